@@ -1,0 +1,50 @@
+# One verb per target, the same here and in CI. `make run` and `make test` need Python >= 3.11, a C++ compiler
+# and make; the rest is set up in .venv. PYTHON=… chooses the interpreter, CMAKE_ARGS=… goes into llama.cpp's build.
+
+VENV ?= .venv
+MODELS := smollm2 gemma3
+export PYTHON
+
+BIN := $(VENV)/bin
+# The set-up itself runs on any Python 3, to be able to say that it is too old. The closing `:` is for make,
+# which drops what a command wrote that ends with 127, as `command -v` does for a name that is not there.
+BOOT = $(firstword $(shell for name in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do command -v "$$name"; done; :))
+
+.DEFAULT_GOAL := help
+.PHONY: help run test quick check format bench docs env
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: env  ## set up, fetch a small model, and watch it answer, crash and come back
+	@$(BIN)/python -m erllama_py.serve.models smollm2 >/dev/null
+	@$(BIN)/erllama demo
+
+test: env  ## run every test, those with real models too
+	@$(BIN)/python -m erllama_py.serve.models $(MODELS) >/dev/null
+	@$(BIN)/python -m pytest
+
+quick: env  ## run the tests that take less than a minute in all
+	@$(BIN)/python -m pytest -q -m "not slow and not real_model"
+
+check: env  ## judge the code without running it: style, types, documents, house rules
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet || { echo "not formatted; run: make format" >&2; exit 1; }
+	@$(BIN)/mypy
+	@$(BIN)/zensical build --clean --strict
+	@$(BIN)/python -m pytest -q tests/house_rules
+
+format: env  ## lay out the code
+	@$(BIN)/ruff check --quiet --fix
+	@$(BIN)/ruff format
+
+bench: env  ## run the benchmarks, one after the other, and write their tables into docs
+	@$(BIN)/python -m erllama_py.serve.models smollm2 >/dev/null
+	@set -e; for script in $$(grep -l __main__ benchmarks/*.py); do $(BIN)/python "$$script"; done
+
+docs: env  ## build the documentation into site/
+	@$(BIN)/zensical build --clean --strict
+
+env:  # .venv, made where it is missing, broken or out of date
+	@test -n "$(BOOT)" || { echo "erllama_py: no Python was found; Python 3.11 or newer is needed" >&2; exit 1; }
+	@$(BOOT) scripts/setup_env.py --venv $(VENV)

@@ -1,0 +1,61 @@
+"""What erllama costs over the bare ctypes loop: one greedy stream, alternating rounds in one process.
+
+The same prompt, its cells kept by both, and the same number of tokens. A round is `TOKENS` tokens of each;
+the ratio is taken round by round, so that a machine whose speed drifts does not decide it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+
+import erllama_py as erllama
+from bare import BareLoop
+from erllama_py.serve.models import fetch
+from report import publish, table
+
+PROMPT = "The history of the lighthouse begins with a fire on a hill. "
+TOKENS = 128
+ROUNDS = 12
+N_CTX = 1024
+N_THREADS = 2
+
+
+async def main() -> None:
+    path = fetch("smollm2")
+    bare = BareLoop(path, N_CTX, N_THREADS)
+    rows: dict[str, list[float]] = {"complete": [], "stream": []}
+    rates: list[float] = []
+    async with erllama.Runtime() as runtime:
+        model = await runtime.load_model(
+            {"model_path": path, "context_opts": {"n_ctx": N_CTX, "n_threads": N_THREADS}}
+        )
+        prompt = await model.tokenize(PROMPT)
+        options = {"response_tokens": TOKENS, "temperature": 0.0}
+        reference = bare.run(prompt, TOKENS)[1]
+        generated = (await model.complete(prompt, **options)).generated
+        if generated != reference:
+            raise SystemExit("the bare loop and erllama did not decode the same tokens")
+        for _ in range(ROUNDS):
+            seconds = bare.run(prompt, TOKENS)[0]
+            rates.append(TOKENS / seconds)
+            began = time.perf_counter()
+            await model.complete(prompt, **options)
+            rows["complete"].append(seconds / (time.perf_counter() - began))
+            began = time.perf_counter()
+            async with model.stream(prompt, **options) as events:
+                async for _ in events:
+                    pass
+            rows["stream"].append(seconds / (time.perf_counter() - began))
+    lines = [["bare ctypes loop", f"{statistics.median(rates):.0f}", "1.000", ""]]
+    for name, ratios in rows.items():
+        median = statistics.median(ratios)
+        spread = f"{min(ratios):.3f}-{max(ratios):.3f}"
+        lines.append([f"`{name}`", f"{statistics.median(rates) * median:.0f}", f"{median:.3f}", spread])
+    head = ["one greedy stream, SmolLM2-135M", "tokens/s", "ratio (median)", "ratios of the rounds"]
+    publish("overhead", table(head, lines))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,157 @@
+"""One actor: a mailbox, a handler, a life.
+
+    init → ready → handle … → terminate
+
+`Actor` is what users write; `ActorRun` gives one instance one life, in one task, and owns the order in which it
+ends: the mailbox closes and every open call fails at once, then `terminate` runs, then the name is free, then the
+run is over. `terminate` runs after every `init` that was begun, also one that failed or was cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+from erllama_py.actors.exits import Exit, Raised, Returned, Stopped, describe
+from erllama_py.actors.mailbox import Mailbox
+from erllama_py.actors.names import Names
+from erllama_py.actors.ref import ActorRef, Envelope, StopRequest
+from erllama_py.actors.replies import Reply
+from erllama_py.actors.running import Runnable, ended_by_cancel, outlast
+
+M = TypeVar("M")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """From a handler: the answer to this call. Dropped when the message was a cast."""
+
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class Stop:
+    """From a handler: end the actor with `exit`, answering this call first if there is an `answer`."""
+
+    exit: Exit = field(default_factory=Returned)
+    answer: Answer | None = None
+
+
+class Actor(Generic[M]):
+    """Subclass it, and override `handle`. The kit sets `name`, `names` and `ref` before `init`."""
+
+    kind: ClassVar[str] = "actor"  # what the tree calls it
+    name: str
+    names: Names
+    ref: ActorRef[M]
+
+    async def init(self) -> None:
+        """Get ready; messages wait meanwhile. An error here is the error of whoever asked for the start."""
+
+    async def handle(self, message: M, reply: Reply[Any] | None) -> Answer | Stop | None:
+        """Take one message; `reply` is None for a cast.
+
+        `None` says nothing now: keep `reply` to settle it later. An error ends the actor; to fail only this call,
+        use `reply.fail`. While this awaits, no other message is taken.
+        """
+        raise NotImplementedError
+
+    async def terminate(self, exit: Exit) -> None:
+        """Let go of everything, also of what an unfinished `init` has got so far; `exit` is why.
+
+        Cancellation does not get in here before the supervisor's last deadline has passed.
+        """
+
+
+class ActorRun:
+    """One life of one actor. A `Runnable`: see `running`."""
+
+    def __init__(self, name: str, factory: Callable[[], Actor[Any]], names: Names, capacity: int) -> None:
+        self.name = name
+        self.kind = Actor.kind
+        self._factory = factory
+        self._names = names
+        self._mailbox: Mailbox[Envelope[Any]] = Mailbox(name, capacity)
+        self._in_init: asyncio.Task[Any] | None = None
+        self._init_cancelled = False
+
+    async def run(self, ready: Callable[[], None]) -> Exit:
+        """Live. Raises only `NameTaken` and what the factory raises."""
+        task = asyncio.current_task()
+        assert task is not None
+        actor = self._factory()
+        self.kind = actor.kind
+        ref: ActorRef[Any] = ActorRef(self._mailbox, self.request_stop, task)
+        actor.name, actor.names, actor.ref = self.name, self._names, ref
+        self._names.register(self.name, ref)
+        exit: Exit = Stopped()
+        try:
+            exit = await self._live(actor, ready, task)
+            ref._close(exit)
+            return await self._terminate(actor, exit)
+        finally:
+            # Reached with the mailbox still open only when the interpreter is being interrupted.
+            ref._close(exit)
+            self._names.unregister(self.name, ref)
+
+    def request_stop(self) -> None:
+        """End before the next message; inside `init`, cancel it. Once is enough, more does no harm."""
+        if self._mailbox.closed:
+            return
+        self._mailbox.put(StopRequest(), urgent=True)
+        if self._in_init is not None and not self._init_cancelled:
+            self._init_cancelled = True
+            self._in_init.cancel()
+
+    async def _live(self, actor: Actor[Any], ready: Callable[[], None], task: asyncio.Task[Any]) -> Exit:
+        try:
+            self._in_init = task
+            try:
+                await actor.init()
+            finally:
+                self._in_init = None
+                if self._init_cancelled:
+                    task.uncancel()
+            ready()
+            return await self._handle_all(actor)
+        except asyncio.CancelledError as error:
+            return Stopped() if self._init_cancelled else ended_by_cancel(error)
+        except Exception as error:
+            return Raised(error)
+
+    async def _handle_all(self, actor: Actor[Any]) -> Exit:
+        while True:
+            envelope = await self._mailbox.get()
+            if isinstance(envelope, StopRequest):
+                return Stopped()
+            message, reply = envelope
+            result = await actor.handle(message, reply)
+            # The loop waits for the next message for as long as it takes: it must not hold on to the last one.
+            del envelope, message
+            answer = result.answer if isinstance(result, Stop) else result
+            if answer is not None and reply is not None:
+                reply.send(answer.value)
+            if isinstance(result, Stop):
+                return result.exit
+            del result, answer, reply
+
+    async def _terminate(self, actor: Actor[Any], exit: Exit) -> Exit:
+        try:
+            await outlast(actor.terminate(exit))
+        except asyncio.CancelledError:
+            pass  # the last deadline has passed; why the actor ended is still `exit`
+        except Exception as error:
+            if not isinstance(exit, Raised):
+                return Raised(error)
+            exit.error.add_note(f"and then terminate of {self.name!r} failed: {describe(error)}")
+        return exit
+
+
+def actor_child(name: str, factory: Callable[[], Actor[Any]], names: Names, *, capacity: int = 1000) -> Runnable:
+    """One run of the actor that `factory` makes: what the `start` of a `ChildSpec` gives.
+
+    `name` is the name in `names`; `capacity` is that of its mailbox.
+    """
+    return ActorRun(name, factory, names, capacity)

@@ -1,0 +1,131 @@
+"""A child as data, and one supervised place in a tree.
+
+`ChildSpec` describes a child. `Child` is its place: it outlives the single runs, owns the current `Run` and what
+the tree shows of it. Supervisors decide when it begins and stops; it decides nothing.
+
+    starting → running → (stopping) → stopped | finished | failed, or backoff → starting …
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, runtime_checkable
+
+from erllama_py.actors.clock import Clock
+from erllama_py.actors.errors import ActorEnded, StopTimeout
+from erllama_py.actors.exits import Exit, Raised, describe
+from erllama_py.actors.restart_budget import RestartLimits
+from erllama_py.actors.running import Future, Run, Runnable
+from erllama_py.actors.snapshot import TreeNode
+
+Restart = Literal["permanent", "transient", "temporary"]
+ChildState = Literal["starting", "running", "stopping", "backoff", "failed", "stopped", "finished"]
+
+
+@dataclass(frozen=True)
+class ChildSpec:
+    """A child, described.
+
+    `start` makes a new runnable for each run. `permanent` children are restarted however they end, `transient` ones
+    when they fail, `temporary` ones never. `stop_timeout` is in seconds: how long a stop waits before it cancels, and
+    again before it leaves the child behind; give supervisors `math.inf`, their children have deadlines of their own.
+    `limits` is a budget of the child's own, for children of a dynamic supervisor.
+    """
+
+    name: str
+    start: Callable[[], Runnable]
+    restart: Restart = "permanent"
+    stop_timeout: float = 5.0
+    limits: RestartLimits | None = None
+
+
+@dataclass(frozen=True)
+class ChildFailure:
+    """What a supervisor reports of a child that failed.
+
+    `outcome`: it restarts in `delay` seconds; the supervisor gave up on it after `restarts` restarts (a temporary
+    child: none were due); or it was abandoned because it did not end when stopped, and `error` is a `StopTimeout`.
+    """
+
+    supervisor: str
+    name: str
+    error: BaseException
+    restarts: int
+    outcome: Literal["restarting", "gave_up", "abandoned"]
+    delay: float | None = None
+
+
+@runtime_checkable
+class _Inner(Runnable, Protocol):
+    def snapshot(self) -> TreeNode: ...
+
+
+class Child:
+    """See the module's text. `hurry` is done when stops must not wait for good manners any more."""
+
+    def __init__(self, spec: ChildSpec, clock: Clock, hurry: Future) -> None:
+        self.spec = spec
+        self.state: ChildState = "starting"
+        self.run: Run | None = None
+        self.restarts = 0
+        self.last_failure: str | None = None
+        self._clock = clock
+        self._hurry = hurry
+        self._ready_at: float | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether a run is under way."""
+        return self.run is not None and not self.run.task.done()
+
+    def begin(self) -> Run:
+        """Start a new run; a restart if it is not the first."""
+        if self.run is not None:
+            self.restarts += 1
+        self.state = "starting"
+        self.run = Run(self.spec.name, self.spec.start)
+        return self.run
+
+    def mark_running(self) -> None:
+        """The run has said that it is ready."""
+        self.state = "running"
+        self._ready_at = self._clock.now()
+
+    def mark_ended(self, state: ChildState, failure: BaseException | None = None) -> None:
+        """There is no run now; `failure` is kept for the tree, as text: an error keeps its whole stack alive."""
+        self.state = state
+        self._ready_at = None
+        if failure is not None:
+            self.last_failure = describe(failure)
+
+    async def stop(self) -> StopTimeout | None:
+        """End the run, in at most twice `stop_timeout`; the error, raised nowhere, where it is left behind."""
+        if self.run is not None:
+            self.state = "stopping"
+            if not await self.run.stop(self.spec.stop_timeout, self._clock, self._hurry):
+                left_behind = StopTimeout(self.spec.name, self.spec.stop_timeout)
+                self.mark_ended("failed", left_behind)
+                return left_behind
+            if isinstance(self.run.exit, Raised):
+                self.last_failure = describe(self.run.exit.error)
+        self.mark_ended("stopped")
+        return None
+
+    def snapshot(self) -> TreeNode:
+        """This place and all below it."""
+        runnable = self.run.runnable if self.run is not None else None
+        uptime = None if self._ready_at is None else self._clock.now() - self._ready_at
+        kind = runnable.kind if runnable is not None else "child"
+        node = TreeNode(self.spec.name, kind, self.state, self.restarts, uptime, self.last_failure)
+        return replace(node, children=runnable.snapshot().children) if isinstance(runnable, _Inner) else node
+
+
+def restart_is_due(restart: Restart, exit: Exit) -> bool:
+    """Whether a child that ended by itself comes back."""
+    return restart == "permanent" or (restart == "transient" and isinstance(exit, Raised))
+
+
+def failure_of(name: str, exit: Exit) -> BaseException:
+    """The error that an ending amounts to, where the child should not have ended."""
+    return exit.error if isinstance(exit, Raised) else ActorEnded(name, exit)

@@ -1,0 +1,141 @@
+"""A supervisor whose children come and go by name, each with a life of its own.
+
+Owns the keepers of its children, one for each name. Protocol: `start_child` returns when the child is ready, or raises
+the child's own error; later failures restart that child alone, within its own budget; over it, the child is kept as
+`failed`, reported, and the others live on. No child's start or stop waits for another's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Sequence
+
+from erllama_py.actors.child import Child, ChildSpec
+from erllama_py.actors.clock import Clock
+from erllama_py.actors.errors import ActorEnded, NameNotFound, NameTaken, SupervisorClosed
+from erllama_py.actors.exits import Exit
+from erllama_py.actors.keeper import Keeper
+from erllama_py.actors.restart_budget import RestartLimits
+from erllama_py.actors.running import settle
+from erllama_py.actors.supervising import Listener, SupervisorBase
+
+
+class DynamicSupervisor(SupervisorBase):
+    """See the module's text.
+
+    `limits` is the budget of each child that brings none of its own. Children run in the context variables of the
+    supervisor, not of whoever happened to start them. `on_restart`, `on_failure` and `random`: see `Supervisor`.
+    """
+
+    kind = "dynamic supervisor"
+
+    def __init__(
+        self,
+        name: str,
+        limits: RestartLimits | None = None,
+        clock: Clock | None = None,
+        random: Callable[[], float] | None = None,
+        on_failure: Listener | None = None,
+        on_restart: Listener | None = None,
+    ) -> None:
+        super().__init__(name, limits, clock, random, on_restart, on_failure)
+        self._keepers: dict[str, Keeper] = {}
+        self._context = contextvars.copy_context()
+
+    async def start_child(self, spec: ChildSpec) -> None:
+        """Start a child and wait until it is ready.
+
+        Raises `NameTaken` at once while the name is in use, also by a child that failed or finished and was not
+        removed; `SupervisorClosed`; `ActorEnded` when the child is stopped while it starts; and the child's own
+        error, as it is, when its start fails: then it is gone and not restarted. A caller that is cancelled takes the
+        start back: it waits until the child is gone.
+        """
+        if self._hurry is None or self._is_stopping():
+            raise SupervisorClosed(self.name)
+        if spec.name in self._keepers:
+            raise NameTaken(spec.name)
+        child = Child(spec, self._clock, self._hurry)
+        limits = spec.limits or self._limits
+        keeper = Keeper(self.name, child, limits, self._clock, self._random, self._report, self._forget)
+        self._keepers[spec.name] = keeper
+        keeper.begin(self._context)
+        try:
+            await asyncio.wait((keeper.started,))
+        except asyncio.CancelledError:
+            keeper.request_stop()
+            await settle(keeper.ended)
+            raise
+        error = keeper.started.result()
+        if isinstance(error, ActorEnded) and self._is_stopping():
+            raise SupervisorClosed(self.name) from error
+        if error is not None:
+            raise error
+
+    async def stop_child(self, name: str) -> None:
+        """Stop a child, whatever it is doing, and return when it and its name are gone.
+
+        One that has failed or finished is removed. Raises `NameNotFound`, and `StopTimeout` when the child had to be
+        left behind: then it is kept as `failed`. A caller that is cancelled leaves; the stop goes on.
+        """
+        keeper = self._keeper(name)
+        if keeper.ended.done():
+            self._forget(keeper)
+            return
+        keeper.request_stop()
+        await asyncio.wait((keeper.ended,))
+        if keeper.left_behind is not None:
+            raise keeper.left_behind
+
+    async def wait_child(self, name: str) -> Exit:
+        """How the child ended for good: for one that was given up, `Raised(RestartLimitReached)`."""
+        keeper = self._keeper(name)
+        await asyncio.wait((keeper.ended,))
+        return keeper.ended.result()
+
+    def remove_child(self, name: str) -> None:
+        """Forget a child that has failed or finished. Raises `NameNotFound`, and `NameTaken` while it lives."""
+        keeper = self._keeper(name)
+        if not keeper.ended.done():
+            raise NameTaken(name)
+        self._forget(keeper)
+
+    def child_state(self, name: str) -> str:
+        """What the child is doing: one of `ChildState`. Raises `NameNotFound`."""
+        return self._keeper(name).child.state
+
+    def child_names(self) -> tuple[str, ...]:
+        """The names in use, in order of their start."""
+        return tuple(self._keepers)
+
+    async def _work(self, ready: Callable[[], None]) -> None:
+        assert self._stop is not None
+        self._context = contextvars.copy_context()
+        self._mark_ready(ready)
+        await asyncio.wait((self._stop,))
+
+    async def _stop_all(self) -> None:
+        keepers = tuple(self._keepers.values())
+        for keeper in keepers:
+            keeper.request_stop()
+        try:
+            for keeper in keepers:
+                await asyncio.wait((keeper.ended,))
+        except asyncio.CancelledError:
+            for keeper in keepers:
+                keeper.cancel()
+            raise
+
+    def _places(self) -> Sequence[Child]:
+        return tuple(keeper.child for keeper in self._keepers.values())
+
+    def _keeper(self, name: str) -> Keeper:
+        keeper = self._keepers.get(name)
+        if keeper is None:
+            raise NameNotFound(name)
+        return keeper
+
+    def _forget(self, keeper: Keeper) -> None:
+        name = keeper.child.spec.name
+        if self._keepers.get(name) is keeper:
+            del self._keepers[name]

@@ -1,0 +1,139 @@
+"""Every error the actor kit raises, each with its facts in fields.
+
+All derive from `ActorError`. The errors of an actor's or a function's own code are never replaced: they
+travel as they are (`start_child`) or as the `__cause__` of one of these (`ActorEnded`, `RestartLimitReached`).
+"""
+
+from __future__ import annotations
+
+from erllama_py.actors.exits import Exit, Raised
+
+
+class ActorError(Exception):
+    """The root of all errors of the kit."""
+
+
+class MailboxFull(ActorError):
+    """The message was refused: `waiting` messages wait and the mailbox holds `capacity`. Nothing was queued."""
+
+    def __init__(self, name: str, waiting: int, capacity: int) -> None:
+        super().__init__(name, waiting, capacity)
+        self.name, self.waiting, self.capacity = name, waiting, capacity
+
+    def __str__(self) -> str:
+        return f"the mailbox of {self.name!r} is full: {self.waiting} of {self.capacity} messages wait"
+
+
+class MailboxClosed(ActorError):
+    """The owner of the mailbox has ended; the message was not queued."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"the mailbox of {self.name!r} is closed"
+
+
+class NameTaken(ActorError):
+    """Something is registered, starting, running or kept under this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"the name {self.name!r} is taken"
+
+
+class NameNotFound(ActorError):
+    """Nothing goes by this name: it never did, has ended, or is between two runs."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"nothing goes by the name {self.name!r}"
+
+
+class ActorEnded(ActorError):
+    """What was called, or being started, has ended with `exit`; where it crashed, `__cause__` is the crash."""
+
+    def __init__(self, name: str, exit: Exit) -> None:
+        super().__init__(name, exit)
+        self.name, self.exit = name, exit
+        if isinstance(exit, Raised):
+            self.__cause__ = exit.error
+
+    def __str__(self) -> str:
+        return f"{self.name!r} ended: {self.exit}"
+
+
+class CallTimeout(ActorError):
+    """No answer came within `seconds`. The callee was told (`Reply.abandoned`); it may still do the work."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(name, seconds)
+        self.name, self.seconds = name, seconds
+
+    def __str__(self) -> str:
+        return f"{self.name!r} did not answer within {self.seconds:g} s"
+
+
+class SelfCall(ActorError):
+    """An actor waited for its own answer, for ever had it been let; `cast` to itself is fine."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"{self.name!r} called itself and would wait for ever"
+
+
+class UnexpectedCancel(ActorError):
+    """The code of a child was not cancelled, but awaited something that was; `__cause__` is that `CancelledError`.
+
+    It stands in for it because a `CancelledError` that is passed on would look like a cancellation of the caller.
+    """
+
+    def __str__(self) -> str:
+        return "it awaited something that was cancelled"
+
+
+class RestartLimitReached(ActorError):
+    """The child `name` failed once more after `restarts` restarts within `period` seconds.
+
+    `__cause__` is its last failure. Under a static supervisor the restarts of its siblings are counted in.
+    """
+
+    def __init__(self, name: str, restarts: int, period: float) -> None:
+        super().__init__(name, restarts, period)
+        self.name, self.restarts, self.period = name, restarts, period
+
+    def __str__(self) -> str:
+        cause = f": {Raised(self.__cause__)}" if self.__cause__ is not None else ""
+        return f"{self.name!r} failed after {self.restarts} restarts within {self.period:g} s{cause}"
+
+
+class StopTimeout(ActorError):
+    """A child did not end, not even cancelled: it was waited for `seconds` twice, then left behind."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(name, seconds)
+        self.name, self.seconds = name, seconds
+
+    def __str__(self) -> str:
+        return f"{self.name!r} did not end within {self.seconds:g} s of being stopped, nor {self.seconds:g} s later"
+
+
+class SupervisorClosed(ActorError):
+    """The supervisor is not running (any more): it takes no children."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"the supervisor {self.name!r} is not running"

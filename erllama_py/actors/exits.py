@@ -1,0 +1,46 @@
+"""How a thing ended: three frozen dataclasses that every part of the kit uses to say it.
+
+Owns nothing. `Returned` and `Stopped` are good endings, `Raised` is a failure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Returned:
+    """It came to its own end."""
+
+    value: Any = None
+
+    def __str__(self) -> str:
+        return "returned"
+
+
+@dataclass(frozen=True)
+class Raised:
+    """It failed with `error`."""
+
+    error: BaseException
+
+    def __str__(self) -> str:
+        return describe(self.error)
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """It was asked to stop, or was cancelled."""
+
+    def __str__(self) -> str:
+        return "stopped"
+
+
+Exit = Returned | Raised | Stopped
+
+
+def describe(error: BaseException) -> str:
+    """One line for one error: its class and, where it has one, its text."""
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,115 @@
+"""The registry: which actor goes by which name right now.
+
+Owns the table of names and its watchers. An actor's runner registers it before `init` (so that messages can wait)
+and unregisters it after `terminate`; a name is therefore free before its owner's restart begins. All methods
+belong to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from erllama_py.actors.errors import NameNotFound, NameTaken
+from erllama_py.actors.ref import ActorRef
+
+
+@dataclass(frozen=True)
+class NameChange:
+    """`name` now belongs to `ref`, or to nobody."""
+
+    name: str
+    ref: ActorRef[Any] | None
+
+
+class Names:
+    """See the module's text. Iterating gives the names in order of registration."""
+
+    def __init__(self) -> None:
+        self._refs: dict[str, ActorRef[Any]] = {}
+        self._watchers: dict[object, Callable[[NameChange], None]] = {}
+
+    def register(self, name: str, ref: ActorRef[Any]) -> None:
+        """Give `name` to `ref`. Raises `NameTaken`."""
+        if name in self._refs:
+            raise NameTaken(name)
+        self._refs[name] = ref
+        self._tell(NameChange(name, ref))
+
+    def unregister(self, name: str, ref: ActorRef[Any]) -> None:
+        """Free `name` if it is `ref`'s; without effect otherwise."""
+        if self._refs.get(name) is ref:
+            del self._refs[name]
+            self._tell(NameChange(name, None))
+
+    def whereis(self, name: str) -> ActorRef[Any] | None:
+        """Who goes by this name now."""
+        return self._refs.get(name)
+
+    async def call(self, name: str, message: Any, timeout: float | None = None) -> Any:
+        """`ActorRef.call` by name. Raises `NameNotFound` too."""
+        return await self._ref(name).call(message, timeout)
+
+    def cast(self, name: str, message: Any, urgent: bool = False) -> None:
+        """`ActorRef.cast` by name. Raises `NameNotFound` too."""
+        self._ref(name).cast(message, urgent)
+
+    def subscribe(self, callback: Callable[[NameChange], None]) -> Callable[[], None]:
+        """Call back at every change until the returned function is called.
+
+        The callback runs inside the change: it must be quick. An error in it goes to the loop's exception handler.
+        """
+        key = object()
+        self._watchers[key] = callback
+
+        def unsubscribe() -> None:
+            self._watchers.pop(key, None)
+
+        return unsubscribe
+
+    async def wait_registered(self, name: str) -> ActorRef[Any]:
+        """Who goes by this name, as soon as somebody does."""
+        await self._wait_until(lambda: name in self._refs)
+        return self._refs[name]
+
+    async def wait_free(self, name: str) -> None:
+        """Return as soon as nobody goes by this name."""
+        await self._wait_until(lambda: name not in self._refs)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._refs))
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._refs
+
+    def __repr__(self) -> str:
+        return f"<Names {', '.join(self._refs) or 'none'}>"
+
+    def _ref(self, name: str) -> ActorRef[Any]:
+        ref = self._refs.get(name)
+        if ref is None:
+            raise NameNotFound(name)
+        return ref
+
+    async def _wait_until(self, holds: Callable[[], bool]) -> None:
+        changed = asyncio.Event()
+        unsubscribe = self.subscribe(lambda change: changed.set())
+        try:
+            while not holds():
+                changed.clear()
+                await changed.wait()
+        finally:
+            unsubscribe()
+
+    def _tell(self, change: NameChange) -> None:
+        for watcher in tuple(self._watchers.values()):
+            try:
+                watcher(change)
+            except Exception as error:
+                context = {"message": f"watcher {watcher!r} of names failed", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)

@@ -1,0 +1,67 @@
+"""Whether a child that failed is restarted, and after how long. Pure.
+
+The laws: in any window of `period` seconds there are at most `intensity` restarts; the delay grows with the number of
+restarts in the last `period`, up to the cap, and is back at its first value after a quiet period.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RestartLimits:
+    """Times in seconds.
+
+    Three restarts a minute is enough for a fault that passes and stops soon on one that does not. The first delay is
+    short because most faults do not repeat; doubling it leaves a broken neighbour time to come back; `jitter` (a
+    fraction of the delay, either way) keeps children that failed together from coming back together.
+    """
+
+    intensity: int = 3
+    period: float = 60.0
+    backoff_first: float = 0.05
+    backoff_factor: float = 2.0
+    backoff_max: float = 5.0
+    jitter: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.intensity < 0 or self.period <= 0:
+            raise ValueError(f"intensity must be at least 0 and period above 0: {self}")
+        if self.backoff_first < 0 or self.backoff_max < 0 or self.backoff_factor < 1 or not 0 <= self.jitter <= 1:
+            raise ValueError(f"delays must not be negative, the factor at least 1, jitter from 0 to 1: {self}")
+
+
+@dataclass(frozen=True)
+class RestartAfter:
+    """Restart once `delay` seconds have passed; `history` is what to decide with next time."""
+
+    delay: float
+    history: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """The budget is spent: `history` holds the restarts that spent it."""
+
+    history: tuple[float, ...]
+
+
+def decide(limits: RestartLimits, history: tuple[float, ...], now: float, random: float) -> RestartAfter | GiveUp:
+    """What to do about a failure at `now`.
+
+    `history` holds the times at which restarts were due, as given by earlier decisions; `random` is in `[0, 1)`.
+    """
+    recent = tuple(due for due in history if now - due < limits.period)
+    if len(recent) >= limits.intensity:
+        return GiveUp(recent)
+    delay = backoff(limits, len(recent)) * (1 + limits.jitter * (2 * random - 1))
+    return RestartAfter(delay, (*recent, now + delay))
+
+
+def backoff(limits: RestartLimits, restarts: int) -> float:
+    """The delay before jitter, after `restarts` restarts in the last period."""
+    try:
+        return min(limits.backoff_max, limits.backoff_first * limits.backoff_factor**restarts)
+    except OverflowError:
+        return limits.backoff_max

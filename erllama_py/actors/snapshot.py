@@ -1,0 +1,51 @@
+"""What a supervision tree looks like at one moment, as data that prints as a tree.
+
+Owns nothing: a snapshot holds no reference to what it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TreeNode:
+    """One supervisor or child.
+
+    `uptime` is in seconds since it was last ready, None while it is not running; `restarts` counts since it was
+    first started; `last_failure` is one line, None while there was none.
+    """
+
+    name: str
+    kind: str
+    state: str
+    restarts: int
+    uptime: float | None
+    last_failure: str | None
+    children: tuple[TreeNode, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+
+def _lines(node: TreeNode) -> Iterator[str]:
+    yield _line(node)
+    for child in node.children:
+        last = child is node.children[-1]
+        branch, trunk = ("└── ", "    ") if last else ("├── ", "│   ")
+        first, *rest = _lines(child)
+        yield branch + first
+        for line in rest:
+            yield trunk + line
+
+
+def _line(node: TreeNode) -> str:
+    facts = [f"{node.name} ({node.kind}) {node.state}"]
+    if node.uptime is not None:
+        facts.append(f"up {node.uptime:.1f} s")
+    if node.restarts:
+        facts.append(f"{node.restarts} restart{'s' if node.restarts > 1 else ''}")
+    if node.last_failure is not None:
+        facts.append(f"last failure {node.last_failure}")
+    return ", ".join(facts)

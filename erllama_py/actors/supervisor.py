@@ -1,0 +1,154 @@
+"""A supervisor of a fixed list of children, started in order and stopped in reverse.
+
+Owns its children's places and one restart budget for all of them. A `Runnable` itself, so that trees nest. Protocol:
+a failing first start stops what was started and is the supervisor's own failure; a later failure restarts the
+children that the strategy names, after a backoff; over the limit, all children are stopped and the supervisor fails
+with `RestartLimitReached`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from erllama_py.actors.child import Child, ChildFailure, ChildSpec, failure_of, restart_is_due
+from erllama_py.actors.clock import Clock
+from erllama_py.actors.errors import RestartLimitReached
+from erllama_py.actors.exits import Exit, Raised
+from erllama_py.actors.restart_budget import GiveUp, RestartLimits, decide
+from erllama_py.actors.running import Future, wait_any
+from erllama_py.actors.strategy import Strategy, affected_children
+from erllama_py.actors.supervising import Listener, SupervisorBase
+
+
+class Supervisor(SupervisorBase):
+    """See the module's text.
+
+    `on_restart` hears of each failure that leads to a restart, `on_failure` of each child that is given up or left
+    behind. `random` gives numbers in `[0, 1)` for the jitter.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        children: Sequence[ChildSpec],
+        strategy: Strategy = "one_for_one",
+        limits: RestartLimits | None = None,
+        clock: Clock | None = None,
+        random: Callable[[], float] | None = None,
+        on_restart: Listener | None = None,
+        on_failure: Listener | None = None,
+    ) -> None:
+        super().__init__(name, limits, clock, random, on_restart, on_failure)
+        self._specs = {spec.name: spec for spec in children}
+        if len(self._specs) < len(children):
+            raise ValueError(f"two children of {name!r} have the same name")
+        if any(spec.limits is not None for spec in children):
+            raise ValueError(f"the children of {name!r} share its budget: give limits to the supervisor")
+        self._strategy: Strategy = strategy
+        self._children: dict[str, Child] = {}
+        self._due: dict[str, float] = {}  # children that wait for their restart, and when it is
+        self._history: tuple[float, ...] = ()
+
+    async def _work(self, ready: Callable[[], None]) -> None:
+        assert self._stop is not None
+        assert self._hurry is not None
+        self._children = {name: Child(spec, self._clock, self._hurry) for name, spec in self._specs.items()}
+        for child in self._children.values():
+            exit = await self._start(child, self._stop)
+            if self._is_stopping():
+                return
+            if exit is not None:
+                raise failure_of(child.spec.name, exit)
+        self._mark_ready(ready)
+        while not self._is_stopping():
+            await self._turn(self._stop)
+
+    async def _turn(self, stop: Future) -> None:
+        """Take one ending; else do one restart that is due; else wait for something to happen."""
+        tasks: list[Future] = []
+        for child in self._children.values():
+            if child.state == "running" and child.run is not None:
+                if child.run.exit is not None:
+                    await self._take_end(child, child.run.exit)
+                    return
+                tasks.append(child.run.task)
+        if not self._due:
+            await wait_any(stop, *tasks)
+            return
+        name = min((name for name in self._children if name in self._due), key=self._due.__getitem__)
+        delay = self._due[name] - self._clock.now()
+        if delay > 0:
+            await wait_any(stop, *tasks, clock=self._clock, seconds=delay)
+            return
+        del self._due[name]
+        exit = await self._start(self._children[name], stop)
+        if exit is not None and not self._is_stopping():
+            await self._take_end(self._children[name], exit)
+
+    async def _start(self, child: Child, stop: Future) -> Exit | None:
+        """Start a child and wait for its word; how it ended, where it did without giving it."""
+        run = child.begin()
+        await wait_any(run.ready, run.task, stop)
+        if run.ready.done():
+            child.mark_running()
+            return None
+        if run.exit is not None:
+            child.mark_ended("failed", failure_of(child.spec.name, run.exit))
+        return run.exit
+
+    async def _take_end(self, child: Child, exit: Exit) -> None:
+        """A child has ended by itself: let it be, restart what the strategy names, or give up."""
+        name, restarts = child.spec.name, child.restarts
+        failure = failure_of(name, exit)
+        if not restart_is_due(child.spec.restart, exit):
+            if isinstance(exit, Raised):
+                child.mark_ended("failed", failure)
+                self._report(ChildFailure(self.name, name, failure, restarts, "gave_up"))
+            else:
+                child.mark_ended("finished")
+            return
+        child.mark_ended("failed", failure)
+        now = self._clock.now()
+        decision = decide(self._limits, self._history, now, self._random())
+        if isinstance(decision, GiveUp):
+            self._report(ChildFailure(self.name, name, failure, restarts, "gave_up"))
+            raise RestartLimitReached(name, len(decision.history), self._limits.period) from failure
+        self._history = decision.history
+        self._report(ChildFailure(self.name, name, failure, restarts, "restarting", decision.delay))
+        for affected in reversed(affected_children(self._strategy, tuple(self._children), name)):
+            await self._take_down(self._children[affected], now + decision.delay)
+
+    async def _take_down(self, child: Child, due: float) -> None:
+        """Stop a child if it runs, and plan its restart.
+
+        A transient child that had finished comes back too: what it did was done on top of something that is new now.
+        Temporary children do not, nor does one that was left behind: it still holds what a second one would need.
+        """
+        if child.alive and (child.state == "failed" or not await self._stop_child(child)):
+            return
+        if child.spec.restart != "temporary":
+            child.mark_ended("backoff")
+            self._due[child.spec.name] = due
+
+    async def _stop_child(self, child: Child) -> bool:
+        left_behind = await child.stop()
+        if left_behind is not None:
+            self._report(ChildFailure(self.name, child.spec.name, left_behind, child.restarts, "abandoned"))
+        return left_behind is None
+
+    async def _stop_all(self) -> None:
+        try:
+            for child in reversed(self._children.values()):
+                if child.alive and child.state != "failed":
+                    await self._stop_child(child)
+                elif child.state == "backoff":
+                    child.mark_ended("stopped")
+        except asyncio.CancelledError:
+            for child in self._children.values():
+                if child.run is not None:
+                    child.run.task.cancel()
+            raise
+
+    def _places(self) -> Sequence[Child]:
+        return tuple(self._children.values())

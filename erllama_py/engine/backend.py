@@ -1,0 +1,163 @@
+"""What the engine thread needs of an inference library, and nothing else.
+
+`Backend` has no optional methods: `llama` and `stub` implement all of them and pass one conformance suite
+(`tests/engine/test_conformance.py`). Two kinds of methods:
+
+- on the engine thread only: `load`, `decode`, `sampler`, `remove`, `positions`, `close`;
+- from any thread: `inspect` (before `load`), `abort`, and everything of `vocabulary` (after `load`).
+
+Errors that leave a backend are `ErllamaError`s, or a `BackendFailure` when the context cannot be trusted
+any more; a ctypes error never does.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from erllama_py.config import ModelConfig
+
+MemoryKind = Literal["full", "window", "recurrent", "hybrid"]
+
+
+# Tokens that the repetition penalty looks back on; llama.cpp's own default.
+REPETITION_WINDOW = 64
+
+
+class BackendFailure(Exception):
+    """The context is broken (a failed decode, a foreign exception): the engine must be thrown away."""
+
+
+class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the model file says of itself, read without loading it. Sizes are in bytes."""
+
+    architecture: str
+    quant_type: str  # lower case, as in file names: "q4_k_m"
+    quant_bits: int
+    n_ctx_train: int
+    n_layer: int
+    file_size: int
+    metadata_size: int  # everything before the first weights tensor
+    first_tensor_size: int
+    kv_bytes_per_token: int  # of one position in f16 over all layers; 0 where attention keeps none
+
+
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known once the model is loaded."""
+
+    description: str  # "llama 135M Q4_1"
+    n_params: int
+    size_bytes: int  # of the weights
+    n_vocab: int
+    n_embd: int
+    n_layer: int
+    n_ctx_train: int
+    n_ctx: int  # as allocated, in tokens; 0 for a tokenizer-only model
+    n_batch: int
+    n_ubatch: int
+    n_seq_max: int
+    memory: MemoryKind
+    n_swa: int  # width of the sliding window in tokens, 0 without one
+    chat_template: str | None
+    bos_token: str
+    eos_token: str
+    build: str  # of the inference library; part of every cache key
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How the next token is drawn. Steps run in the order of the fields, then the seeded draw."""
+
+    grammar: str | None = None  # GBNF
+    repetition_penalty: float = 1.0  # 1.0 is off; looks at the last `REPETITION_WINDOW` tokens
+    top_k: int = 40  # 0 is off
+    top_p: float = 0.95  # 1.0 is off
+    min_p: float = 0.05  # 0.0 is off
+    temperature: float = 0.8  # 0.0 is greedy: the steps from top_k on are then without effect and left out
+    seed: int = 0  # 32 bits
+
+
+class Slice(msgspec.Struct, frozen=True):
+    """Tokens of one sequence for one decode, at positions `start … start + len(tokens) - 1`."""
+
+    seq_id: int
+    start: int
+    tokens: Sequence[int]
+    logits: bool  # whether the last of them is to be sampled from
+
+
+class DecodeStatus(enum.Enum):
+    """How a decode ended when it did not fail."""
+
+    DONE = "done"
+    NO_CELLS = "no_cells"  # the KV cache has no room; nothing was decoded
+    ABORTED = "aborted"  # `abort` was called; whole micro-batches may be in, see `positions`
+
+
+class Sampler(Protocol):
+    """The sampler chain of one request, with a state of its own."""
+
+    def sample(self, index: int) -> int:
+        """Draw a token from the logits of slice `index` of the last decode and accept it.
+
+        Raises `SamplerFailed`.
+        """
+
+    def close(self) -> None:
+        """Free it. Allowed twice."""
+
+
+class Vocabulary(Protocol):
+    """Text to tokens and back; safe from any thread until the backend is closed, `ModelNotLoaded` after."""
+
+    n_vocab: int
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids of `text`; `add_special` puts BOS/EOS where the model wants them, `parse_special` reads
+        `<|im_start|>` and its like as control tokens. Raises `InvalidText`."""
+
+    def token_bytes(self, token: int, *, special: bool) -> bytes:
+        """UTF-8 bytes of one token, maybe a part of a character; empty for control tokens unless `special`."""
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool) -> str:
+        """Text of `tokens`; bytes that are no UTF-8 become U+FFFD. Raises `TokenOutOfRange`."""
+
+    def is_end(self, token: int) -> bool:
+        """Whether this token ends a generation."""
+
+
+class Backend(Protocol):
+    """One model with one context."""
+
+    vocabulary: Vocabulary
+
+    def inspect(self) -> FileFacts:
+        """Read the file's header. Raises `ModelFileNotFound`, `NotAGGUF`, `TruncatedGGUF`, `UnsupportedModel`."""
+
+    def load(self, progress: Callable[[float], bool]) -> ModelFacts:
+        """Load weights, then allocate the context. `progress` gets a fraction and answers whether to go on;
+        when it answers false, `LoadCancelled` is raised. Raises `ModelLoadError`; frees all when it raises."""
+
+    def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
+        """Run the model once over all slices, `n_batch` tokens at most. Raises `BackendFailure`."""
+
+    def sampler(self, sampling: Sampling, history: Sequence[int]) -> Sampler:
+        """A new chain; `history` is what the repetition penalty looks back on. Raises `InvalidGrammar`."""
+
+    def remove(self, seq_id: int, start: int, end: int) -> bool:
+        """Drop the cells of positions `[start, end)`, `end` -1 for all; false where the memory cannot."""
+
+    def positions(self, seq_id: int) -> tuple[int, int]:
+        """First and last position that the sequence holds, `(-1, -1)` when empty."""
+
+    def abort(self, flag: bool) -> None:
+        """Set or clear the flag that makes a running `decode` stop early. From any thread, at once."""
+
+    def close(self) -> None:
+        """Free everything. Allowed twice, and after a failed `load`."""
+
+
+class LoadCancelled(Exception):
+    """`progress` asked for the load to stop."""

@@ -1,0 +1,169 @@
+"""`LlamaBackend`: one GGUF model with one context, through llama.cpp.
+
+It owns the native model, the context over it and the samplers made from it, and frees them in the reverse
+order; nothing native is touched after that. States: new → loaded → closed, each only once. Which thread may
+call what is said in `erllama_py.engine.backend`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from erllama_py.config import ModelConfig
+from erllama_py.engine.backend import DecodeStatus, FileFacts, MemoryKind, ModelFacts, Sampling, Slice, Vocabulary
+from erllama_py.engine.llama.context import Context
+from erllama_py.engine.llama.gguf_file import check_file, read_facts
+from erllama_py.engine.llama.grammar import make_grammar
+from erllama_py.engine.llama.native import AbortFlag, Library, library
+from erllama_py.engine.llama.sampler import Candidates, LlamaSampler
+from erllama_py.engine.llama.vocabulary import LlamaVocabulary
+from erllama_py.engine.llama.weights import load_model, make_context
+from erllama_py.errors import ModelNotLoaded, TokenizerOnly, TokenOutOfRange
+
+
+class LlamaBackend:
+    """See `Backend`. Making one costs nothing; llama.cpp is imported by `inspect` or `load`."""
+
+    def __init__(self, model_id: str, config: ModelConfig) -> None:
+        self._model_id = model_id
+        self._config = config
+        self._library: Library | None = None
+        self._model: Any = None
+        self._context: Context | None = None
+        self._candidates: Candidates | None = None
+        self._vocabulary = LlamaVocabulary(model_id)
+        self.vocabulary: Vocabulary = self._vocabulary
+        self._abort: AbortFlag | None = None
+        self._aborting = False
+        self._samplers: set[LlamaSampler] = set()
+
+    def inspect(self) -> FileFacts:
+        """See `Backend.inspect`."""
+        return read_facts(library(), self._config.model_path, self._model_id)
+
+    def load(self, progress: Callable[[float], bool]) -> ModelFacts:
+        """See `Backend.load`."""
+        check_file(self._config.model_path)
+        self._library = library()
+        try:
+            return self._load(self._library, progress)
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, lib: Library, progress: Callable[[float], bool]) -> ModelFacts:
+        c, model_id = lib.c, self._model_id
+        self._model = model = load_model(lib, self._config, model_id, progress)
+        vocab_handle = c.llama_model_get_vocab(model)
+        vocabulary = self._vocabulary
+        vocabulary.open(lib, vocab_handle)
+        memory = _memory_kind(c, model)
+        n_swa = int(c.llama_model_n_swa(model))
+        context = None
+        if not self._config.model_opts.vocab_only:
+            self._abort = AbortFlag(lib)
+            self._abort.set(self._aborting)
+            handle = make_context(lib, self._config, model_id, model, self._abort)
+            self._context = context = Context(lib, handle, model_id, n_swa=n_swa, cuttable=memory in ("full", "window"))
+            self._candidates = Candidates(lib, vocabulary.n_vocab)
+        return ModelFacts(
+            description=_description(lib, model),
+            n_params=int(c.llama_model_n_params(model)),
+            size_bytes=int(c.llama_model_size(model)),
+            n_vocab=vocabulary.n_vocab,
+            n_embd=int(c.llama_model_n_embd(model)),
+            n_layer=int(c.llama_model_n_layer(model)),
+            n_ctx_train=int(c.llama_model_n_ctx_train(model)),
+            n_ctx=context.n_ctx if context else 0,
+            n_batch=context.n_batch if context else 0,
+            n_ubatch=context.n_ubatch if context else 0,
+            n_seq_max=context.n_seq_max if context else 0,
+            memory=memory,
+            n_swa=n_swa,
+            chat_template=_text(c.llama_model_chat_template(model, None)),
+            bos_token=vocabulary.text_of(int(c.llama_vocab_bos(vocab_handle))),
+            eos_token=vocabulary.text_of(int(c.llama_vocab_eos(vocab_handle))),
+            build=lib.build,
+        )
+
+    def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
+        """See `Backend.decode`."""
+        if self._context is None:
+            raise self._unavailable()
+        return self._context.decode(slices)
+
+    def sampler(self, sampling: Sampling, history: Sequence[int]) -> LlamaSampler:
+        """See `Backend.sampler`. Raises `TokenOutOfRange` where `history` is not of this vocabulary."""
+        if self._context is None or self._candidates is None or self._library is None:
+            raise self._unavailable()
+        lib, n_vocab = self._library, self.vocabulary.n_vocab
+        for token in history:
+            if not 0 <= token < n_vocab:
+                raise TokenOutOfRange(f"token {token} in the history", token=token, n_vocab=n_vocab)
+        grammar = None
+        if sampling.grammar is not None:
+            handle = lib.c.llama_model_get_vocab(self._model)
+            grammar = make_grammar(lib, handle, self._model_id, sampling.grammar)
+        sampler = LlamaSampler(lib, self._context, self._candidates, sampling, history, grammar, self._samplers.discard)
+        self._samplers.add(sampler)
+        return sampler
+
+    def remove(self, seq_id: int, start: int, end: int) -> bool:
+        """See `Backend.remove`."""
+        if self._context is None:
+            raise self._unavailable()
+        return self._context.remove(seq_id, start, end)
+
+    def positions(self, seq_id: int) -> tuple[int, int]:
+        """See `Backend.positions`."""
+        if self._context is None:
+            raise self._unavailable()
+        return self._context.positions(seq_id)
+
+    def abort(self, flag: bool) -> None:
+        """See `Backend.abort`. Before `load` it is remembered."""
+        self._aborting = flag
+        abort = self._abort
+        if abort is not None:
+            abort.set(flag)
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        for sampler in list(self._samplers):
+            sampler.close()
+        context, self._context, self._candidates = self._context, None, None
+        if context is not None:
+            context.close()
+        self._vocabulary.close()
+        model, self._model = self._model, None
+        if model is not None and self._library is not None:
+            self._library.c.llama_model_free(model)
+            self._library.give_back_memory()
+
+    def _unavailable(self) -> ModelNotLoaded | TokenizerOnly:
+        return TokenizerOnly(self._model_id) if self._model is not None else ModelNotLoaded(self._model_id)
+
+
+def _memory_kind(c: Any, model: Any) -> MemoryKind:
+    if c.llama_model_is_recurrent(model):
+        return "recurrent"
+    if c.llama_model_is_hybrid(model):
+        return "hybrid"
+    return "window" if c.llama_model_n_swa(model) > 0 else "full"
+
+
+def _description(lib: Library, model: Any) -> str:
+    """Architecture, parameters, type of the weights. `llama_model_desc` guesses the size from the layers."""
+    buffer = ctypes.create_string_buffer(64)
+    lib.c.llama_model_meta_val_str(model, b"general.architecture", buffer, len(buffer))
+    n_params = int(lib.c.llama_model_n_params(model))
+    size = f"{n_params / 1e9:.1f}B" if n_params >= 1e9 else f"{n_params / 1e6:.0f}M"
+    guessed = 1024  # set beside a type that the file does not state
+    quant = lib.file_types.get(lib.c.llama_model_ftype(model) & ~guessed, "")
+    return f"{buffer.value.decode('utf-8', 'replace')} {size} {quant.upper()}".rstrip()
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else data.decode("utf-8", "replace")

@@ -1,0 +1,146 @@
+"""One llama.cpp context: its batch, its decodes, the cells of its sequences. Engine thread only.
+
+`Context` owns the native context and the batch's memory. A batch is filled in place: its arrays are made
+once, for `n_batch` tokens, and `llama_decode` reads as many of them as `n_tokens` says.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from erllama_py.engine.backend import BackendFailure, DecodeStatus, Slice
+from erllama_py.engine.llama.logs import LogContext
+from erllama_py.engine.llama.native import Library
+
+_STATUS = {0: DecodeStatus.DONE, 1: DecodeStatus.NO_CELLS, 2: DecodeStatus.ABORTED}
+
+
+class Context:
+    """`handle` is a `llama_context *` and belongs to this object from here on."""
+
+    def __init__(self, library: Library, handle: Any, model_id: str, *, n_swa: int, cuttable: bool) -> None:
+        self.handle = handle
+        self._c, self._quick = library.c, library.quick
+        self.n_ctx = int(self._c.llama_n_ctx(handle))
+        self.n_batch = int(self._c.llama_n_batch(handle))
+        self.n_ubatch = int(self._c.llama_n_ubatch(handle))
+        self.n_seq_max = int(self._c.llama_n_seq_max(handle))
+        self._n_swa = n_swa
+        self._cuttable = cuttable
+        self._memory = self._quick.get_memory(handle)
+        self._log = LogContext(model_id, hold=True)
+        self._rows: list[int] = []  # batch row of each slice of the last decode that has logits, else -1
+        self._make_batch(library)
+
+    def _make_batch(self, library: Library) -> None:
+        size = self.n_batch
+        self._tokens = (ctypes.c_int32 * size)()
+        self._positions = (ctypes.c_int32 * size)()
+        self._sequences = (ctypes.c_int32 * size)()
+        self._outputs = (ctypes.c_int8 * size)()
+        ones = (ctypes.c_int32 * size)(*[1] * size)
+        # Each token names its sequences by a pointer to a list; ours have one entry, in `_sequences`.
+        one = ctypes.POINTER(ctypes.c_int32)
+        base, step = ctypes.addressof(self._sequences), ctypes.sizeof(ctypes.c_int32)
+        addresses = (ctypes.c_void_p * size)(*range(base, base + size * step, step))
+        self._batch = library.c.llama_batch(
+            0,
+            ctypes.cast(self._tokens, one),
+            None,
+            ctypes.cast(self._positions, one),
+            ctypes.cast(ones, one),
+            ctypes.cast(addresses, ctypes.POINTER(one)),
+            ctypes.cast(self._outputs, ctypes.POINTER(ctypes.c_int8)),
+        )
+
+    def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
+        """See `Backend.decode`. What llama.cpp would answer by ending the process is checked here."""
+        self._rows = []
+        rows = self._fill(slices)
+        with self._log as log:
+            code = self._c.llama_decode(self.handle, self._batch)
+        status = _STATUS.get(code)
+        if status is DecodeStatus.DONE:
+            self._rows = rows
+            log.release(expected=False)
+            return status
+        # Being full and being stopped are reported as warnings and errors, but are answers here.
+        log.release(expected=status is not None)
+        if status is None:
+            raise BackendFailure(f"llama_decode answered {code}: {log.problem('no reason given')}")
+        if status is DecodeStatus.ABORTED and not self._cuttable:
+            self._forget(slices)
+        return status
+
+    def _fill(self, slices: Sequence[Slice]) -> list[int]:
+        tokens, positions, sequences, outputs = self._tokens, self._positions, self._sequences, self._outputs
+        rows: list[int] = []
+        row = 0
+        for part in slices:
+            count = len(part.tokens)
+            end = row + count
+            if not count or end > self.n_batch or not 0 <= part.seq_id < self.n_seq_max:
+                raise BackendFailure(f"slice {len(rows)} does not fit: {count} tokens of sequence {part.seq_id}")
+            if count == 1:
+                tokens[row] = part.tokens[0]
+                positions[row] = part.start
+                sequences[row] = part.seq_id
+            else:
+                tokens[row:end] = list(part.tokens)
+                positions[row:end] = list(range(part.start, part.start + count))
+                sequences[row:end] = [part.seq_id] * count
+                outputs[row:end] = [0] * count
+            outputs[end - 1] = part.logits
+            rows.append(end - 1 if part.logits else -1)
+            row = end
+        self._batch.n_tokens = row
+        return rows
+
+    def _forget(self, slices: Sequence[Slice]) -> None:
+        """A recurrent state that a decode was stopped in is neither the old nor the new one: drop it."""
+        for part in slices:
+            self._quick.memory_seq_rm(self._memory, part.seq_id, -1, -1)
+
+    def row(self, index: int) -> int:
+        """Batch row of slice `index` of the last decode, for `llama_get_logits_ith` and its like."""
+        row = self._rows[index] if 0 <= index < len(self._rows) else -1
+        if row < 0:
+            raise BackendFailure(f"slice {index} of the last decode has no logits")
+        return row
+
+    def logits(self, row: int) -> int:
+        """Address of the `n_vocab` floats of a batch row; 0 when the model put out something else there."""
+        address: int | None = self._quick.get_logits_ith(self.handle, row)
+        if address is None or math.isnan(ctypes.c_float.from_address(address).value):
+            return 0
+        return address
+
+    def remove(self, seq_id: int, start: int, end: int) -> bool:
+        """See `Backend.remove`.
+
+        llama.cpp cuts a sequence with a sliding window back to any position and answers true, but the
+        cells that the window of position `start` needs may be forgotten already; we refuse then.
+        """
+        if not 0 <= seq_id < self.n_seq_max:
+            raise BackendFailure(f"no sequence {seq_id}")
+        if self._n_swa and start > 0:
+            first, last = self.positions(seq_id)
+            if start <= last and first > max(0, start - self._n_swa + 1):
+                return False
+        return bool(self._quick.memory_seq_rm(self._memory, seq_id, start, end))
+
+    def positions(self, seq_id: int) -> tuple[int, int]:
+        """See `Backend.positions`."""
+        if not 0 <= seq_id < self.n_seq_max:
+            raise BackendFailure(f"no sequence {seq_id}")
+        first = self._quick.memory_seq_pos_min(self._memory, seq_id)
+        return first, self._quick.memory_seq_pos_max(self._memory, seq_id)
+
+    def close(self) -> None:
+        """Free the native context. Allowed twice."""
+        handle, self.handle = self.handle, None
+        if handle is not None:
+            self._c.llama_free(handle)

@@ -1,0 +1,171 @@
+"""The border to llama.cpp: the only file that imports `llama_cpp`.
+
+`library()` imports the bindings when it is first called (any thread; the import takes a tenth of a second
+and more), initialises the backends of llama.cpp once for the process and routes its log. The bindings'
+functions are reached in two ways:
+
+- `Library.c` is the bindings' module. Its functions let go of the GIL: for what takes long.
+- `Library.quick` has twins of the short ones that keep the GIL. Giving it up around a call of a microsecond
+  means to queue up for it again, up to a switch interval (5 ms) when the event loop is busy, which is as
+  long as a whole decode.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from typing import Any
+
+from erllama_py.engine.llama import logs
+
+_QUICK = (
+    "llama_get_logits_ith",
+    "llama_get_memory",
+    "llama_memory_seq_pos_max",
+    "llama_memory_seq_pos_min",
+    "llama_memory_seq_rm",
+    "llama_sampler_accept",
+    "llama_sampler_apply",
+    "llama_sampler_sample",
+    "llama_token_to_piece",
+    "llama_vocab_is_eog",
+)
+
+_LOG_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+
+
+class Quick:
+    """Twins that keep the GIL, by the C name without `llama_`."""
+
+    def __init__(self, module: Any) -> None:
+        twin_library = ctypes.PyDLL(module._lib._name, handle=module._lib._handle)
+        for name in _QUICK:
+            original = getattr(module, name)
+            twin = getattr(twin_library, name)
+            twin.argtypes, twin.restype = original.argtypes, original.restype
+            setattr(self, name.removeprefix("llama_"), twin)
+        # As an address: the bindings' pointer objects cost more than the call.
+        self.get_logits_ith.restype = ctypes.c_void_p
+
+    def __getattr__(self, name: str) -> Any:  # for the type checker: the functions are set by name
+        raise AttributeError(name)
+
+
+class Gguf:
+    """The `gguf_*` functions of ggml, by the C name without `gguf_`; they read a file's header.
+
+    The bindings do not declare them, but the symbols are found through libllama's handle. Those that read a
+    value end the process when its type is another one: ask `get_kv_type` first.
+    """
+
+    def __init__(self, handle: ctypes.CDLL) -> None:
+        ptr, key, text, size = ctypes.c_void_p, ctypes.c_int64, ctypes.c_char_p, ctypes.c_size_t
+        signatures: dict[str, tuple[Any, list[Any]]] = {
+            "init_from_file": (ptr, [text, GgufInitParams]),
+            "free": (None, [ptr]),
+            "get_data_offset": (size, [ptr]),
+            "find_key": (key, [ptr, text]),
+            "get_kv_type": (ctypes.c_int, [ptr, key]),
+            "get_arr_type": (ctypes.c_int, [ptr, key]),
+            "get_arr_n": (size, [ptr, key]),
+            "get_arr_data": (ptr, [ptr, key]),
+            "get_val_data": (ptr, [ptr, key]),
+            "get_val_str": (text, [ptr, key]),
+            "get_n_tensors": (key, [ptr]),
+            "get_tensor_offset": (size, [ptr, key]),
+            "get_tensor_size": (size, [ptr, key]),
+            "get_tensor_type": (ctypes.c_int, [ptr, key]),
+        }
+        for name, (restype, argtypes) in signatures.items():
+            function = getattr(handle, f"gguf_{name}")
+            function.restype, function.argtypes = restype, argtypes
+            setattr(self, name, function)
+
+    def __getattr__(self, name: str) -> Any:  # for the type checker: the functions are set by name
+        raise AttributeError(name)
+
+
+class GgufInitParams(ctypes.Structure):
+    """`struct gguf_init_params`."""
+
+    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
+
+
+class Library:
+    """llama.cpp, ready to use."""
+
+    def __init__(self) -> None:
+        import llama_cpp
+        import numpy
+        from llama_cpp import llama_cpp as bindings
+
+        self.c: Any = bindings
+        # The bindings need numpy and import it; handed out here so that none of it is imported before.
+        self.numpy: Any = numpy
+        self.quick = Quick(self.c)
+        self.gguf = Gguf(self.c._lib)
+        # The bindings print to stderr through a callback of their own; ours takes its place before anything
+        # is said. It is kept here because C code holds its address for as long as the process lives.
+        self._log_callback = _LOG_CALLBACK(logs.receive)
+        self.c.llama_log_set(ctypes.cast(self._log_callback, self.c.llama_log_callback), None)
+        self.c.llama_backend_init()
+        self._malloc_trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        self.build = f"llama-cpp-python {llama_cpp.__version__}, ggml {self._ggml('version')} ({self._ggml('commit')})"
+        self.file_types = _names(self.c, "LLAMA_FTYPE_")
+        self.tensor_types = _names(self.c, "GGML_TYPE_")
+
+    def give_back_memory(self) -> None:
+        """Return freed memory to the system, where the C library can (glibc).
+
+        Each engine thread allocates from an arena of its own, and glibc keeps what was freed in it: tens of
+        megabytes of vocabulary and graph after a model is gone.
+        """
+        if self._malloc_trim is not None:
+            self._malloc_trim(0)
+
+    def _ggml(self, what: str) -> str:
+        function = getattr(self.c._lib, f"ggml_{what}")
+        function.restype = ctypes.c_char_p
+        text: bytes = function()
+        return text.decode()
+
+
+def _names(module: Any, prefix: str) -> dict[int, str]:
+    """Names as in file names by value: `LLAMA_FTYPE_MOSTLY_Q4_K_M = 15` gives `{15: "q4_k_m"}`."""
+    cut = len(prefix)
+    return {
+        value: name[cut:].removeprefix("MOSTLY_").removeprefix("ALL_").lower()
+        for name, value in vars(module).items()
+        if name.startswith(prefix) and not name.endswith(("_GUESSED", "_COUNT"))
+    }
+
+
+class AbortFlag:
+    """What makes a running decode stop early: one byte that C code looks at between two graph nodes.
+
+    llama.cpp asks a callback. A Python one would need the GIL some hundred times in each decode, so C's own
+    `strlen` is the callback and the flag its argument: as an empty string it has length 0, which says go on,
+    as `"x"` length 1, which says stop. (llama.cpp reads a bool: the lowest byte of the result.)
+    """
+
+    def __init__(self, library: Library) -> None:
+        self._flag = ctypes.create_string_buffer(2)
+        self.callback = ctypes.cast(ctypes.CDLL(None).strlen, library.c.ggml_abort_callback)
+        self.data = ctypes.addressof(self._flag)
+
+    def set(self, stop: bool) -> None:
+        """From any thread; the store of one byte is seen as a whole."""
+        self._flag[0] = b"x" if stop else b"\0"
+
+
+_lock = threading.Lock()
+_library: Library | None = None
+
+
+def library() -> Library:
+    """llama.cpp, imported and initialised by the first call; later calls return at once."""
+    global _library
+    with _lock:
+        if _library is None:
+            _library = Library()
+        return _library

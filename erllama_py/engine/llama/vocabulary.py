@@ -1,0 +1,141 @@
+"""Text to tokens and back, through the vocabulary of a loaded model. Safe from any thread.
+
+llama.cpp's vocabulary may be read by any number of threads, but goes away with the model. So a
+`LlamaVocabulary` is new → open → closed; only while it is open are calls let in, and `close` waits for
+those that are inside.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from erllama_py.engine.llama.logs import LogContext
+from erllama_py.engine.llama.native import Library
+from erllama_py.errors import InvalidText, ModelNotLoaded, TokenOutOfRange
+
+_PIECE_BYTES = 64  # longer pieces are rare and take a second call
+_NO_TOKEN = -1
+_MOST_BYTES = 1 << 30  # llama.cpp counts bytes and tokens in 32 bits; half of that leaves room for a longer result
+
+
+class LlamaVocabulary:
+    """See `Vocabulary`."""
+
+    def __init__(self, model_id: str) -> None:
+        self.n_vocab = 0
+        self._model_id = model_id
+        self._handle: Any = None  # a `llama_vocab *` while open
+        self._c: Any = None
+        self._quick: Any = None
+        self._inside = 0
+        self._changed = threading.Condition()
+        # By token id, filled as tokens are asked for: a look-up costs a tenth of the call.
+        self._plain: dict[int, bytes] = {}
+        self._special: dict[int, bytes] = {}
+        self._ends: dict[int, bool] = {}
+        self._adds_space = False
+
+    def open(self, library: Library, handle: Any) -> None:
+        """Let calls in; `handle` is valid until `close` returns."""
+        self._c, self._quick = library.c, library.quick
+        self.n_vocab = int(library.c.llama_vocab_n_tokens(handle))
+        self._handle = handle
+        self._adds_space = self._puts_space_first()
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """See `Vocabulary.tokenize`."""
+        try:
+            data = text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidText(f"the text has no UTF-8 form: {error.reason} at character {error.start}") from error
+        if len(data) > _MOST_BYTES:
+            raise InvalidText(f"a text of {len(data)} bytes is too long to tokenize")
+        room = len(data) + 16  # no token is shorter than a byte, but some tokenizers add or unfold characters
+        with self._use() as handle, LogContext(self._model_id):
+            while True:
+                buffer = (ctypes.c_int32 * room)()
+                count = self._c.llama_tokenize(handle, data, len(data), buffer, room, add_special, parse_special)
+                if count >= 0:
+                    return buffer[:count]
+                room = -count
+
+    def token_bytes(self, token: int, *, special: bool) -> bytes:
+        """See `Vocabulary.token_bytes`. Raises `TokenOutOfRange`."""
+        piece = (self._special if special else self._plain).get(token)
+        if piece is None or self._handle is None:
+            piece = self._read_piece(token, special)
+        return piece
+
+    def _read_piece(self, token: int, special: bool) -> bytes:
+        with self._changed:
+            self._check(token)
+            buffer = ctypes.create_string_buffer(_PIECE_BYTES)
+            count = self._quick.token_to_piece(self._handle, token, buffer, _PIECE_BYTES, 0, special)
+            if count < 0:
+                buffer = ctypes.create_string_buffer(-count)
+                count = self._quick.token_to_piece(self._handle, token, buffer, -count, 0, special)
+        piece = buffer.raw[:count]
+        (self._special if special else self._plain)[token] = piece
+        return piece
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool) -> str:
+        """See `Vocabulary.detokenize`.
+
+        Where the tokenizer puts a space before a text, the one of the first token is taken off again.
+        """
+        data = b"".join([self.token_bytes(token, special=special) for token in tokens])
+        if self._adds_space:
+            data = data.removeprefix(b" ")
+        return data.decode("utf-8", "replace")
+
+    def is_end(self, token: int) -> bool:
+        """See `Vocabulary.is_end`. Raises `TokenOutOfRange`."""
+        end = self._ends.get(token)
+        if end is None or self._handle is None:
+            with self._changed:
+                self._check(token)
+                end = self._ends[token] = bool(self._quick.vocab_is_eog(self._handle, token))
+        return end
+
+    def text_of(self, token: int) -> str:
+        """How a control token is written; empty for the one that a model without it has."""
+        return "" if token == _NO_TOKEN else self.token_bytes(token, special=True).decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Let no call in any more and wait for those that are inside. Allowed twice."""
+        with self._changed:
+            self._handle = None
+            while self._inside:
+                self._changed.wait()
+
+    def _puts_space_first(self) -> bool:
+        first = self.tokenize("a", add_special=False, parse_special=False)
+        return bool(first) and self.token_bytes(first[0], special=False).startswith(b" ")
+
+    def _check(self, token: int) -> None:
+        self._check_open()
+        if not 0 <= token < self.n_vocab:
+            problem = f"token {token} is not in the vocabulary of {self.n_vocab} tokens"
+            raise TokenOutOfRange(problem, token=token, n_vocab=self.n_vocab)
+
+    def _check_open(self) -> None:
+        if self._handle is None:
+            raise ModelNotLoaded(self._model_id)
+
+    @contextmanager
+    def _use(self) -> Iterator[Any]:
+        """A long call: others go on beside it, `close` waits for it. Short calls just hold the lock."""
+        with self._changed:
+            self._check_open()
+            handle = self._handle
+            self._inside += 1
+        try:
+            yield handle
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()

@@ -1,0 +1,76 @@
+"""Loading a model and making its context, with llama.cpp's words for what goes wrong.
+
+Both functions return a native handle that the caller owns, or raise with nothing left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+from erllama_py.config import ModelConfig
+from erllama_py.engine.backend import LoadCancelled
+from erllama_py.engine.llama.logs import LogContext
+from erllama_py.engine.llama.native import AbortFlag, Library
+from erllama_py.engine.llama.params import context_params, model_params
+from erllama_py.errors import ModelLoadError, TruncatedGGUF, UnsupportedModel
+
+# Reasons that lie in the file, not in how or where it is loaded.
+_TRUNCATED = re.compile(r"failed to read|not within the file bounds")
+_UNSUPPORTED = re.compile(
+    r"unknown model architecture|error loading model (?:hyperparameters|vocabulary)|key not found in model"
+    r"|missing tensor|wrong number of tensors|has wrong shape|unsupported|not supported"
+)
+
+
+def load_model(library: Library, config: ModelConfig, model_id: str, progress: Callable[[float], bool]) -> Any:
+    """A `llama_model *`. Raises `LoadCancelled`, `UnsupportedModel`, `ModelLoadError`, or what `progress` raised."""
+    raised: list[BaseException] = []
+    cancelled = False
+
+    def report(fraction: float, _user_data: object) -> bool:
+        nonlocal cancelled
+        try:
+            go_on = progress(fraction)
+        except BaseException as error:  # nothing may unwind through C++; it is raised again below
+            raised.append(error)
+            go_on = False
+        cancelled = cancelled or not go_on
+        return go_on
+
+    callback = library.c.llama_progress_callback(report)
+    params, split = model_params(library, config, callback)
+    with LogContext(model_id) as log:
+        handle = library.c.llama_model_load_from_file(os.fsencode(config.model_path), params)
+    del split  # `params` held its address until here
+    if handle and not cancelled and config.model_opts.vocab_only:
+        report(1.0, None)  # llama.cpp reports weights only
+    if handle and not cancelled:
+        return handle
+    if handle:
+        library.c.llama_model_free(handle)
+    if raised:
+        raise raised[0]
+    if cancelled:
+        raise LoadCancelled
+    raise load_error(config.model_path, log.problem("llama.cpp gave no reason"))
+
+
+def load_error(path: str, problem: str) -> ModelLoadError:
+    """The class that llama.cpp's reason belongs to."""
+    if _TRUNCATED.search(problem):
+        return TruncatedGGUF(path, problem)
+    if _UNSUPPORTED.search(problem):
+        return UnsupportedModel(path, problem)
+    return ModelLoadError(path, problem)
+
+
+def make_context(library: Library, config: ModelConfig, model_id: str, model: Any, abort: AbortFlag) -> Any:
+    """A `llama_context *`. Raises `ModelLoadError`."""
+    with LogContext(model_id) as log:
+        handle = library.c.llama_init_from_model(model, context_params(library, config, abort))
+    if not handle:
+        raise ModelLoadError(config.model_path, log.problem("the context could not be made"))
+    return handle

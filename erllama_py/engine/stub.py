@@ -1,0 +1,197 @@
+"""A deterministic backend without a model file: for tests, for examples, and to try supervision out.
+
+It keeps KV cells of its own that behave like llama.cpp's. The cell at a position holds a checksum chained
+over the tokens up to there, and the next token is drawn from the last cell's value, so a wrong cell, a
+missing one or one too many changes the reply, as it would with a real model. A sliding window forgets
+cells, a recurrent memory refuses to be cut back, and cells run out at `n_ctx`.
+
+Tokens 0–255 are bytes; 256 ends a generation. Slow, failing and hanging on demand: see `StubOpts`.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable, Sequence
+
+from erllama_py.config import ModelConfig
+from erllama_py.engine.backend import (
+    BackendFailure,
+    DecodeStatus,
+    FileFacts,
+    LoadCancelled,
+    ModelFacts,
+    Sampling,
+    Slice,
+)
+from erllama_py.errors import InvalidGrammar, InvalidText, ModelLoadError, ModelNotLoaded, TokenOutOfRange
+
+END = 256
+SPECIAL = {END: b"<|end|>", 257: b"<|im_start|>", 258: b"<|im_end|>"}
+LETTERS = b"etaoin shrdlu cmfwyp "  # what replies are made of; frequent letters, so that stop strings are met
+END_ODDS = 97  # one token in so many ends a generation: replies of a usable length, not endless ones
+LOAD_STEPS = 10  # a load reports so many steps, and can be cancelled between two of them
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class StubVocabulary:
+    """Bytes as tokens."""
+
+    def __init__(self, model_id: str, n_vocab: int) -> None:
+        self.n_vocab = n_vocab
+        self.closed = False
+        self._model_id = model_id
+
+    def _check(self, token: int) -> None:
+        if self.closed:
+            raise ModelNotLoaded(self._model_id)
+        if not 0 <= token < self.n_vocab:
+            raise TokenOutOfRange(f"token {token} is not in the vocabulary", token, self.n_vocab)
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        self._check(0)
+        try:
+            rest = text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidText(f"the text has no UTF-8 form: {error}") from error
+        tokens: list[int] = []
+        while rest:
+            special = next((t for t, name in SPECIAL.items() if parse_special and rest.startswith(name)), None)
+            tokens.append(rest[0] if special is None else special)
+            rest = rest[1 if special is None else len(SPECIAL[special]) :]
+        return tokens
+
+    def token_bytes(self, token: int, *, special: bool) -> bytes:
+        self._check(token)
+        return bytes([token]) if token < END else SPECIAL.get(token, b"") if special else b""
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool) -> str:
+        return b"".join(self.token_bytes(token, special=special) for token in tokens).decode(errors="replace")
+
+    def is_end(self, token: int) -> bool:
+        return token in (END, 258)
+
+
+class StubSampler:
+    """Greedy at temperature 0; otherwise the seed and the count of draws change the choice."""
+
+    def __init__(self, values: list[int], sampling: Sampling) -> None:
+        self._values = values  # the backend's logits: one cell value per slice of the last decode
+        self._seed = sampling.seed if sampling.temperature > 0 else None
+        self._drawn = 0
+
+    def sample(self, index: int) -> int:
+        value = self._values[index]
+        if self._seed is not None:
+            value = zlib.crc32(self._seed.to_bytes(4, "little") + self._drawn.to_bytes(4, "little"), value)
+        self._drawn += 1
+        return END if value % END_ODDS == 0 else LETTERS[value % len(LETTERS)]
+
+    def close(self) -> None:
+        pass
+
+
+class StubBackend:
+    """See the module. `hung` is set while a decode hangs on demand; `release` lets it go on."""
+
+    def __init__(self, model_id: str, config: ModelConfig) -> None:
+        self.vocabulary = StubVocabulary(model_id, config.stub.vocab_size)
+        self.hung = threading.Event()
+        self.release = threading.Event()
+        self.decodes = 0
+        self._config = config
+        self._cells: dict[int, dict[int, int]] = {}  # sequence → position → chained checksum
+        self._values: list[int] = []
+        self._abort = threading.Event()
+        self._loaded = False
+
+    def inspect(self) -> FileFacts:
+        return FileFacts(
+            architecture="stub", quant_type="stub", quant_bits=16, n_ctx_train=1 << 20, n_layer=1,
+            file_size=0, metadata_size=0, first_tensor_size=0, kv_bytes_per_token=4,
+        )  # fmt: skip
+
+    def load(self, progress: Callable[[float], bool]) -> ModelFacts:
+        stub, context = self._config.stub, self._config.context_opts
+        for step in range(1, LOAD_STEPS + 1):
+            self._abort.wait(stub.load_seconds / LOAD_STEPS)
+            if not progress(step / LOAD_STEPS):
+                raise LoadCancelled
+        if stub.fail_load:
+            raise ModelLoadError("stub", "the stub was told to fail its load")
+        self._loaded = True
+        usable = not self._config.model_opts.vocab_only
+        return ModelFacts(
+            description="stub", n_params=0, size_bytes=0, n_vocab=stub.vocab_size, n_embd=1, n_layer=1,
+            n_ctx_train=1 << 20, n_ctx=context.n_ctx if usable else 0, n_batch=context.n_batch,
+            n_ubatch=context.n_ubatch or context.n_batch, n_seq_max=context.n_seq_max, memory=stub.memory,
+            n_swa=stub.n_swa, chat_template=CHAT_TEMPLATE, bos_token="", eos_token="<|end|>", build="stub-1",
+        )  # fmt: skip
+
+    def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
+        if not self._loaded:
+            raise BackendFailure("decode on a backend that is not loaded")
+        stub, context = self._config.stub, self._config.context_opts
+        self.decodes += 1
+        if stub.fail_decode_after is not None and self.decodes > stub.fail_decode_after:
+            raise BackendFailure(f"the stub was told to fail after {stub.fail_decode_after} decodes")
+        if stub.hang_decode_after is not None and self.decodes > stub.hang_decode_after:
+            self.hung.set()
+            self.release.wait()
+        count = sum(len(part.tokens) for part in slices)
+        if sum(len(cells) for cells in self._cells.values()) + count > context.n_ctx:
+            return DecodeStatus.NO_CELLS
+        if self._abort.wait(stub.seconds_per_token * count):
+            return DecodeStatus.ABORTED
+        self._values[:] = [self._append(part) for part in slices]
+        return DecodeStatus.DONE
+
+    def _append(self, part: Slice) -> int:
+        cells = self._cells.setdefault(part.seq_id, {})
+        value = cells.get(part.start - 1, 0)
+        if part.start != max(cells, default=-1) + 1:
+            raise BackendFailure(f"position {part.start} does not follow what sequence {part.seq_id} holds")
+        for position, token in enumerate(part.tokens, part.start):
+            value = zlib.crc32(token.to_bytes(4, "little"), value)
+            cells[position] = value
+        self._forget(cells)
+        return value
+
+    def _forget(self, cells: dict[int, int]) -> None:
+        stub = self._config.stub
+        kept = {"window": stub.n_swa, "recurrent": 1, "hybrid": 1}.get(stub.memory)
+        if kept is not None:
+            for position in [position for position in cells if position <= max(cells) - kept]:
+                del cells[position]
+
+    def sampler(self, sampling: Sampling, history: Sequence[int]) -> StubSampler:
+        if sampling.grammar is not None and "root" not in sampling.grammar:
+            raise InvalidGrammar("the grammar has no root rule")
+        return StubSampler(self._values, sampling)
+
+    def remove(self, seq_id: int, start: int, end: int) -> bool:
+        cells = self._cells.get(seq_id, {})
+        gone = [position for position in cells if position >= start and (end < 0 or position < end)]
+        if gone and start > 0 and self._config.stub.memory in ("recurrent", "hybrid"):
+            return False
+        for position in gone:
+            del cells[position]
+        return True
+
+    def positions(self, seq_id: int) -> tuple[int, int]:
+        cells = self._cells.get(seq_id)
+        return (min(cells), max(cells)) if cells else (-1, -1)
+
+    def abort(self, flag: bool) -> None:
+        if flag:
+            self._abort.set()
+        else:
+            self._abort.clear()
+
+    def close(self) -> None:
+        self._cells.clear()
+        self._loaded = False
+        self.vocabulary.closed = True

@@ -1,0 +1,303 @@
+"""Every error that a caller of erllama_py can meet, each with its facts in fields.
+
+All derive from `ErllamaError`. Catch a family (`ModelLoadError`, `RequestError`, `ModelUnavailable`) or
+one class; read the fields rather than the text. Foreign errors (ctypes, the operating system, a template
+engine) are translated at their border and travel as the `__cause__` of one of these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(eq=False)
+class ErllamaError(Exception):
+    """The root of all errors of this library."""
+
+    def __post_init__(self) -> None:
+        # `args` holds the fields in order, so that errors can be pickled and copied.
+        self.args = tuple(getattr(self, field.name) for field in fields(self))
+
+    def __str__(self) -> str:
+        return self.describe()
+
+    def describe(self) -> str:
+        """One sentence with the facts."""
+        return type(self).__name__
+
+
+# --- options -----------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class InvalidOption(ErllamaError):
+    """An option is unknown, of the wrong type, or has a value that cannot work.
+
+    `option` is the path of the option (`"context_opts.n_ctx"`), `nearest` the closest known name where the
+    name itself was not known.
+    """
+
+    option: str
+    problem: str
+    nearest: str | None = None
+
+    def describe(self) -> str:
+        hint = f"; did you mean {self.nearest!r}?" if self.nearest else ""
+        return f"option {self.option!r}: {self.problem}{hint}"
+
+
+@dataclass(eq=False)
+class TierNotFound(ErllamaError):
+    """`tier_srv` names no tier that is running."""
+
+    tier_srv: str
+    running: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"no tier is running under the name {self.tier_srv!r}; running: {', '.join(self.running) or 'none'}"
+
+
+@dataclass(eq=False)
+class TierMismatch(ErllamaError):
+    """`tier` is not the kind of the tier that `tier_srv` names."""
+
+    tier_srv: str
+    asked: str
+    running: str
+
+    def describe(self) -> str:
+        return f"tier {self.tier_srv!r} is of kind {self.running!r}, not {self.asked!r}"
+
+
+# --- loading -----------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class AlreadyLoaded(ErllamaError):
+    """A model with this id is loaded, or is being loaded right now."""
+
+    model_id: str
+
+    def describe(self) -> str:
+        return f"a model with the id {self.model_id!r} is loaded or loading already"
+
+
+@dataclass(eq=False)
+class ModelLoadError(ErllamaError):
+    """The model could not be loaded; the subclasses say why where the reason is known."""
+
+    model_path: str
+    problem: str
+
+    def describe(self) -> str:
+        return f"cannot load {self.model_path}: {self.problem}"
+
+
+class ModelFileNotFound(ModelLoadError):
+    """There is no regular, readable file at `model_path`."""
+
+
+class NotAGGUF(ModelLoadError):
+    """The file at `model_path` is not a GGUF file."""
+
+
+class TruncatedGGUF(ModelLoadError):
+    """The file is shorter than its own header says."""
+
+
+class UnsupportedModel(ModelLoadError):
+    """A GGUF file whose architecture or content this llama.cpp build cannot run."""
+
+
+@dataclass(eq=False)
+class InsufficientMemory(ModelLoadError):
+    """Weights and context would not fit into memory. `needed` and `available` are in bytes."""
+
+    needed: int = 0
+    available: int = 0
+
+
+@dataclass(eq=False)
+class FingerprintMismatch(ErllamaError):
+    """The file at `model_path` does not have the fingerprint that was given. Both are 64 hex digits."""
+
+    model_path: str
+    given: str
+    found: str
+
+    def describe(self) -> str:
+        return f"{self.model_path} has the fingerprint {self.found}, not {self.given}"
+
+
+@dataclass(eq=False)
+class QuantMismatch(ErllamaError):
+    """`quant_type` or `quant_bits` was given and the file says otherwise."""
+
+    option: str
+    given: str
+    found: str
+
+    def describe(self) -> str:
+        return f"{self.option} was given as {self.given}, but the file says {self.found}"
+
+
+# --- fetching ----------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class ModelFetchError(ErllamaError):
+    """A model file could not be fetched: no index, no room on the disk, or other bytes than were expected.
+
+    `name` is the short name that was asked for; nothing but whole, checked files is ever left behind.
+    """
+
+    name: str
+    problem: str
+
+    def describe(self) -> str:
+        return f"cannot fetch the model {self.name!r}: {self.problem}"
+
+
+# --- a model that cannot be used -----------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class ModelUnavailable(ErllamaError):
+    """A family: the model that was asked cannot answer."""
+
+    model_id: str
+
+    def describe(self) -> str:
+        return f"the model {self.model_id!r} is not available"
+
+
+class ModelNotLoaded(ModelUnavailable):
+    """No model with this id is loaded: it never was, or it was unloaded (open calls get this too)."""
+
+    def describe(self) -> str:
+        return f"no model with the id {self.model_id!r} is loaded"
+
+
+@dataclass(eq=False)
+class ModelCrashed(ModelUnavailable):
+    """The model ended while it had this request; `__cause__` is what ended it.
+
+    The supervisor brings the model back by itself unless `gave_up` is true: then it has crashed too often
+    and stays down until it is unloaded and loaded again.
+    """
+
+    problem: str
+    gave_up: bool = False
+
+    def describe(self) -> str:
+        outlook = "and is not restarted any more" if self.gave_up else "and is being restarted"
+        return f"the model {self.model_id!r} crashed ({self.problem}) {outlook}"
+
+
+@dataclass(eq=False)
+class QueueFull(ModelUnavailable):
+    """The model has as many requests waiting as it accepts."""
+
+    waiting: int
+    capacity: int
+
+    def describe(self) -> str:
+        return f"the queue of {self.model_id!r} is full: {self.waiting} of {self.capacity} requests wait"
+
+
+@dataclass(eq=False)
+class TokenizerOnly(ModelUnavailable):
+    """The model was loaded with `vocab_only` and has no weights to generate with."""
+
+    def describe(self) -> str:
+        return f"the model {self.model_id!r} was loaded with vocab_only: it tokenizes, but cannot generate"
+
+
+@dataclass(eq=False)
+class RuntimeClosed(ErllamaError):
+    """The runtime is closed, closing, or was never opened."""
+
+    def describe(self) -> str:
+        return "the runtime is not open"
+
+
+@dataclass(eq=False)
+class RuntimeFailed(ErllamaError):
+    """The supervision tree gave up; `__cause__` is the failure that it could not restart away."""
+
+    problem: str
+
+    def describe(self) -> str:
+        return f"the supervision tree gave up: {self.problem}"
+
+
+# --- one request ---------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class RequestError(ErllamaError):
+    """A family: this one request cannot be served; the model and its other requests go on."""
+
+    problem: str
+
+    def describe(self) -> str:
+        return self.problem
+
+
+class EmptyPrompt(RequestError):
+    """The prompt has no tokens."""
+
+
+class InvalidText(RequestError):
+    """Text that has no UTF-8 form (a lone surrogate), or bytes where text was due."""
+
+
+@dataclass(eq=False)
+class TokenOutOfRange(RequestError):
+    """A token id that is not in the model's vocabulary of `n_vocab` tokens."""
+
+    token: int = -1
+    n_vocab: int = 0
+
+
+@dataclass(eq=False)
+class ContextOverflow(RequestError):
+    """The prompt does not leave room for one new token in the context. All counts are in tokens."""
+
+    prompt_tokens: int = 0
+    n_ctx: int = 0
+
+
+class InvalidGrammar(RequestError):
+    """The GBNF grammar does not parse, or has no root rule."""
+
+
+class SamplerFailed(RequestError):
+    """No token could be drawn, e.g. because the grammar allows none."""
+
+
+class ChatTemplateError(RequestError):
+    """The model has no chat template, or it refused or failed on these messages."""
+
+
+class SessionBusy(RequestError):
+    """Another request of the same session is still running."""
+
+
+def request_error(name: str, problem: str) -> RequestError:
+    """The error class `name` of the family `RequestError`, as an outcome of the engine names it."""
+    kind = globals().get(name, RequestError)
+    return kind(problem) if isinstance(kind, type) and issubclass(kind, RequestError) else RequestError(problem)
+
+
+def unwrap(error: BaseException) -> BaseException:
+    """The first plain exception inside nested exception groups; `error` itself where it is none."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def facts(error: ErllamaError) -> dict[str, Any]:
+    """The fields of `error` by name, for logs and API answers."""
+    return {field.name: getattr(error, field.name) for field in fields(error)}

@@ -1,0 +1,105 @@
+"""What everybody may know of a model without asking it: one board per loaded id, for its whole life.
+
+The actor writes, the handle and the probes read; both on the event loop, so no lock is needed and a probe
+costs no message. The board outlives restarts of the actor. Its phases:
+
+    loading ─▶ idle ⇄ prefilling ⇄ generating      any ─crash─▶ restarting ─▶ idle, or failed
+    any ─unload─▶ unloaded
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+
+from erllama_py.chat.template import ChatTemplate
+from erllama_py.config import ModelConfig
+from erllama_py.engine.backend import ModelFacts, Vocabulary
+from erllama_py.errors import ErllamaError
+from erllama_py.results import CacheHit, LoadProgress, ModelInfo, Phase
+from erllama_py.watch.log import get_logger
+
+DOWN: tuple[Phase, ...] = ("loading", "restarting")
+
+
+class ModelBoard:
+    """The public state of one model id."""
+
+    def __init__(self, model_id: str, config: ModelConfig, on_progress: Callable[[LoadProgress], object] | None) -> None:
+        self.model_id = model_id
+        self.config = config
+        self.on_progress = on_progress
+        self.phase: Phase = "loading"
+        self.pending = 0
+        self.restarts = 0
+        self.last_hit: CacheHit | None = None
+        self.info: ModelInfo | None = None
+        self.facts: ModelFacts | None = None
+        self.vocabulary: Vocabulary | None = None
+        self.template: ChatTemplate | None = None
+        self.failure: BaseException | None = None
+        self._gone: Callable[[], ErllamaError] | None = None
+        self._changed = anyio.Event()
+
+    def __repr__(self) -> str:
+        return f"<ModelBoard {self.model_id!r} {self.phase}, {self.pending} pending, {self.restarts} restarts>"
+
+    def progress(self, step: LoadProgress) -> None:
+        """A step of a load; nothing is reported of a load that is over. A caller's mistake is logged, once."""
+        if self.on_progress is None or self.phase not in DOWN:
+            return
+        try:
+            self.on_progress(step)
+        except Exception as error:
+            self.on_progress = None
+            get_logger(model=self.model_id).error("on_progress raised", error=repr(error))
+
+    def ready(self, info: ModelInfo, facts: ModelFacts, vocabulary: Vocabulary) -> None:
+        """The actor has loaded the model."""
+        self.info, self.facts, self.vocabulary = info, facts, vocabulary
+        self.template = ChatTemplate(facts.chat_template, facts.bos_token, facts.eos_token)
+        self.show("idle", 0)
+
+    def show(self, phase: Phase, pending: int) -> None:
+        """What the actor is doing. A model that failed or was unloaded stays so."""
+        if self._gone is not None:
+            return
+        changed = self.phase != phase
+        self.phase, self.pending = phase, pending
+        if changed:
+            self._wake()
+
+    def crashed(self, error: BaseException) -> None:
+        """The actor is ending with `error`; its supervisor decides whether it comes back."""
+        if self.phase != "loading" and self._gone is None:
+            self.restarts += 1
+            self.failure = error
+            self.show("restarting", 0)
+
+    def close(self, phase: Phase, gone: Callable[[], ErllamaError]) -> None:
+        """The end of this id: `"unloaded"`, or `"failed"` when its supervisor gave up.
+
+        `gone` makes the error that every later request gets.
+        """
+        if self._gone is None or phase == "unloaded":
+            self.phase, self.pending, self._gone, self.vocabulary = phase, 0, gone, None
+            self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
+
+    async def available(self) -> None:
+        """Return once the model can take requests; wait while it loads or restarts.
+
+        Raises what `close` was given: `ModelNotLoaded`, `RuntimeClosed` or `ModelCrashed`.
+        """
+        while self.phase in DOWN:
+            await self._changed.wait()
+        self.check()
+
+    def check(self) -> None:
+        """Raise the error that a request gets now, if the model is gone for good."""
+        if self._gone is not None:
+            raise self._gone() from self.failure

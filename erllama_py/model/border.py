@@ -1,0 +1,28 @@
+"""Where the actor kit's errors become the ones that callers of a model know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from erllama_py.actors import ActorEnded, MailboxClosed, MailboxFull, NameNotFound, Raised
+from erllama_py.errors import ModelCrashed, ModelNotLoaded, QueueFull
+from erllama_py.model.board import ModelBoard
+
+
+@contextmanager
+def caller_errors(board: ModelBoard) -> Iterator[None]:
+    """Translate what a call of the model's actor may raise; everything else passes."""
+    try:
+        yield
+    except ActorEnded as ended:
+        if isinstance(ended.exit, Raised):
+            raise ModelCrashed(board.model_id, str(ended.exit.error)) from ended.exit.error
+        board.check()
+        raise ModelNotLoaded(board.model_id) from None
+    except MailboxFull as full:
+        raise QueueFull(board.model_id, full.waiting, full.capacity) from None
+    except (MailboxClosed, NameNotFound):
+        # The actor ended between the look at the board and the call.
+        board.check()
+        raise ModelCrashed(board.model_id, "it ended as the request arrived") from board.failure

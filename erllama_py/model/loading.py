@@ -1,0 +1,138 @@
+"""What a load settles before any weights are read: the file's facts, its fingerprint, whether it fits.
+
+`check_file`, `memory_needed` and `describe` are pure; `prepare_off_loop` reads the file on a worker thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import msgspec
+import psutil
+
+from erllama_py.cache.keys import ctx_params_hash
+from erllama_py.config import ContextOpts, ModelConfig
+from erllama_py.engine.backend import Backend, FileFacts, ModelFacts
+from erllama_py.engine.fingerprint import fingerprint_file
+from erllama_py.errors import InsufficientMemory, InvalidOption, QuantMismatch
+from erllama_py.model.board import ModelBoard
+from erllama_py.results import LoadProgress, ModelInfo
+
+# Bytes a KV element takes, by type: f16 is two; a q8_0 block stores 32 elements in 34 bytes, and so on
+# (block sizes: ggml's block_q4_0, block_q5_0, block_q5_1, block_q8_0).
+KV_ELEMENT_BYTES = {
+    "f32": 4.0,
+    "f16": 2.0,
+    "bf16": 2.0,
+    "q8_0": 34 / 32,
+    "q5_1": 24 / 32,
+    "q5_0": 22 / 32,
+    "q4_0": 18 / 32,
+}
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """What `prepare` found. The fingerprint is 64 hex digits; sizes are in bytes."""
+
+    facts: FileFacts
+    fingerprint: str
+    memory_needed: int
+
+
+def memory_needed(facts: FileFacts, context: ContextOpts, vocab_only: bool) -> int:
+    """Bytes for weights and KV cells: an estimate from below, compute buffers are not in it.
+
+    `kv_bytes_per_token` is in f16, half of it keys and half of it values.
+    """
+    if vocab_only:
+        return facts.metadata_size
+    per_token = facts.kv_bytes_per_token / 2
+    keys = per_token * KV_ELEMENT_BYTES[context.type_k] / KV_ELEMENT_BYTES["f16"]
+    values = per_token * KV_ELEMENT_BYTES[context.type_v] / KV_ELEMENT_BYTES["f16"]
+    return int(facts.file_size + context.n_ctx * (keys + values))
+
+
+def check_file(config: ModelConfig, facts: FileFacts, available: int) -> int:
+    """Compare what was given with what the file says; returns the memory it needs, in bytes.
+
+    With layers on a GPU the weights leave this machine's memory, so only the context is held against it.
+    Raises `QuantMismatch`, `InsufficientMemory`, `InvalidOption`.
+    """
+    if config.quant_type is not None and config.quant_type != facts.quant_type:
+        raise QuantMismatch("quant_type", config.quant_type, facts.quant_type)
+    if config.quant_bits is not None and config.quant_bits != facts.quant_bits:
+        raise QuantMismatch("quant_bits", str(config.quant_bits), str(facts.quant_bits))
+    if config.context_opts.n_seq_max > config.context_opts.n_ctx:
+        raise InvalidOption("context_opts.n_seq_max", "more sequences than the context has cells")
+    needed = memory_needed(facts, config.context_opts, config.model_opts.vocab_only)
+    # Memory-mapped weights can be read again from the file, so only what must be resident counts.
+    mapped = config.model_opts.use_mmap or config.model_opts.n_gpu_layers != 0
+    resident = needed - facts.file_size if mapped and not config.model_opts.vocab_only else needed
+    if resident > available:
+        raise InsufficientMemory(
+            str(config.model_path),
+            f"it needs about {resident >> 20} MiB of memory and {available >> 20} MiB are available",
+            resident,
+            available,
+        )
+    return needed
+
+
+async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path) -> Prepared:
+    """Inspect, check and fingerprint the model file on a worker thread, reporting bytes hashed to the board.
+
+    Raises the errors of `Backend.inspect`, `check_file` and `fingerprint_file`.
+    """
+    loop, wanted = asyncio.get_running_loop(), True
+    available = psutil.virtual_memory().available
+
+    def progress(done: int, total: int) -> bool:
+        loop.call_soon_threadsafe(board.progress, LoadProgress("hash", done, total))
+        return wanted
+
+    def prepare() -> Prepared:
+        facts = backend.inspect()
+        needed = check_file(board.config, facts, available)
+        fingerprint = fingerprint_file(board.config, facts, remember, progress)
+        return Prepared(facts=facts, fingerprint=fingerprint, memory_needed=needed)
+
+    try:
+        return await anyio.to_thread.run_sync(prepare, abandon_on_cancel=True)
+    finally:
+        wanted = False  # a worker that was abandoned by a cancelled load stops at its next block
+
+
+def report_weights(board: ModelBoard, file_size: int) -> Callable[[float], None]:
+    """What the engine thread's load reports to: fractions become bytes of the file."""
+    return lambda done: board.progress(LoadProgress("weights", int(done * file_size), file_size))
+
+
+def describe(board: ModelBoard, prepared: Prepared, facts: ModelFacts, load_seconds: float) -> ModelInfo:
+    """Everything about a model that stays as it is while it is loaded."""
+    config = board.config
+    return ModelInfo(
+        id=board.model_id,
+        phase="idle",
+        pending=0,
+        backend=config.backend,
+        model_path=config.model_path,
+        description=facts.description,
+        quant_type=prepared.facts.quant_type,
+        quant_bits=prepared.facts.quant_bits,
+        fingerprint=prepared.fingerprint,
+        ctx_params_hash=config.ctx_params_hash or ctx_params_hash(config.context_opts, facts.build),
+        n_params=facts.n_params,
+        size=facts.size_bytes,
+        memory_estimate=prepared.memory_needed,
+        context_size=config.context_opts.n_ctx,
+        n_ctx_train=facts.n_ctx_train,
+        n_vocab=facts.n_vocab,
+        n_seq_max=facts.n_seq_max,
+        load_seconds=load_seconds,
+        restarts=board.restarts,
+        config=config,
+    )

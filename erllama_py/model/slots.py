@@ -1,0 +1,66 @@
+"""What one sequence of the context holds, and how much of it a new prompt may keep.
+
+Pure. The laws: what is kept is a common prefix of the held tokens and the prompt; the prompt's last token
+is always computed, because its logits are needed; a memory is never cut where it cannot be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from erllama_py.engine.backend import MemoryKind
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """The tokens in a sequence's cells, from position 0; `first_held` is the lowest position still there."""
+
+    seq_id: int
+    held: Sequence[int] = ()
+    first_held: int = 0
+
+
+class Reuse(msgspec.Struct, frozen=True):
+    """How many tokens of the prompt to keep, and why not more (`None` when all but the last are kept)."""
+
+    keep: int
+    miss_reason: str | None
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens `left` and `right` begin with alike."""
+    end = min(len(left), len(right))
+    # Slices are compared in C: halving finds the first difference some 50 times sooner than a Python loop.
+    if left[:end] == right[:end]:
+        return end
+    low, high = 0, end
+    while high - low > 1:
+        middle = (low + high) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def reusable(slot: Slot, prompt: Sequence[int], memory: MemoryKind, n_swa: int) -> Reuse:
+    """How much of `slot` a `prompt` may keep.
+
+    Full attention can be cut back anywhere. A sliding window can be cut back only to where the window
+    before the cut is still whole. A recurrent state cannot be cut back at all: it is kept when the prompt
+    goes on where it stands, else dropped.
+    """
+    if not slot.held:
+        return Reuse(0, "nothing is live")
+    common = common_prefix(slot.held, prompt)
+    keep = min(common, len(prompt) - 1)
+    parted = None if keep == len(prompt) - 1 else f"the prompt parts from the live sequence at token {common}"
+    if keep == 0:
+        return Reuse(0, parted)
+    if keep < len(slot.held):
+        if memory in ("recurrent", "hybrid"):
+            return Reuse(0, "a recurrent state cannot be cut back, and the prompt does not go on where it stands")
+        if memory == "window" and slot.first_held > max(0, keep - n_swa):
+            return Reuse(0, "the sliding window before the common prefix's end is gone")
+    return Reuse(keep, parted)

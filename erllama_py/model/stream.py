@@ -1,0 +1,100 @@
+"""A request whose events are read as they come.
+
+    async with model.stream(prompt) as events:
+        async for event in events: ...
+
+The last event is `Done`, also after `cancel`. Leaving the block early cancels the request. Events wait in
+memory for a slow reader; there are at most as many as the reply has tokens.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+import anyio
+
+from erllama_py.actors import Reply
+from erllama_py.errors import ErllamaError
+from erllama_py.model.board import ModelBoard
+from erllama_py.model.border import caller_errors
+from erllama_py.model.messages import Request, Submit
+from erllama_py.results import Completion, Done, Event
+
+
+class Stream:
+    """The events of one request: an async context manager, and inside it an async iterator, to be read once."""
+
+    def __init__(
+        self,
+        board: ModelBoard,
+        make_request: Callable[[], Awaitable[Request]],
+        submit: Callable[[Submit], Reply[Completion]],
+        cancel: Callable[[int], None],
+    ) -> None:
+        self._board = board
+        self._make_request = make_request
+        self._submit = submit
+        self._cancel = cancel
+        self._events: deque[Event] = deque()
+        self._news = anyio.Event()
+        self._request: Request | None = None
+        self._reply: Reply[Completion] | None = None
+        self._over = False  # `Done` was handed out, or an error raised
+
+    @property
+    def request_id(self) -> int:
+        """The id that `cancel` takes; only inside the block."""
+        return self._entered().id
+
+    def cancel(self) -> None:
+        """Finish with what there is: the events go on to `Done`. No effect when the request is over."""
+        self._cancel(self._entered().id)
+
+    def _entered(self) -> Request:
+        if self._request is None:
+            raise ErllamaError("a stream is used inside its block: async with model.stream(…) as events")
+        return self._request
+
+    async def __aenter__(self) -> Self:
+        if self._request is not None:
+            raise ErllamaError("a stream can be entered once")
+        self._request = await self._make_request()
+        with caller_errors(self._board):
+            self._reply = self._submit(Submit(self._request, self._feed))
+        self._reply.on_settled(self._wake)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._reply is not None and not self._reply.settled:
+            self.cancel()
+        self._over = True
+        self._events.clear()
+
+    def __aiter__(self) -> Self:
+        self._entered()
+        return self
+
+    async def __anext__(self) -> Event:
+        reply = self._reply
+        while not self._over and reply is not None:
+            if self._events:
+                return self._events.popleft()
+            if reply.settled:
+                self._over = True
+                with caller_errors(self._board):
+                    return Done(await reply.wait())
+            await self._news.wait()
+        raise StopAsyncIteration
+
+    def _feed(self, event: Event) -> None:
+        self._events.append(event)
+        self._wake()
+
+    def _wake(self) -> None:
+        news, self._news = self._news, anyio.Event()
+        news.set()

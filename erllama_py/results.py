@@ -1,0 +1,114 @@
+"""What callers get back: completions, the events of a stream, and what is known of a loaded model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from erllama_py.config import ModelConfig
+
+CacheHitKind = Literal["exact", "partial", "sticky", "live", "cold"]
+FinishReason = Literal["stop", "length", "cancelled"]
+Phase = Literal["loading", "idle", "prefilling", "generating", "restarting", "failed", "unloaded"]
+
+
+class CacheDelta(msgspec.Struct, frozen=True):
+    """Tokens of the prompt that were reused (`read`), and tokens newly put into cache rows (`created`)."""
+
+    read: int
+    created: int
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the time of one request went. Times are in seconds."""
+
+    queued_seconds: float  # from submission until the request was first worked on, as seen from the loop
+    prefill_seconds: float  # until the first token was drawn; queueing is not in it
+    decode_seconds: float  # from the first token to the last
+    first_token_seconds: float  # queued + prefill: what a caller waits for the first token
+    prefill_tokens: int  # prompt tokens that had to be computed
+    decodes: int  # decode steps after the prefill
+    tokens_per_second: float  # decode steps by decode time; 0.0 where there was none
+    seed: int  # of the sampler; with it and the same options a single-tenant run can be repeated
+    tier: str | None  # the tier that a hit came from; `None` for live cells and for a miss
+    miss_reason: str | None  # why nothing, or not more, was reused; `None` for a full hit
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to one prompt. Counts are in tokens."""
+
+    reply: str
+    generated: list[int]  # token ids as sampled, the end token left out; their text may go beyond `reply`
+    prompt_tokens: int
+    context_tokens: int  # prompt and generated together
+    committed_tokens: int  # of these, how many lie in the KV cells now; the last sampled one never does
+    finish_key: bytes | None  # the key of the row saved at the end; `None` when none was due
+    cache_hit_kind: CacheHitKind
+    finish_reason: FinishReason
+    stop_sequence: str | None
+    cache_delta: CacheDelta
+    stats: Stats
+
+
+class TextDelta(msgspec.Struct, frozen=True, tag="text"):
+    """New text: whole characters, never a part of a stop sequence. `token_ids` are the tokens behind it."""
+
+    text: str
+    token_ids: list[int]
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """The prompt is being read: `done` of `total` tokens are in, the reused ones counted."""
+
+    done: int
+    total: int
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """The last event of every stream, also of a cancelled one."""
+
+    completion: Completion
+
+
+Event = TextDelta | Progress | Done
+
+
+class LoadProgress(msgspec.Struct, frozen=True):
+    """How far a load is: bytes hashed of the file's bytes, then weights loaded of the file's bytes."""
+
+    stage: Literal["hash", "weights"]
+    done: int
+    total: int
+
+
+class CacheHit(msgspec.Struct, frozen=True):
+    """The last look-up of a model: how it hit and how many tokens of the prompt were reused."""
+
+    kind: CacheHitKind
+    prefix_len: int
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a model. Sizes are in bytes, lengths in tokens."""
+
+    id: str
+    phase: Phase
+    pending: int  # requests that wait
+    backend: str
+    model_path: str | None
+    description: str  # "llama 135M Q4_1"; empty until the weights are read
+    quant_type: str
+    quant_bits: int
+    fingerprint: str  # 64 hex digits
+    ctx_params_hash: str  # 64 hex digits
+    n_params: int
+    size: int  # of the weights
+    memory_estimate: int  # weights and KV cells together
+    context_size: int
+    n_ctx_train: int
+    n_vocab: int
+    n_seq_max: int
+    load_seconds: float
+    restarts: int
+    config: ModelConfig

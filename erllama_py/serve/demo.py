@@ -1,0 +1,93 @@
+"""`erllama demo`: a real model answers, answers again from warm cells, crashes, and comes back.
+
+Written with the public API alone; it is meant to be copied from.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import erllama_py as erllama
+
+SYSTEM = (
+    "You are the ship's computer of a small sailing boat on a long voyage. You answer in two or three short "
+    "sentences, in plain words, and you never invent instruments that the boat does not have. The boat has a "
+    "compass, a barometer, a paper chart of the coast, a radio that reaches other boats within sight, a tank of "
+    "two hundred litres of fresh water, dried food for thirty days, three sails and a small engine with fuel for "
+    "ten hours. The crew are two people who have sailed for many years and want short, practical advice. When "
+    "the weather turns bad, the safety of the crew comes before the voyage. When something breaks, say first "
+    "what to do at once, then what can wait until the morning. When you do not know, say so."
+)
+QUESTION = "The barometer has been falling since noon. What should we do first?"
+FOLLOW_UP = "And what can wait until the morning?"
+
+
+def bar(progress: erllama.LoadProgress) -> None:
+    """One line that grows, on a terminal; nothing when the output goes to a file."""
+    if sys.stdout.isatty():
+        share = progress.done / progress.total if progress.total else 1.0
+        what = "hashing the file" if progress.stage == "hash" else "loading weights "
+        mib = f"{progress.done >> 20} of {progress.total >> 20} MiB"
+        print(f"\r  {what} {'#' * int(30 * share):<30} {mib}", end="", flush=True)
+
+
+async def ask(model: erllama.Model, messages: list[dict[str, str]]) -> erllama.Completion:
+    """Stream one answer to the terminal."""
+    async with model.stream_chat(messages, response_tokens=60, temperature=0.0) as events:
+        async for event in events:
+            match event:
+                case erllama.TextDelta(text):
+                    print(text, end="", flush=True)
+                case erllama.Done(completion):
+                    print()
+                    return completion
+    raise AssertionError("a stream ends with Done")
+
+
+def report(label: str, completion: erllama.Completion) -> None:
+    stats = completion.stats
+    print(
+        f"  [{label}: first token after {stats.first_token_seconds * 1000:.0f} ms, {stats.tokens_per_second:.0f} tokens/s; "
+        f"{completion.cache_delta.read} of {completion.prompt_tokens} prompt tokens reused ({completion.cache_hit_kind})]"
+    )
+
+
+async def demo(model_path: Path) -> None:
+    """The whole story, about half a minute on two cores."""
+    async with erllama.Runtime() as runtime:
+        print(f"Loading {model_path.name}")
+        model = await runtime.load_model(
+            "demo", {"model_path": model_path, "context_opts": {"n_ctx": 4096}}, on_progress=bar
+        )
+        info = model.info
+        print(f"\n  {info.description}, {info.size >> 20} MiB of weights, ready in {info.load_seconds:.2f} s")
+
+        print(f"\nThe first question: {QUESTION}")
+        messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": QUESTION}]
+        cold = await ask(model, messages)
+        report("cold", cold)
+
+        print(f"\nThe next turn: {FOLLOW_UP}")
+        messages += [{"role": "assistant", "content": cold.reply}, {"role": "user", "content": FOLLOW_UP}]
+        warm = await ask(model, messages)
+        report("warm", warm)
+        faster = cold.stats.first_token_seconds / warm.stats.first_token_seconds
+        print(f"  The first token came {faster:.0f} times sooner.")
+
+        print("\nNow the model's actor crashes, in the middle of an answer:")
+        try:
+            async with model.stream_chat(messages, temperature=0.0) as events:
+                async for event in events:
+                    if isinstance(event, erllama.TextDelta):
+                        print(f"  {event.text.strip()} …", end="")
+                        model.inject_fault("actor")
+        except erllama.ModelCrashed as crash:
+            print(f"\n  ModelCrashed: {crash}")
+
+        print("Asking again; the call waits until the supervisor has brought the model back:")
+        report("after the restart", await ask(model, messages))
+
+        print(f"\nThe supervision tree:\n{runtime.tree()}")
+        await runtime.unload(model)
+        print("\nUnloaded; the memory is free.")

@@ -1,0 +1,142 @@
+"""What setting up `.venv` decides, as functions without side effects; `setup_env` looks and acts.
+
+An environment is made in three steps, each skipped when its result is there already:
+
+    create    python -m venv
+    llama     build llama.cpp (minutes), or take the wheel that an earlier build left; then install it
+    packages  everything else that pyproject.toml names, and this project itself
+
+Both files run on the Python that `make` finds first, which may be too old for the project: they keep to the
+standard library and to what Python 3.7 can parse.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+MIN_PYTHON = (3, 11)
+# An environment made for one machine's tiles and vector units traps on another; erllama_py is built to be moved.
+PORTABLE = "-DGGML_NATIVE=OFF"
+
+
+class SetupProblem(Exception):
+    """Set-up cannot go on; the text is the one line that is shown."""
+
+
+class Python(NamedTuple):
+    """An interpreter that answered."""
+
+    path: str
+    version: tuple[int, ...]
+    makes_venv: bool  # Debian leaves `ensurepip` out unless its venv package is installed
+
+
+class Wanted(NamedTuple):
+    """What the project asks for."""
+
+    llama: str  # the version that constraints.txt pins
+    packages: str  # a digest of the files that name the packages
+    cmake_args: str  # CMAKE_ARGS as the user has set it, "" without
+    python: tuple[int, ...] | None  # version of the interpreter that PYTHON= names, if it was given
+
+
+class Found(NamedTuple):
+    """What is in `.venv`."""
+
+    python: tuple[int, ...] | None = None  # None where there is none, or one that does not run
+    llama: str | None = None  # version of the llama-cpp-python that is installed
+    llama_sound: bool = False  # it loads, as far as the packages that it needs are there
+    complete: bool = False  # it loads
+
+
+def steps(wanted: Wanted, found: Found, stamp: dict[str, str]) -> tuple[str, ...]:
+    """The steps that are due, in order. `stamp` is what the last set-up wrote down, empty without one."""
+    if found.python is None or found.python[:2] < MIN_PYTHON:
+        return ("create", "llama", "packages")
+    if wanted.python is not None and wanted.python[:2] != found.python[:2]:
+        return ("create", "llama", "packages")
+    due = []
+    # Without CMAKE_ARGS a build made with some is kept: it was asked for once, and takes minutes.
+    other_build = wanted.cmake_args not in ("", stamp.get("cmake_args", ""))
+    if found.llama != wanted.llama or not found.llama_sound or other_build:
+        due.append("llama")
+    if due or not found.complete or stamp.get("packages") != wanted.packages:
+        due.append("packages")
+    return tuple(due)
+
+
+def choose_python(found: Sequence[Python], asked: str | None) -> Python:
+    """The newest interpreter that can make an environment; `asked` is PYTHON=, then `found` holds that alone."""
+    least = ".".join(map(str, MIN_PYTHON))
+    if not found:
+        what = f"PYTHON={asked} does not run" if asked else "no Python was found"
+        raise SetupProblem(f"{what}; Python {least} or newer is needed")
+    newest = max(found, key=lambda python: python.version)
+    if newest.version[:2] < MIN_PYTHON:
+        shown = ".".join(map(str, newest.version))
+        raise SetupProblem(f"{newest.path} is Python {shown}; Python {least} or newer is needed")
+    usable = [python for python in found if python.makes_venv and python.version[:2] >= MIN_PYTHON]
+    if not usable:
+        package = f"python{newest.version[0]}.{newest.version[1]}-venv"
+        raise SetupProblem(f"{newest.path} cannot make environments; install the package {package}")
+    return max(usable, key=lambda python: python.version)
+
+
+def pinned(constraints: str, package: str) -> str:
+    """The version that a constraints file pins `package` to."""
+    match = re.search(rf"^{re.escape(package)}==(\S+)", constraints, re.MULTILINE)
+    if match is None:
+        raise SetupProblem(f"constraints.txt does not pin {package}")
+    return match.group(1)
+
+
+def cmake_args(user: str) -> str:
+    """CMAKE_ARGS of the build: the user's own, and a portable build unless they decided that themselves."""
+    return user if "GGML_NATIVE" in user else f"{user} {PORTABLE}".strip()
+
+
+def wheel_key(llama: str, args: str, machine: str) -> str:
+    """The folder of a built wheel: another version, other options or another kind of machine is another build."""
+    return hashlib.sha256("\n".join((llama, args, machine)).encode()).hexdigest()[:16]
+
+
+def build_progress(line: str) -> tuple[int, int] | None:
+    """How far ninja is, `(done, of)`, from a line of its output: `[12/193] c++ …`."""
+    match = re.match(r"\s*\[(\d+)/(\d+)\]", line)
+    return (int(match.group(1)), int(match.group(2))) if match else None
+
+
+# First match wins. "No space" stands first because everything else fails in its wake.
+_CAUSES = (
+    (r"No space left on device", "the disk is full"),
+    (
+        r"NewConnectionError|Failed to establish a new connection|Name or service not known|name resolution"
+        r"|ConnectTimeout|Read timed out|Max retries exceeded|ProxyError|SSLError|CERTIFICATE_VERIFY_FAILED",
+        "the package index cannot be reached; check the network, or pip's configuration",
+    ),
+    (
+        r"from versions: none\)\n(?:.*\n)?.*No matching distribution found for (\S+)",
+        "the package index cannot be reached, or has no {0}",
+    ),
+    (r"No matching distribution found for (\S+)", "the package index has no fitting {0}"),
+    (r"No CMAKE_(?:C|CXX)_COMPILER|CMAKE_CXX_COMPILER not set", "no working C and C++ compiler was found"),
+    (r"ResolutionImpossible|conflicting dependencies", "the packages that are asked for exclude each other"),
+    (r"fatal error: Killed|signal terminated program", "the compiler was killed: there was too little memory"),
+)
+
+
+def explain(log: str) -> str:
+    """Why a step failed, in a few words: a cause that is known, or else the last error line of its output."""
+    for pattern, cause in _CAUSES:
+        match = re.search(pattern, log)
+        if match:
+            return cause.format(*match.groups())
+    # What raised tells more than pip's own closing lines do.
+    for pattern in (r"^\s*(\w+Error: .+)", r"^.*(fatal error: .+)", r"^\s*((?:ERROR|error|Error): .+)"):
+        lines = re.findall(pattern, log, re.MULTILINE)
+        if lines:
+            return str(lines[-1])
+    return "it ended without a reason"

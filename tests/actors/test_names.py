@@ -1,0 +1,136 @@
+"""Names: one owner at a time, and watchers that hear of every change."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from helpers.checkpoints import Strike, at_each_checkpoint, quiet_loop, turns
+
+from erllama_py.actors import ActorRef, Mailbox, NameChange, NameNotFound, Names, NameTaken
+
+pytestmark = pytest.mark.anyio
+
+
+def make_ref(name: str) -> ActorRef[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return ActorRef(Mailbox(name), lambda: None, task)
+
+
+async def test_a_name_leads_to_its_owner_until_it_is_freed() -> None:
+    """`whereis`, `in`, iteration and `len` agree."""
+    names, ref = Names(), make_ref("a")
+    names.register("a", ref)
+    assert names.whereis("a") is ref
+    assert ("a" in names, list(names), len(names)) == (True, ["a"], 1)
+    assert repr(names) == "<Names a>"
+    names.unregister("a", ref)
+    assert names.whereis("a") is None
+    assert ("a" in names, list(names), len(names)) == (False, [], 0)
+
+
+async def test_a_taken_name_is_refused() -> None:
+    """The first owner keeps it."""
+    names, first = Names(), make_ref("a")
+    names.register("a", first)
+    with pytest.raises(NameTaken, match="'a'"):
+        names.register("a", make_ref("a"))
+    assert names.whereis("a") is first
+
+
+async def test_only_its_owner_can_free_a_name() -> None:
+    """A late clean-up of an old run cannot take the name from the new one."""
+    names, new = Names(), make_ref("a")
+    names.register("a", new)
+    names.unregister("a", make_ref("a"))
+    assert names.whereis("a") is new
+
+
+async def test_calls_and_casts_to_nobody_say_so() -> None:
+    """`NameNotFound`, with the name."""
+    names = Names()
+    with pytest.raises(NameNotFound, match="'nobody'"):
+        await names.call("nobody", "hello")
+    with pytest.raises(NameNotFound):
+        names.cast("nobody", "hello")
+
+
+async def test_watchers_hear_of_every_change_until_they_unsubscribe() -> None:
+    """In order, with the new owner or None."""
+    names, ref, heard = Names(), make_ref("a"), list[NameChange]()
+    unsubscribe = names.subscribe(heard.append)
+    names.register("a", ref)
+    names.unregister("a", ref)
+    unsubscribe()
+    unsubscribe()
+    names.register("a", ref)
+    assert heard == [NameChange("a", ref), NameChange("a", None)]
+
+
+async def test_a_watcher_that_fails_stops_neither_the_change_nor_the_others() -> None:
+    """Its error goes to the loop's exception handler."""
+    names, heard, complaints = Names(), list[NameChange](), list[object]()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: complaints.append(context["exception"]))
+    error = ValueError()
+
+    def fail(change: NameChange) -> None:
+        raise error
+
+    names.subscribe(fail)
+    names.subscribe(heard.append)
+    names.register("a", make_ref("a"))
+    assert (len(heard), complaints, "a" in names) == (1, [error], True)
+    loop.set_exception_handler(None)
+
+
+async def test_one_can_wait_for_a_name_to_be_taken_and_to_be_free() -> None:
+    """At once where it is so already."""
+    async with quiet_loop():
+        names, ref = Names(), make_ref("a")
+        await names.wait_free("a")
+        registered = asyncio.ensure_future(names.wait_registered("a"))
+        await turns()
+        names.register("b", make_ref("b"))
+        await turns()
+        assert not registered.done()
+        names.register("a", ref)
+        assert await registered is ref
+        assert await names.wait_registered("a") is ref
+        free = asyncio.ensure_future(names.wait_free("a"))
+        await turns()
+        names.unregister("a", ref)
+        await free
+
+
+async def test_a_name_that_changes_hands_quickly_is_not_missed_for_good() -> None:
+    """A waiter that wakes too late goes on waiting and gets the next owner."""
+    async with quiet_loop():
+        names, first, second = Names(), make_ref("a"), make_ref("a")
+        registered = asyncio.ensure_future(names.wait_registered("a"))
+        await turns()
+        names.register("a", first)
+        names.unregister("a", first)
+        await turns()
+        assert not registered.done()
+        names.register("a", second)
+        assert await registered is second
+
+
+async def test_a_cancelled_wait_leaves_no_watcher_behind() -> None:
+    """Wherever it is cancelled."""
+
+    async def scenario(strike: Strike) -> None:
+        names = Names()
+        waiter = asyncio.ensure_future(strike.coroutine(names.wait_registered("a")))
+        await turns()
+        names.register("a", make_ref("a"))
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            assert strike.struck
+        assert not names._watchers
+
+    assert await at_each_checkpoint(scenario) == 1

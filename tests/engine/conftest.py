@@ -1,0 +1,42 @@
+"""What the engine's tests share: the folder of tiny models and backends over them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from erllama_py.config import ModelConfig
+
+SMOLLM2 = Path("~/.cache/erllama/models/SmolLM2-135M-Instruct.Q4_1.gguf").expanduser()
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for `tiny_gguf` and `broken_gguf`, one for the whole run."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The real model, which `make test` has fetched."""
+    return SMOLLM2
+
+
+@pytest.fixture(scope="session")
+def configure() -> Any:
+    """`configure(path, n_ctx=…, model_opts={…})`: a configuration with all sizes and threads filled in."""
+
+    def config(path: Path | None, *, model_opts: dict[str, Any] | None = None, **context: Any) -> ModelConfig:
+        sizes = {"n_ctx": 512, "n_batch": 512, "n_ubatch": 64, "n_threads": 2, "n_threads_batch": 2, "n_seq_max": 4}
+        fields = {
+            "backend": "llama",
+            "model_path": str(path),
+            "model_opts": model_opts or {},
+            "context_opts": sizes | context,
+        }
+        return msgspec.convert(fields, ModelConfig)
+
+    return config

@@ -1,0 +1,341 @@
+"""What every backend owes the engine thread, tested on all of them: llama.cpp with a tiny model of each kind
+of memory, and the stub pretending to each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from helpers.tiny_gguf import KINDS, WINDOW, tiny_gguf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from erllama_py.config import ModelConfig
+from erllama_py.engine.backend import Backend, BackendFailure, DecodeStatus, LoadCancelled, MemoryKind, Sampling, Slice
+from erllama_py.engine.backends import make_backend
+from erllama_py.errors import InvalidGrammar, InvalidText, ModelNotLoaded, TokenOutOfRange
+
+GREEDY = Sampling(temperature=0.0)
+PROMPT = [ord(letter) for letter in "Once upon a time there was a user who"]
+MEMORY: dict[str, MemoryKind] = {"dense": "full", "window": "window", "recurrent": "recurrent", "hybrid": "hybrid"}
+
+Make = Callable[..., Backend]
+
+
+@pytest.fixture(scope="module", params=[f"{backend}-{kind}" for backend in ("llama", "stub") for kind in KINDS])
+def subject(request: pytest.FixtureRequest, models: Path) -> tuple[str, MemoryKind, Make]:
+    """Name of the backend, its kind of memory, and a function that makes a new one."""
+    name, kind = request.param.split("-")
+
+    def make(model_opts: dict[str, Any] | None = None, **context: Any) -> Backend:
+        sizes = {"n_ctx": 512, "n_batch": 512, "n_ubatch": 64, "n_threads": 2, "n_threads_batch": 2, "n_seq_max": 4}
+        fields: dict[str, Any] = {"backend": name, "model_opts": model_opts or {}, "context_opts": sizes | context}
+        if name == "stub":
+            fields["stub"] = {"memory": MEMORY[kind], "n_swa": WINDOW if kind == "window" else 0}
+        else:
+            fields["model_path"] = str(tiny_gguf(kind, models))
+        return make_backend("subject", msgspec.convert(fields, ModelConfig))
+
+    return name, MEMORY[kind], make
+
+
+@pytest.fixture
+def backend(subject: tuple[str, MemoryKind, Make]) -> Iterator[Backend]:
+    """A loaded backend of its own for one test."""
+    loaded = subject[2]()
+    loaded.load(lambda _done: True)
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture(scope="module")
+def shared(subject: tuple[str, MemoryKind, Make]) -> Iterator[Backend]:
+    """A loaded backend for tests that only ask its vocabulary."""
+    loaded = subject[2]()
+    loaded.load(lambda _done: True)
+    yield loaded
+    loaded.close()
+
+
+def write_on(backend: Backend, seq_id: int, position: int, count: int) -> list[int]:
+    """`count` greedy tokens after a decode whose slice 0 had logits."""
+    sampler = backend.sampler(GREEDY, [])
+    tokens: list[int] = []
+    for _ in range(count):
+        tokens.append(sampler.sample(0))
+        assert backend.decode([Slice(seq_id, position, (tokens[-1],), True)]) is DecodeStatus.DONE
+        position += 1
+    sampler.close()
+    return tokens
+
+
+def complete(backend: Backend, seq_id: int, prompt: list[int], cuts: tuple[int, ...] = (), count: int = 8) -> list[int]:
+    """Prefill an empty sequence in slices that end at `cuts`, then write on."""
+    start = 0
+    for end in (*cuts, len(prompt)):
+        assert backend.decode([Slice(seq_id, start, prompt[start:end], end == len(prompt))]) is DecodeStatus.DONE
+        start = end
+    return write_on(backend, seq_id, len(prompt), count)
+
+
+# --- loading -------------------------------------------------------------------------------------------------
+
+
+def test_a_load_reports_progress_up_to_the_whole(subject: tuple[str, MemoryKind, Make]) -> None:
+    """Fractions never fall and the last is 1.0."""
+    backend, seen = subject[2](), list[float]()
+    backend.load(lambda done: seen.append(done) is None)
+    backend.close()
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+
+
+@pytest.mark.parametrize("refused_at", [0.0, 0.5, 1.0])
+def test_a_load_stops_where_progress_refuses_to_go_on(subject: tuple[str, MemoryKind, Make], refused_at: float) -> None:
+    """At the beginning, half-way and at the very end: `LoadCancelled`, and the backend can be closed."""
+    backend = subject[2]()
+    with pytest.raises(LoadCancelled):
+        backend.load(lambda done: done < refused_at)
+    backend.close()
+
+
+def test_what_progress_raises_comes_out_of_the_load(subject: tuple[str, MemoryKind, Make]) -> None:
+    """An error of the callback is not swallowed on its way through foreign code."""
+
+    def fail(done: float) -> bool:
+        raise ZeroDivisionError
+
+    backend = subject[2]()
+    with pytest.raises(ZeroDivisionError):
+        backend.load(fail)
+    backend.close()
+
+
+def test_the_facts_of_a_model_tell_its_memory_and_its_sizes(subject: tuple[str, MemoryKind, Make]) -> None:
+    """The kind of memory, at least the cells asked for, and the batch sizes as they are."""
+    _, memory, make = subject
+    backend = make()
+    facts = backend.load(lambda _done: True)
+    assert (facts.memory, facts.n_batch, facts.n_ubatch, facts.n_seq_max) == (memory, 512, 64, 4)
+    assert facts.n_ctx >= 512
+    assert facts.n_vocab == backend.vocabulary.n_vocab
+    assert facts.chat_template is not None
+    assert facts.n_swa == (WINDOW if memory == "window" else 0)
+    backend.close()
+
+
+def test_a_tokenizer_only_model_tokenizes(subject: tuple[str, MemoryKind, Make]) -> None:
+    """`vocab_only` loads without a context, and reports progress all the same."""
+    backend, seen = subject[2]({"vocab_only": True}), list[float]()
+    facts = backend.load(lambda done: seen.append(done) is None)
+    assert facts.n_ctx == 0
+    assert seen[-1] == 1.0
+    tokens = backend.vocabulary.tokenize("hello", add_special=False, parse_special=False)
+    assert backend.vocabulary.detokenize(tokens, special=False) == "hello"
+    backend.close()
+
+
+# --- decoding ------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_decoded_in_slices_gives_the_same_tokens(backend: Backend) -> None:
+    """Where a prompt is cut does not show in what follows it."""
+    whole = complete(backend, 0, PROMPT)
+    assert complete(backend, 1, PROMPT, cuts=(1, 7, 30)) == whole
+    assert complete(backend, 2, PROMPT, cuts=tuple(range(1, len(PROMPT)))) == whole
+
+
+def test_sequences_decoded_together_do_not_mix(backend: Backend) -> None:
+    """Each slice of a shared decode gets the token that it gets alone."""
+    prompts = [PROMPT, PROMPT[5:], [7] * 20]
+    alone = []
+    for prompt in prompts:
+        alone.append(complete(backend, 0, prompt, count=1)[0])
+        assert backend.remove(0, 0, -1)
+    assert backend.decode([Slice(i, 0, prompt, True) for i, prompt in enumerate(prompts)]) is DecodeStatus.DONE
+    sampler = backend.sampler(GREEDY, [])
+    assert [sampler.sample(i) for i in range(3)] == alone
+
+
+def test_slices_without_logits_keep_their_place_in_the_count(backend: Backend) -> None:
+    """`sample` counts slices, not those with logits."""
+    expected = complete(backend, 0, PROMPT, count=1)
+    assert backend.decode([Slice(1, 0, [1, 2, 3], False), Slice(2, 0, PROMPT, True)]) is DecodeStatus.DONE
+    assert backend.sampler(GREEDY, []).sample(1) == expected[0]
+
+
+def test_a_tail_that_is_removed_and_decoded_again_changes_nothing(
+    subject: tuple[str, MemoryKind, Make], backend: Backend
+) -> None:
+    """Memories that can be cut back give the same tokens after it; the others refuse and keep what they have."""
+    first = complete(backend, 0, PROMPT)
+    if subject[1] in ("full", "window"):
+        assert backend.remove(0, len(PROMPT) - 1, -1)
+        assert backend.positions(0)[1] == len(PROMPT) - 2
+        backend.decode([Slice(0, len(PROMPT) - 1, PROMPT[-1:], True)])
+        assert write_on(backend, 0, len(PROMPT), 8) == first
+    else:
+        before = backend.positions(0)
+        assert not backend.remove(0, len(PROMPT) - 1, -1)
+        assert backend.positions(0) == before
+
+
+def test_a_sequence_removed_as_a_whole_can_be_used_anew(backend: Backend) -> None:
+    """Every kind of memory can drop a whole sequence, and nothing of it is left."""
+    first = complete(backend, 0, PROMPT)
+    assert backend.remove(0, 0, -1)
+    assert backend.positions(0) == (-1, -1)
+    assert complete(backend, 0, PROMPT) == first
+
+
+def test_positions_follow_what_is_decoded(subject: tuple[str, MemoryKind, Make], backend: Backend) -> None:
+    """The last position is that of the last token; the first is 0 where nothing is forgotten."""
+    assert backend.positions(0) == (-1, -1)
+    backend.decode([Slice(0, 0, PROMPT, False)])
+    first, last = backend.positions(0)
+    assert last == len(PROMPT) - 1
+    assert first == (0 if subject[1] in ("full", "window") else last)
+    assert backend.positions(1) == (-1, -1)
+
+
+def test_a_decode_that_finds_no_cells_decodes_nothing(subject: tuple[str, MemoryKind, Make]) -> None:
+    """`NO_CELLS` leaves all sequences as they were, and cells set free can be used."""
+    if subject[1] != "full":
+        pytest.skip("a memory that forgets does not fill up like this")
+    backend = subject[2](n_ctx=256, n_batch=256)
+    backend.load(lambda _done: True)
+    assert backend.decode([Slice(0, 0, [1] * 200, False)]) is DecodeStatus.DONE
+    assert backend.decode([Slice(1, 0, [2] * 100, False)]) is DecodeStatus.NO_CELLS
+    assert backend.positions(0) == (0, 199)
+    assert backend.positions(1) == (-1, -1)
+    assert backend.remove(0, 0, -1)
+    assert backend.decode([Slice(1, 0, [2] * 100, False)]) is DecodeStatus.DONE
+    backend.close()
+
+
+def test_an_aborted_decode_can_be_done_again(backend: Backend) -> None:
+    """While the flag is set a decode ends with `ABORTED`; after it is cleared all is as if it had not been."""
+    expected = complete(backend, 0, PROMPT)
+    backend.abort(True)
+    assert backend.decode([Slice(1, 0, PROMPT, True)]) is DecodeStatus.ABORTED
+    assert backend.positions(1) == (-1, -1)
+    backend.abort(False)
+    assert complete(backend, 1, PROMPT) == expected
+
+
+# --- sampling ------------------------------------------------------------------------------------------------
+
+
+def draws(backend: Backend, sampling: Sampling, count: int = 30) -> list[int]:
+    sampler = backend.sampler(sampling, [])
+    tokens = [sampler.sample(0) for _ in range(count)]
+    sampler.close()
+    sampler.close()
+    return tokens
+
+
+def test_the_same_seed_draws_the_same_tokens_and_another_seed_others(backend: Backend) -> None:
+    """A seed is a promise, the one that llama.cpp takes for "any" included."""
+    backend.decode([Slice(0, 0, PROMPT, True)])
+    hot = [Sampling(temperature=5.0, top_k=0, top_p=1.0, min_p=0.0, seed=seed) for seed in (1, 2, 0xFFFFFFFF)]
+    first, second, highest = (draws(backend, sampling) for sampling in hot)
+    assert first == draws(backend, hot[0])
+    assert highest == draws(backend, hot[2])
+    assert first != second
+
+
+def test_samplers_do_not_disturb_each_other(backend: Backend) -> None:
+    """Two requests drawing in turns get what each gets alone."""
+    backend.decode([Slice(0, 0, PROMPT, True)])
+    sampling = Sampling(temperature=5.0, top_k=0, top_p=1.0, min_p=0.0, seed=3)
+    alone = draws(backend, sampling)
+    one, other = backend.sampler(sampling, []), backend.sampler(sampling, [])
+    turns = [(one.sample(0), other.sample(0)) for _ in range(30)]
+    assert [a for a, _ in turns] == alone
+    assert [b for _, b in turns] == alone
+
+
+def test_a_bad_grammar_is_refused_and_the_engine_goes_on(backend: Backend) -> None:
+    """`InvalidGrammar` is an error of one request."""
+    backend.decode([Slice(0, 0, PROMPT, True)])
+    with pytest.raises(InvalidGrammar):
+        backend.sampler(Sampling(grammar='start ::= "a"'), [])
+    assert draws(backend, GREEDY)
+
+
+# --- the vocabulary ------------------------------------------------------------------------------------------
+
+
+@given(text=st.text(max_size=200))
+def test_text_survives_the_way_to_tokens_and_back(shared: Backend, text: str) -> None:
+    """Any text, also one whose characters are split over several tokens."""
+    words = shared.vocabulary
+    tokens = words.tokenize(text, add_special=False, parse_special=False)
+    assert words.detokenize(tokens, special=False) == text
+    assert b"".join(words.token_bytes(token, special=False) for token in tokens) == text.encode()
+
+
+@pytest.mark.parametrize("text", ["", "\0", "a\0b", "日本語 héé 👩‍👩‍👧", "<|im_start|>", "x" * 100_000])
+def test_odd_texts_survive_too(shared: Backend, text: str) -> None:
+    """Nothing, NUL bytes, joined emoji, the name of a control token as plain text, and a long one."""
+    words = shared.vocabulary
+    assert words.detokenize(words.tokenize(text, add_special=False, parse_special=False), special=False) == text
+
+
+def test_control_tokens_are_read_and_written_only_when_asked_for(shared: Backend) -> None:
+    """Text of a user cannot forge a turn, and replies do not show the tokens."""
+    words = shared.vocabulary
+    assert len(words.tokenize("<|im_end|>", add_special=False, parse_special=False)) > 1
+    [token] = words.tokenize("<|im_end|>", add_special=False, parse_special=True)
+    assert words.is_end(token)
+    assert not words.is_end(words.tokenize("a", add_special=False, parse_special=False)[0])
+    assert words.token_bytes(token, special=True) == b"<|im_end|>"
+    assert words.token_bytes(token, special=False) == b""
+    assert words.detokenize([token], special=False) == ""
+
+
+def test_bytes_that_are_no_character_become_replacement_characters(shared: Backend) -> None:
+    """Tokens may be cut in the middle of a character."""
+    words = shared.vocabulary
+    token = next(t for t in range(words.n_vocab) if words.token_bytes(t, special=False) == b"\xf0")
+    assert words.detokenize([token], special=False) == "\ufffd"
+
+
+def test_a_lone_surrogate_is_no_text(shared: Backend) -> None:
+    """`str` can hold what UTF-8 cannot."""
+    with pytest.raises(InvalidText):
+        shared.vocabulary.tokenize("a\ud800b", add_special=False, parse_special=False)
+
+
+@pytest.mark.parametrize("beyond", [-1, 0, 1 << 40])
+def test_tokens_out_of_range_are_refused(shared: Backend, beyond: int) -> None:
+    """Below zero, one past the last, and beyond 32 bits, with the facts in the error."""
+    words = shared.vocabulary
+    token = beyond if beyond < 0 else words.n_vocab + beyond
+    with pytest.raises(TokenOutOfRange) as caught:
+        words.detokenize([token], special=False)
+    assert (caught.value.token, caught.value.n_vocab) == (token, words.n_vocab)
+
+
+# --- closing -------------------------------------------------------------------------------------------------
+
+
+def test_a_closed_backend_refuses_what_it_is_asked(subject: tuple[str, MemoryKind, Make]) -> None:
+    """Closing twice is fine, and what comes after is an error, not a crash."""
+    backend = subject[2]()
+    backend.load(lambda _done: True)
+    words = backend.vocabulary
+    words.token_bytes(65, special=False)
+    backend.close()
+    backend.close()
+    with pytest.raises(ModelNotLoaded):
+        words.tokenize("a", add_special=False, parse_special=False)
+    with pytest.raises(ModelNotLoaded):
+        words.token_bytes(65, special=False)
+    with pytest.raises(ModelNotLoaded):
+        words.detokenize([65], special=False)
+    with pytest.raises((ModelNotLoaded, BackendFailure)):
+        backend.decode([Slice(0, 0, PROMPT, True)])

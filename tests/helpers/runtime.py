@@ -1,0 +1,58 @@
+"""A runtime with a stub model, for the stories."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+
+import erllama_py as erllama
+from erllama_py.config import ModelConfig
+from erllama_py.engine.backend import Backend, DecodeStatus, Slice
+from erllama_py.engine.stub import StubBackend
+
+STUB: dict[str, Any] = {"backend": "stub"}
+
+
+@asynccontextmanager
+async def stub_runtime(**stub: Any) -> AsyncIterator[tuple[erllama.Runtime, erllama.Model]]:
+    """An open runtime and a model `m`; keywords are `StubOpts`."""
+    async with erllama.Runtime() as runtime:
+        yield runtime, await runtime.load_model("m", {**STUB, "stub": stub})
+
+
+class GatedBackend(StubBackend):
+    """Its decodes wait for a gate; an abort lets them go, undone."""
+
+    def __init__(self, model_id: str, config: ModelConfig, gate: threading.Event) -> None:
+        super().__init__(model_id, config)
+        self._gate = gate
+
+    def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
+        while not self._gate.wait(0.001):
+            if self._abort.is_set():
+                return DecodeStatus.ABORTED
+        return super().decode(slices)
+
+
+@asynccontextmanager
+async def slow_stub() -> AsyncIterator[tuple[erllama.Runtime, erllama.Model, threading.Event]]:
+    """A model `slow` that decodes nothing until the gate is set; other models are plain stubs."""
+    gate = threading.Event()
+
+    def make(model_id: str, config: ModelConfig) -> Backend:
+        return GatedBackend(model_id, config, gate) if model_id == "slow" else StubBackend(model_id, config)
+
+    async with erllama.Runtime(backend_factory=make) as runtime:
+        yield runtime, await runtime.load_model("slow", STUB), gate
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until `condition` holds; fails rather than hangs."""
+    with anyio.fail_after(20):
+        while not condition():
+            await anyio.lowlevel.checkpoint()

@@ -1,0 +1,186 @@
+"""Who may import whom, and through which doors. The tables are the rule; the tests walk the syntax trees.
+
+Arrows point down:
+
+    serve → the public names
+    runtime → tree → model, cache, tiers, watch → engine, actors → leaves
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from helpers.project import PACKAGE, label, sources, syntax
+
+LEAVES = {"config", "errors", "results", "counters", "chat", "watch.log"}
+
+# Room (or file at the top of the package) -> what it may import apart from itself. "" is the package itself: the
+# public names. `watch.log` is a leaf although it lives in `watch`: all rooms write through it.
+ARROWS: dict[str, set[str]] = {
+    "": {"runtime", "tree", "model", "actors"} | LEAVES,
+    "serve": {""},
+    "runtime": {"tree", "model", "cache", "tiers", "watch", "engine", "actors"} | LEAVES,
+    "tree": {"model", "cache", "tiers", "watch", "engine", "actors"} | LEAVES,
+    "model": {"cache", "engine", "actors"} | LEAVES,  # never tiers: rows are the cache's business
+    "cache": {"tiers", "actors"} | LEAVES,
+    "tiers": {"actors"} | LEAVES,
+    "watch": {"cache", "actors"} | LEAVES,
+    "engine": {"chat", "config", "errors", "watch.log"},
+    "actors": set(),  # a library of its own
+    "chat": {"errors"},
+    "watch.log": {"config", "errors"},
+    "config": {"errors", "option_check"},
+    "option_check": {"errors"},
+    "results": {"config", "errors"},
+    "counters": set(),
+    "errors": set(),
+}
+
+# Between rooms: what may be imported from outside, apart from what a room's `__init__` hands out. The tree puts the
+# rooms together and may enter all of them; `chat` is a leaf, and all of its modules are pure.
+DOORS: dict[str, set[str]] = {
+    "engine": {"backend", "backends", "jobs", "thread", "fingerprint"},
+    "model": {"messages", "client", "stream", "board"},
+    "cache": {"messages", "client", "keys"},
+    "tiers": {"messages"},
+    "watch": {"log"},
+    "actors": set(),
+    "serve": set(),
+}
+ENTERS_ALL_ROOMS = {"tree"}
+
+LLAMA_CPP_IMPORTERS = {"engine/llama/native.py"}
+
+
+class Import(NamedTuple):
+    """One import: where it stands, and the dotted module inside the package (`""` is the package itself)."""
+
+    importer: Path
+    line: int
+    module: str
+
+
+def room(module: str) -> str:
+    """The room, or the file at the top, that a dotted module inside the package belongs to."""
+    return module if module in LEAVES else module.partition(".")[0]
+
+
+def dotted(path: Path) -> str:
+    """The module of a file inside the package."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_module(module: str) -> bool:
+    """Whether there is a file or a folder for it."""
+    place = PACKAGE.joinpath(*module.split("."))
+    return place.is_dir() or place.with_suffix(".py").is_file()
+
+
+def imports(path: Path) -> list[Import]:
+    """What a file imports from the package, with `from a import b` resolved to `a.b` where `b` is a module."""
+    found = []
+    for node in ast.walk(syntax(path)):
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif node.level:
+            names = ["erllama_py.relative_imports_are_not_used"]
+        elif (node.module or "").partition(".")[0] == "erllama_py":
+            base = (node.module or "").removeprefix("erllama_py").removeprefix(".")
+            for alias in node.names:
+                inner = f"{base}.{alias.name}".removeprefix(".")
+                names.append(f"erllama_py.{inner}" if is_module(inner) else f"erllama_py.{base}".rstrip("."))
+        for name in names:
+            if name.partition(".")[0] == "erllama_py":
+                found.append(Import(path, node.lineno, name.removeprefix("erllama_py").removeprefix(".")))
+    return found
+
+
+def arrow_problem(importer: str, module: str) -> str | None:
+    """Why module `importer` may not import `module`; None if it may."""
+    mine, theirs = room(importer), room(module)
+    if mine == theirs or (module.startswith("watch.") and mine == "watch"):
+        return None
+    allowed = ARROWS.get(mine)
+    if allowed is None:
+        return f"{mine!r} is in no table: add it to ARROWS"
+    return None if theirs in allowed else f"{mine or 'the package'} may not import {theirs or 'the public names'}"
+
+
+def door_problem(importer: str, module: str) -> str | None:
+    """Why `module` is no door; None if it is one, or is inside the importer's own room."""
+    inside, _, name = module.partition(".")
+    if not name or inside == importer.partition(".")[0] or inside not in DOORS or room(importer) in ENTERS_ALL_ROOMS:
+        return None
+    return None if name in DOORS[inside] else f"{module} is no door of {inside}"
+
+
+ALL = [found for path in sources("erllama_py") for found in imports(path)]
+
+
+def test_arrows_point_down() -> None:
+    """Each import of the package's own modules is one that the table allows."""
+    problems = [(found, arrow_problem(dotted(found.importer), found.module)) for found in ALL]
+    assert [f"{label(found.importer)}:{found.line}: {why}" for found, why in problems if why] == []
+
+
+def test_between_rooms_one_goes_through_the_door() -> None:
+    """What is not a door is private to its room."""
+    problems = [(found, door_problem(dotted(found.importer), found.module)) for found in ALL]
+    assert [f"{label(found.importer)}:{found.line}: {why}" for found, why in problems if why] == []
+
+
+def test_one_file_alone_imports_llama_cpp() -> None:
+    """Everything that could end the process behind our back goes through one border."""
+    importers = set()
+    for path in sources("erllama_py"):
+        for node in ast.walk(syntax(path)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.partition(".")[0] == "llama_cpp" for name in names):
+                importers.add(path.relative_to(PACKAGE).as_posix())
+    assert importers <= LLAMA_CPP_IMPORTERS
+
+
+@pytest.mark.parametrize(
+    ("importer", "module", "problem"),
+    [
+        ("model.actor", "engine.jobs", None),
+        ("model.actor", "engine.llama.backend", "engine.llama.backend is no door of engine"),
+        ("engine.llama.backend", "engine.llama.native", None),
+        ("tree", "model.actor", None),
+        ("model.loading", "cache.keys", None),
+        ("model.loading", "cache.eviction", "cache.eviction is no door of cache"),
+    ],
+)
+def test_the_door_rule_tells_doors_from_walls(importer: str, module: str, problem: str | None) -> None:
+    """The rule itself, on cases of each kind."""
+    assert door_problem(importer, module) == problem
+
+
+@pytest.mark.parametrize(
+    ("importer", "module", "allowed"),
+    [
+        ("model.actor", "engine.jobs", True),
+        ("model.actor", "tiers.messages", False),
+        ("engine.thread", "model.messages", False),
+        ("engine.thread", "watch.log", True),
+        ("engine.thread", "watch.pressure", False),
+        ("engine.thread", "cache.keys", False),
+        ("actors.actor", "errors", False),
+        ("serve.cli", "", True),
+        ("serve.cli", "runtime", False),
+        ("serve.cli", "serve.demo", True),
+        ("chat.template", "config", False),
+        ("newcomer", "errors", False),
+    ],
+)
+def test_the_arrow_rule_tells_up_from_down(importer: str, module: str, allowed: bool) -> None:
+    """The rule itself, on cases of each kind."""
+    assert (arrow_problem(importer, module) is None) == allowed

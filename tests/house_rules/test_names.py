@@ -1,0 +1,106 @@
+"""Rules about names: what is public is documented, what is a setting is read, what is an error is exported."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+
+import msgspec
+from helpers.project import PACKAGE, TOP, fenced, sources, syntax
+
+import erllama_py
+from erllama_py import config, errors
+
+# Settings that may wait for their reader, each with the reason.
+NOT_READ_YET = {
+    "PolicyOpts": "the gates of saving: checked at the door already, read once rows are saved",
+}
+
+
+def settings() -> dict[str, list[str]]:
+    """The fields of every struct in `config`, by struct."""
+    structs = [
+        thing
+        for thing in vars(config).values()
+        if inspect.isclass(thing) and issubclass(thing, msgspec.Struct) and thing.__module__ == config.__name__
+    ]
+    return {struct.__name__: list(struct.__struct_fields__) for struct in structs}
+
+
+def test_the_public_names_are_sorted_exist_and_have_docstrings() -> None:
+    """`__all__` is the contract: each name is there, and says what it is."""
+    names = erllama_py.__all__
+    assert list(names) == sorted(names)
+    things = {name: getattr(erllama_py, name) for name in names}
+    assert [name for name, thing in things.items() if not inspect.getdoc(thing)] == []
+
+
+def test_public_classes_have_documented_methods() -> None:
+    """Each public method or property that is ours has a docstring, its own or that of what it overrides."""
+    missing = []
+    for name in erllama_py.__all__:
+        thing = getattr(erllama_py, name)
+        for member, value in vars(thing).items() if inspect.isclass(thing) else ():
+            ours = inspect.isfunction(value) or isinstance(value, property)
+            if ours and not member.startswith("_") and not inspect.getdoc(getattr(thing, member)):
+                missing.append(f"{name}.{member}")
+    assert missing == []
+
+
+def test_every_error_is_a_public_name() -> None:
+    """Whoever meets an error can name it in an `except`."""
+    classes = {
+        name
+        for name, thing in vars(errors).items()
+        if inspect.isclass(thing) and issubclass(thing, errors.ErllamaError)
+    }
+    assert classes - set(erllama_py.__all__) == set()
+
+
+def test_the_reference_shows_all_public_names_and_no_others() -> None:
+    """The pages below `docs/reference` draw each name in with `::: erllama_py.Name`."""
+    pages = list((TOP / "docs" / "reference").rglob("*.md"))
+    drawn = [name for page in pages for name in re.findall(r"^::: erllama_py\.(\w+)$", page.read_text(), re.MULTILINE)]
+    if pages:
+        assert sorted(drawn) == sorted(erllama_py.__all__)
+
+
+def test_every_setting_is_read_by_code() -> None:
+    """A setting that nothing reads is a promise that nobody keeps."""
+    read = {
+        node.attr
+        for path in sources("erllama_py")
+        if path != PACKAGE / "config.py"
+        for node in ast.walk(syntax(path))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+    unread = [
+        f"{struct}.{field}"
+        for struct, fields in settings().items()
+        if struct not in NOT_READ_YET
+        for field in fields
+        if field not in read
+    ]
+    assert unread == []
+
+
+def test_settings_that_wait_for_their_reader_are_still_there() -> None:
+    """The list of exceptions names existing structs only."""
+    assert set(NOT_READ_YET) <= set(settings())
+
+
+def test_the_drawn_tree_is_the_tree() -> None:
+    """The block marked `tree` in the internals is what `erllama_py.tree.describe` says."""
+    from erllama_py import tree
+
+    drawings = [text for page in (TOP / "docs" / "internals").rglob("*.md") for _, text, _ in fenced(page, "tree")]
+    if (TOP / "docs" / "internals").is_dir():
+        assert [drawing.strip() for drawing in drawings] == [tree.describe().strip()]
+
+
+def test_the_newest_entry_of_the_changelog_is_this_version() -> None:
+    """A version without an entry, or an entry without a version, is an accident."""
+    newest = re.search(r"^## \[([^\]]+)\]", (TOP / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == erllama_py.__version__

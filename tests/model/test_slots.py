@@ -1,0 +1,56 @@
+"""How much of a live sequence a new prompt may keep: laws and the traps of each kind of memory."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from erllama_py.engine.backend import MemoryKind
+from erllama_py.model.slots import Slot, common_prefix, reusable
+
+tokens = st.lists(st.integers(0, 2), max_size=40)
+kinds = st.sampled_from(["full", "window", "recurrent", "hybrid"])
+
+
+@given(tokens, tokens)
+def test_the_common_prefix_is_the_longest_one(left: list[int], right: list[int]) -> None:
+    """Equal up to the length found, different after it."""
+    length = common_prefix(left, right)
+    assert left[:length] == right[:length]
+    assert length == min(len(left), len(right)) or left[length] != right[length]
+
+
+@given(tokens, st.integers(0, 39), tokens.filter(bool), kinds, st.integers(0, 30))
+def test_what_is_kept_is_held_and_leaves_a_token_to_compute(
+    held: list[int], first: int, prompt: list[int], kind: MemoryKind, n_swa: int
+) -> None:
+    """Kept tokens begin both held tokens and prompt, and the prompt's last token is never among them."""
+    keep = reusable(Slot(0, held, first), prompt, kind, n_swa).keep
+    assert held[:keep] == prompt[:keep]
+    assert keep <= len(prompt) - 1
+
+
+@given(tokens, tokens.filter(bool), st.sampled_from(["recurrent", "hybrid"]))
+def test_a_recurrent_state_is_kept_whole_or_not_at_all(held: list[int], prompt: list[int], kind: MemoryKind) -> None:
+    """It cannot be cut back, so a prompt either goes on at its end or starts from nothing."""
+    assert reusable(Slot(0, held, 0), prompt, kind, 0).keep in (0, len(held))
+
+
+@pytest.mark.parametrize(("first_held", "keep"), [(0, 100), (36, 100), (37, 0), (90, 0)])
+def test_a_sliding_window_is_cut_only_where_its_window_is_whole(first_held: int, keep: int) -> None:
+    """Cut back to 100 with a window of 64, the cells from 36 on must be there; else the output is silently wrong."""
+    held = list(range(200))
+    assert reusable(Slot(0, held, first_held), [*range(100), 7, 8], "window", 64).keep == keep
+
+
+def test_a_sliding_window_that_is_only_extended_keeps_everything() -> None:
+    """Nothing is cut, so what the window forgot does not matter."""
+    assert reusable(Slot(0, list(range(200)), 136), list(range(201)), "window", 64).keep == 200
+
+
+def test_a_miss_says_where_the_prompt_parts() -> None:
+    """The reason names the first differing token."""
+    assert "token 2" in str(reusable(Slot(0, [1, 2, 3], 0), [1, 2, 4, 5], "full", 0).miss_reason)
+    assert reusable(Slot(0, [], 0), [1], "full", 0).miss_reason == "nothing is live"
+    assert reusable(Slot(0, [1, 2, 3], 0), [1, 2, 3], "full", 0).miss_reason is None

