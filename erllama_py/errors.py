@@ -285,6 +285,10 @@ class SessionBusy(RequestError):
     """Another request of the same session is still running."""
 
 
+class StreamMisused(RequestError):
+    """A stream was used outside its block, or entered twice."""
+
+
 def request_error(name: str, problem: str) -> RequestError:
     """The error class `name` of the family `RequestError`, as an outcome of the engine names it."""
     kind = globals().get(name, RequestError)

@@ -31,8 +31,8 @@ class TreeNode:
 
 def _lines(node: TreeNode) -> Iterator[str]:
     yield _line(node)
-    for child in node.children:
-        last = child is node.children[-1]
+    for number, child in enumerate(node.children, 1):
+        last = number == len(node.children)
         branch, trunk = ("└── ", "    ") if last else ("├── ", "│   ")
         first, *rest = _lines(child)
         yield branch + first

@@ -10,29 +10,31 @@ import contextlib
 import itertools
 import random
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, get_args
 
+import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 
-from erllama_py.actors import ActorError, NameNotFound, Names, Reply
+from erllama_py.actors import ActorError, ActorRef, Names, Reply
 from erllama_py.config import parse_request_options
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import InvalidOption, InvalidText, ModelNotLoaded, RequestError, TokenizerOnly
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.border import caller_errors
-from erllama_py.model.messages import CancelRequest, FaultPlace, InjectFault, Request, Submit
+from erllama_py.model.messages import CancelRequest, FaultPlace, Feed, InjectFault, Message, Submit
 from erllama_py.model.request import check_tokens, make_request
 from erllama_py.model.stream import Stream
 from erllama_py.results import CacheHit, Completion, ModelInfo, Phase
 
 Prompt = str | Sequence[int]
 ChatMessage = Mapping[str, Any]
+T = TypeVar("T")
 
-# Longer texts are tokenized on a worker thread. SmolLM2's tokenizer takes about 1 ms for 8,000 characters of
-# English, and a hop to a thread and back about 0.1 ms.
-INLINE_CHARACTERS = 4_000
+# Longer texts (in characters) and token lists are worked on by a worker thread: a hop to one and back takes
+# about 0.1 ms, and tokenizing so many characters of English with SmolLM2 about 1 ms.
+INLINE_LENGTH = 4_000
 
 _request_ids = itertools.count(1)  # unique in the process, so that a late cancel never meets another request
 
@@ -61,14 +63,13 @@ class Model:
         `repetition_penalty`, `seed`, `grammar` (GBNF); see `RequestOptions`. Cancelling the caller cancels the
         request. Raises `InvalidOption`, a `RequestError` or a `ModelUnavailable`.
         """
-        request = await self._request(prompt, options)
+        _, reply = await self._begin(prompt, options, None)
         with caller_errors(self._board):
-            completion: Completion = await self._names.call(actor_name(self.id), Submit(request))
-            return completion
+            return await reply.wait()
 
     def stream(self, prompt: Prompt, **options: Any) -> Stream:
         """Continue `prompt` and hand the events over as they come: see `Stream`. Options as in `complete`."""
-        return Stream(self._board, lambda: self._request(prompt, options), self._submit, self.cancel)
+        return Stream(self._board, lambda feed: self._begin(prompt, options, feed), self.cancel)
 
     async def chat(
         self, messages: Sequence[ChatMessage], *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any
@@ -81,10 +82,10 @@ class Model:
     ) -> Stream:
         """Answer a conversation as a stream of events. Options as in `complete`."""
 
-        async def make_request() -> Request:
-            return await self._request(await self.apply_chat_template(messages, tools=tools), options)
+        async def begin(feed: Feed) -> tuple[int, Reply[Completion]]:
+            return await self._begin(await self.apply_chat_template(messages, tools=tools), options, feed)
 
-        return Stream(self._board, make_request, self._submit, self.cancel)
+        return Stream(self._board, begin, self.cancel)
 
     def cancel(self, request_id: int) -> None:
         """Finish a request (`stream.request_id`) with what it has. No effect when it is over; allowed twice."""
@@ -109,20 +110,16 @@ class Model:
         `add_bos` the model's begin token is put first where it wants one. Raises `InvalidText`."""
         if not isinstance(text, str):
             raise InvalidText(f"text is a str, not {type(text).__name__}")
-        vocabulary = await self._vocabulary()
-        if len(text) <= INLINE_CHARACTERS:
-            return vocabulary.tokenize(text, add_special=add_bos, parse_special=special)
-        return await anyio.to_thread.run_sync(
-            lambda: vocabulary.tokenize(text, add_special=add_bos, parse_special=special)
+        return await self._use_vocabulary(
+            lambda vocabulary: vocabulary.tokenize(text, add_special=add_bos, parse_special=special), len(text)
         )
 
     async def detokenize(self, tokens: Sequence[int], *, special: bool = True) -> str:
         """The text of `tokens`; control tokens are left out unless `special`. Raises `TokenOutOfRange`."""
-        vocabulary = await self._vocabulary()
-        checked = check_tokens(tokens, vocabulary.n_vocab)
-        if len(checked) <= INLINE_CHARACTERS:
-            return vocabulary.detokenize(checked, special=special)
-        return await anyio.to_thread.run_sync(lambda: vocabulary.detokenize(checked, special=special))
+        return await self._use_vocabulary(
+            lambda vocabulary: vocabulary.detokenize(check_tokens(tokens, vocabulary.n_vocab), special=special),
+            len(tokens),
+        )
 
     async def apply_chat_template(
         self,
@@ -132,7 +129,7 @@ class Model:
         add_generation_prompt: bool = True,
     ) -> list[int]:
         """The conversation as token ids, rendered by the GGUF's own Jinja template. Raises `ChatTemplateError`."""
-        await self._board.available()
+        await self._actor()
         assert self._board.template is not None
         text = self._board.template.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
         # The template writes the begin token itself where the model wants one.
@@ -177,28 +174,55 @@ class Model:
 
     # --- inside --------------------------------------------------------------------------------------------------
 
-    def _submit(self, submit: Submit) -> Reply[Completion]:
-        ref = self._names.whereis(actor_name(self.id))
-        if ref is None:
-            raise NameNotFound(actor_name(self.id))
-        return ref.begin_call(submit)
+    async def _actor(self) -> ActorRef[Message]:
+        """The actor, once it can take a request: while it crashes and comes back this waits for it."""
+        name = actor_name(self.id)
+        while True:
+            await self._board.available()
+            ref = self._names.whereis(name)
+            if ref is not None and ref.exit is None:
+                return ref
+            # It has ended, and the board has not heard of it yet: that happens before its name is free.
+            await self._names.wait_free(name)
 
-    async def _vocabulary(self) -> Vocabulary:
-        await self._board.available()
-        assert self._board.vocabulary is not None
-        return self._board.vocabulary
+    async def _use_vocabulary(self, use: Callable[[Vocabulary], T], length: int) -> T:
+        """`use` the vocabulary of the running actor, on a worker thread when `length` says that it takes long."""
+        while True:
+            await self._actor()
+            vocabulary = self._board.vocabulary
+            assert vocabulary is not None
+            try:
+                if length <= INLINE_LENGTH:
+                    return use(vocabulary)
+                return await anyio.to_thread.run_sync(use, vocabulary)
+            except ModelNotLoaded:
+                # The engine let go of it meanwhile. If that was a crash, the next one is on its way.
+                self._board.check()
+                await anyio.lowlevel.checkpoint()
 
-    async def _request(self, prompt: Prompt, options: Mapping[str, object]) -> Request:
+    async def _begin(
+        self, prompt: Prompt, options: Mapping[str, object], feed: Feed | None
+    ) -> tuple[int, Reply[Completion]]:
+        """Check, tokenize and submit; the request's id, and the reply to wait for."""
         checked = parse_request_options(options)
-        vocabulary = await self._vocabulary()
-        n_ctx = self._board.config.context_opts.n_ctx
+        tokens = await self._tokens(prompt)
+        ref = await self._actor()
+        request = make_request(
+            next(_request_ids),
+            tokens,
+            checked,
+            n_ctx=self._board.config.context_opts.n_ctx,
+            seed=random.getrandbits(32) if checked.seed is None else checked.seed,
+            now=time.monotonic(),
+        )
+        with caller_errors(self._board):
+            return request.id, ref.begin_call(Submit(request, feed))
+
+    async def _tokens(self, prompt: Prompt) -> list[int]:
         if self._board.config.model_opts.vocab_only:
             raise TokenizerOnly(self.id)
         if isinstance(prompt, str):
-            tokens = await self.tokenize(prompt)
-        elif isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray):
-            tokens = check_tokens(prompt, vocabulary.n_vocab)
-        else:
-            raise RequestError(f"a prompt is a str or a list of token ids, not {type(prompt).__name__}")
-        seed = random.getrandbits(32) if checked.seed is None else checked.seed
-        return make_request(next(_request_ids), tokens, checked, n_ctx=n_ctx, seed=seed, now=time.monotonic())
+            return await self.tokenize(prompt)
+        if isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray):
+            return await self._use_vocabulary(lambda vocabulary: check_tokens(prompt, vocabulary.n_vocab), len(prompt))
+        raise RequestError(f"a prompt is a str or a list of token ids, not {type(prompt).__name__}")

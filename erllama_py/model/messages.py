@@ -16,6 +16,7 @@ from erllama_py.engine.jobs import Finished, Job, Outcome
 from erllama_py.results import CacheHit, Event
 
 FaultPlace = Literal["actor", "thread", "decode"]
+Feed = Callable[[Event], Any]  # where the events of a stream go, on the loop
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +34,7 @@ class Submit(msgspec.Struct, frozen=True):
     """Serve a request; the reply is a `Completion`. `feed` gets the events of a stream on the way."""
 
     request: Request
-    feed: Callable[[Event], Any] | None = None
+    feed: Feed | None = None
 
 
 class CancelRequest(msgspec.Struct, frozen=True):

@@ -17,10 +17,10 @@ from typing import Self
 import anyio
 
 from erllama_py.actors import Reply
-from erllama_py.errors import ErllamaError
+from erllama_py.errors import StreamMisused
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.border import caller_errors
-from erllama_py.model.messages import Request, Submit
+from erllama_py.model.messages import Feed
 from erllama_py.results import Completion, Done, Event
 
 
@@ -30,40 +30,36 @@ class Stream:
     def __init__(
         self,
         board: ModelBoard,
-        make_request: Callable[[], Awaitable[Request]],
-        submit: Callable[[Submit], Reply[Completion]],
+        begin: Callable[[Feed], Awaitable[tuple[int, Reply[Completion]]]],
         cancel: Callable[[int], None],
     ) -> None:
         self._board = board
-        self._make_request = make_request
-        self._submit = submit
+        self._begin = begin
         self._cancel = cancel
         self._events: deque[Event] = deque()
         self._news = anyio.Event()
-        self._request: Request | None = None
+        self._request_id: int | None = None
         self._reply: Reply[Completion] | None = None
         self._over = False  # `Done` was handed out, or an error raised
 
     @property
     def request_id(self) -> int:
         """The id that `cancel` takes; only inside the block."""
-        return self._entered().id
+        return self._entered()
 
     def cancel(self) -> None:
         """Finish with what there is: the events go on to `Done`. No effect when the request is over."""
-        self._cancel(self._entered().id)
+        self._cancel(self._entered())
 
-    def _entered(self) -> Request:
-        if self._request is None:
-            raise ErllamaError("a stream is used inside its block: async with model.stream(…) as events")
-        return self._request
+    def _entered(self) -> int:
+        if self._request_id is None:
+            raise StreamMisused("a stream is used inside its block: async with model.stream(…) as events")
+        return self._request_id
 
     async def __aenter__(self) -> Self:
-        if self._request is not None:
-            raise ErllamaError("a stream can be entered once")
-        self._request = await self._make_request()
-        with caller_errors(self._board):
-            self._reply = self._submit(Submit(self._request, self._feed))
+        if self._request_id is not None:
+            raise StreamMisused("a stream can be entered once")
+        self._request_id, self._reply = await self._begin(self._feed)
         self._reply.on_settled(self._wake)
         return self
 

@@ -94,9 +94,9 @@ async def test_an_actor_that_crashes_at_any_await_of_its_own_keeps_every_promise
 
         stage = Stage()
         run = Run("a", lambda: actor_child("a", lambda: Fragile(stage), stage.names))
-        call = (await stage.names.wait_registered("a")).begin_call("hello")
+        ref = await stage.names.wait_registered("a")
         try:
-            assert await call.wait() == "HELLO"
+            assert await ref.call("hello") == "HELLO"
         except ActorEnded as ended:
             assert ended.__cause__ is error  # noqa: PT017  # one of two right outcomes
         run.request_stop()

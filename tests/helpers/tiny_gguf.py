@@ -24,11 +24,12 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 BROKEN: tuple[Broken, ...] = get_args(Broken)
 
 ARCHITECTURES: dict[Kind, str] = {"dense": "llama", "window": "gemma3", "recurrent": "mamba", "hybrid": "lfm2"}
-WIDTH, FEED_FORWARD, HEADS, KV_HEADS, HEAD = 64, 128, 4, 2, 16
+WIDTH, FEED_FORWARD, HEADS, KV_HEADS = 64, 128, 2, 1
+HEAD = 32  # a block of the quantised KV types
 LAYERS: dict[Kind, int] = {"dense": 2, "window": 4, "recurrent": 2, "hybrid": 4}
 CONTEXT = 4096
 WINDOW = 64  # positions that the window model's layers look back
-HYBRID_KV_HEADS = [0, 2, 0, 2]  # layers without any are convolutions
+HYBRID_KV_HEADS = [0, 1, 0, 1]  # layers without any are convolutions
 SSM_INNER, SSM_STATE, SSM_CONV, SSM_RANK = 2 * WIDTH, 8, 4, 4  # llama.cpp wants twice the width inside
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

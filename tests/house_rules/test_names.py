@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from pathlib import Path
 
 import msgspec
 from helpers.project import PACKAGE, TOP, fenced, sources, syntax
@@ -66,15 +67,20 @@ def test_the_reference_shows_all_public_names_and_no_others() -> None:
         assert sorted(drawn) == sorted(erllama_py.__all__)
 
 
+def read_names(path: Path) -> set[str]:
+    """The attributes that a file reads; where it calls `getattr`, the names that it lists as strings count too."""
+    nodes = list(ast.walk(syntax(path)))
+    read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+    if any(isinstance(node, ast.Name) and node.id == "getattr" for node in nodes):
+        read |= {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return read
+
+
 def test_every_setting_is_read_by_code() -> None:
     """A setting that nothing reads is a promise that nobody keeps."""
-    read = {
-        node.attr
-        for path in sources("erllama_py")
-        if path != PACKAGE / "config.py"
-        for node in ast.walk(syntax(path))
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
-    }
+    # The two files that check options touch every one of them, which is not what is meant.
+    readers = set(sources("erllama_py")) - {PACKAGE / "config.py", PACKAGE / "option_check.py"}
+    read = set().union(*map(read_names, readers))
     unread = [
         f"{struct}.{field}"
         for struct, fields in settings().items()

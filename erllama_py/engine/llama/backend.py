@@ -16,6 +16,7 @@ from erllama_py.engine.backend import DecodeStatus, FileFacts, MemoryKind, Model
 from erllama_py.engine.llama.context import Context
 from erllama_py.engine.llama.gguf_file import check_file, read_facts
 from erllama_py.engine.llama.grammar import make_grammar
+from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import AbortFlag, Library, library
 from erllama_py.engine.llama.sampler import Candidates, LlamaSampler
 from erllama_py.engine.llama.vocabulary import LlamaVocabulary
@@ -133,14 +134,15 @@ class LlamaBackend:
         """See `Backend.close`."""
         for sampler in list(self._samplers):
             sampler.close()
-        context, self._context, self._candidates = self._context, None, None
-        if context is not None:
-            context.close()
-        self._vocabulary.close()
-        model, self._model = self._model, None
-        if model is not None and self._library is not None:
-            self._library.c.llama_model_free(model)
-            self._library.give_back_memory()
+        with LogContext(self._model_id):
+            context, self._context, self._candidates = self._context, None, None
+            if context is not None:
+                context.close()
+            self._vocabulary.close()
+            model, self._model = self._model, None
+            if model is not None and self._library is not None:
+                self._library.c.llama_model_free(model)
+                self._library.give_back_memory()
 
     def _unavailable(self) -> ModelNotLoaded | TokenizerOnly:
         return TokenizerOnly(self._model_id) if self._model is not None else ModelNotLoaded(self._model_id)

@@ -82,8 +82,9 @@ class Context:
         for part in slices:
             count = len(part.tokens)
             end = row + count
-            if not count or end > self.n_batch or not 0 <= part.seq_id < self.n_seq_max:
-                raise BackendFailure(f"slice {len(rows)} does not fit: {count} tokens of sequence {part.seq_id}")
+            if not count or end > self.n_batch or part.start < 0 or not 0 <= part.seq_id < self.n_seq_max:
+                where = f"sequence {part.seq_id} from position {part.start}"
+                raise BackendFailure(f"slice {len(rows)} does not fit: {count} tokens of {where}")
             if count == 1:
                 tokens[row] = part.tokens[0]
                 positions[row] = part.start

@@ -166,7 +166,8 @@ class _Header:
 
     def kv_bytes_per_token(self, architecture: str) -> int:
         """Keys and values of one position in f16, over the layers that attend."""
-        n_layer = self.number(f"{architecture}.block_count")
+        # No layer is without a tensor: a nonsensical count must not make us count to it.
+        n_layer = min(self.number(f"{architecture}.block_count"), self._n_tensors)
         attention = f"{architecture}.attention"
         heads = self.per_layer(f"{attention}.head_count", n_layer)
         kv_heads = self.per_layer(f"{attention}.head_count_kv", n_layer, -1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from typing import Literal
+from typing import Any, Literal
 
 from erllama_py.watch.log import get_logger
 
@@ -39,12 +39,14 @@ class LogContext:
         self._hold = hold
         self._held: list[tuple[Level, str]] = []
         self._outer: LogContext | None = None
+        self._logger: Any = None  # made for the first line of a block: a load says hundreds
 
     def __enter__(self) -> LogContext:
         if self.errors:
             self.errors = []
         self._outer = _thread.context
         _thread.context = self
+        self._logger = None
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -58,13 +60,18 @@ class LogContext:
         if self._hold:
             self._held.append((level, line))
         else:
-            _emit(level, line, self.model_id)
+            self._emit(level, line)
 
     def release(self, *, expected: bool) -> None:
         """Let go of the lines held; `expected` makes all of them debug lines."""
         held, self._held = self._held, []
         for level, line in held:
-            _emit("debug" if expected else level, line, self.model_id)
+            self._emit("debug" if expected else level, line)
+
+    def _emit(self, level: Level, line: str) -> None:
+        if self._logger is None:
+            self._logger = _logger(self.model_id)
+        getattr(self._logger, level)(line)
 
     def problem(self, otherwise: str) -> str:
         """The last error line that gives a reason, without the name of the C function."""
@@ -106,8 +113,8 @@ def _finish_line() -> None:
     if _thread.context is not None:
         _thread.context.take(_thread.level, line)
     else:
-        _emit(_thread.level, line, None)
+        getattr(_logger(None), _thread.level)(line)
 
 
-def _emit(level: Level, line: str, model_id: str | None) -> None:
-    getattr(get_logger(source="llama.cpp", model=model_id), level)(line)
+def _logger(model_id: str | None) -> Any:
+    return get_logger(source="llama.cpp", model=model_id)

@@ -21,7 +21,7 @@ from erllama_py.errors import ModelLoadError, TruncatedGGUF, UnsupportedModel
 _TRUNCATED = re.compile(r"failed to read|not within the file bounds")
 _UNSUPPORTED = re.compile(
     r"unknown model architecture|error loading model (?:hyperparameters|vocabulary)|key not found in model"
-    r"|missing tensor|wrong number of tensors|has wrong shape|unsupported|not supported"
+    r"|tensor '.*' not found|missing tensor|wrong number of tensors|has wrong shape|unsupported|not supported"
 )
 
 
