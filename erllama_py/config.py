@@ -2,7 +2,8 @@
 
 `parse_model_config` and `parse_request_options` take what a caller wrote, a mapping or a struct, and return
 a struct in which every value is known to be possible and every default is filled in; later rooms check
-nothing again. All refusals are `InvalidOption` with the option's dotted path.
+nothing again. A field's own bounds stand in its type, what it must agree with in `_check_model` and its
+neighbours. All refusals are `InvalidOption` with the option's dotted path.
 """
 
 from __future__ import annotations
@@ -10,16 +11,25 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from erllama_py.errors import InvalidOption, TierMismatch, TierNotFound
-from erllama_py.option_check import Rule, at_least, check_rules, convert, hex_digest, one_of_range
+from erllama_py.option_check import convert, hex_digest
 
 INT32_MAX = (1 << 31) - 1  # llama.cpp holds sizes in 32-bit integers
 MAX_SEQUENCES = 256  # llama.cpp's LLAMA_MAX_SEQ
+MAX_DEVICES = 16  # llama.cpp's llama_max_devices(); it reads no more shares than that
+MAX_THREADS = 512  # ggml's GGML_MAX_N_THREADS
+STUB_TOKENS = 260  # the stub's vocabulary starts with 256 bytes and its control tokens
 
+Count = Annotated[int, Meta(ge=1, le=INT32_MAX)]
+Amount = Annotated[int, Meta(ge=0, le=INT32_MAX)]
+Positive = Annotated[float, Meta(gt=0.0)]
+Seconds = Annotated[float, Meta(ge=0.0, le=3600.0)]
+Threads = Annotated[int, Meta(ge=1, le=MAX_THREADS)]
 KVType = Literal["f16", "f32", "bf16", "q4_0", "q5_0", "q5_1", "q8_0"]
 TierKind = Literal["ram", "ram_file", "disk"]
 
@@ -28,180 +38,195 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The base of all option structs: immutable, by keyword, unknown names refused."""
 
 
-class ModelOpts(Options):
+class ModelOpts(Options, frozen=True):
     """How the weights are loaded."""
 
-    n_gpu_layers: int = 0  # layers put on the GPU; -1 or a large number for all
-    use_mmap: bool = True  # map the file instead of copying it: loads are fast and pages are shared
-    use_mlock: bool = False  # keep the weights from being paged out
-    vocab_only: bool = False  # load the tokenizer alone; generating is then an error
-    split_mode: Literal["none", "layer", "row"] = "layer"  # how several GPUs share the model
-    main_gpu: int = 0  # the GPU that is used where the model is not split
-    tensor_split: tuple[float, ...] | None = None  # share of each GPU, any scale
+    n_gpu_layers: Annotated[int, Meta(ge=-1, le=INT32_MAX)] = 0
+    """Layers put on the GPU; -1, or more than there are, for all."""
+    use_mmap: bool = True
+    """Map the file instead of copying it: loads are fast, and processes share the pages."""
+    use_mlock: bool = False
+    """Keep the weights from being paged out."""
+    vocab_only: bool = False
+    """Load the tokenizer alone; generating is then an error."""
+    split_mode: Literal["none", "layer", "row"] = "layer"
+    """How several GPUs share the model: not at all, by whole layers, or by rows of each tensor."""
+    main_gpu: Amount = 0
+    """Index of the GPU that is used where the model is not split."""
+    tensor_split: Annotated[tuple[float, ...], Meta(min_length=1, max_length=MAX_DEVICES)] | None = None
+    """Share of each GPU, in any scale; `None` lets llama.cpp choose by free memory."""
 
 
-class ContextOpts(Options):
+class ContextOpts(Options, frozen=True):
     """The context: its size, its threads, and what its KV cells are made of. Lengths are in tokens."""
 
-    n_ctx: int = 2048  # cells for all sequences together: prompt and reply
-    n_batch: int = 512  # most tokens of one decode call
-    n_ubatch: int | None = None  # micro-batch, the step within a decode; `None`: as n_batch
-    n_threads: int | None = None  # CPU threads for single tokens; `None`: as many as this process may use
-    n_threads_batch: int | None = None  # CPU threads for prompts; `None`: as n_threads
-    n_seq_max: int = 1  # sequences that the context can hold side by side
+    n_ctx: Count = 2048
+    """Cells for all sequences together: prompts and replies."""
+    n_batch: Count = 512
+    """Most tokens of one decode call; more than `n_ctx` count as `n_ctx`."""
+    n_ubatch: Count | None = None
+    """Tokens of one step within a decode call, at most `n_batch`; `None`: as `n_batch`."""
+    n_threads: Threads | None = None
+    """CPU threads for decodes of single tokens; `None`: the CPUs that this process may use."""
+    n_threads_batch: Threads | None = None
+    """CPU threads for prompts; `None`: as `n_threads`."""
+    n_seq_max: Annotated[int, Meta(ge=1, le=MAX_SEQUENCES)] = 1
+    """Sequences that the context can hold side by side."""
     flash_attn: bool | Literal["auto"] = "auto"
-    type_k: KVType = "f16"  # type of the keys in the cells
-    type_v: KVType = "f16"  # type of the values; quantised ones need flash attention
-    rope_scaling_type: Literal["none", "linear", "yarn", "longrope"] | None = None  # `None`: as the model says
-    rope_freq_base: float | None = None
-    rope_freq_scale: float | None = None
+    """Flash attention; `"auto"` uses it where the device has it."""
+    type_k: KVType = "f16"
+    """Element type of the keys in the cells."""
+    type_v: KVType = "f16"
+    """Element type of the values in the cells; quantised ones need flash attention."""
+    rope_scaling_type: Literal["none", "linear", "yarn", "longrope"] | None = None
+    """How positions past the trained ones are squeezed in; `None`, here and below: as the model file says."""
+    rope_freq_base: Annotated[float, Meta(ge=0.0)] | None = None
+    """RoPE base frequency; 0.0: as the model file says."""
+    rope_freq_scale: Annotated[float, Meta(ge=0.0)] | None = None
+    """RoPE frequency factor, 0.5 for twice the trained context; 0.0: as the model file says."""
     yarn_ext_factor: float | None = None
+    """YaRN: weight of extrapolation against interpolation; negative: as the model file says."""
     yarn_attn_factor: float | None = None
+    """YaRN: factor on the size of attention scores."""
     yarn_beta_fast: float | None = None
+    """YaRN: rotations over the trained context above which a dimension is left as it is."""
     yarn_beta_slow: float | None = None
-    yarn_orig_ctx: int | None = None
-    offload_kqv: bool = True  # keep the KV cells on the GPU where layers are there
-    swa_full: bool = False  # sliding-window models: keep all cells, so that sequences can be cut back anywhere
+    """YaRN: rotations over the trained context below which a dimension is interpolated in full."""
+    yarn_orig_ctx: Count | None = None
+    """YaRN: the context length that the model was trained with before it was extended."""
+    offload_kqv: bool = True
+    """Keep the KV cells of a layer on the GPU where the layer is."""
+    swa_full: bool = False
+    """Sliding-window models: keep all cells, so that sequences can be cut back anywhere, at the price of memory."""
 
 
-class PolicyOpts(Options):
+class PolicyOpts(Options, frozen=True):
     """When prefixes are saved. Lengths are in tokens."""
 
-    min_tokens: int | None = 256  # shortest prefix that is saved; `None` saves nothing
-    cold_min_tokens: int = 256  # shortest prompt that is saved after its prefill
-    cold_max_tokens: int | None = None  # longest one; `None`: no limit
-    continued_interval: int = 2048  # generated tokens between two saves of a long reply
-    boundary_trim_tokens: int = 32  # tokens left off a prompt's end before its boundary is looked for
-    boundary_align_tokens: int = 256  # boundaries lie on multiples of this
-    session_resume_wait_ms: int = 500  # longest wait for a save under way, in milliseconds
+    min_tokens: Amount | None = 256
+    """Shortest prefix that is saved; `None` saves nothing."""
+    cold_min_tokens: Amount = 256
+    """Shortest prompt that is saved after its prefill; at least `min_tokens`."""
+    cold_max_tokens: Amount | None = None
+    """Longest prompt that is saved after its prefill; `None`: no limit."""
+    continued_interval: Count = 2048
+    """Generated tokens between two saves of a long reply."""
+    boundary_trim_tokens: Amount = 32
+    """Tokens left off a prompt's end before its boundary is looked for: the end is what differs next time."""
+    boundary_align_tokens: Count = 256
+    """Boundaries lie on multiples of this."""
+    session_resume_wait_ms: Amount = 500
+    """Longest wait for a save under way that the next turn could use, in milliseconds."""
 
 
-class StubOpts(Options):
-    """How the stub backend behaves; times are in seconds."""
+class StubOpts(Options, frozen=True):
+    """How the stub backend behaves; only for `backend="stub"`. Times are in seconds."""
 
-    vocab_size: int = 320
-    seconds_per_token: float = 0.0
-    load_seconds: float = 0.0
+    vocab_size: Annotated[int, Meta(ge=STUB_TOKENS, le=1 << 20)] = 320
+    """Tokens in the vocabulary; the first 256 are bytes."""
+    seconds_per_token: Seconds = 0.0
+    """How long a decode takes for each of its tokens."""
+    load_seconds: Seconds = 0.0
+    """How long a load takes."""
     fail_load: bool = False
-    fail_decode_after: int | None = None  # decodes that work before one fails
-    hang_decode_after: int | None = None  # decodes that work before one hangs
+    """Whether a load fails at its end."""
+    fail_decode_after: Amount | None = None
+    """Decodes that work before one fails; `None`: none fails."""
+    hang_decode_after: Amount | None = None
+    """Decodes that work before one hangs; `None`: none hangs."""
     memory: Literal["full", "window", "recurrent", "hybrid"] = "full"
-    n_swa: int = 0  # width of the sliding window, for memory "window"
+    """What its KV memory can do: forget nothing, forget what leaves a window, or refuse to be cut back."""
+    n_swa: Amount = 0
+    """Width of the sliding window in tokens, for `memory="window"`."""
 
 
-class ModelConfig(Options):
+class ModelConfig(Options, frozen=True):
     """What `load_model` takes. Paths are absolute and every default is filled in once it is parsed."""
 
     backend: Literal["llama", "stub"] = "llama"
-    model_path: str | None = None  # a GGUF file; needed by the backend "llama"
+    """What runs the model: llama.cpp, or a deterministic stand-in for tests and drills."""
+    model_path: str | None = None
+    """The GGUF file, as a str or a path object; needed by llama.cpp. Taken from the working directory at once."""
     model_opts: ModelOpts = ModelOpts()
+    """How the weights are loaded."""
     context_opts: ContextOpts = ContextOpts()
-    fingerprint: str | None = None  # what the file must hash to: 64 hex digits, or 32 bytes
+    """Size and making of the context."""
+    fingerprint: str | None = None
+    """What the file must hash to in the given mode: 64 hex digits, or 32 bytes."""
     fingerprint_mode: Literal["safe", "gguf_chunked", "fast_unsafe"] = "safe"
-    remember_fingerprint: bool = True  # reuse the hash of a file that has not changed since
-    quant_type: str | None = None  # "q4_k_m"; read from the file, compared when given
-    quant_bits: int | None = None
-    ctx_params_hash: str | None = None  # 64 hex digits, or 32 bytes; derived when not given
-    context_size: int | None = None  # a copy of n_ctx, compared when given
-    tier_srv: str = "ram"  # name of the tier that rows are saved to
-    tier: TierKind = "ram"  # its kind
+    """Hash the whole file, its metadata and first tensor, or nothing: then `fingerprint` is trusted."""
+    remember_fingerprint: bool = True
+    """Reuse the hash of a file whose path, size, mtime and inode are unchanged."""
+    quant_type: Annotated[str, Meta(min_length=1)] | None = None
+    """The quantisation by name, `"q4_k_m"`, in any case; read from the file, compared when given."""
+    quant_bits: Annotated[int, Meta(ge=1, le=64)] | None = None
+    """Bits a weight; read from the file, compared when given."""
+    ctx_params_hash: str | None = None
+    """Name space of the cached KV state: 64 hex digits, or 32 bytes; derived from `context_opts` when not given."""
+    context_size: Count | None = None
+    """A copy of `n_ctx` in tokens, compared when given."""
+    tier_srv: str = "ram"
+    """Name of the running tier that prefixes are saved to."""
+    tier: TierKind = "ram"
+    """The kind of that tier, compared."""
     policy: PolicyOpts = PolicyOpts()
+    """When prefixes are saved."""
     stub: StubOpts = StubOpts()
+    """How the stub backend behaves."""
 
 
-class RequestOptions(Options):
-    """What `complete`, `stream` and `chat` take beside the prompt."""
-
-    response_tokens: int | None = None  # most tokens of the reply; `None`: what the context leaves
-    stop_sequences: tuple[str, ...] = ()  # texts that end the reply where they begin
-    temperature: float = 0.8  # 0.0 always takes the likeliest token
-    top_k: int = 40  # keep the k likeliest tokens; 0 is off
-    top_p: float = 0.95  # keep the likeliest tokens that together reach p; 1.0 is off
-    min_p: float = 0.05  # drop tokens less likely than p times the likeliest; 0.0 is off
-    repetition_penalty: float = 1.0  # above 1.0 makes recent tokens less likely; 1.0 is off
-    seed: int | None = None  # of the draw, 32 bits; `None`: drawn, and told in the stats
-    grammar: str | None = None  # GBNF; the reply follows it
-
-
-# Stop sequences are matched after each token on the engine's thread; these bounds keep that in microseconds.
+# Stop sequences are looked for after each token on the engine's thread, which all requests of a model share;
+# within these bounds that takes microseconds. Real ones are few and short.
 MAX_STOP_SEQUENCES = 64
 MAX_STOP_CHARACTERS = 4096
+StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]  # empty would end each reply at once
 
-CONTEXT_RULES: tuple[Rule, ...] = (
-    at_least(1, INT32_MAX, "n_ctx", "n_batch", "n_ubatch", "yarn_orig_ctx"),
-    at_least(1, 4096, "n_threads", "n_threads_batch"),
-    at_least(1, MAX_SEQUENCES, "n_seq_max"),
-    at_least(0.0, None, "rope_freq_base", "rope_freq_scale"),
-)
-MODEL_RULES: tuple[Rule, ...] = (
-    at_least(-1, INT32_MAX, "n_gpu_layers"),
-    at_least(0, INT32_MAX, "main_gpu"),
-)
-POLICY_RULES: tuple[Rule, ...] = (
-    at_least(0, INT32_MAX, "min_tokens", "cold_min_tokens", "cold_max_tokens", "boundary_trim_tokens"),
-    at_least(1, INT32_MAX, "continued_interval", "boundary_align_tokens"),
-    at_least(0, INT32_MAX, "session_resume_wait_ms"),
-)
-STUB_RULES: tuple[Rule, ...] = (
-    at_least(0.0, None, "seconds_per_token", "load_seconds"),
-    at_least(0, INT32_MAX, "fail_decode_after", "hang_decode_after", "n_swa"),
-    at_least(260, 1 << 20, "vocab_size"),
-)
-REQUEST_RULES: tuple[Rule, ...] = (
-    at_least(1, INT32_MAX, "response_tokens"),
-    at_least(0, INT32_MAX, "top_k"),
-    at_least(0.0, None, "temperature"),
-    one_of_range("top_p", above=0.0, up_to=1.0),
-    one_of_range("min_p", above=None, up_to=1.0),
-    one_of_range("repetition_penalty", above=0.0, up_to=None),
-    at_least(0, (1 << 32) - 1, "seed"),
-)
+
+class RequestOptions(Options, frozen=True):
+    """What `complete`, `stream` and `chat` take beside the prompt."""
+
+    response_tokens: Count | None = None
+    """Most tokens of the reply; `None`: what the context leaves."""
+    stop_sequences: Annotated[tuple[StopText, ...], Meta(max_length=MAX_STOP_SEQUENCES)] = ()
+    """Texts that end the reply where the earliest of them begins; they are not part of it. One may be a str."""
+    temperature: Annotated[float, Meta(ge=0.0)] = 0.8
+    """Above 1.0 flattens, below sharpens the odds; 0.0 always takes the likeliest token."""
+    top_k: Amount = 40
+    """Draw from the k likeliest tokens; 0 is off."""
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.95
+    """Draw from the likeliest tokens that together reach p; 1.0 is off."""
+    min_p: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.05
+    """Drop tokens less likely than p times the likeliest; 0.0 is off."""
+    repetition_penalty: Positive = 1.0
+    """Above 1.0 makes recent tokens less likely; 1.0 is off."""
+    seed: Annotated[int, Meta(ge=0, le=(1 << 32) - 1)] | None = None
+    """Seed of the draw; `None`: the runtime draws one, and tells it in the stats."""
+    grammar: str | None = None
+    """A GBNF grammar that the reply follows."""
 
 
 def parse_model_config(options: Mapping[str, Any] | ModelConfig) -> ModelConfig:
     """Check a configuration and fill in what depends on this machine: absolute path, threads, micro-batch."""
-    if isinstance(options, Mapping):
-        given = dict(options)
-        for name in ("fingerprint", "ctx_params_hash"):
-            given[name] = hex_digest(name, given.get(name))
-        if isinstance(given.get("model_path"), os.PathLike):
-            given["model_path"] = os.fspath(given["model_path"])
-        config = convert(given, ModelConfig)
-    else:
-        config = convert(options, ModelConfig)
-    check_rules(config.model_opts, MODEL_RULES, "model_opts.")
-    check_rules(config.context_opts, CONTEXT_RULES, "context_opts.")
-    check_rules(config.policy, POLICY_RULES, "policy.")
-    check_rules(config.stub, STUB_RULES, "stub.")
+    config = convert(options, ModelConfig, model_path=_plain_path, fingerprint=hex_digest, ctx_params_hash=hex_digest)
     _check_model(config)
+    _check_context(config.context_opts)
     _check_policy(config.policy)
     return msgspec.structs.replace(
         config,
-        model_path=None if config.model_path is None else str(Path(config.model_path).absolute()),
+        model_path=None if config.model_path is None else _absolute(config.model_path),
         context_opts=_resolve_context(config.context_opts),
-        fingerprint=hex_digest("fingerprint", config.fingerprint),
-        ctx_params_hash=hex_digest("ctx_params_hash", config.ctx_params_hash),
         quant_type=None if config.quant_type is None else config.quant_type.lower(),
     )
 
 
 def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
     """Check the options of one request. A single stop sequence may be given as a str."""
-    given = dict(options)
-    if isinstance(given.get("stop_sequences"), str):
-        given["stop_sequences"] = (given["stop_sequences"],)
-    request = convert(given, RequestOptions)
-    check_rules(request, REQUEST_RULES, "")
-    stops = request.stop_sequences
-    if len(stops) > MAX_STOP_SEQUENCES:
-        raise InvalidOption("stop_sequences", f"at most {MAX_STOP_SEQUENCES} are allowed, got {len(stops)}")
-    for text in (*stops, request.grammar or "-"):
-        if not text:
-            raise InvalidOption("stop_sequences", "an empty text would end every reply at once")
-        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-            raise InvalidOption("grammar" if text is request.grammar else "stop_sequences", "the text has no UTF-8 form")
-    if any(len(text) > MAX_STOP_CHARACTERS for text in stops):
-        raise InvalidOption("stop_sequences", f"at most {MAX_STOP_CHARACTERS} characters each are allowed")
+    request = convert(
+        options, RequestOptions, stop_sequences=lambda stops: (stops,) if isinstance(stops, str) else stops
+    )
+    for option, texts in (("stop_sequences", request.stop_sequences), ("grammar", (request.grammar or "",))):
+        if any("\ud800" <= character <= "\udfff" for text in texts if not text.isascii() for character in text):
+            raise InvalidOption(option, "the text has no UTF-8 form: it holds a lone surrogate")
     return request
 
 
@@ -215,17 +240,29 @@ def check_tier(config: ModelConfig, running: Mapping[str, str]) -> None:
 
 
 def check_model_id(model_id: object) -> str:
-    """A name for a model or a supervised function: 1 to 200 printable characters."""
+    """A name for a model or a supervised function: 1 to 200 printable characters, so that it fits a line of a log."""
     if not isinstance(model_id, str):
-        raise InvalidOption("id", f"expected `str`, got `{type(model_id).__name__}`")
+        raise InvalidOption("id", f"expected str, got {type(model_id).__name__}")
     if not 1 <= len(model_id) <= 200 or not model_id.isprintable():
-        raise InvalidOption("id", "1 to 200 printable characters expected")
+        raise InvalidOption("id", "expected 1 to 200 printable characters")
     return model_id
 
 
 def usable_cpus() -> int:
     """CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cpus, MAX_THREADS)
+
+
+def _plain_path(path: object) -> object:
+    return os.fspath(path) if isinstance(path, os.PathLike) else path
+
+
+def _absolute(path: str) -> str:
+    try:
+        return str(Path(path).absolute())
+    except OSError as error:
+        raise InvalidOption("model_path", f"it is relative, and there is no working directory: {error}") from error
 
 
 def _resolve_context(context: ContextOpts) -> ContextOpts:
@@ -241,20 +278,29 @@ def _resolve_context(context: ContextOpts) -> ContextOpts:
 
 
 def _check_model(config: ModelConfig) -> None:
-    if config.backend == "llama" and not config.model_path:
+    if config.model_path is None and config.backend == "llama":
         raise InvalidOption("model_path", "the backend 'llama' needs the path of a GGUF file")
-    if config.model_path is not None and "\0" in config.model_path:
-        raise InvalidOption("model_path", "a path has no NUL character")
+    if config.model_path is not None and (not config.model_path or "\0" in config.model_path):
+        raise InvalidOption("model_path", "a path is not empty and has no NUL character")
+    if config.stub != StubOpts() and config.backend != "stub":
+        raise InvalidOption("stub", "these options are for the backend 'stub'")
+    if config.stub.memory == "window" and not config.stub.n_swa:
+        raise InvalidOption("stub.n_swa", "a memory with a window needs its width")
     if config.fingerprint_mode == "fast_unsafe" and config.fingerprint is None:
         raise InvalidOption("fingerprint", "'fast_unsafe' trusts what is given, and nothing is")
-    context = config.context_opts
-    if config.context_size is not None and config.context_size != context.n_ctx:
-        raise InvalidOption("context_size", f"it is {config.context_size}, but n_ctx is {context.n_ctx}")
-    if context.n_ubatch is not None and context.n_ubatch > context.n_batch:
-        raise InvalidOption("context_opts.n_ubatch", f"a micro-batch is part of a batch of {context.n_batch} tokens")
+    if config.context_size is not None and config.context_size != config.context_opts.n_ctx:
+        raise InvalidOption("context_size", f"it is {config.context_size}, but n_ctx is {config.context_opts.n_ctx}")
     split = config.model_opts.tensor_split
     if split is not None and (not any(split) or min(split) < 0):
-        raise InvalidOption("model_opts.tensor_split", "shares of 0 or more, one of them above 0, expected")
+        raise InvalidOption("model_opts.tensor_split", "expected shares of 0 or more, one of them above 0")
+
+
+def _check_context(context: ContextOpts) -> None:
+    if context.n_ubatch is not None and context.n_ubatch > context.n_batch:
+        raise InvalidOption("context_opts.n_ubatch", f"it must not be above n_batch, which is {context.n_batch}")
+    # llama.cpp turns flash attention on by itself for these where that is left to it, and fails where it is not.
+    if context.flash_attn is False and context.type_v.startswith("q"):
+        raise InvalidOption("context_opts.type_v", f"{context.type_v} values need flash attention, which is off")
 
 
 def _check_policy(policy: PolicyOpts) -> None:

@@ -195,6 +195,13 @@ class ModelCrashed(ModelUnavailable):
         return f"the model {self.model_id!r} crashed ({self.problem}) {outlook}"
 
 
+class ModelStuck(ModelUnavailable):
+    """The model's engine thread did not end in time: its memory stays taken, and its id with it."""
+
+    def describe(self) -> str:
+        return f"the engine of {self.model_id!r} does not end; its memory is not free"
+
+
 @dataclass(eq=False)
 class QueueFull(ModelUnavailable):
     """The model has as many requests waiting as it accepts."""

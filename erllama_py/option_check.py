@@ -1,119 +1,164 @@
-"""How options are checked: types and names by msgspec, ranges by rules, typos answered with the nearest name."""
+"""How options are checked: names, types and bounds by msgspec, its words made ours, typos met with the nearest name."""
 
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import msgspec
 
 from erllama_py.errors import InvalidOption
 
 S = TypeVar("S", bound=msgspec.Struct)
-Rule = Callable[[msgspec.Struct, str], None]
 
-_UNKNOWN = re.compile(r"unknown field `(?P<name>.*?)`")
-_PATH = re.compile(r" - at `\$\.?(?P<path>.*?)`$")
+# Real numbers go to llama.cpp as 32-bit floats: larger ones would become infinite there, smaller ones zero.
+FLOAT32_MAX = 3.4028234e38
+FLOAT32_MIN = 1.1754944e-38
+
+_PATH = re.compile(r" - at `\$\.(?P<option>[\w.]*)(\[(?P<index>\d+)\])?`$")
+_WORDS = {"object": "a mapping", "array": "a list", "null": "None"}
 
 
-def convert(options: object, kind: type[S]) -> S:
-    """`options`, a mapping or a struct of this kind, as a checked struct. Raises `InvalidOption`."""
-    if isinstance(options, kind):
-        options = msgspec.to_builtins(options)
-    if not isinstance(options, Mapping):
-        raise InvalidOption("config", f"expected a mapping or `{kind.__name__}`, got `{type(options).__name__}`")
-    plain = {key: _plain(value) for key, value in options.items()}
+def convert(options: object, kind: type[S], **prepare: Callable[[Any], object]) -> S:
+    """`options`, a mapping or a struct of this kind, as a checked struct. Raises `InvalidOption`.
+
+    `prepare` holds functions by option name: what a caller may write, to what the struct holds.
+    """
+    if not isinstance(options, kind | Mapping):
+        raise InvalidOption("options", f"expected a mapping or {kind.__name__}, got {type(options).__name__}")
+    plain = {name: _as_dict(value) for name, value in _as_dict(options).items()}
+    _check_names(plain, kind, kind, "")
+    for name, prepared in prepare.items():
+        if plain.get(name) is not None:
+            try:
+                plain[name] = prepared(plain[name])
+            except ValueError as error:
+                raise InvalidOption(name, str(error)) from None
     try:
-        return msgspec.convert(plain, kind)
+        converted = msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:
-        text = str(error)
-        found = _PATH.search(text)
-        path = found["path"] if found else ""
-        problem = _PATH.sub("", text)
-        if unknown := _UNKNOWN.search(problem):
-            name = unknown["name"]
-            option = f"{path}.{name}" if path else name
-            raise InvalidOption(option, "there is no such option", nearest_name(name, path, kind)) from None
-        if path in ("", "key"):
-            raise InvalidOption("config", "the names of options are str") from None
-        raise InvalidOption(path, problem[:1].lower() + problem[1:]) from None
+        raise _refusal(str(error), plain, kind) from None
+    _check_floats(converted, "")
+    return converted
 
 
-def _plain(value: object) -> object:
-    """Nested structs, as a caller may mix them with mappings, become mappings again."""
+def _as_dict(value: Any) -> Any:
+    """A struct or a mapping, which a caller may mix, as a dict; everything else as it is."""
     if isinstance(value, msgspec.Struct):
-        return msgspec.to_builtins(value)
+        return msgspec.structs.asdict(value)
     return dict(value) if isinstance(value, Mapping) else value
 
 
+def _check_names(
+    options: dict[Any, object], section: type[msgspec.Struct], kind: type[msgspec.Struct], path: str
+) -> None:
+    """Hold the names in one section of `kind`, and in those below it, against the known ones."""
+    types = {field.encode_name: field.type for field in msgspec.structs.fields(section)}
+    for name, value in options.items():
+        if not isinstance(name, str):
+            raise InvalidOption(path or "options", "the names of options are str")
+        dotted = f"{path}.{name}" if path else name
+        if name not in types:
+            raise InvalidOption(dotted, "there is no such option", nearest_name(name, path, kind))
+        if isinstance(value, dict) and _is_section(types[name]):
+            _check_names(value, types[name], kind, dotted)
+
+
+def _is_section(type_: Any) -> TypeGuard[type[msgspec.Struct]]:
+    return isinstance(type_, type) and issubclass(type_, msgspec.Struct)
+
+
+def _refusal(text: str, options: Mapping[str, Any], kind: type[msgspec.Struct]) -> InvalidOption:
+    """What msgspec says of the values in `options`, as an error that names the option and what was found."""
+    found = _PATH.search(text)
+    assert found is not None  # names are known to be good: what is left to refuse is the value of an option
+    option, problem = found["option"], _PATH.sub("", text)
+    value: Any = options
+    for name in option.split("."):
+        value = value[name]
+    if found["index"]:
+        value = list(value)[int(found["index"])]
+    if problem.startswith("Invalid enum value"):
+        problem = f"expected one of {', '.join(map(repr, choices(kind, option)))}"
+    problem = re.sub(r"`([^`]*)`", lambda quoted: _spoken(quoted[1]), problem)
+    if "got" not in problem:
+        problem += f", got {len(value) if ' length ' in problem else _shown(value)}"
+    return InvalidOption(option, problem[:1].lower() + problem[1:])
+
+
+def _spoken(types: str) -> str:
+    return " or ".join(_WORDS.get(name, name) for name in types.split(" | "))
+
+
+def _shown(value: object) -> str:
+    """A value in at most a line; `repr` refuses integers of thousands of digits."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _check_floats(options: msgspec.Struct, prefix: str) -> None:
+    for name in options.__struct_fields__:
+        value = getattr(options, name)
+        if isinstance(value, msgspec.Struct):
+            _check_floats(value, f"{prefix}{name}.")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and number and not FLOAT32_MIN <= abs(number) <= FLOAT32_MAX:
+                raise InvalidOption(prefix + name, f"expected a finite number of 32 bits, got {number}")
+
+
+def choices(kind: type[msgspec.Struct], option: str) -> list[object]:
+    """The literal values that the option at this dotted path may have."""
+    section, _, name = option.rpartition(".")
+    field = next(field for field in msgspec.structs.fields(_section(kind, section)) if field.encode_name == name)
+    info = msgspec.inspect.type_info(field.type)
+    alternatives = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
+    values: list[object] = []
+    for one in alternatives:
+        match one:
+            case msgspec.inspect.BoolType():
+                values += [True, False]
+            case msgspec.inspect.LiteralType(values=literal):
+                values += literal
+    return values
+
+
+def _section(kind: type[msgspec.Struct], path: str) -> type[msgspec.Struct]:
+    for name in path.split(".") if path else ():
+        kind = next(field.type for field in msgspec.structs.fields(kind) if field.encode_name == name)
+    return kind
+
+
+def option_names(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
+    """Every option below `kind`, dotted."""
+    for field in msgspec.structs.fields(kind):
+        yield prefix + field.encode_name
+        if _is_section(field.type):
+            yield from option_names(field.type, f"{prefix}{field.encode_name}.")
+
+
 def nearest_name(name: str, path: str, kind: type[msgspec.Struct]) -> str | None:
-    """The dotted name closest to `name`: in its own section, else the same or a close name in any other."""
-    names = {dotted: dotted.rpartition(".")[2] for dotted in option_names(kind)}
+    """The dotted name closest to `name`: the same name elsewhere, else a close one here, else a close one elsewhere.
+
+    0.7 lets two of six letters be wrong, and keeps names apart that only share a word.
+    """
+    name = name.lower().replace("-", "_")
+    names = list(option_names(kind))
     here = [dotted for dotted in names if dotted.rpartition(".")[0] == path]
-    for group in (here, list(names)):
-        by_leaf = {names[dotted]: dotted for dotted in reversed(group)}
-        if close := difflib.get_close_matches(name, by_leaf, n=1, cutoff=0.7):
+    for group, cutoff in ((names, 1.0), (here, 0.7), (names, 0.7)):
+        by_leaf = {dotted.rpartition(".")[2]: dotted for dotted in reversed(group)}
+        if close := difflib.get_close_matches(name, by_leaf, n=1, cutoff=cutoff):
             return by_leaf[close[0]]
     return None
 
 
-def option_names(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
-    """All dotted option names of a struct and of the structs in it."""
-    for field in msgspec.structs.fields(kind):
-        yield prefix + field.encode_name
-        default = field.default
-        if isinstance(default, msgspec.Struct):
-            yield from option_names(type(default), f"{prefix}{field.encode_name}.")
-
-
-def at_least(low: float, high: float | None, *names: str) -> Rule:
-    """Values from `low` to `high`, both allowed; `None` values and `None` bounds are not checked."""
-
-    def check(options: msgspec.Struct, prefix: str) -> None:
-        for name in names:
-            value = getattr(options, name)
-            if value is None:
-                continue
-            if not math.isfinite(value) or value < low or (high is not None and value > high):
-                wanted = f"at least {low}" if high is None else f"from {low} to {high}"
-                raise InvalidOption(prefix + name, f"{wanted} expected, got {value}")
-
-    return check
-
-
-def one_of_range(name: str, *, above: float | None, up_to: float | None) -> Rule:
-    """A probability-like value: more than `above` (or 0 and more), not more than `up_to`."""
-
-    def check(options: msgspec.Struct, prefix: str) -> None:
-        value = getattr(options, name)
-        low = value >= 0.0 if above is None else value > above
-        if not math.isfinite(value) or not low or (up_to is not None and value > up_to):
-            wanted = "0.0 or more" if above is None else f"more than {above}"
-            limit = "" if up_to is None else f", and at most {up_to},"
-            raise InvalidOption(prefix + name, f"{wanted}{limit} expected, got {value}")
-
-    return check
-
-
-def check_rules(options: msgspec.Struct, rules: tuple[Rule, ...], prefix: str) -> None:
-    """Hold every rule against `options`. Raises `InvalidOption` for the first that is broken."""
-    for field in msgspec.structs.fields(type(options)):
-        value: Any = getattr(options, field.name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InvalidOption(prefix + field.name, f"a finite number expected, got {value}")
-    for rule in rules:
-        rule(options, prefix)
-
-
-def hex_digest(name: str, value: object) -> str | None:
-    """32 bytes or 64 hex digits as lower-case hex digits. Raises `InvalidOption`."""
-    if value is None:
-        return None
+def hex_digest(value: object) -> str:
+    """32 bytes or 64 hex digits as lower-case hex digits. Raises `ValueError`."""
     if isinstance(value, bytes) and len(value) == 32:
         return value.hex()
     if isinstance(value, str) and re.fullmatch(r"[0-9a-fA-F]{64}", value):
         return value.lower()
-    raise InvalidOption(name, "32 bytes or 64 hex digits expected")
+    raise ValueError("expected 32 bytes or 64 hex digits")

@@ -27,12 +27,22 @@ from erllama_py.actors import (
     Restart,
     RestartLimitReached,
     RestartLimits,
+    Stopped,
+    StopTimeout,
     Tree,
     TreeNode,
 )
 from erllama_py.config import ModelConfig, check_model_id, check_tier, parse_model_config
 from erllama_py.engine.backends import BackendFactory, make_backend
-from erllama_py.errors import AlreadyLoaded, InvalidOption, ModelCrashed, ModelNotLoaded, RuntimeClosed, RuntimeFailed
+from erllama_py.errors import (
+    AlreadyLoaded,
+    InvalidOption,
+    ModelCrashed,
+    ModelNotLoaded,
+    ModelStuck,
+    RuntimeClosed,
+    RuntimeFailed,
+)
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.client import ChatMessage, Model, Prompt, actor_name
 from erllama_py.model.messages import FaultPlace
@@ -145,10 +155,18 @@ class Runtime:
         return Model(board, self._names)
 
     async def unload(self, model: Model | str) -> None:
-        """Unload a model and return when its memory is free. Open calls get `ModelNotLoaded`."""
+        """Unload a model and return when its memory is free. Open calls get `ModelNotLoaded`.
+
+        Raises `ModelStuck` when its engine thread does not end: the memory stays taken, and so does the id.
+        """
         board = self._board(model)
         board.close("unloaded", lambda: ModelNotLoaded(board.model_id))
-        await self._models.stop_child(actor_name(board.model_id))
+        try:
+            await self._models.stop_child(actor_name(board.model_id))
+        except StopTimeout as timeout:
+            raise ModelStuck(board.model_id) from timeout
+        except NameNotFound:  # another unload was first
+            return
         self._boards.pop(board.model_id, None)
 
     def model(self, model: Model | str) -> Model:
@@ -302,4 +320,7 @@ class Supervised:
 
     async def wait(self) -> Exit:
         """How it ended for good: `Returned(value)`, `Raised(error)` or `Stopped()`."""
-        return await self._branch.wait_child(self.name)
+        try:
+            return await self._branch.wait_child(self.name)
+        except NameNotFound:  # only what was stopped is forgotten
+            return Stopped()

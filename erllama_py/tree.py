@@ -46,8 +46,9 @@ MODEL_LIMITS = RestartLimits(intensity=5, period=60.0)
 # Agent loops fail for outside reasons (a service that is down) and cost nothing to restart.
 USER_LIMITS = RestartLimits(intensity=10, period=60.0)
 
-# A decode on the CPU is aborted within a micro-batch's layer; 20 s leave room for a slow machine to free
-# weights of tens of gigabytes.
+# A decode on the CPU is aborted within one of the model's layers; the rest is for a slow machine to free
+# weights of tens of gigabytes. The supervisor gives the actor a little longer than the actor its thread.
+ENGINE_STOP_SECONDS = 15.0
 MODEL_STOP_SECONDS = 20.0
 USER_STOP_SECONDS = 5.0
 
@@ -93,12 +94,11 @@ def model_child(board: ModelBoard, names: Names, make_backend: BackendFactory, r
         actor_name(board.model_id),
         lambda: actor_child(
             actor_name(board.model_id),
-            lambda: ModelActor(board, make_backend, remember, MODEL_STOP_SECONDS),
+            lambda: ModelActor(board, make_backend, remember, ENGINE_STOP_SECONDS),
             names,
         ),
         restart="permanent",
-        # The actor itself waits so long for its thread; the supervisor lets it finish that.
-        stop_timeout=MODEL_STOP_SECONDS * 1.5,
+        stop_timeout=MODEL_STOP_SECONDS,
         limits=MODEL_LIMITS,
     )
 

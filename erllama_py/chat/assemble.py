@@ -1,4 +1,7 @@
-"""From the bytes of tokens to text: whole characters, up to a stop sequence."""
+"""From the bytes of tokens to text: whole characters, up to a stop sequence.
+
+One assembler follows one reply; the engine's thread feeds it each token, at about a microsecond a token.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,18 @@ from collections.abc import Sequence
 
 from erllama_py.chat.stop_strings import StopMatcher
 
-_decoder = codecs.getincrementaldecoder("utf-8")
+_Decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class TextAssembler:
-    """Fed with each token's bytes; a character that spans tokens comes out whole. `matched`: the stop sequence met."""
+    """A character that spans tokens comes out whole, bytes that are no UTF-8 as U+FFFD.
+
+    `matched` is the stop sequence that ended the text. It can be found as late as in `finish`, when a longer
+    one that began before it was still possible until then.
+    """
 
     def __init__(self, stop_sequences: Sequence[str]) -> None:
-        self._decode = _decoder("replace").decode
+        self._decode = _Decoder("replace").decode
         self._matcher = StopMatcher(stop_sequences)
 
     @property
@@ -22,9 +29,9 @@ class TextAssembler:
         return self._matcher.matched
 
     def feed(self, data: bytes) -> str:
-        """Text that is due after `data`."""
+        """The text that is due after `data`; empty for ever after a match."""
         return self._matcher.feed(self._decode(data))
 
     def finish(self) -> str:
-        """What was held back: a torn character becomes U+FFFD, a beginning of a stop sequence is text."""
+        """What was held back: a torn character becomes U+FFFD, the beginning of a stop sequence is text."""
         return self._matcher.feed(self._decode(b"", True)) + self._matcher.flush()

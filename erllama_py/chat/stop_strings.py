@@ -1,8 +1,8 @@
-"""Finding stop sequences in text that comes in chunks.
+"""Finding stop sequences in text that comes in chunks, so that where the chunks part changes nothing.
 
-The earliest occurrence by position wins; where two begin at the same place, the longest that has been seen
-whole by then does not: the first that is complete ends the reply, because no more text is wanted once one is
-there. Text is held back only while it could be the beginning of a stop sequence.
+The occurrence that begins first wins; where several begin at the same place, the shortest, since the reply is
+the same and no more text is needed to know it. Text is held back as long as it could be the beginning of a
+stop sequence. So can a whole stop sequence be: with "cd" and "abcdef", the text "abcd" is not decided yet.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ class StopMatcher:
 
     def __init__(self, stop_sequences: Sequence[str]) -> None:
         self.matched: str | None = None
-        self._stops = tuple(stop_sequences)
+        self._stops = tuple(sorted(stop_sequences, key=len))
+        self._first_characters = frozenset(stop[0] for stop in self._stops)
+        self._longest = len(self._stops[-1]) if self._stops else 0
         self._held = ""
 
     def feed(self, text: str) -> str:
@@ -25,23 +27,36 @@ class StopMatcher:
         if not self._stops:
             return text
         text = self._held + text
-        found = min(((text.find(stop), stop) for stop in self._stops if stop in text), default=None)
-        if found is not None:
-            end, self.matched = found
-            self._held = ""
-            return text[:end]
-        keep = self._partial(text)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        end, stop = self._earliest(text)
+        begun = self._begun(text, end)
+        if begun < end:
+            self._held = text[begun:]
+            return text[:begun]
+        self._held, self.matched = "", stop
+        return text[:end]
 
     def flush(self) -> str:
-        """The text held back, at the end of the reply."""
-        held, self._held = self._held, ""
-        return held
+        """The end of the text: what was held back becomes text, up to a stop sequence that lies in it."""
+        if self.matched is not None:
+            return ""
+        text, self._held = self._held, ""
+        end, self.matched = self._earliest(text)
+        return text[:end]
 
-    def _partial(self, text: str) -> int:
-        """Length of the longest end of `text` that begins a stop sequence."""
-        for length in range(min(len(text), max(map(len, self._stops)) - 1), 0, -1):
-            if any(stop.startswith(text[-length:]) for stop in self._stops):
-                return length
-        return 0
+    def _earliest(self, text: str) -> tuple[int, str | None]:
+        """Where the first stop sequence begins and which it is; the end of the text and `None` without one."""
+        best, winner = len(text), None
+        for stop in self._stops:  # from the shortest on, so that a longer one must begin earlier to win
+            found = text.find(stop, 0, best + len(stop) - 1)
+            if found >= 0:
+                best, winner = found, stop
+        return best, winner
+
+    def _begun(self, text: str, end: int) -> int:
+        """Where before `end` a stop sequence begins that the text breaks off; `end` if nowhere."""
+        for start in range(max(0, len(text) - self._longest + 1), end):
+            if text[start] in self._first_characters:
+                rest = text[start:]
+                if any(stop.startswith(rest) for stop in self._stops):
+                    return start
+        return end

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from erllama_py import errors
-from erllama_py.actors import Exit, Raised, Reply, StateMachine
+from erllama_py.actors import Exit, NoRestart, Raised, Reply, StateMachine
 from erllama_py.engine.backends import BackendFactory
 from erllama_py.engine.jobs import Outcome
 from erllama_py.engine.thread import EngineThread
@@ -115,4 +115,7 @@ class ModelActor(StateMachine[machine.State, Message, Effect]):
             self._board.crashed(exit.error)
         if self._thread is not None and not await self._thread.stop(self._stop_timeout):
             self._log.error("the engine thread does not end; its memory stays taken", thread=repr(self._thread))
-            await self._thread.ended.wait()
+            if isinstance(exit, Raised):
+                # A second copy of the weights beside the stuck one would be worse than a model that is down.
+                raise NoRestart("the engine thread does not end")
+            await self._thread.ended.wait()  # until the supervisor's deadline: it says who was left behind

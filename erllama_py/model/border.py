@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from erllama_py.actors import ActorEnded, MailboxClosed, MailboxFull, NameNotFound, Raised
+from erllama_py.actors import ActorEnded, MailboxFull, Raised
 from erllama_py.errors import ModelCrashed, ModelNotLoaded, QueueFull
 from erllama_py.model.board import ModelBoard
 
@@ -22,7 +22,3 @@ def caller_errors(board: ModelBoard) -> Iterator[None]:
         raise ModelNotLoaded(board.model_id) from None
     except MailboxFull as full:
         raise QueueFull(board.model_id, full.waiting, full.capacity) from None
-    except (MailboxClosed, NameNotFound):
-        # The actor ended between the look at the board and the call.
-        board.check()
-        raise ModelCrashed(board.model_id, "it ended as the request arrived") from board.failure

@@ -100,7 +100,7 @@ class Model:
         if where not in get_args(FaultPlace):
             raise InvalidOption("where", f"one of {', '.join(get_args(FaultPlace))} expected, got {where!r}")
         self._board.check()
-        with caller_errors(self._board):
+        with contextlib.suppress(ActorError):  # it is down already
             self._names.cast(actor_name(self.id), InjectFault(where), urgent=True)
 
     # --- text and tokens ---------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 from helpers.checkpoints import quiet_loop, turns
 from helpers.clock import ManualClock
-from helpers.players import ROUND, Crash, Stage, function_spec, running, until
+from helpers.players import ROUND, Crash, Stage, function_spec, launch, running, until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,14 +57,13 @@ async def test_children_start_in_order_each_when_the_one_before_is_ready_and_sto
         stage = Stage()
         stage.close("init b")
         supervisor = Supervisor("top", abc(stage))
-        starting = asyncio.ensure_future(running(supervisor).__aenter__())
+        run = launch(supervisor)
         await until(lambda: "init b" in stage.log)
         await turns()
         assert states(supervisor) == {"a": "running", "b": "starting", "c": "starting"}
         assert "init c" not in stage.log
         stage.open("init b")
-        run = await starting
-        assert run.ready.done()
+        await run.ready
         assert states(supervisor) == {"a": "running", "b": "running", "c": "running"}
         run.request_stop()
         assert await run.task == Stopped()
@@ -115,7 +114,7 @@ async def test_a_crash_restarts_what_the_strategy_names_after_the_backoff(strate
             stage.log.clear()
             stage.crash("b")
             await stage.names.wait_free("b")
-            assert await clock.sleeping() == 1.0
+            await clock.sleeping(1.0)
             assert [name for name in "abc" if name not in stage.names] == list(restarted)
             assert [name for name, state in states(supervisor).items() if state == "backoff"] == list(restarted)
             stopped = [entry[5] for entry in stage.log if entry.startswith("gone") and entry[5] != "b"]
@@ -161,7 +160,7 @@ async def test_temporary_children_do_not_come_back_with_their_group() -> None:
             stage.names.cast("c", "stop")
             await until(lambda: states(supervisor)["c"] == "finished")
             stage.crash("a")
-            await clock.sleeping()
+            await clock.sleeping(1.0)
             assert states(supervisor) == {"a": "backoff", "b": "stopped", "c": "backoff"}
             clock.advance(1.0)
             await until(lambda: states(supervisor) == {"a": "running", "b": "stopped", "c": "running"})
@@ -178,7 +177,7 @@ async def test_over_the_limit_all_children_are_stopped_and_the_failure_goes_up_w
             for delay in (1.0, 2.0, 4.0):
                 await (await stage.names.wait_registered("b")).call("hello")
                 stage.crash("b")
-                assert await clock.sleeping() == delay
+                await clock.sleeping(delay)
                 clock.advance(delay)
             await (await stage.names.wait_registered("b")).call("hello")
             stage.crash("b")
@@ -209,7 +208,7 @@ async def test_failures_that_are_far_apart_never_add_up() -> None:
             for _ in range(10):
                 await stage.names.wait_registered("a")
                 stage.crash("a")
-                assert await clock.sleeping() == 1.0
+                await clock.sleeping(1.0)
                 clock.advance(1.0)
                 await stage.names.wait_registered("a")
                 clock.advance(60.0)
@@ -224,7 +223,7 @@ async def test_a_crash_in_init_on_a_restart_counts_towards_the_budget() -> None:
             stage.fail_init.add("a")
             stage.crash("a")
             for delay in (1.0, 2.0, 4.0):
-                assert await clock.sleeping() == delay
+                await clock.sleeping(delay)
                 clock.advance(delay)
             await asyncio.wait((run.task,))
             assert isinstance(run.exit, Raised)
@@ -240,13 +239,14 @@ async def test_one_childs_backoff_does_not_delay_anothers_restart() -> None:
         supervisor = Supervisor("top", abc(stage), limits=limits, clock=clock)
         async with running(supervisor):
             stage.crash("a")
-            await clock.sleeping()
+            await clock.sleeping(1.0)
             stage.crash("b")
             await until(lambda: states(supervisor)["b"] == "backoff")
+            await clock.sleeping(1.0)
             clock.advance(1.0)
             await until(lambda: states(supervisor)["a"] == "running")
             assert states(supervisor)["b"] == "backoff"
-            await clock.sleeping()
+            await clock.sleeping(9.0)
             clock.advance(9.0)
             await until(lambda: states(supervisor)["b"] == "running")
 
@@ -258,9 +258,9 @@ async def test_an_earlier_child_that_crashes_during_a_backoff_takes_the_waiting_
         supervisor = Supervisor("top", abc(stage), "rest_for_one", ROUND, clock)
         async with running(supervisor):
             stage.crash("b")
-            await clock.sleeping()
+            await clock.sleeping(1.0)
             stage.crash("a")
-            await until(lambda: states(supervisor)["a"] == "backoff")
+            await clock.sleeping(2.0)
             stage.log.clear()
             clock.advance(1.0)
             await turns()
@@ -289,7 +289,7 @@ async def test_functions_under_a_supervisor_are_told_apart_by_how_they_end() -> 
         supervisor = Supervisor("top", [function_spec("f", loop, restart="transient")], limits=ROUND, clock=clock)
         async with running(supervisor):
             ends.put_nowait(Crash("once"))
-            await clock.sleeping()
+            await clock.sleeping(1.0)
             clock.advance(1.0)
             await until(lambda: log == ["started", "started"])
             ends.put_nowait(None)
@@ -328,7 +328,7 @@ async def test_a_listener_that_fails_harms_nobody() -> None:
     stage, clock = Stage(), ManualClock()
     async with running(Supervisor("top", [stage.spec("a")], limits=ROUND, clock=clock, on_restart=fail)):
         stage.crash("a")
-        await clock.sleeping()
+        await clock.sleeping(1.0)
         with pytest.raises(NameNotFound):
             stage.crash("a")
         clock.advance(1.0)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from helpers.checkpoints import quiet_loop, turns
 from helpers.clock import ManualClock
-from helpers.players import ROUND, Stage, running, until
+from helpers.players import ROUND, Stage, launch, running, until
 
 from erllama_py.actors import ChildFailure, ChildSpec, Stopped, StopTimeout, Supervisor
 
@@ -29,7 +27,7 @@ async def test_a_stop_during_backoff_is_at_once() -> None:
         supervisor = Supervisor("top", abc(stage), limits=ROUND, clock=clock)
         async with running(supervisor) as run:
             stage.crash("a")
-            await clock.sleeping()
+            await clock.sleeping(1.0)
             run.request_stop()
             assert await run.task == Stopped()
             assert states(supervisor) == {"a": "stopped", "b": "stopped", "c": "stopped"}
@@ -41,10 +39,9 @@ async def test_a_stop_while_starting_ends_what_was_started_and_never_says_ready(
         stage = Stage()
         stage.close("init b")
         supervisor = Supervisor("top", abc(stage))
-        starting = asyncio.ensure_future(running(supervisor).__aenter__())
+        run = launch(supervisor)
         await until(lambda: "init b" in stage.log)
         supervisor.request_stop()
-        run = await starting
         assert await run.task == Stopped()
         assert not run.ready.done()
         assert stage.log[-2:] == ["terminate a", "gone a: stopped"]
@@ -59,7 +56,7 @@ async def test_a_child_that_is_busy_is_cancelled_after_its_deadline() -> None:
             stage.names.cast("b", "hello")
             await turns()
             run.request_stop()
-            assert await clock.sleeping() == 5.0
+            await clock.sleeping(5.0)
             clock.advance(4.9)
             await turns()
             assert not run.task.done()
@@ -76,8 +73,9 @@ async def test_a_terminate_that_hangs_is_left_behind_after_a_second_deadline_and
         async with running(supervisor) as run:
             stage.close("terminate b")
             run.request_stop()
+            await until(lambda: "terminate b" in stage.log)
             for _ in range(2):
-                assert await clock.sleeping() == 5.0
+                await clock.sleeping(5.0)
                 clock.advance(5.0)
                 await turns()
             assert await run.task == Stopped()

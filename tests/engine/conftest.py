@@ -30,7 +30,7 @@ def configure() -> Any:
     """`configure(path, n_ctx=…, model_opts={…})`: a configuration with all sizes and threads filled in."""
 
     def config(path: Path | None, *, model_opts: dict[str, Any] | None = None, **context: Any) -> ModelConfig:
-        sizes = {"n_ctx": 512, "n_batch": 512, "n_ubatch": 64, "n_threads": 2, "n_threads_batch": 2, "n_seq_max": 4}
+        sizes = {"n_ctx": 512, "n_batch": 512, "n_ubatch": 64, "n_threads": 1, "n_threads_batch": 1, "n_seq_max": 4}
         fields = {
             "backend": "llama",
             "model_path": str(path),

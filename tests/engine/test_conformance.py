@@ -31,7 +31,7 @@ def subject(request: pytest.FixtureRequest, models: Path) -> tuple[str, MemoryKi
     name, kind = request.param.split("-")
 
     def make(model_opts: dict[str, Any] | None = None, **context: Any) -> Backend:
-        sizes = {"n_ctx": 512, "n_batch": 512, "n_ubatch": 64, "n_threads": 2, "n_threads_batch": 2, "n_seq_max": 4}
+        sizes = {"n_ctx": 512, "n_batch": 512, "n_ubatch": 64, "n_threads": 1, "n_threads_batch": 1, "n_seq_max": 4}
         fields: dict[str, Any] = {"backend": name, "model_opts": model_opts or {}, "context_opts": sizes | context}
         if name == "stub":
             fields["stub"] = {"memory": MEMORY[kind], "n_swa": WINDOW if kind == "window" else 0}
@@ -81,13 +81,23 @@ def complete(backend: Backend, seq_id: int, prompt: list[int], cuts: tuple[int, 
     return write_on(backend, seq_id, len(prompt), count)
 
 
+def noting(seen: list[float]) -> Callable[[float], bool]:
+    """A progress that keeps what it is told and goes on."""
+
+    def progress(done: float) -> bool:
+        seen.append(done)
+        return True
+
+    return progress
+
+
 # --- loading -------------------------------------------------------------------------------------------------
 
 
 def test_a_load_reports_progress_up_to_the_whole(subject: tuple[str, MemoryKind, Make]) -> None:
     """Fractions never fall and the last is 1.0."""
     backend, seen = subject[2](), list[float]()
-    backend.load(lambda done: seen.append(done) is None)
+    backend.load(noting(seen))
     backend.close()
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
@@ -130,7 +140,7 @@ def test_the_facts_of_a_model_tell_its_memory_and_its_sizes(subject: tuple[str, 
 def test_a_tokenizer_only_model_tokenizes(subject: tuple[str, MemoryKind, Make]) -> None:
     """`vocab_only` loads without a context, and reports progress all the same."""
     backend, seen = subject[2]({"vocab_only": True}), list[float]()
-    facts = backend.load(lambda done: seen.append(done) is None)
+    facts = backend.load(noting(seen))
     assert facts.n_ctx == 0
     assert seen[-1] == 1.0
     tokens = backend.vocabulary.tokenize("hello", add_special=False, parse_special=False)
@@ -269,13 +279,17 @@ def test_a_bad_grammar_is_refused_and_the_engine_goes_on(backend: Backend) -> No
 # --- the vocabulary ------------------------------------------------------------------------------------------
 
 
-@given(text=st.text(max_size=200))
+@given(text=st.text(st.characters(codec="utf-8", exclude_characters="▁"), max_size=200))
 def test_text_survives_the_way_to_tokens_and_back(shared: Backend, text: str) -> None:
-    """Any text, also one whose characters are split over several tokens."""
+    """Any text, also one whose characters are split over several tokens.
+
+    Some tokenizers put a space before a text; U+2581 is what they write for a space, so it comes back as one.
+    """
     words = shared.vocabulary
     tokens = words.tokenize(text, add_special=False, parse_special=False)
     assert words.detokenize(tokens, special=False) == text
-    assert b"".join(words.token_bytes(token, special=False) for token in tokens) == text.encode()
+    data = b"".join(words.token_bytes(token, special=False) for token in tokens)
+    assert data in (text.encode(), b" " + text.encode())
 
 
 @pytest.mark.parametrize("text", ["", "\0", "a\0b", "日本語 héé 👩‍👩‍👧", "<|im_start|>", "x" * 100_000])
@@ -291,7 +305,7 @@ def test_control_tokens_are_read_and_written_only_when_asked_for(shared: Backend
     assert len(words.tokenize("<|im_end|>", add_special=False, parse_special=False)) > 1
     [token] = words.tokenize("<|im_end|>", add_special=False, parse_special=True)
     assert words.is_end(token)
-    assert not words.is_end(words.tokenize("a", add_special=False, parse_special=False)[0])
+    assert not words.is_end(words.tokenize("a", add_special=False, parse_special=False)[-1])
     assert words.token_bytes(token, special=True) == b"<|im_end|>"
     assert words.token_bytes(token, special=False) == b""
     assert words.detokenize([token], special=False) == ""

@@ -135,6 +135,7 @@ def test_a_file_that_lacks_what_its_architecture_needs_is_unsupported(
         LlamaBackend("tiny", configure(path)).load(lambda _: True)
 
 
+@pytest.mark.slow
 def test_a_header_cut_anywhere_is_refused(tmp_path: Path, configure: Configure) -> None:
     """At any length from nothing to one byte short: an error of ours, never a crash."""
     whole = tiny_gguf("dense", tmp_path).read_bytes()
@@ -145,11 +146,12 @@ def test_a_header_cut_anywhere_is_refused(tmp_path: Path, configure: Configure) 
             inspect(path, configure)
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_in_the_header_is_refused_or_harmless(tmp_path: Path, configure: Configure) -> None:
     """Counts, lengths and types may be nonsense: the answer is facts or an error of ours."""
     whole = tiny_gguf("dense", tmp_path).read_bytes()
     path = tmp_path / "flipped.gguf"
-    outcomes = set()
+    outcomes: set[type] = set()
     for place in range(4, 700, 3):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         try:

@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 # More checkpoints than any scenario has: one that never gets through is a test gone wrong.
 MOST = 200
+# A test gone wrong shall fail rather than hang; no right one comes near.
+GUARD_SECONDS = 10
 
 
 class Strike:
@@ -81,7 +83,8 @@ async def quiet_loop() -> AsyncIterator[None]:
     old_handler = loop.get_exception_handler()
     loop.set_exception_handler(lambda _, context: complaints.append(context))
     try:
-        yield
+        async with asyncio.timeout(GUARD_SECONDS):
+            yield
         await turns()
         # Unretrieved exceptions are only complained of when their task is collected.
         gc.collect(0)

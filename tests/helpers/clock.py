@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 
+GUARD_SECONDS = 10
+
 
 class ManualClock:
     """A `Clock` of the actor kit."""
@@ -40,11 +42,16 @@ class ManualClock:
             if due <= self._now + 1e-9 and not sleeper.done():
                 sleeper.set_result(None)
 
-    async def sleeping(self) -> float:
-        """Wait until somebody sleeps; the seconds until the first of them is due."""
-        while not self.delays():
-            self._changed.clear()
-            await self._changed.wait()
+    async def sleeping(self, seconds: float | None = None) -> float:
+        """Wait until somebody sleeps (and has `seconds` left, where given); the seconds until the first is due."""
+        try:
+            # For a test gone wrong: it shall fail rather than hang.
+            async with asyncio.timeout(GUARD_SECONDS):
+                while not any(seconds is None or abs(left - seconds) < 1e-9 for left in self.delays()):
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise AssertionError(f"nobody sleeps for {seconds} s; sleeping: {self.delays()}") from None
         return self.delays()[0]
 
     def delays(self) -> list[float]:

@@ -122,16 +122,26 @@ class Player(Actor[str]):
             raise Crash(f"terminate of {self.name}")
 
 
+def launch(supervisor: Supervisor | DynamicSupervisor) -> Run:
+    """The supervisor in a task of its own, only just begun."""
+    return Run(supervisor.name, lambda: supervisor)
+
+
 @asynccontextmanager
 async def running(supervisor: Supervisor | DynamicSupervisor) -> AsyncIterator[Run]:
     """The supervisor in a task of its own: started on entry, stopped at the end."""
-    run = Run(supervisor.name, lambda: supervisor)
+    run = launch(supervisor)
     await asyncio.wait((run.ready, run.task), return_when=asyncio.FIRST_COMPLETED)
     try:
         yield run
-    finally:
-        run.request_stop()
-        await asyncio.wait((run.task,))
+    except BaseException:
+        # For a test gone wrong: it shall fail rather than wait for deadlines of a clock that stands still.
+        while not run.task.done():
+            run.task.cancel()
+            await turns()
+        raise
+    run.request_stop()
+    await asyncio.wait((run.task,))
 
 
 def function_spec(name: str, function: Callable[[], Any], **options: Any) -> ChildSpec:

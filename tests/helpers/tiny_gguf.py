@@ -75,7 +75,7 @@ def _write(path: Path, kind: Kind, architecture: str) -> None:
     writer.add_name(f"tiny {kind}")
     writer.add_file_type(0)  # all f32
     _write_settings(writer, kind)
-    _write_vocabulary(writer)
+    _write_vocabulary(writer, kind)
     random = np.random.default_rng(KINDS.index(kind))
     for name, shape in _tensors(kind):
         if name.endswith("norm.weight"):
@@ -118,7 +118,31 @@ def _write_settings(writer: GGUFWriter, kind: Kind) -> None:
         writer.add_shortconv_l_cache(3)
 
 
-def _write_vocabulary(writer: GGUFWriter) -> None:
+def _write_vocabulary(writer: GGUFWriter, kind: Kind) -> None:
+    if kind == "recurrent":
+        _write_pieces(writer)
+    else:
+        _write_merges(writer)
+    writer.add_chat_template(CHAT_TEMPLATE)
+
+
+def _write_pieces(writer: GGUFWriter) -> None:
+    """SentencePiece: a space goes before a text, characters that are no piece fall back to bytes."""
+    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += ["▁"] + [chr(letter) for letter in range(ord("a"), ord("a") + n_vocab() - len(pieces) - 1 - len(CONTROL))]
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([*pieces, *CONTROL])
+    writer.add_token_scores([-float(i) for i in range(n_vocab())])
+    # 2 unknown, 6 byte, 1 normal, 3 control
+    writer.add_token_types([2] + [6] * 256 + [1] * (len(pieces) - 257) + [3] * len(CONTROL))
+    writer.add_bos_token_id(len(pieces) + 1)
+    writer.add_eos_token_id(len(pieces) + 2)
+    writer.add_add_bos_token(False)
+    writer.add_add_space_prefix(True)
+
+
+def _write_merges(writer: GGUFWriter) -> None:
     """Byte-level BPE: 256 bytes, whatever the merges for `WORDS` make, then the control tokens."""
     letters = _byte_letters()
     tokens = [letters[byte] for byte in range(256)]
@@ -138,7 +162,6 @@ def _write_vocabulary(writer: GGUFWriter) -> None:
     writer.add_bos_token_id(len(tokens) + 1)
     writer.add_eos_token_id(len(tokens) + 2)
     writer.add_add_bos_token(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
 
 
 def _byte_letters() -> list[str]:

@@ -45,7 +45,7 @@ async def test_a_second_load_of_an_id_is_refused_also_while_it_loads() -> None:
     async with stub_runtime() as (runtime, model):
         with pytest.raises(erllama.AlreadyLoaded):
             await runtime.load_model("m", STUB)
-        assert (await model.complete("hi", response_tokens=1)).generated
+        assert (await model.complete("hello", response_tokens=1, temperature=0.0)).generated
 
 
 async def test_a_cancelled_load_leaves_nothing() -> None:
@@ -96,7 +96,7 @@ async def test_unload_ends_open_calls_and_frees_the_thread() -> None:
             await runtime.unload(model)
         gate.set()
         again = await runtime.load_model("slow", STUB)
-        assert (await again.complete("hello", response_tokens=1)).generated
+        assert (await again.complete("hello", response_tokens=1, temperature=0.0)).generated
 
 
 async def test_unloading_twice_at_once_is_one_unload() -> None:
@@ -113,7 +113,7 @@ async def test_after_the_runtime_closed_everything_says_so() -> None:
     async with stub_runtime() as (runtime, model):
         pass
     for call in (
-        lambda: model.complete("hi"),
+        lambda: model.complete("hello"),
         lambda: runtime.complete("m", "hi"),
         lambda: runtime.load_model("n", STUB),
         lambda: runtime.unload(model),
@@ -205,7 +205,7 @@ async def test_a_bad_configuration_is_refused_and_disturbs_nobody(config: Any, e
     async with stub_runtime() as (runtime, model):
         with pytest.raises(error):
             await runtime.load_model("other", config)
-        assert (await model.complete("hello", response_tokens=1)).generated
+        assert (await model.complete("hello", response_tokens=1, temperature=0.0)).generated
         assert (await runtime.load_model("other", STUB)).phase == "idle"
         assert len(engine_threads()) == 2
 
@@ -229,7 +229,7 @@ async def test_a_fault_fails_open_calls_and_the_model_comes_back(where: Any) -> 
         assert after.cache_hit_kind == "cold"
         assert model.info.restarts == 1
         assert len(engine_threads()) == 1
-        assert "restarts" in str(runtime.tree())
+        assert "1 restart," in str(runtime.tree())
 
 
 async def test_a_crash_does_not_touch_the_other_model() -> None:
@@ -237,7 +237,7 @@ async def test_a_crash_does_not_touch_the_other_model() -> None:
     async with stub_runtime(seconds_per_token=0.001) as (runtime, model):
         other = await runtime.load_model("other", STUB)
         alone = await model.complete("hello", response_tokens=60, temperature=0.0)
-        await model.complete("something else", response_tokens=1)
+        await model.complete("something else", response_tokens=1, temperature=0.0)
         async with model.stream("hello", response_tokens=60, temperature=0.0) as events:
             async for event in events:
                 if isinstance(event, erllama.TextDelta) and other.phase == "idle" and other.info.restarts == 0:
@@ -270,7 +270,7 @@ async def test_a_thread_that_comes_back_is_joined_before_the_restart_loads() -> 
         for _ in range(3):
             model.inject_fault("actor")
             await until(lambda: model.phase != "idle")
-            assert (await model.complete("hi", response_tokens=1)).generated
+            assert (await model.complete("hello", response_tokens=1, temperature=0.0)).generated
     assert most == 1
 
 
@@ -287,10 +287,10 @@ async def test_a_model_that_crashes_too_often_is_given_up_and_the_rest_lives() -
                         raise
         assert bad.phase == "failed"
         assert "failed" in str(runtime.tree())
-        assert (await model.complete("hello", response_tokens=1)).generated
+        assert (await model.complete("hello", response_tokens=1, temperature=0.0)).generated
         await runtime.unload("bad")
         assert "bad" not in str(runtime.tree())
-        assert (await (await runtime.load_model("bad", STUB)).complete("hello", response_tokens=1)).generated
+        assert (await (await runtime.load_model("bad", STUB)).complete("hello", response_tokens=1, temperature=0.0)).generated
 
 
 async def test_a_reload_that_fails_is_tried_again() -> None:
@@ -309,13 +309,13 @@ async def test_a_reload_that_fails_is_tried_again() -> None:
         model = await runtime.load_model("m", STUB)
         model.inject_fault("actor")
         await until(lambda: model.phase != "idle")
-        assert (await model.complete("hi", response_tokens=1)).generated
+        assert (await model.complete("hello", response_tokens=1, temperature=0.0)).generated
     assert loads == 3
 
 
 async def test_a_hung_engine_is_marked_failed_and_not_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second copy of the weights beside the stuck one would be worse than a model that is down."""
-    monkeypatch.setattr("erllama_py.tree.MODEL_STOP_SECONDS", 0.05)
+    monkeypatch.setattr("erllama_py.tree.ENGINE_STOP_SECONDS", 0.0)
     made: list[StubBackend] = []
 
     def make(model_id: str, config: ModelConfig) -> Backend:
@@ -338,7 +338,35 @@ async def test_a_hung_engine_is_marked_failed_and_not_loaded_again(monkeypatch: 
         with pytest.raises(erllama.ModelCrashed) as caught:
             await model.complete("hello")
         assert caught.value.gave_up
+        assert "failed" in str(runtime.tree())
         made[0].release.set()
+
+
+async def test_unloading_a_hung_engine_says_that_its_memory_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ModelStuck`, and the id stays taken; the runtime can still be closed."""
+    monkeypatch.setattr("erllama_py.tree.ENGINE_STOP_SECONDS", 0.0)
+    monkeypatch.setattr("erllama_py.tree.MODEL_STOP_SECONDS", 0.01)
+    made: list[StubBackend] = []
+
+    def make(model_id: str, config: ModelConfig) -> Backend:
+        made.append(StubBackend(model_id, config))
+        return made[-1]
+
+    async with erllama.Runtime(backend_factory=make) as runtime:
+        model = await runtime.load_model("m", {**STUB, "stub": {"hang_decode_after": 0}})
+        async with anyio.create_task_group() as group:
+
+            async def ask() -> None:
+                with pytest.raises(erllama.ModelNotLoaded):
+                    await model.complete("hello")
+
+            group.start_soon(ask)
+            await until(lambda: made[0].hung.is_set())
+            with pytest.raises(erllama.ModelStuck):
+                await runtime.unload(model)
+        with pytest.raises(erllama.AlreadyLoaded):
+            await runtime.load_model("m", STUB)
+    made[0].release.set()
 
 
 # --- the user's own loops ----------------------------------------------------------------------------------------
@@ -384,7 +412,7 @@ async def test_a_loop_that_keeps_failing_is_given_up_alone() -> None:
         ended = await loop.wait()
         assert isinstance(ended, erllama.Raised)
         assert "failed" in str(runtime.tree())
-        assert (await model.complete("hello", response_tokens=1)).generated
+        assert (await model.complete("hello", response_tokens=1, temperature=0.0)).generated
 
 
 async def test_a_loop_can_use_models_and_survives_their_crashes() -> None:
@@ -426,7 +454,7 @@ async def test_a_closed_runtime_is_garbage() -> None:
     import weakref
 
     async with stub_runtime() as (runtime, model):
-        await model.complete("hello", response_tokens=2)
+        await model.complete("hello", response_tokens=2, temperature=0.0)
         gone = weakref.ref(runtime._names)
     del runtime, model
     await anyio.lowlevel.checkpoint()

@@ -144,7 +144,7 @@ async def test_a_caller_that_is_cancelled_cancels_its_request() -> None:
             group.cancel_scope.cancel()
         await until(lambda: model.queue_depth == 0)
         gate.set()
-        assert (await model.complete("next", response_tokens=2)).finish_reason in ("length", "stop")
+        assert (await model.complete("next", response_tokens=2, temperature=0.0)).finish_reason in ("length", "stop")
 
 
 async def test_a_cancelled_stream_ends_with_done() -> None:
@@ -165,13 +165,13 @@ async def test_leaving_a_stream_cancels_it() -> None:
             await until(lambda: model.queue_depth == 1)
         await until(lambda: model.queue_depth == 0)
         gate.set()
-        assert (await model.complete("hello", response_tokens=1)).generated
+        assert (await model.complete("hello", response_tokens=1, temperature=0.0)).generated
 
 
 async def test_a_stream_is_entered_once_and_only_read_inside() -> None:
     """Misuse is a clear error."""
     async with stub_runtime() as (_, model):
-        stream = model.stream("hello", response_tokens=1)
+        stream = model.stream("hello", response_tokens=1, temperature=0.0)
         with pytest.raises(erllama.ErllamaError, match="inside its block"):
             _ = stream.request_id
         async with stream:
@@ -186,7 +186,7 @@ async def test_two_models_answer_side_by_side() -> None:
         group.start_soon(slow.complete, "hello")
         await until(lambda: slow.queue_depth == 1)
         quick = await runtime.load_model("quick", STUB)
-        assert (await quick.complete("hello", response_tokens=4)).generated
+        assert (await quick.complete("hello", response_tokens=4, temperature=0.0)).generated
         assert slow.queue_depth == 1
         group.cancel_scope.cancel()
 
@@ -198,7 +198,7 @@ async def test_probes_tell_what_a_model_is() -> None:
         assert (info.id, info.phase, info.context_size, info.quant_type) == ("m", "idle", 2048, "stub")
         assert [one.id for one in runtime.list_models()] == ["m"]
         assert runtime.last_cache_hit(model) is None
-        await model.complete("hello", response_tokens=1)
+        await model.complete("hello", response_tokens=1, temperature=0.0)
         assert runtime.last_cache_hit(model) == erllama.CacheHit("cold", 0)
         assert runtime.phase(model) == "idle"
         assert repr(model) == "<Model 'm' idle, 0 pending>"
@@ -237,14 +237,14 @@ async def test_a_bad_request_fails_alone(prompt: Any, options: dict[str, Any], e
             async with model.stream(prompt, **options) as events:
                 async for _event in events:
                     pass
-        assert (await model.complete("hello", response_tokens=1)).generated
+        assert (await model.complete("hello", response_tokens=1, temperature=0.0)).generated
 
 
 async def test_an_unknown_option_names_the_nearest() -> None:
     """A typo is answered with the name that was meant."""
     async with stub_runtime() as (_, model):
         with pytest.raises(erllama.InvalidOption) as caught:
-            await model.complete("hi", temprature=1.0)
+            await model.complete("hello", temprature=1.0)
     assert caught.value.nearest == "temperature"
 
 

@@ -30,6 +30,7 @@ class LlamaBackend:
     def __init__(self, model_id: str, config: ModelConfig) -> None:
         self._model_id = model_id
         self._config = config
+        self._path = config.model_path or ""  # a configuration for this backend has one
         self._library: Library | None = None
         self._model: Any = None
         self._context: Context | None = None
@@ -42,11 +43,11 @@ class LlamaBackend:
 
     def inspect(self) -> FileFacts:
         """See `Backend.inspect`."""
-        return read_facts(library(), self._config.model_path, self._model_id)
+        return read_facts(library(), self._path, self._model_id)
 
     def load(self, progress: Callable[[float], bool]) -> ModelFacts:
         """See `Backend.load`."""
-        check_file(self._config.model_path)
+        check_file(self._path)
         self._library = library()
         try:
             return self._load(self._library, progress)
@@ -56,7 +57,7 @@ class LlamaBackend:
 
     def _load(self, lib: Library, progress: Callable[[float], bool]) -> ModelFacts:
         c, model_id = lib.c, self._model_id
-        self._model = model = load_model(lib, self._config, model_id, progress)
+        self._model = model = load_model(lib, self._path, self._config, model_id, progress)
         vocab_handle = c.llama_model_get_vocab(model)
         vocabulary = self._vocabulary
         vocabulary.open(lib, vocab_handle)
@@ -66,7 +67,7 @@ class LlamaBackend:
         if not self._config.model_opts.vocab_only:
             self._abort = AbortFlag(lib)
             self._abort.set(self._aborting)
-            handle = make_context(lib, self._config, model_id, model, self._abort)
+            handle = make_context(lib, self._path, self._config, model_id, model, self._abort)
             self._context = context = Context(lib, handle, model_id, n_swa=n_swa, cuttable=memory in ("full", "window"))
             self._candidates = Candidates(lib, vocabulary.n_vocab)
         return ModelFacts(
@@ -162,8 +163,7 @@ def _description(lib: Library, model: Any) -> str:
     lib.c.llama_model_meta_val_str(model, b"general.architecture", buffer, len(buffer))
     n_params = int(lib.c.llama_model_n_params(model))
     size = f"{n_params / 1e9:.1f}B" if n_params >= 1e9 else f"{n_params / 1e6:.0f}M"
-    guessed = 1024  # set beside a type that the file does not state
-    quant = lib.file_types.get(lib.c.llama_model_ftype(model) & ~guessed, "")
+    quant = lib.file_type(lib.c.llama_model_ftype(model)) or ""
     return f"{buffer.value.decode('utf-8', 'replace')} {size} {quant.upper()}".rstrip()
 
 

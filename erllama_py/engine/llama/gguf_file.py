@@ -154,8 +154,7 @@ class _Header:
 
     def quant_type(self) -> str:
         """What the file calls itself, or the type that most of its bytes have."""
-        guessed = 1024  # a flag that llama.cpp sets beside the type when it had to guess it
-        named = self._library.file_types.get(self.number("general.file_type", -1) & ~guessed)
+        named = self._library.file_type(self.number("general.file_type", -1))
         if named:
             return named
         sizes: Counter[int] = Counter()

@@ -111,8 +111,10 @@ class Library:
         self.c.llama_backend_init()
         self._malloc_trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)
         self.build = f"llama-cpp-python {llama_cpp.__version__}, ggml {self._ggml('version')} ({self._ggml('commit')})"
-        self.file_types = _names(self.c, "LLAMA_FTYPE_")
-        self.tensor_types = _names(self.c, "GGML_TYPE_")
+        self._file_types = _file_types(self.c)
+        self.tensor_types = {
+            number: self._ggml("type_name", number).lower() for number in range(self.c.GGML_TYPE_COUNT)
+        }
 
     def give_back_memory(self) -> None:
         """Return freed memory to the system, where the C library can (glibc).
@@ -123,20 +125,24 @@ class Library:
         if self._malloc_trim is not None:
             self._malloc_trim(0)
 
-    def _ggml(self, what: str) -> str:
+    def file_type(self, number: int) -> str | None:
+        """Name of a `llama_ftype` as in file names, `None` if there is no such type."""
+        return self._file_types.get(number & ~self.c.LLAMA_FTYPE_GUESSED)  # a flag beside a type not stated
+
+    def _ggml(self, what: str, *arguments: int) -> str:
         function = getattr(self.c._lib, f"ggml_{what}")
         function.restype = ctypes.c_char_p
-        text: bytes = function()
-        return text.decode()
+        text: bytes | None = function(*arguments)
+        return (text or b"").decode()
 
 
-def _names(module: Any, prefix: str) -> dict[int, str]:
+def _file_types(module: Any) -> dict[int, str]:
     """Names as in file names by value: `LLAMA_FTYPE_MOSTLY_Q4_K_M = 15` gives `{15: "q4_k_m"}`."""
-    cut = len(prefix)
+    prefix = "LLAMA_FTYPE_"
     return {
-        value: name[cut:].removeprefix("MOSTLY_").removeprefix("ALL_").lower()
+        value: name.removeprefix(prefix).removeprefix("MOSTLY_").removeprefix("ALL_").lower()
         for name, value in vars(module).items()
-        if name.startswith(prefix) and not name.endswith(("_GUESSED", "_COUNT"))
+        if name.startswith(prefix) and not name.endswith("_GUESSED")
     }
 
 

@@ -25,7 +25,9 @@ _UNSUPPORTED = re.compile(
 )
 
 
-def load_model(library: Library, config: ModelConfig, model_id: str, progress: Callable[[float], bool]) -> Any:
+def load_model(
+    library: Library, path: str, config: ModelConfig, model_id: str, progress: Callable[[float], bool]
+) -> Any:
     """A `llama_model *`. Raises `LoadCancelled`, `UnsupportedModel`, `ModelLoadError`, or what `progress` raised."""
     raised: list[BaseException] = []
     cancelled = False
@@ -43,7 +45,7 @@ def load_model(library: Library, config: ModelConfig, model_id: str, progress: C
     callback = library.c.llama_progress_callback(report)
     params, split = model_params(library, config, callback)
     with LogContext(model_id) as log:
-        handle = library.c.llama_model_load_from_file(os.fsencode(config.model_path), params)
+        handle = library.c.llama_model_load_from_file(os.fsencode(path), params)
     del split  # `params` held its address until here
     if handle and not cancelled and config.model_opts.vocab_only:
         report(1.0, None)  # llama.cpp reports weights only
@@ -55,7 +57,7 @@ def load_model(library: Library, config: ModelConfig, model_id: str, progress: C
         raise raised[0]
     if cancelled:
         raise LoadCancelled
-    raise load_error(config.model_path, log.problem("llama.cpp gave no reason"))
+    raise load_error(path, log.problem("llama.cpp gave no reason"))
 
 
 def load_error(path: str, problem: str) -> ModelLoadError:
@@ -67,10 +69,10 @@ def load_error(path: str, problem: str) -> ModelLoadError:
     return ModelLoadError(path, problem)
 
 
-def make_context(library: Library, config: ModelConfig, model_id: str, model: Any, abort: AbortFlag) -> Any:
+def make_context(library: Library, path: str, config: ModelConfig, model_id: str, model: Any, abort: AbortFlag) -> Any:
     """A `llama_context *`. Raises `ModelLoadError`."""
     with LogContext(model_id) as log:
         handle = library.c.llama_init_from_model(model, context_params(library, config, abort))
     if not handle:
-        raise ModelLoadError(config.model_path, log.problem("the context could not be made"))
+        raise ModelLoadError(path, log.problem("the context could not be made"))
     return handle
