@@ -52,11 +52,15 @@ class Mailbox(Generic[M]):
     def __len__(self) -> int:
         return len(self._urgent) + len(self._normal)
 
-    def put(self, item: M, *, urgent: bool = False) -> None:
-        """Queue `item`, or raise `MailboxClosed` or, unless it is urgent, `MailboxFull`."""
+    def put(self, item: M, *, urgent: bool = False, bounded: bool = True) -> None:
+        """Queue `item`, or raise `MailboxClosed` or `MailboxFull`.
+
+        Urgent items are taken before all others and never refused for fullness. With `bounded=False` an item keeps
+        its place in the order and is not refused either: for what takes work back, such as a cancel.
+        """
         if self.closed:
             raise MailboxClosed(self.name)
-        if not urgent and len(self._normal) >= self.capacity:
+        if bounded and not urgent and len(self._normal) >= self.capacity:
             self._refused += 1
             raise MailboxFull(self.name, len(self), self.capacity)
         (self._urgent if urgent else self._normal).append(item)

@@ -52,9 +52,9 @@ class Names:
         """`ActorRef.call` by name. Raises `NameNotFound` too."""
         return await self._ref(name).call(message, timeout)
 
-    def cast(self, name: str, message: Any, urgent: bool = False) -> None:
+    def cast(self, name: str, message: Any, urgent: bool = False, bounded: bool = True) -> None:
         """`ActorRef.cast` by name. Raises `NameNotFound` too."""
-        self._ref(name).cast(message, urgent)
+        self._ref(name).cast(message, urgent, bounded)
 
     def subscribe(self, callback: Callable[[NameChange], None]) -> Callable[[], None]:
         """Call back at every change until the returned function is called.

@@ -66,9 +66,9 @@ class ActorRef(Generic[M]):
         self._open.add(reply)
         return reply
 
-    def cast(self, message: M, urgent: bool = False) -> None:
-        """Send `message` without an answer. Raises `MailboxFull` unless `urgent`, and `MailboxClosed`."""
-        self._mailbox.put((message, None), urgent=urgent)
+    def cast(self, message: M, urgent: bool = False, bounded: bool = True) -> None:
+        """Send `message` without an answer. Raises `MailboxClosed`, and `MailboxFull`: see `Mailbox.put`."""
+        self._mailbox.put((message, None), urgent=urgent, bounded=bounded)
 
     def stop(self) -> None:
         """Ask the actor to end before it takes another message; one that is in `init` is cancelled there."""

@@ -82,7 +82,7 @@ class ModelActor(StateMachine[machine.State, Message, Effect]):
         if isinstance(message, Submit) and reply is not None:
             request_id = message.request.id
             self._open[request_id] = (message, reply)
-            reply.on_abandoned(lambda: self.ref.cast(CancelRequest(request_id), urgent=True))
+            reply.on_abandoned(lambda: self.ref.cast(CancelRequest(request_id), bounded=False))
         return message
 
     def transition(self, state: machine.State, event: Message) -> tuple[machine.State, Sequence[Effect]]:

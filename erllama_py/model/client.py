@@ -90,7 +90,8 @@ class Model:
     def cancel(self, request_id: int) -> None:
         """Finish a request (`stream.request_id`) with what it has. No effect when it is over; allowed twice."""
         with contextlib.suppress(ActorError):
-            self._names.cast(actor_name(self.id), CancelRequest(request_id), urgent=True)
+            # Not urgent: it must not overtake the request that it cancels.
+            self._names.cast(actor_name(self.id), CancelRequest(request_id), bounded=False)
 
     def inject_fault(self, where: FaultPlace = "actor") -> None:
         """A drill: crash the model's actor, its engine thread (`"thread"`) or its next decode (`"decode"`).

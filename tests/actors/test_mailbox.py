@@ -152,3 +152,14 @@ def test_nothing_is_lost_and_nothing_is_invented(puts: Sequence[bool], capacity:
     assert statistics.received + statistics.refused == len(puts)
     in_order = [item for urgent, item in accepted if urgent] + [item for urgent, item in accepted if not urgent]
     assert mailbox.close() == in_order
+
+
+async def test_an_unbounded_item_keeps_its_place_and_is_never_refused() -> None:
+    """What takes work back must neither be lost nor overtake the work."""
+    mailbox: Mailbox[object] = Mailbox("box", capacity=2)
+    mailbox.put("a")
+    mailbox.put("b")
+    mailbox.put("cancel a", bounded=False)
+    with pytest.raises(MailboxFull):
+        mailbox.put("c")
+    assert await take_all(mailbox) == ["a", "b", "cancel a"]

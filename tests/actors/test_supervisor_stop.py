@@ -56,6 +56,7 @@ async def test_a_child_that_is_busy_is_cancelled_after_its_deadline() -> None:
             stage.names.cast("b", "hello")
             await turns()
             run.request_stop()
+            await until(lambda: "gone c: stopped" in stage.log)
             await clock.sleeping(5.0)
             clock.advance(4.9)
             await turns()

@@ -83,8 +83,9 @@ async def quiet_loop() -> AsyncIterator[None]:
     old_handler = loop.get_exception_handler()
     loop.set_exception_handler(lambda _, context: complaints.append(context))
     try:
-        async with asyncio.timeout(GUARD_SECONDS):
+        async with asyncio.timeout(GUARD_SECONDS) as guard:
             yield
+        assert not guard.expired(), "the test got stuck"
         await turns()
         # Unretrieved exceptions are only complained of when their task is collected.
         gc.collect(0)
