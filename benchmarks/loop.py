@@ -17,9 +17,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import erllama_py as erllama
-from erllama_py.serve.models import fetch
 from report import publish, table
+
+import erllama_py as erllama
+from erllama_py.runtime import SWITCH_SECONDS
+from erllama_py.serve.models import fetch
 
 BEAT = 0.001
 BUSY = 0.010
@@ -68,7 +70,7 @@ async def lateness(path: Path, home: str) -> list[list[str]]:
                 async for _ in events:
                     pass
         with heart.phase("decode, streamed, with a grammar", rows):
-            async with model.stream("Names:", response_tokens=24, grammar='root ::= [a-z ,]+') as events:
+            async with model.stream("Names:", response_tokens=24, grammar="root ::= [a-z ,]+") as events:
                 async for _ in events:
                     pass
         with heart.phase("unload", rows):
@@ -100,9 +102,7 @@ async def busy_rates(path: Path, switch_seconds: float | None) -> list[float]:
     threads = max(1, len(os.sched_getaffinity(0)) - 1)
     ratios = []
     async with erllama.Runtime(switch_seconds=switch_seconds) as runtime:
-        model = await runtime.load_model(
-            {"model_path": path, "context_opts": {"n_ctx": 1024, "n_threads": threads}}
-        )
+        model = await runtime.load_model({"model_path": path, "context_opts": {"n_ctx": 1024, "n_threads": threads}})
         options = {"response_tokens": TOKENS, "temperature": 0.0}
         await model.complete("Once upon a time", **options)
         for _ in range(ROUNDS):
@@ -119,7 +119,7 @@ async def main() -> None:
         rows = await lateness(path, home)
     text = table([f"longest allowed: {LIMIT_MS} ms", "median late, ms", "longest late, ms", "beats"], rows)
     lines = []
-    for label, seconds in (("as shipped (0.5 ms)", erllama.SWITCH_SECONDS), ("left alone (5 ms)", None)):
+    for label, seconds in (("as shipped (0.5 ms)", SWITCH_SECONDS), ("left alone (5 ms)", None)):
         ratios = await busy_rates(path, seconds)
         lines.append([label, f"{statistics.median(ratios):.3f}", f"{min(ratios):.3f}-{max(ratios):.3f}"])
     text += "\n\n" + table(["loop busy half the time; switch interval", "decode rate (median)", "rounds"], lines)

@@ -10,10 +10,11 @@ import asyncio
 import statistics
 import time
 
-import erllama_py as erllama
 from bare import BareLoop
-from erllama_py.serve.models import fetch
 from report import publish, table
+
+import erllama_py as erllama
+from erllama_py.serve.models import fetch
 
 PROMPT = "The history of the lighthouse begins with a fire on a hill. "
 TOKENS = 128
@@ -28,9 +29,7 @@ async def main() -> None:
     rows: dict[str, list[float]] = {"complete": [], "stream": []}
     rates: list[float] = []
     async with erllama.Runtime() as runtime:
-        model = await runtime.load_model(
-            {"model_path": path, "context_opts": {"n_ctx": N_CTX, "n_threads": N_THREADS}}
-        )
+        model = await runtime.load_model({"model_path": path, "context_opts": {"n_ctx": N_CTX, "n_threads": N_THREADS}})
         prompt = await model.tokenize(PROMPT)
         options = {"response_tokens": TOKENS, "temperature": 0.0}
         reference = bare.run(prompt, TOKENS)[1]

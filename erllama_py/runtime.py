@@ -1,8 +1,8 @@
 """`Runtime`: the one object that an application opens. It forwards; it decides nothing.
 
-    async with erllama_py.Runtime() as runtime:
-        model = await runtime.load_model("tiny", {"model_path": "tiny.gguf"})
-        print((await model.complete("Once upon a time")).reply)
+async with erllama_py.Runtime() as runtime:
+    model = await runtime.load_model("tiny", {"model_path": "tiny.gguf"})
+    print((await model.complete("Once upon a time")).reply)
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import itertools
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from erllama_py import tree
 from erllama_py.actors import (
-    ActorRef,
     ChildFailure,
     DynamicSupervisor,
     Exit,
@@ -44,7 +44,7 @@ from erllama_py.errors import (
     RuntimeFailed,
 )
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.client import ChatMessage, Model, Prompt, actor_name
+from erllama_py.model.client import ChatMessage, Model, Prompt, actor_name, model_id_of
 from erllama_py.model.messages import FaultPlace
 from erllama_py.model.stream import Stream
 from erllama_py.results import CacheHit, Completion, LoadProgress, ModelInfo, Phase
@@ -133,12 +133,12 @@ class Runtime:
         `FingerprintMismatch`, `QuantMismatch` or a `ModelLoadError`.
         """
         self._check_open()
-        if config is None:
-            if isinstance(model_id, str):
-                raise InvalidOption("config", "load_model takes a configuration, or an id and a configuration")
-            model_id, config = self._new_id(), model_id
-        checked_id = check_model_id(model_id)
-        checked = parse_model_config(config)
+        if config is not None:
+            checked_id, checked = check_model_id(model_id), parse_model_config(config)
+        elif isinstance(model_id, str):
+            raise InvalidOption("config", "load_model takes a configuration, or an id and a configuration")
+        else:
+            checked_id, checked = self._new_id(), parse_model_config(model_id)
         check_tier(checked, TIERS)
         if checked_id in self._boards:
             raise AlreadyLoaded(checked_id)
@@ -160,7 +160,7 @@ class Runtime:
         Raises `ModelStuck` when its engine thread does not end: the memory stays taken, and so does the id.
         """
         board = self._board(model)
-        board.close("unloaded", lambda: ModelNotLoaded(board.model_id))
+        board.close("unloaded", partial(ModelNotLoaded, board.model_id))
         try:
             await self._models.stop_child(actor_name(board.model_id))
         except StopTimeout as timeout:
@@ -296,12 +296,10 @@ class Runtime:
     def _gave_up(self, failure: ChildFailure) -> None:
         """A child was restarted too often: said once, loudly; calls of a model get the reason from now on."""
         self._log.error("gave up restarting", child=failure.name, error=str(failure.error))
-        for board in self._boards.values():
-            if actor_name(board.model_id) == failure.name:
-                model_id, problem = board.model_id, str(failure.error)
-                board.failure = failure.error
-                board.close("failed", lambda: ModelCrashed(model_id, problem, gave_up=True))
-                return
+        model_id = model_id_of(failure.name)
+        if board := self._boards.get(model_id):
+            board.failure = failure.error
+            board.close("failed", partial(ModelCrashed, model_id, str(failure.error), gave_up=True))
 
 
 class Supervised:

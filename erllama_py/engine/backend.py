@@ -18,8 +18,6 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from erllama_py.config import ModelConfig
-
 MemoryKind = Literal["full", "window", "recurrent", "hybrid"]
 
 
@@ -131,7 +129,9 @@ class Vocabulary(Protocol):
 class Backend(Protocol):
     """One model with one context."""
 
-    vocabulary: Vocabulary
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The model's tokenizer."""
 
     def inspect(self) -> FileFacts:
         """Read the file's header. Raises `ModelFileNotFound`, `NotAGGUF`, `TruncatedGGUF`, `UnsupportedModel`."""

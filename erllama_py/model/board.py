@@ -26,7 +26,9 @@ DOWN: tuple[Phase, ...] = ("loading", "restarting")
 class ModelBoard:
     """The public state of one model id."""
 
-    def __init__(self, model_id: str, config: ModelConfig, on_progress: Callable[[LoadProgress], object] | None) -> None:
+    def __init__(
+        self, model_id: str, config: ModelConfig, on_progress: Callable[[LoadProgress], object] | None
+    ) -> None:
         self.model_id = model_id
         self.config = config
         self.on_progress = on_progress

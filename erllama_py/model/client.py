@@ -32,6 +32,8 @@ Prompt = str | Sequence[int]
 ChatMessage = Mapping[str, Any]
 T = TypeVar("T")
 
+PREFIX = "model:"
+
 # Longer texts (in characters) and token lists are worked on by a worker thread: a hop to one and back takes
 # about 0.1 ms, and tokenizing so many characters of English with SmolLM2 about 1 ms.
 INLINE_LENGTH = 4_000
@@ -41,7 +43,12 @@ _request_ids = itertools.count(1)  # unique in the process, so that a late cance
 
 def actor_name(model_id: str) -> str:
     """The name under which the actor of a model is registered."""
-    return f"model:{model_id}"
+    return f"{PREFIX}{model_id}"
+
+
+def model_id_of(actor: str) -> str:
+    """The id of the model whose actor is registered as `actor`; empty for the name of something else."""
+    return actor.removeprefix(PREFIX) if actor.startswith(PREFIX) else ""
 
 
 class Model:
@@ -169,9 +176,7 @@ class Model:
         board = self._board
         if board.info is None:
             raise ModelNotLoaded(board.model_id)
-        return msgspec.structs.replace(
-            board.info, phase=board.phase, pending=board.pending, restarts=board.restarts
-        )
+        return msgspec.structs.replace(board.info, phase=board.phase, pending=board.pending, restarts=board.restarts)
 
     # --- inside --------------------------------------------------------------------------------------------------
 
@@ -219,7 +224,7 @@ class Model:
         with caller_errors(self._board):
             return request.id, ref.begin_call(Submit(request, feed))
 
-    async def _tokens(self, prompt: Prompt) -> list[int]:
+    async def _tokens(self, prompt: object) -> list[int]:
         if self._board.config.model_opts.vocab_only:
             raise TokenizerOnly(self.id)
         if isinstance(prompt, str):

@@ -46,11 +46,9 @@ async def ask(model: erllama.Model, messages: list[dict[str, str]]) -> erllama.C
 
 
 def report(label: str, completion: erllama.Completion) -> None:
-    stats = completion.stats
-    print(
-        f"  [{label}: first token after {stats.first_token_seconds * 1000:.0f} ms, {stats.tokens_per_second:.0f} tokens/s; "
-        f"{completion.cache_delta.read} of {completion.prompt_tokens} prompt tokens reused ({completion.cache_hit_kind})]"
-    )
+    stats, reused = completion.stats, completion.cache_delta.read
+    pace = f"first token after {stats.first_token_seconds * 1000:.0f} ms, {stats.tokens_per_second:.0f} tokens/s"
+    print(f"  [{label}: {pace}; {reused} of {completion.prompt_tokens} prompt tokens reused]")
 
 
 async def demo(model_path: Path) -> None:

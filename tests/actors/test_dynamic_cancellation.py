@@ -120,7 +120,7 @@ async def test_a_supervisor_cancelled_at_any_await_takes_all_its_children_with_i
                 stage.log.count(f"gone {name}: Crash: handle of {name}")
             )
 
-    assert await at_each_checkpoint(scenario) >= 10
+    assert await at_each_checkpoint(scenario) == 9
 
 
 async def crash_and_stop(names: Names, clock: ManualClock, run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import anyio
@@ -29,6 +30,13 @@ NEVER = RestartLimits(intensity=0)
 def make(stage: Stage) -> Tree:
     """Two actors that are never restarted: one crash and the root gives up."""
     return Tree(Supervisor("root", [stage.spec("a"), stage.spec("b")], limits=NEVER))
+
+
+async def crash_inside(stage: Stage, tree: Tree, body: Callable[[], Awaitable[object]]) -> None:
+    """A block in which the tree fails."""
+    async with tree:
+        stage.crash("a")
+        await body()
 
 
 async def test_a_block_has_a_tree_that_is_ready_and_gone_after_it() -> None:
@@ -71,10 +79,9 @@ async def test_a_root_that_gives_up_cancels_the_block_and_is_raised_once_as_a_si
     """`RestartLimitReached` from the crash, no group; and nothing stays cancelled."""
     async with quiet_loop():
         stage = Stage()
+        tree = make(stage)
         with pytest.raises(RestartLimitReached) as raised:
-            async with make(stage) as tree:
-                stage.crash("a")
-                await asyncio.Event().wait()
+            await crash_inside(stage, tree, asyncio.Event().wait)
         assert raised.value is tree.failure
         assert isinstance(raised.value.__cause__, Crash)
         current = asyncio.current_task()
@@ -84,22 +91,33 @@ async def test_a_root_that_gives_up_cancels_the_block_and_is_raised_once_as_a_si
         assert not len(stage.names)
 
 
-async def test_a_failure_is_raised_also_when_the_block_ends_before_it_is_cancelled() -> None:
-    """Whether it takes the cancellation, swallows it, or never waits again."""
+async def test_a_failure_is_raised_also_by_a_block_that_swallows_the_cancellation() -> None:
+    """Leaving the block raises it however the block was left."""
+
+    async def swallow() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
     async with quiet_loop():
-        for swallow in (True, False):
-            stage = Stage()
-            with pytest.raises(RestartLimitReached):
-                async with make(stage) as tree:
-                    stage.crash("a")
-                    if swallow:
-                        with suppress(asyncio.CancelledError):
-                            await asyncio.Event().wait()
-                    else:
-                        # Leaves in the very step in which the failure is seen: the cancellation is under way.
-                        while tree.failure is None:
-                            await asyncio.sleep(0)
-            await turns()
+        stage = Stage()
+        with pytest.raises(RestartLimitReached):
+            await crash_inside(stage, make(stage), swallow)
+
+
+@pytest.mark.parametrize("after_turns", range(25))
+async def test_a_failure_is_raised_at_whatever_moment_the_block_ends(after_turns: int) -> None:
+    """Before the crash is noticed, while the tree fails, or with the cancellation on its way: it does not stray."""
+    async with quiet_loop():
+        stage = Stage()
+        tree = make(stage)
+        with suppress(RestartLimitReached):
+            await crash_inside(stage, tree, lambda: turns(after_turns))
+            assert tree.failure is None
+        await turns()
+        current = asyncio.current_task()
+        assert current is not None
+        assert current.cancelling() == 0
+        assert not len(stage.names)
 
 
 async def test_an_error_of_the_block_goes_through_unchanged() -> None:
@@ -116,15 +134,17 @@ async def test_an_error_of_the_block_goes_through_unchanged() -> None:
 
 async def test_an_error_of_the_block_wins_over_a_failure_of_the_tree_which_is_noted_on_it() -> None:
     """Nothing is lost, nothing is grouped."""
+
+    async def body() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ValueError("mine") from None
+
     async with quiet_loop():
         stage = Stage()
         with pytest.raises(ValueError, match="mine") as raised:
-            async with make(stage):
-                stage.crash("a")
-                try:
-                    await asyncio.Event().wait()
-                except asyncio.CancelledError:
-                    raise ValueError("mine") from None
+            await crash_inside(stage, make(stage), body)
         (note,) = raised.value.__notes__
         assert note.startswith("the supervision tree failed as well: RestartLimitReached: 'a' failed")
 
@@ -165,12 +185,15 @@ async def test_timeouts_around_and_inside_the_block_work_as_ever() -> None:
 
 async def test_a_failure_reaches_through_a_task_group_of_the_block() -> None:
     """The group is cancelled like the block, and adds no group of its own."""
+
+    async def body() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.sleep_forever)
+
     async with quiet_loop():
         stage = Stage()
         with pytest.raises(RestartLimitReached):
-            async with make(stage), anyio.create_task_group() as group:
-                group.start_soon(anyio.sleep_forever)
-                stage.crash("a")
+            await crash_inside(stage, make(stage), body)
 
 
 async def test_an_error_while_stopping_is_not_lost() -> None:

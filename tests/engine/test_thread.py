@@ -12,12 +12,12 @@ import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 import pytest
+from helpers.engine import Driver, engine, generate, stub
 
 from erllama_py.engine.backend import BackendFailure, LoadCancelled, Sampling
 from erllama_py.engine.jobs import Cancel, Died, Failed, Fault, Finished, Outcome, Prefilled, Text
 from erllama_py.engine.thread import DrillFault, EngineThread
 from erllama_py.errors import ModelLoadError
-from helpers.engine import Driver, engine, generate, stub
 
 pytestmark = pytest.mark.anyio
 

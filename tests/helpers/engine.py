@@ -19,7 +19,7 @@ GREEDY = Sampling(temperature=0.0)
 
 def stub(**options: Any) -> StubBackend:
     """A stub backend; keywords are `StubOpts`, `context_opts` and `model_opts` as in a configuration."""
-    sections = {key: options.pop(key) for key in ("context_opts", "model_opts") if key in options}
+    sections: dict[str, Any] = {key: options.pop(key) for key in ("context_opts", "model_opts") if key in options}
     return StubBackend("test", parse_model_config({"backend": "stub", "stub": options, **sections}))
 
 

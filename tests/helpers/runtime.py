@@ -51,8 +51,19 @@ async def slow_stub() -> AsyncIterator[tuple[erllama.Runtime, erllama.Model, thr
         yield runtime, await runtime.load_model("slow", STUB), gate
 
 
+async def drain(stream: erllama.Stream) -> list[erllama.TextDelta | erllama.Progress | erllama.Done]:
+    """Enter a stream and read it to its end."""
+    async with stream as events:
+        return [event async for event in events]
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop turn until `condition` holds; fails rather than hangs."""
     with anyio.fail_after(20):
         while not condition():
             await anyio.lowlevel.checkpoint()
+
+
+def engine_threads() -> list[str]:
+    """Names of the engine threads that are alive in this process."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("erllama-")]

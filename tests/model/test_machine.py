@@ -130,7 +130,7 @@ def test_the_phase_follows_the_engine() -> None:
 
 def test_a_failed_request_leaves_nothing_to_reuse_and_the_next_one_starts() -> None:
     """What the sequence holds after a failure is not known."""
-    state, effects = run(IDLE, submit(1), finished(1, [7], held=3), submit(2), submit(3), Failed(2, "SamplerFailed", "x"))
+    _, effects = run(IDLE, submit(1), finished(1, [7], held=3), submit(2), submit(3), Failed(2, "SamplerFailed", "x"))
     assert effects[0] == FailRequest(2, "SamplerFailed", "x")
     assert isinstance(effects[1], SendJob)
     assert isinstance(effects[1].job, Generate)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
+from helpers.runtime import STUB, drain, slow_stub, stub_runtime, until
 
 import erllama_py as erllama
-from helpers.runtime import STUB, slow_stub, stub_runtime, until
 
 pytestmark = pytest.mark.anyio
 
@@ -124,7 +125,7 @@ async def test_requests_wait_in_order_and_show_in_the_probes() -> None:
 
         for number in range(3):
             group.start_soon(ask, number)
-            await until(lambda number=number: model.queue_depth == number + 1)
+            await until(partial(lambda depth: model.queue_depth == depth, number + 1))
         assert (model.phase, model.pending_len, runtime.pending_len(model)) == ("prefilling", 2, 2)
         assert runtime.queue_depth() == 3
         gate.set()
@@ -234,9 +235,7 @@ async def test_a_bad_request_fails_alone(prompt: Any, options: dict[str, Any], e
         with pytest.raises(error):
             await model.complete(prompt, **options)
         with pytest.raises(error):
-            async with model.stream(prompt, **options) as events:
-                async for _event in events:
-                    pass
+            await drain(model.stream(prompt, **options))
         assert (await model.complete("hello", response_tokens=1, temperature=0.0)).generated
 
 
