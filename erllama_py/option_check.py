@@ -55,15 +55,19 @@ def _check_names(
     options: dict[Any, object], section: type[msgspec.Struct], kind: type[msgspec.Struct], path: str
 ) -> None:
     """Hold the names in one section of `kind`, and in those below it, against the known ones."""
-    types = {field.encode_name: field.type for field in msgspec.structs.fields(section)}
     for name, value in options.items():
         if not isinstance(name, str):
             raise InvalidOption(path or "options", "the names of options are str")
         dotted = f"{path}.{name}" if path else name
-        if name not in types:
+        if name not in section.__struct_fields__:
             raise InvalidOption(dotted, "there is no such option", nearest_name(name, path, kind))
-        if isinstance(value, dict) and _is_section(types[name]):
-            _check_names(value, types[name], kind, dotted)
+        if isinstance(value, dict) and _is_section(below := _type(section, name)):
+            _check_names(value, below, kind, dotted)
+
+
+def _type(section: type[msgspec.Struct], name: str) -> Any:
+    """The type of one option. Slow, as type hints are: not for what each request asks."""
+    return next(field.type for field in msgspec.structs.fields(section) if field.name == name)
 
 
 def _is_section(type_: Any) -> TypeGuard[type[msgspec.Struct]]:
@@ -112,32 +116,26 @@ def _check_floats(options: msgspec.Struct, prefix: str) -> None:
 
 def choices(kind: type[msgspec.Struct], option: str) -> list[object]:
     """The literal values that the option at this dotted path may have."""
-    section, _, name = option.rpartition(".")
-    field = next(field for field in msgspec.structs.fields(_section(kind, section)) if field.encode_name == name)
-    info = msgspec.inspect.type_info(field.type)
-    alternatives = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
+    type_: Any = kind
+    for name in option.split("."):
+        type_ = _type(type_, name)
+    info = msgspec.inspect.type_info(type_)
     values: list[object] = []
-    for one in alternatives:
+    for one in info.types if isinstance(info, msgspec.inspect.UnionType) else (info,):
         match one:
             case msgspec.inspect.BoolType():
                 values += [True, False]
-            case msgspec.inspect.LiteralType(values=literal):
-                values += literal
+            case msgspec.inspect.LiteralType(values=literals):
+                values += literals
     return values
-
-
-def _section(kind: type[msgspec.Struct], path: str) -> type[msgspec.Struct]:
-    for name in path.split(".") if path else ():
-        kind = next(field.type for field in msgspec.structs.fields(kind) if field.encode_name == name)
-    return kind
 
 
 def option_names(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
     """Every option below `kind`, dotted."""
     for field in msgspec.structs.fields(kind):
-        yield prefix + field.encode_name
+        yield prefix + field.name
         if _is_section(field.type):
-            yield from option_names(field.type, f"{prefix}{field.encode_name}.")
+            yield from option_names(field.type, f"{prefix}{field.name}.")
 
 
 def nearest_name(name: str, path: str, kind: type[msgspec.Struct]) -> str | None:

@@ -62,7 +62,8 @@ class Actor(Generic[M]):
     async def terminate(self, exit: Exit) -> None:
         """Let go of everything, also of what an unfinished `init` has got so far; `exit` is why.
 
-        Cancellation does not get in here before the supervisor's last deadline has passed.
+        Cancellation does not get in here. The supervisor waits for twice the child's `stop_timeout`; then it leaves the
+        actor behind, marked as failed and never restarted, and its name stays taken until this returns.
         """
 
 
@@ -78,7 +79,7 @@ class ActorRun:
         self._in_init: asyncio.Task[Any] | None = None
         self._init_cancelled = False
 
-    async def run(self, ready: Callable[[], None]) -> Exit:
+    async def run(self, ready: Callable[[], None], ending: Callable[[Exit], None]) -> Exit:
         """Live. Raises only `NameTaken` and what the factory raises."""
         task = asyncio.current_task()
         assert task is not None
@@ -91,6 +92,7 @@ class ActorRun:
         try:
             exit = await self._live(actor, ready, task)
             ref._close(exit)
+            ending(exit)
             return await self._terminate(actor, exit)
         finally:
             # Reached with the mailbox still open only when the interpreter is being interrupted.

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from erllama_py.actors.clock import Clock
 from erllama_py.actors.errors import ActorEnded, NoRestart, StopTimeout
-from erllama_py.actors.exits import Exit, Raised, describe
+from erllama_py.actors.exits import Exit, Raised, Stopped, describe
 from erllama_py.actors.restart_budget import RestartLimits
 from erllama_py.actors.running import Future, Run, Runnable
 from erllama_py.actors.snapshot import TreeNode
@@ -70,6 +70,7 @@ class Child:
         self.run: Run | None = None
         self.restarts = 0
         self.last_failure: str | None = None
+        self.left_behind: StopTimeout | None = None
         self._clock = clock
         self._hurry = hurry
         self._ready_at: float | None = None
@@ -78,6 +79,11 @@ class Child:
     def alive(self) -> bool:
         """Whether a run is under way."""
         return self.run is not None and not self.run.task.done()
+
+    @property
+    def to_be_stopped(self) -> bool:
+        """Whether there is something that `stop` would change."""
+        return self.state not in ("failed", "stopped", "finished")
 
     def begin(self) -> Run:
         """Start a new run; a restart if it is not the first."""
@@ -99,18 +105,28 @@ class Child:
         if failure is not None:
             self.last_failure = describe(failure)
 
-    async def stop(self) -> StopTimeout | None:
-        """End the run, in at most twice `stop_timeout`; the error, raised nowhere, where it is left behind."""
-        if self.run is not None:
-            self.state = "stopping"
-            if not await self.run.stop(self.spec.stop_timeout, self._clock, self._hurry):
-                left_behind = StopTimeout(self.spec.name, self.spec.stop_timeout)
-                self.mark_ended("failed", left_behind)
-                return left_behind
-            if isinstance(self.run.exit, Raised):
-                self.last_failure = describe(self.run.exit.error)
-        self.mark_ended("stopped")
-        return None
+    async def stop(self) -> Exit:
+        """End the run, asking first, in at most twice `stop_timeout`; how it ended.
+
+        Where it did not, it is left behind: `failed`, with `left_behind` set. A failure that it has told of is still
+        the first one, and the exit.
+        """
+        if self.run is None:
+            self.mark_ended("stopped")
+            return Stopped()
+        self.state = "stopping"
+        if await self.run.stop(self.spec.stop_timeout, self._clock, self._hurry):
+            exit = self.run.exit or Stopped()
+            self.mark_ended("stopped", exit.error if isinstance(exit, Raised) else None)
+            return exit
+        self.left_behind = StopTimeout(self.spec.name, self.spec.stop_timeout)
+        self.mark_ended("failed", self.left_behind)
+        told = self.run.ending.result() if self.run.ending.done() else None
+        if not isinstance(told, Raised):
+            return Raised(self.left_behind)
+        self.left_behind.__cause__ = told.error
+        told.error.add_note(str(self.left_behind))
+        return told
 
     def snapshot(self) -> TreeNode:
         """This place and all below it."""

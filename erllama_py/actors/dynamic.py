@@ -84,8 +84,8 @@ class DynamicSupervisor(SupervisorBase):
             return
         keeper.request_stop()
         await asyncio.wait((keeper.ended,))
-        if keeper.left_behind is not None:
-            raise keeper.left_behind
+        if keeper.child.left_behind is not None:
+            raise keeper.child.left_behind
 
     async def wait_child(self, name: str) -> Exit:
         """How the child ended for good: for one that was given up, `Raised(RestartLimitReached)`."""

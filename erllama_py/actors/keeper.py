@@ -14,7 +14,7 @@ from typing import Literal
 
 from erllama_py.actors.child import Child, ChildFailure, failure_of, restart_is_due
 from erllama_py.actors.clock import Clock
-from erllama_py.actors.errors import ActorEnded, RestartLimitReached, StopTimeout
+from erllama_py.actors.errors import ActorEnded, RestartLimitReached
 from erllama_py.actors.exits import Exit, Raised, Stopped
 from erllama_py.actors.restart_budget import GiveUp, RestartLimits, decide
 from erllama_py.actors.running import Run, wait_any
@@ -37,7 +37,6 @@ class Keeper:
         self.child = child
         self.started: asyncio.Future[BaseException | None] = loop.create_future()
         self.ended: asyncio.Future[Exit] = loop.create_future()
-        self.left_behind: StopTimeout | None = None
         self._supervisor = supervisor
         self._limits = limits
         self._clock = clock
@@ -69,21 +68,20 @@ class Keeper:
             exit = await self._live()
         finally:
             # Reached while the child still runs only when this task was cancelled.
-            if self.child.alive and self.child.run is not None and self.left_behind is None:
+            if self.child.alive and self.child.run is not None and self.child.left_behind is None:
                 self.child.run.task.cancel()
-            if self.left_behind is None and (self._stop.done() or not self.started.done()):
+            if self.child.left_behind is None and (self._stop.done() or not self.started.done()):
                 self._forget(self)
             if not self.started.done():
-                own = isinstance(exit, Raised) and not self._stop.done()
-                name = self.child.spec.name
-                self.started.set_result(failure_of(name, exit) if own else ActorEnded(name, exit))
+                own = exit.error if isinstance(exit, Raised) and not self._stop.done() else None
+                self.started.set_result(own or ActorEnded(self.child.spec.name, exit))
             self.ended.set_result(exit)
 
     async def _live(self) -> Exit:
         """Run after run; how the last one ended."""
         while True:
             exit = await self._run_once(self.child.begin())
-            if self._stop.done() or not self.started.done():
+            if self._stop.done() or not self.started.done() or self.child.left_behind is not None:
                 return exit
             if not restart_is_due(self.child.spec.restart, exit):
                 return self._let_be(exit)
@@ -100,21 +98,17 @@ class Keeper:
                 return Stopped()
 
     async def _run_once(self, run: Run) -> Exit:
-        """One run, to its end or to the stop that was asked for."""
-        await wait_any(run.ready, run.task, self._stop)
+        """One run, to its end, its own or the one that was asked for."""
+        await wait_any(run.ready, run.ending, self._stop)
         if run.ready.done():
             self.child.mark_running()
             if not self.started.done():
                 self.started.set_result(None)
-            await wait_any(run.task, self._stop)
-        if not self._stop.done():
-            assert run.exit is not None
-            return run.exit
-        self.left_behind = await self.child.stop()
-        if self.left_behind is not None:
-            self._tell(self.left_behind, "abandoned")
-            return Raised(self.left_behind)
-        return run.exit or Stopped()
+            await wait_any(run.ending, self._stop)
+        exit = await self.child.stop()
+        if self.child.left_behind is not None:
+            self._tell(self.child.left_behind, "abandoned")
+        return exit
 
     def _let_be(self, exit: Exit) -> Exit:
         if isinstance(exit, Raised):

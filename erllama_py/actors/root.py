@@ -1,9 +1,9 @@
 """The root of a tree, and the border between it and the code that uses it.
 
 Owns the root supervisor's task. Protocol: `start` and `stop`, from any tasks of one event loop, or `async with`. In a
-block, a root that gives up cancels the block's task the way `asyncio.TaskGroup` does, and leaving the block raises the
-failure, once and as it is. An error of the block itself goes through unchanged; a failure of the tree at the same time
-is noted on it.
+block, a root that gives up cancels the task that entered it the way `asyncio.TaskGroup` does, and leaving the block
+raises the failure, once and as it is. An error of the block itself goes through unchanged; a failure of the tree at the
+same time is noted on it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ class Tree:
         self._stopping = False
         self._body: asyncio.Task[object] | None = None
         self._body_cancelled = False
-        self._cancelling_before = 0
 
     async def start(self) -> None:
         """Start the tree and return when all of it is ready.
@@ -78,10 +77,6 @@ class Tree:
     async def __aenter__(self) -> Tree:
         await self.start()
         self._body = asyncio.current_task()
-        self._cancelling_before = self._body.cancelling() if self._body is not None else 0
-        if self.failure is not None:
-            await self.stop()
-            raise self.failure
         return self
 
     async def __aexit__(

@@ -30,11 +30,12 @@ class Runnable(Protocol):
     def kind(self) -> str:
         """One or two words for the tree: `actor`, `supervisor` …"""
 
-    async def run(self, ready: Callable[[], None]) -> Exit:
+    async def run(self, ready: Callable[[], None], ending: Callable[[Exit], None]) -> Exit:
         """Run in a task of its own, calling `ready` once when it is.
 
-        An error before `ready` belongs to whoever asked for the start. Being cancelled means: end now; a second
-        cancellation means that nobody waits any more.
+        An error before `ready` belongs to whoever asked for the start. One that has work to do after its end is
+        decided says why it ends with `ending`: its stop deadlines count from there. Being cancelled means: end now;
+        a second cancellation means that nobody waits any more.
         """
 
     def request_stop(self) -> None:
@@ -42,14 +43,19 @@ class Runnable(Protocol):
 
 
 class Run:
-    """One run of what `make` makes. `ready` and `task` are futures to wait on; `exit` is set when `task` is done."""
+    """One run of what `make` makes.
+
+    `ready`, `ending` (with the exit that is coming) and `task` are futures to wait on, done in this order; `ready` may
+    stay out, the others do not.
+    """
 
     def __init__(self, name: str, make: Callable[[], Runnable]) -> None:
         self.name = name
         self.runnable: Runnable | None = None
-        self.ready: Future = asyncio.get_running_loop().create_future()
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ending: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self.task = asyncio.create_task(self._main(make), name=name)
-        self.task.add_done_callback(_mark_retrieved)
+        self.task.add_done_callback(self._on_done)
 
     @property
     def exit(self) -> Exit | None:
@@ -81,11 +87,20 @@ class Run:
 
     async def _main(self, make: Callable[[], Runnable]) -> Exit:
         self.runnable = make()
-        return await self.runnable.run(self._set_ready)
+        return await self.runnable.run(self._set_ready, self._set_ending)
 
     def _set_ready(self) -> None:
         if not self.ready.done():
             self.ready.set_result(None)
+
+    def _set_ending(self, exit: Exit) -> None:
+        if not self.ending.done():
+            self.ending.set_result(exit)
+
+    def _on_done(self, task: asyncio.Task[Exit]) -> None:
+        _mark_retrieved(task)
+        if self.exit is not None:
+            self._set_ending(self.exit)
 
 
 class FunctionRun:
@@ -97,7 +112,7 @@ class FunctionRun:
         self._task: asyncio.Task[Any] | None = None
         self._stop_requested = False
 
-    async def run(self, ready: Callable[[], None]) -> Exit:
+    async def run(self, ready: Callable[[], None], ending: Callable[[Exit], None]) -> Exit:
         """Await the function. Told apart: it returned, it raised, it was stopped (whatever it then returned)."""
         self._task = asyncio.current_task()
         ready()

@@ -46,8 +46,8 @@ class SupervisorBase:
         self._stop: Future | None = None
         self._hurry: Future | None = None
 
-    async def run(self, ready: Callable[[], None]) -> Exit:
-        """Live until stopped. Raises what the kind of supervisor says; all children have ended when it does."""
+    async def run(self, ready: Callable[[], None], ending: Callable[[Exit], None]) -> Exit:
+        """Live until stopped, or until the kind of supervisor gives up; all children have ended when it returns."""
         if self._stop is not None:
             raise RuntimeError(f"the supervisor {self.name!r} has run already")
         loop = asyncio.get_running_loop()

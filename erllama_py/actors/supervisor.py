@@ -59,27 +59,29 @@ class Supervisor(SupervisorBase):
             if self._is_stopping():
                 return
             if exit is not None:
-                raise failure_of(child.spec.name, exit)
+                failure = failure_of(child.spec.name, exit)
+                child.mark_ended("failed", failure)
+                raise failure
         self._mark_ready(ready)
         while not self._is_stopping():
             await self._turn(self._stop)
 
     async def _turn(self, stop: Future) -> None:
         """Take one ending; else do one restart that is due; else wait for something to happen."""
-        tasks: list[Future] = []
+        endings: list[Future] = []
         for child in self._children.values():
             if child.state == "running" and child.run is not None:
-                if child.run.exit is not None:
-                    await self._take_end(child, child.run.exit)
+                if child.run.ending.done():
+                    await self._take_end(child, await self._stop_child(child))
                     return
-                tasks.append(child.run.task)
+                endings.append(child.run.ending)
         if not self._due:
-            await wait_any(stop, *tasks)
+            await wait_any(stop, *endings)
             return
         name = min((name for name in self._children if name in self._due), key=self._due.__getitem__)
         delay = self._due[name] - self._clock.now()
         if delay > 0:
-            await wait_any(stop, *tasks, clock=self._clock, seconds=delay)
+            await wait_any(stop, *endings, clock=self._clock, seconds=delay)
             return
         del self._due[name]
         exit = await self._start(self._children[name], stop)
@@ -89,17 +91,17 @@ class Supervisor(SupervisorBase):
     async def _start(self, child: Child, stop: Future) -> Exit | None:
         """Start a child and wait for its word; how it ended, where it did without giving it."""
         run = child.begin()
-        await wait_any(run.ready, run.task, stop)
+        await wait_any(run.ready, run.ending, stop)
         if run.ready.done():
             child.mark_running()
             return None
-        if run.exit is not None:
-            child.mark_ended("failed", failure_of(child.spec.name, run.exit))
-        return run.exit
+        return await self._stop_child(child)
 
     async def _take_end(self, child: Child, exit: Exit) -> None:
         """A child has ended by itself: let it be, restart what the strategy names, or give up."""
         name, restarts = child.spec.name, child.restarts
+        if child.left_behind is not None:
+            return
         failure = failure_of(name, exit)
         if not restart_is_due(child.spec.restart, exit):
             if isinstance(exit, Raised):
@@ -125,25 +127,23 @@ class Supervisor(SupervisorBase):
         A transient child that had finished comes back too: what it did was done on top of something that is new now.
         Temporary children do not, nor does one that was left behind: it still holds what a second one would need.
         """
-        if child.alive and (child.state == "failed" or not await self._stop_child(child)):
-            return
-        if child.spec.restart != "temporary":
+        if child.to_be_stopped:
+            await self._stop_child(child)
+        if child.left_behind is None and child.spec.restart != "temporary":
             child.mark_ended("backoff")
             self._due[child.spec.name] = due
 
-    async def _stop_child(self, child: Child) -> bool:
-        left_behind = await child.stop()
-        if left_behind is not None:
-            self._report(ChildFailure(self.name, child.spec.name, left_behind, child.restarts, "abandoned"))
-        return left_behind is None
+    async def _stop_child(self, child: Child) -> Exit:
+        exit = await child.stop()
+        if child.left_behind is not None:
+            self._report(ChildFailure(self.name, child.spec.name, child.left_behind, child.restarts, "abandoned"))
+        return exit
 
     async def _stop_all(self) -> None:
         try:
             for child in reversed(self._children.values()):
-                if child.alive and child.state != "failed":
+                if child.to_be_stopped:
                     await self._stop_child(child)
-                elif child.state == "backoff":
-                    child.mark_ended("stopped")
         except asyncio.CancelledError:
             for child in self._children.values():
                 if child.run is not None:

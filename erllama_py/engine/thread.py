@@ -88,6 +88,7 @@ class EngineThread:
             self._backend.abort(True)
         with anyio.move_on_after(deadline):
             await self.ended.wait()
+            self._thread.join()  # it said so with its last step
         return self.ended.is_set()
 
     # --- on the thread ---------------------------------------------------------------------------------

@@ -73,7 +73,8 @@ class ModelActor(StateMachine[machine.State, Message, Effect]):
 
     def _take_outcomes(self, outcomes: Sequence[Outcome]) -> None:
         """Called on the loop, once a tick of the engine thread; urgent, so that it is never refused."""
-        self.ref.cast(EngineOutcomes(list(outcomes)), urgent=True)
+        if self.ref.exit is None:  # an actor that is ending has answered everything
+            self.ref.cast(EngineOutcomes(list(outcomes)), urgent=True)
 
     # --- running -------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -37,8 +37,8 @@ class Struck:
         self.request_stop = inner.request_stop
         self._inner, self._strike = inner, strike
 
-    async def run(self, ready: object) -> Exit:
-        return await self._strike.coroutine(self._inner.run(ready))  # type: ignore[arg-type]  # handed through
+    async def run(self, ready: Callable[[], None], ending: Callable[[Exit], None]) -> Exit:
+        return await self._strike.coroutine(self._inner.run(ready, ending))
 
 
 async def test_an_actor_cancelled_at_any_await_keeps_every_promise() -> None:

@@ -332,3 +332,48 @@ async def test_children_run_in_the_context_of_the_supervisor_not_of_their_starte
             await supervisor.start_child(function_spec("f", look))
             await until(lambda: bool(seen))
         assert seen == ["supervisor"]
+
+
+async def test_a_crashed_child_whose_terminate_hangs_is_left_behind_and_not_restarted() -> None:
+    """A second one would fight it for what it still holds; the crash is the error one sees, with a note."""
+    async with quiet_loop():
+        stage, clock, told = Stage(), ManualClock(), list[ChildFailure]()
+        supervisor = DynamicSupervisor("crew", ROUND, clock, on_failure=told.append, on_restart=told.append)
+        async with running(supervisor):
+            await supervisor.start_child(stage.spec("a"))
+            stage.close("terminate a")
+            stage.crash("a")
+            for _ in range(2):
+                await clock.sleeping(5.0)
+                assert supervisor.child_state("a") == "stopping"
+                clock.advance(5.0)
+                await turns()
+            exit = await supervisor.wait_child("a")
+            assert isinstance(exit, Raised)
+            assert isinstance(exit.error, Crash)
+            assert exit.error.__notes__ == ["'a' did not end within 5 s of being stopped, nor 5 s later"]
+            assert [failure.outcome for failure in told] == ["abandoned"]
+            assert told[0].error.__cause__ is exit.error
+            assert (supervisor.child_state("a"), stage.made["a"]) == ("failed", 1)
+            stage.open("terminate a")
+            await stage.names.wait_free("a")
+
+
+async def test_a_start_that_fails_and_hangs_shows_its_own_error_once_it_is_left_behind() -> None:
+    """The first error is the one you see, and nobody waits for ever."""
+    async with quiet_loop():
+        stage, clock = Stage(), ManualClock()
+        supervisor = DynamicSupervisor("crew", ROUND, clock)
+        async with running(supervisor):
+            stage.fail_init.add("a")
+            stage.close("terminate a")
+            starting = asyncio.ensure_future(supervisor.start_child(stage.spec("a")))
+            for _ in range(2):
+                await clock.sleeping(5.0)
+                clock.advance(5.0)
+                await turns()
+            with pytest.raises(Crash, match="init of a"):
+                await starting
+            assert supervisor.child_state("a") == "failed"
+            stage.open("terminate a")
+            await stage.names.wait_free("a")

@@ -15,6 +15,8 @@ from helpers.players import Crash, Stage, function_spec, until
 
 from erllama_py.actors import (
     ActorEnded,
+    ChildSpec,
+    DynamicSupervisor,
     NameNotFound,
     RestartLimitReached,
     RestartLimits,
@@ -276,8 +278,10 @@ async def test_a_loop_that_is_closed_around_a_running_tree_does_not_hang() -> No
     async with quiet_loop():
         stage = Stage()
         before = asyncio.all_tasks()
-        tree = make(stage)
+        crew = DynamicSupervisor("crew")
+        tree = Tree(Supervisor("root", [stage.spec("b"), ChildSpec("crew", lambda: crew)], limits=NEVER))
         await tree.start()
+        await crew.start_child(stage.spec("a"))
         stage.close("terminate a")
         for task in asyncio.all_tasks() - before:
             task.cancel()

@@ -103,3 +103,40 @@ async def test_a_cancelled_supervisor_cancels_its_children_without_waiting_for_t
             assert not len(stage.names)
             gone = [entry[5] for entry in stage.log if entry.startswith("gone")]
             assert gone == ["c", "b", "a"]
+
+
+async def test_a_crashed_child_whose_terminate_hangs_is_left_behind_and_the_others_go_on() -> None:
+    """It is not restarted: a second one would fight it for what it still holds."""
+    async with quiet_loop():
+        stage, clock, told = Stage(), ManualClock(), list[ChildFailure]()
+        supervisor = Supervisor("top", abc(stage), "one_for_one", ROUND, clock, on_failure=told.append)
+        async with running(supervisor):
+            stage.close("terminate b")
+            stage.crash("b")
+            for _ in range(2):
+                await clock.sleeping(5.0)
+                clock.advance(5.0)
+                await turns()
+            assert states(supervisor) == {"a": "running", "b": "failed", "c": "running"}
+            assert [failure.outcome for failure in told] == ["abandoned"]
+            stage.crash("a")
+            await clock.sleeping(1.0)
+            clock.advance(1.0)
+            await stage.names.wait_registered("a")
+            assert stage.made == {"a": 2, "b": 1, "c": 1}
+        stage.open("terminate b")
+        await stage.names.wait_free("b")
+
+
+async def test_a_child_that_ends_by_itself_while_its_supervisor_stops_is_shown_as_stopped() -> None:
+    """With its failure; nothing is left `running` in the last snapshot."""
+    async with quiet_loop():
+        stage = Stage()
+        supervisor = Supervisor("top", abc(stage))
+        async with running(supervisor) as run:
+            stage.crash("a")
+            stage.crash("c")
+            run.request_stop()
+            assert await run.task == Stopped()
+        assert states(supervisor) == {"a": "stopped", "b": "stopped", "c": "stopped"}
+        assert supervisor.snapshot().children[0].last_failure == "Crash: handle of a"

@@ -9,8 +9,7 @@ import msgspec
 import pytest
 
 from erllama_py.config import ModelConfig
-
-SMOLLM2 = Path("~/.cache/erllama/models/SmolLM2-135M-Instruct.Q4_1.gguf").expanduser()
+from erllama_py.serve.models import fetch
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +21,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The real model, which `make test` has fetched."""
-    return SMOLLM2
+    return fetch("smollm2")
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def finished(request_id: int, token_ids: list[int], held: int, **fields: Any) ->
     return Finished(request_id=request_id, token_ids=token_ids, held=held, **(values | fields))
 
 
-def run(state: State, *events: Message | Outcome) -> tuple[State, list[Effect]]:
+def run(state: State, *events: Submit | CancelRequest | InjectFault | Outcome) -> tuple[State, list[Effect]]:
     """Feed events one after another; the effects of the last are returned."""
     effects: list[Effect] = []
     for event in events:

@@ -1,0 +1,113 @@
+"""The main job with SmolLM2-135M-Instruct: answers, warm turns, limits, crashes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+import erllama_py as erllama
+from erllama_py.serve.models import fetch
+
+pytestmark = [pytest.mark.anyio, pytest.mark.real_model, pytest.mark.slow]
+
+GREEDY: dict[str, Any] = {"temperature": 0.0, "response_tokens": 24}
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture
+async def loaded() -> AsyncIterator[tuple[erllama.Runtime, erllama.Model]]:
+    async with erllama.Runtime() as runtime:
+        yield runtime, await runtime.load_model("m", {"model_path": fetch("smollm2")})
+
+
+async def test_it_knows_the_capital_of_france(loaded: tuple[erllama.Runtime, erllama.Model]) -> None:
+    """A chat through the model's own template, ended by its own end token."""
+    _, model = loaded
+    answer = await model.chat(QUESTION, **GREEDY)
+    assert "Paris" in answer.reply
+    assert answer.finish_reason == "stop"
+    assert (model.info.quant_type, model.info.n_vocab, model.info.n_ctx_train) == ("q4_1", 49152, 8192)
+
+
+async def test_the_next_turn_computes_only_what_is_new(loaded: tuple[erllama.Runtime, erllama.Model]) -> None:
+    """And says what a model says that has seen nothing before."""
+    runtime, model = loaded
+    first = await model.chat(QUESTION, **GREEDY)
+    turn = [*QUESTION, {"role": "assistant", "content": first.reply}, {"role": "user", "content": "And of Italy?"}]
+    warm = await model.chat(turn, **GREEDY)
+    assert warm.cache_hit_kind == "live"
+    assert warm.cache_delta.read == first.committed_tokens
+    assert warm.stats.prefill_tokens == warm.prompt_tokens - first.committed_tokens
+    other = await runtime.load_model("cold", {"model_path": fetch("smollm2")})
+    assert (await other.chat(turn, **GREEDY)).generated == warm.generated
+
+
+async def test_a_grammar_binds_the_reply(loaded: tuple[erllama.Runtime, erllama.Model]) -> None:
+    """Whatever the model would rather say, what comes out is in the language."""
+    _, model = loaded
+    grammar = r'root ::= "{\"city\": \"" [A-Za-z ]+ "\", \"people\": " [0-9]+ "}"'
+    answer = await model.chat(QUESTION, grammar=grammar, temperature=0.7, seed=3, response_tokens=60)
+    assert answer.finish_reason == "stop"
+    assert set(json.loads(answer.reply)) == {"city", "people"}
+
+
+async def test_a_stop_sequence_cuts_a_real_reply(loaded: tuple[erllama.Runtime, erllama.Model]) -> None:
+    """Across token borders, and never in the text."""
+    _, model = loaded
+    prompt = "One, two, three, four, five, six, seven,"
+    whole = await model.complete(prompt, **GREEDY)
+    stop = whole.reply[5:12]
+    cut = await model.complete(prompt, **GREEDY, stop_sequences=[stop])
+    assert cut.reply == whole.reply[: whole.reply.index(stop)]
+    assert cut.stop_sequence == stop
+
+
+async def test_a_cancel_stops_a_long_prefill(loaded: tuple[erllama.Runtime, erllama.Model]) -> None:
+    """The decode under way is aborted: not all of the prompt is computed, and the next request is right."""
+    _, model = loaded
+    prompt = (await model.tokenize("The quick brown fox jumps over the lazy dog. " * 200))[:1900]
+    async with model.stream(prompt, **GREEDY) as events:
+        progress = await anext(events)
+        assert isinstance(progress, erllama.Progress)
+        events.cancel()
+        last = [event async for event in events][-1]
+    assert isinstance(last, erllama.Done)
+    assert last.completion.finish_reason == "cancelled"
+    assert last.completion.stats.prefill_tokens < 1900
+    assert "Paris" in (await model.chat(QUESTION, **GREEDY)).reply
+
+
+async def test_it_comes_back_after_a_crash_in_the_middle_of_an_answer(
+    loaded: tuple[erllama.Runtime, erllama.Model],
+) -> None:
+    """The same weights, the same reply."""
+    _, model = loaded
+    before = await model.chat(QUESTION, **GREEDY)
+    async with model.stream("Once upon a time", response_tokens=200) as events:
+        await anext(events)
+        model.inject_fault("decode")
+        with pytest.raises(erllama.ModelCrashed):
+            [event async for event in events]
+    assert (await model.chat(QUESTION, **GREEDY)).generated == before.generated
+
+
+async def test_text_that_spans_tokens_is_never_torn(loaded: tuple[erllama.Runtime, erllama.Model]) -> None:
+    """Characters of several tokens come whole, in every delta."""
+    _, model = loaded
+    grammar = 'root ::= "🦙🐍é漢字" [a-z]'
+    async with model.stream("Say:", grammar=grammar, response_tokens=60) as events:
+        deltas = [event.text async for event in events if isinstance(event, erllama.TextDelta)]
+    assert "".join(deltas).startswith("🦙🐍é漢字")
+    assert "\ufffd" not in "".join(deltas)
+
+
+async def test_tokens_and_text_agree(loaded: tuple[erllama.Runtime, erllama.Model]) -> None:
+    """A round trip, and control tokens only where they are wanted."""
+    _, model = loaded
+    text = "Grüße aus Ōsaka 🦙 <|im_end|>"
+    assert await model.detokenize(await model.tokenize(text)) == text
+    assert len(await model.tokenize("<|im_end|>", special=False)) > 1
+    assert len(await model.tokenize("<|im_end|>")) == 1
