@@ -288,10 +288,6 @@ class ChatTemplateError(RequestError):
     """The model has no chat template, or it refused or failed on these messages."""
 
 
-class SessionBusy(RequestError):
-    """Another request of the same session is still running."""
-
-
 class StreamMisused(RequestError):
     """A stream was used outside its block, or entered twice."""
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 
 class StopMatcher:
-    """Feeds text through until a stop sequence is met; `matched` is that sequence then."""
+    """Feeds text through until a stop sequence is met; `matched` is that sequence then. None of them is empty."""
 
     def __init__(self, stop_sequences: Sequence[str]) -> None:
         self.matched: str | None = None

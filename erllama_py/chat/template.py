@@ -48,18 +48,16 @@ class ChatTemplate:
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
+        *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
-        **variables: Any,
     ) -> str:
         """The conversation as the text that the model was trained on.
 
-        `add_generation_prompt` opens the assistant's turn at the end. `variables` go to the template as they
-        are (`enable_thinking=False`). Raises `ChatTemplateError`.
+        `add_generation_prompt` opens the assistant's turn at the end. Raises `ChatTemplateError`.
         """
         context = {
             **self._fixed,
-            **variables,
             "messages": check_messages(messages),
             "tools": check_tools(tools),
             "add_generation_prompt": add_generation_prompt,
@@ -78,9 +76,8 @@ class ChatTemplate:
         try:
             return _environment.from_string(self._source)
         except jinja2.TemplateSyntaxError as error:
-            raise ChatTemplateError(
-                f"the chat template does not parse: line {error.lineno}: {error.message}"
-            ) from error
+            said = f"line {error.lineno}: {error.message}"
+            raise ChatTemplateError(f"the chat template does not parse: {said}") from error
         except Exception as error:  # one that nests too deeply for Python
             raise ChatTemplateError(f"the chat template does not compile: {_said(error)}") from error
 

@@ -70,9 +70,9 @@ class Running:
         self._end("cancelled")
 
     def _end(self, reason: FinishReason) -> None:
-        """The text held back as a possible beginning of a stop sequence or a character is due now."""
+        """What was held back is due now: text, or a stop sequence that a longer one kept undecided."""
         self._pieces.append(self._assembler.finish())
-        self.finish = reason
+        self.finish = "stop" if self._assembler.matched is not None and reason == "length" else reason
 
     def take_text(self) -> Text | None:
         """What is new since the last call; `None` while a character or a stop sequence is incomplete."""

@@ -14,20 +14,25 @@ from erllama_py.serve.models import fetch
 pytestmark = [pytest.mark.anyio, pytest.mark.real_model, pytest.mark.slow]
 
 GREEDY: dict[str, Any] = {"temperature": 0.0, "response_tokens": 24}
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [{"role": "user", "content": "What is gravity?"}]
+# Without flash attention, whose rounding on the CPU depends on where a prompt is cut into batches: without it, this
+# model gives the same logits for any cut that leaves two tokens or more, and replies can be compared token by token.
+CONFIG: dict[str, Any] = {"context_opts": {"n_ctx": 2048, "flash_attn": False}}
 
 
 @pytest.fixture
 async def loaded() -> AsyncIterator[tuple[erllama.Runtime, erllama.Model]]:
     async with erllama.Runtime() as runtime:
-        yield runtime, await runtime.load_model("m", {"model_path": fetch("smollm2")})
+        yield runtime, await runtime.load_model("m", {"model_path": fetch("smollm2"), **CONFIG})
 
 
-async def test_it_knows_the_capital_of_france(loaded: tuple[erllama.Runtime, erllama.Model]) -> None:
-    """A chat through the model's own template, ended by its own end token."""
+async def test_it_answers_a_question(loaded: tuple[erllama.Runtime, erllama.Model]) -> None:
+    """A completion that knows its geography, and a chat through the model's own template, ended by its end token."""
     _, model = loaded
-    answer = await model.chat(QUESTION, **GREEDY)
-    assert "Paris" in answer.reply
+    assert (await model.complete("The capital of France is", **GREEDY)).reply.startswith(" Paris")
+    messages = [{"role": "system", "content": "You answer in one short sentence."}, *QUESTION]
+    answer = await model.chat(messages, temperature=0.0, repetition_penalty=1.1)
+    assert "force" in answer.reply
     assert answer.finish_reason == "stop"
     assert (model.info.quant_type, model.info.n_vocab, model.info.n_ctx_train) == ("q4_1", 49152, 8192)
 
@@ -36,12 +41,12 @@ async def test_the_next_turn_computes_only_what_is_new(loaded: tuple[erllama.Run
     """And says what a model says that has seen nothing before."""
     runtime, model = loaded
     first = await model.chat(QUESTION, **GREEDY)
-    turn = [*QUESTION, {"role": "assistant", "content": first.reply}, {"role": "user", "content": "And of Italy?"}]
+    turn = [*QUESTION, {"role": "assistant", "content": first.reply}, {"role": "user", "content": "And what is light?"}]
     warm = await model.chat(turn, **GREEDY)
     assert warm.cache_hit_kind == "live"
     assert warm.cache_delta.read == first.committed_tokens
     assert warm.stats.prefill_tokens == warm.prompt_tokens - first.committed_tokens
-    other = await runtime.load_model("cold", {"model_path": fetch("smollm2")})
+    other = await runtime.load_model("cold", {"model_path": fetch("smollm2"), **CONFIG})
     assert (await other.chat(turn, **GREEDY)).generated == warm.generated
 
 
@@ -58,6 +63,7 @@ async def test_a_stop_sequence_cuts_a_real_reply(loaded: tuple[erllama.Runtime, 
     """Across token borders, and never in the text."""
     _, model = loaded
     prompt = "One, two, three, four, five, six, seven,"
+    await model.complete(prompt, **GREEDY)  # so that the next two both start from the same live cells
     whole = await model.complete(prompt, **GREEDY)
     stop = whole.reply[5:12]
     cut = await model.complete(prompt, **GREEDY, stop_sequences=[stop])
@@ -77,7 +83,7 @@ async def test_a_cancel_stops_a_long_prefill(loaded: tuple[erllama.Runtime, erll
     assert isinstance(last, erllama.Done)
     assert last.completion.finish_reason == "cancelled"
     assert last.completion.stats.prefill_tokens < 1900
-    assert "Paris" in (await model.chat(QUESTION, **GREEDY)).reply
+    assert (await model.complete("The capital of France is", **GREEDY)).reply.startswith(" Paris")
 
 
 async def test_it_comes_back_after_a_crash_in_the_middle_of_an_answer(

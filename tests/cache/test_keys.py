@@ -1,0 +1,85 @@
+"""The hash of what a KV state depends on besides model and tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from erllama_py.cache.keys import KV_SETTINGS, ctx_params_hash
+from erllama_py.config import ContextOpts
+
+BUILD = "b1234"
+
+# Another value for each setting, by name.
+CHANGED: dict[str, Any] = {
+    "type_k": "q8_0", "type_v": "bf16", "flash_attn": True, "rope_scaling_type": "yarn", "rope_freq_base": 1e6,
+    "rope_freq_scale": 0.5, "yarn_ext_factor": 1.0, "yarn_attn_factor": 1.0, "yarn_beta_fast": 32.0,
+    "yarn_beta_slow": 1.0, "yarn_orig_ctx": 4096, "swa_full": True, "n_ctx": 4096, "n_batch": 64, "n_ubatch": 64,
+    "n_threads": 7, "n_threads_batch": 7, "n_seq_max": 8, "offload_kqv": False,
+}  # fmt: skip
+KEEPS_WARM = {"n_ctx", "n_batch", "n_ubatch", "n_threads", "n_threads_batch", "n_seq_max", "offload_kqv"}
+
+contexts = st.builds(
+    ContextOpts,
+    type_k=st.sampled_from(["f16", "f32", "q8_0"]),
+    type_v=st.sampled_from(["f16", "f32", "q8_0"]),
+    flash_attn=st.sampled_from([True, False, "auto"]),
+    rope_freq_base=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    rope_freq_scale=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    yarn_orig_ctx=st.none() | st.integers(1, 1 << 20),
+    n_ctx=st.integers(1, 1 << 20),
+    n_seq_max=st.integers(1, 256),
+    swa_full=st.booleans(),
+)
+
+
+def test_every_setting_of_the_context_is_decided() -> None:
+    """A new option must be put on one side or the other."""
+    assert set(KV_SETTINGS) | KEEPS_WARM == set(ContextOpts.__struct_fields__) == set(CHANGED)
+    assert not set(KV_SETTINGS) & KEEPS_WARM
+
+
+@pytest.mark.parametrize("name", sorted(CHANGED))
+def test_only_what_changes_the_cells_changes_the_hash(name: str) -> None:
+    """A wider window keeps the cache warm; other cells never meet."""
+    changed = msgspec.structs.replace(ContextOpts(), **{name: CHANGED[name]})
+    same = ctx_params_hash(changed, BUILD) == ctx_params_hash(ContextOpts(), BUILD)
+    assert same == (name in KEEPS_WARM)
+
+
+def test_another_build_is_another_hash() -> None:
+    """Kernels round differently from one version to the next."""
+    assert ctx_params_hash(ContextOpts(), "b1") != ctx_params_hash(ContextOpts(), "b2")
+
+
+def test_the_encoding_is_the_documented_one() -> None:
+    """Rows on disk are found again by it, so it may not change unnoticed; computed here by hand."""
+    encoded = b'erllama ctx_params v1\0["f16","f16","auto",null,null,null,null,null,null,null,null,false,"b1234"]'
+    assert ctx_params_hash(ContextOpts(), BUILD) == hashlib.sha256(encoded).hexdigest()
+
+
+@given(contexts, contexts, st.text(), st.text())
+def test_two_hashes_are_equal_when_all_that_counts_is(
+    one: ContextOpts, other: ContextOpts, build: str, other_build: str
+) -> None:
+    """No value runs into its neighbour's, `None` is no number, and true is not 1."""
+
+    def counted(context: ContextOpts, build: str) -> str:
+        return repr(([getattr(context, name) for name in KV_SETTINGS], build))
+
+    equal = ctx_params_hash(one, build) == ctx_params_hash(other, other_build)
+    assert equal == (counted(one, build) == counted(other, other_build))
+
+
+@given(contexts, st.integers(1, 1 << 20))
+def test_the_hash_is_of_the_values_and_not_of_the_object(context: ContextOpts, n_ctx: int) -> None:
+    """The same settings give the same 64 digits, with whatever context length."""
+    again = msgspec.structs.replace(context, n_ctx=n_ctx)
+    digest = ctx_params_hash(context, BUILD)
+    assert digest == ctx_params_hash(again, BUILD)
+    assert len(bytes.fromhex(digest)) == 32

@@ -1,0 +1,165 @@
+"""What a chat template cannot do, what it is not given, and what is said then."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from erllama_py.chat.template import ChatTemplate
+from erllama_py.errors import ChatTemplateError
+
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def problem(source: str | None, messages: Any = HELLO, tools: Any = None) -> str:
+    """What the error says; that there is one is part of every test."""
+    with pytest.raises(ChatTemplateError) as refusal:
+        ChatTemplate(source, "<s>", "</s>").render(messages, tools=tools)
+    return refusal.value.problem
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ ''['__class__']['__mro__'] }}",
+        "{{ (''|attr('__class__')).__mro__ }}",
+        "{{ messages.__class__.__base__ }}",
+        "{{ raise_exception.__globals__.json }}",
+        "{{ strftime_now.__closure__[0].cell_contents }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ '{0.__class__.__mro__}'.format('') }}",
+        "{{ '{a.__class__.__mro__}'.format_map({'a': ''}) }}",
+        "{{ (''|attr('for' ~ 'mat')).__self__.upper() }}",
+        "{% set form = '{0.__class__.__mro__}'.format %}{{ form('') }}",
+        "{{ (['']|map(attribute='__class__')|first).__mro__ }}",
+        "{% macro m() %}{% endmacro %}{{ m.__init__.__globals__ }}",
+    ],
+)
+def test_no_way_leads_out_of_the_sandbox(source: str) -> None:
+    """The second step into Python's internals fails, since the first found nothing."""
+    assert re.match("the chat template failed: (SecurityError|UndefinedError): ", problem(source))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__ }}",
+        "{{ ''|attr('__class__') }}",
+        "{{ raise_exception.__globals__ }}",
+        "{{ raise_exception.__code__ }}",
+        "{{ '{0.__class__}'.format('') }}",
+        "{% set form = '{0.__class__}'.format %}{{ form('') }}",
+    ],
+)
+def test_the_first_step_out_finds_nothing(source: str) -> None:
+    """An attribute of Python's internals is like one that does not exist: empty text."""
+    assert ChatTemplate(source, "", "").render(HELLO) == ""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages.append(1) }}",
+        "{{ messages[0].update(role='system') }}",
+        "{{ messages[0].content_parts.clear() }}",
+        "{{ tools[0].pop('name') }}",
+    ],
+)
+def test_a_template_changes_nothing_it_is_given(source: str) -> None:
+    """Lists and dicts that came from the caller are as before."""
+    messages, tools = [{**HELLO[0], "content_parts": [1]}], [{"name": "weather"}]
+    assert "SecurityError" in problem(source, messages, tools)
+    assert (messages, tools) == ([{**HELLO[0], "content_parts": [1]}], [{"name": "weather"}])
+
+
+def test_a_range_without_measure_is_refused() -> None:
+    """The sandbox's limit of 100,000 items holds before the first item is made."""
+    assert "OverflowError" in problem("{% for i in range(10**9) %}{% endfor %}")
+
+
+def test_a_macro_without_end_is_stopped() -> None:
+    """Python's own limit on recursion ends it as an error of this request."""
+    assert "RecursionError" in problem("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}")
+
+
+@pytest.mark.parametrize("statement", ["include", "extends", "import"])
+def test_no_file_can_be_read(statement: str) -> None:
+    """There is nothing to include templates from."""
+    name = "'/etc/hostname'" + (" as other" if statement == "import" else "")
+    assert "the chat template failed" in problem(f"{{% {statement} {name} %}}")
+
+
+def test_a_model_without_a_template_says_so() -> None:
+    """Its constructor was silent: such a model still completes plain prompts."""
+    assert problem(None) == "the model has no chat template"
+
+
+def test_a_template_that_does_not_parse_is_known_at_its_first_use() -> None:
+    """The line is named; constructing did not raise."""
+    template = ChatTemplate("one\n{% if %}", "", "")
+    for _ in range(2):
+        with pytest.raises(ChatTemplateError, match=r"^the chat template does not parse: line 2: "):
+            template.render(HELLO)
+
+
+def test_an_undefined_name_is_named() -> None:
+    """Alone it is empty text, as Jinja has it; going into it is an error."""
+    assert ChatTemplate("{{ unknown }}", "", "").render(HELLO) == ""
+    assert problem("{{ unknown.field }}") == "the chat template failed: UndefinedError: 'unknown' is undefined"
+
+
+def test_what_a_template_runs_into_travels_as_the_cause() -> None:
+    """No foreign error gets out by itself."""
+    with pytest.raises(ChatTemplateError) as refusal:
+        ChatTemplate("{{ 1 / 0 }}", "", "").render(HELLO)
+    assert isinstance(refusal.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([], "there are no messages"),
+        ("Hello", "messages are a list of mappings, not str"),
+        (None, "messages are a list of mappings, not NoneType"),
+        ({"role": "user", "content": "Hello"}, "messages are a list of mappings, not dict"),
+        (["Hello"], "message 1 is a str, not a mapping"),
+        ([*HELLO, {"content": "Hello"}], "message 2 has no role; a str such as 'user' expected"),
+        ([{"role": 1, "content": "Hello"}], "message 1 has no role; a str such as 'user' expected"),
+        ([{"role": "user"}], "message 1: content is a str or a list of text parts, not NoneType"),
+        ([{"role": "user", "content": b"Hello"}], "message 1: content is a str or a list of text parts, not bytes"),
+        ([{"role": "user", "tool_calls": []}], "message 1: content is a str or a list of text parts, not NoneType"),
+        ([{"role": "assistant", "tool_calls": "f()"}], "message 1: tool_calls are a list of mappings"),
+        ([{"role": "assistant", "tool_calls": ["f()"]}], "message 1: tool_calls are a list of mappings"),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}],
+            "message 1: a part of content is {'type': 'text', 'text': str}",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": 1}]}],
+            "message 1: a part of content is {'type': 'text', 'text': str}",
+        ),
+    ],
+)
+def test_messages_that_are_none_are_refused_with_their_place(messages: Any, said: str) -> None:
+    """The sentence names the message, counted from one, and what is wrong with it."""
+    assert problem("{{ messages }}", messages) == said
+
+
+@pytest.mark.parametrize("tools", ["weather", {"name": "weather"}, ["weather"]])
+def test_tools_are_mappings(tools: Any) -> None:
+    """Anything else is refused before the template sees it."""
+    assert problem("{{ tools }}", tools=tools) == "tools are a list of mappings"
+
+
+@given(st.text("{}%#-_'\"|.()[]abi0 \n", max_size=30))
+def test_whatever_the_source_nothing_but_our_error_gets_out(source: str) -> None:
+    """A template renders to text or is refused; it never brings down who renders it."""
+    with contextlib.suppress(ChatTemplateError):
+        assert isinstance(ChatTemplate(source, "", "").render(HELLO), str)
