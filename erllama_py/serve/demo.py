@@ -10,17 +10,19 @@ from pathlib import Path
 
 import erllama_py as erllama
 
+# Long enough that reading it takes a moment, as the instructions of an agent do.
 SYSTEM = (
-    "You are the ship's computer of a small sailing boat on a long voyage. You answer in two or three short "
-    "sentences, in plain words, and you never invent instruments that the boat does not have. The boat has a "
-    "compass, a barometer, a paper chart of the coast, a radio that reaches other boats within sight, a tank of "
-    "two hundred litres of fresh water, dried food for thirty days, three sails and a small engine with fuel for "
-    "ten hours. The crew are two people who have sailed for many years and want short, practical advice. When "
-    "the weather turns bad, the safety of the crew comes before the voyage. When something breaks, say first "
-    "what to do at once, then what can wait until the morning. When you do not know, say so."
+    "You are a patient science teacher who answers a curious child. You answer in one or two short sentences, in "
+    "plain words, and you never use a formula. When you explain something, you compare it with a thing that the "
+    "child can see or touch: a ball, a cup of water, a lamp, a bicycle, a garden. You say what is known, and when "
+    "something is not known you say so. You do not joke, you do not ask a question back, and you do not begin with "
+    "praise. Here is what the child has learnt so far: the earth is round and turns once a day; the moon goes around "
+    "the earth once a month; the sun is a star, and it is so far away that its light needs eight minutes to reach "
+    "us; light is faster than sound, which is why thunder comes after the lightning; water turns to ice when it is "
+    "cold and to steam when it is hot; plants take in light, water and air, and make sugar of them."
 )
-QUESTION = "The barometer has been falling since noon. What should we do first?"
-FOLLOW_UP = "And what can wait until the morning?"
+QUESTION = "How do plants eat?"
+FOLLOW_UP = "And what is the moon?"
 
 
 def bar(progress: erllama.LoadProgress) -> None:
@@ -34,7 +36,7 @@ def bar(progress: erllama.LoadProgress) -> None:
 
 async def ask(model: erllama.Model, messages: list[dict[str, str]]) -> erllama.Completion:
     """Stream one answer to the terminal."""
-    async with model.stream_chat(messages, response_tokens=60, temperature=0.0) as events:
+    async with model.stream_chat(messages, response_tokens=60, temperature=0.0, repetition_penalty=1.1) as events:
         async for event in events:
             match event:
                 case erllama.TextDelta(text):

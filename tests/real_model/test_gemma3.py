@@ -26,16 +26,16 @@ async def test_what_is_kept_of_a_window_answers_as_a_fresh_model_does(anyio_back
         config = {"model_path": fetch("gemma3"), "context_opts": {"n_ctx": 1536}}
         model = await runtime.load_model("m", config)
         fresh = await runtime.load_model("fresh", config)
-        text = await model.tokenize(LOG * 12)
-        for length, kept in ((300, True), (900, False)):
-            start = text[:length]
-            await model.complete([*start, *await model.tokenize(" The captain said", add_bos=False)], **GREEDY)
+        text = await model.tokenize(LOG * 30)
+        # The cache of this context has 1,024 cells for a window of 512 tokens: of a text of 1,300 tokens it has
+        # forgotten the beginning, and cannot go back to token 700.
+        for length, cut, kept in ((300, 290, True), (1300, 1290, True), (1300, 700, False)):
+            await model.complete([*text[:length], *await model.tokenize(" He said", add_bos=False)], **GREEDY)
             # The text goes on as it has gone before, so that each next token is far ahead of the others: how a
             # prompt is cut into batches changes logits by up to 1.4 here, and the lead is above 7.
-            prompt = text[: length + 9]
-            again = await model.complete(prompt, **GREEDY)
+            again = await model.complete(text[:cut], **GREEDY)
             await fresh.complete("x", **GREEDY)  # nothing of the prompt is live here
-            cold = await fresh.complete(prompt, **GREEDY)
+            cold = await fresh.complete(text[:cut], **GREEDY)
             assert again.generated == cold.generated
             assert (again.cache_hit_kind == "live") is kept, again.stats.miss_reason
         assert "window" in str(again.stats.miss_reason)
