@@ -7,12 +7,14 @@ import time
 from pathlib import Path
 
 import llama_cpp
+from llama_cpp._logger import set_verbose
 
 
 class BareLoop:
     """One model, one context, one greedy sampler; no text, no stop sequences, no queues, no other thread."""
 
     def __init__(self, path: Path, n_ctx: int, n_threads: int) -> None:
+        set_verbose(False)
         model_params = llama_cpp.llama_model_default_params()
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_params)
         context_params = llama_cpp.llama_context_default_params()

@@ -12,6 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import anyio.to_thread
+
 from erllama_py import errors
 from erllama_py.actors import Exit, NoRestart, Raised, Reply, StateMachine
 from erllama_py.engine.backends import BackendFactory
@@ -57,7 +59,8 @@ class ModelActor(StateMachine[machine.State, Message, Effect]):
     async def init(self) -> None:
         board, began = self._board, time.perf_counter()
         board.show("restarting" if board.restarts else "loading", 0)
-        backend = self._make_backend(board.model_id, board.config)
+        # On a worker thread, because the first of a kind imports its code, some 20 ms of it.
+        backend = await anyio.to_thread.run_sync(self._make_backend, board.model_id, board.config)
         prepared = await prepare_off_loop(backend, board, self._remember)
         self._thread = EngineThread(backend, self._take_outcomes, f"erllama-{board.model_id}")
         try:

@@ -135,7 +135,7 @@ async def test_a_safe_load_hashes_the_file_once(folder: Path) -> None:
         assert again.info.fingerprint == first.info.fingerprint
         chunked = await runtime.load_model("c", config(path) | {"fingerprint_mode": "gguf_chunked"})
         assert chunked.info.fingerprint != first.info.fingerprint
-    size = path.stat().st_size  # noqa: ASYNC240  # a stat of a local file
+    size = path.stat().st_size  # a stat of a local file
     assert [step for step in steps if step.stage == "hash"] == [erllama.LoadProgress("hash", size, size)]
     assert steps[-1] == erllama.LoadProgress("weights", size, size)
 

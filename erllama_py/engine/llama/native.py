@@ -13,7 +13,10 @@ functions are reached in two ways:
 from __future__ import annotations
 
 import ctypes
+import importlib.util
+import os
 import threading
+from pathlib import Path
 from typing import Any
 
 from erllama_py.engine.llama import logs
@@ -95,6 +98,7 @@ class Library:
     """llama.cpp, ready to use."""
 
     def __init__(self) -> None:
+        _open_without_the_gil()
         import llama_cpp
         import numpy
         from llama_cpp import llama_cpp as bindings
@@ -144,6 +148,24 @@ def _file_types(module: Any) -> dict[int, str]:
         for name, value in vars(module).items()
         if name.startswith(prefix) and not name.endswith("_GUESSED")
     }
+
+
+def _open_without_the_gil() -> None:
+    """Have the shared library in memory before the bindings open it.
+
+    `ctypes.CDLL` holds the GIL while the system reads, links and initialises the library: some milliseconds, and
+    tens of them from a cold disk, in which an event loop stands still. C's own `dlopen`, called as a foreign
+    function, does the same work without the GIL; the bindings then only count one more user.
+    """
+    package = importlib.util.find_spec("llama_cpp")
+    if package is None or package.origin is None:
+        return  # the import that follows says what is wrong
+    folder = Path(package.origin).parent / "lib"
+    opener = ctypes.CDLL(None).dlopen
+    opener.argtypes, opener.restype = [ctypes.c_char_p, ctypes.c_int], ctypes.c_void_p
+    for name in ("libllama.so", "libllama.dylib"):
+        if (folder / name).exists():
+            opener(bytes(folder / name), os.RTLD_NOW)
 
 
 class AbortFlag:
