@@ -1,4 +1,4 @@
-"""What erllama costs over the bare ctypes loop: one greedy stream, alternating rounds in one process.
+"""What erllama costs over the bare ctypes loop: one greedy stream, in alternating rounds.
 
 The same prompt, its cells kept by both, and the same number of tokens. A round is `TOKENS` tokens of each;
 the ratio is taken round by round, so that a machine whose speed drifts does not decide it.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from pathlib import Path
 
-from bare import BareLoop
+from bare import BareProcess, bare_process
 from report import publish, table
 
 import erllama_py as erllama
@@ -25,7 +26,12 @@ N_THREADS = 2
 
 async def main() -> None:
     path = fetch("smollm2")
-    bare = BareLoop(path, N_CTX, N_THREADS)
+    with bare_process(path, N_CTX, N_THREADS) as bare:
+        await measure(path, bare)
+
+
+async def measure(path: Path, bare: BareProcess) -> None:
+    """Run the rounds and publish the table."""
     rows: dict[str, list[float]] = {"complete": [], "stream": []}
     rates: list[float] = []
     async with erllama.Runtime() as runtime:
