@@ -1,0 +1,88 @@
+"""A FastAPI application around one model: the runtime in the lifespan, a streamed answer, a client that may go away.
+
+MODEL_PATH=tiny.gguf uvicorn fastapi_app:app
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+
+import erllama_py as erllama
+
+STATUS = {
+    erllama.InvalidOption: 422,
+    erllama.RequestError: 422,
+    erllama.ModelNotLoaded: 404,
+    erllama.ModelUnavailable: 503,
+    erllama.RuntimeClosed: 503,
+}
+
+
+def create_app(config: Mapping[str, Any]) -> FastAPI:
+    """The application; `config` is what `load_model` takes."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with erllama.Runtime() as runtime:
+            app.state.model = await runtime.load_model("model", config)
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.exception_handler(erllama.ErllamaError)
+    async def refuse(request: Request, error: erllama.ErllamaError) -> JSONResponse:
+        """Each error class has a status; the class and its sentence are the answer."""
+        status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
+        headers = {"Retry-After": "1"} if status == 503 else None
+        return JSONResponse({"error": type(error).__name__, "detail": str(error)}, status, headers)
+
+    @app.post("/complete")
+    async def complete(request: Request) -> dict[str, Any]:
+        """`{"prompt": …, "options": {…}}`: the whole reply."""
+        body = await request.json()
+        done = await app.state.model.complete(body.get("prompt"), **body.get("options", {}))
+        return {"reply": done.reply, "finish_reason": done.finish_reason, "reused": done.cache_delta.read}
+
+    @app.post("/chat")
+    async def chat(request: Request) -> StreamingResponse:
+        """`{"messages": […], "options": {…}}`: server-sent events, text first, then the counts."""
+        body = await request.json()
+        events = server_sent(app.state.model.stream_chat(body.get("messages"), **body.get("options", {})))
+        await anext(events)  # the request is accepted, or its error is answered with a status
+        return StreamingResponse(events, media_type="text/event-stream")
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        """Read from the probes; costs the model nothing."""
+        model = app.state.model
+        return {"phase": model.phase, "queue_depth": model.queue_depth}
+
+    return app
+
+
+async def server_sent(stream: erllama.Stream) -> AsyncIterator[str]:
+    """The events of a stream as server-sent events, after an empty text that says that it has begun.
+
+    When the client goes away, the server drops this generator, at whichever `yield` it stands: the block is left,
+    which cancels the request, and the model is free for the next.
+    """
+    async with stream as events:
+        yield ""
+        async for event in events:
+            match event:
+                case erllama.TextDelta(text):
+                    yield f"data: {json.dumps({'text': text})}\n\n"
+                case erllama.Done(completion):
+                    counts = {"finish_reason": completion.finish_reason, "tokens": len(completion.generated)}
+                    yield f"data: {json.dumps(counts)}\n\n"
+
+
+if "MODEL_PATH" in os.environ:
+    app = create_app({"model_path": os.environ["MODEL_PATH"]})
