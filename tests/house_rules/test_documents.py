@@ -146,3 +146,9 @@ def test_every_page_of_the_site_is_in_its_navigation() -> None:
 def test_the_check_tells_what_exists_from_what_does_not(name: str, why: str | None) -> None:
     """The check itself, on names of each kind."""
     assert problem(name) == why
+
+
+def test_the_map_names_every_file_of_the_package() -> None:
+    """A stranger finds each room on `docs/internals/map.md`, and nothing that is gone."""
+    named = set(re.findall(r"^\| `(erllama_py/[^`]+)` \|", (TOP / "docs/internals/map.md").read_text(), re.MULTILINE))
+    assert named == {path.relative_to(TOP).as_posix() for path in (TOP / "erllama_py").rglob("*.py")}
