@@ -8,7 +8,6 @@ engine) are translated at their border and travel as the `__cause__` of one of t
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
 
 
 @dataclass(eq=False)
@@ -230,6 +229,14 @@ class RuntimeClosed(ErllamaError):
 
 
 @dataclass(eq=False)
+class RuntimeReused(ErllamaError):
+    """A runtime was entered a second time; make a new one."""
+
+    def describe(self) -> str:
+        return "a runtime can be entered once; make a new one"
+
+
+@dataclass(eq=False)
 class RuntimeFailed(ErllamaError):
     """The supervision tree gave up; `__cause__` is the failure that it could not restart away."""
 
@@ -296,15 +303,3 @@ def request_error(name: str, problem: str) -> RequestError:
     """The error class `name` of the family `RequestError`, as an outcome of the engine names it."""
     kind = globals().get(name, RequestError)
     return kind(problem) if isinstance(kind, type) and issubclass(kind, RequestError) else RequestError(problem)
-
-
-def unwrap(error: BaseException) -> BaseException:
-    """The first plain exception inside nested exception groups; `error` itself where it is none."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-def facts(error: ErllamaError) -> dict[str, Any]:
-    """The fields of `error` by name, for logs and API answers."""
-    return {field.name: getattr(error, field.name) for field in fields(error)}

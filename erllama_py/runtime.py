@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from erllama_py import tree
+from erllama_py import switch_interval, tree
 from erllama_py.actors import (
+    ActorError,
     ChildFailure,
     DynamicSupervisor,
     Exit,
@@ -25,7 +25,6 @@ from erllama_py.actors import (
     Names,
     NameTaken,
     Restart,
-    RestartLimitReached,
     RestartLimits,
     Stopped,
     StopTimeout,
@@ -42,6 +41,7 @@ from erllama_py.errors import (
     ModelStuck,
     RuntimeClosed,
     RuntimeFailed,
+    RuntimeReused,
 )
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.client import ChatMessage, Model, Prompt, actor_name, model_id_of
@@ -88,6 +88,7 @@ class Runtime:
         root, self._branches = tree.build(self._restarting, self._gave_up)
         self._tree = Tree(root)
         self._root = root
+        self._entered = False
         self._open = False
         self._log = get_logger()
 
@@ -95,11 +96,13 @@ class Runtime:
         return f"<Runtime {'open' if self._open else 'closed'}, {len(self._boards)} models>"
 
     async def __aenter__(self) -> Self:
+        if self._entered:
+            raise RuntimeReused
+        self._entered = True
         await self._tree.__aenter__()
         self._open = True
-        self._old_switch_seconds = sys.getswitchinterval()
         if self._switch_seconds is not None:
-            sys.setswitchinterval(self._switch_seconds)
+            switch_interval.hold(self._switch_seconds)
         return self
 
     async def __aexit__(
@@ -110,12 +113,12 @@ class Runtime:
             board.close("unloaded", RuntimeClosed)
         try:
             await self._tree.__aexit__(kind, error, traceback)
-        except RestartLimitReached as failure:
+        except ActorError as failure:  # the root ended by itself
             raise RuntimeFailed(str(failure)) from failure
         finally:
             self._boards.clear()
             if self._switch_seconds is not None:
-                sys.setswitchinterval(self._old_switch_seconds)
+                switch_interval.release(self._switch_seconds)
 
     # --- models ------------------------------------------------------------------------------------------------
 
@@ -140,6 +143,7 @@ class Runtime:
         else:
             checked_id, checked = self._new_id(), parse_model_config(model_id)
         check_tier(checked, TIERS)
+        self._forget_unloaded()
         if checked_id in self._boards:
             raise AlreadyLoaded(checked_id)
         board = self._boards[checked_id] = ModelBoard(checked_id, checked, on_progress)
@@ -148,7 +152,7 @@ class Runtime:
                 tree.model_child(board, self._names, self._make_backend, self._home / "fingerprints")
             )
         except BaseException:
-            del self._boards[checked_id]
+            self._boards.pop(checked_id, None)
             if not self._open:
                 raise RuntimeClosed from None
             raise
@@ -167,7 +171,8 @@ class Runtime:
             raise ModelStuck(board.model_id) from timeout
         except NameNotFound:  # another unload was first
             return
-        self._boards.pop(board.model_id, None)
+        finally:
+            self._forget_unloaded()
 
     def model(self, model: Model | str) -> Model:
         """The handle of a loaded model. Raises `ModelNotLoaded`."""
@@ -176,6 +181,7 @@ class Runtime:
     def list_models(self) -> list[ModelInfo]:
         """What is loaded, in the order of loading; models that load for the first time are not in it yet."""
         self._check_open()
+        self._forget_unloaded()
         return [Model(board, self._names).info for board in self._boards.values() if board.info is not None]
 
     def model_info(self, model: Model | str) -> ModelInfo:
@@ -281,10 +287,18 @@ class Runtime:
     def _board(self, model: Model | str) -> ModelBoard:
         self._check_open()
         model_id = model.id if isinstance(model, Model) else check_model_id(model)
+        self._forget_unloaded()
         board = self._boards.get(model_id)
         if board is None:
             raise ModelNotLoaded(model_id)
         return board
+
+    def _forget_unloaded(self) -> None:
+        """Free the ids of models that are gone, also of those whose `unload` was cancelled half-way."""
+        alive = self._models.child_names()
+        for model_id, board in list(self._boards.items()):
+            if board.phase == "unloaded" and actor_name(model_id) not in alive:
+                del self._boards[model_id]
 
     def _new_id(self) -> str:
         return next(name for n in self._ids if (name := f"model_{n}") not in self._boards)

@@ -11,6 +11,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar, get_args
 
 import anyio.lowlevel
@@ -139,7 +140,11 @@ class Model:
         """The conversation as token ids, rendered by the GGUF's own Jinja template. Raises `ChatTemplateError`."""
         await self._actor()
         assert self._board.template is not None
-        text = self._board.template.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+        render = partial(
+            self._board.template.render, messages, tools=tools, add_generation_prompt=add_generation_prompt
+        )
+        # A template is the model's own code: how long it runs is not known, so not on the loop.
+        text = await anyio.to_thread.run_sync(render, abandon_on_cancel=True)
         # The template writes the begin token itself where the model wants one.
         return await self.tokenize(text, add_bos=False)
 

@@ -22,7 +22,7 @@ LEAVES = {"config", "errors", "results", "counters", "chat", "watch.log"}
 ARROWS: dict[str, set[str]] = {
     "": {"runtime", "tree", "model", "actors"} | LEAVES,
     "serve": {""},
-    "runtime": {"tree", "model", "cache", "tiers", "watch", "engine", "actors"} | LEAVES,
+    "runtime": {"tree", "model", "cache", "tiers", "watch", "engine", "actors", "switch_interval"} | LEAVES,
     "tree": {"model", "cache", "tiers", "watch", "engine", "actors"} | LEAVES,
     "model": {"cache", "engine", "actors"} | LEAVES,  # never tiers: rows are the cache's business
     "cache": {"tiers", "actors"} | LEAVES,
@@ -37,6 +37,7 @@ ARROWS: dict[str, set[str]] = {
     "results": {"config", "errors"},
     "counters": set(),
     "errors": set(),
+    "switch_interval": set(),
 }
 
 # Between rooms: what may be imported from outside, apart from what a room's `__init__` hands out. The tree puts the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -216,3 +217,27 @@ async def test_the_home_folder_holds_the_remembered_fingerprints(tmp_path: Path)
     async with erllama.Runtime(home=home) as runtime:
         await runtime.load_model("m", STUB)
     assert not home.exists()
+
+
+async def test_a_runtime_is_entered_once() -> None:
+    """A second time is a clear error, while it is open and after."""
+    async with erllama.Runtime() as runtime:
+        with pytest.raises(erllama.RuntimeReused):
+            await runtime.__aenter__()
+    with pytest.raises(erllama.RuntimeReused):
+        await runtime.__aenter__()
+
+
+async def test_the_switch_interval_comes_back_with_the_last_runtime() -> None:
+    """The shortest wish counts, in whatever order runtimes close."""
+    before = sys.getswitchinterval()
+    first, second = erllama.Runtime(switch_seconds=0.002), erllama.Runtime(switch_seconds=0.001)
+    await first.__aenter__()
+    await second.__aenter__()
+    assert sys.getswitchinterval() == pytest.approx(0.001)
+    await first.__aexit__(None, None, None)
+    assert sys.getswitchinterval() == pytest.approx(0.001)
+    await second.__aexit__(None, None, None)
+    assert sys.getswitchinterval() == pytest.approx(before)
+    async with erllama.Runtime(switch_seconds=None):
+        assert sys.getswitchinterval() == pytest.approx(before)
