@@ -41,6 +41,7 @@ class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
     metadata_size: int  # everything before the first weights tensor
     first_tensor_size: int
     kv_bytes_per_token: int  # of one position in f16 over all layers; 0 where attention keeps none
+    sliding_window: int = 0  # tokens; 0 where every layer attends to everything
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """What a load settles before any weights are read: the file's facts, its fingerprint, whether it fits.
 
-`check_file`, `memory_needed` and `describe` are pure; `prepare_off_loop` reads the file on a worker thread.
+`check_file`, `resident_bytes` and `describe` are pure; `prepare_off_loop` reads the file on a worker thread.
 """
 
 from __future__ import annotations
@@ -36,30 +36,42 @@ KV_ELEMENT_BYTES = {
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """What `prepare` found. The fingerprint is 64 hex digits; sizes are in bytes."""
+    """What `prepare_off_loop` found. The fingerprint is 64 hex digits."""
 
     facts: FileFacts
     fingerprint: str
-    memory_needed: int
 
 
-def memory_needed(facts: FileFacts, context: ContextOpts, vocab_only: bool) -> int:
-    """Bytes for weights and KV cells: an estimate from below, compute buffers are not in it.
+def cell_bytes(facts: FileFacts, context: ContextOpts) -> int:
+    """Bytes of all KV cells: an estimate from below.
 
-    `kv_bytes_per_token` is in f16, half of it keys and half of it values.
+    `kv_bytes_per_token` is in f16, half of it keys and half of it values. Which layers of a sliding-window
+    model attend to everything is the architecture's secret, so all count with the window alone.
     """
-    if vocab_only:
-        return facts.metadata_size
     per_token = facts.kv_bytes_per_token / 2
     keys = per_token * KV_ELEMENT_BYTES[context.type_k] / KV_ELEMENT_BYTES["f16"]
     values = per_token * KV_ELEMENT_BYTES[context.type_v] / KV_ELEMENT_BYTES["f16"]
-    return int(facts.file_size + context.n_ctx * (keys + values))
+    windowed = facts.sliding_window > 0 and not context.swa_full
+    cells = min(context.n_ctx, facts.sliding_window) if windowed else context.n_ctx
+    return int(cells * (keys + values))
 
 
-def check_file(config: ModelConfig, facts: FileFacts, available: int) -> int:
-    """Compare what was given with what the file says; returns the memory it needs, in bytes.
+def resident_bytes(config: ModelConfig, facts: FileFacts) -> int:
+    """Bytes that a load takes of this machine's memory for good: an estimate from below, as it refuses loads.
 
-    With layers on a GPU the weights leave this machine's memory, so only the context is held against it.
+    Mapped weights can be read again from the file, and weights and cells on a GPU lie elsewhere.
+    """
+    if config.model_opts.vocab_only:
+        return facts.metadata_size
+    on_gpu = config.model_opts.n_gpu_layers != 0
+    weights = 0 if config.model_opts.use_mmap or on_gpu else facts.file_size
+    cells = 0 if on_gpu and config.context_opts.offload_kqv else cell_bytes(facts, config.context_opts)
+    return weights + cells
+
+
+def check_file(config: ModelConfig, facts: FileFacts, available: int) -> None:
+    """Compare what was given with what the file says and with the memory that is `available`, in bytes.
+
     Raises `QuantMismatch`, `InsufficientMemory`, `InvalidOption`.
     """
     if config.quant_type is not None and config.quant_type != facts.quant_type:
@@ -68,18 +80,10 @@ def check_file(config: ModelConfig, facts: FileFacts, available: int) -> int:
         raise QuantMismatch("quant_bits", str(config.quant_bits), str(facts.quant_bits))
     if config.context_opts.n_seq_max > config.context_opts.n_ctx:
         raise InvalidOption("context_opts.n_seq_max", "more sequences than the context has cells")
-    needed = memory_needed(facts, config.context_opts, config.model_opts.vocab_only)
-    # Memory-mapped weights can be read again from the file, so only what must be resident counts.
-    mapped = config.model_opts.use_mmap or config.model_opts.n_gpu_layers != 0
-    resident = needed - facts.file_size if mapped and not config.model_opts.vocab_only else needed
-    if resident > available:
-        raise InsufficientMemory(
-            str(config.model_path),
-            f"it needs about {resident >> 20} MiB of memory and {available >> 20} MiB are available",
-            resident,
-            available,
-        )
-    return needed
+    needed = resident_bytes(config, facts)
+    if needed > available:
+        problem = f"it needs at least {needed >> 20} MiB of memory and {available >> 20} MiB are available"
+        raise InsufficientMemory(str(config.model_path), problem, needed, available)
 
 
 async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path) -> Prepared:
@@ -96,9 +100,8 @@ async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path) 
 
     def prepare() -> Prepared:
         facts = backend.inspect()
-        needed = check_file(board.config, facts, available)
-        fingerprint = fingerprint_file(board.config, facts, remember, progress)
-        return Prepared(facts=facts, fingerprint=fingerprint, memory_needed=needed)
+        check_file(board.config, facts, available)
+        return Prepared(facts=facts, fingerprint=fingerprint_file(board.config, facts, remember, progress))
 
     try:
         return await anyio.to_thread.run_sync(prepare, abandon_on_cancel=True)
@@ -127,7 +130,7 @@ def describe(board: ModelBoard, prepared: Prepared, facts: ModelFacts, load_seco
         ctx_params_hash=config.ctx_params_hash or ctx_params_hash(config.context_opts, facts.build),
         n_params=facts.n_params,
         size=facts.size_bytes,
-        memory_estimate=prepared.memory_needed,
+        memory_estimate=facts.size_bytes + cell_bytes(prepared.facts, config.context_opts) * (facts.n_ctx > 0),
         context_size=config.context_opts.n_ctx,
         n_ctx_train=facts.n_ctx_train,
         n_vocab=facts.n_vocab,

@@ -46,6 +46,9 @@ def test_the_facts_of_a_file_agree_with_an_independent_reader(models: Path, conf
     assert facts.file_size == path.stat().st_size
     assert facts.metadata_size == reader.data_offset == reader.tensors[0].data_offset
     assert facts.first_tensor_size == reader.tensors[0].n_bytes
+    window = reader.get_field(f"{facts.architecture}.attention.sliding_window")
+    assert facts.sliding_window == (window.contents() if window is not None else 0)
+    assert (facts.sliding_window > 0) == (kind == "window")
 
 
 @pytest.mark.parametrize(

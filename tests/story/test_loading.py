@@ -40,6 +40,19 @@ async def test_a_second_load_of_an_id_is_refused_also_while_it_loads() -> None:
         assert (await model.complete("hello", response_tokens=1, temperature=0.0)).generated
 
 
+async def test_a_load_that_takes_its_time_delays_nobody() -> None:
+    """While one model loads, another answers, a third is loaded and answers too, and the probes say who loads."""
+    async with stub_runtime() as (runtime, model), anyio.create_task_group() as group:
+        group.start_soon(runtime.load_model, "slow", {**STUB, "stub": {"load_seconds": 3600.0}})
+        await until(lambda: len(engine_threads()) == 2)
+        assert (await model.complete("hello", response_tokens=1, temperature=0.0)).generated
+        third = await runtime.load_model("third", STUB)
+        assert (await third.complete("hello", response_tokens=1, temperature=0.0)).generated
+        assert runtime.phase("slow") == "loading"
+        assert [info.id for info in runtime.list_models()] == ["m", "third"]
+        group.cancel_scope.cancel()
+
+
 async def test_a_cancelled_load_leaves_nothing() -> None:
     """No thread, no child, and the id is free."""
     async with erllama.Runtime() as runtime:

@@ -71,6 +71,7 @@ def read_facts(library: Library, path: str, model_id: str) -> FileFacts:
             quant_type=quant_type,
             quant_bits=quant_bits(quant_type),
             n_ctx_train=header.number(f"{architecture}.context_length"),
+            sliding_window=header.number(f"{architecture}.attention.sliding_window"),
             n_layer=header.number(f"{architecture}.block_count"),
             file_size=size,
             metadata_size=header.data_offset,

@@ -1,0 +1,82 @@
+"""Whether a file is what was described, and whether it fits: pure checks before any weights are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from erllama_py.config import ModelConfig, parse_model_config
+from erllama_py.engine.backend import FileFacts
+from erllama_py.errors import InsufficientMemory, InvalidOption, QuantMismatch
+from erllama_py.model.loading import cell_bytes, check_file, resident_bytes
+
+GIB = 1 << 30
+PLENTY = 64 * GIB
+FACTS: dict[str, Any] = {
+    "architecture": "llama", "quant_type": "q4_k_m", "quant_bits": 4, "n_ctx_train": 8192, "n_layer": 32,
+    "file_size": 4 * GIB, "metadata_size": 1 << 20, "first_tensor_size": 1 << 20, "kv_bytes_per_token": 1 << 17,
+}  # fmt: skip
+
+
+def facts(**changes: Any) -> FileFacts:
+    return FileFacts(**(FACTS | changes))
+
+
+def config(**options: Any) -> ModelConfig:
+    return parse_model_config({"model_path": "/a.gguf", "context_opts": {"n_ctx": 8192}} | options)
+
+
+def test_cells_are_counted_by_the_types_of_keys_and_values() -> None:
+    """8,192 positions of 128 KiB in f16; q8_0 takes 34 bytes for 32 elements instead of 64."""
+    assert cell_bytes(facts(), config().context_opts) == GIB
+    halved = config(context_opts={"n_ctx": 8192, "type_k": "q8_0", "type_v": "q8_0"})
+    assert cell_bytes(facts(), halved.context_opts) == GIB * 34 // 64
+
+
+def test_a_sliding_window_is_not_refused_for_cells_that_it_never_has() -> None:
+    """Counted with the window alone, unless all cells are asked for."""
+    window = facts(sliding_window=1024)
+    assert cell_bytes(window, config().context_opts) == GIB // 8
+    assert cell_bytes(window, config(context_opts={"n_ctx": 8192, "swa_full": True}).context_opts) == GIB
+
+
+@pytest.mark.parametrize(
+    ("model_opts", "context_opts", "needed"),
+    [
+        ({}, {}, GIB),
+        ({"use_mmap": False}, {}, 5 * GIB),
+        ({"n_gpu_layers": 99}, {}, 0),
+        ({"n_gpu_layers": 99}, {"offload_kqv": False}, GIB),
+        ({"vocab_only": True}, {}, 1 << 20),
+    ],
+)
+def test_only_what_stays_in_this_machines_memory_counts(
+    model_opts: dict[str, Any], context_opts: dict[str, Any], needed: int
+) -> None:
+    """Mapped weights and what lies on a GPU do not."""
+    wanted = config(model_opts=model_opts, context_opts={"n_ctx": 8192} | context_opts)
+    assert resident_bytes(wanted, facts()) == needed
+    check_file(wanted, facts(), needed)
+    if needed:
+        with pytest.raises(InsufficientMemory) as caught:
+            check_file(wanted, facts(), needed - 1)
+        assert (caught.value.needed, caught.value.available) == (needed, needed - 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"quant_type": "Q4_K_M", "quant_bits": 4}, None),
+        ({"quant_type": "q8_0"}, QuantMismatch),
+        ({"quant_bits": 8}, QuantMismatch),
+        ({"context_opts": {"n_ctx": 2, "n_seq_max": 4}}, InvalidOption),
+    ],
+)
+def test_what_was_given_is_compared_with_the_file(options: dict[str, Any], error: type[Exception] | None) -> None:
+    """Names of quantisations in any case; a difference names the option."""
+    if error is None:
+        check_file(config(**options), facts(), PLENTY)
+    else:
+        with pytest.raises(error):
+            check_file(config(**options), facts(), PLENTY)
