@@ -1,0 +1,46 @@
+"""The command line: the demo tells its whole story, and what goes wrong is one line."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.runtime import engine_threads
+
+import erllama_py as erllama
+from erllama_py.serve.cli import main
+from erllama_py.serve.demo import bar
+from erllama_py.serve.models import fetch
+
+
+@pytest.mark.slow
+@pytest.mark.real_model
+def test_the_demo_answers_twice_crashes_comes_back_and_unloads(capsys: pytest.CaptureFixture[str]) -> None:
+    """Cold, warm with the first answer reused, a crash that is seen, an answer after it, the tree with its restart."""
+    assert main(["demo", "--model", str(fetch("smollm2"))]) == 0
+    printed, complaints = capsys.readouterr()
+    for part in ("[cold: ", "0 of 222 prompt tokens", "[warm: ", "281 of 299", "ModelCrashed: ", "[after the restart: "):
+        assert part in printed
+    assert "1 restart" in printed[printed.index("runtime (supervisor)") :]
+    assert printed.endswith("Unloaded; the memory is free.\n")
+    assert complaints == ""
+    assert engine_threads() == []
+
+
+def test_an_error_is_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the facts, and a status for the shell."""
+    assert main(["demo", "--model", "/nowhere/model.gguf"]) == 1
+    printed, complaints = capsys.readouterr()
+    assert complaints.startswith("erllama: cannot load /nowhere/model.gguf")
+    assert complaints.count("\n") == 1
+
+
+def test_the_bar_is_for_terminals_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """A log file gets no control characters."""
+    bar(erllama.LoadProgress("hash", 1, 2))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    """The usage says which there are."""
+    with pytest.raises(SystemExit):
+        main([])
+    assert "demo" in capsys.readouterr().err
