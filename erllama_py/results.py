@@ -23,30 +23,49 @@ class CacheDelta(msgspec.Struct, frozen=True):
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Where the time of one request went. Times are in seconds."""
 
-    queued_seconds: float  # from submission until the request was first worked on, as seen from the loop
-    prefill_seconds: float  # until the first token was drawn; queueing is not in it
-    decode_seconds: float  # from the first token to the last
-    first_token_seconds: float  # queued + prefill: what a caller waits for the first token
-    prefill_tokens: int  # prompt tokens that had to be computed
-    decodes: int  # decode steps after the prefill
-    tokens_per_second: float  # decode steps by decode time; 0.0 where there was none
-    seed: int  # of the sampler; with it and the same options a single-tenant run can be repeated
-    tier: str | None  # the tier that a hit came from; `None` for live cells and for a miss
-    miss_reason: str | None  # why nothing, or not more, was reused; `None` for a full hit
+    queued_seconds: float
+    """From submission until the request was first worked on, as seen from the loop."""
+    prefill_seconds: float
+    """Until the first token was drawn; queueing is not in it."""
+    decode_seconds: float
+    """From the first token to the last."""
+    first_token_seconds: float
+    """Queued + prefill: what a caller waits for the first token."""
+    prefill_tokens: int
+    """Prompt tokens that had to be computed."""
+    decodes: int
+    """Decode steps after the prefill."""
+    tokens_per_second: float
+    """Decode steps by decode time; 0.0 where there was none."""
+    seed: int
+    """Of the draw; it repeats a reply when the same prompt starts from the same cells."""
+    tier: str | None
+    """The tier that a hit came from; `None` for live cells and for a miss."""
+    miss_reason: str | None
+    """Why nothing, or not more, was reused; `None` for a full hit."""
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to one prompt. Counts are in tokens."""
 
     reply: str
-    generated: list[int]  # token ids as sampled, the end token left out; their text may go beyond `reply`
+    """The text, up to a stop sequence."""
+    generated: list[int]
+    """Token ids as sampled, the end token left out; their text may go beyond `reply`."""
     prompt_tokens: int
-    context_tokens: int  # prompt and generated together
-    committed_tokens: int  # of these, how many lie in the KV cells now; the last sampled one never does
-    finish_key: bytes | None  # the key of the row saved at the end; `None` when none was due
+    """Tokens of the prompt, the begin token counted."""
+    context_tokens: int
+    """Prompt and generated together."""
+    committed_tokens: int
+    """Of these, how many lie in the KV cells now; the last sampled one never does."""
+    finish_key: bytes | None
+    """The key of the row saved at the end; `None` when none was due."""
     cache_hit_kind: CacheHitKind
+    """`"live"`: the cells of the last sequence were reused; `"cold"`: nothing was."""
     finish_reason: FinishReason
+    """`"stop"`: the model ended, or a stop sequence was met; `"length"`; `"cancelled"`."""
     stop_sequence: str | None
+    """The stop sequence that was met."""
     cache_delta: CacheDelta
     stats: Stats
 
@@ -94,17 +113,23 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     phase: Phase
-    pending: int  # requests that wait
+    pending: int
+    """Requests that wait."""
     backend: str
     model_path: str | None
-    description: str  # "llama 135M Q4_1"; empty until the weights are read
+    description: str
+    """"llama 135M Q4_1"; empty until the weights are read."""
     quant_type: str
     quant_bits: int
-    fingerprint: str  # 64 hex digits
-    ctx_params_hash: str  # 64 hex digits
+    fingerprint: str
+    """64 hex digits."""
+    ctx_params_hash: str
+    """64 hex digits."""
     n_params: int
-    size: int  # of the weights
-    memory_estimate: int  # weights and KV cells together
+    size: int
+    """Of the weights."""
+    memory_estimate: int
+    """Weights and KV cells together."""
     context_size: int
     n_ctx_train: int
     n_vocab: int
