@@ -115,8 +115,7 @@ class ModelActor(StateMachine[machine.State, Message, Effect]):
     # --- ending --------------------------------------------------------------------------------------------
 
     async def terminate(self, exit: Exit) -> None:
-        if isinstance(exit, Raised):
-            self._board.crashed(exit.error)
+        self._board.crashed(exit.error if isinstance(exit, Raised) else None)
         if self._thread is not None and not await self._thread.stop(self._stop_timeout):
             self._log.error("the engine thread does not end; its memory stays taken", thread=repr(self._thread))
             if isinstance(exit, Raised):

@@ -72,8 +72,8 @@ class ModelBoard:
         if changed:
             self._wake()
 
-    def crashed(self, error: BaseException) -> None:
-        """The actor is ending with `error`; its supervisor decides whether it comes back."""
+    def crashed(self, error: BaseException | None) -> None:
+        """The actor is ending, and nobody asked for it; its supervisor decides whether it comes back."""
         if self.phase != "loading" and self._gone is None:
             self.restarts += 1
             self.failure = error

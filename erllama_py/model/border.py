@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from erllama_py.actors import ActorEnded, MailboxFull, Raised
-from erllama_py.errors import ModelCrashed, ModelNotLoaded, QueueFull
+from erllama_py.errors import ModelCrashed, QueueFull
 from erllama_py.model.board import ModelBoard
 
 
@@ -18,7 +18,7 @@ def caller_errors(board: ModelBoard) -> Iterator[None]:
     except ActorEnded as ended:
         if isinstance(ended.exit, Raised):
             raise ModelCrashed(board.model_id, str(ended.exit.error)) from ended.exit.error
-        board.check()
-        raise ModelNotLoaded(board.model_id) from None
+        board.check()  # it was unloaded, or the runtime closed
+        raise ModelCrashed(board.model_id, "its task was cancelled from outside") from ended
     except MailboxFull as full:
         raise QueueFull(board.model_id, full.waiting, full.capacity) from None

@@ -21,11 +21,11 @@ import msgspec
 from erllama_py.actors import ActorError, ActorRef, Names, Reply
 from erllama_py.config import parse_request_options
 from erllama_py.engine.backend import Vocabulary
-from erllama_py.errors import InvalidOption, InvalidText, ModelNotLoaded, RequestError, TokenizerOnly
+from erllama_py.errors import InvalidOption, InvalidText, ModelNotLoaded, TokenizerOnly
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.border import caller_errors
 from erllama_py.model.messages import CancelRequest, FaultPlace, Feed, InjectFault, Message, Submit
-from erllama_py.model.request import check_tokens, make_request
+from erllama_py.model.request import check_is_tokens, check_tokens, make_request
 from erllama_py.model.stream import Stream
 from erllama_py.results import CacheHit, Completion, ModelInfo, Phase
 
@@ -127,7 +127,7 @@ class Model:
         """The text of `tokens`; control tokens are left out unless `special`. Raises `TokenOutOfRange`."""
         return await self._use_vocabulary(
             lambda vocabulary: vocabulary.detokenize(check_tokens(tokens, vocabulary.n_vocab), special=special),
-            len(tokens),
+            len(check_is_tokens(tokens)),
         )
 
     async def apply_chat_template(
@@ -234,6 +234,5 @@ class Model:
             raise TokenizerOnly(self.id)
         if isinstance(prompt, str):
             return await self.tokenize(prompt)
-        if isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray):
-            return await self._use_vocabulary(lambda vocabulary: check_tokens(prompt, vocabulary.n_vocab), len(prompt))
-        raise RequestError(f"a prompt is a str or a list of token ids, not {type(prompt).__name__}")
+        ids = check_is_tokens(prompt)
+        return await self._use_vocabulary(lambda vocabulary: check_tokens(ids, vocabulary.n_vocab), len(ids))

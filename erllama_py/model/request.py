@@ -11,6 +11,13 @@ from erllama_py.model.messages import Complete, Request
 from erllama_py.results import CacheDelta, Completion, Stats
 
 
+def check_is_tokens(tokens: object) -> Sequence[object]:
+    """`tokens`, if it is a sequence that can hold token ids. Raises `RequestError`."""
+    if isinstance(tokens, Sequence) and not isinstance(tokens, str | bytes | bytearray):
+        return tokens
+    raise RequestError(f"a list of token ids is expected (a prompt may also be a str), not {type(tokens).__name__}")
+
+
 def check_tokens(tokens: Sequence[object], n_vocab: int) -> list[int]:
     """`tokens` as a list of ids. Raises `TokenOutOfRange`, or `RequestError` for what is no integer."""
     checked: list[int] = []

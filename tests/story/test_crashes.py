@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import anyio
@@ -35,6 +36,20 @@ async def test_a_fault_fails_open_calls_and_the_model_comes_back(where: Any) -> 
         assert model.info.restarts == 1
         assert len(engine_threads()) == 1
         assert "1 restart," in str(runtime.tree())
+
+
+async def test_an_actor_whose_task_is_cancelled_from_outside_comes_back() -> None:
+    """Code that cancels tasks it does not own ends the actor: open calls hear of it, and a new one is made."""
+    async with stub_runtime() as (_, model):
+        before = await model.complete("hello", response_tokens=4, temperature=0.0)
+        for task in asyncio.all_tasks():
+            if task.get_name() == "model:m":
+                task.cancel()
+        with pytest.raises(erllama.ModelCrashed, match="cancelled"):
+            await model.complete("hello", response_tokens=4, temperature=0.0)
+        after = await model.complete("hello", response_tokens=4, temperature=0.0)
+        assert after.reply == before.reply
+        await until(lambda: model.info.restarts == 1)
 
 
 async def test_a_crash_does_not_touch_the_other_model() -> None:

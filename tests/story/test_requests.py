@@ -239,6 +239,22 @@ async def test_a_bad_request_fails_alone(prompt: Any, options: dict[str, Any], e
         assert (await model.complete("hello", response_tokens=1, temperature=0.0)).generated
 
 
+@pytest.mark.parametrize("tokens", [None, 5, "abc", b"abc", [1.5], [-1], [320]])
+async def test_detokenize_refuses_what_is_no_list_of_tokens(tokens: Any) -> None:
+    """As a prompt does."""
+    async with stub_runtime() as (_, model):
+        with pytest.raises(erllama.RequestError):
+            await model.detokenize(tokens)
+
+
+@pytest.mark.parametrize("text", [None, 5, b"abc", ["abc"], "\ud800"])
+async def test_tokenize_refuses_what_is_no_text(text: Any) -> None:
+    """Bytes have no encoding of their own, and a lone surrogate has no UTF-8 form."""
+    async with stub_runtime() as (_, model):
+        with pytest.raises(erllama.InvalidText):
+            await model.tokenize(text)
+
+
 async def test_an_unknown_option_names_the_nearest() -> None:
     """A typo is answered with the name that was meant."""
     async with stub_runtime() as (_, model):
