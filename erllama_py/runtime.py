@@ -67,9 +67,10 @@ def home_folder(home: str | os.PathLike[str] | None = None) -> Path:
 class Runtime:
     """A supervision tree with models in it; an async context manager, to be opened once.
 
-    `home` is the folder for what outlives the process (`home_folder` has the default). `switch_seconds` is
-    the interpreter's switch interval while the runtime is open, `None` to leave it alone. When the tree
-    gives up, the body is cancelled and `RuntimeFailed` is raised at its end.
+    `home` is the folder for what outlives the process, by default `$ERLLAMA_HOME` or `~/.cache/erllama`.
+    `switch_seconds` is the interpreter's switch interval while the runtime is open, `None` to leave it alone.
+    `backend_factory` makes the backends, by model id and configuration: a place for a fake of your own. When
+    the tree gives up, the body is cancelled and `RuntimeFailed` is raised at its end.
     """
 
     def __init__(
