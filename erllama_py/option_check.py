@@ -61,6 +61,8 @@ def _check_names(
         dotted = f"{path}.{name}" if path else name
         if name not in section.__struct_fields__:
             raise InvalidOption(dotted, "there is no such option", nearest_name(name, path, kind))
+        if isinstance(value, set | frozenset):  # msgspec would take one for a list, in an order of its own
+            raise InvalidOption(dotted, "expected a list, got a set")
         if isinstance(value, dict) and _is_section(below := _type(section, name)):
             _check_names(value, below, kind, dotted)
 

@@ -1,58 +1,68 @@
-"""An agent loop under the supervision tree: it works through tasks and outlives the crashes of its model.
+"""An agent loop under the supervision tree: it works through a queue of tasks and outlives the crashes of its model.
 
-python agent_loop.py tiny.gguf
+python agent_loop.py tiny.gguf    (without a file: the stub backend, which answers nonsense)
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import erllama_py as erllama
 
+ATTEMPTS = 3  # at one task, before the loop itself fails: perhaps it is the task that crashes the model
+
+Tasks = asyncio.Queue[str | None]  # `None` after the last one
+
 
 class Agent:
-    """Answers questions one after the other. What it holds outlives a restart of its loop."""
+    """Answers the tasks of a queue one after the other. What it holds outlives a restart of its loop."""
 
-    def __init__(self, model: erllama.Model, questions: list[str]) -> None:
+    def __init__(self, model: erllama.Model, tasks: Tasks) -> None:
         self._model = model
-        self.open = deque(questions)
+        self._tasks = tasks
+        self._under_way: str | None = None
         self.answers: dict[str, str] = {}
 
     async def run(self) -> None:
-        """The loop: a question leaves the queue only when its answer is there, so a crash loses none."""
-        while self.open:
-            question = self.open[0]
-            self.answers[question] = await self._ask(question)
-            self.open.popleft()
+        """The loop. A task is let go only when its answer is there, so that a restart takes it up again."""
+        while True:
+            if self._under_way is None:
+                self._under_way = await self._tasks.get()
+            if self._under_way is None:
+                return
+            self.answers[self._under_way] = await self._ask(self._under_way)
+            self._under_way = None
 
-    async def _ask(self, question: str) -> str:
-        try:
-            completion = await self._model.chat([{"role": "user", "content": question}], response_tokens=40)
-        except erllama.ModelCrashed as crash:
-            if crash.gave_up:
-                raise  # nobody brings it back: let the supervisor of this loop decide
-            return await self._ask(question)  # waits until the model is back
-        return completion.reply
+    async def _ask(self, task: str) -> str:
+        attempt = 1
+        while True:
+            try:  # while the model loads again, this waits for it
+                completion = await self._model.chat([{"role": "user", "content": task}], response_tokens=40)
+                return completion.reply
+            except erllama.ModelCrashed as crash:
+                if crash.gave_up or attempt == ATTEMPTS:
+                    raise  # let the supervisor of this loop decide
+                attempt += 1
 
 
-async def main(config: Mapping[str, Any], questions: list[str]) -> dict[str, str]:
+async def main(config: Mapping[str, Any], questions: Iterable[str]) -> dict[str, str]:
     """Answer all questions; `transient` restarts the loop when it raises, and lets it be when it returns."""
+    tasks = Tasks()
+    for task in (*questions, None):
+        tasks.put_nowait(task)
     async with erllama.Runtime() as runtime:
-        model = await runtime.load_model("model", config)
-        agent = Agent(model, questions)
+        agent = Agent(await runtime.load_model("model", config), tasks)
         loop = await runtime.supervise("agent", agent.run, restart="transient")
         ended = await loop.wait()
-        if isinstance(ended, erllama.Raised):
+        if isinstance(ended, erllama.Raised):  # more often than its restart limits allow
             raise ended.error
         return agent.answers
 
 
 if __name__ == "__main__":
-    for question, answer in asyncio.run(
-        main({"model_path": sys.argv[1]}, ["What is gravity?", "What is the moon?"])
-    ).items():
+    model = {"model_path": sys.argv[1]} if sys.argv[1:] else {"backend": "stub"}
+    for question, answer in asyncio.run(main(model, ["What is gravity?", "What is the moon?"])).items():
         print(f"{question}\n  {answer}")

@@ -9,13 +9,14 @@ import json
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import Body, FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
 import erllama_py as erllama
 
+# The first class that fits counts: `ModelNotLoaded` is a `ModelUnavailable` too.
 STATUS = {
     erllama.InvalidOption: 422,
     erllama.RequestError: 422,
@@ -23,6 +24,11 @@ STATUS = {
     erllama.ModelUnavailable: 503,
     erllama.RuntimeClosed: 503,
 }
+
+# FastAPI sees to it that a body is JSON and of this shape; the rest is for the model to check.
+Prompt = Annotated[Any, Body()]
+Messages = Annotated[list[Any], Body()]
+Options = Annotated[dict[str, Any], Body(default_factory=dict)]
 
 
 def create_app(config: Mapping[str, Any]) -> FastAPI:
@@ -41,20 +47,18 @@ def create_app(config: Mapping[str, Any]) -> FastAPI:
         """Each error class has a status; the class and its sentence are the answer."""
         status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
         headers = {"Retry-After": "1"} if status == 503 else None
-        return JSONResponse({"error": type(error).__name__, "detail": str(error)}, status, headers)
+        return JSONResponse(described(error), status, headers)
 
     @app.post("/complete")
-    async def complete(request: Request) -> dict[str, Any]:
-        """`{"prompt": …, "options": {…}}`: the whole reply."""
-        body = await request.json()
-        done = await app.state.model.complete(body.get("prompt"), **body.get("options", {}))
+    async def complete(prompt: Prompt, options: Options) -> dict[str, Any]:
+        """`{"prompt": …, "options": {…}}`: the whole reply, also for a client that has gone; long ones are streamed."""
+        done = await app.state.model.complete(prompt, **options)
         return {"reply": done.reply, "finish_reason": done.finish_reason, "reused": done.cache_delta.read}
 
     @app.post("/chat")
-    async def chat(request: Request) -> StreamingResponse:
+    async def chat(messages: Messages, options: Options) -> StreamingResponse:
         """`{"messages": […], "options": {…}}`: server-sent events, text first, then the counts."""
-        body = await request.json()
-        events = server_sent(app.state.model.stream_chat(body.get("messages"), **body.get("options", {})))
+        events = server_sent(app.state.model.stream_chat(messages, **options))
         await anext(events)  # the request is accepted, or its error is answered with a status
         return StreamingResponse(events, media_type="text/event-stream")
 
@@ -67,21 +71,30 @@ def create_app(config: Mapping[str, Any]) -> FastAPI:
     return app
 
 
+def described(error: erllama.ErllamaError) -> dict[str, str]:
+    """An error as JSON."""
+    return {"error": type(error).__name__, "detail": str(error)}
+
+
 async def server_sent(stream: erllama.Stream) -> AsyncIterator[str]:
     """The events of a stream as server-sent events, after an empty text that says that it has begun.
 
-    When the client goes away, the server drops this generator, at whichever `yield` it stands: the block is left,
-    which cancels the request, and the model is free for the next.
+    An error after that has no status any more: it is the last event. When the client goes away, the server drops
+    this generator, at whichever `yield` it stands: the block is left, which cancels the request, and the model is
+    free for the next.
     """
     async with stream as events:
         yield ""
-        async for event in events:
-            match event:
-                case erllama.TextDelta(text):
-                    yield f"data: {json.dumps({'text': text})}\n\n"
-                case erllama.Done(completion):
-                    counts = {"finish_reason": completion.finish_reason, "tokens": len(completion.generated)}
-                    yield f"data: {json.dumps(counts)}\n\n"
+        try:
+            async for event in events:
+                match event:
+                    case erllama.TextDelta(text):
+                        yield f"data: {json.dumps({'text': text})}\n\n"
+                    case erllama.Done(completion):
+                        counts = {"finish_reason": completion.finish_reason, "tokens": len(completion.generated)}
+                        yield f"data: {json.dumps(counts)}\n\n"
+        except erllama.ErllamaError as error:
+            yield f"data: {json.dumps(described(error))}\n\n"
 
 
 if "MODEL_PATH" in os.environ:

@@ -80,6 +80,7 @@ WRONG: list[tuple[str, object, str]] = [
     ("model_opts.split_mode", "rows", "expected one of 'layer', 'none', 'row', got 'rows'"),
     ("model_opts.main_gpu", -1, "expected int >= 0, got -1"),
     ("model_opts.tensor_split", 1.0, "expected a list or None, got float"),
+    ("model_opts.tensor_split", {1.0, 2.0}, "expected a list, got a set"),
     ("model_opts.tensor_split", [1, "2"], "expected float, got str"),
     ("model_opts.tensor_split", [1, math.nan], "expected a finite number of 32 bits, got nan"),
     ("model_opts.tensor_split", [], "expected a list of length >= 1, got 0"),
@@ -99,6 +100,7 @@ WRONG: list[tuple[str, object, str]] = [
     ("model_path", b"tiny.gguf", "expected str or None, got bytes"),
     ("model_path", "", "a path is not empty and has no NUL character"),
     ("model_path", "a\0b", "a path is not empty and has no NUL character"),
+    ("model_path", "a\ud800b", "no file can have this name: it holds a lone surrogate"),
     ("fingerprint", "12", "expected 32 bytes or 64 hex digits"),
     ("fingerprint", "x" * 64, "expected 32 bytes or 64 hex digits"),
     ("fingerprint", b"x" * 31, "expected 32 bytes or 64 hex digits"),
@@ -250,6 +252,12 @@ def test_a_relative_path_is_taken_from_the_working_directory_at_once(
     assert parse_model_config({"model_path": "tiny.gguf"}).model_path == str(tmp_path / "tiny.gguf")
     assert parse_model_config({"model_path": Path("tiny.gguf")}).model_path == str(tmp_path / "tiny.gguf")
     assert parse_model_config({"model_path": "/srv/tiny.gguf"}).model_path == "/srv/tiny.gguf"
+
+
+def test_a_file_name_that_is_no_text_is_taken() -> None:
+    """File names are bytes; Python writes those that are not UTF-8 with surrogates, and can write them back."""
+    path = os.fsdecode(b"/srv/\xff.gguf")
+    assert parse_model_config({"model_path": path}).model_path == path
 
 
 def test_a_relative_path_without_a_working_directory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,69 @@
-"""The agent loop example: every question is answered once, whatever crashes on the way."""
+"""The agent loop example: every task is answered once, whatever crashes on the way."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from helpers.runtime import STUB, stub_runtime, until
+from helpers.runtime import STUB, slow_stub, stub_runtime, until
 
 import erllama_py as erllama
-from docs.examples.agent_loop import Agent, main
+from docs.examples.agent_loop import ATTEMPTS, Agent, Tasks, main
+from erllama_py import tree
 
 pytestmark = pytest.mark.anyio
 
-QUESTIONS = ["one?", "two?", "three?"]
+QUESTIONS = ["one?", "", "three?"]  # an empty task is one too
+AT_ONCE = erllama.RestartLimits(backoff_first=0.0, backoff_max=0.0)
+
+
+class Counting(dict[str, str]):
+    """Answers that count how often each is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[str] = []
+
+    def __setitem__(self, task: str, answer: str) -> None:
+        self.given.append(task)
+        super().__setitem__(task, answer)
+
+
+class Scripted:
+    """A model whose chats end as they are told, and then well."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.asked: list[str] = []
+        self._failures = iter(failures)
+
+    async def chat(self, messages: list[dict[str, str]], **options: object) -> Any:
+        self.asked.append(messages[0]["content"])
+        if failure := next(self._failures, None):
+            raise failure
+        return Answer
+
+
+class Answer:
+    reply = "answer"
+
+
+def crash(gave_up: bool = False) -> erllama.ModelCrashed:
+    return erllama.ModelCrashed("m", "a drill", gave_up)
+
+
+def agent_with(model: Any, *questions: str) -> Agent:
+    """An agent, its tasks, and the end of them."""
+    tasks = Tasks()
+    for task in (*questions, None):
+        tasks.put_nowait(task)
+    agent = Agent(model, tasks)
+    agent.answers = Counting()
+    return agent
+
+
+def given_by(agent: Agent) -> list[str]:
+    assert isinstance(agent.answers, Counting)
+    return agent.answers.given
 
 
 async def test_it_answers_all_questions() -> None:
@@ -18,33 +71,64 @@ async def test_it_answers_all_questions() -> None:
     assert list(await main(STUB, QUESTIONS)) == QUESTIONS
 
 
+@pytest.mark.slow  # a model comes back after a delay, a longer one each time
 async def test_it_outlives_the_crashes_of_its_model() -> None:
-    """The question under way is asked again when the model is back."""
+    """The task under way is asked again when the model is back; each is answered once."""
     async with stub_runtime(seconds_per_token=0.001) as (runtime, model):
-        agent = Agent(model, list(QUESTIONS))
-        loop = await runtime.supervise("agent", agent.run, restart="transient")
-        for answered in range(3):
+        agent = agent_with(model, *QUESTIONS)
+        loop = await runtime.supervise("agent", agent.run, restart="transient", limits=AT_ONCE)
+        for drill in range(3):
             await until(lambda: model.phase in ("prefilling", "generating"))
-            model.inject_fault("decode" if answered else "actor")
+            model.inject_fault("decode" if drill else "actor")
             await until(lambda: model.phase == "restarting")
         assert await loop.wait() == erllama.Returned(None)
-    assert list(agent.answers) == QUESTIONS
+    assert given_by(agent) == QUESTIONS
 
 
-async def test_a_loop_that_raises_is_restarted_and_loses_no_question() -> None:
-    """What the agent holds outlives the loop; the question that failed is taken up again."""
-    async with stub_runtime() as (runtime, model):
-        agent = Agent(model, list(QUESTIONS))
-        failures = iter([RuntimeError("a tool that is down")])
-        answer = agent._ask
+async def test_a_crash_is_no_failure_of_the_loop() -> None:
+    """It asks again by itself, a bounded number of times."""
+    model = Scripted(*[crash()] * (ATTEMPTS - 1))
+    agent = agent_with(model, "one?")
+    await agent.run()
+    assert model.asked == ["one?"] * ATTEMPTS
+    assert given_by(agent) == ["one?"]
 
-        async def ask(question: str) -> str:
-            if question == "two?" and (failure := next(failures, None)):
-                raise failure
-            return await answer(question)
 
-        agent._ask = ask  # type: ignore[method-assign]  # the tool that fails once
-        loop = await runtime.supervise("agent", agent.run, restart="transient")
+@pytest.mark.parametrize(
+    ("failures", "asked"),
+    [([crash()] * ATTEMPTS, ATTEMPTS), ([crash(gave_up=True)], 1), ([RuntimeError("a tool that is down")], 1)],
+    ids=["too many crashes", "a model that is given up", "an error of its own"],
+)
+async def test_a_loop_that_raises_is_restarted_and_loses_no_task(failures: list[Exception], asked: int) -> None:
+    """What the agent holds outlives the loop: the task that failed is taken up again, the others wait their turn."""
+    async with erllama.Runtime() as runtime:
+        model = Scripted(*failures)
+        agent = agent_with(model, *QUESTIONS)
+        loop = await runtime.supervise("agent", agent.run, restart="transient", limits=AT_ONCE)
         assert await loop.wait() == erllama.Returned(None)
-    assert list(agent.answers) == QUESTIONS
-    assert not agent.open
+    assert model.asked == [QUESTIONS[0]] * asked + QUESTIONS
+    assert given_by(agent) == QUESTIONS
+
+
+async def test_a_loop_that_keeps_failing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its restart limits are used up, `main` raises; the loop's own error is the cause."""
+    monkeypatch.setattr(tree, "USER_LIMITS", AT_ONCE)
+    with pytest.raises(Exception, match="after 3 restarts") as caught:
+        await main({**STUB, "context_opts": {"n_ctx": 8}}, ["a question that is longer than the context"])
+    assert isinstance(caught.value.__cause__, erllama.ContextOverflow)
+
+
+async def test_a_loop_that_is_stopped_drops_its_request_and_keeps_its_task() -> None:
+    """The model is free at once, though the request had not got anywhere; a loop started later goes on from there."""
+    async with slow_stub() as (runtime, model, gate):
+        agent = agent_with(model, *QUESTIONS)
+        loop = await runtime.supervise("agent", agent.run, restart="transient")
+        await until(lambda: model.queue_depth == 1)
+        await loop.stop()
+        assert await loop.wait() == erllama.Stopped()
+        await until(lambda: model.queue_depth == 0)
+        assert not gate.is_set()
+        gate.set()
+        again = await runtime.supervise("agent", agent.run, restart="transient")
+        assert await again.wait() == erllama.Returned(None)
+    assert given_by(agent) == QUESTIONS

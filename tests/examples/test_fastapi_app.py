@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import anyio
 import httpx
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from helpers.runtime import STUB, engine_threads, until
 
+import erllama_py as erllama
 from docs.examples.fastapi_app import create_app
 
 pytestmark = pytest.mark.anyio
 
 MESSAGES = [{"role": "user", "content": "hello"}]
+HEADERS = [(b"content-type", b"application/json")]
 GREEDY = {"temperature": 0.0, "response_tokens": 8}
 
 
@@ -69,6 +73,58 @@ async def test_a_bad_request_has_a_status_and_names_its_error(
         assert (answer.status_code, answer.json()["error"]) == (status, error)
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/complete", b"{"),
+        ("/complete", b"[]"),
+        ("/complete", b"{}"),
+        ("/complete", b'{"prompt": "x", "options": [1]}'),
+        ("/chat", b'{"messages": 7}'),
+        ("/chat", b'{"messages": [7]}'),
+    ],
+)
+async def test_a_body_of_another_shape_is_refused(path: str, body: bytes) -> None:
+    """What a client sends never breaks the application."""
+    async with running() as (_, client):
+        answer = await client.post(path, content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == 422
+
+
+class Failing:
+    """A model whose requests end with an error."""
+
+    def __init__(self, error: erllama.ErllamaError) -> None:
+        self._error = error
+
+    async def complete(self, prompt: str) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (erllama.InvalidOption("top_p", "no"), 422),
+        (erllama.RequestError("no"), 422),
+        (erllama.ContextOverflow("no"), 422),
+        (erllama.ModelNotLoaded("m"), 404),
+        (erllama.ModelUnavailable("m"), 503),
+        (erllama.ModelCrashed("m", "no"), 503),
+        (erllama.QueueFull("m", 1, 1), 503),
+        (erllama.RuntimeClosed(), 503),
+        (erllama.ErllamaError(), 500),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+async def test_each_family_of_errors_has_its_status(error: erllama.ErllamaError, status: int) -> None:
+    """And a client is told to come again where that can help."""
+    async with running() as (app, client):
+        app.state.model = Failing(error)
+        answer = await client.post("/complete", json={"prompt": "x"})
+        assert (answer.status_code, answer.json()["error"]) == (status, type(error).__name__)
+        assert answer.headers.get("Retry-After") == ("1" if status == 503 else None)
+
+
 async def test_a_crashed_model_is_unavailable_and_comes_back() -> None:
     """503 with Retry-After for the request that it had; the next one is answered."""
     async with running(seconds_per_token=0.001) as (app, client), anyio.create_task_group() as group:
@@ -84,6 +140,22 @@ async def test_a_crashed_model_is_unavailable_and_comes_back() -> None:
         await until(lambda: bool(answers))
         assert (answers[0].status_code, answers[0].headers["Retry-After"]) == (503, "1")
         assert (await client.post("/complete", json={"prompt": "hello", "options": GREEDY})).status_code == 200
+
+
+async def test_a_crash_within_a_stream_is_its_last_event() -> None:
+    """The status was sent long ago; the answer still ends in good order."""
+    async with running(seconds_per_token=3600.0) as (app, client), anyio.create_task_group() as group:
+        answers: list[httpx.Response] = []
+
+        async def ask() -> None:
+            answers.append(await client.post("/chat", json={"messages": MESSAGES}))
+
+        group.start_soon(ask)
+        await until(lambda: app.state.model.phase == "prefilling")
+        app.state.model.inject_fault()
+        await until(lambda: bool(answers))
+    assert answers[0].status_code == 200
+    assert json.loads(answers[0].text.removeprefix("data: "))["error"] == "ModelCrashed"
 
 
 @pytest.mark.parametrize("at_once", [False, True])
@@ -111,7 +183,7 @@ async def test_a_client_that_goes_away_cancels_its_request(at_once: bool) -> Non
 
         scope: dict[str, Any] = {
             "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "POST",
-            "path": "/chat", "raw_path": b"/chat", "query_string": b"", "headers": [], "scheme": "http",
+            "path": "/chat", "raw_path": b"/chat", "query_string": b"", "headers": HEADERS, "scheme": "http",
             "server": ("app", 80), "client": ("client", 1), "root_path": "",
         }  # fmt: skip
         async with anyio.create_task_group() as group:
@@ -119,3 +191,39 @@ async def test_a_client_that_goes_away_cancels_its_request(at_once: bool) -> Non
             await until(lambda: app.state.model.phase == "prefilling" and (bool(sent) or at_once))
             gone.set()
             await until(lambda: app.state.model.queue_depth == 0)
+
+
+class SilentServer(uvicorn.Server):
+    """A server that tells when it takes connections, and leaves the signals of the process alone."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.serving = anyio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.serving.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@pytest.mark.slow  # uvicorn looks ten times a second whether it should stop
+async def test_a_connection_that_is_closed_cancels_its_request() -> None:
+    """The same through a server and a socket: how a server tells of a client that went away is not up to us."""
+    app = create_app({**STUB, "stub": {"seconds_per_token": 3600.0}})
+    body = json.dumps({"messages": MESSAGES}).encode()
+    head = f"POST /chat HTTP/1.1\r\nHost: app\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = SilentServer(uvicorn.Config(app, log_config=None, ws="none", lifespan="on"))
+        async with anyio.create_task_group() as group:
+            group.start_soon(server.serve, [listening])
+            await server.serving.wait()
+            async with await anyio.connect_tcp(*listening.getsockname()) as client:
+                await client.send(head.encode() + body)
+                assert (await client.receive()).startswith(b"HTTP/1.1 200 OK")
+                await until(lambda: app.state.model.phase == "prefilling")
+            await until(lambda: app.state.model.queue_depth == 0)
+            server.should_exit = True
+    assert engine_threads() == []
