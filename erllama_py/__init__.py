@@ -52,7 +52,8 @@ from erllama_py.results import (
     Stats,
     TextDelta,
 )
-from erllama_py.runtime import Runtime, Supervised
+from erllama_py.runtime import Runtime
+from erllama_py.supervised import Supervised
 
 __version__ = "0.1.0"
 

@@ -20,7 +20,7 @@ from erllama_py.errors import InvalidOption, TierMismatch, TierNotFound
 from erllama_py.option_check import convert, hex_digest
 
 INT32_MAX = (1 << 31) - 1  # llama.cpp holds sizes in 32-bit integers
-MAX_SEQUENCES = 256  # llama.cpp's LLAMA_MAX_SEQ
+MAX_SEQUENCES = 255  # llama.cpp's LLAMA_MAX_SEQ less the one that saved ranges pass through
 MAX_DEVICES = 16  # llama.cpp's llama_max_devices(); it reads no more shares than that
 MAX_THREADS = 512  # ggml's GGML_MAX_N_THREADS
 STUB_TOKENS = 260  # the stub's vocabulary starts with 256 bytes and its control tokens
@@ -32,10 +32,14 @@ Seconds = Annotated[float, Meta(ge=0.0, le=3600.0)]
 Threads = Annotated[int, Meta(ge=1, le=MAX_THREADS)]
 KVType = Literal["f16", "f32", "bf16", "q4_0", "q5_0", "q5_1", "q8_0"]
 TierKind = Literal["ram", "ram_file", "disk"]
+SaveReason = Literal["cold", "continued", "finish", "evict", "shutdown"]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The base of all option structs: immutable, by keyword, unknown names refused."""
+
+
+Salt = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
 class ModelOpts(Options, frozen=True):
@@ -105,18 +109,20 @@ class PolicyOpts(Options, frozen=True):
 
     min_tokens: Amount | None = 256
     """Shortest prefix that is saved; `None` saves nothing."""
-    cold_min_tokens: Amount = 256
-    """Shortest prompt that is saved after its prefill; at least `min_tokens`."""
+    cold_min_tokens: Amount | None = None
+    """Shortest prompt that is saved after its prefill; at least `min_tokens`, and `None` is the same as it."""
     cold_max_tokens: Amount | None = None
     """Longest prompt that is saved after its prefill; `None`: no limit."""
-    continued_interval: Count = 2048
+    continued_interval: Count = 256
     """Generated tokens between two saves of a long reply."""
     boundary_trim_tokens: Amount = 32
     """Tokens left off a prompt's end before its boundary is looked for: the end is what differs next time."""
     boundary_align_tokens: Count = 256
     """Boundaries lie on multiples of this."""
     session_resume_wait_ms: Amount = 500
-    """Longest wait for a save under way that the next turn could use, in milliseconds."""
+    """Longest wait for a save under way that `parent_key` names, in milliseconds."""
+    evict_save_timeout_ms: Amount = 30_000
+    """Longest that `evict`, `unload` and the end of the runtime wait for saves, in milliseconds."""
 
 
 class StubOpts(Options, frozen=True):
@@ -170,7 +176,9 @@ class ModelConfig(Options, frozen=True):
     tier: TierKind = "ram"
     """The kind of that tier, compared."""
     policy: PolicyOpts = PolicyOpts()
-    """When prefixes are saved."""
+    """When prefixes are saved; gates that are not given are the runtime's."""
+    cache_salt: Salt | None = None
+    """Separates tenants: what is saved under one salt is found only by requests with the same one."""
     stub: StubOpts = StubOpts()
     """How the stub backend behaves."""
 
@@ -201,6 +209,10 @@ class RequestOptions(Options, frozen=True):
     """Above 1.0 makes recent tokens less likely; 1.0 is off."""
     seed: Annotated[int, Meta(ge=0, le=(1 << 32) - 1)] | None = None
     """Seed of the draw; `None`: the runtime draws one, and tells it in the stats."""
+    parent_key: bytes | None = None
+    """The `finish_key` of the turn before, 32 bytes or 64 hex digits: a save of it under way is waited for."""
+    cache_salt: Salt | None = None
+    """In place of the model's `cache_salt`, for this request."""
     grammar: str | None = None
     """A GBNF grammar that the reply follows. The engine reads it: a bad one, an empty one too, is `InvalidGrammar`."""
 
@@ -219,15 +231,39 @@ def parse_model_config(options: Mapping[str, Any] | ModelConfig) -> ModelConfig:
     )
 
 
+def parse_policy(options: Mapping[str, Any] | PolicyOpts) -> PolicyOpts:
+    """Check gates that are given apart from a model. Raises `InvalidOption`."""
+    policy = convert(options, PolicyOpts)
+    _check_policy(policy)
+    return policy
+
+
+def with_policy(options: object, defaults: PolicyOpts) -> Any:
+    """A model's configuration in which the gates that it does not give are those of `defaults`."""
+    if isinstance(options, ModelConfig):
+        open_ = options.policy == PolicyOpts()
+        return msgspec.structs.replace(options, policy=defaults) if open_ else options
+    if not isinstance(options, Mapping):
+        return options  # refused by whoever parses it
+    policy = options.get("policy", {})
+    if isinstance(policy, Mapping):
+        policy = {**msgspec.structs.asdict(defaults), **policy}
+    return {**options, "policy": policy}
+
+
 def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
     """Check the options of one request. A single stop sequence may be given as a str."""
     request = convert(
-        options, RequestOptions, stop_sequences=lambda stops: (stops,) if isinstance(stops, str) else stops
+        options,
+        RequestOptions,
+        stop_sequences=lambda stops: (stops,) if isinstance(stops, str) else stops,
+        parent_key=lambda key: bytes.fromhex(hex_digest(key)),
     )
     for stop in request.stop_sequences:
         _check_utf8("stop_sequences", stop)
-    if request.grammar is not None:
-        _check_utf8("grammar", request.grammar)
+    for name in ("grammar", "cache_salt"):
+        if (text := getattr(request, name)) is not None:
+            _check_utf8(name, text)
     return request
 
 
@@ -321,8 +357,9 @@ def _check_context(context: ContextOpts) -> None:
 
 
 def _check_policy(policy: PolicyOpts) -> None:
-    if policy.min_tokens is not None and policy.cold_min_tokens < policy.min_tokens:
-        raise InvalidOption("policy.cold_min_tokens", f"it must not be below min_tokens, which is {policy.min_tokens}")
-    if policy.cold_max_tokens is not None and policy.cold_max_tokens < policy.cold_min_tokens:
-        problem = f"it must not be below cold_min_tokens, which is {policy.cold_min_tokens}"
+    least, cold_least = policy.min_tokens or 0, policy.cold_min_tokens
+    if cold_least is not None and cold_least < least:
+        raise InvalidOption("policy.cold_min_tokens", f"it must not be below min_tokens, which is {least}")
+    if policy.cold_max_tokens is not None and policy.cold_max_tokens < (cold_least or least):
+        problem = f"it must not be below cold_min_tokens, which is {cold_least or least}"
         raise InvalidOption("policy.cold_max_tokens", problem)

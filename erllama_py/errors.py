@@ -141,6 +141,55 @@ class QuantMismatch(ErllamaError):
         return f"{self.option} was given as {self.given}, but the file says {self.found}"
 
 
+# --- tiers -------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class TierError(ErllamaError):
+    """A family: a tier cannot do what was asked. A request never fails with one: it goes on without the tier."""
+
+    tier: str
+    problem: str
+
+    def describe(self) -> str:
+        return f"tier {self.tier!r}: {self.problem}"
+
+
+class TierLocked(TierError):
+    """Another process has this directory open; a directory belongs to one process at a time."""
+
+
+class TierFailed(TierError):
+    """The store cannot be opened, read or written; the operating system's error is the `__cause__`."""
+
+
+class TierFull(TierError):
+    """The row does not fit into the quota."""
+
+
+class TierTaken(TierError):
+    """A tier of this name, or with this directory, runs already."""
+
+
+class ReservationGone(TierError):
+    """The cache does not want this row any more; nothing was published."""
+
+
+@dataclass(eq=False)
+class RowUnavailable(TierError):
+    """The row is gone or was found to be bad; `key` is its key."""
+
+    key: bytes = b""
+
+
+@dataclass(eq=False)
+class CacheUnavailable(ErllamaError):
+    """The cache is restarting, or the runtime is closed. Requests never see it: they go on without the cache."""
+
+    def describe(self) -> str:
+        return "the cache is not running"
+
+
 # --- fetching ----------------------------------------------------------------------------------------
 
 

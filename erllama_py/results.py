@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from erllama_py.config import ModelConfig
+from erllama_py.config import ModelConfig, SaveReason, TierKind
 
 CacheHitKind = Literal["exact", "partial", "sticky", "live", "cold"]
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -29,10 +29,16 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Until the first token was drawn; queueing is not in it."""
     decode_seconds: float
     """From the first token to the last."""
+    lookup_seconds: float
+    """From the question to the cache to its answer; waiting for a save under way is in it."""
+    restore_seconds: float
+    """Until all rows of the hit were in the cells; 0.0 where there were none."""
     first_token_seconds: float
-    """Queued + prefill: what a caller waits for the first token."""
+    """Queued + look-up + restore + prefill: what a caller waits for the first token."""
     prefill_tokens: int
     """Prompt tokens that had to be computed."""
+    restored_bytes: int
+    """Bytes of the rows that were restored."""
     decodes: int
     """Decode steps after the prefill."""
     tokens_per_second: float
@@ -61,7 +67,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     finish_key: bytes | None
     """The key of the row saved at the end; `None` when none was due."""
     cache_hit_kind: CacheHitKind
-    """`"live"`: the cells of the last sequence were reused; `"cold"`: nothing was."""
+    """`"exact"`: the whole prompt was saved; `"partial"`: a part of it; `"live"`: the cells of the last sequence
+    were reused; `"cold"`: nothing was."""
     finish_reason: FinishReason
     """`"stop"`: the model ended, or a stop sequence was met; `"length"`; `"cancelled"`."""
     stop_sequence: str | None
@@ -91,6 +98,75 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
 
 Event = TextDelta | Progress | Done
+
+
+class CachedPrefix(msgspec.Struct, frozen=True):
+    """A prefix that is saved: its length in tokens, the tier of its last row, the bytes of all its rows."""
+
+    tokens: int
+    tier: str
+    nbytes: int
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """What the cache would give for a prompt: the answer of `explain`. Counts are in tokens."""
+
+    prompt_tokens: int
+    hit_tokens: int
+    """How much of the prompt is saved."""
+    tiers: tuple[str, ...]
+    """The tiers that its rows would be read from, by name."""
+    rows: int
+    nbytes: int
+    """Bytes that would be read."""
+    miss_reason: str | None
+    """Why that is not the whole prompt."""
+    position: int | None
+    """The first token that is not found, or that differs."""
+    text: str | None = None
+    """The text of that token."""
+
+
+class RowInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One row in one tier. Lengths are in tokens, sizes in bytes, times in unix seconds."""
+
+    key: bytes
+    parent: bytes
+    start: int
+    end: int
+    tier: str
+    nbytes: int
+    """What it takes of the tier's quota."""
+    reason: SaveReason
+    hits: int
+    created_at: float
+    used_at: float
+    prefill_seconds: float
+    """What a hit spares."""
+    fingerprint: bytes
+    build: str
+
+
+class TierInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One tier that runs. Sizes are in bytes."""
+
+    name: str
+    kind: TierKind
+    quota_bytes: int
+    used_bytes: int
+    rows: int
+    opened: float
+    """How much of it has been looked at since it was started: 1.0 when all of its rows are known."""
+    problem: str | None
+    """Why it cannot be written now; `None` when it can."""
+
+
+class FoundPrefix(msgspec.Struct, frozen=True, kw_only=True):
+    """What `Cache.find` found: how many tokens, whether that is all of them, and each row's key and tier."""
+
+    tokens: int
+    exact: bool
+    rows: tuple[tuple[bytes, str], ...]
 
 
 class LoadProgress(msgspec.Struct, frozen=True):

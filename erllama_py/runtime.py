@@ -9,29 +9,41 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
+
+import anyio
+import psutil
 
 from erllama_py import switch_interval, tree
 from erllama_py.actors import (
     ActorError,
     ChildFailure,
     DynamicSupervisor,
-    Exit,
     NameNotFound,
     Names,
     NameTaken,
     Restart,
     RestartLimits,
-    Stopped,
     StopTimeout,
     Tree,
     TreeNode,
 )
-from erllama_py.config import ModelConfig, check_model_id, check_tier, parse_model_config
+from erllama_py.buffers import BufferPool
+from erllama_py.by_id import ModelCalls
+from erllama_py.cache.handle import Cache
+from erllama_py.config import (
+    ModelConfig,
+    PolicyOpts,
+    check_model_id,
+    check_tier,
+    parse_model_config,
+    parse_policy,
+    with_policy,
+)
 from erllama_py.engine.backends import BackendFactory, make_backend
 from erllama_py.errors import (
     AlreadyLoaded,
@@ -42,16 +54,26 @@ from erllama_py.errors import (
     RuntimeClosed,
     RuntimeFailed,
     RuntimeReused,
+    TierNotFound,
+    TierTaken,
 )
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.client import ChatMessage, Model, Prompt, actor_name, model_id_of
-from erllama_py.model.messages import FaultPlace
-from erllama_py.model.stream import Stream
-from erllama_py.results import CacheHit, Completion, LoadProgress, ModelInfo, Phase
+from erllama_py.model.client import Model, actor_name, model_id_of, new_ticket
+from erllama_py.model.messages import SaveAll
+from erllama_py.pressure_opts import PressureOpts, parse_pressure
+from erllama_py.results import LoadProgress, ModelInfo
+from erllama_py.supervised import Supervised
+from erllama_py.tier_specs import AnyTier, DiskTier, RamFileTier, RamTier, kind_of, parse_tier
+from erllama_py.tiers.messages import tier_actor_name
 from erllama_py.watch.log import get_logger
 
-# The tiers that run, by name, with their kinds.
-TIERS = {"ram": "ram"}
+# Share of the memory that is free when the runtime is made which the RAM tier may fill: enough for some hours of
+# chats with a small model, little enough that a second runtime, or a larger model, still finds room.
+RAM_SHARE = 0.1
+
+# Memory for rows on their way to a tier: ten spans of 256 tokens of a model of 70 billion parameters (80 KB a token
+# in f16), or forty of one of 7 billion. What does not fit is not saved, and counted.
+SAVE_BUFFER_BYTES = 256 << 20
 
 # Seconds that a Python thread may keep the interpreter while another waits for it. The interpreter's own 5 ms
 # is most of a decode step (7-10 ms with SmolLM2): an application busy with Python code would make each step
@@ -64,8 +86,13 @@ def home_folder(home: str | os.PathLike[str] | None = None) -> Path:
     return Path(home or os.environ.get("ERLLAMA_HOME") or Path.home() / ".cache" / "erllama")
 
 
-class Runtime:
+class Runtime(ModelCalls):
     """A supervision tree with models in it; an async context manager, to be opened once.
+
+    `tiers` are started with it, by name: `DiskTier`, `RamFileTier`, or mappings with a `kind`. `ram_quota_bytes` is
+    for the tier `"ram"`, by default a tenth of the memory that is free. `policy` gives the gates that models leave
+    open. `pressure` says when memory is so short that rows are given up; by default never. `save_buffer_bytes`
+    bounds the rows that are on their way to tiers.
 
     `home` is the folder for what outlives the process, by default `$ERLLAMA_HOME` or `~/.cache/erllama`.
     `switch_seconds` is the interpreter's switch interval while the runtime is open, `None` to leave it alone.
@@ -77,6 +104,11 @@ class Runtime:
         self,
         *,
         home: str | os.PathLike[str] | None = None,
+        tiers: Mapping[str, DiskTier | RamFileTier | Mapping[str, Any]] | None = None,
+        ram_quota_bytes: int | None = None,
+        policy: PolicyOpts | Mapping[str, Any] | None = None,
+        pressure: PressureOpts | Mapping[str, Any] | None = None,
+        save_buffer_bytes: int = SAVE_BUFFER_BYTES,
         switch_seconds: float | None = SWITCH_SECONDS,
         backend_factory: BackendFactory = make_backend,
     ) -> None:
@@ -86,7 +118,18 @@ class Runtime:
         self._names = Names()
         self._boards: dict[str, ModelBoard] = {}
         self._ids = itertools.count(1)
-        root, self._branches = tree.build(self._restarting, self._gave_up)
+        self._policy = parse_policy(policy or {})
+        self._pressure = parse_pressure(pressure or {})
+        self._buffers = BufferPool(save_buffer_bytes)
+        if ram_quota_bytes is None:
+            ram_quota_bytes = max(1 << 20, int(psutil.virtual_memory().available * RAM_SHARE))
+        self._to_start = {check_model_id(name): parse_tier(spec) for name, spec in (tiers or {}).items()}
+        if tree.RAM_TIER in self._to_start:
+            raise InvalidOption("tiers", f"{tree.RAM_TIER!r} is the name of the tier that every runtime has")
+        ram = RamTier(ram_quota_bytes)
+        self._tiers: dict[str, AnyTier] = {tree.RAM_TIER: ram}
+        root, self._branches = tree.build(ram, self._names, self._restarting, self._gave_up)
+        self.cache = Cache(self._names)
         self._tree = Tree(root)
         self._root = root
         self._entered = False
@@ -104,6 +147,15 @@ class Runtime:
         self._open = True
         if self._switch_seconds is not None:
             switch_interval.hold(self._switch_seconds)
+        try:
+            for name, spec in self._to_start.items():
+                await self.start_tier(name, spec)
+            if self._pressure.source != "noop":
+                watch = self._branches["watch"]
+                await watch.start_child(tree.pressure_child(self._pressure, self.cache.evict_bytes, self._names))
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     async def __aexit__(
@@ -112,6 +164,16 @@ class Runtime:
         self._open = False
         for board in self._boards.values():
             board.close("unloaded", RuntimeClosed)
+        try:
+            async with anyio.create_task_group() as group:
+                for board in self._boards.values():
+                    group.start_soon(self._save_all, board, "shutdown")
+        finally:
+            await self._close_tree(kind, error, traceback)
+
+    async def _close_tree(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         try:
             await self._tree.__aexit__(kind, error, traceback)
         except ActorError as failure:  # the root ended by itself
@@ -138,19 +200,19 @@ class Runtime:
         """
         self._check_open()
         if config is not None:
-            checked_id, checked = check_model_id(model_id), parse_model_config(config)
+            checked_id, checked = check_model_id(model_id), parse_model_config(with_policy(config, self._policy))
         elif isinstance(model_id, str):
             raise InvalidOption("config", "load_model takes a configuration, or an id and a configuration")
         else:
-            checked_id, checked = self._new_id(), parse_model_config(model_id)
-        check_tier(checked, TIERS)
+            checked_id, checked = self._new_id(), parse_model_config(with_policy(model_id, self._policy))
+        check_tier(checked, {name: kind_of(spec) for name, spec in self._tiers.items()})
         self._forget_unloaded()
         if checked_id in self._boards:
             raise AlreadyLoaded(checked_id)
         board = self._boards[checked_id] = ModelBoard(checked_id, checked, on_progress)
         try:
             await self._models.start_child(
-                tree.model_child(board, self._names, self._make_backend, self._home / "fingerprints")
+                tree.model_child(board, self._names, self._make_backend, self._home / "fingerprints", self._buffers)
             )
         except BaseException:
             self._boards.pop(checked_id, None)
@@ -160,12 +222,19 @@ class Runtime:
         return Model(board, self._names)
 
     async def unload(self, model: Model | str) -> None:
-        """Unload a model and return when its memory is free. Open calls get `ModelNotLoaded`.
+        """Save what is not saved yet, unload a model, and return when its memory is free.
 
-        Raises `ModelStuck` when its engine thread does not end: the memory stays taken, and so does the id.
+        Saving takes at most the policy's `evict_save_timeout_ms`. Open calls get `ModelNotLoaded`. Raises
+        `ModelStuck` when its engine thread does not end: the memory stays taken, and so does the id.
         """
         board = self._board(model)
         board.close("unloaded", partial(ModelNotLoaded, board.model_id))
+        try:
+            await self._save_all(board, "shutdown")
+        finally:
+            await self._stop_model(board)
+
+    async def _stop_model(self, board: ModelBoard) -> None:
         try:
             await self._models.stop_child(actor_name(board.model_id))
         except StopTimeout as timeout:
@@ -174,6 +243,13 @@ class Runtime:
             return
         finally:
             self._forget_unloaded()
+
+    async def evict(self, model: Model | str) -> None:
+        """Save what a model's sequences hold and is not saved yet, and free their cells; the model stays loaded.
+
+        Waits for the request that runs, and for the saves at most the policy's `evict_save_timeout_ms`.
+        """
+        await self._save_all(self._board(model), "evict")
 
     def model(self, model: Model | str) -> Model:
         """The handle of a loaded model. Raises `ModelNotLoaded`."""
@@ -185,65 +261,44 @@ class Runtime:
         self._forget_unloaded()
         return [Model(board, self._names).info for board in self._boards.values() if board.info is not None]
 
-    def model_info(self, model: Model | str) -> ModelInfo:
-        """Everything known of one model."""
-        return self.model(model).info
-
-    def phase(self, model: Model | str) -> Phase:
-        """What a model is doing now."""
-        return self._board(model).phase
-
-    def pending_len(self, model: Model | str) -> int:
-        """Requests that wait for a model."""
-        return self._board(model).pending
-
     def queue_depth(self, model: Model | str | None = None) -> int:
         """Requests that run or wait, for one model or for all."""
         self._check_open()
         models = [self.model(model)] if model is not None else [Model(b, self._names) for b in self._boards.values()]
         return sum(one.queue_depth for one in models)
 
-    def last_cache_hit(self, model: Model | str) -> CacheHit | None:
-        """How the last request of a model hit the cache."""
-        return self._board(model).last_hit
+    # --- tiers -------------------------------------------------------------------------------------------------
 
-    async def complete(self, model: Model | str, prompt: Prompt, **options: Any) -> Completion:
-        """`Model.complete`, by handle or id."""
-        return await self.model(model).complete(prompt, **options)
+    async def start_tier(self, name: str, spec: DiskTier | RamFileTier | Mapping[str, Any]) -> None:
+        """Start a tier by name; returns when it can store rows, while it reads its old ones in the background.
 
-    def stream(self, model: Model | str, prompt: Prompt, **options: Any) -> Stream:
-        """`Model.stream`, by handle or id."""
-        return self.model(model).stream(prompt, **options)
+        Raises `InvalidOption`, `TierTaken`, `TierLocked` when another process has the directory, `TierFailed`.
+        """
+        self._check_open()
+        checked, checked_name = parse_tier(spec), check_model_id(name)
+        if checked_name in self._tiers:
+            raise TierTaken(checked_name, "a tier of this name runs already")
+        self._tiers[checked_name] = checked
+        try:
+            await self._branches["tiers"].start_child(tree.tier_child(checked_name, checked, self._names))
+        except BaseException:
+            del self._tiers[checked_name]
+            raise
 
-    async def chat(self, model: Model | str, messages: Sequence[ChatMessage], **options: Any) -> Completion:
-        """`Model.chat`, by handle or id."""
-        return await self.model(model).chat(messages, **options)
+    async def stop_tier(self, name: str) -> None:
+        """Stop a tier: its rows stay where they are, and are found again when it is started again.
 
-    def stream_chat(self, model: Model | str, messages: Sequence[ChatMessage], **options: Any) -> Stream:
-        """`Model.stream_chat`, by handle or id."""
-        return self.model(model).stream_chat(messages, **options)
-
-    def cancel(self, model: Model | str, request_id: int) -> None:
-        """`Model.cancel`, by handle or id."""
-        self.model(model).cancel(request_id)
-
-    async def tokenize(self, model: Model | str, text: str, **options: bool) -> list[int]:
-        """`Model.tokenize`, by handle or id."""
-        return await self.model(model).tokenize(text, **options)
-
-    async def detokenize(self, model: Model | str, tokens: Sequence[int], **options: bool) -> str:
-        """`Model.detokenize`, by handle or id."""
-        return await self.model(model).detokenize(tokens, **options)
-
-    async def apply_chat_template(
-        self, model: Model | str, messages: Sequence[ChatMessage], **options: Any
-    ) -> list[int]:
-        """`Model.apply_chat_template`, by handle or id."""
-        return await self.model(model).apply_chat_template(messages, **options)
-
-    def inject_fault(self, model: Model | str, where: FaultPlace = "actor") -> None:
-        """`Model.inject_fault`, by handle or id."""
-        self.model(model).inject_fault(where)
+        Models that save to it go on without saving. Raises `TierNotFound`; `"ram"` cannot be stopped.
+        """
+        self._check_open()
+        if name not in self._tiers or name == tree.RAM_TIER:
+            raise TierNotFound(name, tuple(sorted(set(self._tiers) - {tree.RAM_TIER})))
+        try:
+            await self._branches["tiers"].stop_child(tier_actor_name(name))
+        except NameNotFound:
+            return
+        finally:
+            self._tiers.pop(name, None)
 
     # --- the tree ------------------------------------------------------------------------------------------------
 
@@ -281,6 +336,15 @@ class Runtime:
     def _models(self) -> DynamicSupervisor:
         return self._branches["models"]
 
+    async def _save_all(self, board: ModelBoard, reason: Literal["evict", "shutdown"]) -> None:
+        with anyio.move_on_after(board.config.policy.evict_save_timeout_ms / 1000) as limit:
+            try:
+                await self._names.call(actor_name(board.model_id), SaveAll(new_ticket(), reason))
+            except ActorError:  # it is down: what it held is lost, what it saved is not
+                return
+        if limit.cancelled_caught:
+            self._log.warning("saving took too long and was left", model=board.model_id, reason=reason)
+
     def _check_open(self) -> None:
         if not self._open:
             raise RuntimeClosed
@@ -315,25 +379,3 @@ class Runtime:
         if board := self._boards.get(model_id):
             board.failure = failure.error
             board.close("failed", partial(ModelCrashed, model_id, str(failure.error), gave_up=True))
-
-
-class Supervised:
-    """What `runtime.supervise` returns: one function under the tree."""
-
-    def __init__(self, name: str, branch: DynamicSupervisor) -> None:
-        self.name = name
-        self._branch = branch
-
-    async def stop(self) -> None:
-        """Stop it and take it out of the tree. Allowed twice."""
-        try:
-            await self._branch.stop_child(self.name)
-        except NameNotFound:
-            return
-
-    async def wait(self) -> Exit:
-        """How it ended for good: `Returned(value)`, `Raised(error)` or `Stopped()`."""
-        try:
-            return await self._branch.wait_child(self.name)
-        except NameNotFound:  # only what was stopped is forgotten
-            return Stopped()

@@ -13,22 +13,47 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from erllama_py.actors import (
+    Actor,
     ChildFailure,
     ChildSpec,
     DynamicSupervisor,
+    MonotonicClock,
     Names,
     Restart,
     RestartLimits,
+    Runnable,
+    Strategy,
     Supervisor,
     actor_child,
     function_child,
 )
+from erllama_py.buffers import BufferPool
+from erllama_py.cache.actor import CacheActor
+from erllama_py.cache.messages import SAVER
+from erllama_py.cache.saver import Saver
 from erllama_py.engine.backends import BackendFactory
 from erllama_py.model.actor import ModelActor
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.client import actor_name
+from erllama_py.pressure_opts import PressureOpts
+from erllama_py.tier_specs import DiskTier, RamFileTier, RamTier
+from erllama_py.tiers.directory import DirectoryTier
+from erllama_py.tiers.messages import CACHE, tier_actor_name
+from erllama_py.tiers.ram import RamTier as RamTierActor
+from erllama_py.watch.pressure import Evict, PressureMonitor
+
+
+@dataclass(frozen=True)
+class Group:
+    """A supervisor of actors that are always there, started in this order."""
+
+    name: str
+    strategy: Strategy
+    holds: tuple[tuple[str, str], ...]  # each child's name, and what it is
+    limits: RestartLimits  # of all of them together
 
 
 @dataclass(frozen=True)
@@ -43,6 +68,11 @@ class Branch:
 # Five restarts in a minute: a model that crashes on one bad request comes back for the next ones, a model that
 # crashes on every load gives up within half a minute, backoff included.
 MODEL_LIMITS = RestartLimits(intensity=5, period=60.0)
+# A directory that is gone for a moment comes back within the backoff; one that is gone for good is given up.
+TIER_LIMITS = RestartLimits(intensity=5, period=60.0)
+# The cache and its tier in memory have no outside to fail for: more than this is an error in them.
+CACHE_LIMITS = RestartLimits(intensity=5, period=60.0)
+WATCH_LIMITS = RestartLimits(intensity=5, period=60.0)
 # Agent loops fail for outside reasons (a service that is down) and cost nothing to restart.
 USER_LIMITS = RestartLimits(intensity=10, period=60.0)
 
@@ -51,10 +81,29 @@ USER_LIMITS = RestartLimits(intensity=10, period=60.0)
 ENGINE_STOP_SECONDS = 15.0
 MODEL_STOP_SECONDS = 20.0
 USER_STOP_SECONDS = 5.0
+# What a tier that stops may still do: end the writes that have begun, of one row each, on a slow disk.
+TIER_STOP_SECONDS = 30.0
+# Memory that a tier reads rows into and uses again: what one restore has in flight, for rows of 30 MB.
+TIER_READ_BYTES = 128 << 20
 
 ROOT = "runtime"
 ROOT_LIMITS = RestartLimits(intensity=3, period=60.0)
-TREE = (
+RAM_TIER = "ram"
+PRESSURE = "pressure"
+TREE: tuple[Group | Branch, ...] = (
+    # A cache that crashes must not take the rows in memory with it, so their tier stands before it.
+    Group(
+        "cache",
+        "rest_for_one",
+        (
+            (tier_actor_name(RAM_TIER), "rows in this process's memory"),
+            (CACHE, "the index of all rows; decides what is saved and what is evicted"),
+            (SAVER, "carries rows to the tiers"),
+        ),
+        CACHE_LIMITS,
+    ),
+    Branch("tiers", "one actor per directory of rows, by name", TIER_LIMITS),
+    Branch("watch", "the pressure monitor, where one was asked for", WATCH_LIMITS),
     Branch("models", "one model actor per loaded model, each with its engine thread", MODEL_LIMITS),
     Branch("user", "what runtime.supervise was given: agent loops", USER_LIMITS),
 )
@@ -65,36 +114,77 @@ def describe() -> str:
     lines = [f"{ROOT} (one_for_one)"]
     for branch in TREE:
         last = branch is TREE[-1]
-        lines.append(f"{'└' if last else '├'}── {branch.name} (dynamic, one_for_one)")
-        lines.append(f"{' ' if last else '│'}   └── {branch.holds}")
+        kind = branch.strategy if isinstance(branch, Group) else "dynamic, one_for_one"
+        lines.append(f"{'└' if last else '├'}── {branch.name} ({kind})")
+        children = [f"{name}: {what}" for name, what in branch.holds] if isinstance(branch, Group) else [branch.holds]
+        for child in children:
+            lines.append(f"{' ' if last else '│'}   {'└' if child is children[-1] else '├'}── {child}")
     return "\n".join(lines)
 
 
+Listener = Callable[[ChildFailure], None]
+
+
 def build(
-    on_restart: Callable[[ChildFailure], None], on_failure: Callable[[ChildFailure], None]
+    ram: RamTier, names: Names, on_restart: Listener, on_failure: Listener
 ) -> tuple[Supervisor, dict[str, DynamicSupervisor]]:
     """The root, and the branches that are up now, by name: a restarted branch takes its predecessor's place.
 
     `on_restart` hears of a child that failed and comes back, `on_failure` of one that does not.
     """
     running: dict[str, DynamicSupervisor] = {}
+    actors: dict[str, Callable[[], Actor[Any]]] = {
+        tier_actor_name(RAM_TIER): lambda: RamTierActor(RAM_TIER, ram),
+        CACHE: CacheActor,
+        SAVER: Saver,
+    }
 
-    def start(name: str) -> DynamicSupervisor:
-        running[name] = DynamicSupervisor(name, on_restart=on_restart, on_failure=on_failure)
-        return running[name]
+    def start(place: Group | Branch) -> Runnable:
+        if isinstance(place, Group):
+            children = [_actor_spec(name, actors[name], names) for name, _ in place.holds]
+            return Supervisor(
+                place.name, children, place.strategy, place.limits, on_restart=on_restart, on_failure=on_failure
+            )
+        running[place.name] = DynamicSupervisor(place.name, on_restart=on_restart, on_failure=on_failure)
+        return running[place.name]
 
     # A branch has no deadline of its own: each of its children has one.
-    children = [ChildSpec(branch.name, partial(start, branch.name), stop_timeout=math.inf) for branch in TREE]
+    children = [ChildSpec(place.name, partial(start, place), stop_timeout=math.inf) for place in TREE]
     return Supervisor(ROOT, children, limits=ROOT_LIMITS), running
 
 
-def model_child(board: ModelBoard, names: Names, make_backend: BackendFactory, remember: Path) -> ChildSpec:
+def _actor_spec(name: str, make: Callable[[], Actor[Any]], names: Names) -> ChildSpec:
+    # All rows of a directory may be reported at once, and every model's saves: messages are small.
+    return ChildSpec(name, lambda: actor_child(name, make, names, capacity=100_000))
+
+
+def tier_child(name: str, spec: DiskTier | RamFileTier, names: Names) -> ChildSpec:
+    """A tier in a directory: it brings its rows back when it is restarted."""
+    actor = tier_actor_name(name)
+    return ChildSpec(
+        actor,
+        lambda: actor_child(actor, lambda: DirectoryTier(name, spec, BufferPool(TIER_READ_BYTES)), names),
+        stop_timeout=TIER_STOP_SECONDS,
+        limits=TIER_LIMITS,
+    )
+
+
+def pressure_child(opts: PressureOpts, evict: Evict, names: Names) -> ChildSpec:
+    """The pressure monitor."""
+    return ChildSpec(
+        PRESSURE, lambda: actor_child(PRESSURE, lambda: PressureMonitor(opts, evict, MonotonicClock()), names)
+    )
+
+
+def model_child(
+    board: ModelBoard, names: Names, make_backend: BackendFactory, remember: Path, buffers: BufferPool
+) -> ChildSpec:
     """A model: restarted whenever it ends by itself, each time as a new actor on a new engine thread."""
     return ChildSpec(
         actor_name(board.model_id),
         lambda: actor_child(
             actor_name(board.model_id),
-            lambda: ModelActor(board, make_backend, remember, ENGINE_STOP_SECONDS),
+            lambda: ModelActor(board, make_backend, remember, ENGINE_STOP_SECONDS, buffers),
             names,
         ),
         restart="permanent",

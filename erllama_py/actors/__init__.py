@@ -8,6 +8,7 @@ name is free before its owner's restart begins; a restart makes a new actor with
 from __future__ import annotations
 
 from erllama_py.actors.actor import Actor, Answer, Stop, actor_child
+from erllama_py.actors.background import Background, Threads
 from erllama_py.actors.child import ChildFailure, ChildSpec, ChildState, Restart
 from erllama_py.actors.clock import Clock, MonotonicClock
 from erllama_py.actors.dynamic import DynamicSupervisor
@@ -45,6 +46,7 @@ __all__ = [
     "ActorError",
     "ActorRef",
     "Answer",
+    "Background",
     "CallTimeout",
     "ChildFailure",
     "ChildSpec",
@@ -79,6 +81,7 @@ __all__ = [
     "Strategy",
     "Supervisor",
     "SupervisorClosed",
+    "Threads",
     "Tree",
     "TreeNode",
     "UnexpectedCancel",

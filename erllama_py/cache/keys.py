@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import array
 import hashlib
+import struct
+import sys
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -10,14 +14,18 @@ from erllama_py.config import ContextOpts
 
 # Exactly the settings that change the bytes of a KV cell, or which cells are there:
 # - `type_k`, `type_v`: the type of the bytes themselves;
-# - `flash_attn`: without it values are stored transposed, and with it attention rounds differently, which every
-#   layer after the first carries into its cells;
 # - RoPE and YaRN: keys are stored rotated;
 # - `swa_full`: whether cells outside of a sliding window are still there;
+# and three facts of the loaded model:
+# - whether flash attention is used (`"auto"` is settled by llama.cpp for the devices there are): without it values
+#   are stored transposed, and with it attention rounds differently, which every layer after the first carries
+#   into its cells;
+# - whether the context is so long that keys are rotated by the factors for long ones;
 # - the build of llama.cpp, whose kernels may round differently from one version to the next.
 #
 # Left out, so that changing them keeps a cache warm:
-# - `n_ctx`: cells that are empty change nothing in those that are not;
+# - `flash_attn` as it was asked for: what came of it counts;
+# - `n_ctx`, but for those factors: cells that are empty change nothing in those that are not;
 # - `n_seq_max`: the cells of all sequences lie in one cache, and each sees its own;
 # - `n_batch`, `n_ubatch`, `n_threads`, `n_threads_batch`, `offload_kqv`: how the work is cut and where it is done.
 #   The last bits can differ, as they do between any two shapes of a batch, so with whatever neighbours a
@@ -25,7 +33,6 @@ from erllama_py.config import ContextOpts
 KV_SETTINGS = (
     "type_k",
     "type_v",
-    "flash_attn",
     "rope_scaling_type",
     "rope_freq_base",
     "rope_freq_scale",
@@ -37,15 +44,81 @@ KV_SETTINGS = (
     "swa_full",
 )
 
+TOKEN_BYTES = 4  # u32
+SALT_TAG = b"erllama cache_salt v1\0"
+
 # Changed whenever the list or its encoding changes, so that no old key can mean something new.
-TAG = b"erllama ctx_params v1\0"
+TAG = b"erllama ctx_params v2\0"
 
 
-def ctx_params_hash(context: ContextOpts, build: str) -> str:
+def ctx_params_hash(context: ContextOpts, build: str, *, flash_attn: bool, long_rope: bool) -> str:
     """The hash of everything but model and tokens that a KV state depends on, as 64 hex digits.
 
-    SHA-256 of `TAG`, then a JSON list without spaces: the settings in the order of `KV_SETTINGS`, then `build`.
-    A setting that was not given is null, real numbers are in their shortest form.
+    SHA-256 of `TAG`, then a JSON list without spaces: the settings in the order of `KV_SETTINGS`, then
+    `flash_attn` as it is used, `long_rope` (whether the factors for long contexts are), and `build`. A setting that
+    was not given is null, real numbers are in their shortest form.
     """
     settings = [getattr(context, name) for name in KV_SETTINGS]
-    return hashlib.sha256(TAG + msgspec.json.encode([*settings, build])).hexdigest()
+    return hashlib.sha256(TAG + msgspec.json.encode([*settings, flash_attn, long_rope, build])).hexdigest()
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Whose KV state a row is: model file, quantisation, settings of the context. Rows of two never meet.
+
+    `fingerprint` (32 bytes) has adapters and salt folded in: see `fold_adapters`, `fold_salt`.
+    """
+
+    fingerprint: bytes
+    quant_bits: int
+    ctx_params_hash: bytes  # 32 bytes
+
+    def hasher(self) -> hashlib._Hash:
+        """A running SHA-256 that has seen everything but tokens: feed it tokens, `copy()` it at each boundary."""
+        return hashlib.sha256(self.fingerprint + bytes([self.quant_bits]) + self.ctx_params_hash)
+
+    @property
+    def root(self) -> bytes:
+        """The key over no tokens: the parent of every row that starts at 0."""
+        return self.hasher().digest()
+
+
+def pack_tokens(tokens: Sequence[int]) -> bytes:
+    """Token ids as u32 little-endian, as they are hashed and stored."""
+    packed = array.array("I", tokens)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def prefix_keys(identity: Identity, tokens: bytes, ends: Iterable[int]) -> list[bytes]:
+    """The keys of the prefixes of packed `tokens` that end at `ends`, which ascend: one pass over the tokens.
+
+    key = SHA-256(fingerprint ‖ quantisation bits, one byte ‖ ctx_params_hash ‖ tokens as u32 little-endian),
+    the key of erllama.
+    """
+    hasher, done, keys = identity.hasher(), 0, []
+    view = memoryview(tokens)
+    for end in ends:
+        hasher.update(view[TOKEN_BYTES * done : TOKEN_BYTES * end])
+        done = end
+        keys.append(hasher.copy().digest())
+    return keys
+
+
+def fold_adapters(fingerprint: bytes, adapters: Iterable[tuple[bytes, float]]) -> bytes:
+    """The fingerprint of a model with LoRA adapters: (SHA-256 of the file, scale) each; without any, as it is.
+
+    SHA-256(fingerprint ‖ for each adapter, sorted: its hash ‖ round(scale · 2^32) as i64 little-endian), as
+    erllama does it: the order of loading makes no difference, the scale does.
+    """
+    pairs = sorted((digest, round(scale * (1 << 32))) for digest, scale in adapters)
+    if not pairs:
+        return fingerprint
+    return hashlib.sha256(fingerprint + b"".join(digest + struct.pack("<q", scale) for digest, scale in pairs)).digest()
+
+
+def fold_salt(fingerprint: bytes, salt: str | None) -> bytes:
+    """The fingerprint as seen by a tenant: rows saved under one salt are never found under another, or under none."""
+    if salt is None:
+        return fingerprint
+    return hashlib.sha256(SALT_TAG + fingerprint + salt.encode()).digest()

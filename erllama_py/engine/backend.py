@@ -3,7 +3,8 @@
 `Backend` has no optional methods: `llama` and `stub` implement all of them and pass one conformance suite
 (`tests/engine/test_conformance.py`). Two kinds of methods:
 
-- on the engine thread only: `load`, `decode`, `sampler`, `remove`, `positions`, `close`;
+- on the engine thread only: `load`, `decode`, `logits`, `sampler`, `remove`, `positions`, `capture`, `restore`,
+  `close`;
 - from any thread: `inspect` (before `load`), `abort`, and everything of `vocabulary` (after `load`).
 
 Errors that leave a backend are `ErllamaError`s, or a `BackendFailure` when the context cannot be trusted
@@ -29,6 +30,10 @@ class BackendFailure(Exception):
     """The context is broken (a failed decode, a foreign exception): the engine must be thrown away."""
 
 
+class CannotCapture(Exception):
+    """The sequence does not hold what a capture needs: forgotten by a window, or not at its end."""
+
+
 class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the model file says of itself, read without loading it. Sizes are in bytes."""
 
@@ -42,6 +47,9 @@ class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
     first_tensor_size: int
     kv_bytes_per_token: int  # of one position in f16 over all layers; 0 where attention keeps none
     sliding_window: int = 0  # tokens; 0 where every layer attends to everything
+    # Tokens of the context that the model was first trained for, where the file has rope factors for longer ones
+    # ("longrope"); 0 elsewhere. A context above it rotates every key by other factors, from position 0 on.
+    long_rope_above: int = 0
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +68,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     n_seq_max: int
     memory: MemoryKind
     n_swa: int  # width of the sliding window in tokens, 0 without one
+    state_bytes: int  # of a recurrent state, which each captured range carries whole; 0 where there is none
+    flash_attn: bool  # whether it is used, also where that was left to llama.cpp
     chat_template: str | None
     bos_token: str
     eos_token: str
@@ -103,6 +113,9 @@ class Sampler(Protocol):
 
         Raises `SamplerFailed`.
         """
+
+    def sample_from(self, logits: bytes) -> int:
+        """Draw a token from kept logits, as `Backend.logits` gave them, and accept it. Raises `SamplerFailed`."""
 
     def close(self) -> None:
         """Free it. Allowed twice."""
@@ -152,6 +165,25 @@ class Backend(Protocol):
 
     def positions(self, seq_id: int) -> tuple[int, int]:
         """First and last position that the sequence holds, `(-1, -1)` when empty."""
+
+    def logits(self, index: int) -> bytes:
+        """A copy of the logits of slice `index` of the last decode: `n_vocab` 32-bit floats."""
+
+    def capture(self, seq_id: int, start: int, end: int, take: Callable[[int], memoryview | None]) -> memoryview | None:
+        """Copy out what is needed to go on from `end` for someone who has captured everything before `start`.
+
+        `take` is asked once for a buffer of at least the size it is given; where it has none, nothing is done
+        and the answer is None. Else it is the buffer's filled part. The sequence must hold `[start, end)`;
+        a recurrent or hybrid one must end at `end`, and of a sliding window everything from
+        `max(start, end - n_swa + 1)` on must be there: `CannotCapture` is raised otherwise.
+        """
+
+    def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> bool:
+        """Put captured bytes back: the sequence ends at `start` and then ends at `end`.
+
+        False where the bytes are not of such a range of this model, or there are no cells for them: the
+        sequence is then as it was, or empty (see `positions`). Other sequences never notice.
+        """
 
     def abort(self, flag: bool) -> None:
         """Set or clear the flag that makes a running `decode` stop early. From any thread, at once."""

@@ -10,8 +10,10 @@ from typing import Literal
 
 import msgspec
 
+from erllama_py.config import SaveReason
 from erllama_py.engine.backend import Sampling
 
+SkipReason = Literal["no_buffer", "forgotten"]
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -19,8 +21,11 @@ class Generate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Prefill `tokens` into a sequence and sample from there.
 
     The first `keep` tokens are in the sequence already; whatever it holds from position `keep` on is
-    dropped first. `max_new_tokens` ≥ 1. `stop_sequences` end the text where the earliest of them begins.
-    `stream` asks for a `Text` per tick; without it the text comes whole, in `Finished`.
+    dropped first. All of `tokens` may be kept where `logits`, those at their end, are given: the first token
+    is then drawn without a decode. `max_new_tokens` ≥ 0; with 0 nothing is drawn. `stop_sequences` end the
+    text where the earliest of them begins. `stream` asks for a `Text` per tick; without it the text comes
+    whole, in `Finished`. `saves` says which ranges to copy out on the way, `keep_logits` whether the logits
+    at the prompt's end are wanted.
     """
 
     request_id: int
@@ -31,6 +36,52 @@ class Generate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     sampling: Sampling
     stop_sequences: tuple[str, ...] = ()
     stream: bool = False
+    saves: CapturePlan | None = None
+    logits: bytes | None = None
+    keep_logits: bool = False
+
+
+class CapturePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Which ranges of a sequence to copy out while it grows, each from where the last one ended.
+
+    Positions up to `captured_to` are saved already. `prompt_ends` ascend and are at most the prompt's length;
+    after the prompt a range ends every `interval` generated tokens; the last one ends with the request, if the
+    sequence then holds at least `min_tokens`.
+    """
+
+    captured_to: int
+    prompt_ends: tuple[int, ...]
+    interval: int
+    min_tokens: int
+
+
+class Restore(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Put captured bytes back as positions `[start, end)`; whatever the sequence holds from `start` on is dropped.
+
+    Answered with `Restored`.
+    """
+
+    request_id: int
+    seq_id: int
+    start: int
+    end: int
+    payload: memoryview
+
+
+class Capture(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Copy positions `[start, end)` out of a sequence at rest. Answered with `Captured`, reason as given."""
+
+    request_id: int
+    seq_id: int
+    start: int
+    end: int
+    reason: SaveReason
+
+
+class Drop(msgspec.Struct, frozen=True, tag=True):
+    """Forget everything that a sequence holds. Not answered."""
+
+    seq_id: int
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -45,7 +96,7 @@ class Fault(msgspec.Struct, frozen=True, tag=True):
     where: Literal["thread", "decode"]
 
 
-Job = Generate | Cancel | Fault
+Job = Generate | Restore | Capture | Drop | Cancel | Fault
 
 
 class Prefilled(msgspec.Struct, frozen=True, tag=True):
@@ -54,6 +105,40 @@ class Prefilled(msgspec.Struct, frozen=True, tag=True):
     request_id: int
     done: int
     total: int
+
+
+class Restored(msgspec.Struct, frozen=True, tag=True):
+    """A `Restore` is done: the sequence ends at `end`. Not `ok`: the bytes were refused, see `held`."""
+
+    request_id: int
+    end: int
+    ok: bool
+    held: int  # how many tokens the sequence holds now
+    seconds: float
+
+
+class Captured(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """The KV state of positions `[start, end)`; `payload` is None where it was not copied: `skipped` says why.
+
+    `seconds` is how long the copy took, `compute_seconds` about what computing these cells did.
+    """
+
+    request_id: int
+    start: int
+    end: int
+    reason: SaveReason
+    payload: memoryview | None
+    skipped: SkipReason | None  # "no_buffer": the budget is used up; "forgotten": cells have left a sliding window
+    seconds: float
+    compute_seconds: float
+    generated: list[int]  # the tokens behind the prompt up to `end`
+
+
+class PromptLogits(msgspec.Struct, frozen=True, tag=True):
+    """The logits at the prompt's end: `n_vocab` 32-bit floats."""
+
+    request_id: int
+    logits: bytes
 
 
 class Text(msgspec.Struct, frozen=True, tag=True):
@@ -78,6 +163,7 @@ class Finished(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     token_ids: list[int]
     held: int
     first_held: int  # the lowest position that is still there (sliding windows forget), -1 when none
+    captured_to: int  # up to where its cells were copied out, `None` buffers not counted
     prefill_tokens: int  # tokens decoded for the prompt: what was not kept
     prefill_seconds: float
     decode_seconds: float
@@ -99,4 +185,4 @@ class Died(msgspec.Struct, frozen=True, tag=True):
     problem: str
 
 
-Outcome = Prefilled | Text | Finished | Failed | Died
+Outcome = Prefilled | Restored | Captured | PromptLogits | Text | Finished | Failed | Died

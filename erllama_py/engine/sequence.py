@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 from erllama_py.chat.assemble import TextAssembler
-from erllama_py.engine.backend import Sampler, Slice, Vocabulary
+from erllama_py.engine.backend import ModelFacts, Sampler, Slice, Vocabulary
+from erllama_py.engine.captures import Captures
 from erllama_py.engine.jobs import Finished, FinishReason, Generate, Text
 from erllama_py.engine.tick_plan import Need
 
@@ -15,9 +16,11 @@ from erllama_py.engine.tick_plan import Need
 class Running:
     """The state of one `Generate` job. Times are in seconds of the thread's clock."""
 
-    def __init__(self, job: Generate, sampler: Sampler, now: float) -> None:
+    def __init__(self, job: Generate, sampler: Sampler, facts: ModelFacts, now: float) -> None:
         self.job = job
         self.sampler = sampler
+        self.captures = Captures(job.saves, len(job.tokens), job.keep, facts.memory)
+        self._n_ubatch = facts.n_ubatch
         self.position = job.keep  # tokens of this request that are in the sequence's cells
         self.tokens: list[int] = []  # sampled so far, the end token left out
         self.finish: FinishReason | None = None
@@ -36,7 +39,9 @@ class Running:
     def need(self) -> Need:
         if self.generating:
             return Need(self.position, 1, True)
-        return Need(self.position, len(self.job.tokens) - self.position, False)
+        tokens = len(self.job.tokens) - self.position
+        reach = self.captures.reach(self.position, self._n_ubatch)
+        return Need(self.position, tokens if reach is None else min(tokens, reach), False)
 
     def slice(self, count: int) -> Slice:
         """The next `count` tokens; the logits of the last are wanted once the prompt is complete."""
@@ -65,6 +70,11 @@ class Running:
             self.finish = "stop"
         elif len(self.tokens) >= self.job.max_new_tokens:
             self._end("length")
+
+    def prompt_done(self, now: float) -> None:
+        """The prompt is in, and it was all that was wanted: nothing is drawn."""
+        self._prefilled = now
+        self._end("length")
 
     def cancel(self) -> None:
         self._end("cancelled")
@@ -96,7 +106,8 @@ class Running:
             token_ids=self.tokens,
             held=self.position,
             first_held=first_held,
-            prefill_tokens=in_prompt - self.job.keep,
+            captured_to=self.captures.captured_to,
+            prefill_tokens=max(0, in_prompt - self.job.keep),
             prefill_seconds=prefilled - self._began,
             decode_seconds=now - prefilled,
             decodes=self._decodes,

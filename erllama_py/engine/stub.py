@@ -1,9 +1,9 @@
 """A deterministic backend without a model file: for tests, for examples, and to try supervision out.
 
-It keeps KV cells of its own that behave like llama.cpp's. The cell at a position holds a checksum chained
-over the tokens up to there, and the next token is drawn from the last cell's value, so a wrong cell, a
-missing one or one too many changes the reply, as it would with a real model. A sliding window forgets
-cells, a recurrent memory refuses to be cut back, and cells run out at `n_ctx`.
+It keeps KV cells of its own that behave like llama.cpp's, see `stub_cells`. The cell at a position holds a
+checksum chained over the tokens up to there, and the next token is drawn from the last cell's value, so a
+wrong cell, a missing one or one too many changes the reply, as it would with a real model. A sliding window
+forgets cells, a recurrent memory refuses to be cut back, and cells run out at `n_ctx`.
 
 Tokens 0–255 are bytes; 256 ends a generation. Slow, failing and hanging on demand: see `StubOpts`.
 """
@@ -24,12 +24,21 @@ from erllama_py.engine.backend import (
     Sampling,
     Slice,
 )
-from erllama_py.errors import InvalidGrammar, InvalidText, ModelLoadError, ModelNotLoaded, TokenOutOfRange
+from erllama_py.engine.stub_cells import VALUE_BYTES, StubCells
+from erllama_py.errors import (
+    InvalidGrammar,
+    InvalidText,
+    ModelLoadError,
+    ModelNotLoaded,
+    SamplerFailed,
+    TokenOutOfRange,
+)
 
 END = 256
 SPECIAL = {END: b"<|end|>", 257: b"<|im_start|>", 258: b"<|im_end|>"}
 LETTERS = b"etaoin shrdlu cmfwyp "  # what replies are made of; frequent letters, so that stop strings are met
 END_ODDS = 97  # one token in so many ends a generation: replies of a usable length, not endless ones
+LOGIT_BYTES = 4  # kept logits are the value that is drawn from, once for each token of the vocabulary
 LOAD_STEPS = 10  # a load reports so many steps, and can be cancelled between two of them
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -78,13 +87,21 @@ class StubVocabulary:
 class StubSampler:
     """Greedy at temperature 0; otherwise the seed and the count of draws change the choice."""
 
-    def __init__(self, values: list[int], sampling: Sampling) -> None:
+    def __init__(self, values: list[int], n_vocab: int, sampling: Sampling) -> None:
         self._values = values  # the backend's logits: one cell value per slice of the last decode
+        self._n_vocab = n_vocab
         self._seed = sampling.seed if sampling.temperature > 0 else None
         self._drawn = 0
 
     def sample(self, index: int) -> int:
-        value = self._values[index]
+        return self._draw(self._values[index])
+
+    def sample_from(self, logits: bytes) -> int:
+        if len(logits) != LOGIT_BYTES * self._n_vocab:
+            raise SamplerFailed(f"{len(logits)} bytes are not the logits of {self._n_vocab} tokens")
+        return self._draw(int.from_bytes(logits[:LOGIT_BYTES], "little"))
+
+    def _draw(self, value: int) -> int:
         if self._seed is not None:
             value = zlib.crc32(self._seed.to_bytes(4, "little") + self._drawn.to_bytes(4, "little"), value)
         self._drawn += 1
@@ -103,7 +120,9 @@ class StubBackend:
         self.release = threading.Event()
         self.decodes = 0
         self._config = config
-        self._cells: dict[int, dict[int, int]] = {}  # sequence → position → chained checksum
+        context = config.context_opts
+        n_ubatch = context.n_ubatch or context.n_batch
+        self._cells = StubCells(config.stub, context.n_ctx, n_ubatch, context.n_seq_max)
         self._values: list[int] = []
         self._abort = threading.Event()
         self._loaded = False
@@ -128,13 +147,15 @@ class StubBackend:
             description="stub", n_params=0, size_bytes=0, n_vocab=stub.vocab_size, n_embd=1, n_layer=1,
             n_ctx_train=1 << 20, n_ctx=context.n_ctx if usable else 0, n_batch=context.n_batch,
             n_ubatch=context.n_ubatch or context.n_batch, n_seq_max=context.n_seq_max, memory=stub.memory,
-            n_swa=stub.n_swa, chat_template=CHAT_TEMPLATE, bos_token="", eos_token="<|end|>", build="stub-1",
+            n_swa=stub.n_swa, state_bytes=VALUE_BYTES if stub.memory in ("recurrent", "hybrid") else 0,
+            flash_attn=context.flash_attn is True, chat_template=CHAT_TEMPLATE, bos_token="", eos_token="<|end|>",
+            build="stub-1",
         )  # fmt: skip
 
     def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
         if not self._loaded:
             raise BackendFailure("decode on a backend that is not loaded")
-        stub, context = self._config.stub, self._config.context_opts
+        stub = self._config.stub
         self.decodes += 1
         if stub.fail_decode_after is not None and self.decodes > stub.fail_decode_after:
             raise BackendFailure(f"the stub was told to fail after {stub.fail_decode_after} decodes")
@@ -142,48 +163,34 @@ class StubBackend:
             self.hung.set()
             self.release.wait()
         count = sum(len(part.tokens) for part in slices)
-        if sum(len(cells) for cells in self._cells.values()) + count > context.n_ctx:
+        if not self._cells.room_for(count):
             return DecodeStatus.NO_CELLS
         if self._abort.wait(stub.seconds_per_token * count):
             return DecodeStatus.ABORTED
-        self._values[:] = [self._append(part) for part in slices]
+        self._values[:] = [self._cells.append(part) for part in slices]
         return DecodeStatus.DONE
-
-    def _append(self, part: Slice) -> int:
-        cells = self._cells.setdefault(part.seq_id, {})
-        value = cells.get(part.start - 1, 0)
-        if part.start != max(cells, default=-1) + 1:
-            raise BackendFailure(f"position {part.start} does not follow what sequence {part.seq_id} holds")
-        for position, token in enumerate(part.tokens, part.start):
-            value = zlib.crc32(token.to_bytes(4, "little"), value)
-            cells[position] = value
-        self._forget(cells)
-        return value
-
-    def _forget(self, cells: dict[int, int]) -> None:
-        stub = self._config.stub
-        kept = {"window": stub.n_swa, "recurrent": 1, "hybrid": 1}.get(stub.memory)
-        if kept is not None:
-            for position in [position for position in cells if position <= max(cells) - kept]:
-                del cells[position]
 
     def sampler(self, sampling: Sampling, history: Sequence[int]) -> StubSampler:
         if sampling.grammar is not None and "root" not in sampling.grammar:
             raise InvalidGrammar("the grammar has no root rule")
-        return StubSampler(self._values, sampling)
+        return StubSampler(self._values, self.vocabulary.n_vocab, sampling)
 
     def remove(self, seq_id: int, start: int, end: int) -> bool:
-        cells = self._cells.get(seq_id, {})
-        gone = [position for position in cells if position >= start and (end < 0 or position < end)]
-        if gone and start > 0 and self._config.stub.memory in ("recurrent", "hybrid"):
-            return False
-        for position in gone:
-            del cells[position]
-        return True
+        return self._cells.remove(seq_id, start, end)
 
     def positions(self, seq_id: int) -> tuple[int, int]:
-        cells = self._cells.get(seq_id)
-        return (min(cells), max(cells)) if cells else (-1, -1)
+        return self._cells.positions(seq_id)
+
+    def logits(self, index: int) -> bytes:
+        if not 0 <= index < len(self._values):
+            raise BackendFailure(f"slice {index} of the last decode has no logits")
+        return self._values[index].to_bytes(LOGIT_BYTES, "little") * self.vocabulary.n_vocab
+
+    def capture(self, seq_id: int, start: int, end: int, take: Callable[[int], memoryview | None]) -> memoryview | None:
+        return self._cells.capture(seq_id, start, end, take)
+
+    def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> bool:
+        return self._cells.restore(seq_id, start, end, payload)
 
     def abort(self, flag: bool) -> None:
         if flag:

@@ -3,7 +3,7 @@
 The event loop's side: `load`, `submit`, `stop`, and `deliver`, which gets the outcomes. The thread's side: load,
 then tick while there is work, then wait for a job. One tick is
 
-    take the jobs that came  →  plan  →  one decode  →  sample  →  post one batch of outcomes
+    take the jobs that came  →  plan  →  one decode  →  sample  →  copy cells out  →  post one batch of outcomes
 
 The thread never waits for the loop: outcomes are handed over with `call_soon_threadsafe`, so a busy loop
 delays what is seen, not what is decoded. Any exception ends the thread; `failure` keeps it and `Died` is
@@ -17,15 +17,36 @@ import asyncio
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import anyio
 
+from erllama_py.buffers import BufferPool
+from erllama_py.config import SaveReason
 from erllama_py.engine.backend import Backend, BackendFailure, DecodeStatus, LoadCancelled, ModelFacts, Slice
-from erllama_py.engine.jobs import Cancel, Died, Failed, Fault, Generate, Job, Outcome, Prefilled
+from erllama_py.engine.cells import Cells
+from erllama_py.engine.jobs import (
+    Cancel,
+    Capture,
+    Died,
+    Drop,
+    Failed,
+    Fault,
+    Generate,
+    Job,
+    Outcome,
+    Prefilled,
+    PromptLogits,
+    Restore,
+)
 from erllama_py.engine.sequence import Running
 from erllama_py.engine.tick_plan import plan_tick
 from erllama_py.errors import ContextOverflow, RequestError
+
+# Ranges copied out for one sequence in one tick, some milliseconds for large models: whatever else is due follows in
+# the next ticks, so that no stream stands still for longer.
+CAPTURES_PER_TICK = 2
 
 PROGRESS_STEP = 0.01  # a load reports each hundredth: enough for a bar, and a few hundred bytes in all
 
@@ -37,7 +58,9 @@ class DrillFault(Exception):
 class EngineThread:
     """One backend on a thread of its own. Everything public is called on the event loop."""
 
-    def __init__(self, backend: Backend, deliver: Callable[[Sequence[Outcome]], None], name: str) -> None:
+    def __init__(
+        self, backend: Backend, deliver: Callable[[Sequence[Outcome]], None], name: str, buffers: BufferPool
+    ) -> None:
         self.failure: BaseException | None = None
         self.ended = anyio.Event()
         self._load_over = anyio.Event()
@@ -45,9 +68,11 @@ class EngineThread:
         self._load_told = 0.0  # the fraction last reported
         self._on_progress: Callable[[float], object]
         self._backend = backend
+        self._cells = Cells(backend, buffers)
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
+        self._todo: deque[Job | None] = deque()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._stopping = False
         self._running: list[Running] = []
@@ -114,28 +139,40 @@ class EngineThread:
 
     def _serve(self, facts: ModelFacts) -> None:
         while not self._stopping:
-            for job in self._take_jobs():
-                self._do(job)
-            # Let go of the last prompt before waiting for the next.
-            job = None
+            self._take_jobs()
+            self._do_jobs(facts)
             if not self._stopping:
                 self._tick(facts)
                 self._finish_all()
                 self._post()
 
-    def _take_jobs(self) -> list[Job | None]:
-        """All jobs that have come; waits for one only when there is nothing to decode."""
-        jobs = [] if self._running else [self._jobs.get()]
+    def _take_jobs(self) -> None:
+        """All jobs that have come; waits for one only when there is nothing to do."""
+        if not self._running and not self._todo:
+            self._todo.append(self._jobs.get())
         with self._lock:
             self._backend.abort(False)
             while not self._jobs.empty():
-                jobs.append(self._jobs.get())
-        return jobs
+                self._todo.append(self._jobs.get())
 
-    def _do(self, job: Job | None) -> None:
+    def _do_jobs(self, facts: ModelFacts) -> None:
+        while self._todo and not self._stopping:
+            job = self._todo.popleft()
+            self._do(job, facts)
+            if self._running and isinstance(job, Restore | Capture):
+                break  # one copy of megabytes in a tick: the other sequences go on decoding in between
+
+    def _do(self, job: Job | None, facts: ModelFacts) -> None:
         match job:
             case Generate():
-                self._begin(job)
+                self._begin(job, facts)
+            case Restore():
+                self._outcomes.append(self._cells.restore(job))
+            case Capture():
+                copied = self._cells.capture(job.request_id, job.seq_id, job.start, job.end, job.reason, [])
+                self._outcomes.append(copied)
+            case Drop(seq_id):
+                self._backend.remove(seq_id, 0, -1)
             case Cancel(request_id):
                 for running in self._running:
                     if running.job.request_id == request_id and running.finish is None:
@@ -147,15 +184,18 @@ class EngineThread:
             case None:  # `stop` wakes the thread with it
                 pass
 
-    def _begin(self, job: Generate) -> None:
+    def _begin(self, job: Generate, facts: ModelFacts) -> None:
         try:
-            if not self._backend.remove(job.seq_id, job.keep, -1):
-                raise BackendFailure(f"sequence {job.seq_id} cannot be cut back to {job.keep} tokens")
-            sampler = self._backend.sampler(job.sampling, job.tokens)
+            if not self._cells.cut(job.seq_id, job.keep):
+                raise BackendFailure(f"sequence {job.seq_id} does not hold the {job.keep} tokens that it should")
+            running = Running(job, self._backend.sampler(job.sampling, job.tokens), facts, time.perf_counter())
         except RequestError as error:
             self._fail(job.request_id, error)
-        else:
-            self._running.append(Running(job, sampler, time.perf_counter()))
+            return
+        self._running.append(running)
+        if job.keep == len(job.tokens):
+            self._outcomes.append(Prefilled(job.request_id, job.keep, job.keep))
+            self._draw(running, lambda: running.sampler.sample_from(job.logits or b""))
 
     def _tick(self, facts: ModelFacts) -> None:
         live = [running for running in self._running if running.finish is None]
@@ -164,10 +204,14 @@ class EngineThread:
         slices = [running.slice(count) for running, count in batch]
         if not slices:
             return
+        began = time.perf_counter()
         match self._decode(slices):
             case DecodeStatus.DONE:
+                self._cells.decoded(sum(len(part.tokens) for part in slices), time.perf_counter() - began)
                 for index, ((running, count), part) in enumerate(zip(batch, slices, strict=True)):
                     self._advance(running, count, index if part.logits else None)
+                for running, _ in batch:
+                    self._capture_due(running, CAPTURES_PER_TICK)
             case DecodeStatus.ABORTED:
                 for running, _ in batch:
                     self._resume(running, facts)
@@ -189,14 +233,42 @@ class EngineThread:
             self._outcomes.append(Prefilled(job.request_id, running.position, len(job.tokens)))
         if logits is None:
             return
+        if prefilling and job.keep_logits:
+            self._outcomes.append(PromptLogits(job.request_id, self._backend.logits(logits)))
+        self._draw(running, lambda: running.sampler.sample(logits))
+
+    def _draw(self, running: Running, draw: Callable[[], int]) -> None:
+        """The next token of a request whose last position has logits."""
+        now = time.perf_counter
+        if running.job.max_new_tokens == 0:
+            running.prompt_done(now())
+            return
         try:
-            token = running.sampler.sample(logits)
-            running.sampled(token, self._backend.vocabulary, time.perf_counter())
+            token = draw()
+            running.sampled(token, self._backend.vocabulary, now())
         except RequestError as error:
             self._drop(running, error)
             return
-        if job.stream and (text := running.take_text()):
+        if running.job.stream and (text := running.take_text()):
             self._outcomes.append(text)
+
+    def _capture_due(self, running: Running, most: int | None = None) -> None:
+        """Copy out the ranges that a request has completed, at most `most` of them now."""
+        done = 0
+        while running in self._running and (due := running.captures.due(running.position)):
+            if most is not None and done == most:
+                return
+            if not done:
+                self._post()  # a token that was drawn in this tick does not wait for the copy
+            self._capture(running, *due)
+            done += 1
+
+    def _capture(self, running: Running, end: int, reason: SaveReason) -> None:
+        job = running.job
+        start, generated = running.captures.captured_to, running.tokens[: max(0, end - len(job.tokens))]
+        copied = self._cells.capture(job.request_id, job.seq_id, start, end, reason, generated)
+        running.captures.settle(end, copied.payload is not None)
+        self._outcomes.append(copied)
 
     def _resume(self, running: Running, facts: ModelFacts) -> None:
         """After an abort: whole micro-batches of the prompt may be in, and count.
@@ -225,9 +297,12 @@ class EngineThread:
         now = time.perf_counter()
         for running in [running for running in self._running if running.finish is not None]:
             running.sampler.close()
-            self._running.remove(running)
             if running.job.stream and (text := running.take_text()):
                 self._outcomes.append(text)
+            self._capture_due(running)
+            if last := running.captures.last(running.position):
+                self._capture(running, *last)
+            self._running.remove(running)
             first, _ = self._backend.positions(running.job.seq_id)
             self._outcomes.append(running.finished(first, now))
 

@@ -11,30 +11,49 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio.to_thread
 
 from erllama_py import errors
-from erllama_py.actors import Exit, NoRestart, Raised, Reply, StateMachine
+from erllama_py.actors import Background, Exit, NoRestart, Raised, Reply, StateMachine
+from erllama_py.buffers import BufferPool
+from erllama_py.cache.client import CacheClient
+from erllama_py.cache.messages import Save, SetBuild, Skipped
 from erllama_py.engine.backends import BackendFactory
 from erllama_py.engine.jobs import Outcome
 from erllama_py.engine.thread import EngineThread
 from erllama_py.model import machine
 from erllama_py.model.board import ModelBoard
+from erllama_py.model.kept_logits import KeptLogits
 from erllama_py.model.loading import describe, prepare_off_loop, report_weights
+from erllama_py.model.look_ups import LookUps
 from erllama_py.model.messages import (
+    AnswerSaved,
     CancelRequest,
     Complete,
     Crash,
     Effect,
     Emit,
+    EndLookUp,
     EngineOutcomes,
     FailRequest,
+    Found,
+    KeepLogits,
+    LookUp,
     Message,
+    ReadRows,
+    RowRead,
+    RowTaken,
+    SaveAll,
+    SaveRow,
     SendJob,
     Submit,
 )
 from erllama_py.model.request import make_completion
+from erllama_py.model.reuse import is_cuttable
+from erllama_py.model.saving import row_meta
+from erllama_py.model.state import State
 from erllama_py.results import Completion
 from erllama_py.watch.log import get_logger
 
@@ -43,12 +62,25 @@ class EngineEnded(Exception):
     """The actor ends because its engine did, or because a drill asked for it."""
 
 
-class ModelActor(StateMachine[machine.State, Message, Effect]):
+class ModelActor(StateMachine[State, Message, Effect]):
     """One incarnation; a restart makes a new one for the same board."""
 
-    def __init__(self, board: ModelBoard, make_backend: BackendFactory, remember: Path, stop_timeout: float) -> None:
+    def __init__(
+        self,
+        board: ModelBoard,
+        make_backend: BackendFactory,
+        remember: Path,
+        stop_timeout: float,
+        buffers: BufferPool,
+    ) -> None:
         super().__init__()
         self._board = board
+        self._buffers = buffers
+        self._kept = KeptLogits()
+        self._background = Background(board.model_id)
+        self._look_ups: LookUps | None = None
+        self._cache: CacheClient
+        self._saves: dict[int, Reply[None]] = {}
         self._make_backend = make_backend
         self._remember = remember  # the folder of remembered fingerprints
         self._stop_timeout = stop_timeout  # seconds that the engine thread has to end
@@ -58,20 +90,24 @@ class ModelActor(StateMachine[machine.State, Message, Effect]):
 
     async def init(self) -> None:
         board, began = self._board, time.perf_counter()
+        self._cache = CacheClient(self.names)
+        self._look_ups = LookUps(self._cache, self.name, self._post, self._kept.get)
         board.show("restarting" if board.restarts else "loading", 0)
         # On a worker thread, because the first of a kind imports its code, some 20 ms of it.
         backend = await anyio.to_thread.run_sync(self._make_backend, board.model_id, board.config)
         prepared = await prepare_off_loop(backend, board, self._remember)
-        self._thread = EngineThread(backend, self._take_outcomes, f"erllama-{board.model_id}")
+        self._thread = EngineThread(backend, self._take_outcomes, f"erllama-{board.model_id}", self._buffers)
         try:
             facts = await self._thread.load(report_weights(board, prepared.facts.file_size))
         except errors.ErllamaError:
             raise
         except Exception as error:
             raise errors.ModelLoadError(board.config.model_path or "the model", str(error)) from error
-        self.state = machine.State(memory=facts.memory, n_swa=facts.n_swa)
+        self.state = State(memory=facts.memory, n_swa=facts.n_swa, min_tokens=board.config.policy.min_tokens)
         description = describe(board, prepared, facts, time.perf_counter() - began)
         board.ready(description, facts, backend.vocabulary)
+        assert board.identity is not None
+        self._cache.tell(SetBuild(board.identity.fingerprint, facts.build))
         self._log.info("model loaded", seconds=round(description.load_seconds, 3), description=facts.description)
 
     def _take_outcomes(self, outcomes: Sequence[Outcome]) -> None:
@@ -79,30 +115,51 @@ class ModelActor(StateMachine[machine.State, Message, Effect]):
         if self.ref.exit is None:  # an actor that is ending has answered everything
             self.ref.cast(EngineOutcomes(list(outcomes)), urgent=True)
 
+    def _post(self, event: Found | RowRead) -> None:
+        if self.ref.exit is None:
+            self.ref.cast(event, urgent=True)
+
     # --- running -------------------------------------------------------------------------------------------
 
-    def event_of(self, message: Message, reply: Reply[Completion] | None) -> Message:
+    def event_of(self, message: Message, reply: Reply[Any] | None) -> Message:
         """Keep the reply of a request until its effect answers it; a caller that goes away cancels it."""
         if isinstance(message, Submit) and reply is not None:
             request_id = message.request.id
             self._open[request_id] = (message, reply)
             reply.on_abandoned(lambda: self.ref.cast(CancelRequest(request_id), bounded=False))
+        elif isinstance(message, SaveAll) and reply is not None:
+            self._saves[message.ticket] = reply
         return message
 
-    def transition(self, state: machine.State, event: Message) -> tuple[machine.State, Sequence[Effect]]:
+    def transition(self, state: State, event: Message) -> tuple[State, Sequence[Effect]]:
         after, effects = machine.transition(state, event, time.monotonic())
         self._board.show(after.phase, len(after.waiting))
         self._board.last_hit = after.last_hit
         return after, effects
 
     async def perform(self, effect: Effect) -> None:
+        assert self._thread is not None
+        assert self._look_ups is not None
         match effect:
             case SendJob(job):
-                assert self._thread is not None
                 self._thread.submit(job)
             case Emit(request_id, event):
                 if request_id in self._open and (feed := self._open[request_id][0].feed):
                     feed(event)
+            case LookUp(request):
+                self._look_ups.find(request, self._board.config.tier_srv, is_cuttable(self.state.memory))
+            case ReadRows():
+                self._look_ups.read(effect)
+            case RowTaken(request_id):
+                self._look_ups.taken(request_id)
+            case EndLookUp():
+                self._look_ups.end(effect)
+            case SaveRow():
+                self._save(effect)
+            case KeepLogits(key, logits):
+                self._kept.put(key, logits)
+            case AnswerSaved(ticket):
+                self._background.start(self._answer_saved(self._saves.pop(ticket)))
             case Complete(request):
                 _, reply = self._open.pop(request.id)
                 reply.send(make_completion(effect, time.monotonic()))
@@ -110,12 +167,35 @@ class ModelActor(StateMachine[machine.State, Message, Effect]):
                 _, reply = self._open.pop(request_id)
                 reply.fail(errors.request_error(error, problem))
             case Crash(problem):
-                raise EngineEnded(problem) from (self._thread.failure if self._thread else None)
+                raise EngineEnded(problem) from self._thread.failure
+
+    def _save(self, effect: SaveRow) -> None:
+        captured, facts = effect.captured, self._board.facts
+        assert facts is not None
+        if captured.payload is None:
+            self._cache.tell(Skipped(captured.skipped or "no_buffer"))
+            return
+        self._cache.tell(
+            Save(
+                meta=row_meta(effect, facts.build, time.time()),
+                tier=self._board.config.tier_srv,
+                payload=captured.payload,
+                logits=effect.logits or b"",
+                pack_seconds=captured.seconds,
+            )
+        )
+
+    async def _answer_saved(self, reply: Reply[None]) -> None:
+        await self._cache.flush()
+        reply.send(None)
 
     # --- ending --------------------------------------------------------------------------------------------
 
     async def terminate(self, exit: Exit) -> None:
         self._board.crashed(exit.error if isinstance(exit, Raised) else None)
+        await self._background.stop()
+        if self._look_ups is not None:
+            await self._look_ups.stop()
         if self._thread is not None and not await self._thread.stop(self._stop_timeout):
             self._log.error("the engine thread does not end; its memory stays taken", thread=repr(self._thread))
             if isinstance(exit, Raised):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import anyio
 
+from erllama_py.cache.keys import Identity
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import ModelFacts, Vocabulary
@@ -38,6 +39,7 @@ class ModelBoard:
         self.last_hit: CacheHit | None = None
         self.info: ModelInfo | None = None
         self.facts: ModelFacts | None = None
+        self.identity: Identity | None = None  # of what is saved without a salt
         self.vocabulary: Vocabulary | None = None
         self.template: ChatTemplate | None = None
         self.failure: BaseException | None = None
@@ -60,6 +62,7 @@ class ModelBoard:
     def ready(self, info: ModelInfo, facts: ModelFacts, vocabulary: Vocabulary) -> None:
         """The actor has loaded the model."""
         self.info, self.facts, self.vocabulary = info, facts, vocabulary
+        self.identity = Identity(bytes.fromhex(info.fingerprint), info.quant_bits, bytes.fromhex(info.ctx_params_hash))
         self.template = ChatTemplate(facts.chat_template, facts.bos_token, facts.eos_token)
         self.show("idle", 0)
 

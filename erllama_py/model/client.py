@@ -19,15 +19,21 @@ import anyio.to_thread
 import msgspec
 
 from erllama_py.actors import ActorError, ActorRef, Names, Reply
-from erllama_py.config import parse_request_options
+from erllama_py.cache.client import CacheClient
+from erllama_py.cache.keys import Identity, pack_tokens
+from erllama_py.cache.messages import Explain, Hit
+from erllama_py.chat.anchors import anchors as find_anchors
+from erllama_py.config import RequestOptions, parse_request_options
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import InvalidOption, InvalidText, ModelNotLoaded, TokenizerOnly
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.border import caller_errors
+from erllama_py.model.explanation import cached_prefixes, explain
 from erllama_py.model.messages import CancelRequest, FaultPlace, Feed, InjectFault, Message, Submit
-from erllama_py.model.request import check_is_tokens, check_tokens, make_request
+from erllama_py.model.request import capture_plan, check_is_tokens, check_tokens, make_request, salted
+from erllama_py.model.reuse import is_cuttable
 from erllama_py.model.stream import Stream
-from erllama_py.results import CacheHit, Completion, ModelInfo, Phase
+from erllama_py.results import CachedPrefix, CacheHit, Completion, Explanation, ModelInfo, Phase
 
 Prompt = str | Sequence[int]
 ChatMessage = Mapping[str, Any]
@@ -40,6 +46,11 @@ PREFIX = "model:"
 INLINE_LENGTH = 4_000
 
 _request_ids = itertools.count(1)  # unique in the process, so that a late cancel never meets another request
+
+
+def new_ticket() -> int:
+    """An id that no request has."""
+    return next(_request_ids)
 
 
 def actor_name(model_id: str) -> str:
@@ -68,8 +79,8 @@ class Model:
         """Continue `prompt`, a text or a list of token ids, and return the whole reply.
 
         Options: `response_tokens`, `stop_sequences`, `temperature`, `top_k`, `top_p`, `min_p`,
-        `repetition_penalty`, `seed`, `grammar` (GBNF); see `RequestOptions`. Cancelling the caller cancels the
-        request. Raises `InvalidOption`, a `RequestError` or a `ModelUnavailable`.
+        `repetition_penalty`, `seed`, `grammar` (GBNF), `parent_key`, `cache_salt`; see `RequestOptions`. Cancelling
+        the caller cancels the request. Raises `InvalidOption`, a `RequestError` or a `ModelUnavailable`.
         """
         _, reply = await self._begin(prompt, options, None)
         with caller_errors(self._board):
@@ -83,7 +94,10 @@ class Model:
         self, messages: Sequence[ChatMessage], *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any
     ) -> Completion:
         """Answer a conversation, rendered by the model's own chat template. Options as in `complete`."""
-        return await self.complete(await self.apply_chat_template(messages, tools=tools), **options)
+        tokens, anchors = await self._chat_prompt(messages, tools)
+        _, reply = await self._begin(tokens, options, None, anchors)
+        with caller_errors(self._board):
+            return await reply.wait()
 
     def stream_chat(
         self, messages: Sequence[ChatMessage], *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any
@@ -91,9 +105,19 @@ class Model:
         """Answer a conversation as a stream of events. Options as in `complete`."""
 
         async def begin(feed: Feed) -> tuple[int, Reply[Completion]]:
-            return await self._begin(await self.apply_chat_template(messages, tools=tools), options, feed)
+            tokens, anchors = await self._chat_prompt(messages, tools)
+            return await self._begin(tokens, options, feed, anchors)
 
         return Stream(self._board, begin, self.cancel)
+
+    async def prefill_only(
+        self, prompt: Prompt, *, parent_key: bytes | str | None = None, cache_salt: str | None = None
+    ) -> Completion:
+        """Compute a prompt and save it, without a reply: to warm the cache. `finish_key` is the saved row's key."""
+        options = {"parent_key": parent_key, "cache_salt": cache_salt}
+        _, reply = await self._begin(prompt, options, None, prefill_only=True)
+        with caller_errors(self._board):
+            return await reply.wait()
 
     def cancel(self, request_id: int) -> None:
         """Finish a request (`stream.request_id`) with what it has. No effect when it is over; allowed twice."""
@@ -147,6 +171,34 @@ class Model:
         text = await anyio.to_thread.run_sync(render, abandon_on_cancel=True)
         # The template writes the begin token itself where the model wants one.
         return await self.tokenize(text, add_bos=False)
+
+    # --- the cache ---------------------------------------------------------------------------------------------
+
+    async def explain(self, prompt: Prompt, *, cache_salt: str | None = None) -> Explanation:
+        """What the cache would give for a prompt, and if that is not all of it, why. Changes nothing."""
+        tokens = await self._tokens(prompt)
+        hit = await self._look(tokens, cache_salt)
+        explanation = explain(hit, tokens)
+        if explanation.position is None or explanation.position >= len(tokens):
+            return explanation
+        text = await self.detokenize([tokens[explanation.position]])
+        return msgspec.structs.replace(explanation, text=text)
+
+    async def list_cached_prefixes(self, tokens: Sequence[int], *, cache_salt: str | None = None) -> list[CachedPrefix]:
+        """The prefixes of `tokens` that are saved, the longest last: each could be a start."""
+        return cached_prefixes(await self._look(await self._tokens(tokens), cache_salt))
+
+    async def _look(self, tokens: list[int], salt: object) -> Hit | None:
+        await self._actor()
+        facts, options = self._board.facts, parse_request_options({"cache_salt": salt})
+        assert facts is not None
+        question = Explain(
+            identity=self._identity(options),
+            tokens=pack_tokens(tokens),
+            cuttable=is_cuttable(facts.memory),
+            tier=self._board.config.tier_srv,
+        )
+        return await CacheClient(self._names).explain(question)
 
     # --- probes: read from the board, no message is sent -------------------------------------------------------
 
@@ -211,21 +263,61 @@ class Model:
                 self._board.check()
                 await anyio.lowlevel.checkpoint()
 
+    async def _chat_prompt(
+        self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]] | None
+    ) -> tuple[list[int], tuple[int, ...]]:
+        """A conversation as tokens, and where others may part from it."""
+        tokens = await self.apply_chat_template(messages, tools=tools)
+        template = self._board.template
+        assert template is not None
+
+        def find(vocabulary: Vocabulary) -> tuple[int, ...]:
+            return find_anchors(
+                messages,
+                tokens,
+                lambda shown, prompt: template.render(shown, tools=tools, add_generation_prompt=prompt),
+                lambda text: vocabulary.tokenize(text, add_special=False, parse_special=True),
+                has_tools=bool(tools),
+            )
+
+        # Always on a worker thread: the template runs twice more.
+        return tokens, await self._use_vocabulary(find, INLINE_LENGTH + 1)
+
+    def _identity(self, options: RequestOptions) -> Identity:
+        identity, config = self._board.identity, self._board.config
+        assert identity is not None
+        return salted(identity, options.cache_salt or config.cache_salt)
+
     async def _begin(
-        self, prompt: Prompt, options: Mapping[str, object], feed: Feed | None
+        self,
+        prompt: Prompt,
+        options: Mapping[str, object],
+        feed: Feed | None,
+        anchors: tuple[int, ...] = (),
+        *,
+        prefill_only: bool = False,
     ) -> tuple[int, Reply[Completion]]:
         """Check, tokenize and submit; the request's id, and the reply to wait for."""
         checked = parse_request_options(options)
         tokens = await self._tokens(prompt)
         ref = await self._actor()
-        request = make_request(
+        config, facts = self._board.config, self._board.facts
+        assert facts is not None
+        make = partial(
+            make_request,
             next(_request_ids),
             tokens,
             checked,
-            n_ctx=self._board.config.context_opts.n_ctx,
+            identity=self._identity(checked),
+            plan=capture_plan(len(tokens), config.policy, facts, anchors),
+            policy=config.policy,
+            n_ctx=config.context_opts.n_ctx,
             seed=random.getrandbits(32) if checked.seed is None else checked.seed,
             now=time.monotonic(),
+            prefill_only=prefill_only,
         )
+        # Packing and hashing 100,000 tokens takes some milliseconds.
+        request = make() if len(tokens) <= INLINE_LENGTH else await anyio.to_thread.run_sync(make)
         with caller_errors(self._board):
             return request.id, ref.begin_call(Submit(request, feed))
 

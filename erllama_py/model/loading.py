@@ -117,6 +117,9 @@ def report_weights(board: ModelBoard, file_size: int) -> Callable[[float], None]
 def describe(board: ModelBoard, prepared: Prepared, facts: ModelFacts, load_seconds: float) -> ModelInfo:
     """Everything about a model that stays as it is while it is loaded."""
     config = board.config
+    # All sequences share one cache, so each may grow to the whole context, and llama.cpp picks the factors for that.
+    long_rope = 0 < prepared.facts.long_rope_above < facts.n_ctx
+    params_hash = ctx_params_hash(config.context_opts, facts.build, flash_attn=facts.flash_attn, long_rope=long_rope)
     return ModelInfo(
         id=board.model_id,
         phase="idle",
@@ -127,7 +130,7 @@ def describe(board: ModelBoard, prepared: Prepared, facts: ModelFacts, load_seco
         quant_type=prepared.facts.quant_type,
         quant_bits=prepared.facts.quant_bits,
         fingerprint=prepared.fingerprint,
-        ctx_params_hash=config.ctx_params_hash or ctx_params_hash(config.context_opts, facts.build),
+        ctx_params_hash=config.ctx_params_hash or params_hash,
         n_params=facts.n_params,
         size=facts.size_bytes,
         memory_estimate=facts.size_bytes + cell_bytes(prepared.facts, config.context_opts) * (facts.n_ctx > 0),

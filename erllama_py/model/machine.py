@@ -1,31 +1,36 @@
 """The life of one model's requests, as a pure function `(state, event, now) → (state, effects)`.
 
-    idle ──Submit──▶ prefilling ──all of the prompt in──▶ generating ──Finished──▶ idle, or the next one
+    idle ─Submit─▶ looking ─Found─▶ restoring ─last row in─▶ working: prefilling ─▶ generating ─Finished─▶ idle,
+                      └── nothing to restore ─────────────────▲                                or the next one
       a Submit meanwhile waits, first in, first out; a cancelled one that waits is answered at once
+      a SaveAll has its turn before the next request: what the sequence holds is copied out, then forgotten
 
-One request runs at a time, in sequence 0; the others wait in `waiting`. No clock, no thread, no await:
-the actor carries the effects out.
+One request runs at a time, in sequence 0; the others wait in `waiting`. No clock, no thread, no await: the actor
+carries the effects out. How a request starts is in `starting`.
 """
 
 from __future__ import annotations
 
 from typing import assert_never
 
-import msgspec
-
-from erllama_py.engine.backend import MemoryKind
+from erllama_py.cache.keys import pack_tokens
 from erllama_py.engine.jobs import (
     Cancel,
+    Capture,
+    Captured,
     Died,
+    Drop,
     Failed,
     Fault,
     Finished,
-    Generate,
     Outcome,
     Prefilled,
+    PromptLogits,
+    Restored,
     Text,
 )
 from erllama_py.model.messages import (
+    AnswerSaved,
     CancelRequest,
     Complete,
     Crash,
@@ -33,41 +38,21 @@ from erllama_py.model.messages import (
     Emit,
     EngineOutcomes,
     FailRequest,
+    Found,
     InjectFault,
+    KeepLogits,
+    LookUp,
     Message,
-    Request,
+    RowRead,
+    SaveAll,
+    SaveRow,
     SendJob,
     Submit,
 )
-from erllama_py.model.slots import Slot, reusable
-from erllama_py.results import CacheHit, Phase, Progress, TextDelta
-
-
-class Running(msgspec.Struct, frozen=True):
-    """The request that the engine works on, and what it could reuse."""
-
-    request: Request
-    hit: CacheHit
-    miss_reason: str | None
-    started_at: float
-    prefilled: bool = False
-
-
-class State(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that the next decision depends on."""
-
-    memory: MemoryKind
-    n_swa: int
-    slot: Slot = Slot(0)
-    running: Running | None = None
-    waiting: tuple[Submit, ...] = ()
-    last_hit: CacheHit | None = None
-
-    @property
-    def phase(self) -> Phase:
-        if self.running is None:
-            return "idle"
-        return "generating" if self.running.prefilled else "prefilling"
+from erllama_py.model.slots import Slot
+from erllama_py.model.starting import end_look_up, found, outline, restored, row_read
+from erllama_py.model.state import Running, State, changed
+from erllama_py.results import Progress, TextDelta
 
 
 def transition(state: State, event: Message, now: float) -> tuple[State, list[Effect]]:
@@ -80,9 +65,15 @@ def transition(state: State, event: Message, now: float) -> tuple[State, list[Ef
                 effects += more
             return state, effects
         case Submit():
-            return _start_next(_with(state, waiting=(*state.waiting, event)), now)
+            return _next(changed(state, waiting=(*state.waiting, event)), now)
         case CancelRequest(request_id):
-            return _cancel(state, request_id)
+            return _cancel(state, request_id, now)
+        case Found():
+            return found(state, event, now)
+        case RowRead():
+            return row_read(state, event, now)
+        case SaveAll():
+            return _save_all(state, event, now)
         case InjectFault("actor"):
             return state, [Crash("the model's actor was told to fail")]
         case InjectFault("thread"):
@@ -97,13 +88,19 @@ def _outcome(state: State, outcome: Outcome, now: float) -> tuple[State, list[Ef
     match outcome:
         case Prefilled(request_id, done, total):
             return _prefilled(state, request_id, done, total)
+        case Restored():
+            return restored(state, outcome, now)
+        case Captured():
+            return _captured(state, outcome, now)
+        case PromptLogits(request_id, logits):
+            return _prompt_logits(state, request_id, logits)
         case Text(request_id, text, token_ids):
             return state, [Emit(request_id, TextDelta(text, token_ids))]
         case Finished():
             return _finished(state, outcome, now)
         case Failed(request_id, error, problem):
             # What the sequence holds after a failure is not known: the next request starts from nothing.
-            after, effects = _start_next(_with(state, running=None, slot=Slot(state.slot.seq_id)), now)
+            after, effects = _next(changed(state, running=None, slot=Slot(state.slot.seq_id)), now)
             return after, [FailRequest(request_id, error, problem), *effects]
         case Died(error, problem):
             return state, [Crash(f"{error}: {problem}")]
@@ -111,43 +108,41 @@ def _outcome(state: State, outcome: Outcome, now: float) -> tuple[State, list[Ef
             assert_never(never)
 
 
-def _with(state: State, **changes: object) -> State:
-    return msgspec.structs.replace(state, **changes)
-
-
-def _start_next(state: State, now: float) -> tuple[State, list[Effect]]:
-    """Give the engine the request that has waited longest, if it has nothing to do."""
-    if state.running is not None or not state.waiting:
+def _next(state: State, now: float) -> tuple[State, list[Effect]]:
+    """Begin what is due, if nothing is being worked on: a `SaveAll` first, then what has waited longest."""
+    if state.running is not None or state.saving is not None:
+        return state, []
+    if state.save_alls:
+        return _begin_saving(state, now)
+    if state.stopping or not state.waiting:
         return state, []
     submit, *rest = state.waiting
-    request = submit.request
-    reuse = reusable(state.slot, request.tokens, state.memory, state.n_swa)
-    hit = CacheHit("live" if reuse.keep else "cold", reuse.keep)
-    running = Running(request, hit, reuse.miss_reason, now)
-    job = Generate(
-        request_id=request.id,
-        seq_id=state.slot.seq_id,
-        tokens=request.tokens,
-        keep=reuse.keep,
-        max_new_tokens=request.max_new_tokens,
-        sampling=request.sampling,
-        stop_sequences=request.stop_sequences,
-        stream=submit.feed is not None,
-    )
-    return _with(state, running=running, waiting=tuple(rest), last_hit=hit), [SendJob(job)]
+    running = Running(submit.request, submit.feed is not None, now)
+    return changed(state, running=running, waiting=tuple(rest)), [LookUp(submit.request)]
 
 
-def _cancel(state: State, request_id: int) -> tuple[State, list[Effect]]:
-    if state.running is not None and state.running.request.id == request_id:
-        return state, [SendJob(Cancel(request_id))]
+def _cancel(state: State, request_id: int, now: float) -> tuple[State, list[Effect]]:
+    running = state.running
+    if running is not None and running.request.id == request_id:
+        if running.stage == "working":
+            return state, [SendJob(Cancel(request_id))]
+        answer = Complete(running.request, outline(running, now, "cancelled while it was looked up"), None, now, None)
+        state, ended = _leave_start(state, running, now)
+        state, effects = _next(state, now)
+        return state, [*ended, answer, *effects]
     for submit in state.waiting:
         if submit.request.id == request_id:
             waiting = tuple(other for other in state.waiting if other is not submit)
-            cold = CacheHit("cold", 0)
-            return _with(state, waiting=waiting), [
-                Complete(submit.request, cold, "cancelled before it was looked up", None, None)
-            ]
+            idle = Running(submit.request, False, now)
+            unseen = outline(idle, now, "cancelled before it was looked up")
+            return changed(state, waiting=waiting), [Complete(submit.request, unseen, None, None, None)]
     return state, []
+
+
+def _leave_start(state: State, running: Running, now: float) -> tuple[State, list[Effect]]:
+    """Give a request up that the engine has not begun; rows that are on their way may still go into its cells."""
+    slot = Slot(state.slot.seq_id) if running.stage == "restoring" else state.slot
+    return changed(state, running=None, slot=slot), [end_look_up(running, now)]
 
 
 def _prefilled(state: State, request_id: int, done: int, total: int) -> tuple[State, list[Effect]]:
@@ -155,16 +150,81 @@ def _prefilled(state: State, request_id: int, done: int, total: int) -> tuple[St
     if running is None:
         return state, []
     if done == total:
-        state = _with(state, running=msgspec.structs.replace(running, prefilled=True))
+        state = changed(state, running=changed(running, prefilled=True))
     return state, [Emit(request_id, Progress(done, total))]
+
+
+def _prompt_logits(state: State, request_id: int, logits: bytes) -> tuple[State, list[Effect]]:
+    running = state.running
+    if running is None or running.request.id != request_id:
+        return state, []
+    return changed(state, running=changed(running, logits=logits)), [KeepLogits(running.request.key, logits)]
+
+
+def _captured(state: State, captured: Captured, now: float) -> tuple[State, list[Effect]]:
+    if state.saving is not None and state.saving.ticket == captured.request_id:
+        return _saved(state, captured, now)
+    running = state.running
+    if running is None or running.request.id != captured.request_id:
+        return state, []
+    request = running.request
+    logits = None
+    if state.memory in ("recurrent", "hybrid") and captured.end == len(request.tokens):
+        logits = running.logits
+    save = SaveRow(request.identity, request.packed + pack_tokens(captured.generated), captured, logits)
+    if captured.payload is not None:
+        running = changed(running, created=running.created + captured.end - captured.start)
+    return changed(state, running=running), [save]
 
 
 def _finished(state: State, finished: Finished, now: float) -> tuple[State, list[Effect]]:
     running = state.running
     if running is None or running.request.id != finished.request_id:
         return state, []
-    held = [*running.request.tokens, *finished.token_ids][: finished.held]
-    slot = Slot(state.slot.seq_id, held, max(finished.first_held, 0))
-    answer = Complete(running.request, running.hit, running.miss_reason, finished, running.started_at)
-    after, effects = _start_next(_with(state, running=None, slot=slot), now)
-    return after, [answer, *effects]
+    request = running.request
+    held = [*request.tokens, *finished.token_ids][: finished.held]
+    slot = Slot(state.slot.seq_id, held, max(finished.first_held, 0), request.identity, finished.captured_to)
+    saved = request.plan is not None and 0 < finished.held == finished.captured_to
+    answer = Complete(request, outline(running, now), finished, running.started_at, finished.held if saved else None)
+    after, effects = _next(changed(state, running=None, slot=slot), now)
+    # Who waits for a request that a shutdown has ended learns that the model is gone.
+    return after, effects if state.stopping else [answer, *effects]
+
+
+# --- saving what is at rest ------------------------------------------------------------------------------------
+
+
+def _save_all(state: State, event: SaveAll, now: float) -> tuple[State, list[Effect]]:
+    state = changed(state, save_alls=(*state.save_alls, event), stopping=state.stopping or event.reason == "shutdown")
+    effects: list[Effect] = []
+    if state.stopping and state.running is not None:
+        if state.running.stage == "working":
+            return state, [SendJob(Cancel(state.running.request.id))]
+        state, effects = _leave_start(state, state.running, now)
+    state, more = _next(state, now)
+    return state, [*effects, *more]
+
+
+def _begin_saving(state: State, now: float) -> tuple[State, list[Effect]]:
+    event, *rest = state.save_alls
+    slot, least = state.slot, state.min_tokens
+    state = changed(state, save_alls=tuple(rest))
+    if slot.identity is None or least is None or len(slot.held) < max(least, slot.captured_to + 1):
+        return _forget(state, event, now)
+    start, end = slot.captured_to, len(slot.held)
+    job = Capture(request_id=event.ticket, seq_id=slot.seq_id, start=start, end=end, reason=event.reason)
+    return changed(state, saving=event), [SendJob(job)]
+
+
+def _saved(state: State, captured: Captured, now: float) -> tuple[State, list[Effect]]:
+    event, slot = state.saving, state.slot
+    assert event is not None
+    assert slot.identity is not None
+    state, effects = _forget(changed(state, saving=None), event, now)
+    return state, [SaveRow(slot.identity, pack_tokens(slot.held), captured, None), *effects]
+
+
+def _forget(state: State, event: SaveAll, now: float) -> tuple[State, list[Effect]]:
+    seq_id = state.slot.seq_id
+    state, effects = _next(changed(state, slot=Slot(seq_id)), now)
+    return state, [SendJob(Drop(seq_id)), AnswerSaved(event.ticket), *effects]

@@ -1,7 +1,7 @@
 """What a model's actor understands, and what its state machine asks it to do.
 
-Events: from callers `Submit`, `CancelRequest`, `InjectFault`; from the engine thread the outcomes of
-`engine.jobs`, one batch per tick. Effects are carried out by the actor, in order.
+Events: from callers `Submit`, `CancelRequest`, `SaveAll`, `InjectFault`; from look-ups `Found` and `RowRead`; from
+the engine thread the outcomes of `engine.jobs`, one batch per tick. Effects are carried out by the actor, in order.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from erllama_py.cache.keys import Identity
+from erllama_py.cache.messages import Hit, Located, RowBytes
 from erllama_py.engine.backend import Sampling
-from erllama_py.engine.jobs import Finished, Job, Outcome
+from erllama_py.engine.jobs import Captured, CapturePlan, Finished, Job, Outcome
 from erllama_py.results import CacheHit, Event
 
 FaultPlace = Literal["actor", "thread", "decode"]
@@ -28,6 +30,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling
     stop_sequences: tuple[str, ...]
     submitted_at: float  # seconds of the monotonic clock
+    identity: Identity
+    packed: bytes  # the tokens as they are hashed
+    key: bytes  # of the whole prompt
+    plan: CapturePlan | None = None  # what to save of it; `captured_to` is settled when it starts
+    parent_key: bytes | None = None
+    wait_seconds: float = 0.0  # for a save under way that `parent_key` names
 
 
 class Submit(msgspec.Struct, frozen=True):
@@ -43,6 +51,31 @@ class CancelRequest(msgspec.Struct, frozen=True):
     request_id: int
 
 
+class SaveAll(msgspec.Struct, frozen=True):
+    """Save what the sequences hold and is not saved, forget it, and answer when it is stored.
+
+    `"evict"` waits for the request that runs, `"shutdown"` ends it. `ticket` is from the requests' ids.
+    """
+
+    ticket: int
+    reason: Literal["evict", "shutdown"]
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What the cache has for a request: None when it cannot be asked. `logits` are those of the prompt's end."""
+
+    request_id: int
+    hit: Hit | None
+    logits: bytes | None
+
+
+class RowRead(msgspec.Struct, frozen=True):
+    """The next row of a request, read and checked; None when it, and so all after it, cannot be had."""
+
+    request_id: int
+    row: RowBytes | None
+
+
 class InjectFault(msgspec.Struct, frozen=True):
     """A drill: crash the actor, its engine thread, or the thread's next decode."""
 
@@ -55,7 +88,7 @@ class EngineOutcomes(msgspec.Struct, frozen=True):
     batch: list[Outcome]
 
 
-Message = Submit | CancelRequest | InjectFault | EngineOutcomes
+Message = Submit | CancelRequest | SaveAll | Found | RowRead | InjectFault | EngineOutcomes
 
 
 class SendJob(msgspec.Struct, frozen=True):
@@ -71,14 +104,80 @@ class Emit(msgspec.Struct, frozen=True):
     event: Event
 
 
-class Complete(msgspec.Struct, frozen=True):
-    """Answer a request. `finished` is `None` when it was cancelled before the engine saw it."""
+class LookUp(msgspec.Struct, frozen=True):
+    """Ask the cache for a prompt; `Found` comes of it."""
 
     request: Request
+
+
+class ReadRows(msgspec.Struct, frozen=True):
+    """Read rows of the last look-up, in order; a `RowRead` comes of each."""
+
+    request_id: int
+    rows: tuple[Located, ...]
+
+
+class RowTaken(msgspec.Struct, frozen=True):
+    """A row that was read is in the cells: one more may be read ahead."""
+
+    request_id: int
+
+
+class EndLookUp(msgspec.Struct, frozen=True):
+    """Nothing more is wanted of a look-up. `rows` of it were restored; `hit` is what the request started from."""
+
+    request_id: int
+    hit: CacheHit
+    rows: tuple[Located, ...]
+    refused: Located | None  # a row that the engine could not take
+    seconds: float
+
+
+class SaveRow(msgspec.Struct, frozen=True):
+    """Hand a copied range to the cache. `tokens` are packed, from position 0 to at least the range's end."""
+
+    identity: Identity
+    tokens: bytes
+    captured: Captured
+    logits: bytes | None
+
+
+class KeepLogits(msgspec.Struct, frozen=True):
+    """Remember the logits at the end of a prompt."""
+
+    key: bytes
+    logits: bytes
+
+
+class AnswerSaved(msgspec.Struct, frozen=True):
+    """Answer a `SaveAll` once everything that was handed to the cache is stored or given up."""
+
+    ticket: int
+
+
+class Outline(msgspec.Struct, frozen=True, kw_only=True):
+    """How a request went until its generation began. Times are in seconds."""
+
     hit: CacheHit
     miss_reason: str | None
+    tier: str | None
+    lookup_seconds: float
+    restore_seconds: float
+    restored_bytes: int
+    created: int  # tokens copied out to be saved
+
+
+class Complete(msgspec.Struct, frozen=True):
+    """Answer a request. `finished` is `None` when it was cancelled before the engine saw it.
+
+    `saved_end` is the position that the last row of it ends at, when that is where its sequence ends.
+    """
+
+    request: Request
+    outline: Outline
     finished: Finished | None
     started_at: float | None
+    saved_end: int | None
 
 
 class FailRequest(msgspec.Struct, frozen=True):
@@ -95,4 +194,17 @@ class Crash(msgspec.Struct, frozen=True):
     problem: str
 
 
-Effect = SendJob | Emit | Complete | FailRequest | Crash
+Effect = (
+    SendJob
+    | Emit
+    | LookUp
+    | ReadRows
+    | RowTaken
+    | EndLookUp
+    | SaveRow
+    | KeepLogits
+    | AnswerSaved
+    | Complete
+    | FailRequest
+    | Crash
+)

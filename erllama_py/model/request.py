@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from erllama_py.config import RequestOptions
-from erllama_py.engine.backend import Sampling
+from erllama_py.cache.keys import Identity, fold_salt, pack_tokens, prefix_keys
+from erllama_py.cache.save_policy import grid_stride, prompt_ends
+from erllama_py.config import PolicyOpts, RequestOptions
+from erllama_py.engine.backend import ModelFacts, Sampling
+from erllama_py.engine.jobs import CapturePlan
 from erllama_py.errors import ContextOverflow, EmptyPrompt, RequestError, TokenOutOfRange
 from erllama_py.model.messages import Complete, Request
 from erllama_py.results import CacheDelta, Completion, Stats
@@ -32,7 +35,17 @@ def check_tokens(tokens: Sequence[object], n_vocab: int) -> list[int]:
 
 
 def make_request(
-    request_id: int, tokens: list[int], options: RequestOptions, *, n_ctx: int, seed: int, now: float
+    request_id: int,
+    tokens: list[int],
+    options: RequestOptions,
+    *,
+    identity: Identity,
+    plan: CapturePlan | None,
+    policy: PolicyOpts,
+    n_ctx: int,
+    seed: int,
+    now: float,
+    prefill_only: bool = False,
 ) -> Request:
     """Fit a prompt into the context of `n_ctx` tokens; the reply gets what is left, or what was asked for.
 
@@ -41,13 +54,14 @@ def make_request(
     if not tokens:
         raise EmptyPrompt("the prompt has no tokens")
     room = n_ctx - len(tokens)
-    if room < 1:
+    if room < 1 - prefill_only:
         problem = f"the prompt has {len(tokens)} tokens, and the context of {n_ctx} must hold one more for the reply"
         raise ContextOverflow(problem, len(tokens), n_ctx)
+    packed = pack_tokens(tokens)
     return Request(
         id=request_id,
         tokens=tokens,
-        max_new_tokens=min(options.response_tokens or room, room),
+        max_new_tokens=0 if prefill_only else min(options.response_tokens or room, room),
         sampling=Sampling(
             grammar=options.grammar,
             repetition_penalty=options.repetition_penalty,
@@ -59,38 +73,67 @@ def make_request(
         ),
         stop_sequences=options.stop_sequences,
         submitted_at=now,
+        identity=identity,
+        packed=packed,
+        key=prefix_keys(identity, packed, (len(tokens),))[0],
+        plan=plan,
+        parent_key=options.parent_key,
+        wait_seconds=policy.session_resume_wait_ms / 1000,
+    )
+
+
+def salted(identity: Identity, salt: str | None) -> Identity:
+    """Whose rows a request with this salt may meet."""
+    return Identity(fold_salt(identity.fingerprint, salt), identity.quant_bits, identity.ctx_params_hash)
+
+
+def capture_plan(n_tokens: int, policy: PolicyOpts, facts: ModelFacts, anchors: Sequence[int]) -> CapturePlan | None:
+    """What is to be saved of a prompt and its reply; None when nothing is."""
+    if policy.min_tokens is None:
+        return None
+    stride, cuttable = grid_stride(policy, facts.state_bytes), facts.memory == "full"
+    ends = prompt_ends(n_tokens, policy, anchors, stride=stride, cuttable=cuttable)
+    return CapturePlan(
+        captured_to=0, prompt_ends=ends, interval=policy.continued_interval, min_tokens=policy.min_tokens
     )
 
 
 def make_completion(answer: Complete, now: float) -> Completion:
     """The result of a request that came to an end by itself or was cancelled, at whatever stage."""
-    request, finished = answer.request, answer.finished
+    request, finished, outline = answer.request, answer.finished, answer.outline
     queued = (now if answer.started_at is None else answer.started_at) - request.submitted_at
     generated = [] if finished is None else finished.token_ids
     prefill_seconds = 0.0 if finished is None else finished.prefill_seconds
     decode_seconds = 0.0 if finished is None else finished.decode_seconds
     decodes = 0 if finished is None else finished.decodes
+    finish_key = None
+    if answer.saved_end is not None:
+        tokens = request.packed + pack_tokens(generated)
+        finish_key = prefix_keys(request.identity, tokens, (answer.saved_end,))[0]
     return Completion(
         reply="" if finished is None else finished.text,
         generated=generated,
         prompt_tokens=len(request.tokens),
         context_tokens=len(request.tokens) + len(generated),
         committed_tokens=0 if finished is None else finished.held,
-        finish_key=None,
-        cache_hit_kind=answer.hit.kind,
+        finish_key=finish_key,
+        cache_hit_kind=outline.hit.kind,
         finish_reason="cancelled" if finished is None else finished.reason,
         stop_sequence=None if finished is None else finished.stop_sequence,
-        cache_delta=CacheDelta(read=answer.hit.prefix_len, created=0),
+        cache_delta=CacheDelta(read=outline.hit.prefix_len, created=outline.created),
         stats=Stats(
             queued_seconds=queued,
+            lookup_seconds=outline.lookup_seconds,
+            restore_seconds=outline.restore_seconds,
             prefill_seconds=prefill_seconds,
             decode_seconds=decode_seconds,
-            first_token_seconds=queued + prefill_seconds,
+            first_token_seconds=queued + outline.lookup_seconds + outline.restore_seconds + prefill_seconds,
             prefill_tokens=0 if finished is None else finished.prefill_tokens,
+            restored_bytes=outline.restored_bytes,
             decodes=decodes,
             tokens_per_second=decodes / decode_seconds if decodes else 0.0,
             seed=request.sampling.seed,
-            tier=None,
-            miss_reason=answer.miss_reason,
+            tier=outline.tier,
+            miss_reason=outline.miss_reason,
         ),
     )

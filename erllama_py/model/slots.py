@@ -1,7 +1,7 @@
 """What one sequence of the context holds, and how much of it a new prompt may keep.
 
 Pure. The laws: what is kept is a common prefix of the held tokens and the prompt; the prompt's last token
-is always computed, because its logits are needed; a memory is never cut where it cannot be.
+is computed unless its logits are known; a memory is never cut where it cannot be.
 """
 
 from __future__ import annotations
@@ -10,15 +10,22 @@ from collections.abc import Sequence
 
 import msgspec
 
+from erllama_py.cache.keys import Identity
 from erllama_py.engine.backend import MemoryKind
 
 
 class Slot(msgspec.Struct, frozen=True):
-    """The tokens in a sequence's cells, from position 0; `first_held` is the lowest position still there."""
+    """The tokens in a sequence's cells, from position 0; `first_held` is the lowest position still there.
+
+    `identity` says whose cells they are: those of one tenant are not lent to another. Up to `captured_to` they were
+    copied out to be saved.
+    """
 
     seq_id: int
     held: Sequence[int] = ()
     first_held: int = 0
+    identity: Identity | None = None
+    captured_to: int = 0
 
 
 class Reuse(msgspec.Struct, frozen=True):
@@ -44,8 +51,8 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     return low
 
 
-def reusable(slot: Slot, prompt: Sequence[int], memory: MemoryKind, n_swa: int) -> Reuse:
-    """How much of `slot` a `prompt` may keep.
+def reusable(slot: Slot, prompt: Sequence[int], memory: MemoryKind, n_swa: int, *, with_logits: bool = False) -> Reuse:
+    """How much of `slot` a `prompt` may keep: all of it only `with_logits`, those at its end.
 
     Full attention can be cut back anywhere. A sliding window can be cut back only to where the window
     before the cut is still whole. A recurrent state cannot be cut back at all: it is kept when the prompt
@@ -54,8 +61,9 @@ def reusable(slot: Slot, prompt: Sequence[int], memory: MemoryKind, n_swa: int) 
     if not slot.held:
         return Reuse(0, "nothing is live")
     common = common_prefix(slot.held, prompt)
-    keep = min(common, len(prompt) - 1)
-    parted = None if keep == len(prompt) - 1 else f"the prompt parts from the live sequence at token {common}"
+    most = len(prompt) if with_logits else len(prompt) - 1
+    keep = min(common, most)
+    parted = None if keep == most else f"the prompt parts from the live sequence at token {common}"
     if keep == 0:
         return Reuse(0, parted)
     if keep < len(slot.held):

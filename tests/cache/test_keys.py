@@ -22,7 +22,13 @@ CHANGED: dict[str, Any] = {
     "yarn_beta_slow": 1.0, "yarn_orig_ctx": 4096, "swa_full": True, "n_ctx": 4096, "n_batch": 64, "n_ubatch": 64,
     "n_threads": 7, "n_threads_batch": 7, "n_seq_max": 8, "offload_kqv": False,
 }  # fmt: skip
-KEEPS_WARM = {"n_ctx", "n_batch", "n_ubatch", "n_threads", "n_threads_batch", "n_seq_max", "offload_kqv"}
+# `flash_attn` counts as it came out, which is no setting.
+KEEPS_WARM = {"flash_attn", "n_ctx", "n_batch", "n_ubatch", "n_threads", "n_threads_batch", "n_seq_max", "offload_kqv"}
+
+
+def hashed(context: ContextOpts, build: str = BUILD, flash_attn: bool = True, long_rope: bool = False) -> str:
+    return ctx_params_hash(context, build, flash_attn=flash_attn, long_rope=long_rope)
+
 
 contexts = st.builds(
     ContextOpts,
@@ -33,7 +39,7 @@ contexts = st.builds(
     rope_freq_scale=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     yarn_orig_ctx=st.none() | st.integers(1, 1 << 20),
     n_ctx=st.integers(1, 1 << 20),
-    n_seq_max=st.integers(1, 256),
+    n_seq_max=st.integers(1, 255),
     swa_full=st.booleans(),
 )
 
@@ -48,19 +54,31 @@ def test_every_setting_of_the_context_is_decided() -> None:
 def test_only_what_changes_the_cells_changes_the_hash(name: str) -> None:
     """A wider window keeps the cache warm; other cells never meet."""
     changed = msgspec.structs.replace(ContextOpts(), **{name: CHANGED[name]})
-    same = ctx_params_hash(changed, BUILD) == ctx_params_hash(ContextOpts(), BUILD)
+    same = hashed(changed) == hashed(ContextOpts())
     assert same == (name in KEEPS_WARM)
 
 
 def test_another_build_is_another_hash() -> None:
     """Kernels round differently from one version to the next."""
-    assert ctx_params_hash(ContextOpts(), "b1") != ctx_params_hash(ContextOpts(), "b2")
+    assert hashed(ContextOpts(), "b1") != hashed(ContextOpts(), "b2")
 
 
 def test_the_encoding_is_the_documented_one() -> None:
     """Rows on disk are found again by it, so it may not change unnoticed; computed here by hand."""
-    encoded = b'erllama ctx_params v1\0["f16","f16","auto",null,null,null,null,null,null,null,null,false,"b1234"]'
-    assert ctx_params_hash(ContextOpts(), BUILD) == hashlib.sha256(encoded).hexdigest()
+    encoded = b'erllama ctx_params v2\0["f16","f16",null,null,null,null,null,null,null,null,false,true,false,"b1234"]'
+    assert hashed(ContextOpts()) == hashlib.sha256(encoded).hexdigest()
+
+
+def test_flash_attention_counts_as_it_came_out() -> None:
+    """However it was asked for: "auto" that came out as no is no."""
+    on, off = (msgspec.structs.replace(ContextOpts(), flash_attn=asked) for asked in (True, False))
+    assert hashed(on, flash_attn=False) == hashed(off, flash_attn=False) == hashed(ContextOpts(), flash_attn=False)
+    assert hashed(on, flash_attn=True) != hashed(on, flash_attn=False)
+
+
+def test_the_factors_for_long_contexts_count() -> None:
+    """They rotate every key, from position 0 on."""
+    assert hashed(ContextOpts(), long_rope=True) != hashed(ContextOpts(), long_rope=False)
 
 
 @given(contexts, contexts, st.text(), st.text())
@@ -72,7 +90,7 @@ def test_two_hashes_are_equal_when_all_that_counts_is(
     def counted(context: ContextOpts, build: str) -> str:
         return repr(([getattr(context, name) for name in KV_SETTINGS], build))
 
-    equal = ctx_params_hash(one, build) == ctx_params_hash(other, other_build)
+    equal = hashed(one, build) == hashed(other, other_build)
     assert equal == (counted(one, build) == counted(other, other_build))
 
 
@@ -80,6 +98,6 @@ def test_two_hashes_are_equal_when_all_that_counts_is(
 def test_the_hash_is_of_the_values_and_not_of_the_object(context: ContextOpts, n_ctx: int) -> None:
     """The same settings give the same 64 digits, with whatever context length."""
     again = msgspec.structs.replace(context, n_ctx=n_ctx)
-    digest = ctx_params_hash(context, BUILD)
-    assert digest == ctx_params_hash(again, BUILD)
+    digest = hashed(context)
+    assert digest == hashed(again)
     assert len(bytes.fromhex(digest)) == 32

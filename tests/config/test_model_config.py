@@ -57,7 +57,7 @@ WRONG: list[tuple[str, object, str]] = [
     ("context_opts.n_ubatch", 0, "expected int >= 1, got 0"),
     ("context_opts.n_threads", 0, "expected int >= 1, got 0"),
     ("context_opts.n_threads_batch", 513, "expected int <= 512, got 513"),
-    ("context_opts.n_seq_max", 257, "expected int <= 256, got 257"),
+    ("context_opts.n_seq_max", 256, "expected int <= 255, got 256"),
     ("context_opts.flash_attn", "on", "expected one of True, False, 'auto', got 'on'"),
     ("context_opts.flash_attn", 1, "expected bool or str, got int"),
     ("context_opts.type_k", "q4", "expected one of 'bf16', 'f16', 'f32', 'q4_0', 'q5_0', 'q5_1', 'q8_0', got 'q4'"),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from helpers.backends import MEMORY, Subject, make_subject
+from helpers.tiny_gguf import KINDS
 
 from erllama_py.config import ModelConfig
+from erllama_py.engine.backend import Backend
 from erllama_py.serve.models import fetch
 
 
@@ -39,3 +43,23 @@ def configure() -> Any:
         return msgspec.convert(fields, ModelConfig)
 
     return config
+
+
+@pytest.fixture(scope="module", params=[f"{backend}-{kind}" for backend in ("llama", "stub") for kind in KINDS])
+def subject(request: pytest.FixtureRequest, models: Path) -> Subject:
+    """Name of the backend, its kind of memory, and a function that makes a new one."""
+    name, kind = request.param.split("-")
+
+    def make(model_opts: dict[str, Any] | None = None, **context: Any) -> Backend:
+        return make_subject(name, kind, models, model_opts, **context)
+
+    return name, MEMORY[kind], make
+
+
+@pytest.fixture
+def backend(subject: Subject) -> Iterator[Backend]:
+    """A loaded backend of its own for one test."""
+    loaded = subject[2]()
+    loaded.load(lambda _done: True)
+    yield loaded
+    loaded.close()

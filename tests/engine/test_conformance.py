@@ -4,81 +4,26 @@ of memory, and the stub pretending to each kind."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
-from helpers.tiny_gguf import KINDS, WINDOW, tiny_gguf
+from helpers.backends import GREEDY, Subject, complete, write_on
+from helpers.tiny_gguf import WINDOW
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.config import ModelConfig
-from erllama_py.engine.backend import Backend, BackendFailure, DecodeStatus, LoadCancelled, MemoryKind, Sampling, Slice
-from erllama_py.engine.backends import make_backend
+from erllama_py.engine.backend import Backend, BackendFailure, DecodeStatus, LoadCancelled, Sampling, Slice
 from erllama_py.errors import InvalidGrammar, InvalidText, ModelNotLoaded, TokenOutOfRange
 
-GREEDY = Sampling(temperature=0.0)
 PROMPT = [ord(letter) for letter in "Once upon a time there was a user who"]
-MEMORY: dict[str, MemoryKind] = {"dense": "full", "window": "window", "recurrent": "recurrent", "hybrid": "hybrid"}
-
-Make = Callable[..., Backend]
-
-
-@pytest.fixture(scope="module", params=[f"{backend}-{kind}" for backend in ("llama", "stub") for kind in KINDS])
-def subject(request: pytest.FixtureRequest, models: Path) -> tuple[str, MemoryKind, Make]:
-    """Name of the backend, its kind of memory, and a function that makes a new one."""
-    name, kind = request.param.split("-")
-
-    def make(model_opts: dict[str, Any] | None = None, **context: Any) -> Backend:
-        sizes = {"n_ctx": 512, "n_batch": 512, "n_ubatch": 64, "n_threads": 1, "n_threads_batch": 1, "n_seq_max": 4}
-        fields: dict[str, Any] = {"backend": name, "model_opts": model_opts or {}, "context_opts": sizes | context}
-        if name == "stub":
-            fields["stub"] = {"memory": MEMORY[kind], "n_swa": WINDOW if kind == "window" else 0}
-        else:
-            fields["model_path"] = str(tiny_gguf(kind, models))
-        return make_backend("subject", msgspec.convert(fields, ModelConfig))
-
-    return name, MEMORY[kind], make
-
-
-@pytest.fixture
-def backend(subject: tuple[str, MemoryKind, Make]) -> Iterator[Backend]:
-    """A loaded backend of its own for one test."""
-    loaded = subject[2]()
-    loaded.load(lambda _done: True)
-    yield loaded
-    loaded.close()
 
 
 @pytest.fixture(scope="module")
-def shared(subject: tuple[str, MemoryKind, Make]) -> Iterator[Backend]:
+def shared(subject: Subject) -> Iterator[Backend]:
     """A loaded backend for tests that only ask its vocabulary."""
     loaded = subject[2]()
     loaded.load(lambda _done: True)
     yield loaded
     loaded.close()
-
-
-def write_on(backend: Backend, seq_id: int, position: int, count: int) -> list[int]:
-    """`count` greedy tokens after a decode whose slice 0 had logits."""
-    sampler = backend.sampler(GREEDY, [])
-    tokens: list[int] = []
-    for _ in range(count):
-        tokens.append(sampler.sample(0))
-        assert backend.decode([Slice(seq_id, position, (tokens[-1],), True)]) is DecodeStatus.DONE
-        position += 1
-    sampler.close()
-    return tokens
-
-
-def complete(backend: Backend, seq_id: int, prompt: list[int], cuts: tuple[int, ...] = (), count: int = 8) -> list[int]:
-    """Prefill an empty sequence in slices that end at `cuts`, then write on."""
-    start = 0
-    for end in (*cuts, len(prompt)):
-        assert backend.decode([Slice(seq_id, start, prompt[start:end], end == len(prompt))]) is DecodeStatus.DONE
-        start = end
-    return write_on(backend, seq_id, len(prompt), count)
 
 
 def noting(seen: list[float]) -> Callable[[float], bool]:
@@ -94,7 +39,7 @@ def noting(seen: list[float]) -> Callable[[float], bool]:
 # --- loading -------------------------------------------------------------------------------------------------
 
 
-def test_a_load_reports_progress_up_to_the_whole(subject: tuple[str, MemoryKind, Make]) -> None:
+def test_a_load_reports_progress_up_to_the_whole(subject: Subject) -> None:
     """Fractions never fall and the last is 1.0."""
     backend, seen = subject[2](), list[float]()
     backend.load(noting(seen))
@@ -104,7 +49,7 @@ def test_a_load_reports_progress_up_to_the_whole(subject: tuple[str, MemoryKind,
 
 
 @pytest.mark.parametrize("refused_at", [0.0, 0.5, 1.0])
-def test_a_load_stops_where_progress_refuses_to_go_on(subject: tuple[str, MemoryKind, Make], refused_at: float) -> None:
+def test_a_load_stops_where_progress_refuses_to_go_on(subject: Subject, refused_at: float) -> None:
     """At the beginning, half-way and at the very end: `LoadCancelled`, and the backend can be closed."""
     backend = subject[2]()
     with pytest.raises(LoadCancelled):
@@ -112,7 +57,7 @@ def test_a_load_stops_where_progress_refuses_to_go_on(subject: tuple[str, Memory
     backend.close()
 
 
-def test_what_progress_raises_comes_out_of_the_load(subject: tuple[str, MemoryKind, Make]) -> None:
+def test_what_progress_raises_comes_out_of_the_load(subject: Subject) -> None:
     """An error of the callback is not swallowed on its way through foreign code."""
 
     def fail(done: float) -> bool:
@@ -124,7 +69,7 @@ def test_what_progress_raises_comes_out_of_the_load(subject: tuple[str, MemoryKi
     backend.close()
 
 
-def test_the_facts_of_a_model_tell_its_memory_and_its_sizes(subject: tuple[str, MemoryKind, Make]) -> None:
+def test_the_facts_of_a_model_tell_its_memory_and_its_sizes(subject: Subject) -> None:
     """The kind of memory, at least the cells asked for, and the batch sizes as they are."""
     _, memory, make = subject
     backend = make()
@@ -137,7 +82,7 @@ def test_the_facts_of_a_model_tell_its_memory_and_its_sizes(subject: tuple[str, 
     backend.close()
 
 
-def test_a_tokenizer_only_model_tokenizes(subject: tuple[str, MemoryKind, Make]) -> None:
+def test_a_tokenizer_only_model_tokenizes(subject: Subject) -> None:
     """`vocab_only` loads without a context, and reports progress all the same."""
     backend, seen = subject[2]({"vocab_only": True}), list[float]()
     facts = backend.load(noting(seen))
@@ -177,9 +122,7 @@ def test_slices_without_logits_keep_their_place_in_the_count(backend: Backend) -
     assert backend.sampler(GREEDY, []).sample(1) == expected[0]
 
 
-def test_a_tail_that_is_removed_and_decoded_again_changes_nothing(
-    subject: tuple[str, MemoryKind, Make], backend: Backend
-) -> None:
+def test_a_tail_that_is_removed_and_decoded_again_changes_nothing(subject: Subject, backend: Backend) -> None:
     """Memories that can be cut back give the same tokens after it; the others refuse and keep what they have."""
     first = complete(backend, 0, PROMPT)
     if subject[1] in ("full", "window"):
@@ -201,7 +144,7 @@ def test_a_sequence_removed_as_a_whole_can_be_used_anew(backend: Backend) -> Non
     assert complete(backend, 0, PROMPT) == first
 
 
-def test_positions_follow_what_is_decoded(subject: tuple[str, MemoryKind, Make], backend: Backend) -> None:
+def test_positions_follow_what_is_decoded(subject: Subject, backend: Backend) -> None:
     """The last position is that of the last token; the first is 0 where nothing is forgotten."""
     assert backend.positions(0) == (-1, -1)
     backend.decode([Slice(0, 0, PROMPT, False)])
@@ -211,7 +154,7 @@ def test_positions_follow_what_is_decoded(subject: tuple[str, MemoryKind, Make],
     assert backend.positions(1) == (-1, -1)
 
 
-def test_a_decode_that_finds_no_cells_decodes_nothing(subject: tuple[str, MemoryKind, Make]) -> None:
+def test_a_decode_that_finds_no_cells_decodes_nothing(subject: Subject) -> None:
     """`NO_CELLS` leaves all sequences as they were, and cells set free can be used."""
     if subject[1] != "full":
         pytest.skip("a memory that forgets does not fill up like this")
@@ -337,7 +280,7 @@ def test_tokens_out_of_range_are_refused(shared: Backend, beyond: int) -> None:
 # --- closing -------------------------------------------------------------------------------------------------
 
 
-def test_a_closed_backend_refuses_what_it_is_asked(subject: tuple[str, MemoryKind, Make]) -> None:
+def test_a_closed_backend_refuses_what_it_is_asked(subject: Subject) -> None:
     """Closing twice is fine, and what comes after is an error, not a crash."""
     backend = subject[2]()
     backend.load(lambda _done: True)

@@ -9,15 +9,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pytest
-from helpers.tiny_gguf import WINDOW, broken_gguf, tiny_gguf
+from helpers.tiny_gguf import WINDOW, Kind, broken_gguf, tiny_gguf
 
 from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import BackendFailure, DecodeStatus, LoadCancelled, Sampling, Slice
 from erllama_py.engine.llama import LlamaBackend
+from erllama_py.engine.llama.weights import uses_flash_attention
 from erllama_py.errors import ErllamaError, ModelLoadError, ModelNotLoaded, SamplerFailed, TokenizerOnly
 
 Configure = Callable[..., ModelConfig]
@@ -85,6 +86,53 @@ def test_rope_settings_change_what_is_computed(models: Path, configure: Configur
         replies.append(ctypes.string_at(backend._context.logits(len(PROMPT) - 1), 400) if backend._context else b"")
         backend.close()
     assert replies[0] != replies[1]
+
+
+@pytest.mark.parametrize("flash_attn", [True, False])
+@pytest.mark.parametrize("kind", ["dense", "window", "hybrid"])
+def test_the_facts_say_whether_flash_attention_is_used(
+    models: Path, configure: Configure, kind: Kind, flash_attn: bool
+) -> None:
+    """Compared with a captured state, where it shows as values that are not transposed."""
+    backend = LlamaBackend("tiny", configure(tiny_gguf(kind, models), flash_attn=flash_attn))
+    assert backend.load(lambda _: True).flash_attn is flash_attn
+    backend.decode([Slice(0, 0, [1], False)])
+    state = backend.capture(0, 0, 1, lambda size: memoryview(bytearray(size)))
+    backend.close()
+    assert state is not None
+    # After magic, sequence, number of streams and of cells, and one cell of three words.
+    transposed = int.from_bytes(state[28:32], "little")
+    assert transposed == (not flash_attn)
+
+
+def test_flash_attention_that_is_left_to_llama_cpp_is_settled_by_the_load(models: Path, configure: Configure) -> None:
+    """The processor can do it. A recurrent model has no attention; a tokenizer no context."""
+    cases: list[tuple[Kind, dict[str, Any]]] = [("dense", {}), ("recurrent", {}), ("window", {"vocab_only": True})]
+    used = {}
+    for kind, options in cases:
+        backend = LlamaBackend("tiny", configure(tiny_gguf(kind, models), model_opts=options))
+        used[kind] = backend.load(lambda _: True).flash_attn
+        backend.close()
+    assert used == {"dense": True, "recurrent": False, "window": False}
+
+
+@pytest.mark.parametrize(
+    ("lines", "asked", "used"),
+    [
+        (["llama_context: flash_attn            = auto", "resolve: Flash Attention enabled"], "auto", True),
+        (["flash_attn            = auto", "Flash Attention not supported, set to disabled"], "auto", False),
+        (["flash_attn            = disabled"], True, False),  # some architectures are forced to go without
+        (["flash_attn            = enabled"], "auto", True),  # forced by quantised values
+        (["flash_attn            = auto"], "auto", True),
+        ([], "auto", True),
+        ([], False, False),
+    ],
+)
+def test_what_llama_cpp_said_last_of_flash_attention_counts(
+    lines: list[str], asked: bool | Literal["auto"], used: bool
+) -> None:
+    """And what was asked for, where it said nothing."""
+    assert uses_flash_attention(lines, asked) is used
 
 
 def test_quantised_values_without_flash_attention_are_refused_with_the_reason(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 from helpers.tiny_gguf import KINDS, Broken, Kind, broken_gguf, tiny_gguf
 
@@ -70,6 +71,27 @@ def test_a_file_that_does_not_name_its_type_is_judged_by_its_tensors(tmp_path: P
     path = tmp_path / "untyped.gguf"
     path.write_bytes(tiny_gguf("dense", tmp_path).read_bytes().replace(b"general.file_type", b"general.nothing__"))
     assert inspect(path, configure).quant_type == "f32"
+
+
+@pytest.mark.parametrize(
+    ("factors", "original", "above"),
+    [("rope_factors_long", 4096, 4096), ("rope_factors_long", None, 131072), ("rope_factors_short", 4096, 0)],
+)
+def test_factors_for_long_contexts_begin_above_the_original_length(
+    tmp_path: Path, configure: Configure, factors: str, original: int | None, above: int
+) -> None:
+    """Where the file has them; it may leave out how long the model was first trained for."""
+    path = tmp_path / "long.gguf"
+    writer = gguf.GGUFWriter(path, "phi3")
+    writer.add_context_length(131072)
+    if original is not None:
+        writer.add_rope_scaling_orig_ctx_len(original)
+    writer.add_tensor(f"{factors}.weight", np.ones(16, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert inspect(path, configure).long_rope_above == above
 
 
 @pytest.mark.parametrize(

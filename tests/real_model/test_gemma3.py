@@ -23,13 +23,13 @@ GREEDY: dict[str, Any] = {"temperature": 0.0, "response_tokens": 16}
 async def test_what_is_kept_of_a_window_answers_as_a_fresh_model_does(anyio_backend: str) -> None:
     """Within the window a cut is exact; beyond it the sequence is begun anew, and the miss says so."""
     async with erllama.Runtime() as runtime:
-        config = {"model_path": fetch("gemma3"), "context_opts": {"n_ctx": 1536}}
+        config = {"model_path": fetch("gemma3"), "context_opts": {"n_ctx": 1536, "n_ubatch": 64}}
         model = await runtime.load_model("m", config)
         fresh = await runtime.load_model("fresh", config)
         text = await model.tokenize(LOG * 30)
-        # The cache of this context has 1,024 cells for a window of 512 tokens: of a text of 1,300 tokens it has
-        # forgotten the beginning, and cannot go back to token 700.
-        for length, cut, kept in ((300, 290, True), (1300, 1290, True), (1300, 700, False)):
+        # The cache of this context has 1,280 cells for two windows of 512 tokens and a micro-batch: of a text of
+        # 1,450 tokens it has forgotten the first 170, and cannot go back to token 600.
+        for length, cut, kept in ((300, 290, True), (1450, 1440, True), (1450, 600, False)):
             await model.complete([*text[:length], *await model.tokenize(" He said", add_bos=False)], **GREEDY)
             # The text goes on as it has gone before, so that each next token is far ahead of the others: how a
             # prompt is cut into batches changes logits by up to 1.4 here, and the lead is above 7.

@@ -22,7 +22,7 @@ async def test_a_prompt_is_answered() -> None:
     assert (done.prompt_tokens, len(done.generated), done.context_tokens) == (5, 8, 13)
     assert (done.finish_reason, done.cache_hit_kind, done.finish_key) == ("length", "cold", None)
     assert done.stats.prefill_tokens == 5
-    assert done.stats.miss_reason == "nothing is live"
+    assert done.stats.miss_reason == "nothing is saved for this model"
 
 
 async def test_text_and_its_tokens_are_the_same_prompt() -> None:
@@ -68,13 +68,13 @@ async def test_the_next_turn_reuses_the_live_cells() -> None:
     assert warm.reply == cold.reply
 
 
-async def test_an_exact_repeat_computes_one_token() -> None:
-    """All but the prompt's last token is kept."""
+async def test_an_exact_repeat_computes_nothing() -> None:
+    """All of the prompt is kept, and so are the logits at its end: the first token needs no decode."""
     async with stub_runtime() as (_, model):
         first = await model.complete("hello", response_tokens=8, temperature=0.0)
         again = await model.complete("hello", response_tokens=8, temperature=0.0)
     assert again.reply == first.reply
-    assert again.stats.prefill_tokens == 1
+    assert again.stats.prefill_tokens == 0
 
 
 async def test_a_stop_sequence_ends_the_reply_where_it_begins() -> None:

@@ -12,16 +12,26 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from erllama_py.config import ModelConfig
-from erllama_py.engine.backend import DecodeStatus, FileFacts, MemoryKind, ModelFacts, Sampling, Slice, Vocabulary
+from erllama_py.engine.backend import (
+    BackendFailure,
+    DecodeStatus,
+    FileFacts,
+    MemoryKind,
+    ModelFacts,
+    Sampling,
+    Slice,
+    Vocabulary,
+)
 from erllama_py.engine.llama.context import Context
 from erllama_py.engine.llama.gguf_file import check_file, read_facts
 from erllama_py.engine.llama.grammar import make_grammar
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import AbortFlag, Library, library
 from erllama_py.engine.llama.sampler import Candidates, LlamaSampler
+from erllama_py.engine.llama.states import States
 from erllama_py.engine.llama.vocabulary import LlamaVocabulary
 from erllama_py.engine.llama.weights import load_model, make_context
-from erllama_py.errors import ModelNotLoaded, TokenizerOnly, TokenOutOfRange
+from erllama_py.errors import ModelLoadError, ModelNotLoaded, TokenizerOnly, TokenOutOfRange
 
 
 class LlamaBackend:
@@ -34,6 +44,7 @@ class LlamaBackend:
         self._library: Library | None = None
         self._model: Any = None
         self._context: Context | None = None
+        self._states: States | None = None
         self._candidates: Candidates | None = None
         self._vocabulary = LlamaVocabulary(model_id)
         self.vocabulary: Vocabulary = self._vocabulary
@@ -63,12 +74,15 @@ class LlamaBackend:
         vocabulary.open(lib, vocab_handle)
         memory = _memory_kind(c, model)
         n_swa = int(c.llama_model_n_swa(model))
-        context = None
+        context, flash_attn, state_bytes = None, False, 0
         if not self._config.model_opts.vocab_only:
             self._abort = AbortFlag(lib)
             self._abort.set(self._aborting)
-            handle = make_context(lib, self._path, self._config, model_id, model, self._abort)
+            handle, flash_attn = make_context(lib, self._path, self._config, model_id, model, self._abort)
             self._context = context = Context(lib, handle, model_id, n_swa=n_swa, cuttable=memory in ("full", "window"))
+            self._states = States(lib, context, model_id, memory, n_swa)
+            if memory in ("recurrent", "hybrid"):
+                state_bytes = self._measure(lib, self._states, context, self._abort)
             self._candidates = Candidates(lib, vocabulary.n_vocab)
         return ModelFacts(
             description=_description(lib, model),
@@ -84,11 +98,24 @@ class LlamaBackend:
             n_seq_max=context.n_seq_max if context else 0,
             memory=memory,
             n_swa=n_swa,
+            state_bytes=state_bytes,
+            flash_attn=flash_attn and memory != "recurrent",
             chat_template=_text(c.llama_model_chat_template(model, None)),
             bos_token=vocabulary.text_of(int(c.llama_vocab_bos(vocab_handle))),
             eos_token=vocabulary.text_of(int(c.llama_vocab_eos(vocab_handle))),
             build=lib.build,
         )
+
+    def _measure(self, lib: Library, states: States, context: Context, abort: AbortFlag) -> int:
+        """`States.state_bytes`, which decodes; a flag set during a load is for the decodes after it."""
+        with LogContext(self._model_id):
+            lib.c.llama_set_abort_callback(context.handle, lib.c.ggml_abort_callback(), None)
+            try:
+                return states.state_bytes()
+            except BackendFailure as error:
+                raise ModelLoadError(self._path, str(error)) from error
+            finally:
+                lib.c.llama_set_abort_callback(context.handle, abort.callback, abort.data)
 
     def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
         """See `Backend.decode`."""
@@ -124,6 +151,24 @@ class LlamaBackend:
             raise self._unavailable()
         return self._context.positions(seq_id)
 
+    def logits(self, index: int) -> bytes:
+        """See `Backend.logits`."""
+        if self._context is None:
+            raise self._unavailable()
+        return self._context.kept_logits(index, self.vocabulary.n_vocab)
+
+    def capture(self, seq_id: int, start: int, end: int, take: Callable[[int], memoryview | None]) -> memoryview | None:
+        """See `Backend.capture`."""
+        if self._states is None:
+            raise self._unavailable()
+        return self._states.capture(seq_id, start, end, take)
+
+    def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> bool:
+        """See `Backend.restore`."""
+        if self._states is None:
+            raise self._unavailable()
+        return self._states.restore(seq_id, start, end, payload)
+
     def abort(self, flag: bool) -> None:
         """See `Backend.abort`. Before `load` it is remembered."""
         self._aborting = flag
@@ -136,7 +181,7 @@ class LlamaBackend:
         for sampler in list(self._samplers):
             sampler.close()
         with LogContext(self._model_id):
-            context, self._context, self._candidates = self._context, None, None
+            context, self._context, self._states, self._candidates = self._context, None, None, None
             if context is not None:
                 context.close()
             self._vocabulary.close()

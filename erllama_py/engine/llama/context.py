@@ -27,11 +27,12 @@ class Context:
         self.n_ctx = int(self._c.llama_n_ctx(handle))
         self.n_batch = int(self._c.llama_n_batch(handle))
         self.n_ubatch = int(self._c.llama_n_ubatch(handle))
-        self.n_seq_max = int(self._c.llama_n_seq_max(handle))
+        self.n_seq_max = int(self._c.llama_n_seq_max(handle)) - 1  # the last one is the scratch of `states`
         self._n_swa = n_swa
         self._cuttable = cuttable
         self._memory = self._quick.get_memory(handle)
         self._log = LogContext(model_id, hold=True)
+        self._begins: dict[int, int] = {}  # see `window_begins`
         self._rows: list[int] = []  # batch row of each slice of the last decode that has logits, else -1
         self._make_batch(library)
 
@@ -112,6 +113,13 @@ class Context:
             raise BackendFailure(f"slice {index} of the last decode has no logits")
         return row
 
+    def kept_logits(self, index: int, n_vocab: int) -> bytes:
+        """See `Backend.logits`."""
+        address = self._quick.get_logits_ith(self.handle, self.row(index))
+        if address is None:
+            raise BackendFailure(f"llama.cpp has no logits for slice {index}")
+        return ctypes.string_at(address, n_vocab * ctypes.sizeof(ctypes.c_float))
+
     def logits(self, row: int) -> int:
         """Address of the `n_vocab` floats of a batch row; 0 when the model put out something else there."""
         address: int | None = self._quick.get_logits_ith(self.handle, row)
@@ -131,6 +139,8 @@ class Context:
             first, last = self.positions(seq_id)
             if start <= last and first > max(0, start - self._n_swa + 1):
                 return False
+        if start <= 0 and end < 0:
+            self._begins.pop(seq_id, None)
         return bool(self._quick.memory_seq_rm(self._memory, seq_id, start, end))
 
     def positions(self, seq_id: int) -> tuple[int, int]:
@@ -138,7 +148,17 @@ class Context:
         if not 0 <= seq_id < self.n_seq_max:
             raise BackendFailure(f"no sequence {seq_id}")
         first = self._quick.memory_seq_pos_min(self._memory, seq_id)
+        if self._begins and first >= 0:
+            first = max(first, self._begins.get(seq_id, 0))
         return first, self._quick.memory_seq_pos_max(self._memory, seq_id)
+
+    def window_begins(self, seq_id: int, first: int) -> None:
+        """What the sequence has of its window from before `first` has a gap behind it, and counts no more.
+
+        A restored range brings just the window of its end, while what the range before it brought still lies in
+        the cache: llama.cpp then gives a first position that is not followed by all others.
+        """
+        self._begins[seq_id] = first
 
     def close(self) -> None:
         """Free the native context. Allowed twice."""

@@ -77,6 +77,7 @@ def read_facts(library: Library, path: str, model_id: str) -> FileFacts:
             metadata_size=header.data_offset,
             first_tensor_size=header.first_tensor_size(),
             kv_bytes_per_token=header.kv_bytes_per_token(architecture),
+            long_rope_above=header.long_rope_above(architecture),
         )
 
 
@@ -163,6 +164,13 @@ class _Header:
             sizes[self._gguf.get_tensor_type(self._handle, i)] += self._gguf.get_tensor_size(self._handle, i)
         commonest = sizes.most_common(1)
         return self._library.tensor_types.get(commonest[0][0], "unknown") if commonest else "unknown"
+
+    def long_rope_above(self, architecture: str) -> int:
+        """See `FileFacts`."""
+        if self._gguf.find_tensor(self._handle, b"rope_factors_long.weight") < 0:
+            return 0
+        n_ctx_train = self.number(f"{architecture}.context_length")
+        return self.number(f"{architecture}.rope.scaling.original_context_length", n_ctx_train)
 
     def kv_bytes_per_token(self, architecture: str) -> int:
         """Keys and values of one position in f16, over the layers that attend."""

@@ -62,6 +62,11 @@ class LogContext:
         else:
             self._emit(level, line)
 
+    @property
+    def held(self) -> list[str]:
+        """The lines that are held."""
+        return [line for _, line in self._held]
+
     def release(self, *, expected: bool) -> None:
         """Let go of the lines held; `expected` makes all of them debug lines."""
         held, self._held = self._held, []

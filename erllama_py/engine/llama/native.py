@@ -24,12 +24,14 @@ from erllama_py.engine.llama import logs
 _QUICK = (
     "llama_get_logits_ith",
     "llama_get_memory",
+    "llama_memory_seq_cp",
     "llama_memory_seq_pos_max",
     "llama_memory_seq_pos_min",
     "llama_memory_seq_rm",
     "llama_sampler_accept",
     "llama_sampler_apply",
     "llama_sampler_sample",
+    "llama_state_seq_get_size",
     "llama_token_to_piece",
     "llama_vocab_is_eog",
 )
@@ -75,6 +77,7 @@ class Gguf:
             "get_val_data": (ptr, [ptr, key]),
             "get_val_str": (text, [ptr, key]),
             "get_n_tensors": (key, [ptr]),
+            "find_tensor": (key, [ptr, text]),
             "get_tensor_offset": (size, [ptr, key]),
             "get_tensor_size": (size, [ptr, key]),
             "get_tensor_type": (ctypes.c_int, [ptr, key]),

@@ -48,7 +48,7 @@ def context_params(library: Library, config: ModelConfig, abort: AbortFlag) -> A
     params = library.c.llama_context_default_params()
     params.n_ctx = options.n_ctx
     params.n_batch = options.n_batch
-    params.n_seq_max = options.n_seq_max
+    params.n_seq_max = options.n_seq_max + 1  # and the scratch sequence of `states`
     for name in ("n_ubatch", "n_threads", "n_threads_batch", *_SAME_NAME):
         value = getattr(options, name)
         if value is not None:

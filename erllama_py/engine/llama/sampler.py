@@ -37,8 +37,22 @@ class Candidates:
     def fill(self, logits: int) -> None:
         """Every token with the logit at the address `logits`, in order of their ids."""
         size = len(self._ids)
+        self._fill(self.numpy.frombuffer((ctypes.c_float * size).from_address(logits), dtype="f4"))
+
+    def fill_from(self, logits: bytes) -> None:
+        """The same with kept logits. Raises `SamplerFailed` where they are not of this vocabulary, or no numbers."""
+        size = len(self._ids)
+        if len(logits) != size * ctypes.sizeof(ctypes.c_float):
+            raise SamplerFailed(f"{len(logits)} bytes are not the logits of {size} tokens")
+        values = self.numpy.frombuffer(logits, dtype="f4")
+        if self.numpy.isnan(values[0]):
+            raise SamplerFailed("the model's output is not a number")
+        self._fill(values)
+
+    def _fill(self, logits: Any) -> None:
+        size = len(self._ids)
         self.items["id"] = self._ids
-        self.items["logit"] = self.numpy.frombuffer((ctypes.c_float * size).from_address(logits), dtype="f4")
+        self.items["logit"] = logits
         self.array.data, self.array.size, self.array.selected, self.array.sorted = self._data, size, -1, False
 
 
@@ -71,23 +85,41 @@ class LlamaSampler:
             raise SamplerFailed("the model's output is not a number")
         if self._grammar is None:
             return int(self._quick.sampler_sample(self._chain, self._context.handle, row))
-        return self._sample_by_grammar(logits)
+        self._candidates.fill(logits)
+        return self._draw_by_grammar()
 
-    def _sample_by_grammar(self, logits: int) -> int:
-        candidates, array = self._candidates, self._candidates.array
-        candidates.fill(logits)
+    def sample_from(self, logits: bytes) -> int:
+        """See `Sampler.sample_from`. The same steps as llama.cpp's own draw from a context."""
+        if self._chain is None:
+            raise SamplerFailed("the sampler is closed")
+        self._candidates.fill_from(logits)
+        if self._grammar is not None:
+            return self._draw_by_grammar()
+        token = self._apply_chain()
+        if token < 0:
+            raise SamplerFailed("no token was drawn")
+        self._quick.sampler_accept(self._chain, token)
+        return token
+
+    def _draw_by_grammar(self) -> int:
+        candidates = self._candidates
         # The slow step, milliseconds for a large vocabulary: through the function that lets the GIL go.
-        self._c.llama_sampler_apply(self._grammar, array)
+        self._c.llama_sampler_apply(self._grammar, candidates.array)
         allowed = candidates.numpy.isfinite(candidates.items["logit"])
         if not allowed.any():
             raise SamplerFailed("the grammar allows no token here")
-        self._quick.sampler_apply(self._chain, array)
-        token = int(candidates.items["id"][array.selected]) if 0 <= array.selected < array.size else -1
+        token = self._apply_chain()
         if token < 0 or not allowed[token]:
             raise SamplerFailed("no token that the grammar allows was drawn")
         self._quick.sampler_accept(self._grammar, token)
         self._quick.sampler_accept(self._chain, token)
         return token
+
+    def _apply_chain(self) -> int:
+        """The token that the chain selects among the candidates, -1 when it selects none."""
+        candidates, array = self._candidates, self._candidates.array
+        self._quick.sampler_apply(self._chain, array)
+        return int(candidates.items["id"][array.selected]) if 0 <= array.selected < array.size else -1
 
     def close(self) -> None:
         """See `Sampler.close`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import LoadCancelled
@@ -23,6 +23,8 @@ _UNSUPPORTED = re.compile(
     r"unknown model architecture|error loading model (?:hyperparameters|vocabulary)|key not found in model"
     r"|tensor '.*' not found|missing tensor|wrong number of tensors|has wrong shape|unsupported|not supported"
 )
+
+_FLASH_ATTENTION = re.compile(r"\bflash_attn += (auto|enabled|disabled)|Flash Attention (enabled|not supported)")
 
 
 def load_model(
@@ -69,10 +71,27 @@ def load_error(path: str, problem: str) -> ModelLoadError:
     return ModelLoadError(path, problem)
 
 
-def make_context(library: Library, path: str, config: ModelConfig, model_id: str, model: Any, abort: AbortFlag) -> Any:
-    """A `llama_context *`. Raises `ModelLoadError`."""
-    with LogContext(model_id) as log:
+def make_context(
+    library: Library, path: str, config: ModelConfig, model_id: str, model: Any, abort: AbortFlag
+) -> tuple[Any, bool]:
+    """A `llama_context *`, and whether it uses flash attention. Raises `ModelLoadError`."""
+    with LogContext(model_id, hold=True) as log:
         handle = library.c.llama_init_from_model(model, context_params(library, config, abort))
+    flash_attn = uses_flash_attention(log.held, config.context_opts.flash_attn)
+    log.release(expected=False)
     if not handle:
         raise ModelLoadError(path, log.problem("the context could not be made"))
-    return handle
+    return handle, flash_attn
+
+
+def uses_flash_attention(lines: list[str], asked: bool | Literal["auto"]) -> bool:
+    """What llama.cpp said last about it while it made the context.
+
+    No function tells. How values lie in a captured state does not either: that is settled before llama.cpp finds
+    out that a device cannot do it. Where it says nothing, what was asked for counts and "auto" means yes, as it
+    does wherever it is left alone; were that wrong, a state of the other kind would be refused by a restore, or
+    differ in rounding only.
+    """
+    said = [match for line in lines if (match := _FLASH_ATTENTION.search(line))]
+    word = next((word for word in said[-1].groups() if word), "") if said else ""
+    return asked is not False if word in ("", "auto") else word == "enabled"

@@ -1,0 +1,366 @@
+"""The cache's actor: the sole owner of the index of all rows, and of every decision about them. It touches no file.
+
+    look-up:  Find → walk, pin → Hit … Used → unpin, count
+    save:     Save → reserve (victims chosen, bytes counted) → Write to the saver → Recheck → RowStored → SaveEnded
+    tiers:    TierUp, TierRows, RowLost … as they come; a tier whose name is given up is forgotten until it is back
+
+Whatever it knows it can learn again: when it starts, it asks every tier that runs to introduce itself. Saves that were
+under way then find their reservation gone and stop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, ClassVar
+
+from erllama_py.actors import Actor, ActorError, Answer, Background, Exit, NameChange, Reply
+from erllama_py.cache.eviction import as_many_as_can_be, evict_bytes
+from erllama_py.cache.index import Index
+from erllama_py.cache.keys import TOKEN_BYTES, prefix_keys
+from erllama_py.cache.messages import (
+    SAVER,
+    CacheMessage,
+    EvictBytes,
+    Explain,
+    Find,
+    Flush,
+    Gc,
+    Hit,
+    HolderGone,
+    ListRows,
+    ListTiers,
+    ReadCounters,
+    Removed,
+    Save,
+    SaveEnded,
+    SaverMessage,
+    SetBuild,
+    Skipped,
+    Used,
+    WaitOver,
+    Write,
+)
+from erllama_py.cache.reservation import Refused, Reservations, row_bytes
+from erllama_py.cache.views import row_infos, tier_infos
+from erllama_py.cache.waiting import Waiting
+from erllama_py.cache.walk import walk
+from erllama_py.counters import Counters
+from erllama_py.errors import TierError
+from erllama_py.tiers.messages import (
+    BadFiles,
+    Delete,
+    Introduce,
+    Recheck,
+    RowLost,
+    RowMeta,
+    RowStored,
+    Sweep,
+    TierHealth,
+    TierRows,
+    TierUp,
+    Touch,
+    tier_actor_name,
+    tier_of_actor,
+)
+from erllama_py.watch.log import get_logger
+
+
+class CacheActor(Actor[CacheMessage]):
+    """See the module. `now` is unix time in seconds, as rows keep it."""
+
+    kind: ClassVar[str] = "cache"
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self.index = Index()
+        self.reservations = Reservations(self.index)
+        self.counters = Counters()
+        self._now = now
+        self._opened: dict[str, float] = {}  # how far each tier has looked at its rows
+        self._problems: dict[str, str] = {}  # of tiers that cannot be written
+        self._found: dict[tuple[str, int], Hit] = {}  # look-ups that hold pins, by holder and request
+        self._saving: dict[int, RowMeta] = {}  # what is under way, by reservation
+        self._background = Background("cache")
+        self._log = get_logger()
+
+    async def init(self) -> None:
+        self._waiting = Waiting(lambda ticket: self.ref.cast(WaitOver(ticket), bounded=False))
+        self._unsubscribe = self.names.subscribe(self._name_changed)
+        for name in self.names:
+            if tier_of_actor(name) is not None:
+                self.names.cast(name, Introduce(), bounded=False)
+
+    async def terminate(self, exit: Exit) -> None:
+        self._unsubscribe()
+        self._waiting.clear()
+        await self._background.stop()
+
+    def __repr__(self) -> str:
+        return f"<CacheActor {self.index!r}, {len(self._found)} look-ups open, {len(self._saving)} saves>"
+
+    async def handle(self, message: CacheMessage, reply: Reply[Any] | None) -> Answer | None:
+        match message:
+            case Find() if reply is not None:
+                self._find(message, reply)
+            case Used():
+                self._used(message)
+            case Save():
+                self._save(message)
+            case Recheck(reservation):
+                return Answer(self.reservations.stands(reservation))
+            case SaveEnded():
+                self._save_ended(message)
+            case Flush() if reply is not None:
+                self._forward_flush(message, reply)
+            case EvictBytes() if reply is not None:
+                self._background.answer(reply, self._evict(message))
+            case Gc() if reply is not None:
+                self._background.answer(reply, self._gc())
+            case HolderGone(name):
+                self._holder_gone(name)
+            case WaitOver(ticket):
+                self._answer_all(self._waiting.release(ticket))
+            case Removed(tier, keys, ok):
+                self._removed(tier, keys, ok)
+            case Skipped(reason):
+                self.counters.add(f"saves.dropped.{reason}")
+            case SetBuild(fingerprint, build):
+                self.index.set_build(fingerprint, build)
+            case Explain() | ReadCounters() | ListRows() | ListTiers():
+                return Answer(self._probe(message))
+            case TierUp() | TierRows() | RowStored() | RowLost() | BadFiles() | TierHealth():
+                self._tier_says(message)
+        return None
+
+    # --- look-ups ------------------------------------------------------------------------------------------------
+
+    def _find(self, find: Find, reply: Reply[Any]) -> None:
+        parent = find.parent_key
+        if parent is not None and find.wait_seconds > 0 and self._is_coming(parent, find):
+            self._waiting.add(parent, find, reply)
+            return
+        self._answer(find, reply)
+
+    def _is_coming(self, parent: bytes, find: Find) -> bool:
+        """Whether this row is being saved, and is on the prompt's path."""
+        end = self.reservations.end_of(parent)
+        if end is None or end * TOKEN_BYTES > len(find.tokens):
+            return False
+        return prefix_keys(find.identity, find.tokens, (end,))[0] == parent
+
+    def _answer(self, find: Find, reply: Reply[Any]) -> None:
+        began = time.perf_counter()
+        hit = walk(self.index, find.identity, find.tokens, cuttable=find.cuttable, tier=find.tier)
+        self.counters.add("seconds.walk", time.perf_counter() - began)
+        ticket = (find.holder, find.request_id)
+        self.index.pin([row.meta.key for row in hit.chain], ticket)
+        self._found[ticket] = hit
+        if not reply.send(hit):  # whoever asked is gone
+            self._release(ticket)
+
+    def _answer_all(self, waiters: Iterable[tuple[Find, Reply[Any]]]) -> None:
+        for find, reply in waiters:
+            self._answer(find, reply)
+
+    def _release(self, ticket: tuple[str, int]) -> Hit | None:
+        self.index.unpin_all(ticket)
+        return self._found.pop(ticket, None)
+
+    def _used(self, used: Used) -> None:
+        hit = self._release((used.holder, used.request_id))
+        add = self.counters.add
+        if used.kind == "cold":
+            reason = hit.miss.reason if hit is not None and hit.miss is not None else "unanswered"
+            add(f"misses.{reason}")
+        else:
+            add(f"hits.{used.kind}")
+        if not used.rows:
+            return
+        now = self._now()
+        self.index.touch([row.meta.key for row in used.rows], now)
+        add(f"hits.tier.{used.rows[-1].tier}")
+        add("restored.rows", len(used.rows))
+        add("restored.tokens", used.rows[-1].meta.end - used.rows[0].meta.start)
+        add("restored.bytes", sum(row.nbytes for row in used.rows))
+        add("seconds.restore", used.seconds)
+        for row in used.rows:
+            if (known := self.index.get(row.meta.key)) is not None:
+                self._cast(tier_actor_name(row.tier), Touch(row.meta.key, known.hits, now))
+
+    def _holder_gone(self, name: str) -> None:
+        tier = tier_of_actor(name)
+        if tier is not None:
+            self._tier_gone(tier)
+        for ticket in [ticket for ticket in self._found if ticket[0] == name]:
+            self._release(ticket)
+
+    # --- saves ---------------------------------------------------------------------------------------------------
+
+    def _save(self, save: Save) -> None:
+        self.counters.add("seconds.pack", save.pack_seconds)
+        decision = self.reservations.reserve(save.meta, save.tier, row_bytes(save.meta), self._now())
+        if isinstance(decision, Refused):
+            duplicate = decision.reason == "duplicate"
+            self.counters.add("saves.duplicate" if duplicate else f"saves.dropped.{decision.reason}")
+            return
+        self._count_evicted(save.tier, decision.victims)
+        write = Write(
+            tier=save.tier, reservation=decision.id, victims=decision.victims, meta=save.meta, payload=save.payload,
+            logits=save.logits,
+        )  # fmt: skip
+        self._saving[decision.id] = save.meta
+        if not self._cast(SAVER, write):
+            self._save_ended(SaveEnded(save.tier, decision.id, "no_saver"))
+
+    def _save_ended(self, ended: SaveEnded) -> None:
+        meta = self._saving.pop(ended.reservation, None)
+        if ended.problem is None or meta is None:
+            return
+        self.counters.add(f"saves.dropped.{ended.problem}")
+        if ended.problem == "TierFull":  # of what the index does not count: files that were set aside
+            self._background.start(self._sweep(ended.tier))
+        for key in self.reservations.release(ended.reservation):
+            self._answer_all(self._waiting.settled(key))
+
+    def _removed(self, tier: str, keys: tuple[bytes, ...], ok: bool) -> None:
+        if ok:
+            self.reservations.confirm_removed(tier, keys)
+        else:  # what is there and what is not, only the tier can say
+            self._cast(tier_actor_name(tier), Introduce())
+
+    def _forward_flush(self, flush: Flush, reply: Reply[Any]) -> None:
+        """Hand the question on: in the saver's mailbox it stands behind all that was forwarded before."""
+        saver = self.names.whereis(SAVER)
+        if saver is None or saver.exit is not None:
+            reply.send(None)
+            return
+        self._background.answer(reply, self._call_saver(flush))
+
+    async def _call_saver(self, flush: Flush) -> None:
+        with suppress(ActorError):  # a saver that ended has nothing under way any more
+            await self.names.call(SAVER, flush)
+
+    # --- making room ---------------------------------------------------------------------------------------------
+
+    async def _evict(self, wanted: EvictBytes) -> int:
+        tiers = [
+            tier for tier in self.index.tiers() if tier in wanted.tiers or self.index.books[tier].kind in wanted.tiers
+        ]
+        chosen = evict_bytes(self.index, tiers, wanted.nbytes, self._now())
+        return sum([await self._delete(tier, keys) for tier, keys in chosen.items()])
+
+    async def _gc(self) -> int:
+        freed = 0
+        for tier in self.index.tiers():
+            freed += await self._delete(tier, tuple(self.index.orphans(tier)))
+            freed += await self._sweep(tier)
+        return freed
+
+    async def _sweep(self, tier: str) -> int:
+        try:
+            freed: int = await self.names.call(tier_actor_name(tier), Sweep())
+        except (ActorError, TierError):
+            return 0
+        return freed
+
+    async def _delete(self, tier: str, keys: tuple[bytes, ...]) -> int:
+        """Remove rows of a tier: nobody finds them from here on, and their bytes are free when it says so."""
+        if not keys:
+            return 0
+        self.reservations.remove(tier, keys)
+        self._count_evicted(tier, keys)
+        try:
+            freed: int = await self.names.call(tier_actor_name(tier), Delete(keys))
+        except (ActorError, TierError):
+            self._removed(tier, keys, False)
+            return 0
+        self._removed(tier, keys, True)
+        return freed
+
+    def _count_evicted(self, tier: str, keys: tuple[bytes, ...]) -> None:
+        if keys:
+            self.counters.add(f"evicted.{tier}", len(keys))
+
+    # --- tiers ---------------------------------------------------------------------------------------------------
+
+    def _tier_says(self, report: TierUp | TierRows | RowStored | RowLost | BadFiles | TierHealth) -> None:
+        match report:
+            case TierUp(tier, kind, quota):
+                self._tier_gone(tier)  # whatever was on its way to its predecessor
+                self.index.add_tier(tier, kind, quota)
+                self._opened[tier] = 0.0
+            case TierRows(tier, rows, done, total):
+                for row in rows:
+                    self.index.add(tier, row)
+                self._opened[tier] = done / total if total else 1.0
+                if done == total:
+                    self._shrink(tier)
+            case RowStored(tier, reservation, row):
+                self.reservations.settle(reservation)
+                self.index.add(tier, row)
+                self.counters.add(f"saves.{row.meta.reason}")
+                self.counters.add(f"saves.bytes.{tier}", row.nbytes)
+                self._answer_all(self._waiting.settled(row.meta.key))
+            case RowLost(tier, key, reason):
+                self.counters.add(f"bad.{reason}")
+                self._log.warning("a row was lost", tier=tier, key=key.hex(), reason=reason)
+                self._lost(tier, key, reason)
+            case BadFiles(tier, counts):
+                for reason, count in counts.items():
+                    self.counters.add(f"bad.{reason}", count)
+                self._log.warning("files were set aside", tier=tier, **counts)
+            case TierHealth(tier, problem):
+                self._health(tier, problem)
+
+    def _lost(self, tier: str, key: bytes, reason: str) -> None:
+        if reason == "refused":  # the tier holds it still, and believes in it
+            self._background.start(self._delete(tier, (key,)))
+        else:
+            self.index.drop(tier, key, "bad")
+
+    def _shrink(self, tier: str) -> None:
+        """A tier that was opened with a smaller quota than it was filled under gives up what is too much."""
+        book = self.index.books[tier]
+        if book.stored > book.quota:
+            self._background.start(
+                self._delete(tier, as_many_as_can_be(self.index, tier, book.stored - book.quota, self._now()))
+            )
+
+    def _health(self, tier: str, problem: str | None) -> None:
+        if problem is None:
+            self._problems.pop(tier, None)
+            self._log.info("the tier can be written again", tier=tier)
+        else:
+            self._problems[tier] = problem
+            self._log.error("the tier cannot be written", tier=tier, problem=problem)
+
+    def _tier_gone(self, tier: str) -> None:
+        for key in self.reservations.release_tier(tier):
+            self._answer_all(self._waiting.settled(key))
+        self.index.remove_tier(tier)
+        self._opened.pop(tier, None)
+        self._problems.pop(tier, None)
+
+    # --- the rest ------------------------------------------------------------------------------------------------
+
+    def _probe(self, question: Explain | ReadCounters | ListRows | ListTiers) -> object:
+        match question:
+            case Explain(identity=identity, tokens=tokens, cuttable=cuttable, tier=tier):
+                return walk(self.index, identity, tokens, cuttable=cuttable, tier=tier)
+            case ReadCounters():
+                return self.counters.read()
+            case ListRows():
+                return row_infos(self.index)
+            case ListTiers():
+                return tier_infos(self.index, self._opened, self._problems)
+
+    def _name_changed(self, change: NameChange) -> None:
+        if change.ref is None and self.ref.exit is None:
+            self.ref.cast(HolderGone(change.name), bounded=False)
+
+    def _cast(self, name: str, message: SaverMessage | Introduce | Touch) -> bool:
+        with suppress(ActorError):
+            self.names.cast(name, message, bounded=False)
+            return True
+        return False

@@ -1,0 +1,56 @@
+"""How a model's actor talks to the cache and to the tiers behind it. Nothing here raises for a cache that is down:
+
+a look-up finds nothing then, a row cannot be read, a save is dropped.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from erllama_py.actors import ActorError, Names
+from erllama_py.cache.messages import CacheMessage, Explain, Find, Flush, Hit, Located, RowBytes
+from erllama_py.errors import TierError
+from erllama_py.tiers.messages import CACHE, Get, tier_actor_name
+
+
+class CacheClient:
+    """The cache, by its name: it may crash and come back between two calls."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+
+    async def find(self, message: Find) -> Hit | None:
+        """What the cache has for a prompt; None when it cannot say."""
+        try:
+            hit: Hit = await self._names.call(CACHE, message)
+        except ActorError:
+            return None
+        return hit
+
+    async def explain(self, message: Explain) -> Hit | None:
+        """What a look-up would find; None when the cache cannot say."""
+        try:
+            hit: Hit = await self._names.call(CACHE, message)
+        except ActorError:
+            return None
+        return hit
+
+    async def read(self, row: Located) -> RowBytes | None:
+        """The bytes of a row, checked; None when they cannot be had."""
+        try:
+            content: RowBytes = await self._names.call(tier_actor_name(row.tier), Get(row.meta.key))
+        except (ActorError, TierError):
+            return None
+        return content if content.meta.key == row.meta.key and content.meta.end == row.meta.end else None
+
+    def tell(self, message: CacheMessage) -> bool:
+        """Cast to the cache; false when it is down."""
+        with suppress(ActorError):
+            self._names.cast(CACHE, message, bounded=False)
+            return True
+        return False
+
+    async def flush(self) -> None:
+        """Return when everything that was handed to the cache before is stored or given up."""
+        with suppress(ActorError):
+            await self._names.call(CACHE, Flush())

@@ -1,0 +1,140 @@
+"""The cache as an application sees it: `runtime.cache`. Bytes in, bytes out, and what there is to know.
+
+Models use the cache by themselves. This handle is for looking into it, for making room, and for other sources of KV
+bytes: `put` and `read` need no model.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from erllama_py.actors import ActorError, Names
+from erllama_py.cache.keys import Identity, pack_tokens, prefix_keys
+from erllama_py.cache.messages import (
+    CacheMessage,
+    EvictBytes,
+    Find,
+    Flush,
+    Gc,
+    Hit,
+    ListRows,
+    ListTiers,
+    ReadCounters,
+    RowMeta,
+    Save,
+    Used,
+)
+from erllama_py.errors import CacheUnavailable, RequestError, RowUnavailable
+from erllama_py.results import FoundPrefix, RowInfo, TierInfo
+from erllama_py.tiers.messages import CACHE, Get, RowBytes, SaveReason, tier_actor_name
+
+_tickets = itertools.count(1)
+
+
+class Cache:
+    """See the module. Raises `CacheUnavailable` while the cache restarts and after the runtime is closed."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+
+    async def counters(self) -> dict[str, float]:
+        """All counters by name; the caching guide lists them."""
+        counters: dict[str, float] = await self._call(ReadCounters())
+        return counters
+
+    async def rows(self) -> list[RowInfo]:
+        """Every row of every tier."""
+        rows: list[RowInfo] = await self._call(ListRows())
+        return rows
+
+    async def tiers(self) -> list[TierInfo]:
+        """Every tier that runs: how full it is, how far its opening is, and whether it can be written."""
+        tiers: list[TierInfo] = await self._call(ListTiers())
+        return tiers
+
+    async def evict_bytes(self, nbytes: int, tiers: Sequence[str] = ("ram", "ram_file")) -> int:
+        """Free at least `nbytes` bytes of tiers, given by kind or by name; the bytes freed, fewer if all is in use."""
+        if type(nbytes) is not int or nbytes < 0:
+            raise RequestError(f"a number of bytes is an int of 0 or more, not {nbytes!r}")
+        freed: int = await self._call(EvictBytes(nbytes, (tiers,) if isinstance(tiers, str) else tuple(tiers)))
+        return freed
+
+    async def gc(self) -> int:
+        """Remove rows that nothing can reach and files that were set aside; the bytes freed."""
+        freed: int = await self._call(Gc())
+        return freed
+
+    async def flush(self) -> None:
+        """Return when everything that was handed over before is stored or given up."""
+        await self._call(Flush())
+
+    async def put(
+        self,
+        identity: Identity,
+        tokens: Sequence[int],
+        start: int,
+        payload: bytes | bytearray | memoryview,
+        *,
+        tier: str = "ram",
+        logits: bytes = b"",
+        prefill_seconds: float = 0.0,
+        build: str = "",
+        reason: SaveReason = "cold",
+    ) -> bytes:
+        """Save `payload` as the KV state of positions `[start, len(tokens))`; the key of the row.
+
+        The row that ends at `start` must be there, or on its way. The bytes must not change until `flush` returns.
+        What cannot be saved is dropped and counted, as everywhere.
+        """
+        packed = pack_tokens(tokens)
+        if not 0 <= start < len(tokens):
+            raise RequestError(f"a row starts before its end: {start} of {len(tokens)} tokens")
+        parent, key = prefix_keys(identity, packed, (start, len(tokens)))
+        view = memoryview(payload).cast("B")
+        meta = RowMeta(
+            key=key, parent=parent, start=start, end=len(tokens), tokens=packed[4 * start :],
+            fingerprint=identity.fingerprint, quant_bits=identity.quant_bits,
+            ctx_params_hash=identity.ctx_params_hash, build=build, payload_bytes=len(view), logits_bytes=len(logits),
+            reason=reason, created_at=time.time(), prefill_seconds=prefill_seconds,
+        )  # fmt: skip
+        self._cast(Save(meta=meta, tier=tier, payload=view, logits=logits))
+        return key
+
+    async def find(self, identity: Identity, tokens: Sequence[int]) -> FoundPrefix:
+        """The longest saved prefix of `tokens` that ends where a row does, with the keys and tiers of its rows."""
+        hit = await self._find(identity, tokens, next(_tickets))
+        rows = tuple((row.meta.key, row.tier) for row in hit.chain)
+        return FoundPrefix(tokens=hit.length, exact=hit.exact, rows=rows)
+
+    async def read(self, key: bytes, tier: str) -> RowBytes:
+        """The bytes of a row, whole and checked. Raises `RowUnavailable`."""
+        try:
+            row: RowBytes = await self._names.call(tier_actor_name(tier), Get(key))
+        except ActorError as error:
+            raise RowUnavailable(tier, "the tier does not run", key) from error
+        return row
+
+    async def _find(self, identity: Identity, tokens: Sequence[int], ticket: int) -> Hit:
+        holder = f"handle {id(self)}"
+        question = Find(
+            holder=holder, request_id=ticket, identity=identity, tokens=pack_tokens(tokens), cuttable=False, tier=""
+        )
+        hit: Hit = await self._call(question)
+        kind: Literal["exact", "partial", "cold"] = "exact" if hit.exact else "partial" if hit.chain else "cold"
+        self._cast(Used(holder=holder, request_id=ticket, kind=kind, rows=hit.chain, seconds=0.0))
+        return hit
+
+    async def _call(self, message: CacheMessage) -> Any:
+        try:
+            return await self._names.call(CACHE, message)
+        except ActorError as error:
+            raise CacheUnavailable from error
+
+    def _cast(self, message: CacheMessage) -> None:
+        try:
+            self._names.cast(CACHE, message, bounded=False)
+        except ActorError as error:
+            raise CacheUnavailable from error

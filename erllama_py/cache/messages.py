@@ -1,0 +1,181 @@
+"""What the cache's actor understands from models, savers and users. What tiers tell it is in `tiers.messages`.
+
+A *holder* is the name of the actor that asked: what it has pinned is free again when its name is.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from erllama_py.cache.keys import Identity
+from erllama_py.cache.walk import Hit as Hit
+from erllama_py.cache.walk import Located as Located
+from erllama_py.cache.walk import Miss as Miss
+from erllama_py.tiers.messages import RowBytes as RowBytes
+from erllama_py.tiers.messages import RowLost as RowLost
+from erllama_py.tiers.messages import RowMeta as RowMeta
+from erllama_py.tiers.messages import TierReport
+
+SAVER = "saver"  # the name of the saver's actor
+
+SkipReason = Literal["no_buffer", "forgotten"]
+
+
+class Find(msgspec.Struct, frozen=True, kw_only=True):
+    """Look a prompt up and pin what is found until `Unpin`. Answered with a `walk.Hit`.
+
+    Waits at most `wait_seconds` while a row that `parent_key` names is being saved. `tokens` are packed.
+    """
+
+    holder: str
+    request_id: int
+    identity: Identity
+    tokens: bytes
+    cuttable: bool
+    tier: str
+    parent_key: bytes | None = None
+    wait_seconds: float = 0.0
+
+
+class Used(msgspec.Struct, frozen=True, kw_only=True):
+    """A cast: what came of a look-up. Its rows are free again; `rows` of them were restored."""
+
+    holder: str
+    request_id: int
+    kind: Literal["exact", "resume", "partial", "live", "cold"]
+    rows: tuple[Located, ...]
+    seconds: float  # from the answer until the last row was in the cells
+
+
+class Explain(msgspec.Struct, frozen=True, kw_only=True):
+    """What a look-up would find; changes and pins nothing. Answered with a `walk.Hit`."""
+
+    identity: Identity
+    tokens: bytes
+    cuttable: bool
+    tier: str
+
+
+class Save(msgspec.Struct, frozen=True, kw_only=True):
+    """A cast: store a row in a tier. Dropped, and counted, where that cannot be."""
+
+    meta: RowMeta
+    tier: str
+    payload: memoryview
+    logits: bytes = b""
+    pack_seconds: float = 0.0  # what copying the cells out took
+
+
+class Skipped(msgspec.Struct, frozen=True):
+    """A cast: a row that was due could not be copied out of the cells."""
+
+    reason: SkipReason
+
+
+class SetBuild(msgspec.Struct, frozen=True):
+    """A cast: rows of this fingerprint that another build has made are of no use to any model now."""
+
+    fingerprint: bytes
+    build: str
+
+
+class SaveEnded(msgspec.Struct, frozen=True):
+    """From a saver: the work on a reservation is over; `problem` is why nothing was stored."""
+
+    tier: str
+    reservation: int
+    problem: str | None
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """From a saver: these rows are out of the tier, their bytes free; not `ok`: the tier could not say so."""
+
+    tier: str
+    keys: tuple[bytes, ...]
+    ok: bool
+
+
+class EvictBytes(msgspec.Struct, frozen=True):
+    """Remove rows of at least `nbytes` bytes from tiers, given by kind or by name. Answered with the bytes freed."""
+
+    nbytes: int
+    tiers: tuple[str, ...]
+
+
+class Gc(msgspec.Struct, frozen=True):
+    """Remove rows that nothing can reach, and what tiers have set aside. Answered with the bytes freed."""
+
+
+class ListRows(msgspec.Struct, frozen=True):
+    """Answered with a list of `RowInfo`."""
+
+
+class ReadCounters(msgspec.Struct, frozen=True):
+    """Answered with a dict of all counters."""
+
+
+class ListTiers(msgspec.Struct, frozen=True):
+    """Answered with a list of `TierInfo`."""
+
+
+class Flush(msgspec.Struct, frozen=True):
+    """Answered when every row that was handed over before is stored or given up. The saver understands it too."""
+
+
+class HolderGone(msgspec.Struct, frozen=True):
+    """A name was given up."""
+
+    name: str
+
+
+class WaitOver(msgspec.Struct, frozen=True):
+    """The time is up for look-ups that wait for a save."""
+
+    ticket: int
+
+
+CacheMessage = (
+    Find
+    | Used
+    | Explain
+    | Save
+    | Skipped
+    | SetBuild
+    | SaveEnded
+    | Removed
+    | EvictBytes
+    | Gc
+    | ListRows
+    | ReadCounters
+    | ListTiers
+    | HolderGone
+    | WaitOver
+    | Flush
+    | TierReport
+)
+
+
+# --- to the saver -------------------------------------------------------------------------------------------
+
+
+class Write(msgspec.Struct, frozen=True, kw_only=True):
+    """A cast: remove the victims from the tier, then store the row."""
+
+    tier: str
+    reservation: int
+    victims: tuple[bytes, ...]
+    meta: RowMeta
+    payload: memoryview
+    logits: bytes
+
+
+class Remove(msgspec.Struct, frozen=True):
+    """A cast: remove rows from a tier."""
+
+    tier: str
+    keys: tuple[bytes, ...]
+
+
+SaverMessage = Write | Remove | Flush

@@ -1,0 +1,142 @@
+"""Room for rows that are on their way: reserved before a byte is written, given back when it comes to nothing.
+
+`reserve` decides whether a row is wanted, and which rows must go for it. A reservation stands until it is settled or
+released; when it is released, so is every one that goes on from it, for a tier holds whole chains. Bytes of rows that
+were told to go count until the tier has let them go.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from erllama_py.cache.eviction import choose_victims
+from erllama_py.cache.index import Index
+from erllama_py.tiers.messages import RowMeta
+
+
+class Reserved(msgspec.Struct, frozen=True):
+    """The row may be written, once the victims are out of the tier."""
+
+    id: int
+    victims: tuple[bytes, ...]
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The row is not wanted, or cannot be had."""
+
+    reason: Literal["duplicate", "no_room", "no_parent", "no_tier", "too_large"]
+
+
+# What a tier adds to a row's bytes at most: a header in whole pages, and the rest of the last page.
+OVERHEAD = 3 * 4096
+
+
+def row_bytes(meta: RowMeta) -> int:
+    """Most bytes that a row takes in any tier."""
+    return meta.payload_bytes + meta.logits_bytes + len(meta.tokens) + OVERHEAD
+
+
+class Open(msgspec.Struct, frozen=True):
+    """A reservation that stands."""
+
+    tier: str
+    meta: RowMeta
+    nbytes: int
+
+
+class Reservations:
+    """All that stand, over one index."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._ids = itertools.count(1)
+        self._open: dict[int, Open] = {}
+        self._by_key: dict[bytes, set[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def reserve(self, meta: RowMeta, tier: str, nbytes: int, now: float) -> Reserved | Refused:
+        """Room for a row of `nbytes` bytes at most. Its victims are out of the index from here on."""
+        index = self._index
+        book = index.books.get(tier)
+        if book is None:
+            return Refused("no_tier")
+        row = index.get(meta.key)
+        if row is not None and (tier in row.copies or tier in row.reserved):
+            return Refused("duplicate")
+        if nbytes > book.quota:
+            return Refused("too_large")
+        parent = index.get(meta.parent)
+        if meta.start and (parent is None or (tier not in parent.copies and tier not in parent.reserved)):
+            return Refused("no_parent")
+        # Reserved first: so the row that it goes on from is no leaf, and no victim.
+        index.reserve(tier, meta, nbytes)
+        victims = choose_victims(index, tier, book.stored + book.reserved - book.quota, now)
+        if victims is None:
+            index.unreserve(tier, meta, nbytes)
+            return Refused("no_room")
+        self.remove(tier, victims)
+        number = next(self._ids)
+        self._open[number] = Open(tier, meta, nbytes)
+        self._by_key.setdefault(meta.key, set()).add(number)
+        return Reserved(number, victims)
+
+    def stands(self, number: int) -> bool:
+        """Whether this row is still wanted, and what it goes on from is still there or coming."""
+        return number in self._open
+
+    def end_of(self, key: bytes) -> int | None:
+        """Where the row with this key ends, if it is on its way."""
+        numbers = self._by_key.get(key)
+        return self._open[next(iter(numbers))].meta.end if numbers else None
+
+    def settle(self, number: int) -> None:
+        """The row is stored; the index hears of it by itself."""
+        self._close(number)
+
+    def release(self, number: int) -> list[bytes]:
+        """The row will not come, nor any that goes on from it in that tier; their keys."""
+        closed = self._close(number)
+        if closed is None:
+            return []
+        released = [closed.meta.key]
+        for other, one in list(self._open.items()):
+            if other in self._open and one.tier == closed.tier and one.meta.parent == closed.meta.key:
+                released += self.release(other)
+        return released
+
+    def release_tier(self, tier: str) -> list[bytes]:
+        """A tier is gone, and what was on its way to it."""
+        numbers = [number for number, one in self._open.items() if one.tier == tier]
+        return [closed.meta.key for number in numbers if (closed := self._close(number)) is not None]
+
+    def remove(self, tier: str, keys: Iterable[bytes]) -> None:
+        """Take rows out of the index that a tier is about to be told to let go of."""
+        book = self._index.books[tier]
+        for key in keys:
+            row = self._index.get(key)
+            if row is not None and tier in row.copies:
+                book.removing[key] = row.copies[tier].nbytes
+                self._index.drop(tier, key, "evicted")
+
+    def confirm_removed(self, tier: str, keys: Iterable[bytes]) -> None:
+        """The tier has let go of them."""
+        if (book := self._index.books.get(tier)) is not None:
+            for key in keys:
+                book.removing.pop(key, None)
+
+    def _close(self, number: int) -> Open | None:
+        closed = self._open.pop(number, None)
+        if closed is None:
+            return None
+        numbers = self._by_key[closed.meta.key]
+        numbers.discard(number)
+        if not numbers:
+            del self._by_key[closed.meta.key]
+        self._index.unreserve(closed.tier, closed.meta, closed.nbytes)
+        return closed

@@ -1,0 +1,92 @@
+"""Carries rows to tiers: one queue and one worker for each, so that a slow disk holds up nobody else.
+
+In a queue rows are stored one after the other, parents before children, and victims are removed before the bytes
+that need their room are written. The cache is told how each ended. What a queue may hold is bounded by the buffers
+that the rows lie in. Nothing here decides: a row that arrives has a reservation.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from erllama_py.actors import Actor, ActorError, Background, Exit, Reply
+from erllama_py.cache.messages import Flush, Remove, Removed, SaveEnded, SaverMessage, Write
+from erllama_py.errors import TierError
+from erllama_py.tiers.messages import CACHE, Delete, Put, tier_actor_name
+
+
+class Saver(Actor[SaverMessage]):
+    """See the module."""
+
+    kind = "saver"
+
+    def __init__(self) -> None:
+        self._background = Background("saver")
+        self._queues: dict[str, list[Write | Remove]] = {}  # of the tiers whose worker runs
+        self._flushes: list[tuple[set[str], Reply[Any]]] = []
+
+    def __repr__(self) -> str:
+        waiting = ", ".join(f"{tier}: {len(queue)}" for tier, queue in self._queues.items())
+        return f"<Saver {waiting or 'idle'}>"
+
+    async def handle(self, message: SaverMessage, reply: Reply[Any] | None) -> None:
+        match message:
+            case Write() | Remove():
+                queue = self._queues.get(message.tier)
+                if queue is None:
+                    queue = self._queues[message.tier] = []
+                    self._background.start(self._work(message.tier, queue))
+                queue.append(message)
+            case Flush() if reply is not None:
+                self._flushes.append((set(self._queues), reply))
+                self._flushed(None)
+
+    async def terminate(self, exit: Exit) -> None:
+        await self._background.stop()
+
+    async def _work(self, tier: str, queue: list[Write | Remove]) -> None:
+        """Empty a queue; ends with it."""
+        while queue:
+            job = queue.pop(0)
+            if isinstance(job, Remove):
+                await self._remove(tier, job.keys)
+            elif await self._remove(tier, job.victims):
+                await self._write(job)
+            else:
+                self._tell(SaveEnded(tier, job.reservation, "no_room"))
+            # Let go of the buffer before waiting for the next row.
+            del job
+        del self._queues[tier]
+        self._flushed(tier)
+
+    async def _remove(self, tier: str, keys: tuple[bytes, ...]) -> bool:
+        if not keys:
+            return True
+        try:
+            await self.names.call(tier_actor_name(tier), Delete(keys))
+        except (ActorError, TierError):
+            self._tell(Removed(tier, keys, False))
+            return False
+        self._tell(Removed(tier, keys, True))
+        return True
+
+    async def _write(self, job: Write) -> None:
+        problem: str | None = None
+        try:
+            await self.names.call(tier_actor_name(job.tier), Put(job.reservation, job.meta, job.payload, job.logits))
+        except (ActorError, TierError) as error:
+            problem = type(error).__name__
+        self._tell(SaveEnded(job.tier, job.reservation, problem))
+
+    def _tell(self, message: Removed | SaveEnded) -> None:
+        with suppress(ActorError):  # a cache that is gone has forgotten its reservations
+            self.names.cast(CACHE, message, bounded=False)
+
+    def _flushed(self, tier: str | None) -> None:
+        """Answer those for whom no queue is left to wait for."""
+        for waiting, reply in list(self._flushes):
+            waiting.discard(tier or "")
+            if not waiting:
+                self._flushes.remove((waiting, reply))
+                reply.send(None)

@@ -1,0 +1,52 @@
+"""Look-ups that wait for a save under way. Owns them, and their timers.
+
+Each waits for one key; it is let go when that row is stored, when its save has failed, or when its time is up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from erllama_py.actors import Reply
+from erllama_py.cache.messages import Find
+
+Waiter = tuple[Find, Reply[Any]]
+
+
+class Waiting:
+    """`time_up` is called with a ticket when somebody has waited long enough; `release` it then."""
+
+    def __init__(self, time_up: Callable[[int], None]) -> None:
+        self._time_up = time_up
+        self._tickets = itertools.count(1)
+        self._waiters: dict[int, tuple[bytes, Waiter, asyncio.TimerHandle]] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    def add(self, key: bytes, find: Find, reply: Reply[Any]) -> None:
+        """Let a look-up wait for the row `key`."""
+        ticket = next(self._tickets)
+        timer = asyncio.get_running_loop().call_later(find.wait_seconds, self._time_up, ticket)
+        self._waiters[ticket] = (key, (find, reply), timer)
+
+    def settled(self, key: bytes) -> list[Waiter]:
+        """Those who waited for this row, in the order in which they came; they do not wait any more."""
+        return [self._take(ticket) for ticket, (waited, _, _) in list(self._waiters.items()) if waited == key]
+
+    def release(self, ticket: int) -> list[Waiter]:
+        """The one whose time is up, if it still waits."""
+        return [self._take(ticket)] if ticket in self._waiters else []
+
+    def clear(self) -> None:
+        """Forget all of them; their calls fail with the actor."""
+        for ticket in list(self._waiters):
+            self._take(ticket)
+
+    def _take(self, ticket: int) -> Waiter:
+        _, waiter, timer = self._waiters.pop(ticket)
+        timer.cancel()
+        return waiter

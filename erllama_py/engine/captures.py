@@ -1,0 +1,64 @@
+"""When the cells of one request are to be copied out: pure bookkeeping over its `CapturePlan`.
+
+Positions only grow. Each range starts where the last captured one ended, so that a skipped or failed boundary
+makes the next range longer and never leaves a hole.
+"""
+
+from __future__ import annotations
+
+from erllama_py.config import SaveReason
+from erllama_py.engine.backend import MemoryKind
+from erllama_py.engine.jobs import CapturePlan
+
+
+class Captures:
+    """What of a plan is still to be done, for a sequence whose prompt has `prompt_length` tokens."""
+
+    def __init__(self, plan: CapturePlan | None, prompt_length: int, keep: int, memory: MemoryKind) -> None:
+        self.captured_to = plan.captured_to if plan else 0
+        self._plan = plan
+        self._prompt_length = prompt_length
+        self._stands_at_end = memory in ("recurrent", "hybrid")
+        self._stops_in_ubatch = memory == "window"
+        # A recurrent state is only ever the one at the sequence's end: what lies behind cannot be had any more.
+        least = keep if self._stands_at_end else self.captured_to + 1
+        self._ends = [end for end in plan.prompt_ends if end >= max(least, self.captured_to + 1)] if plan else []
+        self._next_continued = prompt_length + plan.interval if plan else 0
+
+    def due(self, position: int) -> tuple[int, SaveReason] | None:
+        """The end of the range that can be copied now, for a sequence of `position` tokens."""
+        if self._plan is None:
+            return None
+        if self._ends and self._ends[0] <= position:
+            return self._ends[0], "cold"
+        if position >= self._next_continued > self.captured_to:
+            return self._next_continued, "continued"
+        return None
+
+    def last(self, position: int) -> tuple[int, SaveReason] | None:
+        """The range that ends with the request."""
+        if self._plan is None or position < max(self._plan.min_tokens, self.captured_to + 1):
+            return None
+        return position, "finish"
+
+    def settle(self, end: int, captured: bool) -> None:
+        """The range up to `end` was copied, or cannot be: it is over with either way."""
+        if captured:
+            self.captured_to = end
+        self._ends = [later for later in self._ends if later > end]
+        while self._plan is not None and self._next_continued <= end:
+            self._next_continued += self._plan.interval
+
+    def reach(self, position: int, n_ubatch: int) -> int | None:
+        """How many prompt tokens from `position` on may go into one decode, so that the next range can still be
+        copied after it: None for any number.
+
+        A recurrent state must stand at the range's end. A sliding window loses cells with each micro-batch that
+        follows, so the decode ends with the micro-batch in which the range does.
+        """
+        if not self._ends or self._ends[0] <= position:
+            return None
+        ahead = self._ends[0] - position
+        if self._stands_at_end:
+            return ahead
+        return -(-ahead // n_ubatch) * n_ubatch if self._stops_in_ubatch else None

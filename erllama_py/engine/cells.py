@@ -1,0 +1,69 @@
+"""KV cells out of and into sequences, between ticks: what the engine thread calls, with buffers and times.
+
+The only place where KV bytes meet the context. A copy is all that decoding waits for; whatever happens to the
+bytes afterwards happens on other threads.
+"""
+
+from __future__ import annotations
+
+import time
+
+from erllama_py.buffers import BufferPool
+from erllama_py.config import SaveReason
+from erllama_py.engine.backend import Backend, CannotCapture
+from erllama_py.engine.jobs import Captured, Restore, Restored, SkipReason
+
+# A decode of fewer tokens says nothing of what a prompt costs: single rows take several times as long for each.
+TYPICAL_TOKENS = 16
+
+
+class Cells:
+    """One backend's cells; `buffers` lends the memory that they are copied to."""
+
+    def __init__(self, backend: Backend, buffers: BufferPool) -> None:
+        self._backend = backend
+        self._buffers = buffers
+        self._token_seconds = 0.0  # of prefill, as last seen
+
+    def decoded(self, tokens: int, seconds: float) -> None:
+        """A decode of so many tokens took so long."""
+        if tokens >= TYPICAL_TOKENS or not self._token_seconds:
+            self._token_seconds = seconds / tokens
+
+    def capture(
+        self, request_id: int, seq_id: int, start: int, end: int, reason: SaveReason, generated: list[int]
+    ) -> Captured:
+        """Copy positions `[start, end)` out of a sequence, if there is a buffer for them."""
+        began, payload = time.perf_counter(), None
+        skipped: SkipReason | None = None
+        try:
+            payload = self._backend.capture(seq_id, start, end, self._buffers.take)
+        except CannotCapture:
+            skipped = "forgotten"
+        return Captured(
+            request_id=request_id,
+            start=start,
+            end=end,
+            reason=reason,
+            payload=payload,
+            skipped="no_buffer" if payload is None and skipped is None else skipped,
+            seconds=time.perf_counter() - began,
+            compute_seconds=(end - start) * self._token_seconds,
+            generated=generated,
+        )
+
+    def restore(self, job: Restore) -> Restored:
+        """Put captured bytes back behind position `start`; a refusal leaves what is before it, or nothing."""
+        began, seq_id, start = time.perf_counter(), job.seq_id, job.start
+        # A row that was refused leaves the ones behind it without their place.
+        ok = self.length(seq_id) >= start and self.cut(seq_id, start)
+        ok = ok and self._backend.restore(seq_id, start, job.end, job.payload)
+        return Restored(job.request_id, job.end, ok, self.length(seq_id), time.perf_counter() - began)
+
+    def cut(self, seq_id: int, length: int) -> bool:
+        """Whether a sequence could be made to hold exactly its first `length` tokens."""
+        return self._backend.remove(seq_id, length, -1) and self.length(seq_id) == length
+
+    def length(self, seq_id: int) -> int:
+        """How many tokens a sequence holds."""
+        return self._backend.positions(seq_id)[1] + 1

@@ -1,0 +1,120 @@
+"""The stub's KV cells: which positions each sequence holds, and the value at each.
+
+`StubCells` owns them. The value at a position is a checksum chained over the tokens up to there. What a memory
+of each kind forgets, refuses and carries along is what llama.cpp's does:
+
+- full: nothing is forgotten, any tail can be cut off;
+- window: a position that no token from the last micro-batch on looks back to is forgotten;
+- recurrent, hybrid: only the state at the sequence's end is there, and it cannot be cut back.
+
+Captured bytes are a header (the kind of memory; start and end of the range; the first position that is in it),
+then the values, all little-endian u32.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+
+from erllama_py.config import StubOpts
+from erllama_py.engine.backend import BackendFailure, CannotCapture, Slice
+
+VALUE_BYTES = 4
+_HEADER = struct.Struct("<4I")
+
+
+class StubCells:
+    """Cells of all sequences, `n_cells` at most; slices are taken in micro-batches of `n_ubatch` tokens."""
+
+    def __init__(self, stub: StubOpts, n_cells: int, n_ubatch: int, n_sequences: int) -> None:
+        self._n_cells, self._n_ubatch = n_cells, n_ubatch
+        self._at_end_only = stub.memory in ("recurrent", "hybrid")
+        self._window = stub.n_swa if stub.memory == "window" else 0
+        self._kind = zlib.crc32(f"{stub.memory} {stub.n_swa} {stub.vocab_size}".encode())
+        self._cells: list[dict[int, int]] = [{} for _ in range(n_sequences)]  # position → value of each sequence
+
+    def _of(self, seq_id: int) -> dict[int, int]:
+        if not 0 <= seq_id < len(self._cells):
+            raise BackendFailure(f"no sequence {seq_id}")
+        return self._cells[seq_id]
+
+    def room_for(self, count: int) -> bool:
+        return sum(len(cells) for cells in self._cells) + count <= self._n_cells
+
+    def append(self, part: Slice) -> int:
+        """Write the cells of a slice; its last value is what the next token is drawn from."""
+        cells = self._of(part.seq_id)
+        value = cells.get(part.start - 1, 0)
+        if part.start != max(cells, default=-1) + 1:
+            raise BackendFailure(f"position {part.start} does not follow what sequence {part.seq_id} holds")
+        for position, token in enumerate(part.tokens, part.start):
+            value = zlib.crc32(token.to_bytes(4, "little"), value)
+            cells[position] = value
+        last_ubatch = part.start + (len(part.tokens) - 1) // self._n_ubatch * self._n_ubatch
+        self._forget(cells, last_ubatch)
+        return value
+
+    def _forget(self, cells: dict[int, int], last_ubatch: int) -> None:
+        """What the token at `last_ubatch` and those after it do not look back to goes."""
+        if self._at_end_only:
+            last = max(cells)
+            cells_kept = {last: cells[last]}
+        elif self._window:
+            cells_kept = {position: value for position, value in cells.items() if position > last_ubatch - self._window}
+        else:
+            return
+        cells.clear()
+        cells.update(cells_kept)
+
+    def _needed(self, end: int) -> int:
+        """The first position that a token at `end` looks back to."""
+        if self._at_end_only:
+            return end - 1
+        return max(0, end - self._window + 1) if self._window else 0
+
+    def remove(self, seq_id: int, start: int, end: int) -> bool:
+        cells = self._of(seq_id)
+        gone = [position for position in cells if position >= start and (end < 0 or position < end)]
+        if gone and start > 0 and (self._at_end_only or (self._window and min(cells) > self._needed(start))):
+            return False
+        for position in gone:
+            del cells[position]
+        return True
+
+    def positions(self, seq_id: int) -> tuple[int, int]:
+        cells = self._of(seq_id)
+        return (min(cells), max(cells)) if cells else (-1, -1)
+
+    def capture(self, seq_id: int, start: int, end: int, take: Callable[[int], memoryview | None]) -> memoryview | None:
+        cells = self._of(seq_id)
+        first, last = self.positions(seq_id)
+        stands = last == end - 1 if self._at_end_only else last >= end - 1
+        if not 0 <= start < end or not stands or first > max(start, self._needed(end)):
+            raise CannotCapture(f"sequence {seq_id} holds {first} to {last}, wanted were {start} to {end - 1}")
+        first = max(first, start)
+        payload = _HEADER.pack(self._kind, start, end, first)
+        payload += struct.pack(f"<{end - first}I", *(cells[position] for position in range(first, end)))
+        buffer = take(len(payload))
+        if buffer is None:
+            return None
+        buffer[: len(payload)] = payload
+        return buffer[: len(payload)]
+
+    def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> bool:
+        if self.positions(seq_id)[1] != start - 1 or len(payload) < _HEADER.size:
+            return False
+        *what, first = _HEADER.unpack_from(payload)
+        count = end - first
+        fits = start <= first < end and len(payload) == _HEADER.size + VALUE_BYTES * count
+        if what != [self._kind, start, end] or not fits or not self.room_for(count):
+            return False
+        values = struct.unpack_from(f"<{count}I", payload, _HEADER.size)
+        cells = self._of(seq_id)
+        cells.update(zip(range(first, end), values, strict=True))
+        self._forget(cells, end)
+        return True
+
+    def clear(self) -> None:
+        for cells in self._cells:
+            cells.clear()

@@ -1,0 +1,97 @@
+"""The look-ups of one model's requests: a task for each, from the question to the cache to the last row.
+
+Owns the tasks. `find` asks and posts `Found`; `read` reads the rows that the machine has chosen and posts a `RowRead`
+each, at most `READ_AHEAD` ahead of the engine; `end` stops it, tells the cache what came of it, and frees the rows.
+Every look-up that was begun must be ended: rows stay pinned until then, or until this actor's name is free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal
+
+import anyio
+
+from erllama_py.actors import Background
+from erllama_py.cache.client import CacheClient
+from erllama_py.cache.messages import Find, RowLost, Used
+from erllama_py.model.messages import EndLookUp, Found, ReadRows, Request, RowRead
+
+# Rows that are in memory or on their way into the cells: while one is restored the next is read and checked.
+READ_AHEAD = 3
+
+Kind = Literal["exact", "resume", "partial", "live", "cold"]
+
+
+class LookUps:
+    """See the module. `post` hands an event to the actor; `logits` gives those kept for a prompt's key."""
+
+    def __init__(
+        self, cache: CacheClient, holder: str, post: Callable[[Found | RowRead], None],
+        logits: Callable[[bytes], bytes | None],
+    ) -> None:  # fmt: skip
+        self._cache, self._holder, self._post, self._logits = cache, holder, post, logits
+        self._background = Background(holder)
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._ahead: dict[int, anyio.Semaphore] = {}
+        self._resumed: dict[int, bool] = {}  # whether a request named its parent
+
+    def find(self, request: Request, tier: str, cuttable: bool) -> None:
+        """Ask the cache; `Found` comes of it."""
+        self._resumed[request.id] = request.parent_key is not None
+        self._start(request.id, self._find(request, tier, cuttable))
+
+    def read(self, job: ReadRows) -> None:
+        """Read rows; a `RowRead` comes of each, and one without a row where reading ends early."""
+        self._ahead[job.request_id] = anyio.Semaphore(READ_AHEAD)
+        self._start(job.request_id, self._read(job))
+
+    def taken(self, request_id: int) -> None:
+        """A row is in the cells."""
+        if ahead := self._ahead.get(request_id):
+            ahead.release()
+
+    def end(self, ended: EndLookUp) -> None:
+        """Stop it, and tell the cache."""
+        request_id = ended.request_id
+        if task := self._tasks.pop(request_id, None):
+            task.cancel()
+        self._ahead.pop(request_id, None)
+        resumed = self._resumed.pop(request_id, False)
+        kind: Kind = "cold" if ended.hit.kind == "sticky" else ended.hit.kind
+        self._cache.tell(
+            Used(
+                holder=self._holder,
+                request_id=request_id,
+                kind="resume" if resumed and kind in ("exact", "partial") else kind,
+                rows=ended.rows,
+                seconds=ended.seconds,
+            )
+        )
+        if ended.refused is not None:
+            self._cache.tell(RowLost(ended.refused.tier, ended.refused.meta.key, "refused"))
+
+    async def stop(self) -> None:
+        """End all tasks."""
+        await self._background.stop()
+
+    def _start(self, request_id: int, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks[request_id] = self._background.start(work)
+
+    async def _find(self, request: Request, tier: str, cuttable: bool) -> None:
+        question = Find(
+            holder=self._holder, request_id=request.id, identity=request.identity, tokens=request.packed,
+            cuttable=cuttable, tier=tier, parent_key=request.parent_key, wait_seconds=request.wait_seconds,
+        )  # fmt: skip
+        hit = await self._cache.find(question)
+        self._post(Found(request.id, hit, self._logits(request.key)))
+
+    async def _read(self, job: ReadRows) -> None:
+        ahead = self._ahead[job.request_id]
+        for row in job.rows:
+            await ahead.acquire()
+            self._post(RowRead(job.request_id, content := await self._cache.read(row)))
+            if content is None:
+                return
+            del content  # before the next one is waited for

@@ -1,0 +1,113 @@
+"""What a prompt starts from: live cells, rows of the cache, or nothing. Pure.
+
+The laws: what is kept is a prefix of the prompt; its last token is computed unless its logits are known; no memory
+is cut where it cannot be; a row is restored whole, behind the one before it, and only the last one may be cut back;
+rows are taken where they give more than the live cells do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from erllama_py.cache.messages import Hit, Located
+from erllama_py.engine.backend import MemoryKind
+from erllama_py.model.slots import Slot, reusable
+from erllama_py.results import CacheHitKind
+
+# Rows must spare this many tokens more than live cells do to be worth reading: a row comes back from a disk in some
+# milliseconds, in which a GPU computes tens of tokens and a CPU one.
+LEAST_GAIN = 16
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """How a request begins: keep `live` tokens of the sequence, restore `rows` behind them, go on from `keep`."""
+
+    kind: CacheHitKind
+    live: int
+    rows: tuple[Located, ...]
+    keep: int
+    by_logits: bool  # `keep` is the whole prompt: the first token is drawn from logits that were kept
+    miss_reason: str | None
+
+
+def is_cuttable(memory: MemoryKind) -> bool:
+    """Whether a restored sequence can be cut back within its last row (a window: see `usable_rows`)."""
+    return memory in ("full", "window")
+
+
+def usable_rows(
+    hit: Hit, n_tokens: int, memory: MemoryKind, n_swa: int, live_logits: bool
+) -> tuple[tuple[Located, ...], int, bool]:
+    """The rows of a hit that help, how many tokens they give, and whether that is the whole prompt with logits.
+
+    Where the prompt's last token must be computed again, a sequence is cut back by one; a recurrent one cannot be,
+    and does without the row that ends there. A window can be cut back within its last row if that spans less than
+    the window: longer rows may lack cells that the cut would need.
+    """
+    rows, length = hit.chain, hit.length
+    while rows:
+        last = rows[-1].meta
+        whole = length == n_tokens
+        if whole and (live_logits or (last.end == length and last.logits_bytes)):
+            return rows, length, True
+        wanted = length - 1 if whole else length
+        if wanted <= last.start:
+            pass
+        elif wanted == last.end or memory == "full" or (memory == "window" and last.end - last.start < n_swa):
+            return rows, wanted, False
+        rows = rows[:-1]
+        length = last.start
+    return (), 0, False
+
+
+def choose_start(
+    slot: Slot, prompt: Sequence[int], memory: MemoryKind, n_swa: int, hit: Hit | None, live_logits: bool
+) -> Start:
+    """The best start for a prompt. `hit` is what the cache has, `live_logits` whether the prompt's are at hand."""
+    live = reusable(slot, prompt, memory, n_swa, with_logits=live_logits)
+    rows: tuple[Located, ...] = ()
+    length, by_logits = 0, False
+    if hit is not None:
+        rows, length, by_logits = usable_rows(hit, len(prompt), memory, n_swa, live_logits)
+    at_end = live_logits and live.keep == len(prompt)
+    gains = length >= live.keep + LEAST_GAIN
+    # Rows that end with the prompt and have its logits spare even the one decode.
+    if not rows or not (gains or (by_logits and not at_end)):
+        miss = live.miss_reason if live.keep else _cold_reason(hit, live.miss_reason)
+        kind: CacheHitKind = "live" if live.keep else "cold"
+        return Start(kind=kind, live=live.keep, rows=(), keep=live.keep, by_logits=at_end, miss_reason=miss)
+    base = live.keep if memory == "full" else 0
+    first = next(index for index, row in enumerate(rows) if row.meta.end > base)
+    exact = hit is not None and hit.exact
+    return Start(
+        kind="exact" if exact else "partial",
+        live=rows[first].meta.start,
+        rows=rows[first:],
+        keep=length,
+        by_logits=by_logits,
+        miss_reason=None if exact else describe_miss(hit),
+    )
+
+
+def _cold_reason(hit: Hit | None, live: str | None) -> str | None:
+    return live if hit is None else describe_miss(hit)
+
+
+def describe_miss(hit: Hit | None) -> str | None:
+    """Why the cache had no more, in words; None when it had all."""
+    if hit is None:
+        return "the cache is starting"
+    if hit.miss is None:
+        return None
+    position = hit.miss.position
+    return {
+        "empty": "nothing is saved for this model",
+        "other_parameters": "what is saved for this model was made with other settings, or by another build",
+        "diverges": f"the prompt parts from what is saved at token {position}",
+        "ends": f"what is saved ends at token {position}",
+        "saving": f"what follows token {position} is still being saved",
+        "evicted": f"what followed token {position} was evicted",
+        "bad": f"what followed token {position} was found to be damaged",
+    }[hit.miss.reason]

@@ -1,0 +1,1 @@
+"""Where rows lie: memory, shared memory, disk. One actor per store, reached only by name."""

@@ -1,0 +1,148 @@
+"""The directory of a tier: made, checked, locked for one process, and held open.
+
+Owns the file descriptors. Everything in a tier is reached through them, never by path: a directory that is replaced by
+another one under the same path is then not written into without its lock. The lock is `flock` on `<root>/lock`, so the
+kernel frees it when the process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from contextlib import suppress
+
+from erllama_py.errors import TierFailed, TierLocked
+
+LOCK, ROWS, ASIDE = "lock", "rows", "aside"
+PRIVATE = 0o700  # KV bytes are a transcript
+PRIVATE_FILE = 0o600
+
+
+class Place:
+    """An open, locked directory. Closing frees the lock; so does letting go of the last reference."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.root_fd = self.lock_fd = self.rows_fd = self.aside_fd = -1
+
+    def is_current(self) -> bool:
+        """Whether what lies at the path, and below it as `rows` and `aside`, is still what was opened."""
+        try:
+            return (
+                _same(os.stat(self.root), self.root_fd)
+                and _same(os.stat(LOCK, dir_fd=self.root_fd), self.lock_fd)
+                and _same(os.stat(ROWS, dir_fd=self.root_fd), self.rows_fd)
+                and _same(os.stat(ASIDE, dir_fd=self.root_fd), self.aside_fd)
+            )
+        except OSError:
+            return False
+
+    def unlock(self) -> None:
+        """Free the lock; those who are reading still may go on."""
+        descriptor, self.lock_fd = self.lock_fd, -1
+        if descriptor >= 0:
+            with suppress(OSError):
+                os.close(descriptor)
+
+    def close(self) -> None:
+        """Free the lock and let go of the directory, which nobody is reading any more. Allowed twice."""
+        self.unlock()
+        descriptors = (self.aside_fd, self.rows_fd, self.root_fd)
+        self.root_fd = self.rows_fd = self.aside_fd = -1
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                with suppress(OSError):
+                    os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def open_place(tier: str, root: str) -> Place:
+    """Open the directory at `root`, making it where it is not there. Blocks.
+
+    Raises `TierLocked` when it is open elsewhere, and `TierFailed` when it cannot be used.
+    """
+    place = Place(root)
+    try:
+        _make_directories(root)
+        place.root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        _check_owner(tier, place)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        place.lock_fd = os.open(LOCK, flags, PRIVATE_FILE, dir_fd=place.root_fd)
+        _lock(tier, place)
+        os.fchmod(place.lock_fd, PRIVATE_FILE)
+        os.fchmod(place.root_fd, PRIVATE)
+        place.rows_fd = _private_directory(place.root_fd, ROWS)
+        place.aside_fd = _private_directory(place.root_fd, ASIDE)
+        os.fsync(place.root_fd)
+    except OSError as error:
+        place.close()
+        raise TierFailed(tier, f"cannot use the directory {root}: {words(error)}") from error
+    except BaseException:
+        place.close()
+        raise
+    return place
+
+
+def words(error: OSError) -> str:
+    """An error of the operating system in words, with its symbol."""
+    symbol = errno.errorcode.get(error.errno or 0)
+    return f"{error.strerror} ({symbol})" if symbol else str(error)
+
+
+def _make_directories(root: str) -> None:
+    # `os.makedirs` leaves the directories above to the umask; an open one would let others swap the root.
+    missing = []
+    path = root
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for path in reversed(missing):
+        with suppress(FileExistsError):
+            os.mkdir(path, PRIVATE)
+
+
+def _check_owner(tier: str, place: Place) -> None:
+    """Refuse a directory that is not ours to use: another user's, or one that holds something else."""
+    facts = os.fstat(place.root_fd)
+    entries = set(os.listdir(place.root_fd)) - {"lost+found"}
+    if facts.st_uid != os.geteuid():
+        raise TierFailed(tier, f"the directory {place.root} belongs to another user")
+    if LOCK in entries:
+        return
+    if stat.S_IMODE(facts.st_mode) & 0o077 and entries:
+        raise TierFailed(
+            tier, f"the directory {place.root} is open to others and holds something else; use a new one, or chmod 700"
+        )
+    if entries & {ROWS, ASIDE}:
+        raise TierFailed(tier, f"the directory {place.root} has a {ROWS!r} or {ASIDE!r}, but no {LOCK!r}: not a tier's")
+
+
+def _lock(tier: str, place: Place) -> None:
+    try:
+        fcntl.flock(place.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(place.lock_fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
+        raise TierLocked(
+            tier, f"{place.root} is open already, by the process {holder}; a directory belongs to one tier at a time"
+        ) from error
+    # Only a help for whoever finds it locked: a full disk must not keep the rows from being read.
+    with suppress(OSError):
+        os.ftruncate(place.lock_fd, 0)
+        os.pwrite(place.lock_fd, b"%d\n" % os.getpid(), 0)
+
+
+def _private_directory(root_fd: int, name: str) -> int:
+    with suppress(FileExistsError):
+        os.mkdir(name, PRIVATE, dir_fd=root_fd)
+    descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root_fd)
+    os.fchmod(descriptor, PRIVATE)
+    return descriptor
+
+
+def _same(facts: os.stat_result, descriptor: int) -> bool:
+    held = os.fstat(descriptor)
+    return (facts.st_dev, facts.st_ino) == (held.st_dev, held.st_ino)

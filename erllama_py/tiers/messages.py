@@ -1,0 +1,173 @@
+"""What a row is, what a tier's actor understands, and what it tells the cache.
+
+A tier stores rows and knows nothing of prompts. It is an actor named `tier:<name>` (`tier_actor_name`). It answers
+`Put`, `Get`, `Delete`, `Touch`, `Introduce`; it casts `TierUp`, `TierRows`, `RowStored`, `RowLost` and `TierHealth`
+to the actor named `CACHE`, and asks it `Recheck` before it publishes. The cache alone decides what is stored and
+what is evicted; a tier refuses what would break its quota all the same.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from erllama_py.config import SaveReason as SaveReason
+from erllama_py.config import TierKind as TierKind
+
+CACHE = "cache"  # the name of the cache's actor
+PREFIX = "tier:"
+
+
+def tier_actor_name(tier: str) -> str:
+    """The name under which the actor of a tier is registered."""
+    return f"{PREFIX}{tier}"
+
+
+def tier_of_actor(actor: str) -> str | None:
+    """The tier whose actor is registered as `actor`; None for the name of something else."""
+    return actor.removeprefix(PREFIX) if actor.startswith(PREFIX) else None
+
+
+class RowMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about a row but its bytes. Immutable once saved; hits are counted beside it.
+
+    A row holds the KV state of positions `[start, end)`; `key` is the key at `end`, `parent` the key at `start`
+    (at 0: the key over no tokens). Lengths are in tokens, sizes in bytes, times in seconds.
+    """
+
+    key: bytes  # 32 bytes
+    parent: bytes  # 32 bytes
+    start: int
+    end: int
+    tokens: bytes  # of the span, u32 little-endian: 4 * (end - start) bytes
+    fingerprint: bytes  # 32 bytes; of the model, with adapters and salt folded in
+    quant_bits: int
+    ctx_params_hash: bytes  # 32 bytes
+    build: str  # of the inference library, in words
+    payload_bytes: int
+    logits_bytes: int  # of the logits at `end`; 0 when they are not kept
+    reason: SaveReason
+    created_at: float  # unix time
+    prefill_seconds: float  # what computing these cells took, so what a hit saves
+
+
+class StoredRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A row as it lies in a tier: `nbytes` is what it takes of the quota there, everything counted."""
+
+    meta: RowMeta
+    nbytes: int
+    hits: int
+    used_at: float  # unix time
+
+
+# --- to a tier -------------------------------------------------------------------------------------------
+
+
+class Put(msgspec.Struct, frozen=True):
+    """Store a row. Answered with `StoredRow` once it is published, and told to the cache before that.
+
+    Fails with `TierFull`, `TierFailed` (the store cannot be written now) or `ReservationGone`. `payload` has
+    `meta.payload_bytes` bytes and must not change until the answer; `logits` has `meta.logits_bytes`.
+    """
+
+    reservation: int
+    meta: RowMeta
+    payload: memoryview
+    logits: bytes = b""
+
+
+class Get(msgspec.Struct, frozen=True):
+    """Read a row whole, checked. Answered with `RowBytes`; fails with `RowUnavailable`, `TierFailed`."""
+
+    key: bytes
+
+
+class RowBytes(msgspec.Struct, frozen=True):
+    """The bytes of a row; `logits` is empty when none are kept."""
+
+    meta: RowMeta
+    payload: memoryview
+    logits: bytes
+
+
+class Delete(msgspec.Struct, frozen=True):
+    """Remove rows; those that are not there are no error. Answered with the bytes freed, when they are."""
+
+    keys: tuple[bytes, ...]
+
+
+class Touch(msgspec.Struct, frozen=True):
+    """A cast: remember hits and last use (unix time) of a row, to survive a restart. Best effort."""
+
+    key: bytes
+    hits: int
+    used_at: float
+
+
+class Introduce(msgspec.Struct, frozen=True):
+    """A cast: tell the cache about this tier and all of its rows again."""
+
+
+class Sweep(msgspec.Struct, frozen=True):
+    """Remove what was set aside and what nobody owns. Answered with the bytes freed."""
+
+
+TierMessage = Put | Get | Delete | Touch | Introduce | Sweep
+
+
+# --- from a tier to the cache ----------------------------------------------------------------------------
+
+
+class TierUp(msgspec.Struct, frozen=True):
+    """This tier runs; its rows follow."""
+
+    tier: str
+    kind: TierKind
+    quota_bytes: int
+
+
+class TierRows(msgspec.Struct, frozen=True):
+    """Some of the rows that the tier has found in itself: `done` of `total` are looked at."""
+
+    tier: str
+    rows: tuple[StoredRow, ...]
+    done: int
+    total: int
+
+
+class RowStored(msgspec.Struct, frozen=True):
+    """A row was published under a reservation. Told before `Put` is answered, so no crash in between loses it."""
+
+    tier: str
+    reservation: int
+    row: StoredRow
+
+
+class RowLost(msgspec.Struct, frozen=True):
+    """A row is not there any more, or is not what it was: `reason` is a `BadRow` kind, or `"gone"`."""
+
+    tier: str
+    key: bytes
+    reason: str
+
+
+class BadFiles(msgspec.Struct, frozen=True):
+    """Files that an opening tier has set aside, counted by `BadRow` kind."""
+
+    tier: str
+    counts: dict[str, int]
+
+
+class TierHealth(msgspec.Struct, frozen=True):
+    """`problem` is why the tier cannot be written now; None when it can again."""
+
+    tier: str
+    problem: str | None
+
+
+class Recheck(msgspec.Struct, frozen=True):
+    """A call: does this reservation still stand? Answered with a bool."""
+
+    reservation: int
+
+
+TierReport = TierUp | TierRows | RowStored | RowLost | BadFiles | TierHealth | Recheck

@@ -1,0 +1,166 @@
+"""How a row becomes a file that is whole or not there: the stages, as blocking functions.
+
+    create → allocate → write → sync → (recheck, by the actor) → link → unlink → sync the directory
+
+`Files` are the calls of the operating system, one for each stage: tests put their own in, to fail, to wait or to die
+there. A `Draft` is one row on its way. `prepare` makes the temp file, `publish` gives it its name, `take_back` undoes
+whatever was done. The caller keeps the books: it reserves the bytes before `prepare`, and it alone changes the
+directory meanwhile.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from enum import Enum
+
+from erllama_py.tiers import row_file
+from erllama_py.tiers.ledger import on_disk
+from erllama_py.tiers.lock import PRIVATE_FILE
+from erllama_py.tiers.messages import RowMeta, StoredRow
+
+TEMP_SUFFIX = ".tmp"
+_numbers = itertools.count(1)
+
+
+class Stage(Enum):
+    """The stages that touch the directory, in order. `REPLACE` comes only where another file has the name."""
+
+    CREATE = "create"
+    ALLOCATE = "allocate"
+    WRITE = "write"
+    SYNC = "sync"
+    LINK = "link"
+    REPLACE = "replace"
+    UNLINK = "unlink"
+    SYNC_DIRECTORY = "sync_directory"
+
+
+class Files:
+    """One method for each `Stage`, named by its value. `rows_fd` is the directory, held open."""
+
+    def create(self, rows_fd: int, name: str) -> int:
+        """A new file to write, for the owner's eyes; its descriptor."""
+        return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, PRIVATE_FILE, dir_fd=rows_fd)
+
+    def allocate(self, fd: int, nbytes: int) -> None:
+        """Take the blocks, so that a full disk shows before anything is written."""
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, nbytes)
+        else:
+            os.ftruncate(fd, nbytes)
+
+    def write(self, fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
+        """Write `parts` one after the other from `offset` on."""
+        left = [memoryview(part).cast("B") for part in parts if len(part)]
+        while left:
+            written = os.pwritev(fd, left, offset)
+            offset += written
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if left:
+                left[0] = left[0][written:]
+
+    def sync(self, fd: int) -> None:
+        """The bytes, and the size, are on the device."""
+        getattr(os, "fdatasync", os.fsync)(fd)
+
+    def link(self, rows_fd: int, temp: str, name: str) -> None:
+        """Give the file its name; `FileExistsError` when something has it."""
+        os.link(temp, name, src_dir_fd=rows_fd, dst_dir_fd=rows_fd, follow_symlinks=False)
+
+    def replace(self, rows_fd: int, temp: str, name: str) -> None:
+        """Give the file its name in place of whatever has it."""
+        os.replace(temp, name, src_dir_fd=rows_fd, dst_dir_fd=rows_fd)
+
+    def unlink(self, rows_fd: int, name: str) -> None:
+        """Take a name away; no error if it is not there."""
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=rows_fd)
+
+    def sync_directory(self, rows_fd: int) -> None:
+        """The names are on the device."""
+        os.fsync(rows_fd)
+
+
+class Draft:
+    """One row on its way into a directory."""
+
+    def __init__(self, meta: RowMeta, payload: memoryview, logits: bytes) -> None:
+        self.meta = meta
+        self.payload = payload
+        self.logits = logits
+        self.layout = row_file.layout(meta)
+        self.nbytes = on_disk(self.layout.file_bytes)
+        self.name = row_file.file_name(meta.key)
+        # The process and a number: unlike every other one that can be there, as a directory has one owner.
+        self.temp = f"{os.getpid()}-{next(_numbers)}{TEMP_SUFFIX}"
+        self.checksums = (b"", b"")
+        self.named = False  # the target is our file
+
+
+def prepare(files: Files, rows_fd: int, draft: Draft) -> None:
+    """Make the temp file, whole and on the device."""
+    fd = files.create(rows_fd, draft.temp)
+    try:
+        files.allocate(fd, draft.layout.file_bytes)
+        draft.checksums = row_file.checksum(draft.payload), row_file.checksum(draft.logits)
+        header = row_file.encode_header(draft.meta, *draft.checksums, 0, draft.meta.created_at)
+        files.write(fd, (header, draft.payload), 0)
+        files.write(fd, (draft.logits,), draft.layout.logits_offset)
+        files.sync(fd)
+    finally:
+        os.close(fd)
+
+
+def publish(files: Files, rows_fd: int, draft: Draft, existing: Callable[[], row_file.Header | None]) -> StoredRow:
+    """Give the temp file its name, or find that the row is there already; durable on return.
+
+    `existing` reads and checks whatever has the name; None when that is not a sound row.
+    """
+    stored = StoredRow(meta=draft.meta, nbytes=draft.nbytes, hits=0, used_at=draft.meta.created_at)
+    try:
+        files.link(rows_fd, draft.temp, draft.name)
+        draft.named = True
+    except FileExistsError:
+        header = existing()
+        if header is not None and _is_same(header, draft):
+            stored = StoredRow(meta=header.meta, nbytes=draft.nbytes, hits=header.hits, used_at=header.used_at)
+        else:
+            files.replace(rows_fd, draft.temp, draft.name)
+            draft.named = True
+    files.unlink(rows_fd, draft.temp)
+    files.sync_directory(rows_fd)
+    return stored
+
+
+def take_back(files: Files, rows_fd: int, draft: Draft) -> list[str]:
+    """Remove what the draft has left in the directory; the names that could not be removed. Never raises `OSError`."""
+    left = []
+    for name in (draft.temp, draft.name) if draft.named else (draft.temp,):
+        try:
+            files.unlink(rows_fd, name)
+        except OSError:
+            if _is_there(rows_fd, name):
+                left.append(name)
+    return left
+
+
+def _is_same(header: row_file.Header, draft: Draft) -> bool:
+    return (
+        header.meta.key == draft.meta.key
+        and header.layout == draft.layout
+        and (header.payload_checksum, header.logits_checksum) == draft.checksums
+    )
+
+
+def _is_there(rows_fd: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=rows_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # nobody knows: its bytes stay counted
+    return True

@@ -1,0 +1,171 @@
+"""Reading a directory: the names and sizes in it, the headers of its rows, and one row whole.
+
+Blocking functions without state, for worker threads. They change nothing but that `take_census` removes the temp files
+of dead writers. What they find wrong with a file is raised as `BadFile`, or handed back in a `Finding`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy
+
+from erllama_py.tiers import row_file
+from erllama_py.tiers.ledger import on_disk
+from erllama_py.tiers.lock import Place
+from erllama_py.tiers.messages import StoredRow
+from erllama_py.tiers.publish import TEMP_SUFFIX
+
+Identity = tuple[int, int]  # device and inode: the file itself, whatever its name
+
+# No link is followed and no pipe is waited for: what is not a regular file gives an `OSError` when it is read.
+READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class BadFile(Exception):
+    """A file under a row's name that is not that row: a `BadRow` kind, in words, and which file."""
+
+    def __init__(self, kind: str, problem: str, identity: Identity) -> None:
+        super().__init__(kind, problem, identity)
+        self.kind, self.problem, self.identity = kind, problem, identity
+
+
+@dataclass(frozen=True)
+class Census:
+    """Sizes on disk by name; `aside` from the oldest to the newest; `other` is what lies beside the two directories."""
+
+    rows: dict[str, int]
+    aside: dict[str, int]
+    other: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one file turned out to be: a `row`, or `bad`, or neither when it vanished or could not be read."""
+
+    name: str
+    row: StoredRow | None = None
+    bad: BadFile | None = None
+    unreadable: bool = False
+
+
+def take_census(place: Place) -> Census:
+    """Look at all names and sizes; temp files are removed, as their writers are dead."""
+    rows: dict[str, int] = {}
+    with os.scandir(place.rows_fd) as entries:
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False):
+                try:
+                    if entry.name.endswith(TEMP_SUFFIX):
+                        os.unlink(entry.name, dir_fd=place.rows_fd)
+                    else:
+                        rows[entry.name] = on_disk(entry.stat(follow_symlinks=False).st_size)
+                except FileNotFoundError:
+                    continue
+    aside = _sizes(place.aside_fd)
+    other = sum(size for size, _ in _sizes(place.root_fd).values())
+    oldest_first = sorted(aside, key=lambda name: aside[name][1])
+    return Census(rows, {name: aside[name][0] for name in oldest_first}, other)
+
+
+def look_at(place: Place, names: Sequence[str]) -> list[Finding]:
+    """Read the headers of files in `rows`."""
+    return [_look_at(place, name) for name in names]
+
+
+def read_row(
+    place: Place, name: str, take: Callable[[int], memoryview | None]
+) -> tuple[row_file.Header, memoryview, bytes]:
+    """A row whole, checked: its header, payload and logits. `take` lends memory, or none.
+
+    Raises `BadFile`, and `OSError` (`FileNotFoundError` when it is not there).
+    """
+    fd = os.open(name, READING, dir_fd=place.rows_fd)
+    try:
+        identity = _identity(fd)
+        try:
+            header = _read_header(fd, name)
+            payload = take(header.meta.payload_bytes)
+            if payload is None:
+                payload = numpy.empty(header.meta.payload_bytes, numpy.uint8).data
+            _read_into(fd, payload, header.layout.payload_offset)
+            logits = os.pread(fd, header.meta.logits_bytes, header.layout.logits_offset)
+            row_file.check_bytes(header, payload, logits)
+        except row_file.BadRow as bad:
+            # Without the frames, which would hold the lent memory for as long as somebody keeps the error.
+            payload = None
+            raise BadFile(bad.kind, bad.problem, identity) from bad.with_traceback(None)
+    finally:
+        os.close(fd)
+    return header, payload.toreadonly(), logits
+
+
+def _look_at(place: Place, name: str) -> Finding:
+    try:
+        fd = os.open(name, READING, dir_fd=place.rows_fd)
+    except FileNotFoundError:
+        return Finding(name)
+    except OSError:
+        return Finding(name, unreadable=True)
+    try:
+        header = _read_header(fd, name)
+        row = StoredRow(
+            meta=header.meta, nbytes=on_disk(header.layout.file_bytes), hits=header.hits, used_at=header.used_at
+        )
+        return Finding(name, row=row)
+    except row_file.BadRow as bad:
+        return Finding(name, bad=BadFile(bad.kind, bad.problem, _identity(fd)))
+    except OSError:
+        return Finding(name, unreadable=True)
+    finally:
+        os.close(fd)
+
+
+def _read_header(fd: int, name: str) -> row_file.Header:
+    head = os.pread(fd, row_file.HEAD_BYTES, 0)
+    file_bytes = os.fstat(fd).st_size
+    # More than the first read only for spans that are much longer than usual.
+    length = row_file.header_length(head)
+    if len(head) < length <= file_bytes:
+        head = os.pread(fd, length, 0)
+    return row_file.decode_header(head, file_bytes, name)
+
+
+def _read_into(fd: int, target: memoryview, offset: int) -> None:
+    """Fill `target`; what the file does not have stays as it was, which the checksum then tells."""
+    done = 0
+    while done < len(target):
+        read = os.preadv(fd, [target[done:]], offset + done)
+        if read == 0:
+            return
+        done += read
+
+
+def _identity(fd: int) -> Identity:
+    facts = os.fstat(fd)
+    return facts.st_dev, facts.st_ino
+
+
+def _sizes(directory: int) -> dict[str, tuple[int, int]]:
+    """Size on disk, and the time of the last change of place, of each regular file."""
+    found: dict[str, tuple[int, int]] = {}
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False):
+                try:
+                    facts = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                found[entry.name] = on_disk(facts.st_size), facts.st_ctime_ns
+    return found
+
+
+def same_identity(place: Place, name: str, identity: Identity) -> bool:
+    """Whether `name` is still the file that was judged."""
+    try:
+        facts = os.stat(name, dir_fd=place.rows_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (facts.st_dev, facts.st_ino) == identity

@@ -1,0 +1,146 @@
+"""Work beside an actor's messages: answers, errors, the end; threads that are waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from helpers.checkpoints import quiet_loop, turns
+from helpers.players import Crash
+
+from erllama_py.actors import Reply
+from erllama_py.actors.background import Background, Threads
+
+pytestmark = pytest.mark.anyio
+
+GUARD_SECONDS = 10
+
+
+async def test_work_settles_its_reply() -> None:
+    """With the result, or with the error."""
+
+    async def work(fails: bool) -> str:
+        await asyncio.sleep(0)
+        if fails:
+            raise Crash
+        return "done"
+
+    async with quiet_loop():
+        tasks = Background("a")
+        good: Reply[Any] = Reply("a")
+        bad: Reply[Any] = Reply("a")
+        tasks.answer(good, work(False))
+        tasks.answer(bad, work(True))
+        assert await good.wait() == "done"
+        with pytest.raises(Crash):
+            await bad.wait()
+        await turns()
+        assert len(tasks) == 0
+
+
+async def test_an_error_that_nobody_waits_for_is_told_to_the_loop() -> None:
+    """It must not get lost."""
+
+    async def work() -> None:
+        raise Crash
+
+    loop, complaints = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _, context: complaints.append(context["exception"]))
+    tasks = Background("a")
+    await asyncio.wait((tasks.start(work()),))
+    loop.set_exception_handler(None)
+    assert [type(error) for error in complaints] == [Crash]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_caller_that_goes_away_cancels_the_work(begun: bool) -> None:
+    """Before its first step, and later."""
+    steps: list[str] = []
+
+    async def work() -> None:
+        steps.append("begun")
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            steps.append("ended")
+
+    async with quiet_loop():
+        tasks = Background("a")
+        reply: Reply[Any] = Reply("a")
+        task = tasks.answer(reply, work())
+        if begun:
+            await turns()
+        reply.abandon()
+        await asyncio.wait((task,))
+        assert steps == (["begun", "ended"] if begun else [])
+
+
+async def test_stop_waits_for_what_work_does_about_it() -> None:
+    """Also for work that others start meanwhile."""
+    steps: list[str] = []
+
+    async def work(name: str) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            if name == "first":
+                tasks.start(work("second"))
+            await turns()
+            steps.append(name)
+
+    async with quiet_loop():
+        tasks = Background("a")
+        tasks.start(work("first"))
+        await turns()
+        await tasks.stop()
+        assert steps[0] == "first"
+        assert len(tasks) == 0
+
+
+async def test_a_thread_is_waited_for_when_its_caller_is_cancelled() -> None:
+    """`run` then raises; `finish` gives the result all the same."""
+    async with quiet_loop():
+        threads = Threads("a", 2)
+        go_on = threading.Event()
+
+        def work() -> str:
+            assert go_on.wait(GUARD_SECONDS)
+            return "done"
+
+        run, finish = asyncio.create_task(threads.run(work)), asyncio.create_task(threads.finish(work))
+        await turns()
+        run.cancel()
+        finish.cancel()
+        await turns()
+        assert not run.done()
+        assert not finish.done()
+        go_on.set()
+        await asyncio.wait((run, finish))
+        assert run.cancelled()
+        assert finish.result() == "done"
+        threads.close()
+
+
+async def test_an_error_on_a_thread_is_the_callers() -> None:
+    """As it is; and one that a cancellation has overtaken is no complaint."""
+    async with quiet_loop():
+        threads = Threads("a", 1)
+        go_on = threading.Event()
+
+        def work() -> None:
+            assert go_on.wait(GUARD_SECONDS)
+            raise Crash
+
+        task = asyncio.create_task(threads.run(work))
+        await turns()
+        task.cancel()
+        go_on.set()
+        await asyncio.wait((task,))
+        assert task.cancelled()
+        with pytest.raises(Crash):
+            await threads.run(work)
+        with pytest.raises(Crash):
+            await threads.finish(work)
+        threads.close()
