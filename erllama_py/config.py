@@ -121,7 +121,7 @@ class PolicyOpts(Options, frozen=True):
     """Boundaries lie on multiples of this."""
     session_resume_wait_ms: Amount = 500
     """Longest wait for a save under way that `parent_key` names, in milliseconds."""
-    evict_save_timeout_ms: Amount = 30_000
+    evict_save_timeout_ms: Amount = 10_000
     """Longest that `evict`, `unload` and the end of the runtime wait for saves, in milliseconds."""
 
 

@@ -171,10 +171,6 @@ class TierTaken(TierError):
     """A tier of this name, or with this directory, runs already."""
 
 
-class ReservationGone(TierError):
-    """The cache does not want this row any more; nothing was published."""
-
-
 @dataclass(eq=False)
 class RowUnavailable(TierError):
     """The row is gone or was found to be bad; `key` is its key."""

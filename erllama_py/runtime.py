@@ -162,11 +162,12 @@ class Runtime(ModelCalls):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._open = False
+        up = [board for board in self._boards.values() if board.is_up]
         for board in self._boards.values():
             board.close("unloaded", RuntimeClosed)
         try:
             async with anyio.create_task_group() as group:
-                for board in self._boards.values():
+                for board in up:
                     group.start_soon(self._save_all, board, "shutdown")
         finally:
             await self._close_tree(kind, error, traceback)
@@ -228,9 +229,11 @@ class Runtime(ModelCalls):
         `ModelStuck` when its engine thread does not end: the memory stays taken, and so does the id.
         """
         board = self._board(model)
+        was_up = board.is_up
         board.close("unloaded", partial(ModelNotLoaded, board.model_id))
         try:
-            await self._save_all(board, "shutdown")
+            if was_up:
+                await self._save_all(board, "shutdown")
         finally:
             await self._stop_model(board)
 
@@ -249,7 +252,9 @@ class Runtime(ModelCalls):
 
         Waits for the request that runs, and for the saves at most the policy's `evict_save_timeout_ms`.
         """
-        await self._save_all(self._board(model), "evict")
+        board = self._board(model)
+        await board.available()
+        await self._save_all(board, "evict")
 
     def model(self, model: Model | str) -> Model:
         """The handle of a loaded model. Raises `ModelNotLoaded`."""

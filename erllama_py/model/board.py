@@ -95,6 +95,11 @@ class ModelBoard:
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
 
+    @property
+    def is_up(self) -> bool:
+        """Whether its actor works on requests now."""
+        return self._gone is None and self.phase not in DOWN
+
     async def available(self) -> None:
         """Return once the model can take requests; wait while it loads or restarts.
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from erllama_py.actors import Actor, ActorError, Background, Exit, MailboxClosed, NameNotFound, Reply
-from erllama_py.errors import ReservationGone, TierFailed
+from erllama_py.errors import TierFailed
 from erllama_py.tiers.messages import (
     CACHE,
     Delete,
@@ -21,6 +21,7 @@ from erllama_py.tiers.messages import (
     Introduce,
     Put,
     Recheck,
+    ReservationGone,
     RowBytes,
     RowLost,
     RowMeta,

@@ -12,6 +12,7 @@ import msgspec
 
 from erllama_py.config import SaveReason as SaveReason
 from erllama_py.config import TierKind as TierKind
+from erllama_py.errors import TierError
 
 CACHE = "cache"  # the name of the cache's actor
 PREFIX = "tier:"
@@ -57,6 +58,10 @@ class StoredRow(msgspec.Struct, frozen=True, kw_only=True):
     nbytes: int
     hits: int
     used_at: float  # unix time
+
+
+class ReservationGone(TierError):
+    """The cache does not want this row any more; nothing was published. Only savers meet it."""
 
 
 # --- to a tier -------------------------------------------------------------------------------------------

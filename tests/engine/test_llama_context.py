@@ -357,10 +357,10 @@ def test_the_bindings_are_imported_by_the_first_use_only() -> None:
     """Neither importing the package nor making a backend costs the import of llama.cpp's bindings."""
     program = (
         "import sys; import erllama_py; from erllama_py.engine.llama import LlamaBackend; "
-        "print([name for name in ('llama_cpp', 'numpy') if name in sys.modules])"
+        "print('llama_cpp' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 
+from erllama_py.buffers import BufferPool
 from erllama_py.config import parse_model_config
 from erllama_py.engine.backend import Sampling
 from erllama_py.engine.jobs import Generate, Outcome
@@ -31,10 +32,10 @@ def generate(request_id: int, tokens: Sequence[int], **fields: Any) -> Generate:
 class Driver:
     """An engine thread and everything that it has posted, in order."""
 
-    def __init__(self, backend: StubBackend) -> None:
+    def __init__(self, backend: StubBackend, buffers: BufferPool | None = None) -> None:
         self.backend = backend
         self.batches: list[list[Outcome]] = []
-        self.thread = EngineThread(backend, self._deliver, "test-engine")
+        self.thread = EngineThread(backend, self._deliver, "test-engine", buffers or BufferPool(1 << 30))
         self._news = anyio.Event()
 
     @property
@@ -57,9 +58,9 @@ class Driver:
 
 
 @asynccontextmanager
-async def engine(backend: StubBackend) -> AsyncIterator[Driver]:
+async def engine(backend: StubBackend, buffers: BufferPool | None = None) -> AsyncIterator[Driver]:
     """A loaded engine thread, stopped and joined at the end."""
-    driver = Driver(backend)
+    driver = Driver(backend, buffers)
     await driver.thread.load(lambda done: None)
     try:
         yield driver

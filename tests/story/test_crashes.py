@@ -176,7 +176,7 @@ async def test_unloading_a_hung_engine_says_that_its_memory_is_not_free(monkeypa
         made.append(StubBackend(model_id, config))
         return made[-1]
 
-    async with erllama.Runtime(backend_factory=make) as runtime:
+    async with erllama.Runtime(backend_factory=make, policy={"evict_save_timeout_ms": 0}) as runtime:
         model = await runtime.load_model("m", {**STUB, "stub": {"hang_decode_after": 0}})
         async with anyio.create_task_group() as group:
 

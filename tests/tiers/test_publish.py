@@ -24,11 +24,11 @@ from helpers.tampered_files import Died, Dying, Failing, TamperedFiles, Waiting
 
 from erllama_py.actors import ActorEnded
 from erllama_py.buffers import BufferPool
-from erllama_py.errors import ReservationGone, TierFailed, TierFull
+from erllama_py.errors import TierFailed, TierFull
 from erllama_py.tiers import row_file
 from erllama_py.tiers.ledger import on_disk
 from erllama_py.tiers.lock import open_place
-from erllama_py.tiers.messages import Delete, Put, RowLost, RowStored, TierHealth
+from erllama_py.tiers.messages import Delete, Put, ReservationGone, RowLost, RowStored, TierHealth
 from erllama_py.tiers.publish import Draft, Files, Stage, prepare, publish
 from erllama_py.tiers.scan import read_row
 from erllama_py.tiers.store import Store

@@ -80,7 +80,7 @@ class LlamaBackend:
             self._abort.set(self._aborting)
             handle, flash_attn = make_context(lib, self._path, self._config, model_id, model, self._abort)
             self._context = context = Context(lib, handle, model_id, n_swa=n_swa, cuttable=memory in ("full", "window"))
-            self._states = States(lib, context, model_id, memory, n_swa)
+            self._states = States(lib, context, model_id, memory, n_swa, flash_attn=flash_attn)
             if memory in ("recurrent", "hybrid"):
                 state_bytes = self._measure(lib, self._states, context, self._abort)
             self._candidates = Candidates(lib, vocabulary.n_vocab)

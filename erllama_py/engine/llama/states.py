@@ -37,8 +37,13 @@ _BYTES = ctypes.POINTER(ctypes.c_uint8)
 class States:
     """Ranges of the sequences of `context`, whose memory is of the kind given."""
 
-    def __init__(self, library: Library, context: Context, model_id: str, memory: MemoryKind, n_swa: int) -> None:
+    def __init__(
+        self, library: Library, context: Context, model_id: str, memory: MemoryKind, n_swa: int, *, flash_attn: bool
+    ) -> None:
         self._c, self._quick, self._numpy = library.c, library.quick, library.numpy
+        # Without flash attention values are stored transposed and are counted one by one where a range lies
+        # scattered among others: 2.6 ms for 256 tokens of a model with 30 layers of 192 values.
+        self._get_size = library.quick.state_seq_get_size if flash_attn else library.c.llama_state_seq_get_size
         self._context = context
         self._memory = self._quick.get_memory(context.handle)
         self._scratch = context.n_seq_max
@@ -56,7 +61,7 @@ class States:
         handle, scratch = self._context.handle, self._scratch
         self._quick.memory_seq_cp(self._memory, seq_id, scratch, start, end)
         try:
-            size = int(self._quick.state_seq_get_size(handle, scratch))
+            size = int(self._get_size(handle, scratch))
             buffer = take(size)
             if buffer is None:
                 return None
