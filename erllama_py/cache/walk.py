@@ -156,7 +156,8 @@ def _partial(index: Index, path: _Path, tokens: bytes, length: int) -> tuple[Loc
             for name, copy in row.copies.items():
                 if copy.meta.parent != path.keys[start]:
                     continue
-                end = start + common_tokens(copy.meta.tokens, tokens[TOKEN_BYTES * start :])
+                rest = tokens[TOKEN_BYTES * start : TOKEN_BYTES * start + len(copy.meta.tokens)]
+                end = start + common_tokens(copy.meta.tokens, rest)
                 better = found is None or end > least or copy.nbytes < found.nbytes
                 if end >= least and better:
                     found, least = Located(copy.meta, name, copy.nbytes), end
@@ -187,8 +188,12 @@ def _miss(index: Index, identity: Identity, path: _Path, tokens: bytes, length: 
             return Miss(why, length)
     after = index.some_after(path.keys[reached], COMPARED)
     if after:
-        rest = tokens[TOKEN_BYTES * reached :]
-        common = max(common_tokens(meta.tokens, rest) for row in after for meta in row.metas())
+        start = TOKEN_BYTES * reached
+        common = max(
+            common_tokens(meta.tokens, tokens[start : start + len(meta.tokens)])
+            for row in after
+            for meta in row.metas()
+        )
         position = max(length, reached + common)
         return Miss("diverges" if position < n_tokens else "ends", position)
     if reached:

@@ -178,7 +178,7 @@ class Model:
         """What the cache would give for a prompt, and if that is not all of it, why. Changes nothing."""
         tokens = await self._tokens(prompt)
         hit = await self._look(tokens, cache_salt)
-        explanation = explain(hit, tokens)
+        explanation = explain(hit, tokens, self._board.config.policy.min_tokens)
         if explanation.position is None or explanation.position >= len(tokens):
             return explanation
         text = await self.detokenize([tokens[explanation.position]])

@@ -9,8 +9,8 @@ from erllama_py.model.reuse import describe_miss
 from erllama_py.results import CachedPrefix, Explanation
 
 
-def explain(hit: Hit | None, tokens: Sequence[int]) -> Explanation:
-    """What `hit` means for a prompt. The text of the token at `position` is left to whoever has the vocabulary."""
+def explain(hit: Hit | None, tokens: Sequence[int], min_tokens: int | None) -> Explanation:
+    """What `hit` means for a prompt, where what is shorter than `min_tokens` is not saved. The text of the token at `position` is left to whoever has the vocabulary."""
     rows = hit.chain if hit is not None else ()
     return Explanation(
         prompt_tokens=len(tokens),
@@ -18,7 +18,7 @@ def explain(hit: Hit | None, tokens: Sequence[int]) -> Explanation:
         tiers=tuple(dict.fromkeys(row.tier for row in rows)),
         rows=len(rows),
         nbytes=sum(row.nbytes for row in rows),
-        miss_reason=describe_miss(hit),
+        miss_reason=describe_miss(hit, len(tokens), min_tokens),
         position=hit.miss.position if hit is not None and hit.miss is not None else None,
     )
 

@@ -63,9 +63,20 @@ def usable_rows(
 
 
 def choose_start(
-    slot: Slot, prompt: Sequence[int], memory: MemoryKind, n_swa: int, hit: Hit | None, live_logits: bool
+    slot: Slot,
+    prompt: Sequence[int],
+    memory: MemoryKind,
+    n_swa: int,
+    hit: Hit | None,
+    live_logits: bool,
+    *,
+    min_tokens: int | None = 0,
 ) -> Start:
-    """The best start for a prompt. `hit` is what the cache has, `live_logits` whether the prompt's are at hand."""
+    """The best start for a prompt. `hit` is what the cache has, `live_logits` whether the prompt's are at hand.
+
+    `min_tokens` is the gate of what is saved, for the reason of a miss.
+    """
+    missed = describe_miss(hit, len(prompt), min_tokens)
     live = reusable(slot, prompt, memory, n_swa, with_logits=live_logits)
     rows: tuple[Located, ...] = ()
     length, by_logits = 0, False
@@ -75,32 +86,32 @@ def choose_start(
     gains = length >= live.keep + LEAST_GAIN
     # Rows that end with the prompt and have its logits spare even the one decode.
     if not rows or not (gains or (by_logits and not at_end)):
-        miss = live.miss_reason if live.keep else _cold_reason(hit, live.miss_reason)
+        miss = live.miss_reason if live.keep or hit is None else missed
         kind: CacheHitKind = "live" if live.keep else "cold"
         return Start(kind=kind, live=live.keep, rows=(), keep=live.keep, by_logits=at_end, miss_reason=miss)
     base = live.keep if memory == "full" else 0
     first = next(index for index, row in enumerate(rows) if row.meta.end > base)
-    exact = hit is not None and hit.exact
+    exact = hit is not None and hit.exact and length >= len(prompt) - 1
     return Start(
         kind="exact" if exact else "partial",
         live=rows[first].meta.start,
         rows=rows[first:],
         keep=length,
         by_logits=by_logits,
-        miss_reason=None if exact else describe_miss(hit),
+        miss_reason=None if exact else missed,
     )
 
 
-def _cold_reason(hit: Hit | None, live: str | None) -> str | None:
-    return live if hit is None else describe_miss(hit)
-
-
-def describe_miss(hit: Hit | None) -> str | None:
-    """Why the cache had no more, in words; None when it had all."""
+def describe_miss(hit: Hit | None, n_tokens: int = 0, min_tokens: int | None = 0) -> str | None:
+    """Why the cache had no more, in words; None when it had all. `min_tokens` is the gate of what is saved."""
     if hit is None:
         return "the cache is starting"
     if hit.miss is None:
         return None
+    if not hit.length and min_tokens is None:
+        return "nothing is saved, because min_tokens is None"
+    if not hit.length and min_tokens is not None and n_tokens < min_tokens:
+        return f"prompts below min_tokens ({min_tokens}) are not saved"
     position = hit.miss.position
     return {
         "empty": "nothing is saved for this model",

@@ -24,7 +24,15 @@ def found(state: State, event: Found, now: float) -> tuple[State, list[Effect]]:
     request = running.request
     # Cells are not lent from one tenant to another.
     slot = state.slot if state.slot.identity == request.identity else Slot(state.slot.seq_id)
-    start = choose_start(slot, request.tokens, state.memory, state.n_swa, event.hit, event.logits is not None)
+    start = choose_start(
+        slot,
+        request.tokens,
+        state.memory,
+        state.n_swa,
+        event.hit,
+        event.logits is not None,
+        min_tokens=state.min_tokens,
+    )
     running = changed(running, hit=event.hit, start=start, found_at=now, logits=event.logits)
     if not start.rows:
         return _work(changed(state, running=running), running, now)
