@@ -65,19 +65,11 @@ def walk(index: Index, identity: Identity, tokens: bytes, *, cuttable: bool, tie
     n_tokens = len(tokens) // TOKEN_BYTES
     path = _follow(index, identity, tokens, n_tokens, tier)
     length = max(path.best)
-    chain, position = [], length
-    while position:
-        row = path.best[position]
-        assert row is not None
-        chain.append(row)
-        position = row.meta.start
-    chain.reverse()
+    chain = path.chain_to(length)
     if cuttable and length < n_tokens:
         part, longer = _partial(index, path, tokens, length)
         if part is not None:
-            chain = [row for row in chain if row.meta.end <= part.meta.start]
-            chain.append(part)
-            length = longer
+            chain, length = [*path.chain_to(part.meta.start), part], longer
     return Hit(
         chain=tuple(chain),
         length=length,
@@ -94,6 +86,14 @@ class _Path:
         self.keys: dict[int, bytes] = {0: root}
         self.best: dict[int, Located | None] = {0: None}
         self.saved: set[int] = {0}
+
+    def chain_to(self, position: int) -> list[Located]:
+        """The rows up to there, from position 0."""
+        chain = []
+        while (row := self.best[position]) is not None:
+            chain.append(row)
+            position = row.meta.start
+        return chain[::-1]
 
 
 def _follow(index: Index, identity: Identity, tokens: bytes, n_tokens: int, tier: str | None) -> _Path:

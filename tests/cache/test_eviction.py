@@ -1,0 +1,267 @@
+"""Who goes when room is needed: never what is pinned or gone on from, never more than the quota holds."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from helpers.rows import chain, meta, stored
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from erllama_py.cache.eviction import HALF_LIFE, as_many_as_can_be, choose_victims, evict_bytes, score
+from erllama_py.cache.index import Index
+from erllama_py.cache.reservation import OVERHEAD, Refused, Reservations, Reserved, row_bytes
+from erllama_py.tiers.messages import RowMeta
+
+QUOTA = 20_000
+STORY = list(range(100))
+
+
+def index_of(*rows: RowMeta, quota: int = QUOTA) -> Index:
+    index = Index()
+    index.add_tier("disk", "disk", quota)
+    for row in rows:
+        index.add("disk", stored(row))
+    return index
+
+
+def test_children_go_before_parents() -> None:
+    """A chain is given up from its end."""
+    rows = chain(STORY, 10, 20, 30)
+    index = index_of(*rows)
+    assert choose_victims(index, "disk", 1, 0.0) == (rows[2].key,)
+    assert choose_victims(index, "disk", 2500, 0.0) == tuple(row.key for row in reversed(rows))
+    assert choose_victims(index, "disk", 3001, 0.0) is None
+
+
+def test_a_pinned_row_stays_and_so_does_all_before_it() -> None:
+    """Whoever reads a chain keeps it."""
+    rows = chain(STORY, 10, 20, 30)
+    index = index_of(*rows)
+    index.pin([rows[1].key], "reader")
+    assert as_many_as_can_be(index, "disk", 5000, 0.0) == (rows[2].key,)
+    index.unpin_all("reader")
+    assert len(as_many_as_can_be(index, "disk", 5000, 0.0)) == 3
+
+
+def test_a_row_that_one_on_its_way_goes_on_from_stays() -> None:
+    """Or the new one would hang in the air."""
+    first, second = chain(STORY, 10, 20)
+    index = index_of(first)
+    index.reserve("disk", second, 1000)
+    assert choose_victims(index, "disk", 1, 0.0) is None
+    index.unreserve("disk", second, 1000)
+    assert choose_victims(index, "disk", 1, 0.0) == (first.key,)
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ({"hits": 3}, {"hits": 0}),
+        ({"used_at": 50_000.0}, {"used_at": 0.0}),
+        ({"prefill_seconds": 2.0}, {"prefill_seconds": 1.0}),
+        ({"nbytes": 500}, {"nbytes": 5000}),
+    ],
+)
+def test_what_is_worth_less_for_its_bytes_goes_first(better: dict[str, Any], worse: dict[str, Any]) -> None:
+    """By hits, recency, prefill time and size."""
+
+    def worth(facts: dict[str, Any]) -> float:
+        row = meta(STORY, 0, 10, prefill_seconds=facts.get("prefill_seconds", 1.0))
+        return score(row, facts.get("nbytes", 1000), facts.get("hits", 0), facts.get("used_at", 0.0), 60_000.0)
+
+    assert worth(better) > worth(worse)
+
+
+def test_worth_is_halved_by_each_half_life() -> None:
+    """And does not grow for a clock that was set back."""
+    row = meta(STORY, 0, 10)
+    assert score(row, 1, 0, 100.0, 100.0 + HALF_LIFE) == pytest.approx(score(row, 1, 0, 100.0, 100.0) / 2)
+    assert score(row, 1, 0, 100.0, 0.0) == score(row, 1, 0, 100.0, 100.0)
+
+
+def test_what_is_of_no_use_goes_before_everything_else() -> None:
+    """Rows of another build, and those that nothing can reach, however often they were hit."""
+    good, stale = meta(STORY, 0, 10), meta(STORY[50:], 0, 10, build="b0")
+    orphan = meta(STORY[20:], 10, 20)
+    index = index_of(good)
+    for row in (stale, orphan):
+        index.add("disk", stored(row, hits=1000, used_at=1e6))
+    index.set_build(good.fingerprint, "b1")
+    victims = choose_victims(index, "disk", 2000, 1e6)
+    assert victims is not None
+    assert set(victims) == {stale.key, orphan.key}
+    assert index.orphans("disk") == [orphan.key]
+
+
+def test_several_tiers_give_by_their_share() -> None:
+    """And one that has too little is helped out by the next."""
+    index = index_of(*[meta([number], 0, 1) for number in range(4)])
+    index.add_tier("ram", "ram", QUOTA)
+    for number in range(10, 14):
+        index.add("ram", stored(meta([number], 0, 1)))
+    chosen = evict_bytes(index, ["disk", "ram"], 4000, 0.0)
+    assert {tier: len(keys) for tier, keys in chosen.items()} == {"disk": 2, "ram": 2}
+    assert sum(map(len, evict_bytes(index, ["disk", "ram"], 10**9, 0.0).values())) == 8
+    assert evict_bytes(index, [], 100, 0.0) == {}
+
+
+def test_a_row_is_refused_for_a_reason() -> None:
+    """Each is told apart."""
+    first, second, third = chain(STORY, 10, 20, 30)
+    index = index_of(first)
+    reservations = Reservations(index)
+
+    def refusal(row: RowMeta, tier: str = "disk", nbytes: int = 1000) -> str:
+        answer = reservations.reserve(row, tier, nbytes, 0.0)
+        assert isinstance(answer, Refused)
+        return answer.reason
+
+    assert refusal(first) == "duplicate"
+    assert refusal(second, "gone") == "no_tier"
+    assert refusal(third) == "no_parent"
+    assert refusal(second, nbytes=QUOTA + 1) == "too_large"
+    index.pin([first.key], "reader")
+    assert refusal(meta([9, 9], 0, 2), nbytes=QUOTA) == "no_room"
+    assert isinstance(reservations.reserve(second, "disk", 1000, 0.0), Reserved)
+    assert refusal(second) == "duplicate"
+    assert reservations.end_of(second.key) == 20
+
+
+def test_a_failed_save_takes_those_that_go_on_from_it_along() -> None:
+    """A tier never holds what hangs in the air."""
+    first, second, third = chain(STORY, 10, 20, 30)
+    index = index_of()
+    reservations = Reservations(index)
+    numbers = []
+    for row in (first, second, third):
+        answer = reservations.reserve(row, "disk", 1000, 0.0)
+        assert isinstance(answer, Reserved)
+        numbers.append(answer.id)
+    assert reservations.release(numbers[1]) == [second.key, third.key]
+    assert [reservations.stands(number) for number in numbers] == [True, False, False]
+    assert index.books["disk"].reserved == 1000
+    assert reservations.release(numbers[1]) == []
+
+
+def test_what_a_row_takes_is_never_underestimated() -> None:
+    """Or the tier would refuse what the cache has reserved."""
+    row = meta(STORY, 0, 100, payload_bytes=5000)
+    assert row_bytes(row) == 5000 + 400 + OVERHEAD
+
+
+class Life(RuleBasedStateMachine):
+    """Saves, hits, failures and evictions in any order, by the rules that the actor follows."""
+
+    open = Bundle("open")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.index = index_of(quota=10_000)
+        self.reservations = Reservations(self.index)
+        self.now = 0.0
+        self.pinned: dict[int, list[bytes]] = {}
+        self.holders = itertools.count()
+        self.written = 0  # bytes that the tier would hold
+
+    @rule(target=open, letters=st.lists(st.integers(0, 1), min_size=1, max_size=5), length=st.integers(1, 3),
+          nbytes=st.integers(1, 4000))  # fmt: skip
+    def save(self, letters: list[int], length: int, nbytes: int) -> tuple[int, RowMeta, int] | None:
+        self.now += 1
+        start = max(0, len(letters) - length)
+        row = meta(letters, start, len(letters))
+        answer = self.reservations.reserve(row, "disk", nbytes, self.now)
+        if isinstance(answer, Refused):
+            return None
+        for key in answer.victims:
+            assert all(key not in keys for keys in self.pinned.values())
+        self.reservations.confirm_removed("disk", answer.victims)
+        return answer.id, row, nbytes
+
+    @rule(saved=consumes(open), share=st.integers(1, 10))
+    def arrive(self, saved: tuple[int, RowMeta, int] | None, share: int) -> None:
+        if saved is not None and self.reservations.stands(saved[0]):
+            self.reservations.settle(saved[0])
+            self.index.add("disk", stored(saved[1], max(1, saved[2] * share // 10), used_at=self.now))
+
+    @rule(saved=consumes(open))
+    def fail(self, saved: tuple[int, RowMeta, int] | None) -> None:
+        if saved is not None:
+            self.reservations.release(saved[0])
+
+    @rule(place=st.integers(0, 20))
+    def pin(self, place: int) -> None:
+        rows = list(self.index.rows())
+        if rows:
+            holder = next(self.holders)
+            self.pinned[holder] = [rows[place % len(rows)].key]
+            self.index.pin(self.pinned[holder], holder)
+            self.index.touch(self.pinned[holder], self.now)
+
+    @rule(place=st.integers(0, 20))
+    def unpin(self, place: int) -> None:
+        if self.pinned:
+            holder = list(self.pinned)[place % len(self.pinned)]
+            self.index.unpin_all(holder)
+            del self.pinned[holder]
+
+    @rule(nbytes=st.integers(1, 5000))
+    def make_room(self, nbytes: int) -> None:
+        for tier, keys in evict_bytes(self.index, ["disk"], nbytes, self.now).items():
+            self.reservations.remove(tier, keys)
+            self.reservations.confirm_removed(tier, keys)
+
+    @rule()
+    def restart_tier(self) -> None:
+        self.reservations.release_tier("disk")
+        self.index.add_tier("disk", "disk", 10_000)
+
+    @invariant()
+    def the_books_are_right(self) -> None:
+        book = self.index.books["disk"]
+        rows = [row for row in self.index.rows() if "disk" in row.copies]
+        assert book.stored == sum(row.copies["disk"].nbytes for row in rows)
+        assert book.stored + book.reserved <= book.quota
+        parents = [child.parent for row in map(self.index.get, list(self.index._rows)) if row is not None
+                   for child in row.metas()]  # fmt: skip
+        assert set(book.leaves) == {row.key for row in rows if row.key not in parents}
+        assert +book.kids == {parent: parents.count(parent) for parent in set(parents)}
+
+    @invariant()
+    def everything_hangs_on_something(self) -> None:
+        assert self.index.orphans("disk") == []
+
+    @invariant()
+    def what_is_pinned_is_there(self) -> None:
+        for keys in self.pinned.values():
+            for key in keys:
+                row = self.index.get(key)
+                assert row is None or row.pins
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5)), max_size=12))
+def test_a_tier_that_goes_leaves_no_trace(moves: list[tuple[int, int]]) -> None:
+    """Whatever was stored and reserved there."""
+    index = Index()
+    index.add_tier("disk", "disk", 1 << 30)
+    index.add_tier("ram", "ram", 1 << 30)
+    for letter, length in moves:
+        tokens = [letter] * length
+        row = meta(tokens, length - 1, length)
+        if letter == 3:
+            known = index.get(row.key)
+            if known is None or "disk" not in known.reserved:
+                index.reserve("disk", row, 10)
+        else:
+            index.add("disk", stored(row))
+    index.remove_tier("disk")
+    assert (len(index), list(index.rows()), index.tiers()) == (0, [], ["ram"])
+    assert index._children == {}
+    assert +index._fingerprints == {}
