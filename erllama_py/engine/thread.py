@@ -168,6 +168,7 @@ class EngineThread:
                 self._begin(job, facts)
             case Restore():
                 self._outcomes.append(self._cells.restore(job))
+                self._post()  # the next row is read while this thread puts in those that have come
             case Capture():
                 copied = self._cells.capture(job.request_id, job.seq_id, job.start, job.end, job.reason, [])
                 self._outcomes.append(copied)

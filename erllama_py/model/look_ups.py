@@ -8,6 +8,7 @@ Every look-up that was begun must be ended: rows stay pinned until then, or unti
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal
 
@@ -15,11 +16,12 @@ import anyio
 
 from erllama_py.actors import Background
 from erllama_py.cache.client import CacheClient
-from erllama_py.cache.messages import Find, RowLost, Used
+from erllama_py.cache.messages import Find, Located, RowBytes, RowLost, Used
 from erllama_py.model.messages import EndLookUp, Found, ReadRows, Request, RowRead
 
-# Rows that are in memory or on their way into the cells: while one is restored the next is read and checked.
-READ_AHEAD = 3
+# Rows that are in memory or on their way into the cells: while one is restored, the next ones are read and checked. Two
+# threads at work on reading, one row that waits, one that goes in.
+READ_AHEAD = 4
 
 Kind = Literal["exact", "resume", "partial", "live", "cold"]
 
@@ -89,9 +91,18 @@ class LookUps:
 
     async def _read(self, job: ReadRows) -> None:
         ahead = self._ahead[job.request_id]
-        for row in job.rows:
-            await ahead.acquire()
-            self._post(RowRead(job.request_id, content := await self._cache.read(row)))
-            if content is None:
-                return
-            del content  # before the next one is waited for
+        async with asyncio.TaskGroup() as group:
+            # They begin in order, as the semaphore lets them; each is let go of as soon as it is handed on.
+            reads = deque(group.create_task(self._read_one(row, ahead)) for row in job.rows)
+            while reads:
+                content = await reads.popleft()
+                self._post(RowRead(job.request_id, content))
+                if content is None:
+                    for read in reads:
+                        read.cancel()
+                    return
+                del content
+
+    async def _read_one(self, row: Located, ahead: anyio.Semaphore) -> RowBytes | None:
+        await ahead.acquire()
+        return await self._cache.read(row)

@@ -28,6 +28,8 @@ from erllama_py.watch.log import get_logger
 READERS = 4
 # Batches of headers that are read at once while opening; below READERS, so that a `Get` finds a thread meanwhile.
 SCANNERS = 3
+# Rows that a restore has in memory at a time; their buffers are made when the tier is opened.
+WARM_BUFFERS = 4
 # Seconds between two writes of hit counts: what a crash forgets of them at most.
 USAGE_INTERVAL = 5.0
 
@@ -188,6 +190,9 @@ class DirectoryTier(TierActor):
                     group.create_task(scan_batches())
         finally:
             self._scans -= 1
+        largest = max((row.meta.payload_bytes for row in self.rows.values()), default=0)
+        # The first restore after a start should not wait for fresh memory, which takes longer than reading does.
+        await self._reading.run(self._buffers.warm, WARM_BUFFERS if largest else 0, largest)
         if counts:
             self.tell(BadFiles(self.tier, dict(counts)))
             self._log.warning("bad files were set aside", **counts)

@@ -193,7 +193,7 @@ def test_a_miss_says_what_happened() -> None:
     assert miss(index_of(first), [9] * 40) == ("diverges", 0)
     for why in ("evicted", "bad"):
         index = index_of(first, second)
-        index.drop("disk", second.key, why)  # type: ignore[arg-type]  # one of the two
+        index.drop("disk", second.key, why)
         assert miss(index, STORY) == (why, 32)
         index.add("disk", stored(second))
         assert miss(index, STORY) == ("ends", 64)
