@@ -10,6 +10,7 @@ under way then find their reservation gone and stop.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -48,6 +49,7 @@ from erllama_py.cache.waiting import Waiting
 from erllama_py.cache.walk import walk
 from erllama_py.counters import Counters
 from erllama_py.errors import TierError
+from erllama_py.results import RowInfo
 from erllama_py.tiers.messages import (
     BadFiles,
     Delete,
@@ -65,6 +67,8 @@ from erllama_py.tiers.messages import (
     tier_of_actor,
 )
 from erllama_py.watch.log import get_logger
+
+ROWS_AT_ONCE = 2000  # rows that are described before the loop turns: about a millisecond
 
 
 class CacheActor(Actor[CacheMessage]):
@@ -127,7 +131,9 @@ class CacheActor(Actor[CacheMessage]):
                 self.counters.add(f"saves.dropped.{reason}")
             case SetBuild(fingerprint, build):
                 self.index.set_build(fingerprint, build)
-            case Explain() | ReadCounters() | ListRows() | ListTiers():
+            case ListRows() if reply is not None:
+                self._background.answer(reply, self._list_rows())
+            case Explain() | ReadCounters() | ListTiers():
                 return Answer(self._probe(message))
             case TierUp() | TierRows() | RowStored() | RowLost() | BadFiles() | TierHealth():
                 self._tier_says(message)
@@ -344,14 +350,20 @@ class CacheActor(Actor[CacheMessage]):
 
     # --- the rest ------------------------------------------------------------------------------------------------
 
-    def _probe(self, question: Explain | ReadCounters | ListRows | ListTiers) -> object:
+    async def _list_rows(self) -> list[RowInfo]:
+        """A hundred thousand rows take a while: in portions, so that the event loop turns in between."""
+        rows, infos = list(self.index.rows()), list[RowInfo]()
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            infos += row_infos(rows[start : start + ROWS_AT_ONCE])
+            await asyncio.sleep(0)
+        return infos
+
+    def _probe(self, question: Explain | ReadCounters | ListTiers) -> object:
         match question:
             case Explain(identity=identity, tokens=tokens, cuttable=cuttable, tier=tier):
                 return walk(self.index, identity, tokens, cuttable=cuttable, tier=tier)
             case ReadCounters():
                 return self.counters.read()
-            case ListRows():
-                return row_infos(self.index)
             case ListTiers():
                 return tier_infos(self.index, self._opened, self._problems)
 

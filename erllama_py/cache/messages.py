@@ -171,11 +171,4 @@ class Write(msgspec.Struct, frozen=True, kw_only=True):
     logits: bytes
 
 
-class Remove(msgspec.Struct, frozen=True):
-    """A cast: remove rows from a tier."""
-
-    tier: str
-    keys: tuple[bytes, ...]
-
-
-SaverMessage = Write | Remove | Flush
+SaverMessage = Write | Flush

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from erllama_py.actors import Actor, ActorError, Background, Exit, Reply
-from erllama_py.cache.messages import Flush, Remove, Removed, SaveEnded, SaverMessage, Write
+from erllama_py.cache.messages import Flush, Removed, SaveEnded, SaverMessage, Write
 from erllama_py.errors import TierError
 from erllama_py.tiers.messages import CACHE, Delete, Put, tier_actor_name
 
@@ -23,7 +23,7 @@ class Saver(Actor[SaverMessage]):
 
     def __init__(self) -> None:
         self._background = Background("saver")
-        self._queues: dict[str, list[Write | Remove]] = {}  # of the tiers whose worker runs
+        self._queues: dict[str, list[Write]] = {}  # of the tiers whose worker runs
         self._flushes: list[tuple[set[str], Reply[Any]]] = []
 
     def __repr__(self) -> str:
@@ -32,7 +32,7 @@ class Saver(Actor[SaverMessage]):
 
     async def handle(self, message: SaverMessage, reply: Reply[Any] | None) -> None:
         match message:
-            case Write() | Remove():
+            case Write():
                 queue = self._queues.get(message.tier)
                 if queue is None:
                     queue = self._queues[message.tier] = []
@@ -45,13 +45,11 @@ class Saver(Actor[SaverMessage]):
     async def terminate(self, exit: Exit) -> None:
         await self._background.stop()
 
-    async def _work(self, tier: str, queue: list[Write | Remove]) -> None:
+    async def _work(self, tier: str, queue: list[Write]) -> None:
         """Empty a queue; ends with it."""
         while queue:
             job = queue.pop(0)
-            if isinstance(job, Remove):
-                await self._remove(tier, job.keys)
-            elif await self._remove(tier, job.victims):
+            if await self._remove(tier, job.victims):
                 await self._write(job)
             else:
                 self._tell(SaveEnded(tier, job.reservation, "no_room"))

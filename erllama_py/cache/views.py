@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from erllama_py.cache.index import Index
+from erllama_py.cache.index import Index, Row
 from erllama_py.results import RowInfo, TierInfo
 
 
-def row_infos(index: Index) -> list[RowInfo]:
-    """Every copy of every row."""
+def row_infos(rows: Iterable[Row]) -> list[RowInfo]:
+    """Every copy of these rows."""
     return [
         RowInfo(
             key=row.key, parent=copy.meta.parent, start=copy.meta.start, end=copy.meta.end, tier=tier,
@@ -17,7 +17,7 @@ def row_infos(index: Index) -> list[RowInfo]:
             used_at=row.used_at, prefill_seconds=copy.meta.prefill_seconds, fingerprint=copy.meta.fingerprint,
             build=copy.meta.build,
         )
-        for row in index.rows()
+        for row in rows
         for tier, copy in row.copies.items()
     ]  # fmt: skip
 
