@@ -56,7 +56,6 @@ from erllama_py.tiers.messages import (
     Introduce,
     Recheck,
     RowLost,
-    RowMeta,
     RowStored,
     Sweep,
     TierHealth,
@@ -84,7 +83,7 @@ class CacheActor(Actor[CacheMessage]):
         self._opened: dict[str, float] = {}  # how far each tier has looked at its rows
         self._problems: dict[str, str] = {}  # of tiers that cannot be written
         self._found: dict[tuple[str, int], Hit] = {}  # look-ups that hold pins, by holder and request
-        self._saving: dict[int, RowMeta] = {}  # what is under way, by reservation
+        self._saving: dict[int, str] = {}  # the tiers that rows are on their way to, by reservation
         self._background = Background("cache")
         self._log = get_logger()
 
@@ -198,6 +197,9 @@ class CacheActor(Actor[CacheMessage]):
         tier = tier_of_actor(name)
         if tier is not None:
             self._tier_gone(tier)
+        if name == SAVER:
+            for reservation, place in list(self._saving.items()):
+                self._save_ended(SaveEnded(place, reservation, "saver_gone"))
         for ticket in [ticket for ticket in self._found if ticket[0] == name]:
             self._release(ticket)
 
@@ -215,13 +217,13 @@ class CacheActor(Actor[CacheMessage]):
             tier=save.tier, reservation=decision.id, victims=decision.victims, meta=save.meta, payload=save.payload,
             logits=save.logits,
         )  # fmt: skip
-        self._saving[decision.id] = save.meta
+        self._saving[decision.id] = save.tier
         if not self._cast(SAVER, write):
-            self._save_ended(SaveEnded(save.tier, decision.id, "no_saver"))
+            self._save_ended(SaveEnded(save.tier, decision.id, "saver_gone"))
 
     def _save_ended(self, ended: SaveEnded) -> None:
-        meta = self._saving.pop(ended.reservation, None)
-        if ended.problem is None or meta is None:
+        known = self._saving.pop(ended.reservation, None) is not None
+        if ended.problem is None or not known:
             return
         self.counters.add(f"saves.dropped.{ended.problem}")
         if ended.problem == "TierFull":  # of what the index does not count: files that were set aside

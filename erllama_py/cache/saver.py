@@ -46,17 +46,22 @@ class Saver(Actor[SaverMessage]):
         await self._background.stop()
 
     async def _work(self, tier: str, queue: list[Write]) -> None:
-        """Empty a queue; ends with it."""
-        while queue:
-            job = queue.pop(0)
-            if await self._remove(tier, job.victims):
-                await self._write(job)
-            else:
-                self._tell(SaveEnded(tier, job.reservation, "no_room"))
-            # Let go of the buffer before waiting for the next row.
-            del job
-        del self._queues[tier]
-        self._flushed(tier)
+        """Empty a queue; ends with it. However it ends, the cache hears of each row in it."""
+        try:
+            while queue:
+                await self._save(queue[0])
+                del queue[0]
+        finally:
+            del self._queues[tier]
+            for job in queue:
+                self._tell(SaveEnded(tier, job.reservation, "saver_gone"))
+            self._flushed(tier)
+
+    async def _save(self, job: Write) -> None:
+        if await self._remove(job.tier, job.victims):
+            await self._write(job)
+        else:
+            self._tell(SaveEnded(job.tier, job.reservation, "no_room"))
 
     async def _remove(self, tier: str, keys: tuple[bytes, ...]) -> bool:
         if not keys:
