@@ -1,9 +1,12 @@
 """Which rows a tier gives up for room: pure decisions over the index.
 
-Leaves first, never what is pinned. Rows that are of no use go before all others: those of another build, and those
-that nothing can reach. Of the rest the one goes whose hits and prefill time are worth least for its bytes, halved for
-each `HALF_LIFE` since it was used. With many leaves only the `SAMPLE` least recently used are compared: what is of no
-use, or worth little, has not been used for long, and a save must not wait for a look at a hundred thousand rows.
+Leaves first, never what is pinned. Of the leaves the one goes whose hits and prefill time are worth least for its
+bytes, halved for each `HALF_LIFE` since it was used; before those go rows that are of no use: made by another build
+than the one that runs their model now, or with nothing in the tier that they go on from.
+
+That order is exact among up to `SAMPLE` leaves. With more, those that were not used for longest are compared, a sample
+that is refilled as rows are chosen: a save must not wait for a look at a hundred thousand rows, and what is of no use
+is not used. That no victim is pinned or has a child there is always exact.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 from erllama_py.cache.index import Index, Row
 from erllama_py.tiers.messages import RowMeta
@@ -20,6 +24,7 @@ from erllama_py.tiers.messages import RowMeta
 # recency decides little, overnight it decides almost alone.
 HALF_LIFE = 3600.0
 
+# Enough that one of them is worth little, few enough to be compared in some 0.1 ms.
 SAMPLE = 64
 
 
@@ -34,60 +39,54 @@ def score(meta: RowMeta, nbytes: int, hits: int, used_at: float, now: float) -> 
 
 def choose_victims(index: Index, tier: str, excess: int, now: float) -> tuple[bytes, ...] | None:
     """Rows of `excess` bytes or more to remove from a tier, children before parents; None when there are not enough."""
-    if excess <= 0:
-        return ()
-    book = index.books[tier]
-    gone: Counter[bytes] = Counter()  # kids of a key that are among the victims
-    victims: list[bytes] = []
-    candidates: list[tuple[float, bytes]] = []
-    leaves = iter(book.leaves)
-    _refill(index, tier, leaves, candidates, now)
-    while excess > 0:
-        if not candidates:
-            return None
-        _, key = heapq.heappop(candidates)
-        copy = _row(index, key).copies[tier]
-        victims.append(key)
-        excess -= copy.nbytes
-        parent = copy.meta.parent
-        gone[parent] += 1
-        if gone[parent] == book.kids[parent]:
-            _offer(index, tier, parent, candidates, now)
-        if len(candidates) < SAMPLE // 2:
-            _refill(index, tier, leaves, candidates, now)
-    return tuple(victims)
+    victims, freed = _choose(index, tier, excess, now)
+    return victims if freed >= excess else None
+
+
+def as_many_as_can_be(index: Index, tier: str, excess: int, now: float) -> tuple[bytes, ...]:
+    """As `choose_victims`; where there are not enough, all that can go."""
+    return _choose(index, tier, excess, now)[0]
 
 
 def evict_bytes(index: Index, tiers: Sequence[str], nbytes: int, now: float) -> dict[str, tuple[bytes, ...]]:
     """Rows of `nbytes` bytes or more to remove from several tiers, each giving its share; if need be all that can."""
     stored = {tier: index.books[tier].stored for tier in tiers}
-    left, chosen = nbytes, {}
+    chosen: dict[str, tuple[bytes, ...]] = {}
+    freed = dict.fromkeys(tiers, 0)
     for place, tier in enumerate(tiers):
+        left = nbytes - sum(freed.values())
         rest = sum(stored[other] for other in tiers[place:])
-        share = left if place == len(tiers) - 1 else -(-left * stored[tier] // max(rest, 1))
-        victims = as_many_as_can_be(index, tier, share, now)
-        left -= sum(_row(index, key).copies[tier].nbytes for key in victims)
-        if victims:
-            chosen[tier] = victims
-    return chosen
+        chosen[tier], freed[tier] = _choose(index, tier, -(-left * stored[tier] // max(rest, 1)), now)
+    # What the last ones could not give, the others may.
+    for tier in tiers:
+        left = nbytes - sum(freed.values())
+        if left > 0:
+            chosen[tier], freed[tier] = _choose(index, tier, freed[tier] + left, now)
+    return {tier: victims for tier, victims in chosen.items() if victims}
 
 
-def as_many_as_can_be(index: Index, tier: str, excess: int, now: float) -> tuple[bytes, ...]:
-    """As `choose_victims`; where there are not enough, all that can go."""
-    victims = choose_victims(index, tier, min(excess, index.books[tier].stored), now)
-    if victims is not None:
-        return victims
-    # Something is pinned, or goes on from what is on its way: halve until it can be had.
-    low, high = 0, min(excess, index.books[tier].stored)
-    found: tuple[bytes, ...] = ()
-    while high - low > 1:
-        middle = (low + high) // 2
-        got = choose_victims(index, tier, middle, now)
-        if got is None:
-            high = middle
-        else:
-            low, found = middle, got
-    return found
+def _choose(index: Index, tier: str, excess: int, now: float) -> tuple[tuple[bytes, ...], int]:
+    """Rows of `excess` bytes or more, or all that can go; and their bytes."""
+    book = index.books[tier]
+    gone: Counter[bytes] = Counter()  # kids of a key that are among the victims
+    victims: list[bytes] = []
+    freed = 0
+    candidates: list[tuple[float, bytes]] = []
+    with closing(book.leaves.oldest()) as leaves:
+        while freed < excess:
+            if len(candidates) < SAMPLE // 2:
+                _refill(index, tier, leaves, candidates, now)
+            if not candidates:
+                break
+            _, key = heapq.heappop(candidates)
+            copy = _row(index, key).copies[tier]
+            victims.append(key)
+            freed += copy.nbytes
+            parent = copy.meta.parent
+            gone[parent] += 1
+            if gone[parent] == book.kids[parent]:
+                _offer(index, tier, parent, candidates, now)
+    return tuple(victims), freed
 
 
 def _row(index: Index, key: bytes) -> Row:
@@ -107,16 +106,9 @@ def _refill(
 
 def _offer(index: Index, tier: str, key: bytes, candidates: list[tuple[float, bytes]], now: float) -> None:
     row = index.get(key)
-    if row is None or tier not in row.copies or row.pins:
+    if row is None or tier not in row.copies or index.is_pinned(key):
         return
     copy = row.copies[tier]
-    useless = index.is_stale(copy.meta) or _is_orphan(index, tier, copy.meta)
+    useless = index.is_stale(copy.meta) or not index.has_parent(tier, copy.meta)
     worth = -1.0 if useless else score(copy.meta, copy.nbytes, row.hits, row.used_at, now)
     heapq.heappush(candidates, (worth, key))
-
-
-def _is_orphan(index: Index, tier: str, meta: RowMeta) -> bool:
-    if meta.start == 0:
-        return False
-    parent = index.get(meta.parent)
-    return parent is None or (tier not in parent.copies and tier not in parent.reserved)

@@ -16,11 +16,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from erllama_py.cache.keys import TOKEN_BYTES
+from erllama_py.cache.leaves import Leaves
+from erllama_py.cache.siblings import Siblings
 from erllama_py.tiers.messages import RowMeta, StoredRow, TierKind
-
-# Rows that may match a prompt for part of their span are found by the tokens that they begin with. Fewer tokens than
-# these in common are not worth a row's bytes.
-HEAD_TOKENS = 16
 
 # Rows that were evicted or lost and are remembered, so that a miss can say so.
 REMEMBERED = 10_000
@@ -47,7 +45,6 @@ class Row:
     reserved: dict[str, RowMeta] = field(default_factory=dict)
     hits: int = 0
     used_at: float = 0.0
-    pins: Counter[object] = field(default_factory=Counter)
 
     def metas(self) -> Iterator[RowMeta]:
         """What is known of it, one for each copy and reservation."""
@@ -65,18 +62,8 @@ class Book:
     stored: int = 0  # bytes
     reserved: int = 0  # bytes of rows on their way
     removing: dict[bytes, int] = field(default_factory=dict)  # rows that the tier has not let go of yet
-    leaves: OrderedDict[bytes, None] = field(default_factory=OrderedDict)  # the least recently used first
+    leaves: Leaves = field(default_factory=Leaves)
     kids: Counter[bytes] = field(default_factory=Counter)
-
-
-class Children:
-    """The rows that go on from one key, by where they end and by what they begin with."""
-
-    __slots__ = ("ends", "heads")
-
-    def __init__(self) -> None:
-        self.ends: Counter[int] = Counter()
-        self.heads: dict[bytes, set[bytes]] = {}
 
 
 class Index:
@@ -85,15 +72,16 @@ class Index:
     def __init__(self) -> None:
         self.books: dict[str, Book] = {}
         self._rows: dict[bytes, Row] = {}
-        self._children: dict[bytes, Children] = {}
-        self._pinned: dict[object, list[bytes]] = {}  # by holder
+        self._children: dict[bytes, Siblings] = {}
+        self._held: dict[object, list[bytes]] = {}  # keys by the holder that pins them
+        self._pins: Counter[bytes] = Counter()
         self._fingerprints: Counter[bytes] = Counter()
         self._builds: dict[bytes, str] = {}
         self._lost: OrderedDict[bytes, tuple[bytes, int, Loss]] = OrderedDict()  # key → parent, end, why
-        self._lost_after: dict[bytes, set[bytes]] = {}
+        self._lost_ends: dict[bytes, Counter[int]] = {}  # parent → where they ended
 
     def __repr__(self) -> str:
-        return f"<Index of {len(self._rows)} rows in {len(self.books)} tiers, {len(self._pinned)} holders of pins>"
+        return f"<Index of {len(self._rows)} rows in {len(self.books)} tiers, {len(self._held)} holders of pins>"
 
     # --- tiers ---------------------------------------------------------------------------------------------------
 
@@ -108,9 +96,9 @@ class Index:
             return
         for row in list(self._rows.values()):
             if (copy := row.copies.pop(name, None)) is not None:
-                self._unlink(row, copy.meta)
+                self._unlink(copy.meta)
             if (meta := row.reserved.pop(name, None)) is not None:
-                self._unlink(row, meta)
+                self._unlink(meta)
             self._forget_if_empty(row)
 
     def tiers(self) -> list[str]:
@@ -141,27 +129,23 @@ class Index:
         if book is None:
             return
         meta = stored.meta
-        if (known := self._rows.get(meta.key)) is not None and tier in known.copies:
-            self.drop(tier, meta.key)
         row = self._rows.setdefault(meta.key, Row(meta.key))
+        if tier in row.copies:
+            self._take_out(row, tier, book)
         row.copies[tier] = Copy(meta, stored.nbytes)
         row.hits, row.used_at = max(row.hits, stored.hits), max(row.used_at, stored.used_at)
         book.stored += stored.nbytes
-        self._link(row, meta)
+        self._link(meta)
         self._add_kid(book, meta.parent)
-        if not book.kids[meta.key]:
-            book.leaves[meta.key] = None
+        self._place(row)
         self._remember_no_more(meta.key)
 
     def drop(self, tier: str, key: bytes, why: Loss | None = None) -> None:
         """A tier has this row no more; `why` is told to those who miss it."""
         row, book = self._rows.get(key), self.books.get(tier)
-        if row is None or book is None or (copy := row.copies.pop(tier, None)) is None:
+        if row is None or book is None or tier not in row.copies:
             return
-        book.stored -= copy.nbytes
-        book.leaves.pop(key, None)
-        self._unlink(row, copy.meta)
-        self._remove_kid(tier, book, copy.meta.parent)
+        copy = self._take_out(row, tier, book)
         self._forget_if_empty(row)
         if why is not None and not row.copies:
             self._remember(copy.meta, why)
@@ -172,7 +156,7 @@ class Index:
         row = self._rows.setdefault(meta.key, Row(meta.key))
         row.reserved[tier] = meta
         book.reserved += nbytes
-        self._link(row, meta)
+        self._link(meta)
         self._add_kid(book, meta.parent)
 
     def unreserve(self, tier: str, meta: RowMeta, nbytes: int) -> None:
@@ -181,7 +165,7 @@ class Index:
         if row is None or book is None or row.reserved.pop(tier, None) is None:
             return
         book.reserved -= nbytes
-        self._unlink(row, meta)
+        self._unlink(meta)
         self._remove_kid(tier, book, meta.parent)
         self._forget_if_empty(row)
 
@@ -191,34 +175,47 @@ class Index:
             if (row := self._rows.get(key)) is not None:
                 row.hits += 1
                 row.used_at = now
-                for tier in row.copies:
-                    leaves = self.books[tier].leaves
-                    if key in leaves:
-                        leaves.move_to_end(key)
+                self._place(row)
+
+    def has_parent(self, tier: str, meta: RowMeta) -> bool:
+        """Whether what this row goes on from is in that tier, or on its way there; always so at position 0."""
+        if meta.start == 0:
+            return True
+        parent = self._rows.get(meta.parent)
+        return parent is not None and (tier in parent.copies or tier in parent.reserved)
 
     def orphans(self, tier: str) -> list[bytes]:
-        """Rows of a tier that nothing can reach, because a row before them is not there; children first."""
+        """Rows of a tier whose chain is broken there, because a row before them is gone; children first.
+
+        Those that are pinned are left out: they are read by somebody who found them before, or through another tier.
+        """
         held = {row.key: row.copies[tier].meta for row in self.rows() if tier in row.copies}
         reachable: dict[bytes, bool] = {}
         for key in sorted(held, key=lambda one: held[one].start):
             meta = held[key]
             reachable[key] = meta.start == 0 or reachable.get(meta.parent, False)
-        return [key for key in sorted(held, key=lambda one: -held[one].start) if not reachable[key]]
+        return [
+            key for key in sorted(held, key=lambda one: -held[one].start) if not reachable[key] and not self._pins[key]
+        ]
 
     # --- pins ----------------------------------------------------------------------------------------------------
 
     def pin(self, keys: Iterable[bytes], holder: object) -> None:
-        """Keep these rows from being evicted while `holder` reads them."""
-        for key in keys:
-            if (row := self._rows.get(key)) is not None:
-                row.pins[holder] += 1
-                self._pinned.setdefault(holder, []).append(key)
+        """Keep these rows from being evicted while `holder` reads them; also if they are forgotten and come back."""
+        keys = list(keys)
+        self._pins.update(keys)
+        self._held.setdefault(holder, []).extend(keys)
 
     def unpin_all(self, holder: object) -> None:
         """`holder` needs none of its rows any more."""
-        for key in self._pinned.pop(holder, ()):
-            if (row := self._rows.get(key)) is not None:
-                row.pins.pop(holder, None)
+        for key in self._held.pop(holder, ()):
+            self._pins[key] -= 1
+            if not self._pins[key]:
+                del self._pins[key]
+
+    def is_pinned(self, key: bytes) -> bool:
+        """Whether somebody reads this row."""
+        return self._pins[key] > 0
 
     # --- who goes on from where ------------------------------------------------------------------------------------
 
@@ -227,24 +224,27 @@ class Index:
         children = self._children.get(key)
         return () if children is None else children.ends
 
-    def beginning_with(self, key: bytes, head: bytes) -> Iterable[Row]:
-        """The rows that go on from `key` with these `HEAD_TOKENS` tokens."""
-        children = self._children.get(key)
-        keys = () if children is None else children.heads.get(head, ())
-        return [self._rows[one] for one in keys]
+    def nearest(self, key: bytes, start: int, tokens: bytes) -> Iterator[tuple[int, bytes, Row]]:
+        """The rows that go on from `key`, which ends at `start`, by what they have in common with packed `tokens`.
 
-    def some_after(self, key: bytes, most: int) -> list[Row]:
-        """Up to `most` of the rows that go on from `key`."""
-        children, found = self._children.get(key), []
-        for keys in () if children is None else children.heads.values():
-            found += [self._rows[one] for one in keys]
-            if len(found) >= most:
-                break
-        return found[:most]
+        The tokens in common, the row's tokens and the row, those with most in common first; a row comes once for each
+        tier that has or will have it.
+        """
+        siblings = self._children.get(key)
+        if siblings is not None:
+            # Cut where the longest row ends, so that no long prompt is copied for a short row.
+            rest = tokens[TOKEN_BYTES * start : TOKEN_BYTES * max(siblings.ends)]
+            for common, mine, one in siblings.nearest(rest):
+                yield common, mine, self._rows[one]
 
-    def lost_after(self, key: bytes) -> list[tuple[bytes, int, Loss]]:
-        """Rows that went on from `key` and are gone: key, end, why."""
-        return [(one, self._lost[one][1], self._lost[one][2]) for one in self._lost_after.get(key, ())]
+    def lost_ends(self, key: bytes) -> Iterable[int]:
+        """Where rows ended that went on from `key` and are gone."""
+        return self._lost_ends.get(key, ())
+
+    def loss(self, key: bytes) -> Loss | None:
+        """Why a row is gone; None if it is there, or never was, or is forgotten."""
+        lost = self._lost.get(key)
+        return None if lost is None else lost[2]
 
     def knows(self, fingerprint: bytes) -> bool:
         """Whether there is any row of this model, with whatever settings."""
@@ -260,30 +260,37 @@ class Index:
 
     # --- inside --------------------------------------------------------------------------------------------------
 
-    def _link(self, row: Row, meta: RowMeta) -> None:
-        children = self._children.setdefault(meta.parent, Children())
-        children.ends[meta.end] += 1
-        children.heads.setdefault(head_of(meta.tokens), set()).add(row.key)
+    def _link(self, meta: RowMeta) -> None:
+        self._children.setdefault(meta.parent, Siblings()).add(meta.tokens, meta.key, meta.end)
         self._fingerprints[meta.fingerprint] += 1
 
-    def _unlink(self, row: Row, meta: RowMeta) -> None:
-        """Call it when the copy or reservation is out of the row already."""
-        children = self._children[meta.parent]
-        children.ends[meta.end] -= 1
-        if not children.ends[meta.end]:
-            del children.ends[meta.end]
-        if not any(other.parent == meta.parent for other in row.metas()):
-            head = head_of(meta.tokens)
-            children.heads[head].discard(row.key)
-            if not children.heads[head]:
-                del children.heads[head]
-        if not children.ends:
+    def _unlink(self, meta: RowMeta) -> None:
+        siblings = self._children[meta.parent]
+        siblings.remove(meta.tokens, meta.key, meta.end)
+        if not siblings.ends:
             del self._children[meta.parent]
         self._fingerprints[meta.fingerprint] -= 1
+        if not self._fingerprints[meta.fingerprint]:
+            del self._fingerprints[meta.fingerprint]
+
+    def _take_out(self, row: Row, tier: str, book: Book) -> Copy:
+        copy = row.copies.pop(tier)
+        book.stored -= copy.nbytes
+        book.leaves.discard(row.key)
+        self._unlink(copy.meta)
+        self._remove_kid(tier, book, copy.meta.parent)
+        return copy
+
+    def _place(self, row: Row) -> None:
+        """Put a row where its last use belongs, in every tier where it is a leaf."""
+        for tier in row.copies:
+            book = self.books[tier]
+            if not book.kids[row.key]:
+                book.leaves.add(row.key, row.used_at)
 
     def _add_kid(self, book: Book, parent: bytes) -> None:
         book.kids[parent] += 1
-        book.leaves.pop(parent, None)
+        book.leaves.discard(parent)
 
     def _remove_kid(self, tier: str, book: Book, parent: bytes) -> None:
         book.kids[parent] -= 1
@@ -292,28 +299,26 @@ class Index:
         del book.kids[parent]
         row = self._rows.get(parent)
         if row is not None and tier in row.copies:
-            # As old as the child that went: rows are used together with those before them.
-            book.leaves[parent] = None
-            book.leaves.move_to_end(parent, last=False)
+            book.leaves.add(parent, row.used_at)
 
     def _forget_if_empty(self, row: Row) -> None:
         if not row.copies and not row.reserved:
             self._rows.pop(row.key, None)
 
     def _remember(self, meta: RowMeta, why: Loss) -> None:
+        self._remember_no_more(meta.key)
         self._lost[meta.key] = (meta.parent, meta.end, why)
-        self._lost_after.setdefault(meta.parent, set()).add(meta.key)
+        self._lost_ends.setdefault(meta.parent, Counter())[meta.end] += 1
         while len(self._lost) > REMEMBERED:
             self._remember_no_more(next(iter(self._lost)))
 
     def _remember_no_more(self, key: bytes) -> None:
-        if (lost := self._lost.pop(key, None)) is not None:
-            after = self._lost_after[lost[0]]
-            after.discard(key)
-            if not after:
-                del self._lost_after[lost[0]]
-
-
-def head_of(tokens: bytes) -> bytes:
-    """What a row is filed under: its first tokens, all of them where it is short."""
-    return tokens[: HEAD_TOKENS * TOKEN_BYTES]
+        if (lost := self._lost.pop(key, None)) is None:
+            return
+        parent, end, _ = lost
+        ends = self._lost_ends[parent]
+        ends[end] -= 1
+        if not ends[end]:
+            del ends[end]
+        if not ends:
+            del self._lost_ends[parent]

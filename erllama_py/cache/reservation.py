@@ -31,6 +31,9 @@ class Refused(msgspec.Struct, frozen=True):
     reason: Literal["duplicate", "no_room", "no_parent", "no_tier", "too_large"]
 
 
+# Shared by all of a process: a cache that was restarted must not take a save of the one before it for its own.
+_IDS = itertools.count(1)
+
 # What a tier adds to a row's bytes at most: a header in whole pages, and the rest of the last page.
 OVERHEAD = 3 * 4096
 
@@ -53,7 +56,6 @@ class Reservations:
 
     def __init__(self, index: Index) -> None:
         self._index = index
-        self._ids = itertools.count(1)
         self._open: dict[int, Open] = {}
         self._by_key: dict[bytes, set[int]] = {}
 
@@ -71,8 +73,7 @@ class Reservations:
             return Refused("duplicate")
         if nbytes > book.quota:
             return Refused("too_large")
-        parent = index.get(meta.parent)
-        if meta.start and (parent is None or (tier not in parent.copies and tier not in parent.reserved)):
+        if not index.has_parent(tier, meta):
             return Refused("no_parent")
         # Reserved first: so the row that it goes on from is no leaf, and no victim.
         index.reserve(tier, meta, nbytes)
@@ -81,14 +82,15 @@ class Reservations:
             index.unreserve(tier, meta, nbytes)
             return Refused("no_room")
         self.remove(tier, victims)
-        number = next(self._ids)
+        number = next(_IDS)
         self._open[number] = Open(tier, meta, nbytes)
         self._by_key.setdefault(meta.key, set()).add(number)
         return Reserved(number, victims)
 
     def stands(self, number: int) -> bool:
         """Whether this row is still wanted, and what it goes on from is still there or coming."""
-        return number in self._open
+        one = self._open.get(number)
+        return one is not None and self._index.has_parent(one.tier, one.meta)
 
     def end_of(self, key: bytes) -> int | None:
         """Where the row with this key ends, if it is on its way."""
@@ -128,7 +130,9 @@ class Reservations:
         """The tier has let go of them."""
         if (book := self._index.books.get(tier)) is not None:
             for key in keys:
-                book.removing.pop(key, None)
+                # A tier that was asked for its rows meanwhile has reported it again, before it let go of it.
+                if book.removing.pop(key, None) is None:
+                    self._index.drop(tier, key, "evicted")
 
     def _close(self, number: int) -> Open | None:
         closed = self._open.pop(number, None)

@@ -9,17 +9,21 @@ and nothing that does not match it token for token.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
 
-from erllama_py.cache.index import HEAD_TOKENS, SPEED, Index, Row
+from erllama_py.cache.index import SPEED, Index, Row
 from erllama_py.cache.keys import TOKEN_BYTES, Identity, prefix_keys
 from erllama_py.tiers.messages import RowMeta
 
-# Rows that are compared with a prompt to say where it parts from what is saved: enough to be right where few chats
-# share a beginning, few enough to take microseconds where thousands do.
-COMPARED = 64
+# What a row must add to be read for a part of its span: a row costs about as much to read as computing this few tokens.
+LEAST_PART = 16
+
+# Rows that give equally much when they are cut back, looked at for the one that is read fastest: the choice decides
+# milliseconds, and there may be thousands.
+EQUALS = 16
 
 
 class Located(msgspec.Struct, frozen=True):
@@ -35,7 +39,8 @@ class Miss(msgspec.Struct, frozen=True):
 
     `"empty"`: no row of this model; `"other_parameters"`: only such as were made with other settings; `"diverges"`:
     what is saved goes on with another token; `"ends"`: what is saved ends there; `"saving"`: the next row is on its
-    way; `"evicted"`, `"bad"`: the next row was there.
+    way; `"evicted"`, `"bad"`: the next row was there. `"diverges"` is exact: no saved row that goes on from what was
+    found has more in common with the prompt.
     """
 
     reason: Literal["empty", "other_parameters", "diverges", "ends", "saving", "evicted", "bad"]
@@ -119,83 +124,91 @@ def _follow(index: Index, identity: Identity, tokens: bytes, n_tokens: int, tier
 
 def _reach(index: Index, path: _Path, row: Row, end: int, tokens: bytes, tier: str | None) -> bool:
     """Take a row with the right key in, if the prompt leads to it; whether it does."""
-    for meta in row.metas():
-        if meta.end == end and path.keys.get(meta.start) == meta.parent and _matches(meta, tokens):
-            path.keys[end] = row.key
-            break
-    else:
+
+    def leads_to(meta: RowMeta) -> bool:
+        return meta.end == end and path.keys.get(meta.start) == meta.parent and _matches(meta, tokens, end)
+
+    if not any(leads_to(meta) for meta in row.metas()):
         return False
+    path.keys[end] = row.key
     copies = [
         Located(copy.meta, name, copy.nbytes)
         for name, copy in row.copies.items()
-        if copy.meta.start in path.best and path.keys[copy.meta.start] == copy.meta.parent
+        if copy.meta.start in path.best and leads_to(copy.meta)
     ]
     if copies:
-        path.best[end] = min(copies, key=lambda one: (SPEED[index.books[one.tier].kind], one.nbytes))
+        path.best[end] = min(copies, key=lambda one: _slowness(index, one))
     if tier is not None:
-        copy = row.copies.get(tier)
-        mine = copy.meta if copy is not None else row.reserved.get(tier)
-        if mine is not None and mine.start in path.saved:
+        copy, coming = row.copies.get(tier), row.reserved.get(tier)
+        metas = (copy.meta if copy is not None else None, coming)
+        if any(meta is not None and meta.start in path.saved and leads_to(meta) for meta in metas):
             path.saved.add(end)
     return True
 
 
-def _matches(meta: RowMeta, tokens: bytes) -> bool:
-    return tokens[TOKEN_BYTES * meta.start : TOKEN_BYTES * meta.end] == meta.tokens
+def _matches(meta: RowMeta, tokens: bytes, end: int) -> bool:
+    """Whether a row has the prompt's tokens up to `end`, which is not after its own."""
+    return meta.tokens[: TOKEN_BYTES * (end - meta.start)] == tokens[TOKEN_BYTES * meta.start : TOKEN_BYTES * end]
+
+
+def _slowness(index: Index, row: Located) -> tuple[int, int]:
+    return SPEED[index.books[row.tier].kind], row.nbytes
 
 
 def _partial(index: Index, path: _Path, tokens: bytes, length: int) -> tuple[Located | None, int]:
-    """The row that gives most when it is cut back: it goes on from the path and matches beyond `length`."""
+    """The row that gives most when it is cut back, and to where: it goes on from the path, further than `length`."""
     found: Located | None = None
-    least = length + HEAD_TOKENS
+    longest = length + LEAST_PART - 1
     for start in path.best:
-        head = tokens[TOKEN_BYTES * start : TOKEN_BYTES * (start + HEAD_TOKENS)]
-        if len(head) < TOKEN_BYTES * HEAD_TOKENS:
+        if max(index.ends_after(path.keys[start]), default=0) <= longest:
             continue
-        for row in index.beginning_with(path.keys[start], head):
-            for name, copy in row.copies.items():
-                if copy.meta.parent != path.keys[start]:
+        compared = 0
+        for common, _, row in index.nearest(path.keys[start], start, tokens):
+            end = start + common
+            if end < longest or compared >= EQUALS:
+                break
+            for one in _copies(row):
+                if one.meta.parent != path.keys[start] or not _matches(one.meta, tokens, end):
                     continue
-                rest = tokens[TOKEN_BYTES * start : TOKEN_BYTES * start + len(copy.meta.tokens)]
-                end = start + common_tokens(copy.meta.tokens, rest)
-                better = found is None or end > least or copy.nbytes < found.nbytes
-                if end >= least and better:
-                    found, least = Located(copy.meta, name, copy.nbytes), end
-    return found, least
+                compared += 1
+                better = found is not None and _slowness(index, one) < _slowness(index, found)
+                if end > longest or better:
+                    found, longest = one, end
+    return found, longest
 
 
-def common_tokens(left: bytes, right: bytes) -> int:
-    """How many tokens two packed lists begin with alike."""
-    low, high = 0, min(len(left), len(right))
-    if left[:high] == right[:high]:
-        return high // TOKEN_BYTES
-    # The first difference lies in [low, high): slices are compared in C.
-    while high - low > 1:
-        middle = (low + high) // 2
-        if left[low:middle] == right[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low // TOKEN_BYTES
+def _copies(row: Row) -> Iterator[Located]:
+    return (Located(copy.meta, tier, copy.nbytes) for tier, copy in row.copies.items())
 
 
 def _miss(index: Index, identity: Identity, path: _Path, tokens: bytes, length: int, n_tokens: int) -> Miss:
     reached = max(path.keys)
     if reached > length:
         return Miss("saving", length)
-    for key, end, why in index.lost_after(path.keys[reached]):
-        if reached == length and end <= n_tokens and prefix_keys(identity, tokens, (end,))[0] == key:
-            return Miss(why, length)
-    after = index.some_after(path.keys[reached], COMPARED)
-    if after:
-        start = TOKEN_BYTES * reached
-        common = max(
-            common_tokens(meta.tokens, tokens[start : start + len(meta.tokens)])
-            for row in after
-            for meta in row.metas()
-        )
-        position = max(length, reached + common)
-        return Miss("diverges" if position < n_tokens else "ends", position)
-    if reached:
+    if reached == length:
+        ends = sorted(end for end in index.lost_ends(path.keys[reached]) if end <= n_tokens)
+        for key in prefix_keys(identity, tokens, ends):
+            if (why := index.loss(key)) is not None:
+                return Miss(why, length)
+    position = _parting(index, path, tokens, reached)
+    if position is not None and position < n_tokens:
+        return Miss("diverges", position)
+    if length or position is not None:  # also where the prompt ends inside of a row
         return Miss("ends", length)
     return Miss("other_parameters" if index.knows(identity.fingerprint) else "empty", 0)
+
+
+def _parting(index: Index, path: _Path, tokens: bytes, reached: int) -> int | None:
+    """Where the row that matches furthest, beyond what was reached, goes on with another token; None if none does."""
+    furthest: int | None = None
+    for start, key in path.keys.items():
+        if max(index.ends_after(key), default=0) <= reached:
+            continue
+        for common, mine, _ in index.nearest(key, start, tokens):
+            position = start + common
+            if position < (reached if furthest is None else furthest):
+                break
+            if len(mine) > TOKEN_BYTES * common:  # not a row that was reached
+                furthest = position
+                break
+    return furthest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -35,6 +36,16 @@ def test_children_go_before_parents() -> None:
     assert choose_victims(index, "disk", 1, 0.0) == (rows[2].key,)
     assert choose_victims(index, "disk", 2500, 0.0) == tuple(row.key for row in reversed(rows))
     assert choose_victims(index, "disk", 3001, 0.0) is None
+
+
+def test_a_parent_goes_only_after_all_of_its_children() -> None:
+    """However little it is worth itself."""
+    parent = meta(STORY, 0, 10, prefill_seconds=0.001)
+    children = [meta([*STORY[:10], 1000 + number], 10, 11) for number in range(3)]
+    victims = choose_victims(index_of(parent, *children), "disk", 4000, 0.0)
+    assert victims is not None
+    assert set(victims[:-1]) == {child.key for child in children}
+    assert victims[-1] == parent.key
 
 
 def test_a_pinned_row_stays_and_so_does_all_before_it() -> None:
@@ -183,7 +194,12 @@ class Life(RuleBasedStateMachine):
 
     @rule(saved=consumes(open), share=st.integers(1, 10))
     def arrive(self, saved: tuple[int, RowMeta, int] | None, share: int) -> None:
-        if saved is not None and self.reservations.stands(saved[0]):
+        if saved is None or not self.reservations.stands(saved[0]):
+            return
+        before = self.index.get(saved[1].parent)
+        if saved[1].start and (before is None or not before.copies):  # the saver stores parents first
+            self.reservations.release(saved[0])
+        else:
             self.reservations.settle(saved[0])
             self.index.add("disk", stored(saved[1], max(1, saved[2] * share // 10), used_at=self.now))
 
@@ -227,7 +243,9 @@ class Life(RuleBasedStateMachine):
         assert book.stored + book.reserved <= book.quota
         parents = [child.parent for row in map(self.index.get, list(self.index._rows)) if row is not None
                    for child in row.metas()]  # fmt: skip
-        assert set(book.leaves) == {row.key for row in rows if row.key not in parents}
+        leaves = {row.key for row in rows if row.key not in parents}
+        with closing(book.leaves.oldest()) as oldest:
+            assert sorted(oldest) == sorted(leaves)
         assert +book.kids == {parent: parents.count(parent) for parent in set(parents)}
 
     @invariant()
@@ -239,7 +257,7 @@ class Life(RuleBasedStateMachine):
         for keys in self.pinned.values():
             for key in keys:
                 row = self.index.get(key)
-                assert row is None or row.pins
+                assert row is None or self.index.is_pinned(key)
 
 
 TestLife = Life.TestCase

@@ -8,12 +8,13 @@ from helpers.rows import IDENTITY, chain, meta, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erllama_py.cache.index import HEAD_TOKENS, Index
+from erllama_py.cache.index import Index
 from erllama_py.cache.keys import Identity, pack_tokens
-from erllama_py.cache.walk import Hit, common_tokens, walk
+from erllama_py.cache.siblings import common_tokens
+from erllama_py.cache.walk import LEAST_PART, Hit, walk
 from erllama_py.tiers.messages import RowMeta
 
-UNIT = HEAD_TOKENS  # tokens that stand for one letter of a story, so that parts of rows are long enough to count
+UNIT = LEAST_PART  # tokens that stand for one letter of a story, so that parts of rows are long enough to count
 
 
 def spell(letters: list[int]) -> list[int]:
@@ -76,7 +77,7 @@ def test_it_finds_what_a_search_of_everything_finds(case: tuple[list[RowMeta], l
         packed = pack_tokens(prompt)
         parts = [row.start + common_tokens(row.tokens, packed[4 * row.start :]) for row in unique.values()
                  if row.start in reached and packed[: 4 * row.start] == _before(row, unique)]  # fmt: skip
-        assert hit.length == max([whole, *[part for part in parts if part >= whole + HEAD_TOKENS]])
+        assert hit.length == max([whole, *[part for part in parts if part >= whole + LEAST_PART]])
     assert hit.saved_to == whole
     assert hit.exact == (hit.length == len(prompt)) == (hit.miss is None)
 
@@ -113,9 +114,9 @@ def test_a_look_changes_nothing(case: tuple[list[RowMeta], list[int]]) -> None:
     """Twice the same answer, and the same rows, hits and pins as before."""
     rows, prompt = case
     index = index_of(*rows)
-    before = [(row.key, dict(row.copies), row.hits, dict(row.pins)) for row in index.rows()]
+    before = [(row.key, dict(row.copies), row.hits, index.is_pinned(row.key)) for row in index.rows()]
     assert look(index, prompt) == look(index, prompt)
-    assert [(row.key, dict(row.copies), row.hits, dict(row.pins)) for row in index.rows()] == before
+    assert [(row.key, dict(row.copies), row.hits, index.is_pinned(row.key)) for row in index.rows()] == before
 
 
 STORY = spell([0, 1, 0, 1, 1])
@@ -207,12 +208,3 @@ def test_a_row_of_the_same_end_but_another_start_does_not_break_a_chain() -> Non
     assert [(row.meta.start, row.meta.end, row.tier) for row in hit.chain] == [(0, 64, "ram")]
     index.remove_tier("ram")
     assert [(row.meta.start, row.meta.end) for row in look(index, STORY).chain] == [(0, 32), (32, 64)]
-
-
-@given(st.lists(st.integers(0, 3), max_size=40), st.lists(st.integers(0, 3), max_size=40))
-def test_common_tokens_counts_whole_tokens(left: list[int], right: list[int]) -> None:
-    """As comparing one by one would."""
-    count = 0
-    while count < min(len(left), len(right)) and left[count] == right[count]:
-        count += 1
-    assert common_tokens(pack_tokens(left), pack_tokens(right)) == count

@@ -1,0 +1,71 @@
+"""The rows that go on from one key, in the order of their tokens. Pure.
+
+In that order the rows that have most in common with a prompt stand next to where the prompt itself would stand. So the
+best of a hundred thousand is found with a handful of comparisons, and exactly.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from collections.abc import Iterator
+
+from erllama_py.cache.keys import TOKEN_BYTES
+
+
+class Siblings:
+    """Owns, for each row and each tier that has it or will have it, its tokens and its key; and where rows end."""
+
+    __slots__ = ("_order", "ends")
+
+    def __init__(self) -> None:
+        self.ends: Counter[int] = Counter()
+        self._order: list[tuple[bytes, bytes]] = []
+
+    def add(self, tokens: bytes, key: bytes, end: int) -> None:
+        """A row is there once more."""
+        self.ends[end] += 1
+        bisect.insort(self._order, (tokens, key))
+
+    def remove(self, tokens: bytes, key: bytes, end: int) -> None:
+        """It is there once less."""
+        del self._order[bisect.bisect_left(self._order, (tokens, key))]
+        self.ends[end] -= 1
+        if not self.ends[end]:
+            del self.ends[end]
+
+    def nearest(self, rest: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+        """Tokens in common with `rest`, tokens and key of each row: those with most in common first.
+
+        A row comes as often as it was added.
+        """
+        order = self._order
+        right = bisect.bisect_left(order, (rest,))
+        left = right - 1
+        before = common_tokens(order[left][0], rest) if left >= 0 else -1
+        after = common_tokens(order[right][0], rest) if right < len(order) else -1
+        # What two lists have in common never grows with the distance between them in the order.
+        while before >= 0 or after >= 0:
+            if before >= after:
+                yield before, *order[left]
+                left -= 1
+                before = common_tokens(order[left][0], rest) if left >= 0 else -1
+            else:
+                yield after, *order[right]
+                right += 1
+                after = common_tokens(order[right][0], rest) if right < len(order) else -1
+
+
+def common_tokens(left: bytes, right: bytes) -> int:
+    """How many tokens two packed lists begin with alike."""
+    low, high = 0, min(len(left), len(right))
+    if left[:high] == right[:high]:
+        return high // TOKEN_BYTES
+    # The first difference lies in [low, high): slices are compared in C.
+    while high - low > 1:
+        middle = (low + high) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low // TOKEN_BYTES
