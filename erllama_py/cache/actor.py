@@ -33,6 +33,7 @@ from erllama_py.cache.messages import (
     ListRows,
     ListTiers,
     ReadCounters,
+    Remove,
     Removed,
     Save,
     SaveEnded,
@@ -52,7 +53,6 @@ from erllama_py.errors import TierError
 from erllama_py.results import RowInfo
 from erllama_py.tiers.messages import (
     BadFiles,
-    Delete,
     Introduce,
     Recheck,
     RowLost,
@@ -279,11 +279,10 @@ class CacheActor(Actor[CacheMessage]):
         self.reservations.remove(tier, keys)
         self._count_evicted(tier, keys)
         try:
-            freed: int = await self.names.call(tier_actor_name(tier), Delete(keys))
-        except (ActorError, TierError):
+            freed: int = await self.names.call(SAVER, Remove(tier, keys))
+        except ActorError:  # the saver ended before it came to it
             self._removed(tier, keys, False)
             return 0
-        self._removed(tier, keys, True)
         return freed
 
     def _count_evicted(self, tier: str, keys: tuple[bytes, ...]) -> None:

@@ -171,4 +171,12 @@ class Write(msgspec.Struct, frozen=True, kw_only=True):
     logits: bytes
 
 
-SaverMessage = Write | Flush
+class Remove(msgspec.Struct, frozen=True):
+    """Remove rows from a tier, in its turn: rows that were reserved later may count on the room. Answered with the
+    bytes freed."""
+
+    tier: str
+    keys: tuple[bytes, ...]
+
+
+SaverMessage = Write | Remove | Flush

@@ -1,7 +1,7 @@
 """Carries rows to tiers: one queue and one worker for each, so that a slow disk holds up nobody else.
 
-In a queue rows are stored one after the other, parents before children, and victims are removed before the bytes
-that need their room are written. The cache is told how each ended. What a queue may hold is bounded by the buffers
+In a queue everything is done in turn: parents are stored before children, and rows are removed before the bytes that
+need their room are written. The cache is told how each ended. What a queue may hold is bounded by the buffers
 that the rows lie in. Nothing here decides: a row that arrives has a reservation.
 """
 
@@ -11,9 +11,11 @@ from contextlib import suppress
 from typing import Any
 
 from erllama_py.actors import Actor, ActorError, Background, Exit, Reply
-from erllama_py.cache.messages import Flush, Removed, SaveEnded, SaverMessage, Write
+from erllama_py.cache.messages import Flush, Remove, Removed, SaveEnded, SaverMessage, Write
 from erllama_py.errors import TierError
 from erllama_py.tiers.messages import CACHE, Delete, Put, tier_actor_name
+
+Job = tuple[Write | Remove, Reply[Any] | None]
 
 
 class Saver(Actor[SaverMessage]):
@@ -23,7 +25,7 @@ class Saver(Actor[SaverMessage]):
 
     def __init__(self) -> None:
         self._background = Background("saver")
-        self._queues: dict[str, list[Write]] = {}  # of the tiers whose worker runs
+        self._queues: dict[str, list[Job]] = {}  # of the tiers whose worker runs
         self._flushes: list[tuple[set[str], Reply[Any]]] = []
 
     def __repr__(self) -> str:
@@ -32,12 +34,12 @@ class Saver(Actor[SaverMessage]):
 
     async def handle(self, message: SaverMessage, reply: Reply[Any] | None) -> None:
         match message:
-            case Write():
+            case Write() | Remove():
                 queue = self._queues.get(message.tier)
                 if queue is None:
                     queue = self._queues[message.tier] = []
                     self._background.start(self._work(message.tier, queue))
-                queue.append(message)
+                queue.append((message, reply))
             case Flush() if reply is not None:
                 self._flushes.append((set(self._queues), reply))
                 self._flushed(None)
@@ -45,34 +47,41 @@ class Saver(Actor[SaverMessage]):
     async def terminate(self, exit: Exit) -> None:
         await self._background.stop()
 
-    async def _work(self, tier: str, queue: list[Write]) -> None:
+    async def _work(self, tier: str, queue: list[Job]) -> None:
         """Empty a queue; ends with it. However it ends, the cache hears of each row in it."""
         try:
             while queue:
-                await self._save(queue[0])
-                del queue[0]
+                job, reply = queue[0]
+                if isinstance(job, Write):
+                    await self._save(job)
+                else:
+                    freed = await self._remove(tier, job.keys)
+                    if reply is not None:
+                        reply.send(freed or 0)
+                # Let go of the buffer before waiting for the next row.
+                del job, queue[0]
         finally:
             del self._queues[tier]
-            for job in queue:
-                self._tell(SaveEnded(tier, job.reservation, "saver_gone"))
+            for job, _ in queue:
+                if isinstance(job, Write):
+                    self._tell(SaveEnded(tier, job.reservation, "saver_gone"))
             self._flushed(tier)
 
     async def _save(self, job: Write) -> None:
-        if await self._remove(job.tier, job.victims):
+        if await self._remove(job.tier, job.victims) is not None:
             await self._write(job)
         else:
             self._tell(SaveEnded(job.tier, job.reservation, "no_room"))
 
-    async def _remove(self, tier: str, keys: tuple[bytes, ...]) -> bool:
+    async def _remove(self, tier: str, keys: tuple[bytes, ...]) -> int | None:
+        """The bytes freed; None where the tier could not say so."""
         if not keys:
-            return True
-        try:
-            await self.names.call(tier_actor_name(tier), Delete(keys))
-        except (ActorError, TierError):
-            self._tell(Removed(tier, keys, False))
-            return False
-        self._tell(Removed(tier, keys, True))
-        return True
+            return 0
+        freed: int | None = None
+        with suppress(ActorError, TierError):
+            freed = await self.names.call(tier_actor_name(tier), Delete(keys))
+        self._tell(Removed(tier, keys, freed is not None))
+        return freed
 
     async def _write(self, job: Write) -> None:
         problem: str | None = None
