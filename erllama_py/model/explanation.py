@@ -10,7 +10,10 @@ from erllama_py.results import CachedPrefix, Explanation
 
 
 def explain(hit: Hit | None, tokens: Sequence[int], min_tokens: int | None) -> Explanation:
-    """What `hit` means for a prompt, where what is shorter than `min_tokens` is not saved. The text of the token at `position` is left to whoever has the vocabulary."""
+    """What `hit` means for a prompt, where what is shorter than `min_tokens` is not saved.
+
+    The text of the token at `position` is left to whoever has the vocabulary.
+    """
     rows = hit.chain if hit is not None else ()
     return Explanation(
         prompt_tokens=len(tokens),

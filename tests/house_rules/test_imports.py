@@ -24,7 +24,18 @@ LEAVES = {
 ARROWS: dict[str, set[str]] = {
     "": {"runtime", "supervised", "tree", "model", "cache", "actors"} | LEAVES,
     "serve": {""},
-    "runtime": {"tree", "by_id", "supervised", "model", "cache", "tiers", "watch", "engine", "actors", "switch_interval"}
+    "runtime": {
+        "tree",
+        "by_id",
+        "supervised",
+        "switch_interval",
+        "model",
+        "cache",
+        "tiers",
+        "watch",
+        "engine",
+        "actors",
+    }
     | LEAVES,
     "by_id": {"model"} | LEAVES,
     "supervised": {"actors"},
