@@ -21,12 +21,13 @@ from llama_cpp._logger import set_verbose
 class BareLoop:
     """One model, one context, one greedy sampler; no text, no stop sequences, no queues, no other thread."""
 
-    def __init__(self, path: Path, n_ctx: int, n_threads: int) -> None:
+    def __init__(self, path: Path, n_ctx: int, n_threads: int, n_seq_max: int = 1) -> None:
         set_verbose(False)
         model_params = llama_cpp.llama_model_default_params()
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_params)
         context_params = llama_cpp.llama_context_default_params()
         context_params.n_ctx = n_ctx
+        context_params.n_seq_max = n_seq_max
         context_params.n_threads = context_params.n_threads_batch = n_threads
         context_params.kv_unified = True
         assert self.model is not None
@@ -38,17 +39,18 @@ class BareLoop:
     def run(self, prompt: list[int], count: int) -> tuple[float, list[int]]:
         """Seconds for `count` tokens after `prompt`, and the tokens; the prompt but its last token is kept."""
         if llama_cpp.llama_memory_seq_pos_max(self.memory, 0) < len(prompt) - 1:
-            self._decode(prompt[:-1])
+            self.decode(prompt[:-1])
         llama_cpp.llama_memory_seq_rm(self.memory, 0, len(prompt) - 1, -1)
         tokens: list[int] = []
         token, began = prompt[-1], time.perf_counter()
         while len(tokens) < count:
-            self._decode([token])
+            self.decode([token])
             token = llama_cpp.llama_sampler_sample(self.sampler, self.context, -1)
             tokens.append(token)
         return time.perf_counter() - began, tokens
 
-    def _decode(self, tokens: list[int]) -> None:
+    def decode(self, tokens: list[int]) -> None:
+        """Put tokens behind those that are kept."""
         array = (llama_cpp.llama_token * len(tokens))(*tokens)
         batch = llama_cpp.llama_batch_get_one(ctypes.cast(array, ctypes.POINTER(llama_cpp.llama_token)), len(tokens))
         if llama_cpp.llama_decode(self.context, batch) != 0:

@@ -36,13 +36,14 @@ class Peer:
 
 @contextmanager
 def peer(part: Part, *args: Any) -> Iterator[Peer]:
-    """Start a part in a new process, and end it with the block."""
+    """Start a part in a new process, and end it with the block. It is set up when the block begins."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_run, args=(theirs, part, args))
     process.start()
     theirs.close()
     try:
+        ours.recv()
         yield Peer(ours)
     finally:
         ours.close()
@@ -55,6 +56,7 @@ def _run(connection: Connection, part: Part, args: tuple[Any, ...]) -> None:
 
 async def _serve(connection: Connection, part: Part, args: tuple[Any, ...]) -> None:
     async with part(*args) as answer:
+        connection.send("ready")
         while True:
             try:
                 question = await asyncio.to_thread(connection.recv)

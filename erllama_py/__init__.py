@@ -4,9 +4,12 @@ The public names, all of them. Start with `Runtime`.
 """
 
 from erllama_py.actors import Raised, RestartLimits, Returned, Stopped, TreeNode
+from erllama_py.cache.handle import Cache
+from erllama_py.cache.keys import Identity
 from erllama_py.config import ContextOpts, ModelConfig, ModelOpts, PolicyOpts, RequestOptions, StubOpts
 from erllama_py.errors import (
     AlreadyLoaded,
+    CacheUnavailable,
     ChatTemplateError,
     ContextOverflow,
     EmptyPrompt,
@@ -27,13 +30,19 @@ from erllama_py.errors import (
     QuantMismatch,
     QueueFull,
     RequestError,
+    RowUnavailable,
     RuntimeClosed,
     RuntimeFailed,
     RuntimeReused,
     SamplerFailed,
     StreamMisused,
+    TierError,
+    TierFailed,
+    TierFull,
+    TierLocked,
     TierMismatch,
     TierNotFound,
+    TierTaken,
     TokenizerOnly,
     TokenOutOfRange,
     TruncatedGGUF,
@@ -41,34 +50,48 @@ from erllama_py.errors import (
 )
 from erllama_py.model.client import Model
 from erllama_py.model.stream import Stream
+from erllama_py.pressure_opts import PressureOpts
 from erllama_py.results import (
     CacheDelta,
+    CachedPrefix,
     CacheHit,
     Completion,
     Done,
+    Explanation,
+    FoundPrefix,
     LoadProgress,
     ModelInfo,
     Progress,
+    RowInfo,
     Stats,
     TextDelta,
+    TierInfo,
 )
 from erllama_py.runtime import Runtime
 from erllama_py.supervised import Supervised
+from erllama_py.tier_specs import DiskTier, RamFileTier
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AlreadyLoaded",
+    "Cache",
     "CacheDelta",
     "CacheHit",
+    "CacheUnavailable",
+    "CachedPrefix",
     "ChatTemplateError",
     "Completion",
     "ContextOpts",
     "ContextOverflow",
+    "DiskTier",
     "Done",
     "EmptyPrompt",
     "ErllamaError",
+    "Explanation",
     "FingerprintMismatch",
+    "FoundPrefix",
+    "Identity",
     "InsufficientMemory",
     "InvalidGrammar",
     "InvalidOption",
@@ -87,14 +110,18 @@ __all__ = [
     "ModelUnavailable",
     "NotAGGUF",
     "PolicyOpts",
+    "PressureOpts",
     "Progress",
     "QuantMismatch",
     "QueueFull",
     "Raised",
+    "RamFileTier",
     "RequestError",
     "RequestOptions",
     "RestartLimits",
     "Returned",
+    "RowInfo",
+    "RowUnavailable",
     "Runtime",
     "RuntimeClosed",
     "RuntimeFailed",
@@ -107,8 +134,14 @@ __all__ = [
     "StubOpts",
     "Supervised",
     "TextDelta",
+    "TierError",
+    "TierFailed",
+    "TierFull",
+    "TierInfo",
+    "TierLocked",
     "TierMismatch",
     "TierNotFound",
+    "TierTaken",
     "TokenOutOfRange",
     "TokenizerOnly",
     "TreeNode",

@@ -56,11 +56,11 @@ class BufferPool:
                 block = min(fitting, key=lambda one: one.nbytes)
                 self._idle = [other for other in self._idle if other is not block]
             else:
-                # Idle blocks that are too small make room for one that is not.
-                while self._idle and self._held + size > self.budget:
-                    self._held -= self._idle.pop(0).nbytes
-                if self._held + size > self.budget:
+                if self._held - sum(block.nbytes for block in self._idle) + size > self.budget:
                     return None
+                # Idle blocks that are too small make room for one that is not.
+                while self._held + size > self.budget:
+                    self._held -= self._idle.pop(0).nbytes
                 block = numpy.empty(size, numpy.uint8)
                 self._held += size
         # Views refer to the array that they were made of: as long as one lives, so does the lease.

@@ -107,7 +107,7 @@ class ContextOpts(Options, frozen=True):
 class PolicyOpts(Options, frozen=True):
     """When prefixes are saved. Lengths are in tokens."""
 
-    min_tokens: Amount | None = 256
+    min_tokens: Amount | None = 128
     """Shortest prefix that is saved; `None` saves nothing."""
     cold_min_tokens: Amount | None = None
     """Shortest prompt that is saved after its prefill; at least `min_tokens`, and `None` is the same as it."""

@@ -1,4 +1,4 @@
-"""`erllama demo`: a real model answers, answers again from warm cells, crashes, and comes back.
+"""`erllama demo`: a real model answers, answers from warm cells, crashes, comes back, and is warm after a restart.
 
 Written with the public API alone; it is meant to be copied from.
 """
@@ -6,7 +6,9 @@ Written with the public API alone; it is meant to be copied from.
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import erllama_py as erllama
 
@@ -23,6 +25,7 @@ SYSTEM = (
 )
 QUESTION = "How do plants eat?"
 FOLLOW_UP = "And what is the moon?"
+ANOTHER = "Why is the sky blue?"
 
 
 def bar(progress: erllama.LoadProgress) -> None:
@@ -55,39 +58,59 @@ def report(label: str, completion: erllama.Completion) -> None:
 
 async def demo(model_path: Path) -> None:
     """The whole story, about half a minute on two cores."""
-    async with erllama.Runtime() as runtime:
-        print(f"Loading {model_path.name}")
-        model = await runtime.load_model(
-            "demo", {"model_path": model_path, "context_opts": {"n_ctx": 4096}}, on_progress=bar
-        )
-        info = model.info
-        print(f"\n  {info.description}, {info.size >> 20} MiB of weights, ready in {info.load_seconds:.2f} s")
+    with tempfile.TemporaryDirectory(prefix="erllama-demo-") as folder:
+        tiers = {"demo_disk": erllama.DiskTier(folder, quota_bytes=1 << 30)}
+        config = {
+            "model_path": model_path, "context_opts": {"n_ctx": 4096}, "tier": "disk", "tier_srv": "demo_disk",
+        }  # fmt: skip
+        async with erllama.Runtime(tiers=tiers) as runtime:
+            await first_life(runtime, config)
+        async with erllama.Runtime(tiers=tiers) as runtime:
+            await second_life(runtime, config)
 
-        print(f"\nThe first question: {QUESTION}")
-        messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": QUESTION}]
-        cold = await ask(model, messages)
-        report("cold", cold)
 
-        print(f"\nThe next turn: {FOLLOW_UP}")
-        messages += [{"role": "assistant", "content": cold.reply}, {"role": "user", "content": FOLLOW_UP}]
-        warm = await ask(model, messages)
-        report("warm", warm)
-        faster = cold.stats.first_token_seconds / warm.stats.first_token_seconds
-        print(f"  The first token came {faster:.0f} times sooner.")
+async def first_life(runtime: erllama.Runtime, config: dict[str, Any]) -> None:
+    """Cold, warm, a crash, and the supervision tree."""
+    print(f"Loading {Path(config['model_path']).name}")
+    model = await runtime.load_model("demo", config, on_progress=bar)
+    info = model.info
+    print(f"\n  {info.description}, {info.size >> 20} MiB of weights, ready in {info.load_seconds:.2f} s")
 
-        print("\nNow the model's actor crashes, in the middle of an answer:")
-        try:
-            async with model.stream_chat(messages, temperature=0.0) as events:
-                async for event in events:
-                    if isinstance(event, erllama.TextDelta):
-                        print(f"  {event.text.strip()} …", end="")
-                        model.inject_fault("actor")
-        except erllama.ModelCrashed as crash:
-            print(f"\n  ModelCrashed: {crash}")
+    print(f"\nThe first question: {QUESTION}")
+    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": QUESTION}]
+    cold = await ask(model, messages)
+    report("cold", cold)
 
-        print("Asking again; the call waits until the supervisor has brought the model back:")
-        report("after the restart", await ask(model, messages))
+    print(f"\nThe next turn: {FOLLOW_UP}")
+    messages += [{"role": "assistant", "content": cold.reply}, {"role": "user", "content": FOLLOW_UP}]
+    warm = await ask(model, messages)
+    report("warm", warm)
+    faster = cold.stats.first_token_seconds / warm.stats.first_token_seconds
+    print(f"  The first token came {faster:.0f} times sooner.")
 
-        print(f"\nThe supervision tree:\n{runtime.tree()}")
-        await runtime.unload(model)
-        print("\nUnloaded; the memory is free.")
+    print("\nNow the model's actor crashes, in the middle of an answer:")
+    try:
+        async with model.stream_chat(messages, temperature=0.0) as events:
+            async for event in events:
+                if isinstance(event, erllama.TextDelta):
+                    print(f"  {event.text.strip()} …", end="")
+                    model.inject_fault("actor")
+    except erllama.ModelCrashed as crash:
+        print(f"\n  ModelCrashed: {crash}")
+
+    print("Asking again; the call waits until the supervisor has brought the model back:")
+    report("after the restart", await ask(model, messages))
+
+    print(f"\nThe supervision tree:\n{runtime.tree()}")
+    await runtime.unload(model)
+    print("\nUnloaded; the memory is free.")
+
+
+async def second_life(runtime: erllama.Runtime, config: dict[str, Any]) -> None:
+    """What the first runtime has saved is on the disk: only the new question has to be read."""
+    print("\nA new runtime on the same folder, as after a restart of the program:")
+    model = await runtime.load_model("demo", config)
+    print(f"\nAnother conversation with the same teacher: {ANOTHER}")
+    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": ANOTHER}]
+    report("restored from the disk", await ask(model, messages))
+    await runtime.unload(model)

@@ -111,6 +111,9 @@ WRONG: list[tuple[str, object, str]] = [
     ("quant_bits", 0, "expected int >= 1, got 0"),
     ("tier", "tape", "expected one of 'disk', 'ram', 'ram_file', got 'tape'"),
     ("tier_srv", 1, "expected str, got int"),
+    ("cache_salt", "", "expected str of length >= 1, got 0"),
+    ("cache_salt", "a" * 257, "expected str of length <= 256, got 257"),
+    ("cache_salt", b"tenant", "expected str or None, got bytes"),
 ]  # fmt: skip
 
 
@@ -190,7 +193,7 @@ DISAGREEING: list[tuple[dict[str, Any], str]] = [
     (stub(context_opts={"n_batch": 8, "n_ubatch": 9}), "context_opts.n_ubatch"),
     (stub(context_opts={"n_ubatch": 513}), "context_opts.n_ubatch"),
     (stub(context_opts={"type_v": "q8_0", "flash_attn": False}), "context_opts.type_v"),
-    (stub(policy={"min_tokens": 512}), "policy.cold_min_tokens"),
+    (stub(policy={"cold_min_tokens": 255}), "policy.cold_min_tokens"),
     (stub(policy={"cold_max_tokens": 255}), "policy.cold_max_tokens"),
     (stub(stub={"memory": "window"}), "stub.n_swa"),
 ]
@@ -208,11 +211,13 @@ AGREEING: list[dict[str, Any]] = [
     {"context_opts": {"type_v": "q8_0"}},
     {"context_opts": {"type_v": "q8_0", "flash_attn": True}},
     {"context_opts": {"type_k": "q8_0", "flash_attn": False}},
+    {"policy": {"min_tokens": 512}},
     {"policy": {"min_tokens": None, "cold_min_tokens": 0, "cold_max_tokens": 0}},
     {"policy": {"min_tokens": 512, "cold_min_tokens": 512, "cold_max_tokens": 512}},
     {"stub": {"memory": "window", "n_swa": 8}},
     {"model_opts": {"n_gpu_layers": -1, "tensor_split": (0, 3, 1.5)}},
     {"tier": "disk", "tier_srv": "my_disk"},
+    {"cache_salt": "é" * 256},
 ]
 
 

@@ -52,6 +52,15 @@ WRONG: list[tuple[str, object, str]] = [
     ("stop_sequences", "\udfff", "the text has no UTF-8 form: it holds a lone surrogate"),
     ("stop_sequences", ["a"] * 65, "expected a list of length <= 64, got 65"),
     ("stop_sequences", ["a" * 4097], "expected str of length <= 4096, got 4097"),
+    ("parent_key", b"k" * 31, "expected 32 bytes or 64 hex digits"),
+    ("parent_key", "0" * 63, "expected 32 bytes or 64 hex digits"),
+    ("parent_key", "g" * 64, "expected 32 bytes or 64 hex digits"),
+    ("parent_key", "", "expected 32 bytes or 64 hex digits"),
+    ("parent_key", 7, "expected 32 bytes or 64 hex digits"),
+    ("cache_salt", "", "expected str of length >= 1, got 0"),
+    ("cache_salt", "a" * 257, "expected str of length <= 256, got 257"),
+    ("cache_salt", b"tenant", "expected str or None, got bytes"),
+    ("cache_salt", "a\udfff", "the text has no UTF-8 form: it holds a lone surrogate"),
 ]
 
 
@@ -92,6 +101,17 @@ def test_a_single_stop_sequence_may_be_a_str() -> None:
 def test_a_grammar_of_any_text_is_let_in(grammar: str) -> None:
     """Whether it is one, and not too long, is for the engine that has the parser to say: `InvalidGrammar`."""
     assert parse_request_options({"grammar": grammar}).grammar == grammar
+
+
+@pytest.mark.parametrize("given_as", [b"\xab" * 32, "ab" * 32, "AB" * 32])
+def test_a_parent_key_comes_out_as_bytes(given_as: bytes | str) -> None:
+    """As a completion gave it, or as it was written into a text."""
+    assert parse_request_options({"parent_key": given_as}).parent_key == b"\xab" * 32
+
+
+def test_no_parent_and_no_salt_may_be_said_as_none() -> None:
+    """The first turn of a chat has no turn before it."""
+    assert parse_request_options({"parent_key": None, "cache_salt": None}) == RequestOptions()
 
 
 def test_a_struct_is_checked_as_a_mapping_is() -> None:

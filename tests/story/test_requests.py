@@ -22,7 +22,7 @@ async def test_a_prompt_is_answered() -> None:
     assert (done.prompt_tokens, len(done.generated), done.context_tokens) == (5, 8, 13)
     assert (done.finish_reason, done.cache_hit_kind, done.finish_key) == ("length", "cold", None)
     assert done.stats.prefill_tokens == 5
-    assert done.stats.miss_reason == "prompts below min_tokens (256) are not saved"
+    assert done.stats.miss_reason == "prompts below min_tokens (128) are not saved"
 
 
 async def test_text_and_its_tokens_are_the_same_prompt() -> None:

@@ -1,0 +1,136 @@
+"""Where rows end: the laws for any prompt and any gates, and a table of cases."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from erllama_py.cache.save_policy import LEAST_ROW_TOKENS, STATE_BYTES_PER_TOKEN, grid_stride, prompt_ends
+from erllama_py.config import PolicyOpts, parse_policy
+
+lengths = st.integers(1, 3000)
+gates = st.none() | st.integers(0, 2000)
+anchor_lists = st.lists(st.integers(1, 3000), max_size=4)
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> PolicyOpts:
+    """Gates that the door lets in."""
+    least = draw(gates)
+    cold = draw(st.none() | st.integers(least or 0, 2000))
+    most = draw(st.none() | st.integers(cold or least or 0, 4000))
+    return parse_policy({
+        "min_tokens": least, "cold_min_tokens": cold, "cold_max_tokens": most,
+        "boundary_trim_tokens": draw(st.integers(0, 300)), "boundary_align_tokens": draw(st.integers(1, 600)),
+    })  # fmt: skip
+
+
+@given(policies(), st.integers(0, 1 << 30))
+def test_the_grid_is_the_finest_that_its_states_can_afford(policy: PolicyOpts, state_bytes: int) -> None:
+    """A multiple of the alignment; one step finer and a state would cost more for each token than it may."""
+    stride, align = grid_stride(policy, state_bytes), policy.boundary_align_tokens
+    assert stride % align == 0
+    assert state_bytes <= stride * STATE_BYTES_PER_TOKEN
+    assert stride == align or state_bytes > (stride - align) * STATE_BYTES_PER_TOKEN
+
+
+@given(lengths, policies(), anchor_lists, st.integers(1, 1200), st.booleans())
+def test_ends_ascend_within_the_prompt(
+    n_tokens: int, policy: PolicyOpts, anchors: list[int], stride: int, cuttable: bool
+) -> None:
+    """None twice, none beyond the prompt, none shorter than what is saved at all, and the prompt's end where due."""
+    ends = prompt_ends(n_tokens, policy, anchors, stride=stride, cuttable=cuttable)
+    assert list(ends) == sorted(set(ends))
+    least = policy.min_tokens
+    assert least is not None or not ends
+    assert all(max(1, least or 0) <= end <= n_tokens for end in ends)
+    assert not ends or (n_tokens in ends) == (not cuttable or (n_tokens % stride == 0 == policy.boundary_trim_tokens))
+
+
+@given(lengths, policies(), anchor_lists, st.integers(1, 1200), st.booleans())
+def test_each_end_is_on_the_grid_or_is_a_fixed_one(
+    n_tokens: int, policy: PolicyOpts, anchors: list[int], stride: int, cuttable: bool
+) -> None:
+    """So that prompts with a common beginning share rows; what is trimmed off has no end on the grid."""
+    for end in prompt_ends(n_tokens, policy, anchors, stride=stride, cuttable=cuttable):
+        on_grid = end % stride == 0 and end <= n_tokens - policy.boundary_trim_tokens
+        assert on_grid or end in anchors or (end == n_tokens and not cuttable)
+
+
+@given(lengths, policies(), anchor_lists, st.integers(LEAST_ROW_TOKENS, 1200), st.booleans())
+def test_rows_are_long_enough_to_be_worth_storing(
+    n_tokens: int, policy: PolicyOpts, anchors: list[int], stride: int, cuttable: bool
+) -> None:
+    """Only two fixed ends may be closer: anchors, and the end of a prompt that cannot be cut back."""
+    ends = prompt_ends(n_tokens, policy, anchors, stride=stride, cuttable=cuttable)
+    fixed = {*anchors, n_tokens}
+    for one, other in zip(ends, ends[1:], strict=False):
+        assert other - one >= LEAST_ROW_TOKENS or {one, other} <= fixed
+
+
+@given(lengths, policies(), anchor_lists, st.integers(1, 1200), st.booleans())
+def test_all_of_the_gates_hold(
+    n_tokens: int, policy: PolicyOpts, anchors: list[int], stride: int, cuttable: bool
+) -> None:
+    """Nothing of a prompt that is too short or too long; every anchor of one that is not."""
+    ends = prompt_ends(n_tokens, policy, anchors, stride=stride, cuttable=cuttable)
+    least = policy.min_tokens
+    if least is None or n_tokens < max(least, policy.cold_min_tokens or 0) or n_tokens > (policy.cold_max_tokens or n_tokens):
+        assert ends == ()
+    else:
+        assert {anchor for anchor in anchors if least <= anchor < n_tokens} <= set(ends)
+
+
+@given(policies(), st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 600))
+def test_prompts_with_a_common_beginning_have_common_ends(
+    policy: PolicyOpts, shorter: int, longer: int, stride: int
+) -> None:
+    """The grid is absolute: what follows does not move it."""
+    assume(shorter <= longer)
+    short = prompt_ends(shorter, policy, (), stride=stride, cuttable=True)
+    long = prompt_ends(longer, policy, (), stride=stride, cuttable=True)
+    assert not (short and long) or long[: len(short)] == short
+
+
+NOTHING: tuple[int, ...] = ()
+CASES: list[tuple[str, int, PolicyOpts, tuple[int, ...], bool, tuple[int, ...]]] = [
+    ("the defaults", 1000, PolicyOpts(), (), True, (256, 512, 768)),
+    ("the trim is off before the last end", 800, PolicyOpts(), (), True, (256, 512, 768)),
+    ("one token less and the last end is trimmed", 799, PolicyOpts(), (), True, (256, 512)),
+    ("too short for a row", 255, PolicyOpts(), (), True, NOTHING),
+    ("just long enough, but for the trim", 256, PolicyOpts(), (), True, NOTHING),
+    ("not cuttable: a row ends with the prompt", 300, PolicyOpts(), (), False, (300,)),
+    ("which takes the place of a grid end near it", 800, PolicyOpts(boundary_trim_tokens=0), (), False, (256, 512, 768, 800)),
+    ("32 tokens are a row, 31 are not", 799, PolicyOpts(boundary_trim_tokens=0), (), False, (256, 512, 799)),
+    ("an anchor", 1000, PolicyOpts(), (400,), True, (256, 400, 512, 768)),
+    ("an anchor takes the place of grid ends near it", 1000, PolicyOpts(), (240, 530), True, (530, 768)),
+    ("an anchor that is too early", 1000, PolicyOpts(), (100,), True, (256, 512, 768)),
+    ("an anchor in the trimmed part", 1000, PolicyOpts(), (990,), True, (256, 512, 768, 990)),
+    ("an anchor at the end is none", 1000, PolicyOpts(), (1000, 1200), True, (256, 512, 768)),
+    ("two anchors may be close", 600, PolicyOpts(), (300, 310), True, (256, 300, 310, 512)),
+    ("nothing is saved", 1000, PolicyOpts(min_tokens=None), (300,), False, NOTHING),
+    ("the least length is that of a prefix", 1000, PolicyOpts(min_tokens=600), (500, 700), True, (700, 768)),
+    ("and that of a prompt can be more", 1000, PolicyOpts(cold_min_tokens=1001), (), True, NOTHING),
+    ("exactly as much", 1000, PolicyOpts(cold_min_tokens=1000), (), True, (256, 512, 768)),
+    ("the most that is saved", 1000, PolicyOpts(cold_max_tokens=1000), (), True, (256, 512, 768)),
+    ("is not less than the prompt", 1000, PolicyOpts(cold_max_tokens=999), (300,), False, NOTHING),
+    ("no least length at all", 300, PolicyOpts(min_tokens=0), (5,), True, (5, 256)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("n_tokens", "policy", "anchors", "cuttable", "ends"), [row[1:] for row in CASES], ids=[row[0] for row in CASES])
+def test_rows_end_here(
+    n_tokens: int, policy: PolicyOpts, anchors: tuple[int, ...], cuttable: bool, ends: tuple[int, ...]
+) -> None:
+    """A table: what each gate does, on a grid of 256."""
+    assert prompt_ends(n_tokens, policy, anchors, stride=256, cuttable=cuttable) == ends
+
+
+@pytest.mark.parametrize(
+    ("state_bytes", "align", "stride"),
+    [(0, 256, 256), (16 << 20, 256, 256), ((16 << 20) + 1, 256, 512), (100 << 20, 256, 1792), (1 << 20, 10, 20), (1, 1, 1)],
+)
+def test_a_large_state_widens_the_grid(state_bytes: int, align: int, stride: int) -> None:
+    """64 KiB for each token: 16 MiB for 256."""
+    assert grid_stride(PolicyOpts(boundary_align_tokens=align), state_bytes) == stride
