@@ -76,10 +76,17 @@ def rendered(messages: Messages, reply: bool) -> str:
 
 @asynccontextmanager
 async def chatting(name: str, root: Path) -> AsyncIterator[Answer]:
-    """A part: answers a conversation."""
+    """A part: answers a conversation; of a system prompt alone it tells the length in tokens."""
     async with opened(name, root) as (runtime, model):
 
-        async def answer(messages: Messages) -> Turn:
+        async def count(messages: Messages) -> int:
+            if has_template(name):
+                return len(await model.apply_chat_template(messages, add_generation_prompt=False))
+            return len(await model.tokenize(rendered(messages, reply=False)))
+
+        async def answer(messages: Messages) -> Turn | int:
+            if messages[-1]["role"] == "system":
+                return await count(messages)
             options: dict[str, Any] = {"response_tokens": REPLY_TOKENS, "temperature": 0.0}
             if has_template(name):
                 done: Completion = await model.chat(messages, **options)
@@ -96,20 +103,6 @@ async def chatting(name: str, root: Path) -> AsyncIterator[Answer]:
         yield answer
 
 
-@asynccontextmanager
-async def rendering(name: str) -> AsyncIterator[Answer]:
-    """A part: how many tokens a conversation has."""
-    with TemporaryDirectory() as folder:
-        async with opened(name, Path(folder)) as (_, model):
-
-            async def answer(messages: Messages) -> int:
-                if has_template(name):
-                    return len(await model.apply_chat_template(messages, add_generation_prompt=False))
-                return len(await model.tokenize(rendered(messages, reply=False)))
-
-            yield answer
-
-
 def agents(name: str) -> list[str]:
     """The line of one model: what those who share a system prompt have computed after a restart."""
     shared = system(1, SYSTEM_WORDS)
@@ -118,9 +111,8 @@ def agents(name: str) -> list[str]:
         with peer(chatting, name, root) as life:
             life.ask([shared, question(100)])
         with peer(chatting, name, root) as life:
-            turns: list[Turn] = [life.ask([shared, question(number)]) for number in range(AGENTS)]
-        with peer(rendering, name) as life:
             length = life.ask([shared])
+            turns: list[Turn] = [life.ask([shared, question(number)]) for number in range(AGENTS)]
     # A message of the user's own follows the shared part at once, so all that is read is of the shared part.
     again = sum(max(0, length - turn.read) for turn in turns)
     own = sum(turn.prompt - length for turn in turns)

@@ -30,8 +30,7 @@ WORDS = (
 async def prompt(model: erllama.Model, number: int, length: int) -> list[int]:
     """Prompt `number` of `length` tokens: the same one in each process, and none like another."""
     chance = random.Random(number)
-    text = f"Report {number}. " + " ".join(chance.choices(WORDS, k=length))
-    tokens = await model.tokenize(text)
+    tokens = await model.tokenize(" ".join(chance.choices(WORDS, k=length)))
     assert len(tokens) >= length
     return tokens[:length]
 

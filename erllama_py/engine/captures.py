@@ -16,6 +16,7 @@ class Captures:
 
     def __init__(self, plan: CapturePlan | None, prompt_length: int, keep: int, memory: MemoryKind) -> None:
         self.captured_to = plan.captured_to if plan else 0
+        self._settled_to = self.captured_to  # what was tried up to there is not tried again
         self._plan = plan
         self._prompt_length = prompt_length
         self._stands_at_end = memory in ("recurrent", "hybrid")
@@ -37,12 +38,13 @@ class Captures:
 
     def last(self, position: int) -> tuple[int, SaveReason] | None:
         """The range that ends with the request."""
-        if self._plan is None or position < max(self._plan.min_tokens, self.captured_to + 1):
+        if self._plan is None or position < max(self._plan.min_tokens, self._settled_to + 1):
             return None
         return position, "finish"
 
     def settle(self, end: int, captured: bool) -> None:
         """The range up to `end` was copied, or cannot be: it is over with either way."""
+        self._settled_to = end
         if captured:
             self.captured_to = end
         self._ends = [later for later in self._ends if later > end]

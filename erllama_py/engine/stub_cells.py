@@ -111,8 +111,11 @@ class StubCells:
             return False
         values = struct.unpack_from(f"<{count}I", payload, _HEADER.size)
         cells = self._of(seq_id)
+        if first > start or self._at_end_only:  # what lies before a gap counts no more
+            cells.clear()
+        else:  # what makes room for them is what a token at `start` does not look back to
+            self._forget(cells, start)
         cells.update(zip(range(first, end), values, strict=True))
-        self._forget(cells, end)
         return True
 
     def clear(self) -> None:

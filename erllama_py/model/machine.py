@@ -99,6 +99,8 @@ def _outcome(state: State, outcome: Outcome, now: float) -> tuple[State, list[Ef
         case Finished():
             return _finished(state, outcome, now)
         case Failed(request_id, error, problem):
+            if state.running is None or state.running.request.id != request_id:
+                return state, []
             # What the sequence holds after a failure is not known: the next request starts from nothing.
             after, effects = _next(changed(state, running=None, slot=Slot(state.slot.seq_id)), now)
             return after, [FailRequest(request_id, error, problem), *effects]

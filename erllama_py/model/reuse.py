@@ -50,13 +50,11 @@ def usable_rows(
     while rows:
         last = rows[-1].meta
         whole = length == n_tokens
-        if whole and (live_logits or (last.end == length and last.logits_bytes)):
-            return rows, length, True
-        wanted = length - 1 if whole else length
-        if wanted <= last.start:
-            pass
-        elif wanted == last.end or memory == "full" or (memory == "window" and last.end - last.start < n_swa):
-            return rows, wanted, False
+        by_logits = whole and (live_logits or (last.end == length and last.logits_bytes > 0))
+        wanted = length - 1 if whole and not by_logits else length
+        cuttable = memory == "full" or (memory == "window" and last.end - last.start < n_swa)
+        if wanted > last.start and (wanted == last.end or cuttable):
+            return rows, wanted, by_logits
         rows = rows[:-1]
         length = last.start
     return (), 0, False

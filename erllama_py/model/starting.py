@@ -59,7 +59,8 @@ def row_read(state: State, event: RowRead, now: float) -> tuple[State, list[Effe
         sent=place + 1,
         reading=place + 1 < len(rows),
         restored_bytes=running.restored_bytes + len(row.payload) + len(row.logits),
-        logits=running.logits or row.logits or None,
+        # Rows on the way may have logits too: those of other prompts' ends.
+        logits=running.logits or (row.logits if meta.end == len(running.request.tokens) else None) or None,
     )
     return changed(state, running=running), [SendJob(job)]
 
@@ -72,7 +73,12 @@ def restored(state: State, outcome: Restored, now: float) -> tuple[State, list[E
     if outcome.ok and running.refused is None:
         running = changed(running, restored=running.restored + 1)
     elif running.refused is None:
+        start = running.start
+        assert start is not None
+        gone = outcome.held < start.rows[running.restored].meta.start
         running = changed(running, refused=running.restored, reading=False)
+        if gone:  # a refusal may leave nothing, see `Backend.restore`
+            running = changed(running, restored=0, start=changed(start, live=0))
     state, effects = _work_if_ready(changed(state, running=running), running, now)
     return state, [RowTaken(outcome.request_id), *effects]
 
@@ -92,7 +98,8 @@ def _work(state: State, running: Running, now: float) -> tuple[State, list[Effec
     saved_to = running.hit.saved_to if running.hit is not None else 0
     if not whole:
         keep = start.rows[running.restored - 1].meta.end if running.restored else start.live
-        saved_to, by_logits = keep, False
+        missing = running.restored if running.refused is None else running.refused
+        saved_to, by_logits = min(saved_to, start.rows[missing].meta.start), False
     elif not by_logits:
         keep = min(keep, len(request.tokens) - 1)
     kind = start.kind if running.restored or not start.rows else "live"

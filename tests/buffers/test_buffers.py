@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 
@@ -178,7 +179,7 @@ def test_the_budget_is_never_exceeded_and_no_block_is_lent_twice(steps: list[tup
         assert pool.leased >= sum(blocks(one.nbytes) for one in leases)
         assert pool.leased <= pool.budget
         spans = sorted((address(one), address(one) + one.nbytes) for one in leases if one.nbytes)
-        assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
     leases.clear()
     assert pool.leased == 0
 

@@ -50,7 +50,9 @@ def test_a_key_is_this_one() -> None:
 
 
 @given(identities, token_lists, st.data())
-def test_one_pass_gives_what_hashing_each_prefix_would(identity: Identity, tokens: list[int], data: st.DataObject) -> None:
+def test_one_pass_gives_what_hashing_each_prefix_would(
+    identity: Identity, tokens: list[int], data: st.DataObject
+) -> None:
     """At any ascending ends, some of them twice: the formula over the prefix, from its start."""
     ends = sorted(data.draw(st.lists(st.integers(0, len(tokens)), max_size=10)))
     keys = prefix_keys(identity, pack_tokens(tokens), ends)
@@ -80,7 +82,9 @@ def test_prefixes_have_one_key_when_they_are_equal(one: list[int], other: list[i
 
 
 @pytest.mark.parametrize(
-    "other", [{"fingerprint": b"g" * 32}, {"quant_bits": 5}, {"ctx_params_hash": b"d" * 32}], ids=lambda one: next(iter(one))
+    "other",
+    [{"fingerprint": b"g" * 32}, {"quant_bits": 5}, {"ctx_params_hash": b"d" * 32}],
+    ids=lambda one: next(iter(one)),
 )
 def test_each_part_of_an_identity_counts(other: dict[str, object]) -> None:
     """Rows of two never meet, however equal their tokens."""

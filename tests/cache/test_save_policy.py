@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -65,7 +67,7 @@ def test_rows_are_long_enough_to_be_worth_storing(
     """Only two fixed ends may be closer: anchors, and the end of a prompt that cannot be cut back."""
     ends = prompt_ends(n_tokens, policy, anchors, stride=stride, cuttable=cuttable)
     fixed = {*anchors, n_tokens}
-    for one, other in zip(ends, ends[1:], strict=False):
+    for one, other in itertools.pairwise(ends):
         assert other - one >= LEAST_ROW_TOKENS or {one, other} <= fixed
 
 
@@ -76,7 +78,8 @@ def test_all_of_the_gates_hold(
     """Nothing of a prompt that is too short or too long; every anchor of one that is not."""
     ends = prompt_ends(n_tokens, policy, anchors, stride=stride, cuttable=cuttable)
     least = policy.min_tokens
-    if least is None or n_tokens < max(least, policy.cold_min_tokens or 0) or n_tokens > (policy.cold_max_tokens or n_tokens):
+    most = n_tokens if policy.cold_max_tokens is None else policy.cold_max_tokens
+    if least is None or not max(least, policy.cold_min_tokens or 0) <= n_tokens <= most:
         assert ends == ()
     else:
         assert {anchor for anchor in anchors if least <= anchor < n_tokens} <= set(ends)
@@ -93,33 +96,41 @@ def test_prompts_with_a_common_beginning_have_common_ends(
     assert not (short and long) or long[: len(short)] == short
 
 
+def gated(**gates: int | None) -> PolicyOpts:
+    """A grid of 256, nothing shorter, and 32 tokens off the end, where nothing else is said."""
+    usual: dict[str, int | None] = {"min_tokens": 256, "boundary_trim_tokens": 32, "boundary_align_tokens": 256}
+    return parse_policy({**usual, **gates})
+
+
 NOTHING: tuple[int, ...] = ()
 CASES: list[tuple[str, int, PolicyOpts, tuple[int, ...], bool, tuple[int, ...]]] = [
-    ("the defaults", 1000, PolicyOpts(), (), True, (256, 512, 768)),
-    ("the trim is off before the last end", 800, PolicyOpts(), (), True, (256, 512, 768)),
-    ("one token less and the last end is trimmed", 799, PolicyOpts(), (), True, (256, 512)),
-    ("too short for a row", 255, PolicyOpts(), (), True, NOTHING),
-    ("just long enough, but for the trim", 256, PolicyOpts(), (), True, NOTHING),
-    ("not cuttable: a row ends with the prompt", 300, PolicyOpts(), (), False, (300,)),
-    ("which takes the place of a grid end near it", 800, PolicyOpts(boundary_trim_tokens=0), (), False, (256, 512, 768, 800)),
-    ("32 tokens are a row, 31 are not", 799, PolicyOpts(boundary_trim_tokens=0), (), False, (256, 512, 799)),
-    ("an anchor", 1000, PolicyOpts(), (400,), True, (256, 400, 512, 768)),
-    ("an anchor takes the place of grid ends near it", 1000, PolicyOpts(), (240, 530), True, (530, 768)),
-    ("an anchor that is too early", 1000, PolicyOpts(), (100,), True, (256, 512, 768)),
-    ("an anchor in the trimmed part", 1000, PolicyOpts(), (990,), True, (256, 512, 768, 990)),
-    ("an anchor at the end is none", 1000, PolicyOpts(), (1000, 1200), True, (256, 512, 768)),
-    ("two anchors may be close", 600, PolicyOpts(), (300, 310), True, (256, 300, 310, 512)),
-    ("nothing is saved", 1000, PolicyOpts(min_tokens=None), (300,), False, NOTHING),
-    ("the least length is that of a prefix", 1000, PolicyOpts(min_tokens=600), (500, 700), True, (700, 768)),
-    ("and that of a prompt can be more", 1000, PolicyOpts(cold_min_tokens=1001), (), True, NOTHING),
-    ("exactly as much", 1000, PolicyOpts(cold_min_tokens=1000), (), True, (256, 512, 768)),
-    ("the most that is saved", 1000, PolicyOpts(cold_max_tokens=1000), (), True, (256, 512, 768)),
-    ("is not less than the prompt", 1000, PolicyOpts(cold_max_tokens=999), (300,), False, NOTHING),
-    ("no least length at all", 300, PolicyOpts(min_tokens=0), (5,), True, (5, 256)),
+    ("every 256 tokens", 1000, gated(), (), True, (256, 512, 768)),
+    ("the trim is off before the last end", 800, gated(), (), True, (256, 512, 768)),
+    ("one token less and the last end is trimmed", 799, gated(), (), True, (256, 512)),
+    ("too short for a row", 255, gated(), (), True, NOTHING),
+    ("long enough, but for the trim", 256, gated(), (), True, NOTHING),
+    ("not cuttable: a row ends with the prompt", 300, gated(), (), False, (256, 300)),
+    ("a grid end 32 tokens before it stays", 800, gated(boundary_trim_tokens=0), (), False, (256, 512, 768, 800)),
+    ("one that is nearer does not", 799, gated(boundary_trim_tokens=0), (), False, (256, 512, 799)),
+    ("an anchor", 1000, gated(), (400,), True, (256, 400, 512, 768)),
+    ("an anchor takes the place of grid ends near it", 1000, gated(), (270, 530), True, (270, 530, 768)),
+    ("an anchor that is too early", 1000, gated(), (100,), True, (256, 512, 768)),
+    ("an anchor in the trimmed part", 1000, gated(), (990,), True, (256, 512, 768, 990)),
+    ("an anchor at the end is none", 1000, gated(), (1000, 1200), True, (256, 512, 768)),
+    ("two anchors may be close", 600, gated(), (300, 310), True, (256, 300, 310, 512)),
+    ("nothing is saved", 1000, gated(min_tokens=None), (300,), False, NOTHING),
+    ("the least length is that of a prefix", 1000, gated(min_tokens=600), (500, 700), True, (700, 768)),
+    ("and that of a prompt can be more", 1000, gated(cold_min_tokens=1001), (), True, NOTHING),
+    ("exactly as much", 1000, gated(cold_min_tokens=1000), (), True, (256, 512, 768)),
+    ("the most that is saved", 1000, gated(cold_max_tokens=1000), (), True, (256, 512, 768)),
+    ("is not less than the prompt", 1000, gated(cold_max_tokens=999), (300,), False, NOTHING),
+    ("no least length at all", 300, gated(min_tokens=0), (5,), True, (5, 256)),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("n_tokens", "policy", "anchors", "cuttable", "ends"), [row[1:] for row in CASES], ids=[row[0] for row in CASES])
+@pytest.mark.parametrize(
+    ("n_tokens", "policy", "anchors", "cuttable", "ends"), [row[1:] for row in CASES], ids=[row[0] for row in CASES]
+)
 def test_rows_end_here(
     n_tokens: int, policy: PolicyOpts, anchors: tuple[int, ...], cuttable: bool, ends: tuple[int, ...]
 ) -> None:
@@ -129,7 +140,14 @@ def test_rows_end_here(
 
 @pytest.mark.parametrize(
     ("state_bytes", "align", "stride"),
-    [(0, 256, 256), (16 << 20, 256, 256), ((16 << 20) + 1, 256, 512), (100 << 20, 256, 1792), (1 << 20, 10, 20), (1, 1, 1)],
+    [
+        (0, 256, 256),
+        (16 << 20, 256, 256),
+        ((16 << 20) + 1, 256, 512),
+        (100 << 20, 256, 1792),
+        (1 << 20, 10, 20),
+        (1, 1, 1),
+    ],
 )
 def test_a_large_state_widens_the_grid(state_bytes: int, align: int, stride: int) -> None:
     """64 KiB for each token: 16 MiB for 256."""

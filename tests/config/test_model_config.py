@@ -193,8 +193,8 @@ DISAGREEING: list[tuple[dict[str, Any], str]] = [
     (stub(context_opts={"n_batch": 8, "n_ubatch": 9}), "context_opts.n_ubatch"),
     (stub(context_opts={"n_ubatch": 513}), "context_opts.n_ubatch"),
     (stub(context_opts={"type_v": "q8_0", "flash_attn": False}), "context_opts.type_v"),
-    (stub(policy={"cold_min_tokens": 255}), "policy.cold_min_tokens"),
-    (stub(policy={"cold_max_tokens": 255}), "policy.cold_max_tokens"),
+    (stub(policy={"min_tokens": 512, "cold_min_tokens": 511}), "policy.cold_min_tokens"),
+    (stub(policy={"min_tokens": 512, "cold_max_tokens": 511}), "policy.cold_max_tokens"),
     (stub(stub={"memory": "window"}), "stub.n_swa"),
 ]
 

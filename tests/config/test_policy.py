@@ -35,10 +35,10 @@ def test_the_least_length_can_be_given_alone(min_tokens: int | None) -> None:
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"min_tokens": 512, "cold_min_tokens": 511}, "policy.cold_min_tokens"),
-    ({"cold_min_tokens": 255}, "policy.cold_min_tokens"),
-    ({"cold_max_tokens": 255}, "policy.cold_max_tokens"),
+    ({"cold_min_tokens": 7}, "policy.cold_min_tokens"),
+    ({"cold_max_tokens": 7}, "policy.cold_max_tokens"),
     ({"min_tokens": 512, "cold_max_tokens": 511}, "policy.cold_max_tokens"),
-    ({"cold_min_tokens": 300, "cold_max_tokens": 299}, "policy.cold_max_tokens"),
+    ({"cold_min_tokens": 600, "cold_max_tokens": 599}, "policy.cold_max_tokens"),
     ({"min_tokens": None, "cold_min_tokens": 8, "cold_max_tokens": 7}, "policy.cold_max_tokens"),
     ({"min_tokens": -1}, "min_tokens"),
     ({"boundary_align_tokens": 0}, "boundary_align_tokens"),

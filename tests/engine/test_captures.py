@@ -53,9 +53,7 @@ def lives(draw: st.DrawFn) -> tuple[CapturePlan, int, int, MemoryKind]:
     prompt, memory = draw(st.integers(1, 120)), draw(st.sampled_from(KINDS))
     captured_to = draw(st.integers(0, prompt))
     ends = sorted(draw(st.sets(st.integers(1, prompt), max_size=6)))
-    made = plan(
-        *ends, captured_to=captured_to, interval=draw(st.integers(1, 40)), min_tokens=draw(st.integers(0, 150))
-    )
+    made = plan(*ends, captured_to=captured_to, interval=draw(st.integers(1, 40)), min_tokens=draw(st.integers(0, 150)))
     return made, prompt, draw(st.integers(0, prompt)), memory
 
 
@@ -67,6 +65,8 @@ def test_ranges_follow_each_other_and_none_is_asked_for_twice(
     made, prompt, keep, memory = life
     driven = Life(made, prompt, keep, memory)
     captures, oks = driven.captures, st.booleans()
+    if memory in AT_END and (due := captures.due(keep)):
+        driven.take(due, data.draw(oks))
     while driven.position < prompt:
         reach, left = captures.reach(driven.position, n_ubatch), prompt - driven.position
         most = left if reach is None else min(left, reach)
@@ -167,6 +167,14 @@ def test_a_failed_range_makes_the_next_one_longer() -> None:
     captures = Captures(plan(20, 40), 50, 0, "full")
     captures.settle(20, False)
     assert (captures.captured_to, captures.due(50)) == (0, (40, "cold"))
+
+
+def test_a_failed_range_is_not_tried_again_where_it_ends() -> None:
+    """The request ends where its last range did: the same bytes would be asked for once more."""
+    captures = Captures(plan(50), 50, 0, "full")
+    captures.settle(50, False)
+    assert captures.last(50) is None
+    assert captures.last(51) == (51, "finish")
 
 
 def test_a_long_reply_is_saved_at_intervals() -> None:

@@ -54,6 +54,9 @@ def config(memory: str = "full", *, kind: str | None = None, policy: Any = None,
     return {"backend": "stub", "stub": stub, "context_opts": context, "policy": gates, **tier, **more}
 
 
+PROMPT = text(300, seed=125)  # a reply to it ends by itself only after 341 tokens
+
+
 @asynccontextmanager
 async def runtime_at(
     root: Path, kind: str = "disk", *, quota_bytes: int = QUOTA, make: BackendFactory = make_backend, **options: Any
