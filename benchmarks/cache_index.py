@@ -14,6 +14,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -45,9 +46,7 @@ def row_metas(tokens: bytes, first: int = 0, nbytes: int = len(PAYLOAD)) -> Iter
     n_tokens = len(tokens) // TOKEN_BYTES
     ends = list(range(first, n_tokens + 1, SPAN))
     keys = prefix_keys(IDENTITY, tokens, ends)
-    for (start, end), (parent, key) in zip(
-        zip(ends, ends[1:], strict=False), zip(keys, keys[1:], strict=False), strict=True
-    ):
+    for (start, end), (parent, key) in zip(pairwise(ends), pairwise(keys), strict=True):
         yield RowMeta(
             key=key, parent=parent, start=start, end=end, tokens=tokens[TOKEN_BYTES * start : TOKEN_BYTES * end],
             fingerprint=IDENTITY.fingerprint, quant_bits=4, ctx_params_hash=IDENTITY.ctx_params_hash, build="b",
@@ -85,7 +84,7 @@ def timed(work: Callable[[], object]) -> float:
 def look_ups() -> str:
     """The table of look-ups."""
     index, prompt = filled()
-    middle = len(prompt) // 2 + 40
+    middle = len(prompt) // 2 + TOKEN_BYTES * 100
     other = random.Random(6).randbytes(len(prompt))
     cases = {
         "all of it is saved": prompt,
@@ -112,8 +111,6 @@ def write_rows(root: Path) -> None:
     """Rows as a tier writes them, without waiting for the device."""
     chance = random.Random(7)
     rows = root / "rows"
-    rows.mkdir(parents=True, mode=0o700)
-    root.chmod(0o700)
     nothing, payload_checksum = row_file.checksum(b""), row_file.checksum(PAYLOAD)
     for meta in row_metas(chance.randbytes(TOKEN_BYTES * SPAN * FILES)):
         path = rows / row_file.file_name(meta.key)
@@ -138,12 +135,15 @@ async def opening() -> str:
     beating = asyncio.create_task(heart.beat())
     with TemporaryDirectory() as folder:
         root = Path(folder) / "tier"
+        async with erllama.Runtime(tiers={"disk": DiskTier(str(root), QUOTA)}):
+            pass  # it makes the directory
         write_rows(root)
         floor = read_headers(root)
         lines = []
         for label in ("first", "again"):
-            heart.late.clear()
             async with erllama.Runtime() as runtime:
+                await asyncio.sleep(0.01)  # the heart hears of what was done before without it
+                heart.late.clear()
                 began = time.perf_counter()
                 await runtime.start_tier("disk", DiskTier(str(root), QUOTA))
                 usable = time.perf_counter() - began

@@ -21,7 +21,7 @@ from opened import MODELS, opened, prompt
 from report import publish, table
 
 TOKENS = 1024
-ROUNDS = 10
+ROUNDS = 8
 
 
 class Turn(NamedTuple):
@@ -86,7 +86,14 @@ def measure(name: str) -> list[list[str]]:
 
 def main() -> None:
     lines = [line for name in MODELS for line in measure(name)]
-    head = [f"a prompt of {TOKENS:,} tokens never seen", "", "tokens/s", "ratio (median)", "middle half", "saved of each"]
+    head = [
+        f"a prompt of {TOKENS:,} tokens never seen",
+        "",
+        "tokens/s",
+        "ratio (median)",
+        "middle half",
+        "saved of each",
+    ]
     publish("cache_unseen", table(head, lines))
 
 

@@ -176,8 +176,8 @@ class CacheActor(Actor[CacheMessage]):
         hit = self._release((used.holder, used.request_id))
         add = self.counters.add
         if used.kind == "cold":
-            reason = hit.miss.reason if hit is not None and hit.miss is not None else "unanswered"
-            add(f"misses.{reason}")
+            miss = hit.miss if hit is not None else None
+            add(f"misses.{miss.reason if miss else 'unanswered' if hit is None else 'unreadable'}")
         else:
             add(f"hits.{used.kind}")
         if not used.rows:
@@ -200,6 +200,9 @@ class CacheActor(Actor[CacheMessage]):
         if name == SAVER:
             for reservation, place in list(self._saving.items()):
                 self._save_ended(SaveEnded(place, reservation, "saver_gone"))
+            for place, book in self.index.books.items():
+                if book.removing:  # nobody will say what became of them
+                    self._cast(tier_actor_name(place), Introduce())
         for ticket in [ticket for ticket in self._found if ticket[0] == name]:
             self._release(ticket)
 
@@ -256,13 +259,16 @@ class CacheActor(Actor[CacheMessage]):
             tier for tier in self.index.tiers() if tier in wanted.tiers or self.index.books[tier].kind in wanted.tiers
         ]
         chosen = evict_bytes(self.index, tiers, wanted.nbytes, self._now())
-        return sum([await self._delete(tier, keys) for tier, keys in chosen.items()])
+        # All at once: while one tier removes its rows, those of the next could be pinned, or gone on from.
+        begun = [(tier, keys, self._begin_delete(tier, keys)) for tier, keys in chosen.items()]
+        return sum([await self._end_delete(*one) for one in begun])
 
     async def _gc(self) -> int:
         freed = 0
         for tier in self.index.tiers():
-            freed += await self._delete(tier, tuple(self.index.orphans(tier)))
-            freed += await self._sweep(tier)
+            if tier in self.index.books:  # it may have been stopped meanwhile
+                freed += await self._delete(tier, tuple(self.index.orphans(tier)))
+                freed += await self._sweep(tier)
         return freed
 
     async def _sweep(self, tier: str) -> int:
@@ -273,17 +279,25 @@ class CacheActor(Actor[CacheMessage]):
         return freed
 
     async def _delete(self, tier: str, keys: tuple[bytes, ...]) -> int:
-        """Remove rows of a tier: nobody finds them from here on, and their bytes are free when it says so."""
-        if not keys:
-            return 0
+        """Remove rows of a tier; the bytes freed."""
+        return await self._end_delete(tier, keys, self._begin_delete(tier, keys))
+
+    def _begin_delete(self, tier: str, keys: tuple[bytes, ...]) -> Reply[int] | None:
+        """Nobody finds these rows from here on."""
         self.reservations.remove(tier, keys)
         self._count_evicted(tier, keys)
-        try:
-            freed: int = await self.names.call(SAVER, Remove(tier, keys))
-        except ActorError:  # the saver ended before it came to it
+        saver = self.names.whereis(SAVER)
+        with suppress(ActorError):
+            return saver.begin_call(Remove(tier, keys)) if keys and saver is not None else None
+        return None
+
+    async def _end_delete(self, tier: str, keys: tuple[bytes, ...], reply: Reply[int] | None) -> int:
+        with suppress(ActorError):  # a saver that ended before it came to it
+            if reply is not None:
+                return await reply.wait()
+        if keys:
             self._removed(tier, keys, False)
-            return 0
-        return freed
+        return 0
 
     def _count_evicted(self, tier: str, keys: tuple[bytes, ...]) -> None:
         if keys:
@@ -297,7 +311,7 @@ class CacheActor(Actor[CacheMessage]):
                 self._tier_gone(tier)  # whatever was on its way to its predecessor
                 self.index.add_tier(tier, kind, quota)
                 self._opened[tier] = 0.0
-            case TierRows(tier, rows, done, total):
+            case TierRows(tier, rows, done, total) if tier in self.index.books:  # else it is about to introduce itself
                 for row in rows:
                     self.index.add(tier, row)
                 self._opened[tier] = done / total if total else 1.0

@@ -119,10 +119,10 @@ class Reservations:
 
     def remove(self, tier: str, keys: Iterable[bytes]) -> None:
         """Take rows out of the index that a tier is about to be told to let go of."""
-        book = self._index.books[tier]
+        book = self._index.books.get(tier)
         for key in keys:
             row = self._index.get(key)
-            if row is not None and tier in row.copies:
+            if book is not None and row is not None and tier in row.copies:
                 book.removing[key] = row.copies[tier].nbytes
                 self._index.drop(tier, key, "evicted")
 

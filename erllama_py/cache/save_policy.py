@@ -1,8 +1,9 @@
 """Where a prompt's rows end, and what is saved at all: pure functions over the gates of `PolicyOpts`.
 
 Rows end on an absolute grid, so that prompts with a common beginning share rows whatever follows, and at anchors,
-where conversations part company. The laws: ends ascend, lie behind what is saved already, and no two rows of one
-plan are closer than `LEAST_ROW_TOKENS` unless both their ends are anchors.
+where conversations part company. The laws: ends ascend, each is on the grid or fixed (an anchor, or the end of a
+prompt that cannot be cut back), and no two of one plan are closer than `LEAST_ROW_TOKENS` unless both are fixed or the
+grid itself is finer.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Life:
 @st.composite
 def lives(draw: st.DrawFn) -> tuple[CapturePlan, int, int, MemoryKind]:
     """A plan, the length of a prompt, how much of it is kept, and a memory."""
-    prompt, memory = draw(st.integers(1, 120)), draw(st.sampled_from(KINDS))
+    prompt, memory = draw(st.integers(1, 80)), draw(st.sampled_from(KINDS))
     captured_to = draw(st.integers(0, prompt))
     ends = sorted(draw(st.sets(st.integers(1, prompt), max_size=6)))
     made = plan(*ends, captured_to=captured_to, interval=draw(st.integers(1, 40)), min_tokens=draw(st.integers(0, 150)))
@@ -74,7 +74,7 @@ def test_ranges_follow_each_other_and_none_is_asked_for_twice(
         driven.grow(data.draw(st.integers(1, most)))
         while due := captures.due(driven.position):
             driven.take(due, data.draw(oks))
-    for _ in range(data.draw(st.integers(0, 60))):
+    for _ in range(data.draw(st.integers(0, 40))):
         driven.grow(1)
         while due := captures.due(driven.position):
             driven.take(due, data.draw(oks))

@@ -8,7 +8,8 @@ past answers; every warm reply is to be compared with it.
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,11 @@ import anyio
 import pytest
 
 import erllama_py as erllama
+from erllama_py.cache.waiting import Waiting
+from erllama_py.config import ModelConfig
+from erllama_py.engine.backend import Backend, DecodeStatus, Slice
 from erllama_py.engine.backends import BackendFactory, make_backend
+from erllama_py.engine.stub import StubBackend
 from erllama_py.results import TierInfo
 from erllama_py.tiers.base import TierActor
 from erllama_py.tiers.directory import DirectoryTier
@@ -136,6 +141,39 @@ def row_files(root: Path) -> list[Path]:
     return sorted((root / "rows").glob("*"))
 
 
+def look_up_waits(monkeypatch: pytest.MonkeyPatch) -> anyio.Event:
+    """Set once the cache lets a look-up wait for a save."""
+    waits, add = anyio.Event(), Waiting.add
+
+    def add_and_tell(self: Waiting, *args: Any) -> None:
+        add(self, *args)
+        waits.set()
+
+    monkeypatch.setattr(Waiting, "add", add_and_tell)
+    return waits
+
+
+class Stalling:
+    """Makes backends that stall after so many decodes, until the decode is aborted. `stalled` says that one does."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        self.stalled = threading.Event()
+
+    def __call__(self, model_id: str, model_config: ModelConfig) -> Backend:
+        plan = self
+
+        class Backend(StubBackend):
+            def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
+                if self.decodes < plan.after:
+                    return super().decode(slices)
+                plan.stalled.set()
+                self._abort.wait()
+                return DecodeStatus.ABORTED
+
+        return Backend(model_id, model_config)
+
+
 class Gate:
     """Stops every `Put` of both sorts of tiers at its beginning, until it is opened; lets `after` through before."""
 
@@ -147,6 +185,11 @@ class Gate:
         self._open = anyio.Event()
         for tier in (DirectoryTier, RamTier):
             monkeypatch.setattr(tier, "put", self._gated(tier.put))
+
+    @property
+    def opened(self) -> bool:
+        """Whether they may go on."""
+        return self._open.is_set()
 
     def open(self) -> None:
         """Let all go on."""

@@ -44,15 +44,12 @@ def rows_of(tokens: Sequence[int], *ends: int, logits: Sequence[int] = ()) -> tu
     )
 
 
-def hit_of(
-    tokens: Sequence[int], *ends: int, logits: Sequence[int] = (), length: int | None = None, saved_to: int | None = None
-) -> Hit:
+def hit_of(tokens: Sequence[int], *ends: int, logits: Sequence[int] = (), length: int | None = None) -> Hit:
     """What the cache has for `tokens`: rows that end at `ends`."""
     found = ends[-1] if length is None else length
     miss = None if found == len(tokens) else Miss("ends", found)
     rows = rows_of(tokens, *ends, logits=logits)
-    saved_to = ends[-1] if saved_to is None else saved_to
-    return Hit(chain=rows, length=found, saved_to=saved_to, exact=miss is None, miss=miss)
+    return Hit(chain=rows, length=found, saved_to=ends[-1], exact=miss is None, miss=miss)
 
 
 def found(request_id: int, hit: Hit | None = NOTHING, logits: bytes | None = None) -> Found:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
-from helpers.requests import IDLE, PLAN, captured, finished, found, generate_of, hit_of, rows_of, run, submit
+from helpers.requests import IDLE, PLAN, captured, finished, found, generate_of, hit_of, run, submit
 from helpers.rows import IDENTITY
 
 from erllama_py.cache.keys import pack_tokens
@@ -119,7 +121,7 @@ def test_a_failed_request_leaves_nothing_to_reuse_and_the_next_one_starts() -> N
 def test_what_comes_late_of_a_request_that_is_over_is_nothing() -> None:
     """Its successor is not taken for it."""
     state, _ = run(IDLE, submit(1), found(1), finished(1, [7], held=3), submit(2), found(2))
-    late = [
+    late: list[Any] = [
         found(1), finished(1, [7], held=3), Failed(1, "SamplerFailed", "x"), PromptLogits(1, b"l"), captured(1, 0, 3),
     ]  # fmt: skip
     for event in late:
@@ -191,7 +193,6 @@ def test_a_completion_can_be_continued_where_all_of_it_was_copied_out(
 def test_the_answer_says_how_it_went() -> None:
     """What it started from and why not from more, and the seconds of each step."""
     tokens = list(range(60))
-    row, _ = rows_of(tokens, 40, 60)
     state, _ = run(IDLE, submit(1, tokens), now=10.0)
     state, _ = run(state, found(1, None), now=12.0)
     _, effects = run(state, finished(1, [7], held=60), now=20.0)
@@ -200,4 +201,3 @@ def test_the_answer_says_how_it_went() -> None:
     assert (outline.hit, outline.miss_reason, outline.tier) == (CacheHit("cold", 0), "nothing is live", None)
     assert (outline.lookup_seconds, outline.restore_seconds, outline.restored_bytes) == (2.0, 0.0, 0)
     assert effects[0].started_at == 10.0
-    assert row.tier == "disk"

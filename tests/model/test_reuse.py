@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from helpers.rows import meta
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama_py.cache.messages import Hit, Located, Miss
@@ -38,7 +38,8 @@ def hit_of(prompt: list[int], *ends: int, length: int | None = None, logits: tup
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[Slot, list[int], MemoryKind, int, Hit | None, bool]:
     """A sequence that may begin as the prompt does, a memory, and a hit as look-ups give them for that memory."""
-    memory, n_swa = draw(st.sampled_from(KINDS)), draw(st.integers(1, 60))
+    memory = draw(st.sampled_from([*KINDS, "window", "window"]))  # the one with most traps
+    n_swa = draw(st.integers(1, 60))
     prompt = draw(st.lists(st.integers(0, 1), min_size=1, max_size=120))
     tail = draw(st.lists(st.integers(0, 1), max_size=40))
     held = prompt[: draw(st.integers(0, len(prompt)))] + tail
@@ -47,7 +48,7 @@ def cases(draw: st.DrawFn) -> tuple[Slot, list[int], MemoryKind, int, Hit | None
     if draw(st.integers(0, 9)):
         ends = sorted(draw(st.sets(st.integers(1, len(prompt)), max_size=5)))
         length = max(ends, default=0)
-        if is_cuttable(memory) and length < len(prompt) and draw(st.booleans()):
+        if is_cuttable(memory) and length < len(prompt) and draw(st.integers(0, 2)):
             # The last row goes on differently, or beyond the prompt: it matches in part.
             matching = draw(st.just(len(prompt)) | st.integers(length + 1, len(prompt)))
             ends.append(matching + draw(st.integers(1, 40)))
@@ -65,7 +66,6 @@ def check_cut(start: Start, memory: MemoryKind, n_swa: int) -> None:
         assert memory == "full" or (memory == "window" and last.end - last.start < n_swa)
 
 
-@settings(max_examples=200)
 @given(cases())
 def test_every_start_obeys_the_laws(case: tuple[Slot, list[int], MemoryKind, int, Hit | None, bool]) -> None:
     """For any memory: a prefix, a token left to compute, rows without a gap, cuts where they can be, never a loss."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from helpers.rows import IDENTITY
 from hypothesis import given
 from hypothesis import strategies as st
 
+from erllama_py.cache.keys import Identity
 from erllama_py.engine.backend import MemoryKind
-from erllama_py.model.slots import Slot, common_prefix, reusable
+from erllama_py.model.slots import Reuse, Slot, common_prefix, reusable
 
 tokens = st.lists(st.integers(0, 2), max_size=40)
 kinds = st.sampled_from(["full", "window", "recurrent", "hybrid"])
@@ -47,6 +49,35 @@ def test_a_sliding_window_is_cut_only_where_its_window_is_whole(first_held: int,
 def test_a_sliding_window_that_is_only_extended_keeps_everything() -> None:
     """Nothing is cut, so what the window forgot does not matter."""
     assert reusable(Slot(0, list(range(200)), 136), list(range(201)), "window", 64).keep == 200
+
+
+@given(tokens, st.integers(0, 39), tokens.filter(bool), kinds, st.integers(0, 30))
+def test_logits_at_the_prompts_end_let_all_of_it_be_kept(
+    held: list[int], first: int, prompt: list[int], kind: MemoryKind, n_swa: int
+) -> None:
+    """Never less than without them, and the whole prompt only if it is all held."""
+    slot = Slot(0, held, first)
+    without = reusable(slot, prompt, kind, n_swa).keep
+    keep = reusable(slot, prompt, kind, n_swa, with_logits=True).keep
+    assert held[:keep] == prompt[:keep]
+    assert keep == len(prompt) or keep == without
+    if kind == "full":
+        assert keep == common_prefix(held, prompt)
+
+
+@pytest.mark.parametrize("kind", ["full", "window", "recurrent", "hybrid"])
+def test_a_repeated_prompt_that_stands_at_its_end_is_kept_whole_with_its_logits(kind: MemoryKind) -> None:
+    """Nothing is cut, so every memory can; without the logits only one that can be cut back by a token."""
+    slot = Slot(0, [1, 2, 3])
+    assert reusable(slot, [1, 2, 3], kind, 64, with_logits=True) == Reuse(3, None)
+    assert reusable(slot, [1, 2, 3], kind, 64).keep == (2 if kind in ("full", "window") else 0)
+
+
+@pytest.mark.parametrize(("captured_to", "identity"), [(0, None), (2, None), (3, IDENTITY)])
+def test_whose_the_cells_are_and_what_is_saved_changes_nothing(captured_to: int, identity: Identity | None) -> None:
+    """Whether they may be lent at all is decided before."""
+    slot = Slot(0, [1, 2, 3], identity=identity, captured_to=captured_to)
+    assert reusable(slot, [1, 2, 3, 4], "full", 0) == Reuse(3, None)
 
 
 def test_a_miss_says_where_the_prompt_parts() -> None:

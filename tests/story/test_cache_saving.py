@@ -1,22 +1,32 @@
-"""What is saved, when, and who waits for it: gates, `parent_key`, cancelled requests, unloading, back-pressure."""
+"""What is saved, when, and who waits for it: gates, `parent_key`, cancelled requests, evicting, unloading."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
-from helpers.cache import PROMPT, TIER, Gate, ask, cold, model_at, ram_model, row_files, spans, text, until_true
+from helpers.cache import (
+    MEMORIES,
+    PROMPT,
+    TIER,
+    Gate,
+    Stalling,
+    ask,
+    cold,
+    look_up_waits,
+    model_at,
+    ram_model,
+    row_files,
+    text,
+)
+from helpers.checkpoints import turns
 from helpers.runtime import GatedBackend, until
 
 import erllama_py as erllama
-from erllama_py.config import ModelConfig
-from erllama_py.engine.backend import Backend, DecodeStatus, Slice
-from erllama_py.engine.stub import StubBackend
 from erllama_py.errors import TierFailed
 
 pytestmark = pytest.mark.anyio
@@ -32,25 +42,17 @@ async def first_turn(model: erllama.Model) -> tuple[erllama.Completion, list[int
     return first, [*PROMPT.encode(), *first.generated, *b" and then?"]
 
 
-async def waiting(runtime: erllama.Runtime) -> Any:
-    """The look-ups that the cache lets wait."""
-    ref = runtime._names.whereis("cache")
-    assert ref is not None
-    return ref
-
-
 # --- parent_key ----------------------------------------------------------------------------------------------
 
 
 async def test_a_save_that_the_parent_key_names_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next turn comes before its rows are stored: it starts once they are, and counts as resumed."""
     async with ram_model(policy=FINISH_ONLY) as (runtime, model):
-        gate = Gate(monkeypatch)
+        gate, waits = Gate(monkeypatch), look_up_waits(monkeypatch)
         first, turn = await first_turn(model)
         async with asyncio.TaskGroup() as group:
             second = group.create_task(ask(model, turn, parent_key=first.finish_key))
-            await gate.reached.wait()
-            await until(lambda: model.phase == "prefilling")
+            await waits.wait()
             gate.open()
         warm = second.result()
         counters = await runtime.cache.counters()
@@ -91,12 +93,11 @@ async def test_the_wait_for_a_parent_ends_in_time(monkeypatch: pytest.MonkeyPatc
 async def test_the_wait_for_a_parent_ends_when_its_save_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for a row that will not come."""
     async with ram_model(policy=FINISH_ONLY) as (runtime, model):
-        gate = Gate(monkeypatch)
+        gate, waits = Gate(monkeypatch), look_up_waits(monkeypatch)
         first, turn = await first_turn(model)
         async with asyncio.TaskGroup() as group:
             second = group.create_task(ask(model, turn, parent_key=first.finish_key))
-            await gate.reached.wait()
-            await until(lambda: model.phase == "prefilling")
+            await waits.wait()
             gate.error = TierFailed("ram", "not today")
             gate.open()
         counters = await runtime.cache.counters()
@@ -108,11 +109,10 @@ async def test_the_wait_for_a_parent_ends_when_its_save_fails(monkeypatch: pytes
 async def test_a_caller_that_waits_for_a_parent_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model is free for the next request at once, and nothing stays pinned."""
     async with ram_model(policy=FINISH_ONLY) as (runtime, model):
-        gate = Gate(monkeypatch)
+        gate, waits = Gate(monkeypatch), look_up_waits(monkeypatch)
         first, turn = await first_turn(model)
         second = asyncio.create_task(ask(model, turn, parent_key=first.finish_key))
-        await gate.reached.wait()
-        await until(lambda: model.phase == "prefilling")
+        await waits.wait()
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
@@ -179,10 +179,10 @@ async def test_what_is_below_min_tokens_is_not_saved() -> None:
     assert done.stats.miss_reason == why.miss_reason == "prompts below min_tokens (400) are not saved"
 
 
-async def test_the_gates_of_the_runtime_are_those_that_a_model_leaves_open(tmp_path: Path) -> None:
+async def test_the_gates_of_the_runtime_are_those_that_a_model_leaves_open() -> None:
     """A model's own are added to them."""
-    options = {"ram_quota_bytes": 64 << 20, "policy": {"min_tokens": 16, "boundary_align_tokens": 100}}
-    async with erllama.Runtime(**options) as runtime:
+    gates = {"min_tokens": 16, "boundary_align_tokens": 100}
+    async with erllama.Runtime(ram_quota_bytes=64 << 20, policy=gates) as runtime:
         for name, policy in (("one", {}), ("two", {"boundary_align_tokens": 50, "boundary_trim_tokens": 0})):
             model = await runtime.load_model(name, {"backend": "stub", "policy": policy, "cache_salt": name})
             assert model.info.config.policy.min_tokens == 16
@@ -208,3 +208,120 @@ async def test_a_prompt_can_be_prefilled_and_saved_without_a_reply(tmp_path: Pat
         warm = await ask(model, PROMPT, parent_key=warmed.finish_key)
     assert warm.cache_hit_kind == "exact"
     assert warm.reply == await cold(PROMPT)
+
+
+# --- requests that do not come to their end ------------------------------------------------------------------
+
+
+async def test_a_generation_that_is_cancelled_leaves_what_it_computed(tmp_path: Path) -> None:
+    """Prompt and the reply so far are saved; the same conversation goes on from there after a restart."""
+    make = Stalling(after=2 + 20)
+    async with model_at(tmp_path, make=make) as (_, model):
+        stream = model.stream(PROMPT, temperature=0.0, response_tokens=300)
+        async with stream as events:
+            await until(make.stalled.is_set)
+            events.cancel()
+            *_, last = [event async for event in events]
+        assert isinstance(last, erllama.Done)
+        done = last.completion
+    assert done.finish_reason == "cancelled"
+    assert done.finish_key is not None
+    assert done.committed_tokens == len(PROMPT) + 20
+    turn = [*PROMPT.encode(), *done.generated, *b" and then?"]
+    async with model_at(tmp_path) as (_, model):
+        warm = await ask(model, turn, parent_key=done.finish_key)
+    assert warm.cache_delta.read == done.committed_tokens
+    assert warm.reply == await cold(turn)
+
+
+@pytest.mark.parametrize(("memory", "kept"), [("full", 512), ("window", 128), ("recurrent", 128), ("hybrid", 128)])
+async def test_a_prefill_that_is_cancelled_leaves_what_it_computed(tmp_path: Path, memory: str, kept: int) -> None:
+    """Two decodes of a prompt are two decodes spared: one with rows to copy out ends where the row can still be had."""
+    prompt = text(1500, seed=6)
+    make = Stalling(after=2)
+    async with model_at(tmp_path, memory, make=make) as (_, model):
+        asked = asyncio.create_task(ask(model, prompt))
+        await until(make.stalled.is_set)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        await until(lambda: model.phase == "idle")
+    async with model_at(tmp_path, memory) as (_, model):
+        warm = await ask(model, prompt)
+    assert warm.cache_delta.read == kept
+    assert warm.reply == await cold(prompt, memory=memory)
+
+
+# --- what is at rest -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("how", ["unload", "close", "evict"])
+async def test_what_was_not_saved_is_saved_at_the_end(tmp_path: Path, memory: str, how: str) -> None:
+    """A save that found no buffer is made up for when the model is unloaded or evicted, or the runtime closed."""
+    async with model_at(tmp_path, memory, policy=FINISH_ONLY) as (runtime, model):
+        taken = runtime._buffers.take(runtime._buffers.budget)
+        first = await ask(model, PROMPT)
+        assert first.finish_key is None
+        assert await runtime.cache.rows() == []
+        del taken
+        if how == "evict":
+            await runtime.evict(model)
+            reasons = {row.reason for row in await runtime.cache.rows()}
+            assert reasons == {"evict"}
+        elif how == "unload":
+            await runtime.unload(model)
+            assert {row.reason for row in await runtime.cache.rows()} == {"shutdown"}
+    turn = [*PROMPT.encode(), *first.generated, *b" and then?"]
+    async with model_at(tmp_path, memory) as (_, model):
+        warm = await ask(model, turn)
+    assert warm.cache_delta.read == first.committed_tokens
+    assert warm.reply == await cold(turn, memory=memory)
+
+
+async def test_evicting_a_model_frees_its_cells() -> None:
+    """The next request has its prefix from the tier, not from live cells; the model stays loaded."""
+    async with ram_model() as (runtime, model):
+        first = await ask(model, PROMPT)
+        await runtime.evict(model)
+        again = await ask(model, PROMPT + "!")
+        await runtime.evict("m")
+        await runtime.evict("m")  # nothing is left to do
+        assert model.phase == "idle"
+    assert first.reply == await cold(PROMPT)
+    assert again.stats.tier == "ram"
+    assert again.cache_delta.read == len(PROMPT)
+    assert again.reply == await cold(PROMPT + "!")
+
+
+async def test_evicting_waits_for_the_request_that_runs() -> None:
+    """Which ends as if nothing had been; what waits behind it comes after the eviction."""
+    gate = threading.Event()
+    async with ram_model(make=lambda name, config: GatedBackend(name, config, gate)) as (runtime, model):
+        runs = asyncio.create_task(ask(model, PROMPT, 100))
+        await until(lambda: model.phase == "prefilling")
+        waits = asyncio.create_task(ask(model, PROMPT + "!"))
+        await until(lambda: model.pending_len == 1)
+        evicted = asyncio.create_task(runtime.evict(model))
+        await turns()
+        assert not evicted.done()
+        gate.set()
+        await asyncio.gather(runs, waits, evicted)
+    assert runs.result().reply == await cold(PROMPT, 100)
+    assert waits.result().reply == await cold(PROMPT + "!")
+
+
+@pytest.mark.parametrize("how", ["unload", "close", "evict"])
+async def test_a_tier_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """`evict_save_timeout_ms` is the longest that unloading, evicting and closing wait."""
+    gate = Gate(monkeypatch)
+    with anyio.fail_after(10):
+        async with model_at(tmp_path, policy={"evict_save_timeout_ms": 20}) as (runtime, model):
+            await ask(model, PROMPT)
+            await gate.reached.wait()
+            if how == "unload":
+                await runtime.unload(model)
+            elif how == "evict":
+                await runtime.evict(model)
+                assert (await ask(model, PROMPT)).stats.prefill_tokens == len(PROMPT)
+    assert not any(path.name.endswith(".tmp") for path in row_files(tmp_path))

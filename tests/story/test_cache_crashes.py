@@ -1,0 +1,363 @@
+"""Crashes and cancellations with the cache at work: no request fails, nothing leaks, what was saved is back."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from helpers.cache import (
+    PROMPT,
+    TIER,
+    Gate,
+    ask,
+    cold,
+    config,
+    look_up_waits,
+    model_at,
+    opened,
+    spans,
+    text,
+    tier_info,
+)
+from helpers.checkpoints import Strike, at_each_checkpoint
+from helpers.fake_cache import bytes_in, temp_files
+from helpers.runtime import until
+
+import erllama_py as erllama
+from erllama_py.cache.client import CacheClient
+from erllama_py.tiers.directory import DirectoryTier
+from erllama_py.tiers.messages import RowBytes
+from erllama_py.tiers.ram import RamTier
+
+pytestmark = pytest.mark.anyio
+
+PARTS = ["cache", "saver", "tier:ram", f"tier:{TIER}"]
+ROWS = {(0, 64), (64, 128), (128, 192), (192, 256), (256, 311)}
+
+
+class Bomb:
+    """A message that no actor can look at."""
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("told to fail")
+
+    @__class__.setter
+    def __class__(self, value: Any) -> None: ...
+
+
+async def crash(runtime: erllama.Runtime, name: str) -> None:
+    """Let an actor fail in `handle`; returns when it is back, and the tier `d` with its rows."""
+    names = runtime._names
+    before = names.whereis(name)
+    assert before is not None
+    before.cast(Bomb())
+    with anyio.fail_after(20):
+        while names.whereis(name) in (before, None):
+            await anyio.lowlevel.checkpoint()
+    for part in PARTS:
+        await names.wait_registered(part)
+    await opened(runtime)
+
+
+class GatedReads:
+    """Every `Get` of a directory waits."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached, self.open = anyio.Event(), anyio.Event()
+        get = DirectoryTier.get
+
+        async def gated(tier: DirectoryTier, key: bytes) -> RowBytes:
+            self.reached.set()
+            await self.open.wait()
+            return await get(tier, key)
+
+        monkeypatch.setattr(DirectoryTier, "get", gated)
+
+
+async def nothing_leaks(runtime: erllama.Runtime, root: Path) -> None:
+    """The books are right, nothing is half written, nothing is pinned or reserved."""
+    await runtime.cache.flush()
+    info = await tier_info(runtime)
+    assert info.used_bytes == bytes_in(root / "rows")
+    assert temp_files(root) == []
+    await runtime.cache.evict_bytes(1 << 30, ["disk", "ram"])
+    assert await runtime.cache.rows() == []
+    assert bytes_in(root / "rows") == 0
+    assert runtime._buffers.leased == 0
+
+
+@pytest.mark.parametrize("part", PARTS)
+async def test_a_crash_between_two_requests_costs_nothing_that_was_saved(tmp_path: Path, part: str) -> None:
+    """Rows of a directory are back with whoever crashed; those in memory are lost with their own tier alone."""
+    async with model_at(tmp_path) as (runtime, model):
+        other = await runtime.load_model("other", config(cache_salt="x"))
+        for one in (model, other):
+            await ask(one, PROMPT)
+            await ask(one, text(40, seed=1))
+        await runtime.cache.flush()
+        await crash(runtime, part)
+        assert await spans(runtime, TIER) >= ROWS
+        assert (await spans(runtime, "ram") >= ROWS) is (part != "tier:ram")
+        warm, second = await ask(model, PROMPT), await ask(other, PROMPT)
+        await nothing_leaks(runtime, tmp_path)
+        assert model.info.restarts == other.info.restarts == 0
+    assert warm.cache_hit_kind == "exact"
+    assert second.cache_hit_kind == ("cold" if part == "tier:ram" else "exact")
+    assert warm.reply == second.reply == await cold(PROMPT)
+
+
+@pytest.mark.parametrize("part", PARTS)
+async def test_a_crash_while_rows_are_saved_costs_rows_and_no_reply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Reservations under way are given back, and the same prompt is saved whole when it comes again."""
+    async with model_at(tmp_path) as (runtime, model):
+        gate = Gate(monkeypatch, after=1)
+        first = await ask(model, PROMPT)
+        await gate.reached.wait()
+        await crash(runtime, part)
+        gate.open()
+        await runtime.cache.flush()
+        assert temp_files(tmp_path) == []
+        await ask(model, text(40, seed=1))
+        second = await ask(model, PROMPT)
+        await runtime.cache.flush()
+        await ask(model, text(40, seed=1))
+        third = await ask(model, PROMPT)
+        await nothing_leaks(runtime, tmp_path)
+    assert third.cache_hit_kind == "exact"
+    assert first.reply == second.reply == third.reply == await cold(PROMPT)
+
+
+@pytest.mark.parametrize("part", PARTS)
+async def test_a_crash_while_rows_are_restored_costs_time_and_no_reply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """A row that cannot be read any more is computed; the pins of the look-up are gone with it."""
+    async with model_at(tmp_path) as (runtime, model):
+        await ask(model, PROMPT)
+        await ask(model, text(40, seed=1))
+        await runtime.cache.flush()
+        reads = GatedReads(monkeypatch)
+        asked = asyncio.create_task(ask(model, PROMPT))
+        await reads.reached.wait()
+        await crash(runtime, part)
+        reads.open.set()
+        warm = await asked
+        await nothing_leaks(runtime, tmp_path)
+    assert warm.reply == await cold(PROMPT)
+    assert warm.cache_hit_kind == ("cold" if part == f"tier:{TIER}" else "exact")
+
+
+@pytest.mark.parametrize("part", [*PARTS, "stopped"])
+async def test_a_look_up_that_waits_outlives_what_it_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """The save that a `parent_key` names is lost with the cache, the saver or the tier: the request goes on."""
+    policy = {"boundary_align_tokens": 4096, "continued_interval": 4096, "session_resume_wait_ms": 60_000}
+    async with model_at(tmp_path, policy=policy) as (runtime, model):
+        gate, waits = Gate(monkeypatch), look_up_waits(monkeypatch)
+        first = await ask(model, PROMPT)
+        await ask(model, text(40, seed=1))
+        turn = [*PROMPT.encode(), *first.generated]
+        asked = asyncio.create_task(ask(model, turn, parent_key=first.finish_key))
+        await waits.wait()
+        if part == "stopped":
+            await runtime.stop_tier(TIER)
+        else:
+            await crash(runtime, part)
+        if part == "tier:ram":
+            gate.open()
+        second = await asked
+        gate.open()
+        await runtime.cache.flush()
+        assert (await ask(model, PROMPT)).reply == first.reply
+    assert second.reply == await cold(turn)
+
+
+async def test_the_pins_of_a_model_that_dies_are_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a restore; the model is back, and warm."""
+    async with model_at(tmp_path) as (runtime, model):
+        await ask(model, PROMPT)
+        await ask(model, text(40, seed=1))
+        await runtime.cache.flush()
+        reads = GatedReads(monkeypatch)
+        asked = asyncio.create_task(ask(model, PROMPT))
+        await reads.reached.wait()
+        model.inject_fault("actor")
+        with pytest.raises(erllama.ModelCrashed):
+            await asked
+        reads.open.set()
+        warm = await ask(model, PROMPT)
+        assert warm.cache_hit_kind == "exact"
+        await nothing_leaks(runtime, tmp_path)
+    assert warm.reply == await cold(PROMPT)
+
+
+@pytest.mark.parametrize("where", ["actor", "thread", "decode"])
+async def test_a_model_that_dies_is_warm_when_it_is_back(tmp_path: Path, where: Any) -> None:
+    """What it had saved by then; what was on its way arrives without it."""
+    async with model_at(tmp_path, stub={"seconds_per_token": 0.0001}) as (runtime, model):
+        asked = asyncio.create_task(ask(model, PROMPT, 300))
+        await until(lambda: model.phase == "generating")
+        model.inject_fault(where)
+        with pytest.raises(erllama.ModelCrashed):
+            await asked
+        warm = await ask(model, PROMPT)
+        assert warm.cache_delta.read >= 256
+        await nothing_leaks(runtime, tmp_path)
+    assert warm.reply == await cold(PROMPT)
+
+
+async def test_a_caller_that_is_cancelled_anywhere_leaves_no_trace(tmp_path: Path) -> None:
+    """During look-up, restore and decode: nothing stays pinned, and the same request is answered as ever."""
+    roots = iter(tmp_path / str(number) for number in range(1000))
+    expected = await cold(PROMPT)
+
+    async def scenario(strike: Strike) -> None:
+        root = next(roots)
+        async with model_at(root) as (runtime, model):
+            await ask(model, PROMPT)
+            await ask(model, text(40, seed=1))
+            await runtime.cache.flush()
+            asked = asyncio.create_task(strike.coroutine(ask(model, PROMPT)))
+            await asyncio.wait((asked,))
+            assert asked.cancelled() is strike.struck
+            assert (await ask(model, PROMPT)).reply == expected
+            await nothing_leaks(runtime, root)
+
+    assert await at_each_checkpoint(scenario) >= 1
+
+
+@pytest.mark.parametrize("where", ["look-up", "read", "restore"])
+async def test_a_caller_that_is_cancelled_while_its_start_is_under_way_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Held up in the look-up, at the first row or between two rows."""
+    async with model_at(tmp_path) as (runtime, model):
+        await ask(model, PROMPT)
+        await ask(model, text(40, seed=1))
+        await runtime.cache.flush()
+        reached, go_on = anyio.Event(), anyio.Event()
+        seen = 0
+        target: Any = CacheClient
+        method = "find" if where == "look-up" else "read"
+        original = getattr(target, method)
+
+        async def gated(self: Any, message: Any) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen == (3 if where == "restore" else 1):
+                reached.set()
+                await go_on.wait()
+            return await original(self, message)
+
+        monkeypatch.setattr(target, method, gated)
+        asked = asyncio.create_task(ask(model, PROMPT))
+        await reached.wait()
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        await until(lambda: model.phase == "idle")
+        go_on.set()
+        warm = await ask(model, PROMPT)
+        await nothing_leaks(runtime, tmp_path)
+    assert warm.reply == await cold(PROMPT)
+
+
+async def test_a_tier_that_is_stopped_while_rows_are_removed_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows stay where they are; the others go, and what was freed is said."""
+    async with model_at(tmp_path) as (runtime, model):
+        other = await runtime.load_model("other", config())
+        for one in (other, model):
+            await ask(one, PROMPT)
+        await runtime.cache.flush()
+        reached, go_on = anyio.Event(), anyio.Event()
+        delete = RamTier.delete
+
+        async def gated(tier: RamTier, keys: Any) -> int:
+            reached.set()
+            await go_on.wait()
+            return await delete(tier, keys)
+
+        monkeypatch.setattr(RamTier, "delete", gated)
+        evicting = asyncio.create_task(runtime.cache.evict_bytes(1 << 30, ["ram", "disk"]))
+        await reached.wait()
+        await runtime.stop_tier(TIER)
+        go_on.set()
+        assert await evicting > 0
+        assert await spans(runtime) == set()
+        assert (await ask(model, PROMPT + "!")).reply == await cold(PROMPT + "!")
+
+
+@pytest.mark.parametrize("part", ["cache", "saver", f"tier:{TIER}"])
+async def test_a_crash_while_a_full_tier_makes_room_loses_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Rows that were told to go are there still, and known, or gone: not one byte is taken by what nobody knows."""
+    async with model_at(tmp_path, quota_bytes=1 << 20) as (runtime, model):
+        number = 0
+        while (await runtime.cache.counters()).get(f"evicted.{TIER}", 0) == 0:
+            number += 1
+            await ask(model, text(700, seed=number))
+            await runtime.cache.flush()
+        reached, go_on = anyio.Event(), anyio.Event()
+        delete = DirectoryTier.delete
+
+        async def gated(tier: DirectoryTier, keys: Any) -> int:
+            reached.set()
+            await go_on.wait()
+            return await delete(tier, keys)
+
+        monkeypatch.setattr(DirectoryTier, "delete", gated)
+        last = await ask(model, PROMPT)
+        await reached.wait()
+        await crash(runtime, part)
+        go_on.set()
+        assert last.reply == await cold(PROMPT)
+        await nothing_leaks(runtime, tmp_path)
+
+
+async def test_a_cache_that_crashes_while_a_tier_opens_learns_all_of_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of what the tier finds comes before it has introduced itself to the new one."""
+    async with model_at(tmp_path) as (_, model):
+        await ask(model, PROMPT)
+    found, go_on = asyncio.Event(), asyncio.Event()
+    tell_rows, introduce = DirectoryTier.tell_rows, DirectoryTier.introduce
+
+    def introduce_late(tier: DirectoryTier) -> None:
+        tier.tasks.start(late(tier))
+
+    async def late(tier: DirectoryTier) -> None:
+        await found.wait()
+        introduce(tier)
+
+    async def tell_late(tier: DirectoryTier, *report: Any) -> None:
+        await go_on.wait()
+        tell_rows(tier, *report)
+        found.set()
+
+    monkeypatch.setattr(DirectoryTier, "tell_rows", lambda tier, *report: tier.tasks.start(tell_late(tier, *report)))
+    monkeypatch.setattr(DirectoryTier, "introduce", introduce_late)
+    async with erllama.Runtime() as runtime:
+        await runtime.start_tier(TIER, {"kind": "disk", "root": tmp_path})
+        before = runtime._names.whereis("cache")
+        assert before is not None
+        before.cast(Bomb())
+        await until(lambda: runtime._names.whereis("cache") not in (before, None))
+        monkeypatch.setattr(DirectoryTier, "tell_rows", tell_rows)
+        go_on.set()
+        await opened(runtime)
+        assert await spans(runtime) == ROWS
+        assert "2 restarts" not in str(runtime.tree())
+        model = await runtime.load_model("m", config(kind="disk"))
+        assert (await ask(model, PROMPT)).cache_hit_kind == "exact"

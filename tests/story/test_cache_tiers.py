@@ -1,0 +1,286 @@
+"""What tiers are filled with and emptied of: back-pressure, quotas, eviction, memory pressure; rows that are bad."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import anyio
+import pytest
+from helpers.cache import (
+    PROMPT,
+    TIER,
+    Gate,
+    ask,
+    cold,
+    config,
+    model_at,
+    ram_model,
+    row_files,
+    spans,
+    text,
+    tier_info,
+    until_true,
+)
+from helpers.fake_cache import bytes_in, temp_files
+
+from erllama_py.config import ModelConfig
+from erllama_py.engine.backend import Backend
+from erllama_py.engine.stub import StubBackend
+from erllama_py.tiers.messages import RowBytes
+from erllama_py.tiers.ram import RamTier
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1 << 20
+# Rows of some 8 KiB, four a conversation: a tier of the smallest quota holds about thirty of them.
+CONVERSATIONS = 40
+
+# --- back-pressure -------------------------------------------------------------------------------------------
+
+
+async def test_what_finds_no_buffer_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tier that does not keep up costs rows, never a reply: and not one row more waits than there are buffers."""
+    async with ram_model(runtime_options={"save_buffer_bytes": 2 << 20}) as (runtime, model):
+        gate = Gate(monkeypatch)
+        done = await ask(model, PROMPT, 100)
+        assert done.reply == await cold(PROMPT, 100)
+        assert (await runtime.cache.counters())["saves.dropped.no_buffer"] > 0
+        gate.open()
+        await runtime.cache.flush()
+        assert len(await runtime.cache.rows()) == 2
+        # Once there is room again, one row holds all that was left out.
+        await runtime.evict(model)
+        warm = await ask(model, PROMPT + done.reply + "!")
+    assert warm.cache_delta.read == done.committed_tokens
+    assert warm.reply == await cold(PROMPT + done.reply + "!")
+
+
+async def test_a_tier_that_is_slow_does_not_slow_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every save held up, a reply takes as many decodes as ever and comes to its end."""
+    made: list[StubBackend] = []
+
+    def make(model_id: str, config: ModelConfig) -> Backend:
+        made.append(StubBackend(model_id, config))
+        return made[-1]
+
+    async with ram_model(make=make) as (_, model):
+        gate = Gate(monkeypatch)
+        done = await ask(model, PROMPT, 200)
+        await gate.reached.wait()
+        assert not gate.opened
+        assert made[0].decodes == 2 + 199  # the prompt in two batches, then a token each
+        gate.open()
+    assert done.reply == await cold(PROMPT, 200)
+
+
+# --- room ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["disk", "ram_file"])
+async def test_a_full_tier_gives_up_leaves_and_is_never_above_its_quota(tmp_path: Path, kind: str) -> None:
+    """What is used least goes, from the end of conversations; what is left can all be reached from position 0."""
+    system = text(200, seed=7)
+    async with model_at(tmp_path, kind=kind, quota_bytes=MIB) as (runtime, model):
+        for number in range(CONVERSATIONS):
+            done = await ask(model, system + text(200, seed=100 + number))
+            await runtime.cache.flush()
+            assert bytes_in(tmp_path) <= MIB
+            assert done.cache_delta.read >= (0 if number == 0 else 192)
+        info = await tier_info(runtime)
+        assert MIB // 2 < info.used_bytes <= MIB
+        rows = await runtime.cache.rows()
+        starts = {0: None} | {row.key: row.end for row in rows}
+        assert all(row.start == 0 or starts.get(row.parent) == row.start for row in rows)
+        assert (await runtime.cache.counters())[f"evicted.{TIER}"] > 0
+        assert {(0, 64), (64, 128), (128, 192)} <= {(row.start, row.end) for row in rows}
+        last = await ask(model, system + text(200, seed=100 + number))
+    assert last.cache_hit_kind == "live"
+    async with model_at(tmp_path, kind=kind, quota_bytes=MIB) as (_, model):
+        warm = await ask(model, system + text(200, seed=100 + number))
+    assert warm.cache_hit_kind == "exact"
+    assert warm.reply == await cold(system + text(200, seed=100 + number))
+    assert temp_files(tmp_path) == []
+
+
+async def test_rows_in_use_are_not_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a look-up holds them they are pinned; afterwards they can go."""
+    async with ram_model() as (runtime, model):
+        await ask(model, PROMPT)
+        await runtime.cache.flush()
+        await ask(model, text(40, seed=1))
+        await runtime.cache.flush()
+        reading, go_on = anyio.Event(), anyio.Event()
+        get = RamTier.get
+
+        async def gated(tier: RamTier, key: bytes) -> RowBytes:
+            reading.set()
+            await go_on.wait()
+            return await get(tier, key)
+
+        monkeypatch.setattr(RamTier, "get", gated)
+        asked = asyncio.create_task(ask(model, PROMPT))
+        await reading.wait()
+        await runtime.cache.evict_bytes(1 << 30)
+        assert {(0, 64), (64, 128), (128, 192), (192, 256), (256, 311)} == await spans(runtime)
+        go_on.set()
+        warm = await asked
+        await runtime.cache.flush()
+        assert await runtime.cache.evict_bytes(1 << 30) > 0
+        assert await runtime.cache.rows() == []
+        assert (await tier_info(runtime, "ram")).used_bytes == 0
+    assert warm.cache_hit_kind == "exact"
+    assert warm.reply == await cold(PROMPT)
+
+
+async def test_bytes_can_be_freed_in_some_tiers(tmp_path: Path) -> None:
+    """By kind or by name; a miss says afterwards that the row was evicted."""
+    async with model_at(tmp_path) as (runtime, model):
+        other = await runtime.load_model("other", config(cache_salt="x"))
+        for one in (model, other):
+            await ask(one, PROMPT)
+        await runtime.cache.flush()
+        ram, disk = await tier_info(runtime, "ram"), await tier_info(runtime)
+        assert await runtime.cache.evict_bytes(1) > 0
+        assert (await tier_info(runtime)).used_bytes == disk.used_bytes
+        assert (await tier_info(runtime, "ram")).rows == ram.rows - 1
+        assert await runtime.cache.evict_bytes(1 << 30, [TIER]) == disk.used_bytes
+        assert row_files(tmp_path) == []
+        assert await runtime.cache.evict_bytes(1 << 30, ["no such tier"]) == 0
+        why = await model.explain(PROMPT)
+        assert (why.hit_tokens, why.miss_reason) == (0, "what followed token 0 was evicted")
+        assert (await other.explain(PROMPT)).hit_tokens == 256
+        gone = await ask(model, PROMPT + "!")
+    assert gone.reply == await cold(PROMPT + "!")
+
+
+async def test_gc_removes_what_nothing_can_reach(tmp_path: Path) -> None:
+    """A row whose parent is gone is no use to anybody; what can be reached stays."""
+    async with model_at(tmp_path) as (runtime, model):
+        await ask(model, PROMPT)
+        await runtime.cache.flush()
+        first = next(row for row in await runtime.cache.rows() if row.end == 128)
+    (path,) = [path for path in row_files(tmp_path) if first.key.hex() in path.name]
+    path.unlink()
+    async with model_at(tmp_path) as (runtime, model):
+        assert len(await runtime.cache.rows()) == 4
+        assert (await model.explain(PROMPT)).hit_tokens == 64
+        assert await runtime.cache.gc() > 0
+        assert await spans(runtime) == {(0, 64)}
+        assert len(row_files(tmp_path)) == 1
+        assert await runtime.cache.gc() == 0
+        warm = await ask(model, PROMPT)
+        assert warm.cache_delta.read == 64
+    assert warm.reply == await cold(PROMPT)
+    async with model_at(tmp_path) as (_, model):
+        assert (await ask(model, PROMPT)).cache_hit_kind == "exact"
+
+
+async def test_memory_pressure_frees_rows_in_memory(tmp_path: Path) -> None:
+    """A source that says that memory is full makes the tiers in memory give way, and leaves the disk alone."""
+    full = False
+
+    def source() -> tuple[float, float]:
+        return (95, 100) if full else (10, 100)
+
+    pressure = {"source": source, "interval_ms": 10, "min_evict_bytes": 1 << 30}
+    async with model_at(tmp_path, runtime_options={"pressure": pressure}) as (runtime, model):
+        other = await runtime.load_model("other", config())
+        for one, prompt in ((model, PROMPT), (other, text(300, seed=8))):
+            await ask(one, prompt)
+        await runtime.cache.flush()
+        kept = await spans(runtime, TIER)
+        full = True
+
+        async def is_empty() -> bool:
+            return (await tier_info(runtime, "ram")).used_bytes == 0
+
+        await until_true(is_empty)
+        assert await spans(runtime, TIER) == kept
+        assert (await ask(other, PROMPT)).stats.tier == TIER
+
+
+# --- bad rows ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [0, 40, 300, 4100, -5])
+async def test_a_flipped_bit_is_never_served(tmp_path: Path, place: int) -> None:
+    """The request goes on from the rows before it; the file is counted and set aside, and the row is saved anew."""
+    async with model_at(tmp_path) as (runtime, model):
+        await ask(model, PROMPT)
+        await runtime.cache.flush()
+        third = next(row for row in await runtime.cache.rows() if row.end == 192)
+    (path,) = [path for path in row_files(tmp_path) if third.key.hex() in path.name]
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x10
+    path.write_bytes(content)
+    async with model_at(tmp_path) as (runtime, model):
+        warm = await ask(model, PROMPT)
+        await runtime.cache.flush()
+        counters = await runtime.cache.counters()
+    assert warm.cache_delta.read == 128
+    assert warm.reply == await cold(PROMPT)
+    assert sum(count for name, count in counters.items() if name.startswith("bad.")) == 1
+    async with model_at(tmp_path) as (runtime, model):
+        again = await ask(model, PROMPT)
+        assert not any(name.startswith("bad.") for name in await runtime.cache.counters())
+    assert again.cache_hit_kind == "exact"
+    assert again.reply == warm.reply
+
+
+async def test_a_directory_that_is_deleted_costs_rows_and_no_reply(tmp_path: Path) -> None:
+    """The tier says that it cannot be written, and is well again by itself once it can."""
+    root = tmp_path / "kv"
+    async with model_at(root) as (runtime, model):
+        await ask(model, PROMPT)
+        await runtime.cache.flush()
+        await ask(model, text(40, seed=1))
+        shutil.rmtree(root)
+        root.write_text("in the way")
+        gone = await ask(model, PROMPT)
+        await runtime.cache.flush()
+        info = await tier_info(runtime)
+        counters = await runtime.cache.counters()
+        root.unlink()
+        for number in range(3):
+            await ask(model, text(200, seed=20 + number))
+            await runtime.cache.flush()
+        assert (await tier_info(runtime)).problem is None
+        healthy = await ask(model, PROMPT)
+        await runtime.cache.flush()
+    assert gone.reply == healthy.reply == await cold(PROMPT)
+    assert info.problem is not None
+    assert gone.stats.miss_reason == "a row could not be read"
+    assert counters["bad.gone"] >= 1
+    assert counters["misses.unreadable"] == 1
+
+
+async def test_a_row_that_the_engine_refuses_costs_that_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request goes on from what is in the cells; the row is thrown out, and saved anew."""
+    async with ram_model() as (runtime, model):
+        await ask(model, PROMPT)
+        await ask(model, text(40, seed=1))
+        await runtime.cache.flush()
+        restore = StubBackend.restore
+        refused: list[int] = []
+
+        def refuse_one(backend: StubBackend, seq_id: int, start: int, end: int, payload: memoryview) -> bool:
+            if end == 192 and not refused:
+                refused.append(end)
+                return False
+            return restore(backend, seq_id, start, end, payload)
+
+        monkeypatch.setattr(StubBackend, "restore", refuse_one)
+        warm = await ask(model, PROMPT)
+        await runtime.cache.flush()
+        counters = await runtime.cache.counters()
+        await ask(model, text(40, seed=1))
+        again = await ask(model, PROMPT)
+    assert refused == [192]
+    assert warm.cache_delta.read == 128
+    assert warm.stats.miss_reason == "a row could not be read"
+    assert counters["bad.refused"] == 1
+    assert again.cache_hit_kind == "exact"
+    assert warm.reply == again.reply == await cold(PROMPT)
