@@ -27,8 +27,8 @@ from report import PAGE, publish, table
 
 from erllama_py import Model, Runtime
 
-LENGTHS = (256, 512)
-ROUNDS = 2
+LENGTHS = (256, 512, 1024, 2048, 2900)
+ROUNDS = 7
 MEMORY = Path("/dev/shm")
 OPTIONS: dict[str, Any] = {"response_tokens": 1, "temperature": 0.0}
 

@@ -326,6 +326,8 @@ def _check_model(config: ModelConfig) -> None:
         raise InvalidOption("model_path", "the backend 'llama' needs the path of a GGUF file")
     if config.model_path is not None:
         _check_path(config.model_path)
+    if config.cache_salt is not None:
+        _check_utf8("cache_salt", config.cache_salt)
     if config.stub != StubOpts() and config.backend != "stub":
         raise InvalidOption("stub", "these options are for the backend 'stub'")
     if config.stub.memory == "window" and not config.stub.n_swa:

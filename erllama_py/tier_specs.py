@@ -72,4 +72,10 @@ def _checked(options: dict[Any, Any], kind: type[DiskTier] | type[RamFileTier]) 
     checked = convert(options, kind, root=lambda root: os.fspath(root) if isinstance(root, os.PathLike) else root)
     if not checked.root or "\0" in checked.root:
         raise InvalidOption("root", "a path is not empty and has no NUL character")
-    return msgspec.structs.replace(checked, root=str(Path(checked.root).absolute()))
+    try:
+        os.fsencode(checked.root)
+        return msgspec.structs.replace(checked, root=str(Path(checked.root).absolute()))
+    except UnicodeEncodeError:
+        raise InvalidOption("root", "no directory can have this name: it holds a lone surrogate") from None
+    except OSError as error:
+        raise InvalidOption("root", f"it is relative, and there is no working directory: {error}") from error

@@ -194,6 +194,7 @@ class EngineThread:
             self._fail(job.request_id, error)
             return
         self._running.append(running)
+        self._capture_due(running, CAPTURES_PER_TICK)  # of what is kept: a recurrent state stands there only now
         if job.keep == len(job.tokens):
             self._outcomes.append(Prefilled(job.request_id, job.keep, job.keep))
             self._draw(running, lambda: running.sampler.sample_from(job.logits or b""))

@@ -104,6 +104,8 @@ WRONG: list[tuple[str, object, str]] = [
     ("fingerprint", "12", "expected 32 bytes or 64 hex digits"),
     ("fingerprint", "x" * 64, "expected 32 bytes or 64 hex digits"),
     ("fingerprint", b"x" * 31, "expected 32 bytes or 64 hex digits"),
+    ("cache_salt", "\ud800", "the text has no UTF-8 form: it holds a lone surrogate"),
+    ("cache_salt", "", "expected str of length >= 1, got 0"),
     ("fingerprint", f"{HEX}\n", "expected 32 bytes or 64 hex digits"),
     ("ctx_params_hash", 5, "expected 32 bytes or 64 hex digits"),
     ("fingerprint_mode", "fast", "expected one of 'fast_unsafe', 'gguf_chunked', 'safe', got 'fast'"),

@@ -232,3 +232,16 @@ async def test_rows_go_in_one_by_one_while_another_sequence_decodes() -> None:
     assert len(places) == 3
     for left, right in itertools.pairwise(places):
         assert any(isinstance(outcome, Text) for outcome in seen[left:right])
+
+
+@pytest.mark.parametrize("memory", ["recurrent", "hybrid"])
+async def test_a_recurrent_state_is_copied_where_the_prompt_ends_before_it_moves_on(memory: str) -> None:
+    """Also when nothing of the prompt had to be computed: the state is there only until the next decode."""
+    async with engine(stub(memory=memory)) as driver:
+        driver.thread.submit(generate(1, range(40), keep_logits=True, max_new_tokens=0))
+        await finish(driver, 1)
+        logits = next(outcome.logits for outcome in driver.outcomes if isinstance(outcome, PromptLogits))
+        driver.thread.submit(generate(2, range(40), keep=40, logits=logits, max_new_tokens=4, saves=plan(40)))
+        await finish(driver, 2)
+    first = captures(driver)[0]
+    assert (first.start, first.end, first.skipped) == (0, 40, None)
