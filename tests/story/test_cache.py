@@ -236,3 +236,31 @@ async def test_two_models_of_one_file_share_their_rows(tmp_path: Path) -> None:
         warm = await ask(two, PROMPT)
     assert warm.cache_hit_kind == "exact"
     assert warm.reply == await cold(PROMPT)
+
+
+async def test_explain_says_what_would_hit_and_where_it_parts(tmp_path: Path) -> None:
+    """Without a change to anything: how much, from where, how many bytes, and the first token that is not there."""
+    async with model_at(tmp_path) as (runtime, model):
+        nothing = await model.explain(PROMPT)
+        assert (nothing.hit_tokens, nothing.rows, nothing.tiers) == (0, 0, ())
+        assert nothing.miss_reason == "nothing is saved for this model"
+        done = await ask(model, PROMPT)
+        await runtime.cache.flush()
+        before = await runtime.cache.counters()
+        whole = await runtime.explain("m", PROMPT)
+        assert (whole.prompt_tokens, whole.hit_tokens, whole.tiers) == (300, 300, (TIER,))
+        assert (whole.miss_reason, whole.position, whole.text) == (None, None, None)
+        assert whole.rows == 5
+        assert whole.nbytes > 0
+        parts = await model.explain(PROMPT[:250] + "?" + PROMPT[251:])
+        assert (parts.hit_tokens, parts.position, parts.text) == (250, 250, "?")
+        assert parts.miss_reason == "the prompt parts from what is saved at token 250"
+        longer = await model.explain([*PROMPT.encode(), *done.generated, *b"!!"])
+        assert (longer.hit_tokens, longer.position) == (311, 311)
+        assert longer.miss_reason == "what is saved ends at token 311"
+        strange = await model.explain("?" + PROMPT)
+        assert (strange.hit_tokens, strange.position, strange.text) == (0, 0, "?")
+        assert (await model.explain("short")).miss_reason == "prompts below min_tokens (32) are not saved"
+        assert await model.list_cached_prefixes([63] * 300) == []
+        assert await runtime.cache.counters() == before
+        assert {row.hits for row in await runtime.cache.rows()} == {0}

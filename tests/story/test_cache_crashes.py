@@ -13,6 +13,7 @@ from helpers.cache import (
     PROMPT,
     TIER,
     Gate,
+    Held,
     ask,
     cold,
     config,
@@ -30,8 +31,6 @@ from helpers.runtime import until
 import erllama_py as erllama
 from erllama_py.cache.client import CacheClient
 from erllama_py.tiers.directory import DirectoryTier
-from erllama_py.tiers.messages import RowBytes
-from erllama_py.tiers.ram import RamTier
 
 pytestmark = pytest.mark.anyio
 
@@ -62,21 +61,6 @@ async def crash(runtime: erllama.Runtime, name: str) -> None:
     for part in PARTS:
         await names.wait_registered(part)
     await opened(runtime)
-
-
-class GatedReads:
-    """Every `Get` of a directory waits."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.reached, self.open = anyio.Event(), anyio.Event()
-        get = DirectoryTier.get
-
-        async def gated(tier: DirectoryTier, key: bytes) -> RowBytes:
-            self.reached.set()
-            await self.open.wait()
-            return await get(tier, key)
-
-        monkeypatch.setattr(DirectoryTier, "get", gated)
 
 
 async def nothing_leaks(runtime: erllama.Runtime, root: Path) -> None:
@@ -143,11 +127,11 @@ async def test_a_crash_while_rows_are_restored_costs_time_and_no_reply(
         await ask(model, PROMPT)
         await ask(model, text(40, seed=1))
         await runtime.cache.flush()
-        reads = GatedReads(monkeypatch)
+        reads = Held(monkeypatch, DirectoryTier, "get")
         asked = asyncio.create_task(ask(model, PROMPT))
         await reads.reached.wait()
         await crash(runtime, part)
-        reads.open.set()
+        reads.open()
         warm = await asked
         await nothing_leaks(runtime, tmp_path)
     assert warm.reply == await cold(PROMPT)
@@ -186,13 +170,13 @@ async def test_the_pins_of_a_model_that_dies_are_freed(tmp_path: Path, monkeypat
         await ask(model, PROMPT)
         await ask(model, text(40, seed=1))
         await runtime.cache.flush()
-        reads = GatedReads(monkeypatch)
+        reads = Held(monkeypatch, DirectoryTier, "get")
         asked = asyncio.create_task(ask(model, PROMPT))
         await reads.reached.wait()
         model.inject_fault("actor")
         with pytest.raises(erllama.ModelCrashed):
             await asked
-        reads.open.set()
+        reads.open()
         warm = await ask(model, PROMPT)
         assert warm.cache_hit_kind == "exact"
         await nothing_leaks(runtime, tmp_path)
@@ -243,58 +227,18 @@ async def test_a_caller_that_is_cancelled_while_its_start_is_under_way_leaves_no
         await ask(model, PROMPT)
         await ask(model, text(40, seed=1))
         await runtime.cache.flush()
-        reached, go_on = anyio.Event(), anyio.Event()
-        seen = 0
-        target: Any = CacheClient
-        method = "find" if where == "look-up" else "read"
-        original = getattr(target, method)
-
-        async def gated(self: Any, message: Any) -> Any:
-            nonlocal seen
-            seen += 1
-            if seen == (3 if where == "restore" else 1):
-                reached.set()
-                await go_on.wait()
-            return await original(self, message)
-
-        monkeypatch.setattr(target, method, gated)
+        method, after = {"look-up": ("find", 0), "read": ("read", 0), "restore": ("read", 2)}[where]
+        held = Held(monkeypatch, CacheClient, method, after)
         asked = asyncio.create_task(ask(model, PROMPT))
-        await reached.wait()
+        await held.reached.wait()
         asked.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asked
         await until(lambda: model.phase == "idle")
-        go_on.set()
+        held.open()
         warm = await ask(model, PROMPT)
         await nothing_leaks(runtime, tmp_path)
     assert warm.reply == await cold(PROMPT)
-
-
-async def test_a_tier_that_is_stopped_while_rows_are_removed_is_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its rows stay where they are; the others go, and what was freed is said."""
-    async with model_at(tmp_path) as (runtime, model):
-        other = await runtime.load_model("other", config())
-        for one in (other, model):
-            await ask(one, PROMPT)
-        await runtime.cache.flush()
-        reached, go_on = anyio.Event(), anyio.Event()
-        delete = RamTier.delete
-
-        async def gated(tier: RamTier, keys: Any) -> int:
-            reached.set()
-            await go_on.wait()
-            return await delete(tier, keys)
-
-        monkeypatch.setattr(RamTier, "delete", gated)
-        evicting = asyncio.create_task(runtime.cache.evict_bytes(1 << 30, ["ram", "disk"]))
-        await reached.wait()
-        await runtime.stop_tier(TIER)
-        go_on.set()
-        assert await evicting > 0
-        assert await spans(runtime) == set()
-        assert (await ask(model, PROMPT + "!")).reply == await cold(PROMPT + "!")
 
 
 @pytest.mark.parametrize("part", ["cache", "saver", f"tier:{TIER}"])
@@ -308,19 +252,11 @@ async def test_a_crash_while_a_full_tier_makes_room_loses_no_room(
             number += 1
             await ask(model, text(700, seed=number))
             await runtime.cache.flush()
-        reached, go_on = anyio.Event(), anyio.Event()
-        delete = DirectoryTier.delete
-
-        async def gated(tier: DirectoryTier, keys: Any) -> int:
-            reached.set()
-            await go_on.wait()
-            return await delete(tier, keys)
-
-        monkeypatch.setattr(DirectoryTier, "delete", gated)
+        deletes = Held(monkeypatch, DirectoryTier, "delete")
         last = await ask(model, PROMPT)
-        await reached.wait()
+        await deletes.reached.wait()
         await crash(runtime, part)
-        go_on.set()
+        deletes.open()
         assert last.reply == await cold(PROMPT)
         await nothing_leaks(runtime, tmp_path)
 

@@ -6,12 +6,12 @@ import asyncio
 import shutil
 from pathlib import Path
 
-import anyio
 import pytest
 from helpers.cache import (
     PROMPT,
     TIER,
     Gate,
+    Held,
     ask,
     cold,
     config,
@@ -28,7 +28,6 @@ from helpers.fake_cache import bytes_in, temp_files
 from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import Backend
 from erllama_py.engine.stub import StubBackend
-from erllama_py.tiers.messages import RowBytes
 from erllama_py.tiers.ram import RamTier
 
 pytestmark = pytest.mark.anyio
@@ -112,20 +111,12 @@ async def test_rows_in_use_are_not_evicted(monkeypatch: pytest.MonkeyPatch) -> N
         await runtime.cache.flush()
         await ask(model, text(40, seed=1))
         await runtime.cache.flush()
-        reading, go_on = anyio.Event(), anyio.Event()
-        get = RamTier.get
-
-        async def gated(tier: RamTier, key: bytes) -> RowBytes:
-            reading.set()
-            await go_on.wait()
-            return await get(tier, key)
-
-        monkeypatch.setattr(RamTier, "get", gated)
+        reads = Held(monkeypatch, RamTier, "get")
         asked = asyncio.create_task(ask(model, PROMPT))
-        await reading.wait()
+        await reads.reached.wait()
         await runtime.cache.evict_bytes(1 << 30)
         assert {(0, 64), (64, 128), (128, 192), (192, 256), (256, 311)} == await spans(runtime)
-        go_on.set()
+        reads.open()
         warm = await asked
         await runtime.cache.flush()
         assert await runtime.cache.evict_bytes(1 << 30) > 0
@@ -200,6 +191,50 @@ async def test_memory_pressure_frees_rows_in_memory(tmp_path: Path) -> None:
         await until_true(is_empty)
         assert await spans(runtime, TIER) == kept
         assert (await ask(other, PROMPT)).stats.tier == TIER
+
+
+async def test_a_tier_that_is_stopped_while_rows_are_removed_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows stay where they are; the others go, and what was freed is said."""
+    async with model_at(tmp_path) as (runtime, model):
+        other = await runtime.load_model("other", config())
+        for one in (other, model):
+            await ask(one, PROMPT)
+        await runtime.cache.flush()
+        deletes = Held(monkeypatch, RamTier, "delete")
+        evicting = asyncio.create_task(runtime.cache.evict_bytes(1 << 30, ["ram", "disk"]))
+        await deletes.reached.wait()
+        await runtime.stop_tier(TIER)
+        deletes.open()
+        assert await evicting > 0
+        assert await spans(runtime) == set()
+        assert (await ask(model, PROMPT + "!")).reply == await cold(PROMPT + "!")
+
+
+async def test_rows_that_are_to_go_are_not_found_while_others_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an eviction has chosen is free for nobody to pin or to go on from, however slow the tier before it is."""
+    async with model_at(tmp_path) as (runtime, model):
+        other = await runtime.load_model("other", config())
+        for one in (other, model):
+            await ask(one, text(200, seed=5) if one is other else PROMPT)
+            await ask(one, text(40, seed=1))
+        await runtime.cache.flush()
+        deletes = Held(monkeypatch, RamTier, "delete")
+        evicting = asyncio.create_task(runtime.cache.evict_bytes(1 << 30, ["ram", "disk"]))
+        await deletes.reached.wait()
+        gone = await ask(model, PROMPT)
+        deletes.open()
+        await evicting
+        await runtime.cache.flush()
+        await ask(model, text(40, seed=2))
+        warm = await ask(model, PROMPT)
+    assert gone.cache_hit_kind == "cold"
+    assert gone.stats.miss_reason == "what followed token 0 was evicted"
+    assert warm.cache_hit_kind == "exact"
+    assert gone.reply == warm.reply == await cold(PROMPT)
 
 
 # --- bad rows ------------------------------------------------------------------------------------------------
