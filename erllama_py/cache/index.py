@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 from erllama_py.cache.keys import TOKEN_BYTES
 from erllama_py.cache.leaves import Leaves
 from erllama_py.cache.siblings import Siblings
@@ -28,21 +30,19 @@ SPEED: dict[TierKind, int] = {"ram": 0, "ram_file": 1, "disk": 2}
 Loss = Literal["evicted", "bad"]
 
 
-@dataclass(slots=True)
-class Copy:
+class Copy(msgspec.Struct, gc=False):
     """A row in one tier."""
 
     meta: RowMeta
     nbytes: int
 
 
-@dataclass(slots=True)
-class Row:
+class Row(msgspec.Struct, gc=False):
     """A key with all of its copies; `reserved` has the tiers that it is on its way to."""
 
     key: bytes
-    copies: dict[str, Copy] = field(default_factory=dict)
-    reserved: dict[str, RowMeta] = field(default_factory=dict)
+    copies: dict[str, Copy] = msgspec.field(default_factory=dict)
+    reserved: dict[str, RowMeta] = msgspec.field(default_factory=dict)
     hits: int = 0
     used_at: float = 0.0
 

@@ -28,7 +28,11 @@ def tier_of_actor(actor: str) -> str | None:
     return actor.removeprefix(PREFIX) if actor.startswith(PREFIX) else None
 
 
-class RowMeta(msgspec.Struct, frozen=True, kw_only=True):
+# Rows come by the hundred thousand, and hold nothing that could refer back to them: the garbage collector, which stops
+# everything while it looks at its objects, need not look at these (`gc=False`).
+
+
+class RowMeta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Everything about a row but its bytes. Immutable once saved; hits are counted beside it.
 
     A row holds the KV state of positions `[start, end)`; `key` is the key at `end`, `parent` the key at `start`
@@ -51,7 +55,7 @@ class RowMeta(msgspec.Struct, frozen=True, kw_only=True):
     prefill_seconds: float  # what computing these cells took, so what a hit saves
 
 
-class StoredRow(msgspec.Struct, frozen=True, kw_only=True):
+class StoredRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A row as it lies in a tier: `nbytes` is what it takes of the quota there, everything counted."""
 
     meta: RowMeta
