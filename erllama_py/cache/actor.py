@@ -136,6 +136,8 @@ class CacheActor(Actor[CacheMessage]):
                 return Answer(self._probe(message))
             case TierUp() | TierRows() | RowStored() | RowLost() | BadFiles() | TierHealth():
                 self._tier_says(message)
+                if isinstance(message, TierRows):
+                    await asyncio.sleep(0)  # many of these may wait: the loop turns between two of them
         return None
 
     # --- look-ups ------------------------------------------------------------------------------------------------

@@ -36,8 +36,8 @@ from erllama_py.tiers.messages import (
     Touch,
 )
 
-# Rows in one report: the cache takes one in about a millisecond, and 10,000 rows are 40 messages.
-BATCH = 256
+# Rows in one report: the cache takes one in about a millisecond, also while other threads read headers.
+BATCH = 64
 
 
 class TierActor(Actor[TierMessage]):

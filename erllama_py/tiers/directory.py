@@ -27,7 +27,7 @@ from erllama_py.watch.log import get_logger
 # Reading is mostly copying and hashing outside the interpreter's lock: more threads than this do not make it faster.
 READERS = 4
 # Batches of headers that are read at once while opening; below READERS, so that a `Get` finds a thread meanwhile.
-SCANNERS = 3
+SCANNERS = 2
 # Rows that a restore has in memory at a time; their buffers are made when the tier is opened.
 WARM_BUFFERS = 4
 # Seconds between two writes of hit counts: what a crash forgets of them at most.

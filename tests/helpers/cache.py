@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from erllama_py.cache.waiting import Waiting
 from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import Backend, DecodeStatus, Slice
 from erllama_py.engine.backends import BackendFactory, make_backend
-from erllama_py.engine.stub import StubBackend
+from erllama_py.engine.stub import END_ODDS, LETTERS, StubBackend
 from erllama_py.results import TierInfo
 from erllama_py.tiers.base import TierActor
 from erllama_py.tiers.directory import DirectoryTier
@@ -104,6 +105,17 @@ async def cold(prompt: Any, length: int = 12, memory: str = "full", **more: Any)
         reply = await ask(model, prompt, length)
     assert reply.cache_hit_kind == "cold"
     return reply.reply
+
+
+def stub_reply(prompt: Sequence[int], length: int) -> list[int]:
+    """The tokens of a greedy reply, from the prompt alone."""
+    value, reply = 0, list[int]()
+    for token in prompt:
+        value = zlib.crc32(token.to_bytes(4, "little"), value)
+    while len(reply) < length and value % END_ODDS:
+        reply.append(LETTERS[value % len(LETTERS)])
+        value = zlib.crc32(reply[-1].to_bytes(4, "little"), value)
+    return reply
 
 
 async def until_true(condition: Callable[[], Awaitable[bool]]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import random
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from helpers.cache import (
+    MEMORIES,
     PROMPT,
     TIER,
     Gate,
@@ -21,10 +24,11 @@ from helpers.cache import (
     model_at,
     opened,
     spans,
+    stub_reply,
     text,
     tier_info,
 )
-from helpers.checkpoints import Strike, at_each_checkpoint
+from helpers.checkpoints import Strike, at_each_checkpoint, turns
 from helpers.fake_cache import bytes_in, temp_files
 from helpers.runtime import until
 
@@ -66,13 +70,15 @@ async def crash(runtime: erllama.Runtime, name: str) -> None:
 async def nothing_leaks(runtime: erllama.Runtime, root: Path) -> None:
     """The books are right, nothing is half written, nothing is pinned or reserved."""
     await runtime.cache.flush()
+    # What a crash has cut off is taken back on threads, and may have left cycles of tracebacks.
+    await until(lambda: temp_files(root) == [])
     info = await tier_info(runtime)
     assert info.used_bytes == bytes_in(root / "rows")
-    assert temp_files(root) == []
     await runtime.cache.evict_bytes(1 << 30, ["disk", "ram"])
     assert await runtime.cache.rows() == []
     assert bytes_in(root / "rows") == 0
-    assert runtime._buffers.leased == 0
+    gc.collect()
+    await until(lambda: runtime._buffers.leased == 0)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -106,8 +112,6 @@ async def test_a_crash_while_rows_are_saved_costs_rows_and_no_reply(
         await gate.reached.wait()
         await crash(runtime, part)
         gate.open()
-        await runtime.cache.flush()
-        assert temp_files(tmp_path) == []
         await ask(model, text(40, seed=1))
         second = await ask(model, PROMPT)
         await runtime.cache.flush()
@@ -297,3 +301,37 @@ async def test_a_cache_that_crashes_while_a_tier_opens_learns_all_of_its_rows(
         assert "2 restarts" not in str(runtime.tree())
         model = await runtime.load_model("m", config(kind="disk"))
         assert (await ask(model, PROMPT)).cache_hit_kind == "exact"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_happens_no_reply_is_wrong(tmp_path: Path, memory: str, seed: int) -> None:
+    """Two models, prompts that share beginnings, small tiers, evictions, cancellations, a crash, restarts."""
+    choice = random.Random(seed)
+    pool = [list(text(choice.randrange(1, 700), number).encode()) for number in range(4)]
+    for life in range(3):
+        policy = {"boundary_align_tokens": choice.choice((16, 64, 100)), "continued_interval": choice.choice((5, 64))}
+        async with model_at(tmp_path, memory, quota_bytes=1 << 20, policy=policy) as (runtime, model):
+            models = [model, await runtime.load_model("other", config(memory, policy=policy))]
+            for step in range(20):
+                one, prompt, length = choice.choice(models), list(choice.choice(pool)), choice.choice((1, 12, 60))
+                prompt = prompt[: choice.randrange(1, len(prompt) + 1)] + list(text(choice.randrange(90), 9).encode())
+                if life == 1 and step == 10:
+                    await crash(runtime, choice.choice(PARTS))
+                if step % 7 == 3:
+                    await runtime.evict(one)
+                    await runtime.cache.evict_bytes(1 << 15, ["ram", "disk"])
+                if step % 5 == 2:
+                    cancelled = asyncio.create_task(ask(one, prompt, 200))
+                    await turns(choice.randrange(60))
+                    cancelled.cancel()
+                    await asyncio.wait((cancelled,))
+                prompts = (prompt, prompt[: len(prompt) // 2 + 1], choice.choice(pool))
+                replies = await asyncio.gather(*(ask(choice.choice(models), part, length) for part in prompts))
+                for part, done in zip(prompts, replies, strict=True):
+                    assert done.generated == stub_reply(part, length)
+                    assert done.cache_delta.read + done.stats.prefill_tokens == len(part)
+                pool[choice.randrange(4)] = (prompt + replies[0].generated)[:800]
+    async with model_at(tmp_path, memory) as (runtime, _):
+        await nothing_leaks(runtime, tmp_path)
