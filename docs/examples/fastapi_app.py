@@ -1,6 +1,9 @@
 """A FastAPI application around one model: the runtime in the lifespan, a streamed answer, a client that may go away.
 
-MODEL_PATH=tiny.gguf uvicorn fastapi_app:app
+MODEL_PATH=tiny.gguf CACHE_PATH=/var/cache/my_app/kvc uvicorn fastapi_app:app
+
+With a cache path, what was computed is kept on the disk: a server that is stopped, by SIGTERM too, saves what is not
+saved yet before it ends, and the next one starts warm.
 """
 
 from __future__ import annotations
@@ -31,12 +34,15 @@ Messages = Annotated[list[Any], Body()]
 Options = Annotated[dict[str, Any], Body(default_factory=dict)]
 
 
-def create_app(config: Mapping[str, Any]) -> FastAPI:
-    """The application; `config` is what `load_model` takes."""
+def create_app(config: Mapping[str, Any], cache_path: str | None = None) -> FastAPI:
+    """The application; `config` is what `load_model` takes, `cache_path` a directory for what was computed."""
+    tiers = {"disk": erllama.DiskTier(cache_path)} if cache_path else {}
+    if cache_path:
+        config = {**config, "tier": "disk", "tier_srv": "disk"}
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with erllama.Runtime() as runtime:
+        async with erllama.Runtime(tiers=tiers) as runtime:
             app.state.model = await runtime.load_model("model", config)
             yield
 
@@ -98,4 +104,4 @@ async def server_sent(stream: erllama.Stream) -> AsyncIterator[str]:
 
 
 if "MODEL_PATH" in os.environ:
-    app = create_app({"model_path": os.environ["MODEL_PATH"]})
+    app = create_app({"model_path": os.environ["MODEL_PATH"]}, os.environ.get("CACHE_PATH"))

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 import anyio
+import msgspec
 
 from erllama_py.buffers import BufferPool
 from erllama_py.config import SaveReason
@@ -43,6 +44,7 @@ from erllama_py.engine.jobs import (
 from erllama_py.engine.sequence import Running
 from erllama_py.engine.tick_plan import plan_tick
 from erllama_py.errors import ContextOverflow, RequestError
+from erllama_py.watch.log import get_logger
 
 # Ranges copied out for one sequence in one tick, some milliseconds for large models: whatever else is due follows in
 # the next ticks, so that no stream stands still for longer.
@@ -67,6 +69,7 @@ class EngineThread:
         self._facts: ModelFacts | None = None
         self._load_told = 0.0  # the fraction last reported
         self._on_progress: Callable[[float], object]
+        self._log = get_logger(thread=name)
         self._backend = backend
         self._cells = Cells(backend, buffers)
         self._deliver = deliver
@@ -186,9 +189,13 @@ class EngineThread:
                 pass
 
     def _begin(self, job: Generate, facts: ModelFacts) -> None:
+        if not self._cells.cut(job.seq_id, job.keep):
+            # Nothing that was planned for. Ending the engine would be no cure: it would come back to the same rows.
+            self._log.warning("a sequence does not hold what it should; computing all of it", keep=job.keep)
+            if not self._cells.cut(job.seq_id, 0):
+                raise BackendFailure(f"sequence {job.seq_id} cannot be emptied")
+            job = msgspec.structs.replace(job, keep=0, logits=None)
         try:
-            if not self._cells.cut(job.seq_id, job.keep):
-                raise BackendFailure(f"sequence {job.seq_id} does not hold the {job.keep} tokens that it should")
             running = Running(job, self._backend.sampler(job.sampling, job.tokens), facts, time.perf_counter())
         except RequestError as error:
             self._fail(job.request_id, error)

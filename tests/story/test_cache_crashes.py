@@ -245,6 +245,7 @@ async def test_a_caller_that_is_cancelled_while_its_start_is_under_way_leaves_no
     assert warm.reply == await cold(PROMPT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["cache", "saver", f"tier:{TIER}"])
 async def test_a_crash_while_a_full_tier_makes_room_loses_no_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
