@@ -104,6 +104,16 @@ class ContextOpts(Options, frozen=True):
     """Sliding-window models: keep all cells, so that sequences can be cut back anywhere, at the price of memory."""
 
 
+# Why the gates of `PolicyOpts` have these defaults; the measurements are tables of docs/benchmarks.md.
+# - `min_tokens`: a hit spares time at every length that was measured, so this gate is about bytes: 128 tokens are 3 MB
+#   of a model of 135 million parameters and 16 MB of one of 8 billion, and shorter prompts would mostly write what
+#   nobody reads.
+# - `boundary_align_tokens`: spans of 256 and of 512 tokens hold decoding up equally little, spans of 64 twice as long;
+#   the shorter ones are found more often. Half of a micro-batch of 512 also leaves the cuts of a prefill alone.
+# - `continued_interval`: a span costs only its own tokens, so saving often costs no more bytes than saving rarely.
+# - `boundary_trim_tokens`: what a prompt ends with (a question mark, the header of the answer) differs next time.
+
+
 class PolicyOpts(Options, frozen=True):
     """When prefixes are saved. Lengths are in tokens."""
 
