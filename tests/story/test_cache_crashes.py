@@ -27,6 +27,7 @@ from helpers.cache import (
     stub_reply,
     text,
     tier_info,
+    until_true,
 )
 from helpers.checkpoints import Strike, at_each_checkpoint, turns
 from helpers.fake_cache import bytes_in, temp_files
@@ -190,9 +191,13 @@ async def test_the_pins_of_a_model_that_dies_are_freed(tmp_path: Path, monkeypat
 @pytest.mark.parametrize("where", ["actor", "thread", "decode"])
 async def test_a_model_that_dies_is_warm_when_it_is_back(tmp_path: Path, where: Any) -> None:
     """What it had saved by then; what was on its way arrives without it."""
-    async with model_at(tmp_path, stub={"seconds_per_token": 0.0001}) as (runtime, model):
+    async with model_at(tmp_path, stub={"seconds_per_token": 0.002}) as (runtime, model):
         asked = asyncio.create_task(ask(model, PROMPT, 300))
-        await until(lambda: model.phase == "generating")
+
+        async def saved() -> bool:
+            return (192, 256) in await spans(runtime, TIER)
+
+        await until_true(saved)
         model.inject_fault(where)
         with pytest.raises(erllama.ModelCrashed):
             await asked
