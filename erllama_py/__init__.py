@@ -35,6 +35,8 @@ from erllama_py.errors import (
     RuntimeFailed,
     RuntimeReused,
     SamplerFailed,
+    SessionBusy,
+    SessionEnded,
     StreamMisused,
     TierError,
     TierFailed,
@@ -49,6 +51,7 @@ from erllama_py.errors import (
     UnsupportedModel,
 )
 from erllama_py.model.client import Model
+from erllama_py.model.session import Session
 from erllama_py.model.stream import Stream
 from erllama_py.pressure_opts import PressureOpts
 from erllama_py.results import (
@@ -127,6 +130,9 @@ __all__ = [
     "RuntimeFailed",
     "RuntimeReused",
     "SamplerFailed",
+    "Session",
+    "SessionBusy",
+    "SessionEnded",
     "Stats",
     "Stopped",
     "Stream",

@@ -7,6 +7,7 @@ from typing import Any
 
 from erllama_py.model.client import ChatMessage, Model, Prompt
 from erllama_py.model.messages import FaultPlace
+from erllama_py.model.session import Session
 from erllama_py.model.stream import Stream
 from erllama_py.results import CachedPrefix, CacheHit, Completion, Explanation, ModelInfo, Phase
 
@@ -49,6 +50,10 @@ class ModelCalls:
     def stream_chat(self, model: Model | str, messages: Sequence[ChatMessage], **options: Any) -> Stream:
         """`Model.stream_chat`, by handle or id."""
         return self.model(model).stream_chat(messages, **options)
+
+    def session(self, model: Model | str, session_id: str | None = None, **options: Any) -> Session:
+        """`Model.session`, by handle or id."""
+        return self.model(model).session(session_id, **options)
 
     def cancel(self, model: Model | str, request_id: int) -> None:
         """`Model.cancel`, by handle or id."""

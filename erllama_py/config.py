@@ -135,6 +135,27 @@ class PolicyOpts(Options, frozen=True):
     """Longest that `evict`, `unload` and the end of the runtime wait for saves, in milliseconds."""
 
 
+# A waiting request holds its tokens and nothing else, so the limit is about patience: at one request a second, what
+# comes last waits for some minutes.
+MAX_PENDING = 256
+
+
+class SchedulerOpts(Options, frozen=True):
+    """How the requests of one model share its context and its time."""
+
+    max_pending: Count = MAX_PENDING
+    """Most requests that wait; one more is `QueueFull`."""
+    prefill_chunk_size: Count | None = None
+    """Most prompt tokens of a decode in which streams take part; `None`: as many as `max_stall_ms` allows."""
+    max_stall_ms: Count = 100
+    """How long a stream may wait for its next token while others' prompts are read, in milliseconds, as far as the
+    times of past decodes tell."""
+    session_idle_ms: Count = 300_000
+    """How long a session's sequence is held for it after its last turn, in milliseconds."""
+    kept_tokens: Amount | None = None
+    """Most cells that finished sequences are kept in, sessions included; `None`: a quarter of the context."""
+
+
 class StubOpts(Options, frozen=True):
     """How the stub backend behaves; only for `backend="stub"`. Times are in seconds."""
 
@@ -187,6 +208,8 @@ class ModelConfig(Options, frozen=True):
     """The kind of that tier, compared."""
     policy: PolicyOpts = PolicyOpts()
     """When prefixes are saved; gates that are not given are the runtime's."""
+    scheduler: SchedulerOpts = SchedulerOpts()
+    """How its requests share the context."""
     cache_salt: Salt | None = None
     """Separates tenants: what is saved under one salt is found only by requests with the same one."""
     stub: StubOpts = StubOpts()
@@ -223,6 +246,14 @@ class RequestOptions(Options, frozen=True):
     """The `finish_key` of the turn before, 32 bytes or 64 hex digits: a save of it under way is waited for."""
     cache_salt: Salt | None = None
     """In place of the model's `cache_salt`, for this request."""
+    session_id: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    """The conversation that this is a turn of: its sequence is held for the next one."""
+    session_wait: bool = False
+    """Wait for a turn of the session that is under way, instead of raising `SessionBusy`."""
+    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    """Higher goes first; among equals, who came first."""
+    deadline: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
+    """Seconds after which the request is cancelled and finishes with what it has."""
     grammar: str | None = None
     """A GBNF grammar that the reply follows. The engine reads it: a bad one, an empty one too, is `InvalidGrammar`."""
 
@@ -271,7 +302,7 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
     )
     for stop in request.stop_sequences:
         _check_utf8("stop_sequences", stop)
-    for name in ("grammar", "cache_salt"):
+    for name in ("grammar", "cache_salt", "session_id"):
         if (text := getattr(request, name)) is not None:
             _check_utf8(name, text)
     return request
@@ -361,6 +392,9 @@ def _check_path(path: str) -> None:
 
 
 def _check_context(context: ContextOpts) -> None:
+    if context.n_seq_max > min(context.n_batch, context.n_ctx):
+        problem = f"n_batch and n_ctx must hold a token of each, and are {context.n_batch} and {context.n_ctx}"
+        raise InvalidOption("context_opts.n_seq_max", problem)
     if context.n_ubatch is not None and context.n_ubatch > context.n_batch:
         raise InvalidOption("context_opts.n_ubatch", f"it must not be above n_batch, which is {context.n_batch}")
     # llama.cpp turns flash attention on by itself for these where that is left to it, and fails where it is not.

@@ -336,12 +336,30 @@ class SamplerFailed(RequestError):
     """No token could be drawn, e.g. because the grammar allows none."""
 
 
+class DecodeFailed(RequestError):
+    """The model could not be run over this request's tokens, while it could over those of others."""
+
+
 class ChatTemplateError(RequestError):
     """The model has no chat template, or it refused or failed on these messages."""
 
 
 class StreamMisused(RequestError):
     """A stream was used outside its block, or entered twice."""
+
+
+@dataclass(eq=False)
+class SessionBusy(RequestError):
+    """A turn of this session is under way; with `session_wait` the next one waits for it."""
+
+    session_id: str = ""
+
+
+@dataclass(eq=False)
+class SessionEnded(RequestError):
+    """A turn of a `Session` that was ended."""
+
+    session_id: str = ""
 
 
 def request_error(name: str, problem: str) -> RequestError:

@@ -49,6 +49,8 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """The tier that a hit came from; `None` for live cells and for a miss."""
     miss_reason: str | None
     """Why nothing, or not more, was reused; `None` for a full hit."""
+    parks: int = 0
+    """How often it was parked: taken out of its cells for others, and put back."""
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,8 +69,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     finish_key: bytes | None
     """The key of the row saved at the end; `None` when none was due."""
     cache_hit_kind: CacheHitKind
-    """`"exact"`: the whole prompt was saved; `"partial"`: a part of it; `"live"`: the cells of the last sequence
-    were reused; `"cold"`: nothing was."""
+    """`"exact"`: the whole prompt was saved; `"partial"`: a part of it; `"live"`: cells of another sequence were
+    shared or taken over; `"sticky"`: it went on in its session's cells; `"cold"`: nothing was reused."""
     finish_reason: FinishReason
     """`"stop"`: the model ended, or a stop sequence was met; `"length"`; `"cancelled"`."""
     stop_sequence: str | None

@@ -3,8 +3,8 @@
 `Backend` has no optional methods: `llama` and `stub` implement all of them and pass one conformance suite
 (`tests/engine/test_conformance.py`). Two kinds of methods:
 
-- on the engine thread only: `load`, `decode`, `logits`, `sampler`, `remove`, `positions`, `capture`, `restore`,
-  `close`;
+- on the engine thread only: `load`, `decode`, `logits`, `sampler`, `remove`, `share`, `positions`, `capture`,
+  `restore`, `close`;
 - from any thread: `inspect` (before `load`), `abort`, and everything of `vocabulary` (after `load`).
 
 Errors that leave a backend are `ErllamaError`s, or a `BackendFailure` when the context cannot be trusted
@@ -162,6 +162,15 @@ class Backend(Protocol):
 
     def remove(self, seq_id: int, start: int, end: int) -> bool:
         """Drop the cells of positions `[start, end)`, `end` -1 for all; false where the memory cannot."""
+
+    def share(self, source: int, seq_id: int, length: int) -> bool:
+        """Let `seq_id`, which is emptied first, hold the first `length` positions of `source` too, uncopied.
+
+        `source` must hold them, and be another sequence. Shared cells count once; each of the two may then go on,
+        be cut back or be dropped, and the other never notices. False, and nothing is changed, where the memory
+        cannot: only full attention can. A sliding window leaves cells behind one by one, which the other sequence
+        would still need; a recurrent state is one.
+        """
 
     def positions(self, seq_id: int) -> tuple[int, int]:
         """First and last position that the sequence holds, `(-1, -1)` when empty."""

@@ -11,7 +11,7 @@ import time
 from erllama_py.buffers import BufferPool
 from erllama_py.config import SaveReason
 from erllama_py.engine.backend import Backend, CannotCapture
-from erllama_py.engine.jobs import Captured, Restore, Restored, SkipReason
+from erllama_py.engine.jobs import Captured, Fork, Forked, Restore, Restored, SkipReason
 
 # A decode of fewer tokens says nothing of what a prompt costs: single rows take several times as long for each.
 TYPICAL_TOKENS = 16
@@ -59,6 +59,12 @@ class Cells:
         ok = self.length(seq_id) >= start and self.cut(seq_id, start)
         ok = ok and self._backend.restore(seq_id, start, job.end, job.payload)
         return Restored(job.request_id, job.end, ok, self.length(seq_id), time.perf_counter() - began)
+
+    def fork(self, job: Fork) -> Forked:
+        """Share what a sequence holds of its first `length` cells with another."""
+        length = min(job.length, self.length(job.source))
+        shared = length > 0 and self._backend.share(job.source, job.seq_id, length)
+        return Forked(job.request_id, length if shared else 0)
 
     def cut(self, seq_id: int, length: int) -> bool:
         """Whether a sequence could be made to hold exactly its first `length` tokens."""

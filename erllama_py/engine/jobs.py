@@ -22,20 +22,22 @@ class Generate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
     The first `keep` tokens are in the sequence already; whatever it holds from position `keep` on is
     dropped first. All of `tokens` may be kept where `logits`, those at their end, are given: the first token
-    is then drawn without a decode. `max_new_tokens` ≥ 0; with 0 nothing is drawn. `stop_sequences` end the
-    text where the earliest of them begins. `stream` asks for a `Text` per tick; without it the text comes
-    whole, in `Finished`. `saves` says which ranges to copy out on the way, `keep_logits` whether the logits
-    at the prompt's end are wanted.
+    is then drawn without a decode. `limit` is the position up to which there are cells for it, see `Wants`.
+    `max_new_tokens` ≥ 0; with 0 nothing is drawn. `stop_sequences` end the text where the earliest of them
+    begins. `stream` asks for a `Text` per tick; without it the text comes whole, in `Finished`. `saves` says
+    which ranges to copy out on the way, `keep_logits` whether the logits at the prompt's end are wanted.
     """
 
     request_id: int
     seq_id: int
     tokens: list[int]
     keep: int
+    limit: int
     max_new_tokens: int
     sampling: Sampling
     stop_sequences: tuple[str, ...] = ()
     stream: bool = False
+    priority: int = 0
     saves: CapturePlan | None = None
     logits: bytes | None = None
     keep_logits: bool = False
@@ -53,6 +55,46 @@ class CapturePlan(msgspec.Struct, frozen=True, kw_only=True):
     prompt_ends: tuple[int, ...]
     interval: int
     min_tokens: int
+
+
+class Grant(msgspec.Struct, frozen=True, tag=True):
+    """There are cells for a request up to position `limit` now. No effect when it is over."""
+
+    request_id: int
+    limit: int
+
+
+class Park(msgspec.Struct, frozen=True, tag=True):
+    """Take a request out of its sequence: copy out what is not yet, free the cells, keep everything else.
+
+    Answered with `Captured`, if there is something to copy, and `Parked`; not at all when it is over already.
+    """
+
+    request_id: int
+
+
+class Resume(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Go on with a parked request in a sequence that holds the first `keep` of its tokens again.
+
+    What it lacks of the others is computed again; nothing is drawn twice.
+    """
+
+    request_id: int
+    seq_id: int
+    keep: int
+    limit: int
+
+
+class Fork(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Let an empty sequence share the first `length` cells of another, once those are computed.
+
+    Answered with `Forked`; less is shared when the request in the other sequence ends before that.
+    """
+
+    request_id: int
+    source: int
+    seq_id: int
+    length: int
 
 
 class Restore(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -79,13 +121,13 @@ class Capture(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Drop(msgspec.Struct, frozen=True, tag=True):
-    """Forget everything that a sequence holds. Not answered."""
+    """Forget everything that a sequence holds or was to share. Not answered."""
 
     seq_id: int
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
-    """Finish a request at the next tick with what it has. No effect when it is over already."""
+    """Finish a request, a parked one too, at the next tick with what it has. No effect when it is over already."""
 
     request_id: int
 
@@ -96,7 +138,7 @@ class Fault(msgspec.Struct, frozen=True, tag=True):
     where: Literal["thread", "decode"]
 
 
-Job = Generate | Restore | Capture | Drop | Cancel | Fault
+Job = Generate | Grant | Park | Resume | Fork | Restore | Capture | Drop | Cancel | Fault
 
 
 class Prefilled(msgspec.Struct, frozen=True, tag=True):
@@ -105,6 +147,28 @@ class Prefilled(msgspec.Struct, frozen=True, tag=True):
     request_id: int
     done: int
     total: int
+
+
+class Wants(msgspec.Struct, frozen=True, tag=True):
+    """A request will soon have used the cells up to its `limit`; it stands still there until there is a `Grant`."""
+
+    request_id: int
+    limit: int
+
+
+class Parked(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """A request is out of its sequence, which is empty. It stands at `held` tokens, `token_ids` of them sampled."""
+
+    request_id: int
+    held: int
+    token_ids: list[int]
+
+
+class Forked(msgspec.Struct, frozen=True, tag=True):
+    """A `Fork` is done: the sequence shares `length` cells, 0 where that is not possible."""
+
+    request_id: int
+    length: int
 
 
 class Restored(msgspec.Struct, frozen=True, tag=True):
@@ -164,7 +228,7 @@ class Finished(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     held: int
     first_held: int  # the lowest position that is still there (sliding windows forget), -1 when none
     captured_to: int  # up to where its cells were copied out, `None` buffers not counted
-    prefill_tokens: int  # tokens decoded for the prompt: what was not kept
+    prefill_tokens: int  # tokens decoded for the prompt, or again after it was parked: what was not kept
     prefill_seconds: float
     decode_seconds: float
     decodes: int  # calls of the backend's decode that this request took part in after its prefill
@@ -185,4 +249,4 @@ class Died(msgspec.Struct, frozen=True, tag=True):
     problem: str
 
 
-Outcome = Prefilled | Restored | Captured | PromptLogits | Text | Finished | Failed | Died
+Outcome = Prefilled | Wants | Parked | Forked | Restored | Captured | PromptLogits | Text | Finished | Failed | Died

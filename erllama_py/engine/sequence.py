@@ -1,7 +1,9 @@
 """One request on the engine thread: what it still has to decode, what it has sampled, when it is over.
 
-`Running` is driven by the thread and touches no context itself: `slice` says what to decode next,
-`decoded` and `sampled` take in what came of it. Its states: prefilling → generating → finished.
+`Running` is driven by the worker and touches no context itself: `slice` says what to decode next, `decoded` and
+`sampled` take in what came of it. Its states: prefilling → generating → finished. What it feeds to the model is the
+prompt and then what it sampled, whatever part of that its sequence holds: so it can be parked and taken up again, with
+its sampler and its text where they were.
 """
 
 from __future__ import annotations
@@ -12,6 +14,9 @@ from erllama_py.engine.captures import Captures
 from erllama_py.engine.jobs import Finished, FinishReason, Generate, Text
 from erllama_py.engine.tick_plan import Need
 
+# Cells are asked for so many tokens before they are needed: at 500 tokens a second, 30 ms for the loop to answer.
+ASK_AHEAD = 16
+
 
 class Running:
     """The state of one `Generate` job. Times are in seconds of the thread's clock."""
@@ -20,41 +25,85 @@ class Running:
         self.job = job
         self.sampler = sampler
         self.captures = Captures(job.saves, len(job.tokens), job.keep, facts.memory)
-        self._n_ubatch = facts.n_ubatch
+        self.seq_id = job.seq_id
         self.position = job.keep  # tokens of this request that are in the sequence's cells
+        self.limit = job.limit
+        self.asked = False  # for more than `limit`
+        self.waited = 0  # ticks since it was last part of a decode
         self.tokens: list[int] = []  # sampled so far, the end token left out
         self.finish: FinishReason | None = None
+        self._n_ubatch = facts.n_ubatch
         self._assembler = TextAssembler(job.stop_sequences)
         self._pieces: list[str] = []
         self._told = 0  # pieces that `take_text` has handed out
         self._fresh: list[int] = []  # token ids since the last `Text`
         self._began = now
         self._prefilled: float | None = None
+        self._prefill_tokens = 0
         self._decodes = 0
 
     @property
     def generating(self) -> bool:
+        """Whether its first token was drawn."""
         return self._prefilled is not None
 
-    def need(self) -> Need:
-        if self.generating:
-            return Need(self.position, 1, True)
-        tokens = len(self.job.tokens) - self.position
+    @property
+    def _total(self) -> int:
+        return len(self.job.tokens) + len(self.tokens)
+
+    @property
+    def most_held(self) -> int:
+        """Most tokens that may be in the cells when the next is to be drawn from logits."""
+        return self._total - 1
+
+    def need(self) -> Need | None:
+        """What it could put into a decode; None when it is over, or stands still for want of cells."""
+        left = self._total - self.position
+        decoding = self.generating and left == 1
+        tokens = min(left, self.limit - self.position)
         reach = self.captures.reach(self.position, self._n_ubatch)
-        return Need(self.position, tokens if reach is None else min(tokens, reach), False)
+        if reach is not None:
+            tokens = min(tokens, reach)
+        if self.finish is not None or tokens < 1:
+            return None
+        return Need(self.position, tokens, decoding, self.job.priority, self.job.request_id, self.waited)
+
+    @property
+    def wants(self) -> bool:
+        """Whether more cells are to be asked for now."""
+        last = len(self.job.tokens) + max(0, self.job.max_new_tokens - 1)  # what is sampled last is never decoded
+        needed = self.finish is None and self.limit < last
+        return needed and not self.asked and self.limit - self.position <= ASK_AHEAD
+
+    def grant(self, limit: int) -> None:
+        """There are cells up to `limit`."""
+        self.limit, self.asked = limit, False
+
+    def park(self) -> None:
+        """It holds no cells any more."""
+        self.position = 0
+        self.grant(0)
+
+    def resume(self, seq_id: int, keep: int, limit: int) -> None:
+        """Go on in a sequence that holds the first `keep` tokens."""
+        self.seq_id, self.position, self.waited = seq_id, keep, 0
+        self.grant(limit)
 
     def slice(self, count: int) -> Slice:
-        """The next `count` tokens; the logits of the last are wanted once the prompt is complete."""
-        if self.generating:
-            return Slice(self.job.seq_id, self.position, (self.tokens[-1],), True)
-        end = self.position + count
-        return Slice(self.job.seq_id, self.position, self.job.tokens[self.position : end], end == len(self.job.tokens))
+        """The next `count` tokens; the logits of the last are wanted when nothing is left after it."""
+        prompt, start, end = self.job.tokens, self.position, self.position + count
+        tokens = prompt[start:end]
+        if end > len(prompt):
+            tokens += self.tokens[max(0, start - len(prompt)) : end - len(prompt)]
+        return Slice(self.seq_id, start, tokens, end == self._total)
 
     def decoded(self, count: int) -> None:
         """`count` tokens of the last slice are in."""
         self.position += count
-        if self.generating:
-            self._decodes += 1
+        # The last token of what is computed again was sampled, and would have been decoded anyway.
+        new = self.generating and self.position == self._total
+        self._decodes += new
+        self._prefill_tokens += count - new
 
     def sampled(self, token: int, vocabulary: Vocabulary, now: float) -> None:
         """Take in the token drawn after the last slice; it ends the request or is the next to be decoded."""
@@ -97,7 +146,6 @@ class Running:
         """The closing outcome; `finish` is set. `first_held` is the sequence's lowest position."""
         assert self.finish is not None
         prefilled = now if self._prefilled is None else self._prefilled
-        in_prompt = min(self.position, len(self.job.tokens))
         return Finished(
             request_id=self.job.request_id,
             reason=self.finish,
@@ -107,7 +155,7 @@ class Running:
             held=self.position,
             first_held=first_held,
             captured_to=self.captures.captured_to,
-            prefill_tokens=max(0, in_prompt - self.job.keep),
+            prefill_tokens=self._prefill_tokens,
             prefill_seconds=prefilled - self._began,
             decode_seconds=now - prefilled,
             decodes=self._decodes,

@@ -178,6 +178,9 @@ class StubBackend:
     def remove(self, seq_id: int, start: int, end: int) -> bool:
         return self._cells.remove(seq_id, start, end)
 
+    def share(self, source: int, seq_id: int, length: int) -> bool:
+        return self._cells.share(source, seq_id, length)
+
     def positions(self, seq_id: int) -> tuple[int, int]:
         return self._cells.positions(seq_id)
 

@@ -3,7 +3,7 @@
 `StubCells` owns them. The value at a position is a checksum chained over the tokens up to there. What a memory
 of each kind forgets, refuses and carries along is what llama.cpp's does:
 
-- full: nothing is forgotten, any tail can be cut off;
+- full: nothing is forgotten, any tail can be cut off, and a cell may belong to several sequences;
 - window: a position that no token from the last micro-batch on looks back to is forgotten;
 - recurrent, hybrid: only the state at the sequence's end is there, and it cannot be cut back.
 
@@ -15,13 +15,27 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from erllama_py.config import StubOpts
 from erllama_py.engine.backend import BackendFailure, CannotCapture, Slice
 
 VALUE_BYTES = 4
 _HEADER = struct.Struct("<4I")
+
+
+class _Cell:
+    """One cell. It is free again when no sequence uses it any more."""
+
+    __slots__ = ("users", "value")
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+        self.users = 1
+
+
+# The cells of one sequence by position. Positions are only ever added behind the last one, so they are in order.
+_Sequence = dict[int, _Cell]
 
 
 class StubCells:
@@ -31,41 +45,49 @@ class StubCells:
         self._n_cells, self._n_ubatch = n_cells, n_ubatch
         self._at_end_only = stub.memory in ("recurrent", "hybrid")
         self._window = stub.n_swa if stub.memory == "window" else 0
+        self._shares = stub.memory == "full"
         self._kind = zlib.crc32(f"{stub.memory} {stub.n_swa} {stub.vocab_size}".encode())
-        self._cells: list[dict[int, int]] = [{} for _ in range(n_sequences)]  # position → value of each sequence
+        self._sequences: list[_Sequence] = [{} for _ in range(n_sequences)]
+        self._used = 0  # cells, each once however many sequences use it
 
-    def _of(self, seq_id: int) -> dict[int, int]:
-        if not 0 <= seq_id < len(self._cells):
+    def _of(self, seq_id: int) -> _Sequence:
+        if not 0 <= seq_id < len(self._sequences):
             raise BackendFailure(f"no sequence {seq_id}")
-        return self._cells[seq_id]
+        return self._sequences[seq_id]
 
     def room_for(self, count: int) -> bool:
-        return sum(len(cells) for cells in self._cells) + count <= self._n_cells
+        return self._used + count <= self._n_cells
+
+    def _write(self, cells: _Sequence, position: int, value: int) -> None:
+        cells[position] = _Cell(value)
+        self._used += 1
+
+    def _drop(self, cells: _Sequence, positions: Iterable[int]) -> None:
+        for position in positions:
+            cell = cells.pop(position)
+            cell.users -= 1
+            self._used -= not cell.users
 
     def append(self, part: Slice) -> int:
         """Write the cells of a slice; its last value is what the next token is drawn from."""
         cells = self._of(part.seq_id)
-        value = cells.get(part.start - 1, 0)
-        if part.start != max(cells, default=-1) + 1:
+        last = self.positions(part.seq_id)[1]
+        if part.start != last + 1:
             raise BackendFailure(f"position {part.start} does not follow what sequence {part.seq_id} holds")
+        value = cells[last].value if cells else 0
         for position, token in enumerate(part.tokens, part.start):
             value = zlib.crc32(token.to_bytes(4, "little"), value)
-            cells[position] = value
+            self._write(cells, position, value)
         last_ubatch = part.start + (len(part.tokens) - 1) // self._n_ubatch * self._n_ubatch
         self._forget(cells, last_ubatch)
         return value
 
-    def _forget(self, cells: dict[int, int], last_ubatch: int) -> None:
+    def _forget(self, cells: _Sequence, last_ubatch: int) -> None:
         """What the token at `last_ubatch` and those after it do not look back to goes."""
         if self._at_end_only:
-            last = max(cells)
-            cells_kept = {last: cells[last]}
+            self._drop(cells, list(cells)[:-1])
         elif self._window:
-            cells_kept = {position: value for position, value in cells.items() if position > last_ubatch - self._window}
-        else:
-            return
-        cells.clear()
-        cells.update(cells_kept)
+            self._drop(cells, [position for position in cells if position <= last_ubatch - self._window])
 
     def _needed(self, end: int) -> int:
         """The first position that a token at `end` looks back to."""
@@ -78,13 +100,28 @@ class StubCells:
         gone = [position for position in cells if position >= start and (end < 0 or position < end)]
         if gone and start > 0 and (self._at_end_only or (self._window and min(cells) > self._needed(start))):
             return False
-        for position in gone:
-            del cells[position]
+        self._drop(cells, gone)
+        return True
+
+    def share(self, source: int, seq_id: int, length: int) -> bool:
+        shared, cells = self._of(source), self._of(seq_id)
+        if source == seq_id:
+            raise BackendFailure(f"sequence {source} cannot share cells with itself")
+        if not self._shares:
+            return False
+        first, last = self.positions(source)
+        if first != 0 or not 0 < length <= last + 1:
+            raise BackendFailure(f"sequence {source} does not hold {length} positions")
+        self._drop(cells, list(cells))
+        for position, cell in shared.items():
+            if position < length:
+                cell.users += 1
+                cells[position] = cell
         return True
 
     def positions(self, seq_id: int) -> tuple[int, int]:
         cells = self._of(seq_id)
-        return (min(cells), max(cells)) if cells else (-1, -1)
+        return (next(iter(cells)), next(reversed(cells))) if cells else (-1, -1)
 
     def capture(self, seq_id: int, start: int, end: int, take: Callable[[int], memoryview | None]) -> memoryview | None:
         cells = self._of(seq_id)
@@ -94,7 +131,7 @@ class StubCells:
             raise CannotCapture(f"sequence {seq_id} holds {first} to {last}, wanted were {start} to {end - 1}")
         first = max(first, start)
         payload = _HEADER.pack(self._kind, start, end, first)
-        payload += struct.pack(f"<{end - first}I", *(cells[position] for position in range(first, end)))
+        payload += struct.pack(f"<{end - first}I", *(cells[position].value for position in range(first, end)))
         buffer = take(len(payload))
         if buffer is None:
             return None
@@ -112,12 +149,13 @@ class StubCells:
         values = struct.unpack_from(f"<{count}I", payload, _HEADER.size)
         cells = self._of(seq_id)
         if first > start or self._at_end_only:  # what lies before a gap counts no more
-            cells.clear()
+            self._drop(cells, list(cells))
         else:  # what makes room for them is what a token at `start` does not look back to
             self._forget(cells, start)
-        cells.update(zip(range(first, end), values, strict=True))
+        for position, value in zip(range(first, end), values, strict=True):
+            self._write(cells, position, value)
         return True
 
     def clear(self) -> None:
-        for cells in self._cells:
-            cells.clear()
+        for cells in self._sequences:
+            self._drop(cells, list(cells))

@@ -1,9 +1,19 @@
 """Which tokens go into the next decode: a pure function over what each sequence still has to do.
 
-Decode rows come first, because a stream is waiting for each of them; prefill takes what is left of
-`n_batch`. A slice of a prompt ends on an absolute grid (multiples of the micro-batch `n_ubatch`) unless it
-ends the prompt, so that a prefix computed from its start and one continued after a reuse are cut at the
-same positions.
+The laws of a plan, each a property that is tested:
+
+- **Streams first.** Every decode row is in, before any prompt. Were there more than `n_batch` of them, those that
+  waited longest go, so with at most twice as many none waits for more than one tick.
+- **Prompts take what is left**, and while anyone is decoding at most `chunk` tokens in all. Alone, a prompt has the
+  whole batch. Where the rows leave room, the first prompt in line always gets a slice.
+- **The line** is: who has waited `PATIENCE` ticks (longest first), then the higher priority, then who came first. So
+  budgets follow priorities, and nobody starves: with at most `n_batch` needs, so that rows leave room for one prompt
+  token, each is served after `PATIENCE` ticks and one more for each of the others.
+- **Slices end on an absolute grid** unless they end the need, so that a prompt is cut at the same positions whatever
+  went before: a reuse, other prompts, rows. The grid is the micro-batch; where the tick's budget is smaller, the
+  largest power of two in it, so that the grids of different budgets share their cuts. What the first prompt leaves
+  is given out in quarters of that grid where the grid itself cannot be reached. Who gets no slice waits, and moves
+  up in the line; crumbs would keep it at the end for good.
 """
 
 from __future__ import annotations
@@ -12,13 +22,24 @@ from collections.abc import Sequence
 
 import msgspec
 
+# Ticks that a prompt may be passed over by higher priorities. With ticks of a tenth of a second it moves about once a
+# second, and the others keep eight ninths of the budget.
+PATIENCE = 8
+
+# Slices behind the first may end on a quarter of the grid: where many prompts wait, less than a quarter of a tick stays
+# unused, and no prompt is cut into crumbs of a few tokens, each of which costs a decode about as much as a row.
+FINER = 4
+
 
 class Need(msgspec.Struct, frozen=True):
     """What one sequence could put into a decode: `tokens` of them, the first at `position`."""
 
     position: int
     tokens: int
-    decoding: bool  # its prompt is in; `tokens` is then 1
+    decoding: bool  # a stream waits for its next token; `tokens` is then 1
+    priority: int = 0  # higher goes first
+    arrival: int = 0  # the request's id: the lower came first
+    waited: int = 0  # ticks since it was last part of a decode
 
 
 class Portion(msgspec.Struct, frozen=True):
@@ -28,33 +49,47 @@ class Portion(msgspec.Struct, frozen=True):
     tokens: int
 
 
-def plan_tick(needs: Sequence[Need], n_batch: int, n_ubatch: int) -> list[Portion]:
+def plan_tick(needs: Sequence[Need], n_batch: int, n_ubatch: int, chunk: int | None = None) -> list[Portion]:
     """Portions for one decode, `n_batch` tokens at most, in the order in which they are to be decoded.
 
-    At least one token is planned whenever any is needed. Decode rows that find no room wait for the next
-    tick; their order is the order of `needs`, so a caller that rotates it starves nobody.
+    `chunk`, at least 1, limits the prompt tokens of a decode that someone's next token waits for.
     """
-    portions: list[Portion] = []
-    room = n_batch
-    for index, need in enumerate(needs):
-        if need.decoding and room > 0:
-            portions.append(Portion(index, 1))
-            room -= 1
-    for index, need in enumerate(needs):
-        if not need.decoding and room > 0:
-            tokens = slice_length(need.position, need.tokens, room, n_ubatch)
+    rows = sorted((index for index, need in enumerate(needs) if need.decoding), key=lambda index: _row(needs[index]))
+    portions = [Portion(index, 1) for index in rows[:n_batch]]
+    room = n_batch - len(portions)
+    if rows and chunk is not None:
+        room = min(room, chunk)
+    grid = grid_of(room, n_ubatch)
+    prompts = [index for index, need in enumerate(needs) if not need.decoding]
+    for index in sorted(prompts, key=lambda index: _prompt(needs[index])):
+        tokens = slice_length(needs[index].position, needs[index].tokens, room, grid)
+        if tokens:
             portions.append(Portion(index, tokens))
             room -= tokens
     return portions
 
 
-def slice_length(position: int, tokens: int, room: int, grid: int) -> int:
-    """How many of `tokens` prompt tokens, the first at `position`, fit into `room`, ending on the grid.
+def grid_of(room: int, n_ubatch: int) -> int:
+    """What the ends of slices are multiples of when prompts have `room` tokens of a tick. Never above `room`, so
+    that the first slice always reaches it."""
+    return n_ubatch if n_ubatch <= room else 1 << max(0, room.bit_length() - 1)
 
-    Where no grid position can be reached (`room` was narrowed by decode rows) the whole room is used:
-    progress comes before alignment.
-    """
+
+def slice_length(position: int, tokens: int, room: int, grid: int) -> int:
+    """How many of `tokens` prompt tokens, the first at `position`, go into `room`; 0 if no good cut is in reach."""
     if tokens <= room:
         return tokens
-    end = (position + room) // grid * grid
-    return end - position if end > position else room
+    for step in (grid, max(1, grid // FINER)):
+        end = (position + room) // step * step
+        if end > position:
+            return end - position
+    return 0
+
+
+def _row(need: Need) -> tuple[int, int, int]:
+    return -need.waited, -need.priority, need.arrival
+
+
+def _prompt(need: Need) -> tuple[int, int, int]:
+    overdue = need.waited if need.waited >= PATIENCE else 0
+    return -overdue, -need.priority, need.arrival

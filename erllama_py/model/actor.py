@@ -8,6 +8,7 @@ copies of the weights. Open requests fail at once when the actor ends; the kit s
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,9 @@ from erllama_py.engine.jobs import Outcome
 from erllama_py.engine.thread import EngineThread
 from erllama_py.model import machine
 from erllama_py.model.board import ModelBoard
+from erllama_py.model.evicting import next_look
 from erllama_py.model.kept_logits import KeptLogits
+from erllama_py.model.limits import limits_of
 from erllama_py.model.loading import describe, prepare_off_loop, report_weights
 from erllama_py.model.look_ups import LookUps
 from erllama_py.model.messages import (
@@ -40,9 +43,11 @@ from erllama_py.model.messages import (
     FailRequest,
     Found,
     KeepLogits,
+    Look,
     LookUp,
     Message,
     ReadRows,
+    Refuse,
     RowRead,
     RowTaken,
     SaveAll,
@@ -53,7 +58,7 @@ from erllama_py.model.messages import (
 from erllama_py.model.request import make_completion
 from erllama_py.model.reuse import is_cuttable
 from erllama_py.model.saving import row_meta
-from erllama_py.model.state import State
+from erllama_py.model.state import State, new_state
 from erllama_py.results import Completion
 from erllama_py.watch.log import get_logger
 
@@ -86,24 +91,27 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self._stop_timeout = stop_timeout  # seconds that the engine thread has to end
         self._thread: EngineThread | None = None
         self._open: dict[int, tuple[Submit, Reply[Completion]]] = {}
+        self._look_at: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._log = get_logger(model=board.model_id)
 
     async def init(self) -> None:
         board, began = self._board, time.perf_counter()
         self._cache = CacheClient(self.names)
         self._look_ups = LookUps(self._cache, self.name, self._post, self._kept.get)
-        board.show("restarting" if board.restarts else "loading", 0)
+        board.show("restarting" if board.restarts else "loading")
         # On a worker thread, because the first of a kind imports its code, some 20 ms of it.
         backend = await anyio.to_thread.run_sync(self._make_backend, board.model_id, board.config)
         prepared = await prepare_off_loop(backend, board, self._remember)
-        self._thread = EngineThread(backend, self._take_outcomes, f"erllama-{board.model_id}", self._buffers)
+        name, scheduler = f"erllama-{board.model_id}", board.config.scheduler
+        self._thread = EngineThread(backend, self._take_outcomes, name, self._buffers, scheduler)
         try:
             facts = await self._thread.load(report_weights(board, prepared.facts.file_size))
         except errors.ErllamaError:
             raise
         except Exception as error:
             raise errors.ModelLoadError(board.config.model_path or "the model", str(error)) from error
-        self.state = State(memory=facts.memory, n_swa=facts.n_swa, min_tokens=board.config.policy.min_tokens)
+        self.state = new_state(limits_of(board.config, facts))
         description = describe(board, prepared, facts, time.perf_counter() - began)
         board.ready(description, facts, backend.vocabulary)
         assert board.identity is not None
@@ -115,7 +123,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         if self.ref.exit is None:  # an actor that is ending has answered everything
             self.ref.cast(EngineOutcomes(list(outcomes)), urgent=True)
 
-    def _post(self, event: Found | RowRead) -> None:
+    def _post(self, event: Found | RowRead | Look) -> None:
         if self.ref.exit is None:
             self.ref.cast(event, urgent=True)
 
@@ -133,9 +141,22 @@ class ModelActor(StateMachine[State, Message, Effect]):
 
     def transition(self, state: State, event: Message) -> tuple[State, Sequence[Effect]]:
         after, effects = machine.transition(state, event, time.monotonic())
-        self._board.show(after.phase, len(after.waiting))
-        self._board.last_hit = after.last_hit
+        board = self._board
+        board.show(after.phase, len(after.queue), len(after.active))
+        board.last_hit, board.slots = after.last_hit, after.slots
+        self._look_again(next_look(after))
         return after, effects
+
+    def _look_again(self, when: float | None) -> None:
+        """Have a `Look` come when the next session has been silent for too long."""
+        if when == self._look_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._look_at, self._timer = when, None
+        if when is not None:
+            delay = max(0.0, when - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._post, Look())
 
     async def perform(self, effect: Effect) -> None:
         assert self._thread is not None
@@ -147,7 +168,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
                 if request_id in self._open and (feed := self._open[request_id][0].feed):
                     feed(event)
             case LookUp(request):
-                self._look_ups.find(request, self._board.config.tier_srv, is_cuttable(self.state.memory))
+                self._look_ups.find(request, self._board.config.tier_srv, is_cuttable(self.state.limits.memory))
             case ReadRows():
                 self._look_ups.read(effect)
             case RowTaken(request_id):
@@ -166,6 +187,13 @@ class ModelActor(StateMachine[State, Message, Effect]):
             case FailRequest(request_id, error, problem):
                 _, reply = self._open.pop(request_id)
                 reply.fail(errors.request_error(error, problem))
+            case Refuse(request, waiting):
+                _, reply = self._open.pop(request.id)
+                if waiting is None:
+                    session_id = request.session_id or ""
+                    reply.fail(errors.SessionBusy(f"a turn of session {session_id!r} is under way", session_id))
+                else:
+                    reply.fail(errors.QueueFull(self._board.model_id, waiting, self.state.limits.max_pending))
             case Crash(problem):
                 raise EngineEnded(problem) from self._thread.failure
 
@@ -193,6 +221,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
 
     async def terminate(self, exit: Exit) -> None:
         self._board.crashed(exit.error if isinstance(exit, Raised) else None)
+        self._look_again(None)
         await self._background.stop()
         if self._look_ups is not None:
             await self._look_ups.stop()

@@ -18,6 +18,7 @@ from erllama_py.chat.template import ChatTemplate
 from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import ModelFacts, Vocabulary
 from erllama_py.errors import ErllamaError
+from erllama_py.model.slots import Slot
 from erllama_py.results import CacheHit, LoadProgress, ModelInfo, Phase
 from erllama_py.watch.log import get_logger
 
@@ -34,7 +35,9 @@ class ModelBoard:
         self.config = config
         self.on_progress = on_progress
         self.phase: Phase = "loading"
-        self.pending = 0
+        self.pending = 0  # requests that wait
+        self.active = 0  # requests that have a sequence
+        self.slots: tuple[Slot, ...] = ()  # what its sequences hold
         self.restarts = 0
         self.last_hit: CacheHit | None = None
         self.info: ModelInfo | None = None
@@ -64,14 +67,14 @@ class ModelBoard:
         self.info, self.facts, self.vocabulary = info, facts, vocabulary
         self.identity = Identity(bytes.fromhex(info.fingerprint), info.quant_bits, bytes.fromhex(info.ctx_params_hash))
         self.template = ChatTemplate(facts.chat_template, facts.bos_token, facts.eos_token)
-        self.show("idle", 0)
+        self.show("idle")
 
-    def show(self, phase: Phase, pending: int) -> None:
+    def show(self, phase: Phase, pending: int = 0, active: int = 0) -> None:
         """What the actor is doing. A model that failed or was unloaded stays so."""
         if self._gone is not None:
             return
         changed = self.phase != phase
-        self.phase, self.pending = phase, pending
+        self.phase, self.pending, self.active = phase, pending, active
         if changed:
             self._wake()
 
@@ -80,7 +83,8 @@ class ModelBoard:
         if self.phase != "loading" and self._gone is None:
             self.restarts += 1
             self.failure = error
-            self.show("restarting", 0)
+            self.slots = ()
+            self.show("restarting")
 
     def close(self, phase: Phase, gone: Callable[[], ErllamaError]) -> None:
         """The end of this id: `"unloaded"`, or `"failed"` when its supervisor gave up.
@@ -88,7 +92,8 @@ class ModelBoard:
         `gone` makes the error that every later request gets.
         """
         if self._gone is None or phase == "unloaded":
-            self.phase, self.pending, self._gone, self.vocabulary = phase, 0, gone, None
+            self.phase, self._gone, self.vocabulary = phase, gone, None
+            self.pending, self.active, self.slots = 0, 0, ()
             self._wake()
 
     def _wake(self) -> None:

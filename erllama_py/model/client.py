@@ -6,6 +6,7 @@ crash, calls wait for it; when it is gone for good they raise. Nothing here outl
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import random
@@ -29,9 +30,10 @@ from erllama_py.errors import InvalidOption, InvalidText, ModelNotLoaded, Tokeni
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.border import caller_errors
 from erllama_py.model.explanation import cached_prefixes, explain
-from erllama_py.model.messages import CancelRequest, FaultPlace, Feed, InjectFault, Message, Submit
+from erllama_py.model.messages import CancelRequest, EndSession, FaultPlace, Feed, InjectFault, Message, Submit
 from erllama_py.model.request import capture_plan, check_is_tokens, check_tokens, make_request, salted
 from erllama_py.model.reuse import is_cuttable
+from erllama_py.model.session import Session
 from erllama_py.model.stream import Stream
 from erllama_py.results import CachedPrefix, CacheHit, Completion, Explanation, ModelInfo, Phase
 
@@ -79,8 +81,9 @@ class Model:
         """Continue `prompt`, a text or a list of token ids, and return the whole reply.
 
         Options: `response_tokens`, `stop_sequences`, `temperature`, `top_k`, `top_p`, `min_p`,
-        `repetition_penalty`, `seed`, `grammar` (GBNF), `parent_key`, `cache_salt`; see `RequestOptions`. Cancelling
-        the caller cancels the request. Raises `InvalidOption`, a `RequestError` or a `ModelUnavailable`.
+        `repetition_penalty`, `seed`, `grammar` (GBNF), `parent_key`, `cache_salt`, `session_id`, `session_wait`,
+        `priority`, `deadline`; see `RequestOptions`. Cancelling the caller cancels the request. Raises
+        `InvalidOption`, a `RequestError` or a `ModelUnavailable`.
         """
         _, reply = await self._begin(prompt, options, None)
         with caller_errors(self._board):
@@ -110,6 +113,19 @@ class Model:
 
         return Stream(self._board, begin, self.cancel)
 
+    def session(
+        self,
+        session_id: str | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        messages: Sequence[ChatMessage] = (),
+    ) -> Session:
+        """A conversation that keeps its exact tokens, see `Session`; `messages` is how it begins, e.g. a system prompt.
+
+        Without a `session_id` it gets one that no other has.
+        """
+        return Session(self, session_id, tools, messages)
+
     async def prefill_only(
         self, prompt: Prompt, *, parent_key: bytes | str | None = None, cache_salt: str | None = None
     ) -> Completion:
@@ -124,6 +140,11 @@ class Model:
         with contextlib.suppress(ActorError):
             # Not urgent: it must not overtake the request that it cancels.
             self._names.cast(actor_name(self.id), CancelRequest(request_id), bounded=False)
+
+    async def end_session(self, session_id: str) -> None:
+        """Hold no sequence for a session any more. No effect when there is none; a turn under way goes on."""
+        with contextlib.suppress(ActorError):
+            self._names.cast(actor_name(self.id), EndSession(session_id), bounded=False)
 
     def inject_fault(self, where: FaultPlace = "actor") -> None:
         """A drill: crash the model's actor, its engine thread (`"thread"`) or its next decode (`"decode"`).
@@ -214,13 +235,13 @@ class Model:
 
     @property
     def pending_len(self) -> int:
-        """Requests that wait behind the one that runs."""
+        """Requests that wait, parked ones among them."""
         return self._board.pending
 
     @property
     def queue_depth(self) -> int:
         """Requests that run or wait."""
-        return self._board.pending + (self._board.phase in ("prefilling", "generating"))
+        return self._board.pending + self._board.active
 
     @property
     def last_cache_hit(self) -> CacheHit | None:
@@ -319,7 +340,11 @@ class Model:
         # Packing and hashing 100,000 tokens takes some milliseconds.
         request = make() if len(tokens) <= INLINE_LENGTH else await anyio.to_thread.run_sync(make)
         with caller_errors(self._board):
-            return request.id, ref.begin_call(Submit(request, feed))
+            reply = ref.begin_call(Submit(request, feed))
+        if checked.deadline is not None:
+            timer = asyncio.get_running_loop().call_later(checked.deadline, self.cancel, request.id)
+            reply.on_settled(timer.cancel)
+        return request.id, reply
 
     async def _tokens(self, prompt: object) -> list[int]:
         if self._board.config.model_opts.vocab_only:

@@ -61,7 +61,7 @@ class LookUps:
             task.cancel()
         self._ahead.pop(request_id, None)
         resumed = self._resumed.pop(request_id, False)
-        kind: Kind = "cold" if ended.hit.kind == "sticky" else ended.hit.kind
+        kind: Kind = "live" if ended.hit.kind == "sticky" else ended.hit.kind
         self._cache.tell(
             Used(
                 holder=self._holder,

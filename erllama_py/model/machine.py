@@ -1,57 +1,61 @@
 """The life of one model's requests, as a pure function `(state, event, now) → (state, effects)`.
 
-    idle ─Submit─▶ looking ─Found─▶ restoring ─last row in─▶ working: prefilling ─▶ generating ─Finished─▶ idle,
-                      └── nothing to restore ─────────────────▲                                or the next one
-      a Submit meanwhile waits, first in, first out; a cancelled one that waits is answered at once
-      a SaveAll has its turn before the next request: what the sequence holds is copied out, then forgotten
+    Submit ─▶ waiting ─▶ looking ─Found─▶ restoring ─last row in─▶ working: prefilling ─▶ generating ─Finished─▶ over
+                                                                      └── no cells: parking ─Parked─▶ parked, as waiting
 
-One request runs at a time, in sequence 0; the others wait in `waiting`. No clock, no thread, no await: the actor
-carries the effects out. How a request starts is in `starting`.
+As many requests run at a time as there are sequences and cells; the others wait in order of priority. No clock, no
+thread, no await: the actor carries the effects out. Stages are in `state`, who gets what in `scheduling` and `placing`,
+how a request starts in `starting`, what becomes of sequences at rest in `evicting`.
 """
 
 from __future__ import annotations
 
 from typing import assert_never
 
-from erllama_py.cache.keys import pack_tokens
+from erllama_py.cache.keys import TOKEN_BYTES, pack_tokens, prefix_keys
 from erllama_py.engine.jobs import (
     Cancel,
-    Capture,
     Captured,
     Died,
     Drop,
     Failed,
     Fault,
     Finished,
+    Forked,
     Outcome,
+    Parked,
     Prefilled,
     PromptLogits,
     Restored,
     Text,
+    Wants,
 )
+from erllama_py.model.evicting import copied, end_session, forget_all, look, save_all
 from erllama_py.model.messages import (
-    AnswerSaved,
     CancelRequest,
     Complete,
     Crash,
     Effect,
     Emit,
+    EndSession,
     EngineOutcomes,
     FailRequest,
     Found,
     InjectFault,
     KeepLogits,
-    LookUp,
+    Look,
     Message,
+    Refuse,
     RowRead,
     SaveAll,
     SaveRow,
     SendJob,
     Submit,
 )
+from erllama_py.model.scheduling import SAVE_WAIT, at_rest, lead_gone, look_up_rows, schedule
 from erllama_py.model.slots import Slot
-from erllama_py.model.starting import end_look_up, found, outline, restored, row_read
-from erllama_py.model.state import Running, State, changed
+from erllama_py.model.starting import forked, found, leave_start, outline, restored, row_read, slot_of
+from erllama_py.model.state import Running, State, changed, with_request, with_slot, without_request
 from erllama_py.results import Progress, TextDelta
 
 
@@ -65,7 +69,7 @@ def transition(state: State, event: Message, now: float) -> tuple[State, list[Ef
                 effects += more
             return state, effects
         case Submit():
-            return _next(changed(state, waiting=(*state.waiting, event)), now)
+            return _submit(state, event, now)
         case CancelRequest(request_id):
             return _cancel(state, request_id, now)
         case Found():
@@ -73,7 +77,11 @@ def transition(state: State, event: Message, now: float) -> tuple[State, list[Ef
         case RowRead():
             return row_read(state, event, now)
         case SaveAll():
-            return _save_all(state, event, now)
+            return _then_schedule(save_all(state, event, now), now)
+        case EndSession(session_id):
+            return end_session(state, session_id)
+        case Look():
+            return _then_schedule(look(state, now), now)
         case InjectFault("actor"):
             return state, [Crash("the model's actor was told to fail")]
         case InjectFault("thread"):
@@ -88,10 +96,16 @@ def _outcome(state: State, outcome: Outcome, now: float) -> tuple[State, list[Ef
     match outcome:
         case Prefilled(request_id, done, total):
             return _prefilled(state, request_id, done, total)
+        case Wants(request_id, limit):
+            return _wants(state, request_id, limit, now)
+        case Parked():
+            return _parked(state, outcome, now)
+        case Forked():
+            return forked(state, outcome, now)
         case Restored():
             return restored(state, outcome, now)
         case Captured():
-            return _captured(state, outcome, now)
+            return _captured(state, outcome)
         case PromptLogits(request_id, logits):
             return _prompt_logits(state, request_id, logits)
         case Text(request_id, text, token_ids):
@@ -99,134 +113,159 @@ def _outcome(state: State, outcome: Outcome, now: float) -> tuple[State, list[Ef
         case Finished():
             return _finished(state, outcome, now)
         case Failed(request_id, error, problem):
-            if state.running is None or state.running.request.id != request_id:
-                return state, []
-            # What the sequence holds after a failure is not known: the next request starts from nothing.
-            after, effects = _next(changed(state, running=None, slot=Slot(state.slot.seq_id)), now)
-            return after, [FailRequest(request_id, error, problem), *effects]
+            return _failed(state, request_id, error, problem, now)
         case Died(error, problem):
             return state, [Crash(f"{error}: {problem}")]
         case _ as never:
             assert_never(never)
 
 
-def _next(state: State, now: float) -> tuple[State, list[Effect]]:
-    """Begin what is due, if nothing is being worked on: a `SaveAll` first, then what has waited longest."""
-    if state.running is not None or state.saving is not None:
-        return state, []
-    if state.save_alls:
-        return _begin_saving(state, now)
-    if state.stopping or not state.waiting:
-        return state, []
-    submit, *rest = state.waiting
-    running = Running(submit.request, submit.feed is not None, now)
-    return changed(state, running=running, waiting=tuple(rest)), [LookUp(submit.request)]
-
-
-def _cancel(state: State, request_id: int, now: float) -> tuple[State, list[Effect]]:
-    running = state.running
-    if running is not None and running.request.id == request_id:
-        if running.stage == "working":
-            return state, [SendJob(Cancel(request_id))]
-        answer = Complete(running.request, outline(running, now, "cancelled while it was looked up"), None, now, None)
-        state, ended = _leave_start(state, running, now)
-        state, effects = _next(state, now)
-        return state, [*ended, answer, *effects]
-    for submit in state.waiting:
-        if submit.request.id == request_id:
-            waiting = tuple(other for other in state.waiting if other is not submit)
-            idle = Running(submit.request, False, now)
-            unseen = outline(idle, now, "cancelled before it was looked up")
-            return changed(state, waiting=waiting), [Complete(submit.request, unseen, None, None, None)]
-    return state, []
-
-
-def _leave_start(state: State, running: Running, now: float) -> tuple[State, list[Effect]]:
-    """Give a request up that the engine has not begun; rows that are on their way may still go into its cells."""
-    slot = Slot(state.slot.seq_id) if running.stage == "restoring" else state.slot
-    return changed(state, running=None, slot=slot), [end_look_up(running, now)]
-
-
-def _prefilled(state: State, request_id: int, done: int, total: int) -> tuple[State, list[Effect]]:
-    running = state.running
-    if running is None:
-        return state, []
-    if done == total:
-        state = changed(state, running=changed(running, prefilled=True))
-    return state, [Emit(request_id, Progress(done, total))]
-
-
-def _prompt_logits(state: State, request_id: int, logits: bytes) -> tuple[State, list[Effect]]:
-    running = state.running
-    if running is None or running.request.id != request_id:
-        return state, []
-    return changed(state, running=changed(running, logits=logits)), [KeepLogits(running.request.key, logits)]
-
-
-def _captured(state: State, captured: Captured, now: float) -> tuple[State, list[Effect]]:
-    if state.saving is not None and state.saving.ticket == captured.request_id:
-        return _saved(state, captured, now)
-    running = state.running
-    if running is None or running.request.id != captured.request_id:
-        return state, []
-    request = running.request
-    logits = None
-    if state.memory in ("recurrent", "hybrid") and captured.end == len(request.tokens):
-        logits = running.logits
-    save = SaveRow(request.identity, request.packed + pack_tokens(captured.generated), captured, logits)
-    if captured.payload is not None:
-        running = changed(running, created=running.created + captured.end - captured.start)
-    return changed(state, running=running), [save]
-
-
-def _finished(state: State, finished: Finished, now: float) -> tuple[State, list[Effect]]:
-    running = state.running
-    if running is None or running.request.id != finished.request_id:
-        return state, []
-    request = running.request
-    held = [*request.tokens, *finished.token_ids][: finished.held]
-    slot = Slot(state.slot.seq_id, held, max(finished.first_held, 0), request.identity, finished.captured_to)
-    saved = request.plan is not None and 0 < finished.held == finished.captured_to
-    answer = Complete(request, outline(running, now), finished, running.started_at, finished.held if saved else None)
-    after, effects = _next(changed(state, running=None, slot=slot), now)
-    # Who waits for a request that a shutdown has ended learns that the model is gone.
-    return after, effects if state.stopping else [answer, *effects]
-
-
-# --- saving what is at rest ------------------------------------------------------------------------------------
-
-
-def _save_all(state: State, event: SaveAll, now: float) -> tuple[State, list[Effect]]:
-    state = changed(state, save_alls=(*state.save_alls, event), stopping=state.stopping or event.reason == "shutdown")
-    effects: list[Effect] = []
-    if state.stopping and state.running is not None:
-        if state.running.stage == "working":
-            return state, [SendJob(Cancel(state.running.request.id))]
-        state, effects = _leave_start(state, state.running, now)
-    state, more = _next(state, now)
+def _then_schedule(done: tuple[State, list[Effect]], now: float) -> tuple[State, list[Effect]]:
+    state, effects = done
+    state, more = schedule(state, now)
     return state, [*effects, *more]
 
 
-def _begin_saving(state: State, now: float) -> tuple[State, list[Effect]]:
-    event, *rest = state.save_alls
-    slot, least = state.slot, state.min_tokens
-    state = changed(state, save_alls=tuple(rest))
-    if slot.identity is None or least is None or len(slot.held) < max(least, slot.captured_to + 1):
-        return _forget(state, event, now)
-    start, end = slot.captured_to, len(slot.held)
-    job = Capture(request_id=event.ticket, seq_id=slot.seq_id, start=start, end=end, reason=event.reason)
-    return changed(state, saving=event), [SendJob(job)]
+def _submit(state: State, event: Submit, now: float) -> tuple[State, list[Effect]]:
+    request, others = event.request, state.requests.values()
+    mine = request.session_id
+    if mine is not None and not request.session_wait and any(other.request.session_id == mine for other in others):
+        return state, [Refuse(request)]
+    waiting = len(state.queue)
+    if waiting >= state.limits.max_pending:
+        return state, [Refuse(request, waiting)]
+    return schedule(with_request(state, Running(request, event.feed is not None)), now)
 
 
-def _saved(state: State, captured: Captured, now: float) -> tuple[State, list[Effect]]:
-    event, slot = state.saving, state.slot
-    assert event is not None
-    assert slot.identity is not None
-    state, effects = _forget(changed(state, saving=None), event, now)
-    return state, [SaveRow(slot.identity, pack_tokens(slot.held), captured, None), *effects]
+def _cancel(state: State, request_id: int, now: float) -> tuple[State, list[Effect]]:
+    running = state.requests.get(request_id)
+    if running is None or running.leaving:
+        return state, []
+    # What the engine has begun it also ends: it knows the text so far.
+    by_engine = running.stage in ("working", "parking") or running.parked is not None
+    effects: list[Effect] = []
+    if running.seq_id is not None and running.stage not in ("working", "parking"):
+        state, effects = leave_start(state, running, now)
+        state, more = lead_gone(state, running, now)
+        effects += more
+    if by_engine:
+        if running.stage not in ("working", "parking"):
+            running = changed(running, stage="parked", seq_id=None, lead=None, forking=False)
+        state = with_request(state, changed(running, leaving=True))
+        effects.append(SendJob(Cancel(request_id)))
+    else:
+        state = without_request(state, request_id)
+        where = "while it was looked up" if running.seq_id is not None else "before it was looked up"
+        began = running.started_at
+        effects.append(Complete(running.request, outline(running, now, f"cancelled {where}"), None, began, None))
+    return _then_schedule((state, effects), now)
 
 
-def _forget(state: State, event: SaveAll, now: float) -> tuple[State, list[Effect]]:
-    seq_id = state.slot.seq_id
-    state, effects = _next(changed(state, slot=Slot(seq_id)), now)
-    return state, [SendJob(Drop(seq_id)), AnswerSaved(event.ticket), *effects]
+def _prefilled(state: State, request_id: int, done: int, total: int) -> tuple[State, list[Effect]]:
+    running = state.requests.get(request_id)
+    if running is None:
+        return state, []
+    if done == total:
+        state = with_request(state, changed(running, prefilled=True))
+    return state, [Emit(request_id, Progress(done, total))]
+
+
+def _wants(state: State, request_id: int, limit: int, now: float) -> tuple[State, list[Effect]]:
+    running = state.requests.get(request_id)
+    if running is None or running.stage != "working" or running.limit != limit:
+        return state, []
+    return schedule(with_request(state, changed(running, starving=True)), now)
+
+
+def _parked(state: State, parked: Parked, now: float) -> tuple[State, list[Effect]]:
+    running = state.requests.get(parked.request_id)
+    if running is None or running.stage != "parking":
+        return state, []
+    slot, request = slot_of(state, running), running.request
+    packed = request.packed + pack_tokens(parked.token_ids)
+    ends = (parked.held, len(packed) // TOKEN_BYTES)
+    held_key, key = prefix_keys(request.identity, packed, ends)
+    sought = changed(
+        request, tokens=[*request.tokens, *parked.token_ids], packed=packed, key=key,
+        parent_key=held_key if running.captured_to else None, wait_seconds=SAVE_WAIT,
+    )  # fmt: skip
+    state = with_slot(state, Slot(slot.seq_id))
+    out = changed(
+        running, stage="parked", seq_id=None, starving=False, sticky=False, lead=None, answer=None, found_at=None,
+        hit=None, start=None, sent=0, restored=0, reading=False, refused=None, limit=0, parked=sought,
+        parks=running.parks + 1,
+    )  # fmt: skip
+    state, effects = lead_gone(with_request(state, out), running, now)
+    return _then_schedule((state, effects), now)
+
+
+def _prompt_logits(state: State, request_id: int, logits: bytes) -> tuple[State, list[Effect]]:
+    running = state.requests.get(request_id)
+    if running is None:
+        return state, []
+    return with_request(state, changed(running, logits=logits)), [KeepLogits(running.request.key, logits)]
+
+
+def _captured(state: State, captured: Captured) -> tuple[State, list[Effect]]:
+    if captured.request_id in state.copies:
+        return copied(state, captured)
+    running = state.requests.get(captured.request_id)
+    if running is None:
+        return state, []
+    request = running.request
+    logits = None
+    if state.limits.memory in ("recurrent", "hybrid") and captured.end == request.n_tokens:
+        logits = running.logits
+    effects: list[Effect] = [
+        SaveRow(request.identity, request.packed + pack_tokens(captured.generated), captured, logits)
+    ]
+    if captured.payload is not None:
+        created = running.created + captured.end - captured.start
+        running = changed(running, created=created, captured_to=captured.end)
+    state = with_request(state, running)
+    for other in state.requests.values():
+        if other.lead == request.id and other.stage == "following" and captured.end >= other.lead_end:
+            state, more = look_up_rows(state, other)
+            effects += more
+    return state, effects
+
+
+def _finished(state: State, finished: Finished, now: float) -> tuple[State, list[Effect]]:
+    running = state.requests.get(finished.request_id)
+    if running is None or (running.stage not in ("working", "parking") and not running.leaving):
+        return state, []
+    request = running.request
+    if running.seq_id is not None:
+        held = (request.packed + pack_tokens(finished.token_ids))[: TOKEN_BYTES * finished.held]
+        state = at_rest(
+            state,
+            slot_of(state, running),
+            held,
+            first_held=finished.first_held,
+            captured_to=finished.captured_to,
+            now=now,
+        )
+    saved = request.plan is not None and 0 < finished.held == finished.captured_to
+    answer = Complete(request, outline(running, now), finished, running.started_at, finished.held if saved else None)
+    # Who waits for a request that a shutdown has ended learns that the model is gone.
+    effects: list[Effect] = [] if state.stopping else [answer]
+    return _leave(without_request(state, request.id), running, effects, now)
+
+
+def _failed(state: State, request_id: int, error: str, problem: str, now: float) -> tuple[State, list[Effect]]:
+    running = state.requests.get(request_id)
+    if running is None:
+        return state, []
+    effects: list[Effect] = [FailRequest(request_id, error, problem)]
+    if running.seq_id is not None:
+        # What the sequence holds after a failure is not known: the next request starts from nothing.
+        state = with_slot(state, Slot(running.seq_id))
+        effects.append(SendJob(Drop(running.seq_id)))
+    return _leave(without_request(state, request_id), running, effects, now)
+
+
+def _leave(state: State, running: Running, effects: list[Effect], now: float) -> tuple[State, list[Effect]]:
+    """A request is over: others may go on."""
+    state, more = lead_gone(state, running, now)
+    state, last = forget_all(state)
+    return _then_schedule((state, [*effects, *more, *last]), now)

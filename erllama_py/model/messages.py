@@ -1,7 +1,8 @@
 """What a model's actor understands, and what its state machine asks it to do.
 
-Events: from callers `Submit`, `CancelRequest`, `SaveAll`, `InjectFault`; from look-ups `Found` and `RowRead`; from
-the engine thread the outcomes of `engine.jobs`, one batch per tick. Effects are carried out by the actor, in order.
+Events: from callers `Submit`, `CancelRequest`, `EndSession`, `SaveAll`, `InjectFault`; from the clock `Look`; from
+look-ups `Found` and `RowRead`; from the engine thread the outcomes of `engine.jobs`, one batch per tick. Effects are
+carried out by the actor, in order.
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     plan: CapturePlan | None = None  # what to save of it; `captured_to` is settled when it starts
     parent_key: bytes | None = None
     wait_seconds: float = 0.0  # for a save under way that `parent_key` names
+    priority: int = 0
+    session_id: str | None = None
+    session_wait: bool = False
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.tokens)
 
 
 class Submit(msgspec.Struct, frozen=True):
@@ -52,13 +60,23 @@ class CancelRequest(msgspec.Struct, frozen=True):
 
 
 class SaveAll(msgspec.Struct, frozen=True):
-    """Save what the sequences hold and is not saved, forget it, and answer when it is stored.
+    """Save what sequences at rest hold and is not saved, forget it, and answer when it is stored.
 
-    `"evict"` waits for the request that runs, `"shutdown"` ends it. `ticket` is from the requests' ids.
+    `"shutdown"` ends the requests at work first, so that all are at rest. `ticket` is from the requests' ids.
     """
 
     ticket: int
     reason: Literal["evict", "shutdown"]
+
+
+class EndSession(msgspec.Struct, frozen=True):
+    """Hold no sequence for a session any more; no effect when there is none."""
+
+    session_id: str
+
+
+class Look(msgspec.Struct, frozen=True):
+    """Time has passed: see whose session has been silent for too long."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -88,7 +106,7 @@ class EngineOutcomes(msgspec.Struct, frozen=True):
     batch: list[Outcome]
 
 
-Message = Submit | CancelRequest | SaveAll | Found | RowRead | InjectFault | EngineOutcomes
+Message = Submit | CancelRequest | SaveAll | EndSession | Look | Found | RowRead | InjectFault | EngineOutcomes
 
 
 class SendJob(msgspec.Struct, frozen=True):
@@ -165,6 +183,7 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
     restore_seconds: float
     restored_bytes: int
     created: int  # tokens copied out to be saved
+    parks: int = 0
 
 
 class Complete(msgspec.Struct, frozen=True):
@@ -188,6 +207,13 @@ class FailRequest(msgspec.Struct, frozen=True):
     problem: str
 
 
+class Refuse(msgspec.Struct, frozen=True):
+    """Answer a request with `SessionBusy`, or with `QueueFull` where so many wait."""
+
+    request: Request
+    waiting: int | None = None
+
+
 class Crash(msgspec.Struct, frozen=True):
     """End the actor: its engine is gone or a drill asks for it."""
 
@@ -206,5 +232,6 @@ Effect = (
     | AnswerSaved
     | Complete
     | FailRequest
+    | Refuse
     | Crash
 )

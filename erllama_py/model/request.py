@@ -79,6 +79,9 @@ def make_request(
         plan=plan,
         parent_key=options.parent_key,
         wait_seconds=policy.session_resume_wait_ms / 1000,
+        priority=options.priority,
+        session_id=options.session_id,
+        session_wait=options.session_wait,
     )
 
 
@@ -135,5 +138,6 @@ def make_completion(answer: Complete, now: float) -> Completion:
             seed=request.sampling.seed,
             tier=outline.tier,
             miss_reason=outline.miss_reason,
+            parks=outline.parks,
         ),
     )

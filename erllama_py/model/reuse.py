@@ -7,10 +7,9 @@ rows are taken where they give more than the live cells do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
+from erllama_py.cache.keys import TOKEN_BYTES
 from erllama_py.cache.messages import Hit, Located
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.model.slots import Slot, reusable
@@ -62,7 +61,7 @@ def usable_rows(
 
 def choose_start(
     slot: Slot,
-    prompt: Sequence[int],
+    prompt: bytes,
     memory: MemoryKind,
     n_swa: int,
     hit: Hit | None,
@@ -74,13 +73,14 @@ def choose_start(
 
     `min_tokens` is the gate of what is saved, for the reason of a miss.
     """
-    missed = describe_miss(hit, len(prompt), min_tokens)
+    n_tokens = len(prompt) // TOKEN_BYTES
+    missed = describe_miss(hit, n_tokens, min_tokens)
     live = reusable(slot, prompt, memory, n_swa, with_logits=live_logits)
     rows: tuple[Located, ...] = ()
     length, by_logits = 0, False
     if hit is not None:
-        rows, length, by_logits = usable_rows(hit, len(prompt), memory, n_swa, live_logits)
-    at_end = live_logits and live.keep == len(prompt)
+        rows, length, by_logits = usable_rows(hit, n_tokens, memory, n_swa, live_logits)
+    at_end = live_logits and live.keep == n_tokens
     gains = length >= live.keep + LEAST_GAIN
     # Rows that end with the prompt and have its logits spare even the one decode.
     if not rows or not (gains or (by_logits and not at_end)):
@@ -89,7 +89,7 @@ def choose_start(
         return Start(kind=kind, live=live.keep, rows=(), keep=live.keep, by_logits=at_end, miss_reason=miss)
     base = live.keep if memory == "full" else 0
     first = next(index for index, row in enumerate(rows) if row.meta.end > base)
-    exact = hit is not None and hit.exact and length >= len(prompt) - 1
+    exact = hit is not None and hit.exact and length >= n_tokens - 1
     return Start(
         kind="exact" if exact else "partial",
         live=rows[first].meta.start,

@@ -1,58 +1,127 @@
 """How a request starts: what the cache found, the rows that are read and restored, the job that follows. Pure.
 
-    Found ─▶ choose_start ─▶ ReadRows ─RowRead─▶ Restore ─Restored─▶ … ─▶ Generate
+    Found ─▶ choose_start ─▶ ReadRows ─RowRead─▶ Restore ─Restored─▶ … ─▶ Generate, or Resume
 
 Rows are sent to the engine as they come, and the generation begins when all are in. A row that cannot be read, or
-that the engine refuses, ends the chain there: the request goes on from what it has, and never fails for it.
+that the engine refuses, ends the chain there: the request goes on from what it has, and never fails for it. Where the
+beginning is shared with another request, the start waits for `Forked` too.
 """
 
 from __future__ import annotations
 
-from erllama_py.engine.jobs import CapturePlan, Generate, Restore, Restored
+from erllama_py.cache.keys import TOKEN_BYTES
+from erllama_py.cache.messages import Hit
+from erllama_py.engine.jobs import CapturePlan, Drop, Fork, Forked, Generate, Restore, Restored, Resume
+from erllama_py.model.books import count, written
 from erllama_py.model.messages import Effect, EndLookUp, Found, Outline, ReadRows, RowRead, RowTaken, SendJob
-from erllama_py.model.reuse import choose_start
+from erllama_py.model.placing import Beginning, shared
+from erllama_py.model.reuse import LEAST_GAIN, Start, choose_start
 from erllama_py.model.slots import Slot
-from erllama_py.model.state import Running, State, changed
+from erllama_py.model.state import Running, State, changed, with_request, with_slot, without_request
 from erllama_py.results import CacheHit
+
+
+def slot_of(state: State, running: Running) -> Slot:
+    """The sequence that a request is in."""
+    assert running.seq_id is not None
+    return state.slots[running.seq_id]
 
 
 def found(state: State, event: Found, now: float) -> tuple[State, list[Effect]]:
     """The cache has answered: restore what it has, or begin at once."""
-    running = state.running
-    if running is None or running.request.id != event.request_id or running.stage != "looking":
+    running = state.requests.get(event.request_id)
+    if running is None or running.stage != "looking" or running.answer is not None:
         return state, []
-    request = running.request
-    # Cells are not lent from one tenant to another.
-    slot = state.slot if state.slot.identity == request.identity else Slot(state.slot.seq_id)
-    start = choose_start(
+    running = changed(running, answer=event, found_at=now)
+    state = with_request(state, running)
+    return (state, []) if running.forking else _start(state, running, event, now)
+
+
+def fork_job(running: Running, source: int, length: int) -> SendJob:
+    """The job that lets a request share another's beginning."""
+    assert running.seq_id is not None
+    return SendJob(Fork(request_id=running.request.id, source=source, seq_id=running.seq_id, length=length))
+
+
+def forked(state: State, outcome: Forked, now: float) -> tuple[State, list[Effect]]:
+    """The beginning is shared, or less of it: whoever was to compute it has ended before."""
+    running = state.requests.get(outcome.request_id)
+    if running is None or not running.forking:
+        return state, []
+    slot, length = slot_of(state, running), outcome.length
+    if length < running.lead_end:
+        pieces = written(slot.pieces, length, running.limit, state.next_block)
+        state = changed(state, next_block=state.next_block + 1)
+        slot = changed(slot, pieces=pieces)
+    state = with_slot(state, changed(slot, held=running.sought.packed[: TOKEN_BYTES * length]))
+    running = changed(running, forking=False, lead=None, lead_end=0)
+    state = with_request(state, running)
+    # Of several who have lost the same lead, the first goes on, and the others follow it.
+    again = shared(state, running)
+    if again.source is not None and again.keep >= length + LEAST_GAIN:
+        return follow(state, running, again)
+    return _start(state, running, running.answer, now) if running.answer is not None else (state, [])
+
+
+def follow(state: State, running: Running, begin: Beginning) -> tuple[State, list[Effect]]:
+    """Share another's beginning, when it is there: at once, if that is at rest or at work."""
+    assert begin.source is not None
+    source, slot = state.slots[begin.source], slot_of(state, running)
+    slot = changed(
         slot,
-        request.tokens,
-        state.memory,
-        state.n_swa,
-        event.hit,
-        event.logits is not None,
-        min_tokens=state.min_tokens,
+        held=running.sought.packed[: TOKEN_BYTES * begin.keep],
+        pieces=written(source.pieces, begin.keep, running.limit, state.next_block),
     )
-    running = changed(running, hit=event.hit, start=start, found_at=now, logits=event.logits)
+    state = with_slot(changed(state, next_block=state.next_block + 1), slot)
+    running = changed(running, forking=True, lead=begin.lead, lead_end=begin.keep)
+    lead = state.requests.get(begin.lead) if begin.lead is not None else None
+    job: list[Effect] = (
+        [fork_job(running, source.seq_id, begin.keep)] if lead is None or lead.stage == "working" else []
+    )
+    return with_request(state, running), job
+
+
+def _start(state: State, running: Running, event: Found, now: float) -> tuple[State, list[Effect]]:
+    sought, slot, limits = running.sought, slot_of(state, running), state.limits
+
+    def choose(hit: Hit | None) -> tuple[Start, Slot, bool]:
+        """A start, the cells that it takes, and whether there are as many."""
+        start = choose_start(
+            slot, sought.packed, limits.memory, limits.n_swa, hit, event.logits is not None and running.parked is None,
+            min_tokens=limits.min_tokens,
+        )  # fmt: skip
+        others = [other.pieces for other in state.slots if other.seq_id != slot.seq_id]
+        pieces = written(slot.pieces, start.live, running.limit, state.next_block)
+        excess = max(0, count([pieces, *others]) - limits.n_cells)
+        if excess and not start.rows:  # it begins with what there is, and asks for more
+            end = max(start.keep, running.limit - excess)
+            pieces = written(slot.pieces, start.live, end, state.next_block)
+        return start, changed(slot, pieces=pieces), not excess
+
+    start, slot, fits = choose(event.hit)
+    if start.rows and not fits:  # a row that is cut into takes more cells than what it adds to
+        start, slot, fits = choose(None)
+    state = with_slot(changed(state, next_block=state.next_block + 1), slot)
+    running = changed(running, hit=event.hit, start=start, logits=running.logits or event.logits)
     if not start.rows:
-        return _work(changed(state, running=running), running, now)
+        return work(state, running, now)
     running = changed(running, stage="restoring", reading=True)
-    return changed(state, running=running), [ReadRows(request.id, start.rows)]
+    return with_request(state, running), [ReadRows(running.request.id, start.rows)]
 
 
 def row_read(state: State, event: RowRead, now: float) -> tuple[State, list[Effect]]:
     """A row was read, or there are no more of them."""
-    running = state.running
-    if running is None or running.request.id != event.request_id or running.stage != "restoring":
+    running = state.requests.get(event.request_id)
+    if running is None or running.stage != "restoring":
         return state, []
     assert running.start is not None
+    assert running.seq_id is not None
     row, rows = event.row, running.start.rows
     if row is None or running.refused is not None:
-        running = changed(running, reading=False)
-        return _work_if_ready(changed(state, running=running), running, now)
+        return _work_if_ready(state, changed(running, reading=False), now)
     meta, place = row.meta, running.sent
     job = Restore(
-        request_id=event.request_id, seq_id=state.slot.seq_id, start=meta.start, end=meta.end, payload=row.payload
+        request_id=event.request_id, seq_id=running.seq_id, start=meta.start, end=meta.end, payload=row.payload
     )
     running = changed(
         running,
@@ -60,15 +129,15 @@ def row_read(state: State, event: RowRead, now: float) -> tuple[State, list[Effe
         reading=place + 1 < len(rows),
         restored_bytes=running.restored_bytes + len(row.payload) + len(row.logits),
         # Rows on the way may have logits too: those of other prompts' ends.
-        logits=running.logits or (row.logits if meta.end == len(running.request.tokens) else None) or None,
+        logits=running.logits or (row.logits if meta.end == running.request.n_tokens else None) or None,
     )
-    return changed(state, running=running), [SendJob(job)]
+    return with_request(state, running), [SendJob(job)]
 
 
 def restored(state: State, outcome: Restored, now: float) -> tuple[State, list[Effect]]:
     """The engine has taken a row, or refused it."""
-    running = state.running
-    if running is None or running.request.id != outcome.request_id or running.stage != "restoring":
+    running = state.requests.get(outcome.request_id)
+    if running is None or running.stage != "restoring":
         return state, []
     if outcome.ok and running.refused is None:
         running = changed(running, restored=running.restored + 1)
@@ -79,19 +148,19 @@ def restored(state: State, outcome: Restored, now: float) -> tuple[State, list[E
         running = changed(running, refused=running.restored, reading=False)
         if gone:  # a refusal may leave nothing, see `Backend.restore`
             running = changed(running, restored=0, start=changed(start, live=0))
-    state, effects = _work_if_ready(changed(state, running=running), running, now)
+    state, effects = _work_if_ready(state, running, now)
     return state, [RowTaken(outcome.request_id), *effects]
 
 
 def _work_if_ready(state: State, running: Running, now: float) -> tuple[State, list[Effect]]:
     if running.reading or (running.refused is None and running.restored < running.sent):
-        return state, []
-    return _work(state, running, now)
+        return with_request(state, running), []
+    return work(state, running, now)
 
 
-def _work(state: State, running: Running, now: float) -> tuple[State, list[Effect]]:
+def work(state: State, running: Running, now: float) -> tuple[State, list[Effect]]:
     """Everything that is to be had is in the cells: let the engine go on from there."""
-    request, start = running.request, running.start
+    request, start, slot = running.request, running.start, slot_of(state, running)
     assert start is not None
     whole = running.restored == len(start.rows)
     keep, by_logits = start.keep, start.by_logits and running.logits is not None
@@ -101,25 +170,43 @@ def _work(state: State, running: Running, now: float) -> tuple[State, list[Effec
         missing = running.restored if running.refused is None else running.refused
         saved_to, by_logits = min(saved_to, start.rows[missing].meta.start), False
     elif not by_logits:
-        keep = min(keep, len(request.tokens) - 1)
+        keep = min(keep, running.sought.n_tokens - 1)
     kind = start.kind if running.restored or not start.rows else "live"
-    running = changed(running, stage="working", working_at=now, last=CacheHit(kind if keep else "cold", keep))
-    job = Generate(
-        request_id=request.id,
-        seq_id=state.slot.seq_id,
-        tokens=request.tokens,
-        keep=keep,
-        max_new_tokens=request.max_new_tokens,
-        sampling=request.sampling,
-        stop_sequences=request.stop_sequences,
-        stream=running.stream,
-        # Without the cache nobody knows what is saved already: nothing is, until it is back.
-        saves=_plan(request.plan, saved_to) if running.hit is not None else None,
-        logits=running.logits if by_logits else None,
-        keep_logits=not by_logits,
-    )
-    state = changed(state, running=running, last_hit=running.last)
-    return state, [end_look_up(running, now), SendJob(job)]
+    if kind == "live" and running.sticky:
+        kind = "sticky"
+    running = changed(running, stage="working", last=CacheHit(kind if keep else "cold", keep))
+    ended = end_look_up(running, now)
+    limit = slot.pieces[-1].end if slot.pieces else 0
+    job: Generate | Resume
+    if running.parked is not None:
+        job = Resume(request_id=request.id, seq_id=slot.seq_id, keep=keep, limit=limit)
+    else:
+        job = Generate(
+            request_id=request.id,
+            seq_id=slot.seq_id,
+            tokens=request.tokens,
+            keep=keep,
+            limit=limit,
+            max_new_tokens=request.max_new_tokens,
+            sampling=request.sampling,
+            stop_sequences=request.stop_sequences,
+            stream=running.stream,
+            priority=request.priority,
+            # Without the cache nobody knows what is saved already: nothing is, until it is back.
+            saves=_plan(request.plan, saved_to) if running.hit is not None else None,
+            logits=running.logits if by_logits else None,
+            keep_logits=not by_logits,
+        )
+        running = changed(running, begun=outline(running, now))
+    running = changed(running, limit=limit, captured_to=max(running.captured_to, saved_to), answer=None)
+    state = changed(with_request(state, running), last_hit=running.last)
+    # Who is to share what is computed now: the engine does it when it is there.
+    forks = [
+        fork_job(other, slot.seq_id, other.lead_end)
+        for other in state.requests.values()
+        if other.lead == request.id and other.forking
+    ]
+    return state, [ended, SendJob(job), *forks]
 
 
 def _plan(plan: CapturePlan | None, saved_to: int) -> CapturePlan | None:
@@ -127,6 +214,16 @@ def _plan(plan: CapturePlan | None, saved_to: int) -> CapturePlan | None:
         return None
     ends = tuple(end for end in plan.prompt_ends if end > saved_to)
     return changed(plan, captured_to=saved_to, prompt_ends=ends)
+
+
+def leave_start(state: State, running: Running, now: float) -> tuple[State, list[Effect]]:
+    """Take a request out of its sequence before the engine has begun with it; rows may still be on their way there."""
+    slot = slot_of(state, running)
+    effects: list[Effect] = [SendJob(Drop(slot.seq_id))]
+    if running.stage != "following":
+        effects.append(end_look_up(running, now))
+    state = with_slot(state, Slot(slot.seq_id))
+    return without_request(state, running.request.id), effects
 
 
 def end_look_up(running: Running, now: float) -> EndLookUp:
@@ -140,7 +237,9 @@ def end_look_up(running: Running, now: float) -> EndLookUp:
 
 
 def outline(running: Running, now: float, miss_reason: str | None = None) -> Outline:
-    """What there is to say of a request's start."""
+    """What there is to say of a request's start; that it was begun or parked before counts, not how it resumes."""
+    if running.begun is not None:
+        return changed(running.begun, created=running.created, parks=running.parks)
     start, found_at = running.start, running.found_at or now
     rows = start.rows[: running.restored] if start is not None else ()
     if miss_reason is None and start is not None:
@@ -150,8 +249,8 @@ def outline(running: Running, now: float, miss_reason: str | None = None) -> Out
         hit=running.last or CacheHit("cold", 0),
         miss_reason=miss_reason,
         tier=rows[-1].tier if rows else None,
-        lookup_seconds=found_at - running.started_at,
-        restore_seconds=(running.working_at or now) - found_at if rows else 0.0,
+        lookup_seconds=found_at - running.started_at if running.started_at is not None else 0.0,
+        restore_seconds=now - found_at if rows else 0.0,
         restored_bytes=running.restored_bytes,
         created=running.created,
     )

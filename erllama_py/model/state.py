@@ -1,32 +1,68 @@
-"""The state of one model's machine: frozen structs, everything that the next decision depends on."""
+"""The state of one model's machine: frozen structs, everything that the next decision depends on.
+
+A request goes through stages:
+
+    waiting ─▶ following ─▶ looking ─▶ restoring ─▶ working ─▶ (over)
+                  └ only if it begins as another that is still being computed
+    working ─▶ parking ─▶ parked ─▶ looking … as a waiting one, until it is over
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, TypeVar
 
 import msgspec
 
+from erllama_py.cache.keys import Identity
 from erllama_py.cache.messages import Hit
 from erllama_py.engine.backend import MemoryKind
-from erllama_py.model.messages import Request, SaveAll, Submit
+from erllama_py.model.messages import Found, Outline, Request, SaveAll
 from erllama_py.model.reuse import Start
 from erllama_py.model.slots import Slot
 from erllama_py.results import CacheHit, Phase
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-Stage = Literal["looking", "restoring", "working"]
+Stage = Literal["waiting", "following", "looking", "restoring", "working", "parking", "parked"]
+QUEUED: tuple[Stage, ...] = ("waiting", "parked")
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to share, and the rules for it. Lengths are in tokens, which are cells."""
+
+    memory: MemoryKind
+    n_swa: int = 0
+    n_cells: int = 1 << 31
+    n_seq_max: int = 1
+    quantum: int = 64
+    """So many cells more than a request has are given to it at once."""
+    min_tokens: int | None = None
+    """The gate for what is saved at rest; None saves nothing."""
+    max_pending: int = 256
+    kept_cells: int = 1 << 31
+    """Most cells that sequences at rest keep while requests are at work."""
+    idle_seconds: float = 300.0
+    """How long a session's sequence is held for it."""
 
 
 class Running(msgspec.Struct, frozen=True):
-    """The request that is worked on, and how it started. Times are in seconds of the monotonic clock."""
+    """A request that is not over, and how it started. Times are in seconds of the monotonic clock."""
 
     request: Request
     stream: bool
-    started_at: float
-    stage: Stage = "looking"
+    stage: Stage = "waiting"
+    seq_id: int | None = None
+    started_at: float | None = None
+    sticky: bool = False  # it goes on in its session's sequence
+    leaving: bool = False  # it was cancelled, and the engine will say what it had
+    # what it waits for
+    lead: int | None = None  # the request whose cells, or rows, it is to begin with
+    lead_end: int = 0  # up to where
+    forking: bool = False
+    answer: Found | None = None  # the cache's, while the cells to share are still computed
+    # how it starts
     found_at: float | None = None
-    working_at: float | None = None
     hit: Hit | None = None
     start: Start | None = None
     sent: int = 0  # rows on their way into the cells
@@ -35,32 +71,98 @@ class Running(msgspec.Struct, frozen=True):
     refused: int | None = None  # the row that the engine could not take, by its place in `start.rows`
     restored_bytes: int = 0
     logits: bytes | None = None  # at the prompt's end
+    # how it goes on
+    begun: Outline | None = None  # how it started the first time
+    last: CacheHit | None = None  # what the last look-up gave
+    limit: int = 0  # the position up to which it has cells
+    starving: bool = False  # it has asked for more of them
     prefilled: bool = False
-    last: CacheHit | None = None  # what the request started from
+    captured_to: int = 0
     created: int = 0  # tokens copied out to be saved
+    parked: Request | None = None  # the same, with what was sampled behind the prompt
+    parks: int = 0
+
+    @property
+    def sought(self) -> Request:
+        """What its sequence is to begin with: the prompt, or all that it had when it was parked."""
+        return self.parked or self.request
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Who has the lowest goes first: higher priority, then earlier arrival."""
+        return -self.request.priority, self.request.id
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """A sequence at rest that is copied out before it is forgotten: whose it was, and its tokens."""
+
+    identity: Identity
+    tokens: bytes
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """See the module."""
+    """See the module. Sequences are `slots`, by their ids; `copies` are under way, by their tickets."""
 
-    memory: MemoryKind
-    n_swa: int
-    min_tokens: int | None = None  # the gate for what is saved at rest; None saves nothing
-    slot: Slot = Slot(0)
-    running: Running | None = None
-    waiting: tuple[Submit, ...] = ()
+    limits: Limits
+    slots: tuple[Slot, ...]
+    requests: Mapping[int, Running] = {}
+    copies: Mapping[int, Copy] = {}
     save_alls: tuple[SaveAll, ...] = ()
-    saving: SaveAll | None = None
     stopping: bool = False
     last_hit: CacheHit | None = None
+    next_block: int = 1
+    next_ticket: int = -1  # of copies; requests have ids above 0
 
     @property
     def phase(self) -> Phase:
-        if self.running is None:
+        active = self.active
+        if not active:
             return "idle"
-        return "generating" if self.running.prefilled else "prefilling"
+        return "generating" if any(running.prefilled for running in active) else "prefilling"
+
+    @property
+    def active(self) -> list[Running]:
+        """Requests with a sequence."""
+        return [running for running in self.requests.values() if running.seq_id is not None]
+
+    @property
+    def queue(self) -> list[Running]:
+        """Requests without one, who is next first."""
+        return sorted((r for r in self.requests.values() if r.stage in QUEUED), key=lambda running: running.rank)
+
+    @property
+    def kept(self) -> list[Slot]:
+        """Sequences at rest, in the order in which they go when room is needed.
+
+        Those of sessions last; before them those whose end is not saved, which are dearer to rebuild; then the
+        longest unused first.
+        """
+        at_rest = [slot for slot in self.slots if slot.is_kept]
+        return sorted(
+            at_rest, key=lambda slot: (slot.session_id is not None, slot.captured_to < slot.length, slot.used_at)
+        )
+
+
+def new_state(limits: Limits) -> State:
+    """A model at rest."""
+    return State(limits=limits, slots=tuple(Slot(seq_id) for seq_id in range(limits.n_seq_max)))
 
 
 def changed(struct: S, **changes: object) -> S:
     """The same struct with other values in some fields."""
     return msgspec.structs.replace(struct, **changes)
+
+
+def with_request(state: State, running: Running) -> State:
+    """The state in which a request is as given."""
+    return changed(state, requests={**state.requests, running.request.id: running})
+
+
+def without_request(state: State, request_id: int) -> State:
+    """The state in which a request is over."""
+    return changed(state, requests={key: value for key, value in state.requests.items() if key != request_id})
+
+
+def with_slot(state: State, slot: Slot) -> State:
+    """The state in which a sequence is as given."""
+    return changed(state, slots=(*state.slots[: slot.seq_id], slot, *state.slots[slot.seq_id + 1 :]))

@@ -179,6 +179,46 @@ def test_an_aborted_decode_can_be_done_again(backend: Backend) -> None:
     assert complete(backend, 1, PROMPT) == expected
 
 
+def test_eight_sequences_side_by_side_say_what_each_says_alone(subject: Subject) -> None:
+    """They come one after the other, so that prompts and single tokens share decodes, each with its own chain of
+    steps, seed and grammar, and leave when they are done: nobody's draws depend on who else is there."""
+    backend = subject[2](n_ctx=1024, n_seq_max=8)
+    backend.load(lambda _done: True)
+    letters = ["root ::= [a-z ]+", 'root ::= ("yes" | "no ")+', None, 'root ::= "{" [0-9]+ "}"']
+    samplings = [
+        Sampling(grammar=letters[i % 4], temperature=(0.0, 0.9, 1.5)[i % 3], repetition_penalty=1.0 + i % 2 / 5, seed=i)
+        for i in range(8)
+    ]
+    prompts = [PROMPT[i:] + PROMPT[: 5 * i] for i in range(8)]
+
+    def play(arrivals: dict[int, int]) -> list[list[int]]:
+        said: list[list[int]] = [[] for _ in prompts]
+        samplers, tick = {seq_id: backend.sampler(samplings[seq_id], prompts[seq_id]) for seq_id in arrivals}, 0
+        while samplers:
+            parts = []
+            for seq_id in samplers:
+                if tick >= arrivals[seq_id]:
+                    start = len(prompts[seq_id]) + len(said[seq_id]) - 1
+                    fresh = not said[seq_id]
+                    parts.append(
+                        Slice(seq_id, 0 if fresh else start, prompts[seq_id] if fresh else said[seq_id][-1:], True)
+                    )
+            assert backend.decode(parts) is DecodeStatus.DONE
+            for index, part in enumerate(parts):
+                token = samplers[part.seq_id].sample(index)
+                said[part.seq_id].append(token)
+                if backend.vocabulary.is_end(token) or len(said[part.seq_id]) == 24:
+                    samplers.pop(part.seq_id).close()
+                    assert backend.remove(part.seq_id, 0, -1)
+            tick += 1
+        return said
+
+    together = play({seq_id: 2 * seq_id for seq_id in range(8)})
+    assert together == [play({seq_id: 0})[seq_id] for seq_id in range(8)]
+    assert len({tuple(reply) for reply in together}) == 8
+    backend.close()
+
+
 # --- sampling ------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,8 @@ from helpers.engine import Driver, engine, generate, stub
 
 from erllama_py.engine.backend import BackendFailure, LoadCancelled, Sampling
 from erllama_py.engine.jobs import Cancel, Died, Failed, Fault, Finished, Outcome, Prefilled, Text
-from erllama_py.engine.thread import DrillFault, EngineThread
+from erllama_py.engine.thread import EngineThread
+from erllama_py.engine.worker import DrillFault
 from erllama_py.errors import ModelLoadError
 
 pytestmark = pytest.mark.anyio

@@ -1,67 +1,218 @@
-"""Which tokens go into a decode: the laws of `plan_tick`, for any needs."""
+"""Which tokens go into a decode: the laws of `plan_tick`, for any needs and over many ticks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from random import Random
+
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.engine.tick_plan import Need, plan_tick, slice_length
+from erllama_py.engine.tick_plan import FINER, PATIENCE, Need, Portion, grid_of, plan_tick, slice_length
 
-needs = st.lists(
-    st.one_of(
-        st.builds(Need, st.integers(0, 4000), st.just(1), st.just(True)),
-        st.builds(Need, st.integers(0, 4000), st.integers(1, 4000), st.just(False)),
-    ),
-    max_size=12,
-)
-batches = st.integers(1, 2048)
+positions = st.integers(0, 4000)
+priorities = st.integers(-2, 2)
+waits = st.integers(0, 2 * PATIENCE)
+rows = st.builds(Need, positions, st.just(1), st.just(True), priorities, st.integers(0, 99), waits)
+prompts = st.builds(Need, positions, st.integers(1, 4000), st.just(False), priorities, st.integers(0, 99), waits)
+needs = st.lists(st.one_of(rows, prompts), max_size=12)
+batches = st.integers(1, 2048) | st.sampled_from([64, 512, 2048])
+chunks = st.none() | st.integers(1, 3000)
 
 
-@given(needs, batches, batches)
-def test_a_decode_never_takes_more_than_n_batch(wanted: list[Need], n_batch: int, n_ubatch: int) -> None:
+def prompt_portions(wanted: Sequence[Need], portions: Sequence[Portion]) -> list[Portion]:
+    return [portion for portion in portions if not wanted[portion.index].decoding]
+
+
+def budget(wanted: Sequence[Need], n_batch: int, chunk: int | None) -> int:
+    """What prompts may have of a tick, written down a second time."""
+    decoding = sum(need.decoding for need in wanted)
+    room = max(0, n_batch - decoding)
+    return room if chunk is None or not decoding else min(room, chunk)
+
+
+@given(needs, batches, batches, chunks)
+def test_a_decode_never_takes_more_than_n_batch(
+    wanted: list[Need], n_batch: int, n_ubatch: int, chunk: int | None
+) -> None:
     """The tokens of all portions together fit into one decode."""
-    assert sum(portion.tokens for portion in plan_tick(wanted, n_batch, n_ubatch)) <= n_batch
+    assert sum(portion.tokens for portion in plan_tick(wanted, n_batch, n_ubatch, chunk)) <= n_batch
 
 
-@given(needs, batches, batches)
-def test_something_is_planned_whenever_something_is_needed(wanted: list[Need], n_batch: int, n_ubatch: int) -> None:
+@given(needs, batches, batches, st.integers(1, 3000))
+def test_prompts_never_take_more_than_the_chunk_from_a_stream(
+    wanted: list[Need], n_batch: int, n_ubatch: int, chunk: int
+) -> None:
+    """Where someone is decoding, the prompt tokens together stay inside the chunk, whoever they belong to."""
+    portions = plan_tick(wanted, n_batch, n_ubatch, chunk)
+    if any(need.decoding for need in wanted):
+        assert sum(portion.tokens for portion in prompt_portions(wanted, portions)) <= chunk
+
+
+@given(needs, batches, batches, chunks)
+def test_something_is_planned_whenever_something_is_needed(
+    wanted: list[Need], n_batch: int, n_ubatch: int, chunk: int | None
+) -> None:
     """No tick is idle while a sequence has tokens to decode."""
-    assert bool(plan_tick(wanted, n_batch, n_ubatch)) == bool(wanted)
+    assert bool(plan_tick(wanted, n_batch, n_ubatch, chunk)) == bool(wanted)
 
 
-@given(needs, batches, batches)
-def test_each_sequence_gets_one_portion_of_what_it_needs(wanted: list[Need], n_batch: int, n_ubatch: int) -> None:
+@given(needs, batches, batches, chunks)
+def test_each_sequence_gets_one_portion_of_what_it_needs(
+    wanted: list[Need], n_batch: int, n_ubatch: int, chunk: int | None
+) -> None:
     """Portions name different sequences, are not empty and never exceed the need."""
-    portions = plan_tick(wanted, n_batch, n_ubatch)
+    portions = plan_tick(wanted, n_batch, n_ubatch, chunk)
     assert len({portion.index for portion in portions}) == len(portions)
     assert all(1 <= portion.tokens <= wanted[portion.index].tokens for portion in portions)
 
 
-@given(needs, batches, batches)
-def test_decode_rows_come_before_prefill(wanted: list[Need], n_batch: int, n_ubatch: int) -> None:
-    """A prompt gets room only when every decode row has its own."""
-    planned = {portion.index for portion in plan_tick(wanted, n_batch, n_ubatch)}
-    rows = {index for index, need in enumerate(wanted) if need.decoding}
-    if planned - rows:
-        assert rows <= planned
+@given(needs, batches, batches, chunks)
+def test_decode_rows_come_before_prompts(wanted: list[Need], n_batch: int, n_ubatch: int, chunk: int | None) -> None:
+    """As many rows as fit are in, first in the order; prompts follow, one at least where the rows leave room."""
+    portions = plan_tick(wanted, n_batch, n_ubatch, chunk)
+    decoding = sum(need.decoding for need in wanted)
+    first, rest = portions[: min(decoding, n_batch)], portions[min(decoding, n_batch) :]
+    assert all(wanted[portion.index].decoding for portion in first)
+    assert not any(wanted[portion.index].decoding for portion in rest)
+    assert bool(rest) == (decoding < n_batch and decoding < len(wanted))
 
 
-@given(st.integers(0, 10_000), st.integers(1, 10_000), st.integers(1, 8), st.integers(1, 512))
-def test_a_prompt_alone_is_cut_on_the_absolute_grid(position: int, tokens: int, blocks: int, grid: int) -> None:
-    """With a whole batch to itself every slice but the last ends on a multiple of the micro-batch."""
-    length = slice_length(position, tokens, blocks * grid, grid)
-    assert length == tokens or (position + length) % grid == 0
+@given(st.lists(rows, max_size=12), st.integers(1, 12))
+def test_of_too_many_rows_those_that_waited_longest_go(wanted: list[Need], n_batch: int) -> None:
+    """No row is left out for one that waited less."""
+    planned = {portion.index for portion in plan_tick(wanted, n_batch, 512)}
+    left = [need.waited for index, need in enumerate(wanted) if index not in planned]
+    assert max(left, default=0) <= min((wanted[index].waited for index in planned), default=0)
 
 
-def test_a_prefix_is_cut_alike_cold_and_after_a_reuse() -> None:
-    """From 0 and from 700 the cuts at and after 1024 are the same."""
+@given(needs, batches, batches, chunks)
+def test_slices_end_on_the_grid_or_end_their_need(
+    wanted: list[Need], n_batch: int, n_ubatch: int, chunk: int | None
+) -> None:
+    """The first on the grid of the tick, those behind it on a quarter of it at least: nothing else cuts a prompt."""
+    grid = grid_of(budget(wanted, n_batch, chunk), n_ubatch)
+    for place, portion in enumerate(prompt_portions(wanted, plan_tick(wanted, n_batch, n_ubatch, chunk))):
+        need = wanted[portion.index]
+        end = need.position + portion.tokens
+        assert portion.tokens == need.tokens or end % (max(1, grid // FINER) if place else grid) == 0 or end % grid == 0
 
-    def cuts(position: int) -> list[int]:
+
+@given(batches, st.integers(0, 4096))
+def test_the_grid_is_the_micro_batch_or_a_power_of_two(n_ubatch: int, room: int) -> None:
+    """It never exceeds the room, so that its next position is in reach, and is more than half of it."""
+    grid = grid_of(room, n_ubatch)
+    assert grid <= max(1, room)
+    assert grid == n_ubatch or (grid.bit_count() == 1 and 2 * grid > room)
+
+
+@given(needs, batches, batches, chunks)
+def test_a_higher_priority_has_its_budget_first(
+    wanted: list[Need], n_batch: int, n_ubatch: int, chunk: int | None
+) -> None:
+    """Among prompts that have not waited long, whoever is first by priority and arrival gets what it would alone."""
+    wanted = [msgspec.structs.replace(need, waited=min(need.waited, PATIENCE - 1)) for need in wanted]
+    first = min((need for need in wanted if not need.decoding), key=lambda n: (-n.priority, n.arrival), default=None)
+    portions = prompt_portions(wanted, plan_tick(wanted, n_batch, n_ubatch, chunk))
+    if first is not None and portions:
+        others = [need for need in wanted if need.decoding]
+        assert wanted[portions[0].index] == first
+        assert portions[0].tokens == plan_tick([*others, first], n_batch, n_ubatch, chunk)[-1].tokens
+
+
+@given(prompts, batches, st.integers(1, 3000))
+def test_alone_a_prompt_has_the_whole_batch(need: Need, n_batch: int, chunk: int) -> None:
+    """The chunk is for the sake of streams: without one, all that fits goes in."""
+    alone = msgspec.structs.replace(need, position=0)
+    assert plan_tick([alone], n_batch, n_batch, chunk) == [Portion(0, min(alone.tokens, n_batch))]
+
+
+def test_who_has_waited_long_goes_before_a_higher_priority() -> None:
+    """After `PATIENCE` ticks the order is by waiting; before that it is by priority, then by arrival."""
+    wanted = [
+        Need(0, 100, False, priority=5, arrival=3),
+        Need(0, 100, False, priority=0, arrival=4, waited=PATIENCE),
+        Need(0, 100, False, priority=5, arrival=2, waited=1),
+        Need(0, 100, False, priority=-5, arrival=1, waited=PATIENCE + 1),
+        Need(0, 100, False, priority=0, arrival=0, waited=PATIENCE - 1),
+    ]
+    assert [portion.index for portion in plan_tick(wanted, 512, 512)] == [3, 1, 2, 0, 4]
+
+
+def test_a_prefix_is_cut_alike_cold_after_a_reuse_and_beside_streams() -> None:
+    """Where the cuts of a full batch and those of a chunk fall together, they do so at the same positions."""
+
+    def cuts(position: int, *streams: Need, chunk: int | None = None) -> list[int]:
         ends = []
         while position < 2900:
-            position += slice_length(position, 2900 - position, 512, 512)
+            need = Need(position, 2900 - position, False)
+            position += plan_tick([*streams, need], 512, 512, chunk)[-1].tokens
             ends.append(position)
         return ends
 
+    row = Need(0, 1, True)
     assert cuts(0) == [512, 1024, 1536, 2048, 2560, 2900]
     assert cuts(700) == [1024, 1536, 2048, 2560, 2900]
+    assert cuts(2500, row, row, chunk=100) == [2560, 2624, 2688, 2752, 2816, 2900]
+    assert cuts(2500, row, chunk=70) == [2560, 2624, 2688, 2752, 2816, 2880, 2900]
+    assert cuts(1700, row, chunk=512) == [2048, 2304, 2560, 2900]  # 511 tokens are left: steps of 256
+
+
+def test_what_the_first_prompt_leaves_is_not_given_out_in_crumbs() -> None:
+    """Of 100 tokens the first takes 64, the second 32 (two quarters of the grid); for the third 4 are no slice, but
+    a prompt that ends within them does go in."""
+    long, short = Need(0, 700, False), Need(0, 3, False)
+    portions = plan_tick([Need(9, 1, True), long, long, long, short], 512, 512, 100)
+    assert portions == [Portion(0, 1), Portion(1, 64), Portion(2, 32), Portion(4, 3)]
+    assert slice_length(0, 700, 4, 64) == 0
+
+
+def ticks(random: Random, n_batch: int, n_ubatch: int, most: int, count: int = 150) -> tuple[int, int]:
+    """Run `count` ticks with up to `most` requests that come and go; the longest waits of a row and of a prompt."""
+    live: list[tuple[Need, int]] = []  # each with the tokens of its reply that are still to come
+    arrival = row_wait = prompt_wait = 0
+    for _ in range(count):
+        while len(live) < most and random.random() < 0.6:
+            arrival += 1
+            tokens = random.choice([1, 5, 60, 700, random.randrange(1, 3000)])
+            live.append((Need(0, tokens, False, random.choice([0, 0, 3, 9]), arrival), random.randrange(30)))
+        chunk = random.choice([None, 8, 32, 100, random.randrange(1, 2 * n_batch)])
+        planned = {p.index: p.tokens for p in plan_tick([need for need, _ in live], n_batch, n_ubatch, chunk)}
+        after = []
+        for index, (need, reply) in enumerate(live):
+            got = planned.get(index, 0)
+            waited = 0 if got else need.waited + 1
+            if need.decoding:
+                row_wait = max(row_wait, waited)
+                reply -= bool(got)
+            else:
+                prompt_wait = max(prompt_wait, waited)
+            left = max(1, need.tokens - got)
+            generating = need.decoding or got == need.tokens
+            need = msgspec.structs.replace(
+                need, position=need.position + got, tokens=left, decoding=generating, waited=waited
+            )
+            if reply >= 0:
+                after.append((need, reply))
+        live = after
+    return row_wait, prompt_wait
+
+
+@pytest.mark.slow
+@given(st.randoms(use_true_random=False), st.integers(1, 16), st.integers(0, 600), batches)
+def test_nobody_starves(random: Random, most: int, spare: int, n_ubatch: int) -> None:
+    """Whatever arrives, with whatever priority: each prompt goes on within its patience and a tick for each other, and
+    no stream waits at all."""
+    row_wait, prompt_wait = ticks(random, most + spare, n_ubatch, most)
+    assert row_wait == 0
+    assert prompt_wait <= PATIENCE + most
+
+
+@pytest.mark.slow
+@given(st.randoms(use_true_random=False), st.integers(1, 12))
+def test_a_decode_row_waits_at_most_one_tick(random: Random, n_batch: int) -> None:
+    """With twice as many sequences as a decode has room for, each row is in every second decode at least."""
+    row_wait, _ = ticks(random, n_batch, n_batch, 2 * n_batch)
+    assert row_wait <= 1

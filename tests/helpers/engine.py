@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 
 from erllama_py.buffers import BufferPool
-from erllama_py.config import parse_model_config
+from erllama_py.config import SchedulerOpts, parse_model_config
 from erllama_py.engine.backend import Sampling
 from erllama_py.engine.jobs import Generate, Outcome
 from erllama_py.engine.stub import StubBackend
@@ -25,7 +25,7 @@ def stub(**options: Any) -> StubBackend:
 
 
 def generate(request_id: int, tokens: Sequence[int], **fields: Any) -> Generate:
-    values: dict[str, Any] = {"seq_id": 0, "keep": 0, "max_new_tokens": 8, "sampling": GREEDY}
+    values: dict[str, Any] = {"seq_id": 0, "keep": 0, "limit": 1 << 30, "max_new_tokens": 8, "sampling": GREEDY}
     return Generate(request_id=request_id, tokens=list(tokens), **(values | fields))
 
 
@@ -35,7 +35,9 @@ class Driver:
     def __init__(self, backend: StubBackend, buffers: BufferPool | None = None) -> None:
         self.backend = backend
         self.batches: list[list[Outcome]] = []
-        self.thread = EngineThread(backend, self._deliver, "test-engine", buffers or BufferPool(1 << 30))
+        self.thread = EngineThread(
+            backend, self._deliver, "test-engine", buffers or BufferPool(1 << 30), SchedulerOpts()
+        )
         self._news = anyio.Event()
 
     @property

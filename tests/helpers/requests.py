@@ -13,10 +13,10 @@ from erllama_py.engine.backend import Sampling
 from erllama_py.engine.jobs import Captured, CapturePlan, Finished, Generate, Outcome, Restore, Restored
 from erllama_py.model.machine import transition
 from erllama_py.model.messages import Effect, EngineOutcomes, Found, Message, Request, RowRead, SendJob, Submit
-from erllama_py.model.state import State
+from erllama_py.model.state import Limits, State, new_state
 from helpers.rows import IDENTITY, meta
 
-IDLE = State(memory="full", n_swa=0, min_tokens=0)
+IDLE = new_state(Limits(memory="full", quantum=1000, min_tokens=0))
 PROMPT = list(range(100, 160))
 NOTHING = Hit(chain=(), length=0, saved_to=0, exact=False, miss=Miss("empty", 0))
 PLAN = CapturePlan(captured_to=0, prompt_ends=(20, 40), interval=1000, min_tokens=0)

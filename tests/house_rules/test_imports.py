@@ -63,7 +63,7 @@ ARROWS: dict[str, set[str]] = {
 # rooms together and may enter all of them; `chat` is a leaf, and all of its modules are pure.
 DOORS: dict[str, set[str]] = {
     "engine": {"backend", "backends", "jobs", "thread", "fingerprint"},
-    "model": {"messages", "client", "stream", "board"},
+    "model": {"messages", "client", "session", "stream", "board"},
     "cache": {"messages", "client", "handle", "keys", "save_policy"},
     "tiers": {"messages"},
     "watch": {"log"},

@@ -145,6 +145,12 @@ class LlamaBackend:
             raise self._unavailable()
         return self._context.remove(seq_id, start, end)
 
+    def share(self, source: int, seq_id: int, length: int) -> bool:
+        """See `Backend.share`."""
+        if self._context is None:
+            raise self._unavailable()
+        return self._context.share(source, seq_id, length)
+
     def positions(self, seq_id: int) -> tuple[int, int]:
         """See `Backend.positions`."""
         if self._context is None:

@@ -133,8 +133,7 @@ class Context:
         llama.cpp cuts a sequence with a sliding window back to any position and answers true, but the
         cells that the window of position `start` needs may be forgotten already; we refuse then.
         """
-        if not 0 <= seq_id < self.n_seq_max:
-            raise BackendFailure(f"no sequence {seq_id}")
+        self._check(seq_id)
         if self._n_swa and start > 0:
             first, last = self.positions(seq_id)
             if start <= last and first > max(0, start - self._n_swa + 1):
@@ -143,10 +142,24 @@ class Context:
             self._begins.pop(seq_id, None)
         return bool(self._quick.memory_seq_rm(self._memory, seq_id, start, end))
 
+    def share(self, source: int, seq_id: int, length: int) -> bool:
+        """See `Backend.share`. All sequences are in one cache, so that `seq_cp` only marks its cells."""
+        self._check(source)
+        self._check(seq_id)
+        if source == seq_id:
+            raise BackendFailure(f"sequence {source} cannot share cells with itself")
+        if self._n_swa or not self._cuttable:
+            return False
+        first, last = self.positions(source)
+        if first != 0 or not 0 < length <= last + 1:
+            raise BackendFailure(f"sequence {source} does not hold {length} positions")
+        self.remove(seq_id, 0, -1)
+        self._quick.memory_seq_cp(self._memory, source, seq_id, 0, length)
+        return True
+
     def positions(self, seq_id: int) -> tuple[int, int]:
         """See `Backend.positions`."""
-        if not 0 <= seq_id < self.n_seq_max:
-            raise BackendFailure(f"no sequence {seq_id}")
+        self._check(seq_id)
         first = self._quick.memory_seq_pos_min(self._memory, seq_id)
         if self._begins and first >= 0:
             first = max(first, self._begins.get(seq_id, 0))
@@ -159,6 +172,10 @@ class Context:
         the cache: llama.cpp then gives a first position that is not followed by all others.
         """
         self._begins[seq_id] = first
+
+    def _check(self, seq_id: int) -> None:
+        if not 0 <= seq_id < self.n_seq_max:
+            raise BackendFailure(f"no sequence {seq_id}")
 
     def close(self) -> None:
         """Free the native context. Allowed twice."""

@@ -1,0 +1,102 @@
+"""One decode for many sequences, and what is left of it when it fails: nobody pays for another's fault.
+
+`Decoder` calls the backend. A batch that finds no cells is tried again with half of it, down to one token. One that
+fails is tried again request by request, and who fails alone too is the culprit; when all fail, the context is broken
+and the failure goes up. `settle` gets the parts of each decode that was done, and their slices, before the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from erllama_py.engine.backend import Backend, BackendFailure, DecodeStatus, MemoryKind, Slice
+from erllama_py.engine.sequence import Running
+
+
+class Part(msgspec.Struct, frozen=True):
+    """The next `tokens` tokens of a request."""
+
+    running: Running
+    tokens: int
+
+
+class Result(msgspec.Struct, frozen=True):
+    """`whole`: all parts were decoded at once. `stuck` found no cells for one token, `failed` cannot be decoded."""
+
+    whole: bool = False
+    stuck: Sequence[Part] = ()
+    failed: Sequence[tuple[Part, str]] = ()
+
+
+class Decoder:
+    """See the module. `fail` is a drill: every decode fails from then on."""
+
+    def __init__(
+        self, backend: Backend, memory: MemoryKind, settle: Callable[[Sequence[Part], Sequence[Slice]], None]
+    ) -> None:
+        self.fail = False
+        self._backend, self._settle = backend, settle
+        self._cuttable = memory in ("full", "window")
+
+    def decode(self, parts: Sequence[Part]) -> Result:
+        """Decode what can be decoded. Raises `BackendFailure` when nothing can, and not for want of cells."""
+        try:
+            status = self._run(parts)
+        except BackendFailure as failure:
+            return self._one_by_one(parts, failure)
+        match status:
+            case DecodeStatus.DONE:
+                return Result(whole=True)
+            case DecodeStatus.ABORTED:
+                for part in parts:
+                    self._find_position(part.running)
+                return Result()
+            case DecodeStatus.NO_CELLS:
+                return self._smaller(parts)
+
+    def _run(self, parts: Sequence[Part]) -> DecodeStatus:
+        if self.fail:
+            raise BackendFailure("a decode was told to fail")
+        slices = [part.running.slice(part.tokens) for part in parts]
+        status = self._backend.decode(slices)
+        if status is DecodeStatus.DONE:
+            self._settle(parts, slices)
+        return status
+
+    def _smaller(self, parts: Sequence[Part]) -> Result:
+        """Those that stream come first in a batch; who is left out has its turn in the next tick."""
+        if len(parts) > 1:
+            return self.decode(parts[: len(parts) // 2])
+        part = parts[0]
+        return self.decode([Part(part.running, part.tokens // 2)]) if part.tokens > 1 else Result(stuck=parts)
+
+    def _one_by_one(self, parts: Sequence[Part], failure: BackendFailure) -> Result:
+        if len(parts) == 1:
+            raise failure
+        failed: list[tuple[Part, str]] = []
+        for part in parts:
+            self._find_position(part.running)
+        for part in parts:
+            need = part.running.need()
+            try:
+                if need is not None:
+                    self._run([Part(part.running, min(part.tokens, need.tokens))])
+            except BackendFailure as again:
+                failed.append((part, str(again)))
+        if len(failed) == len(parts):
+            raise failure
+        return Result(failed=failed)
+
+    def _find_position(self, running: Running) -> None:
+        """After a decode that did not end: whole micro-batches may be in, and count.
+
+        A recurrent state may have been left half-way through its update, so nothing of it counts.
+        """
+        _, last = self._backend.positions(running.seq_id)
+        # What is fed last is decoded again: its logits are lost.
+        position = min(last + 1, running.most_held) if self._cuttable else 0
+        if not self._backend.remove(running.seq_id, position, -1):
+            raise BackendFailure(f"sequence {running.seq_id} cannot go on after a decode that did not end")
+        running.position = position

@@ -1,0 +1,299 @@
+"""What the engine thread does between two looks at its queue: jobs, then one decode for all sequences. No thread here.
+
+`Worker` owns the requests that run or are parked, and calls the backend. A tick is
+
+    plan  →  one decode  →  a token for each row  →  copy cells out  →  share cells  →  close what ended
+
+The outcomes of a tick are collected, and handed to `post` together, or early where nothing should wait for a copy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from erllama_py.config import SaveReason, SchedulerOpts
+from erllama_py.engine.backend import Backend, BackendFailure, ModelFacts, Slice
+from erllama_py.engine.cells import Cells
+from erllama_py.engine.decoding import Decoder, Part
+from erllama_py.engine.jobs import (
+    Cancel,
+    Capture,
+    Drop,
+    Failed,
+    Fault,
+    Fork,
+    Generate,
+    Grant,
+    Job,
+    Outcome,
+    Park,
+    Parked,
+    Prefilled,
+    PromptLogits,
+    Restore,
+    Resume,
+    Wants,
+)
+from erllama_py.engine.sequence import Running
+from erllama_py.engine.stall import TickTimes, chunk_size, observed
+from erllama_py.engine.tick_plan import Need, plan_tick
+from erllama_py.errors import ContextOverflow, DecodeFailed, RequestError
+from erllama_py.watch.log import get_logger
+
+# Ranges copied out for one sequence in one tick, some milliseconds for large models: whatever else is due follows in
+# the next ticks, so that no stream stands still for longer.
+CAPTURES_PER_TICK = 2
+
+
+class DrillFault(Exception):
+    """Raised on purpose, by `Fault("thread")`."""
+
+
+class Worker:
+    """See the module. `alone(request_id)` is told whose decode it is when it is only one's, and None after it."""
+
+    def __init__(
+        self, backend: Backend, cells: Cells, facts: ModelFacts, scheduler: SchedulerOpts, name: str,
+        post: Callable[[Sequence[Outcome]], None], alone: Callable[[int | None], None],
+    ) -> None:  # fmt: skip
+        self._backend, self._cells, self._facts, self._scheduler = backend, cells, facts, scheduler
+        self._post, self._alone = post, alone
+        self._decoder = Decoder(backend, facts.memory, self._settle)
+        self._log = get_logger(thread=name)
+        self._running: dict[int, Running] = {}
+        self._parked: dict[int, Running] = {}
+        self._forks: list[Fork] = []
+        self._outcomes: list[Outcome] = []
+        self._times = TickTimes()
+
+    def __repr__(self) -> str:
+        return f"<Worker of {len(self._running)} running, {len(self._parked)} parked>"
+
+    @property
+    def busy(self) -> bool:
+        """Whether a tick would do something."""
+        return any(running.finish or running.wants or running.need() for running in self._running.values())
+
+    def flush(self) -> None:
+        """Hand over what there is to tell."""
+        if self._outcomes:
+            outcomes, self._outcomes = self._outcomes, []
+            self._post(outcomes)
+
+    def close(self) -> None:
+        """Free the samplers."""
+        for running in (*self._running.values(), *self._parked.values()):
+            running.sampler.close()
+        self._running.clear()
+        self._parked.clear()
+
+    # --- jobs --------------------------------------------------------------------------------------------
+
+    def do(self, job: Job) -> None:
+        match job:
+            case Generate():
+                self._begin(job)
+            case Grant(request_id, limit):
+                if running := self._running.get(request_id):
+                    running.grant(limit)
+            case Park(request_id):
+                if (running := self._running.get(request_id)) and running.finish is None:
+                    self._park(running)
+            case Resume():
+                self._resume(job)
+            case Fork():
+                self._forks.append(job)
+                self._do_forks()
+            case Restore():
+                self._outcomes.append(self._cells.restore(job))
+                self.flush()  # the next row is read while this thread puts in those that have come
+            case Capture():
+                copied = self._cells.capture(job.request_id, job.seq_id, job.start, job.end, job.reason, [])
+                self._outcomes.append(copied)
+            case Drop(seq_id):
+                self._forks = [fork for fork in self._forks if fork.seq_id != seq_id]
+                self._backend.remove(seq_id, 0, -1)
+            case Cancel(request_id):
+                if parked := self._parked.pop(request_id, None):
+                    self._running[request_id] = parked
+                if (running := self._running.get(request_id)) and running.finish is None:
+                    running.cancel()
+            case Fault("thread"):
+                raise DrillFault("the engine thread was told to fail")
+            case Fault():
+                self._decoder.fail = True
+
+    def _begin(self, job: Generate) -> None:
+        if not self._cells.cut(job.seq_id, job.keep):
+            # Nothing that was planned for. Ending the engine would be no cure: it would come back to the same rows.
+            self._log.warning("a sequence does not hold what it should; computing all of it", keep=job.keep)
+            self._empty(job.seq_id)
+            job = msgspec.structs.replace(job, keep=0, logits=None)
+        try:
+            sampler = self._backend.sampler(job.sampling, job.tokens)
+        except RequestError as error:
+            self._fail(job.request_id, error)
+            return
+        running = self._running[job.request_id] = Running(job, sampler, self._facts, time.perf_counter())
+        self._capture_due(running, CAPTURES_PER_TICK)  # of what is kept: a recurrent state stands there only now
+        if job.keep == len(job.tokens):
+            self._outcomes.append(Prefilled(job.request_id, job.keep, job.keep))
+            self._draw(running, lambda: running.sampler.sample_from(job.logits or b""))
+
+    def _park(self, running: Running) -> None:
+        request_id, held = running.job.request_id, running.position
+        self._capture_due(running)
+        if running.job.saves is not None and running.captures.captured_to < held:
+            self._capture(running, held, "evict")
+        self._empty(running.seq_id)
+        self._parked[request_id] = self._running.pop(request_id)
+        self._do_forks()  # they get nothing
+        running.park()
+        self._outcomes.append(Parked(request_id=request_id, held=held, token_ids=list(running.tokens)))
+
+    def _resume(self, job: Resume) -> None:
+        running = self._parked.pop(job.request_id, None)
+        if running is None:  # cancelled meanwhile
+            return
+        keep = job.keep
+        if not self._cells.cut(job.seq_id, keep):
+            self._empty(job.seq_id)
+            keep = 0
+        running.resume(job.seq_id, keep, job.limit)
+        self._running[job.request_id] = running
+
+    def _empty(self, seq_id: int) -> None:
+        if not self._cells.cut(seq_id, 0):
+            raise BackendFailure(f"sequence {seq_id} cannot be emptied")
+
+    def _do_forks(self) -> None:
+        """Share what those wait for who begin as others do."""
+        reached = {running.seq_id: running.position for running in self._running.values()}
+        for fork in list(self._forks):
+            if reached.get(fork.source, fork.length) >= fork.length:
+                self._forks.remove(fork)
+                self._outcomes.append(self._cells.fork(fork))
+
+    # --- ticks -------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """One decode for all that need one, and what follows from it."""
+        needs = {running: need for running in self._running.values() if (need := running.need())}
+        if needs:
+            self._decode(needs)
+            self._do_forks()
+        self._finish_all()
+        for running in self._running.values():
+            if running.wants:
+                running.asked = True
+                self._outcomes.append(Wants(running.job.request_id, running.limit))
+        self.flush()
+
+    def _decode(self, needs: dict[Running, Need]) -> None:
+        rows, facts = list(needs), self._facts
+        chunk = self._scheduler.prefill_chunk_size
+        if chunk is None:
+            chunk = chunk_size(self._times, self._scheduler.max_stall_ms / 1000, facts.n_batch)
+        portions = plan_tick(list(needs.values()), facts.n_batch, facts.n_ubatch, chunk)
+        for running in rows:
+            running.waited += 1
+        parts = [Part(rows[portion.index], portion.tokens) for portion in portions]
+        self._alone(parts[0].running.job.request_id if len(self._running) == 1 else None)
+        began = time.perf_counter()
+        result = self._decoder.decode(parts)
+        self._alone(None)
+        seconds = time.perf_counter() - began
+        if result.whole:
+            n_rows = sum(1 for part in parts if needs[part.running].decoding)
+            tokens = sum(part.tokens for part in parts)
+            self._times = observed(self._times, n_rows, tokens - n_rows, seconds)
+            self._cells.decoded(tokens, seconds)
+        for part in result.stuck:
+            running = part.running
+            problem = f"the KV cache has no room for more of this request at position {running.position}"
+            self._drop(running, ContextOverflow(problem, len(running.job.tokens), facts.n_ctx))
+        for part, problem in result.failed:
+            self._drop(part.running, DecodeFailed(problem))
+
+    def _settle(self, parts: Sequence[Part], slices: Sequence[Slice]) -> None:
+        """What was decoded: draw from its logits, and copy out what is complete."""
+        for index, (part, fed) in enumerate(zip(parts, slices, strict=True)):
+            self._advance(part, index if fed.logits else None)
+        for part in parts:
+            self._capture_due(part.running, CAPTURES_PER_TICK)
+
+    def _advance(self, part: Part, logits: int | None) -> None:
+        running, job = part.running, part.running.job
+        running.waited = 0
+        prefilling = not running.generating
+        running.decoded(part.tokens)
+        if prefilling:
+            self._outcomes.append(Prefilled(job.request_id, running.position, len(job.tokens)))
+        if logits is None:
+            return
+        if prefilling and job.keep_logits:
+            self._outcomes.append(PromptLogits(job.request_id, self._backend.logits(logits)))
+        self._draw(running, lambda: running.sampler.sample(logits))
+
+    def _draw(self, running: Running, draw: Callable[[], int]) -> None:
+        """The next token of a request whose last position has logits."""
+        now = time.perf_counter
+        if running.job.max_new_tokens == 0:
+            running.prompt_done(now())
+            return
+        try:
+            token = draw()
+            running.sampled(token, self._backend.vocabulary, now())
+        except RequestError as error:
+            self._drop(running, error)
+            return
+        if running.job.stream and (text := running.take_text()):
+            self._outcomes.append(text)
+
+    def _capture_due(self, running: Running, most: int | None = None) -> None:
+        """Copy out the ranges that a request has completed, at most `most` of them now."""
+        done = 0
+        while running.job.request_id in self._running and (due := running.captures.due(running.position)):
+            if most is not None and done == most:
+                return
+            if not done:
+                self.flush()  # a token that was drawn in this tick does not wait for the copy
+            self._capture(running, *due)
+            done += 1
+
+    def _capture(self, running: Running, end: int, reason: SaveReason) -> None:
+        job = running.job
+        start, generated = running.captures.captured_to, running.tokens[: max(0, end - len(job.tokens))]
+        copied = self._cells.capture(job.request_id, running.seq_id, start, end, reason, generated)
+        running.captures.settle(end, copied.payload is not None)
+        self._outcomes.append(copied)
+
+    # --- ends --------------------------------------------------------------------------------------------
+
+    def _drop(self, running: Running, error: RequestError) -> None:
+        running.sampler.close()
+        del self._running[running.job.request_id]
+        self._fail(running.job.request_id, error)
+
+    def _fail(self, request_id: int, error: RequestError) -> None:
+        self._outcomes.append(Failed(request_id, type(error).__name__, error.problem))
+
+    def _finish_all(self) -> None:
+        now, over = time.perf_counter(), [running for running in self._running.values() if running.finish is not None]
+        for running in over:
+            running.sampler.close()
+            if running.job.stream and (text := running.take_text()):
+                self._outcomes.append(text)
+            first = -1
+            if running.position:
+                self._capture_due(running)
+                if last := running.captures.last(running.position):
+                    self._capture(running, *last)
+                first, _ = self._backend.positions(running.seq_id)
+            del self._running[running.job.request_id]
+            self._outcomes.append(running.finished(first, now))
+        if over:
+            self._do_forks()  # what they wait for will not come

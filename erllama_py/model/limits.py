@@ -1,0 +1,31 @@
+"""What a model's configuration lets its requests share. Pure."""
+
+from __future__ import annotations
+
+from erllama_py.config import ModelConfig
+from erllama_py.engine.backend import ModelFacts
+from erllama_py.model.state import Limits
+
+# Cells are given to a reply in steps of so many: at 50 tokens a second, one message between loop and thread in some
+# seconds, while the steps of all replies together are at most an eighth of the context.
+LEAST_QUANTUM, MOST_QUANTUM = 32, 128
+SHARE_OF_QUANTA = 8
+
+
+def limits_of(config: ModelConfig, facts: ModelFacts) -> Limits:
+    """The limits of a loaded model."""
+    scheduler, n_seq_max = config.scheduler, max(1, facts.n_seq_max)
+    quantum = facts.n_ctx // (SHARE_OF_QUANTA * n_seq_max)
+    quantum = min(max(quantum, LEAST_QUANTUM), MOST_QUANTUM)
+    return Limits(
+        memory=facts.memory,
+        n_swa=facts.n_swa,
+        # A recurrent state has one size, whatever it has seen.
+        n_cells=facts.n_ctx * (n_seq_max if facts.memory == "recurrent" else 1),
+        n_seq_max=n_seq_max,
+        quantum=quantum if n_seq_max > 1 else facts.n_ctx,
+        min_tokens=config.policy.min_tokens,
+        max_pending=scheduler.max_pending,
+        kept_cells=facts.n_ctx // 4 if scheduler.kept_tokens is None else scheduler.kept_tokens,
+        idle_seconds=scheduler.session_idle_ms / 1000,
+    )

@@ -1,0 +1,168 @@
+"""Where a request goes, what it begins with, and who makes room for it. Pure.
+
+The laws: a sequence has one request at most; cells granted to requests and kept by others never pass what the context
+has; sequences at rest go before anyone is parked, and the source of what is shared last of them; nobody is parked for
+a request that comes after him; who is next in the queue is never passed by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from erllama_py.model.books import Pieces, count, written
+from erllama_py.model.reuse import LEAST_GAIN
+from erllama_py.model.slots import Slot, common_prefix, reusable
+from erllama_py.model.state import Running, State
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """A sequence for a request, and how its first `keep` tokens come to be there."""
+
+    seq_id: int
+    keep: int
+    source: int | None
+    """The sequence that they are shared with; None: they are there already."""
+    lead: int | None
+    """The request that still computes them, or what it saves of them; waited for until it is at `lead_end`."""
+    lead_end: int
+    pieces: Pieces
+    limit: int
+    """The position up to which there are cells."""
+    evict: tuple[int, ...]
+    """Sequences at rest that make room."""
+
+
+class Park(msgspec.Struct, frozen=True):
+    """There is no place until these requests are parked."""
+
+    requests: tuple[int, ...]
+
+
+class Beginning(msgspec.Struct, frozen=True, kw_only=True):
+    """What a prompt could begin with: see `Place`. `seq_id` is set where it is taken over as it is."""
+
+    seq_id: int | None = None
+    keep: int = 0
+    source: int | None = None
+    lead: int | None = None
+    lead_end: int = 0
+
+
+def place(state: State, running: Running) -> Place | Park | None:
+    """The best place for a request now; None when it has to wait."""
+    begin = beginning(state, running)
+    slot = _sequence_for(state, begin)
+    if slot is None:
+        victims = _victims(state, running)
+        return Park((victims[0].request.id,)) if victims else None
+    sought, limits = running.sought, state.limits
+    if begin.seq_id is None and slot.is_kept and begin.source in (None, slot.seq_id):  # cut it back
+        same = slot.identity == sought.identity
+        reuse = reusable(slot, sought.packed, limits.memory, limits.n_swa, with_logits=True)
+        begin = msgspec.structs.replace(begin, seq_id=slot.seq_id, source=None, keep=reuse.keep if same else 0)
+    limit = min(sought.n_tokens + limits.quantum, most_cells(running))
+    base = state.slots[slot.seq_id if begin.source is None else begin.source].pieces
+    pieces = written(base, begin.keep, max(limit, begin.keep), state.next_block)
+    fits, evict = _room_for(state, slot.seq_id, pieces, begin.source)
+    if fits:
+        return Place(
+            seq_id=slot.seq_id, keep=begin.keep, source=begin.source, lead=begin.lead, lead_end=begin.lead_end,
+            pieces=pieces, limit=limit, evict=evict,
+        )  # fmt: skip
+    park: list[Running] = []
+    for victim in _victims(state, running):
+        park.append(victim)
+        if _room_for(state, slot.seq_id, pieces, begin.source, park)[0]:
+            return Park(tuple(one.request.id for one in park))
+    return None
+
+
+def beginning(state: State, running: Running) -> Beginning:
+    """What gives a prompt the most."""
+    mine, other = _own(state, running), shared(state, running)
+    return other if other.keep > mine.keep or (mine.seq_id is None and other.lead is not None) else mine
+
+
+def _sequence_for(state: State, begin: Beginning) -> Slot | None:
+    """The one to take over, a free one, or the first of those at rest; the source itself only if it is the last."""
+    if begin.seq_id is not None:
+        return state.slots[begin.seq_id]
+    free = next((slot for slot in state.slots if slot.is_free), None)
+    kept = sorted(state.kept, key=lambda slot: slot.seq_id == begin.source)
+    return free or (kept[0] if kept else None)
+
+
+def _room_for(
+    state: State, seq_id: int, pieces: Pieces, source: int | None = None, parked: Sequence[Running] = ()
+) -> tuple[bool, tuple[int, ...]]:
+    """Whether a sequence can have these cells, and which of those at rest have to go for it."""
+    limits, out = state.limits, {seq_id, *(one.seq_id for one in parked)}
+    spare = [slot for slot in state.kept if slot.seq_id != seq_id]
+    spare.sort(key=lambda slot: slot.seq_id == source)
+    others = [running for running in state.active if running.seq_id not in out]
+    most = limits.n_cells - limits.quantum * len(others)  # they will soon want more
+    gone: list[int] = []
+    while True:
+        kept = [slot.pieces for slot in spare[len(gone) :]]
+        at_work = [state.slots[running.seq_id].pieces for running in others if running.seq_id is not None]
+        fits = count([pieces, *at_work, *kept]) <= most
+        if not kept or (fits and count(kept) <= limits.kept_cells):
+            return fits, tuple(gone)
+        gone.append(spare[len(gone)].seq_id)
+
+
+def most_cells(running: Running) -> int:
+    """Up to where a request can come: what is sampled last is never decoded."""
+    return running.request.n_tokens + max(0, running.request.max_new_tokens - 1)
+
+
+def parkable(state: State) -> list[Running]:
+    """Requests that can be parked, who goes first first: lowest priority, then latest arrival."""
+    working = [r for r in state.requests.values() if r.stage == "working" and not r.leaving]
+    return sorted(working, key=lambda running: running.rank, reverse=True)
+
+
+def _victims(state: State, running: Running) -> list[Running]:
+    """Those of them that a request of a higher priority may push out."""
+    return [one for one in parkable(state) if one.request.priority < running.request.priority]
+
+
+def _own(state: State, running: Running) -> Beginning:
+    """A sequence at rest that the prompt goes on from, to be taken over as it is; its session's before all others."""
+    sought, limits = running.sought, state.limits
+    best, best_rank = Beginning(), (False, 0)
+    for slot in state.slots:
+        if not slot.is_kept or slot.identity != sought.identity or slot.session_id not in (None, sought.session_id):
+            continue
+        keep = reusable(slot, sought.packed, limits.memory, limits.n_swa, with_logits=True).keep
+        rank = (slot.session_id is not None, keep)
+        if keep == slot.length and rank > best_rank:
+            best, best_rank = Beginning(seq_id=slot.seq_id, keep=keep), rank
+    return best
+
+
+def shared(state: State, running: Running) -> Beginning:
+    """What else it begins like: a sequence at rest, or a request at work, whose prompt is or will be computed.
+
+    Only full attention shares cells. Of other kinds of memory the rows are shared that who comes first saves.
+    """
+    sought, full = running.sought, state.limits.memory == "full"
+    best = Beginning(keep=LEAST_GAIN - 1, lead_end=LEAST_GAIN - 1)
+    for slot in state.slots:
+        if full and slot.is_kept and slot.identity == sought.identity:
+            keep = common_prefix(slot.held, sought.packed)
+            if keep > best.keep:
+                best = Beginning(keep=keep, source=slot.seq_id)
+    for other in state.active:
+        if other.sought.identity != sought.identity or other.lead is not None or other.stage == "parking":
+            continue
+        keep = common_prefix(other.sought.packed, sought.packed)
+        if full and keep > best.keep and not other.leaving:
+            best = Beginning(keep=keep, source=other.seq_id, lead=other.request.id, lead_end=keep)
+        elif not full and not other.prefilled and (plan := other.request.plan):
+            end = max((end for end in plan.prompt_ends if end <= keep), default=0)
+            if end > best.lead_end:
+                best = Beginning(lead=other.request.id, lead_end=end)
+    return best if best.source is not None or best.lead is not None else Beginning()

@@ -1,0 +1,184 @@
+"""Who gets a sequence and cells next, and who is parked for it. Pure.
+
+    a request asks for more cells ─▶ feed: sequences at rest go, or one is parked ─▶ Grant
+    something became free ─▶ admit: the next in the queue gets a place ─▶ LookUp, Fork
+
+Cells come free when a `Drop` was sent, or `Parked` has come. While somebody is on the way out nothing else is decided,
+so that one shortage never parks two.
+"""
+
+from __future__ import annotations
+
+from erllama_py.cache.keys import TOKEN_BYTES, prefix_keys
+from erllama_py.engine.jobs import Drop, Forked, Grant, Park
+from erllama_py.model import placing
+from erllama_py.model.books import count, cut, grown
+from erllama_py.model.evicting import copy_out, evict
+from erllama_py.model.messages import Effect, LookUp, SendJob
+from erllama_py.model.slots import Slot, common_prefix
+from erllama_py.model.starting import follow, forked, slot_of
+from erllama_py.model.state import Running, State, changed, with_request, with_slot
+
+# Seconds that are waited for a save under way of what a request begins with, before it is computed again.
+SAVE_WAIT = 10.0
+
+
+def schedule(state: State, now: float) -> tuple[State, list[Effect]]:
+    """Give what is free to who is to have it."""
+    state, effects = _feed(state)
+    state, more = _admit(state, now)
+    return state, [*effects, *more]
+
+
+def _parking(state: State) -> bool:
+    return any(running.stage == "parking" for running in state.requests.values())
+
+
+def _feed(state: State) -> tuple[State, list[Effect]]:
+    """Cells for those who have asked for them."""
+    effects: list[Effect] = []
+    starving = sorted((r for r in state.requests.values() if r.starving), key=lambda running: running.rank)
+    for running in starving:
+        state, more = _grow(state, running)
+        effects += more
+    return state, effects
+
+
+def _grow(state: State, running: Running) -> tuple[State, list[Effect]]:
+    effects: list[Effect] = []
+    slot, limits = slot_of(state, running), state.limits
+    limit = min(running.limit + limits.quantum, placing.most_cells(running))
+    slot = changed(slot, pieces=grown(slot.pieces, limit))
+    while True:
+        excess = count(slot.pieces if other.seq_id == slot.seq_id else other.pieces for other in state.slots)
+        if excess <= limits.n_cells:
+            running = changed(running, limit=limit, starving=False)
+            state = with_request(with_slot(state, slot), running)
+            return state, [*effects, SendJob(Grant(running.request.id, limit))]
+        if not state.kept:
+            break
+        state, more = evict(state, state.kept[0])
+        effects += more
+    parkable = placing.parkable(state)
+    # Alone it has room; who is the only one at work waits for those who are about to be.
+    if _parking(state) or len(parkable) < 2:
+        return state, effects
+    state, more = park(state, parkable[0])
+    return state, [*effects, *more]
+
+
+def park(state: State, running: Running) -> tuple[State, list[Effect]]:
+    """Take a request out of its sequence."""
+    running = changed(running, stage="parking", starving=False)
+    return with_request(state, running), [SendJob(Park(running.request.id))]
+
+
+def _admit(state: State, now: float) -> tuple[State, list[Effect]]:
+    """Places for those who wait, in their order."""
+    effects: list[Effect] = []
+    starving = any(running.starving for running in state.requests.values())
+    while not (state.stopping or starving or _parking(state)):
+        running = next((r for r in state.queue if not r.leaving and not _turn_under_way(state, r)), None)
+        if running is None:
+            break
+        state = _unpin(state, running)
+        place = placing.place(state, running)
+        if place is None:
+            break
+        if isinstance(place, placing.Park):
+            for request_id in place.requests:
+                state, more = park(state, state.requests[request_id])
+                effects += more
+            break
+        state, more = _take(state, running, place, now)
+        effects += more
+    return state, effects
+
+
+def _turn_under_way(state: State, running: Running) -> bool:
+    """Whether an earlier request of the same session is not over."""
+    mine = running.request
+    return mine.session_id is not None and any(
+        other.request.session_id == mine.session_id and other.request.id < mine.id for other in state.requests.values()
+    )
+
+
+def _unpin(state: State, running: Running) -> State:
+    """A turn that does not go on from where its session stands: that sequence is the first to go."""
+    sought = running.sought
+    for slot in state.kept:
+        mine = slot.session_id is not None and slot.session_id == sought.session_id
+        goes_on = slot.identity == sought.identity and common_prefix(slot.held, sought.packed) == slot.length
+        if mine and not goes_on:
+            state = with_slot(state, changed(slot, session_id=None, used_at=0.0))
+    return state
+
+
+def _take(state: State, running: Running, place: placing.Place, now: float) -> tuple[State, list[Effect]]:
+    """Put a request into its place."""
+    effects: list[Effect] = []
+    sought, slot = running.sought, state.slots[place.seq_id]
+    stays = place.keep > 0 and place.source is None
+    sticky = stays and slot.session_id is not None and slot.session_id == sought.session_id
+    if slot.is_kept and not (stays and place.keep == slot.length):
+        state, effects = copy_out(state, slot)
+        if not stays:
+            effects.append(SendJob(Drop(slot.seq_id)))
+    new = Slot(
+        slot.seq_id,
+        held=sought.packed[: TOKEN_BYTES * place.keep],
+        first_held=slot.first_held if stays else 0,
+        identity=sought.identity,
+        pieces=place.pieces,
+        request_id=sought.id,
+        session_id=sought.session_id,
+    )
+    running = changed(
+        running, seq_id=slot.seq_id, started_at=now if running.started_at is None else running.started_at,
+        stage="looking", sticky=sticky, limit=place.limit, lead=place.lead, lead_end=place.lead_end,
+    )  # fmt: skip
+    source = state.slots[place.source] if place.source is not None else None
+    state = changed(with_request(with_slot(state, new), running), next_block=state.next_block + 1)
+    if source is not None:
+        begin = placing.Beginning(keep=place.keep, source=place.source, lead=place.lead, lead_end=place.lead_end)
+        state, more = follow(state, running, begin)
+        effects += more
+    for seq_id in place.evict:
+        state, more = evict(state, state.slots[seq_id])
+        effects += more
+    if place.lead is not None and source is None:
+        state = with_request(state, changed(running, stage="following"))
+        return state, effects
+    return state, [*effects, LookUp(sought)]
+
+
+def look_up_rows(state: State, running: Running) -> tuple[State, list[Effect]]:
+    """What a request has waited for is being saved, or will not be any more: ask the cache for it."""
+    sought = running.sought
+    key = prefix_keys(sought.identity, sought.packed, (running.lead_end,))[0]
+    state = with_request(state, changed(running, stage="looking", lead=None))
+    return state, [LookUp(changed(sought, parent_key=key, wait_seconds=SAVE_WAIT))]
+
+
+def lead_gone(state: State, lead: Running, now: float) -> tuple[State, list[Effect]]:
+    """Who waited for a request that has left its sequence goes on without it."""
+    effects: list[Effect] = []
+    for waiting in state.requests.values():
+        other = state.requests[waiting.request.id]
+        if other.lead != lead.request.id:
+            continue
+        if other.stage == "following":
+            state, more = look_up_rows(state, other)
+        elif lead.stage != "working":  # the engine was not asked yet to share anything
+            state, more = forked(state, Forked(other.request.id, 0), now)
+        else:
+            continue
+        effects += more
+    return state, effects
+
+
+def at_rest(state: State, slot: Slot, held: bytes, *, first_held: int, captured_to: int, now: float) -> State:
+    """A request has left its sequence, and what it holds is kept."""
+    pieces = cut(slot.pieces, len(held) // TOKEN_BYTES)
+    kept = Slot(slot.seq_id, held, max(first_held, 0), slot.identity, captured_to, pieces, None, slot.session_id, now)
+    return with_slot(state, kept if held else Slot(slot.seq_id))
