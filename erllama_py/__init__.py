@@ -6,7 +6,7 @@ The public names, all of them. Start with `Runtime`.
 from erllama_py.actors import Raised, RestartLimits, Returned, Stopped, TreeNode
 from erllama_py.cache.handle import Cache
 from erllama_py.cache.keys import Identity
-from erllama_py.config import ContextOpts, ModelConfig, ModelOpts, PolicyOpts, RequestOptions, StubOpts
+from erllama_py.config import ContextOpts, ModelConfig, ModelOpts, PolicyOpts, SchedulerOpts, StubOpts
 from erllama_py.errors import (
     AlreadyLoaded,
     CacheUnavailable,
@@ -54,6 +54,7 @@ from erllama_py.model.client import Model
 from erllama_py.model.session import Session
 from erllama_py.model.stream import Stream
 from erllama_py.pressure_opts import PressureOpts
+from erllama_py.request_options import RequestOptions
 from erllama_py.results import (
     CacheDelta,
     CachedPrefix,
@@ -130,6 +131,7 @@ __all__ = [
     "RuntimeFailed",
     "RuntimeReused",
     "SamplerFailed",
+    "SchedulerOpts",
     "Session",
     "SessionBusy",
     "SessionEnded",

@@ -1,9 +1,9 @@
 """Every option as a frozen struct, checked once, at the door.
 
-`parse_model_config` and `parse_request_options` take what a caller wrote, a mapping or a struct, and return
-a struct in which every value is known to be possible and every default is filled in; later rooms check
-nothing again. A field's own bounds stand in its type, what it must agree with in `_check_model` and its
-neighbours. All refusals are `InvalidOption` with the option's dotted path.
+`parse_model_config` takes what a caller wrote, a mapping or a struct, and returns a struct in which every value
+is known to be possible and every default is filled in; later rooms check nothing again. A field's own bounds
+stand in its type, what it must agree with in `_check_model` and its neighbours. All refusals are `InvalidOption`
+with the option's dotted path. The options of one request are in `request_options`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from erllama_py.errors import InvalidOption, TierMismatch, TierNotFound
-from erllama_py.option_check import convert, hex_digest
+from erllama_py.option_check import check_utf8, convert, hex_digest
 
 INT32_MAX = (1 << 31) - 1  # llama.cpp holds sizes in 32-bit integers
 MAX_SEQUENCES = 255  # llama.cpp's LLAMA_MAX_SEQ less the one that saved ranges pass through
@@ -216,48 +216,6 @@ class ModelConfig(Options, frozen=True):
     """How the stub backend behaves."""
 
 
-# Stop sequences are looked for after each token on the engine's thread, which all requests of a model share;
-# within these bounds that takes microseconds. Real ones are few and short.
-MAX_STOP_SEQUENCES = 64
-MAX_STOP_CHARACTERS = 4096
-StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]  # empty would end each reply at once
-
-
-class RequestOptions(Options, frozen=True):
-    """What `complete`, `stream` and `chat` take beside the prompt."""
-
-    response_tokens: Count | None = None
-    """Most tokens of the reply; `None`: what the context leaves."""
-    stop_sequences: Annotated[tuple[StopText, ...], Meta(max_length=MAX_STOP_SEQUENCES)] = ()
-    """Texts that end the reply where the earliest of them begins; they are not part of it. One may be a str."""
-    temperature: Annotated[float, Meta(ge=0.0)] = 0.8
-    """Above 1.0 flattens, below sharpens the odds; 0.0 always takes the likeliest token."""
-    top_k: Amount = 40
-    """Draw from the k likeliest tokens; 0 is off."""
-    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.95
-    """Draw from the likeliest tokens that together reach p; 1.0 is off."""
-    min_p: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.05
-    """Drop tokens less likely than p times the likeliest; 0.0 is off."""
-    repetition_penalty: Positive = 1.0
-    """Above 1.0 makes recent tokens less likely; 1.0 is off."""
-    seed: Annotated[int, Meta(ge=0, le=(1 << 32) - 1)] | None = None
-    """Seed of the draw; `None`: the runtime draws one, and tells it in the stats."""
-    parent_key: bytes | None = None
-    """The `finish_key` of the turn before, 32 bytes or 64 hex digits: a save of it under way is waited for."""
-    cache_salt: Salt | None = None
-    """In place of the model's `cache_salt`, for this request."""
-    session_id: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
-    """The conversation that this is a turn of: its sequence is held for the next one."""
-    session_wait: bool = False
-    """Wait for a turn of the session that is under way, instead of raising `SessionBusy`."""
-    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
-    """Higher goes first; among equals, who came first."""
-    deadline: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
-    """Seconds after which the request is cancelled and finishes with what it has."""
-    grammar: str | None = None
-    """A GBNF grammar that the reply follows. The engine reads it: a bad one, an empty one too, is `InvalidGrammar`."""
-
-
 def parse_model_config(options: Mapping[str, Any] | ModelConfig) -> ModelConfig:
     """Check a configuration and fill in what depends on this machine: absolute path, threads, micro-batch."""
     config = convert(options, ModelConfig, model_path=_plain_path, fingerprint=hex_digest, ctx_params_hash=hex_digest)
@@ -292,22 +250,6 @@ def with_policy(options: object, defaults: PolicyOpts) -> Any:
     return {**options, "policy": policy}
 
 
-def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
-    """Check the options of one request. A single stop sequence may be given as a str."""
-    request = convert(
-        options,
-        RequestOptions,
-        stop_sequences=lambda stops: (stops,) if isinstance(stops, str) else stops,
-        parent_key=lambda key: bytes.fromhex(hex_digest(key)),
-    )
-    for stop in request.stop_sequences:
-        _check_utf8("stop_sequences", stop)
-    for name in ("grammar", "cache_salt", "session_id"):
-        if (text := getattr(request, name)) is not None:
-            _check_utf8(name, text)
-    return request
-
-
 def check_tier(config: ModelConfig, running: Mapping[str, str]) -> None:
     """Whether the tier that a model names runs (`running`: name → kind) and is of the kind it says."""
     kind = running.get(config.tier_srv)
@@ -330,13 +272,6 @@ def usable_cpus() -> int:
     """CPUs that this process may run on."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cpus, MAX_THREADS)
-
-
-def _check_utf8(option: str, text: str) -> None:
-    try:
-        text.encode()  # 1.5 ms for a million characters; looking at each one would take twenty times as long
-    except UnicodeEncodeError:
-        raise InvalidOption(option, "the text has no UTF-8 form: it holds a lone surrogate") from None
 
 
 def _plain_path(path: object) -> object:
@@ -368,7 +303,7 @@ def _check_model(config: ModelConfig) -> None:
     if config.model_path is not None:
         _check_path(config.model_path)
     if config.cache_salt is not None:
-        _check_utf8("cache_salt", config.cache_salt)
+        check_utf8("cache_salt", config.cache_salt)
     if config.stub != StubOpts() and config.backend != "stub":
         raise InvalidOption("stub", "these options are for the backend 'stub'")
     if config.stub.memory == "window" and not config.stub.n_swa:

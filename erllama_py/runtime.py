@@ -248,9 +248,9 @@ class Runtime(ModelCalls):
             self._forget_unloaded()
 
     async def evict(self, model: Model | str) -> None:
-        """Save what a model's sequences hold and is not saved yet, and free their cells; the model stays loaded.
+        """Save what a model's sequences at rest hold and is not saved yet, and free their cells.
 
-        Waits for the request that runs, and for the saves at most the policy's `evict_save_timeout_ms`.
+        Requests at work are not disturbed. Waits for the saves at most the policy's `evict_save_timeout_ms`.
         """
         board = self._board(model)
         await board.available()

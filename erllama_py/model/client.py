@@ -24,7 +24,6 @@ from erllama_py.cache.client import CacheClient
 from erllama_py.cache.keys import Identity, pack_tokens
 from erllama_py.cache.messages import Explain, Hit
 from erllama_py.chat.anchors import anchors as find_anchors
-from erllama_py.config import RequestOptions, parse_request_options
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import InvalidOption, InvalidText, ModelNotLoaded, TokenizerOnly
 from erllama_py.model.board import ModelBoard
@@ -35,6 +34,7 @@ from erllama_py.model.request import capture_plan, check_is_tokens, check_tokens
 from erllama_py.model.reuse import is_cuttable
 from erllama_py.model.session import Session
 from erllama_py.model.stream import Stream
+from erllama_py.request_options import RequestOptions, parse_request_options
 from erllama_py.results import CachedPrefix, CacheHit, Completion, Explanation, ModelInfo, Phase
 
 Prompt = str | Sequence[int]

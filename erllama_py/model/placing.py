@@ -156,7 +156,8 @@ def shared(state: State, running: Running) -> Beginning:
             if keep > best.keep:
                 best = Beginning(keep=keep, source=slot.seq_id)
     for other in state.active:
-        if other.sought.identity != sought.identity or other.lead is not None or other.stage == "parking":
+        stranger = other.request.id == sought.id or other.sought.identity != sought.identity
+        if stranger or other.lead is not None or other.stage == "parking":
             continue
         keep = common_prefix(other.sought.packed, sought.packed)
         if full and keep > best.keep and not other.leaving:

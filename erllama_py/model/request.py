@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from erllama_py.cache.keys import Identity, fold_salt, pack_tokens, prefix_keys
 from erllama_py.cache.save_policy import grid_stride, prompt_ends
-from erllama_py.config import PolicyOpts, RequestOptions
+from erllama_py.config import PolicyOpts
 from erllama_py.engine.backend import ModelFacts, Sampling
 from erllama_py.engine.jobs import CapturePlan
 from erllama_py.errors import ContextOverflow, EmptyPrompt, RequestError, TokenOutOfRange
 from erllama_py.model.messages import Complete, Request
+from erllama_py.request_options import RequestOptions
 from erllama_py.results import CacheDelta, Completion, Stats
 
 

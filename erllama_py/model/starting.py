@@ -54,13 +54,21 @@ def forked(state: State, outcome: Forked, now: float) -> tuple[State, list[Effec
         state = changed(state, next_block=state.next_block + 1)
         slot = changed(slot, pieces=pieces)
     state = with_slot(state, changed(slot, held=running.sought.packed[: TOKEN_BYTES * length]))
-    running = changed(running, forking=False, lead=None, lead_end=0)
+    lead = state.requests.get(running.lead) if running.lead is not None else None
+    saved = max(running.saved_by_lead, _saved_by(lead, length) if lead is not None else 0)
+    running = changed(running, forking=False, lead=None, lead_end=0, saved_by_lead=saved)
     state = with_request(state, running)
     # Of several who have lost the same lead, the first goes on, and the others follow it.
     again = shared(state, running)
     if again.source is not None and again.keep >= length + LEAST_GAIN:
         return follow(state, running, again)
     return _start(state, running, running.answer, now) if running.answer is not None else (state, [])
+
+
+def _saved_by(lead: Running, length: int) -> int:
+    """Up to where whoever computed the beginning has saved it: nobody else needs to."""
+    ends = lead.request.plan.prompt_ends if lead.request.plan is not None else ()
+    return max((end for end in ends if end <= min(length, lead.captured_to)), default=0)
 
 
 def follow(state: State, running: Running, begin: Beginning) -> tuple[State, list[Effect]]:
@@ -164,7 +172,7 @@ def work(state: State, running: Running, now: float) -> tuple[State, list[Effect
     assert start is not None
     whole = running.restored == len(start.rows)
     keep, by_logits = start.keep, start.by_logits and running.logits is not None
-    saved_to = running.hit.saved_to if running.hit is not None else 0
+    saved_to = max(running.hit.saved_to, running.saved_by_lead) if running.hit is not None else 0
     if not whole:
         keep = start.rows[running.restored - 1].meta.end if running.restored else start.live
         missing = running.restored if running.refused is None else running.refused

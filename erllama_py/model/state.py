@@ -60,6 +60,7 @@ class Running(msgspec.Struct, frozen=True):
     lead: int | None = None  # the request whose cells, or rows, it is to begin with
     lead_end: int = 0  # up to where
     forking: bool = False
+    saved_by_lead: int = 0
     answer: Found | None = None  # the cache's, while the cells to share are still computed
     # how it starts
     found_at: float | None = None

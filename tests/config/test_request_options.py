@@ -10,15 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.config import (
-    ModelConfig,
-    RequestOptions,
-    check_model_id,
-    check_tier,
-    parse_model_config,
-    parse_request_options,
-)
+from erllama_py.config import ModelConfig, check_model_id, check_tier, parse_model_config
 from erllama_py.errors import InvalidOption, TierMismatch, TierNotFound
+from erllama_py.request_options import RequestOptions, parse_request_options
 
 WRONG: list[tuple[str, object, str]] = [
     ("response_tokens", 0, "expected int >= 1, got 0"),
