@@ -127,6 +127,12 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """The first token that is not found, or that differs."""
     text: str | None = None
     """The text of that token."""
+    live_tokens: int = 0
+    """How much of the prompt lies in the cells of a sequence now."""
+    session_position: int | None = None
+    """Where the prompt leaves what is held for its session; `None` when it goes on from that, or nothing is held."""
+    session_text: str | None = None
+    """The text of the token that the session has there."""
 
 
 class RowInfo(msgspec.Struct, frozen=True, kw_only=True):

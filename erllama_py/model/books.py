@@ -36,9 +36,8 @@ def cut(pieces: Pieces, length: int) -> Pieces:
 
 
 def written(pieces: Pieces, start: int, end: int, block: int) -> Pieces:
-    """The first `start` positions, and those up to `end` in a new block."""
-    kept = cut(pieces, start)
-    return (*kept, Piece(block, end)) if end > start else kept
+    """The first `start` positions, and those up to `end` in a new block: the writer's own, even while it is empty."""
+    return (*cut(pieces, start), Piece(block, max(start, end)))
 
 
 def grown(pieces: Pieces, end: int) -> Pieces:

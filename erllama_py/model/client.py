@@ -28,7 +28,7 @@ from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import InvalidOption, InvalidText, ModelNotLoaded, TokenizerOnly
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.border import caller_errors
-from erllama_py.model.explanation import cached_prefixes, explain
+from erllama_py.model.explanation import cached_prefixes, explain, longest_live, session_parting
 from erllama_py.model.messages import CancelRequest, EndSession, FaultPlace, Feed, InjectFault, Message, Submit
 from erllama_py.model.request import capture_plan, check_is_tokens, check_tokens, make_request, salted
 from erllama_py.model.reuse import is_cuttable
@@ -195,15 +195,28 @@ class Model:
 
     # --- the cache ---------------------------------------------------------------------------------------------
 
-    async def explain(self, prompt: Prompt, *, cache_salt: str | None = None) -> Explanation:
-        """What the cache would give for a prompt, and if that is not all of it, why. Changes nothing."""
+    async def explain(
+        self, prompt: Prompt, *, cache_salt: str | None = None, session_id: str | None = None
+    ) -> Explanation:
+        """What the cache and the live cells would give for a prompt, and if that is not all of it, why.
+
+        With `session_id` also where the prompt leaves what is held for that session. Changes nothing.
+        """
         tokens = await self._tokens(prompt)
         hit = await self._look(tokens, cache_salt)
         explanation = explain(hit, tokens, self._board.config.policy.min_tokens)
-        if explanation.position is None or explanation.position >= len(tokens):
-            return explanation
-        text = await self.detokenize([tokens[explanation.position]])
-        return msgspec.structs.replace(explanation, text=text)
+        slots, packed = self._board.slots, pack_tokens(tokens)
+        live = longest_live(slots, self._identity(parse_request_options({"cache_salt": cache_salt})), packed)
+        parting = session_parting(slots, session_id, packed)
+        position, text, session_text = explanation.position, None, None
+        if position is not None and position < len(tokens):
+            text = await self.detokenize([tokens[position]])
+        if parting is not None:
+            session_text = await self.detokenize([parting[1]])
+        return msgspec.structs.replace(
+            explanation, text=text, live_tokens=live, session_position=parting[0] if parting else None,
+            session_text=session_text,
+        )  # fmt: skip
 
     async def list_cached_prefixes(self, tokens: Sequence[int], *, cache_salt: str | None = None) -> list[CachedPrefix]:
         """The prefixes of `tokens` that are saved, the longest last: each could be a start."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from erllama_py.cache.keys import TOKEN_BYTES, Identity
 from erllama_py.cache.messages import Hit
 from erllama_py.model.reuse import describe_miss
+from erllama_py.model.slots import Slot, common_prefix
 from erllama_py.results import CachedPrefix, Explanation
 
 
@@ -34,3 +36,20 @@ def cached_prefixes(hit: Hit | None) -> list[CachedPrefix]:
         end = min(row.meta.end, hit.length) if hit is not None else 0
         prefixes.append(CachedPrefix(end, row.tier, nbytes))
     return prefixes
+
+
+def longest_live(slots: Sequence[Slot], identity: Identity, prompt: bytes) -> int:
+    """How many tokens of a prompt some sequence of the model holds now."""
+    held = (slot.held for slot in slots if slot.identity == identity)
+    return max((common_prefix(tokens, prompt) for tokens in held), default=0)
+
+
+def session_parting(slots: Sequence[Slot], session_id: str | None, prompt: bytes) -> tuple[int, int] | None:
+    """Where a prompt leaves what its session holds, and the token that is held there; None where it goes on from it."""
+    for slot in slots:
+        if session_id is not None and slot.session_id == session_id:
+            position = common_prefix(slot.held, prompt)
+            if position < slot.length:
+                place = TOKEN_BYTES * position
+                return position, int.from_bytes(slot.held[place : place + TOKEN_BYTES], "little")
+    return None

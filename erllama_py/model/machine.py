@@ -55,7 +55,7 @@ from erllama_py.model.messages import (
 from erllama_py.model.scheduling import SAVE_WAIT, at_rest, lead_gone, look_up_rows, schedule
 from erllama_py.model.slots import Slot
 from erllama_py.model.starting import forked, found, leave_start, outline, restored, row_read, slot_of
-from erllama_py.model.state import Running, State, changed, with_request, with_slot, without_request
+from erllama_py.model.state import Running, State, changed, unstarted, with_request, with_slot, without_request
 from erllama_py.results import Progress, TextDelta
 
 
@@ -190,11 +190,7 @@ def _parked(state: State, parked: Parked, now: float) -> tuple[State, list[Effec
         parent_key=held_key if running.captured_to else None, wait_seconds=SAVE_WAIT,
     )  # fmt: skip
     state = with_slot(state, Slot(slot.seq_id))
-    out = changed(
-        running, stage="parked", seq_id=None, starving=False, sticky=False, lead=None, answer=None, found_at=None,
-        hit=None, start=None, sent=0, restored=0, reading=False, refused=None, limit=0, parked=sought,
-        parks=running.parks + 1,
-    )  # fmt: skip
+    out = unstarted(changed(running, parked=sought, parks=running.parks + 1))
     state, effects = lead_gone(with_request(state, out), running, now)
     return _then_schedule((state, effects), now)
 

@@ -16,8 +16,8 @@ from erllama_py.model.books import count, cut, grown
 from erllama_py.model.evicting import copy_out, evict
 from erllama_py.model.messages import Effect, LookUp, SendJob
 from erllama_py.model.slots import Slot, common_prefix
-from erllama_py.model.starting import follow, forked, slot_of
-from erllama_py.model.state import Running, State, changed, with_request, with_slot
+from erllama_py.model.starting import follow, forked, leave_start, slot_of
+from erllama_py.model.state import Running, State, changed, unstarted, with_request, with_slot
 
 # Seconds that are waited for a save under way of what a request begins with, before it is computed again.
 SAVE_WAIT = 10.0
@@ -25,7 +25,7 @@ SAVE_WAIT = 10.0
 
 def schedule(state: State, now: float) -> tuple[State, list[Effect]]:
     """Give what is free to who is to have it."""
-    state, effects = _feed(state)
+    state, effects = _feed(state, now)
     state, more = _admit(state, now)
     return state, [*effects, *more]
 
@@ -34,17 +34,17 @@ def _parking(state: State) -> bool:
     return any(running.stage == "parking" for running in state.requests.values())
 
 
-def _feed(state: State) -> tuple[State, list[Effect]]:
+def _feed(state: State, now: float) -> tuple[State, list[Effect]]:
     """Cells for those who have asked for them."""
     effects: list[Effect] = []
     starving = sorted((r for r in state.requests.values() if r.starving), key=lambda running: running.rank)
     for running in starving:
-        state, more = _grow(state, running)
+        state, more = _grow(state, running, now)
         effects += more
     return state, effects
 
 
-def _grow(state: State, running: Running) -> tuple[State, list[Effect]]:
+def _grow(state: State, running: Running, now: float) -> tuple[State, list[Effect]]:
     effects: list[Effect] = []
     slot, limits = slot_of(state, running), state.limits
     limit = min(running.limit + limits.quantum, placing.most_cells(running))
@@ -60,10 +60,24 @@ def _grow(state: State, running: Running) -> tuple[State, list[Effect]]:
         state, more = evict(state, state.kept[0])
         effects += more
     parkable = placing.parkable(state)
-    # Alone it has room; who is the only one at work waits for those who are about to be.
-    if _parking(state) or len(parkable) < 2:
+    if _parking(state):
         return state, effects
+    if len(parkable) < 2:  # those who are about to be at work have cells, and wait for it, maybe
+        idle = [one for one in state.active if one.stage in ("following", "looking", "restoring")]
+        if not idle:
+            return state, effects
+        state, more = _requeue(state, max(idle, key=lambda one: one.rank), now)
+        state, last = _grow(state, state.requests[running.request.id], now)
+        return state, [*effects, *more, *last]
     state, more = park(state, parkable[0])
+    return state, [*effects, *more]
+
+
+def _requeue(state: State, running: Running, now: float) -> tuple[State, list[Effect]]:
+    """Put a request that the engine has not begun back into the queue."""
+    state, effects = leave_start(state, running, now)
+    state = with_request(state, unstarted(running))
+    state, more = lead_gone(state, running, now)
     return state, [*effects, *more]
 
 

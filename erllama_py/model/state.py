@@ -154,6 +154,15 @@ def changed(struct: S, **changes: object) -> S:
     return msgspec.structs.replace(struct, **changes)
 
 
+def unstarted(running: Running) -> Running:
+    """The request without a sequence, as it waits for one: anew, or to go on where it was parked."""
+    return changed(
+        running, stage="parked" if running.parked is not None else "waiting", seq_id=None, sticky=False, lead=None,
+        lead_end=0, forking=False, saved_by_lead=0, answer=None, found_at=None, hit=None, start=None, sent=0,
+        restored=0, reading=False, refused=None, limit=0, starving=False,
+    )  # fmt: skip
+
+
 def with_request(state: State, running: Running) -> State:
     """The state in which a request is as given."""
     return changed(state, requests={**state.requests, running.request.id: running})
