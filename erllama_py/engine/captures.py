@@ -42,6 +42,10 @@ class Captures:
             return None
         return position, "finish"
 
+    def rest(self, position: int) -> tuple[int, SaveReason] | None:
+        """What is left to be copied of a sequence that is parked at `position`, when nothing else is due."""
+        return (position, "evict") if self._plan is not None and position > self._settled_to else None
+
     def settle(self, end: int, captured: bool) -> None:
         """The range up to `end` was copied, or cannot be: it is over with either way."""
         self._settled_to = end

@@ -29,6 +29,7 @@ class Running:
         self.position = job.keep  # tokens of this request that are in the sequence's cells
         self.limit = job.limit
         self.asked = False  # for more than `limit`
+        self.parking = False  # it is to leave its sequence, and decodes no more there
         self.waited = 0  # ticks since it was last part of a decode
         self.tokens: list[int] = []  # sampled so far, the end token left out
         self.finish: FinishReason | None = None
@@ -64,7 +65,7 @@ class Running:
         reach = self.captures.reach(self.position, self._n_ubatch)
         if reach is not None:
             tokens = min(tokens, reach)
-        if self.finish is not None or tokens < 1:
+        if self.finish is not None or self.parking or tokens < 1:
             return None
         return Need(self.position, tokens, decoding, self.job.priority, self.job.request_id, self.waited)
 
@@ -72,7 +73,7 @@ class Running:
     def wants(self) -> bool:
         """Whether more cells are to be asked for now."""
         last = len(self.job.tokens) + max(0, self.job.max_new_tokens - 1)  # what is sampled last is never decoded
-        needed = self.finish is None and self.limit < last
+        needed = self.finish is None and not self.parking and self.limit < last
         return needed and not self.asked and self.limit - self.position <= ASK_AHEAD
 
     def grant(self, limit: int) -> None:
@@ -81,7 +82,7 @@ class Running:
 
     def park(self) -> None:
         """It holds no cells any more."""
-        self.position = 0
+        self.position, self.parking = 0, False
         self.grant(0)
 
     def resume(self, seq_id: int, keep: int, limit: int) -> None:

@@ -23,7 +23,7 @@ from erllama_py.buffers import BufferPool
 from erllama_py.config import SchedulerOpts
 from erllama_py.engine.backend import Backend, LoadCancelled, ModelFacts
 from erllama_py.engine.cells import Cells
-from erllama_py.engine.jobs import Cancel, Capture, Died, Job, Outcome, Park, Restore
+from erllama_py.engine.jobs import Cancel, Capture, Died, Job, Outcome, Restore
 from erllama_py.engine.worker import Worker
 
 PROGRESS_STEP = 0.01  # a load reports each hundredth: enough for a bar, and a few hundred bytes in all
@@ -138,7 +138,7 @@ class EngineThread:
             job = self._todo.popleft()
             if job is not None:  # `stop` wakes the thread with None
                 worker.do(job)
-            if worker.busy and isinstance(job, Restore | Capture | Park):
+            if worker.busy and isinstance(job, Restore | Capture):
                 break  # one copy of megabytes in a tick: the other sequences go on decoding in between
 
     def _alone(self, request_id: int | None) -> None:

@@ -43,7 +43,7 @@ from erllama_py.engine.tick_plan import Need, plan_tick
 from erllama_py.errors import ContextOverflow, DecodeFailed, RequestError
 from erllama_py.watch.log import get_logger
 
-# Ranges copied out for one sequence in one tick, some milliseconds for large models: whatever else is due follows in
+# Ranges copied out for one sequence at work in one tick, some milliseconds for large models: whatever else is due follows in
 # the next ticks, so that no stream stands still for longer.
 CAPTURES_PER_TICK = 2
 
@@ -75,7 +75,7 @@ class Worker:
     @property
     def busy(self) -> bool:
         """Whether a tick would do something."""
-        return any(running.finish or running.wants or running.need() for running in self._running.values())
+        return any(running.finish or running.parking or running.wants or running.need() for running in self._running.values())
 
     def flush(self) -> None:
         """Hand over what there is to tell."""
@@ -100,8 +100,8 @@ class Worker:
                 if running := self._running.get(request_id):
                     running.grant(limit)
             case Park(request_id):
-                if (running := self._running.get(request_id)) and running.finish is None:
-                    self._park(running)
+                if running := self._running.get(request_id):
+                    running.parking = True
             case Resume():
                 self._resume(job)
             case Fork():
@@ -143,17 +143,6 @@ class Worker:
             self._outcomes.append(Prefilled(job.request_id, job.keep, job.keep))
             self._draw(running, lambda: running.sampler.sample_from(job.logits or b""))
 
-    def _park(self, running: Running) -> None:
-        request_id, held = running.job.request_id, running.position
-        self._capture_due(running)
-        if running.job.saves is not None and running.captures.captured_to < held:
-            self._capture(running, held, "evict")
-        self._empty(running.seq_id)
-        self._parked[request_id] = self._running.pop(request_id)
-        self._do_forks()  # they get nothing
-        running.park()
-        self._outcomes.append(Parked(request_id=request_id, held=held, token_ids=list(running.tokens)))
-
     def _resume(self, job: Resume) -> None:
         running = self._parked.pop(job.request_id, None)
         if running is None:  # cancelled meanwhile
@@ -186,6 +175,8 @@ class Worker:
             self._decode(needs)
             self._do_forks()
         self._finish_all()
+        for running in [running for running in self._running.values() if running.parking]:
+            self._park(running)
         for running in self._running.values():
             if running.wants:
                 running.asked = True
@@ -270,6 +261,20 @@ class Worker:
         copied = self._cells.capture(job.request_id, running.seq_id, start, end, reason, generated)
         running.captures.settle(end, copied.payload is not None)
         self._outcomes.append(copied)
+
+    def _park(self, running: Running) -> None:
+        """Copy out one more range of a request that is to leave its sequence; it has left when there is none."""
+        captures, held = running.captures, running.position
+        if due := captures.due(held) or captures.rest(held):
+            self._capture(running, *due)
+        if captures.due(held) or captures.rest(held):
+            return
+        self._empty(running.seq_id)
+        request_id = running.job.request_id
+        self._parked[request_id] = self._running.pop(request_id)
+        self._do_forks()  # they get nothing
+        running.park()
+        self._outcomes.append(Parked(request_id=request_id, held=held, token_ids=list(running.tokens)))
 
     # --- ends --------------------------------------------------------------------------------------------
 

@@ -38,9 +38,11 @@ def _feed(state: State, now: float) -> tuple[State, list[Effect]]:
     """Cells for those who have asked for them."""
     effects: list[Effect] = []
     starving = sorted((r for r in state.requests.values() if r.starving), key=lambda running: running.rank)
-    for running in starving:
-        state, more = _grow(state, running, now)
-        effects += more
+    for waiting in starving:
+        running = state.requests[waiting.request.id]
+        if running.starving:  # it may have been parked for the one before it
+            state, more = _grow(state, running, now)
+            effects += more
     return state, effects
 
 
