@@ -156,7 +156,12 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self._look_at, self._timer = when, None
         if when is not None:
             delay = max(0.0, when - time.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(delay, self._post, Look())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._look_due)
+
+    def _look_due(self) -> None:
+        # A loop's timer may come some tenths of a millisecond early: then nothing is due, and another is set.
+        self._look_at, self._timer = None, None
+        self._post(Look())
 
     async def perform(self, effect: Effect) -> None:
         assert self._thread is not None

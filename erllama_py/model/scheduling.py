@@ -185,7 +185,7 @@ def lead_gone(state: State, lead: Running, now: float) -> tuple[State, list[Effe
             continue
         if other.stage == "following":
             state, more = look_up_rows(state, other)
-        elif lead.stage != "working":  # the engine was not asked yet to share anything
+        elif lead.stage not in ("working", "parking"):  # the engine was not asked yet to share anything
             state, more = forked(state, Forked(other.request.id, 0), now)
         else:
             continue

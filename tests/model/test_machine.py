@@ -10,7 +10,8 @@ from helpers.requests import IDLE, PLAN, captured, finished, found, generate_of,
 from helpers.rows import IDENTITY
 
 from erllama_py.cache.keys import pack_tokens
-from erllama_py.engine.jobs import Cancel, Died, Failed, Fault, Prefilled, PromptLogits, Text
+from erllama_py.engine.backend import MemoryKind
+from erllama_py.engine.jobs import Cancel, Died, Drop, Failed, Fault, Prefilled, PromptLogits, Text
 from erllama_py.model.messages import (
     CancelRequest,
     Complete,
@@ -24,6 +25,7 @@ from erllama_py.model.messages import (
     SaveRow,
     SendJob,
 )
+from erllama_py.model.state import changed
 from erllama_py.results import CacheHit, Progress, TextDelta
 
 
@@ -46,11 +48,11 @@ def test_text_on_the_way_is_asked_for_only_by_a_stream(stream: bool) -> None:
 
 
 def test_a_second_request_waits_and_starts_when_the_first_is_over() -> None:
-    """First in, first out; the answer to the first goes out before the second is looked up."""
+    """One sequence serves them in turn; the answer to the first goes out before the second is looked up."""
     state, effects = run(IDLE, submit(1), found(1), submit(2), submit(3))
     assert effects == []
-    assert [waiting.request.id for waiting in state.waiting] == [2, 3]
-    state, effects = run(state, finished(1, [7, 8], held=4))
+    assert [waiting.request.id for waiting in state.queue] == [2, 3]
+    state, effects = run(state, finished(1, [7, 8], held=4, captured_to=4))
     assert isinstance(effects[0], Complete)
     assert effects[0].request.id == 1
     assert effects[1:] == [LookUp(submit(2).request)]
@@ -59,7 +61,7 @@ def test_a_second_request_waits_and_starts_when_the_first_is_over() -> None:
 def test_the_next_turn_keeps_what_the_last_one_left() -> None:
     """Prompt and decoded reply stay in the cells; the last sampled token was never decoded."""
     state, _ = run(IDLE, submit(1), found(1), finished(1, [7, 8], held=4))
-    assert list(state.slot.held) == [1, 2, 3, 7]
+    assert state.slots[0].held == pack_tokens([1, 2, 3, 7])
     state, effects = run(state, submit(2, [1, 2, 3, 7, 8, 9]), found(2))
     assert generate_of(effects).keep == 4
     assert state.last_hit == CacheHit("live", 4)
@@ -78,18 +80,19 @@ def test_the_cells_of_one_tenant_are_not_lent_to_another() -> None:
 def test_a_waiting_request_is_cancelled_without_the_engine() -> None:
     """It is answered at once, as cancelled, and is never looked up."""
     state, effects = run(IDLE, submit(1), submit(2), CancelRequest(2))
-    assert state.waiting == ()
+    assert state.queue == []
     assert isinstance(effects[0], Complete)
     assert (effects[0].finished, effects[0].started_at) == (None, None)
     assert effects[0].outline.miss_reason == "cancelled before it was looked up"
-    assert run(state, found(1), finished(1, [], held=3))[0].running is None
+    assert run(state, found(1), finished(1, [], held=3))[0].requests == {}
 
 
 def test_a_running_request_is_cancelled_by_the_engine() -> None:
-    """The thread says when it is over; until then it runs."""
+    """The thread says when it is over; until then it runs, and is cancelled once."""
     state, effects = run(IDLE, submit(1), found(1), CancelRequest(1))
     assert effects == [SendJob(Cancel(1))]
-    assert state.running is not None
+    assert state.requests[1].leaving
+    assert run(state, CancelRequest(1)) == (state, [])
 
 
 def test_cancelling_what_is_over_or_unknown_does_nothing() -> None:
@@ -114,7 +117,7 @@ def test_a_failed_request_leaves_nothing_to_reuse_and_the_next_one_starts() -> N
     """What the sequence holds after a failure is not known."""
     state, _ = run(IDLE, submit(1), found(1), finished(1, [7], held=3), submit(2), found(2), submit(3))
     state, effects = run(state, Failed(2, "SamplerFailed", "x"))
-    assert effects == [FailRequest(2, "SamplerFailed", "x"), LookUp(submit(3).request)]
+    assert effects == [FailRequest(2, "SamplerFailed", "x"), SendJob(Drop(0)), LookUp(submit(3).request)]
     assert generate_of(run(state, found(3))[1]).keep == 0
 
 
@@ -169,9 +172,9 @@ def test_a_range_that_was_copied_out_is_handed_to_the_cache() -> None:
 
 
 @pytest.mark.parametrize(("memory", "kept"), [("full", None), ("window", None), ("recurrent", b"l"), ("hybrid", b"l")])
-def test_the_logits_go_with_a_row_that_cannot_be_cut_back(memory: str, kept: bytes | None) -> None:
+def test_the_logits_go_with_a_row_that_cannot_be_cut_back(memory: MemoryKind, kept: bytes | None) -> None:
     """Only with the row that ends where they belong: at the prompt's end."""
-    idle = msgspec.structs.replace(IDLE, memory=memory)
+    idle = changed(IDLE, limits=changed(IDLE.limits, memory=memory))
     state, effects = run(idle, submit(1), found(1), PromptLogits(1, b"l"))
     assert effects == [KeepLogits(submit(1).request.key, b"l")]
     for end, logits in ((2, None), (3, kept), (4, None)):

@@ -10,6 +10,7 @@ from helpers.rows import meta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from erllama_py.cache.keys import TOKEN_BYTES, pack_tokens
 from erllama_py.cache.messages import Hit, Located, Miss
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.model.reuse import LEAST_GAIN, Start, choose_start, describe_miss, is_cuttable, usable_rows
@@ -55,7 +56,7 @@ def cases(draw: st.DrawFn) -> tuple[Slot, list[int], MemoryKind, int, Hit | None
             length = matching
         logits = tuple(end for end in ends if memory in RECURRENT and draw(st.booleans()))
         hit = hit_of(prompt, *ends, length=length, logits=logits)
-    return Slot(0, held, first), prompt, memory, n_swa, hit, draw(st.booleans())
+    return Slot(0, pack_tokens(held), first), prompt, memory, n_swa, hit, draw(st.booleans())
 
 
 def check_cut(start: Start, memory: MemoryKind, n_swa: int) -> None:
@@ -70,8 +71,9 @@ def check_cut(start: Start, memory: MemoryKind, n_swa: int) -> None:
 def test_every_start_obeys_the_laws(case: tuple[Slot, list[int], MemoryKind, int, Hit | None, bool]) -> None:
     """For any memory: a prefix, a token left to compute, rows without a gap, cuts where they can be, never a loss."""
     slot, prompt, memory, n_swa, hit, live_logits = case
-    start = choose_start(slot, prompt, memory, n_swa, hit, live_logits)
-    alone = reusable(slot, prompt, memory, n_swa, with_logits=live_logits)
+    packed = pack_tokens(prompt)
+    start = choose_start(slot, packed, memory, n_swa, hit, live_logits)
+    alone = reusable(slot, packed, memory, n_swa, with_logits=live_logits)
     # The whole prompt is kept where its logits are known, and only there.
     assert 0 <= start.live <= start.keep <= len(prompt)
     assert (start.keep == len(prompt)) == start.by_logits
@@ -80,7 +82,8 @@ def test_every_start_obeys_the_laws(case: tuple[Slot, list[int], MemoryKind, int
             start.rows and start.rows[-1].meta.end == len(prompt) and start.rows[-1].meta.logits_bytes
         )
     # Live cells are a prefix of both, and are cut only as `reusable` has allowed it.
-    assert list(slot.held[: start.live]) == prompt[: start.live]
+    end = TOKEN_BYTES * start.live
+    assert slot.held[:end] == packed[:end]
     assert start.live in (0, alone.keep) or (memory == "full" and start.live < alone.keep)
     assert start.keep >= alone.keep
     if not start.rows:
@@ -132,7 +135,7 @@ PROMPT = list(range(100))
 
 
 def start_with(memory: MemoryKind, held: list[int], hit: Hit | None, *, live_logits: bool = False) -> Start:
-    return choose_start(Slot(0, held), PROMPT, memory, WINDOW, hit, live_logits)
+    return choose_start(Slot(0, pack_tokens(held)), pack_tokens(PROMPT), memory, WINDOW, hit, live_logits)
 
 
 # memory, tokens held, row ends, matching length, ends with logits, live logits → kind, live, row ends, keep

@@ -25,9 +25,9 @@ from helpers.requests import (
 )
 
 from erllama_py.engine.backend import MemoryKind
-from erllama_py.engine.jobs import Generate
+from erllama_py.engine.jobs import Drop, Generate
 from erllama_py.model.messages import CancelRequest, Complete, EndLookUp, LookUp, ReadRows, RowTaken, SendJob
-from erllama_py.model.state import State
+from erllama_py.model.state import State, changed
 from erllama_py.results import CacheHit
 
 ROWS = rows_of(PROMPT, 20, 40, 60)
@@ -36,9 +36,9 @@ LOOKING, _ = run(IDLE, submit(1, PROMPT))
 RESTORING, _ = run(LOOKING, found(1, HIT))
 
 
-def with_live(tokens: list[int], memory: MemoryKind = "full", **fields: Any) -> State:
-    """A model whose sequence holds `tokens`, that now looks `PROMPT` up."""
-    idle = msgspec.structs.replace(IDLE, memory=memory, **fields)
+def with_live(tokens: list[int], memory: MemoryKind = "full") -> State:
+    """A model whose only sequence holds `tokens`, that now looks `PROMPT` up."""
+    idle = changed(IDLE, limits=changed(IDLE.limits, memory=memory))
     state, _ = run(idle, submit(9, tokens), found(9), finished(9, [], held=len(tokens)), submit(1, PROMPT))
     return state
 
@@ -207,14 +207,14 @@ def test_without_the_cache_a_request_goes_on_from_what_is_live() -> None:
 
 
 def test_a_request_is_cancelled_while_it_is_looked_up() -> None:
-    """The answer is there at once, the cache is told, and what was live stays live."""
-    live = with_live(PROMPT[:30])
-    state, effects = run(live, CancelRequest(1))
-    ended, answer = effects
+    """The answer is there at once, the cache is told, and the sequence is free: it was this request's by then."""
+    state, effects = run(with_live(PROMPT[:30]), CancelRequest(1))
+    dropped, ended, answer = effects
+    assert dropped == SendJob(Drop(0))
     assert ended == EndLookUp(1, CacheHit("cold", 0), (), None, 0.0)
     assert isinstance(answer, Complete)
     assert answer.outline.miss_reason == "cancelled while it was looked up"
-    assert (state.running, state.slot) == (None, live.slot)
+    assert (state.requests, state.slots) == ({}, IDLE.slots)
     assert run(state, found(1, HIT)) == (state, [])
 
 
@@ -222,7 +222,8 @@ def test_a_request_is_cancelled_while_its_rows_go_in() -> None:
     """Rows on their way may still go in, so the next request starts from nothing; late events are nothing."""
     state, _ = run(RESTORING, row_read(1, ROWS[0]), row_read(1, ROWS[1]), restored(1, ROWS[0]), submit(2, PROMPT))
     state, effects = run(state, CancelRequest(1))
-    ended, answer, next_one = effects
+    dropped, ended, answer, next_one = effects
+    assert dropped == SendJob(Drop(0))
     assert isinstance(ended, EndLookUp)
     assert (ended.rows, ended.refused) == (ROWS[:1], None)
     assert isinstance(answer, Complete)

@@ -1,0 +1,217 @@
+"""Requests that begin as another does: they share its cells, or its rows, and go on when it is gone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from helpers.requests import (
+    PLAN,
+    captured,
+    finished,
+    found,
+    generate_of,
+    hit_of,
+    jobs,
+    restored,
+    row_read,
+    rows_of,
+    run,
+)
+from helpers.states import A, B, C, D, asked, begun, kept, looked_up, state_with
+
+from erllama_py.cache.keys import prefix_keys
+from erllama_py.engine.backend import MemoryKind
+from erllama_py.engine.jobs import Drop, Failed, Fork, Forked, Generate, Park, Parked, Prefilled
+from erllama_py.model.books import count
+from erllama_py.model.messages import CancelRequest, Complete, EndLookUp, LookUp, ReadRows, SendJob
+from erllama_py.model.scheduling import SAVE_WAIT
+from erllama_py.model.state import State
+from erllama_py.results import CacheHit
+
+SECOND, THIRD = [*A[:40], *B[:20]], [*A[:40], *C[:20]]  # both begin as A does
+FORK_2 = Fork(request_id=2, source=0, seq_id=1, length=40)
+FORK_3 = Fork(request_id=3, source=0, seq_id=2, length=40)
+ROOM = 1000
+
+
+def cells(state: State) -> int:
+    return count(slot.pieces for slot in state.slots)
+
+
+# --- shared cells -------------------------------------------------------------------------------------------------
+
+
+def test_who_begins_as_one_at_work_shares_its_cells() -> None:
+    """The engine is asked at once, and does it when the beginning is computed; the cache is asked meanwhile."""
+    state = begun(state_with(), asked(1, A))
+    state, effects = run(state, asked(2, SECOND))
+    assert effects == [SendJob(FORK_2), LookUp(asked(2, SECOND).request)]
+    assert cells(state) == 64 + 24
+    for first, then in ((found(2), Forked(2, 40)), (Forked(2, 40), found(2))):
+        after, effects = run(state, first)
+        assert jobs(effects) == []
+        after, effects = run(after, then)
+        assert generate_of(effects).keep == 40
+        assert after.last_hit == CacheHit("live", 40)
+        assert after.requests[2].lead is None
+
+
+def test_who_begins_as_one_that_is_not_yet_at_work_shares_its_cells_later() -> None:
+    """The engine is asked as soon as it has begun with that one."""
+    state, effects = run(state_with(), asked(1, A), asked(2, SECOND))
+    assert jobs(effects) == []
+    state, effects = run(state, asked(3, THIRD), found(2), found(1))
+    assert [type(job) for job in jobs(effects)] == [Generate, Fork, Fork]
+    assert jobs(effects)[1:] == [FORK_2, FORK_3]
+
+
+def test_what_is_at_rest_is_shared_at_once() -> None:
+    """Nothing has to be waited for but the engine's answer."""
+    state, effects = run(state_with(kept(0, A)), asked(2, SECOND))
+    assert effects[0] == SendJob(FORK_2)
+    _, effects = run(state, Forked(2, 40), found(2))
+    assert generate_of(effects).keep == 40
+
+
+def test_rows_go_behind_shared_cells() -> None:
+    """Those that are there already are not read."""
+    rows = rows_of(SECOND, 20, 40, 60)
+    state = begun(state_with(), asked(1, A))
+    state, effects = run(state, asked(2, SECOND), found(2, hit_of(SECOND, 20, 40, 60)), Forked(2, 40))
+    assert effects == [ReadRows(2, rows[2:])]
+    _, effects = run(state, row_read(2, rows[2]), restored(2, rows[2]))
+    assert generate_of(effects).keep == 59
+
+
+def test_less_may_be_shared_than_was_hoped_for() -> None:
+    """Whoever was to compute it has ended before; the cells in which it is computed again are counted."""
+    state = begun(state_with(), asked(1, A))
+    state, _ = run(state, asked(2, SECOND), found(2), finished(1, [], held=25, reason="cancelled"))
+    assert state.requests[2].forking  # the engine will answer
+    state, effects = run(state, Forked(2, 25))
+    assert generate_of(effects).keep == 25
+    assert cells(state) == 64
+
+
+def test_what_the_lead_has_saved_is_not_saved_again() -> None:
+    """As far as it had come when the beginning was shared."""
+    state = begun(state_with(), asked(1, A, plan=PLAN))
+    state, _ = run(state, asked(2, SECOND, plan=PLAN), found(2), captured(1, 0, 20))
+    _, effects = run(state, Forked(2, 40))
+    saves = generate_of(effects).saves
+    assert saves is not None
+    assert (saves.captured_to, saves.prompt_ends) == (20, (40,))
+
+
+# --- the lead is gone ---------------------------------------------------------------------------------------------
+
+
+def test_of_those_who_lose_their_lead_the_first_goes_on_and_the_others_follow_it() -> None:
+    """What none has computed is still computed once."""
+    state, _ = run(state_with(n_cells=ROOM), asked(1, A), asked(2, SECOND), asked(3, THIRD), found(2), found(3))
+    state, effects = run(state, CancelRequest(1))
+    assert [job for job in jobs(effects) if not isinstance(job, Generate)] == [
+        Drop(0), Fork(request_id=3, source=1, seq_id=2, length=40),
+    ]  # fmt: skip
+    assert (generate_of(effects).request_id, generate_of(effects).keep) == (2, 0)
+    assert state.requests[3].lead == 2
+    _, effects = run(state, Forked(3, 40))
+    assert generate_of(effects).keep == 40
+
+
+def test_the_next_lead_may_itself_still_be_looked_up() -> None:
+    """Then the engine is asked when that one begins."""
+    state, _ = run(state_with(n_cells=ROOM), asked(1, A), asked(2, SECOND), asked(3, THIRD), found(3))
+    state, effects = run(state, CancelRequest(1))
+    assert jobs(effects) == [Drop(0)]
+    _, effects = run(state, found(2))
+    assert jobs(effects)[1:] == [Fork(request_id=3, source=1, seq_id=2, length=40)]
+
+
+@pytest.mark.parametrize("over", [finished(1, [], held=60, captured_to=60), Failed(1, "SamplerFailed", "x")])
+@pytest.mark.parametrize("parking", [False, True])
+def test_of_a_lead_at_work_the_engine_says_what_was_shared(over: Any, parking: bool) -> None:
+    """It was asked, so its answer is waited for, though the lead was to be parked and has ended before that."""
+    state = begun(state_with(n_cells=ROOM), asked(1, A))
+    state, _ = run(state, asked(2, SECOND), asked(3, THIRD), found(2), found(3))
+    if parking:
+        state, effects = run(state, asked(4, D, priority=1))
+        assert effects == [SendJob(Park(1))]
+    state, effects = run(state, over)
+    assert not any(isinstance(job, Generate | Fork) for job in jobs(effects))
+    assert [state.requests[request_id].forking for request_id in (2, 3)] == [True, True]
+    for request_id in (2, 3):
+        state, effects = run(state, Forked(request_id, 40))
+        assert generate_of(effects).keep == 40
+
+
+def test_who_follows_a_lead_that_is_parked_gets_what_it_has() -> None:
+    """The engine says so before the lead is out; what is missing is computed by the first of them."""
+    state = begun(state_with(n_cells=ROOM), asked(1, A))
+    state, _ = run(state, asked(2, SECOND), asked(3, THIRD), found(2), found(3), asked(4, D, priority=1))
+    assert state.requests[1].stage == "parking"
+    state, effects = run(state, Forked(2, 20))
+    assert generate_of(effects).keep == 20
+    state, effects = run(state, Forked(3, 20))
+    assert jobs(effects) == [Fork(request_id=3, source=1, seq_id=2, length=40)]
+    _, effects = run(state, Parked(request_id=1, held=20, token_ids=[]))
+    assert jobs(effects) == []
+
+
+def test_a_follower_is_cancelled_without_its_lead() -> None:
+    """Its sequence is emptied, and what was to be shared with it is not."""
+    state = begun(state_with(), asked(1, A))
+    state, effects = run(state, asked(2, SECOND), CancelRequest(2))
+    assert [type(effect) for effect in effects] == [SendJob, EndLookUp, Complete]
+    assert jobs(effects) == [Drop(1)]
+    assert run(state, Forked(2, 40)) == (state, [])
+    assert cells(state) == 64
+
+
+# --- shared rows --------------------------------------------------------------------------------------------------
+
+
+def following(memory: MemoryKind) -> State:
+    """Two behind one that saves what all three begin with, at 20 and at 40."""
+    state = begun(state_with(memory=memory, n_cells=ROOM), asked(1, A, plan=PLAN))
+    state, effects = run(state, asked(2, SECOND))
+    assert effects == []
+    return run(state, asked(3, [*A[:30], *B]))[0]
+
+
+@pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
+def test_rows_are_looked_up_when_they_are_being_saved(memory: MemoryKind) -> None:
+    """Up to where both begin alike; the look-up waits for the save, by its key."""
+    state = following(memory)
+    assert [state.requests[request_id].stage for request_id in (2, 3)] == ["following", "following"]
+    state, effects = run(state, captured(1, 0, 20))
+    assert looked_up(effects) == [3]
+    state, effects = run(state, captured(1, 20, 40))
+    (asked_for,) = (effect.request for effect in effects if isinstance(effect, LookUp))
+    (key,) = prefix_keys(asked_for.identity, asked_for.packed, (40,))
+    assert (asked_for.id, asked_for.parent_key, asked_for.wait_seconds) == (2, key, SAVE_WAIT)
+    state, effects = run(state, found(2, hit_of(SECOND, 20, 40)))
+    assert effects == [ReadRows(2, rows_of(SECOND, 20, 40))]
+
+
+@pytest.mark.parametrize("over", [finished(1, [], held=10, reason="cancelled"), Failed(1, "SamplerFailed", "x")])
+def test_when_the_lead_is_gone_what_it_has_saved_is_looked_up(over: Any) -> None:
+    """Each begins with what there is."""
+    state, effects = run(following("recurrent"), over)
+    assert looked_up(effects) == [2, 3]
+    _, effects = run(state, found(2))
+    assert generate_of(effects).keep == 0
+
+
+def test_who_waits_for_rows_is_cancelled_at_once() -> None:
+    """There is no look-up to end."""
+    _, effects = run(following("recurrent"), CancelRequest(2))
+    assert [type(effect) for effect in effects] == [SendJob, Complete]
+
+
+def test_nobody_waits_for_rows_of_a_prompt_that_is_in() -> None:
+    """They are being saved by then, and the cache knows of it."""
+    state = begun(state_with(memory="recurrent", n_cells=ROOM), asked(1, A, plan=PLAN))
+    _, effects = run(state, Prefilled(1, 60, 60), asked(2, SECOND))
+    assert looked_up(effects) == [2]
