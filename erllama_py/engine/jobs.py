@@ -121,9 +121,10 @@ class Capture(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Drop(msgspec.Struct, frozen=True, tag=True):
-    """Forget everything that a sequence holds or was to share. Not answered."""
+    """Forget what a sequence holds from position `start` on, and what it was to share. Not answered."""
 
     seq_id: int
+    start: int = 0
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):

@@ -75,7 +75,9 @@ class Worker:
     @property
     def busy(self) -> bool:
         """Whether a tick would do something."""
-        return any(running.finish or running.parking or running.wants or running.need() for running in self._running.values())
+        return any(
+            running.finish or running.parking or running.wants or running.need() for running in self._running.values()
+        )
 
     def flush(self) -> None:
         """Hand over what there is to tell."""
@@ -113,9 +115,9 @@ class Worker:
             case Capture():
                 copied = self._cells.capture(job.request_id, job.seq_id, job.start, job.end, job.reason, [])
                 self._outcomes.append(copied)
-            case Drop(seq_id):
+            case Drop(seq_id, start):
                 self._forks = [fork for fork in self._forks if fork.seq_id != seq_id]
-                self._backend.remove(seq_id, 0, -1)
+                self._backend.remove(seq_id, start, -1)
             case Cancel(request_id):
                 if parked := self._parked.pop(request_id, None):
                     self._running[request_id] = parked

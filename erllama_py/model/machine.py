@@ -52,10 +52,10 @@ from erllama_py.model.messages import (
     SendJob,
     Submit,
 )
-from erllama_py.model.scheduling import SAVE_WAIT, at_rest, lead_gone, look_up_rows, schedule
+from erllama_py.model.scheduling import SAVE_WAIT, lead_gone, look_up_rows, schedule
 from erllama_py.model.slots import Slot
 from erllama_py.model.starting import forked, found, leave_start, outline, restored, row_read, slot_of
-from erllama_py.model.state import Running, State, changed, unstarted, with_request, with_slot, without_request
+from erllama_py.model.state import Running, State, at_rest, changed, unstarted, with_request, with_slot, without_request
 from erllama_py.results import Progress, TextDelta
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from erllama_py.cache.keys import TOKEN_BYTES, prefix_keys
 from erllama_py.engine.jobs import Drop, Forked, Grant, Park
 from erllama_py.model import placing
-from erllama_py.model.books import count, cut, grown
+from erllama_py.model.books import count, grown
 from erllama_py.model.evicting import copy_out, evict
 from erllama_py.model.messages import Effect, LookUp, SendJob
 from erllama_py.model.slots import Slot, common_prefix
@@ -138,20 +138,20 @@ def _take(state: State, running: Running, place: placing.Place, now: float) -> t
     sticky = stays and slot.session_id is not None and slot.session_id == sought.session_id
     if slot.is_kept and not (stays and place.keep == slot.length):
         state, effects = copy_out(state, slot)
-        if not stays:
-            effects.append(SendJob(Drop(slot.seq_id)))
+        effects.append(SendJob(Drop(slot.seq_id, place.keep if stays else 0)))
     new = Slot(
         slot.seq_id,
         held=sought.packed[: TOKEN_BYTES * place.keep],
         first_held=slot.first_held if stays else 0,
         identity=sought.identity,
+        captured_to=min(slot.captured_to, place.keep) if stays else 0,
         pieces=place.pieces,
         request_id=sought.id,
         session_id=sought.session_id,
     )
     running = changed(
         running, seq_id=slot.seq_id, started_at=now if running.started_at is None else running.started_at,
-        stage="looking", sticky=sticky, limit=place.limit, lead=place.lead, lead_end=place.lead_end,
+        stage="looking", goes_on=stays, sticky=sticky, limit=place.limit, lead=place.lead, lead_end=place.lead_end,
     )  # fmt: skip
     source = state.slots[place.source] if place.source is not None else None
     state = changed(with_request(with_slot(state, new), running), next_block=state.next_block + 1)
@@ -191,10 +191,3 @@ def lead_gone(state: State, lead: Running, now: float) -> tuple[State, list[Effe
             continue
         effects += more
     return state, effects
-
-
-def at_rest(state: State, slot: Slot, held: bytes, *, first_held: int, captured_to: int, now: float) -> State:
-    """A request has left its sequence, and what it holds is kept."""
-    pieces = cut(slot.pieces, len(held) // TOKEN_BYTES)
-    kept = Slot(slot.seq_id, held, max(first_held, 0), slot.identity, captured_to, pieces, None, slot.session_id, now)
-    return with_slot(state, kept if held else Slot(slot.seq_id))

@@ -17,7 +17,7 @@ from erllama_py.model.messages import Effect, EndLookUp, Found, Outline, ReadRow
 from erllama_py.model.placing import Beginning, shared
 from erllama_py.model.reuse import LEAST_GAIN, Start, choose_start
 from erllama_py.model.slots import Slot
-from erllama_py.model.state import Running, State, changed, with_request, with_slot, without_request
+from erllama_py.model.state import Running, State, at_rest, changed, with_request, with_slot, without_request
 from erllama_py.results import CacheHit
 
 
@@ -225,12 +225,18 @@ def _plan(plan: CapturePlan | None, saved_to: int) -> CapturePlan | None:
 
 
 def leave_start(state: State, running: Running, now: float) -> tuple[State, list[Effect]]:
-    """Take a request out of its sequence before the engine has begun with it; rows may still be on their way there."""
+    """Take a request out of its sequence before the engine has begun with it.
+
+    What it was to go on from stays; not where it is mixed with what was shared, or with rows that are on their way.
+    """
     slot = slot_of(state, running)
-    effects: list[Effect] = [SendJob(Drop(slot.seq_id))]
-    if running.stage != "following":
-        effects.append(end_look_up(running, now))
-    state = with_slot(state, Slot(slot.seq_id))
+    effects: list[Effect] = [end_look_up(running, now)] if running.stage != "following" else []
+    if running.goes_on and running.stage != "restoring":
+        first, captured_to = slot.first_held, slot.captured_to
+        state = at_rest(state, slot, slot.held, first_held=first, captured_to=captured_to, now=now)
+    else:
+        effects.insert(0, SendJob(Drop(slot.seq_id)))
+        state = with_slot(state, Slot(slot.seq_id))
     return without_request(state, running.request.id), effects
 
 

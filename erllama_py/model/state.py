@@ -14,9 +14,10 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from erllama_py.cache.keys import Identity
+from erllama_py.cache.keys import TOKEN_BYTES, Identity
 from erllama_py.cache.messages import Hit
 from erllama_py.engine.backend import MemoryKind
+from erllama_py.model.books import cut
 from erllama_py.model.messages import Found, Outline, Request, SaveAll
 from erllama_py.model.reuse import Start
 from erllama_py.model.slots import Slot
@@ -54,7 +55,8 @@ class Running(msgspec.Struct, frozen=True):
     stage: Stage = "waiting"
     seq_id: int | None = None
     started_at: float | None = None
-    sticky: bool = False  # it goes on in its session's sequence
+    goes_on: bool = False  # in a sequence that was at rest
+    sticky: bool = False  # and that is its session's
     leaving: bool = False  # it was cancelled, and the engine will say what it had
     # what it waits for
     lead: int | None = None  # the request whose cells, or rows, it is to begin with
@@ -157,9 +159,9 @@ def changed(struct: S, **changes: object) -> S:
 def unstarted(running: Running) -> Running:
     """The request without a sequence, as it waits for one: anew, or to go on where it was parked."""
     return changed(
-        running, stage="parked" if running.parked is not None else "waiting", seq_id=None, sticky=False, lead=None,
-        lead_end=0, forking=False, saved_by_lead=0, answer=None, found_at=None, hit=None, start=None, sent=0,
-        restored=0, reading=False, refused=None, limit=0, starving=False,
+        running, stage="parked" if running.parked is not None else "waiting", seq_id=None, goes_on=False,
+        sticky=False, lead=None, lead_end=0, forking=False, saved_by_lead=0, answer=None, found_at=None, hit=None,
+        start=None, sent=0, restored=0, reading=False, refused=None, limit=0, starving=False,
     )  # fmt: skip
 
 
@@ -171,6 +173,13 @@ def with_request(state: State, running: Running) -> State:
 def without_request(state: State, request_id: int) -> State:
     """The state in which a request is over."""
     return changed(state, requests={key: value for key, value in state.requests.items() if key != request_id})
+
+
+def at_rest(state: State, slot: Slot, held: bytes, *, first_held: int, captured_to: int, now: float) -> State:
+    """The state in which a request has left its sequence, and what that holds is kept."""
+    pieces = cut(slot.pieces, len(held) // TOKEN_BYTES)
+    kept = Slot(slot.seq_id, held, max(first_held, 0), slot.identity, captured_to, pieces, None, slot.session_id, now)
+    return with_slot(state, kept if held else Slot(slot.seq_id))
 
 
 def with_slot(state: State, slot: Slot) -> State:

@@ -55,7 +55,7 @@ def test_a_second_request_waits_and_starts_when_the_first_is_over() -> None:
     state, effects = run(state, finished(1, [7, 8], held=4, captured_to=4))
     assert isinstance(effects[0], Complete)
     assert effects[0].request.id == 1
-    assert effects[1:] == [LookUp(submit(2).request)]
+    assert effects[1:] == [SendJob(Drop(0, 3)), LookUp(submit(2).request)]
 
 
 def test_the_next_turn_keeps_what_the_last_one_left() -> None:

@@ -7,7 +7,7 @@ from helpers.states import A, B, C, asked, begun, kept, looked_up, state_with
 
 from erllama_py.engine.jobs import Capture, Drop
 from erllama_py.model.evicting import next_look
-from erllama_py.model.messages import EndSession, Look, Refuse
+from erllama_py.model.messages import CancelRequest, EndSession, Look, Refuse
 from erllama_py.results import CacheHit
 
 
@@ -38,6 +38,14 @@ def test_a_turn_that_parts_from_its_session_lets_go_of_its_sequence() -> None:
     state, effects = run(state_with(*slots, n_cells=1000), asked(1, [1, 2, 3], session_id="s"))
     assert state.requests[1].seq_id == 1
     assert jobs(effects) == [Drop(1)]
+
+
+def test_a_turn_that_is_cancelled_before_it_begins_leaves_its_session_as_it_was() -> None:
+    """What was not saved of it is still known to be not."""
+    before = kept(1, A, session_id="s", captured_to=20)
+    state, _ = run(state_with(before), asked(1, [*A, 7], session_id="s"), CancelRequest(1))
+    (after,) = state.kept
+    assert (after.length, after.captured_to, after.session_id) == (60, 20, "s")
 
 
 def test_a_silent_session_is_forgotten_in_time() -> None:

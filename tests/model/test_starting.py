@@ -24,6 +24,7 @@ from helpers.requests import (
     submit,
 )
 
+from erllama_py.cache.keys import pack_tokens
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.engine.jobs import Drop, Generate
 from erllama_py.model.messages import CancelRequest, Complete, EndLookUp, LookUp, ReadRows, RowTaken, SendJob
@@ -207,15 +208,17 @@ def test_without_the_cache_a_request_goes_on_from_what_is_live() -> None:
 
 
 def test_a_request_is_cancelled_while_it_is_looked_up() -> None:
-    """The answer is there at once, the cache is told, and the sequence is free: it was this request's by then."""
-    state, effects = run(with_live(PROMPT[:30]), CancelRequest(1))
-    dropped, ended, answer = effects
-    assert dropped == SendJob(Drop(0))
+    """The answer is there at once, the cache is told, and what it was to go on from stays."""
+    before = with_live(PROMPT[:30])
+    state, effects = run(before, CancelRequest(1))
+    ended, answer = effects
     assert ended == EndLookUp(1, CacheHit("cold", 0), (), None, 0.0)
     assert isinstance(answer, Complete)
     assert answer.outline.miss_reason == "cancelled while it was looked up"
-    assert (state.requests, state.slots) == ({}, IDLE.slots)
+    assert not state.requests
+    assert [slot.held for slot in state.kept] == [pack_tokens(PROMPT[:30])]
     assert run(state, found(1, HIT)) == (state, [])
+    assert generate_of(run(state, submit(2, PROMPT), found(2, NOTHING))[1]).keep == 30
 
 
 def test_a_request_is_cancelled_while_its_rows_go_in() -> None:
