@@ -116,7 +116,7 @@ class Worker:
                 copied = self._cells.capture(job.request_id, job.seq_id, job.start, job.end, job.reason, [])
                 self._outcomes.append(copied)
             case Drop(seq_id, start):
-                self._forks = [fork for fork in self._forks if fork.seq_id != seq_id]
+                self._forget_forks(seq_id)
                 self._backend.remove(seq_id, start, -1)
             case Cancel(request_id):
                 if parked := self._parked.pop(request_id, None):
@@ -129,6 +129,7 @@ class Worker:
                 self._decoder.fail = True
 
     def _begin(self, job: Generate) -> None:
+        self._forget_forks(job.seq_id)
         if not self._cells.cut(job.seq_id, job.keep):
             # Nothing that was planned for. Ending the engine would be no cure: it would come back to the same rows.
             self._log.warning("a sequence does not hold what it should; computing all of it", keep=job.keep)
@@ -149,6 +150,7 @@ class Worker:
         running = self._parked.pop(job.request_id, None)
         if running is None:  # cancelled meanwhile
             return
+        self._forget_forks(job.seq_id)
         keep = job.keep
         if not self._cells.cut(job.seq_id, keep):
             self._empty(job.seq_id)
@@ -159,6 +161,10 @@ class Worker:
     def _empty(self, seq_id: int) -> None:
         if not self._cells.cut(seq_id, 0):
             raise BackendFailure(f"sequence {seq_id} cannot be emptied")
+
+    def _forget_forks(self, seq_id: int) -> None:
+        """Nothing may be shared into a sequence any more that was given up, or that somebody is at work in."""
+        self._forks = [fork for fork in self._forks if fork.seq_id != seq_id]
 
     def _do_forks(self) -> None:
         """Share what those wait for who begin as others do."""
