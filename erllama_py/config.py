@@ -153,7 +153,8 @@ class SchedulerOpts(Options, frozen=True):
     session_idle_ms: Count = 300_000
     """How long a session's sequence is held for it after its last turn, in milliseconds."""
     kept_tokens: Amount | None = None
-    """Most cells that finished sequences are kept in, sessions included; `None`: a quarter of the context."""
+    """Most cells that finished sequences, sessions included, are kept in while requests are at work; `None`: a quarter
+    of the context, a sixteenth without flash attention."""
 
 
 class StubOpts(Options, frozen=True):

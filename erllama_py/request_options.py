@@ -47,7 +47,7 @@ class RequestOptions(Options, frozen=True):
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     """Higher goes first; among equals, who came first."""
     deadline: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
-    """Seconds after which the request is cancelled and finishes with what it has."""
+    """Seconds from the call, after which the request is cancelled and finishes with what it has."""
     grammar: str | None = None
     """A GBNF grammar that the reply follows. The engine reads it: a bad one, an empty one too, is `InvalidGrammar`."""
 

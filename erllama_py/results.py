@@ -128,7 +128,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     text: str | None = None
     """The text of that token."""
     live_tokens: int = 0
-    """How much of the prompt lies in the cells of a sequence now."""
+    """How much of the prompt lies in cells that a request could begin with now."""
     session_position: int | None = None
     """Where the prompt leaves what is held for its session; `None` when it goes on from that, or nothing is held."""
     session_text: str | None = None

@@ -45,9 +45,7 @@ def observed(times: TickTimes, rows: int, prompt_tokens: int, seconds: float) ->
     if not prompt_tokens:
         return TickTimes(_towards(row_seconds, seconds), token_seconds) if rows else times
     if not rows and token_seconds:
-        return (
-            times  # nobody waited: a token of a large batch costs less than one of those that are waited for
-        )
+        return times  # nobody waited: a token of a large batch costs less than one of those that are waited for
     added = seconds - row_seconds
     if added > 0.0:
         # A decode of few prompt tokens says little about one: the unevenness of the rows' time is divided by few.

@@ -43,8 +43,8 @@ from erllama_py.engine.tick_plan import Need, plan_tick
 from erllama_py.errors import ContextOverflow, DecodeFailed, RequestError
 from erllama_py.watch.log import get_logger
 
-# Ranges copied out for one sequence at work in one tick, some milliseconds for large models: whatever else is due follows in
-# the next ticks, so that no stream stands still for longer.
+# Ranges copied out for one sequence at work in one tick, some milliseconds for large models: whatever else is due
+# follows in the next ticks, so that no stream stands still for longer.
 CAPTURES_PER_TICK = 2
 
 

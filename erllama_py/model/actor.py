@@ -143,7 +143,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         after, effects = machine.transition(state, event, time.monotonic())
         board = self._board
         board.show(after.phase, len(after.queue), len(after.active))
-        board.last_hit, board.slots = after.last_hit, after.slots
+        board.last_hit, board.state = after.last_hit, after
         self._look_again(next_look(after))
         return after, effects
 

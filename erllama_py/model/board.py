@@ -18,7 +18,7 @@ from erllama_py.chat.template import ChatTemplate
 from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import ModelFacts, Vocabulary
 from erllama_py.errors import ErllamaError
-from erllama_py.model.slots import Slot
+from erllama_py.model.state import State
 from erllama_py.results import CacheHit, LoadProgress, ModelInfo, Phase
 from erllama_py.watch.log import get_logger
 
@@ -37,7 +37,7 @@ class ModelBoard:
         self.phase: Phase = "loading"
         self.pending = 0  # requests that wait
         self.active = 0  # requests that have a sequence
-        self.slots: tuple[Slot, ...] = ()  # what its sequences hold
+        self.state: State | None = None  # what its machine knows, while it is up
         self.restarts = 0
         self.last_hit: CacheHit | None = None
         self.info: ModelInfo | None = None
@@ -83,7 +83,7 @@ class ModelBoard:
         if self.phase != "loading" and self._gone is None:
             self.restarts += 1
             self.failure = error
-            self.slots = ()
+            self.state = None
             self.show("restarting")
 
     def close(self, phase: Phase, gone: Callable[[], ErllamaError]) -> None:
@@ -93,7 +93,7 @@ class ModelBoard:
         """
         if self._gone is None or phase == "unloaded":
             self.phase, self._gone, self.vocabulary = phase, gone, None
-            self.pending, self.active, self.slots = 0, 0, ()
+            self.pending, self.active, self.state = 0, 0, None
             self._wake()
 
     def _wake(self) -> None:

@@ -205,9 +205,10 @@ class Model:
         tokens = await self._tokens(prompt)
         hit = await self._look(tokens, cache_salt)
         explanation = explain(hit, tokens, self._board.config.policy.min_tokens)
-        slots, packed = self._board.slots, pack_tokens(tokens)
-        live = longest_live(slots, self._identity(parse_request_options({"cache_salt": cache_salt})), packed)
-        parting = session_parting(slots, session_id, packed)
+        state, packed, live, parting = self._board.state, pack_tokens(tokens), 0, None
+        if state is not None:
+            live = longest_live(state, self._identity(parse_request_options({"cache_salt": cache_salt})), packed)
+            parting = session_parting(state.slots, session_id, packed)
         position, text, session_text = explanation.position, None, None
         if position is not None and position < len(tokens):
             text = await self.detokenize([tokens[position]])
@@ -332,6 +333,8 @@ class Model:
         prefill_only: bool = False,
     ) -> tuple[int, Reply[Completion]]:
         """Check, tokenize and submit; the request's id, and the reply to wait for."""
+        loop = asyncio.get_running_loop()
+        called = loop.time()
         checked = parse_request_options(options)
         tokens = await self._tokens(prompt)
         ref = await self._actor()
@@ -355,7 +358,7 @@ class Model:
         with caller_errors(self._board):
             reply = ref.begin_call(Submit(request, feed))
         if checked.deadline is not None:
-            timer = asyncio.get_running_loop().call_later(checked.deadline, self.cancel, request.id)
+            timer = loop.call_at(called + checked.deadline, self.cancel, request.id)
             reply.on_settled(timer.cancel)
         return request.id, reply
 

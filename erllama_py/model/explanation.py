@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from erllama_py.cache.keys import TOKEN_BYTES, Identity
 from erllama_py.cache.messages import Hit
 from erllama_py.model.reuse import describe_miss
-from erllama_py.model.slots import Slot, common_prefix
+from erllama_py.model.slots import Slot, common_prefix, reusable
+from erllama_py.model.state import State
 from erllama_py.results import CachedPrefix, Explanation
 
 
@@ -38,10 +39,15 @@ def cached_prefixes(hit: Hit | None) -> list[CachedPrefix]:
     return prefixes
 
 
-def longest_live(slots: Sequence[Slot], identity: Identity, prompt: bytes) -> int:
-    """How many tokens of a prompt some sequence of the model holds now."""
-    held = (slot.held for slot in slots if slot.identity == identity)
-    return max((common_prefix(tokens, prompt) for tokens in held), default=0)
+def longest_live(state: State, identity: Identity, prompt: bytes) -> int:
+    """How many tokens of a prompt lie in cells that a request could begin with now."""
+    limits = state.limits
+    kept = (slot for slot in state.kept if slot.identity == identity)
+    lengths = [reusable(slot, prompt, limits.memory, limits.n_swa, with_logits=True).keep for slot in kept]
+    if limits.memory == "full":
+        at_work = (one for one in state.active if one.prefilled and one.request.identity == identity)
+        lengths += [common_prefix(one.sought.packed, prompt) for one in at_work]
+    return max(lengths, default=0)
 
 
 def session_parting(slots: Sequence[Slot], session_id: str | None, prompt: bytes) -> tuple[int, int] | None:

@@ -160,7 +160,7 @@ def shared(state: State, running: Running) -> Beginning:
         if stranger or other.lead is not None or other.stage == "parking":
             continue
         keep = common_prefix(other.sought.packed, sought.packed)
-        if full and keep > best.keep and not other.leaving:
+        if full and keep > best.keep:
             best = Beginning(keep=keep, source=other.seq_id, lead=other.request.id, lead_end=keep)
         elif not full and not other.prefilled and (plan := other.request.plan):
             end = max((end for end in plan.prompt_ends if end <= keep), default=0)
