@@ -8,19 +8,21 @@ saved yet before it ends, and the next one starts warm.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 import erllama_py as erllama
 
 # The first class that fits counts: `ModelNotLoaded` is a `ModelUnavailable` too.
 STATUS = {
+    erllama.SessionBusy: 409,
     erllama.InvalidOption: 422,
     erllama.RequestError: 422,
     erllama.ModelNotLoaded: 404,
@@ -56,9 +58,11 @@ def create_app(config: Mapping[str, Any], cache_path: str | None = None) -> Fast
         return JSONResponse(described(error), status, headers)
 
     @app.post("/complete")
-    async def complete(prompt: Prompt, options: Options) -> dict[str, Any]:
-        """`{"prompt": …, "options": {…}}`: the whole reply, also for a client that has gone; long ones are streamed."""
-        done = await app.state.model.complete(prompt, **options)
+    async def complete(request: Request, prompt: Prompt, options: Options) -> Any:
+        """`{"prompt": …, "options": {…}}`: the whole reply. A client that has gone takes nobody's place."""
+        done = await while_connected(request, app.state.model.complete(prompt, **options))
+        if done is None:
+            return Response(status_code=499)  # nobody reads it
         return {"reply": done.reply, "finish_reason": done.finish_reason, "reused": done.cache_delta.read}
 
     @app.post("/chat")
@@ -75,6 +79,17 @@ def create_app(config: Mapping[str, Any], cache_path: str | None = None) -> Fast
         return {"phase": model.phase, "queue_depth": model.queue_depth}
 
     return app
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, erllama.Completion]) -> erllama.Completion | None:
+    """What comes of `work`; None when the client goes away before, which is all that it can say after its body."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return await task if task.done() else None
+    finally:
+        gone.cancel()
+        task.cancel()
 
 
 def described(error: erllama.ErllamaError) -> dict[str, str]:
@@ -104,4 +119,6 @@ async def server_sent(stream: erllama.Stream) -> AsyncIterator[str]:
 
 
 if "MODEL_PATH" in os.environ:
-    app = create_app({"model_path": os.environ["MODEL_PATH"]}, os.environ.get("CACHE_PATH"))
+    # Four clients at a time, a thousand tokens and more for each; those who come then wait for their turn.
+    contexts = {"n_ctx": 8192, "n_seq_max": 4}
+    app = create_app({"model_path": os.environ["MODEL_PATH"], "context_opts": contexts}, os.environ.get("CACHE_PATH"))

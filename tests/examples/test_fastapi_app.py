@@ -106,6 +106,7 @@ class Failing:
     [
         (erllama.InvalidOption("top_p", "no"), 422),
         (erllama.RequestError("no"), 422),
+        (erllama.SessionBusy("no", "s"), 409),
         (erllama.ContextOverflow("no"), 422),
         (erllama.ModelNotLoaded("m"), 404),
         (erllama.ModelUnavailable("m"), 503),
@@ -158,8 +159,17 @@ async def test_a_crash_within_a_stream_is_its_last_event() -> None:
     assert json.loads(answers[0].text.removeprefix("data: "))["error"] == "ModelCrashed"
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-async def test_a_client_that_goes_away_cancels_its_request(at_once: bool) -> None:
+@pytest.mark.parametrize(
+    ("path", "request_body", "at_once"),
+    [
+        ("/chat", {"messages": MESSAGES}, False),
+        ("/chat", {"messages": MESSAGES}, True),
+        ("/complete", {"prompt": "hello"}, True),
+    ],
+)
+async def test_a_client_that_goes_away_cancels_its_request(
+    path: str, request_body: dict[str, Any], at_once: bool
+) -> None:
     """The model would have generated for hours; it is idle again as soon as the client is gone.
 
     Also when it goes before the first byte of the answer was sent.
@@ -169,7 +179,7 @@ async def test_a_client_that_goes_away_cancels_its_request(at_once: bool) -> Non
         if at_once:
             gone.set()
         sent: list[dict[str, Any]] = []
-        body = json.dumps({"messages": MESSAGES}).encode()
+        body = json.dumps(request_body).encode()
         requests = iter([{"type": "http.request", "body": body, "more_body": False}])
 
         async def receive() -> dict[str, Any]:
@@ -183,7 +193,7 @@ async def test_a_client_that_goes_away_cancels_its_request(at_once: bool) -> Non
 
         scope: dict[str, Any] = {
             "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "POST",
-            "path": "/chat", "raw_path": b"/chat", "query_string": b"", "headers": HEADERS, "scheme": "http",
+            "path": path, "raw_path": path.encode(), "query_string": b"", "headers": HEADERS, "scheme": "http",
             "server": ("app", 80), "client": ("client", 1), "root_path": "",
         }  # fmt: skip
         async with anyio.create_task_group() as group:
