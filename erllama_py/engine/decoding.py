@@ -67,10 +67,14 @@ class Decoder:
 
     def _smaller(self, parts: Sequence[Part]) -> Result:
         """Those that stream come first in a batch; who is left out has its turn in the next tick."""
+        first = parts[0]
         if len(parts) > 1:
-            return self.decode(parts[: len(parts) // 2])
-        part = parts[0]
-        return self.decode([Part(part.running, part.tokens // 2)]) if part.tokens > 1 else Result(stuck=parts)
+            fewer = parts[: len(parts) // 2]
+        elif first.tokens > 1:
+            fewer = [Part(first.running, first.tokens // 2)]
+        else:
+            return Result(stuck=parts)
+        return msgspec.structs.replace(self.decode(fewer), whole=False)
 
     def _one_by_one(self, parts: Sequence[Part], failure: BackendFailure) -> Result:
         if len(parts) == 1:

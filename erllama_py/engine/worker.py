@@ -289,6 +289,7 @@ class Worker:
     def _drop(self, running: Running, error: RequestError) -> None:
         running.sampler.close()
         del self._running[running.job.request_id]
+        self._backend.remove(running.seq_id, 0, -1)  # for the others, who may need the cells in the next tick
         self._fail(running.job.request_id, error)
 
     def _fail(self, request_id: int, error: RequestError) -> None:

@@ -1,0 +1,150 @@
+"""What is left of a decode that fails: smaller batches where cells are short, one by one where somebody is to blame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from helpers.engine import generate
+from helpers.worker import Bench
+
+from erllama_py.engine.backend import BackendFailure, DecodeStatus, MemoryKind, Slice
+from erllama_py.engine.decoding import Decoder, Part, Result
+from erllama_py.engine.sequence import Running
+
+Script = Callable[[Sequence[Slice]], DecodeStatus]
+
+
+class Table:
+    """Requests of ten tokens in the sequences from 0, a decoder, and what it has settled."""
+
+    def __init__(self, count: int, script: Script, memory: MemoryKind = "full") -> None:
+        bench = Bench(context_opts={"n_ctx": 256, "n_batch": 64, "n_seq_max": 4}, memory=memory)
+        self.backend, whole = bench.backend, bench.recorder.decode
+        self.tried: list[list[int]] = []  # the tokens of each slice, for each decode
+
+        def decode(slices: Sequence[Slice]) -> DecodeStatus:
+            self.tried.append([len(part.tokens) for part in slices])
+            status = script(slices)
+            return whole(slices) if status is DecodeStatus.DONE else status
+
+        bench.backend.decode = decode  # type: ignore[method-assign]  # it stands before the stub's
+        jobs = [generate(n, range(n, n + 10), seq_id=n) for n in range(count)]
+        self.parts = [
+            Part(Running(job, bench.backend.sampler(job.sampling, job.tokens), bench.facts, 0.0), 10) for job in jobs
+        ]
+        self.settled: list[list[int]] = []
+        self.decoder = Decoder(bench.backend, memory, self._settle)
+
+    def _settle(self, parts: Sequence[Part], slices: Sequence[Slice]) -> None:
+        self.settled.append([part.running.seq_id for part in parts])
+        assert [len(one.tokens) for one in slices] == [part.tokens for part in parts]
+        for part in parts:
+            part.running.decoded(part.tokens)
+
+    def decode(self) -> Result:
+        return self.decoder.decode(self.parts)
+
+    def numbers(self, parts: Sequence[Part]) -> list[int]:
+        return [part.running.seq_id for part in parts]
+
+
+def fails_with(*sequences: int) -> Script:
+    """A context that cannot decode these sequences."""
+
+    def script(slices: Sequence[Slice]) -> DecodeStatus:
+        if {part.seq_id for part in slices} & set(sequences):
+            raise BackendFailure("broken")
+        return DecodeStatus.DONE
+
+    return script
+
+
+def room_for(tokens: int) -> Script:
+    """A cache that takes so many tokens a decode."""
+    return lambda slices: (
+        DecodeStatus.DONE if sum(len(part.tokens) for part in slices) <= tokens else DecodeStatus.NO_CELLS
+    )
+
+
+def test_a_decode_that_succeeds_is_settled_once() -> None:
+    """All parts together."""
+    table = Table(3, fails_with())
+    assert table.decode() == Result(whole=True)
+    assert table.settled == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("room", "tried", "settled"),
+    [
+        (20, [[10, 10, 10, 10], [10, 10]], [[0, 1]]),
+        (10, [[10, 10, 10, 10], [10, 10], [10]], [[0]]),
+        (2, [[10, 10, 10, 10], [10, 10], [10], [5], [2]], [[0]]),
+    ],
+)
+def test_a_batch_that_finds_no_cells_gets_smaller(room: int, tried: Any, settled: Any) -> None:
+    """Half of the requests, then half of the tokens; who is left out has its turn in the next tick."""
+    table = Table(4, room_for(room))
+    assert table.decode() == Result(whole=False)
+    assert (table.tried, table.settled) == (tried, settled)
+
+
+def test_who_finds_no_cell_for_one_token_is_stuck() -> None:
+    """Nobody else is: they were not tried."""
+    table = Table(2, room_for(0))
+    result = table.decode()
+    assert (result.whole, table.numbers(result.stuck), result.failed) == (False, [0], ())
+    assert (table.tried, table.settled) == ([[10, 10], [10], [5], [2], [1]], [])
+
+
+@pytest.mark.parametrize("culprits", [(1,), (0, 2)])
+def test_the_culprit_is_found_by_trying_each_alone(culprits: tuple[int, ...]) -> None:
+    """The others are decoded on the way."""
+    table = Table(4, fails_with(*culprits))
+    result = table.decode()
+    assert [(part.running.seq_id, problem) for part, problem in result.failed] == [(n, "broken") for n in culprits]
+    assert table.settled == [[n] for n in range(4) if n not in culprits]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_context_that_decodes_nobody_is_broken(count: int) -> None:
+    """The failure goes up; of a single request nobody can say whether it is to blame."""
+    with pytest.raises(BackendFailure, match="broken"):
+        Table(count, fails_with(0, 1, 2)).decode()
+
+
+@pytest.mark.parametrize(("memory", "left"), [("full", 6), ("recurrent", 0)])
+def test_what_an_aborted_decode_has_done_counts_where_it_can(memory: MemoryKind, left: int) -> None:
+    """Whole micro-batches are in; a recurrent state may have been left half-way, and nothing of it counts."""
+
+    def script(slices: Sequence[Slice]) -> DecodeStatus:
+        (part,) = slices
+        table.backend._cells.append(Slice(part.seq_id, part.start, part.tokens[:6], False))
+        return DecodeStatus.ABORTED
+
+    table = Table(1, script, memory)
+    assert table.decode() == Result()
+    assert table.parts[0].running.position == left
+    assert table.backend.positions(0)[1] == left - 1
+
+
+def test_the_last_token_of_an_aborted_decode_is_decoded_again() -> None:
+    """All of it is in, but its logits are lost."""
+
+    def script(slices: Sequence[Slice]) -> DecodeStatus:
+        (part,) = slices
+        table.backend._cells.append(part)
+        return DecodeStatus.ABORTED
+
+    table = Table(1, script)
+    table.decode()
+    assert (table.parts[0].running.position, table.backend.positions(0)) == (9, (0, 8))
+
+
+def test_a_drill_fails_the_next_decode() -> None:
+    """Whoever takes part in it."""
+    table = Table(2, fails_with())
+    table.decoder.fail = True
+    with pytest.raises(BackendFailure, match="told to fail"):
+        table.decode()

@@ -1,0 +1,86 @@
+"""A worker over a stub, without a thread: a test gives it jobs and ticks, and sees what each decode was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from erllama_py.buffers import BufferPool
+from erllama_py.config import SchedulerOpts
+from erllama_py.engine.backend import BackendFailure, DecodeStatus, ModelFacts, Slice
+from erllama_py.engine.cells import Cells
+from erllama_py.engine.jobs import Failed, Finished, Job, Outcome
+from erllama_py.engine.stub import StubBackend
+from erllama_py.engine.worker import Worker
+from helpers.engine import stub
+
+T = TypeVar("T")
+MOST_TICKS = 5000  # for a test gone wrong: it shall fail rather than go on for ever
+
+
+class Recorder:
+    """A backend's decodes, noted down; sequences in `broken` make every decode fail that they take part in."""
+
+    def __init__(self, backend: StubBackend) -> None:
+        self.decodes: list[list[tuple[int, int]]] = []  # of each decode: the sequences, and how many tokens of each
+        self.broken: set[int] = set()
+        self._decode = backend.decode
+
+    def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
+        self.decodes.append([(part.seq_id, len(part.tokens)) for part in slices])
+        if self.broken & {part.seq_id for part in slices}:
+            raise BackendFailure("the sequence is broken")
+        return self._decode(slices)
+
+
+class Bench:
+    """See the module. Keywords are those of `stub`; `scheduler` are its options."""
+
+    def __init__(self, scheduler: SchedulerOpts | None = None, nbytes: int = 1 << 30, **options: Any) -> None:
+        self.backend = stub(**options)
+        self.facts: ModelFacts = self.backend.load(lambda done: True)
+        self.recorder = Recorder(self.backend)
+        self.backend.decode = self.recorder.decode  # type: ignore[method-assign]  # it stands before the stub's
+        self.outcomes: list[Outcome] = []
+        self.alone: list[int | None] = []
+        cells = Cells(self.backend, BufferPool(nbytes))
+        options_ = scheduler or SchedulerOpts(prefill_chunk_size=32)
+        self.worker = Worker(
+            self.backend, cells, self.facts, options_, "bench", self.outcomes.extend, self.alone.append
+        )
+
+    @property
+    def decodes(self) -> list[list[tuple[int, int]]]:
+        """The sequences of each decode, and how many tokens of each."""
+        return self.recorder.decodes
+
+    def do(self, *jobs: Job) -> None:
+        for job in jobs:
+            self.worker.do(job)
+
+    def tick(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.worker.tick()
+
+    def run(self) -> None:
+        """Tick until nothing is left to do."""
+        for _ in range(MOST_TICKS):
+            if not self.worker.busy:
+                self.worker.flush()
+                return
+            self.worker.tick()
+        raise AssertionError("the worker does not come to rest")
+
+    def of(self, kind: type[T], request_id: int | None = None) -> list[T]:
+        """The outcomes of a kind, of one request."""
+        found = [outcome for outcome in self.outcomes if isinstance(outcome, kind)]
+        return [one for one in found if request_id is None or getattr(one, "request_id", None) == request_id]
+
+    def ended(self, request_id: int) -> Finished | Failed:
+        """How a request ended; it did so once."""
+        (end,) = [*self.of(Finished, request_id), *self.of(Failed, request_id)]
+        return end
+
+    def used(self) -> int:
+        """Cells in use."""
+        return self.backend._cells._used
