@@ -8,22 +8,36 @@ from __future__ import annotations
 
 from typing import Literal
 
+from erllama_py.cache.keys import prefix_keys
 from erllama_py.engine.jobs import Cancel, Capture, Captured, Drop
 from erllama_py.model.messages import AnswerSaved, Effect, SaveAll, SaveRow, SendJob
 from erllama_py.model.slots import Slot
 from erllama_py.model.starting import leave_start
 from erllama_py.model.state import Copy, State, changed, with_request, with_slot
 
+# Sessions that have lost their sequence and are remembered, some 100 bytes each. One that was silent for so many others
+# has long been saved, and needs no key to be found.
+MOST_LEFT = 1000
+
 
 def copy_out(state: State, slot: Slot, reason: Literal["evict", "shutdown"] = "evict") -> tuple[State, list[Effect]]:
     """Save what a sequence at rest holds and is not saved."""
     least = state.limits.min_tokens
     if slot.identity is None or least is None or slot.length < max(least, slot.captured_to + 1):
-        return state, []
-    ticket = state.next_ticket
-    copies = {**state.copies, ticket: Copy(slot.identity, slot.held)}
+        return _left(state, slot, slot.captured_to), []
+    state, ticket = _left(state, slot, slot.length), state.next_ticket
+    copies = {**state.copies, ticket: Copy(slot.identity, slot.held, slot.session_id)}
     job = Capture(request_id=ticket, seq_id=slot.seq_id, start=slot.captured_to, end=slot.length, reason=reason)
     return changed(state, copies=copies, next_ticket=ticket - 1), [SendJob(job)]
+
+
+def _left(state: State, slot: Slot, end: int) -> State:
+    """The state in which the session that was held here finds what was saved of it, also while that is on its way."""
+    if slot.session_id is None or slot.identity is None or not end:
+        return state
+    others = {session_id: key for session_id, key in state.left.items() if session_id != slot.session_id}
+    newest = list(others.items())[-MOST_LEFT + 1 :]
+    return changed(state, left={**dict(newest), slot.session_id: prefix_keys(slot.identity, slot.held, (end,))[0]})
 
 
 def evict(state: State, slot: Slot, reason: Literal["evict", "shutdown"] = "evict") -> tuple[State, list[Effect]]:
@@ -77,12 +91,15 @@ def answer_save_alls(state: State) -> tuple[State, list[Effect]]:
 
 def end_session(state: State, session_id: str) -> tuple[State, list[Effect]]:
     """Its sequence is one like all others from now on."""
+    state = changed(state, left={other: key for other, key in state.left.items() if other != session_id})
     for slot in state.slots:
         if slot.session_id == session_id:
             state = with_slot(state, changed(slot, session_id=None))
     for running in state.requests.values():
         if running.request.session_id == session_id:
-            state = with_request(state, changed(running, request=changed(running.request, session_id=None)))
+            parked = changed(running.parked, session_id=None) if running.parked is not None else None
+            running = changed(running, request=changed(running.request, session_id=None), parked=parked)
+            state = with_request(state, running)
     return state, []
 
 

@@ -73,9 +73,9 @@ def transition(state: State, event: Message, now: float) -> tuple[State, list[Ef
         case CancelRequest(request_id):
             return _cancel(state, request_id, now)
         case Found():
-            return found(state, event, now)
+            return _then_schedule(found(state, event, now), now)
         case RowRead():
-            return row_read(state, event, now)
+            return _then_schedule(row_read(state, event, now), now)
         case SaveAll():
             return _then_schedule(save_all(state, event, now), now)
         case EndSession(session_id):
@@ -101,11 +101,11 @@ def _outcome(state: State, outcome: Outcome, now: float) -> tuple[State, list[Ef
         case Parked():
             return _parked(state, outcome, now)
         case Forked():
-            return forked(state, outcome, now)
+            return _then_schedule(forked(state, outcome, now), now)
         case Restored():
-            return restored(state, outcome, now)
+            return _then_schedule(restored(state, outcome, now), now)
         case Captured():
-            return _captured(state, outcome)
+            return _captured(state, outcome, now)
         case PromptLogits(request_id, logits):
             return _prompt_logits(state, request_id, logits)
         case Text(request_id, text, token_ids):
@@ -202,9 +202,9 @@ def _prompt_logits(state: State, request_id: int, logits: bytes) -> tuple[State,
     return with_request(state, changed(running, logits=logits)), [KeepLogits(running.request.key, logits)]
 
 
-def _captured(state: State, captured: Captured) -> tuple[State, list[Effect]]:
+def _captured(state: State, captured: Captured, now: float) -> tuple[State, list[Effect]]:
     if captured.request_id in state.copies:
-        return copied(state, captured)
+        return _then_schedule(copied(state, captured), now)
     running = state.requests.get(captured.request_id)
     if running is None:
         return state, []

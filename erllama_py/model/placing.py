@@ -82,7 +82,9 @@ def place(state: State, running: Running) -> Place | Park | None:
 def beginning(state: State, running: Running) -> Beginning:
     """What gives a prompt the most."""
     mine, other = _own(state, running), shared(state, running)
-    return other if other.keep > mine.keep or (mine.seq_id is None and other.lead is not None) else mine
+    own = mine.seq_id is not None and state.slots[mine.seq_id].session_id is not None
+    least = mine.keep + (LEAST_GAIN if own else 1)  # a session leaves its cells only for what is worth it
+    return other if other.keep >= least or (mine.seq_id is None and other.lead is not None) else mine
 
 
 def _sequence_for(state: State, begin: Beginning) -> Slot | None:

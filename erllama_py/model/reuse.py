@@ -37,7 +37,7 @@ def is_cuttable(memory: MemoryKind) -> bool:
 
 
 def usable_rows(
-    hit: Hit, n_tokens: int, memory: MemoryKind, n_swa: int, live_logits: bool
+    hit: Hit, n_tokens: int, memory: MemoryKind, n_swa: int, live_logits: bool | None
 ) -> tuple[tuple[Located, ...], int, bool]:
     """The rows of a hit that help, how many tokens they give, and whether that is the whole prompt with logits.
 
@@ -49,7 +49,8 @@ def usable_rows(
     while rows:
         last = rows[-1].meta
         whole = length == n_tokens
-        by_logits = whole and (live_logits or (last.end == length and last.logits_bytes > 0))
+        known = live_logits or (last.end == length and last.logits_bytes > 0)
+        by_logits = whole and live_logits is not None and known
         wanted = length - 1 if whole and not by_logits else length
         cuttable = memory == "full" or (memory == "window" and last.end - last.start < n_swa)
         if wanted > last.start and (wanted == last.end or cuttable):
@@ -65,22 +66,23 @@ def choose_start(
     memory: MemoryKind,
     n_swa: int,
     hit: Hit | None,
-    live_logits: bool,
+    live_logits: bool | None,
     *,
     min_tokens: int | None = 0,
 ) -> Start:
     """The best start for a prompt. `hit` is what the cache has, `live_logits` whether the prompt's are at hand.
 
-    `min_tokens` is the gate of what is saved, for the reason of a miss.
+    They are None where they would be of no use: the last token is to be computed again, whatever there is. `min_tokens`
+    is the gate of what is saved, for the reason of a miss.
     """
     n_tokens = len(prompt) // TOKEN_BYTES
     missed = describe_miss(hit, n_tokens, min_tokens)
-    live = reusable(slot, prompt, memory, n_swa, with_logits=live_logits)
+    live = reusable(slot, prompt, memory, n_swa, with_logits=bool(live_logits))
     rows: tuple[Located, ...] = ()
     length, by_logits = 0, False
     if hit is not None:
         rows, length, by_logits = usable_rows(hit, n_tokens, memory, n_swa, live_logits)
-    at_end = live_logits and live.keep == n_tokens
+    at_end = bool(live_logits) and live.keep == n_tokens
     gains = length >= live.keep + LEAST_GAIN
     # Rows that end with the prompt and have its logits spare even the one decode.
     if not rows or not (gains or (by_logits and not at_end)):

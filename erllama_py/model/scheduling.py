@@ -65,7 +65,8 @@ def _grow(state: State, running: Running, now: float) -> tuple[State, list[Effec
     if _parking(state):
         return state, effects
     if len(parkable) < 2:  # those who are about to be at work have cells, and wait for it, maybe
-        idle = [one for one in state.active if one.stage in ("following", "looking", "restoring")]
+        # Rows on their way would be taken for those of its next start: it is at work soon, and can be parked then.
+        idle = [one for one in state.active if one.stage in ("following", "looking")]
         if not idle:
             return state, effects
         state, more = _requeue(state, max(idle, key=lambda one: one.rank), now)
@@ -112,11 +113,14 @@ def _admit(state: State, now: float) -> tuple[State, list[Effect]]:
 
 
 def _turn_under_way(state: State, running: Running) -> bool:
-    """Whether an earlier request of the same session is not over."""
+    """Whether an earlier request of the same session is not over, or what it left is still copied out."""
     mine = running.request
-    return mine.session_id is not None and any(
-        other.request.session_id == mine.session_id and other.request.id < mine.id for other in state.requests.values()
-    )
+    if mine.session_id is None:
+        return False
+    if any(copy.session_id == mine.session_id for copy in state.copies.values()):
+        return True
+    others = (other.request for other in state.requests.values())
+    return any(other.session_id == mine.session_id and other.id < mine.id for other in others)
 
 
 def _unpin(state: State, running: Running) -> State:
@@ -154,6 +158,9 @@ def _take(state: State, running: Running, place: placing.Place, now: float) -> t
         stage="looking", goes_on=stays, sticky=sticky, limit=place.limit, lead=place.lead, lead_end=place.lead_end,
     )  # fmt: skip
     source = state.slots[place.source] if place.source is not None else None
+    for other in state.kept:  # a session holds one sequence: the one that it goes on in
+        if sought.session_id is not None and other.session_id == sought.session_id and other.seq_id != slot.seq_id:
+            state = with_slot(state, changed(other, session_id=None))
     state = changed(with_request(with_slot(state, new), running), next_block=state.next_block + 1)
     if source is not None:
         begin = placing.Beginning(keep=place.keep, source=place.source, lead=place.lead, lead_end=place.lead_end)
@@ -165,6 +172,8 @@ def _take(state: State, running: Running, place: placing.Place, now: float) -> t
     if place.lead is not None and source is None:
         state = with_request(state, changed(running, stage="following"))
         return state, effects
+    if sought.parent_key is None and sought.session_id is not None:
+        sought = changed(sought, parent_key=state.left.get(sought.session_id))
     return state, [*effects, LookUp(sought)]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from erllama_py.cache.keys import TOKEN_BYTES
 from erllama_py.cache.messages import Hit
 from erllama_py.engine.jobs import CapturePlan, Drop, Fork, Forked, Generate, Restore, Restored, Resume
-from erllama_py.model.books import count, written
+from erllama_py.model.books import count, grown, written
 from erllama_py.model.messages import Effect, EndLookUp, Found, Outline, ReadRows, RowRead, RowTaken, SendJob
 from erllama_py.model.placing import Beginning, shared
 from erllama_py.model.reuse import LEAST_GAIN, Start, choose_start
@@ -89,27 +89,48 @@ def follow(state: State, running: Running, begin: Beginning) -> tuple[State, lis
     return with_request(state, running), job
 
 
+def _with_cells(state: State, running: Running, start: int, end: int) -> tuple[State, bool]:
+    """The state in which a request may write its own cells from `start` to `end`, and whether there are as many.
+
+    Where there are not it begins with what there is, and asks for more. Who is to begin with them has them as well, and
+    none of its own while they are too few.
+    """
+    slot, limits = slot_of(state, running), state.limits
+
+    def with_end(end: int) -> State:
+        mine = written(slot.pieces, start, end, state.next_block)
+        after = with_slot(changed(state, next_block=state.next_block + 1), changed(slot, pieces=mine))
+        for other in state.requests.values():
+            if other.forking and other.lead == running.request.id:
+                theirs = slot_of(state, other)
+                own = theirs.pieces[-1]
+                whole = other.lead_end <= end
+                pieces = written(mine, min(other.lead_end, end), own.end if whole else 0, own.block)
+                after = with_slot(after, changed(theirs, pieces=pieces))
+        return after
+
+    after = with_end(end)
+    excess = count(other.pieces for other in after.slots) - limits.n_cells
+    return (with_end(end - excess), False) if excess > 0 else (after, True)
+
+
 def _start(state: State, running: Running, event: Found, now: float) -> tuple[State, list[Effect]]:
     sought, slot, limits = running.sought, slot_of(state, running), state.limits
 
-    def choose(hit: Hit | None) -> tuple[Start, Slot, bool]:
-        """A start, the cells that it takes, and whether there are as many."""
+    def choose(hit: Hit | None) -> tuple[Start, State, bool]:
+        """A start, the state with the cells that it takes, and whether there are as many."""
         start = choose_start(
-            slot, sought.packed, limits.memory, limits.n_swa, hit, event.logits is not None and running.parked is None,
-            min_tokens=limits.min_tokens,
+            slot, sought.packed, limits.memory, limits.n_swa, hit,
+            event.logits is not None if running.parked is None else None, min_tokens=limits.min_tokens,
         )  # fmt: skip
-        others = [other.pieces for other in state.slots if other.seq_id != slot.seq_id]
-        pieces = written(slot.pieces, start.live, running.limit, state.next_block)
-        excess = max(0, count([pieces, *others]) - limits.n_cells)
-        if excess and not start.rows:  # it begins with what there is, and asks for more
-            end = max(start.keep, running.limit - excess)
-            pieces = written(slot.pieces, start.live, end, state.next_block)
-        return start, changed(slot, pieces=pieces), not excess
+        last = start.rows[-1].meta.end if start.rows else 0  # it may reach further than what is kept of it
+        after, fits = _with_cells(state, running, start.live, max(running.limit, last))
+        return start, after, fits
 
-    start, slot, fits = choose(event.hit)
+    start, after, fits = choose(event.hit)
     if start.rows and not fits:  # a row that is cut into takes more cells than what it adds to
-        start, slot, fits = choose(None)
-    state = with_slot(changed(state, next_block=state.next_block + 1), slot)
+        start, after, _ = choose(None)
+    state = after
     running = changed(running, hit=event.hit, start=start, logits=running.logits or event.logits)
     if not start.rows:
         return work(state, running, now)
@@ -156,6 +177,7 @@ def restored(state: State, outcome: Restored, now: float) -> tuple[State, list[E
         running = changed(running, refused=running.restored, reading=False)
         if gone:  # a refusal may leave nothing, see `Backend.restore`
             running = changed(running, restored=0, start=changed(start, live=0))
+            state, _ = _with_cells(state, running, 0, running.limit)
     state, effects = _work_if_ready(state, running, now)
     return state, [RowTaken(outcome.request_id), *effects]
 
@@ -184,7 +206,8 @@ def work(state: State, running: Running, now: float) -> tuple[State, list[Effect
         kind = "sticky"
     running = changed(running, stage="working", last=CacheHit(kind if keep else "cold", keep))
     ended = end_look_up(running, now)
-    limit = slot.pieces[-1].end if slot.pieces else 0
+    limit = min(running.limit, slot.pieces[-1].end)
+    state = with_slot(state, changed(slot, pieces=grown(slot.pieces, limit)))
     job: Generate | Resume
     if running.parked is not None:
         job = Resume(request_id=request.id, seq_id=slot.seq_id, keep=keep, limit=limit)

@@ -101,6 +101,7 @@ class Copy(msgspec.Struct, frozen=True):
 
     identity: Identity
     tokens: bytes
+    session_id: str | None = None
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +111,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     slots: tuple[Slot, ...]
     requests: Mapping[int, Running] = {}
     copies: Mapping[int, Copy] = {}
+    left: Mapping[str, bytes] = {}
+    """Of sessions that have lost their sequence: the key of the last row of it."""
     save_alls: tuple[SaveAll, ...] = ()
     stopping: bool = False
     last_hit: CacheHit | None = None

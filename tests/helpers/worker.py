@@ -78,8 +78,9 @@ class Bench:
 
     def ended(self, request_id: int) -> Finished | Failed:
         """How a request ended; it did so once."""
-        (end,) = [*self.of(Finished, request_id), *self.of(Failed, request_id)]
-        return end
+        ends: list[Finished | Failed] = [*self.of(Finished, request_id), *self.of(Failed, request_id)]
+        assert len(ends) == 1
+        return ends[0]
 
     def used(self) -> int:
         """Cells in use."""

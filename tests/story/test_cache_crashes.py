@@ -8,8 +8,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-import anyio
-import anyio.lowlevel
 import pytest
 from helpers.cache import (
     MEMORIES,
@@ -30,6 +28,7 @@ from helpers.cache import (
     until_true,
 )
 from helpers.checkpoints import Strike, at_each_checkpoint, turns
+from helpers.crashes import PARTS, Bomb, crash
 from helpers.fake_cache import bytes_in, temp_files
 from helpers.runtime import until
 
@@ -39,33 +38,7 @@ from erllama_py.tiers.directory import DirectoryTier
 
 pytestmark = pytest.mark.anyio
 
-PARTS = ["cache", "saver", "tier:ram", f"tier:{TIER}"]
 ROWS = {(0, 64), (64, 128), (128, 192), (192, 256), (256, 311)}
-
-
-class Bomb:
-    """A message that no actor can look at."""
-
-    @property
-    def __class__(self) -> Any:
-        raise RuntimeError("told to fail")
-
-    @__class__.setter
-    def __class__(self, value: Any) -> None: ...
-
-
-async def crash(runtime: erllama.Runtime, name: str) -> None:
-    """Let an actor fail in `handle`; returns when it is back, and the tier `d` with its rows."""
-    names = runtime._names
-    before = names.whereis(name)
-    assert before is not None
-    before.cast(Bomb())
-    with anyio.fail_after(20):
-        while names.whereis(name) in (before, None):
-            await anyio.lowlevel.checkpoint()
-    for part in PARTS:
-        await names.wait_registered(part)
-    await opened(runtime)
 
 
 async def nothing_leaks(runtime: erllama.Runtime, root: Path) -> None:

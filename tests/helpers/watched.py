@@ -1,0 +1,150 @@
+"""Looks into the models of a runtime while they work: each state of their machines, each tick of their threads.
+
+`Watch` is put in place before the runtime is made, and owns what it has seen. Every state and every tick is checked
+at once; what is wrong is kept in `wrong`, because an error inside an actor would only crash it. `at_rest` compares the
+books with the cells when nothing is under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from erllama_py.engine import thread
+from erllama_py.engine.stub import StubBackend
+from erllama_py.engine.worker import Worker
+from erllama_py.model.actor import ModelActor
+from erllama_py.model.books import count
+from erllama_py.model.messages import Effect, Message
+from erllama_py.model.state import QUEUED, Running, State
+
+GUARD_SECONDS = 20  # for a test gone wrong: it shall fail rather than hang
+
+
+def wrong_in_books(state: State) -> list[str]:
+    """What one state of a machine must never be."""
+    wrong: list[str] = []
+    used = count(slot.pieces for slot in state.slots)
+    if used > state.limits.n_cells:
+        wrong.append(f"{used} cells of {state.limits.n_cells} are in use")
+    at_work = {slot.request_id: slot.seq_id for slot in state.slots if slot.request_id is not None}
+    if at_work != {running.request.id: running.seq_id for running in state.active}:
+        wrong.append(f"sequences at work {at_work} are not those of the requests {state.active}")
+    sessions = [slot.session_id for slot in state.slots if slot.session_id is not None]
+    if len(sessions) != len(set(sessions)):
+        wrong.append(f"a session holds two sequences: {sessions}")
+    for slot in state.slots:
+        end = slot.pieces[-1].end if slot.pieces else 0
+        if slot.is_free and (slot.pieces or slot.session_id is not None):
+            wrong.append(f"a free sequence holds something: {slot}")
+        if slot.is_kept and end != slot.length:
+            wrong.append(f"sequence {slot.seq_id} keeps {slot.length} tokens in cells up to {end}")
+    for running in state.requests.values():
+        if (running.seq_id is None) != (running.stage in QUEUED):
+            wrong.append(f"a {running.stage} request is in sequence {running.seq_id}")
+        if running.stage == "working" and running.seq_id is not None:
+            end = state.slots[running.seq_id].pieces[-1].end
+            if running.limit > end:
+                wrong.append(f"request {running.request.id} may go to {running.limit} and has cells up to {end}")
+    return wrong
+
+
+def wrong_in_ticks(worker: Worker, most_cells: int) -> list[str]:
+    """What the thread's requests must never be between two ticks."""
+    wrong: list[str] = []
+    running, backend = list(worker._running.values()), worker._backend
+    sequences = [one.seq_id for one in running if one.position]
+    if len(sequences) != len(set(sequences)):
+        wrong.append(f"two requests in one sequence: {sequences}")
+    for one in running:
+        held = backend.positions(one.seq_id)[1] + 1
+        if one.position > one.limit and one.finish is None:
+            wrong.append(f"request {one.job.request_id} is at {one.position} and was given {one.limit}")
+        if one.position and held != one.position:
+            wrong.append(f"request {one.job.request_id} is at {one.position} and its sequence at {held}")
+    for parked in worker._parked.values():
+        if parked.position or parked.limit:
+            wrong.append(f"a parked request is at {parked.position}")
+    if isinstance(backend, StubBackend) and backend._cells._used > most_cells:
+        wrong.append(f"{backend._cells._used} cells are used")
+    return wrong
+
+
+class Watch:
+    """See the module. `see` is called on the loop with the model's id and each of its new states."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.states: dict[str, State] = {}
+        self.workers: dict[str, Worker] = {}
+        self.wrong: list[str] = []
+        self.parks: list[int] = []  # ids of requests, in the order in which they were parked
+        self.ticks = 0
+        self.see: Callable[[str, State], None] = lambda model_id, state: None
+        watch, transition = self, ModelActor.transition
+
+        def watched(actor: ModelActor, state: State, event: Message) -> tuple[State, Sequence[Effect]]:
+            after, effects = transition(actor, state, event)
+            watch._take_in(actor._board.model_id, state, after)
+            return after, effects
+
+        class WatchedWorker(Worker):
+            def __init__(self, *args: Any) -> None:
+                super().__init__(*args)
+                watch.workers[args[4].removeprefix("erllama-")] = self
+
+            def tick(self) -> None:
+                super().tick()
+                watch.ticks += 1
+                # A recurrent state is one cell, whatever it has seen.
+                watch.wrong += wrong_in_ticks(self, self._facts.n_ctx)
+
+        monkeypatch.setattr(ModelActor, "transition", watched)
+        monkeypatch.setattr(thread, "Worker", WatchedWorker)
+
+    def _take_in(self, model_id: str, before: State, after: State) -> None:
+        self.states[model_id] = after
+        self.wrong += wrong_in_books(after)
+        worker = self.workers.get(model_id)
+        for request_id, running in after.requests.items():
+            earlier = before.requests.get(request_id)
+            if running.stage == "parked" and (earlier is None or earlier.stage == "parking"):
+                self.parks.append(request_id)
+            on_thread = worker._running.get(request_id) if worker is not None else None
+            if running.stage == "working" and on_thread is not None and on_thread.limit > running.limit:
+                self.wrong.append(f"request {request_id} was given {on_thread.limit}; the books say {running.limit}")
+        self.see(model_id, after)
+
+    def request(self, request_id: int, model_id: str = "m") -> Running | None:
+        """What the machine knows of a request; None when it is over."""
+        return self.states[model_id].requests.get(request_id)
+
+    async def at_rest(self, model_id: str = "m") -> None:
+        """Wait until nothing is under way; then the books and the cells must say the same."""
+        with anyio.move_on_after(GUARD_SECONDS):
+            while not self.wrong and self.wrong_at_rest(model_id):
+                await anyio.lowlevel.checkpoint()
+        wrong = self.wrong or self.wrong_at_rest(model_id)
+        if wrong:
+            raise AssertionError("\n".join(wrong[:10]))
+
+    def wrong_at_rest(self, model_id: str) -> list[str]:
+        """Where requests are left, or the books of a model differ from its cells."""
+        state, worker = self.states[model_id], self.workers[model_id]
+        backend = worker._backend
+        wrong = [f"{what} are left" for what in ("requests", "copies", "save_alls") if getattr(state, what)]
+        if worker._running or worker._parked or worker._forks:
+            wrong.append(f"{worker} has work, and forks {worker._forks}")
+        for slot in state.slots:
+            held = backend.positions(slot.seq_id)[1] + 1
+            if held != slot.length:
+                wrong.append(f"sequence {slot.seq_id} holds {held}, by the books {slot.length}")
+        if isinstance(backend, StubBackend):
+            used, booked = backend._cells._used, count(slot.pieces for slot in state.slots)
+            # Only full attention has a cell for each token.
+            if used > booked or (state.limits.memory == "full" and used < booked):
+                wrong.append(f"{used} cells are used, by the books {booked}")
+        return wrong

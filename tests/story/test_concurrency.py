@@ -1,0 +1,274 @@
+"""Many requests on one model: one decode for all of them, none hurt by another, none lost whatever happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from helpers.cache import stub_reply
+from helpers.crowd import crowded_config, prompts, together
+from helpers.runtime import GatedBackend, engine_threads, until
+from helpers.watched import Watch
+
+import erllama_py as erllama
+from erllama_py.config import ModelConfig
+from erllama_py.engine.backend import Backend, BackendFailure, DecodeStatus, Slice
+
+pytestmark = pytest.mark.anyio
+
+LENGTH = 40
+WIDE: dict[str, Any] = {"n_ctx": 4096, "n_seq_max": 8}
+POISON = 255  # a token that no decode survives
+
+
+class Shown(GatedBackend):
+    """A stub behind a gate that notes who takes part in each of its decodes, and cannot decode `POISON`."""
+
+    def __init__(self, model_id: str, config: ModelConfig, gate: threading.Event) -> None:
+        super().__init__(model_id, config, gate)
+        self.parts: list[list[int]] = []
+
+    def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
+        if any(POISON in part.tokens for part in slices):
+            raise BackendFailure("poisoned")
+        status = super().decode(slices)
+        if status is DecodeStatus.DONE:
+            self.parts.append([part.seq_id for part in slices])
+        return status
+
+
+class Gated:
+    """The gate of a model, and the backends that it had."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.backends: list[Shown] = []
+
+    def make(self, model_id: str, config: ModelConfig) -> Backend:
+        self.backends.append(Shown(model_id, config, self.gate))
+        return self.backends[-1]
+
+    @property
+    def parts(self) -> list[list[int]]:
+        """Of all decodes of the first one: the sequences."""
+        return self.backends[0].parts
+
+
+@asynccontextmanager
+async def gated(
+    memory: str = "full", context: dict[str, Any] = WIDE, **more: Any
+) -> AsyncIterator[tuple[erllama.Runtime, erllama.Model, Gated]]:
+    """A model for eight at a time that decodes nothing until its gate is set."""
+    gate = Gated()
+    async with erllama.Runtime(backend_factory=gate.make) as runtime:
+        yield runtime, await runtime.load_model("m", crowded_config(memory, context_opts=context, **more)), gate
+        gate.gate.set()
+
+
+async def arrived(model: erllama.Model, count: int) -> None:
+    """Wait until so many are at work or wait, and the first decode waits for the gate."""
+    await until(lambda: model.queue_depth == count and model.phase != "idle")
+
+
+@pytest.mark.parametrize("memory", ["full", "window", "recurrent", "hybrid"])
+async def test_eight_at_once_take_as_many_decodes_as_one(memory: str) -> None:
+    """Each decode takes a token of all eight further, and each reply is the one that it is alone."""
+    async with gated(memory) as (_, model, gate):
+        asked = asyncio.create_task(together(model, prompts(8), length=LENGTH))
+        await arrived(model, 8)
+        gate.gate.set()
+        replies = await asked
+    assert [reply.generated for reply in replies] == [stub_reply(prompt, LENGTH) for prompt in prompts(8)]
+    # The first came before the others, and prompts of 160 tokens are more than one batch: some ticks at both ends.
+    assert gate.parts.count(list(range(8))) >= LENGTH - 6
+    assert len(gate.parts) <= LENGTH + 8
+    assert all(reply.stats.prefill_tokens == reply.prompt_tokens for reply in replies)
+
+
+async def test_more_requests_than_sequences_take_turns() -> None:
+    """A hundred of them; who finds no sequence waits, and nobody is forgotten."""
+    async with gated(context={"n_ctx": 4096, "n_seq_max": 3}) as (_, model, gate):
+        gate.gate.set()
+        replies = await together(model, prompts(100), length=LENGTH)
+    assert [reply.generated for reply in replies] == [stub_reply(prompt, LENGTH) for prompt in prompts(100)]
+    assert max(len(parts) for parts in gate.parts) == 3
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "error"),
+    [
+        ([*range(97, 120)], {"grammar": "leaf ::= "}, erllama.InvalidGrammar),
+        ([97] * 5000, {}, erllama.ContextOverflow),
+        ([97, 1 << 20], {}, erllama.TokenOutOfRange),
+        ([], {}, erllama.EmptyPrompt),
+        ([97, POISON, 98], {}, erllama.DecodeFailed),
+    ],
+)
+async def test_a_request_that_fails_does_so_alone(
+    prompt: Any, options: Any, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is wrong with it; its neighbours' replies are as they were, and its place is free."""
+    watch = Watch(monkeypatch)
+    async with gated() as (_, model, gate):
+        asked = asyncio.create_task(together(model, prompts(5), length=LENGTH))
+        await arrived(model, 5)
+        bad = asyncio.create_task(model.complete(prompt, response_tokens=LENGTH, temperature=0.0, **options))
+        await until(lambda: bad.done() or [one.stage for one in watch.states["m"].requests.values()] == ["working"] * 6)
+        gate.gate.set()
+        with pytest.raises(error):
+            await bad
+        replies = await asked
+        again = await together(model, prompts(8), length=LENGTH)
+    assert [reply.generated for reply in replies] == [stub_reply(prompt, LENGTH) for prompt in prompts(5)]
+    assert [reply.generated for reply in again] == [stub_reply(prompt, LENGTH) for prompt in prompts(8)]
+    assert len(gate.backends) == 1  # it did not crash
+
+
+@pytest.mark.parametrize("how", ["task", "cancel", "leave", "deadline"])
+@pytest.mark.parametrize("when", ["waiting", "following", "prefilling", "generating"])
+async def test_who_is_cancelled_makes_room_at_once(how: str, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At any stage and in any way: the next one is served, and no cell stays behind."""
+    watch = Watch(monkeypatch)
+    long = [*prompts(1, 200, 50)[0]]
+    context = {"n_ctx": 1024, "n_seq_max": 2 if when == "following" else 1}
+    async with gated(context=context, stub={"seconds_per_token": 0.0005}) as (_, model, gate):
+        first = asyncio.create_task(together(model, [long], length=50)) if when in ("waiting", "following") else None
+        if first is not None:
+            await arrived(model, 1)
+        seen, leave = asyncio.Event(), asyncio.Event()
+
+        async def ask() -> erllama.Completion | None:
+            options: dict[str, Any] = {"response_tokens": 700, "temperature": 0.0}
+            if how == "deadline":
+                options["deadline"] = 0.3 if when == "generating" else 0.02
+            async with model.stream([*long[:-1], 7], **options) as events:
+                if when == "generating":
+                    gate.gate.set()
+                    async for event in events:
+                        if isinstance(event, erllama.TextDelta):
+                            gate.gate.clear()
+                            break
+                seen.set()
+                if how in ("task", "leave"):
+                    await leave.wait()
+                    return None
+                if how == "cancel":
+                    events.cancel()
+                async for event in events:
+                    if isinstance(event, erllama.Done):
+                        return event.completion
+            return None
+
+        asked = asyncio.create_task(ask())
+        await seen.wait()
+        if how == "task":
+            asked.cancel()
+        leave.set()
+        await asyncio.wait({asked})
+        if how in ("cancel", "deadline"):
+            done = asked.result()
+            assert done is not None
+            assert done.finish_reason == "cancelled"
+            assert bool(done.generated) is (when == "generating")
+        await until(lambda: model.queue_depth == (first is not None))
+        gate.gate.set()
+        if first is not None:
+            assert (await first)[0].generated == stub_reply(long, 50)
+        (reply,) = await together(model, prompts(1), length=LENGTH)
+        assert reply.generated == stub_reply(prompts(1)[0], LENGTH)
+        await watch.at_rest()
+
+
+async def test_a_crash_with_eight_at_work_is_told_to_all_of_them() -> None:
+    """Also to those who wait; the model comes back and serves the next ones."""
+    async with gated(scheduler={"max_pending": 4}) as (_, model, gate):
+        asked = [
+            asyncio.create_task(model.complete(list(prompt), response_tokens=LENGTH, temperature=0.0))
+            for prompt in prompts(10)
+        ]
+        await arrived(model, 10)
+        model.inject_fault("decode")
+        gate.gate.set()
+        for task in asked:
+            with pytest.raises(erllama.ModelCrashed):
+                await task
+        replies = await together(model, prompts(8), length=LENGTH)
+    assert [reply.generated for reply in replies] == [stub_reply(prompt, LENGTH) for prompt in prompts(8)]
+    assert len(gate.backends) == 2
+
+
+@pytest.mark.parametrize("how", ["unload", "close"])
+async def test_the_end_of_a_model_is_told_to_all_of_its_requests(how: str) -> None:
+    """Those at work and those who wait; nothing is left behind."""
+    async with gated() as (runtime, model, gate):
+        asked = [
+            asyncio.create_task(model.complete(list(prompt), response_tokens=200, temperature=0.0))
+            for prompt in prompts(10)
+        ]
+        await arrived(model, 10)
+        if how == "unload":
+            gate.gate.set()
+            await runtime.unload(model)
+            assert engine_threads() == []
+    for answer in await asyncio.gather(*asked, return_exceptions=True):
+        assert isinstance(answer, erllama.ModelNotLoaded | erllama.RuntimeClosed)
+    assert engine_threads() == []
+
+
+async def test_a_full_queue_refuses_with_its_numbers() -> None:
+    """And takes the next one as soon as somebody is through."""
+    async with gated(context={"n_ctx": 512, "n_seq_max": 1}, scheduler={"max_pending": 2}) as (_, model, gate):
+        asked = asyncio.create_task(together(model, prompts(3), length=LENGTH))
+        await arrived(model, 3)
+        with pytest.raises(erllama.QueueFull) as caught:
+            await model.complete("one more")
+        assert (caught.value.waiting, caught.value.capacity, model.pending_len) == (2, 2, 2)
+        gate.gate.set()
+        await asked
+        assert (await together(model, prompts(1), length=4))[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"priority": 1001}, "priority"),
+        ({"priority": -1001}, "priority"),
+        ({"priority": 0.5}, "priority"),
+        ({"priority": "high"}, "priority"),
+        ({"deadline": 0}, "deadline"),
+        ({"deadline": -1.0}, "deadline"),
+        ({"deadline": float("nan")}, "deadline"),
+        ({"deadline": float("inf")}, "deadline"),
+        ({"deadline": "soon"}, "deadline"),
+    ],
+)
+async def test_a_bad_option_names_itself(options: Any, name: str) -> None:
+    """Before anything is asked of the model."""
+    async with gated() as (_, model, _gate):
+        with pytest.raises(erllama.InvalidOption, match=name):
+            await model.complete("hello", **options)
+        assert model.queue_depth == 0
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "name"),
+    [
+        ({"max_pending": 0}, "max_pending"),
+        ({"max_pending": 1.5}, "max_pending"),
+        ({"prefill_chunk_size": 0}, "prefill_chunk_size"),
+        ({"max_stall_ms": 0}, "max_stall_ms"),
+        ({"session_idle_ms": -1}, "session_idle_ms"),
+        ({"kept_tokens": -1}, "kept_tokens"),
+        ({"kept_token": 1}, "kept_tokens"),
+        (7, "scheduler"),
+    ],
+)
+async def test_a_bad_scheduler_option_names_itself(scheduler: Any, name: str) -> None:
+    """At the load."""
+    async with erllama.Runtime() as runtime:
+        with pytest.raises(erllama.InvalidOption, match=name):
+            await runtime.load_model("m", {"backend": "stub", "scheduler": scheduler})
