@@ -25,9 +25,21 @@ SAVE_WAIT = 10.0
 
 def schedule(state: State, now: float) -> tuple[State, list[Effect]]:
     """Give what is free to who is to have it."""
-    state, effects = _feed(state, now)
-    state, more = _admit(state, now)
-    return state, [*effects, *more]
+    state, effects = _lead_on(state)
+    state, more = _feed(state, now)
+    state, last = _admit(state, now)
+    return state, [*effects, *more, *last]
+
+
+def _lead_on(state: State) -> tuple[State, list[Effect]]:
+    """Who waits for rows that its lead, as it turns out, need not save because they are there goes on with them."""
+    effects: list[Effect] = []
+    for other in state.requests.values():
+        lead = state.requests.get(other.lead) if other.lead is not None and other.stage == "following" else None
+        if lead is not None and lead.stage == "working" and lead.captured_to >= other.lead_end:
+            state, more = look_up_rows(state, other)
+            effects += more
+    return state, effects
 
 
 def _parking(state: State) -> bool:
@@ -193,6 +205,11 @@ def lead_gone(state: State, lead: Running, now: float) -> tuple[State, list[Effe
         if other.lead != lead.request.id:
             continue
         if other.stage == "following":
+            # Of several who have lost the same lead, the first goes on, and the others follow it.
+            again = placing.shared(state, other)
+            if again.lead is not None and again.lead_end >= other.lead_end:
+                state = with_request(state, changed(other, lead=again.lead, lead_end=again.lead_end))
+                continue
             state, more = look_up_rows(state, other)
         elif lead.stage not in ("working", "parking"):  # the engine was not asked yet to share anything
             state, more = forked(state, Forked(other.request.id, 0), now)

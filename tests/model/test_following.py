@@ -204,6 +204,32 @@ def test_when_the_lead_is_gone_what_it_has_saved_is_looked_up(over: Any) -> None
     assert generate_of(effects).keep == 0
 
 
+@pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
+def test_when_the_lead_is_gone_one_of_those_who_waited_is_the_next(memory: MemoryKind) -> None:
+    """What is not saved yet is computed by it alone; the others wait for its rows."""
+    state = begun(state_with(memory=memory, n_cells=ROOM), asked(1, A, plan=PLAN))
+    state, _ = run(state, asked(2, SECOND, plan=PLAN), asked(3, THIRD, plan=PLAN))
+    state, effects = run(state, finished(1, [], held=10, reason="cancelled"))
+    assert looked_up(effects) == [2]
+    assert (state.requests[3].stage, state.requests[3].lead) == ("following", 2)
+    state, _ = run(state, found(2))
+    _, effects = run(state, captured(2, 0, 40))
+    assert looked_up(effects) == [3]
+
+
+@pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
+def test_rows_that_the_lead_finds_saved_are_waited_for_no_longer(memory: MemoryKind) -> None:
+    """It will not save them again."""
+    state, _ = run(
+        state_with(memory=memory, n_cells=ROOM), asked(1, A, plan=PLAN), asked(2, SECOND, plan=PLAN),
+        found(1, hit_of(A, 20, 40)), *(row_read(1, row) for row in (*rows_of(A, 20, 40), None)),
+    )  # fmt: skip
+    assert state.requests[2].stage == "following"
+    _, effects = run(state, restored(1, rows_of(A, 20)[0]), restored(1, rows_of(A, 20, 40)[1]))
+    assert generate_of(effects).keep == 40
+    assert looked_up(effects) == [2]
+
+
 def test_who_waits_for_rows_is_cancelled_at_once() -> None:
     """There is no look-up to end."""
     _, effects = run(following("recurrent"), CancelRequest(2))
