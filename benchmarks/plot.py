@@ -1,4 +1,4 @@
-"""A line chart as SVG, without a library: both axes logarithmic, one line for each series.
+"""A line chart as SVG, without a library: both axes logarithmic, or the upright one from 0; one line for each series.
 
 It stands on white paper of its own, so that it reads alike on light and on dark pages.
 """
@@ -18,13 +18,15 @@ NAME_HEIGHT = 16  # pixels that one name needs
 Points = Sequence[tuple[float, float]]
 
 
-def chart(path: Path, title: str, x_label: str, y_label: str, series: Mapping[str, Points]) -> None:
+def chart(
+    path: Path, title: str, x_label: str, y_label: str, series: Mapping[str, Points], *, from_zero: bool = False
+) -> None:
     """Write the chart of these series to `path`. Every number is above 0."""
     xs = sorted({x for points in series.values() for x, _ in points})
     ys = [y for points in series.values() for _, y in points]
-    decades = range(math.floor(math.log10(min(ys))), math.ceil(math.log10(max(ys))) + 1)
     to_x = _scale(xs[0], xs[-1], LEFT, WIDTH - RIGHT)
-    to_y = _scale(10.0 ** decades[0], 10.0 ** decades[-1], HEIGHT - BOTTOM, TOP)
+    marks = _steps(max(ys)) if from_zero else _decades(min(ys), max(ys))
+    to_y = (_even_scale if from_zero else _scale)(marks[0], marks[-1], HEIGHT - BOTTOM, TOP)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'font-family="sans-serif" font-size="12">',
@@ -34,9 +36,9 @@ def chart(path: Path, title: str, x_label: str, y_label: str, series: Mapping[st
         _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, x_label, anchor="middle"),
         _text(LEFT - 8, TOP - 8, y_label, anchor="end"),
     ]
-    for decade in decades:
-        y = to_y(10.0**decade)
-        parts += [_line(LEFT, y, WIDTH - RIGHT, y), _text(LEFT - 8, y + 4, f"{10.0**decade:g}", anchor="end")]
+    for mark in marks:
+        y = to_y(mark)
+        parts += [_line(LEFT, y, WIDTH - RIGHT, y), _text(LEFT - 8, y + 4, f"{mark:g}", anchor="end")]
     for x in xs:
         at = to_x(x)
         parts += [_line(at, TOP, at, HEIGHT - BOTTOM), _text(at, HEIGHT - BOTTOM + 18, f"{x:,g}", anchor="middle")]
@@ -53,6 +55,21 @@ def chart(path: Path, title: str, x_label: str, y_label: str, series: Mapping[st
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     width = math.log(high / low) or 1.0
     return lambda value: start + (end - start) * math.log(value / low) / width
+
+
+def _even_scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    return lambda value: start + (end - start) * (value - low) / (high - low)
+
+
+def _decades(low: float, high: float) -> list[float]:
+    return [10.0**decade for decade in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+
+
+def _steps(high: float) -> list[float]:
+    """From 0 to above `high` in four to ten even steps."""
+    decade = 10.0 ** math.floor(math.log10(high))
+    step = next(step for step in (decade / 5, decade / 2, decade) if high <= 10 * step)
+    return [step * number for number in range(math.ceil(high / step) + 1)]
 
 
 def _apart(wanted: Mapping[str, float]) -> dict[str, float]:

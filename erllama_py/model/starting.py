@@ -48,12 +48,10 @@ def forked(state: State, outcome: Forked, now: float) -> tuple[State, list[Effec
     running = state.requests.get(outcome.request_id)
     if running is None or not running.forking:
         return state, []
-    slot, length = slot_of(state, running), outcome.length
+    length = outcome.length
     if length < running.lead_end:
-        pieces = written(slot.pieces, length, running.limit, state.next_block)
-        state = changed(state, next_block=state.next_block + 1)
-        slot = changed(slot, pieces=pieces)
-    state = with_slot(state, changed(slot, held=running.sought.packed[: TOKEN_BYTES * length]))
+        state, _ = _with_cells(state, running, length, running.limit)
+    state = with_slot(state, changed(slot_of(state, running), held=running.sought.packed[: TOKEN_BYTES * length]))
     lead = state.requests.get(running.lead) if running.lead is not None else None
     saved = max(running.saved_by_lead, _saved_by(lead, length) if lead is not None else 0)
     running = changed(running, forking=False, lead=None, lead_end=0, saved_by_lead=saved)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from pathlib import Path
 
 import anyio
-import anyio.lowlevel
 import pytest
 from helpers.cache import (
     MEMORIES,
@@ -23,7 +23,6 @@ from helpers.cache import (
     row_files,
     text,
 )
-from helpers.checkpoints import turns
 from helpers.runtime import GatedBackend, until
 
 import erllama_py as erllama
@@ -294,21 +293,24 @@ async def test_evicting_a_model_frees_its_cells() -> None:
     assert again.reply == await cold(PROMPT + "!")
 
 
-async def test_evicting_waits_for_the_request_that_runs() -> None:
-    """Which ends as if nothing had been; what waits behind it comes after the eviction."""
-    gate = threading.Event()
-    async with ram_model(make=lambda name, config: GatedBackend(name, config, gate)) as (runtime, model):
-        runs = asyncio.create_task(ask(model, PROMPT, 100))
-        await until(lambda: model.phase == "prefilling")
-        waits = asyncio.create_task(ask(model, PROMPT + "!"))
-        await until(lambda: model.pending_len == 1)
-        evicted = asyncio.create_task(runtime.evict(model))
-        await turns()
-        assert not evicted.done()
+async def test_evicting_leaves_those_at_work_alone() -> None:
+    """What is at rest is saved and forgotten at once; who is at work ends as if nothing had been."""
+    gate, other = threading.Event(), text(200, seed=3)
+    make = functools.partial(GatedBackend, gate=gate)
+    async with ram_model(make=make, context_opts={"n_seq_max": 3}) as (runtime, model):
         gate.set()
-        await asyncio.gather(runs, waits, evicted)
-    assert runs.result().reply == await cold(PROMPT, 100)
-    assert waits.result().reply == await cold(PROMPT + "!")
+        await ask(model, other)
+        gate.clear()
+        asked = [asyncio.create_task(ask(model, PROMPT + end, 100)) for end in ("", "!")]
+        await until(lambda: model.phase == "prefilling" and model.queue_depth == 2)
+        assert (await model.explain(other)).live_tokens == len(other)
+        await runtime.evict(model)
+        assert not any(task.done() for task in asked)
+        found = await model.explain(other)
+        assert (found.live_tokens, found.hit_tokens) == (0, 192)  # the row behind would spare but 8 tokens
+        gate.set()
+        for task, end in zip(asked, ("", "!"), strict=True):
+            assert (await task).reply == await cold(PROMPT + end, 100)
 
 
 @pytest.mark.parametrize("how", ["unload", "close", "evict"])
