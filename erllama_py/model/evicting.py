@@ -1,7 +1,7 @@
 """What becomes of sequences at rest: copied out where they are not saved, then forgotten. Pure.
 
 Jobs are done in order, so cells are free for whatever is sent after a `Drop`; what was copied comes back as `Captured`
-with the ticket of the copy.
+with the ticket of the copy, see `saving_all`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import Literal
 
 from erllama_py.cache.keys import prefix_keys
-from erllama_py.engine.jobs import Cancel, Capture, Captured, Drop
-from erllama_py.model.messages import AnswerSaved, Effect, SaveAll, SaveRow, SendJob
+from erllama_py.engine.jobs import Capture, Drop
+from erllama_py.model.messages import Effect, SendJob
 from erllama_py.model.slots import Slot
-from erllama_py.model.starting import leave_start
 from erllama_py.model.state import Copy, State, changed, with_request, with_slot
 
 # Sessions that have lost their sequence and are remembered, some 100 bytes each. One that was silent for so many others
@@ -44,49 +43,6 @@ def evict(state: State, slot: Slot, reason: Literal["evict", "shutdown"] = "evic
     """Save it, and forget it."""
     state, effects = copy_out(state, slot, reason)
     return with_slot(state, Slot(slot.seq_id)), [*effects, SendJob(Drop(slot.seq_id))]
-
-
-def copied(state: State, captured: Captured) -> tuple[State, list[Effect]]:
-    """A sequence at rest was copied out, or could not be."""
-    copy = state.copies[captured.request_id]
-    rest = {ticket: other for ticket, other in state.copies.items() if ticket != captured.request_id}
-    state, effects = answer_save_alls(changed(state, copies=rest))
-    return state, [SaveRow(copy.identity, copy.tokens, captured, None), *effects]
-
-
-def save_all(state: State, event: SaveAll, now: float) -> tuple[State, list[Effect]]:
-    """Save and forget what is at rest; with `"shutdown"` that is soon all."""
-    state = changed(state, save_alls=(*state.save_alls, event), stopping=state.stopping or event.reason == "shutdown")
-    effects: list[Effect] = []
-    if state.stopping:
-        for running in state.active:
-            if running.stage in ("working", "parking"):
-                state = with_request(state, changed(running, leaving=True))
-                effects.append(SendJob(Cancel(running.request.id)))
-            else:
-                state, more = leave_start(state, running, now)
-                effects += more
-    state, more = forget_all(state)
-    return state, [*effects, *more]
-
-
-def forget_all(state: State) -> tuple[State, list[Effect]]:
-    """As far as a `SaveAll` asks for it, and nobody is at work whom a shutdown waits for."""
-    if not state.save_alls or (state.stopping and state.active):
-        return state, []
-    effects: list[Effect] = []
-    for slot in state.kept:
-        state, more = evict(state, slot, "shutdown" if state.stopping else "evict")
-        effects += more
-    state, more = answer_save_alls(state)
-    return state, [*effects, *more]
-
-
-def answer_save_alls(state: State) -> tuple[State, list[Effect]]:
-    """Once everything is copied out."""
-    if state.copies or (state.stopping and state.active):
-        return state, []
-    return changed(state, save_alls=()), [AnswerSaved(event.ticket) for event in state.save_alls]
 
 
 def end_session(state: State, session_id: str) -> tuple[State, list[Effect]]:

@@ -30,7 +30,7 @@ from erllama_py.engine.jobs import (
     Text,
     Wants,
 )
-from erllama_py.model.evicting import copied, end_session, forget_all, look, save_all
+from erllama_py.model.evicting import end_session, look
 from erllama_py.model.messages import (
     CancelRequest,
     Complete,
@@ -52,6 +52,7 @@ from erllama_py.model.messages import (
     SendJob,
     Submit,
 )
+from erllama_py.model.saving_all import copied, forget_all, save_all
 from erllama_py.model.scheduling import SAVE_WAIT, lead_gone, look_up_rows, schedule
 from erllama_py.model.slots import Slot
 from erllama_py.model.starting import forked, found, leave_start, outline, restored, row_read, slot_of

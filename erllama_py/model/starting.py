@@ -13,6 +13,7 @@ from erllama_py.cache.keys import TOKEN_BYTES
 from erllama_py.cache.messages import Hit
 from erllama_py.engine.jobs import CapturePlan, Drop, Fork, Forked, Generate, Restore, Restored, Resume
 from erllama_py.model.books import count, grown, written
+from erllama_py.model.evicting import evict
 from erllama_py.model.messages import Effect, EndLookUp, Found, Outline, ReadRows, RowRead, RowTaken, SendJob
 from erllama_py.model.placing import Beginning, shared
 from erllama_py.model.reuse import LEAST_GAIN, Start, choose_start
@@ -125,15 +126,22 @@ def _start(state: State, running: Running, event: Found, now: float) -> tuple[St
         after, fits = _with_cells(state, running, start.live, max(running.limit, last))
         return start, after, fits
 
+    effects: list[Effect] = []
     start, after, fits = choose(event.hit)
-    if start.rows and not fits:  # a row that is cut into takes more cells than what it adds to
+    # A row replaces what is shared of its span, so with rows it may take more cells than it was given a place for.
+    while start.rows and not fits and state.kept:
+        state, more = evict(state, state.kept[0])
+        effects += more
+        start, after, fits = choose(event.hit)
+    if start.rows and not fits:
         start, after, _ = choose(None)
     state = after
     running = changed(running, hit=event.hit, start=start, logits=running.logits or event.logits)
     if not start.rows:
-        return work(state, running, now)
+        state, more = work(state, running, now)
+        return state, [*effects, *more]
     running = changed(running, stage="restoring", reading=True)
-    return with_request(state, running), [ReadRows(running.request.id, start.rows)]
+    return with_request(state, running), [*effects, ReadRows(running.request.id, start.rows)]
 
 
 def row_read(state: State, event: RowRead, now: float) -> tuple[State, list[Effect]]:

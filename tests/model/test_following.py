@@ -84,6 +84,28 @@ def test_rows_go_behind_shared_cells() -> None:
     assert generate_of(effects).keep == 59
 
 
+@pytest.mark.parametrize(("n_cells", "gone"), [(200, []), (160, [1]), (120, [0])])
+def test_rows_that_replace_shared_cells_push_out_what_is_kept(n_cells: int, gone: list[int]) -> None:
+    """A row begins at 0, so its cells are no longer shared."""
+    prompt = [*A[:40], *C[:20], *D[:10]]
+    state = state_with(kept(0, A, used_at=2.0), kept(1, B, used_at=1.0), n_cells=n_cells)
+    state, _ = run(state, asked(1, prompt), Forked(1, 40))
+    assert cells(state) <= n_cells
+    state, effects = run(state, found(1, hit_of(prompt, 60)))
+    assert jobs(effects) == [Drop(seq_id) for seq_id in gone]
+    assert effects[-1] == ReadRows(1, rows_of(prompt, 60))
+    assert cells(state) <= n_cells
+
+
+def test_rows_that_find_no_cells_are_computed() -> None:
+    """Whoever is at work is not pushed out for them."""
+    prompt = [*A[:40], *C[:20], *D[:10]]
+    state, _ = run(begun(state_with(n_cells=120), asked(1, A)), asked(2, prompt), Forked(2, 40))
+    state, effects = run(state, found(2, hit_of(prompt, 60)))
+    assert generate_of(effects).keep == 40
+    assert cells(state) <= 120
+
+
 def test_less_may_be_shared_than_was_hoped_for() -> None:
     """Whoever was to compute it has ended before; the cells in which it is computed again are counted."""
     state = begun(state_with(), asked(1, A))
