@@ -26,16 +26,40 @@ class BareBatch(BareLoop):
         """Tokens a second, of all sequences together, while each gets `count` tokens after its first one."""
         llama_cpp.llama_memory_clear(self.memory, False)
         tokens = [self._first(seq_id, prompt) for seq_id, prompt in enumerate(prompts)]
-        positions = [len(prompt) for prompt in prompts]
-        batch = self._batch
-        batch.n_tokens = len(tokens)
         began = time.perf_counter()
+        self._write_on(tokens, [len(prompt) for prompt in prompts], count)
+        return len(tokens) * count / (time.perf_counter() - began)
+
+    def own_parts(self, common: Sequence[int], own: Sequence[Sequence[int]], count: int) -> float:
+        """Seconds for `count` tokens behind each of these parts, which follow `common`: that is there, and shared."""
+        source = len(own)
+        if llama_cpp.llama_memory_seq_pos_max(self.memory, source) + 1 != len(common):
+            llama_cpp.llama_memory_clear(self.memory, False)
+            self._first(source, common)
+        for seq_id in range(len(own)):
+            llama_cpp.llama_memory_seq_rm(self.memory, seq_id, -1, -1)
+        began = time.perf_counter()
+        rows = 0
+        wanted: list[int] = []
+        for seq_id, part in enumerate(own):
+            llama_cpp.llama_memory_seq_cp(self.memory, source, seq_id, 0, len(common))
+            for index, token in enumerate(part):
+                self._put(rows, token, len(common) + index, seq_id, wanted=index == len(part) - 1)
+                rows += 1
+            wanted.append(rows - 1)
+        self._batch.n_tokens = rows
+        self._decode()
+        tokens = [llama_cpp.llama_sampler_sample(self.sampler, self.context, row) for row in wanted]
+        self._write_on(tokens, [len(common) + len(part) for part in own], count - 1)
+        return time.perf_counter() - began
+
+    def _write_on(self, tokens: list[int], positions: Sequence[int], count: int) -> None:
+        self._batch.n_tokens = len(tokens)
         for step in range(count):
             for index, token in enumerate(tokens):
                 self._put(index, token, positions[index] + step, index)
             self._decode()
             tokens = [llama_cpp.llama_sampler_sample(self.sampler, self.context, index) for index in range(len(tokens))]
-        return len(tokens) * count / (time.perf_counter() - began)
 
     def _first(self, seq_id: int, prompt: Sequence[int]) -> int:
         """Read a prompt into a sequence, and draw the token behind it."""
@@ -62,5 +86,16 @@ async def batching(path: Path, n_ctx: int, n_threads: int, n_streams: int) -> As
 
     async def answer(prompts: Sequence[Sequence[int]], count: int) -> float:
         return loop.rate(prompts, count)
+
+    yield answer
+
+
+@asynccontextmanager
+async def sharing(path: Path, n_ctx: int, n_threads: int, n_streams: int) -> AsyncIterator[Answer]:
+    """A part: answers with what `BareBatch.own_parts` says."""
+    loop = BareBatch(path, n_ctx, n_threads, n_streams + 1)
+
+    async def answer(common: Sequence[int], own: Sequence[Sequence[int]], count: int) -> float:
+        return loop.own_parts(common, own, count)
 
     yield answer
