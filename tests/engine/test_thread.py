@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -12,10 +14,13 @@ import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 import pytest
-from helpers.engine import Driver, engine, generate, stub
+from helpers.engine import Driver, ends, engine, generate, stub
+from helpers.runtime import until
 
-from erllama_py.engine.backend import BackendFailure, LoadCancelled, Sampling
+from erllama_py.config import ModelConfig, parse_model_config
+from erllama_py.engine.backend import BackendFailure, DecodeStatus, LoadCancelled, Sampling, Slice
 from erllama_py.engine.jobs import Cancel, Died, Failed, Fault, Finished, Outcome, Prefilled, Text
+from erllama_py.engine.stub import StubBackend
 from erllama_py.engine.thread import EngineThread
 from erllama_py.engine.worker import DrillFault
 from erllama_py.errors import ModelLoadError
@@ -23,8 +28,20 @@ from erllama_py.errors import ModelLoadError
 pytestmark = pytest.mark.anyio
 
 
-def ends(request_id: int) -> Any:
-    return lambda outcome: isinstance(outcome, Finished | Failed) and outcome.request_id == request_id
+class Turnstile(StubBackend):
+    """Each decode needs a permit; an abort lets it go, undone."""
+
+    def __init__(self, model_id: str, config: ModelConfig) -> None:
+        super().__init__(model_id, config)
+        self.permits = threading.Semaphore(0)
+        self.begun = 0
+
+    def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
+        self.begun += 1
+        while not self.permits.acquire(timeout=0.001):
+            if self._abort.is_set():
+                return DecodeStatus.ABORTED
+        return super().decode(slices)
 
 
 async def test_a_request_is_prefilled_generated_and_finished() -> None:
@@ -84,6 +101,25 @@ async def test_a_cancel_is_seen_within_a_tick_while_prefilling() -> None:
     assert isinstance(done, Finished)
     assert (done.reason, done.held) == ("cancelled", 0)
     assert driver.backend.decodes == 1
+
+
+async def test_a_cancel_of_one_does_not_stop_the_decode_of_others() -> None:
+    """It is heard after the decode, which both take part in; alone it would be stopped at once."""
+    turnstile = Turnstile("test", parse_model_config({"backend": "stub", "context_opts": {"n_seq_max": 2}}))
+    async with engine(turnstile) as driver:
+        driver.thread.submit(generate(1, range(5), max_new_tokens=1))
+        await until(lambda: turnstile.begun == 1)
+        driver.thread.submit(generate(2, range(10)))
+        driver.thread.submit(generate(3, range(20, 30), seq_id=1))
+        turnstile.permits.release()
+        await until(lambda: turnstile.begun == 2)
+        driver.thread.submit(Cancel(2))
+        turnstile.permits.release(100)
+        cancelled, other = await driver.until(ends(2)), await driver.until(ends(3))
+    assert isinstance(cancelled, Finished)
+    assert isinstance(other, Finished)
+    assert (cancelled.reason, cancelled.held) == ("cancelled", 10)
+    assert (other.reason, other.prefill_tokens, turnstile.decodes) == ("length", 10, 9)
 
 
 async def test_a_cancel_of_nothing_does_nothing() -> None:

@@ -7,7 +7,7 @@ import itertools
 from typing import Any
 
 import pytest
-from helpers.engine import Driver, engine, generate, stub
+from helpers.engine import Driver, ends, engine, generate, stub
 from helpers.runtime import until
 
 from erllama_py.buffers import GRAIN, BufferPool
@@ -16,9 +16,7 @@ from erllama_py.engine.jobs import (
     Capture,
     Captured,
     CapturePlan,
-    Died,
     Drop,
-    Failed,
     Finished,
     Outcome,
     PromptLogits,
@@ -31,13 +29,6 @@ pytestmark = pytest.mark.anyio
 
 KINDS = [{"memory": "full"}, {"memory": "window", "n_swa": 16}, {"memory": "recurrent"}, {"memory": "hybrid"}]
 SMALL = {"n_batch": 32, "n_ubatch": 8}
-
-
-def ends(request_id: int) -> Any:
-    return lambda outcome: (
-        isinstance(outcome, Finished | Failed | Died)
-        and (isinstance(outcome, Died) or outcome.request_id == request_id)
-    )
 
 
 def plan(*prompt_ends: int, captured_to: int = 0, interval: int = 1000, min_tokens: int = 0) -> CapturePlan:

@@ -1,4 +1,4 @@
-"""Ticks of the worker: who is in a decode, who waits for cells, who leaves and comes back, and who pays for a fault."""
+"""Ticks of the worker: who is in a decode, who waits for cells, who shares them, who pays for a fault."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 from helpers.engine import generate
-from helpers.worker import Bench
+from helpers.worker import alone, bench, prompt
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from erllama_py.config import SchedulerOpts
 from erllama_py.engine.backend import BackendFailure, Sampling
 from erllama_py.engine.jobs import (
     Cancel,
     Capture,
     Captured,
-    CapturePlan,
     Drop,
     Failed,
     Fault,
@@ -22,38 +24,12 @@ from erllama_py.engine.jobs import (
     Forked,
     Grant,
     Park,
-    Parked,
     Prefilled,
-    Restore,
     Resume,
-    Text,
     Wants,
 )
 from erllama_py.engine.worker import DrillFault
-
-SIZES: dict[str, Any] = {"n_ctx": 1024, "n_batch": 64, "n_ubatch": 32, "n_seq_max": 4}
-HOT = Sampling(temperature=1.0, seed=7)  # each draw depends on how many went before
-PLAN = CapturePlan(captured_to=0, prompt_ends=(16, 32, 48), interval=16, min_tokens=8)
-
-
-def prompt(number: int, length: int = 10) -> list[int]:
-    """Tokens that no other number's begin with."""
-    return [number, *range(1, length)]
-
-
-def bench(**options: Any) -> Bench:
-    return Bench(context_opts=SIZES | options.pop("context_opts", {}), **options)
-
-
-def alone(tokens: list[int], **fields: Any) -> Finished:
-    """What a request comes to that has the model for itself."""
-    one = bench()
-    one.do(generate(1, tokens, **fields))
-    one.run()
-    end = one.ended(1)
-    assert isinstance(end, Finished)
-    return end
-
+from erllama_py.errors import SamplerFailed
 
 # --- who is in a decode ------------------------------------------------------------------------------------------
 
@@ -91,6 +67,32 @@ def test_a_decode_that_is_one_requests_alone_is_told_and_no_other() -> None:
     many.do(generate(1, prompt(1), max_new_tokens=2), generate(2, prompt(2), seq_id=1, max_new_tokens=4))
     many.run()
     assert many.alone == [None, None, None, None, 2, None, 2, None]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 150), st.integers(1, 12), st.integers(0, 9)), min_size=1, max_size=6),
+    st.integers(6, 40),
+    st.sampled_from([1, 5, 32, 64]),
+)
+@settings(max_examples=25, deadline=None)
+def test_no_decode_is_too_large_and_no_stream_is_passed_over(
+    asked: list[tuple[int, int, int]], n_batch: int, chunk: int
+) -> None:
+    """Whoever comes at whatever tick: each decode has a row of each who generates, and all say what they say alone."""
+    context = {"n_batch": n_batch, "n_ubatch": min(n_batch, 16), "n_seq_max": 6}
+    many = bench(context_opts=context, scheduler=SchedulerOpts(prefill_chunk_size=chunk))
+    for n, (length, reply, ticks) in enumerate(asked):
+        many.do(generate(n, prompt(n, length), seq_id=n, max_new_tokens=reply))
+        many.tick(ticks)
+    many.run()
+    assert all(sum(count for _, count in parts) <= n_batch for parts in many.decodes)
+    for n, (length, reply, _) in enumerate(asked):
+        end = many.ended(n)
+        assert isinstance(end, Finished)
+        assert end.token_ids == alone(prompt(n, length), max_new_tokens=reply).token_ids
+        turns = [turn for turn, parts in enumerate(many.decodes) if n in dict(parts)]
+        rows = turns[-1 - end.decodes :]  # the decode that ended its prompt, and then its own tokens
+        assert rows == list(range(rows[0], rows[0] + end.decodes + 1))
 
 
 # --- cells -------------------------------------------------------------------------------------------------------
@@ -139,118 +141,7 @@ def test_a_full_cache_costs_only_who_finds_no_cell() -> None:
     assert end.token_ids == alone(prompt(2, 30), max_new_tokens=6).token_ids
 
 
-# --- parking -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("after", range(7))
-def test_a_parked_request_goes_on_exactly_where_it_was(after: int) -> None:
-    """With its sampler and its text, in another sequence, where the cells are put back from what was copied."""
-    whole = alone(prompt(1, 20), max_new_tokens=7, saves=PLAN, sampling=HOT)
-    one = bench()
-    one.do(generate(1, prompt(1, 20), max_new_tokens=7, saves=PLAN, stream=True, sampling=HOT))
-    one.tick(after + 1)
-    one.do(Park(1))
-    one.run()
-    if after == 6:  # it had ended before
-        assert one.of(Parked) == []
-        return
-    (parked,) = one.of(Parked)
-    assert (parked.held, parked.token_ids) == (20 + after, whole.token_ids[: after + 1])
-    assert one.used() == 0
-    one.do(generate(2, prompt(2), max_new_tokens=3))  # somebody else is in its sequence meanwhile
-    one.run()
-    decoded = sum(count for parts in one.decodes for _, count in parts)
-    for copied in one.of(Captured, 1):
-        assert copied.payload is not None
-        one.do(Restore(request_id=1, seq_id=3, start=copied.start, end=copied.end, payload=copied.payload))
-    one.do(Resume(request_id=1, seq_id=3, keep=parked.held, limit=1 << 30))
-    one.run()
-    end = one.ended(1)
-    assert isinstance(end, Finished)
-    assert (end.token_ids, end.text, end.held) == (whole.token_ids, whole.text, whole.held)
-    assert "".join(text.text for text in one.of(Text, 1)) == whole.text
-    assert end.prefill_tokens == 20
-    assert sum(count for parts in one.decodes for _, count in parts) - decoded == 26 - parked.held
-
-
-def test_what_is_lost_of_a_parked_request_is_computed_again() -> None:
-    """The same reply; what was sampled is fed, not drawn again."""
-    whole = alone(prompt(1, 20), sampling=HOT)
-    one = bench()
-    one.do(generate(1, prompt(1, 20), sampling=HOT))
-    one.tick(4)
-    one.do(Park(1))
-    one.run()
-    one.do(Resume(request_id=1, seq_id=0, keep=0, limit=1 << 30))
-    one.run()
-    end = one.ended(1)
-    assert isinstance(end, Finished)
-    assert (end.token_ids, end.text) == (whole.token_ids, whole.text)
-    assert end.prefill_tokens == 20 + 23  # the 24th was sampled and had yet to be decoded
-
-
-def test_parking_copies_one_range_a_tick() -> None:
-    """The others go on decoding in between."""
-    many = bench(context_opts={"n_batch": 128})
-    many.do(generate(1, prompt(1, 100), saves=CapturePlan(
-        captured_to=0, prompt_ends=tuple(range(10, 100, 10)), interval=16, min_tokens=8
-    )), generate(2, prompt(2), seq_id=1, max_new_tokens=30))  # fmt: skip
-    many.tick()
-    copied = len(many.of(Captured))
-    assert copied == 2  # and no more in a tick for one at work
-    many.do(Park(1))
-    for number in range(1, 8):
-        before = len(many.decodes)
-        many.tick()
-        assert len(many.of(Captured)) == copied + number
-        assert many.decodes[before:] == [[(1, 1)]]
-        assert many.of(Parked) == []
-    many.tick()
-    assert many.of(Parked) == [Parked(request_id=1, held=100, token_ids=many.of(Parked)[0].token_ids)]
-    assert [(one.start, one.end) for one in many.of(Captured)] == [(n, n + 10) for n in range(0, 100, 10)]
-    assert many.of(Captured)[-1].reason == "evict"
-
-
-def test_a_request_that_saves_nothing_parks_at_once() -> None:
-    """Its tokens are all that is left of it."""
-    one = bench()
-    one.do(generate(1, prompt(1)))
-    one.tick(2)
-    one.do(Park(1))
-    one.tick()
-    assert one.of(Parked)[0].held == 11
-    assert one.of(Captured) == []
-
-
-def test_parking_without_memory_for_copies_still_ends() -> None:
-    """What cannot be copied is computed again later."""
-    one = bench(nbytes=1)
-    one.do(generate(1, prompt(1, 60), saves=PLAN))
-    one.tick()
-    one.do(Park(1))
-    one.run()
-    assert len(one.of(Parked)) == 1
-    assert {copied.skipped for copied in one.of(Captured)} == {"no_buffer"}
-
-
-@pytest.mark.parametrize("parked", [False, True])
-def test_a_cancel_ends_a_request_while_it_is_parked_or_on_its_way_out(parked: bool) -> None:
-    """With all that it had so far; it is answered once."""
-    one = bench()
-    one.do(generate(1, prompt(1, 60), saves=PLAN))
-    one.tick(2)
-    one.do(Park(1))
-    if parked:
-        one.run()
-    one.do(Cancel(1))
-    one.run()
-    end = one.ended(1)
-    assert isinstance(end, Finished)
-    assert (end.reason, len(end.token_ids), len(one.of(Parked))) == ("cancelled", 2, int(parked))
-    assert end.held == (0 if parked else 61)
-    one.do(Resume(request_id=1, seq_id=0, keep=0, limit=99))  # it crossed the cancel
-    one.run()
-    assert len(one.of(Finished)) == 1
+# --- jobs -------------------------------------------------------------------------------------------------------------
 
 
 def test_jobs_for_those_who_are_over_do_nothing() -> None:
@@ -262,6 +153,40 @@ def test_jobs_for_those_who_are_over_do_nothing() -> None:
     one.do(Park(1), Grant(1, 99), Cancel(1), Resume(request_id=1, seq_id=0, keep=0, limit=9), Park(7), Cancel(7))
     one.run()
     assert one.outcomes == seen
+
+
+CANCELLED_WHEN: dict[str, tuple[int, dict[str, Any], int, int]] = {
+    # Length of the prompt, other fields of the request, ticks before the cancel; what the sequence then holds.
+    "before its first tick": (10, {}, 0, 0),
+    "it prefills": (200, {}, 3, 64 + 2 * 32),  # a whole batch, and then a chunk a tick beside a stream
+    "it generates": (10, {}, 4, 13),
+    "it waits for cells": (10, {"limit": 12}, 6, 12),
+}
+
+
+@pytest.mark.parametrize("when", CANCELLED_WHEN)
+def test_a_cancel_takes_effect_with_the_next_tick(when: str) -> None:
+    """It takes part in no decode any more, keeps what it has until that is dropped, and nobody else notices."""
+    length, fields, ticks, held = CANCELLED_WHEN[when]
+    many = bench(context_opts={"n_batch": 74})
+    many.do(generate(2, prompt(2), seq_id=1, max_new_tokens=12))
+    many.do(generate(1, prompt(1, length), **({"max_new_tokens": 20} | fields)))
+    many.tick(ticks)
+    many.do(Cancel(1))
+    before = len(many.decodes)
+    many.tick()
+    end = many.ended(1)
+    assert isinstance(end, Finished)
+    assert (end.reason, end.held) == ("cancelled", held)
+    assert all(seq_id != 0 for parts in many.decodes[before:] for seq_id, _ in parts)
+    others = many.backend.positions(1)[1] + 1
+    assert many.used() == held + others
+    many.do(Drop(0))
+    assert many.used() == others
+    many.run()
+    other = many.ended(2)
+    assert isinstance(other, Finished)
+    assert other.token_ids == alone(prompt(2), max_new_tokens=12).token_ids
 
 
 # --- sharing -----------------------------------------------------------------------------------------------------
@@ -373,6 +298,21 @@ def test_a_bad_grammar_does_not_touch_the_others() -> None:
     many.do(generate(3, prompt(3), seq_id=1))
     many.run()
     assert isinstance(many.ended(3), Finished)
+
+
+@pytest.mark.parametrize("drawn", [0, 2])
+def test_a_sampler_that_fails_does_not_touch_the_others(drawn: int) -> None:
+    """At its first token or later; its sampler is freed, and so are its cells."""
+    many = bench()
+    many.do(generate(1, prompt(1)))
+    sampler = many.script(generate(2, prompt(2), seq_id=1), [*b"ab"[:drawn], SamplerFailed("no numbers")])
+    many.tick(drawn + 1)
+    assert many.of(Failed) == [Failed(2, "SamplerFailed", "no numbers")]
+    assert (sampler.closed, many.backend.positions(1)) == (True, (-1, -1))
+    many.run()
+    end = many.ended(1)
+    assert isinstance(end, Finished)
+    assert end.token_ids == alone(prompt(1)).token_ids
 
 
 def test_a_copy_of_a_sequence_at_rest_does_not_change_it() -> None:

@@ -11,7 +11,7 @@ import anyio
 from erllama_py.buffers import BufferPool
 from erllama_py.config import SchedulerOpts, parse_model_config
 from erllama_py.engine.backend import Sampling
-from erllama_py.engine.jobs import Generate, Outcome
+from erllama_py.engine.jobs import Died, Failed, Finished, Generate, Outcome
 from erllama_py.engine.stub import StubBackend
 from erllama_py.engine.thread import EngineThread
 
@@ -27,6 +27,13 @@ def stub(**options: Any) -> StubBackend:
 def generate(request_id: int, tokens: Sequence[int], **fields: Any) -> Generate:
     values: dict[str, Any] = {"seq_id": 0, "keep": 0, "limit": 1 << 30, "max_new_tokens": 8, "sampling": GREEDY}
     return Generate(request_id=request_id, tokens=list(tokens), **(values | fields))
+
+
+def ends(request_id: int) -> Callable[[Outcome], bool]:
+    """Whether an outcome is the last of this request; the thread's end is everybody's."""
+    return lambda outcome: (
+        isinstance(outcome, Died) or (isinstance(outcome, Finished | Failed) and outcome.request_id == request_id)
+    )
 
 
 class Driver:

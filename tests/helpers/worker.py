@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 from erllama_py.buffers import BufferPool
 from erllama_py.config import SchedulerOpts
 from erllama_py.engine.backend import BackendFailure, DecodeStatus, ModelFacts, Slice
 from erllama_py.engine.cells import Cells
-from erllama_py.engine.jobs import Failed, Finished, Job, Outcome
+from erllama_py.engine.jobs import Failed, Finished, Generate, Job, Outcome
 from erllama_py.engine.stub import StubBackend
 from erllama_py.engine.worker import Worker
-from helpers.engine import stub
+from helpers.engine import generate, stub
 
 T = TypeVar("T")
+SIZES: dict[str, Any] = {"n_ctx": 1024, "n_batch": 64, "n_ubatch": 32, "n_seq_max": 4}
 MOST_TICKS = 5000  # for a test gone wrong: it shall fail rather than go on for ever
 
 
@@ -31,6 +33,26 @@ class Recorder:
         if self.broken & {part.seq_id for part in slices}:
             raise BackendFailure("the sequence is broken")
         return self._decode(slices)
+
+
+class Scripted:
+    """A sampler that draws what it is told to, whatever the logits; an error among that is raised."""
+
+    def __init__(self, draws: Iterable[int | Exception]) -> None:
+        self._draws = iter(draws)
+        self.closed = False
+
+    def sample(self, index: int) -> int:
+        drawn = next(self._draws)
+        if isinstance(drawn, Exception):
+            raise drawn
+        return drawn
+
+    def sample_from(self, logits: bytes) -> int:
+        return self.sample(0)
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class Bench:
@@ -57,6 +79,13 @@ class Bench:
     def do(self, *jobs: Job) -> None:
         for job in jobs:
             self.worker.do(job)
+
+    def script(self, job: Generate, draws: Iterable[int | Exception]) -> Scripted:
+        """Begin a request that draws these tokens."""
+        sampler = Scripted(draws)
+        with patch.object(self.backend, "sampler", lambda sampling, history: sampler):
+            self.do(job)
+        return sampler
 
     def tick(self, count: int = 1) -> None:
         for _ in range(count):
@@ -85,3 +114,23 @@ class Bench:
     def used(self) -> int:
         """Cells in use."""
         return self.backend._cells._used
+
+
+def bench(**options: Any) -> Bench:
+    """One of `SIZES`, where `context_opts` say nothing else."""
+    return Bench(context_opts=SIZES | options.pop("context_opts", {}), **options)
+
+
+def prompt(number: int, length: int = 10) -> list[int]:
+    """Tokens that no other number's begin with."""
+    return [number, *range(1, length)]
+
+
+def alone(tokens: list[int], **fields: Any) -> Finished:
+    """What a request comes to that has the model for itself."""
+    one = bench()
+    one.do(generate(1, tokens, **fields))
+    one.run()
+    end = one.ended(1)
+    assert isinstance(end, Finished)
+    return end
