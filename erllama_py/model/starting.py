@@ -50,10 +50,15 @@ def forked(state: State, outcome: Forked, now: float) -> tuple[State, list[Effec
     if running is None or not running.forking:
         return state, []
     length = outcome.length
+    lead = state.requests.get(running.lead) if running.lead is not None else None
     if length < running.lead_end:
         state, _ = _with_cells(state, running, length, running.limit)
+    elif lead is not None and lead.seq_id is not None:  # it may have had too few cells when this one joined it
+        slot = slot_of(state, running)
+        own = slot.pieces[-1]
+        pieces = written(slot_of(state, lead).pieces, length, own.end, own.block)
+        state = with_slot(state, changed(slot, pieces=pieces))
     state = with_slot(state, changed(slot_of(state, running), held=running.sought.packed[: TOKEN_BYTES * length]))
-    lead = state.requests.get(running.lead) if running.lead is not None else None
     saved = max(running.saved_by_lead, _saved_by(lead, length) if lead is not None else 0)
     running = changed(running, forking=False, lead=None, lead_end=0, saved_by_lead=saved)
     state = with_request(state, running)

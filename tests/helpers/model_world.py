@@ -1,0 +1,399 @@
+"""One model's machine among callers, a cache and an engine that do what they do in any order.
+
+`World` owns the state. It carries the machine's effects out against a fake engine and a shelf of rows, as late as it is
+told to by its steps, and checks after each what has to be true always: cells suffice, sequences and sessions are
+one request's at a time, nobody is passed by, look-ups are ended, and each request is answered once with the tokens that
+it is due. `settle` lets everything come to rest: nobody may be left over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+
+import msgspec
+
+from erllama_py.cache.keys import Identity, pack_tokens, prefix_keys
+from erllama_py.cache.messages import Located
+from erllama_py.engine.backend import MemoryKind, Sampling
+from erllama_py.engine.jobs import CapturePlan
+from erllama_py.model.books import count
+from erllama_py.model.machine import transition
+from erllama_py.model.messages import (
+    AnswerSaved,
+    CancelRequest,
+    Complete,
+    Crash,
+    Effect,
+    Emit,
+    EndLookUp,
+    EndSession,
+    EngineOutcomes,
+    FailRequest,
+    Found,
+    KeepLogits,
+    Look,
+    LookUp,
+    Message,
+    ReadRows,
+    Refuse,
+    Request,
+    RowRead,
+    RowTaken,
+    SaveAll,
+    SaveRow,
+    SendJob,
+    Submit,
+)
+from erllama_py.model.reuse import is_cuttable
+from erllama_py.model.state import Limits, State, new_state
+from erllama_py.results import TextDelta
+from helpers.fake_cells import unpacked
+from helpers.fake_engine import FakeEngine, reply_to
+from helpers.row_shelf import RowShelf
+
+STEM = list(range(100, 400))
+BASES = (STEM, STEM[:40] + list(range(1100, 1400)), list(range(2000, 2300)))
+IDENTITIES = (Identity(b"f" * 32, 4, b"c" * 32), Identity(b"g" * 32, 4, b"c" * 32))  # two tenants
+SESSIONS = ("s", "t")
+N_SWA = 12
+IDLE_SECONDS = 10.0
+ALL = 1 << 30
+PORTIONS = (0, 1, 2, 5, 16, 33, ALL, ALL)
+
+
+class Shape(msgspec.Struct, frozen=True, kw_only=True):
+    """What the model has to share."""
+
+    memory: MemoryKind
+    n_ctx: int
+    n_seq_max: int
+    quantum: int
+    kept: int
+    saves: bool
+    max_pending: int
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """A request: the beginning of a base, or what an earlier one had and its reply, and then its own tokens."""
+
+    base: int
+    length: int
+    own: int
+    after: int | None
+    max_new_tokens: int
+    priority: int
+    session: str | None
+    wait: bool
+    tenant: int
+    stream: bool
+    plan: bool
+
+
+Step = Ask | tuple[str, int]
+
+
+class World:
+    """See the module. `mail` is what the machine has not been told yet; `open` are look-ups that are not ended."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        n_cells = shape.n_ctx * (shape.n_seq_max if shape.memory == "recurrent" else 1)
+        self.state = new_state(
+            Limits(
+                memory=shape.memory, n_swa=N_SWA, n_cells=n_cells, n_seq_max=shape.n_seq_max,
+                quantum=shape.n_ctx if shape.n_seq_max == 1 else shape.quantum, min_tokens=8 if shape.saves else None,
+                max_pending=shape.max_pending, kept_cells=shape.kept, idle_seconds=IDLE_SECONDS,
+            )
+        )  # fmt: skip
+        self.engine = FakeEngine(shape.memory, N_SWA, n_cells, shape.n_seq_max)
+        self.now = 0.0
+        self.last_id = 0
+        self.mail: deque[Message] = deque()
+        # callers
+        self.asked: dict[int, Request] = {}
+        self.streamed: dict[int, list[int]] = {}
+        self.cancelled: set[int] = set()
+        self.answered: Counter[int] = Counter()
+        self.texts: list[list[int]] = []
+        self.tickets: set[int] = set()
+        # the cache
+        self.shelf = RowShelf()
+        self.saves: deque[SaveRow] = deque()
+        self.kept_logits: dict[bytes, bytes] = {}
+        self.open: dict[int, Request] = {}
+        self.asking: deque[int] = deque()
+        self.reading: dict[int, deque[Located]] = {}
+
+    # --- the machine -------------------------------------------------------------------------------------
+
+    def tell(self, event: Message) -> None:
+        before = self.state
+        self.state, effects = transition(self.state, event, self.now)
+        self.check_turns(before, self.state)
+        for effect in effects:
+            self.perform(effect)
+        self.check()
+
+    def perform(self, effect: Effect) -> None:
+        match effect:
+            case SendJob(job):
+                self.engine.inbox.append(job)
+            case Emit(request_id, event):
+                assert not self.answered[request_id]
+                if isinstance(event, TextDelta):
+                    self.streamed[request_id] += event.token_ids
+            case LookUp(request):
+                assert request.id not in self.open, "a look-up is begun before the last one is ended"
+                self.open[request.id] = request
+                self.asking.append(request.id)
+            case ReadRows(request_id, rows):
+                assert request_id in self.open
+                assert rows
+                self.reading[request_id] = deque(rows)
+            case RowTaken():
+                pass
+            case EndLookUp(request_id):
+                del self.open[request_id]
+                self.reading.pop(request_id, None)
+                if request_id in self.asking:
+                    self.asking.remove(request_id)
+            case SaveRow():
+                self.saves.append(effect)
+            case KeepLogits(key, logits):
+                self.kept_logits[key] = logits
+            case Complete():
+                self.complete(effect)
+            case FailRequest(request_id):
+                assert request_id in self.engine.failed
+                self.answer(request_id)
+            case Refuse(request, waiting):
+                assert waiting is not None or (request.session_id is not None and not request.session_wait)
+                self.answer(request.id)
+            case AnswerSaved(ticket):
+                self.tickets.remove(ticket)
+            case Crash(problem):
+                raise AssertionError(problem)
+
+    def answer(self, request_id: int) -> None:
+        self.answered[request_id] += 1
+        assert self.answered[request_id] == 1, "answered twice"
+
+    def complete(self, answer: Complete) -> None:
+        request, finished = self.asked[answer.request.id], answer.finished
+        self.answer(request.id)
+        due = reply_to(request.tokens, request.max_new_tokens)
+        if finished is None:
+            assert request.id in self.cancelled
+        elif finished.reason == "cancelled":
+            assert request.id in self.cancelled or self.state.stopping
+            assert finished.token_ids == due[: len(finished.token_ids)]
+        else:
+            assert finished.token_ids == due
+        if finished is not None:
+            assert self.streamed.get(request.id, finished.token_ids) == finished.token_ids
+            self.texts.append(request.tokens + finished.token_ids)
+
+    def check_turns(self, before: State, after: State) -> None:
+        """Nobody who waits and could begin is passed by."""
+        waited = {running.request.id for running in before.queue}
+        begun = [running for running in after.active if running.request.id in waited]
+        for running in after.queue:
+            mine, request_id = running.request.session_id, running.request.id
+            turns = {r.request.id for r in before.requests.values() if mine and r.request.session_id == mine}
+            copied = any(mine and copy.session_id == mine for copy in after.copies.values())
+            if request_id in waited and not (running.leaving or copied or request_id > min(turns, default=request_id)):
+                assert all(other.rank < running.rank for other in begun)
+
+    def check(self) -> None:
+        state, engine = self.state, self.engine
+        active = state.active
+        booked = count(slot.pieces for slot in state.slots)
+        # Those who wait for a lead have nothing of their own yet: whether there is as much is seen when they begin.
+        following = {running.seq_id for running in active if running.forking}
+        assert count(slot.pieces for slot in state.slots if slot.seq_id not in following) <= state.limits.n_cells
+        assert len({running.seq_id for running in active}) == len(active)
+        for running in active:
+            assert running.seq_id is not None
+            assert state.slots[running.seq_id].request_id == running.request.id
+        assert len(active) == sum(slot.request_id is not None for slot in state.slots)
+        sessions = [running.request.session_id for running in active if running.request.session_id is not None]
+        assert len(set(sessions)) == len(sessions), "two turns of one session at a time"
+        looking = {running.request.id for running in active if running.stage in ("looking", "restoring")}
+        assert looking == set(self.open)
+        for running in state.requests.values():
+            work = engine.parked.get(running.request.id)
+            if work is not None and running.stage == "parked":
+                assert running.sought.tokens == work.all_tokens
+        if not (engine.inbox or engine.outbox or self.mail):
+            assert engine.cells.used <= booked
+            for slot in state.slots:
+                if slot.request_id is None:
+                    assert unpacked(slot.held) == engine.cells.sequences[slot.seq_id].tokens
+            if not active:
+                assert engine.cells.used == booked
+
+    # --- what happens ------------------------------------------------------------------------------------
+
+    def step(self, step: Step) -> None:
+        if isinstance(step, Ask):
+            self.ask(step)
+            return
+        kind, number = step
+        steps: dict[str, Callable[[int], object]] = {
+            "jobs": self.engine.do, "tick": self.tick, "deliver": self.deliver, "work": self.work, "round": self.round,
+            "answer": self.answer_look_up, "read": self.read, "store": self.store, "cancel": self.cancel,
+            "save all": self.save_all, "end session": self.end_session, "look": self.look, "mishap": self.mishap,
+            "unload": self.unload, "evict rows": self.shelf.lose_half,
+        }  # fmt: skip
+        steps[kind](number)
+        self.check()
+
+    def ask(self, ask: Ask) -> None:
+        if self.state.stopping:
+            return
+        n_ctx = self.shape.n_ctx
+        begin = BASES[ask.base][: ask.length]
+        if ask.after is not None and self.texts:
+            begin = self.texts[-1 - ask.after % len(self.texts)]
+        tokens = [*begin, *[3000 + ask.own] * ask.own][: n_ctx - 1] or [1]
+        identity, packed = IDENTITIES[ask.tenant], pack_tokens(tokens)
+        self.last_id += 1
+        plan = None
+        if ask.plan and self.shape.saves:
+            ends = range(16, len(tokens) - 3, 16)
+            last = () if self.shape.memory == "full" else (len(tokens),)
+            plan = CapturePlan(captured_to=0, prompt_ends=(*ends, *last), interval=20, min_tokens=8)
+        request = Request(
+            id=self.last_id, tokens=tokens, max_new_tokens=min(ask.max_new_tokens, n_ctx - len(tokens)),
+            sampling=Sampling(), stop_sequences=(), submitted_at=self.now, identity=identity, packed=packed,
+            key=prefix_keys(identity, packed, (len(tokens),))[0], plan=plan, priority=ask.priority,
+            session_id=ask.session, session_wait=ask.wait,
+        )  # fmt: skip
+        self.asked[request.id] = request
+        self.engine.owners[request.id] = identity
+        if ask.stream:
+            self.streamed[request.id] = []
+        self.tell(Submit(request, print if ask.stream else None))
+
+    def cancel(self, number: int) -> None:
+        if waiting := [request_id for request_id in self.asked if not self.answered[request_id]]:
+            request_id = waiting[number % len(waiting)]
+            self.cancelled.add(request_id)
+            self.tell(CancelRequest(request_id))
+
+    def save_all(self, number: int) -> None:
+        self.last_id += 1
+        self.tickets.add(self.last_id)
+        self.tell(SaveAll(self.last_id, "evict"))
+
+    def unload(self, number: int) -> None:
+        """The model is shut down: nobody asks it for more."""
+        if not self.state.stopping and number % 4 == 0:
+            self.last_id += 1
+            self.tickets.add(self.last_id)
+            self.tell(SaveAll(self.last_id, "shutdown"))
+
+    def end_session(self, number: int) -> None:
+        self.tell(EndSession(SESSIONS[number % len(SESSIONS)]))
+
+    def look(self, number: int) -> None:
+        self.now += number % 16
+        self.tell(Look())
+
+    def mishap(self, number: int) -> None:
+        """Something goes wrong in the engine, soon or now."""
+        engine, running = self.engine, sorted(self.engine.running)
+        match number % 6:
+            case 0:
+                engine.refuse = "kept"
+            case 1:
+                engine.refuse = "emptied"
+            case 2:
+                engine.buffers_gone = True
+            case 3:
+                engine.fail_begin = True
+            case 4 if running:
+                engine.fail(running[number // 6 % len(running)])
+            case 5 if running:
+                engine.set_back(running[number // 6 % len(running)])
+
+    def tick(self, number: int) -> None:
+        """Three bits of the number for each sequence say how far it gets."""
+        self.engine.tick(lambda request_id: PORTIONS[(number >> 3 * (request_id % 5)) & 7])
+
+    def deliver(self, number: int) -> None:
+        """One of what the engine, the cache and their likes have sent, and so many more are on their way."""
+        outbox = self.engine.outbox
+        self.mail += [EngineOutcomes([outcome]) for outcome in outbox[:number]]
+        del outbox[:number]
+        self.read_mail(1)
+
+    def read_mail(self, number: int) -> None:
+        for _ in range(min(number, len(self.mail))):
+            self.tell(self.mail.popleft())
+
+    def answer_look_up(self, number: int) -> None:
+        if not self.asking:
+            return
+        request_id = self.asking[number % len(self.asking)]
+        self.asking.remove(request_id)
+        request, hit = self.open[request_id], None
+        if number % 8 != 7:  # else the cache cannot be asked
+            hit = self.shelf.find(request, cuttable=is_cuttable(self.shape.memory))
+        self.mail.append(Found(request_id, hit, self.kept_logits.get(request.key)))
+
+    def read(self, number: int) -> None:
+        if not self.reading:
+            return
+        request_id = sorted(self.reading)[number % len(self.reading)]
+        rows = self.reading[request_id]
+        row = rows.popleft()
+        content = self.shelf.read(row) if number % 8 != 7 else None
+        self.mail.append(RowRead(request_id, content))
+        if content is None or not rows:
+            del self.reading[request_id]
+
+    def store(self, number: int) -> None:
+        for _ in range(min(number, len(self.saves))):
+            self.shelf.put(self.saves.popleft())
+
+    def work(self, number: int) -> bool:
+        """The engine does all that it has to, and tells; the cache sleeps. Whether there was anything."""
+        engine = self.engine
+        busy = len(self.mail) + len(engine.inbox) + len(engine.outbox)
+        engine.do(ALL)
+        ticked = engine.tick(lambda _: ALL if number % 2 else 3)
+        if engine.outbox:
+            self.mail += [EngineOutcomes([outcome]) for outcome in engine.outbox]
+            engine.outbox.clear()
+        self.read_mail(ALL)
+        return ticked or busy > 0
+
+    def round(self, number: int) -> bool:
+        """One look of everybody at what there is to do; whether there was anything."""
+        self.store(ALL)
+        asking, reading = len(self.asking), len(self.reading)
+        for _ in range(asking):
+            self.answer_look_up(0)
+        for _ in range(reading):
+            self.read(0)
+        return self.work(number) or asking + reading > 0
+
+    def settle(self) -> None:
+        """Until nothing happens any more: nobody is left."""
+        for _ in range(2000):
+            if not self.round(1):
+                break
+        else:
+            raise AssertionError("they do not come to an end")
+        if self.state.stopping:  # those in the queue learn that the model is gone
+            assert not self.state.active
+            assert all(slot.is_free for slot in self.state.slots)
+        else:
+            assert not self.state.requests, self.state.requests
+            assert all(self.answered[request_id] == 1 for request_id in self.asked)
+        assert not self.open
+        assert not self.tickets
+        assert not self.state.copies
+        assert not self.state.save_alls

@@ -1,0 +1,44 @@
+"""Saved rows in memory, found as the cache finds them: a real index without tiers, files or threads."""
+
+from __future__ import annotations
+
+from erllama_py.cache.index import Index
+from erllama_py.cache.messages import Hit, Located, RowBytes
+from erllama_py.cache.walk import walk
+from erllama_py.model.messages import Request, SaveRow
+from erllama_py.model.saving import row_meta
+from erllama_py.tiers.messages import StoredRow
+
+TIER = "disk"
+
+
+class RowShelf:
+    """Owns the rows; nothing is evicted but by `lose_half`."""
+
+    def __init__(self) -> None:
+        self._index = Index()
+        self._index.add_tier(TIER, "disk", 1 << 40)
+        self._rows: dict[bytes, RowBytes] = {}
+
+    def put(self, save: SaveRow) -> None:
+        """Store a range that was copied out, if it was."""
+        if save.captured.payload is None:
+            return
+        meta = row_meta(save, "b1", 0.0)
+        if meta.key not in self._rows:
+            self._rows[meta.key] = RowBytes(meta, save.captured.payload, save.logits or b"")
+            self._index.add(TIER, StoredRow(meta=meta, nbytes=meta.payload_bytes, hits=0, used_at=0.0))
+
+    def find(self, request: Request, *, cuttable: bool) -> Hit:
+        """What there is for a prompt."""
+        return walk(self._index, request.identity, request.packed, cuttable=cuttable, tier=TIER)
+
+    def read(self, row: Located) -> RowBytes | None:
+        """A row that was found, if it is still there."""
+        return self._rows.get(row.meta.key)
+
+    def lose_half(self, first: int) -> None:
+        """Every second row goes, those that somebody is about to read too."""
+        for key in list(self._rows)[first % 2 :: 2]:
+            self._index.drop(TIER, key)
+            del self._rows[key]
