@@ -35,7 +35,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Park(msgspec.Struct, frozen=True):
-    """There is no place until these requests are parked."""
+    """There is no place until these requests are parked, or, who has not begun, are back in the queue."""
 
     requests: tuple[int, ...]
 
@@ -127,8 +127,13 @@ def parkable(state: State) -> list[Running]:
 
 
 def _victims(state: State, running: Running) -> list[Running]:
-    """Those of them that a request of a higher priority may push out."""
-    return [one for one in parkable(state) if one.request.priority < running.request.priority]
+    """Those whom a request of a higher priority may push out, in the same order; who has not begun among them.
+
+    Rows on their way would be taken for those of its next start, so who is restored is left alone until it is at work.
+    """
+    lower = [one for one in state.active if one.request.priority < running.request.priority and not one.leaving]
+    there = [one for one in lower if one.stage in ("working", "following", "looking")]
+    return sorted(there, key=lambda one: one.rank, reverse=True)
 
 
 def _own(state: State, running: Running) -> Beginning:

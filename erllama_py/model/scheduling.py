@@ -16,7 +16,7 @@ from erllama_py.model.books import count, grown
 from erllama_py.model.evicting import copy_out, evict
 from erllama_py.model.messages import Effect, LookUp, SendJob
 from erllama_py.model.slots import Slot, common_prefix
-from erllama_py.model.starting import follow, forked, leave_start, slot_of
+from erllama_py.model.starting import follow, forked, leave_start, slot_of, with_pieces
 from erllama_py.model.state import Running, State, changed, unstarted, with_request, with_slot
 
 # Seconds that are waited for a save under way of what a request begins with, before it is computed again.
@@ -60,15 +60,13 @@ def _feed(state: State, now: float) -> tuple[State, list[Effect]]:
 
 def _grow(state: State, running: Running, now: float) -> tuple[State, list[Effect]]:
     effects: list[Effect] = []
-    slot, limits = slot_of(state, running), state.limits
+    limits, pieces = state.limits, slot_of(state, running).pieces
     limit = min(running.limit + limits.quantum, placing.most_cells(running))
-    slot = changed(slot, pieces=grown(slot.pieces, limit))
     while True:
-        excess = count(slot.pieces if other.seq_id == slot.seq_id else other.pieces for other in state.slots)
-        if excess <= limits.n_cells:
-            running = changed(running, limit=limit, starving=False)
-            state = with_request(with_slot(state, slot), running)
-            return state, [*effects, SendJob(Grant(running.request.id, limit))]
+        after = with_pieces(state, running, grown(pieces, limit))
+        if count(slot.pieces for slot in after.slots) <= limits.n_cells:
+            after = with_request(after, changed(running, limit=limit, starving=False))
+            return after, [*effects, SendJob(Grant(running.request.id, limit))]
         if not state.kept:
             break
         state, more = evict(state, state.kept[0])
@@ -116,9 +114,10 @@ def _admit(state: State, now: float) -> tuple[State, list[Effect]]:
             break
         if isinstance(place, placing.Park):
             for request_id in place.requests:
-                state, more = park(state, state.requests[request_id])
+                out = state.requests[request_id]
+                state, more = park(state, out) if out.stage == "working" else _requeue(state, out, now)
                 effects += more
-            break
+            continue  # there may be a place now
         state, more = _take(state, running, place, now)
         effects += more
     return state, effects

@@ -12,7 +12,7 @@ from __future__ import annotations
 from erllama_py.cache.keys import TOKEN_BYTES
 from erllama_py.cache.messages import Hit
 from erllama_py.engine.jobs import CapturePlan, Drop, Fork, Forked, Generate, Restore, Restored, Resume
-from erllama_py.model.books import count, grown, written
+from erllama_py.model.books import Pieces, count, grown, written
 from erllama_py.model.evicting import evict
 from erllama_py.model.messages import Effect, EndLookUp, Found, Outline, ReadRows, RowRead, RowTaken, SendJob
 from erllama_py.model.placing import Beginning, shared
@@ -53,11 +53,6 @@ def forked(state: State, outcome: Forked, now: float) -> tuple[State, list[Effec
     lead = state.requests.get(running.lead) if running.lead is not None else None
     if length < running.lead_end:
         state, _ = _with_cells(state, running, length, running.limit)
-    elif lead is not None and lead.seq_id is not None:  # it may have had too few cells when this one joined it
-        slot = slot_of(state, running)
-        own = slot.pieces[-1]
-        pieces = written(slot_of(state, lead).pieces, length, own.end, own.block)
-        state = with_slot(state, changed(slot, pieces=pieces))
     state = with_slot(state, changed(slot_of(state, running), held=running.sought.packed[: TOKEN_BYTES * length]))
     saved = max(running.saved_by_lead, _saved_by(lead, length) if lead is not None else 0)
     running = changed(running, forking=False, lead=None, lead_end=0, saved_by_lead=saved)
@@ -93,29 +88,33 @@ def follow(state: State, running: Running, begin: Beginning) -> tuple[State, lis
     return with_request(state, running), job
 
 
+def with_pieces(state: State, running: Running, pieces: Pieces) -> State:
+    """The state in which a request has these cells, and those who are to begin with them have them as well.
+
+    They have none of their own as long as the lead has too few for what they share.
+    """
+    state, end = with_slot(state, changed(slot_of(state, running), pieces=pieces)), pieces[-1].end
+    for other in state.requests.values():
+        if other.forking and other.lead == running.request.id:
+            theirs = slot_of(state, other)
+            own, whole = theirs.pieces[-1], other.lead_end <= end
+            shares = written(pieces, min(other.lead_end, end), own.end if whole else 0, own.block)
+            state = with_slot(state, changed(theirs, pieces=shares))
+    return state
+
+
 def _with_cells(state: State, running: Running, start: int, end: int) -> tuple[State, bool]:
     """The state in which a request may write its own cells from `start` to `end`, and whether there are as many.
 
-    Where there are not it begins with what there is, and asks for more. Who is to begin with them has them as well, and
-    none of its own while they are too few.
+    Where there are not it begins with what there is, and asks for more.
     """
-    slot, limits = slot_of(state, running), state.limits
-
-    def with_end(end: int) -> State:
-        mine = written(slot.pieces, start, end, state.next_block)
-        after = with_slot(changed(state, next_block=state.next_block + 1), changed(slot, pieces=mine))
-        for other in state.requests.values():
-            if other.forking and other.lead == running.request.id:
-                theirs = slot_of(state, other)
-                own = theirs.pieces[-1]
-                whole = other.lead_end <= end
-                pieces = written(mine, min(other.lead_end, end), own.end if whole else 0, own.block)
-                after = with_slot(after, changed(theirs, pieces=pieces))
-        return after
-
-    after = with_end(end)
-    excess = count(other.pieces for other in after.slots) - limits.n_cells
-    return (with_end(end - excess), False) if excess > 0 else (after, True)
+    pieces, block = slot_of(state, running).pieces, state.next_block
+    state = changed(state, next_block=block + 1)
+    after = with_pieces(state, running, written(pieces, start, end, block))
+    excess = count(slot.pieces for slot in after.slots) - state.limits.n_cells
+    if excess <= 0:
+        return after, True
+    return with_pieces(state, running, written(pieces, start, end - excess, block)), False
 
 
 def _start(state: State, running: Running, event: Found, now: float) -> tuple[State, list[Effect]]:

@@ -122,6 +122,10 @@ class Watch:
         """What the machine knows of a request; None when it is over."""
         return self.states[model_id].requests.get(request_id)
 
+    def stages(self, model_id: str = "m") -> list[str]:
+        """Of all requests of a model, in the order in which they came."""
+        return [one.stage for one in self.states[model_id].requests.values()] if model_id in self.states else []
+
     async def at_rest(self, model_id: str = "m") -> None:
         """Wait until nothing is under way; then the books and the cells must say the same."""
         with anyio.move_on_after(GUARD_SECONDS):

@@ -156,7 +156,7 @@ def test_the_next_lead_may_itself_still_be_looked_up() -> None:
 def test_of_a_lead_at_work_the_engine_says_what_was_shared(over: Any, parking: bool) -> None:
     """It was asked, so its answer is waited for, though the lead was to be parked and has ended before that."""
     state = begun(state_with(n_cells=ROOM), asked(1, A))
-    state, _ = run(state, asked(2, SECOND), asked(3, THIRD), found(2), found(3))
+    state, _ = run(state, asked(2, SECOND, priority=1), asked(3, THIRD, priority=1), found(2), found(3))
     if parking:
         state, effects = run(state, asked(4, D, priority=1))
         assert effects == [SendJob(Park(1))]
@@ -171,7 +171,8 @@ def test_of_a_lead_at_work_the_engine_says_what_was_shared(over: Any, parking: b
 def test_who_follows_a_lead_that_is_parked_gets_what_it_has() -> None:
     """The engine says so before the lead is out; what is missing is computed by the first of them."""
     state = begun(state_with(n_cells=ROOM), asked(1, A))
-    state, _ = run(state, asked(2, SECOND), asked(3, THIRD), found(2), found(3), asked(4, D, priority=1))
+    state, _ = run(state, asked(2, SECOND, priority=1), asked(3, THIRD, priority=1), found(2), found(3))
+    state, _ = run(state, asked(4, D, priority=1))
     assert state.requests[1].stage == "parking"
     state, effects = run(state, Forked(2, 20))
     assert generate_of(effects).keep == 20

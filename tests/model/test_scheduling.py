@@ -210,6 +210,16 @@ def test_a_higher_priority_pushes_one_out() -> None:
     assert looked_up(effects) == [1]
 
 
+def test_a_higher_priority_sends_back_who_has_not_begun() -> None:
+    """Nothing is lost with it, so nobody has to be parked: it came last, and is looked up again."""
+    state = begun(state_with(n_seq_max=2), asked(1, A))
+    state, _ = run(state, asked(2, B))
+    state, effects = run(state, asked(3, C, priority=1))
+    assert jobs(effects) == [Drop(1)]
+    assert looked_up(effects) == [3]
+    assert [state.requests[request_id].stage for request_id in (1, 2, 3)] == ["working", "waiting", "looking"]
+
+
 def test_the_logits_of_a_prompt_do_not_resume_what_was_sampled_behind_it() -> None:
     """They belong to its end, not to where it was parked."""
     state, _ = run(FULL, PromptLogits(2, b"l"), Wants(1, 68))

@@ -62,7 +62,7 @@ async def test_a_request_that_fails_does_so_alone(
         asked = asyncio.create_task(together(model, prompts(5), length=LENGTH))
         await arrived(model, 5)
         bad = asyncio.create_task(model.complete(prompt, response_tokens=LENGTH, temperature=0.0, **options))
-        await until(lambda: bad.done() or [one.stage for one in watch.states["m"].requests.values()] == ["working"] * 6)
+        await until(lambda: bad.done() or watch.stages() == ["working"] * 6)
         gate.gate.set()
         with pytest.raises(error):
             await bad

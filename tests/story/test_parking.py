@@ -232,7 +232,7 @@ def crashed(end: object) -> bool:
 
 
 async def test_a_higher_priority_does_not_wait_for_the_prompts_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It comes while the others begin: one of them leaves its sequence with its prompt half read."""
+    """It comes while the others read theirs: one of them leaves its sequence with its prompt half read."""
     watch, done = Watch(monkeypatch), dict[int, bool]()
 
     def see(model_id: str, state: State) -> None:
@@ -242,11 +242,14 @@ async def test_a_higher_priority_does_not_wait_for_the_prompts_of_others(monkeyp
 
     watch.see = see
     low, high = prompts(2, 1000, 40), prompts(1, 20, 40)
-    async with crowded(context_opts={"n_ctx": 4096, "n_seq_max": 2}) as (_, model):
-        replies = await together(model, [*low, *high], {}, {}, {"priority": 1}, length=40)
+    slow = {"seconds_per_token": 0.0005}
+    async with crowded(context_opts={"n_ctx": 4096, "n_seq_max": 2}, stub=slow) as (_, model):
+        first = asyncio.create_task(together(model, low, length=40))
+        await until(lambda: watch.stages() == ["working"] * 2)
+        (above,) = await together(model, high, {"priority": 1}, length=40)
+        replies = [*await first, above]
     assert [reply.generated for reply in replies] == [stub_reply(prompt, 40) for prompt in (*low, *high)]
-    assert sorted(reply.stats.parks for reply in replies[:2]) == [0, 1]  # whichever the engine has begun
-    assert replies[2].stats.parks == 0
+    assert [reply.stats.parks for reply in replies] == [0, 1, 0]
     assert list(done.values()) == [False]
 
 

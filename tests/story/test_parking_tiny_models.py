@@ -6,11 +6,13 @@ shares a batch with it; each must be, token for token, the one that the prompt g
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.crowd import together
+from helpers.runtime import until
 from helpers.tiny_gguf import Kind, tiny_gguf
 from helpers.watched import Watch
 
@@ -78,7 +80,10 @@ async def test_a_higher_priority_takes_the_place_of_another(
     options = config(path, POLICY, n_seq_max=2, n_ctx=1024)
     async with erllama.Runtime() as runtime:
         model = await runtime.load_model("m", options)
-        replies = await together(model, asked, ENDLESS, ENDLESS, ENDLESS | {"priority": 1}, length=REPLY)
+        first = asyncio.create_task(together(model, asked[:2], ENDLESS, ENDLESS, length=REPLY))
+        await until(lambda: watch.stages() == ["working"] * 2)
+        (above,) = await together(model, asked[2:], ENDLESS | {"priority": 1}, length=REPLY)
+        replies = [*await first, above]
     assert [reply.generated for reply in replies] == [reply.generated for reply in expected]
     assert [reply.stats.parks for reply in replies] == [0, 1, 0]
     assert watch.wrong == []
