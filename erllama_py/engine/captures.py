@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from erllama_py.config import SaveReason
 from erllama_py.engine.backend import MemoryKind
-from erllama_py.engine.jobs import CapturePlan
+from erllama_py.engine.jobs import CapturePlan, span_end
 
 
 class Captures:
@@ -18,7 +18,7 @@ class Captures:
         self.captured_to = plan.captured_to if plan else 0
         self._settled_to = self.captured_to  # what was tried up to there is not tried again
         self._plan = plan
-        self._prompt_length = prompt_length
+        self._prompt_length, self._memory = prompt_length, memory
         self._stands_at_end = memory in ("recurrent", "hybrid")
         self._stops_in_ubatch = memory == "window"
         # A recurrent state is only ever the one at the sequence's end: what lies behind cannot be had any more.
@@ -37,14 +37,16 @@ class Captures:
         return None
 
     def last(self, position: int) -> tuple[int, SaveReason] | None:
-        """The range that ends with the request."""
+        """The next of the ranges that are left when the request ends at `position`."""
         if self._plan is None or position < max(self._plan.min_tokens, self._settled_to + 1):
             return None
-        return position, "finish"
+        return span_end(self._settled_to, position, self._memory), "finish"
 
     def rest(self, position: int) -> tuple[int, SaveReason] | None:
-        """What is left to be copied of a sequence that is parked at `position`, when nothing else is due."""
-        return (position, "evict") if self._plan is not None and position > self._settled_to else None
+        """The next of the ranges that are left when it is parked at `position`."""
+        if self._plan is None or position <= self._settled_to:
+            return None
+        return span_end(self._settled_to, position, self._memory), "evict"
 
     def settle(self, end: int, captured: bool) -> None:
         """The range up to `end` was copied, or cannot be: it is over with either way."""

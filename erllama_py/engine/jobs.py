@@ -11,10 +11,14 @@ from typing import Literal
 import msgspec
 
 from erllama_py.config import SaveReason
-from erllama_py.engine.backend import Sampling
+from erllama_py.engine.backend import MemoryKind, Sampling
 
 SkipReason = Literal["no_buffer", "forgotten"]
 FinishReason = Literal["stop", "length", "cancelled"]
+
+# Where a range can end anywhere, it has at most so many tokens: 12 MB of a model of 135M parameters, 64 MB of one of 8
+# billion, some milliseconds for which a stream stands still. It ends at a multiple, as rows do that others may share.
+MOST_TOKENS = 512
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -118,6 +122,12 @@ class Capture(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     start: int
     end: int
     reason: SaveReason
+
+
+def span_end(start: int, end: int, memory: MemoryKind) -> int:
+    """Where the first of the ranges ends that `[start, end)` is copied out in. Only full attention has more than one:
+    what others hold of an earlier end is gone."""
+    return min(end, (start // MOST_TOKENS + 1) * MOST_TOKENS) if memory == "full" else end
 
 
 class Drop(msgspec.Struct, frozen=True, tag=True):

@@ -47,6 +47,9 @@ from erllama_py.watch.log import get_logger
 # follows in the next ticks, so that no stream stands still for longer.
 CAPTURES_PER_TICK = 2
 
+# The same for one that is over: its answer waits for them, so whatever is left by default is copied out at once.
+CAPTURES_AT_END = 4
+
 
 class DrillFault(Exception):
     """Raised on purpose, by `Fault("thread")`."""
@@ -141,7 +144,7 @@ class Worker:
             self._fail(job.request_id, error)
             return
         running = self._running[job.request_id] = Running(job, sampler, self._facts, time.perf_counter())
-        self._capture_due(running, CAPTURES_PER_TICK)  # of what is kept: a recurrent state stands there only now
+        self._capture_due(running)  # of what is kept: a recurrent state stands there only now
         if job.keep == len(job.tokens):
             self._outcomes.append(Prefilled(job.request_id, job.keep, job.keep))
             self._draw(running, lambda: running.sampler.sample_from(job.logits or b""))
@@ -222,7 +225,7 @@ class Worker:
         for index, (part, fed) in enumerate(zip(parts, slices, strict=True)):
             self._advance(part, index if fed.logits else None)
         for part in parts:
-            self._capture_due(part.running, CAPTURES_PER_TICK)
+            self._capture_due(part.running)
 
     def _advance(self, part: Part, logits: int | None) -> None:
         running, job = part.running, part.running.job
@@ -252,16 +255,15 @@ class Worker:
         if running.job.stream and (text := running.take_text()):
             self._outcomes.append(text)
 
-    def _capture_due(self, running: Running, most: int | None = None) -> None:
-        """Copy out the ranges that a request has completed, at most `most` of them now."""
-        done = 0
-        while running.job.request_id in self._running and (due := running.captures.due(running.position)):
-            if most is not None and done == most:
+    def _capture_due(self, running: Running) -> None:
+        """Copy out ranges that a request has completed."""
+        for done in range(CAPTURES_PER_TICK):
+            due = running.captures.due(running.position) if running.job.request_id in self._running else None
+            if due is None:
                 return
             if not done:
                 self.flush()  # a token that was drawn in this tick does not wait for the copy
             self._capture(running, *due)
-            done += 1
 
     def _capture(self, running: Running, end: int, reason: SaveReason) -> None:
         job = running.job
@@ -286,6 +288,19 @@ class Worker:
 
     # --- ends --------------------------------------------------------------------------------------------
 
+    def _copied_out(self, running: Running) -> bool:
+        """Copy out what is left of a request that is over; false when others are to go on in between."""
+        captures, position, copied = running.captures, running.position, 0
+        others = any(one.need() for one in self._running.values())
+        while position and (due := captures.due(position) or captures.last(position)):
+            if copied == CAPTURES_AT_END and others:
+                return False
+            if not copied:
+                self.flush()  # its text does not wait for the copies
+            self._capture(running, *due)
+            copied += 1
+        return True
+
     def _drop(self, running: Running, error: RequestError) -> None:
         running.sampler.close()
         del self._running[running.job.request_id]
@@ -298,15 +313,12 @@ class Worker:
     def _finish_all(self) -> None:
         now, over = time.perf_counter(), [running for running in self._running.values() if running.finish is not None]
         for running in over:
-            running.sampler.close()
             if running.job.stream and (text := running.take_text()):
                 self._outcomes.append(text)
-            first = -1
-            if running.position:
-                self._capture_due(running)
-                if last := running.captures.last(running.position):
-                    self._capture(running, *last)
-                first, _ = self._backend.positions(running.seq_id)
+            if not self._copied_out(running):
+                continue
+            running.sampler.close()
+            first = self._backend.positions(running.seq_id)[0] if running.position else -1
             del self._running[running.job.request_id]
             self._outcomes.append(running.finished(first, now))
         if over:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from erllama_py.cache.keys import prefix_keys
-from erllama_py.engine.jobs import Capture, Drop
+from erllama_py.engine.jobs import Capture, Drop, span_end
 from erllama_py.model.messages import Effect, SendJob
 from erllama_py.model.slots import Slot
 from erllama_py.model.state import Copy, State, changed, with_request, with_slot
@@ -24,10 +24,16 @@ def copy_out(state: State, slot: Slot, reason: Literal["evict", "shutdown"] = "e
     least = state.limits.min_tokens
     if slot.identity is None or least is None or slot.length < max(least, slot.captured_to + 1):
         return _left(state, slot, slot.captured_to), []
-    state, ticket = _left(state, slot, slot.length), state.next_ticket
-    copies = {**state.copies, ticket: Copy(slot.identity, slot.held, slot.session_id)}
-    job = Capture(request_id=ticket, seq_id=slot.seq_id, start=slot.captured_to, end=slot.length, reason=reason)
-    return changed(state, copies=copies, next_ticket=ticket - 1), [SendJob(job)]
+    state, start = _left(state, slot, slot.length), slot.captured_to
+    effects: list[Effect] = []
+    while start < slot.length:
+        end, ticket = span_end(start, slot.length, state.limits.memory), state.next_ticket
+        copies = {**state.copies, ticket: Copy(slot.identity, slot.held, slot.session_id)}
+        state = changed(state, copies=copies, next_ticket=ticket - 1)
+        job = Capture(request_id=ticket, seq_id=slot.seq_id, start=start, end=end, reason=reason)
+        effects.append(SendJob(job))
+        start = end
+    return state, effects
 
 
 def _left(state: State, slot: Slot, end: int) -> State:

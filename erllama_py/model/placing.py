@@ -126,13 +126,21 @@ def parkable(state: State) -> list[Running]:
     return sorted(working, key=lambda running: running.rank, reverse=True)
 
 
-def _victims(state: State, running: Running) -> list[Running]:
-    """Those whom a request of a higher priority may push out, in the same order; who has not begun among them.
+def can_go_back(state: State, running: Running) -> bool:
+    """Whether a request that has not begun can be put back into the queue.
 
-    Rows on their way would be taken for those of its next start, so who is restored is left alone until it is at work.
+    Not while rows, or cells to share, are on their way: they would be taken for those of its next start. It is at work
+    soon, and can be parked then.
     """
+    lead = state.requests.get(running.lead) if running.lead is not None else None
+    asked = running.forking and (lead is None or lead.stage in ("working", "parking"))
+    return running.stage in ("following", "looking") and not asked
+
+
+def _victims(state: State, running: Running) -> list[Running]:
+    """Those whom a request of a higher priority may push out, in the same order; who has not begun among them."""
     lower = [one for one in state.active if one.request.priority < running.request.priority and not one.leaving]
-    there = [one for one in lower if one.stage in ("working", "following", "looking")]
+    there = [one for one in lower if one.stage == "working" or can_go_back(state, one)]
     return sorted(there, key=lambda one: one.rank, reverse=True)
 
 

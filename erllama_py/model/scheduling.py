@@ -75,8 +75,7 @@ def _grow(state: State, running: Running, now: float) -> tuple[State, list[Effec
     if _parking(state):
         return state, effects
     if len(parkable) < 2:  # those who are about to be at work have cells, and wait for it, maybe
-        # Rows on their way would be taken for those of its next start: it is at work soon, and can be parked then.
-        idle = [one for one in state.active if one.stage in ("following", "looking")]
+        idle = [one for one in state.active if placing.can_go_back(state, one)]
         if not idle:
             return state, effects
         state, more = _requeue(state, max(idle, key=lambda one: one.rank), now)
