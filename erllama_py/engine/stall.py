@@ -17,10 +17,6 @@ import msgspec
 # streams would hardly notice the difference. So this much goes in even where the wait allowed is too short for it.
 LEAST_CHUNK = 8
 
-# Before a prompt was measured. Enough that the reading of the weights is shared by many tokens; few enough that a
-# processor which reads 300 prompt tokens a second takes a tenth of a second. It is used for one decode.
-UNMEASURED_CHUNK = 32
-
 # How far an estimate goes towards a new measurement. A decode can be slow by accident (a page fault, another process)
 # but not fast, so lower times are believed sooner: what the slow first decodes left behind halves with each.
 FALL = 0.5
@@ -42,31 +38,26 @@ class TickTimes(msgspec.Struct, frozen=True):
 def observed(times: TickTimes, rows: int, prompt_tokens: int, seconds: float) -> TickTimes:
     """The times after a decode of `rows` decode rows and `prompt_tokens` took `seconds`."""
     row_seconds, token_seconds = times.row_seconds, times.token_seconds
-    if not prompt_tokens:
-        return TickTimes(_towards(row_seconds, seconds), token_seconds) if rows else times
-    if not rows and token_seconds:
+    if not rows:
         return times  # nobody waited: a token of a large batch costs less than one of those that are waited for
+    if not prompt_tokens:
+        return TickTimes(_towards(row_seconds, seconds), token_seconds)
     added = seconds - row_seconds
     if added > 0.0:
         # A decode of few prompt tokens says little about one: the unevenness of the rows' time is divided by few.
         weight = prompt_tokens / (prompt_tokens + LEAST_CHUNK)
         return TickTimes(row_seconds, _towards(token_seconds, added / prompt_tokens, weight))
-    if rows:
-        # Rows alone cannot cost more than these did together with a prompt. Without this, a time that is too long
-        # would stay while prompts follow each other and no decode is of rows alone.
-        return TickTimes(_towards(row_seconds, max(0.0, seconds - prompt_tokens * token_seconds)), token_seconds)
-    return times
+    # Rows alone cannot cost more than these did together with a prompt. Without this, a time that is too long would
+    # stay while prompts follow each other and no decode is of rows alone.
+    return TickTimes(_towards(row_seconds, max(0.0, seconds - prompt_tokens * token_seconds)), token_seconds)
 
 
 def chunk_size(times: TickTimes, max_stall_seconds: float, n_batch: int) -> int:
     """Prompt tokens for a decode that lasts `max_stall_seconds` at most, from `LEAST_CHUNK` (or `n_batch`, if that is
     less) to `n_batch`."""
     spare = max_stall_seconds - times.row_seconds
-    if spare <= 0.0:
-        tokens = LEAST_CHUNK
-    elif times.token_seconds == 0.0:
-        tokens = UNMEASURED_CHUNK
-    else:
+    tokens = 0  # the least, for one decode, where nothing was measured yet
+    if spare > 0.0 and times.token_seconds > 0.0:
         tokens = int(min(n_batch, spare / times.token_seconds))
     return min(n_batch, max(LEAST_CHUNK, tokens))
 

@@ -187,3 +187,14 @@ def test_a_long_reply_is_saved_at_intervals() -> None:
     assert captures.due(70) == (66, "continued")
     captures.settle(66, False)
     assert captures.last(70) == (70, "finish")
+
+
+@pytest.mark.parametrize("memory", KINDS)
+def test_a_long_rest_is_copied_in_spans_where_a_range_can_end_anywhere(memory: MemoryKind) -> None:
+    """At multiples of 512, when the request ends and when it is parked."""
+    for left in (Captures.last, Captures.rest):
+        captures, ends = Captures(plan(captured_to=100), 1500, 1500, memory), list[int]()
+        while due := left(captures, 1300):
+            ends.append(due[0])
+            captures.settle(due[0], True)
+        assert ends == ([512, 1024, 1300] if memory == "full" else [1300])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.engine.stall import LEAST_CHUNK, UNMEASURED_CHUNK, TickTimes, chunk_size, observed
+from erllama_py.engine.stall import LEAST_CHUNK, TickTimes, chunk_size, observed
 
 MOST = 0.1  # seconds a stream may wait, in the simulations
 BATCH = 2048
@@ -81,10 +81,10 @@ def test_a_chunk_fits_into_the_wait_as_far_as_is_known(now: TickTimes, longest: 
         assert now.row_seconds + chunk * now.token_seconds <= longest * (1 + 1e-9)
 
 
-def test_before_a_prompt_was_measured_the_chunk_is_careful() -> None:
-    """Neither the least nor a whole batch; but the least where the rows alone fill the wait."""
-    assert chunk_size(TickTimes(), MOST, BATCH) == UNMEASURED_CHUNK
-    assert chunk_size(TickTimes(row_seconds=0.01), MOST, BATCH) == UNMEASURED_CHUNK
+def test_before_a_prompt_was_measured_the_chunk_is_the_least() -> None:
+    """Whatever it costs is known after one decode."""
+    assert chunk_size(TickTimes(), MOST, BATCH) == LEAST_CHUNK
+    assert chunk_size(TickTimes(row_seconds=0.01), MOST, BATCH) == LEAST_CHUNK
     assert chunk_size(TickTimes(row_seconds=0.2), MOST, BATCH) == LEAST_CHUNK
 
 
@@ -94,8 +94,8 @@ def test_tokens_that_cost_next_to_nothing_get_the_whole_batch() -> None:
 
 
 def test_the_first_measurements_count_in_full() -> None:
-    """A prompt alone gives the time of a token; rows alone their own; together, what is beyond the rows."""
-    assert observed(TickTimes(), 0, 200, 1.0) == TickTimes(token_seconds=0.005)
+    """Rows alone give their own time; together with a prompt, what is beyond that. A prompt alone says nothing."""
+    assert observed(TickTimes(), 0, 200, 1.0) == TickTimes()
     assert observed(TickTimes(), 3, 0, 0.05) == TickTimes(row_seconds=0.05)
     assert observed(TickTimes(row_seconds=0.05), 3, 100, 0.15).token_seconds == pytest.approx(0.001)
 

@@ -16,6 +16,7 @@ from erllama_py.engine.jobs import (
     Cancel,
     Capture,
     Captured,
+    CapturePlan,
     Drop,
     Failed,
     Fault,
@@ -325,3 +326,19 @@ def test_a_copy_of_a_sequence_at_rest_does_not_change_it() -> None:
     (copied,) = one.of(Captured, -1)
     assert (copied.start, copied.end, copied.payload is not None) == (0, 30, True)
     assert one.backend.positions(0) == (0, 29)
+
+
+def test_what_is_left_of_a_long_request_is_copied_between_decodes() -> None:
+    """Four ranges a tick, while another goes on; it ends with the last of them."""
+    many = bench(context_opts={"n_ctx": 4096, "n_batch": 4096})
+    late = CapturePlan(captured_to=0, prompt_ends=(), interval=10_000, min_tokens=8)
+    many.do(generate(1, prompt(1), max_new_tokens=30), generate(2, prompt(2, 2600), seq_id=1, limit=2600, saves=late))
+    many.tick(1)
+    many.do(Cancel(2))
+    many.tick()
+    assert [one.end for one in many.of(Captured, 2)] == [512, 1024, 1536, 2048]
+    assert many.of(Finished) == []
+    many.tick()
+    assert [one.end for one in many.of(Captured, 2)][4:] == [2560, 2600]
+    assert many.of(Finished, 2)[0].captured_to == 2600
+    assert len(many.decodes) == 3

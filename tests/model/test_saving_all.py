@@ -42,6 +42,17 @@ def capture(reason: Any, ticket: int = -1, seq_id: int = 0, start: int = 3, end:
     return SendJob(Capture(request_id=ticket, seq_id=seq_id, start=start, end=end, reason=reason))
 
 
+def test_a_long_sequence_is_copied_out_in_spans() -> None:
+    """Each is a job of its own, so that others decode in between; the answer waits for all of them."""
+    slot = Slot(0, pack_tokens(range(1200)), 0, IDENTITY, captured_to=100)
+    state, effects = run(with_slot(IDLE, slot), EVICT)
+    spans = ((100, 512), (512, 1024), (1024, 1200))
+    assert effects == [*(capture("evict", -1 - n, 0, *span) for n, span in enumerate(spans)), SendJob(Drop(0))]
+    state, effects = run(state, *(captured(-1 - n, *span) for n, span in enumerate(spans)))
+    assert effects[-1] == AnswerSaved(90)
+    assert not state.copies
+
+
 @pytest.mark.parametrize("event", [EVICT, SHUTDOWN], ids=lambda event: event.reason)
 def test_a_model_at_rest_saves_what_it_holds_and_forgets_it(event: SaveAll) -> None:
     """From where the last row ended; the answer comes when the copy was handed over."""

@@ -64,11 +64,15 @@ async def test_a_sampler_that_fails_ends_its_stream_alone(monkeypatch: pytest.Mo
         waiting = asyncio.create_task(together(model, prompts(4), length=LENGTH))
         await arrived(model, 4)
         tokens: list[int] = []
-        with pytest.raises(erllama.SamplerFailed):
+
+        async def read() -> None:
             async with model.stream(list(prompts(5)[4]), seed=UNLUCKY, response_tokens=LENGTH) as events:
                 gate.gate.set()
                 async for event in events:
-                    tokens += event.token_ids if isinstance(event, erllama.TextDelta) else []
+                    tokens.extend(event.token_ids if isinstance(event, erllama.TextDelta) else [])
+
+        with pytest.raises(erllama.SamplerFailed):
+            await read()
         replies = await waiting
         await watch.at_rest()
     assert len(tokens) == 4
