@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from erllama_py.engine.backend import Backend, BackendFailure, DecodeStatus, MemoryKind, Slice
+from erllama_py.engine.backend import Backend, BackendFailure, DecodeStatus, ModelFacts, Slice
 from erllama_py.engine.sequence import Running
 
 
@@ -34,11 +34,12 @@ class Decoder:
     """See the module. `fail` is a drill: every decode fails from then on."""
 
     def __init__(
-        self, backend: Backend, memory: MemoryKind, settle: Callable[[Sequence[Part], Sequence[Slice]], None]
+        self, backend: Backend, facts: ModelFacts, settle: Callable[[Sequence[Part], Sequence[Slice]], None]
     ) -> None:
         self.fail = False
         self._backend, self._settle = backend, settle
-        self._cuttable = memory in ("full", "window")
+        self._n_batch = facts.n_batch
+        self._cuttable = facts.memory in ("full", "window")
 
     def decode(self, parts: Sequence[Part]) -> Result:
         """Decode what can be decoded. Raises `BackendFailure` when nothing can, and not for want of cells."""
@@ -80,18 +81,24 @@ class Decoder:
         if len(parts) == 1:
             raise failure
         failed: list[tuple[Part, str]] = []
+        ends = [part.running.position + part.tokens for part in parts]
         for part in parts:
             self._find_position(part.running)
-        for part in parts:
-            need = part.running.need()
+        for part, end in zip(parts, ends, strict=True):
             try:
-                if need is not None:
-                    self._run([Part(part.running, min(part.tokens, need.tokens))])
+                self._reach(part.running, end)
             except BackendFailure as again:
                 failed.append((part, str(again)))
         if len(failed) == len(parts):
             raise failure
         return Result(failed=failed)
+
+    def _reach(self, running: Running, end: int) -> None:
+        """Decode a request alone up to `end`: what was lost too, or who fails later would make all lose it for ever."""
+        while running.position < end and (need := running.need()):
+            tokens = min(need.tokens, end - running.position, self._n_batch)
+            if self._run([Part(running, tokens)]) is not DecodeStatus.DONE:
+                return
 
     def _find_position(self, running: Running) -> None:
         """After a decode that did not end: whole micro-batches may be in, and count.

@@ -64,7 +64,7 @@ class Worker:
     ) -> None:  # fmt: skip
         self._backend, self._cells, self._facts, self._scheduler = backend, cells, facts, scheduler
         self._post, self._alone = post, alone
-        self._decoder = Decoder(backend, facts.memory, self._settle)
+        self._decoder = Decoder(backend, facts, self._settle)
         self._log = get_logger(thread=name)
         self._running: dict[int, Running] = {}
         self._parked: dict[int, Running] = {}

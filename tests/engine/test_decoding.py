@@ -35,7 +35,7 @@ class Table:
             Part(Running(job, bench.backend.sampler(job.sampling, job.tokens), bench.facts, 0.0), 10) for job in jobs
         ]
         self.settled: list[list[int]] = []
-        self.decoder = Decoder(bench.backend, memory, self._settle)
+        self.decoder = Decoder(bench.backend, bench.facts, self._settle)
 
     def _settle(self, parts: Sequence[Part], slices: Sequence[Slice]) -> None:
         self.settled.append([part.running.seq_id for part in parts])
@@ -105,6 +105,25 @@ def test_the_culprit_is_found_by_trying_each_alone(culprits: tuple[int, ...]) ->
     result = table.decode()
     assert [(part.running.seq_id, problem) for part, problem in result.failed] == [(n, "broken") for n in culprits]
     assert table.settled == [[n] for n in range(4) if n not in culprits]
+
+
+@pytest.mark.parametrize("memory", ["full", "recurrent"])
+def test_a_culprit_is_found_that_fails_behind_its_beginning_only(memory: MemoryKind) -> None:
+    """A recurrent state is lost with the decode that fails: each is computed up to where it was, and further, alone."""
+
+    def script(slices: Sequence[Slice]) -> DecodeStatus:
+        if any(part.seq_id == 1 and part.start + len(part.tokens) > 8 for part in slices):
+            raise BackendFailure("broken")
+        return DecodeStatus.DONE
+
+    table = Table(3, script, memory)
+    table.parts = [Part(part.running, 6) for part in table.parts]
+    assert table.decode() == Result(whole=True)
+    table.parts = [Part(part.running, 4) for part in table.parts]
+    assert [part.running.seq_id for part, _ in table.decode().failed] == [1]
+    assert [table.parts[n].running.position for n in (0, 2)] == [10, 10]
+    again = 4 if memory == "full" else 10
+    assert table.tried[2:] == [[again], [again], [again]]
 
 
 @pytest.mark.parametrize("count", [1, 3])
