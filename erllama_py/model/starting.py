@@ -60,7 +60,9 @@ def forked(state: State, outcome: Forked, now: float) -> tuple[State, list[Effec
     # Of several who have lost the same lead, the first goes on, and the others follow it.
     again = shared(state, running)
     if again.source is not None and again.keep >= length + LEAST_GAIN:
-        return follow(state, running, again)
+        state, effects = follow(state, running, again)
+        # What it has so far would be counted nowhere while it waits.
+        return state, [SendJob(Drop(slot_of(state, running).seq_id)), *effects] if length else effects
     return _start(state, running, running.answer, now) if running.answer is not None else (state, [])
 
 

@@ -128,7 +128,8 @@ async def test_who_is_cancelled_makes_room_at_once(how: str, when: str, monkeypa
         await watch.at_rest()
 
 
-async def test_a_crash_with_eight_at_work_is_told_to_all_of_them() -> None:
+@pytest.mark.parametrize("where", ["actor", "thread", "decode"])
+async def test_a_crash_with_eight_at_work_is_told_to_all_of_them(where: Any) -> None:
     """Also to those who wait; the model comes back and serves the next ones."""
     async with gated(scheduler={"max_pending": 4}) as (_, model, gate):
         asked = [
@@ -136,7 +137,7 @@ async def test_a_crash_with_eight_at_work_is_told_to_all_of_them() -> None:
             for prompt in prompts(10)
         ]
         await arrived(model, 10)
-        model.inject_fault("decode")
+        model.inject_fault(where)
         gate.gate.set()
         for task in asked:
             with pytest.raises(erllama.ModelCrashed):
@@ -175,6 +176,59 @@ async def test_a_full_queue_refuses_with_its_numbers() -> None:
         gate.gate.set()
         await asked
         assert (await together(model, prompts(1), length=4))[0].finish_reason == "length"
+
+
+async def test_only_those_who_wait_count_towards_a_full_queue() -> None:
+    """Eight find a sequence each; the ninth waits, and the tenth is one too many, of whatever priority."""
+    async with gated(scheduler={"max_pending": 1}) as (_, model, gate):
+        asked = asyncio.create_task(together(model, prompts(9), length=LENGTH))
+        await arrived(model, 9)
+        for priority in (0, 9):
+            with pytest.raises(erllama.QueueFull) as caught:
+                await model.complete("one more", priority=priority)
+            assert (caught.value.waiting, caught.value.capacity) == (1, 1)
+        gate.gate.set()
+        replies = await asked
+    assert [reply.generated for reply in replies] == [stub_reply(prompt, LENGTH) for prompt in prompts(9)]
+
+
+async def test_eight_streams_each_bring_their_own_text_token_by_token() -> None:
+    """Those that are left go on while others end."""
+    lengths = [5 * number for number in range(1, 9)]
+    async with gated() as (_, model, gate):
+
+        async def read(number: int) -> list[list[int]]:
+            prompt, length = list(prompts(8)[number]), lengths[number]
+            async with model.stream(prompt, temperature=0.0, response_tokens=length) as events:
+                found = [event async for event in events]
+            assert isinstance(found[-1], erllama.Done)
+            return [event.token_ids for event in found if isinstance(event, erllama.TextDelta)]
+
+        asked = [asyncio.create_task(read(number)) for number in range(8)]
+        await arrived(model, 8)
+        gate.gate.set()
+        told = await asyncio.gather(*asked)
+    for prompt, length, deltas in zip(prompts(8), lengths, told, strict=True):
+        assert deltas == [[token] for token in stub_reply(prompt, length)]
+
+
+async def test_chats_with_one_system_prompt_compute_it_once() -> None:
+    """Rendered by the model's template; the first that comes computes it for all."""
+    system = {"role": "system", "content": "You answer in one word, whatever you are asked. " * 4}
+    questions = [f"{name}, what is the colour of {name}?" for name in ("grass", "sky", "blood", "coal")]
+    async with gated() as (_, model, gate):
+        chats = [
+            model.chat([system, {"role": "user", "content": one}], response_tokens=9, temperature=0.0)
+            for one in questions
+        ]
+        asked = [asyncio.create_task(chat) for chat in chats]
+        await arrived(model, 4)
+        gate.gate.set()
+        first, *others = await asyncio.gather(*asked)
+    assert first.stats.prefill_tokens == first.prompt_tokens
+    assert {reply.cache_hit_kind for reply in others} == {"live"}
+    assert all(reply.cache_delta.read > 180 for reply in others)
+    assert all(reply.stats.prefill_tokens == reply.prompt_tokens - reply.cache_delta.read for reply in others)
 
 
 @pytest.mark.parametrize(

@@ -183,3 +183,15 @@ async def test_what_is_kept_is_bounded_while_somebody_works(kept_tokens: int, li
         found = [await model.explain(prompt) for prompt in others]
     assert [bool(one.live_tokens) for one in found] == [False] * (3 - live) + [True] * live
     assert all(one.hit_tokens >= 160 for one in found)
+
+
+async def test_what_is_saved_goes_before_what_would_have_to_be_computed_again() -> None:
+    """Among those at rest; then the longest unused, and the sequence of a session last of all."""
+    async with gated(scheduler={"kept_tokens": 250}, policy={"min_tokens": 100}) as (_, model, gate):
+        gate.gate.set()
+        short, *others = asked_before = [text(length, 40 + length) for length in (60, 150, 151, 152)]
+        for number, prompt in enumerate(asked_before):
+            options = {"session_id": "s"} if number == 1 else {}
+            await model.complete(prompt, temperature=0.0, response_tokens=1, **options)
+        found = {prompt: (await model.explain(prompt)).live_tokens > 0 for prompt in asked_before}
+    assert found == {short: True, others[0]: True, others[1]: False, others[2]: True}
