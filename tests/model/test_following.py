@@ -177,7 +177,7 @@ def test_who_follows_a_lead_that_is_parked_gets_what_it_has() -> None:
     state, effects = run(state, Forked(2, 20))
     assert generate_of(effects).keep == 20
     state, effects = run(state, Forked(3, 20))
-    assert jobs(effects) == [Fork(request_id=3, source=1, seq_id=2, length=40)]
+    assert jobs(effects) == [Drop(2), Fork(request_id=3, source=1, seq_id=2, length=40)]
     _, effects = run(state, Parked(request_id=1, held=20, token_ids=[]))
     assert jobs(effects) == []
 
