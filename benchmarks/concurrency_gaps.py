@@ -187,7 +187,7 @@ LABELS = {
     "read and saved": f"{LENGTH:,} tokens read, and saved piece by piece",
     "restored": f"{LENGTH:,} tokens restored from disk",
     "parked": f"{LENGTH:,} tokens parked, all but the end saved before, and taken up again",
-    "saved late": f"{LENGTH:,} tokens saved in one piece (`cold_max_tokens`)",
+    "saved late": f"{LENGTH:,} tokens saved when their request ends (`cold_max_tokens`)",
     "parked late": f"{LENGTH:,} tokens parked that were not saved, and taken up again",
 }
 
