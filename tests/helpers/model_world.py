@@ -382,7 +382,7 @@ class World:
 
     def settle(self) -> None:
         """Until nothing happens any more: nobody is left."""
-        for _ in range(2000):
+        for _ in range(500 * (1 + len(self.asked))):
             if not self.round(1):
                 break
         else:

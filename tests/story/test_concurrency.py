@@ -20,11 +20,12 @@ LENGTH = 40
 
 
 @pytest.mark.parametrize("memory", ["full", "window", "recurrent", "hybrid"])
-async def test_eight_at_once_take_as_many_decodes_as_one(memory: str) -> None:
+async def test_eight_at_once_take_as_many_decodes_as_one(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each decode takes a token of all eight further, and each reply is the one that it is alone."""
-    async with gated(memory) as (_, model, gate):
+    watch = Watch(monkeypatch)
+    async with gated(memory, scheduler={"prefill_chunk_size": 128}) as (_, model, gate):
         asked = asyncio.create_task(together(model, prompts(8), length=LENGTH))
-        await arrived(model, 8)
+        await until(lambda: watch.stages() == ["working"] * 8)
         gate.gate.set()
         replies = await asked
     assert [reply.generated for reply in replies] == [stub_reply(prompt, LENGTH) for prompt in prompts(8)]
