@@ -43,12 +43,9 @@ from erllama_py.engine.tick_plan import Need, plan_tick
 from erllama_py.errors import ContextOverflow, DecodeFailed, RequestError
 from erllama_py.watch.log import get_logger
 
-# Ranges copied out for one sequence at work in one tick, some milliseconds for large models: whatever else is due
-# follows in the next ticks, so that no stream stands still for longer.
+# Ranges copied out for one sequence in one tick, some milliseconds for large models: whatever else is due follows in
+# the next ticks, so that no stream stands still for longer.
 CAPTURES_PER_TICK = 2
-
-# The same for one that is over: its answer waits for them, so whatever is left by default is copied out at once.
-CAPTURES_AT_END = 4
 
 
 class DrillFault(Exception):
@@ -61,9 +58,10 @@ class Worker:
     def __init__(
         self, backend: Backend, cells: Cells, facts: ModelFacts, scheduler: SchedulerOpts, name: str,
         post: Callable[[Sequence[Outcome]], None], alone: Callable[[int | None], None],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
         self._backend, self._cells, self._facts, self._scheduler = backend, cells, facts, scheduler
-        self._post, self._alone = post, alone
+        self._post, self._alone, self._clock = post, alone, clock
         self._decoder = Decoder(backend, facts, self._settle)
         self._log = get_logger(thread=name)
         self._running: dict[int, Running] = {}
@@ -71,6 +69,7 @@ class Worker:
         self._forks: list[Fork] = []
         self._outcomes: list[Outcome] = []
         self._times = TickTimes()
+        self._decoded_at = clock()
 
     def __repr__(self) -> str:
         return f"<Worker of {len(self._running)} running, {len(self._parked)} parked>"
@@ -143,7 +142,7 @@ class Worker:
         except RequestError as error:
             self._fail(job.request_id, error)
             return
-        running = self._running[job.request_id] = Running(job, sampler, self._facts, time.perf_counter())
+        running = self._running[job.request_id] = Running(job, sampler, self._facts, self._clock())
         self._capture_due(running)  # of what is kept: a recurrent state stands there only now
         if job.keep == len(job.tokens):
             self._outcomes.append(Prefilled(job.request_id, job.keep, job.keep))
@@ -196,19 +195,20 @@ class Worker:
 
     def _decode(self, needs: dict[Running, Need]) -> None:
         rows, facts = list(needs), self._facts
-        chunk = self._scheduler.prefill_chunk_size
+        began, chunk = self._clock(), self._scheduler.prefill_chunk_size
         if chunk is None:
-            chunk = chunk_size(self._times, self._scheduler.max_stall_ms / 1000, facts.n_batch)
+            # Who streams has waited since the last decode, for copies mostly.
+            left = self._scheduler.max_stall_ms / 1000 - (began - self._decoded_at)
+            chunk = chunk_size(self._times, left, facts.n_batch)
         portions = plan_tick(list(needs.values()), facts.n_batch, facts.n_ubatch, chunk)
         for running in rows:
             running.waited += 1
         parts = [Part(rows[portion.index], portion.tokens) for portion in portions]
         self._alone(parts[0].running.job.request_id if len(self._running) == 1 else None)
-        began = time.perf_counter()
         result = self._decoder.decode(parts)
         self._alone(None)
-        seconds = time.perf_counter() - began
         if result.whole:
+            seconds = self._decoded_at - began
             n_rows = sum(1 for part in parts if needs[part.running].decoding)
             tokens = sum(part.tokens for part in parts)
             self._times = observed(self._times, n_rows, tokens - n_rows, seconds)
@@ -222,6 +222,7 @@ class Worker:
 
     def _settle(self, parts: Sequence[Part], slices: Sequence[Slice]) -> None:
         """What was decoded: draw from its logits, and copy out what is complete."""
+        self._decoded_at = self._clock()
         for index, (part, fed) in enumerate(zip(parts, slices, strict=True)):
             self._advance(part, index if fed.logits else None)
         for part in parts:
@@ -242,7 +243,7 @@ class Worker:
 
     def _draw(self, running: Running, draw: Callable[[], int]) -> None:
         """The next token of a request whose last position has logits."""
-        now = time.perf_counter
+        now = self._clock
         if running.job.max_new_tokens == 0:
             running.prompt_done(now())
             return
@@ -293,7 +294,7 @@ class Worker:
         captures, position, copied = running.captures, running.position, 0
         others = any(one.need() for one in self._running.values())
         while position and (due := captures.due(position) or captures.last(position)):
-            if copied == CAPTURES_AT_END and others:
+            if copied == CAPTURES_PER_TICK and others:
                 return False
             if not copied:
                 self.flush()  # its text does not wait for the copies
@@ -311,7 +312,7 @@ class Worker:
         self._outcomes.append(Failed(request_id, type(error).__name__, error.problem))
 
     def _finish_all(self) -> None:
-        now, over = time.perf_counter(), [running for running in self._running.values() if running.finish is not None]
+        now, over = self._clock(), [running for running in self._running.values() if running.finish is not None]
         for running in over:
             if running.job.stream and (text := running.take_text()):
                 self._outcomes.append(text)

@@ -29,6 +29,7 @@ from erllama_py.engine.jobs import (
     Resume,
     Wants,
 )
+from erllama_py.engine.stall import LEAST_CHUNK
 from erllama_py.engine.worker import DrillFault
 from erllama_py.errors import SamplerFailed
 
@@ -329,16 +330,35 @@ def test_a_copy_of_a_sequence_at_rest_does_not_change_it() -> None:
 
 
 def test_what_is_left_of_a_long_request_is_copied_between_decodes() -> None:
-    """Four ranges a tick, while another goes on; it ends with the last of them."""
+    """Two ranges a tick, while another goes on; it ends with the last of them."""
     many = bench(context_opts={"n_ctx": 4096, "n_batch": 4096})
     late = CapturePlan(captured_to=0, prompt_ends=(), interval=10_000, min_tokens=8)
     many.do(generate(1, prompt(1), max_new_tokens=30), generate(2, prompt(2, 2600), seq_id=1, limit=2600, saves=late))
     many.tick(1)
     many.do(Cancel(2))
-    many.tick()
-    assert [one.end for one in many.of(Captured, 2)] == [512, 1024, 1536, 2048]
-    assert many.of(Finished) == []
+    for ends in ([512, 1024], [1536, 2048]):
+        many.tick()
+        assert [one.end for one in many.of(Captured, 2)][-2:] == ends
+        assert many.of(Finished) == []
     many.tick()
     assert [one.end for one in many.of(Captured, 2)][4:] == [2560, 2600]
     assert many.of(Finished, 2)[0].captured_to == 2600
-    assert len(many.decodes) == 3
+    assert len(many.decodes) == 4
+
+
+def test_the_time_of_a_copy_is_taken_from_the_prompts_of_the_next_decode() -> None:
+    """A decode costs 10 ms and 1 for each token; a stream may wait 100. Copying takes 30 of them, then 500."""
+    many = bench(scheduler=SchedulerOpts(max_stall_ms=100), context_opts={"n_ctx": 4096, "n_batch": 512})
+    saves = CapturePlan(captured_to=0, prompt_ends=(640, 1280), interval=10_000, min_tokens=8)
+    many.do(generate(1, prompt(1), max_new_tokens=2000))
+    many.tick(20)
+    many.do(generate(2, prompt(2, 2000), seq_id=1, saves=saves))
+    slices: list[tuple[int, int]] = []  # how many ranges were copied before, and the tokens of the prompt
+    while not many.of(Finished, 2):
+        copied = len(many.of(Captured, 2))
+        many.recorder.copy_seconds = 0.03 if not copied else 0.5
+        many.tick()
+        slices.append((copied, dict(many.decodes[-1]).get(1, 0)))
+    firsts = [next(tokens for before, tokens in slices if before == copied) for copied in (1, 2)]
+    assert firsts == [32, LEAST_CHUNK]  # 60 fit into what is left, and slices end on a grid; then nothing does
+    assert max(tokens for _, tokens in slices) > 64

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 from unittest.mock import patch
 
@@ -16,20 +16,34 @@ from erllama_py.engine.worker import Worker
 from helpers.engine import generate, stub
 
 T = TypeVar("T")
+Take = Callable[[int], memoryview | None]
 SIZES: dict[str, Any] = {"n_ctx": 1024, "n_batch": 64, "n_ubatch": 32, "n_seq_max": 4}
 MOST_TICKS = 5000  # for a test gone wrong: it shall fail rather than go on for ever
 
 
 class Recorder:
-    """A backend's decodes, noted down; sequences in `broken` make every decode fail that they take part in."""
+    """A backend's decodes, noted down and timed by a clock of its own.
+
+    Sequences in `broken` make every decode fail that they take part in.
+    """
 
     def __init__(self, backend: StubBackend) -> None:
         self.decodes: list[list[tuple[int, int]]] = []  # of each decode: the sequences, and how many tokens of each
         self.broken: set[int] = set()
-        self._decode = backend.decode
+        self.now = 0.0  # seconds that decodes and copies have taken
+        self.row_seconds, self.token_seconds, self.copy_seconds = 0.01, 0.001, 0.0
+        self._decode, self._capture = backend.decode, backend.capture
+
+    def clock(self) -> float:
+        return self.now
+
+    def capture(self, seq_id: int, start: int, end: int, take: Take) -> memoryview | None:
+        self.now += self.copy_seconds
+        return self._capture(seq_id, start, end, take)
 
     def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
         self.decodes.append([(part.seq_id, len(part.tokens)) for part in slices])
+        self.now += self.row_seconds + sum(len(part.tokens) for part in slices) * self.token_seconds
         if self.broken & {part.seq_id for part in slices}:
             raise BackendFailure("the sequence is broken")
         return self._decode(slices)
@@ -63,13 +77,15 @@ class Bench:
         self.facts: ModelFacts = self.backend.load(lambda done: True)
         self.recorder = Recorder(self.backend)
         self.backend.decode = self.recorder.decode  # type: ignore[method-assign]  # it stands before the stub's
+        self.backend.capture = self.recorder.capture  # type: ignore[method-assign]
         self.outcomes: list[Outcome] = []
         self.alone: list[int | None] = []
         cells = Cells(self.backend, BufferPool(nbytes))
         options_ = scheduler or SchedulerOpts(prefill_chunk_size=32)
         self.worker = Worker(
-            self.backend, cells, self.facts, options_, "bench", self.outcomes.extend, self.alone.append
-        )
+            self.backend, cells, self.facts, options_, "bench", self.outcomes.extend, self.alone.append,
+            self.recorder.clock,
+        )  # fmt: skip
 
     @property
     def decodes(self) -> list[list[tuple[int, int]]]:
