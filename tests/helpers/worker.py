@@ -77,7 +77,7 @@ class Bench:
         self.facts: ModelFacts = self.backend.load(lambda done: True)
         self.recorder = Recorder(self.backend)
         self.backend.decode = self.recorder.decode  # type: ignore[method-assign]  # it stands before the stub's
-        self.backend.capture = self.recorder.capture  # type: ignore[method-assign]
+        self.backend.capture = self.recorder.capture  # type: ignore[method-assign]  # it, too
         self.outcomes: list[Outcome] = []
         self.alone: list[int | None] = []
         cells = Cells(self.backend, BufferPool(nbytes))

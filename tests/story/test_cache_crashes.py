@@ -55,6 +55,7 @@ async def nothing_leaks(runtime: erllama.Runtime, root: Path) -> None:
     await until(lambda: runtime._buffers.leased == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 async def test_a_crash_between_two_requests_costs_nothing_that_was_saved(tmp_path: Path, part: str) -> None:
     """Rows of a directory are back with whoever crashed; those in memory are lost with their own tier alone."""
@@ -75,6 +76,7 @@ async def test_a_crash_between_two_requests_costs_nothing_that_was_saved(tmp_pat
     assert warm.reply == second.reply == await cold(PROMPT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 async def test_a_crash_while_rows_are_saved_costs_rows_and_no_reply(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
@@ -161,6 +163,7 @@ async def test_the_pins_of_a_model_that_dies_are_freed(tmp_path: Path, monkeypat
     assert warm.reply == await cold(PROMPT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["actor", "thread", "decode"])
 async def test_a_model_that_dies_is_warm_when_it_is_back(tmp_path: Path, where: Any) -> None:
     """What it had saved by then; what was on its way arrives without it."""

@@ -231,6 +231,7 @@ def crashed(end: object) -> bool:
     return isinstance(end, BaseExceptionGroup) and end.subgroup(erllama.ModelCrashed) is not None
 
 
+@pytest.mark.slow
 async def test_a_higher_priority_does_not_wait_for_the_prompts_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes while the others read theirs: one of them leaves its sequence with its prompt half read."""
     watch, done = Watch(monkeypatch), dict[int, bool]()

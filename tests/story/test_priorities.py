@@ -106,12 +106,14 @@ async def test_a_deadline_of_one_that_reads_its_prompt_ends_the_decode() -> None
         assert gate.parts == []
 
 
+@pytest.mark.slow
 async def test_a_stream_ends_at_its_deadline_with_what_it_has() -> None:
-    """The text so far, and `Done`."""
-    async with gated(context=ONE, stub={"seconds_per_token": 0.001}) as (_, model, gate):
+    """The text so far, and `Done`. After eight decodes the gate is shut, so it cannot end before."""
+    async with gated(context=ONE) as (_, model, gate):
+        gate.shut_after = 8
         gate.gate.set()
         tokens: list[int] = []
-        async with model.stream(list(prompts(1)[0]), temperature=0.0, response_tokens=900, deadline=0.2) as events:
+        async with model.stream(list(prompts(1)[0]), temperature=0.0, response_tokens=100, deadline=1.0) as events:
             async for event in events:
                 if isinstance(event, erllama.TextDelta):
                     tokens += event.token_ids
