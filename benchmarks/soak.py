@@ -3,7 +3,7 @@
 Arrivals, cancellations, priorities, sessions, deadlines and overflows on tiny models of every kind of memory, through
 llama.cpp and on the stub, in small contexts. At each state of the machine and each tick of the thread the books are
 checked, after each round they are compared with the cells. The tests do the same for a moment; their helper does the
-work. What was done is counted and printed; whatever is wrong ends it.
+work. What was done is counted; whatever is wrong ends it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from report import table
+from report import publish, table
 
 import erllama_py as erllama
 
 SECONDS = 600.0
 REQUESTS = 200  # a round
-COLUMNS = (
-    "requests", "stop", "length", "cancelled", "gave up", "left", "parks", "restored", "sticky", "live", "busy",
-    "queue full", "too long", "evicted",
-)  # fmt: skip
+COUNTED = {
+    "requests": "requests", "end of text or a stop sequence": "stop", "all tokens asked for": "length",
+    "cancelled, or past their deadline": "cancelled", "their task cancelled": "gave up", "stream left": "left",
+    "`SessionBusy`": "busy", "`QueueFull`": "queue full", "longer than the context": "too long", "parked": "parks",
+    "restored from rows": "restored", "from the cells of their session": "sticky", "from the cells of others": "live",
+    "`evict` in between": "evicted",
+}  # fmt: skip
 
 
 async def main() -> None:
@@ -49,8 +52,10 @@ async def main() -> None:
                 done[subject] += soak.done
                 ticks[subject] += watch.ticks
             seed += 1
-    rows = [[*subject, str(ticks[subject]), *(str(done[subject][what]) for what in COLUMNS)] for subject in SUBJECTS]
-    print(table(["backend", "memory", "ticks", *COLUMNS], rows))
+    head = ["", *(f"{'llama.cpp' if backend == 'llama' else backend}, {memory}" for backend, memory in SUBJECTS)]
+    lines = [["ticks of the thread", *(f"{ticks[subject]:,}" for subject in SUBJECTS)]]
+    lines += [[label, *(f"{done[subject][what]:,}" for subject in SUBJECTS)] for label, what in COUNTED.items()]
+    publish("soak", table(head, lines))
 
 
 if __name__ == "__main__":
