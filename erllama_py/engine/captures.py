@@ -62,11 +62,15 @@ class Captures:
         copied after it: None for any number.
 
         A recurrent state must stand at the range's end. A sliding window loses cells with each micro-batch that
-        follows, so the decode ends with the micro-batch in which the range does.
+        follows, so the decode ends in the micro-batch in which the range does; and on the grid of micro-batches, as
+        every slice does: what begins beside it takes longer to compute (a twentieth, with Gemma 3).
         """
         if not self._ends or self._ends[0] <= position:
             return None
         ahead = self._ends[0] - position
         if self._stands_at_end:
             return ahead
-        return -(-ahead // n_ubatch) * n_ubatch if self._stops_in_ubatch else None
+        if not self._stops_in_ubatch:
+            return None
+        last = position + -(-ahead // n_ubatch) * n_ubatch
+        return last // n_ubatch * n_ubatch - position

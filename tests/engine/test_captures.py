@@ -135,8 +135,17 @@ def test_a_sliding_window_stops_with_the_micro_batch_of_each_end() -> None:
     captures = Captures(plan(20), 70, 0, "window")
     assert captures.reach(0, 8) == 24
     assert captures.reach(8, 8) == 16
-    assert captures.reach(19, 8) == 8
     assert captures.reach(20, 8) is None
+
+
+def test_a_sliding_window_stops_on_the_grid() -> None:
+    """Also where a prompt goes on beside it; if the end lies behind the grid's next line, in two steps."""
+    captures = Captures(plan(20), 70, 0, "window")
+    assert captures.reach(19, 8) == 5
+    assert captures.reach(1, 8) == 23
+    assert captures.reach(7, 8) == 9
+    assert captures.reach(6, 8) == 10
+    assert captures.reach(16, 8) == 8
 
 
 def test_full_attention_never_stops() -> None:
