@@ -63,6 +63,7 @@ class DirectoryTier(TierActor):
 
     async def init(self) -> None:
         names = await self._writing.run(self.store.open)
+        await self._reading.begin()
         self.tell(TierUp(self.tier, self.tier_kind, self.quota_bytes))
         self._start_scan(names)
 

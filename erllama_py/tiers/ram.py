@@ -31,6 +31,10 @@ class RamTier(TierActor):
         self._bytes: dict[bytes, Bytes] = {}
         self._copying = Threads(f"{name}-copy", 2)
 
+    async def init(self) -> None:
+        await self._copying.begin()
+        await super().init()
+
     async def terminate(self, exit: Exit) -> None:
         await super().terminate(exit)
         self._copying.close()

@@ -123,6 +123,24 @@ async def test_a_thread_is_waited_for_when_its_caller_is_cancelled() -> None:
         threads.close()
 
 
+@pytest.mark.parametrize("count", [1, 4])
+async def test_threads_can_be_begun_before_they_are_needed(count: int) -> None:
+    """All of them, so that as much work at once begins none, on the loop, that runs meanwhile."""
+    async with quiet_loop():
+        threads = Threads("begun", count)
+        await threads.begin()
+        begun = {thread for thread in threading.enumerate() if thread.name.startswith("begun")}
+        assert len(begun) == count
+        at_once = threading.Barrier(count)
+
+        def work() -> threading.Thread:
+            at_once.wait(GUARD_SECONDS)
+            return threading.current_thread()
+
+        assert set(await asyncio.gather(*(threads.run(work) for _ in range(count)))) == begun
+        threads.close()
+
+
 async def test_an_error_on_a_thread_is_the_callers() -> None:
     """As it is; and one that a cancellation has overtaken is no complaint."""
     async with quiet_loop():
