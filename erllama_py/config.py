@@ -130,7 +130,7 @@ class PolicyOpts(Options, frozen=True):
     boundary_align_tokens: Count = 256
     """Boundaries lie on multiples of this."""
     session_resume_wait_ms: Amount = 500
-    """Longest wait for a save under way that `parent_key` names, in milliseconds."""
+    """Longest wait for a save that `parent_key` names, or for a tier that is being opened, in milliseconds."""
     evict_save_timeout_ms: Amount = 10_000
     """Longest that `evict`, `unload` and the end of the runtime wait for saves, in milliseconds."""
 

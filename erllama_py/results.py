@@ -14,7 +14,7 @@ Phase = Literal["loading", "idle", "prefilling", "generating", "restarting", "fa
 
 
 class CacheDelta(msgspec.Struct, frozen=True):
-    """Tokens of the prompt that were reused (`read`), and tokens newly put into cache rows (`created`)."""
+    """Tokens of the prompt that were reused (`read`), and tokens copied out to be put into cache rows (`created`)."""
 
     read: int
     created: int

@@ -1,6 +1,6 @@
 """The cache's actor: the sole owner of the index of all rows, and of every decision about them. It touches no file.
 
-    look-up:  Find → walk, pin → Hit … Used → unpin, count
+    look-up:  Find → (wait for a row or a tier on its way) → walk, pin → Hit … Used → unpin, count
     save:     Save → reserve (victims chosen, bytes counted) → Write to the saver → Recheck → RowStored → SaveEnded
     tiers:    TierUp, TierRows, RowLost … as they come; a tier whose name is given up is forgotten until it is back
 
@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 from erllama_py.actors import Actor, ActorError, Answer, Background, Exit, NameChange, Reply
 from erllama_py.cache.eviction import as_many_as_can_be, evict_bytes
 from erllama_py.cache.index import Index
-from erllama_py.cache.keys import TOKEN_BYTES, prefix_keys
 from erllama_py.cache.messages import (
     SAVER,
     CacheMessage,
@@ -45,8 +44,9 @@ from erllama_py.cache.messages import (
     Write,
 )
 from erllama_py.cache.reservation import Refused, Reservations, row_bytes
-from erllama_py.cache.views import row_infos, tier_infos
-from erllama_py.cache.waiting import Waiting
+from erllama_py.cache.tier_states import TierStates
+from erllama_py.cache.views import row_infos
+from erllama_py.cache.waiting import OPENING, Waiting, awaited
 from erllama_py.cache.walk import walk
 from erllama_py.counters import Counters
 from erllama_py.errors import TierError
@@ -80,8 +80,7 @@ class CacheActor(Actor[CacheMessage]):
         self.reservations = Reservations(self.index)
         self.counters = Counters()
         self._now = now
-        self._opened: dict[str, float] = {}  # how far each tier has looked at its rows
-        self._problems: dict[str, str] = {}  # of tiers that cannot be written
+        self._tiers = TierStates()
         self._found: dict[tuple[str, int], Hit] = {}  # look-ups that hold pins, by holder and request
         self._saving: dict[int, str] = {}  # the tiers that rows are on their way to, by reservation
         self._background = Background("cache")
@@ -143,28 +142,23 @@ class CacheActor(Actor[CacheMessage]):
     # --- look-ups ------------------------------------------------------------------------------------------------
 
     def _find(self, find: Find, reply: Reply[Any]) -> None:
-        parent = find.parent_key
-        if parent is not None and find.wait_seconds > 0 and self._is_coming(parent, find):
-            self._waiting.add(parent, find, reply)
-            return
-        self._answer(find, reply)
-
-    def _is_coming(self, parent: bytes, find: Find) -> bool:
-        """Whether this row is being saved, and is on the prompt's path."""
-        end = self.reservations.end_of(parent)
-        if end is None or end * TOKEN_BYTES > len(find.tokens):
-            return False
-        return prefix_keys(find.identity, find.tokens, (end,))[0] == parent
+        if (key := awaited(find, self.index, self.reservations, self._tiers.opening)) is not None:
+            self._waiting.add(key, find, reply)
+        else:
+            self._answer(find, reply)
 
     def _answer(self, find: Find, reply: Reply[Any]) -> None:
         began = time.perf_counter()
-        hit = walk(self.index, find.identity, find.tokens, cuttable=find.cuttable, tier=find.tier)
+        hit = self._walk(find)
         self.counters.add("seconds.walk", time.perf_counter() - began)
         ticket = (find.holder, find.request_id)
         self.index.pin([row.meta.key for row in hit.chain], ticket)
         self._found[ticket] = hit
         if not reply.send(hit):  # whoever asked is gone
             self._release(ticket)
+
+    def _walk(self, find: Find | Explain) -> Hit:
+        return walk(self.index, find.identity, find.tokens, cuttable=find.cuttable, tier=find.tier)
 
     def _answer_all(self, waiters: Iterable[tuple[Find, Reply[Any]]]) -> None:
         for find, reply in waiters:
@@ -199,6 +193,7 @@ class CacheActor(Actor[CacheMessage]):
         tier = tier_of_actor(name)
         if tier is not None:
             self._tier_gone(tier)
+            self._answer_opened()
         if name == SAVER:
             for reservation, place in list(self._saving.items()):
                 self._save_ended(SaveEnded(place, reservation, "saver_gone"))
@@ -312,13 +307,14 @@ class CacheActor(Actor[CacheMessage]):
             case TierUp(tier, kind, quota):
                 self._tier_gone(tier)  # whatever was on its way to its predecessor
                 self.index.add_tier(tier, kind, quota)
-                self._opened[tier] = 0.0
+                self._tiers.up(tier)
             case TierRows(tier, rows, done, total) if tier in self.index.books:  # else it is about to introduce itself
                 for row in rows:
                     self.index.add(tier, row)
-                self._opened[tier] = done / total if total else 1.0
+                self._tiers.looked_at(tier, done, total)
                 if done == total:
                     self._shrink(tier)
+                    self._answer_opened()
             case RowStored(tier, reservation, row):
                 self.reservations.settle(reservation)
                 self.index.add(tier, row)
@@ -334,7 +330,7 @@ class CacheActor(Actor[CacheMessage]):
                     self.counters.add(f"bad.{reason}", count)
                 self._log.warning("files were set aside", tier=tier, **counts)
             case TierHealth(tier, problem):
-                self._health(tier, problem)
+                self._tiers.health(tier, problem)
 
     def _lost(self, tier: str, key: bytes, reason: str) -> None:
         if reason == "refused":  # the tier holds it still, and believes in it
@@ -350,20 +346,16 @@ class CacheActor(Actor[CacheMessage]):
                 self._delete(tier, as_many_as_can_be(self.index, tier, book.stored - book.quota, self._now()))
             )
 
-    def _health(self, tier: str, problem: str | None) -> None:
-        if problem is None:
-            self._problems.pop(tier, None)
-            self._log.info("the tier can be written again", tier=tier)
-        else:
-            self._problems[tier] = problem
-            self._log.error("the tier cannot be written", tier=tier, problem=problem)
+    def _answer_opened(self) -> None:
+        """Answer those who waited for rows to be known, once all are."""
+        if not self._tiers.opening:
+            self._answer_all(self._waiting.settled(OPENING))
 
     def _tier_gone(self, tier: str) -> None:
         for key in self.reservations.release_tier(tier):
             self._answer_all(self._waiting.settled(key))
         self.index.remove_tier(tier)
-        self._opened.pop(tier, None)
-        self._problems.pop(tier, None)
+        self._tiers.gone(tier)
 
     # --- the rest ------------------------------------------------------------------------------------------------
 
@@ -377,12 +369,12 @@ class CacheActor(Actor[CacheMessage]):
 
     def _probe(self, question: Explain | ReadCounters | ListTiers) -> object:
         match question:
-            case Explain(identity=identity, tokens=tokens, cuttable=cuttable, tier=tier):
-                return walk(self.index, identity, tokens, cuttable=cuttable, tier=tier)
+            case Explain():
+                return self._walk(question)
             case ReadCounters():
                 return self.counters.read()
             case ListTiers():
-                return tier_infos(self.index, self._opened, self._problems)
+                return self._tiers.infos(self.index)
 
     def _name_changed(self, change: NameChange) -> None:
         if change.ref is None and self.ref.exit is None:

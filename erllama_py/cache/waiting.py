@@ -1,4 +1,4 @@
-"""Look-ups that wait for a save under way. Owns them, and their timers.
+"""Look-ups that wait for a save under way, or for tiers that are being opened. Owns them, and their timers.
 
 Each waits for one key; it is let go when that row is stored, when its save has failed, or when its time is up.
 """
@@ -11,9 +11,33 @@ from collections.abc import Callable
 from typing import Any
 
 from erllama_py.actors import Reply
+from erllama_py.cache.index import Index
+from erllama_py.cache.keys import TOKEN_BYTES, prefix_keys
 from erllama_py.cache.messages import Find
+from erllama_py.cache.reservation import Reservations
+from erllama_py.cache.walk import walk
 
 Waiter = tuple[Find, Reply[Any]]
+
+OPENING = b""  # what those wait for who wait until all rows of all tiers are known: no key of a row
+
+
+def awaited(find: Find, index: Index, reservations: Reservations, opening: bool) -> bytes | None:
+    """What a look-up waits for: the row that it names, if that is being saved and on the prompt's path; `OPENING`, if a
+    tier is `opening` and not all of the prompt is found; or nothing. Pure."""
+    parent = find.parent_key
+    row = None if parent is None else index.get(parent)
+    if not find.wait_seconds or (row is not None and row.copies):
+        return None
+    end = None if parent is None else reservations.end_of(parent)
+    if end is not None and end * TOKEN_BYTES <= len(find.tokens):
+        key, *_ = prefix_keys(find.identity, find.tokens, (end,))
+        if key == parent:
+            return key
+    if not opening:
+        return None
+    hit = walk(index, find.identity, find.tokens, cuttable=find.cuttable, tier=find.tier)
+    return None if hit.exact else OPENING
 
 
 class Waiting:

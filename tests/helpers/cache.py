@@ -65,12 +65,14 @@ PROMPT = text(300, seed=125)  # a reply to it ends by itself only after 341 toke
 
 @asynccontextmanager
 async def runtime_at(
-    root: Path, kind: str = "disk", *, quota_bytes: int = QUOTA, make: BackendFactory = make_backend, **options: Any
-) -> AsyncIterator[erllama.Runtime]:
-    """An open runtime with the tier `d` in `root`, all of whose rows are known."""
+    root: Path, kind: str = "disk", *, quota_bytes: int = QUOTA, make: BackendFactory = make_backend,
+    known: bool = True, **options: Any,
+) -> AsyncIterator[erllama.Runtime]:  # fmt: skip
+    """An open runtime with the tier `d` in `root`, all of whose rows are `known`."""
     tiers = {TIER: {"kind": kind, "root": root, "quota_bytes": quota_bytes}}
     async with erllama.Runtime(tiers=tiers, backend_factory=make, **options) as runtime:
-        await opened(runtime)
+        if known:
+            await opened(runtime)
         yield runtime
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.cache import opened
 
 import erllama_py as erllama
 from erllama_py.serve.models import fetch
@@ -26,7 +27,10 @@ def tiers(root: Path) -> dict[str, erllama.DiskTier]:
 def config(name: str, **context: Any) -> dict[str, Any]:
     """Without flash attention, whose rounding on the CPU depends on where a prompt is cut into batches."""
     sizes = {"n_ctx": 1024, "n_threads": 2, "flash_attn": False}
-    return {"model_path": fetch(name), "context_opts": sizes | context, "tier": "disk", "tier_srv": "d"}
+    return {
+        "model_path": fetch(name), "context_opts": sizes | context, "tier": "disk", "tier_srv": "d",
+        "policy": {"session_resume_wait_ms": 60_000},
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["smollm2", "gemma3"])
@@ -42,6 +46,7 @@ async def test_a_restored_prompt_goes_on_as_the_live_one(name: str, tmp_path: Pa
         assert (cold.cache_hit_kind, live.cache_hit_kind, live.cache_delta.read) == ("cold", "live", 512)
     async with erllama.Runtime(tiers=tiers(tmp_path)) as runtime:
         model = await runtime.load_model("m", config(name, n_ctx=1536))
+        await opened(runtime)
         assert (await model.explain(start)).hit_tokens == 512
         first = await model.complete(start, **GREEDY)
         assert (first.cache_hit_kind, first.stats.prefill_tokens) == ("exact", 1)

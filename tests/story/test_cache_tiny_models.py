@@ -23,6 +23,7 @@ GREEDY: dict[str, Any] = {"temperature": 0.0, "response_tokens": 12}
 SEEDED: dict[str, Any] = {"temperature": 0.9, "seed": 7, "response_tokens": 12}
 POLICY: dict[str, Any] = {
     "min_tokens": 32, "boundary_align_tokens": 32, "boundary_trim_tokens": 8, "continued_interval": 20,
+    "session_resume_wait_ms": 60_000,
 }  # fmt: skip
 
 

@@ -1,0 +1,55 @@
+"""What a look-up waits for: a row that is on its way, tiers that are being opened, or nothing."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.rows import IDENTITY, chain, stored
+
+from erllama_py.cache.index import Index
+from erllama_py.cache.keys import pack_tokens
+from erllama_py.cache.messages import Find
+from erllama_py.cache.reservation import Reservations, Reserved
+from erllama_py.cache.waiting import OPENING, awaited
+
+PROMPT = list(range(96))
+FIRST, SECOND = chain(PROMPT, 64, 96)
+
+
+def find(tokens: list[int] = PROMPT, parent_key: bytes | None = None, wait_seconds: float = 1.0) -> Find:
+    return Find(
+        holder="m", request_id=1, identity=IDENTITY, tokens=pack_tokens(tokens), cuttable=True, tier="disk",
+        parent_key=parent_key, wait_seconds=wait_seconds,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def books() -> tuple[Index, Reservations]:
+    """A disk that has the first row, and to which the second is on its way."""
+    index = Index()
+    index.add_tier("disk", "disk", 1 << 30)
+    index.add("disk", stored(FIRST))
+    reservations = Reservations(index)
+    assert isinstance(reservations.reserve(SECOND, "disk", 1000, 1.0), Reserved)
+    return index, reservations
+
+
+@pytest.mark.parametrize("opening", [False, True])
+def test_a_row_on_its_way_is_awaited_by_who_names_it(books: tuple[Index, Reservations], opening: bool) -> None:
+    """Where it is on the prompt's path, and they have time; one that is there already is not."""
+    assert awaited(find(parent_key=SECOND.key), *books, opening) == SECOND.key
+    assert awaited(find(parent_key=FIRST.key), *books, opening) is None
+    else_ = OPENING if opening else None
+    assert awaited(find(PROMPT[:80], SECOND.key), *books, opening) == else_  # it ends behind the prompt
+    assert awaited(find([7] * 96, SECOND.key), *books, opening) == else_
+    assert awaited(find(parent_key=SECOND.key, wait_seconds=0.0), *books, opening) is None
+
+
+@pytest.mark.parametrize("parent_key", [None, b"k" * 32])
+def test_tiers_that_open_are_awaited_where_more_may_be_found(
+    books: tuple[Index, Reservations], parent_key: bytes | None
+) -> None:
+    """Not by who finds all of the prompt, nor by who has no time."""
+    assert awaited(find(parent_key=parent_key), *books, True) == OPENING
+    assert awaited(find(parent_key=parent_key), *books, False) is None
+    assert awaited(find(PROMPT[:64], parent_key), *books, True) is None
+    assert awaited(find(parent_key=parent_key, wait_seconds=0.0), *books, True) is None
