@@ -55,7 +55,6 @@ class DirectoryTier(TierActor):
         self._writing = Threads(f"{name}-write", 1)
         self._drafts: set[Draft] = set()
         self._unseen: set[str] = set()  # names whose headers are still to be read
-        self._scanned = 0
         self._scans = 0  # scans under way
         self._usage: dict[str, tuple[int, float]] = {}  # to be written
         self._usage_due: asyncio.Task[None] | None = None
@@ -189,6 +188,9 @@ class DirectoryTier(TierActor):
             async with asyncio.TaskGroup() as group:
                 for _ in range(SCANNERS):
                     group.create_task(scan_batches())
+        except Exception:
+            self.tell_rows((), 0, 0)  # nobody is to wait for the rest
+            raise
         finally:
             self._scans -= 1
         largest = max((row.meta.payload_bytes for row in self.rows.values()), default=0)

@@ -90,3 +90,25 @@ async def test_a_request_that_gives_up_its_wait_leaves_nothing(tmp_path: Path, m
         await until(lambda: model.queue_depth == 0)
         scan.open()
         assert (await ask(model, PROMPT)).cache_hit_kind == "exact"
+
+
+async def test_an_opening_that_fails_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go on with the rows that are known; the loop's exception handler hears why, and the tier takes new ones."""
+    await fill(tmp_path)
+
+    def fail(*args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("erllama_py.tiers.directory.look_at", fail)
+    loop, complaints = asyncio.get_running_loop(), list[object]()
+    loop.set_exception_handler(lambda _, context: complaints.append(context["exception"]))
+    async with model_at(tmp_path, policy=PATIENT) as (runtime, model):
+        early = await ask(model, PROMPT)
+        await ask(model, text(200, seed=1))
+        await runtime.cache.flush()
+        assert await spans(runtime, TIER) != set()
+    loop.set_exception_handler(None)
+    assert early.cache_hit_kind == "cold"
+    (complaint,) = complaints
+    assert isinstance(complaint, BaseExceptionGroup)
+    assert complaint.subgroup(MemoryError) is not None
