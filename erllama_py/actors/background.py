@@ -92,12 +92,10 @@ class Threads:
         await self.run(self._begin_others)
 
     def _begin_others(self) -> None:
-        if self._count > 1:
-            all_there = threading.Barrier(
-                self._count - 1
-            )  # none is idle, and so each task begins a thread, until all are
-            for _ in range(self._count - 1):
-                self._pool.submit(all_there.wait)
+        others = self._count - 1
+        all_there = threading.Barrier(max(1, others))  # none is idle before, and so each task begins a thread
+        for _ in range(others):
+            self._pool.submit(all_there.wait)
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Call `function` on a thread. A cancellation takes effect once the function has returned."""
