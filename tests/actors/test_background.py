@@ -127,9 +127,9 @@ async def test_a_thread_is_waited_for_when_its_caller_is_cancelled() -> None:
 async def test_threads_can_be_begun_before_they_are_needed(count: int) -> None:
     """All of them, so that as much work at once begins none, on the loop, that runs meanwhile."""
     async with quiet_loop():
-        threads = Threads("begun", count)
+        threads, before = Threads("begun", count), set(threading.enumerate())
         await threads.begin()
-        begun = {thread for thread in threading.enumerate() if thread.name.startswith("begun")}
+        begun = {thread for thread in threading.enumerate() if thread.name.startswith("begun")} - before
         assert len(begun) == count
         at_once = threading.Barrier(count)
 
