@@ -19,7 +19,7 @@ import msgspec
 
 from erllama_py.cache.keys import TOKEN_BYTES
 from erllama_py.cache.leaves import Leaves
-from erllama_py.cache.siblings import Siblings
+from erllama_py.cache.siblings import Child, Siblings
 from erllama_py.tiers.messages import RowMeta, StoredRow, TierKind
 
 # Rows that were evicted or lost and are remembered, so that a miss can say so.
@@ -72,7 +72,7 @@ class Index:
     def __init__(self) -> None:
         self.books: dict[str, Book] = {}
         self._rows: dict[bytes, Row] = {}
-        self._children: dict[bytes, Siblings] = {}
+        self._children: dict[bytes, Child | Siblings] = {}
         self._held: dict[object, list[bytes]] = {}  # keys by the holder that pins them
         self._pins: Counter[bytes] = Counter()
         self._fingerprints: Counter[bytes] = Counter()
@@ -230,12 +230,12 @@ class Index:
         The tokens in common, the row's tokens and the row, those with most in common first; a row comes once for each
         tier that has or will have it.
         """
-        siblings = self._children.get(key)
-        if siblings is not None:
+        children = self._children.get(key)
+        if children is not None:
             # Cut where the longest row ends, so that no long prompt is copied for a short row.
-            rest = tokens[TOKEN_BYTES * start : TOKEN_BYTES * max(siblings.ends)]
-            for common, mine, one in siblings.nearest(rest):
-                yield common, mine, self._rows[one]
+            rest = tokens[TOKEN_BYTES * start : TOKEN_BYTES * max(children.ends)]
+            for common, child in children.nearest(rest):
+                yield common, child.tokens, self._rows[child.key]
 
     def lost_ends(self, key: bytes) -> Iterable[int]:
         """Where rows ended that went on from `key` and are gone."""
@@ -261,13 +261,22 @@ class Index:
     # --- inside --------------------------------------------------------------------------------------------------
 
     def _link(self, meta: RowMeta) -> None:
-        self._children.setdefault(meta.parent, Siblings()).add(meta.tokens, meta.key, meta.end)
+        children, one = self._children.get(meta.parent), _child(meta)
+        if isinstance(children, Siblings):
+            children.add(one)
+        elif children is None:
+            self._children[meta.parent] = one
+        else:
+            siblings = self._children[meta.parent] = Siblings()
+            siblings.add(children)
+            siblings.add(one)
         self._fingerprints[meta.fingerprint] += 1
 
     def _unlink(self, meta: RowMeta) -> None:
-        siblings = self._children[meta.parent]
-        siblings.remove(meta.tokens, meta.key, meta.end)
-        if not siblings.ends:
+        children = self._children[meta.parent]
+        if isinstance(children, Siblings):
+            children.remove(_child(meta))
+        if isinstance(children, Child) or not children.ends:
             del self._children[meta.parent]
         self._fingerprints[meta.fingerprint] -= 1
         if not self._fingerprints[meta.fingerprint]:
@@ -322,3 +331,7 @@ class Index:
             del ends[end]
         if not ends:
             del self._lost_ends[parent]
+
+
+def _child(meta: RowMeta) -> Child:
+    return Child(meta.tokens, meta.key, meta.end)

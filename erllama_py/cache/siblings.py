@@ -10,50 +10,69 @@ import bisect
 from collections import Counter
 from collections.abc import Iterator
 
+import msgspec
+
 from erllama_py.cache.keys import TOKEN_BYTES
 
 
+class Child(msgspec.Struct, frozen=True, order=True, gc=False):
+    """A row that goes on from a key; by itself it is all there is of one without siblings, as most are."""
+
+    tokens: bytes
+    key: bytes
+    end: int
+
+    @property
+    def ends(self) -> tuple[int]:
+        """See `Siblings.ends`."""
+        return (self.end,)
+
+    def nearest(self, rest: bytes) -> Iterator[tuple[int, Child]]:
+        """See `Siblings.nearest`."""
+        yield common_tokens(self.tokens, rest), self
+
+
 class Siblings:
-    """Owns, for each row and each tier that has it or will have it, its tokens and its key; and where rows end."""
+    """Owns a `Child` for each row and each tier that has it or will have it; `ends` counts where they end."""
 
     __slots__ = ("_order", "ends")
 
     def __init__(self) -> None:
         self.ends: Counter[int] = Counter()
-        self._order: list[tuple[bytes, bytes]] = []
+        self._order: list[Child] = []
 
-    def add(self, tokens: bytes, key: bytes, end: int) -> None:
+    def add(self, child: Child) -> None:
         """A row is there once more."""
-        self.ends[end] += 1
-        bisect.insort(self._order, (tokens, key))
+        self.ends[child.end] += 1
+        bisect.insort(self._order, child)
 
-    def remove(self, tokens: bytes, key: bytes, end: int) -> None:
+    def remove(self, child: Child) -> None:
         """It is there once less."""
-        del self._order[bisect.bisect_left(self._order, (tokens, key))]
-        self.ends[end] -= 1
-        if not self.ends[end]:
-            del self.ends[end]
+        del self._order[bisect.bisect_left(self._order, child)]
+        self.ends[child.end] -= 1
+        if not self.ends[child.end]:
+            del self.ends[child.end]
 
-    def nearest(self, rest: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-        """Tokens in common with `rest`, tokens and key of each row: those with most in common first.
+    def nearest(self, rest: bytes) -> Iterator[tuple[int, Child]]:
+        """Tokens in common with `rest`, and the row: those with most in common first.
 
         A row comes as often as it was added.
         """
         order = self._order
-        right = bisect.bisect_left(order, (rest,))
+        right = bisect.bisect_left(order, Child(rest, b"", 0))
         left = right - 1
-        before = common_tokens(order[left][0], rest) if left >= 0 else -1
-        after = common_tokens(order[right][0], rest) if right < len(order) else -1
+        before = common_tokens(order[left].tokens, rest) if left >= 0 else -1
+        after = common_tokens(order[right].tokens, rest) if right < len(order) else -1
         # What two lists have in common never grows with the distance between them in the order.
         while before >= 0 or after >= 0:
             if before >= after:
-                yield before, *order[left]
+                yield before, order[left]
                 left -= 1
-                before = common_tokens(order[left][0], rest) if left >= 0 else -1
+                before = common_tokens(order[left].tokens, rest) if left >= 0 else -1
             else:
-                yield after, *order[right]
+                yield after, order[right]
                 right += 1
-                after = common_tokens(order[right][0], rest) if right < len(order) else -1
+                after = common_tokens(order[right].tokens, rest) if right < len(order) else -1
 
 
 def common_tokens(left: bytes, right: bytes) -> int:
