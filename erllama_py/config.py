@@ -260,13 +260,14 @@ def check_tier(config: ModelConfig, running: Mapping[str, str]) -> None:
         raise TierMismatch(config.tier_srv, config.tier, kind)
 
 
-def check_model_id(model_id: object) -> str:
-    """A name for a model or a supervised function: 1 to 200 printable characters, so that it fits a line of a log."""
-    if not isinstance(model_id, str):
-        raise InvalidOption("id", f"expected str, got {type(model_id).__name__}")
-    if not 1 <= len(model_id) <= 200 or not model_id.isprintable():
-        raise InvalidOption("id", "expected 1 to 200 printable characters")
-    return model_id
+def check_name(name: object, option: str = "id") -> str:
+    """A name for a model, a tier or a supervised function: 1 to 200 printable characters, so that a line of a log has
+    room for it."""
+    if not isinstance(name, str):
+        raise InvalidOption(option, f"expected str, got {type(name).__name__}")
+    if not 1 <= len(name) <= 200 or not name.isprintable():
+        raise InvalidOption(option, "expected 1 to 200 printable characters")
+    return name
 
 
 def usable_cpus() -> int:

@@ -7,6 +7,7 @@ async with erllama_py.Runtime() as runtime:
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,7 +17,6 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import anyio
-import psutil
 
 from erllama_py import switch_interval, tree
 from erllama_py.actors import (
@@ -38,10 +38,9 @@ from erllama_py.cache.handle import Cache
 from erllama_py.config import (
     ModelConfig,
     PolicyOpts,
-    check_model_id,
+    check_name,
     check_tier,
     parse_model_config,
-    parse_policy,
     with_policy,
 )
 from erllama_py.engine.backends import BackendFactory, make_backend
@@ -60,25 +59,13 @@ from erllama_py.errors import (
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.client import Model, actor_name, model_id_of, new_ticket
 from erllama_py.model.messages import SaveAll
-from erllama_py.pressure_opts import PressureOpts, parse_pressure
+from erllama_py.pressure_opts import PressureOpts
 from erllama_py.results import LoadProgress, ModelInfo
+from erllama_py.runtime_options import RAM_TIER, SAVE_BUFFER_BYTES, SWITCH_SECONDS, parse_runtime_options
 from erllama_py.supervised import Supervised
-from erllama_py.tier_specs import AnyTier, DiskTier, RamFileTier, RamTier, kind_of, parse_tier
+from erllama_py.tier_specs import AnyTier, DiskTier, RamFileTier, kind_of, parse_tier
 from erllama_py.tiers.messages import tier_actor_name
 from erllama_py.watch.log import get_logger
-
-# Share of the memory that is free when the runtime is made which the RAM tier may fill: enough for some hours of
-# chats with a small model, little enough that a second runtime, or a larger model, still finds room.
-RAM_SHARE = 0.1
-
-# Memory for rows on their way to a tier: ten spans of 256 tokens of a model of 70 billion parameters (80 KB a token
-# in f16), or forty of one of 7 billion. What does not fit is not saved, and counted.
-SAVE_BUFFER_BYTES = 256 << 20
-
-# Seconds that a Python thread may keep the interpreter while another waits for it. The interpreter's own 5 ms
-# is most of a decode step (7-10 ms with SmolLM2): an application busy with Python code would make each step
-# wait that long for its turn. 0.5 ms bounds the wait to a few per cent and costs nothing that shows.
-SWITCH_SECONDS = 0.0005
 
 
 def home_folder(home: str | os.PathLike[str] | None = None) -> Path:
@@ -113,25 +100,21 @@ class Runtime(ModelCalls):
         backend_factory: BackendFactory = make_backend,
     ) -> None:
         self._home = home_folder(home)
-        self._switch_seconds = switch_seconds
         self._make_backend = backend_factory
         self._names = Names()
         self._boards: dict[str, ModelBoard] = {}
         self._ids = itertools.count(1)
-        self._policy = parse_policy(policy or {})
-        self._pressure = parse_pressure(pressure or {})
-        self._buffers = BufferPool(save_buffer_bytes)
-        if ram_quota_bytes is None:
-            ram_quota_bytes = max(1 << 20, int(psutil.virtual_memory().available * RAM_SHARE))
-        self._to_start = {check_model_id(name): parse_tier(spec) for name, spec in (tiers or {}).items()}
-        if tree.RAM_TIER in self._to_start:
-            raise InvalidOption("tiers", f"{tree.RAM_TIER!r} is the name of the tier that every runtime has")
-        ram = RamTier(ram_quota_bytes)
-        self._tiers: dict[str, AnyTier] = {tree.RAM_TIER: ram}
-        root, self._branches = tree.build(ram, self._names, self._restarting, self._gave_up)
+        self._options = options = parse_runtime_options(
+            tiers, policy, pressure, ram_quota_bytes=ram_quota_bytes, save_buffer_bytes=save_buffer_bytes,
+            switch_seconds=switch_seconds,
+        )  # fmt: skip
+        self._buffers = BufferPool(options.save_buffer_bytes)
+        self._tiers: dict[str, AnyTier] = {RAM_TIER: options.ram}
+        root, self._branches = tree.build(options.ram, self._names, self._restarting, self._gave_up)
         self.cache = Cache(self._names)
         self._tree = Tree(root)
         self._root = root
+        self._unloads: dict[str, asyncio.Task[None]] = {}
         self._entered = False
         self._open = False
         self._log = get_logger()
@@ -145,14 +128,15 @@ class Runtime(ModelCalls):
         self._entered = True
         await self._tree.__aenter__()
         self._open = True
-        if self._switch_seconds is not None:
-            switch_interval.hold(self._switch_seconds)
+        options = self._options
+        if options.switch_seconds is not None:
+            switch_interval.hold(options.switch_seconds)
         try:
-            for name, spec in self._to_start.items():
+            for name, spec in options.tiers.items():
                 await self.start_tier(name, spec)
-            if self._pressure.source != "noop":
+            if options.pressure.source != "noop":
                 watch = self._branches["watch"]
-                await watch.start_child(tree.pressure_child(self._pressure, self.cache.evict_bytes, self._names))
+                await watch.start_child(tree.pressure_child(options.pressure, self.cache.evict_bytes, self._names))
         except BaseException as error:
             await self.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -166,9 +150,11 @@ class Runtime(ModelCalls):
         for board in self._boards.values():
             board.close("unloaded", RuntimeClosed)
         try:
-            async with anyio.create_task_group() as group:
-                for board in up:
-                    group.start_soon(self._save_all, board, "shutdown")
+            # A scope around the runtime that was cancelled cancels all that is awaited in it. This is bounded by itself.
+            with anyio.CancelScope(shield=True):
+                saves = [asyncio.ensure_future(self._save_all(board, "shutdown")) for board in up]
+                if ending := {*saves, *self._unloads.values()}:
+                    await asyncio.wait(ending)
         finally:
             await self._close_tree(kind, error, traceback)
 
@@ -181,8 +167,8 @@ class Runtime(ModelCalls):
             raise RuntimeFailed(str(failure)) from failure
         finally:
             self._boards.clear()
-            if self._switch_seconds is not None:
-                switch_interval.release(self._switch_seconds)
+            if self._options.switch_seconds is not None:
+                switch_interval.release(self._options.switch_seconds)
 
     # --- models ------------------------------------------------------------------------------------------------
 
@@ -201,11 +187,11 @@ class Runtime(ModelCalls):
         """
         self._check_open()
         if config is not None:
-            checked_id, checked = check_model_id(model_id), parse_model_config(with_policy(config, self._policy))
+            checked_id, checked = check_name(model_id), parse_model_config(with_policy(config, self._options.policy))
         elif isinstance(model_id, str):
             raise InvalidOption("config", "load_model takes a configuration, or an id and a configuration")
         else:
-            checked_id, checked = self._new_id(), parse_model_config(with_policy(model_id, self._policy))
+            checked_id, checked = self._new_id(), parse_model_config(with_policy(model_id, self._options.policy))
         check_tier(checked, {name: kind_of(spec) for name, spec in self._tiers.items()})
         self._forget_unloaded()
         if checked_id in self._boards:
@@ -225,10 +211,18 @@ class Runtime(ModelCalls):
     async def unload(self, model: Model | str) -> None:
         """Save what is not saved yet, unload a model, and return when its memory is free.
 
-        Saving takes at most the policy's `evict_save_timeout_ms`. Open calls get `ModelNotLoaded`. Raises
+        Saving takes at most the policy's `evict_save_timeout_ms`. Open calls get `ModelNotLoaded`. Where it is called
+        again, all callers wait for the same end; one that is cancelled does not keep it from coming. Raises
         `ModelStuck` when its engine thread does not end: the memory stays taken, and so does the id.
         """
         board = self._board(model)
+        model_id = board.model_id
+        if (unloading := self._unloads.get(model_id)) is None:
+            unloading = self._unloads[model_id] = asyncio.ensure_future(self._unload(board))
+            unloading.add_done_callback(lambda _: self._unloads.pop(model_id))
+        await asyncio.shield(unloading)
+
+    async def _unload(self, board: ModelBoard) -> None:
         was_up = board.is_up
         board.close("unloaded", partial(ModelNotLoaded, board.model_id))
         try:
@@ -280,7 +274,7 @@ class Runtime(ModelCalls):
         Raises `InvalidOption`, `TierTaken`, `TierLocked` when another process has the directory, `TierFailed`.
         """
         self._check_open()
-        checked, checked_name = parse_tier(spec), check_model_id(name)
+        checked, checked_name = parse_tier(spec), check_name(name)
         if checked_name in self._tiers:
             raise TierTaken(checked_name, "a tier of this name runs already")
         self._tiers[checked_name] = checked
@@ -293,11 +287,13 @@ class Runtime(ModelCalls):
     async def stop_tier(self, name: str) -> None:
         """Stop a tier: its rows stay where they are, and are found again when it is started again.
 
-        Models that save to it go on without saving. Raises `TierNotFound`; `"ram"` cannot be stopped.
+        Models that save to it go on without saving. Raises `TierNotFound`, and `InvalidOption` for `"ram"`.
         """
         self._check_open()
-        if name not in self._tiers or name == tree.RAM_TIER:
-            raise TierNotFound(name, tuple(sorted(set(self._tiers) - {tree.RAM_TIER})))
+        if check_name(name) == RAM_TIER:
+            raise InvalidOption("id", f"the tier {RAM_TIER!r} ends with the runtime")
+        if name not in self._tiers:
+            raise TierNotFound(name, tuple(sorted(self._tiers)))
         try:
             await self._branches["tiers"].stop_child(tier_actor_name(name))
         except NameNotFound:
@@ -326,7 +322,7 @@ class Runtime(ModelCalls):
             raise InvalidOption("function", f"a coroutine function expected, got {type(function).__name__}")
         branch = self._branches["user"]
         try:
-            await branch.start_child(tree.user_child(check_model_id(name), function, restart, limits))
+            await branch.start_child(tree.user_child(check_name(name), function, restart, limits))
         except NameTaken:
             raise InvalidOption("name", f"{name!r} is supervised already") from None
         return Supervised(name, branch)
@@ -356,7 +352,7 @@ class Runtime(ModelCalls):
 
     def _board(self, model: Model | str) -> ModelBoard:
         self._check_open()
-        model_id = model.id if isinstance(model, Model) else check_model_id(model)
+        model_id = model.id if isinstance(model, Model) else check_name(model)
         self._forget_unloaded()
         board = self._boards.get(model_id)
         if board is None:

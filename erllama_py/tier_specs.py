@@ -13,7 +13,8 @@ from msgspec import Meta
 from erllama_py.errors import InvalidOption
 from erllama_py.option_check import convert
 
-QuotaBytes = Annotated[int, Meta(ge=1 << 20, le=1 << 60)]  # below 1 MiB not a single row fits
+LEAST_QUOTA = 1 << 20  # below 1 MiB not a single row fits
+QuotaBytes = Annotated[int, Meta(ge=LEAST_QUOTA, le=1 << 60)]
 
 
 class TierSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

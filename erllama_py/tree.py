@@ -39,6 +39,7 @@ from erllama_py.model.actor import ModelActor
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.client import actor_name
 from erllama_py.pressure_opts import PressureOpts
+from erllama_py.runtime_options import RAM_TIER
 from erllama_py.tier_specs import DiskTier, RamFileTier, RamTier
 from erllama_py.tiers.directory import DirectoryTier
 from erllama_py.tiers.messages import CACHE, tier_actor_name
@@ -88,7 +89,6 @@ TIER_READ_BYTES = 128 << 20
 
 ROOT = "runtime"
 ROOT_LIMITS = RestartLimits(intensity=3, period=60.0)
-RAM_TIER = "ram"
 PRESSURE = "pressure"
 TREE: tuple[Group | Branch, ...] = (
     # A cache that crashes must not take the rows in memory with it, so their tier stands before it.

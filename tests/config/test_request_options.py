@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.config import ModelConfig, check_model_id, check_tier, parse_model_config
+from erllama_py.config import ModelConfig, check_name, check_tier, parse_model_config
 from erllama_py.errors import InvalidOption, TierMismatch, TierNotFound
 from erllama_py.request_options import RequestOptions, parse_request_options
 
@@ -165,12 +165,12 @@ def test_a_tier_of_another_kind_is_a_mismatch() -> None:
 @pytest.mark.parametrize("model_id", ["tiny", "Llama 3.1 8B (Q4)", "日本語", "a" * 200])
 def test_a_printable_name_is_an_id(model_id: str) -> None:
     """Blanks and any script are fine."""
-    assert check_model_id(model_id) == model_id
+    assert check_name(model_id) == model_id
 
 
 @pytest.mark.parametrize("model_id", ["", "a" * 201, "two\nlines", "tab\t", "\x1b[31m", "\ud800", None, 7, b"tiny"])
 def test_what_would_break_a_log_line_is_no_id(model_id: object) -> None:
     """Ids stand in logs, names and trees."""
     with pytest.raises(InvalidOption) as caught:
-        check_model_id(model_id)
+        check_name(model_id)
     assert caught.value.option == "id"

@@ -17,7 +17,7 @@ from helpers.project import PACKAGE, label, sources, syntax
 
 LEAVES = {
     "config", "request_options", "errors", "results", "counters", "chat", "watch.log", "buffers", "tier_specs",
-    "pressure_opts",
+    "pressure_opts", "runtime_options",
 }  # fmt: skip
 
 # Room (or file at the top of the package) -> what it may import apart from itself. "" is the package itself: the
@@ -54,6 +54,7 @@ ARROWS: dict[str, set[str]] = {
     "option_check": {"errors"},
     "tier_specs": {"errors", "option_check"},
     "pressure_opts": {"errors", "option_check"},
+    "runtime_options": {"config", "errors", "option_check", "pressure_opts", "tier_specs"},
     "buffers": set(),
     "results": {"config", "errors"},
     "counters": set(),
