@@ -150,7 +150,7 @@ class Runtime(ModelCalls):
         for board in self._boards.values():
             board.close("unloaded", RuntimeClosed)
         try:
-            # A scope that was cancelled around the runtime cancels all that is awaited in it; this has a bound of its own.
+            # A scope around the runtime that is cancelled cancels whatever is awaited; this has a bound of its own.
             with anyio.CancelScope(shield=True):
                 saves = [asyncio.ensure_future(self._save_all(board, "shutdown")) for board in up]
                 if ending := {*saves, *self._unloads.values()}:
