@@ -1,1 +1,1 @@
-"""What tells an operator how things are: logs now; memory pressure and metrics belong here too."""
+"""What tells an operator how things are: logs, and the pressure on the memory."""
