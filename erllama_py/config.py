@@ -108,9 +108,9 @@ class ContextOpts(Options, frozen=True):
 # - `min_tokens`: a hit spares time at every length that was measured, so this gate is about bytes: 128 tokens are 3 MB
 #   of a model of 135 million parameters and 16 MB of one of 8 billion, and shorter prompts would mostly write what
 #   nobody reads.
-# - `boundary_align_tokens`: spans of 256 and of 512 tokens hold decoding up equally little (5 ms in all for 1,024 tokens
-#   of SmolLM2), spans of 64 and 128 longer, and make four and two times the files; shorter ones are found more often.
-#   Half of a micro-batch of 512 also leaves the cuts of a prefill alone.
+# - `boundary_align_tokens`: spans of 256 and of 512 tokens hold decoding up equally little (5 ms for 1,024 tokens of
+#   SmolLM2, in all), spans of 64 and 128 longer, and these make four and two times the files; shorter ones are found
+#   more often. Half of a micro-batch of 512 also leaves the cuts of a prefill alone.
 # - `continued_interval`: a span costs only its own tokens, so saving often costs no more bytes than saving rarely. 256
 #   tokens are some seconds of a reply: what kill -9 costs of it at most.
 # - `boundary_trim_tokens`: what a prompt ends with (a question mark, the header of the answer) differs next time. Chat
