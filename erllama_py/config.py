@@ -238,9 +238,15 @@ def parse_model_config(options: Mapping[str, Any] | ModelConfig) -> ModelConfig:
     )
 
 
-def parse_policy(options: Mapping[str, Any] | PolicyOpts) -> PolicyOpts:
+class _Named(Options, frozen=True):
+    """Gives gates the path by which a caller knows them."""
+
+    policy: PolicyOpts
+
+
+def parse_policy(options: object) -> PolicyOpts:
     """Check gates that are given apart from a model. Raises `InvalidOption`."""
-    policy = convert(options, PolicyOpts)
+    policy = convert({"policy": options}, _Named).policy
     _check_policy(policy)
     return policy
 

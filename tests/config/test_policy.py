@@ -40,9 +40,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"min_tokens": 512, "cold_max_tokens": 511}, "policy.cold_max_tokens"),
     ({"cold_min_tokens": 600, "cold_max_tokens": 599}, "policy.cold_max_tokens"),
     ({"min_tokens": None, "cold_min_tokens": 8, "cold_max_tokens": 7}, "policy.cold_max_tokens"),
-    ({"min_tokens": -1}, "min_tokens"),
-    ({"boundary_align_tokens": 0}, "boundary_align_tokens"),
-    ({"min_token": 1}, "min_token"),
+    ({"min_tokens": -1}, "policy.min_tokens"),
+    ({"boundary_align_tokens": 0}, "policy.boundary_align_tokens"),
+    ({"min_token": 1}, "policy.min_token"),
 ]
 
 
@@ -54,7 +54,7 @@ def test_gates_that_contradict_each_other_are_refused(options: dict[str, Any], o
     assert caught.value.option == option
     with pytest.raises(InvalidOption) as caught:
         parse_model_config({"backend": "stub", "policy": options})
-    assert caught.value.option.endswith(option)
+    assert caught.value.option == option
 
 
 def test_a_model_without_gates_has_those_of_the_runtime() -> None:

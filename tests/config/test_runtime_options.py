@@ -30,7 +30,8 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "tiers",
         "'ram' is the name of the tier that every runtime has",
     ),
-    ({"policy": 5}, "options", "expected a mapping or PolicyOpts, got int"),
+    ({"policy": 5}, "policy", "expected a mapping, got int"),
+    ({"policy": {"min_tokens": -1}}, "policy.min_tokens", "expected int >= 0, got -1"),
 ]
 
 
