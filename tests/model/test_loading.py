@@ -1,4 +1,4 @@
-"""Whether a file is what was described, and whether it fits: pure checks before any weights are read."""
+"""Whether a file is what was described and fits, and what of a load goes into the keys of its rows: pure functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from erllama_py.config import ModelConfig, parse_model_config
-from erllama_py.engine.backend import FileFacts
+from erllama_py.engine.backend import FileFacts, ModelFile
 from erllama_py.errors import InsufficientMemory, InvalidOption, QuantMismatch
 from erllama_py.model.loading import cell_bytes, check_file, resident_bytes
 
@@ -15,7 +15,11 @@ GIB = 1 << 30
 PLENTY = 64 * GIB
 FACTS: dict[str, Any] = {
     "architecture": "llama", "quant_type": "q4_k_m", "quant_bits": 4, "n_ctx_train": 8192, "n_layer": 32,
-    "file_size": 4 * GIB, "metadata_size": 1 << 20, "first_tensor_size": 1 << 20, "kv_bytes_per_token": 1 << 17,
+    "kv_bytes_per_token": 1 << 17,
+    "files": tuple(
+        ModelFile(path="", size=2 * GIB, mtime=0, inode=0, metadata_size=1 << 19, first_tensor_size=1 << 20)
+        for _ in range(2)
+    ),
 }  # fmt: skip
 
 
