@@ -21,15 +21,21 @@ from erllama_py.config import ContextOpts
 #   are stored transposed, and with it attention rounds differently, which every layer after the first carries
 #   into its cells;
 # - whether the context is so long that keys are rotated by the factors for long ones;
-# - the build of llama.cpp, whose kernels may round differently from one version to the next.
+# - the build of llama.cpp, by version and commit: from one to the next a kernel may be corrected, or a cell come to
+#   mean something else.
 #
 # Left out, so that changing them keeps a cache warm:
 # - `flash_attn` as it was asked for: what came of it counts;
 # - `n_ctx`, but for those factors: cells that are empty change nothing in those that are not;
 # - `n_seq_max`: the cells of all sequences lie in one cache, and each sees its own;
-# - `n_batch`, `n_ubatch`, `n_threads`, `n_threads_batch`, `offload_kqv`: how the work is cut and where it is done.
-#   The last bits can differ, as they do between any two shapes of a batch, so with whatever neighbours a
-#   sequence happens to have; the state is the same.
+# - `n_batch`, `n_ubatch`, `n_threads`, `n_threads_batch`: how the work is cut. The last bits can differ, as they do
+#   between any two shapes of a batch, so with whatever neighbours a sequence happens to have; the state is the same.
+# - `offload_kqv`, and of the model's options `n_gpu_layers`, `split_mode`, `main_gpu`, `tensor_split`: where the work
+#   is done. Two devices, or two instruction sets of a CPU, round differently, and that is all: it is one state in one
+#   layout. Nor is the device a property of a model or a build: llama.cpp picks one for each operation, and a build with
+#   a GPU computes large batches there though all layers are on the CPU. A key that named it would split what is saved
+#   on a guess; as it is, a row from a GPU serves the machine without one.
+# - `use_mmap`, `use_mlock`: how the same weights get into memory; `vocab_only`: such a model has no cells.
 KV_SETTINGS = (
     "type_k",
     "type_v",
@@ -65,7 +71,7 @@ def ctx_params_hash(context: ContextOpts, build: str, *, flash_attn: bool, long_
 class Identity(msgspec.Struct, frozen=True):
     """Whose KV state a row is: model file, quantisation, settings of the context. Rows of two never meet.
 
-    `fingerprint` (32 bytes) has adapters and salt folded in: see `fold_adapters`, `fold_salt`.
+    `fingerprint` (32 bytes) has the salt folded in, and has a place for adapters: see `fold_salt`, `fold_adapters`.
     """
 
     fingerprint: bytes
@@ -107,6 +113,9 @@ def prefix_keys(identity: Identity, tokens: bytes, ends: Iterable[int]) -> list[
 
 def fold_adapters(fingerprint: bytes, adapters: Iterable[tuple[bytes, float]]) -> bytes:
     """The fingerprint of a model with LoRA adapters: (SHA-256 of the file, scale) each; without any, as it is.
+
+    No adapter can be loaded so far. The place that they will have in the key is fixed here, so that rows which are
+    saved now stay those of the model without any.
 
     SHA-256(fingerprint ‖ for each adapter, sorted: its hash ‖ round(scale · 2^32) as i64 little-endian), as
     erllama does it: the order of loading makes no difference, the scale does.

@@ -34,6 +34,17 @@ class CannotCapture(Exception):
     """The sequence does not hold what a capture needs: forgotten by a window, or not at its end."""
 
 
+class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a model as it was when its header was read. Sizes are in bytes."""
+
+    path: str
+    size: int
+    mtime: int  # in nanoseconds
+    inode: int
+    metadata_size: int  # everything before the first weights tensor
+    first_tensor_size: int
+
+
 class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the model file says of itself, read without loading it. Sizes are in bytes."""
 
@@ -42,14 +53,22 @@ class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
     quant_bits: int
     n_ctx_train: int
     n_layer: int
-    file_size: int
-    metadata_size: int  # everything before the first weights tensor
-    first_tensor_size: int
     kv_bytes_per_token: int  # of one position in f16 over all layers; 0 where attention keeps none
     sliding_window: int = 0  # tokens; 0 where every layer attends to everything
     # Tokens of the context that the model was first trained for, where the file has rope factors for longer ones
     # ("longrope"); 0 elsewhere. A context above it rotates every key by other factors, from position 0 on.
     long_rope_above: int = 0
+    files: tuple[ModelFile, ...] = ()  # in the order of their parts where the model is split; none for a stub
+
+    @property
+    def file_size(self) -> int:
+        """Of all files together."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def metadata_size(self) -> int:
+        """Of all files together."""
+        return sum(file.metadata_size for file in self.files)
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,11 +167,15 @@ class Backend(Protocol):
         """The model's tokenizer."""
 
     def inspect(self) -> FileFacts:
-        """Read the file's header. Raises `ModelFileNotFound`, `NotAGGUF`, `TruncatedGGUF`, `UnsupportedModel`."""
+        """Read the headers of the model's files.
+
+        Raises `ModelFileNotFound`, `NotAGGUF`, `TruncatedGGUF`, `UnsupportedModel`.
+        """
 
     def load(self, progress: Callable[[float], bool]) -> ModelFacts:
         """Load weights, then allocate the context. `progress` gets a fraction and answers whether to go on;
-        when it answers false, `LoadCancelled` is raised. Raises `ModelLoadError`; frees all when it raises."""
+        when it answers false, `LoadCancelled` is raised. Raises `ModelLoadError`, also where a file is not the one any
+        more that `inspect` has read; frees all when it raises."""
 
     def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
         """Run the model once over all slices, `n_batch` tokens at most. Raises `BackendFailure`."""

@@ -130,7 +130,7 @@ class StubBackend:
     def inspect(self) -> FileFacts:
         return FileFacts(
             architecture="stub", quant_type="stub", quant_bits=16, n_ctx_train=1 << 20, n_layer=1,
-            file_size=0, metadata_size=0, first_tensor_size=0, kv_bytes_per_token=4,
+            kv_bytes_per_token=4,
         )  # fmt: skip
 
     def load(self, progress: Callable[[float], bool]) -> ModelFacts:

@@ -44,7 +44,7 @@ class RowMeta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     start: int
     end: int
     tokens: bytes  # of the span, u32 little-endian: 4 * (end - start) bytes
-    fingerprint: bytes  # 32 bytes; of the model, with adapters and salt folded in
+    fingerprint: bytes  # 32 bytes; of the model, with the salt folded in
     quant_bits: int
     ctx_params_hash: bytes  # 32 bytes
     build: str  # of the inference library, in words

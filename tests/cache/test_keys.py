@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama_py.cache.keys import KV_SETTINGS, ctx_params_hash
-from erllama_py.config import ContextOpts
+from erllama_py.config import ContextOpts, ModelOpts
 
 BUILD = "b1234"
 
@@ -22,8 +22,22 @@ CHANGED: dict[str, Any] = {
     "yarn_beta_slow": 1.0, "yarn_orig_ctx": 4096, "swa_full": True, "n_ctx": 4096, "n_batch": 64, "n_ubatch": 64,
     "n_threads": 7, "n_threads_batch": 7, "n_seq_max": 8, "offload_kqv": False,
 }  # fmt: skip
-# `flash_attn` counts as it came out, which is no setting.
-KEEPS_WARM = {"flash_attn", "n_ctx", "n_batch", "n_ubatch", "n_threads", "n_threads_batch", "n_seq_max", "offload_kqv"}
+# Why a setting is not in the key.
+ROUNDING = "how the work is cut, which rounds differently and changes nothing else"
+DEVICE = "where the work is done, which rounds differently and changes nothing else"
+MAPPING = "how the weights get into memory, which are the same"
+KEEPS_WARM = {
+    "flash_attn": "it counts as it came out, which is no setting",
+    "n_ctx": "empty cells change nothing; where it decides how keys are rotated, that counts",
+    "n_seq_max": "each sequence sees its own cells",
+    "n_batch": ROUNDING, "n_ubatch": ROUNDING, "n_threads": ROUNDING, "n_threads_batch": ROUNDING,
+    "offload_kqv": DEVICE,
+}  # fmt: skip
+MODEL_KEEPS_WARM = {
+    "n_gpu_layers": DEVICE, "split_mode": DEVICE, "main_gpu": DEVICE, "tensor_split": DEVICE,
+    "use_mmap": MAPPING, "use_mlock": MAPPING,
+    "vocab_only": "such a model has no cells",
+}  # fmt: skip
 
 
 def hashed(context: ContextOpts, build: str = BUILD, flash_attn: bool = True, long_rope: bool = False) -> str:
@@ -46,8 +60,13 @@ contexts = st.builds(
 
 def test_every_setting_of_the_context_is_decided() -> None:
     """A new option must be put on one side or the other."""
-    assert set(KV_SETTINGS) | KEEPS_WARM == set(ContextOpts.__struct_fields__) == set(CHANGED)
-    assert not set(KV_SETTINGS) & KEEPS_WARM
+    assert set(KV_SETTINGS) | set(KEEPS_WARM) == set(ContextOpts.__struct_fields__) == set(CHANGED)
+    assert not set(KV_SETTINGS) & set(KEEPS_WARM)
+
+
+def test_every_setting_of_the_model_is_decided() -> None:
+    """A new option must be left out for a reason, as all are so far, or be put into the key."""
+    assert set(MODEL_KEEPS_WARM) == set(ModelOpts.__struct_fields__)
 
 
 @pytest.mark.parametrize("name", sorted(CHANGED))

@@ -7,10 +7,13 @@ import struct
 
 import msgspec
 import pytest
+from helpers.rows import meta, stored
 from hypothesis import given
 from hypothesis import strategies as st
 
+from erllama_py.cache.index import Index
 from erllama_py.cache.keys import Identity, fold_adapters, fold_salt, pack_tokens, prefix_keys
+from erllama_py.cache.walk import walk
 
 IDENTITY = Identity(b"f" * 32, 4, b"c" * 32)
 
@@ -98,7 +101,7 @@ adapters = st.lists(st.tuples(digests, scales), max_size=4)
 
 @given(digests)
 def test_a_model_without_adapters_keeps_its_fingerprint(fingerprint: bytes) -> None:
-    """Its rows are those from before there were adapters."""
+    """Rows that are saved while no adapter can be loaded stay its own."""
     assert fold_adapters(fingerprint, []) == fingerprint
 
 
@@ -136,6 +139,23 @@ def test_two_sets_of_adapters_never_meet(
 
     equal = fold_adapters(fingerprint, one) == fold_adapters(fingerprint, other)
     assert equal == (counted(one) == counted(other))
+
+
+@pytest.mark.parametrize("others", [[], [(b"b" * 32, 1.0)], [(b"a" * 32, 0.5)], [(b"a" * 32, 1.0), (b"b" * 32, 1.0)]])
+def test_rows_of_other_adapters_or_scales_are_not_found(others: list[tuple[bytes, float]]) -> None:
+    """The same model and tokens, saved with one adapter: only with that one they are there, cut back or whole."""
+    tokens = list(range(100))
+    mine, theirs = (
+        msgspec.structs.replace(IDENTITY, fingerprint=fold_adapters(IDENTITY.fingerprint, loaded))
+        for loaded in ([(b"a" * 32, 1.0)], others)
+    )
+    index = Index()
+    index.add_tier("ram", "ram", 1 << 30)
+    index.add("ram", stored(meta(tokens, 0, 50, identity=mine)))
+    index.add("ram", stored(meta(tokens, 50, 100, identity=mine)))
+    for cuttable in (False, True):
+        assert walk(index, mine, pack_tokens(tokens), cuttable=cuttable).length == 100
+        assert walk(index, theirs, pack_tokens(tokens), cuttable=cuttable).length == 0
 
 
 @given(digests, st.none() | st.text(), st.none() | st.text())

@@ -44,9 +44,11 @@ def test_the_facts_of_a_file_agree_with_an_independent_reader(models: Path, conf
     assert facts.architecture == architecture.contents()
     assert facts.n_layer == layers.contents()
     assert (facts.quant_type, facts.quant_bits, facts.n_ctx_train) == ("f32", 32, 4096)
-    assert facts.file_size == path.stat().st_size
-    assert facts.metadata_size == reader.data_offset == reader.tensors[0].data_offset
-    assert facts.first_tensor_size == reader.tensors[0].n_bytes
+    (file,) = facts.files
+    assert file.path == str(path)
+    assert facts.file_size == file.size == path.stat().st_size
+    assert facts.metadata_size == file.metadata_size == reader.data_offset == reader.tensors[0].data_offset
+    assert file.first_tensor_size == reader.tensors[0].n_bytes
     window = reader.get_field(f"{facts.architecture}.attention.sliding_window")
     assert facts.sliding_window == (window.contents() if window is not None else 0)
     assert (facts.sliding_window > 0) == (kind == "window")
@@ -205,4 +207,4 @@ def test_a_real_model_says_what_it_is(smollm2: Path, configure: Configure) -> No
     assert (facts.n_layer, facts.n_ctx_train) == (30, 8192)
     assert facts.kv_bytes_per_token == 30 * 3 * (64 + 64) * 2
     assert facts.file_size == smollm2.stat().st_size
-    assert 0 < facts.metadata_size < facts.first_tensor_size < facts.file_size
+    assert 0 < facts.metadata_size < facts.files[0].first_tensor_size < facts.file_size

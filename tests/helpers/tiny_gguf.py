@@ -2,8 +2,8 @@
 
 `tiny_gguf("dense", directory)` writes once for a directory and gives the path; the same kind has the same
 bytes everywhere. Width 64, few layers, a vocabulary of 256 bytes plus some merges and control tokens, and a
-ChatML template: a load takes milliseconds and a decode a fraction of one. `broken_gguf` writes the files
-that must be refused.
+ChatML template: a load takes milliseconds and a decode a fraction of one. `split_gguf` writes a model in several
+files, `broken_gguf` the files that must be refused.
 """
 
 from __future__ import annotations
@@ -46,8 +46,21 @@ def tiny_gguf(kind: Kind, directory: Path, architecture: str | None = None) -> P
     """Path of the tiny model of this kind; `architecture` lies about what it is."""
     path = directory / f"{architecture or kind}.gguf"
     if not path.exists():
-        _write(path, kind, architecture or ARCHITECTURES[kind])
+        _write(GGUFWriter(path, architecture or ARCHITECTURES[kind]), kind)
     return path
+
+
+def split_gguf(kind: Kind, directory: Path, *, metadata_apart: bool = False, other_end: bool = False) -> list[Path]:
+    """Paths of the parts of the same model in several files.
+
+    With `metadata_apart` the first has no tensors; with `other_end` all but the first have other weights.
+    """
+    directory.mkdir(exist_ok=True)
+    path = directory / f"{kind}.gguf"
+    per_part = len(list(_tensors(kind))) // 3 + 1
+    writer = GGUFWriter(path, ARCHITECTURES[kind], split_max_tensors=per_part, small_first_shard=metadata_apart)
+    _write(writer, kind, other_end=other_end)
+    return sorted(directory.glob(f"{kind}-*-of-*.gguf"))
 
 
 def broken_gguf(how: Broken, directory: Path) -> Path:
@@ -70,8 +83,7 @@ def broken_gguf(how: Broken, directory: Path) -> Path:
     return path
 
 
-def _write(path: Path, kind: Kind, architecture: str) -> None:
-    writer = GGUFWriter(path, architecture)
+def _write(writer: GGUFWriter, kind: Kind, *, other_end: bool = False) -> None:
     writer.add_name(f"tiny {kind}")
     writer.add_file_type(0)  # all f32
     _write_settings(writer, kind)
@@ -85,6 +97,8 @@ def _write(path: Path, kind: Kind, architecture: str) -> None:
         else:
             # Logits far enough apart that rounding never changes which token is the likeliest.
             weights = random.standard_normal(shape) * (1.0 if name == "token_embd.weight" else 0.25)
+        if other_end and name.startswith(f"blk.{LAYERS[kind] - 1}."):
+            weights = -weights
         writer.add_tensor(name, weights.astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -1,4 +1,4 @@
-"""Whether a file is what was described, and whether it fits: pure checks before any weights are read."""
+"""Whether a file is what was described and fits, and what of a load goes into the keys of its rows: pure functions."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ from typing import Any
 
 import pytest
 
-from erllama_py.config import ModelConfig, parse_model_config
-from erllama_py.engine.backend import FileFacts
+from erllama_py.config import ModelConfig, ModelOpts, parse_model_config
+from erllama_py.engine.backend import FileFacts, ModelFacts, ModelFile
 from erllama_py.errors import InsufficientMemory, InvalidOption, QuantMismatch
-from erllama_py.model.loading import cell_bytes, check_file, resident_bytes
+from erllama_py.model.board import ModelBoard
+from erllama_py.model.loading import Prepared, cell_bytes, check_file, describe, resident_bytes
+from erllama_py.results import ModelInfo
 
 GIB = 1 << 30
 PLENTY = 64 * GIB
 FACTS: dict[str, Any] = {
     "architecture": "llama", "quant_type": "q4_k_m", "quant_bits": 4, "n_ctx_train": 8192, "n_layer": 32,
-    "file_size": 4 * GIB, "metadata_size": 1 << 20, "first_tensor_size": 1 << 20, "kv_bytes_per_token": 1 << 17,
+    "kv_bytes_per_token": 1 << 17,
+    "files": tuple(
+        ModelFile(path="", size=2 * GIB, mtime=0, inode=0, metadata_size=1 << 19, first_tensor_size=1 << 20)
+        for _ in range(2)
+    ),
 }  # fmt: skip
 
 
@@ -80,3 +86,28 @@ def test_what_was_given_is_compared_with_the_file(options: dict[str, Any], error
     else:
         with pytest.raises(error):
             check_file(config(**options), facts(), PLENTY)
+
+
+OTHER_WAYS: dict[str, Any] = {
+    "n_gpu_layers": 99, "split_mode": "row", "main_gpu": 1, "tensor_split": [3, 1], "use_mmap": False,
+    "use_mlock": True, "vocab_only": True,
+}  # fmt: skip
+
+
+def described(wanted: ModelConfig) -> ModelInfo:
+    loaded = ModelFacts(
+        description="", n_params=0, size_bytes=0, n_vocab=1, n_embd=1, n_layer=1, n_ctx_train=1, n_ctx=8192,
+        n_batch=512, n_ubatch=512, n_seq_max=1, memory="full", n_swa=0, state_bytes=0, flash_attn=True,
+        chat_template=None, bos_token="", eos_token="", build="b1",
+    )  # fmt: skip
+    return describe(ModelBoard("m", wanted, None), Prepared(facts=facts(), fingerprint="ab" * 32), loaded, 0.0)
+
+
+@pytest.mark.parametrize("name", ModelOpts.__struct_fields__)
+def test_how_and_where_weights_are_loaded_is_in_no_key(name: str) -> None:
+    """Rows are found again after layers were moved to a GPU, or back."""
+    one, other = described(config()), described(config(model_opts={name: OTHER_WAYS[name]}))
+    assert one.config.model_opts != other.config.model_opts
+    assert one.fingerprint == other.fingerprint
+    assert one.quant_bits == other.quant_bits
+    assert one.ctx_params_hash == other.ctx_params_hash

@@ -18,12 +18,15 @@ from erllama_py.engine.backend import (
     FileFacts,
     MemoryKind,
     ModelFacts,
+    ModelFile,
     Sampling,
     Slice,
     Vocabulary,
 )
+from erllama_py.engine.fingerprint import check_unchanged
 from erllama_py.engine.llama.context import Context
-from erllama_py.engine.llama.gguf_file import check_file, read_facts
+from erllama_py.engine.llama.gguf_file import read_facts
+from erllama_py.engine.llama.gguf_header import check_file
 from erllama_py.engine.llama.grammar import make_grammar
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import AbortFlag, Library, library
@@ -41,6 +44,7 @@ class LlamaBackend:
         self._model_id = model_id
         self._config = config
         self._path = config.model_path or ""  # a configuration for this backend has one
+        self._files: tuple[ModelFile, ...] = ()  # as `inspect` has read them
         self._library: Library | None = None
         self._model: Any = None
         self._context: Context | None = None
@@ -54,14 +58,18 @@ class LlamaBackend:
 
     def inspect(self) -> FileFacts:
         """See `Backend.inspect`."""
-        return read_facts(library(), self._path, self._model_id)
+        facts = read_facts(library(), self._path, self._model_id)
+        self._files = facts.files
+        return facts
 
     def load(self, progress: Callable[[float], bool]) -> ModelFacts:
         """See `Backend.load`."""
         check_file(self._path)
         self._library = library()
         try:
-            return self._load(self._library, progress)
+            facts = self._load(self._library, progress)
+            check_unchanged(self._files)
+            return facts
         except BaseException:
             self.close()
             raise

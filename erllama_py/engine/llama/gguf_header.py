@@ -1,0 +1,153 @@
+"""The header of one GGUF file, parsed by ggml: key-values and the table of its tensors.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (magic, version, key-values, tensor
+infos, padding, tensor data).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from erllama_py.engine.backend import ModelFile
+from erllama_py.engine.llama.logs import LogContext
+from erllama_py.engine.llama.native import GgufInitParams, Library
+from erllama_py.errors import ModelFileNotFound, NotAGGUF, TruncatedGGUF
+
+_MAGIC = b"GGUF"
+_HEADER_BYTES = 24  # magic, version, number of tensors, number of key-values
+
+# gguf_type: the numbers that fit C types, and the two others that are read here
+_NUMBERS: dict[int, Any] = {
+    0: ctypes.c_uint8,
+    1: ctypes.c_int8,
+    2: ctypes.c_uint16,
+    3: ctypes.c_int16,
+    4: ctypes.c_uint32,
+    5: ctypes.c_int32,
+    10: ctypes.c_uint64,
+    11: ctypes.c_int64,
+}
+_U16, _STRING, _ARRAY = 2, 8, 9
+
+
+def check_file(path: str) -> os.stat_result:
+    """The state of the GGUF file at `path`. Raises `ModelFileNotFound`, `NotAGGUF`, `TruncatedGGUF`."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelFileNotFound(path, "not a regular file")
+        with open(path, "rb") as file:
+            magic = file.read(len(_MAGIC))
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL character
+        problem = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ModelFileNotFound(path, problem) from error
+    if magic != _MAGIC:
+        raise NotAGGUF(path, "it does not begin with the GGUF magic bytes")
+    if status.st_size < _HEADER_BYTES:
+        raise TruncatedGGUF(path, f"{status.st_size} bytes are less than a header")
+    return status
+
+
+@contextmanager
+def opened(library: Library, path: str, model_id: str) -> Iterator[Header]:
+    """The header of the file at `path`. Raises as `check_file` does, also where the weights are cut off."""
+    status = check_file(path)
+    with LogContext(model_id) as log:
+        handle = library.gguf.init_from_file(os.fsencode(path), GgufInitParams(no_alloc=True, ctx=None))
+    if not handle:
+        problem = log.problem("the header is cut off")
+        # The parser reads to the end of a file that was cut within its header, and says just this.
+        cut = "failed to read" in problem or problem == "the header is cut off"
+        raise (TruncatedGGUF if cut else NotAGGUF)(path, problem)
+    try:
+        header = Header(library, handle, path, status)
+        if status.st_size < header.needed():
+            raise TruncatedGGUF(path, f"it has {status.st_size} of {header.needed()} bytes")
+        yield header
+    finally:
+        library.gguf.free(handle)
+
+
+class Header:
+    """A parsed header. Values of an unexpected type count as absent: reading them would end the process."""
+
+    def __init__(self, library: Library, handle: Any, path: str, status: os.stat_result) -> None:
+        self._gguf, self._handle = library.gguf, handle
+        self._data_offset = int(self._gguf.get_data_offset(handle))
+        self.n_tensors = int(self._gguf.get_n_tensors(handle))
+        self.file = ModelFile(
+            path=path,
+            size=status.st_size,
+            mtime=status.st_mtime_ns,
+            inode=status.st_ino,
+            metadata_size=self._data_offset,
+            first_tensor_size=self._first_tensor_size(),
+        )
+
+    def needed(self) -> int:
+        """Bytes that the file must have for all tensors to be within it."""
+        ends = (
+            self._gguf.get_tensor_offset(self._handle, i) + self._gguf.get_tensor_size(self._handle, i)
+            for i in range(self.n_tensors)
+        )
+        return max((self._data_offset + end for end in ends), default=0)
+
+    def _first_tensor_size(self) -> int:
+        """Bytes of the tensor that comes first in the file, which need not be the first one listed."""
+        offsets = [self._gguf.get_tensor_offset(self._handle, i) for i in range(self.n_tensors)]
+        if not offsets:
+            return 0
+        return int(self._gguf.get_tensor_size(self._handle, offsets.index(min(offsets))))
+
+    def _find(self, key: str) -> tuple[int, int]:
+        """Index and type of a key; the type is -1 where there is none."""
+        index = self._gguf.find_key(self._handle, key.encode())
+        return index, self._gguf.get_kv_type(self._handle, index) if index >= 0 else -1
+
+    def text(self, key: str) -> str | None:
+        """A string."""
+        index, kind = self._find(key)
+        if kind != _STRING:
+            return None
+        value: bytes = self._gguf.get_val_str(self._handle, index)
+        return value.decode("utf-8", "replace")
+
+    def number(self, key: str, default: int = 0) -> int:
+        """A whole number of any width."""
+        index, kind = self._find(key)
+        if kind not in _NUMBERS:
+            return default
+        return int(_NUMBERS[kind].from_address(self._gguf.get_val_data(self._handle, index)).value)
+
+    def short(self, key: str) -> int:
+        """A value of the type u16, -1 without one."""
+        _, kind = self._find(key)
+        return self.number(key) if kind == _U16 else -1
+
+    def per_layer(self, key: str, n_layer: int, default: int = 0) -> list[int]:
+        """A value that is one number for all layers or an array with one for each."""
+        index, kind = self._find(key)
+        if kind != _ARRAY:
+            return [self.number(key, default)] * n_layer
+        item = _NUMBERS.get(self._gguf.get_arr_type(self._handle, index))
+        count = int(self._gguf.get_arr_n(self._handle, index))
+        if item is None or not count:
+            return [default] * n_layer
+        return list((item * count).from_address(self._gguf.get_arr_data(self._handle, index)))[:n_layer]
+
+    def bytes_by_type(self) -> Counter[int]:
+        """Bytes of the tensors of each `ggml_type`."""
+        sizes: Counter[int] = Counter()
+        for i in range(self.n_tensors):
+            sizes[self._gguf.get_tensor_type(self._handle, i)] += self._gguf.get_tensor_size(self._handle, i)
+        return sizes
+
+    def has_tensor(self, name: str) -> bool:
+        """Whether a tensor of this name is in this file."""
+        return bool(self._gguf.find_tensor(self._handle, name.encode()) >= 0)
