@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from helpers.clock import ManualClock
-from helpers.fake_cache import Bench, FakeCache, bytes_in, key_of, meta_of, payload_of, put_of, tier_running
+from helpers.fake_cache import Bench, bytes_in, key_of, meta_of, payload_of, put_of, tier_running
 
 from erllama_py.buffers import BufferPool
 from erllama_py.errors import RowUnavailable, TierFailed, TierFull
@@ -112,7 +112,7 @@ async def test_a_restart_brings_the_rows_back(tmp_path: Path) -> None:
 async def test_rows_are_told_in_batches_with_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small batches stand for many rows."""
     await filled(tmp_path, 5)
-    monkeypatch.setattr("erllama_py.tiers.directory.BATCH", 2)
+    monkeypatch.setattr("erllama_py.tiers.opening.BATCH", 2)
     async with tier_running(lambda: tier_at(tmp_path)) as bench:
         rows = await bench.cache.opened()
         assert len(rows) == 5
@@ -361,30 +361,6 @@ async def test_a_directory_that_cannot_be_written_is_refused(
                 pass
     async with tier_running(lambda: tier_at(tmp_path / "kv")):
         pass
-
-
-async def test_an_unreadable_row_stays_and_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error of the device is no verdict on the row."""
-    await filled(tmp_path, 1)
-    preading = os.pread
-
-    def fail(fd: int, *args: Any) -> bytes:
-        if os.readlink(f"/proc/self/fd/{fd}").endswith("lock"):
-            return preading(fd, *args)
-        raise OSError(5, "Input/output error")
-
-    async with tier_running(lambda: tier_at(tmp_path)) as bench:
-        await bench.cache.opened()
-        monkeypatch.setattr(os, "pread", fail)
-        with pytest.raises(TierFailed, match="EIO"):
-            await bench.ref.call(Get(key_of(0)))
-    cache = FakeCache()
-    async with tier_running(lambda: tier_at(tmp_path), cache):
-        await cache.until(lambda: bool(cache.told(BadFiles)))
-        assert cache.told(BadFiles) == [BadFiles("d", {"unreadable": 1})]
-    monkeypatch.undo()
-    async with tier_running(lambda: tier_at(tmp_path)) as bench:
-        await check_whole(bench, 0)
 
 
 async def test_a_quota_that_shrank_takes_nothing_more(tmp_path: Path) -> None:

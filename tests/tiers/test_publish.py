@@ -42,18 +42,21 @@ BEFORE_THE_LINK = PLAIN[: PLAIN.index(Stage.LINK)]
 
 
 @pytest.mark.parametrize("stage", PLAIN, ids=lambda stage: stage.value)
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS], ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EROFS], ids=errno.errorcode.get
+)
 async def test_an_error_at_any_stage_leaves_nothing_and_heals(tmp_path: Path, stage: Stage, number: int) -> None:
-    """The call fails with the cause, the cache hears of it once, and of the recovery once."""
+    """The call fails with the cause, the cache hears of it once, and of the recovery once; no room is its own error."""
+    expected = TierFull if number in (errno.ENOSPC, errno.EDQUOT) else TierFailed
     failing = Failing(stage, OSError(number, "injected"), times=2)
     async with tier_running(lambda: tier_at(tmp_path, TamperedFiles(failing))) as bench:
         before = used(bench)
         while failing.left:
-            with pytest.raises(TierFailed, match=errno.errorcode[number]) as caught:
+            with pytest.raises(expected, match=errno.errorcode[number]) as caught:
                 await bench.put(1)
             assert isinstance(caught.value.__cause__, OSError)
         (health,) = bench.cache.told(TierHealth)
-        assert health.problem is not None
+        assert health.problem == f"cannot be written: injected ({errno.errorcode[number]})"
         assert not await served(bench, 1)
         await bench.put(2)
         assert [health.problem is None for health in bench.cache.told(TierHealth)] == [False, True]
