@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from erllama_py.tiers.directory import DirectoryTier
 from erllama_py.tiers.lock import Place
 from erllama_py.tiers.messages import BadFiles, Delete, Get, Introduce, Sweep, TierRows
 from erllama_py.tiers.scan import Finding, look_at, take_census
+from erllama_py.tiers.store import Store
 
 pytestmark = pytest.mark.anyio
 
@@ -195,8 +196,13 @@ def take_away(root: Path) -> Path:
     return copy
 
 
+@pytest.mark.parametrize(
+    ("path", "original"),
+    [("take_census", take_census), ("Store.reopen_if_lost", Store.reopen_if_lost)],
+    ids=["it is being opened", "it is open and not told yet"],
+)
 async def test_a_sweep_that_was_asked_for_before_a_directory_came_back_removes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, original: Callable[..., Any]
 ) -> None:
     """What was owned then are not the rows that are there now."""
     root = tmp_path / "kv"
@@ -208,7 +214,7 @@ async def test_a_sweep_that_was_asked_for_before_a_directory_came_back_removes_n
             with pytest.raises(RowUnavailable):
                 await bench.ref.call(Get(key_of(number)))
         copy.rename(root)
-        held = HeldThread(monkeypatch, "erllama_py.tiers.store.take_census", take_census)
+        held = HeldThread(monkeypatch, f"erllama_py.tiers.store.{path}", original)
         putting = bench.ref.begin_call(put_of(meta_of(9)))
         await held.reached.wait()
         sweeping = bench.ref.begin_call(Sweep())
