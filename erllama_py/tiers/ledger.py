@@ -50,11 +50,9 @@ class Ledger:
         """A file moved from `rows` to `aside`."""
         self.aside[aside] = self.rows.pop(name, 0)
 
-    def drop_aside(self, name: str) -> int:
-        """A file in `aside` is not there any more; the bytes it took."""
-        freed = self.aside.pop(name, 0)
-        self.used -= freed
-        return freed
+    def drop_aside(self, name: str) -> None:
+        """A file in `aside` is not there any more."""
+        self.used -= self.aside.pop(name, 0)
 
     def surplus_aside(self) -> str | None:
         """The file in `aside` that has to go next, if one has."""

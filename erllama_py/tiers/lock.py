@@ -2,7 +2,7 @@
 
 Owns the file descriptors. Everything in a tier is reached through them, never by path: a directory that is replaced by
 another one under the same path is then not written into without its lock. The lock is `flock` on `<root>/lock`, so the
-kernel frees it when the process ends, however it ends.
+kernel frees it when the process ends, however it ends; a forked child has no part in it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import stat
 from contextlib import suppress
 
 from erllama_py.errors import TierFailed, TierLocked
+from erllama_py.tiers import row_file
 
 LOCK, ROWS, ASIDE = "lock", "rows", "aside"
+ALL = {LOCK, ROWS, ASIDE}
 PRIVATE = 0o700  # KV bytes are a transcript
 PRIVATE_FILE = 0o600
 
@@ -25,6 +27,7 @@ class Place:
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self._pid = os.getpid()
         self.root_fd = self.lock_fd = self.rows_fd = self.aside_fd = -1
 
     def is_current(self) -> bool:
@@ -39,10 +42,24 @@ class Place:
         except OSError:
             return False
 
+    def shares_lock(self, other: Place) -> bool:
+        """Whether both have the same file as their lock."""
+        return other.lock_fd >= 0 and _same(os.fstat(self.lock_fd), other.lock_fd)
+
+    def succeed(self, old: Place) -> None:
+        """Be used instead of `old` from now on, with its lock if that is the same file; who reads there may go on."""
+        if self.shares_lock(old):
+            self.lock_fd, old.lock_fd = old.lock_fd, self.lock_fd
+        old.unlock()
+
     def unlock(self) -> None:
         """Free the lock; those who are reading still may go on."""
         descriptor, self.lock_fd = self.lock_fd, -1
         if descriptor >= 0:
+            # Closing alone would leave the lock with a forked child, and a child must not free its parent's.
+            with suppress(OSError):
+                if os.getpid() == self._pid:
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
             with suppress(OSError):
                 os.close(descriptor)
 
@@ -60,10 +77,11 @@ class Place:
         self.close()
 
 
-def open_place(tier: str, root: str) -> Place:
+def open_place(tier: str, root: str, old: Place | None = None) -> Place:
     """Open the directory at `root`, making it where it is not there. Blocks.
 
-    Raises `TierLocked` when it is open elsewhere, and `TierFailed` when it cannot be used.
+    Raises `TierLocked` when it is open elsewhere, and `TierFailed` when it cannot be used. `old` is what the new one is
+    to `succeed`: where both have the same lock, it is locked already, and `old` keeps it until then.
     """
     place = Place(root)
     try:
@@ -72,7 +90,8 @@ def open_place(tier: str, root: str) -> Place:
         _check_owner(tier, place)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         place.lock_fd = os.open(LOCK, flags, PRIVATE_FILE, dir_fd=place.root_fd)
-        _lock(tier, place)
+        if old is None or not place.shares_lock(old):
+            _lock(tier, place)
         os.fchmod(place.lock_fd, PRIVATE_FILE)
         os.fchmod(place.root_fd, PRIVATE)
         place.rows_fd = _private_directory(place.root_fd, ROWS)
@@ -103,6 +122,16 @@ def _make_directories(root: str) -> None:
     for path in reversed(missing):
         with suppress(FileExistsError):
             os.mkdir(path, PRIVATE)
+        with suppress(PermissionError):  # who may make a directory there need not be allowed to look at it
+            _sync_directory(os.path.dirname(path))
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _check_owner(tier: str, place: Place) -> None:
@@ -111,14 +140,27 @@ def _check_owner(tier: str, place: Place) -> None:
     entries = set(os.listdir(place.root_fd)) - {"lost+found"}
     if facts.st_uid != os.geteuid():
         raise TierFailed(tier, f"the directory {place.root} belongs to another user")
-    if LOCK in entries:
+    if entries >= ALL:
         return
-    if stat.S_IMODE(facts.st_mode) & 0o077 and entries:
+    private = not stat.S_IMODE(facts.st_mode) & 0o077
+    if not private and entries - ALL:
         raise TierFailed(
             tier, f"the directory {place.root} is open to others and holds something else; use a new one, or chmod 700"
         )
-    if entries & {ROWS, ASIDE}:
-        raise TierFailed(tier, f"the directory {place.root} has a {ROWS!r} or {ASIDE!r}, but no {LOCK!r}: not a tier's")
+    # A cleaner of old files takes the lock away: nobody writes to it.
+    if LOCK not in entries and entries & ALL and not (private and entries >= {ROWS, ASIDE} and _only_rows(place)):
+        raise TierFailed(
+            tier, f"the directory {place.root} has a {ROWS!r} or {ASIDE!r}, but no {LOCK!r}, and does not look like a "
+            f"tier's; if it is one, make an empty file {os.path.join(place.root, LOCK)}"
+        )  # fmt: skip
+
+
+def _only_rows(place: Place) -> bool:
+    descriptor = os.open(ROWS, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place.root_fd)
+    try:
+        return all(row_file.key_of_file_name(name) is not None for name in os.listdir(descriptor))
+    finally:
+        os.close(descriptor)
 
 
 def _lock(tier: str, place: Place) -> None:
@@ -139,7 +181,11 @@ def _private_directory(root_fd: int, name: str) -> int:
     with suppress(FileExistsError):
         os.mkdir(name, PRIVATE, dir_fd=root_fd)
     descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root_fd)
-    os.fchmod(descriptor, PRIVATE)
+    try:
+        os.fchmod(descriptor, PRIVATE)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

@@ -1,9 +1,9 @@
 """What a row is, what a tier's actor understands, and what it tells the cache.
 
 A tier stores rows and knows nothing of prompts. It is an actor named `tier:<name>` (`tier_actor_name`). It answers
-`Put`, `Get`, `Delete`, `Touch`, `Introduce`; it casts `TierUp`, `TierRows`, `RowStored`, `RowLost` and `TierHealth`
-to the actor named `CACHE`, and asks it `Recheck` before it publishes. The cache alone decides what is stored and
-what is evicted; a tier refuses what would break its quota all the same.
+`Put`, `Get`, `Delete` and `Sweep`, and is told `Touch` and `Introduce`; it casts `TierUp`, `TierRows`, `RowStored`,
+`RowLost`, `BadFiles` and `TierHealth` to the actor named `CACHE`, and asks it `Recheck` before it publishes. The cache
+alone decides what is stored and what is evicted; a tier refuses what would break its quota all the same.
 """
 
 from __future__ import annotations
@@ -74,8 +74,9 @@ class ReservationGone(TierError):
 class Put(msgspec.Struct, frozen=True):
     """Store a row. Answered with `StoredRow` once it is published, and told to the cache before that.
 
-    Fails with `TierFull`, `TierFailed` (the store cannot be written now) or `ReservationGone`. `payload` has
-    `meta.payload_bytes` bytes and must not change until the answer; `logits` has `meta.logits_bytes`.
+    Fails with `TierFull` (no room, be it in the quota or on the device), `TierFailed` (the store cannot be written now)
+    or `ReservationGone`. `payload` has `meta.payload_bytes` bytes and must not change until the answer; `logits` has
+    `meta.logits_bytes`.
     """
 
     reservation: int
@@ -117,7 +118,10 @@ class Introduce(msgspec.Struct, frozen=True):
 
 
 class Sweep(msgspec.Struct, frozen=True):
-    """Remove what was set aside and what nobody owns. Answered with the bytes freed."""
+    """Remove what was set aside and what nobody owns. Answered with the bytes freed.
+
+    What could not be read for a moment is looked at again then; a file that cannot be read is no stray.
+    """
 
 
 TierMessage = Put | Get | Delete | Touch | Introduce | Sweep
@@ -152,7 +156,7 @@ class RowStored(msgspec.Struct, frozen=True):
 
 
 class RowLost(msgspec.Struct, frozen=True):
-    """A row is not there any more, or is not what it was: `reason` is a `BadRow` kind, or `"gone"`."""
+    """A row is not there any more, or is not what it was: `reason` is a `BadRow` kind, `"unreadable"` or `"gone"`."""
 
     tier: str
     key: bytes
@@ -160,7 +164,7 @@ class RowLost(msgspec.Struct, frozen=True):
 
 
 class BadFiles(msgspec.Struct, frozen=True):
-    """Files that an opening tier has set aside, counted by `BadRow` kind."""
+    """Files that a tier has found to be no rows and set aside, by `BadRow` kind; or left there, as `"unreadable"`."""
 
     tier: str
     counts: dict[str, int]

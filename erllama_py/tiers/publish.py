@@ -105,6 +105,8 @@ def prepare(files: Files, rows_fd: int, draft: Draft) -> None:
     """Make the temp file, whole and on the device."""
     fd = files.create(rows_fd, draft.temp)
     try:
+        if os.fstat(fd).st_mode & PRIVATE_FILE != PRIVATE_FILE:  # a umask that takes bits from the owner, too
+            os.fchmod(fd, PRIVATE_FILE)
         files.allocate(fd, draft.layout.file_bytes)
         draft.checksums = row_file.checksum(draft.payload), row_file.checksum(draft.logits)
         header = row_file.encode_header(draft.meta, *draft.checksums, 0, draft.meta.created_at)

@@ -6,6 +6,7 @@ of dead writers. What they find wrong with a file is raised as `BadFile`, or han
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,6 +33,9 @@ Identity = tuple[int, int]  # device and inode: the file itself, whatever its na
 # No link is followed and no pipe is waited for: what is not a regular file gives an `OSError` when it is read.
 READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
+# What is short in the process or the machine, and says nothing about the file.
+PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+
 
 class BadFile(Exception):
     """A file under a row's name that is not that row: a `BadRow` kind, in words, and which file."""
@@ -52,15 +56,15 @@ class Census:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one file turned out to be: a `row`, or `bad`, or neither when it vanished or could not be read."""
+    """What one file turned out to be: a `row`, or `bad`, or not to be read for an `error`; nothing when it vanished."""
 
     name: str
     row: StoredRow | None = None
     bad: BadFile | None = None
-    unreadable: bool = False
+    error: OSError | None = None
 
 
-def _breathing(items: Iterable[T]) -> Iterator[T]:
+def breathing(items: Iterable[T]) -> Iterator[T]:
     """The items, with a moment for other threads now and then.
 
     A thread that makes one short system call after another gives the interpreter's lock up each time, and has it back
@@ -72,11 +76,16 @@ def _breathing(items: Iterable[T]) -> Iterator[T]:
             time.sleep(BREATH_SECONDS)
 
 
+def is_passing(error: OSError) -> bool:
+    """Whether a file that could not be read may be read in a moment."""
+    return error.errno in PASSING
+
+
 def take_census(place: Place) -> Census:
     """Look at all names and sizes; temp files are removed, as their writers are dead."""
     rows: dict[str, int] = {}
     with os.scandir(place.rows_fd) as entries:
-        for entry in _breathing(entries):
+        for entry in breathing(entries):
             if entry.is_file(follow_symlinks=False):
                 try:
                     if entry.name.endswith(TEMP_SUFFIX):
@@ -93,7 +102,7 @@ def take_census(place: Place) -> Census:
 
 def look_at(place: Place, names: Sequence[str]) -> list[Finding]:
     """Read the headers of files in `rows`."""
-    return [_look_at(place, name) for name in _breathing(names)]
+    return [_look_at(place, name) for name in breathing(names)]
 
 
 def read_row(
@@ -128,8 +137,8 @@ def _look_at(place: Place, name: str) -> Finding:
         fd = os.open(name, READING, dir_fd=place.rows_fd)
     except FileNotFoundError:
         return Finding(name)
-    except OSError:
-        return Finding(name, unreadable=True)
+    except OSError as error:
+        return Finding(name, error=error.with_traceback(None))
     try:
         header = _read_header(fd, name)
         row = StoredRow(
@@ -138,8 +147,8 @@ def _look_at(place: Place, name: str) -> Finding:
         return Finding(name, row=row)
     except row_file.BadRow as bad:
         return Finding(name, bad=BadFile(bad.kind, bad.problem, _identity(fd)))
-    except OSError:
-        return Finding(name, unreadable=True)
+    except OSError as error:
+        return Finding(name, error=error.with_traceback(None))
     finally:
         os.close(fd)
 
@@ -173,7 +182,7 @@ def _sizes(directory: int) -> dict[str, tuple[int, int]]:
     """Size on disk, and the time of the last change of place, of each regular file."""
     found: dict[str, tuple[int, int]] = {}
     with os.scandir(directory) as entries:
-        for entry in _breathing(entries):
+        for entry in breathing(entries):
             if entry.is_file(follow_symlinks=False):
                 try:
                     facts = entry.stat(follow_symlinks=False)

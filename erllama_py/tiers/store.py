@@ -8,8 +8,9 @@ change is decided. Readers use the `place` alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
+from itertools import count
 
 from erllama_py.buffers import BufferPool
 from erllama_py.errors import TierFailed, TierFull
@@ -18,10 +19,13 @@ from erllama_py.tiers.ledger import Ledger
 from erllama_py.tiers.lock import Place, open_place, words
 from erllama_py.tiers.messages import StoredRow
 from erllama_py.tiers.publish import Draft, Files, prepare, publish, take_back
-from erllama_py.tiers.scan import BadFile, Identity, read_row, same_identity, take_census
+from erllama_py.tiers.scan import BadFile, Identity, breathing, read_row, same_identity, take_census
 
-# File names have at most 255 bytes; 40 characters of an old name take 160 of them at most.
-KEPT_OF_NAME = 40
+# File names have at most 255 bytes. A row's name has 68, and what comes before it here has less than 50.
+KEPT_OF_NAME = 200
+
+# No link is followed, and no pipe is waited for.
+WRITING = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Store:
@@ -35,27 +39,37 @@ class Store:
         self.ledger = Ledger(quota, {}, {}, 0)
         self._files = files
         self._buffers = buffers
-        self._set_aside = 0
+        self._numbers = count(1)  # of files set aside
         self._left: set[str] = set()  # of drafts that could not be taken back yet
 
-    def open(self) -> list[str]:
-        """Open the directory and its books; the names of the files in `rows`. Raises `TierLocked`, `TierFailed`."""
-        if self.place is not None:
-            # Who is still reading keeps the old one open; its lock must be free, as it may be the same file.
-            self.place.unlock()
-            self.place = None
-        place = open_place(self.tier, self.root)
+    def open(self) -> tuple[Place, list[str]]:
+        """Open the directory and its books; the place and the names of the files in its `rows`.
+
+        Raises `TierLocked`, `TierFailed`; what was open before is kept then, for its rows can still be read.
+        """
+        place = open_place(self.tier, self.root, self.place)
         try:
             census = take_census(place)
         except OSError as error:
+            place.close()  # the error may be kept, and what it refers to with it
             raise TierFailed(self.tier, f"cannot read the directory {self.root}: {words(error)}") from error
-        self.ledger = Ledger(self.quota, census.rows, census.aside, census.other)
+        except BaseException:
+            place.close()
+            raise
+        if self.place is not None:
+            place.succeed(self.place)
         self.place = place
-        return list(census.rows)
+        self.ledger = Ledger(self.quota, census.rows, census.aside, census.other)
+        self._left.clear()
+        return place, list(census.rows)
 
-    def reopen_if_lost(self) -> list[str] | None:
+    def reopen_if_lost(self) -> tuple[Place, list[str]] | None:
         """Open again where the directory is not the one that was opened; None where it is."""
-        return None if self.place is not None and self.place.is_current() else self.open()
+        return None if self.is_current() else self.open()
+
+    def is_current(self) -> bool:
+        """Whether the directory at the root is the one that was opened."""
+        return self.place is not None and self.place.is_current()
 
     def prepare(self, draft: Draft) -> None:
         """Take the bytes from the quota and make the temp file. After any error, `take_back`."""
@@ -92,7 +106,7 @@ class Store:
         """Remove files in `rows`: the bytes freed, and the first error."""
         place = self._opened()
         freed, first = 0, None
-        for name in names:
+        for name in breathing(names):
             try:
                 self._files.unlink(place.rows_fd, name)
                 freed += self.ledger.drop(name)
@@ -100,41 +114,49 @@ class Store:
                 first = first or error
         return freed, first
 
-    def forget(self, name: str) -> None:
-        """A file is gone, not by us."""
-        if self.place is not None and not _exists(self.place, name):
-            self.ledger.drop(name)
+    def forget(self, name: str) -> bool:
+        """A file is gone, not by us; False if there is one of that name all the same."""
+        if self.place is None or _exists(self.place, name):
+            return False
+        self.ledger.drop(name)
+        return True
 
-    def set_aside(self, name: str, identity: Identity, kind: str) -> None:
-        """Move a bad file out of the way, if it is still the one that was judged; the oldest there make room."""
+    def set_aside(self, name: str, identity: Identity, kind: str) -> bool:
+        """Move a bad file out of the way, the oldest there making room; False if another one has the name by now."""
         place = self._opened()
         if not same_identity(place, name, identity):
-            return
-        while True:
-            self._set_aside += 1
-            aside = f"{self._set_aside}-{kind}-{name[:KEPT_OF_NAME]}"
-            if aside not in self.ledger.aside:
-                break
+            return False
+        kept = os.fsdecode(os.fsencode(name)[:KEPT_OF_NAME])
+        aside = next(new for number in self._numbers if (new := f"{number}-{kind}-{kept}") not in self.ledger.aside)
         os.rename(name, aside, src_dir_fd=place.rows_fd, dst_dir_fd=place.aside_fd)
         self.ledger.set_aside(name, aside)
-        while (surplus := self.ledger.surplus_aside()) is not None:
-            self._drop_aside(place, surplus)
+        while (surplus := self.ledger.surplus_aside()) is not None and self._drop_aside(place, surplus):
+            pass
+        return True
 
-    def sweep(self, owned: set[str] | None) -> int:
-        """Remove what is aside, and all in `rows` but the `owned` names where these are known; the bytes freed."""
-        place = self._opened()
-        freed = sum(self._drop_aside(place, name) for name in list(self.ledger.aside))
-        strays = [] if owned is None else [name for name in self.ledger.rows if name not in owned]
-        return freed + self.delete(strays)[0]
+    def sweep(self, place: Place, keys: Set[bytes], names: Set[str]) -> int:
+        """Remove what is aside, and all in `rows` that is neither a row of these keys nor has one of these names.
+
+        Nothing if `place` is not open any more: these are not the rows of the one that is. The bytes freed.
+        """
+        if place is not self.place:
+            return 0
+        before = self.ledger.used
+        for name in breathing(list(self.ledger.aside)):
+            self._drop_aside(place, name)
+        self.delete(
+            [name for name in self.ledger.rows if name not in names and row_file.key_of_file_name(name) not in keys]
+        )
+        return before - self.ledger.used
 
     def write_usage(self, usage: Mapping[str, tuple[int, float]]) -> None:
         """Write hits and last use into the headers of rows, in place; best effort."""
         place = self.place
         if place is None:
             return
-        for name, (hits, used_at) in usage.items():
+        for name, (hits, used_at) in breathing(usage.items()):
             with suppress(OSError):
-                fd = os.open(name, os.O_WRONLY | os.O_NOFOLLOW, dir_fd=place.rows_fd)
+                fd = os.open(name, WRITING, dir_fd=place.rows_fd)
                 try:
                     os.pwrite(fd, row_file.encode_usage(hits, used_at), row_file.USAGE_OFFSET)
                 finally:
@@ -158,10 +180,16 @@ class Store:
             return None
         return header
 
-    def _drop_aside(self, place: Place, name: str) -> int:
-        with suppress(FileNotFoundError):
+    def _drop_aside(self, place: Place, name: str) -> bool:
+        """Whether it is gone; one that cannot be removed stays in the books."""
+        try:
             os.unlink(name, dir_fd=place.aside_fd)
-        return self.ledger.drop_aside(name)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return False
+        self.ledger.drop_aside(name)
+        return True
 
 
 def _exists(place: Place, name: str) -> bool:

@@ -99,7 +99,7 @@ async def test_an_opening_that_fails_holds_nobody_up(tmp_path: Path, monkeypatch
     def fail(*args: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("erllama_py.tiers.directory.look_at", fail)
+    monkeypatch.setattr("erllama_py.tiers.opening.look_at", fail)
     loop, complaints = asyncio.get_running_loop(), list[object]()
     loop.set_exception_handler(lambda _, context: complaints.append(context["exception"]))
     async with model_at(tmp_path, policy=PATIENT) as (runtime, model):

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.directory_tier import served, tier_at, used, works
+from helpers.directory_tier import path_of, served, tier_at, used, works
 from helpers.fake_cache import (
+    Bench,
     bytes_in,
     key_of,
     temp_files,
@@ -18,12 +19,17 @@ from helpers.fake_cache import (
 )
 from helpers.tampered_files import TamperedFiles
 
-from erllama_py.errors import RowUnavailable, TierFailed
+from erllama_py.errors import TierFailed, TierFull, TierLocked
 from erllama_py.tiers.lock import open_place
-from erllama_py.tiers.messages import Delete, Get, RowLost, Sweep, TierHealth
+from erllama_py.tiers.messages import Delete, RowLost, StoredRow, Sweep, TierHealth, TierRows
 from erllama_py.tiers.publish import Stage
 
 pytestmark = pytest.mark.anyio
+
+
+def rows_told(bench: Bench) -> list[StoredRow]:
+    """The rows that were found in the directory."""
+    return [row for batch in bench.cache.told(TierRows) for row in batch.rows]
 
 
 async def test_what_cannot_be_removed_stays_counted_and_is_tried_again(tmp_path: Path) -> None:
@@ -49,34 +55,54 @@ async def test_what_cannot_be_removed_stays_counted_and_is_tried_again(tmp_path:
 
 
 async def test_a_vanished_directory_is_made_again(tmp_path: Path) -> None:
-    """The put that finds out fails; the next one makes it, locks it, and tells which rows are gone."""
+    """The next put makes it, locks it, and tells which rows are gone."""
     root = tmp_path / "kv"
     async with tier_running(lambda: tier_at(root)) as bench:
         await bench.put(1)
         shutil.rmtree(root)
-        with pytest.raises(TierFailed):
-            await bench.put(2)
-        await bench.put(3)
+        await bench.put(2)
         assert bench.cache.told(RowLost) == [RowLost("d", key_of(1), "gone")]
-        assert [health.problem is None for health in bench.cache.told(TierHealth)] == [False, True]
+        assert bench.cache.told(TierHealth) == []
         await works(bench, root)
 
 
-async def test_a_directory_that_was_moved_away_and_back_brings_its_rows(tmp_path: Path) -> None:
-    """As a file system does that is unmounted and mounted; what is under the path meanwhile is left alone."""
+async def test_a_directory_that_was_renamed_is_not_written_any_more(tmp_path: Path) -> None:
+    """What is put lies where it is looked for after a restart; and the rows are back with the directory."""
     root, away = tmp_path / "kv", tmp_path / "away"
     async with tier_running(lambda: tier_at(root)) as bench:
         await bench.put(1)
-        shutil.copytree(root, away)
-        shutil.rmtree(root)
-        with pytest.raises(TierFailed):
-            await bench.put(2)
-        with pytest.raises(RowUnavailable):
-            await bench.ref.call(Get(key_of(1)))
-        away.rename(root)
+        root.rename(away)
         await bench.put(2)
+        assert [path.name for path in (away / "rows").iterdir()] == [path_of(root, 1).name]
+        assert path_of(root, 2).exists()
+        assert not await served(bench, 1)
+        assert await served(bench, 2)
+        shutil.rmtree(root)
+        away.rename(root)
+        await bench.put(3)
+        await bench.cache.until(lambda: any(row.meta.key == key_of(1) for row in rows_told(bench)))
         assert await served(bench, 1)
+        assert not await served(bench, 2)
         assert used(bench) == bytes_in(root)
+
+
+async def test_an_ill_tier_serves_what_it_can_still_read(tmp_path: Path) -> None:
+    """Its directory was renamed, and something else is in the way of a new one."""
+    root, away = tmp_path / "kv", tmp_path / "away"
+    async with tier_running(lambda: tier_at(root)) as bench:
+        await bench.put(1)
+        root.rename(away)
+        root.touch()
+        for _ in range(2):
+            with pytest.raises(TierFailed, match=str(root)):
+                await bench.put(2)
+            assert await served(bench, 1)
+        assert bench.cache.told(RowLost) == []
+        with pytest.raises(TierLocked):
+            open_place("other", str(away))
+        root.unlink()
+        await works(bench, root)
+        open_place("other", str(away)).close()
 
 
 async def test_a_directory_that_another_tier_took_meanwhile_is_left_alone(tmp_path: Path) -> None:
@@ -109,14 +135,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(root)], check=True)
 
 
-async def test_a_disk_that_fills_up_takes_rows_again_once_there_is_room(small_disk: Path) -> None:
-    """The quota allows more than there is; the rows that are there are served meanwhile."""
+async def test_a_device_smaller_than_the_quota_is_like_a_smaller_quota(small_disk: Path) -> None:
+    """Each row that finds no room is refused as one above the quota is, and fits once others have gone."""
     async with tier_running(lambda: tier_at(small_disk)) as bench:
-        await bench.put(1, 200_000)
-        with pytest.raises(TierFailed, match="ENOSPC"):
-            await bench.put(2, 200_000)
-        assert await served(bench, 1)
-        await bench.ref.call(Delete((key_of(1),)))
-        await bench.put(2, 200_000)
-        assert [health.problem is None for health in bench.cache.told(TierHealth)] == [False, True]
+        await bench.put(0, 150_000)
+        await bench.put(1, 150_000)
+        for number in range(2, 6):
+            with pytest.raises(TierFull, match="ENOSPC"):
+                await bench.put(number, 150_000)
+            assert await served(bench, number - 2)
+            await bench.ref.call(Delete((key_of(number - 2),)))
+            await bench.put(number, 150_000)
+        assert [health.problem is None for health in bench.cache.told(TierHealth)] == [False, True] * 4
         assert used(bench) == bytes_in(small_disk)

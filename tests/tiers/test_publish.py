@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -41,18 +42,21 @@ BEFORE_THE_LINK = PLAIN[: PLAIN.index(Stage.LINK)]
 
 
 @pytest.mark.parametrize("stage", PLAIN, ids=lambda stage: stage.value)
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS], ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EROFS], ids=errno.errorcode.get
+)
 async def test_an_error_at_any_stage_leaves_nothing_and_heals(tmp_path: Path, stage: Stage, number: int) -> None:
-    """The call fails with the cause, the cache hears of it once, and of the recovery once."""
+    """The call fails with the cause, the cache hears of it once, and of the recovery once; no room is its own error."""
+    expected = TierFull if number in (errno.ENOSPC, errno.EDQUOT) else TierFailed
     failing = Failing(stage, OSError(number, "injected"), times=2)
     async with tier_running(lambda: tier_at(tmp_path, TamperedFiles(failing))) as bench:
         before = used(bench)
         while failing.left:
-            with pytest.raises(TierFailed, match=errno.errorcode[number]) as caught:
+            with pytest.raises(expected, match=errno.errorcode[number]) as caught:
                 await bench.put(1)
             assert isinstance(caught.value.__cause__, OSError)
         (health,) = bench.cache.told(TierHealth)
-        assert health.problem is not None
+        assert health.problem == f"cannot be written: injected ({errno.errorcode[number]})"
         assert not await served(bench, 1)
         await bench.put(2)
         assert [health.problem is None for health in bench.cache.told(TierHealth)] == [False, True]
@@ -124,6 +128,48 @@ async def test_past_the_link_a_row_is_stored_and_told_whoever_cancels(tmp_path: 
         await bench.cache.until(lambda: bool(bench.cache.told(RowStored)))
         assert path_of(tmp_path, 1).exists()
         assert temp_files(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="blocks cannot be taken here")
+async def test_blocks_are_taken_before_anything_is_written(tmp_path: Path) -> None:
+    """A disk that fills up shows before megabytes were written for nothing."""
+    taken: list[int] = []
+
+    def at_stage(stage: Stage) -> None:
+        if stage is Stage.WRITE:
+            (temp,) = (tmp_path / "rows").iterdir()
+            taken.append(temp.stat().st_blocks * 512)
+
+    async with tier_running(lambda: tier_at(tmp_path, TamperedFiles(at_stage))) as bench:
+        await bench.put(1)
+    assert taken[0] >= row_file.layout(meta_of(1)).file_bytes
+
+
+async def test_a_row_is_on_the_device_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole; and its name is before it is told."""
+    synced: dict[int, int] = {}
+
+    def watch(name: str) -> None:
+        original = getattr(os, name)
+
+        def sync(fd: int) -> None:
+            facts = os.fstat(fd)
+            synced[facts.st_ino] = facts.st_size
+            original(fd)
+
+        monkeypatch.setattr(os, name, sync)
+
+    def at_stage(stage: Stage) -> None:
+        if stage is Stage.LINK:
+            (temp,) = (tmp_path / "rows").iterdir()
+            assert synced[temp.stat().st_ino] == row_file.layout(meta_of(1)).file_bytes
+            synced.clear()
+
+    async with tier_running(lambda: tier_at(tmp_path, TamperedFiles(at_stage))) as bench:
+        watch("fsync")
+        watch("fdatasync")
+        await bench.put(1)
+        assert (tmp_path / "rows").stat().st_ino in synced
 
 
 @pytest.mark.parametrize("cache", ["does not want it", "is gone", "is asked and the caller goes"])

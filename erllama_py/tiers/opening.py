@@ -1,0 +1,87 @@
+"""Looking at the files of a directory that was opened, while rows are put, read and deleted there.
+
+An `Opening` owns the names of which no row is known: those to be looked at, those that could not be read for a moment,
+and those that cannot be read. None of them is a stray. Who learns what a file is by another way (it was put, deleted,
+found to be gone) settles its name, and what was read of it before counts for nothing. A directory that is opened again
+has another `Opening`; the one before is abandoned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from erllama_py.actors import Threads
+from erllama_py.tiers.base import BATCH
+from erllama_py.tiers.lock import Place
+from erllama_py.tiers.scan import Finding, is_passing, look_at
+
+# Batches of headers that are read at once; below the number of reading threads, so that a `Get` finds one meanwhile.
+SCANNERS = 2
+
+
+class Opening:
+    """See the module's text. `unseen` are looked at now, `again` later, and `unreadable` not any more."""
+
+    def __init__(self, place: Place, names: Iterable[str], reading: Threads) -> None:
+        self.place = place
+        self.unseen = dict.fromkeys(names)  # in the order of the directory
+        self.again: set[str] = set()
+        self.unreadable: set[str] = set()
+        self.abandoned = False
+        self._reading = reading
+
+    def names(self) -> set[str]:
+        """All names that it owns."""
+        return self.again.union(self.unseen, self.unreadable)
+
+    def settle(self, names: Iterable[str]) -> None:
+        """What these are is known, not from here."""
+        for name in names:
+            self.unseen.pop(name, None)
+            self.again.discard(name)
+            self.unreadable.discard(name)
+
+    def abandon(self) -> None:
+        """The directory was opened again: nothing of this one counts any more."""
+        self.abandoned = True
+
+    def look_again(self) -> bool:
+        """Whether `scan` has to be called once more, for what could not be read for a moment."""
+        if self.unseen or not self.again:
+            return False
+        self.unseen, self.again = dict.fromkeys(self.again), set()
+        return True
+
+    async def scan(self, report: Callable[[Sequence[Finding], int, int], Awaitable[None]]) -> None:
+        """Read the headers of the `unseen`, and report what they are in batches, and how many of how many are done."""
+        names = list(self.unseen)
+        batches = deque(names[start : start + BATCH] for start in range(0, len(names), BATCH))
+        done = 0
+
+        async def scan_batches() -> None:
+            nonlocal done
+            while batches:
+                batch = batches.popleft()
+                findings = await self._reading.run(look_at, self.place, batch)
+                if self.abandoned:
+                    return
+                current = [finding for finding in findings if finding.name in self.unseen]
+                self._note(current)
+                done += len(batch)
+                await report(current, done, len(names))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(SCANNERS):
+                    group.create_task(scan_batches())
+        finally:
+            self.again.update(self.unseen)  # where it ended too early
+            self.unseen.clear()
+
+    def _note(self, findings: Sequence[Finding]) -> None:
+        for finding in findings:
+            del self.unseen[finding.name]
+            if finding.error is not None:
+                (self.again if is_passing(finding.error) else self.unreadable).add(finding.name)
