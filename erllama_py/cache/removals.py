@@ -19,6 +19,7 @@ from erllama_py.cache.reservation import Reservations
 from erllama_py.counters import Counters
 from erllama_py.errors import TierError
 from erllama_py.tiers.messages import Introduce, Sweep, tier_actor_name
+from erllama_py.watch.log import get_logger
 
 
 class Removals:
@@ -35,6 +36,7 @@ class Removals:
         self._names = names
         self._now = now
         self._refused: set[tuple[str, bytes]] = set()
+        self._log = get_logger()
 
     async def evict(self, wanted: EvictBytes) -> int:
         """See `EvictBytes`."""
@@ -62,6 +64,7 @@ class Removals:
 
     def refuse(self, tier: str, key: bytes) -> None:
         """An engine cannot take this row, in which the tier believes still: nobody finds it from here on."""
+        self._log.warning("an engine has refused a row", tier=tier, key=key.hex())
         self._reservations.remove(tier, (key,), "bad")
         self._refused.add((tier, key))
         self.unpinned()
