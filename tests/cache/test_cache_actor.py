@@ -16,6 +16,7 @@ from helpers.runtime import until
 from erllama_py.actors import Actor, ActorRef, Names, Reply, actor_child
 from erllama_py.actors.running import Run
 from erllama_py.cache.actor import CacheActor
+from erllama_py.cache.book import TRY_SHARE
 from erllama_py.cache.eviction import PORTION
 from erllama_py.cache.keys import pack_tokens
 from erllama_py.cache.messages import (
@@ -50,10 +51,11 @@ class Played(Actor[Any]):
 
     async def handle(self, message: Any, reply: Reply[Any] | None) -> None:
         self.told.append(message)
-        if isinstance(message, Remove):
-            self.names.cast(CACHE, Removed(message.tier, message.keys, True), bounded=False)
+        if isinstance(message, Write | Remove):
+            keys = message.keys if isinstance(message, Remove) else message.victims
+            self.names.cast(CACHE, Removed(message.tier, keys, True), bounded=False)
             if reply is not None:
-                reply.send(1000 * len(message.keys))
+                reply.send(1000 * len(keys))
 
 
 class Bench:
@@ -78,6 +80,13 @@ class Bench:
         """The tier `disk` runs, and has these rows of 1,000 bytes."""
         self.tell(TierUp("disk", "disk", quota))
         self.tell(TierRows("disk", tuple(map(stored, rows)), len(rows), len(rows)))
+
+    async def save(self, number: int, payload_bytes: int = 1) -> list[Write]:
+        """Hand a row over; what the saver was told to write by then."""
+        row = meta([number], 0, 1, payload_bytes=payload_bytes)
+        self.tell(Save(meta=row, tier="disk", payload=memoryview(b"x")))
+        await self.settled()
+        return [message for message in self.saver.told if isinstance(message, Write)]
 
     def find(self, number: int, tokens: Sequence[int]) -> Reply[Any]:
         """Begin a look-up, which pins what it finds."""
@@ -193,20 +202,25 @@ async def test_a_tier_that_says_that_it_is_full_gives_up_rows_for_the_next_save(
     """Its quota is not what keeps a row out: there are bytes that the cache does not know, or its disk is small."""
     async with running() as bench:
         bench.tier([meta([number], 0, 1) for number in range(40)])
-
-        async def save(number: int) -> Write:
-            row = meta([number], 0, 1, payload_bytes=1)
-            bench.tell(Save(meta=row, tier="disk", payload=memoryview(b"x")))
-            await bench.settled()
-            write = bench.saver.told[-1]
-            assert isinstance(write, Write)
-            return write
-
-        first = await save(100)
+        (first,) = await bench.save(100)
         bench.tell(SaveEnded("disk", first.reservation, "TierFull"))
-        second = await save(101)
+        _, second = await bench.save(101)
         bench.tell(RowStored("disk", second.reservation, stored(second.meta)))
         counters = await bench.settled()
         assert (first.victims, len(second.victims)) == ((), -(-row_bytes(second.meta) // 1000))
         assert (counters["saves.dropped.TierFull"], counters["saves.cold"]) == (1, 1)
-        assert not any(isinstance(message, Remove) for message in bench.saver.told)
+        assert bench.removed() == []
+        assert bench.actor.index.books["disk"].capacity == 40_000 + 1000 // TRY_SHARE
+
+
+async def test_a_save_that_too_many_rows_would_have_to_go_for_makes_room_for_the_next() -> None:
+    """It is dropped for want of room, and with it goes as much as can at once."""
+    async with running() as bench:
+        bench.tier([meta([number], 0, 1) for number in range(MANY)], 1000 * MANY)
+        nbytes = 1000 * PORTION * 3 // 2
+        assert await bench.save(MANY, nbytes) == []
+        assert len(bench.removed()) == PORTION
+        counters = await bench.settled()
+        assert (counters["saves.dropped.no_room"], counters["evicted.disk"]) == (1, PORTION)
+        (write,) = await bench.save(MANY, nbytes)
+        assert 0 < len(write.victims) < PORTION
