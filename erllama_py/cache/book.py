@@ -15,8 +15,8 @@ from erllama_py.cache.leaves import Leaves
 from erllama_py.cache.siblings import Child, Siblings
 from erllama_py.tiers.messages import RowMeta, StoredRow, TierKind
 
-# A tier that was full is asked to hold more by this part of each row that it takes: one save in about so many is lost
-# to a disk that stays full, and room that becomes free there is used again.
+# A tier that was full is asked to hold more by this part of each row that it takes. So one save in about so many is lost
+# to a disk that stays full, and after as many it shows whether there is room again.
 TRY_SHARE = 16
 
 
@@ -40,7 +40,8 @@ class Book:
         self.rows: dict[bytes, Copy] = {}
         self.coming: dict[bytes, RowMeta] = {}
         self.removing: dict[bytes, int] = {}  # rows that the tier has not let go of yet, and their bytes
-        self.capacity = quota  # bytes that the tier can hold, as far as it has shown
+        self.capacity = quota  # bytes that the tier is asked to hold
+        self.full_at = quota  # bytes that it held when it had no room for more
         self.leaves = Leaves()
         self._children: dict[bytes, Child | Siblings] = {}
         self._fingerprints: Counter[bytes] = Counter()
@@ -111,11 +112,13 @@ class Book:
 
         What it holds is all that it can hold, for the time being.
         """
-        self.capacity = min(self.quota, self.used())
+        self.capacity = self.full_at = min(self.quota, self.used())
 
     def has_taken(self, nbytes: int) -> None:
-        """The tier has stored a new row: perhaps it can hold more by now."""
-        self.capacity = min(self.quota, max(self.used(), self.capacity + nbytes // TRY_SHARE))
+        """The tier has stored a new row. If it holds more than when it was full, there is room again."""
+        if self.used() > self.full_at:
+            self.capacity = self.full_at = self.quota
+        self.capacity = min(self.quota, self.capacity + nbytes // TRY_SHARE)
 
     # --- who goes on from where ------------------------------------------------------------------------------------
 
