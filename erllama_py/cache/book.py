@@ -15,8 +15,8 @@ from erllama_py.cache.leaves import Leaves
 from erllama_py.cache.siblings import Child, Siblings
 from erllama_py.tiers.messages import RowMeta, StoredRow, TierKind
 
-# A tier that was full is asked to hold more by this part of each row that it takes. So one save in about so many is lost
-# to a disk that stays full, and after as many it shows whether there is room again.
+# A tier that was full is asked to hold more by this part of each row that it takes: one save in about so many is lost
+# to a disk that stays full, and after as many it shows that there is room again.
 TRY_SHARE = 16
 
 
