@@ -19,6 +19,10 @@ Block = numpy.typing.NDArray[numpy.uint8]
 
 GRAIN = 1 << 20  # blocks are made in whole MiB, so that rows of almost the same size share them
 
+# A block is lent for rows down to this part of it. All of a block counts as leased: four of 64 MiB, lent for rows of
+# 1 MiB, would use up 256.
+MOST_SPARE = 2
+
 
 class BufferPool:
     """At most `budget` bytes are leased or kept at any time."""
@@ -51,14 +55,14 @@ class BufferPool:
         size = max(GRAIN, -(-nbytes // GRAIN) * GRAIN)
         with self._lock:
             self._collect()
-            fitting = [block for block in self._idle if block.nbytes >= size]
+            fitting = [block for block in self._idle if size <= block.nbytes <= MOST_SPARE * size]
             if fitting:
                 block = min(fitting, key=lambda one: one.nbytes)
                 self._idle = [other for other in self._idle if other is not block]
             else:
                 if self._held - sum(block.nbytes for block in self._idle) + size > self.budget:
                     return None
-                # Idle blocks that are too small make room for one that is not.
+                # Idle blocks of other sizes make room for one that fits.
                 while self._held + size > self.budget:
                     self._held -= self._idle.pop(0).nbytes
                 block = numpy.empty(size, numpy.uint8)

@@ -95,6 +95,7 @@ class Reply(Generic[T]):
         if self._outcome is not None:
             return False
         self._outcome = outcome
+        self._on_abandoned.clear()  # never called any more, and what they hold is let go
         self._event.set()
         self._leave()
         _run(self._on_settled)

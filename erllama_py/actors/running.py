@@ -168,7 +168,11 @@ async def settle(future: Future) -> None:
             except asyncio.CancelledError as error:
                 held_back = error
     if held_back is not None:
-        raise held_back
+        try:
+            raise held_back
+        finally:
+            # Else the error and this frame hold each other, and with them all that the callers hold.
+            del held_back
 
 
 async def outlast(work: Coroutine[Any, Any, T], on_cancel: Callable[[], None] | None = None) -> T:

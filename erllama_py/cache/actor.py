@@ -14,10 +14,12 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import islice
 from typing import Any, ClassVar
 
 from erllama_py.actors import Actor, ActorError, Answer, Background, Exit, NameChange, Reply
-from erllama_py.cache.eviction import as_many_as_can_be, evict_bytes
+from erllama_py.cache.book import Book
+from erllama_py.cache.eviction import PORTION
 from erllama_py.cache.index import Index
 from erllama_py.cache.messages import (
     SAVER,
@@ -32,7 +34,6 @@ from erllama_py.cache.messages import (
     ListRows,
     ListTiers,
     ReadCounters,
-    Remove,
     Removed,
     Save,
     SaveEnded,
@@ -43,13 +44,13 @@ from erllama_py.cache.messages import (
     WaitOver,
     Write,
 )
+from erllama_py.cache.removals import Removals
 from erllama_py.cache.reservation import Refused, Reservations, row_bytes
 from erllama_py.cache.tier_states import TierStates
 from erllama_py.cache.views import row_infos
 from erllama_py.cache.waiting import OPENING, Waiting, awaited
 from erllama_py.cache.walk import walk
 from erllama_py.counters import Counters
-from erllama_py.errors import TierError
 from erllama_py.results import RowInfo
 from erllama_py.tiers.messages import (
     BadFiles,
@@ -57,7 +58,6 @@ from erllama_py.tiers.messages import (
     Recheck,
     RowLost,
     RowStored,
-    Sweep,
     TierHealth,
     TierRows,
     TierUp,
@@ -65,7 +65,6 @@ from erllama_py.tiers.messages import (
     tier_actor_name,
     tier_of_actor,
 )
-from erllama_py.watch.log import get_logger
 
 ROWS_AT_ONCE = 2000  # rows that are described before the loop turns: about a millisecond
 
@@ -84,9 +83,9 @@ class CacheActor(Actor[CacheMessage]):
         self._found: dict[tuple[str, int], Hit] = {}  # look-ups that hold pins, by holder and request
         self._saving: dict[int, str] = {}  # the tiers that rows are on their way to, by reservation
         self._background = Background("cache")
-        self._log = get_logger()
 
     async def init(self) -> None:
+        self._removals = Removals(self.index, self.reservations, self.counters, self._background, self.names, self._now)
         self._waiting = Waiting(lambda ticket: self.ref.cast(WaitOver(ticket), bounded=False))
         self._unsubscribe = self.names.subscribe(self._name_changed)
         for name in self.names:
@@ -116,15 +115,15 @@ class CacheActor(Actor[CacheMessage]):
             case Flush() if reply is not None:
                 self._forward_flush(message, reply)
             case EvictBytes() if reply is not None:
-                self._background.answer(reply, self._evict(message))
+                self._background.answer(reply, self._removals.evict(message))
             case Gc() if reply is not None:
-                self._background.answer(reply, self._gc())
+                self._background.answer(reply, self._removals.gc())
             case HolderGone(name):
                 self._holder_gone(name)
             case WaitOver(ticket):
                 self._answer_all(self._waiting.release(ticket))
             case Removed(tier, keys, ok):
-                self._removed(tier, keys, ok)
+                self._removals.done(tier, keys, ok)
             case Skipped(reason):
                 self.counters.add(f"saves.dropped.{reason}")
             case SetBuild(fingerprint, build):
@@ -166,6 +165,7 @@ class CacheActor(Actor[CacheMessage]):
 
     def _release(self, ticket: tuple[str, int]) -> Hit | None:
         self.index.unpin_all(ticket)
+        self._removals.unpinned()
         return self._found.pop(ticket, None)
 
     def _used(self, used: Used) -> None:
@@ -211,8 +211,10 @@ class CacheActor(Actor[CacheMessage]):
         if isinstance(decision, Refused):
             duplicate = decision.reason == "duplicate"
             self.counters.add("saves.duplicate" if duplicate else f"saves.dropped.{decision.reason}")
+            self._removals.drop(save.tier, decision.victims)
             return
-        self._count_evicted(save.tier, decision.victims)
+        if decision.victims:
+            self.counters.add(f"evicted.{save.tier}", len(decision.victims))
         write = Write(
             tier=save.tier, reservation=decision.id, victims=decision.victims, meta=save.meta, payload=save.payload,
             logits=save.logits,
@@ -226,16 +228,10 @@ class CacheActor(Actor[CacheMessage]):
         if ended.problem is None or not known:
             return
         self.counters.add(f"saves.dropped.{ended.problem}")
-        if ended.problem == "TierFull":  # of what the index does not count: files that were set aside
-            self._background.start(self._sweep(ended.tier))
         for key in self.reservations.release(ended.reservation):
             self._answer_all(self._waiting.settled(key))
-
-    def _removed(self, tier: str, keys: tuple[bytes, ...], ok: bool) -> None:
-        if ok:
-            self.reservations.confirm_removed(tier, keys)
-        else:  # what is there and what is not, only the tier can say
-            self._cast(tier_actor_name(tier), Introduce())
+        if ended.problem == "TierFull" and (book := self.index.books.get(ended.tier)) is not None:
+            book.was_full()
 
     def _forward_flush(self, flush: Flush, reply: Reply[Any]) -> None:
         """Hand the question on: in the saver's mailbox it stands behind all that was forwarded before."""
@@ -248,57 +244,6 @@ class CacheActor(Actor[CacheMessage]):
     async def _call_saver(self, flush: Flush) -> None:
         with suppress(ActorError):  # a saver that ended has nothing under way any more
             await self.names.call(SAVER, flush)
-
-    # --- making room ---------------------------------------------------------------------------------------------
-
-    async def _evict(self, wanted: EvictBytes) -> int:
-        tiers = [
-            tier for tier in self.index.tiers() if tier in wanted.tiers or self.index.books[tier].kind in wanted.tiers
-        ]
-        chosen = evict_bytes(self.index, tiers, wanted.nbytes, self._now())
-        # All at once: while one tier removes its rows, those of the next could be pinned, or gone on from.
-        begun = [(tier, keys, self._begin_delete(tier, keys)) for tier, keys in chosen.items()]
-        return sum([await self._end_delete(*one) for one in begun])
-
-    async def _gc(self) -> int:
-        freed = 0
-        for tier in self.index.tiers():
-            if tier in self.index.books:  # it may have been stopped meanwhile
-                freed += await self._delete(tier, tuple(self.index.orphans(tier)))
-                freed += await self._sweep(tier)
-        return freed
-
-    async def _sweep(self, tier: str) -> int:
-        try:
-            freed: int = await self.names.call(tier_actor_name(tier), Sweep())
-        except (ActorError, TierError):
-            return 0
-        return freed
-
-    async def _delete(self, tier: str, keys: tuple[bytes, ...]) -> int:
-        """Remove rows of a tier; the bytes freed."""
-        return await self._end_delete(tier, keys, self._begin_delete(tier, keys))
-
-    def _begin_delete(self, tier: str, keys: tuple[bytes, ...]) -> Reply[int] | None:
-        """Nobody finds these rows from here on."""
-        self.reservations.remove(tier, keys)
-        self._count_evicted(tier, keys)
-        saver = self.names.whereis(SAVER)
-        with suppress(ActorError):
-            return saver.begin_call(Remove(tier, keys)) if keys and saver is not None else None
-        return None
-
-    async def _end_delete(self, tier: str, keys: tuple[bytes, ...], reply: Reply[int] | None) -> int:
-        with suppress(ActorError):  # a saver that ended before it came to it
-            if reply is not None:
-                return await reply.wait()
-        if keys:
-            self._removed(tier, keys, False)
-        return 0
-
-    def _count_evicted(self, tier: str, keys: tuple[bytes, ...]) -> None:
-        if keys:
-            self.counters.add(f"evicted.{tier}", len(keys))
 
     # --- tiers ---------------------------------------------------------------------------------------------------
 
@@ -313,38 +258,27 @@ class CacheActor(Actor[CacheMessage]):
                     self.index.add(tier, row)
                 self._tiers.looked_at(tier, done, total)
                 if done == total:
-                    self._shrink(tier)
+                    self._removals.shrink(tier)
                     self._answer_opened()
             case RowStored(tier, reservation, row):
                 self.reservations.settle(reservation)
                 self.index.add(tier, row)
+                if (book := self.index.books.get(tier)) is not None:
+                    book.has_taken(row.nbytes)
                 self.counters.add(f"saves.{row.meta.reason}")
                 self.counters.add(f"saves.bytes.{tier}", row.nbytes)
                 self._answer_all(self._waiting.settled(row.meta.key))
             case RowLost(tier, key, reason):
                 self.counters.add(f"bad.{reason}")
-                self._log.warning("a row was lost", tier=tier, key=key.hex(), reason=reason)
-                self._lost(tier, key, reason)
+                if reason == "refused":
+                    self._removals.refuse(tier, key)
+                else:
+                    self.index.drop(tier, key, "bad")
             case BadFiles(tier, counts):
                 for reason, count in counts.items():
                     self.counters.add(f"bad.{reason}", count)
-                self._log.warning("files were set aside", tier=tier, **counts)
             case TierHealth(tier, problem):
                 self._tiers.health(tier, problem)
-
-    def _lost(self, tier: str, key: bytes, reason: str) -> None:
-        if reason == "refused":  # the tier holds it still, and believes in it
-            self._background.start(self._delete(tier, (key,)))
-        else:
-            self.index.drop(tier, key, "bad")
-
-    def _shrink(self, tier: str) -> None:
-        """A tier that was opened with a smaller quota than it was filled under gives up what is too much."""
-        book = self.index.books[tier]
-        if book.stored > book.quota:
-            self._background.start(
-                self._delete(tier, as_many_as_can_be(self.index, tier, book.stored - book.quota, self._now()))
-            )
 
     def _answer_opened(self) -> None:
         """Answer those who waited for rows to be known, once all are."""
@@ -354,16 +288,17 @@ class CacheActor(Actor[CacheMessage]):
     def _tier_gone(self, tier: str) -> None:
         for key in self.reservations.release_tier(tier):
             self._answer_all(self._waiting.settled(key))
-        self.index.remove_tier(tier)
+        if (book := self.index.remove_tier(tier)) is not None:
+            self._background.start(_shed(book))
         self._tiers.gone(tier)
 
     # --- the rest ------------------------------------------------------------------------------------------------
 
     async def _list_rows(self) -> list[RowInfo]:
         """A hundred thousand rows take a while: in portions, so that the event loop turns in between."""
-        rows, infos = list(self.index.rows()), list[RowInfo]()
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            infos += row_infos(rows[start : start + ROWS_AT_ONCE])
+        rows, infos = self.index.rows(), list[RowInfo]()
+        while portion := list(islice(rows, ROWS_AT_ONCE)):
+            infos += row_infos(portion)
             await asyncio.sleep(0)
         return infos
 
@@ -385,3 +320,9 @@ class CacheActor(Actor[CacheMessage]):
             self.names.cast(name, message, bounded=False)
             return True
         return False
+
+
+async def _shed(book: Book) -> None:
+    """Free the memory of a book that nobody uses any more, in portions."""
+    for _ in book.shed(PORTION):
+        await asyncio.sleep(0)

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 
-from erllama_py.cache.index import Index, Row
+from erllama_py.cache.book import Book
+from erllama_py.cache.index import Index
 from erllama_py.tiers.messages import RowMeta
 
 # A row that saved a second an hour ago is worth as much as one that saves half a second now: within a working session
@@ -26,6 +27,9 @@ HALF_LIFE = 3600.0
 
 # Enough that one of them is worth little, few enough to be compared in some 0.1 ms.
 SAMPLE = 64
+
+# Rows that are chosen, and leave the index, before the event loop turns: 2 ms of work, or 10 beside busy threads.
+PORTION = 128
 
 
 def score(meta: RowMeta, nbytes: int, hits: int, used_at: float, now: float) -> float:
@@ -37,78 +41,108 @@ def score(meta: RowMeta, nbytes: int, hits: int, used_at: float, now: float) -> 
     return (meta.prefill_seconds + 1e-6) * (1 + hits) / max(nbytes, 1) * math.exp2(-age / HALF_LIFE)
 
 
-def choose_victims(index: Index, tier: str, excess: int, now: float) -> tuple[bytes, ...] | None:
-    """Rows of `excess` bytes or more to remove from a tier, children before parents; None when there are not enough."""
-    victims, freed = _choose(index, tier, excess, now)
-    return victims if freed >= excess else None
+def choose_victims(index: Index, tier: str, excess: int, now: float) -> tuple[tuple[bytes, ...], int]:
+    """Rows of `excess` bytes or more to remove from a tier, children before parents, and their bytes.
 
-
-def as_many_as_can_be(index: Index, tier: str, excess: int, now: float) -> tuple[bytes, ...]:
-    """As `choose_victims`; where there are not enough, all that can go."""
-    return _choose(index, tier, excess, now)[0]
-
-
-def evict_bytes(index: Index, tiers: Sequence[str], nbytes: int, now: float) -> dict[str, tuple[bytes, ...]]:
-    """Rows of `nbytes` bytes or more to remove from several tiers, each giving its share; if need be all that can."""
-    stored = {tier: index.books[tier].stored for tier in tiers}
-    chosen: dict[str, tuple[bytes, ...]] = {}
-    freed = dict.fromkeys(tiers, 0)
-    for place, tier in enumerate(tiers):
-        left = nbytes - sum(freed.values())
-        rest = sum(stored[other] for other in tiers[place:])
-        chosen[tier], freed[tier] = _choose(index, tier, -(-left * stored[tier] // max(rest, 1)), now)
-    # What the last ones could not give, the others may.
-    for tier in tiers:
-        left = nbytes - sum(freed.values())
-        if left > 0:
-            chosen[tier], freed[tier] = _choose(index, tier, freed[tier] + left, now)
-    return {tier: victims for tier, victims in chosen.items() if victims}
-
-
-def _choose(index: Index, tier: str, excess: int, now: float) -> tuple[tuple[bytes, ...], int]:
-    """Rows of `excess` bytes or more, or all that can go; and their bytes."""
+    Fewer where not more can go; never more than `PORTION` rows.
+    """
     book = index.books[tier]
     gone: Counter[bytes] = Counter()  # kids of a key that are among the victims
     victims: list[bytes] = []
     freed = 0
     candidates: list[tuple[float, bytes]] = []
     with closing(book.leaves.oldest()) as leaves:
-        while freed < excess:
+        while freed < excess and len(victims) < PORTION:
             if len(candidates) < SAMPLE // 2:
-                _refill(index, tier, leaves, candidates, now)
+                _refill(index, book, leaves, candidates, now)
             if not candidates:
                 break
             _, key = heapq.heappop(candidates)
-            copy = _row(index, key).copies[tier]
+            copy = book.rows[key]
             victims.append(key)
             freed += copy.nbytes
             parent = copy.meta.parent
             gone[parent] += 1
-            if gone[parent] == book.kids[parent]:
-                _offer(index, tier, parent, candidates, now)
+            if gone[parent] == book.kids(parent):
+                _offer(index, book, parent, candidates, now)
     return tuple(victims), freed
 
 
-def _row(index: Index, key: bytes) -> Row:
-    row = index.get(key)
-    assert row is not None
-    return row
+# --- many rows, in portions ----------------------------------------------------------------------------------------
+#
+# Each portion must be out of the index before the next one is asked for, which is chosen from what is there by then.
+
+Portions = Iterator[tuple[str, tuple[bytes, ...]]]  # a tier and keys of rows in it, `PORTION` at most
+
+
+def evict_bytes(index: Index, tiers: Sequence[str], nbytes: int, now: float) -> Portions:
+    """Rows of `nbytes` bytes or more to remove from several tiers, each giving its share; if need be all that can."""
+    stored = {tier: index.books[tier].stored for tier in tiers}
+    left, rest = nbytes, sum(stored.values())
+    for tier in tiers:
+        freed = yield from _evict(index, tier, -(-left * stored[tier] // max(rest, 1)), now)
+        left, rest = left - freed, rest - stored[tier]
+    # What the last ones could not give, the others may.
+    for tier in tiers:
+        left -= yield from _evict(index, tier, left, now)
+
+
+def surplus(index: Index, tier: str, now: float) -> Portions:
+    """What a tier that was filled under a larger quota has to give up."""
+    while (book := index.books.get(tier)) is not None:
+        victims, _ = choose_victims(index, tier, book.stored - book.quota, now)
+        if not victims:
+            return
+        yield tier, victims
+
+
+def orphans(index: Index, tier: str) -> Portions:
+    """Rows of a tier whose chain is broken there, because a row before them is gone; parents before children.
+
+    Those that are pinned are left out, with all that goes on from them: they are read by somebody who found them
+    before, or through another tier.
+    """
+    unseen = deque(index.books[tier].rows)
+    while unseen and (book := index.books.get(tier)) is not None:
+        portion = [unseen.popleft() for _ in range(min(PORTION, len(unseen)))]
+        found = [
+            key
+            for key in portion
+            if (copy := book.rows.get(key)) is not None and not book.has_parent(copy.meta) and not index.is_pinned(key)
+        ]
+        for key in found:
+            unseen.extend(book.children(key))
+        yield tier, tuple(found)
+
+
+def _evict(index: Index, tier: str, nbytes: int, now: float) -> Generator[tuple[str, tuple[bytes, ...]], None, int]:
+    """Portions of one tier; returns their bytes."""
+    freed = 0
+    while freed < nbytes and tier in index.books:
+        victims, more = choose_victims(index, tier, nbytes - freed, now)
+        if not victims:
+            break
+        yield tier, victims
+        freed += more
+    return freed
+
+
+# --- inside --------------------------------------------------------------------------------------------------------
 
 
 def _refill(
-    index: Index, tier: str, leaves: Iterator[bytes], candidates: list[tuple[float, bytes]], now: float
+    index: Index, book: Book, leaves: Iterator[bytes], candidates: list[tuple[float, bytes]], now: float
 ) -> None:
     for key in leaves:
-        _offer(index, tier, key, candidates, now)
+        _offer(index, book, key, candidates, now)
         if len(candidates) >= SAMPLE:
             return
 
 
-def _offer(index: Index, tier: str, key: bytes, candidates: list[tuple[float, bytes]], now: float) -> None:
-    row = index.get(key)
-    if row is None or tier not in row.copies or index.is_pinned(key):
+def _offer(index: Index, book: Book, key: bytes, candidates: list[tuple[float, bytes]], now: float) -> None:
+    copy = book.rows.get(key)
+    if copy is None or index.is_pinned(key):
         return
-    copy = row.copies[tier]
-    useless = index.is_stale(copy.meta) or not index.has_parent(tier, copy.meta)
-    worth = -1.0 if useless else score(copy.meta, copy.nbytes, row.hits, row.used_at, now)
+    useless = index.is_stale(copy.meta) or not book.has_parent(copy.meta)
+    worth = -1.0 if useless else score(copy.meta, copy.nbytes, copy.hits, copy.used_at, now)
     heapq.heappush(candidates, (worth, key))

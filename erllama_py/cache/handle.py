@@ -1,7 +1,7 @@
 """The cache as an application sees it: `runtime.cache`. Bytes in, bytes out, and what there is to know.
 
 Models use the cache by themselves. This handle is for looking into it, for making room, and for other sources of KV
-bytes: `put` and `read` need no model.
+bytes: `put` and `read` need no model. What it is given is checked here (`checks`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from erllama_py.actors import ActorError, Names
-from erllama_py.cache.keys import Identity, pack_tokens, prefix_keys
+from erllama_py.cache import checks
+from erllama_py.cache.keys import TOKEN_BYTES, Identity, prefix_keys
 from erllama_py.cache.messages import (
     CacheMessage,
     EvictBytes,
@@ -27,7 +28,7 @@ from erllama_py.cache.messages import (
     Save,
     Used,
 )
-from erllama_py.errors import CacheUnavailable, RequestError, RowUnavailable
+from erllama_py.errors import CacheUnavailable, RowUnavailable
 from erllama_py.results import FoundPrefix, RowInfo, TierInfo
 from erllama_py.tiers.messages import CACHE, Get, RowBytes, SaveReason, tier_actor_name
 
@@ -35,7 +36,8 @@ _tickets = itertools.count(1)
 
 
 class Cache:
-    """See the module. Raises `CacheUnavailable` while the cache restarts and after the runtime is closed."""
+    """See the module. Raises `RequestError` for arguments that cannot be used, and `CacheUnavailable` while the cache
+    restarts and after the runtime is closed."""
 
     def __init__(self, names: Names) -> None:
         self._names = names
@@ -56,10 +58,11 @@ class Cache:
         return tiers
 
     async def evict_bytes(self, nbytes: int, tiers: Sequence[str] = ("ram", "ram_file")) -> int:
-        """Free at least `nbytes` bytes of tiers, given by kind or by name; the bytes freed, fewer if all is in use."""
-        if type(nbytes) is not int or nbytes < 0:
-            raise RequestError(f"a number of bytes is an int of 0 or more, not {nbytes!r}")
-        freed: int = await self._call(EvictBytes(nbytes, (tiers,) if isinstance(tiers, str) else tuple(tiers)))
+        """Free at least `nbytes` bytes of tiers, given by kind or by name; the bytes freed, fewer if all is in use.
+
+        Tiers come and go: one that does not run has nothing to free, and is no error.
+        """
+        freed: int = await self._call(EvictBytes(checks.nbytes(nbytes), checks.tiers(tiers)))
         return freed
 
     async def gc(self) -> int:
@@ -89,18 +92,18 @@ class Cache:
         The row that ends at `start` must be there, or on its way. The bytes must not change until `flush` returns.
         What cannot be saved is dropped and counted, as everywhere.
         """
-        packed = pack_tokens(tokens)
-        if not 0 <= start < len(tokens):
-            raise RequestError(f"a row starts before its end: {start} of {len(tokens)} tokens")
-        parent, key = prefix_keys(identity, packed, (start, len(tokens)))
-        view = memoryview(payload).cast("B")
+        identity, packed, view = checks.identity(identity), checks.tokens(tokens), checks.payload(payload)
+        end = len(packed) // TOKEN_BYTES
+        start = checks.start(start, end)
+        parent, key = prefix_keys(identity, packed, (start, end))
         meta = RowMeta(
-            key=key, parent=parent, start=start, end=len(tokens), tokens=packed[4 * start :],
+            key=key, parent=parent, start=start, end=end, tokens=packed[TOKEN_BYTES * start :],
             fingerprint=identity.fingerprint, quant_bits=identity.quant_bits,
-            ctx_params_hash=identity.ctx_params_hash, build=build, payload_bytes=len(view), logits_bytes=len(logits),
-            reason=reason, created_at=time.time(), prefill_seconds=prefill_seconds,
+            ctx_params_hash=identity.ctx_params_hash, build=checks.build(build), payload_bytes=len(view),
+            logits_bytes=len(checks.logits(logits)), reason=checks.reason(reason), created_at=time.time(),
+            prefill_seconds=checks.seconds(prefill_seconds),
         )  # fmt: skip
-        self._cast(Save(meta=meta, tier=tier, payload=view, logits=logits))
+        self._cast(Save(meta=meta, tier=checks.tier(tier), payload=view, logits=logits))
         return key
 
     async def find(self, identity: Identity, tokens: Sequence[int]) -> FoundPrefix:
@@ -109,8 +112,9 @@ class Cache:
         rows = tuple((row.meta.key, row.tier) for row in hit.chain)
         return FoundPrefix(tokens=hit.length, exact=hit.exact, rows=rows)
 
-    async def read(self, key: bytes, tier: str) -> RowBytes:
-        """The bytes of a row, whole and checked. Raises `RowUnavailable`."""
+    async def read(self, key: bytes | str, tier: str) -> RowBytes:
+        """The bytes of a row, whole and checked; `key` is 32 bytes or 64 hex digits. Raises `RowUnavailable`."""
+        key, tier = checks.key(key), checks.tier(tier)
         try:
             row: RowBytes = await self._names.call(tier_actor_name(tier), Get(key))
         except ActorError as error:
@@ -120,8 +124,9 @@ class Cache:
     async def _find(self, identity: Identity, tokens: Sequence[int], ticket: int) -> Hit:
         holder = f"handle {id(self)}"
         question = Find(
-            holder=holder, request_id=ticket, identity=identity, tokens=pack_tokens(tokens), cuttable=False, tier=""
-        )
+            holder=holder, request_id=ticket, identity=checks.identity(identity), tokens=checks.tokens(tokens),
+            cuttable=False, tier="",
+        )  # fmt: skip
         hit: Hit = await self._call(question)
         kind: Literal["exact", "partial", "cold"] = "exact" if hit.exact else "partial" if hit.chain else "cold"
         self._cast(Used(holder=holder, request_id=ticket, kind=kind, rows=hit.chain, seconds=0.0))

@@ -24,7 +24,7 @@ SkipReason = Literal["no_buffer", "forgotten"]
 
 
 class Find(msgspec.Struct, frozen=True, kw_only=True):
-    """Look a prompt up and pin what is found until `Unpin`. Answered with a `walk.Hit`.
+    """Look a prompt up and pin what is found until `Used`. Answered with a `walk.Hit`.
 
     Waits at most `wait_seconds` while a row that `parent_key` names is being saved, or else, where not all of the
     prompt is found, while a tier is being opened. `tokens` are packed.

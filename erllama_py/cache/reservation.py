@@ -13,8 +13,9 @@ from typing import Literal
 
 import msgspec
 
-from erllama_py.cache.eviction import choose_victims
+from erllama_py.cache.eviction import PORTION, choose_victims
 from erllama_py.cache.index import Index
+from erllama_py.cache.losses import Loss
 from erllama_py.tiers.messages import RowMeta
 
 
@@ -26,9 +27,14 @@ class Reserved(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """The row is not wanted, or cannot be had."""
+    """The row is not wanted, or cannot be had.
+
+    `victims` are to be removed all the same: more rows must go for this one than can at once, and a later one is to
+    find the room.
+    """
 
     reason: Literal["duplicate", "no_room", "no_parent", "no_tier", "too_large"]
+    victims: tuple[bytes, ...] = ()
 
 
 # Shared by all of a process: a cache that was restarted must not take a save of the one before it for its own.
@@ -68,19 +74,18 @@ class Reservations:
         book = index.books.get(tier)
         if book is None:
             return Refused("no_tier")
-        row = index.get(meta.key)
-        if row is not None and (tier in row.copies or tier in row.reserved):
+        if meta.key in book.rows or meta.key in book.coming:
             return Refused("duplicate")
         if nbytes > book.quota:
             return Refused("too_large")
-        if not index.has_parent(tier, meta):
+        if not book.has_parent(meta):
             return Refused("no_parent")
         # Reserved first: so the row that it goes on from is no leaf, and no victim.
-        index.reserve(tier, meta, nbytes)
-        victims = choose_victims(index, tier, book.stored + book.reserved - book.quota, now)
-        if victims is None:
-            index.unreserve(tier, meta, nbytes)
-            return Refused("no_room")
+        book.reserve(meta, nbytes)
+        victims, freed = choose_victims(index, tier, book.excess(nbytes), now)
+        if freed < book.stored + book.reserved - book.quota:
+            book.unreserve(meta, nbytes)
+            return Refused("no_room", victims if len(victims) == PORTION else ())
         self.remove(tier, victims)
         number = next(_IDS)
         self._open[number] = Open(tier, meta, nbytes)
@@ -90,7 +95,8 @@ class Reservations:
     def stands(self, number: int) -> bool:
         """Whether this row is still wanted, and what it goes on from is still there or coming."""
         one = self._open.get(number)
-        return one is not None and self._index.has_parent(one.tier, one.meta)
+        book = None if one is None else self._index.books.get(one.tier)
+        return one is not None and book is not None and book.has_parent(one.meta)
 
     def end_of(self, key: bytes) -> int | None:
         """Where the row with this key ends, if it is on its way."""
@@ -117,14 +123,13 @@ class Reservations:
         numbers = [number for number, one in self._open.items() if one.tier == tier]
         return [closed.meta.key for number in numbers if (closed := self._close(number)) is not None]
 
-    def remove(self, tier: str, keys: Iterable[bytes]) -> None:
+    def remove(self, tier: str, keys: Iterable[bytes], why: Loss = "evicted") -> None:
         """Take rows out of the index that a tier is about to be told to let go of."""
-        book = self._index.books.get(tier)
-        for key in keys:
-            row = self._index.get(key)
-            if book is not None and row is not None and tier in row.copies:
-                book.removing[key] = row.copies[tier].nbytes
-                self._index.drop(tier, key, "evicted")
+        if (book := self._index.books.get(tier)) is not None:
+            for key in keys:
+                if (copy := book.rows.get(key)) is not None:
+                    book.removing[key] = copy.nbytes
+                    self._index.drop(tier, key, why)
 
     def confirm_removed(self, tier: str, keys: Iterable[bytes]) -> None:
         """The tier has let go of them."""
@@ -142,5 +147,6 @@ class Reservations:
         numbers.discard(number)
         if not numbers:
             del self._by_key[closed.meta.key]
-        self._index.unreserve(closed.tier, closed.meta, closed.nbytes)
+        if (book := self._index.books.get(closed.tier)) is not None:
+            book.unreserve(closed.meta, closed.nbytes)
         return closed

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 from erllama_py.config import PolicyOpts
 
-# A row has a file, a header, two syncs: for fewer tokens than this, computing them again costs about as much as
-# storing them (16 tokens of a 135M model on two cores: 0.1 s; a synced file: 5 to 20 ms, and 1,000 of them a directory
-# that is slow to open). A grid end this close to an anchor is left out.
+# Closer ends are one row. Not for the time: 32 tokens of a 135M model take 0.2 s on two cores, a synced file 5 to 20
+# ms. But a row has a file, however short it is: two syncs, a page or two beside its cells, and a header to be read
+# whenever its directory is opened (10,000 of them: half a second), for a hit that is at most this much longer. A grid
+# end this close to an anchor is left out.
 LEAST_ROW_TOKENS = 32
 
 # A recurrent state has a fixed size, however few tokens a row spans. Ends on the grid are spread out until the state

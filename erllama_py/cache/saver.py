@@ -14,6 +14,7 @@ from erllama_py.actors import Actor, ActorError, Background, Exit, Reply
 from erllama_py.cache.messages import Flush, Remove, Removed, SaveEnded, SaverMessage, Write
 from erllama_py.errors import TierError
 from erllama_py.tiers.messages import CACHE, Delete, Put, tier_actor_name
+from erllama_py.watch.log import get_logger
 
 Job = tuple[Write | Remove, Reply[Any] | None]
 
@@ -27,6 +28,7 @@ class Saver(Actor[SaverMessage]):
         self._background = Background("saver")
         self._queues: dict[str, list[Job]] = {}  # of the tiers whose worker runs
         self._flushes: list[tuple[set[str], Reply[Any]]] = []
+        self._log = get_logger()
 
     def __repr__(self) -> str:
         waiting = ", ".join(f"{tier}: {len(queue)}" for tier, queue in self._queues.items())
@@ -78,8 +80,10 @@ class Saver(Actor[SaverMessage]):
         if not keys:
             return 0
         freed: int | None = None
-        with suppress(ActorError, TierError):
+        try:
             freed = await self.names.call(tier_actor_name(tier), Delete(keys))
+        except Exception as error:
+            self._failed(error, "rows could not be removed", tier)
         self._tell(Removed(tier, keys, freed is not None))
         return freed
 
@@ -87,9 +91,18 @@ class Saver(Actor[SaverMessage]):
         problem: str | None = None
         try:
             await self.names.call(tier_actor_name(job.tier), Put(job.reservation, job.meta, job.payload, job.logits))
-        except (ActorError, TierError) as error:
+        except Exception as error:
             problem = type(error).__name__
+            self._failed(error, "a row could not be saved", job.tier)
         self._tell(SaveEnded(job.tier, job.reservation, problem))
+
+    def _failed(self, error: Exception, event: str, tier: str) -> None:
+        """One job failed, whatever of; those behind it are none the worse for it."""
+        if not isinstance(error, ActorError | TierError):  # these are told by the tier
+            self._log.warning(event, tier=tier, problem=f"{type(error).__name__}: {error}")
+        # An error that a call raises refers to that call, which holds it, and to the frames here: the row's buffer
+        # would be out until the garbage collector comes by.
+        error.__traceback__ = None
 
     def _tell(self, message: Removed | SaveEnded) -> None:
         with suppress(ActorError):  # a cache that is gone has forgotten its reservations

@@ -27,19 +27,31 @@ class Child(msgspec.Struct, frozen=True, order=True, gc=False):
         """See `Siblings.ends`."""
         return (self.end,)
 
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[Child]:
+        yield self
+
     def nearest(self, rest: bytes) -> Iterator[tuple[int, Child]]:
         """See `Siblings.nearest`."""
         yield common_tokens(self.tokens, rest), self
 
 
 class Siblings:
-    """Owns a `Child` for each row and each tier that has it or will have it; `ends` counts where they end."""
+    """Owns a `Child` for each row that goes on from the key; `ends` counts where they end."""
 
     __slots__ = ("_order", "ends")
 
     def __init__(self) -> None:
         self.ends: Counter[int] = Counter()
         self._order: list[Child] = []
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[Child]:
+        return iter(self._order)
 
     def add(self, child: Child) -> None:
         """A row is there once more."""
@@ -73,6 +85,10 @@ class Siblings:
                 yield after, order[right]
                 right += 1
                 after = common_tokens(order[right].tokens, rest) if right < len(order) else -1
+
+    def shed(self, most: int) -> None:
+        """Let go of so many, where nobody will ask any more."""
+        del self._order[-most:]
 
 
 def common_tokens(left: bytes, right: bytes) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from erllama_py.cache.index import Index
 from erllama_py.cache.views import tier_infos
 from erllama_py.results import TierInfo
-from erllama_py.watch.log import get_logger
 
 
 class TierStates:
@@ -14,7 +13,6 @@ class TierStates:
     def __init__(self) -> None:
         self._opened: dict[str, float] = {}
         self._problems: dict[str, str] = {}
-        self._log = get_logger()
 
     @property
     def opening(self) -> bool:
@@ -38,10 +36,8 @@ class TierStates:
         """It cannot be written, or can be again."""
         if problem is None:
             self._problems.pop(tier, None)
-            self._log.info("the tier can be written again", tier=tier)
         else:
             self._problems[tier] = problem
-            self._log.error("the tier cannot be written", tier=tier, problem=problem)
 
     def infos(self, index: Index) -> list[TierInfo]:
         """All of them, as the application sees them."""

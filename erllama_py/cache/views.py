@@ -24,14 +24,10 @@ def row_infos(rows: Iterable[Row]) -> list[RowInfo]:
 
 def tier_infos(index: Index, opened: Mapping[str, float], problems: Mapping[str, str]) -> list[TierInfo]:
     """Every tier that runs; `opened` says how far each has looked at its rows, `problems` which cannot be written."""
-    counts = dict.fromkeys(index.tiers(), 0)
-    for row in index.rows():
-        for tier in row.copies:
-            counts[tier] += 1
     return [
         TierInfo(
-            name=tier, kind=index.books[tier].kind, quota_bytes=index.books[tier].quota,
-            used_bytes=index.used(tier), rows=count, opened=opened.get(tier, 0.0), problem=problems.get(tier),
+            name=tier, kind=book.kind, quota_bytes=book.quota, used_bytes=book.used(), rows=len(book.rows),
+            opened=opened.get(tier, 0.0), problem=problems.get(tier),
         )
-        for tier, count in counts.items()
+        for tier, book in index.books.items()
     ]  # fmt: skip

@@ -105,7 +105,7 @@ def _follow(index: Index, identity: Identity, tokens: bytes, n_tokens: int, tier
     hasher, done = identity.hasher(), 0
     path = _Path(identity.root)
     view = memoryview(tokens)
-    waiting = sorted(end for end in index.ends_after(path.keys[0]) if end <= n_tokens)
+    waiting = sorted({end for end in index.ends_after(path.keys[0]) if end <= n_tokens})
     known = set(waiting)
     while waiting:
         end = heapq.heappop(waiting)

@@ -59,8 +59,7 @@ class RamTier(TierActor):
 
     async def get(self, key: bytes) -> RowBytes:
         row = self.rows.get(key)
-        if row is None:
-            self.lost([key], "gone")
+        if row is None:  # nothing but a `Delete` takes a row away: the cache knows
             raise RowUnavailable(self.tier, "the row is gone", key)
         return RowBytes(row.meta, *self._bytes[key])
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -75,6 +77,38 @@ async def test_a_caller_that_goes_away_cancels_the_work(begun: bool) -> None:
         reply.abandon()
         await asyncio.wait((task,))
         assert steps == (["begun", "ended"] if begun else [])
+
+
+async def test_work_that_is_stopped_lets_go_of_what_it_holds() -> None:
+    """At once, where it waited for a thread, and not when the garbage collector comes by: it may be a large buffer."""
+
+    class Held:
+        pass
+
+    async def work(held: Held) -> None:
+        await threads.run(go_on.wait, GUARD_SECONDS)
+        assert isinstance(held, Held)
+
+    threads, go_on, held = Threads("a", 1), threading.Event(), Held()
+    known = weakref.ref(held)
+    gc.disable()
+    try:
+        async with quiet_loop():
+            tasks = Background("a")
+            reply: Reply[Any] = Reply("a")
+            tasks.answer(reply, work(held))
+            del held
+            await turns()
+            reply.fail(Crash())
+            stopping = asyncio.ensure_future(tasks.stop())
+            await turns()
+            assert known() is not None
+            go_on.set()
+            await stopping
+            assert known() is None
+    finally:
+        gc.enable()
+        threads.close()
 
 
 async def test_stop_waits_for_what_work_does_about_it() -> None:

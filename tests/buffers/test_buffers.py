@@ -145,6 +145,15 @@ def test_idle_blocks_that_are_too_small_make_room() -> None:
     assert pool.leased == large.nbytes == 3 * GRAIN
 
 
+def test_idle_blocks_that_are_far_too_large_make_room() -> None:
+    """They count as a whole: small rows would find the budget used up by a few of them."""
+    pool = BufferPool(16 * GRAIN)
+    large = [taken(pool, 4 * GRAIN) for _ in range(4)]
+    large.clear()
+    small = [taken(pool, GRAIN) for _ in range(16)]
+    assert pool.leased == sum(lease.nbytes for lease in small) == pool.budget
+
+
 def test_a_lease_that_cannot_be_given_costs_no_warm_memory() -> None:
     """Idle blocks are not dropped for something that does not fit even without them."""
     pool = BufferPool(4 * GRAIN)

@@ -54,7 +54,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(nbytes=st.integers(1, 5000))
     def make_room(self, nbytes: int) -> None:
-        for keys in evict_bytes(self.index, ["disk"], nbytes, self.now).values():
+        for _, keys in evict_bytes(self.index, ["disk"], nbytes, self.now):
             self.reservations.remove("disk", keys)
             self.check_victims(keys)
             self.queue.append((keys, 0, None, 0))
@@ -118,7 +118,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def the_tier_never_holds_more_than_its_quota(self) -> None:
-        assert sum(nbytes for _, nbytes in self.files.values()) <= self.index.used("disk") <= QUOTA
+        assert sum(nbytes for _, nbytes in self.files.values()) <= self.index.books["disk"].used() <= QUOTA
 
     @invariant()
     def what_is_promised_fits(self) -> None:
@@ -133,7 +133,7 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def nothing_stands_that_hangs_on_nothing(self) -> None:
         for number, one in self.reservations._open.items():
-            assert self.reservations.stands(number) == self.index.has_parent("disk", one.meta)
+            assert self.reservations.stands(number) == self.index.books["disk"].has_parent(one.meta)
 
 
 TestLife = pytest.mark.slow(Life.TestCase)
@@ -179,9 +179,9 @@ def test_bytes_of_victims_count_until_the_tier_has_let_go_of_them() -> None:
     index, reservations = disk_with(*[meta([number], 0, 1) for number in range(10)])
     answer = reservations.reserve(meta([50], 0, 1), "disk", 2000, 0.0)
     assert isinstance(answer, Reserved)
-    assert (len(answer.victims), len(list(index.rows())), index.used("disk")) == (2, 8, QUOTA)
+    assert (len(answer.victims), len(list(index.rows())), index.books["disk"].used()) == (2, 8, QUOTA)
     reservations.confirm_removed("disk", answer.victims)
-    assert index.used("disk") == 8000
+    assert index.books["disk"].used() == 8000
 
 
 def test_a_row_that_was_saved_again_before_the_tier_confirms_its_removal_stays() -> None:
@@ -192,7 +192,7 @@ def test_a_row_that_was_saved_again_before_the_tier_confirms_its_removal_stays()
     reservations.settle(reserve(reservations, row))
     index.add("disk", stored(row))
     reservations.confirm_removed("disk", [row.key])
-    assert index.used("disk") == 1000
+    assert index.books["disk"].used() == 1000
 
 
 def test_a_refusal_evicts_nothing() -> None:
@@ -201,7 +201,7 @@ def test_a_refusal_evicts_nothing() -> None:
     index, reservations = disk_with(*rows)
     index.pin([rows[0].key], "reader")
     assert reservations.reserve(meta([50], 0, 1), "disk", QUOTA, 0.0) == Refused("no_room")
-    assert (len(index), index.used("disk"), index.books["disk"].reserved) == (10, QUOTA, 0)
+    assert (len(index), index.books["disk"].used(), index.books["disk"].reserved) == (10, QUOTA, 0)
 
 
 def test_a_save_that_fails_in_one_tier_goes_on_in_another() -> None:

@@ -162,7 +162,7 @@ def test_what_is_on_its_way_counts_as_saved_but_cannot_be_read() -> None:
     """New rows continue behind it; the hit ends before it."""
     first, second = chain(STORY, 32, 64)
     index = index_of(first)
-    index.reserve("disk", second, 1000)
+    index.books["disk"].reserve(second, 1000)
     hit = look(index, STORY)
     assert (hit.length, hit.saved_to) == (32, 64)
     assert hit.miss is not None

@@ -32,7 +32,7 @@ def index_of(places: list[tuple[RowMeta, str, bool]]) -> Index:
         if there:
             index.add(tier, stored(row))
         else:
-            index.reserve(tier, row, 1000)
+            index.books[tier].reserve(row, 1000)
     return index
 
 

@@ -1,10 +1,10 @@
-"""What tiers are filled with and emptied of: back-pressure, quotas, eviction, memory pressure; rows that are bad."""
+"""What tiers are filled with and emptied of: back-pressure, quotas, eviction, memory pressure."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.cache import (
@@ -25,6 +25,7 @@ from helpers.cache import (
 )
 from helpers.fake_cache import bytes_in, temp_files
 
+import erllama_py as erllama
 from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import Backend
 from erllama_py.engine.stub import StubBackend
@@ -237,85 +238,68 @@ async def test_rows_that_are_to_go_are_not_found_while_others_are_removed(
     assert gone.reply == warm.reply == await cold(PROMPT)
 
 
-# --- bad rows ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("place", [0, 40, 300, 4100, -5])
-async def test_a_flipped_bit_is_never_served(tmp_path: Path, place: int) -> None:
-    """The request goes on from the rows before it; the file is counted and set aside, and the row is saved anew."""
-    async with model_at(tmp_path) as (runtime, model):
-        await ask(model, PROMPT)
-        await runtime.cache.flush()
-        third = next(row for row in await runtime.cache.rows() if row.end == 192)
-    (path,) = [path for path in row_files(tmp_path) if third.key.hex() in path.name]
-    content = bytearray(path.read_bytes())
-    content[place] ^= 0x10
-    path.write_bytes(content)
-    async with model_at(tmp_path) as (runtime, model):
-        warm = await ask(model, PROMPT)
-        await runtime.cache.flush()
-        counters = await runtime.cache.counters()
-    assert warm.cache_delta.read == 128
-    assert warm.reply == await cold(PROMPT)
-    assert sum(count for name, count in counters.items() if name.startswith("bad.")) == 1
-    async with model_at(tmp_path) as (runtime, model):
-        again = await ask(model, PROMPT)
-        assert not any(name.startswith("bad.") for name in await runtime.cache.counters())
-    assert again.cache_hit_kind == "exact"
-    assert again.reply == warm.reply
-
-
-async def test_a_directory_that_is_deleted_costs_rows_and_no_reply(tmp_path: Path) -> None:
-    """The tier says that it cannot be written, and is well again by itself once it can."""
-    root = tmp_path / "kv"
-    async with model_at(root) as (runtime, model):
-        await ask(model, PROMPT)
-        await runtime.cache.flush()
+async def test_bytes_that_nobody_knows_cost_rows_and_not_the_cache(tmp_path: Path) -> None:
+    """A file of somebody else's takes a part of the quota: old rows go for new ones, as they would without it."""
+    async with model_at(tmp_path) as (_, model):
         await ask(model, text(40, seed=1))
-        shutil.rmtree(root)
-        root.write_text("in the way")
-        gone = await ask(model, PROMPT)
-        await runtime.cache.flush()
-        info = await tier_info(runtime)
-        counters = await runtime.cache.counters()
-        root.unlink()
-        for number in range(3):
-            await ask(model, text(200, seed=20 + number))
+    (tmp_path / "notes.bin").write_bytes(bytes(300_000))
+    async with model_at(tmp_path, quota_bytes=MIB) as (runtime, model):
+        for number in range(CONVERSATIONS):
+            await ask(model, text(250, seed=100 + number))
             await runtime.cache.flush()
-        assert (await tier_info(runtime)).problem is None
-        healthy = await ask(model, PROMPT)
-        await runtime.cache.flush()
-    assert gone.reply == healthy.reply == await cold(PROMPT)
-    assert info.problem is not None
-    assert gone.stats.miss_reason == "a row could not be read"
-    assert counters["bad.gone"] >= 1
-    assert counters["misses.unreadable"] == 1
-
-
-async def test_a_row_that_the_engine_refuses_costs_that_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The request goes on from what is in the cells; the row is thrown out, and saved anew."""
-    async with ram_model() as (runtime, model):
-        await ask(model, PROMPT)
-        await ask(model, text(40, seed=1))
-        await runtime.cache.flush()
-        restore = StubBackend.restore
-        refused: list[int] = []
-
-        def refuse_one(backend: StubBackend, seq_id: int, start: int, end: int, payload: memoryview) -> bool:
-            if end == 192 and not refused:
-                refused.append(end)
-                return False
-            return restore(backend, seq_id, start, end, payload)
-
-        monkeypatch.setattr(StubBackend, "restore", refuse_one)
-        warm = await ask(model, PROMPT)
-        await runtime.cache.flush()
         counters = await runtime.cache.counters()
+        used = (await tier_info(runtime)).used_bytes
         await ask(model, text(40, seed=1))
-        again = await ask(model, PROMPT)
-    assert refused == [192]
-    assert warm.cache_delta.read == 128
-    assert warm.stats.miss_reason == "a row could not be read"
-    assert counters["bad.refused"] == 1
-    assert again.cache_hit_kind == "exact"
-    assert warm.reply == again.reply == await cold(PROMPT)
+        warm = await ask(model, text(250, seed=100 + number))
+    assert MIB // 2 < used <= MIB - 300_000
+    assert counters[f"evicted.{TIER}"] > 0
+    saved, full = counters["saves.cold"] + counters["saves.finish"], counters["saves.dropped.TierFull"]
+    assert 0 < full < saved / 10
+    assert warm.cache_hit_kind == "exact"
+
+
+async def test_files_that_were_set_aside_outlive_a_full_tier(tmp_path: Path) -> None:
+    """They are evidence: rows are given up for room, and evidence only when somebody asks for that."""
+    async with model_at(tmp_path, quota_bytes=MIB) as (runtime, model):
+        await ask(model, PROMPT)
+    for path in row_files(tmp_path)[:2]:
+        path.write_bytes(b"torn")
+    async with model_at(tmp_path, quota_bytes=MIB) as (runtime, model):
+        for number in range(CONVERSATIONS):
+            await ask(model, text(250, seed=100 + number))
+            await runtime.cache.flush()
+        assert (await runtime.cache.counters())[f"evicted.{TIER}"] > 0
+        assert len(list((tmp_path / "aside").iterdir())) == 2
+        await runtime.cache.gc()
+        assert list((tmp_path / "aside").iterdir()) == []
+
+
+async def test_a_quota_that_shrank_is_kept_when_the_tier_is_opened_again(tmp_path: Path) -> None:
+    """What is too much goes, from the end of conversations; the rest is served."""
+    async with model_at(tmp_path) as (runtime, model):
+        for number in range(CONVERSATIONS):
+            await ask(model, text(250, seed=100 + number))
+        await runtime.cache.flush()
+        before = (await tier_info(runtime)).used_bytes
+    assert before > MIB
+    async with model_at(tmp_path, quota_bytes=MIB) as (runtime, model):
+
+        async def fits() -> bool:
+            return (await tier_info(runtime)).used_bytes <= MIB
+
+        await until_true(fits)
+        assert (await tier_info(runtime)).used_bytes > MIB - (1 << 15)
+        assert bytes_in(tmp_path / "rows") <= MIB
+        rows = await runtime.cache.rows()
+        ends = {0: None} | {row.key: row.end for row in rows}
+        assert all(row.start == 0 or ends.get(row.parent) == row.start for row in rows)
+
+
+@pytest.mark.parametrize(("available", "quota"), [(640 * MIB, 64 * MIB), (5 * MIB, MIB)])
+async def test_the_tier_in_memory_may_fill_a_tenth_of_what_is_free(
+    monkeypatch: pytest.MonkeyPatch, available: int, quota: int
+) -> None:
+    """Of what was free when the runtime was made, and a MiB at least."""
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=available, total=1 << 40))
+    async with erllama.Runtime() as runtime:
+        assert (await tier_info(runtime, "ram")).quota_bytes == quota

@@ -1,0 +1,201 @@
+"""What one tier holds, as the index keeps it: its rows, those on their way there, and who goes on from whom. Pure.
+
+A tier that is gone takes its book along, so nothing of it is found from that moment on, however many rows it had.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from erllama_py.cache.keys import TOKEN_BYTES
+from erllama_py.cache.leaves import Leaves
+from erllama_py.cache.siblings import Child, Siblings
+from erllama_py.tiers.messages import RowMeta, StoredRow, TierKind
+
+# A tier that was full is asked to hold more by this part of each row that it takes: one save in about so many is lost
+# to a disk that stays full, and after as many it shows that there is room again.
+TRY_SHARE = 16
+
+
+class Copy(msgspec.Struct, gc=False):
+    """A row in one tier."""
+
+    meta: RowMeta
+    nbytes: int
+    hits: int
+    used_at: float
+
+
+class Book:
+    """Owns all of it. A row is a leaf when none that is stored here, or on its way, goes on from it."""
+
+    def __init__(self, kind: TierKind, quota: int) -> None:
+        self.kind = kind
+        self.quota = quota
+        self.stored = 0  # bytes
+        self.reserved = 0  # bytes of rows on their way
+        self.rows: dict[bytes, Copy] = {}
+        self.coming: dict[bytes, RowMeta] = {}
+        self.removing: dict[bytes, int] = {}  # rows that the tier has not let go of yet, and their bytes
+        self.capacity = quota  # bytes that the tier is asked to hold
+        self.full_at = quota  # bytes that it held when it had no room for more
+        self.leaves = Leaves()
+        self._children: dict[bytes, Child | Siblings] = {}
+        self._fingerprints: Counter[bytes] = Counter()
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self.coming)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Book of {len(self.rows)} rows and {len(self.coming)} on their way, {self.stored} of {self.quota} bytes>"
+        )
+
+    # --- rows ----------------------------------------------------------------------------------------------------
+
+    def add(self, row: StoredRow) -> None:
+        """The tier has this row. Allowed again."""
+        meta = row.meta
+        self.drop(meta.key)
+        self.rows[meta.key] = Copy(meta, row.nbytes, row.hits, row.used_at)
+        self.stored += row.nbytes
+        self._link(meta)
+        self._place(meta.key)
+
+    def drop(self, key: bytes) -> Copy | None:
+        """It has this row no more; what was known of it."""
+        copy = self.rows.pop(key, None)
+        if copy is not None:
+            self.stored -= copy.nbytes
+            self.leaves.discard(key)
+            self._unlink(copy.meta)
+        return copy
+
+    def reserve(self, meta: RowMeta, nbytes: int) -> None:
+        """A row is on its way."""
+        self.coming[meta.key] = meta
+        self.reserved += nbytes
+        self._link(meta)
+
+    def unreserve(self, meta: RowMeta, nbytes: int) -> None:
+        """It has arrived, or never will."""
+        if self.coming.pop(meta.key, None) is not None:
+            self.reserved -= nbytes
+            self._unlink(meta)
+
+    def use(self, key: bytes, hits: int, used_at: float) -> None:
+        """A row, if it is here, was hit so often, last then."""
+        copy = self.rows.get(key)
+        if copy is not None:
+            copy.hits, copy.used_at = hits, used_at
+            self._place(key)
+
+    # --- room ----------------------------------------------------------------------------------------------------
+
+    def used(self) -> int:
+        """Bytes that the tier holds, those that it has not let go of yet counted."""
+        return self.stored + sum(self.removing.values())
+
+    def excess(self, nbytes: int) -> int:
+        """Bytes that are to go for a row of `nbytes` bytes that is reserved already.
+
+        A row that is larger than all that the tier can hold is worth a try, but no other row.
+        """
+        limit = self.capacity if nbytes <= self.capacity else self.quota
+        return self.stored + self.reserved - limit
+
+    def was_full(self) -> None:
+        """The tier had no room although its quota has: there are bytes that nobody here knows, or its device is small.
+
+        What it holds is all that it can hold, for the time being.
+        """
+        self.capacity = self.full_at = min(self.quota, self.used())
+
+    def has_taken(self, nbytes: int) -> None:
+        """The tier has stored a new row. If it holds more than when it was full, there is room again."""
+        if self.used() > self.full_at:
+            self.capacity = self.full_at = self.quota
+        self.capacity = min(self.quota, self.capacity + nbytes // TRY_SHARE)
+
+    # --- who goes on from where ------------------------------------------------------------------------------------
+
+    def kids(self, key: bytes) -> int:
+        """How many rows here, and on their way, go on from `key`."""
+        return len(self._children.get(key, ()))
+
+    def children(self, key: bytes) -> Iterator[bytes]:
+        """Their keys."""
+        return (child.key for child in self._children.get(key, ()))
+
+    def ends_after(self, key: bytes) -> Iterable[int]:
+        """Where they end."""
+        children = self._children.get(key)
+        return () if children is None else children.ends
+
+    def nearest(self, key: bytes, start: int, tokens: bytes) -> Iterator[tuple[int, Child]]:
+        """They, and what they have in common with packed `tokens` from `start` on; those with most in common first."""
+        children = self._children.get(key)
+        if children is None:
+            return iter(())
+        # Cut where the longest row ends, so that no long prompt is copied for a short row.
+        return children.nearest(tokens[TOKEN_BYTES * start : TOKEN_BYTES * max(children.ends)])
+
+    def has_parent(self, meta: RowMeta) -> bool:
+        """Whether what this row goes on from is here, or on its way; always so at position 0."""
+        return meta.start == 0 or meta.parent in self.rows or meta.parent in self.coming
+
+    def knows(self, fingerprint: bytes) -> bool:
+        """Whether there is any row of this model."""
+        return fingerprint in self._fingerprints
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def shed(self, portion: int) -> Iterator[None]:
+        """Let go of so many rows at each step, of a book that nobody uses any more: a hundred thousand that are freed
+        at once take 100 ms."""
+        while self.rows or self._children:
+            for _ in range(min(portion, len(self.rows))):
+                self.rows.popitem()
+            left = portion
+            while left > 0 and self._children:
+                key, children = next(reversed(self._children.items()))
+                if isinstance(children, Siblings) and len(children) > left:
+                    children.shed(left)
+                    break
+                left -= len(children)
+                del self._children[key]
+            yield
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _link(self, meta: RowMeta) -> None:
+        children, one = self._children.get(meta.parent), Child(meta.tokens, meta.key, meta.end)
+        if isinstance(children, Siblings):
+            children.add(one)
+        elif children is None:
+            self._children[meta.parent] = one
+        else:
+            siblings = self._children[meta.parent] = Siblings()
+            siblings.add(children)
+            siblings.add(one)
+        self._fingerprints[meta.fingerprint] += 1
+        self.leaves.discard(meta.parent)
+
+    def _unlink(self, meta: RowMeta) -> None:
+        children = self._children[meta.parent]
+        if isinstance(children, Siblings):
+            children.remove(Child(meta.tokens, meta.key, meta.end))
+        if isinstance(children, Child) or not children:
+            del self._children[meta.parent]
+            self._place(meta.parent)
+        self._fingerprints[meta.fingerprint] -= 1
+        if not self._fingerprints[meta.fingerprint]:
+            del self._fingerprints[meta.fingerprint]
+
+    def _place(self, key: bytes) -> None:
+        """Put a row where its last use belongs, if it is here and a leaf."""
+        if key in self.rows and key not in self._children:
+            self.leaves.add(key, self.rows[key].used_at)

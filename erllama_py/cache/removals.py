@@ -1,0 +1,116 @@
+"""Rows that leave: out of the index at once, then out of their tier, by way of the saver.
+
+Owns the rows that an engine has refused while others still read them. Many rows go in portions (see `eviction`), and
+the event loop turns between two of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from erllama_py.actors import ActorError, Background, Names, Reply
+from erllama_py.cache.eviction import Portions, evict_bytes, orphans, surplus
+from erllama_py.cache.index import Index
+from erllama_py.cache.messages import SAVER, EvictBytes, Remove
+from erllama_py.cache.reservation import Reservations
+from erllama_py.counters import Counters
+from erllama_py.errors import TierError
+from erllama_py.tiers.messages import Introduce, Sweep, tier_actor_name
+from erllama_py.watch.log import get_logger
+
+
+class Removals:
+    """See the module's text. `now` is unix time in seconds."""
+
+    def __init__(
+        self, index: Index, reservations: Reservations, counters: Counters, background: Background, names: Names,
+        now: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._index = index
+        self._reservations = reservations
+        self._counters = counters
+        self._background = background
+        self._names = names
+        self._now = now
+        self._refused: set[tuple[str, bytes]] = set()
+        self._log = get_logger()
+
+    async def evict(self, wanted: EvictBytes) -> int:
+        """See `EvictBytes`."""
+        books = self._index.books
+        tiers = [tier for tier, book in books.items() if tier in wanted.tiers or book.kind in wanted.tiers]
+        return await self._remove(evict_bytes(self._index, tiers, wanted.nbytes, self._now()))
+
+    async def gc(self) -> int:
+        """See `Gc`."""
+        freed = 0
+        for tier in self._index.tiers():
+            if tier in self._index.books:  # it may have been stopped meanwhile
+                freed += await self._remove(orphans(self._index, tier))
+                freed += await self._sweep(tier)
+        return freed
+
+    def shrink(self, tier: str) -> None:
+        """A tier that was opened with a smaller quota than it was filled under gives up what is too much."""
+        self._background.start(self._remove(surplus(self._index, tier, self._now())))
+
+    def drop(self, tier: str, keys: tuple[bytes, ...]) -> None:
+        """Nobody finds these rows from here on; their tier lets go of them when it comes to it."""
+        if keys:
+            self._background.start(self._end(tier, keys, self._begin(tier, keys)))
+
+    def refuse(self, tier: str, key: bytes) -> None:
+        """An engine cannot take this row, in which the tier believes still: nobody finds it from here on."""
+        self._log.warning("an engine has refused a row", tier=tier, key=key.hex())
+        self._reservations.remove(tier, (key,), "bad")
+        self._refused.add((tier, key))
+        self.unpinned()
+
+    def unpinned(self) -> None:
+        """Rows may be read by nobody any more: those that were refused go now."""
+        for tier, key in [one for one in self._refused if not self._index.is_pinned(one[1])]:
+            self._refused.discard((tier, key))
+            self.drop(tier, (key,))
+
+    def done(self, tier: str, keys: tuple[bytes, ...], ok: bool) -> None:
+        """See `Removed`."""
+        if ok:
+            self._reservations.confirm_removed(tier, keys)
+        else:  # what is there and what is not, only the tier can say
+            with suppress(ActorError):
+                self._names.cast(tier_actor_name(tier), Introduce(), bounded=False)
+
+    async def _remove(self, portions: Portions) -> int:
+        """The bytes freed. No portion waits for the tier that lets go of the one before: its rows could be pinned, or
+        gone on from, meanwhile."""
+        ends: list[Coroutine[Any, Any, int]] = []
+        for tier, keys in portions:
+            if keys:
+                ends.append(self._end(tier, keys, self._begin(tier, keys)))
+            await asyncio.sleep(0)
+        return sum([await end for end in ends])
+
+    def _begin(self, tier: str, keys: tuple[bytes, ...]) -> Reply[int] | None:
+        self._reservations.remove(tier, keys)
+        self._counters.add(f"evicted.{tier}", len(keys))
+        saver = self._names.whereis(SAVER)
+        with suppress(ActorError):
+            return saver.begin_call(Remove(tier, keys)) if saver is not None else None
+        return None
+
+    async def _end(self, tier: str, keys: tuple[bytes, ...], reply: Reply[int] | None) -> int:
+        with suppress(ActorError):  # a saver that ended before it came to it
+            if reply is not None:
+                return await reply.wait()
+        self.done(tier, keys, False)
+        return 0
+
+    async def _sweep(self, tier: str) -> int:
+        try:
+            freed: int = await self._names.call(tier_actor_name(tier), Sweep())
+        except (ActorError, TierError):
+            return 0
+        return freed

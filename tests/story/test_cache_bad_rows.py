@@ -1,0 +1,128 @@
+"""Rows that turn out to be bad: never served, told once, and the request goes on from what is good."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers.cache import PROMPT, ask, cold, model_at, ram_model, row_files, text, tier_info, until_true
+
+import erllama_py as erllama
+from erllama_py.engine.stub import StubBackend
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("place", [0, 40, 300, 4100, -5])
+async def test_a_flipped_bit_is_never_served(tmp_path: Path, place: int) -> None:
+    """The request goes on from the rows before it; the file is counted and set aside, and the row is saved anew."""
+    async with model_at(tmp_path) as (runtime, model):
+        await ask(model, PROMPT)
+        await runtime.cache.flush()
+        third = next(row for row in await runtime.cache.rows() if row.end == 192)
+    (path,) = [path for path in row_files(tmp_path) if third.key.hex() in path.name]
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x10
+    path.write_bytes(content)
+    async with model_at(tmp_path) as (runtime, model):
+        warm = await ask(model, PROMPT)
+        await runtime.cache.flush()
+        counters = await runtime.cache.counters()
+    assert warm.cache_delta.read == 128
+    assert warm.reply == await cold(PROMPT)
+    assert sum(count for name, count in counters.items() if name.startswith("bad.")) == 1
+    async with model_at(tmp_path) as (runtime, model):
+        again = await ask(model, PROMPT)
+        assert not any(name.startswith("bad.") for name in await runtime.cache.counters())
+    assert again.cache_hit_kind == "exact"
+    assert again.reply == warm.reply
+
+
+@pytest.mark.parametrize("when", ["opened", "read"])
+async def test_what_a_tier_finds_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture, when: str) -> None:
+    """By the tier, which knows which file it was; the cache counts it."""
+    async with model_at(tmp_path) as (runtime, model):
+        await ask(model, PROMPT)
+        await runtime.cache.flush()
+        if when == "read":
+            await ask(model, text(40, seed=1))
+            for path in row_files(tmp_path):
+                path.write_bytes(path.read_bytes()[:-1] + b"?")
+            await ask(model, PROMPT)
+            found = await bad_files(runtime)
+    if when == "opened":
+        row_files(tmp_path)[0].write_bytes(b"torn")
+        async with model_at(tmp_path) as (runtime, _):
+
+            async def told() -> bool:
+                return await bad_files(runtime) > 0
+
+            await until_true(told)
+            found = 1
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == found > 0
+
+
+async def bad_files(runtime: erllama.Runtime) -> float:
+    """How many were counted."""
+    return sum(count for name, count in (await runtime.cache.counters()).items() if name.startswith("bad."))
+
+
+async def test_a_directory_that_is_deleted_costs_rows_and_no_reply(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tier says that it cannot be written, and is well again by itself once it can."""
+    root = tmp_path / "kv"
+    async with model_at(root) as (runtime, model):
+        await ask(model, PROMPT)
+        await runtime.cache.flush()
+        await ask(model, text(40, seed=1))
+        shutil.rmtree(root)
+        root.write_text("in the way")
+        gone = await ask(model, PROMPT)
+        await runtime.cache.flush()
+        info = await tier_info(runtime)
+        counters = await runtime.cache.counters()
+        root.unlink()
+        for number in range(3):
+            await ask(model, text(200, seed=20 + number))
+            await runtime.cache.flush()
+        assert (await tier_info(runtime)).problem is None
+        healthy = await ask(model, PROMPT)
+        await runtime.cache.flush()
+    assert gone.reply == healthy.reply == await cold(PROMPT)
+    assert info.problem is not None
+    assert sum("cannot be written" in record.message for record in caplog.records) == 1
+    assert gone.stats.miss_reason == "a row could not be read"
+    assert counters["bad.gone"] >= 1
+    assert counters["misses.unreadable"] == 1
+
+
+async def test_a_row_that_the_engine_refuses_costs_that_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request goes on from what is in the cells; the row is thrown out, and saved anew."""
+    async with ram_model() as (runtime, model):
+        await ask(model, PROMPT)
+        await ask(model, text(40, seed=1))
+        await runtime.cache.flush()
+        restore = StubBackend.restore
+        refused: list[int] = []
+
+        def refuse_one(backend: StubBackend, seq_id: int, start: int, end: int, payload: memoryview) -> bool:
+            if end == 192 and not refused:
+                refused.append(end)
+                return False
+            return restore(backend, seq_id, start, end, payload)
+
+        monkeypatch.setattr(StubBackend, "restore", refuse_one)
+        warm = await ask(model, PROMPT)
+        await runtime.cache.flush()
+        counters = await runtime.cache.counters()
+        await ask(model, text(40, seed=1))
+        again = await ask(model, PROMPT)
+    assert refused == [192]
+    assert warm.cache_delta.read == 128
+    assert warm.stats.miss_reason == "a row could not be read"
+    assert counters["bad.refused"] == 1
+    assert again.cache_hit_kind == "exact"
+    assert warm.reply == again.reply == await cold(PROMPT)
