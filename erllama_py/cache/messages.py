@@ -13,14 +13,13 @@ from erllama_py.cache.keys import Identity
 from erllama_py.cache.walk import Hit as Hit
 from erllama_py.cache.walk import Located as Located
 from erllama_py.cache.walk import Miss as Miss
+from erllama_py.config import SkipReason as SkipReason
 from erllama_py.tiers.messages import RowBytes as RowBytes
 from erllama_py.tiers.messages import RowLost as RowLost
 from erllama_py.tiers.messages import RowMeta as RowMeta
 from erllama_py.tiers.messages import TierReport
 
 SAVER = "saver"  # the name of the saver's actor
-
-SkipReason = Literal["no_buffer", "forgotten"]
 
 
 class Find(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,11 +10,9 @@ from typing import Literal
 
 import msgspec
 
-from erllama_py.config import SaveReason
+from erllama_py.config import SaveReason, SkipReason
 from erllama_py.engine.backend import MemoryKind, Sampling
-
-SkipReason = Literal["no_buffer", "forgotten"]
-FinishReason = Literal["stop", "length", "cancelled"]
+from erllama_py.results import FinishReason
 
 # Where a range can end anywhere, it has at most so many tokens: 12 MB of a model of 135M parameters, 64 MB of one of 8
 # billion, some milliseconds for which a stream stands still. It ends at a multiple, as rows do that others may share.
