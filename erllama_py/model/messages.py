@@ -149,6 +149,7 @@ class EndLookUp(msgspec.Struct, frozen=True):
     rows: tuple[Located, ...]
     refused: Located | None  # a row that the engine could not take
     seconds: float
+    resumed: bool = False  # whether the caller named a parent
 
 
 class SaveRow(msgspec.Struct, frozen=True):

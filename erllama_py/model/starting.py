@@ -216,6 +216,8 @@ def work(state: State, running: Running, now: float) -> tuple[State, list[Effect
     kind = start.kind if running.restored or not start.rows else "live"
     if kind == "live" and running.sticky:
         kind = "sticky"
+    if kind == "exact" and not whole:
+        kind = "partial"
     running = changed(running, stage="working", last=CacheHit(kind if keep else "cold", keep))
     ended = end_look_up(running, now)
     limit = min(running.limit, slot.pieces[-1].end)
@@ -282,7 +284,8 @@ def end_look_up(running: Running, now: float) -> EndLookUp:
     refused = rows[running.refused] if running.refused is not None else None
     seconds = now - (running.found_at or now)
     hit = running.last or CacheHit("cold", 0)
-    return EndLookUp(running.request.id, hit, rows[: running.restored], refused, seconds)
+    resumed = running.request.parent_key is not None
+    return EndLookUp(running.request.id, hit, rows[: running.restored], refused, seconds, resumed)
 
 
 def outline(running: Running, now: float, miss_reason: str | None = None) -> Outline:
