@@ -201,7 +201,8 @@ class Captured(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     end: int
     reason: SaveReason
     payload: memoryview | None
-    skipped: SkipReason | None  # "no_buffer": the budget is used up; "forgotten": cells have left a sliding window
+    # "no_buffer": the budget is used up; "too_large": all of it would not do; "forgotten": cells have left a window
+    skipped: SkipReason | None
     seconds: float
     compute_seconds: float
     generated: list[int]  # the tokens behind the prompt up to `end`

@@ -32,6 +32,7 @@ from erllama_py.engine.jobs import (
 )
 from erllama_py.model.evicting import end_session, look
 from erllama_py.model.messages import (
+    BuffersBack,
     CancelRequest,
     Complete,
     Crash,
@@ -43,6 +44,7 @@ from erllama_py.model.messages import (
     Found,
     InjectFault,
     KeepLogits,
+    LeaveSaveAll,
     Look,
     Message,
     Refuse,
@@ -52,7 +54,7 @@ from erllama_py.model.messages import (
     SendJob,
     Submit,
 )
-from erllama_py.model.saving_all import copied, forget_all, save_all
+from erllama_py.model.saving_all import buffers_back, copied, leave_save_all, save_all, save_next
 from erllama_py.model.scheduling import SAVE_WAIT, lead_gone, look_up_rows, schedule
 from erllama_py.model.slots import Slot
 from erllama_py.model.starting import forked, found, leave_start, outline, restored, row_read, slot_of
@@ -79,6 +81,10 @@ def transition(state: State, event: Message, now: float) -> tuple[State, list[Ef
             return _then_schedule(row_read(state, event, now), now)
         case SaveAll():
             return _then_schedule(save_all(state, event, now), now)
+        case LeaveSaveAll(ticket):
+            return leave_save_all(state, ticket)
+        case BuffersBack():
+            return _then_schedule(buffers_back(state), now)
         case EndSession(session_id):
             return end_session(state, session_id)
         case Look():
@@ -264,5 +270,5 @@ def _failed(state: State, request_id: int, error: str, problem: str, now: float)
 def _leave(state: State, running: Running, effects: list[Effect], now: float) -> tuple[State, list[Effect]]:
     """A request is over: others may go on."""
     state, more = lead_gone(state, running, now)
-    state, last = forget_all(state)
+    state, last = save_next(state)
     return _then_schedule((state, [*effects, *more, *last]), now)

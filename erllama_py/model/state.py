@@ -104,6 +104,14 @@ class Copy(msgspec.Struct, frozen=True):
     session_id: str | None = None
 
 
+class Saving(msgspec.Struct, frozen=True):
+    """What a `SaveAll` is at: the ticket of the range that is copied, None while buffers are waited for."""
+
+    seq_id: int
+    ticket: int | None
+    tries: int = 0  # that found no buffer, since there was one
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """See the module. Sequences are `slots`, by their ids; `copies` are under way, by their tickets."""
 
@@ -114,6 +122,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     left: Mapping[str, bytes] = {}
     """Of sessions that have lost their sequence: the key of the last row of it."""
     save_alls: tuple[SaveAll, ...] = ()
+    saving: Saving | None = None
     stopping: bool = False
     last_hit: CacheHit | None = None
     next_block: int = 1

@@ -7,6 +7,7 @@ from erllama_py.cache.messages import Hit, Located, RowBytes
 from erllama_py.cache.walk import walk
 from erllama_py.model.messages import Request, SaveRow
 from erllama_py.model.saving import row_meta
+from erllama_py.model.slots import Slot
 from erllama_py.tiers.messages import StoredRow
 
 TIER = "disk"
@@ -19,6 +20,7 @@ class RowShelf:
         self._index = Index()
         self._index.add_tier(TIER, "disk", 1 << 40)
         self._rows: dict[bytes, RowBytes] = {}
+        self.whole = True  # nothing that was stored has gone
 
     def put(self, save: SaveRow) -> None:
         """Store a range that was copied out, if it was."""
@@ -33,12 +35,18 @@ class RowShelf:
         """What there is for a prompt."""
         return walk(self._index, request.identity, request.packed, cuttable=cuttable, tier=TIER)
 
+    def covers(self, slot: Slot) -> bool:
+        """Whether there is everything that a sequence held."""
+        assert slot.identity is not None
+        return walk(self._index, slot.identity, slot.held, cuttable=True, tier=TIER).exact
+
     def read(self, row: Located) -> RowBytes | None:
         """A row that was found, if it is still there."""
         return self._rows.get(row.meta.key)
 
     def lose_half(self, first: int) -> None:
         """Every second row goes, those that somebody is about to read too."""
+        self.whole = False
         for key in list(self._rows)[first % 2 :: 2]:
             self._index.drop(TIER, key)
             del self._rows[key]
