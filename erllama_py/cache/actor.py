@@ -36,6 +36,7 @@ from erllama_py.cache.messages import (
     Removed,
     Save,
     SaveEnded,
+    SaveLost,
     SaverMessage,
     SetBuild,
     Skipped,
@@ -83,6 +84,7 @@ class CacheActor(Actor[CacheMessage]):
         self._tiers = TierStates()
         self._found: dict[tuple[str, int], Hit] = {}  # look-ups that hold pins, by holder and request
         self._saving: dict[int, str] = {}  # the tiers that rows are on their way to, by reservation
+        self._holders: dict[tuple[str, bytes], tuple[str, SaveLost]] = {}  # who is told, if such a row is given up
         self._background = Background("cache")
         self._log = get_logger()
 
@@ -208,10 +210,14 @@ class CacheActor(Actor[CacheMessage]):
     def _save(self, save: Save) -> None:
         self.counters.add("seconds.pack", save.pack_seconds)
         decision = self.reservations.reserve(save.meta, save.tier, row_bytes(save.meta), self._now())
+        lost = SaveLost(save.request_id, save.meta.key, save.meta.start, save.meta.end)
         if isinstance(decision, Refused):
             duplicate = decision.reason == "duplicate"
             self.counters.add("saves.duplicate" if duplicate else f"saves.dropped.{decision.reason}")
+            if not duplicate:
+                self._cast(save.holder, lost)
             return
+        self._holders[save.tier, lost.key] = save.holder, lost
         self._count_evicted(save.tier, decision.victims)
         write = Write(
             tier=save.tier, reservation=decision.id, victims=decision.victims, meta=save.meta, payload=save.payload,
@@ -228,8 +234,14 @@ class CacheActor(Actor[CacheMessage]):
         self.counters.add(f"saves.dropped.{ended.problem}")
         if ended.problem == "TierFull":  # of what the index does not count: files that were set aside
             self._background.start(self._sweep(ended.tier))
-        for key in self.reservations.release(ended.reservation):
+        self._given_up(ended.tier, self.reservations.release(ended.reservation))
+
+    def _given_up(self, tier: str, keys: Iterable[bytes]) -> None:
+        """These rows will not come: nobody waits for them any more, and whoever saved them hears of it."""
+        for key in keys:
             self._answer_all(self._waiting.settled(key))
+            if (asked := self._holders.pop((tier, key), None)) is not None:
+                self._cast(*asked)
 
     def _removed(self, tier: str, keys: tuple[bytes, ...], ok: bool) -> None:
         if ok:
@@ -317,6 +329,7 @@ class CacheActor(Actor[CacheMessage]):
                     self._answer_opened()
             case RowStored(tier, reservation, row):
                 self.reservations.settle(reservation)
+                self._holders.pop((tier, row.meta.key), None)
                 self.index.add(tier, row)
                 self.counters.add(f"saves.{row.meta.reason}")
                 self.counters.add(f"saves.bytes.{tier}", row.nbytes)
@@ -352,8 +365,7 @@ class CacheActor(Actor[CacheMessage]):
             self._answer_all(self._waiting.settled(OPENING))
 
     def _tier_gone(self, tier: str) -> None:
-        for key in self.reservations.release_tier(tier):
-            self._answer_all(self._waiting.settled(key))
+        self._given_up(tier, self.reservations.release_tier(tier))
         self.index.remove_tier(tier)
         self._tiers.gone(tier)
 
@@ -380,7 +392,7 @@ class CacheActor(Actor[CacheMessage]):
         if change.ref is None and self.ref.exit is None:
             self.ref.cast(HolderGone(change.name), bounded=False)
 
-    def _cast(self, name: str, message: SaverMessage | Introduce | Touch) -> bool:
+    def _cast(self, name: str, message: SaverMessage | Introduce | Touch | SaveLost) -> bool:
         with suppress(ActorError):
             self.names.cast(name, message, bounded=False)
             return True

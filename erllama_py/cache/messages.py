@@ -59,13 +59,24 @@ class Explain(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Save(msgspec.Struct, frozen=True, kw_only=True):
-    """A cast: store a row in a tier. Dropped, and counted, where that cannot be."""
+    """A cast: store a row in a tier. Where that cannot be, it is counted, and the `holder` gets a `SaveLost`."""
 
     meta: RowMeta
     tier: str
     payload: memoryview
     logits: bytes = b""
     pack_seconds: float = 0.0  # what copying the cells out took
+    holder: str = ""
+    request_id: int = 0
+
+
+class SaveLost(msgspec.Struct, frozen=True):
+    """A cast to the holder of a save: the row with this key, of positions `[start, end)`, will not be stored."""
+
+    request_id: int
+    key: bytes
+    start: int
+    end: int
 
 
 class Skipped(msgspec.Struct, frozen=True):

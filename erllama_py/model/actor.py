@@ -20,7 +20,7 @@ from erllama_py import errors
 from erllama_py.actors import Background, Exit, NoRestart, Raised, Reply, StateMachine
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.client import CacheClient
-from erllama_py.cache.messages import Save, SetBuild, Skipped
+from erllama_py.cache.messages import Save, SaveLost, SetBuild, Skipped
 from erllama_py.engine.backends import BackendFactory
 from erllama_py.engine.jobs import Outcome
 from erllama_py.engine.thread import EngineThread
@@ -126,7 +126,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         if self.ref.exit is None:  # an actor that is ending has answered everything
             self.ref.cast(EngineOutcomes(list(outcomes)), urgent=True)
 
-    def _post(self, event: Found | RowRead | Look | BuffersBack) -> None:
+    def _post(self, event: Found | RowRead | Look | BuffersBack | SaveLost) -> None:
         if self.ref.exit is None:
             self.ref.cast(event, urgent=True)
 
@@ -217,15 +217,13 @@ class ModelActor(StateMachine[State, Message, Effect]):
         if captured.payload is None:
             self._cache.tell(Skipped(captured.skipped or "no_buffer"))
             return
-        self._cache.tell(
-            Save(
-                meta=row_meta(effect, facts.build, time.time()),
-                tier=self._board.config.tier_srv,
-                payload=captured.payload,
-                logits=effect.logits or b"",
-                pack_seconds=captured.seconds,
-            )
-        )
+        meta = row_meta(effect, facts.build, time.time())
+        save = Save(
+            meta=meta, tier=self._board.config.tier_srv, payload=captured.payload, logits=effect.logits or b"",
+            pack_seconds=captured.seconds, holder=self.name, request_id=captured.request_id,
+        )  # fmt: skip
+        if not self._cache.tell(save):
+            self._post(SaveLost(captured.request_id, meta.key, meta.start, meta.end))
 
     async def _await_buffers(self) -> None:
         await self._cache.flush()

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from erllama_py.cache.keys import TOKEN_BYTES, pack_tokens, prefix_keys
+from erllama_py.cache.messages import SaveLost
 from erllama_py.engine.jobs import (
     Cancel,
     Captured,
@@ -31,6 +32,7 @@ from erllama_py.engine.jobs import (
     Wants,
 )
 from erllama_py.model.evicting import end_session, look
+from erllama_py.model.lost_saves import save_lost
 from erllama_py.model.messages import (
     BuffersBack,
     CancelRequest,
@@ -85,6 +87,8 @@ def transition(state: State, event: Message, now: float) -> tuple[State, list[Ef
             return leave_save_all(state, ticket)
         case BuffersBack():
             return _then_schedule(buffers_back(state), now)
+        case SaveLost():
+            return _then_schedule(save_lost(state, event), now)
         case EndSession(session_id):
             return end_session(state, session_id)
         case Look():
@@ -224,7 +228,7 @@ def _captured(state: State, captured: Captured, now: float) -> tuple[State, list
     ]
     if captured.payload is not None:
         created = running.created + captured.end - captured.start
-        running = changed(running, created=created, captured_to=captured.end)
+        running = changed(running, created=created, captured_to=min(captured.end, running.lost_from))
     state = with_request(state, running)
     for other in state.requests.values():
         if other.lead == request.id and other.stage == "following" and captured.end >= other.lead_end:
@@ -237,18 +241,12 @@ def _finished(state: State, finished: Finished, now: float) -> tuple[State, list
     running = state.requests.get(finished.request_id)
     if running is None or (running.stage not in ("working", "parking") and not running.leaving):
         return state, []
-    request = running.request
+    request, captured_to = running.request, min(finished.captured_to, running.lost_from)
     if running.seq_id is not None:
         held = (request.packed + pack_tokens(finished.token_ids))[: TOKEN_BYTES * finished.held]
-        state = at_rest(
-            state,
-            slot_of(state, running),
-            held,
-            first_held=finished.first_held,
-            captured_to=finished.captured_to,
-            now=now,
-        )
-    saved = request.plan is not None and 0 < finished.held == finished.captured_to
+        slot, first_held = slot_of(state, running), finished.first_held
+        state = at_rest(state, slot, held, first_held=first_held, captured_to=captured_to, now=now)
+    saved = request.plan is not None and 0 < finished.held == captured_to
     answer = Complete(request, outline(running, now), finished, running.started_at, finished.held if saved else None)
     # Who waits for a request that a shutdown has ended learns that the model is gone.
     effects: list[Effect] = [] if state.stopping else [answer]

@@ -1,8 +1,8 @@
 """What a model's actor understands, and what its state machine asks it to do.
 
 Events: from callers `Submit`, `CancelRequest`, `EndSession`, `SaveAll`, `LeaveSaveAll`, `InjectFault`; from the clock
-`Look`; from look-ups `Found` and `RowRead`; of saves `BuffersBack`; from the engine thread the outcomes of
-`engine.jobs`, one batch per tick. Effects are carried out by the actor, in order.
+`Look`; from look-ups `Found` and `RowRead`; of saves `BuffersBack` and `SaveLost`; from the engine thread the outcomes
+of `engine.jobs`, one batch per tick. Effects are carried out by the actor, in order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from erllama_py.cache.keys import Identity
-from erllama_py.cache.messages import Hit, Located, RowBytes
+from erllama_py.cache.messages import Hit, Located, RowBytes, SaveLost
 from erllama_py.engine.backend import Sampling
 from erllama_py.engine.jobs import Captured, CapturePlan, Finished, Job, Outcome
 from erllama_py.results import CacheHit, Event
@@ -122,6 +122,7 @@ Message = (
     | SaveAll
     | LeaveSaveAll
     | BuffersBack
+    | SaveLost
     | EndSession
     | Look
     | Found

@@ -96,6 +96,8 @@ def _range_over(state: State, slot: Slot, copy: Copy, captured: Captured) -> tup
     if not slot.is_kept or (slot.identity, slot.held) != (copy.identity, copy.tokens):
         return state, []  # a request has it now
     if captured.payload is not None:
-        return with_slot(state, changed(slot, captured_to=max(slot.captured_to, captured.end))), []
+        # Where what it goes on from was lost meanwhile, that comes first.
+        end = max(slot.captured_to, captured.end) if slot.captured_to >= captured.start else slot.captured_to
+        return with_slot(state, changed(slot, captured_to=end)), []
     # What follows goes on from what cannot be had.
     return forget(state, slot) if state.save_alls else (state, [])

@@ -27,6 +27,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 Stage = Literal["waiting", "following", "looking", "restoring", "working", "parking", "parked"]
 QUEUED: tuple[Stage, ...] = ("waiting", "parked")
+NOTHING_LOST = 1 << 31  # a position that no request comes to
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +82,7 @@ class Running(msgspec.Struct, frozen=True):
     starving: bool = False  # it has asked for more of them
     prefilled: bool = False
     captured_to: int = 0
+    lost_from: int = NOTHING_LOST  # what was copied out from there on was not stored
     created: int = 0  # tokens copied out to be saved
     parked: Request | None = None  # the same, with what was sampled behind the prompt
     parks: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from erllama_py.cache.index import Index
-from erllama_py.cache.messages import Hit, Located, RowBytes
+from erllama_py.cache.messages import Hit, Located, RowBytes, SaveLost
 from erllama_py.cache.walk import walk
 from erllama_py.model.messages import Request, SaveRow
 from erllama_py.model.saving import row_meta
@@ -22,14 +22,18 @@ class RowShelf:
         self._rows: dict[bytes, RowBytes] = {}
         self.whole = True  # nothing that was stored has gone
 
-    def put(self, save: SaveRow) -> None:
-        """Store a range that was copied out, if it was."""
-        if save.captured.payload is None:
-            return
+    def put(self, save: SaveRow, *, lose: bool = False) -> SaveLost | None:
+        """Store a range that was copied out, if it was; what is told of it, if what it goes on from is not there."""
+        captured = save.captured
+        if captured.payload is None:
+            return None
         meta = row_meta(save, "b1", 0.0)
         if meta.key not in self._rows:
-            self._rows[meta.key] = RowBytes(meta, save.captured.payload, save.logits or b"")
+            if lose or not self._index.has_parent(TIER, meta):
+                return SaveLost(captured.request_id, meta.key, meta.start, meta.end)
+            self._rows[meta.key] = RowBytes(meta, captured.payload, save.logits or b"")
             self._index.add(TIER, StoredRow(meta=meta, nbytes=meta.payload_bytes, hits=0, used_at=0.0))
+        return None
 
     def find(self, request: Request, *, cuttable: bool) -> Hit:
         """What there is for a prompt."""

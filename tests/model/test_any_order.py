@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from erllama_py.engine.backend import MemoryKind
 
 STEPS = ["answer", "cancel", "deliver", "jobs", "look", "mishap", "read", "round", "store", "tick"]
-RARE = ["end session", "evict rows", "leave save all", "save all", "unload"]
+RARE = ["end session", "evict rows", "leave save all", "lose save", "save all", "unload"]
 TEMPERS = (
     STEPS + RARE,
     ["round", "work", "deliver", *STEPS],  # much gets done

@@ -7,12 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.cache import PROMPT, Gate, Stalling, ask, cold, config, model_at, runtime_at, text
+from helpers.cache import (
+    MEMORIES,
+    PROMPT,
+    TIER,
+    Gate,
+    Stalling,
+    ask,
+    cold,
+    config,
+    model_at,
+    runtime_at,
+    text,
+)
+from helpers.crashes import crash
 from helpers.runtime import until
 from helpers.tiny_gguf import Kind, tiny_gguf
 from helpers.watched import Watch
 
 import erllama_py as erllama
+from erllama_py.cache.client import CacheClient
+from erllama_py.cache.messages import CacheMessage, Save
 
 pytestmark = pytest.mark.anyio
 
@@ -129,3 +144,64 @@ async def test_a_stream_at_work_at_the_end_leaves_what_it_has(tmp_path: Path, ki
         warm = await model.complete([*prompt, *said, 9], **greedy | {"response_tokens": 4})
     # What it had sampled last was not in its cells.
     assert warm.cache_delta.read >= len(prompt) + (len(said) - 1 if kind in ("dense", "window") else 0)
+
+
+# --- what was copied out, and not stored -----------------------------------------------------------------------------
+
+
+async def saved(model: erllama.Model, prompt: str) -> int:
+    """Tokens of it that are found."""
+    return (await model.explain(prompt)).hit_tokens
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+async def test_what_a_tier_that_was_stopped_did_not_take_is_made_up_for(tmp_path: Path, memory: str) -> None:
+    """Rows of the prompt and of the reply: once it runs again, an eviction saves them all."""
+    async with model_at(tmp_path, memory) as (runtime, model):
+        spec = runtime._tiers[TIER]
+        assert isinstance(spec, erllama.DiskTier)
+        await runtime.stop_tier(TIER)
+        done = await ask(model, PROMPT)
+        await runtime.cache.flush()
+        assert (await runtime.cache.counters())["saves.dropped.no_tier"] > 1
+        await runtime.start_tier(TIER, spec)
+        await runtime.evict(model)
+        assert await saved(model, PROMPT + done.reply[:11]) == done.committed_tokens
+
+
+@pytest.mark.parametrize("how", ["it fails", f"tier:{TIER}", "saver"])
+async def test_what_was_on_its_way_to_a_tier_that_fails_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Or whose actor crashes, or the saver's: no row is stored; the end of the runtime saves them all."""
+    async with model_at(tmp_path) as (runtime, model):
+        gate = Gate(monkeypatch)
+        done = await ask(model, PROMPT)
+        await gate.reached.wait()
+        gate.error = erllama.TierFailed(TIER, "not today")
+        if how != "it fails":
+            await crash(runtime, how)
+        gate.open()
+        await runtime.cache.flush()
+        gate.error = None
+        assert await saved(model, PROMPT) == 0
+    async with model_at(tmp_path) as (_, model):
+        assert await saved(model, PROMPT + done.reply[:11]) == done.committed_tokens
+
+
+async def test_what_a_cache_that_is_down_was_not_told_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name is free while it restarts, and a cast goes nowhere."""
+    tell, down = CacheClient.tell, True
+
+    def told(self: CacheClient, message: CacheMessage) -> bool:
+        return not (down and isinstance(message, Save)) and tell(self, message)
+
+    monkeypatch.setattr(CacheClient, "tell", told)
+    async with model_at(tmp_path) as (runtime, model):
+        done = await ask(model, PROMPT)
+        assert await runtime.cache.rows() == []
+        down = False
+        await runtime.evict(model)
+        assert await saved(model, PROMPT + done.reply[:11]) == done.committed_tokens
