@@ -33,6 +33,7 @@ Threads = Annotated[int, Meta(ge=1, le=MAX_THREADS)]
 KVType = Literal["f16", "f32", "bf16", "q4_0", "q5_0", "q5_1", "q8_0"]
 TierKind = Literal["ram", "ram_file", "disk"]
 SaveReason = Literal["cold", "continued", "finish", "evict", "shutdown"]
+SkipReason = Literal["no_buffer", "too_large", "forgotten"]  # why a row that was due was not copied out of the cells
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -37,6 +37,7 @@ from erllama_py.cache.messages import (
     Removed,
     Save,
     SaveEnded,
+    SaveLost,
     SaverMessage,
     SetBuild,
     Skipped,
@@ -82,6 +83,7 @@ class CacheActor(Actor[CacheMessage]):
         self._tiers = TierStates()
         self._found: dict[tuple[str, int], Hit] = {}  # look-ups that hold pins, by holder and request
         self._saving: dict[int, str] = {}  # the tiers that rows are on their way to, by reservation
+        self._holders: dict[tuple[str, bytes], tuple[str, SaveLost]] = {}  # who is told, if such a row is given up
         self._background = Background("cache")
 
     async def init(self) -> None:
@@ -208,11 +210,15 @@ class CacheActor(Actor[CacheMessage]):
     def _save(self, save: Save) -> None:
         self.counters.add("seconds.pack", save.pack_seconds)
         decision = self.reservations.reserve(save.meta, save.tier, row_bytes(save.meta), self._now())
+        lost = SaveLost(save.request_id, save.meta.key, save.meta.start, save.meta.end)
         if isinstance(decision, Refused):
             duplicate = decision.reason == "duplicate"
             self.counters.add("saves.duplicate" if duplicate else f"saves.dropped.{decision.reason}")
             self._removals.drop(save.tier, decision.victims)
+            if not duplicate:
+                self._cast(save.holder, lost)
             return
+        self._holders[save.tier, lost.key] = save.holder, lost
         if decision.victims:
             self.counters.add(f"evicted.{save.tier}", len(decision.victims))
         write = Write(
@@ -228,10 +234,16 @@ class CacheActor(Actor[CacheMessage]):
         if ended.problem is None or not known:
             return
         self.counters.add(f"saves.dropped.{ended.problem}")
-        for key in self.reservations.release(ended.reservation):
-            self._answer_all(self._waiting.settled(key))
+        self._given_up(ended.tier, self.reservations.release(ended.reservation))
         if ended.problem == "TierFull" and (book := self.index.books.get(ended.tier)) is not None:
             book.was_full()
+
+    def _given_up(self, tier: str, keys: Iterable[bytes]) -> None:
+        """These rows will not come: nobody waits for them any more, and whoever saved them hears of it."""
+        for key in keys:
+            self._answer_all(self._waiting.settled(key))
+            if (asked := self._holders.pop((tier, key), None)) is not None:
+                self._cast(*asked)
 
     def _forward_flush(self, flush: Flush, reply: Reply[Any]) -> None:
         """Hand the question on: in the saver's mailbox it stands behind all that was forwarded before."""
@@ -262,6 +274,7 @@ class CacheActor(Actor[CacheMessage]):
                     self._answer_opened()
             case RowStored(tier, reservation, row):
                 self.reservations.settle(reservation)
+                self._holders.pop((tier, row.meta.key), None)
                 self.index.add(tier, row)
                 if (book := self.index.books.get(tier)) is not None:
                     book.has_taken(row.nbytes)
@@ -286,10 +299,10 @@ class CacheActor(Actor[CacheMessage]):
             self._answer_all(self._waiting.settled(OPENING))
 
     def _tier_gone(self, tier: str) -> None:
-        for key in self.reservations.release_tier(tier):
-            self._answer_all(self._waiting.settled(key))
+        given_up = self.reservations.release_tier(tier)
         if (book := self.index.remove_tier(tier)) is not None:
             self._background.start(_shed(book))
+        self._given_up(tier, given_up)  # after that: who waited is not to be sent there
         self._tiers.gone(tier)
 
     # --- the rest ------------------------------------------------------------------------------------------------
@@ -315,7 +328,7 @@ class CacheActor(Actor[CacheMessage]):
         if change.ref is None and self.ref.exit is None:
             self.ref.cast(HolderGone(change.name), bounded=False)
 
-    def _cast(self, name: str, message: SaverMessage | Introduce | Touch) -> bool:
+    def _cast(self, name: str, message: SaverMessage | Introduce | Touch | SaveLost) -> bool:
         with suppress(ActorError):
             self.names.cast(name, message, bounded=False)
             return True

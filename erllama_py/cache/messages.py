@@ -13,14 +13,13 @@ from erllama_py.cache.keys import Identity
 from erllama_py.cache.walk import Hit as Hit
 from erllama_py.cache.walk import Located as Located
 from erllama_py.cache.walk import Miss as Miss
+from erllama_py.config import SkipReason as SkipReason
 from erllama_py.tiers.messages import RowBytes as RowBytes
 from erllama_py.tiers.messages import RowLost as RowLost
 from erllama_py.tiers.messages import RowMeta as RowMeta
 from erllama_py.tiers.messages import TierReport
 
 SAVER = "saver"  # the name of the saver's actor
-
-SkipReason = Literal["no_buffer", "forgotten"]
 
 
 class Find(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,13 +59,24 @@ class Explain(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Save(msgspec.Struct, frozen=True, kw_only=True):
-    """A cast: store a row in a tier. Dropped, and counted, where that cannot be."""
+    """A cast: store a row in a tier. Where that cannot be, it is counted, and the `holder` gets a `SaveLost`."""
 
     meta: RowMeta
     tier: str
     payload: memoryview
     logits: bytes = b""
     pack_seconds: float = 0.0  # what copying the cells out took
+    holder: str = ""
+    request_id: int = 0
+
+
+class SaveLost(msgspec.Struct, frozen=True):
+    """A cast to the holder of a save: the row with this key, of positions `[start, end)`, will not be stored."""
+
+    request_id: int
+    key: bytes
+    start: int
+    end: int
 
 
 class Skipped(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ class Captures:
         self.captured_to = plan.captured_to if plan else 0
         self._settled_to = self.captured_to  # what was tried up to there is not tried again
         self._plan = plan
-        self._prompt_length, self._memory = prompt_length, memory
+        self._memory = memory
         self._stands_at_end = memory in ("recurrent", "hybrid")
         self._stops_in_ubatch = memory == "window"
         # A recurrent state is only ever the one at the sequence's end: what lies behind cannot be had any more.

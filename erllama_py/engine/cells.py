@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 
-from erllama_py.buffers import BufferPool
-from erllama_py.config import SaveReason
+from erllama_py.buffers import GRAIN, BufferPool
+from erllama_py.config import SaveReason, SkipReason
 from erllama_py.engine.backend import Backend, CannotCapture
-from erllama_py.engine.jobs import Captured, Fork, Forked, Restore, Restored, SkipReason
+from erllama_py.engine.jobs import Captured, Fork, Forked, Restore, Restored
 
 # A decode of fewer tokens says nothing of what a prompt costs: single rows take several times as long for each.
 TYPICAL_TOKENS = 16
@@ -23,6 +23,7 @@ class Cells:
     def __init__(self, backend: Backend, buffers: BufferPool) -> None:
         self._backend = backend
         self._buffers = buffers
+        self._largest = buffers.budget // GRAIN * GRAIN  # memory is lent in whole grains
         self._token_seconds = 0.0  # of prefill, as last seen
 
     def decoded(self, tokens: int, seconds: float) -> None:
@@ -36,8 +37,16 @@ class Cells:
         """Copy positions `[start, end)` out of a sequence, if there is a buffer for them."""
         began, payload = time.perf_counter(), None
         skipped: SkipReason | None = None
+
+        def take(nbytes: int) -> memoryview | None:
+            nonlocal skipped
+            buffer = self._buffers.take(nbytes)
+            if buffer is None:
+                skipped = "no_buffer" if nbytes <= self._largest else "too_large"
+            return buffer
+
         try:
-            payload = self._backend.capture(seq_id, start, end, self._buffers.take)
+            payload = self._backend.capture(seq_id, start, end, take)
         except CannotCapture:
             skipped = "forgotten"
         return Captured(
@@ -46,7 +55,7 @@ class Cells:
             end=end,
             reason=reason,
             payload=payload,
-            skipped="no_buffer" if payload is None and skipped is None else skipped,
+            skipped=skipped,
             seconds=time.perf_counter() - began,
             compute_seconds=(end - start) * self._token_seconds,
             generated=generated,

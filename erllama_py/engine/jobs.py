@@ -10,11 +10,9 @@ from typing import Literal
 
 import msgspec
 
-from erllama_py.config import SaveReason
+from erllama_py.config import SaveReason, SkipReason
 from erllama_py.engine.backend import MemoryKind, Sampling
-
-SkipReason = Literal["no_buffer", "forgotten"]
-FinishReason = Literal["stop", "length", "cancelled"]
+from erllama_py.results import FinishReason
 
 # Where a range can end anywhere, it has at most so many tokens: 12 MB of a model of 135M parameters, 64 MB of one of 8
 # billion, some milliseconds for which a stream stands still. It ends at a multiple, as rows do that others may share.
@@ -203,7 +201,8 @@ class Captured(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     end: int
     reason: SaveReason
     payload: memoryview | None
-    skipped: SkipReason | None  # "no_buffer": the budget is used up; "forgotten": cells have left a sliding window
+    # "no_buffer": the budget is used up; "too_large": all of it would not do; "forgotten": cells have left a window
+    skipped: SkipReason | None
     seconds: float
     compute_seconds: float
     generated: list[int]  # the tokens behind the prompt up to `end`

@@ -11,8 +11,9 @@ from __future__ import annotations
 from erllama_py.chat.assemble import TextAssembler
 from erllama_py.engine.backend import ModelFacts, Sampler, Slice, Vocabulary
 from erllama_py.engine.captures import Captures
-from erllama_py.engine.jobs import Finished, FinishReason, Generate, Text
+from erllama_py.engine.jobs import Finished, Generate, Text
 from erllama_py.engine.tick_plan import Need
+from erllama_py.results import FinishReason
 
 # Cells are asked for so many tokens before they are needed: at 500 tokens a second, 30 ms for the loop to answer.
 ASK_AHEAD = 16

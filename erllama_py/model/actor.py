@@ -20,7 +20,7 @@ from erllama_py import errors
 from erllama_py.actors import Background, Exit, NoRestart, Raised, Reply, StateMachine
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.client import CacheClient
-from erllama_py.cache.messages import Save, SetBuild, Skipped
+from erllama_py.cache.messages import Save, SaveLost, SetBuild, Skipped
 from erllama_py.engine.backends import BackendFactory
 from erllama_py.engine.jobs import Outcome
 from erllama_py.engine.thread import EngineThread
@@ -33,6 +33,8 @@ from erllama_py.model.loading import describe, prepare_off_loop, report_weights
 from erllama_py.model.look_ups import LookUps
 from erllama_py.model.messages import (
     AnswerSaved,
+    AwaitBuffers,
+    BuffersBack,
     CancelRequest,
     Complete,
     Crash,
@@ -43,6 +45,7 @@ from erllama_py.model.messages import (
     FailRequest,
     Found,
     KeepLogits,
+    LeaveSaveAll,
     Look,
     LookUp,
     Message,
@@ -123,7 +126,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         if self.ref.exit is None:  # an actor that is ending has answered everything
             self.ref.cast(EngineOutcomes(list(outcomes)), urgent=True)
 
-    def _post(self, event: Found | RowRead | Look) -> None:
+    def _post(self, event: Found | RowRead | Look | BuffersBack | SaveLost) -> None:
         if self.ref.exit is None:
             self.ref.cast(event, urgent=True)
 
@@ -136,7 +139,11 @@ class ModelActor(StateMachine[State, Message, Effect]):
             self._open[request_id] = (message, reply)
             reply.on_abandoned(lambda: self.ref.cast(CancelRequest(request_id), bounded=False))
         elif isinstance(message, SaveAll) and reply is not None:
-            self._saves[message.ticket] = reply
+            ticket = message.ticket
+            self._saves[ticket] = reply
+            reply.on_abandoned(lambda: self.ref.cast(LeaveSaveAll(ticket), bounded=False))
+        elif isinstance(message, LeaveSaveAll):
+            self._saves.pop(message.ticket, None)
         return message
 
     def transition(self, state: State, event: Message) -> tuple[State, Sequence[Effect]]:
@@ -184,8 +191,10 @@ class ModelActor(StateMachine[State, Message, Effect]):
                 self._save(effect)
             case KeepLogits(key, logits):
                 self._kept.put(key, logits)
+            case AwaitBuffers():
+                self._background.start(self._await_buffers())
             case AnswerSaved(ticket):
-                self._background.start(self._answer_saved(self._saves.pop(ticket)))
+                self._background.answer(self._saves.pop(ticket), self._cache.flush())
             case Complete(request):
                 _, reply = self._open.pop(request.id)
                 reply.send(make_completion(effect, time.monotonic()))
@@ -208,19 +217,17 @@ class ModelActor(StateMachine[State, Message, Effect]):
         if captured.payload is None:
             self._cache.tell(Skipped(captured.skipped or "no_buffer"))
             return
-        self._cache.tell(
-            Save(
-                meta=row_meta(effect, facts.build, time.time()),
-                tier=self._board.config.tier_srv,
-                payload=captured.payload,
-                logits=effect.logits or b"",
-                pack_seconds=captured.seconds,
-            )
-        )
+        meta = row_meta(effect, facts.build, time.time())
+        save = Save(
+            meta=meta, tier=self._board.config.tier_srv, payload=captured.payload, logits=effect.logits or b"",
+            pack_seconds=captured.seconds, holder=self.name, request_id=captured.request_id,
+        )  # fmt: skip
+        if not self._cache.tell(save):
+            self._post(SaveLost(captured.request_id, meta.key, meta.start, meta.end))
 
-    async def _answer_saved(self, reply: Reply[None]) -> None:
+    async def _await_buffers(self) -> None:
         await self._cache.flush()
-        reply.send(None)
+        self._post(BuffersBack())
 
     # --- ending --------------------------------------------------------------------------------------------
 

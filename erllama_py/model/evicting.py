@@ -1,14 +1,14 @@
 """What becomes of sequences at rest: copied out where they are not saved, then forgotten. Pure.
 
-Jobs are done in order, so cells are free for whatever is sent after a `Drop`; what was copied comes back as `Captured`
-with the ticket of the copy, see `saving_all`.
+To make room everything is copied at once, and what finds no buffer is lost: somebody waits for the cells. Jobs are done
+in order, so they are free for whatever is sent after a `Drop`; what was copied comes back as `Captured` with the ticket
+of the copy. `saving_all` copies without haste.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
-from erllama_py.cache.keys import prefix_keys
+from erllama_py.cache.keys import Identity, prefix_keys
+from erllama_py.config import SaveReason
 from erllama_py.engine.jobs import Capture, Drop, span_end
 from erllama_py.model.messages import Effect, SendJob
 from erllama_py.model.slots import Slot
@@ -19,21 +19,32 @@ from erllama_py.model.state import Copy, State, changed, with_request, with_slot
 MOST_LEFT = 1000
 
 
-def copy_out(state: State, slot: Slot, reason: Literal["evict", "shutdown"] = "evict") -> tuple[State, list[Effect]]:
-    """Save what a sequence at rest holds and is not saved."""
+def unsaved(state: State, slot: Slot) -> Identity | None:
+    """Whose it is, if a sequence at rest holds something that is to be saved and is not."""
     least = state.limits.min_tokens
-    if slot.identity is None or least is None or slot.length < max(least, slot.captured_to + 1):
+    return None if least is None or slot.length < max(least, slot.captured_to + 1) else slot.identity
+
+
+def copy_out(state: State, slot: Slot) -> tuple[State, list[Effect]]:
+    """Save what a sequence at rest holds and is not saved."""
+    identity = unsaved(state, slot)
+    if identity is None:
         return _left(state, slot, slot.captured_to), []
     state, start = _left(state, slot, slot.length), slot.captured_to
     effects: list[Effect] = []
     while start < slot.length:
-        end, ticket = span_end(start, slot.length, state.limits.memory), state.next_ticket
-        copies = {**state.copies, ticket: Copy(slot.identity, slot.held, slot.session_id)}
-        state = changed(state, copies=copies, next_ticket=ticket - 1)
-        job = Capture(request_id=ticket, seq_id=slot.seq_id, start=start, end=end, reason=reason)
+        copy = Copy(identity, slot.held, slot.session_id)
+        state, job = copy_range(state, slot, copy, start, "evict")
         effects.append(SendJob(job))
-        start = end
+        start = job.end
     return state, effects
+
+
+def copy_range(state: State, slot: Slot, copy: Copy, start: int, reason: SaveReason) -> tuple[State, Capture]:
+    """Copy the first of the ranges out of a sequence at rest that are left from `start` on."""
+    ticket, end = state.next_ticket, span_end(start, slot.length, state.limits.memory)
+    state = changed(state, copies={**state.copies, ticket: copy}, next_ticket=ticket - 1)
+    return state, Capture(request_id=ticket, seq_id=slot.seq_id, start=start, end=end, reason=reason)
 
 
 def _left(state: State, slot: Slot, end: int) -> State:
@@ -45,10 +56,16 @@ def _left(state: State, slot: Slot, end: int) -> State:
     return changed(state, left={**dict(newest), slot.session_id: prefix_keys(slot.identity, slot.held, (end,))[0]})
 
 
-def evict(state: State, slot: Slot, reason: Literal["evict", "shutdown"] = "evict") -> tuple[State, list[Effect]]:
+def evict(state: State, slot: Slot) -> tuple[State, list[Effect]]:
     """Save it, and forget it."""
-    state, effects = copy_out(state, slot, reason)
+    state, effects = copy_out(state, slot)
     return with_slot(state, Slot(slot.seq_id)), [*effects, SendJob(Drop(slot.seq_id))]
+
+
+def forget(state: State, slot: Slot) -> tuple[State, list[Effect]]:
+    """Forget it, with what is not saved of it."""
+    state = with_slot(_left(state, slot, slot.captured_to), Slot(slot.seq_id))
+    return state, [SendJob(Drop(slot.seq_id))]
 
 
 def end_session(state: State, session_id: str) -> tuple[State, list[Effect]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-# The last 160 prompts of a model with 49,152 tokens in its vocabulary, the last 32 of one with 262,144.
+# The last 170 prompts of a model with 49,152 tokens in its vocabulary, the last 32 of one with 262,144.
 KEPT_LOGITS_BYTES = 32 << 20
 
 

@@ -37,11 +37,9 @@ class LookUps:
         self._background = Background(holder)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._ahead: dict[int, anyio.Semaphore] = {}
-        self._resumed: dict[int, bool] = {}  # whether a request named its parent
 
     def find(self, request: Request, tier: str, cuttable: bool) -> None:
         """Ask the cache; `Found` comes of it."""
-        self._resumed[request.id] = request.parent_key is not None
         self._start(request.id, self._find(request, tier, cuttable))
 
     def read(self, job: ReadRows) -> None:
@@ -60,13 +58,12 @@ class LookUps:
         if task := self._tasks.pop(request_id, None):
             task.cancel()
         self._ahead.pop(request_id, None)
-        resumed = self._resumed.pop(request_id, False)
         kind: Kind = "live" if ended.hit.kind == "sticky" else ended.hit.kind
         self._cache.tell(
             Used(
                 holder=self._holder,
                 request_id=request_id,
-                kind="resume" if resumed and kind in ("exact", "partial") else kind,
+                kind="resume" if ended.resumed and kind in ("exact", "partial") else kind,
                 rows=ended.rows,
                 seconds=ended.seconds,
             )

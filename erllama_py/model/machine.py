@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from erllama_py.cache.keys import TOKEN_BYTES, pack_tokens, prefix_keys
+from erllama_py.cache.messages import SaveLost
 from erllama_py.engine.jobs import (
     Cancel,
     Captured,
@@ -31,7 +32,9 @@ from erllama_py.engine.jobs import (
     Wants,
 )
 from erllama_py.model.evicting import end_session, look
+from erllama_py.model.lost_saves import save_lost
 from erllama_py.model.messages import (
+    BuffersBack,
     CancelRequest,
     Complete,
     Crash,
@@ -43,6 +46,7 @@ from erllama_py.model.messages import (
     Found,
     InjectFault,
     KeepLogits,
+    LeaveSaveAll,
     Look,
     Message,
     Refuse,
@@ -52,7 +56,7 @@ from erllama_py.model.messages import (
     SendJob,
     Submit,
 )
-from erllama_py.model.saving_all import copied, forget_all, save_all
+from erllama_py.model.saving_all import buffers_back, copied, leave_save_all, save_all, save_next
 from erllama_py.model.scheduling import SAVE_WAIT, lead_gone, look_up_rows, schedule
 from erllama_py.model.slots import Slot
 from erllama_py.model.starting import forked, found, leave_start, outline, restored, row_read, slot_of
@@ -79,6 +83,12 @@ def transition(state: State, event: Message, now: float) -> tuple[State, list[Ef
             return _then_schedule(row_read(state, event, now), now)
         case SaveAll():
             return _then_schedule(save_all(state, event, now), now)
+        case LeaveSaveAll(ticket):
+            return leave_save_all(state, ticket)
+        case BuffersBack():
+            return _then_schedule(buffers_back(state), now)
+        case SaveLost():
+            return _then_schedule(save_lost(state, event), now)
         case EndSession(session_id):
             return end_session(state, session_id)
         case Look():
@@ -218,7 +228,7 @@ def _captured(state: State, captured: Captured, now: float) -> tuple[State, list
     ]
     if captured.payload is not None:
         created = running.created + captured.end - captured.start
-        running = changed(running, created=created, captured_to=captured.end)
+        running = changed(running, created=created, captured_to=min(captured.end, running.lost_from))
     state = with_request(state, running)
     for other in state.requests.values():
         if other.lead == request.id and other.stage == "following" and captured.end >= other.lead_end:
@@ -231,18 +241,12 @@ def _finished(state: State, finished: Finished, now: float) -> tuple[State, list
     running = state.requests.get(finished.request_id)
     if running is None or (running.stage not in ("working", "parking") and not running.leaving):
         return state, []
-    request = running.request
+    request, captured_to = running.request, min(finished.captured_to, running.lost_from)
     if running.seq_id is not None:
         held = (request.packed + pack_tokens(finished.token_ids))[: TOKEN_BYTES * finished.held]
-        state = at_rest(
-            state,
-            slot_of(state, running),
-            held,
-            first_held=finished.first_held,
-            captured_to=finished.captured_to,
-            now=now,
-        )
-    saved = request.plan is not None and 0 < finished.held == finished.captured_to
+        slot, first_held = slot_of(state, running), finished.first_held
+        state = at_rest(state, slot, held, first_held=first_held, captured_to=captured_to, now=now)
+    saved = request.plan is not None and 0 < finished.held == captured_to
     answer = Complete(request, outline(running, now), finished, running.started_at, finished.held if saved else None)
     # Who waits for a request that a shutdown has ended learns that the model is gone.
     effects: list[Effect] = [] if state.stopping else [answer]
@@ -264,5 +268,5 @@ def _failed(state: State, request_id: int, error: str, problem: str, now: float)
 def _leave(state: State, running: Running, effects: list[Effect], now: float) -> tuple[State, list[Effect]]:
     """A request is over: others may go on."""
     state, more = lead_gone(state, running, now)
-    state, last = forget_all(state)
+    state, last = save_next(state)
     return _then_schedule((state, [*effects, *more, *last]), now)

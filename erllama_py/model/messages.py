@@ -1,8 +1,8 @@
 """What a model's actor understands, and what its state machine asks it to do.
 
-Events: from callers `Submit`, `CancelRequest`, `EndSession`, `SaveAll`, `InjectFault`; from the clock `Look`; from
-look-ups `Found` and `RowRead`; from the engine thread the outcomes of `engine.jobs`, one batch per tick. Effects are
-carried out by the actor, in order.
+Events: from callers `Submit`, `CancelRequest`, `EndSession`, `SaveAll`, `LeaveSaveAll`, `InjectFault`; from the clock
+`Look`; from look-ups `Found` and `RowRead`; of saves `BuffersBack` and `SaveLost`; from the engine thread the outcomes
+of `engine.jobs`, one batch per tick. Effects are carried out by the actor, in order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from erllama_py.cache.keys import Identity
-from erllama_py.cache.messages import Hit, Located, RowBytes
+from erllama_py.cache.messages import Hit, Located, RowBytes, SaveLost
 from erllama_py.engine.backend import Sampling
 from erllama_py.engine.jobs import Captured, CapturePlan, Finished, Job, Outcome
 from erllama_py.results import CacheHit, Event
@@ -69,6 +69,16 @@ class SaveAll(msgspec.Struct, frozen=True):
     reason: Literal["evict", "shutdown"]
 
 
+class LeaveSaveAll(msgspec.Struct, frozen=True):
+    """Nobody waits for a `SaveAll` any more; no effect when it is over."""
+
+    ticket: int
+
+
+class BuffersBack(msgspec.Struct, frozen=True):
+    """What was on its way when a copy found no buffer is stored or given up: its buffers are free."""
+
+
 class EndSession(msgspec.Struct, frozen=True):
     """Hold no sequence for a session any more; no effect when there is none."""
 
@@ -106,7 +116,20 @@ class EngineOutcomes(msgspec.Struct, frozen=True):
     batch: list[Outcome]
 
 
-Message = Submit | CancelRequest | SaveAll | EndSession | Look | Found | RowRead | InjectFault | EngineOutcomes
+Message = (
+    Submit
+    | CancelRequest
+    | SaveAll
+    | LeaveSaveAll
+    | BuffersBack
+    | SaveLost
+    | EndSession
+    | Look
+    | Found
+    | RowRead
+    | InjectFault
+    | EngineOutcomes
+)
 
 
 class SendJob(msgspec.Struct, frozen=True):
@@ -149,6 +172,7 @@ class EndLookUp(msgspec.Struct, frozen=True):
     rows: tuple[Located, ...]
     refused: Located | None  # a row that the engine could not take
     seconds: float
+    resumed: bool = False  # whether the caller named a parent
 
 
 class SaveRow(msgspec.Struct, frozen=True):
@@ -165,6 +189,10 @@ class KeepLogits(msgspec.Struct, frozen=True):
 
     key: bytes
     logits: bytes
+
+
+class AwaitBuffers(msgspec.Struct, frozen=True):
+    """Wait until everything that was handed to the cache is stored or given up; `BuffersBack` comes of it."""
 
 
 class AnswerSaved(msgspec.Struct, frozen=True):
@@ -229,6 +257,7 @@ Effect = (
     | EndLookUp
     | SaveRow
     | KeepLogits
+    | AwaitBuffers
     | AnswerSaved
     | Complete
     | FailRequest

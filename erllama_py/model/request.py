@@ -56,7 +56,8 @@ def make_request(
         raise EmptyPrompt("the prompt has no tokens")
     room = n_ctx - len(tokens)
     if room < 1 - prefill_only:
-        problem = f"the prompt has {len(tokens)} tokens, and the context of {n_ctx} must hold one more for the reply"
+        lacks = "has no room for them" if prefill_only else "must hold one more for the reply"
+        problem = f"the prompt has {len(tokens)} tokens, and the context of {n_ctx} {lacks}"
         raise ContextOverflow(problem, len(tokens), n_ctx)
     packed = pack_tokens(tokens)
     return Request(

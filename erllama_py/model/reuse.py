@@ -86,7 +86,7 @@ def choose_start(
     gains = length >= live.keep + LEAST_GAIN
     # Rows that end with the prompt and have its logits spare even the one decode.
     if not rows or not (gains or (by_logits and not at_end)):
-        miss = live.miss_reason if live.keep or hit is None else missed
+        miss = live.miss_reason if live.keep else missed
         kind: CacheHitKind = "live" if live.keep else "cold"
         return Start(kind=kind, live=live.keep, rows=(), keep=live.keep, by_logits=at_end, miss_reason=miss)
     base = live.keep if memory == "full" else 0

@@ -18,7 +18,16 @@ from erllama_py.model.messages import Effect, EndLookUp, Found, Outline, ReadRow
 from erllama_py.model.placing import Beginning, shared
 from erllama_py.model.reuse import LEAST_GAIN, Start, choose_start
 from erllama_py.model.slots import Slot
-from erllama_py.model.state import Running, State, at_rest, changed, with_request, with_slot, without_request
+from erllama_py.model.state import (
+    NOTHING_LOST,
+    Running,
+    State,
+    at_rest,
+    changed,
+    with_request,
+    with_slot,
+    without_request,
+)
 from erllama_py.results import CacheHit
 
 
@@ -207,6 +216,7 @@ def work(state: State, running: Running, now: float) -> tuple[State, list[Effect
     whole = running.restored == len(start.rows)
     keep, by_logits = start.keep, start.by_logits and running.logits is not None
     saved_to = max(running.hit.saved_to, running.saved_by_lead) if running.hit is not None else 0
+    saved_to = min(saved_to, running.lost_from)
     if not whole:
         keep = start.rows[running.restored - 1].meta.end if running.restored else start.live
         missing = running.restored if running.refused is None else running.refused
@@ -216,6 +226,8 @@ def work(state: State, running: Running, now: float) -> tuple[State, list[Effect
     kind = start.kind if running.restored or not start.rows else "live"
     if kind == "live" and running.sticky:
         kind = "sticky"
+    if kind == "exact" and not whole:
+        kind = "partial"
     running = changed(running, stage="working", last=CacheHit(kind if keep else "cold", keep))
     ended = end_look_up(running, now)
     limit = min(running.limit, slot.pieces[-1].end)
@@ -240,7 +252,7 @@ def work(state: State, running: Running, now: float) -> tuple[State, list[Effect
             logits=running.logits if by_logits else None,
             keep_logits=not by_logits,
         )
-        running = changed(running, begun=outline(running, now))
+        running = changed(running, begun=outline(running, now), lost_from=NOTHING_LOST)
     running = changed(running, limit=limit, captured_to=max(running.captured_to, saved_to), answer=None)
     state = changed(with_request(state, running), last_hit=running.last)
     # Who is to share what is computed now: the engine does it when it is there.
@@ -282,7 +294,8 @@ def end_look_up(running: Running, now: float) -> EndLookUp:
     refused = rows[running.refused] if running.refused is not None else None
     seconds = now - (running.found_at or now)
     hit = running.last or CacheHit("cold", 0)
-    return EndLookUp(running.request.id, hit, rows[: running.restored], refused, seconds)
+    resumed = running.request.parent_key is not None
+    return EndLookUp(running.request.id, hit, rows[: running.restored], refused, seconds, resumed)
 
 
 def outline(running: Running, now: float, miss_reason: str | None = None) -> Outline:

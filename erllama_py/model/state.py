@@ -27,6 +27,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 Stage = Literal["waiting", "following", "looking", "restoring", "working", "parking", "parked"]
 QUEUED: tuple[Stage, ...] = ("waiting", "parked")
+NOTHING_LOST = 1 << 31  # a position that no request comes to
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +82,7 @@ class Running(msgspec.Struct, frozen=True):
     starving: bool = False  # it has asked for more of them
     prefilled: bool = False
     captured_to: int = 0
+    lost_from: int = NOTHING_LOST  # what was copied out from there on was not stored
     created: int = 0  # tokens copied out to be saved
     parked: Request | None = None  # the same, with what was sampled behind the prompt
     parks: int = 0
@@ -104,6 +106,14 @@ class Copy(msgspec.Struct, frozen=True):
     session_id: str | None = None
 
 
+class Saving(msgspec.Struct, frozen=True):
+    """What a `SaveAll` is at: the ticket of the range that is copied, None while buffers are waited for."""
+
+    seq_id: int
+    ticket: int | None
+    tries: int = 0  # that found no buffer, since there was one
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """See the module. Sequences are `slots`, by their ids; `copies` are under way, by their tickets."""
 
@@ -114,6 +124,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     left: Mapping[str, bytes] = {}
     """Of sessions that have lost their sequence: the key of the last row of it."""
     save_alls: tuple[SaveAll, ...] = ()
+    saving: Saving | None = None
     stopping: bool = False
     last_hit: CacheHit | None = None
     next_block: int = 1

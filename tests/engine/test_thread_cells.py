@@ -11,6 +11,8 @@ from helpers.engine import Driver, ends, engine, generate, stub
 from helpers.runtime import until
 
 from erllama_py.buffers import GRAIN, BufferPool
+from erllama_py.config import parse_model_config
+from erllama_py.engine.cells import Cells
 from erllama_py.engine.jobs import (
     Cancel,
     Capture,
@@ -24,6 +26,7 @@ from erllama_py.engine.jobs import (
     Restored,
     Text,
 )
+from erllama_py.engine.stub import StubBackend
 
 pytestmark = pytest.mark.anyio
 
@@ -123,6 +126,22 @@ async def test_without_a_buffer_nothing_is_copied_and_the_next_range_is_longer()
         done = await finish(driver, 2)
     assert [(one.start, one.end, one.skipped) for one in captures(driver)] == [(0, 70, None)]
     assert done.captured_to == 70
+
+
+@pytest.mark.parametrize(("nbytes", "skipped"), [(GRAIN, "no_buffer"), (GRAIN + 1, "too_large")])
+def test_a_range_that_no_buffer_will_ever_hold_is_told_apart(nbytes: int, skipped: str) -> None:
+    """Buffers are lent in whole MiB, so what is left of the budget beside those is none."""
+
+    class Backend(StubBackend):
+        def capture(self, seq_id: int, start: int, end: int, take: Any) -> memoryview | None:
+            return take(nbytes)  # type: ignore[no-any-return]  # it is what the cells pass
+
+    buffers = BufferPool(2 * GRAIN - 1)
+    held = buffers.take(1)
+    cells = Cells(Backend("m", parse_model_config({"backend": "stub"})), buffers)
+    assert cells.capture(1, 0, 0, 10, "evict", []).skipped == skipped
+    del held
+    assert (cells.capture(2, 0, 0, 10, "evict", []).payload is None) == (skipped == "too_large")
 
 
 async def test_buffers_come_back_when_nobody_holds_the_bytes() -> None:

@@ -121,7 +121,7 @@ def test_parking_without_memory_for_copies_still_ends() -> None:
     one.do(Park(1))
     one.run()
     assert len(one.of(Parked)) == 1
-    assert {copied.skipped for copied in one.of(Captured)} == {"no_buffer"}
+    assert {copied.skipped for copied in one.of(Captured)} == {"too_large"}
 
 
 @pytest.mark.parametrize("parked", [False, True])

@@ -26,7 +26,6 @@ from erllama_py.engine.jobs import (
     Drop,
     Failed,
     Finished,
-    FinishReason,
     Fork,
     Forked,
     Generate,
@@ -43,6 +42,7 @@ from erllama_py.engine.jobs import (
     Text,
     Wants,
 )
+from erllama_py.results import FinishReason
 from helpers.fake_cells import FakeCells, unpacked
 from helpers.requests import captured
 

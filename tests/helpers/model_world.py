@@ -11,16 +11,13 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 
-import msgspec
-
-from erllama_py.cache.keys import Identity, pack_tokens, prefix_keys
 from erllama_py.cache.messages import Located
-from erllama_py.engine.backend import MemoryKind, Sampling
-from erllama_py.engine.jobs import CapturePlan
 from erllama_py.model.books import count
 from erllama_py.model.machine import transition
 from erllama_py.model.messages import (
     AnswerSaved,
+    AwaitBuffers,
+    BuffersBack,
     CancelRequest,
     Complete,
     Crash,
@@ -32,6 +29,7 @@ from erllama_py.model.messages import (
     FailRequest,
     Found,
     KeepLogits,
+    LeaveSaveAll,
     Look,
     LookUp,
     Message,
@@ -50,45 +48,13 @@ from erllama_py.model.state import Limits, State, new_state
 from erllama_py.results import TextDelta
 from helpers.fake_cells import unpacked
 from helpers.fake_engine import FakeEngine, reply_to
+from helpers.model_asks import SESSIONS, Ask, Shape, request_for
 from helpers.row_shelf import RowShelf
 
-STEM = list(range(100, 400))
-BASES = (STEM, STEM[:40] + list(range(1100, 1400)), list(range(2000, 2300)))
-IDENTITIES = (Identity(b"f" * 32, 4, b"c" * 32), Identity(b"g" * 32, 4, b"c" * 32))  # two tenants
-SESSIONS = ("s", "t")
 N_SWA = 12
 IDLE_SECONDS = 10.0
 ALL = 1 << 30
 PORTIONS = (0, 1, 2, 5, 16, 33, ALL, ALL)
-
-
-class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """What the model has to share."""
-
-    memory: MemoryKind
-    n_ctx: int
-    n_seq_max: int
-    quantum: int
-    kept: int
-    saves: bool
-    max_pending: int
-
-
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """A request: the beginning of a base, or what an earlier one had and its reply, and then its own tokens."""
-
-    base: int
-    length: int
-    own: int
-    after: int | None
-    max_new_tokens: int
-    priority: int
-    session: str | None
-    wait: bool
-    tenant: int
-    stream: bool
-    plan: bool
-
 
 Step = Ask | tuple[str, int]
 
@@ -117,9 +83,11 @@ class World:
         self.answered: Counter[int] = Counter()
         self.texts: list[list[int]] = []
         self.tickets: set[int] = set()
+        self.left = False  # somebody who was to wait for a `SaveAll` has gone
         # the cache
         self.shelf = RowShelf()
         self.saves: deque[SaveRow] = deque()
+        self.flushes = 0  # that are waited for
         self.kept_logits: dict[bytes, bytes] = {}
         self.open: dict[int, Request] = {}
         self.asking: deque[int] = deque()
@@ -170,6 +138,8 @@ class World:
             case Refuse(request, waiting):
                 assert waiting is not None or (request.session_id is not None and not request.session_wait)
                 self.answer(request.id)
+            case AwaitBuffers():
+                self.flushes += 1
             case AnswerSaved(ticket):
                 self.tickets.remove(ticket)
             case Crash(problem):
@@ -243,8 +213,9 @@ class World:
         steps: dict[str, Callable[[int], object]] = {
             "jobs": self.engine.do, "tick": self.tick, "deliver": self.deliver, "work": self.work, "round": self.round,
             "answer": self.answer_look_up, "read": self.read, "store": self.store, "cancel": self.cancel,
-            "save all": self.save_all, "end session": self.end_session, "look": self.look, "mishap": self.mishap,
-            "unload": self.unload, "evict rows": self.shelf.lose_half,
+            "save all": self.save_all, "leave save all": self.leave_save_all, "end session": self.end_session,
+            "look": self.look, "mishap": self.mishap, "unload": self.unload, "evict rows": self.shelf.lose_half,
+            "lose save": self.lose_save,
         }  # fmt: skip
         steps[kind](number)
         self.check()
@@ -252,26 +223,10 @@ class World:
     def ask(self, ask: Ask) -> None:
         if self.state.stopping:
             return
-        n_ctx = self.shape.n_ctx
-        begin = BASES[ask.base][: ask.length]
-        if ask.after is not None and self.texts:
-            begin = self.texts[-1 - ask.after % len(self.texts)]
-        tokens = [*begin, *[3000 + ask.own] * ask.own][: n_ctx - 1] or [1]
-        identity, packed = IDENTITIES[ask.tenant], pack_tokens(tokens)
         self.last_id += 1
-        plan = None
-        if ask.plan and self.shape.saves:
-            ends = range(16, len(tokens) - 3, 16)
-            last = () if self.shape.memory == "full" else (len(tokens),)
-            plan = CapturePlan(captured_to=0, prompt_ends=(*ends, *last), interval=20, min_tokens=8)
-        request = Request(
-            id=self.last_id, tokens=tokens, max_new_tokens=min(ask.max_new_tokens, n_ctx - len(tokens)),
-            sampling=Sampling(), stop_sequences=(), submitted_at=self.now, identity=identity, packed=packed,
-            key=prefix_keys(identity, packed, (len(tokens),))[0], plan=plan, priority=ask.priority,
-            session_id=ask.session, session_wait=ask.wait,
-        )  # fmt: skip
+        request = request_for(self.shape, ask, self.last_id, self.texts, self.now)
         self.asked[request.id] = request
-        self.engine.owners[request.id] = identity
+        self.engine.owners[request.id] = request.identity
         if ask.stream:
             self.streamed[request.id] = []
         self.tell(Submit(request, print if ask.stream else None))
@@ -286,6 +241,13 @@ class World:
         self.last_id += 1
         self.tickets.add(self.last_id)
         self.tell(SaveAll(self.last_id, "evict"))
+
+    def leave_save_all(self, number: int) -> None:
+        """Whoever has waited for it the longest has gone."""
+        if self.tickets:
+            self.left = True
+            self.tickets.remove(ticket := min(self.tickets))
+            self.tell(LeaveSaveAll(ticket))
 
     def unload(self, number: int) -> None:
         """The model is shut down: nobody asks it for more."""
@@ -356,7 +318,19 @@ class World:
 
     def store(self, number: int) -> None:
         for _ in range(min(number, len(self.saves))):
-            self.shelf.put(self.saves.popleft())
+            self.put_row(lose=False)
+        if not self.saves:
+            self.mail += [BuffersBack()] * self.flushes
+            self.flushes = 0
+
+    def put_row(self, *, lose: bool) -> None:
+        if (lost := self.shelf.put(self.saves.popleft(), lose=lose)) is not None:
+            self.mail.append(lost)
+
+    def lose_save(self, number: int) -> None:
+        """A tier does not take what it is given."""
+        if self.saves:
+            self.put_row(lose=True)
 
     def work(self, number: int) -> bool:
         """The engine does all that it has to, and tells; the cache sleeps. Whether there was anything."""
@@ -389,7 +363,7 @@ class World:
             raise AssertionError("they do not come to an end")
         if self.state.stopping:  # those in the queue learn that the model is gone
             assert not self.state.active
-            assert all(slot.is_free for slot in self.state.slots)
+            assert self.left or all(slot.is_free for slot in self.state.slots)
         else:
             assert not self.state.requests, self.state.requests
             assert all(self.answered[request_id] == 1 for request_id in self.asked)
@@ -397,3 +371,17 @@ class World:
         assert not self.tickets
         assert not self.state.copies
         assert not self.state.save_alls
+        assert self.state.saving is None
+        self.check_saving_all()
+
+    def check_saving_all(self) -> None:
+        """What is at rest is saved by an eviction, buffer or not; unless a window forgets, or rows were evicted."""
+        kept = [slot for slot in self.state.kept if slot.length >= (self.state.limits.min_tokens or ALL)]
+        self.engine.buffers_gone = True
+        self.save_all(0)
+        while self.round(1):
+            pass
+        assert not self.tickets
+        assert not self.state.kept
+        if self.shape.memory == "full" and self.shelf.whole:
+            assert [self.shelf.covers(slot) for slot in kept] == [True] * len(kept)

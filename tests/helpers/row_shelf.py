@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from erllama_py.cache.index import Index
-from erllama_py.cache.messages import Hit, Located, RowBytes
+from erllama_py.cache.messages import Hit, Located, RowBytes, SaveLost
 from erllama_py.cache.walk import walk
 from erllama_py.model.messages import Request, SaveRow
 from erllama_py.model.saving import row_meta
+from erllama_py.model.slots import Slot
 from erllama_py.tiers.messages import StoredRow
 
 TIER = "disk"
@@ -19,19 +20,29 @@ class RowShelf:
         self._index = Index()
         self._index.add_tier(TIER, "disk", 1 << 40)
         self._rows: dict[bytes, RowBytes] = {}
+        self.whole = True  # nothing that was stored has gone
 
-    def put(self, save: SaveRow) -> None:
-        """Store a range that was copied out, if it was."""
-        if save.captured.payload is None:
-            return
+    def put(self, save: SaveRow, *, lose: bool = False) -> SaveLost | None:
+        """Store a range that was copied out, if it was; what is told of it, if what it goes on from is not there."""
+        captured = save.captured
+        if captured.payload is None:
+            return None
         meta = row_meta(save, "b1", 0.0)
         if meta.key not in self._rows:
-            self._rows[meta.key] = RowBytes(meta, save.captured.payload, save.logits or b"")
+            if lose or not self._index.has_parent(TIER, meta):
+                return SaveLost(captured.request_id, meta.key, meta.start, meta.end)
+            self._rows[meta.key] = RowBytes(meta, captured.payload, save.logits or b"")
             self._index.add(TIER, StoredRow(meta=meta, nbytes=meta.payload_bytes, hits=0, used_at=0.0))
+        return None
 
     def find(self, request: Request, *, cuttable: bool) -> Hit:
         """What there is for a prompt."""
         return walk(self._index, request.identity, request.packed, cuttable=cuttable, tier=TIER)
+
+    def covers(self, slot: Slot) -> bool:
+        """Whether there is everything that a sequence held."""
+        assert slot.identity is not None
+        return walk(self._index, slot.identity, slot.held, cuttable=True, tier=TIER).exact
 
     def read(self, row: Located) -> RowBytes | None:
         """A row that was found, if it is still there."""
@@ -39,6 +50,7 @@ class RowShelf:
 
     def lose_half(self, first: int) -> None:
         """Every second row goes, those that somebody is about to read too."""
+        self.whole = False
         for key in list(self._rows)[first % 2 :: 2]:
             self._index.drop(TIER, key)
             del self._rows[key]

@@ -139,7 +139,7 @@ class Watch:
         """Where requests are left, or the books of a model differ from its cells."""
         state, worker = self.states[model_id], self.workers[model_id]
         backend = worker._backend
-        wrong = [f"{what} are left" for what in ("requests", "copies", "save_alls") if getattr(state, what)]
+        wrong = [f"{what} are left" for what in ("requests", "copies", "save_alls", "saving") if getattr(state, what)]
         if worker._running or worker._parked or worker._forks:
             wrong.append(f"{worker} has work, and forks {worker._forks}")
         for slot in state.slots:

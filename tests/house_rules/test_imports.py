@@ -45,7 +45,7 @@ ARROWS: dict[str, set[str]] = {
     "cache": {"tiers", "actors"} | LEAVES,
     "tiers": {"actors"} | LEAVES,
     "watch": {"cache", "actors"} | LEAVES,
-    "engine": {"chat", "config", "errors", "watch.log", "buffers"},
+    "engine": {"chat", "config", "errors", "results", "watch.log", "buffers"},
     "actors": set(),  # a library of its own
     "chat": {"errors"},
     "watch.log": {"config", "errors"},

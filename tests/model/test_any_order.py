@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from helpers.model_world import ALL, SESSIONS, Ask, Shape, Step, World
+from helpers.model_asks import SESSIONS, Ask, Shape
+from helpers.model_world import ALL, Step, World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from erllama_py.engine.backend import MemoryKind
 
 STEPS = ["answer", "cancel", "deliver", "jobs", "look", "mishap", "read", "round", "store", "tick"]
-RARE = ["end session", "evict rows", "save all", "unload"]
+RARE = ["end session", "evict rows", "leave save all", "lose save", "save all", "unload"]
 TEMPERS = (
     STEPS + RARE,
     ["round", "work", "deliver", *STEPS],  # much gets done

@@ -183,10 +183,10 @@ def test_a_prompt_of_100_tokens_starts_here(row: Any) -> None:
 
 
 def test_without_the_cache_the_sequence_is_used_alone() -> None:
-    """It is starting, or gone; the request goes on."""
+    """It is starting, or gone; the request goes on, and says so where nothing is live."""
     start = start_with("full", PROMPT[:50], None)
     assert (start.kind, start.keep) == ("live", 50)
-    assert start_with("full", [], None).miss_reason == "nothing is live"
+    assert start_with("full", [], None).miss_reason == "the cache is starting"
     assert describe_miss(None) == "the cache is starting"
 
 

@@ -131,6 +131,7 @@ def test_a_parked_request_goes_on_where_it_stood() -> None:
     assert sought.wait_seconds == SAVE_WAIT
     state, effects = run(state, found(2))
     assert jobs(effects) == [Resume(request_id=2, seq_id=1, keep=0, limit=64)]
+    assert [effect.resumed for effect in effects if isinstance(effect, EndLookUp)] == [False]  # the key is our own
     _, effects = run(state, finished(2, [7, 8, 9, 10], held=63, captured_to=63))
     assert isinstance(effects[0], Complete)
     assert (effects[0].outline.parks, effects[0].outline.hit) == (1, CacheHit("cold", 0))

@@ -27,7 +27,7 @@ from helpers.requests import (
 from erllama_py.cache.keys import pack_tokens
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.engine.jobs import Drop, Generate
-from erllama_py.model.messages import CancelRequest, Complete, EndLookUp, LookUp, ReadRows, RowTaken, SendJob
+from erllama_py.model.messages import CancelRequest, Complete, EndLookUp, LookUp, ReadRows, RowTaken, SendJob, Submit
 from erllama_py.model.state import State, changed
 from erllama_py.results import CacheHit
 
@@ -125,6 +125,16 @@ def test_the_answer_says_where_the_rows_came_from() -> None:
     assert (outline.lookup_seconds, outline.restore_seconds, outline.restored_bytes) == (1.0, 3.0, 30)
 
 
+@pytest.mark.parametrize("named", [None, b"k" * 32], ids=["no parent", "a parent"])
+def test_the_cache_is_told_whether_the_caller_named_a_parent(named: bytes | None) -> None:
+    """The key that a session's turn, or a follower, is looked up with is not the caller's."""
+    request = changed(submit(1, PROMPT).request, parent_key=named, session_id="s")
+    state, effects = run(changed(IDLE, left={"s": b"l" * 32}), Submit(request))
+    assert effects == [LookUp(changed(request, parent_key=named or b"l" * 32))]
+    _, effects = run(state, found(1))
+    assert [effect.resumed for effect in effects if isinstance(effect, EndLookUp)] == [named is not None]
+
+
 # --- what goes wrong ---------------------------------------------------------------------------------------------
 
 
@@ -141,7 +151,7 @@ def test_a_row_that_cannot_be_read_ends_the_chain(readable: int) -> None:
     assert (job.keep, job.saves.captured_to, job.logits) == (at, at, None)
     (ended,) = (effect for effect in effects if isinstance(effect, EndLookUp))
     assert (ended.rows, ended.refused) == (ROWS[:readable], None)
-    assert ended.hit == (CacheHit("exact", at) if readable else CacheHit("cold", 0))
+    assert ended.hit == (CacheHit("partial", at) if readable else CacheHit("cold", 0))
     _, effects = run(state, finished(1, [7], held=60))
     assert isinstance(effects[0], Complete)
     assert effects[0].outline.miss_reason == "a row could not be read"
@@ -157,6 +167,7 @@ def test_a_row_that_the_engine_refuses_ends_the_chain(refused: int) -> None:
     assert (job.keep, job.saves.captured_to) == (at, at)
     (ended,) = (effect for effect in effects if isinstance(effect, EndLookUp))
     assert (ended.rows, ended.refused) == (ROWS[:refused], ROWS[refused])
+    assert ended.hit == (CacheHit("partial", at) if refused else CacheHit("cold", 0))
     for row in ROWS[refused + 1 :]:
         assert run(state, restored(1, row, ok=False, held=at)) == (state, [])
 

@@ -196,6 +196,30 @@ async def test_a_salt_separates_rows_and_live_cells() -> None:
     assert live.reply == stranger.reply == await cold(PROMPT + " more")
 
 
+async def test_a_salt_separates_what_can_be_learnt_of_rows() -> None:
+    """Whoever has not the salt is not told that a prompt was ever seen: nor which of its prefixes are there."""
+    async with ram_model(policy={"min_tokens": 16, "boundary_align_tokens": 64}) as (runtime, model):
+        await ask(model, PROMPT, cache_salt="a")
+        await runtime.cache.flush()
+        tokens = list(PROMPT.encode())
+        for salt, seen in (("a", True), ("b", False), (None, False)):
+            explained = await model.explain(PROMPT, cache_salt=salt)
+            assert (explained.hit_tokens > 0, explained.live_tokens > 0) == (seen, seen)
+            assert bool(await model.list_cached_prefixes(tokens, cache_salt=salt)) == seen
+
+
+async def test_a_prompt_that_is_only_computed_is_saved_under_its_salt() -> None:
+    """And is found only under that one."""
+    async with ram_model() as (runtime, model):
+        warmed = await model.prefill_only(PROMPT, cache_salt="a")
+        await runtime.cache.flush()
+        assert warmed.finish_key in {row.key for row in await runtime.cache.rows()}
+        assert (await model.explain(PROMPT)).hit_tokens == 0
+        assert (await model.explain(PROMPT, cache_salt="a")).hit_tokens == len(PROMPT)
+        assert (await model.prefill_only(PROMPT)).cache_hit_kind == "cold"
+        assert (await model.prefill_only(PROMPT, cache_salt="a")).stats.prefill_tokens == 0
+
+
 async def test_a_salt_of_a_request_takes_the_place_of_the_models() -> None:
     """So a request can reach what another model has saved under that salt."""
     async with ram_model(cache_salt="a") as (runtime, model):

@@ -61,6 +61,37 @@ async def test_a_save_that_the_parent_key_names_is_waited_for(monkeypatch: pytes
     assert warm.reply == await cold(turn)
 
 
+async def test_a_prompt_that_is_only_computed_waits_for_its_parent_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As any request does that names one."""
+    async with ram_model(policy=FINISH_ONLY) as (runtime, model):
+        gate, waits = Gate(monkeypatch), look_up_waits(monkeypatch)
+        first, turn = await first_turn(model)
+        async with asyncio.TaskGroup() as group:
+            second = group.create_task(model.prefill_only(turn, parent_key=first.finish_key))
+            await waits.wait()
+            gate.open()
+        assert second.result().cache_delta.read == first.committed_tokens
+        assert (await runtime.cache.counters())["hits.resume"] == 1
+
+
+async def test_turns_of_a_session_do_not_count_as_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their key is the runtime's own, also where they wait for its row: the caller has named none."""
+    async with ram_model(policy={**FINISH_ONLY, "min_tokens": 8}) as (runtime, model):
+        taken = runtime._buffers.take(runtime._buffers.budget)
+        first = await ask(model, PROMPT, session_id="s")
+        del taken
+        gate, waits = Gate(monkeypatch), look_up_waits(monkeypatch)
+        await ask(model, text(40, seed=1))  # pushes the session's sequence out
+        async with asyncio.TaskGroup() as group:
+            turn = [*PROMPT.encode(), *first.generated, *b" and then?"]
+            second = group.create_task(ask(model, turn, session_id="s"))
+            await waits.wait()
+            gate.open()
+        counters = await runtime.cache.counters()
+    assert second.result().cache_delta.read == first.committed_tokens
+    assert ("hits.resume" in counters, counters["hits.partial"]) == (False, 1)
+
+
 async def test_a_parent_key_that_does_not_fit_falls_through(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key of another conversation, even one whose save is under way, or of none: the longest prefix counts."""
     async with ram_model() as (runtime, model):

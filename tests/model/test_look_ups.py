@@ -1,0 +1,131 @@
+"""The tasks of look-ups: what the cache is asked and told, and how far rows are read ahead of the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from helpers.requests import NOTHING, PROMPT, rows_of
+from helpers.runtime import until
+from helpers.states import asked
+
+from erllama_py.cache.client import CacheClient
+from erllama_py.cache.messages import CacheMessage, Find, Hit, Located, RowBytes, Used
+from erllama_py.model.look_ups import LookUps
+from erllama_py.model.messages import EndLookUp, Found, ReadRows, RowRead
+from erllama_py.results import CacheHit, CacheHitKind
+
+pytestmark = pytest.mark.anyio
+
+ROWS = rows_of(PROMPT, *range(5, 61, 5))
+READ_AHEAD = 4  # as `docs/internals/cache.md` has it
+NO_ROW = RowBytes(ROWS[0].meta, memoryview(b""), b"")
+
+
+class Client(CacheClient):
+    """A cache whose reads end when they are told to, and that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.finds: list[Find] = []
+        self.told: list[CacheMessage] = []
+        self.reads: list[asyncio.Future[RowBytes | None]] = []
+
+    async def find(self, message: Find) -> Hit | None:
+        self.finds.append(message)
+        return NOTHING
+
+    async def read(self, row: Located) -> RowBytes | None:
+        self.reads.append(asyncio.get_running_loop().create_future())
+        return await self.reads[-1]
+
+    def tell(self, message: CacheMessage) -> bool:
+        self.told.append(message)
+        return True
+
+
+@asynccontextmanager
+async def look_ups() -> AsyncIterator[tuple[LookUps, Client, list[Found | RowRead]]]:
+    """Those of a model `m`, and what they have posted."""
+    client, posted = Client(), list[Found | RowRead]()
+    tasks = LookUps(client, "model:m", posted.append, lambda key: None)
+    try:
+        yield tasks, client, posted
+    finally:
+        await tasks.stop()
+
+
+async def reads_begun(client: Client, count: int) -> None:
+    """Wait until so many reads have begun."""
+    await until(lambda: len(client.reads) == count)
+
+
+async def settled() -> None:
+    """Let every task come to where it waits."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_four_rows_are_read_ahead_and_no_more() -> None:
+    """At once, so that one is read while others go in; the next when one is in the cells: memory is bounded."""
+    async with look_ups() as (tasks, client, posted):
+        tasks.read(ReadRows(1, ROWS))
+        await reads_begun(client, READ_AHEAD)
+        for read in client.reads:
+            read.set_result(NO_ROW)
+        await until(lambda: len(posted) == READ_AHEAD)
+        await settled()
+        assert len(client.reads) == READ_AHEAD
+        for taken in range(1, 4):
+            tasks.taken(1)
+            await reads_begun(client, READ_AHEAD + taken)
+        await settled()
+        assert len(client.reads) == READ_AHEAD + 3
+
+
+async def test_rows_are_handed_on_in_their_order() -> None:
+    """Whichever is read first; and none behind one that cannot be read."""
+    async with look_ups() as (tasks, client, posted):
+        tasks.read(ReadRows(1, ROWS))
+        await reads_begun(client, READ_AHEAD)
+        contents = [RowBytes(row.meta, memoryview(b""), b"") for row in ROWS[:2]]
+        client.reads[1].set_result(contents[1])
+        await settled()
+        assert posted == []
+        client.reads[0].set_result(contents[0])
+        client.reads[2].set_result(None)
+        await until(lambda: len(posted) == 3)
+        assert posted == [RowRead(1, contents[0]), RowRead(1, contents[1]), RowRead(1, None)]
+        await settled()
+        assert client.reads[3].cancelled()
+
+
+async def test_the_cache_is_asked_for_as_long_as_the_request_says() -> None:
+    """With whatever it names as its parent."""
+    async with look_ups() as (tasks, client, posted):
+        request = asked(1, PROMPT, parent_key=b"k" * 32, wait_seconds=1.25).request
+        tasks.find(request, "disk", cuttable=True)
+        await until(lambda: len(posted) == 1)
+        (question,) = client.finds
+        assert (question.wait_seconds, question.parent_key, question.tier) == (1.25, b"k" * 32, "disk")
+
+
+@pytest.mark.parametrize(
+    ("kind", "resumed", "counted"),
+    [
+        ("exact", True, "resume"), ("partial", True, "resume"), ("live", True, "live"), ("cold", True, "cold"),
+        ("exact", False, "exact"), ("partial", False, "partial"), ("sticky", False, "live"),
+    ],
+)  # fmt: skip
+async def test_a_hit_counts_as_resumed_where_the_caller_named_a_parent(
+    kind: CacheHitKind, resumed: bool, counted: str
+) -> None:
+    """What the look-up itself was asked with says nothing of that: turns and followers name rows by themselves."""
+    async with look_ups() as (tasks, client, posted):
+        tasks.find(asked(1, PROMPT, parent_key=b"k" * 32).request, "disk", cuttable=True)
+        await until(lambda: len(posted) == 1)
+        tasks.end(EndLookUp(1, CacheHit(kind, 20), ROWS[:1], None, 0.5, resumed))
+        (used,) = client.told
+        assert isinstance(used, Used)
+        assert (used.kind, used.rows, used.seconds) == (counted, ROWS[:1], 0.5)
