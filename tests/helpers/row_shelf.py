@@ -29,7 +29,7 @@ class RowShelf:
             return None
         meta = row_meta(save, "b1", 0.0)
         if meta.key not in self._rows:
-            if lose or not self._index.has_parent(TIER, meta):
+            if lose or not self._index.books[TIER].has_parent(meta):
                 return SaveLost(captured.request_id, meta.key, meta.start, meta.end)
             self._rows[meta.key] = RowBytes(meta, captured.payload, save.logits or b"")
             self._index.add(TIER, StoredRow(meta=meta, nbytes=meta.payload_bytes, hits=0, used_at=0.0))
