@@ -45,6 +45,7 @@ class Reader:
         self._model = model
         self.gaps: list[float] = []
         self.warm = asyncio.Event()
+        self.next = asyncio.Event()
 
     async def read(self) -> None:
         for number in itertools.count():
@@ -57,6 +58,7 @@ class Reader:
                         if before:
                             self.gaps.append(now - before)
                         before = now
+                        self.next.set()
                         if len(self.gaps) >= WARM:
                             self.warm.set()
 
@@ -76,6 +78,8 @@ class Phase(NamedTuple):
         began = time.perf_counter()
         await work()
         self.seconds.append(time.perf_counter() - began)
+        reader.next.clear()
+        await reader.next.wait()  # the gap that was open when the work was done
         self.gaps.extend(reader.gaps)
         reading.cancel()
         await asyncio.wait([reading])

@@ -1,4 +1,4 @@
-"""What sequences that are kept cost a stream: its decode rate with 0 to 4,000 tokens kept, of a context of 8,192.
+"""What sequences that are kept cost a stream: its decode rate with 0 to 7,000 tokens kept, of a context of 8,192.
 
 The sequences are restored from the cache before each measurement, and everything is let go of behind it. Each rate is
 compared with the one of the same round with nothing kept.
@@ -19,16 +19,16 @@ from erllama_py.serve.models import fetch
 
 N_CTX, N_SEQ_MAX = 8192, 8
 PIECE = 1000  # tokens of one sequence
-KEPT = (0, 1000, 2000, 4000)
+KEPT = (0, 500, 1000, 2000, 4000, 7000)
 TOKENS = 96
-ROUNDS = 10
+ROUNDS = 8
 
 
 async def rate(runtime: erllama.Runtime, model: erllama.Model, kept: int) -> float:
     """Decode steps a second beside so many kept tokens."""
     await runtime.evict(model)
-    for number in range(kept // PIECE):
-        await model.complete(await prompt(model, number, PIECE), response_tokens=1)
+    for number in range(-(-kept // PIECE)):
+        await model.complete(await prompt(model, number, min(PIECE, kept)), response_tokens=1)
     text = "The history of the lighthouse begins with a fire on a hill. "
     done = await model.complete(text, response_tokens=TOKENS, temperature=0.0)
     return done.stats.tokens_per_second

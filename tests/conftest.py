@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 
@@ -14,3 +16,11 @@ import pytest
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
     backend: tuple[str, dict[str, bool]] = request.param
     return backend
+
+
+def pytest_unconfigure() -> None:
+    """Close what llama-cpp-python leaves open until the interpreter ends, which would be said behind the last line."""
+    utils = sys.modules.get("llama_cpp._utils")
+    for file in (getattr(utils, "outnull_file", None), getattr(utils, "errnull_file", None)):
+        if file is not None:
+            file.close()
