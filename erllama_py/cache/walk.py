@@ -37,7 +37,7 @@ class Located(msgspec.Struct, frozen=True):
 class Miss(msgspec.Struct, frozen=True):
     """Why there is no more. `position` is the first token that is not found, or that differs.
 
-    `"empty"`: no row of this model; `"other_parameters"`: only such as were made with other settings; `"diverges"`:
+    `"empty"`: no row of this model that a chain leads to; `"other_parameters"`: only such as were made with other settings; `"diverges"`:
     what is saved goes on with another token; `"ends"`: what is saved ends there; `"saving"`: the next row is on its
     way; `"evicted"`, `"bad"`: the next row was there. `"diverges"` is exact: no saved row that goes on from what was
     found has more in common with the prompt.
@@ -195,7 +195,7 @@ def _miss(index: Index, identity: Identity, path: _Path, tokens: bytes, length: 
         return Miss("diverges", position)
     if length or position is not None:  # also where the prompt ends inside of a row
         return Miss("ends", length)
-    return Miss("other_parameters" if index.knows(identity.fingerprint) else "empty", 0)
+    return Miss("other_parameters" if index.has_others(identity) else "empty", 0)
 
 
 def _parting(index: Index, path: _Path, tokens: bytes, reached: int) -> int | None:

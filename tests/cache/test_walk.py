@@ -136,6 +136,14 @@ def test_rows_of_two_owners_never_meet() -> None:
         assert (hit.chain, hit.length, hit.miss and hit.miss.reason) == ((), 0, reason)
 
 
+def test_rows_behind_a_lost_one_are_no_rows_with_other_settings() -> None:
+    """Nothing leads to them, whatever became of the first."""
+    _, second = chain(STORY, 32, 64)
+    miss = look(index_of(second), STORY).miss
+    assert miss is not None
+    assert (miss.reason, miss.position) == ("empty", 0)
+
+
 def test_a_row_is_read_from_the_fastest_tier() -> None:
     """Memory before a disk, for each row by itself."""
     first, second = chain(STORY, 32, 64)
