@@ -45,6 +45,7 @@ class Book:
         self.leaves = Leaves()
         self._children: dict[bytes, Child | Siblings] = {}
         self._identities: dict[bytes, Counter[Identity]] = {}  # whose rows these are, by model
+        self._builds: dict[bytes, str] = {}  # who has last saved rows of a model, so who runs it now
 
     def __len__(self) -> int:
         return len(self.rows) + len(self.coming)
@@ -79,6 +80,8 @@ class Book:
         self.coming[meta.key] = meta
         self.reserved += nbytes
         self._link(meta)
+        if meta.build:
+            self._builds[meta.fingerprint] = meta.build
 
     def unreserve(self, meta: RowMeta, nbytes: int) -> None:
         """It has arrived, or never will."""
@@ -166,6 +169,10 @@ class Book:
         """Whether there is any row of the same model with other settings."""
         return any(one != identity for one in self._identities.get(identity.fingerprint, ()))
 
+    def is_stale(self, meta: RowMeta) -> bool:
+        """Whether another build has made this row than the one that runs its model now: nobody will find it."""
+        return self._builds.get(meta.fingerprint, meta.build) != meta.build
+
     # --- the end ---------------------------------------------------------------------------------------------------
 
     def shed(self, portion: int) -> Iterator[None]:
@@ -212,6 +219,7 @@ class Book:
             del identities[identity]
         if not identities:
             del self._identities[meta.fingerprint]
+            self._builds.pop(meta.fingerprint, None)
 
     def _place(self, key: bytes) -> None:
         """Put a row where its last use belongs, if it is here and a leaf."""

@@ -145,6 +145,6 @@ def _offer(index: Index, book: Book, key: bytes, candidates: list[tuple[float, b
     # What is saved again under its key must not be removed behind that.
     if copy is None or key in book.coming or index.is_pinned(key):
         return
-    useless = index.is_stale(copy.meta) or not book.has_parent(copy.meta)
+    useless = book.is_stale(copy.meta) or not book.has_parent(copy.meta)
     worth = -1.0 if useless else score(copy.meta, copy.nbytes, copy.hits, copy.used_at, now)
     heapq.heappush(candidates, (worth, key))

@@ -58,7 +58,6 @@ class Index:
         self._losses = Losses()
         self._held: dict[object, list[bytes]] = {}  # keys by the holder that pins them
         self._pins: Counter[bytes] = Counter()
-        self._builds: dict[bytes, str] = {}
 
     def __repr__(self) -> str:
         return f"<Index of {len(self)} rows in {len(self.books)} tiers, {len(self._held)} holders of pins>"
@@ -167,14 +166,6 @@ class Index:
     def has_others(self, identity: Identity) -> bool:
         """Whether there is any row of the same model with other settings."""
         return any(book.has_others(identity) for book in self.books.values())
-
-    def set_build(self, fingerprint: bytes, build: str) -> None:
-        """The build that runs this model now: rows of others are of no use to it."""
-        self._builds[fingerprint] = build
-
-    def is_stale(self, meta: RowMeta) -> bool:
-        """Whether another build has made this row than the one that runs its model now."""
-        return self._builds.get(meta.fingerprint, meta.build) != meta.build
 
     def _use(self, key: bytes, hits: int, used_at: float) -> None:
         for book in self.books.values():
