@@ -164,7 +164,7 @@ class TierFailed(TierError):
 
 
 class TierFull(TierError):
-    """The row does not fit into the quota."""
+    """The row does not fit into the quota, or onto the device."""
 
 
 class TierTaken(TierError):

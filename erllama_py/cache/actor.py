@@ -39,7 +39,6 @@ from erllama_py.cache.messages import (
     SaveEnded,
     SaveLost,
     SaverMessage,
-    SetBuild,
     Skipped,
     Used,
     WaitOver,
@@ -128,8 +127,6 @@ class CacheActor(Actor[CacheMessage]):
                 self._removals.done(tier, keys, ok)
             case Skipped(reason):
                 self.counters.add(f"saves.dropped.{reason}")
-            case SetBuild(fingerprint, build):
-                self.index.set_build(fingerprint, build)
             case ListRows() if reply is not None:
                 self._background.answer(reply, self._list_rows())
             case Explain() | ReadCounters() | ListTiers():
@@ -149,14 +146,15 @@ class CacheActor(Actor[CacheMessage]):
             self._answer(find, reply)
 
     def _answer(self, find: Find, reply: Reply[Any]) -> None:
+        if reply.abandoned:  # the ticket may be that of another look-up by now: its pins are not to be touched
+            return
         began = time.perf_counter()
         hit = self._walk(find)
         self.counters.add("seconds.walk", time.perf_counter() - began)
         ticket = (find.holder, find.request_id)
         self.index.pin([row.meta.key for row in hit.chain], ticket)
         self._found[ticket] = hit
-        if not reply.send(hit):  # whoever asked is gone
-            self._release(ticket)
+        reply.send(hit)
 
     def _walk(self, find: Find | Explain) -> Hit:
         return walk(self.index, find.identity, find.tokens, cuttable=find.cuttable, tier=find.tier)
@@ -173,6 +171,8 @@ class CacheActor(Actor[CacheMessage]):
     def _used(self, used: Used) -> None:
         hit = self._release((used.holder, used.request_id))
         add = self.counters.add
+        if used.kind == "cancelled":
+            return
         if used.kind == "cold":
             miss = hit.miss if hit is not None else None
             add(f"misses.{miss.reason if miss else 'unanswered' if hit is None else 'unreadable'}")
@@ -278,6 +278,7 @@ class CacheActor(Actor[CacheMessage]):
                 self.index.add(tier, row)
                 if (book := self.index.books.get(tier)) is not None:
                     book.has_taken(row.nbytes)
+                    self._removals.replaced(tier, row.meta.key)
                 self.counters.add(f"saves.{row.meta.reason}")
                 self.counters.add(f"saves.bytes.{tier}", row.nbytes)
                 self._answer_all(self._waiting.settled(row.meta.key))

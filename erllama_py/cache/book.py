@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from erllama_py.cache.keys import TOKEN_BYTES
+from erllama_py.cache.keys import TOKEN_BYTES, Identity
 from erllama_py.cache.leaves import Leaves
 from erllama_py.cache.siblings import Child, Siblings
 from erllama_py.tiers.messages import RowMeta, StoredRow, TierKind
@@ -44,7 +44,8 @@ class Book:
         self.full_at = quota  # bytes that it held when it had no room for more
         self.leaves = Leaves()
         self._children: dict[bytes, Child | Siblings] = {}
-        self._fingerprints: Counter[bytes] = Counter()
+        self._identities: dict[bytes, Counter[Identity]] = {}  # whose rows these are, by model
+        self._builds: dict[bytes, str] = {}  # who has last saved rows of a model, so who runs it now
 
     def __len__(self) -> int:
         return len(self.rows) + len(self.coming)
@@ -79,6 +80,8 @@ class Book:
         self.coming[meta.key] = meta
         self.reserved += nbytes
         self._link(meta)
+        if meta.build:
+            self._builds[meta.fingerprint] = meta.build
 
     def unreserve(self, meta: RowMeta, nbytes: int) -> None:
         """It has arrived, or never will."""
@@ -147,9 +150,28 @@ class Book:
         """Whether what this row goes on from is here, or on its way; always so at position 0."""
         return meta.start == 0 or meta.parent in self.rows or meta.parent in self.coming
 
-    def knows(self, fingerprint: bytes) -> bool:
-        """Whether there is any row of this model."""
-        return fingerprint in self._fingerprints
+    def is_reachable(self, meta: RowMeta) -> bool:
+        """Whether rows that are here, or on their way, lead from position 0 to where this row starts.
+
+        Followed anew each time, some 0.1 ms for 1,000 rows: to remember it, all that goes on from a lost row would have
+        to be visited.
+        """
+        while meta.start:
+            parent = self.coming.get(meta.parent)
+            if parent is None and (copy := self.rows.get(meta.parent)) is not None:
+                parent = copy.meta
+            if parent is None or parent.end != meta.start:
+                return False
+            meta = parent
+        return True
+
+    def has_others(self, identity: Identity) -> bool:
+        """Whether there is any row of the same model with other settings."""
+        return any(one != identity for one in self._identities.get(identity.fingerprint, ()))
+
+    def is_stale(self, meta: RowMeta) -> bool:
+        """Whether another build has made this row than the one that runs its model now: nobody will find it."""
+        return self._builds.get(meta.fingerprint, meta.build) != meta.build
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
@@ -181,7 +203,7 @@ class Book:
             siblings = self._children[meta.parent] = Siblings()
             siblings.add(children)
             siblings.add(one)
-        self._fingerprints[meta.fingerprint] += 1
+        self._identities.setdefault(meta.fingerprint, Counter())[_identity(meta)] += 1
         self.leaves.discard(meta.parent)
 
     def _unlink(self, meta: RowMeta) -> None:
@@ -191,11 +213,19 @@ class Book:
         if isinstance(children, Child) or not children:
             del self._children[meta.parent]
             self._place(meta.parent)
-        self._fingerprints[meta.fingerprint] -= 1
-        if not self._fingerprints[meta.fingerprint]:
-            del self._fingerprints[meta.fingerprint]
+        identities, identity = self._identities[meta.fingerprint], _identity(meta)
+        identities[identity] -= 1
+        if not identities[identity]:
+            del identities[identity]
+        if not identities:
+            del self._identities[meta.fingerprint]
+            self._builds.pop(meta.fingerprint, None)
 
     def _place(self, key: bytes) -> None:
         """Put a row where its last use belongs, if it is here and a leaf."""
         if key in self.rows and key not in self._children:
             self.leaves.add(key, self.rows[key].used_at)
+
+
+def _identity(meta: RowMeta) -> Identity:
+    return Identity(meta.fingerprint, meta.quant_bits, meta.ctx_params_hash)

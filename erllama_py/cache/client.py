@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from erllama_py.actors import ActorError, Names
-from erllama_py.cache.messages import CacheMessage, Explain, Find, Flush, Hit, Located, RowBytes
+from erllama_py.cache.messages import CacheMessage, Explain, Find, Flush, Hit, Located, RowBytes, RowMeta
 from erllama_py.errors import TierError
 from erllama_py.tiers.messages import CACHE, Get, tier_actor_name
 
@@ -21,19 +21,11 @@ class CacheClient:
 
     async def find(self, message: Find) -> Hit | None:
         """What the cache has for a prompt; None when it cannot say."""
-        try:
-            hit: Hit = await self._names.call(CACHE, message)
-        except ActorError:
-            return None
-        return hit
+        return await self._ask(message)
 
     async def explain(self, message: Explain) -> Hit | None:
         """What a look-up would find; None when the cache cannot say."""
-        try:
-            hit: Hit = await self._names.call(CACHE, message)
-        except ActorError:
-            return None
-        return hit
+        return await self._ask(message)
 
     async def read(self, row: Located) -> RowBytes | None:
         """The bytes of a row, checked; None when they cannot be had."""
@@ -41,7 +33,7 @@ class CacheClient:
             content: RowBytes = await self._names.call(tier_actor_name(row.tier), Get(row.meta.key))
         except (ActorError, TierError):
             return None
-        return content if content.meta.key == row.meta.key and content.meta.end == row.meta.end else None
+        return content if _place(content.meta) == _place(row.meta) else None
 
     def tell(self, message: CacheMessage) -> bool:
         """Cast to the cache; false when it is down."""
@@ -54,3 +46,15 @@ class CacheClient:
         """Return when everything that was handed to the cache before is stored or given up."""
         with suppress(ActorError):
             await self._names.call(CACHE, Flush())
+
+    async def _ask(self, message: Find | Explain) -> Hit | None:
+        try:
+            hit: Hit = await self._names.call(CACHE, message)
+        except ActorError:
+            return None
+        return hit
+
+
+def _place(meta: RowMeta) -> tuple[bytes, int, int]:
+    """A row that was saved again since it was found may have another start."""
+    return meta.key, meta.start, meta.end

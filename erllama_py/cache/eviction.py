@@ -108,7 +108,8 @@ def orphans(index: Index, tier: str) -> Portions:
         found = [
             key
             for key in portion
-            if (copy := book.rows.get(key)) is not None and not book.has_parent(copy.meta) and not index.is_pinned(key)
+            if (copy := book.rows.get(key)) is not None
+            and not (book.has_parent(copy.meta) or key in book.coming or index.is_pinned(key))
         ]
         for key in found:
             unseen.extend(book.children(key))
@@ -141,8 +142,9 @@ def _refill(
 
 def _offer(index: Index, book: Book, key: bytes, candidates: list[tuple[float, bytes]], now: float) -> None:
     copy = book.rows.get(key)
-    if copy is None or index.is_pinned(key):
+    # What is saved again under its key must not be removed behind that.
+    if copy is None or key in book.coming or index.is_pinned(key):
         return
-    useless = index.is_stale(copy.meta) or not book.has_parent(copy.meta)
+    useless = book.is_stale(copy.meta) or not book.has_parent(copy.meta)
     worth = -1.0 if useless else score(copy.meta, copy.nbytes, copy.hits, copy.used_at, now)
     heapq.heappush(candidates, (worth, key))

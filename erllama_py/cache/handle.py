@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from contextlib import suppress
+from typing import Any
 
 from erllama_py.actors import ActorError, Names
 from erllama_py.cache import checks
@@ -23,10 +24,12 @@ from erllama_py.cache.messages import (
     Hit,
     ListRows,
     ListTiers,
+    Located,
     ReadCounters,
     RowMeta,
     Save,
     Used,
+    UsedKind,
 )
 from erllama_py.errors import CacheUnavailable, RowUnavailable
 from erllama_py.results import FoundPrefix, RowInfo, TierInfo
@@ -127,9 +130,15 @@ class Cache:
             holder=holder, request_id=ticket, identity=checks.identity(identity), tokens=checks.tokens(tokens),
             cuttable=False, tier="",
         )  # fmt: skip
-        hit: Hit = await self._call(question)
-        kind: Literal["exact", "partial", "cold"] = "exact" if hit.exact else "partial" if hit.chain else "cold"
-        self._cast(Used(holder=holder, request_id=ticket, kind=kind, rows=hit.chain, seconds=0.0))
+        kind: UsedKind = "cancelled"
+        rows: tuple[Located, ...] = ()
+        try:
+            hit: Hit = await self._call(question)
+            kind, rows = "exact" if hit.exact else "partial" if hit.chain else "cold", hit.chain
+        finally:
+            # Also where the answer came and the task was cancelled before it ran: nobody else frees these rows.
+            with suppress(CacheUnavailable):
+                self._cast(Used(holder=holder, request_id=ticket, kind=kind, rows=rows, seconds=0.0))
         return hit
 
     async def _call(self, message: CacheMessage) -> Any:

@@ -5,7 +5,8 @@ that what it keeps after a restart is of use by itself, and has a book of its ow
 when no row there, stored or on its way, goes on from it. Only leaves are evicted.
 
 The same key may lie in several tiers, and there with other starts: what was cut elsewhere ends at the same place. Rows
-come in any order; one whose parent is not there is an *orphan*, kept but never found.
+come in any order; one to which no chain leads from position 0 is an *orphan*: never found, and kept until its chain is
+whole again, until a row with its key is saved with another start, or until it is evicted.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from itertools import chain
 import msgspec
 
 from erllama_py.cache.book import Book, Copy
+from erllama_py.cache.keys import Identity
 from erllama_py.cache.losses import Loss, Losses
 from erllama_py.tiers.messages import RowMeta, StoredRow, TierKind
 
@@ -56,7 +58,6 @@ class Index:
         self._losses = Losses()
         self._held: dict[object, list[bytes]] = {}  # keys by the holder that pins them
         self._pins: Counter[bytes] = Counter()
-        self._builds: dict[bytes, str] = {}
 
     def __repr__(self) -> str:
         return f"<Index of {len(self)} rows in {len(self.books)} tiers, {len(self._held)} holders of pins>"
@@ -162,17 +163,9 @@ class Index:
 
     # --- models --------------------------------------------------------------------------------------------------
 
-    def knows(self, fingerprint: bytes) -> bool:
-        """Whether there is any row of this model, with whatever settings."""
-        return any(book.knows(fingerprint) for book in self.books.values())
-
-    def set_build(self, fingerprint: bytes, build: str) -> None:
-        """The build that runs this model now: rows of others are of no use to it."""
-        self._builds[fingerprint] = build
-
-    def is_stale(self, meta: RowMeta) -> bool:
-        """Whether another build has made this row than the one that runs its model now."""
-        return self._builds.get(meta.fingerprint, meta.build) != meta.build
+    def has_others(self, identity: Identity) -> bool:
+        """Whether there is any row of the same model with other settings."""
+        return any(book.has_others(identity) for book in self.books.values())
 
     def _use(self, key: bytes, hits: int, used_at: float) -> None:
         for book in self.books.values():

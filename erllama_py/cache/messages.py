@@ -1,6 +1,7 @@
 """What the cache's actor understands from models, savers and users. What tiers tell it is in `tiers.messages`.
 
-A *holder* is the name of the actor that asked: what it has pinned is free again when its name is.
+A *holder* is the name of the actor that asked: what it has pinned is free again when its name is. The handle of an
+application is no actor: it says `Used` itself, whatever becomes of its look-up.
 """
 
 from __future__ import annotations
@@ -39,12 +40,18 @@ class Find(msgspec.Struct, frozen=True, kw_only=True):
     wait_seconds: float = 0.0
 
 
+UsedKind = Literal["exact", "resume", "partial", "live", "cold", "cancelled"]
+
+
 class Used(msgspec.Struct, frozen=True, kw_only=True):
-    """A cast: what came of a look-up. Its rows are free again; `rows` of them were restored."""
+    """A cast: what came of a look-up. Its rows are free again; `rows` of them were restored.
+
+    `"cancelled"`: nothing was begun with it, so it is neither a hit nor a miss.
+    """
 
     holder: str
     request_id: int
-    kind: Literal["exact", "resume", "partial", "live", "cold"]
+    kind: UsedKind
     rows: tuple[Located, ...]
     seconds: float  # from the answer until the last row was in the cells
 
@@ -83,13 +90,6 @@ class Skipped(msgspec.Struct, frozen=True):
     """A cast: a row that was due could not be copied out of the cells."""
 
     reason: SkipReason
-
-
-class SetBuild(msgspec.Struct, frozen=True):
-    """A cast: rows of this fingerprint that another build has made are of no use to any model now."""
-
-    fingerprint: bytes
-    build: str
 
 
 class SaveEnded(msgspec.Struct, frozen=True):
@@ -153,7 +153,6 @@ CacheMessage = (
     | Explain
     | Save
     | Skipped
-    | SetBuild
     | SaveEnded
     | Removed
     | EvictBytes

@@ -60,6 +60,7 @@ class Removals:
     def drop(self, tier: str, keys: tuple[bytes, ...]) -> None:
         """Nobody finds these rows from here on; their tier lets go of them when it comes to it."""
         if keys:
+            self._counters.add(f"evicted.{tier}", len(keys))
             self._background.start(self._end(tier, keys, self._begin(tier, keys)))
 
     def refuse(self, tier: str, key: bytes) -> None:
@@ -72,8 +73,16 @@ class Removals:
     def unpinned(self) -> None:
         """Rows may be read by nobody any more: those that were refused go now."""
         for tier, key in [one for one in self._refused if not self._index.is_pinned(one[1])]:
+            book = self._index.books.get(tier)
+            if book is None or key not in book.coming:  # else it is about to be replaced
+                self._refused.discard((tier, key))
+                self._background.start(self._end(tier, (key,), self._begin(tier, (key,))))
+
+    def replaced(self, tier: str, key: bytes) -> None:
+        """A row was stored. One of its key that was refused before is no more, and this one is to stay."""
+        if (tier, key) in self._refused:
             self._refused.discard((tier, key))
-            self.drop(tier, (key,))
+            self._index.books[tier].removing.pop(key, None)
 
     def done(self, tier: str, keys: tuple[bytes, ...], ok: bool) -> None:
         """See `Removed`."""
@@ -89,13 +98,13 @@ class Removals:
         ends: list[Coroutine[Any, Any, int]] = []
         for tier, keys in portions:
             if keys:
+                self._counters.add(f"evicted.{tier}", len(keys))
                 ends.append(self._end(tier, keys, self._begin(tier, keys)))
             await asyncio.sleep(0)
         return sum([await end for end in ends])
 
     def _begin(self, tier: str, keys: tuple[bytes, ...]) -> Reply[int] | None:
         self._reservations.remove(tier, keys)
-        self._counters.add(f"evicted.{tier}", len(keys))
         saver = self._names.whereis(SAVER)
         with suppress(ActorError):
             return saver.begin_call(Remove(tier, keys)) if saver is not None else None

@@ -74,11 +74,13 @@ class Reservations:
         book = index.books.get(tier)
         if book is None:
             return Refused("no_tier")
-        if meta.key in book.rows or meta.key in book.coming:
+        copy = book.rows.get(meta.key)
+        # One that no chain leads to is of no use to anybody: it is replaced.
+        if meta.key in book.coming or (copy is not None and book.is_reachable(copy.meta)):
             return Refused("duplicate")
         if nbytes > book.quota:
             return Refused("too_large")
-        if not book.has_parent(meta):
+        if not book.is_reachable(meta):
             return Refused("no_parent")
         # Reserved first: so the row that it goes on from is no leaf, and no victim.
         book.reserve(meta, nbytes)
@@ -96,7 +98,7 @@ class Reservations:
         """Whether this row is still wanted, and what it goes on from is still there or coming."""
         one = self._open.get(number)
         book = None if one is None else self._index.books.get(one.tier)
-        return one is not None and book is not None and book.has_parent(one.meta)
+        return one is not None and book is not None and book.is_reachable(one.meta)
 
     def end_of(self, key: bytes) -> int | None:
         """Where the row with this key ends, if it is on its way."""
@@ -109,13 +111,11 @@ class Reservations:
 
     def release(self, number: int) -> list[bytes]:
         """The row will not come, nor any that goes on from it in that tier; their keys."""
-        closed = self._close(number)
-        if closed is None:
-            return []
-        released = [closed.meta.key]
-        for other, one in list(self._open.items()):
-            if other in self._open and one.tier == closed.tier and one.meta.parent == closed.meta.key:
-                released += self.release(other)
+        released, falling = list[bytes](), [number]
+        while falling:
+            if (closed := self._close(falling.pop())) is not None:
+                released.append(closed.meta.key)
+                falling += self._going_on_from(closed)
         return released
 
     def release_tier(self, tier: str) -> list[bytes]:
@@ -138,6 +138,16 @@ class Reservations:
                 # A tier that was asked for its rows meanwhile has reported it again, before it let go of it.
                 if book.removing.pop(key, None) is None:
                     self._index.drop(tier, key, "evicted")
+
+    def _going_on_from(self, parent: Open) -> list[int]:
+        book = self._index.books.get(parent.tier)
+        keys = set(book.children(parent.meta.key)) if book is not None else ()
+        numbers = itertools.chain.from_iterable(self._by_key.get(key, ()) for key in keys)
+        return [
+            number
+            for number in numbers
+            if (one := self._open[number]).tier == parent.tier and one.meta.parent == parent.meta.key
+        ]
 
     def _close(self, number: int) -> Open | None:
         closed = self._open.pop(number, None)

@@ -1,7 +1,8 @@
 """Carries rows to tiers: one queue and one worker for each, so that a slow disk holds up nobody else.
 
 In a queue everything is done in turn: parents are stored before children, and rows are removed before the bytes that
-need their room are written. The cache is told how each ended. What a queue may hold is bounded by the buffers
+need their room are written. The cache is told how each ended. A flush leaves a mark at the end of each queue, and is
+answered when all are reached. What a queue may hold is bounded by the buffers
 that the rows lie in. Nothing here decides: a row that arrives has a reservation.
 """
 
@@ -16,7 +17,22 @@ from erllama_py.errors import TierError
 from erllama_py.tiers.messages import CACHE, Delete, Put, tier_actor_name
 from erllama_py.watch.log import get_logger
 
-Job = tuple[Write | Remove, Reply[Any] | None]
+
+class Mark:
+    """How far a flush has to wait, in so many queues."""
+
+    def __init__(self, queues: int, reply: Reply[Any]) -> None:
+        self._queues = queues
+        self._reply = reply
+
+    def reached(self) -> None:
+        """All that stood before it in one queue is done."""
+        self._queues -= 1
+        if not self._queues:
+            self._reply.send(None)
+
+
+Job = tuple[Write | Remove | Mark, Reply[Any] | None]
 
 
 class Saver(Actor[SaverMessage]):
@@ -27,7 +43,6 @@ class Saver(Actor[SaverMessage]):
     def __init__(self) -> None:
         self._background = Background("saver")
         self._queues: dict[str, list[Job]] = {}  # of the tiers whose worker runs
-        self._flushes: list[tuple[set[str], Reply[Any]]] = []
         self._log = get_logger()
 
     def __repr__(self) -> str:
@@ -43,8 +58,11 @@ class Saver(Actor[SaverMessage]):
                     self._background.start(self._work(message.tier, queue))
                 queue.append((message, reply))
             case Flush() if reply is not None:
-                self._flushes.append((set(self._queues), reply))
-                self._flushed(None)
+                mark = Mark(len(self._queues), reply)
+                for queue in self._queues.values():
+                    queue.append((mark, None))
+                if not self._queues:
+                    reply.send(None)
 
     async def terminate(self, exit: Exit) -> None:
         await self._background.stop()
@@ -54,12 +72,15 @@ class Saver(Actor[SaverMessage]):
         try:
             while queue:
                 job, reply = queue[0]
-                if isinstance(job, Write):
-                    await self._save(job)
-                else:
-                    freed = await self._remove(tier, job.keys)
-                    if reply is not None:
-                        reply.send(freed or 0)
+                match job:
+                    case Write():
+                        await self._save(job)
+                    case Remove():
+                        freed = await self._remove(tier, job.keys)
+                        if reply is not None:
+                            reply.send(freed or 0)
+                    case Mark():
+                        job.reached()
                 # Let go of the buffer before waiting for the next row.
                 del job, queue[0]
         finally:
@@ -67,7 +88,8 @@ class Saver(Actor[SaverMessage]):
             for job, _ in queue:
                 if isinstance(job, Write):
                     self._tell(SaveEnded(tier, job.reservation, "saver_gone"))
-            self._flushed(tier)
+                elif isinstance(job, Mark):
+                    job.reached()
 
     async def _save(self, job: Write) -> None:
         if await self._remove(job.tier, job.victims) is not None:
@@ -107,11 +129,3 @@ class Saver(Actor[SaverMessage]):
     def _tell(self, message: Removed | SaveEnded) -> None:
         with suppress(ActorError):  # a cache that is gone has forgotten its reservations
             self.names.cast(CACHE, message, bounded=False)
-
-    def _flushed(self, tier: str | None) -> None:
-        """Answer those for whom no queue is left to wait for."""
-        for waiting, reply in list(self._flushes):
-            waiting.discard(tier or "")
-            if not waiting:
-                self._flushes.remove((waiting, reply))
-                reply.send(None)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from erllama_py.cache.keys import TOKEN_BYTES
+from erllama_py.cache.keys import common_prefix
 
 
 class Child(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -35,7 +35,7 @@ class Child(msgspec.Struct, frozen=True, order=True, gc=False):
 
     def nearest(self, rest: bytes) -> Iterator[tuple[int, Child]]:
         """See `Siblings.nearest`."""
-        yield common_tokens(self.tokens, rest), self
+        yield common_prefix(self.tokens, rest), self
 
 
 class Siblings:
@@ -73,34 +73,19 @@ class Siblings:
         order = self._order
         right = bisect.bisect_left(order, Child(rest, b"", 0))
         left = right - 1
-        before = common_tokens(order[left].tokens, rest) if left >= 0 else -1
-        after = common_tokens(order[right].tokens, rest) if right < len(order) else -1
+        before = common_prefix(order[left].tokens, rest) if left >= 0 else -1
+        after = common_prefix(order[right].tokens, rest) if right < len(order) else -1
         # What two lists have in common never grows with the distance between them in the order.
         while before >= 0 or after >= 0:
             if before >= after:
                 yield before, order[left]
                 left -= 1
-                before = common_tokens(order[left].tokens, rest) if left >= 0 else -1
+                before = common_prefix(order[left].tokens, rest) if left >= 0 else -1
             else:
                 yield after, order[right]
                 right += 1
-                after = common_tokens(order[right].tokens, rest) if right < len(order) else -1
+                after = common_prefix(order[right].tokens, rest) if right < len(order) else -1
 
     def shed(self, most: int) -> None:
         """Let go of so many, where nobody will ask any more."""
         del self._order[-most:]
-
-
-def common_tokens(left: bytes, right: bytes) -> int:
-    """How many tokens two packed lists begin with alike."""
-    low, high = 0, min(len(left), len(right))
-    if left[:high] == right[:high]:
-        return high // TOKEN_BYTES
-    # The first difference lies in [low, high): slices are compared in C.
-    while high - low > 1:
-        middle = (low + high) // 2
-        if left[low:middle] == right[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low // TOKEN_BYTES

@@ -37,10 +37,10 @@ class Located(msgspec.Struct, frozen=True):
 class Miss(msgspec.Struct, frozen=True):
     """Why there is no more. `position` is the first token that is not found, or that differs.
 
-    `"empty"`: no row of this model; `"other_parameters"`: only such as were made with other settings; `"diverges"`:
-    what is saved goes on with another token; `"ends"`: what is saved ends there; `"saving"`: the next row is on its
-    way; `"evicted"`, `"bad"`: the next row was there. `"diverges"` is exact: no saved row that goes on from what was
-    found has more in common with the prompt.
+    `"empty"`: no row of this model that a chain leads to; `"other_parameters"`: only such as were made with other
+    settings; `"diverges"`: what is saved goes on with another token; `"ends"`: what is saved ends there;
+    `"saving"`: the next row is on its way; `"evicted"`, `"bad"`: the next row was there. `"diverges"` is exact: no
+    saved row that goes on from what was found has more in common with the prompt.
     """
 
     reason: Literal["empty", "other_parameters", "diverges", "ends", "saving", "evicted", "bad"]
@@ -51,11 +51,13 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
     """What there is for a prompt. Lengths are in tokens.
 
     `chain` are the rows to restore, from position 0 without a gap; the last one is to be cut back to `length` where
-    that is before its end. Up to `saved_to`, a row's end, everything is stored or on its way in the tier that was asked
+    that is before its end. `reached` are those and all others on the prompt's path, one for each end, in their order.
+    Up to `saved_to`, a row's end, everything is stored or on its way in the tier that was asked
     for: new rows continue there.
     """
 
     chain: tuple[Located, ...]
+    reached: tuple[Located, ...] = ()
     length: int
     saved_to: int
     exact: bool
@@ -77,6 +79,7 @@ def walk(index: Index, identity: Identity, tokens: bytes, *, cuttable: bool, tie
             chain, length = [*path.chain_to(part.meta.start), part], longer
     return Hit(
         chain=tuple(chain),
+        reached=tuple(row for row in path.best.values() if row is not None),
         length=length,
         saved_to=max(path.saved),
         exact=length == n_tokens,
@@ -195,7 +198,7 @@ def _miss(index: Index, identity: Identity, path: _Path, tokens: bytes, length: 
         return Miss("diverges", position)
     if length or position is not None:  # also where the prompt ends inside of a row
         return Miss("ends", length)
-    return Miss("other_parameters" if index.knows(identity.fingerprint) else "empty", 0)
+    return Miss("other_parameters" if index.has_others(identity) else "empty", 0)
 
 
 def _parting(index: Index, path: _Path, tokens: bytes, reached: int) -> int | None:

@@ -20,7 +20,7 @@ from erllama_py import errors
 from erllama_py.actors import Background, Exit, NoRestart, Raised, Reply, StateMachine
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.client import CacheClient
-from erllama_py.cache.messages import Save, SaveLost, SetBuild, Skipped
+from erllama_py.cache.messages import Save, SaveLost, Skipped
 from erllama_py.engine.backends import BackendFactory
 from erllama_py.engine.jobs import Outcome
 from erllama_py.engine.thread import EngineThread
@@ -117,8 +117,6 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self.state = new_state(limits_of(board.config, facts))
         description = describe(board, prepared, facts, time.perf_counter() - began)
         board.ready(description, facts, backend.vocabulary)
-        assert board.identity is not None
-        self._cache.tell(SetBuild(board.identity.fingerprint, facts.build))
         self._log.info("model loaded", seconds=round(description.load_seconds, 3), description=facts.description)
 
     def _take_outcomes(self, outcomes: Sequence[Outcome]) -> None:

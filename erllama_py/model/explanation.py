@@ -31,11 +31,15 @@ def explain(hit: Hit | None, tokens: Sequence[int], min_tokens: int | None) -> E
 
 def cached_prefixes(hit: Hit | None) -> list[CachedPrefix]:
     """Each row's end is a prefix; a last row that matches only in part counts for what matches."""
-    prefixes, nbytes = [], 0
-    for row in hit.chain if hit is not None else ():
-        nbytes += row.nbytes
-        end = min(row.meta.end, hit.length) if hit is not None else 0
-        prefixes.append(CachedPrefix(end, row.tier, nbytes))
+    if hit is None:
+        return []
+    nbytes = {0: 0}  # of the rows up to there
+    prefixes = []
+    for row in hit.reached:
+        nbytes[row.meta.end] = nbytes[row.meta.start] + row.nbytes
+        prefixes.append(CachedPrefix(row.meta.end, row.tier, nbytes[row.meta.end]))
+    if hit.chain and (last := hit.chain[-1]).meta.end > hit.length:
+        prefixes.append(CachedPrefix(hit.length, last.tier, nbytes[last.meta.start] + last.nbytes))
     return prefixes
 
 

@@ -1,7 +1,8 @@
 """The look-ups of one model's requests: a task for each, from the question to the cache to the last row.
 
 Owns the tasks. `find` asks and posts `Found`; `read` reads the rows that the machine has chosen and posts a `RowRead`
-each, at most `READ_AHEAD` ahead of the engine; `end` stops it, tells the cache what came of it, and frees the rows.
+each, at most `READ_AHEAD` ahead of the engine; `end` stops it, tells the cache what came of it, and frees the rows. One
+that is ended before all that it waits for is there was cancelled: its request has begun with nothing.
 Every look-up that was begun must be ended: rows stay pinned until then, or until this actor's name is free.
 """
 
@@ -10,20 +11,18 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 
 from erllama_py.actors import Background
 from erllama_py.cache.client import CacheClient
-from erllama_py.cache.messages import Find, Located, RowBytes, RowLost, Used
+from erllama_py.cache.messages import Find, Located, RowBytes, RowLost, Used, UsedKind
 from erllama_py.model.messages import EndLookUp, Found, ReadRows, Request, RowRead
 
 # Rows that are in memory or on their way into the cells: while one is restored, the next ones are read and checked. Two
 # threads at work on reading, one row that waits, one that goes in.
 READ_AHEAD = 4
-
-Kind = Literal["exact", "resume", "partial", "live", "cold"]
 
 
 class LookUps:
@@ -37,20 +36,24 @@ class LookUps:
         self._background = Background(holder)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._ahead: dict[int, anyio.Semaphore] = {}
+        self._due: dict[int, int] = {}  # answers and rows that a request still waits for
 
     def find(self, request: Request, tier: str, cuttable: bool) -> None:
         """Ask the cache; `Found` comes of it."""
+        self._due[request.id] = 1
         self._start(request.id, self._find(request, tier, cuttable))
 
     def read(self, job: ReadRows) -> None:
         """Read rows; a `RowRead` comes of each, and one without a row where reading ends early."""
         self._ahead[job.request_id] = anyio.Semaphore(READ_AHEAD)
+        self._due[job.request_id] = len(job.rows)
         self._start(job.request_id, self._read(job))
 
     def taken(self, request_id: int) -> None:
         """A row is in the cells."""
         if ahead := self._ahead.get(request_id):
             ahead.release()
+            self._due[request_id] -= 1
 
     def end(self, ended: EndLookUp) -> None:
         """Stop it, and tell the cache."""
@@ -58,12 +61,16 @@ class LookUps:
         if task := self._tasks.pop(request_id, None):
             task.cancel()
         self._ahead.pop(request_id, None)
-        kind: Kind = "live" if ended.hit.kind == "sticky" else ended.hit.kind
+        kind: UsedKind = "live" if ended.hit.kind == "sticky" else ended.hit.kind
+        if ended.resumed and kind in ("exact", "partial"):
+            kind = "resume"
+        if self._due.pop(request_id, 0) and ended.refused is None:
+            kind = "cancelled"
         self._cache.tell(
             Used(
                 holder=self._holder,
                 request_id=request_id,
-                kind="resume" if ended.resumed and kind in ("exact", "partial") else kind,
+                kind=kind,
                 rows=ended.rows,
                 seconds=ended.seconds,
             )
@@ -84,6 +91,7 @@ class LookUps:
             cuttable=cuttable, tier=tier, parent_key=request.parent_key, wait_seconds=request.wait_seconds,
         )  # fmt: skip
         hit = await self._cache.find(question)
+        self._due[request.id] = 0
         self._post(Found(request.id, hit, self._logits(request.key)))
 
     async def _read(self, job: ReadRows) -> None:
@@ -95,6 +103,7 @@ class LookUps:
                 content = await reads.popleft()
                 self._post(RowRead(job.request_id, content))
                 if content is None:
+                    self._due[job.request_id] = 0
                     for read in reads:
                         read.cancel()
                     return

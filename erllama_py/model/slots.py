@@ -10,10 +10,9 @@ from __future__ import annotations
 import msgspec
 
 from erllama_py.cache.keys import TOKEN_BYTES, Identity
+from erllama_py.cache.keys import common_prefix as common_prefix
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.model.books import Pieces
-
-FIRST_LOOK = 64  # bytes: most prompts that differ do so at once
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -55,27 +54,6 @@ class Reuse(msgspec.Struct, frozen=True):
 
     keep: int
     miss_reason: str | None
-
-
-def common_prefix(left: bytes, right: bytes) -> int:
-    """How many tokens `left` and `right` begin with alike.
-
-    Slices are compared in C, longer ones as long as they are equal, then the one that is not is halved: 131,072 tokens
-    that are alike take 0.1 ms, so a few hundred sequences need no tree over them.
-    """
-    end = min(len(left), len(right))
-    low, high = 0, min(end, FIRST_LOOK)
-    while left[low:high] == right[low:high]:
-        if high == end:
-            return end // TOKEN_BYTES
-        low, high = high, min(end, 8 * high)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if left[low:middle] == right[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low // TOKEN_BYTES
 
 
 def reusable(slot: Slot, prompt: bytes, memory: MemoryKind, n_swa: int, *, with_logits: bool = False) -> Reuse:

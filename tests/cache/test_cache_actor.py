@@ -3,122 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from itertools import pairwise
-from typing import Any
 
 import pytest
-from helpers.checkpoints import quiet_loop
-from helpers.rows import IDENTITY, chain, meta, stored
+from helpers.cache_bench import running, used
+from helpers.rows import chain, meta, stored
 from helpers.runtime import until
 
-from erllama_py.actors import Actor, ActorRef, Names, Reply, actor_child
-from erllama_py.actors.running import Run
-from erllama_py.cache.actor import CacheActor
 from erllama_py.cache.book import TRY_SHARE
 from erllama_py.cache.eviction import PORTION
-from erllama_py.cache.keys import pack_tokens
 from erllama_py.cache.messages import (
-    SAVER,
-    CacheMessage,
     EvictBytes,
-    Find,
     Gc,
-    ListTiers,
-    ReadCounters,
-    Remove,
-    Removed,
-    Save,
     SaveEnded,
-    Used,
-    Write,
 )
 from erllama_py.cache.reservation import row_bytes
-from erllama_py.tiers.messages import CACHE, RowLost, RowMeta, RowStored, TierRows, TierUp
+from erllama_py.tiers.messages import RowLost, RowStored, TierUp
 
 pytestmark = pytest.mark.anyio
 
 MANY = 5 * PORTION
 STORY = list(range(100))
-
-
-class Played(Actor[Any]):
-    """Keeps what it is told, and lets go of rows at once."""
-
-    def __init__(self) -> None:
-        self.told: list[Any] = []
-
-    async def handle(self, message: Any, reply: Reply[Any] | None) -> None:
-        self.told.append(message)
-        if isinstance(message, Write | Remove):
-            keys = message.keys if isinstance(message, Remove) else message.victims
-            self.names.cast(CACHE, Removed(message.tier, keys, True), bounded=False)
-            if reply is not None:
-                reply.send(1000 * len(keys))
-
-
-class Bench:
-    """A cache's actor with a saver."""
-
-    def __init__(self, actor: CacheActor, saver: Played) -> None:
-        self.actor, self.saver = actor, saver
-        self.ref: ActorRef[Any] = actor.ref
-
-    def tell(self, *messages: CacheMessage) -> None:
-        for message in messages:
-            self.ref.cast(message, bounded=False)
-
-    async def settled(self) -> dict[str, float]:
-        """The counters, once everything that was told has been taken; also what that made the saver say."""
-        for _ in range(10):
-            await self.ref.call(ListTiers())
-        counters: dict[str, float] = await self.ref.call(ReadCounters())
-        return counters
-
-    def tier(self, rows: Sequence[RowMeta], quota: int = 1 << 40) -> None:
-        """The tier `disk` runs, and has these rows of 1,000 bytes."""
-        self.tell(TierUp("disk", "disk", quota))
-        self.tell(TierRows("disk", tuple(map(stored, rows)), len(rows), len(rows)))
-
-    async def save(self, number: int, payload_bytes: int = 1) -> list[Write]:
-        """Hand a row over; what the saver was told to write by then."""
-        row = meta([number], 0, 1, payload_bytes=payload_bytes)
-        self.tell(Save(meta=row, tier="disk", payload=memoryview(b"x")))
-        await self.settled()
-        return [message for message in self.saver.told if isinstance(message, Write)]
-
-    def find(self, number: int, tokens: Sequence[int]) -> Reply[Any]:
-        """Begin a look-up, which pins what it finds."""
-        return self.ref.begin_call(
-            Find(holder="m", request_id=number, identity=IDENTITY, tokens=pack_tokens(tokens), cuttable=False, tier="")
-        )
-
-    def removed(self) -> list[bytes]:
-        """The keys of rows that the saver was told to remove."""
-        return [key for message in self.saver.told if isinstance(message, Remove) for key in message.keys]
-
-
-@asynccontextmanager
-async def running() -> AsyncIterator[Bench]:
-    async with quiet_loop():
-        names, actor, saver = Names(), CacheActor(lambda: 0.0), Played()
-        runs = [
-            Run(CACHE, lambda: actor_child(CACHE, lambda: actor, names)),
-            Run(SAVER, lambda: actor_child(SAVER, lambda: saver, names)),
-        ]
-        for run in runs:
-            await run.ready
-        try:
-            yield Bench(actor, saver)
-        finally:
-            for run in runs:
-                run.request_stop()
-                await asyncio.wait((run.task,))
-
-
-def used(number: int) -> Used:
-    return Used(holder="m", request_id=number, kind="cold", rows=(), seconds=0.0)
 
 
 # --- the loop turns ------------------------------------------------------------------------------------------
@@ -191,8 +96,26 @@ async def test_a_refused_row_that_nobody_reads_goes_at_once() -> None:
     async with running() as bench:
         bench.tier([row])
         bench.tell(RowLost("disk", row.key, "refused"))
-        await bench.settled()
+        counters = await bench.settled()
         assert bench.removed() == [row.key]
+    assert (counters["bad.refused"], "evicted.disk" in counters) == (1, False)
+
+
+async def test_a_refused_row_that_is_saved_anew_stays() -> None:
+    """The bytes that were refused are replaced; nobody removes the new ones when the last reader has gone."""
+    (row,) = chain(STORY, 10)
+    async with running() as bench:
+        bench.tier([row])
+        assert (await bench.find(1, STORY[:10]).wait()).length == 10
+        bench.tell(RowLost("disk", row.key, "refused"))
+        (write,) = await bench.save_row(row)
+        bench.tell(used(1))
+        await bench.settled()
+        bench.tell(RowStored("disk", write.reservation, stored(row)), used(1))
+        await bench.settled()
+        assert bench.removed() == []
+        assert (await bench.find(2, STORY[:10]).wait()).length == 10
+        assert bench.actor.index.books["disk"].used() == 1000
 
 
 # --- a tier without room -------------------------------------------------------------------------------------

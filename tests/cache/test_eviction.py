@@ -15,6 +15,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from erllama_py.cache.eviction import HALF_LIFE, choose_victims, evict_bytes, score
 from erllama_py.cache.index import Index
+from erllama_py.cache.keys import Identity
 from erllama_py.cache.reservation import OVERHEAD, Refused, Reservations, Reserved, row_bytes
 from erllama_py.tiers.messages import RowMeta
 
@@ -101,9 +102,22 @@ def test_what_is_of_no_use_goes_before_everything_else() -> None:
     index = index_of(good)
     for row in (stale, orphan):
         index.add("disk", stored(row, hits=1000, used_at=1e6))
-    index.set_build(good.fingerprint, "b1")
+    index.books["disk"].reserve(meta(STORY, 10, 20), 1000)
     victims, _ = choose_victims(index, "disk", 2000, 1e6)
     assert set(victims) == {stale.key, orphan.key}
+
+
+@pytest.mark.parametrize("build", ["b1", ""])
+def test_the_build_that_saves_rows_of_a_model_is_the_one_that_runs_it(build: str) -> None:
+    """Of a tenant's too, and from its first save on; who names no build says nothing."""
+    tenant = Identity(b"t" * 32, 4, b"c" * 32)
+    stale, good = meta(STORY, 0, 10, build="b0", identity=tenant), meta(STORY, 0, 10, build="b0")
+    index = index_of(good)
+    index.add("disk", stored(stale, hits=1000, used_at=1e6))
+    row = meta(STORY[1:], 0, 10, build=build, identity=tenant)
+    answer = Reservations(index).reserve(row, "disk", QUOTA - 1000, 1e6)
+    assert isinstance(answer, Reserved)
+    assert answer.victims == ((stale if build else good).key,)
 
 
 def test_a_row_is_refused_for_a_reason() -> None:

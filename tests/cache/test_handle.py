@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy
 import pytest
+from helpers.checkpoints import turns
 
 import erllama_py as erllama
 from erllama_py.cache.checks import MOST_BUILD_BYTES
@@ -94,6 +96,21 @@ async def test_a_row_that_never_was_is_not_a_row_that_was_lost() -> None:
             await runtime.cache.read(bytes(32), "no such tier")
         await runtime.cache.flush()
         assert not any(name.startswith("bad.") for name in await runtime.cache.counters())
+
+
+async def test_a_look_up_that_is_cancelled_holds_no_row() -> None:
+    """At whatever moment, also when the answer is there and was not seen: what was found can be evicted."""
+    async with erllama.Runtime() as runtime:
+        await runtime.cache.put(I, TOKENS, 0, b"x" * 1600)
+        await runtime.cache.flush()
+        for moment in range(8):
+            look_up = asyncio.create_task(runtime.cache.find(I, TOKENS))
+            await turns(moment)
+            look_up.cancel()
+            await asyncio.wait((look_up,))
+        assert await runtime.cache.evict_bytes(1) > 0
+        assert await runtime.cache.rows() == []
+        assert not any(name.startswith("misses.") for name in await runtime.cache.counters())
 
 
 async def test_what_cannot_be_saved_is_dropped_and_counted() -> None:

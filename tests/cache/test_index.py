@@ -176,4 +176,4 @@ def test_a_book_from_which_everything_has_gone_is_empty(moves: list[tuple[str, s
         for row in list(book.coming.values()):
             book.unreserve(row, 10)
         assert (len(book), book.used(), book.reserved, len(book.leaves)) == (0, 0, 0, 0)
-        assert (book._children, book._fingerprints) == ({}, {})
+        assert (book._children, book._identities) == ({}, {})

@@ -10,14 +10,16 @@ import itertools
 from collections import deque
 
 import pytest
-from helpers.rows import chain, meta, stored
+from helpers.rows import IDENTITY, chain, meta, stored
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from erllama_py.cache.eviction import evict_bytes
+from erllama_py.cache.eviction import evict_bytes, orphans
 from erllama_py.cache.index import Index
+from erllama_py.cache.keys import pack_tokens
 from erllama_py.cache.reservation import Refused, Reservations, Reserved
+from erllama_py.cache.walk import walk
 from erllama_py.tiers.messages import RowMeta
 
 QUOTA = 10_000
@@ -133,7 +135,13 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def nothing_stands_that_hangs_on_nothing(self) -> None:
         for number, one in self.reservations._open.items():
-            assert self.reservations.stands(number) == self.index.books["disk"].has_parent(one.meta)
+            assert self.reservations.stands(number) == self.is_whole(one.meta)
+
+    def is_whole(self, row: RowMeta) -> bool:
+        """Whether rows that are there, or on their way, lead to it, whichever copy of a key."""
+        book = self.index.books["disk"]
+        before = [book.coming.get(row.parent), *[copy.meta for key, copy in book.rows.items() if key == row.parent]]
+        return row.start == 0 or any(one is not None and self.is_whole(one) for one in before)
 
 
 TestLife = pytest.mark.slow(Life.TestCase)
@@ -163,6 +171,58 @@ def test_a_row_does_not_stand_once_what_it_goes_on_from_is_lost() -> None:
     assert not reservations.stands(number)
     index.add("disk", stored(first))
     assert reservations.stands(number)
+
+
+def test_a_row_behind_a_lost_one_is_saved_again_with_another_start() -> None:
+    """Nobody finds the old copy any more; what goes on from it is found again behind the new one."""
+    first, second, third = chain(STORY, 10, 20, 30)
+    index, reservations = disk_with(second, third)
+    packed = pack_tokens(STORY[:30])
+    assert walk(index, IDENTITY, packed, cuttable=False).length == 0
+    other = meta(STORY, 0, 20)
+    number = reserve(reservations, other)
+    assert reservations.reserve(other, "disk", 1000, 0.0) == Refused("duplicate")
+    assert reservations.reserve(third, "disk", 1000, 0.0) == Refused("duplicate")
+    reservations.settle(number)
+    index.add("disk", stored(other))
+    assert [row.meta for row in walk(index, IDENTITY, packed, cuttable=False).chain] == [other, third]
+    book = index.books["disk"]
+    assert (book.stored, book.reserved, book.kids(first.key), len(book)) == (2000, 0, 0, 2)
+    assert reservations.reserve(second, "disk", 1000, 0.0) == Refused("duplicate")
+
+
+def test_a_row_that_goes_on_from_one_behind_a_lost_one_has_no_parent() -> None:
+    """However long the chain between them is; nor does it stand, if the row was lost meanwhile."""
+    rows = chain(STORY, *range(10, 91, 10))
+    index, reservations = disk_with(*rows[:-1])
+    number = reserve(reservations, rows[-1])
+    index.drop("disk", rows[0].key, "bad")
+    assert not reservations.stands(number)
+    reservations.release(number)
+    assert reservations.reserve(rows[-1], "disk", 1000, 0.0) == Refused("no_parent")
+
+
+def test_a_row_that_is_saved_again_is_nobodys_victim() -> None:
+    """It would be removed behind the new copy, and that with it."""
+    _, second = chain(STORY, 10, 20)
+    index, reservations = disk_with(second, *[meta([number], 0, 1) for number in range(8)])
+    reserve(reservations, meta(STORY, 0, 20))
+    answer = reservations.reserve(meta([50], 0, 1), "disk", 8000, 0.0)
+    assert isinstance(answer, Reserved)
+    assert (len(answer.victims), second.key in answer.victims) == (8, False)
+    assert [key for _, keys in orphans(index, "disk") for key in keys] == []
+
+
+def test_a_long_chain_on_its_way_is_given_up_as_one() -> None:
+    """Far more rows than calls may be nested."""
+    tokens = list(range(1100))
+    rows = chain(tokens, *range(1, 1100))
+    index = Index()
+    index.add_tier("disk", "disk", 1 << 30)
+    reservations = Reservations(index)
+    first, *_ = [reserve(reservations, row) for row in rows]
+    assert reservations.release(first) == [row.key for row in rows]
+    assert len(reservations) == len(index) == 0
 
 
 def test_a_cache_that_was_restarted_does_not_know_the_saves_of_the_one_before() -> None:

@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import anyio
 import pytest
-from helpers.checkpoints import quiet_loop
+from helpers.checkpoints import quiet_loop, turns
 from helpers.rows import meta
 from helpers.runtime import until
 
@@ -26,12 +27,14 @@ pytestmark = pytest.mark.anyio
 
 
 class PlayedTier(Actor[Any]):
-    """Fails with the next of `errors`, and answers else, unless it is `silent`; a closed `gate` lets all wait."""
+    """Fails with the next of `errors`, and answers else, unless it is `silent`; a closed `gate` lets all wait, and
+    closes again behind each that is let through `one_by_one`."""
 
     def __init__(self) -> None:
         self.done: list[Put | Delete] = []
         self.errors: list[Exception | None] = []
         self.silent = False
+        self.one_by_one = False
         self.asked = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
@@ -40,6 +43,8 @@ class PlayedTier(Actor[Any]):
         assert reply is not None
         self.asked.set()
         await self.gate.wait()
+        if self.one_by_one:
+            self.gate.clear()
         if self.silent:
             return
         error = self.errors.pop(0) if self.errors else None
@@ -149,6 +154,30 @@ async def test_a_slow_tier_holds_up_no_other() -> None:
         await bench.problems()
         for tier, numbers in ((slow, (0, 2, 4)), (fast, (1, 3, 5))):
             assert [put.reservation for put in tier.done if isinstance(put, Put)] == [*numbers]
+
+
+async def test_a_flush_waits_for_what_was_handed_over_before_and_no_longer() -> None:
+    """In every queue; what comes after it, however steadily, is not its concern."""
+    async with running() as bench:
+        for number, (name, tier) in enumerate(bench.tiers.items()):
+            tier.one_by_one = True
+            tier.gate.clear()
+            bench.write(number, name)
+        reply = bench.saver.ref.begin_call(Flush())
+        for name in bench.tiers:
+            bench.write(7, name)
+        bench.tiers["fast"].gate.set()
+        await until(lambda: bench.tiers["fast"].done != [])
+        await turns()
+        assert not reply.settled
+        bench.tiers["slow"].gate.set()
+        with anyio.fail_after(10):
+            await reply.wait()
+        assert [len(tier.done) for tier in bench.tiers.values()] == [1, 1]
+        for tier in bench.tiers.values():
+            tier.one_by_one = False
+            tier.gate.set()
+        await bench.problems()
 
 
 @pytest.mark.usefixtures("no_collection")

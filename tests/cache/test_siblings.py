@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.cache.keys import pack_tokens
-from erllama_py.cache.siblings import Child, Siblings, common_tokens
+from erllama_py.cache.keys import common_prefix, pack_tokens
+from erllama_py.cache.siblings import Child, Siblings
 
 # Of few and of far apart tokens, so that lists share beginnings, and bytes of one token are those of another.
 SPANS = st.lists(st.sampled_from([0, 1, 256, 1 << 24]), max_size=6).map(pack_tokens)
@@ -29,7 +29,7 @@ def test_those_with_most_in_common_come_first(spans: list[bytes], rest: bytes) -
     found = list(filled(spans).nearest(rest))
     assert sorted(one.key for _, one in found) == [number.to_bytes(2, "big") for number in range(len(spans))]
     assert [common for common, _ in found] == sorted((common for common, _ in found), reverse=True)
-    assert all(common == common_tokens(one.tokens, rest) for common, one in found)
+    assert all(common == common_prefix(one.tokens, rest) for common, one in found)
     assert all(one.tokens == spans[int.from_bytes(one.key, "big")] for _, one in found)
 
 
@@ -60,12 +60,3 @@ def test_a_row_that_two_tiers_have_is_there_until_both_have_lost_it() -> None:
     siblings.add(one)
     siblings.remove(one)
     assert list(siblings.nearest(b"1234")) == [(1, one)]
-
-
-@given(st.lists(st.integers(0, 3), max_size=40), st.lists(st.integers(0, 3), max_size=40))
-def test_common_tokens_counts_whole_tokens(left: list[int], right: list[int]) -> None:
-    """As comparing one by one would."""
-    count = 0
-    while count < min(len(left), len(right)) and left[count] == right[count]:
-        count += 1
-    assert common_tokens(pack_tokens(left), pack_tokens(right)) == count

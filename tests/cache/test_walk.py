@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erllama_py.cache.index import Index
-from erllama_py.cache.keys import Identity, pack_tokens
-from erllama_py.cache.siblings import common_tokens
+from erllama_py.cache.keys import Identity, common_prefix, pack_tokens
 from erllama_py.cache.walk import LEAST_PART, Hit, walk
 from erllama_py.tiers.messages import RowMeta
 
@@ -75,7 +74,7 @@ def test_it_finds_what_a_search_of_everything_finds(case: tuple[list[RowMeta], l
         assert hit.length == whole
     else:
         packed = pack_tokens(prompt)
-        parts = [row.start + common_tokens(row.tokens, packed[4 * row.start :]) for row in unique.values()
+        parts = [row.start + common_prefix(row.tokens, packed[4 * row.start :]) for row in unique.values()
                  if row.start in reached and packed[: 4 * row.start] == _before(row, unique)]  # fmt: skip
         assert hit.length == max([whole, *[part for part in parts if part >= whole + LEAST_PART]])
     assert hit.saved_to == whole
@@ -136,6 +135,14 @@ def test_rows_of_two_owners_never_meet() -> None:
         assert (hit.chain, hit.length, hit.miss and hit.miss.reason) == ((), 0, reason)
 
 
+def test_rows_behind_a_lost_one_are_no_rows_with_other_settings() -> None:
+    """Nothing leads to them, whatever became of the first."""
+    _, second = chain(STORY, 32, 64)
+    miss = look(index_of(second), STORY).miss
+    assert miss is not None
+    assert (miss.reason, miss.position) == ("empty", 0)
+
+
 def test_a_row_is_read_from_the_fastest_tier() -> None:
     """Memory before a disk, for each row by itself."""
     first, second = chain(STORY, 32, 64)
@@ -148,6 +155,14 @@ def test_ends_at_unaligned_places_are_found() -> None:
     """A reply's end, and the prompt that goes on from it."""
     index = index_of(*chain(STORY, 32, 51))
     assert look(index, STORY).length == 51
+
+
+def test_every_end_on_the_path_is_reached() -> None:
+    """Also one that the longest chain does without."""
+    index = index_of(*chain(STORY, 32, 40), *chain(STORY, 32, 64)[1:], *chain(OTHER, 32, 64)[1:])
+    hit = look(index, STORY)
+    assert [(row.meta.start, row.meta.end) for row in hit.chain] == [(0, 32), (32, 64)]
+    assert [(row.meta.start, row.meta.end) for row in hit.reached] == [(0, 32), (32, 40), (32, 64)]
 
 
 def test_a_row_that_parts_from_the_prompt_inside_is_used_up_to_there_where_cells_can_be_cut() -> None:

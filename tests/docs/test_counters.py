@@ -88,7 +88,7 @@ def literals(struct: Any, field: str) -> set[str]:
 def words() -> dict[str, set[str]]:
     """What can follow each prefix."""
     return {
-        "hits.": literals(Used, "kind") - {"cold"},
+        "hits.": literals(Used, "kind") - {"cold", "cancelled"},
         "hits.tier.": TIER,
         "misses.": literals(Miss, "reason"),
         "saves.": set(get_args(SaveReason)),
@@ -98,7 +98,7 @@ def words() -> dict[str, set[str]]:
         | set(get_args(SkipReason))
         | said_to("SaveEnded", "cache"),
         "evicted.": TIER,
-        # `unreadable` is what a directory counts of files that it could not open.
+        # `unreadable`: files that a directory cannot open, counted when it looks at them and when it is to read them.
         "bad.": set(get_args(BadKind))
         | {"unreadable"}
         | said_to("lost", "tiers")

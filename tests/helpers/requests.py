@@ -49,7 +49,7 @@ def hit_of(tokens: Sequence[int], *ends: int, logits: Sequence[int] = (), length
     found = ends[-1] if length is None else length
     miss = None if found == len(tokens) else Miss("ends", found)
     rows = rows_of(tokens, *ends, logits=logits)
-    return Hit(chain=rows, length=found, saved_to=ends[-1], exact=miss is None, miss=miss)
+    return Hit(chain=rows, reached=rows, length=found, saved_to=ends[-1], exact=miss is None, miss=miss)
 
 
 def found(request_id: int, hit: Hit | None = NOTHING, logits: bytes | None = None) -> Found:

@@ -43,7 +43,11 @@ def test_nothing_is_explained_too() -> None:
 def test_each_row_ends_a_cached_prefix() -> None:
     """With the bytes up to there; a last row that matches in part counts for what matches."""
     assert cached_prefixes(HIT) == [CachedPrefix(20, "disk", 1000), CachedPrefix(40, "disk", 2000)]
-    assert cached_prefixes(msgspec.structs.replace(HIT, length=33))[-1] == CachedPrefix(33, "disk", 2000)
+    part = msgspec.structs.replace(HIT, length=33, reached=HIT.reached[:1])
+    assert cached_prefixes(part) == [CachedPrefix(20, "disk", 1000), CachedPrefix(33, "disk", 2000)]
+    shorter = hit_of(PROMPT, 20, 30).reached
+    two_ways = msgspec.structs.replace(HIT, reached=(*shorter, HIT.reached[1]))
+    assert [(one.tokens, one.nbytes) for one in cached_prefixes(two_ways)] == [(20, 1000), (30, 2000), (40, 2000)]
     assert cached_prefixes(NOTHING) == cached_prefixes(None) == []
 
 

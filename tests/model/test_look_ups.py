@@ -129,3 +129,38 @@ async def test_a_hit_counts_as_resumed_where_the_caller_named_a_parent(
         (used,) = client.told
         assert isinstance(used, Used)
         assert (used.kind, used.rows, used.seconds) == (counted, ROWS[:1], 0.5)
+
+
+def cold_end(rows: tuple[Located, ...] = (), refused: Located | None = None) -> EndLookUp:
+    return EndLookUp(1, CacheHit("cold", 0), rows, refused, 0.5)
+
+
+async def test_a_request_that_ends_before_its_answer_is_there_was_cancelled() -> None:
+    """Neither a hit nor a miss, whatever it had begun with before it was parked."""
+    async with look_ups() as (tasks, client, _):
+        tasks.find(asked(1, PROMPT).request, "disk", cuttable=True)
+        tasks.end(EndLookUp(1, CacheHit("exact", 20), (), None, 0.5, True))
+        assert [used.kind for used in client.told if isinstance(used, Used)] == ["cancelled"]
+
+
+@pytest.mark.parametrize(
+    ("read", "taken", "refused", "kind"),
+    [
+        (1, 0, False, "cancelled"), (3, 0, False, "cancelled"), (3, 2, False, "cancelled"), (3, 3, False, "cold"),
+        (3, 2, True, "cold"), (-1, 0, False, "cold"),
+    ],
+)  # fmt: skip
+async def test_a_restore_that_ends_before_its_last_row_is_in_was_cancelled(
+    read: int, taken: int, refused: bool, kind: str
+) -> None:
+    """Not where a row cannot be read, or is refused: there its request goes on without the rest."""
+    async with look_ups() as (tasks, client, posted):
+        tasks.read(ReadRows(1, ROWS[:3]))
+        await reads_begun(client, 3)
+        for number in range(abs(read)):
+            client.reads[number].set_result(NO_ROW if read > 0 else None)
+        await until(lambda: len(posted) == abs(read))
+        for _ in range(taken):
+            tasks.taken(1)
+        tasks.end(cold_end(ROWS[:taken], ROWS[taken] if refused else None))
+        assert [used.kind for used in client.told if isinstance(used, Used)] == [kind]

@@ -22,23 +22,6 @@ def slot_with(held: Sequence[int], first_held: int = 0) -> Slot:
     return Slot(0, pack_tokens(held), first_held)
 
 
-@given(tokens, tokens)
-def test_the_common_prefix_is_the_longest_one(left: list[int], right: list[int]) -> None:
-    """Equal up to the length found, different after it."""
-    length = common_prefix(pack_tokens(left), pack_tokens(right))
-    assert left[:length] == right[:length]
-    assert length == min(len(left), len(right)) or left[length] != right[length]
-
-
-@given(st.integers(0, 3000), st.integers(0, 3000), st.integers(0, 3))
-def test_long_common_prefixes_are_found_to_the_token(length: int, more: int, byte: int) -> None:
-    """Wherever the slices end, and whichever byte of a token differs."""
-    left, right = list(range(length + more)), list(range(length + more))
-    if more:
-        right[length] ^= 1 << (8 * byte)
-    assert common_prefix(pack_tokens(left), pack_tokens(right)) == length
-
-
 @given(tokens, st.integers(0, 39), tokens.filter(bool), kinds, st.integers(0, 30))
 def test_what_is_kept_is_held_and_leaves_a_token_to_compute(
     held: list[int], first: int, prompt: list[int], kind: MemoryKind, n_swa: int

@@ -1,0 +1,54 @@
+"""The cache as a model sees it: what is read is what was found, or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+from helpers.rows import chain, meta
+
+from erllama_py.actors import Actor, Names, Reply, actor_child
+from erllama_py.actors.running import Run
+from erllama_py.cache.client import CacheClient
+from erllama_py.cache.messages import Located, RowBytes
+from erllama_py.tiers.messages import Get, RowMeta
+
+pytestmark = pytest.mark.anyio
+
+STORY = list(range(30))
+_, ROW = chain(STORY, 10, 20)
+
+
+class PlayedTier(Actor[Get]):
+    """Answers with a row of this description, whatever it is asked for."""
+
+    def __init__(self, row: RowMeta) -> None:
+        self.row = row
+
+    async def handle(self, message: Get, reply: Reply[Any] | None) -> None:
+        assert reply is not None
+        reply.send(RowBytes(self.row, memoryview(b"x"), b""))
+
+
+@pytest.mark.parametrize(
+    ("content", "is_it"),
+    [
+        (ROW, True),
+        (meta(STORY, 0, 20), False),  # saved again with another start
+        (msgspec.structs.replace(ROW, end=21), False),
+        (msgspec.structs.replace(ROW, key=b"k" * 32), False),
+    ],
+)
+async def test_a_row_that_is_not_the_one_that_was_found_is_not_read(content: RowMeta, is_it: bool) -> None:
+    """By its key and the positions that it spans."""
+    names = Names()
+    run = Run("tier:disk", lambda: actor_child("tier:disk", lambda: PlayedTier(content), names))
+    await run.ready
+    try:
+        read = await CacheClient(names).read(Located(ROW, "disk", 1000))
+    finally:
+        run.request_stop()
+        await asyncio.wait((run.task,))
+    assert (read is not None) == is_it

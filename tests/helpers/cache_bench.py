@@ -1,0 +1,118 @@
+"""The cache's actor by itself, among a tier and a saver that are played here and keep what they are told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from erllama_py.actors import Actor, ActorRef, Names, Reply, actor_child
+from erllama_py.actors.running import Run
+from erllama_py.cache.actor import CacheActor
+from erllama_py.cache.keys import pack_tokens
+from erllama_py.cache.messages import (
+    SAVER,
+    CacheMessage,
+    Find,
+    ListTiers,
+    ReadCounters,
+    Remove,
+    Removed,
+    Save,
+    Used,
+    Write,
+)
+from erllama_py.tiers.messages import CACHE, RowMeta, TierRows, TierUp
+from helpers.checkpoints import quiet_loop
+from helpers.rows import IDENTITY, meta, stored
+
+
+class Played(Actor[Any]):
+    """Keeps what it is told, and lets go of rows at once."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    async def handle(self, message: Any, reply: Reply[Any] | None) -> None:
+        self.told.append(message)
+        freed = 0
+        if isinstance(message, Write | Remove):
+            keys = message.keys if isinstance(message, Remove) else message.victims
+            self.names.cast(CACHE, Removed(message.tier, keys, True), bounded=False)
+            freed = 1000 * len(keys)
+        if reply is not None:
+            reply.send(freed)
+
+
+class Bench:
+    """A cache's actor with a saver, and an actor for the tier `disk`."""
+
+    def __init__(self, actor: CacheActor, saver: Played, disk: Played) -> None:
+        self.actor, self.saver, self.disk = actor, saver, disk
+        self.ref: ActorRef[Any] = actor.ref
+
+    def tell(self, *messages: CacheMessage) -> None:
+        """Cast them."""
+        for message in messages:
+            self.ref.cast(message, bounded=False)
+
+    async def settled(self) -> dict[str, float]:
+        """The counters, once everything that was told has been taken; also what that made the saver say."""
+        for _ in range(10):
+            await self.ref.call(ListTiers())
+        counters: dict[str, float] = await self.ref.call(ReadCounters())
+        return counters
+
+    def tier(self, rows: Sequence[RowMeta], quota: int = 1 << 40) -> None:
+        """The tier `disk` runs, and has these rows of 1,000 bytes."""
+        self.tell(TierUp("disk", "disk", quota))
+        self.tell(TierRows("disk", tuple(map(stored, rows)), len(rows), len(rows)))
+
+    async def save(self, number: int, payload_bytes: int = 1) -> list[Write]:
+        """Hand a row over; what the saver was told to write by then."""
+        return await self.save_row(meta([number], 0, 1, payload_bytes=payload_bytes))
+
+    async def save_row(self, row: RowMeta, pack_seconds: float = 0.0) -> list[Write]:
+        """The same with a row that is given."""
+        self.tell(Save(meta=row, tier="disk", payload=memoryview(b"x"), pack_seconds=pack_seconds))
+        await self.settled()
+        return [message for message in self.saver.told if isinstance(message, Write)]
+
+    def find(self, number: int, tokens: Sequence[int], parent_key: bytes | None = None) -> Reply[Any]:
+        """Begin a look-up, which pins what it finds; it waits for a minute for what it names."""
+        return self.ref.begin_call(
+            Find(
+                holder="m", request_id=number, identity=IDENTITY, tokens=pack_tokens(tokens), cuttable=False, tier="",
+                parent_key=parent_key, wait_seconds=60.0 if parent_key else 0.0,
+            )
+        )  # fmt: skip
+
+    def removed(self) -> list[bytes]:
+        """The keys of rows that the saver was told to remove."""
+        return [key for message in self.saver.told if isinstance(message, Remove) for key in message.keys]
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Bench]:
+    """One whose clock stands at 0."""
+    async with quiet_loop():
+        names, actor, saver, disk = Names(), CacheActor(lambda: 0.0), Played(), Played()
+        runs = [
+            Run(CACHE, lambda: actor_child(CACHE, lambda: actor, names)),
+            Run(SAVER, lambda: actor_child(SAVER, lambda: saver, names)),
+            Run("tier:disk", lambda: actor_child("tier:disk", lambda: disk, names)),
+        ]
+        for run in runs:
+            await run.ready
+        try:
+            yield Bench(actor, saver, disk)
+        finally:
+            for run in runs:
+                run.request_stop()
+                await asyncio.wait((run.task,))
+
+
+def used(number: int) -> Used:
+    """A look-up of which nothing came."""
+    return Used(holder="m", request_id=number, kind="cold", rows=(), seconds=0.0)
