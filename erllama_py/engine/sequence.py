@@ -82,8 +82,8 @@ class Running:
         self.limit, self.asked = limit, False
 
     def park(self) -> None:
-        """It holds no cells any more."""
-        self.position, self.parking = 0, False
+        """It has no sequence any more."""
+        self.seq_id, self.position, self.parking = -1, 0, False
         self.grant(0)
 
     def resume(self, seq_id: int, keep: int, limit: int) -> None:

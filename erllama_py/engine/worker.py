@@ -185,7 +185,8 @@ class Worker:
             self._decode(needs)
             self._do_forks()
         self._finish_all()
-        for running in [running for running in self._running.values() if running.parking]:
+        # Who is over ends, be it in the ticks to come: were it parked, nobody would take it up to say so.
+        for running in [one for one in self._running.values() if one.parking and one.finish is None]:
             self._park(running)
         for running in self._running.values():
             if running.wants:
