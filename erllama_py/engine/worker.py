@@ -96,6 +96,10 @@ class Worker:
 
     # --- jobs --------------------------------------------------------------------------------------------
 
+    def runs(self, request_id: int) -> bool:
+        """Whether a request was begun and is neither over nor parked: no job that waits is still to begin it."""
+        return request_id in self._running
+
     def do(self, job: Job) -> None:
         match job:
             case Generate():
