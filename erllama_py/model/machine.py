@@ -57,7 +57,7 @@ from erllama_py.model.messages import (
     Submit,
 )
 from erllama_py.model.saving_all import buffers_back, copied, leave_save_all, save_all, save_next
-from erllama_py.model.scheduling import SAVE_WAIT, lead_gone, look_up_rows, schedule
+from erllama_py.model.scheduling import SAVE_WAIT, go_on, lead_gone, schedule
 from erllama_py.model.slots import Slot
 from erllama_py.model.starting import forked, found, leave_start, outline, restored, row_read, slot_of
 from erllama_py.model.state import Running, State, at_rest, changed, unstarted, with_request, with_slot, without_request
@@ -232,7 +232,7 @@ def _captured(state: State, captured: Captured, now: float) -> tuple[State, list
     state = with_request(state, running)
     for other in state.requests.values():
         if other.lead == request.id and other.stage == "following" and captured.end >= other.lead_end:
-            state, more = look_up_rows(state, other)
+            state, more = go_on(state, other, other.lead_end + 1)
             effects += more
     return state, effects
 

@@ -32,12 +32,14 @@ def schedule(state: State, now: float) -> tuple[State, list[Effect]]:
 
 
 def _lead_on(state: State) -> tuple[State, list[Effect]]:
-    """Who waits for rows that its lead, as it turns out, need not save because they are there goes on with them."""
+    """Who waits for rows that its lead, as it turns out, does not save: they are there, or it saves none at all."""
     effects: list[Effect] = []
     for other in state.requests.values():
         lead = state.requests.get(other.lead) if other.lead is not None and other.stage == "following" else None
-        if lead is not None and lead.stage == "working" and lead.captured_to >= other.lead_end:
-            state, more = look_up_rows(state, other)
+        if lead is None or lead.stage != "working":
+            continue
+        if lead.captured_to >= other.lead_end or lead.request.plan is None:
+            state, more = go_on(state, other, other.lead_end + 1)
             effects += more
     return state, effects
 
@@ -187,8 +189,19 @@ def _take(state: State, running: Running, place: placing.Place, now: float) -> t
     return state, [*effects, LookUp(sought)]
 
 
-def look_up_rows(state: State, running: Running) -> tuple[State, list[Effect]]:
-    """What a request has waited for is being saved, or will not be any more: ask the cache for it."""
+def go_on(state: State, running: Running, least: int) -> tuple[State, list[Effect]]:
+    """What a request has waited for is being saved, or will not be any more.
+
+    Of several who began alike, the first asks the cache and computes what is missing. The others follow it, if that
+    gives them `least` tokens, or each would compute the same.
+    """
+    again = placing.shared(state, running)
+    if again.lead is not None and again.lead_end >= least:
+        return with_request(state, changed(running, lead=again.lead, lead_end=again.lead_end)), []
+    return _look_up_rows(state, running)
+
+
+def _look_up_rows(state: State, running: Running) -> tuple[State, list[Effect]]:
     sought = running.sought
     key = prefix_keys(sought.identity, sought.packed, (running.lead_end,))[0]
     state = with_request(state, changed(running, stage="looking", lead=None))
@@ -203,12 +216,7 @@ def lead_gone(state: State, lead: Running, now: float) -> tuple[State, list[Effe
         if other.lead != lead.request.id:
             continue
         if other.stage == "following":
-            # Of several who have lost the same lead, the first goes on, and the others follow it.
-            again = placing.shared(state, other)
-            if again.lead is not None and again.lead_end >= other.lead_end:
-                state = with_request(state, changed(other, lead=again.lead, lead_end=again.lead_end))
-                continue
-            state, more = look_up_rows(state, other)
+            state, more = go_on(state, other, other.lead_end)
         elif lead.stage not in ("working", "parking"):  # the engine was not asked yet to share anything
             state, more = forked(state, Forked(other.request.id, 0), now)
         else:

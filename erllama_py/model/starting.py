@@ -236,6 +236,8 @@ def work(state: State, running: Running, now: float) -> tuple[State, list[Effect
     if running.parked is not None:
         job = Resume(request_id=request.id, seq_id=slot.seq_id, keep=keep, limit=limit)
     else:
+        if running.hit is None:  # without the cache nobody knows what is saved already: nothing is, until it is back
+            request = changed(request, plan=None)
         job = Generate(
             request_id=request.id,
             seq_id=slot.seq_id,
@@ -247,12 +249,11 @@ def work(state: State, running: Running, now: float) -> tuple[State, list[Effect
             stop_sequences=request.stop_sequences,
             stream=running.stream,
             priority=request.priority,
-            # Without the cache nobody knows what is saved already: nothing is, until it is back.
-            saves=_plan(request.plan, saved_to) if running.hit is not None else None,
+            saves=_plan(request.plan, saved_to),
             logits=running.logits if by_logits else None,
             keep_logits=not by_logits,
         )
-        running = changed(running, begun=outline(running, now), lost_from=NOTHING_LOST)
+        running = changed(running, request=request, begun=outline(running, now), lost_from=NOTHING_LOST)
     running = changed(running, limit=limit, captured_to=max(running.captured_to, saved_to), answer=None)
     state = changed(with_request(state, running), last_hit=running.last)
     # Who is to share what is computed now: the engine does it when it is there.

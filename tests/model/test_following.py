@@ -26,7 +26,7 @@ from erllama_py.engine.jobs import Drop, Failed, Fork, Forked, Generate, Park, P
 from erllama_py.model.books import count
 from erllama_py.model.messages import CancelRequest, Complete, EndLookUp, LookUp, ReadRows, SendJob
 from erllama_py.model.scheduling import SAVE_WAIT
-from erllama_py.model.state import State
+from erllama_py.model.state import State, changed
 from erllama_py.results import CacheHit
 
 SECOND, THIRD = [*A[:40], *B[:20]], [*A[:40], *C[:20]]  # both begin as A does
@@ -264,3 +264,38 @@ def test_nobody_waits_for_rows_of_a_prompt_that_is_in() -> None:
     state = begun(state_with(memory="recurrent", n_cells=ROOM), asked(1, A, plan=PLAN))
     _, effects = run(state, Prefilled(1, 60, 60), asked(2, SECOND))
     assert looked_up(effects) == [2]
+
+
+@pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
+@pytest.mark.parametrize("saved", ["now", "already", "by nobody"])
+def test_who_waited_for_a_short_beginning_goes_on_together(memory: MemoryKind, saved: str) -> None:
+    """What they share behind it is longer, and only one of them computes that; the others wait for its rows."""
+    stem, plan = [*A[:20], *B, *C], changed(PLAN, prompt_ends=(20, 60, 100))
+    state, _ = run(state_with(memory=memory, n_seq_max=4, n_cells=ROOM), asked(1, [*A[:20], *D], plan=PLAN))
+    if saved == "now":
+        state, _ = run(state, found(1))
+    state, _ = run(state, *(asked(request_id, [*stem, request_id], plan=plan) for request_id in (2, 3, 4)))
+    assert [state.requests[request_id].lead_end for request_id in (2, 3, 4)] == [20, 20, 20]
+    last = captured(1, 0, 20)
+    if saved == "already":
+        state, _ = run(state, found(1, hit_of([*A[:20], *D], 20)), row_read(1, rows_of(A, 20)[0]))
+        last = restored(1, rows_of(A, 20)[0])
+    if saved == "by nobody":
+        last = found(1, None)
+    state, effects = run(state, last)
+    assert looked_up(effects) == [2]
+    assert [state.requests[request_id].lead for request_id in (2, 3, 4)] == [None, 2, 2]
+    assert [state.requests[request_id].lead_end for request_id in (3, 4)] == [100, 100]
+    state, _ = run(state, found(2))
+    assert looked_up(run(state, captured(2, 0, 100))[1]) == [3, 4]
+
+
+@pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
+def test_nobody_waits_for_rows_of_one_that_saves_none(memory: MemoryKind) -> None:
+    """It began while the cache was away; who follows it goes on as soon as that is known."""
+    state, _ = run(state_with(memory=memory, n_cells=ROOM), asked(1, A, plan=PLAN), asked(2, SECOND))
+    assert state.requests[2].stage == "following"
+    state, effects = run(state, found(1, None))
+    assert generate_of(effects).saves is None
+    assert looked_up(effects) == [2]
+    assert looked_up(run(state, asked(3, SECOND))[1]) == [3]
