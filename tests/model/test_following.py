@@ -155,7 +155,7 @@ def test_the_next_lead_may_itself_still_be_looked_up() -> None:
 @pytest.mark.parametrize("parking", [False, True])
 def test_of_a_lead_at_work_the_engine_says_what_was_shared(over: Any, parking: bool) -> None:
     """It was asked, so its answer is waited for, though the lead was to be parked and has ended before that."""
-    state = begun(state_with(n_cells=ROOM), asked(1, A))
+    state, _ = run(begun(state_with(n_cells=ROOM), asked(1, A)), Prefilled(1, 60, 60))
     state, _ = run(state, asked(2, SECOND, priority=1), asked(3, THIRD, priority=1), found(2), found(3))
     if parking:
         state, effects = run(state, asked(4, D, priority=1))
@@ -170,7 +170,7 @@ def test_of_a_lead_at_work_the_engine_says_what_was_shared(over: Any, parking: b
 
 def test_who_follows_a_lead_that_is_parked_gets_what_it_has() -> None:
     """The engine says so before the lead is out; what is missing is computed by the first of them."""
-    state = begun(state_with(n_cells=ROOM), asked(1, A))
+    state, _ = run(begun(state_with(n_cells=ROOM), asked(1, A)), Prefilled(1, 60, 60))
     state, _ = run(state, asked(2, SECOND, priority=1), asked(3, THIRD, priority=1), found(2), found(3))
     state, _ = run(state, asked(4, D, priority=1))
     assert state.requests[1].stage == "parking"
@@ -180,6 +180,15 @@ def test_who_follows_a_lead_that_is_parked_gets_what_it_has() -> None:
     assert jobs(effects) == [Drop(2), Fork(request_id=3, source=1, seq_id=2, length=40)]
     _, effects = run(state, Parked(request_id=1, held=20, token_ids=[]))
     assert jobs(effects) == []
+
+
+def test_a_higher_priority_does_not_wait_for_the_prompt_of_a_lower_one() -> None:
+    """That may be read behind all others; once it is in, it is shared."""
+    state = begun(state_with(n_cells=ROOM), asked(1, A))
+    for above, shares in ((asked(2, SECOND), True), (asked(2, SECOND, priority=1), False)):
+        assert (FORK_2 in jobs(run(state, above)[1])) == shares
+    state, effects = run(state, Prefilled(1, 60, 60), asked(2, SECOND, priority=1))
+    assert FORK_2 in jobs(effects)
 
 
 def test_a_follower_is_cancelled_without_its_lead() -> None:
