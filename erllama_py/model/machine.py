@@ -162,7 +162,7 @@ def _cancel(state: State, request_id: int, now: float) -> tuple[State, list[Effe
     if by_engine:
         if running.stage not in ("working", "parking"):
             running = changed(running, stage="parked", seq_id=None, lead=None, forking=False)
-        state = with_request(state, changed(running, leaving=True))
+        state = with_request(state, changed(running, leaving=True, starving=False))
         effects.append(SendJob(Cancel(request_id)))
     else:
         state = without_request(state, request_id)
@@ -183,7 +183,7 @@ def _prefilled(state: State, request_id: int, done: int, total: int) -> tuple[St
 
 def _wants(state: State, request_id: int, limit: int, now: float) -> tuple[State, list[Effect]]:
     running = state.requests.get(request_id)
-    if running is None or running.stage != "working" or running.limit != limit:
+    if running is None or running.leaving or running.stage != "working" or running.limit != limit:
         return state, []
     return schedule(with_request(state, changed(running, starving=True)), now)
 

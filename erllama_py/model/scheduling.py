@@ -80,9 +80,11 @@ def _grow(state: State, running: Running, now: float) -> tuple[State, list[Effec
         idle = [one for one in state.active if placing.can_go_back(state, one)]
         if not idle:
             return state, effects
-        state, more = _requeue(state, max(idle, key=lambda one: one.rank), now)
-        state, last = _grow(state, state.requests[running.request.id], now)
-        return state, [*effects, *more, *last]
+        last = max(idle, key=lambda one: one.rank)
+        if last.rank > running.rank:
+            state, more = _requeue(state, last, now)
+            state, rest = _grow(state, state.requests[running.request.id], now)
+            return state, [*effects, *more, *rest]
     state, more = park(state, parkable[0])
     return state, [*effects, *more]
 

@@ -17,6 +17,7 @@ from erllama_py.model.messages import (
     FailRequest,
     LookUp,
     Refuse,
+    SaveAll,
     SendJob,
 )
 from erllama_py.model.scheduling import SAVE_WAIT
@@ -229,3 +230,32 @@ def test_the_logits_of_a_prompt_do_not_resume_what_was_sampled_behind_it() -> No
     state, _ = run(state, found(2, hit_of([*B, 7, 8, 9], 62), b"l"))
     assert state.requests[2].start is not None
     assert not state.requests[2].start.by_logits
+
+
+def test_who_has_not_begun_does_not_go_back_for_one_of_lower_rank() -> None:
+    """That one, though it is the only one at work, is parked itself: the other is about to be."""
+    state = begun(state_with(n_cells=64 + 64), asked(1, A, max_new_tokens=60))
+    state, _ = run(state, asked(2, B[:50], priority=9), Wants(1, 64), Wants(1, 68))
+    state, effects = run(state, Wants(1, 72))
+    assert effects == [SendJob(Park(1))]
+    assert state.requests[2].stage == "looking"
+    state, _ = run(state, Parked(request_id=1, held=72, token_ids=list(range(12))), found(2))
+    assert (state.requests[2].stage, ids(state)) == ("working", [1])
+
+
+@pytest.mark.parametrize("end", [CancelRequest(2), SaveAll(9, "shutdown")], ids=lambda end: type(end).__name__)
+@pytest.mark.parametrize("asked_before", [True, False])
+def test_nobody_makes_room_for_one_that_was_cancelled(end: Any, asked_before: bool) -> None:
+    """It will not grow any more, whether it had asked before, or its question was on its way."""
+    state = begun(state_with(n_cells=132), asked(1, A), asked(2, B, priority=1))
+    state, _ = run(state, Wants(2, 64))
+    if asked_before:
+        state, effects = run(state, Wants(2, 68))
+        assert effects == [SendJob(Park(1))]
+        state, _ = run(state, end)
+        state, effects = run(state, Parked(request_id=1, held=60, token_ids=[]))
+    else:
+        state, _ = run(state, end)
+        state, effects = run(state, Wants(2, 68))
+    assert [job for job in jobs(effects) if isinstance(job, Grant | Park)] == []
+    assert not state.requests[2].starving
