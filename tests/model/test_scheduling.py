@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from helpers.requests import captured, finished, found, generate_of, hit_of, jobs, run
+from helpers.requests import captured, finished, found, generate_of, hit_of, jobs, restored, row_read, rows_of, run
 from helpers.states import A, B, C, D, asked, begun, kept, looked_up, state_with
 
 from erllama_py.cache.keys import pack_tokens, prefix_keys
@@ -15,6 +15,7 @@ from erllama_py.model.messages import (
     Complete,
     EndLookUp,
     FailRequest,
+    Look,
     LookUp,
     Refuse,
     SaveAll,
@@ -259,3 +260,52 @@ def test_nobody_makes_room_for_one_that_was_cancelled(end: Any, asked_before: bo
         state, effects = run(state, Wants(2, 68))
     assert [job for job in jobs(effects) if isinstance(job, Grant | Park)] == []
     assert not state.requests[2].starving
+
+
+# --- one at a time ------------------------------------------------------------------------------------------------
+
+
+def test_while_one_is_on_its_way_out_nobody_else_is_parked_for_who_waits() -> None:
+    """Its sequence is what the one who waits gets, whatever happens meanwhile."""
+    state = begun(state_with(n_seq_max=2, n_cells=1000), asked(1, A), asked(2, B))
+    state, effects = run(state, asked(3, C, priority=1))
+    assert effects == [SendJob(Park(2))]
+    state, effects = run(state, asked(4, D, priority=-1))
+    assert effects == []
+    state, effects = run(state, Parked(request_id=2, held=60, token_ids=[]))
+    assert (looked_up(effects), jobs(effects)) == ([3], [])
+
+
+def test_while_one_is_on_its_way_out_nobody_else_is_parked_for_who_grows() -> None:
+    """Its cells may be enough for all who have asked."""
+    state = begun(state_with(n_cells=200), *(asked(n, prompt) for n, prompt in ((1, A), (2, B), (3, C))))
+    state, effects = run(state, Wants(1, 64), Wants(2, 64), Wants(1, 68))
+    assert effects == [SendJob(Park(3))]
+    state, effects = run(state, Wants(2, 68))
+    assert effects == []
+    state, effects = run(state, Parked(request_id=3, held=60, token_ids=[]))
+    assert effects == [SendJob(Grant(1, 69)), SendJob(Grant(2, 69))]
+
+
+def test_while_one_stands_still_for_want_of_cells_nobody_is_admitted() -> None:
+    """Also where nobody can be parked for it yet, as rows are on their way to the other: a higher priority that comes
+    would push out the one that has asked."""
+    state = begun(state_with(n_cells=64 + 64), asked(1, A, max_new_tokens=60))
+    state, _ = run(state, asked(2, B[:50]), found(2, hit_of(B[:50], 20)), Wants(1, 64), Wants(1, 68), Wants(1, 72))
+    assert state.requests[1].starving
+    state, effects = run(state, asked(3, C, priority=9))
+    assert effects == []
+    rows = rows_of(B, 20)
+    state, effects = run(state, row_read(2, rows[0]), restored(2, rows[0]))
+    assert jobs(effects)[1:] == [Park(2)]
+
+
+def test_a_turn_waits_until_what_its_session_held_is_copied() -> None:
+    """It would find neither the sequence nor its rows."""
+    state = state_with(kept(0, A, captured_to=0, session_id="s", used_at=0.0), n_seq_max=2)
+    state, effects = run(state, Look(), now=1000.0)
+    (copy, _) = jobs(effects)
+    state, effects = run(state, asked(1, [*A, 1], session_id="s"))
+    assert (effects, ids(state)) == ([], [1])
+    _, effects = run(state, captured(copy.request_id, 0, 60))
+    assert looked_up(effects) == [1]
