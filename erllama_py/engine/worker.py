@@ -236,9 +236,9 @@ class Worker:
     def _advance(self, part: Part, logits: int | None) -> None:
         running, job = part.running, part.running.job
         running.waited = 0
-        prefilling = not running.generating
+        prefilling, reached = not running.generating, running.reached
         running.decoded(part.tokens)
-        if prefilling:
+        if prefilling and running.reached > reached:
             self._outcomes.append(Prefilled(job.request_id, running.position, len(job.tokens)))
         if logits is None:
             return

@@ -10,13 +10,13 @@ so that one shortage never parks two.
 from __future__ import annotations
 
 from erllama_py.cache.keys import TOKEN_BYTES, prefix_keys
-from erllama_py.engine.jobs import Drop, Forked, Grant, Park
+from erllama_py.engine.jobs import Drop, Grant, Park
 from erllama_py.model import placing
 from erllama_py.model.books import count, grown
 from erllama_py.model.evicting import copy_out, evict
 from erllama_py.model.messages import Effect, LookUp, SendJob
 from erllama_py.model.slots import Slot, common_prefix
-from erllama_py.model.starting import follow, forked, leave_start, slot_of, with_pieces
+from erllama_py.model.starting import follow, leave_start, shares, slot_of, with_pieces
 from erllama_py.model.state import Running, State, changed, unstarted, with_request, with_slot
 
 # Seconds that are waited for a save under way of what a request begins with, before it is computed again.
@@ -220,7 +220,7 @@ def lead_gone(state: State, lead: Running, now: float) -> tuple[State, list[Effe
         if other.stage == "following":
             state, more = go_on(state, other, other.lead_end)
         elif lead.stage not in ("working", "parking"):  # the engine was not asked yet to share anything
-            state, more = forked(state, Forked(other.request.id, 0), now)
+            state, more = shares(state, other, 0, now)
         else:
             continue
         effects += more

@@ -58,10 +58,12 @@ def forked(state: State, outcome: Forked, now: float) -> tuple[State, list[Effec
     running = state.requests.get(outcome.request_id)
     if running is None or not running.forking:
         return state, []
-    length = outcome.length
+    return shares(state, running, outcome.length, now)
+
+
+def shares(state: State, running: Running, length: int, now: float) -> tuple[State, list[Effect]]:
+    """A request that was to begin with another's cells has so many of them: start it, unless there is more to share."""
     lead = state.requests.get(running.lead) if running.lead is not None else None
-    if length < running.lead_end:
-        state, _ = _with_cells(state, running, length, running.limit)
     state = with_slot(state, changed(slot_of(state, running), held=running.sought.packed[: TOKEN_BYTES * length]))
     saved = max(running.saved_by_lead, _saved_by(lead, length) if lead is not None else 0)
     running = changed(running, forking=False, lead=None, lead_end=0, saved_by_lead=saved)

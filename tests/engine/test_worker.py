@@ -120,6 +120,20 @@ def test_nobody_decodes_beyond_what_was_granted() -> None:
     assert (end.token_ids, end.held) == (alone(prompt(1)).token_ids, 17)
 
 
+def test_who_is_answered_in_time_never_stands_still() -> None:
+    """More cells are asked for while there are some left: the answer may take some ticks."""
+    one = bench()
+    one.do(generate(1, prompt(1), limit=40, max_new_tokens=60))
+    while not one.of(Wants):
+        one.tick()
+    before = len(one.decodes)
+    one.tick(8)
+    assert len(one.decodes) == before + 8
+    one.do(Grant(1, 70))
+    one.tick(8)
+    assert len(one.decodes) == before + 16
+
+
 def test_a_prompt_too_is_read_as_far_as_there_are_cells() -> None:
     """And goes on from there."""
     one = bench()

@@ -8,7 +8,18 @@ from helpers.worker import alone, bench, prompt
 
 from erllama_py.config import SchedulerOpts
 from erllama_py.engine.backend import Sampling
-from erllama_py.engine.jobs import Cancel, Captured, CapturePlan, Finished, Park, Parked, Restore, Resume, Text
+from erllama_py.engine.jobs import (
+    Cancel,
+    Captured,
+    CapturePlan,
+    Finished,
+    Park,
+    Parked,
+    Prefilled,
+    Restore,
+    Resume,
+    Text,
+)
 
 HOT = Sampling(temperature=1.0, seed=7)  # each draw depends on how many went before
 PLAN = CapturePlan(captured_to=0, prompt_ends=(16, 32, 48), interval=16, min_tokens=8)
@@ -180,3 +191,15 @@ def test_who_is_cancelled_while_it_is_parked_has_no_sequence() -> None:
     assert [running.seq_id for running in many.worker._running.values()] == [0, -1]
     many.run()
     assert isinstance(many.ended(2), Finished)
+
+
+def test_what_is_computed_again_is_no_progress() -> None:
+    """Of a prompt that is parked half way: each step is told once, and none goes back."""
+    one = bench()
+    one.do(generate(1, prompt(1, 300), max_new_tokens=2))
+    one.tick(3)
+    one.do(Park(1))
+    one.run()
+    one.do(Resume(request_id=1, seq_id=0, keep=0, limit=1 << 30))
+    one.run()
+    assert [told.done for told in one.of(Prefilled)] == [64, 128, 192, 256, 300]
