@@ -2,6 +2,7 @@
 
     a request asks for more cells ─▶ feed: sequences at rest go, or one is parked ─▶ Grant
     something became free ─▶ admit: the next in the queue gets a place ─▶ LookUp, Fork
+    somebody is at work ─▶ trim: no more is kept beside it than may be
 
 Cells come free when a `Drop` was sent, or `Parked` has come. While somebody is on the way out nothing else is decided,
 so that one shortage never parks two.
@@ -27,8 +28,18 @@ def schedule(state: State, now: float) -> tuple[State, list[Effect]]:
     """Give what is free to who is to have it."""
     state, effects = _lead_on(state)
     state, more = _feed(state, now)
-    state, last = _admit(state, now)
-    return state, [*effects, *more, *last]
+    state, admitted = _admit(state, now)
+    state, trimmed = _trim(state)
+    return state, [*effects, *more, *admitted, *trimmed]
+
+
+def _trim(state: State) -> tuple[State, list[Effect]]:
+    """No more is kept than may be while somebody is at work; a `SaveAll` lets go of everything, and loses nothing."""
+    effects: list[Effect] = []
+    while state.active and not state.save_alls and count(slot.pieces for slot in state.kept) > state.limits.kept_cells:
+        state, more = evict(state, state.kept[0])
+        effects += more
+    return state, effects
 
 
 def _lead_on(state: State) -> tuple[State, list[Effect]]:

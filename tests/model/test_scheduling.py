@@ -262,6 +262,20 @@ def test_nobody_makes_room_for_one_that_was_cancelled(end: Any, asked_before: bo
     assert not state.requests[2].starving
 
 
+def test_what_is_kept_beside_those_at_work_is_bounded() -> None:
+    """As soon as it comes to rest, and not only when somebody gets a place; a model at rest keeps all of it."""
+    state = begun(state_with(n_cells=1000, kept_cells=70), asked(1, A), asked(2, B), asked(3, C))
+    state, effects = run(state, finished(2, [], held=60, captured_to=60))
+    assert jobs(effects) == []
+    state, effects = run(state, finished(3, [], held=60, captured_to=50))
+    assert jobs(effects) == [Drop(1)]  # what is saved goes first
+    state, effects = run(state, finished(1, [], held=60, captured_to=60))
+    assert jobs(effects) == []
+    assert len(state.kept) == 2
+    state, effects = run(state, asked(4, [1, 2, 3]))
+    assert jobs(effects) == [Drop(0)]
+
+
 # --- one at a time ------------------------------------------------------------------------------------------------
 
 
