@@ -28,6 +28,7 @@ class Running:
         self.captures = Captures(job.saves, len(job.tokens), job.keep, facts.memory)
         self.seq_id = job.seq_id
         self.position = job.keep  # tokens of this request that are in the sequence's cells
+        self.reached = job.keep  # how far it has come; what is lost on the way is computed again
         self.limit = job.limit
         self.asked = False  # for more than `limit`
         self.parking = False  # it is to leave its sequence, and decodes no more there
@@ -82,8 +83,8 @@ class Running:
         self.limit, self.asked = limit, False
 
     def park(self) -> None:
-        """It holds no cells any more."""
-        self.position, self.parking = 0, False
+        """It has no sequence any more."""
+        self.seq_id, self.position, self.parking = -1, 0, False
         self.grant(0)
 
     def resume(self, seq_id: int, keep: int, limit: int) -> None:
@@ -102,6 +103,7 @@ class Running:
     def decoded(self, count: int) -> None:
         """`count` tokens of the last slice are in."""
         self.position += count
+        self.reached = max(self.reached, self.position)
         # The last token of what is computed again was sampled, and would have been decoded anyway.
         new = self.generating and self.position == self._total
         self._decodes += new

@@ -23,7 +23,7 @@ from erllama_py.buffers import BufferPool
 from erllama_py.config import SchedulerOpts
 from erllama_py.engine.backend import Backend, LoadCancelled, ModelFacts
 from erllama_py.engine.cells import Cells
-from erllama_py.engine.jobs import Cancel, Capture, Died, Job, Outcome, Restore
+from erllama_py.engine.jobs import Cancel, Capture, Died, Drop, Grant, Job, Outcome, Restore
 from erllama_py.engine.worker import Worker
 
 PROGRESS_STEP = 0.01  # a load reports each hundredth: enough for a bar, and a few hundred bytes in all
@@ -131,7 +131,25 @@ class EngineThread:
             self._backend.abort(False)
             self._cancelled.clear()
             while not self._jobs.empty():
-                self._todo.append(self._jobs.get())
+                job = self._jobs.get()
+                if self._may_pass(worker, job):
+                    worker.do(job)
+                else:
+                    self._todo.append(job)
+
+    def _may_pass(self, worker: Worker, job: Job | None) -> bool:
+        """Whether a job need not wait behind the copies that are to be made, one a tick.
+
+        Who is cancelled goes on decoding until then, and who is out of cells stands still. All other jobs need those
+        before them: copies fill the sequences that requests begin in. A grant has its cells from the drops before it.
+        """
+        match job:
+            case Cancel(request_id):
+                return worker.runs(request_id)
+            case Grant(request_id):
+                return worker.runs(request_id) and not any(isinstance(waiting, Drop) for waiting in self._todo)
+            case _:
+                return False
 
     def _do_jobs(self, worker: Worker) -> None:
         while self._todo and not self._stopping:

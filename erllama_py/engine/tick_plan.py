@@ -6,9 +6,9 @@ The laws of a plan, each a property that is tested:
   waited longest go, so with at most twice as many none waits for more than one tick.
 - **Prompts take what is left**, and while anyone is decoding at most `chunk` tokens in all. Alone, a prompt has the
   whole batch. Where the rows leave room, the first prompt in line always gets a slice.
-- **The line** is: who has waited `PATIENCE` ticks (longest first), then the higher priority, then who came first. So
-  budgets follow priorities, and nobody starves: with at most `n_batch` needs, so that rows leave room for one prompt
-  token, each is served after `PATIENCE` ticks and one more for each of the others.
+- **The line** is: who has waited `PATIENCE` ticks for each other prompt (longest first), then the higher priority,
+  then who came first. So budgets follow priorities, and nobody starves: with at most `n_batch` needs, so that rows
+  leave room for one prompt token, of `n` prompts each is served after `PATIENCE * n + n` ticks.
 - **Slices end on an absolute grid** unless they end the need, so that a prompt is cut at the same positions whatever
   went before: a reuse, other prompts, rows. The grid is the micro-batch; where the tick's budget is smaller, the
   largest power of two in it, so that the grids of different budgets share their cuts. What the first prompt leaves
@@ -22,8 +22,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-# Ticks that a prompt may be passed over by higher priorities. With ticks of a tenth of a second it moves about once a
-# second, and the others keep eight ninths of the budget.
+# Ticks that a prompt may be passed over for each other one that is read. However many there are, whoever is first has
+# eight ninths of the budget: with the same patience for all, a crowd would be overdue together, and take turns
+# whatever its priorities. Of two, with ticks of a tenth of a second, the lower one moves about once a second.
 PATIENCE = 8
 
 # Slices behind the first may end on a quarter of the grid: where many prompts wait, less than a quarter of a tick stays
@@ -61,12 +62,18 @@ def plan_tick(needs: Sequence[Need], n_batch: int, n_ubatch: int, chunk: int | N
         room = min(room, chunk)
     grid = grid_of(room, n_ubatch)
     prompts = [index for index, need in enumerate(needs) if not need.decoding]
-    for index in sorted(prompts, key=lambda index: _prompt(needs[index])):
+    patience = patience_of(len(prompts))
+    for index in sorted(prompts, key=lambda index: _prompt(needs[index], patience)):
         tokens = slice_length(needs[index].position, needs[index].tokens, room, grid)
         if tokens:
             portions.append(Portion(index, tokens))
             room -= tokens
     return portions
+
+
+def patience_of(n_prompts: int) -> int:
+    """Ticks after which one of so many prompts goes before those of higher priorities."""
+    return PATIENCE * max(1, n_prompts - 1)
 
 
 def grid_of(room: int, n_ubatch: int) -> int:
@@ -90,6 +97,6 @@ def _row(need: Need) -> tuple[int, int, int]:
     return -need.waited, -need.priority, need.arrival
 
 
-def _prompt(need: Need) -> tuple[int, int, int]:
-    overdue = need.waited if need.waited >= PATIENCE else 0
+def _prompt(need: Need, patience: int) -> tuple[int, int, int]:
+    overdue = need.waited if need.waited >= patience else 0
     return -overdue, -need.priority, need.arrival

@@ -96,6 +96,10 @@ class Worker:
 
     # --- jobs --------------------------------------------------------------------------------------------
 
+    def runs(self, request_id: int) -> bool:
+        """Whether a request was begun and is neither over nor parked: no job that waits is still to begin it."""
+        return request_id in self._running
+
     def do(self, job: Job) -> None:
         match job:
             case Generate():
@@ -185,7 +189,8 @@ class Worker:
             self._decode(needs)
             self._do_forks()
         self._finish_all()
-        for running in [running for running in self._running.values() if running.parking]:
+        # Who is over ends, be it in the ticks to come: were it parked, nobody would take it up to say so.
+        for running in [one for one in self._running.values() if one.parking and one.finish is None]:
             self._park(running)
         for running in self._running.values():
             if running.wants:
@@ -231,9 +236,9 @@ class Worker:
     def _advance(self, part: Part, logits: int | None) -> None:
         running, job = part.running, part.running.job
         running.waited = 0
-        prefilling = not running.generating
+        prefilling, reached = not running.generating, running.reached
         running.decoded(part.tokens)
-        if prefilling:
+        if prefilling and running.reached > reached:
             self._outcomes.append(Prefilled(job.request_id, running.position, len(job.tokens)))
         if logits is None:
             return

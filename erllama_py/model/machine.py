@@ -57,7 +57,7 @@ from erllama_py.model.messages import (
     Submit,
 )
 from erllama_py.model.saving_all import buffers_back, copied, leave_save_all, save_all, save_next
-from erllama_py.model.scheduling import SAVE_WAIT, lead_gone, look_up_rows, schedule
+from erllama_py.model.scheduling import SAVE_WAIT, go_on, lead_gone, schedule
 from erllama_py.model.slots import Slot
 from erllama_py.model.starting import forked, found, leave_start, outline, restored, row_read, slot_of
 from erllama_py.model.state import Running, State, at_rest, changed, unstarted, with_request, with_slot, without_request
@@ -162,7 +162,7 @@ def _cancel(state: State, request_id: int, now: float) -> tuple[State, list[Effe
     if by_engine:
         if running.stage not in ("working", "parking"):
             running = changed(running, stage="parked", seq_id=None, lead=None, forking=False)
-        state = with_request(state, changed(running, leaving=True))
+        state = with_request(state, changed(running, leaving=True, starving=False))
         effects.append(SendJob(Cancel(request_id)))
     else:
         state = without_request(state, request_id)
@@ -183,7 +183,7 @@ def _prefilled(state: State, request_id: int, done: int, total: int) -> tuple[St
 
 def _wants(state: State, request_id: int, limit: int, now: float) -> tuple[State, list[Effect]]:
     running = state.requests.get(request_id)
-    if running is None or running.stage != "working" or running.limit != limit:
+    if running is None or running.leaving or running.stage != "working" or running.limit != limit:
         return state, []
     return schedule(with_request(state, changed(running, starving=True)), now)
 
@@ -232,7 +232,7 @@ def _captured(state: State, captured: Captured, now: float) -> tuple[State, list
     state = with_request(state, running)
     for other in state.requests.values():
         if other.lead == request.id and other.stage == "following" and captured.end >= other.lead_end:
-            state, more = look_up_rows(state, other)
+            state, more = go_on(state, other, other.lead_end + 1)
             effects += more
     return state, effects
 

@@ -172,7 +172,9 @@ def shared(state: State, running: Running) -> Beginning:
                 best = Beginning(keep=keep, source=slot.seq_id)
     for other in state.active:
         stranger = other.request.id == sought.id or other.sought.identity != sought.identity
-        if stranger or other.lead is not None or other.stage == "parking":
+        # That prompt may be read behind those of all others, and whoever followed it would wait as long.
+        behind = not other.prefilled and other.request.priority < running.request.priority
+        if stranger or behind or other.lead is not None or other.stage == "parking":
             continue
         keep = common_prefix(other.sought.packed, sought.packed)
         if full and keep > best.keep:

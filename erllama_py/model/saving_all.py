@@ -33,7 +33,7 @@ def save_all(state: State, event: SaveAll, now: float) -> tuple[State, list[Effe
     if state.stopping:
         for running in state.active:
             if running.stage in ("working", "parking"):
-                state = with_request(state, changed(running, leaving=True))
+                state = with_request(state, changed(running, leaving=True, starving=False))
                 effects.append(SendJob(Cancel(running.request.id)))
             else:
                 state, more = leave_start(state, running, now)

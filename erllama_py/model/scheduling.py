@@ -2,6 +2,7 @@
 
     a request asks for more cells ─▶ feed: sequences at rest go, or one is parked ─▶ Grant
     something became free ─▶ admit: the next in the queue gets a place ─▶ LookUp, Fork
+    somebody is at work ─▶ trim: no more is kept beside it than may be
 
 Cells come free when a `Drop` was sent, or `Parked` has come. While somebody is on the way out nothing else is decided,
 so that one shortage never parks two.
@@ -10,13 +11,13 @@ so that one shortage never parks two.
 from __future__ import annotations
 
 from erllama_py.cache.keys import TOKEN_BYTES, prefix_keys
-from erllama_py.engine.jobs import Drop, Forked, Grant, Park
+from erllama_py.engine.jobs import Drop, Grant, Park
 from erllama_py.model import placing
 from erllama_py.model.books import count, grown
 from erllama_py.model.evicting import copy_out, evict
 from erllama_py.model.messages import Effect, LookUp, SendJob
 from erllama_py.model.slots import Slot, common_prefix
-from erllama_py.model.starting import follow, forked, leave_start, slot_of, with_pieces
+from erllama_py.model.starting import follow, leave_start, shares, slot_of, with_pieces
 from erllama_py.model.state import Running, State, changed, unstarted, with_request, with_slot
 
 # Seconds that are waited for a save under way of what a request begins with, before it is computed again.
@@ -27,17 +28,29 @@ def schedule(state: State, now: float) -> tuple[State, list[Effect]]:
     """Give what is free to who is to have it."""
     state, effects = _lead_on(state)
     state, more = _feed(state, now)
-    state, last = _admit(state, now)
-    return state, [*effects, *more, *last]
+    state, admitted = _admit(state, now)
+    state, trimmed = _trim(state)
+    return state, [*effects, *more, *admitted, *trimmed]
+
+
+def _trim(state: State) -> tuple[State, list[Effect]]:
+    """No more is kept than may be while somebody is at work; a `SaveAll` lets go of everything, and loses nothing."""
+    effects: list[Effect] = []
+    while state.active and not state.save_alls and count(slot.pieces for slot in state.kept) > state.limits.kept_cells:
+        state, more = evict(state, state.kept[0])
+        effects += more
+    return state, effects
 
 
 def _lead_on(state: State) -> tuple[State, list[Effect]]:
-    """Who waits for rows that its lead, as it turns out, need not save because they are there goes on with them."""
+    """Who waits for rows that its lead, as it turns out, does not save: they are there, or it saves none at all."""
     effects: list[Effect] = []
     for other in state.requests.values():
         lead = state.requests.get(other.lead) if other.lead is not None and other.stage == "following" else None
-        if lead is not None and lead.stage == "working" and lead.captured_to >= other.lead_end:
-            state, more = look_up_rows(state, other)
+        if lead is None or lead.stage != "working":
+            continue
+        if lead.captured_to >= other.lead_end or lead.request.plan is None:
+            state, more = go_on(state, other, other.lead_end + 1)
             effects += more
     return state, effects
 
@@ -78,9 +91,11 @@ def _grow(state: State, running: Running, now: float) -> tuple[State, list[Effec
         idle = [one for one in state.active if placing.can_go_back(state, one)]
         if not idle:
             return state, effects
-        state, more = _requeue(state, max(idle, key=lambda one: one.rank), now)
-        state, last = _grow(state, state.requests[running.request.id], now)
-        return state, [*effects, *more, *last]
+        last = max(idle, key=lambda one: one.rank)
+        if last.rank > running.rank:
+            state, more = _requeue(state, last, now)
+            state, rest = _grow(state, state.requests[running.request.id], now)
+            return state, [*effects, *more, *rest]
     state, more = park(state, parkable[0])
     return state, [*effects, *more]
 
@@ -187,8 +202,19 @@ def _take(state: State, running: Running, place: placing.Place, now: float) -> t
     return state, [*effects, LookUp(sought)]
 
 
-def look_up_rows(state: State, running: Running) -> tuple[State, list[Effect]]:
-    """What a request has waited for is being saved, or will not be any more: ask the cache for it."""
+def go_on(state: State, running: Running, least: int) -> tuple[State, list[Effect]]:
+    """What a request has waited for is being saved, or will not be any more.
+
+    Of several who began alike, the first asks the cache and computes what is missing. The others follow it, if that
+    gives them `least` tokens, or each would compute the same.
+    """
+    again = placing.shared(state, running)
+    if again.lead is not None and again.lead_end >= least:
+        return with_request(state, changed(running, lead=again.lead, lead_end=again.lead_end)), []
+    return _look_up_rows(state, running)
+
+
+def _look_up_rows(state: State, running: Running) -> tuple[State, list[Effect]]:
     sought = running.sought
     key = prefix_keys(sought.identity, sought.packed, (running.lead_end,))[0]
     state = with_request(state, changed(running, stage="looking", lead=None))
@@ -203,14 +229,9 @@ def lead_gone(state: State, lead: Running, now: float) -> tuple[State, list[Effe
         if other.lead != lead.request.id:
             continue
         if other.stage == "following":
-            # Of several who have lost the same lead, the first goes on, and the others follow it.
-            again = placing.shared(state, other)
-            if again.lead is not None and again.lead_end >= other.lead_end:
-                state = with_request(state, changed(other, lead=again.lead, lead_end=again.lead_end))
-                continue
-            state, more = look_up_rows(state, other)
+            state, more = go_on(state, other, other.lead_end)
         elif lead.stage not in ("working", "parking"):  # the engine was not asked yet to share anything
-            state, more = forked(state, Forked(other.request.id, 0), now)
+            state, more = shares(state, other, 0, now)
         else:
             continue
         effects += more

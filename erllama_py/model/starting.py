@@ -58,10 +58,12 @@ def forked(state: State, outcome: Forked, now: float) -> tuple[State, list[Effec
     running = state.requests.get(outcome.request_id)
     if running is None or not running.forking:
         return state, []
-    length = outcome.length
+    return shares(state, running, outcome.length, now)
+
+
+def shares(state: State, running: Running, length: int, now: float) -> tuple[State, list[Effect]]:
+    """A request that was to begin with another's cells has so many of them: start it, unless there is more to share."""
     lead = state.requests.get(running.lead) if running.lead is not None else None
-    if length < running.lead_end:
-        state, _ = _with_cells(state, running, length, running.limit)
     state = with_slot(state, changed(slot_of(state, running), held=running.sought.packed[: TOKEN_BYTES * length]))
     saved = max(running.saved_by_lead, _saved_by(lead, length) if lead is not None else 0)
     running = changed(running, forking=False, lead=None, lead_end=0, saved_by_lead=saved)
@@ -236,6 +238,8 @@ def work(state: State, running: Running, now: float) -> tuple[State, list[Effect
     if running.parked is not None:
         job = Resume(request_id=request.id, seq_id=slot.seq_id, keep=keep, limit=limit)
     else:
+        if running.hit is None:  # without the cache nobody knows what is saved already: nothing is, until it is back
+            request = changed(request, plan=None)
         job = Generate(
             request_id=request.id,
             seq_id=slot.seq_id,
@@ -247,12 +251,11 @@ def work(state: State, running: Running, now: float) -> tuple[State, list[Effect
             stop_sequences=request.stop_sequences,
             stream=running.stream,
             priority=request.priority,
-            # Without the cache nobody knows what is saved already: nothing is, until it is back.
-            saves=_plan(request.plan, saved_to) if running.hit is not None else None,
+            saves=_plan(request.plan, saved_to),
             logits=running.logits if by_logits else None,
             keep_logits=not by_logits,
         )
-        running = changed(running, begun=outline(running, now), lost_from=NOTHING_LOST)
+        running = changed(running, request=request, begun=outline(running, now), lost_from=NOTHING_LOST)
     running = changed(running, limit=limit, captured_to=max(running.captured_to, saved_to), answer=None)
     state = changed(with_request(state, running), last_hit=running.last)
     # Who is to share what is computed now: the engine does it when it is there.

@@ -14,12 +14,28 @@ import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 import pytest
+from helpers.crowd import prompts
 from helpers.engine import Driver, ends, engine, generate, stub
 from helpers.runtime import until
 
 from erllama_py.config import ModelConfig, parse_model_config
-from erllama_py.engine.backend import BackendFailure, DecodeStatus, LoadCancelled, Sampling, Slice
-from erllama_py.engine.jobs import Cancel, Died, Failed, Fault, Finished, Outcome, Prefilled, Text
+from erllama_py.engine.backend import BackendFailure, DecodeStatus, LoadCancelled, Sampler, Sampling, Slice
+from erllama_py.engine.jobs import (
+    Cancel,
+    Capture,
+    Died,
+    Drop,
+    Failed,
+    Fault,
+    Finished,
+    Grant,
+    Job,
+    Outcome,
+    Prefilled,
+    Restore,
+    Restored,
+    Text,
+)
 from erllama_py.engine.stub import StubBackend
 from erllama_py.engine.thread import EngineThread
 from erllama_py.engine.worker import DrillFault
@@ -120,6 +136,71 @@ async def test_a_cancel_of_one_does_not_stop_the_decode_of_others() -> None:
     assert isinstance(other, Finished)
     assert (cancelled.reason, cancelled.held) == ("cancelled", 10)
     assert (other.reason, other.prefill_tokens, turnstile.decodes) == ("length", 10, 9)
+
+
+async def test_a_cancel_that_comes_before_the_decode_stops_it_too() -> None:
+    """Jobs were taken, and the request is begun with: its decode ends as soon as it is asked for."""
+    taken, go_on = threading.Event(), threading.Event()
+
+    class Held(Turnstile):
+        def sampler(self, sampling: Sampling, history: Sequence[int]) -> Sampler:
+            taken.set()
+            go_on.wait(20)
+            return super().sampler(sampling, history)
+
+    async with engine(Held("test", parse_model_config({"backend": "stub"}))) as driver:
+        driver.thread.submit(generate(1, range(5)))
+        await until(taken.is_set)
+        driver.thread.submit(Cancel(1))
+        go_on.set()
+        done = await driver.until(ends(1))
+    assert isinstance(done, Finished)
+    assert (done.reason, done.held) == ("cancelled", 0)
+
+
+ROW = Restore(request_id=9, seq_id=2, start=0, end=8, payload=memoryview(b""))
+
+
+@pytest.mark.parametrize("job", [Cancel(1), Grant(1, 1 << 30)], ids=lambda job: type(job).__name__)
+async def test_who_is_at_work_does_not_wait_for_the_rows_of_others(job: Job) -> None:
+    """A cancel, and more cells, are heard before the copies that wait, one of which is made in a tick."""
+    turnstile = Turnstile("test", parse_model_config({"backend": "stub", "context_opts": {"n_seq_max": 3}}))
+    async with engine(turnstile) as driver:
+        few = {"limit": 20} if isinstance(job, Grant) else {"max_new_tokens": 100}
+        driver.thread.submit(generate(1, prompts(1)[0], **few))
+        driver.thread.submit(generate(2, range(10), seq_id=1, max_new_tokens=100))
+        await until(lambda: turnstile.begun == 1)
+        for again in (*[ROW] * 32, job):
+            driver.thread.submit(again)
+        turnstile.permits.release(200)
+        end = await driver.until(ends(1))
+        before = driver.outcomes[: driver.outcomes.index(end)]
+    assert len([outcome for outcome in before if isinstance(outcome, Restored)]) < 16
+
+
+async def test_a_grant_waits_for_the_drop_that_its_cells_come_from() -> None:
+    """However many copies are before that."""
+    backend = stub(context_opts={"n_ctx": 40, "n_batch": 16, "n_ubatch": 8, "n_seq_max": 3})
+    async with engine(backend) as driver:
+        driver.thread.submit(generate(1, range(16), max_new_tokens=0, seq_id=2))
+        await driver.until(ends(1))
+        taken, go_on = threading.Event(), threading.Event()
+        held = backend.capture
+
+        def capture(*args: Any) -> Any:
+            taken.set()
+            go_on.wait(20)
+            return held(*args)
+
+        backend.capture = capture  # type: ignore[method-assign]  # it stands before the stub's
+        driver.thread.submit(generate(2, range(20), max_new_tokens=20, limit=20))
+        copy = Capture(request_id=-1, seq_id=2, start=0, end=16, reason="evict")
+        driver.thread.submit(copy)
+        await until(taken.is_set)
+        for job in (*[copy] * 12, Drop(2), Grant(2, 40)):
+            driver.thread.submit(job)
+        go_on.set()
+        assert isinstance(await driver.until(ends(2)), Finished)
 
 
 async def test_a_cancel_of_nothing_does_nothing() -> None:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.engine.tick_plan import FINER, PATIENCE, Need, Portion, grid_of, plan_tick, slice_length
+from erllama_py.engine.tick_plan import FINER, PATIENCE, Need, Portion, grid_of, patience_of, plan_tick, slice_length
 
 positions = st.integers(0, 4000)
 priorities = st.integers(-2, 2)
-waits = st.integers(0, 2 * PATIENCE)
+waits = st.integers(0, 2 * PATIENCE) | st.integers(0, 20 * PATIENCE)
 rows = st.builds(Need, positions, st.just(1), st.just(True), priorities, st.integers(0, 99), waits)
 prompts = st.builds(Need, positions, st.integers(1, 4000), st.just(False), priorities, st.integers(0, 99), waits)
 needs = st.lists(st.one_of(rows, prompts), max_size=12)
@@ -112,9 +112,13 @@ def test_the_grid_is_the_micro_batch_or_a_power_of_two(n_ubatch: int, room: int)
 def test_a_higher_priority_has_its_budget_first(
     wanted: list[Need], n_batch: int, n_ubatch: int, chunk: int | None
 ) -> None:
-    """Among prompts that have not waited long, whoever is first by priority and arrival gets what it would alone."""
-    wanted = [msgspec.structs.replace(need, waited=min(need.waited, PATIENCE - 1)) for need in wanted]
-    first = min((need for need in wanted if not need.decoding), key=lambda n: (-n.priority, n.arrival), default=None)
+    """Who is first by priority and arrival gets what it would alone, unless others have waited for too long: then the
+    one of them that has waited longest does."""
+    asked = [need for need in wanted if not need.decoding]
+    overdue = [need for need in asked if need.waited >= patience_of(len(asked))]
+    longest = max((need.waited for need in overdue), default=0)
+    line = [need for need in overdue if need.waited == longest] or asked
+    first = min(line, key=lambda n: (-n.priority, n.arrival), default=None)
     portions = prompt_portions(wanted, plan_tick(wanted, n_batch, n_ubatch, chunk))
     if first is not None and portions:
         others = [need for need in wanted if need.decoding]
@@ -130,13 +134,14 @@ def test_alone_a_prompt_has_the_whole_batch(need: Need, n_batch: int, chunk: int
 
 
 def test_who_has_waited_long_goes_before_a_higher_priority() -> None:
-    """After `PATIENCE` ticks the order is by waiting; before that it is by priority, then by arrival."""
+    """After `PATIENCE` ticks for each other prompt the order is by waiting; before that it is by priority, then by
+    arrival."""
     wanted = [
         Need(0, 100, False, priority=5, arrival=3),
-        Need(0, 100, False, priority=0, arrival=4, waited=PATIENCE),
+        Need(0, 100, False, priority=0, arrival=4, waited=4 * PATIENCE),
         Need(0, 100, False, priority=5, arrival=2, waited=1),
-        Need(0, 100, False, priority=-5, arrival=1, waited=PATIENCE + 1),
-        Need(0, 100, False, priority=0, arrival=0, waited=PATIENCE - 1),
+        Need(0, 100, False, priority=-5, arrival=1, waited=4 * PATIENCE + 1),
+        Need(0, 100, False, priority=0, arrival=0, waited=4 * PATIENCE - 1),
     ]
     assert [portion.index for portion in plan_tick(wanted, 512, 512)] == [3, 1, 2, 0, 4]
 
@@ -167,6 +172,39 @@ def test_what_the_first_prompt_leaves_is_not_given_out_in_crumbs() -> None:
     portions = plan_tick([Need(9, 1, True), long, long, long, short], 512, 512, 100)
     assert portions == [Portion(0, 1), Portion(1, 64), Portion(2, 32), Portion(4, 3)]
     assert slice_length(0, 700, 4, 64) == 0
+
+
+def read_in(prompts: dict[int, Need], late: Need | None = None) -> dict[int, int]:
+    """The ticks after which prompts beside a stream are in, 64 tokens a tick, by arrival; `late` comes at the 20th."""
+    done: dict[int, int] = {}
+    tick = 0
+    while prompts:
+        tick += 1
+        if late is not None and tick == 20:
+            prompts[late.arrival] = late
+        needs = list(prompts.values())
+        planned = {p.index: p.tokens for p in plan_tick([Need(0, 1, True), *needs], 512, 512, 64)}
+        for index, need in enumerate(needs, 1):
+            got = planned.get(index, 0)
+            if got == need.tokens:
+                done[need.arrival] = tick
+                del prompts[need.arrival]
+                continue
+            prompts[need.arrival] = msgspec.structs.replace(
+                need, position=need.position + got, tokens=need.tokens - got, waited=0 if got else need.waited + 1
+            )
+    return done
+
+
+@pytest.mark.parametrize("count", [2, 8, 16, 64, 250])
+def test_a_crowd_is_read_by_priority_and_in_order(count: int) -> None:
+    """Prompts of ten slices each: a higher priority among many lower ones is in after its ten, and few more for who
+    is overdue; equals come one after the other, and not all together at the end."""
+    crowd = {number: Need(0, 640, False, arrival=number) for number in range(1, count + 1)}
+    assert read_in(dict(crowd), Need(0, 640, False, priority=1000, arrival=999))[999] - 19 <= 12
+    times = list(read_in(crowd).values())
+    assert times == sorted(times)
+    assert times[count // 2] <= 10 * (count // 2 + 1) * 9 / 8 + 1
 
 
 def ticks(random: Random, n_batch: int, n_ubatch: int, most: int, count: int = 150) -> tuple[int, int]:
@@ -203,11 +241,11 @@ def ticks(random: Random, n_batch: int, n_ubatch: int, most: int, count: int = 1
 @pytest.mark.slow
 @given(st.randoms(use_true_random=False), st.integers(1, 16), st.integers(0, 600), batches)
 def test_nobody_starves(random: Random, most: int, spare: int, n_ubatch: int) -> None:
-    """Whatever arrives, with whatever priority: each prompt goes on within its patience and a tick for each other, and
+    """Whatever arrives, with whatever priority: each prompt goes on within the patience and a tick for each other, and
     no stream waits at all."""
     row_wait, prompt_wait = ticks(random, most + spare, n_ubatch, most)
     assert row_wait == 0
-    assert prompt_wait <= PATIENCE + most
+    assert prompt_wait <= PATIENCE * most + most
 
 
 @pytest.mark.slow

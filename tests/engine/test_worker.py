@@ -30,6 +30,7 @@ from erllama_py.engine.jobs import (
     Wants,
 )
 from erllama_py.engine.stall import LEAST_CHUNK
+from erllama_py.engine.tick_plan import PATIENCE
 from erllama_py.engine.worker import DrillFault
 from erllama_py.errors import SamplerFailed
 
@@ -117,6 +118,20 @@ def test_nobody_decodes_beyond_what_was_granted() -> None:
     end = one.ended(1)
     assert isinstance(end, Finished)
     assert (end.token_ids, end.held) == (alone(prompt(1)).token_ids, 17)
+
+
+def test_who_is_answered_in_time_never_stands_still() -> None:
+    """More cells are asked for while there are some left: the answer may take some ticks."""
+    one = bench()
+    one.do(generate(1, prompt(1), limit=40, max_new_tokens=60))
+    while not one.of(Wants):
+        one.tick()
+    before = len(one.decodes)
+    one.tick(8)
+    assert len(one.decodes) == before + 8
+    one.do(Grant(1, 70))
+    one.tick(8)
+    assert len(one.decodes) == before + 16
 
 
 def test_a_prompt_too_is_read_as_far_as_there_are_cells() -> None:
@@ -362,3 +377,15 @@ def test_the_time_of_a_copy_is_taken_from_the_prompts_of_the_next_decode() -> No
     firsts = [next(tokens for before, tokens in slices if before == copied) for copied in (1, 2)]
     assert firsts == [32, LEAST_CHUNK]  # 60 fit into what is left, and slices end on a grid; then nothing does
     assert max(tokens for _, tokens in slices) > 64
+
+
+def test_a_prompt_that_was_passed_over_for_long_is_read_too() -> None:
+    """Beside a stream and the prompt of a higher priority: one slice when it has waited, and then it waits again."""
+    many = bench(context_opts={"n_ctx": 8192})
+    many.do(generate(1, prompt(1), max_new_tokens=100))
+    many.tick()
+    many.do(generate(2, prompt(2, 2000), seq_id=1, priority=1), generate(3, prompt(3, 2000), seq_id=2))
+    many.tick(3 * (PATIENCE + 1))
+    served = [number for number, parts in enumerate(many.decodes) if any(seq_id == 2 for seq_id, _ in parts)]
+    assert served == [PATIENCE + 1, 2 * (PATIENCE + 1), 3 * (PATIENCE + 1)]
+    assert all(parts[0] == (0, 1) for parts in many.decodes[1:])

@@ -6,8 +6,20 @@ import pytest
 from helpers.engine import generate
 from helpers.worker import alone, bench, prompt
 
+from erllama_py.config import SchedulerOpts
 from erllama_py.engine.backend import Sampling
-from erllama_py.engine.jobs import Cancel, Captured, CapturePlan, Finished, Park, Parked, Restore, Resume, Text
+from erllama_py.engine.jobs import (
+    Cancel,
+    Captured,
+    CapturePlan,
+    Finished,
+    Park,
+    Parked,
+    Prefilled,
+    Restore,
+    Resume,
+    Text,
+)
 
 HOT = Sampling(temperature=1.0, seed=7)  # each draw depends on how many went before
 PLAN = CapturePlan(captured_to=0, prompt_ends=(16, 32, 48), interval=16, min_tokens=8)
@@ -142,3 +154,52 @@ def test_a_cancel_ends_a_request_while_it_is_parked_or_on_its_way_out(parked: bo
     one.do(Resume(request_id=1, seq_id=0, keep=0, limit=99))  # it crossed the cancel
     one.run()
     assert len(one.of(Finished)) == 1
+
+
+@pytest.mark.parametrize("ends", ["by itself", "cancelled"])
+@pytest.mark.parametrize("ranges", [1, 4, 6, 7])
+def test_who_is_over_is_not_parked(ends: str, ranges: int) -> None:
+    """However many ticks the copies of its end take while others go on, and though a park has come: it says how it
+    ended."""
+    many = bench(scheduler=SchedulerOpts(prefill_chunk_size=500), context_opts={"n_batch": 512})
+    saves = CapturePlan(captured_to=0, prompt_ends=tuple(range(10, 10 * ranges + 1, 10)), interval=1000, min_tokens=8)
+    many.do(generate(2, prompt(2), seq_id=1, max_new_tokens=60))
+    many.tick()
+    most = 1 if ends == "by itself" else 20
+    many.do(generate(1, prompt(1, 10 * ranges + 5), saves=saves, max_new_tokens=most))
+    many.tick()
+    many.do(Park(1))
+    if ends == "cancelled":
+        many.do(Cancel(1))
+    many.run()
+    end = many.ended(1)
+    assert isinstance(end, Finished)
+    assert end.reason == ("length" if ends == "by itself" else "cancelled")
+    assert many.of(Parked) == []
+
+
+def test_who_is_cancelled_while_it_is_parked_has_no_sequence() -> None:
+    """The one it had is somebody else's by then, and its end touches nothing there."""
+    many = bench()
+    many.do(generate(1, prompt(1)))
+    many.tick(2)
+    many.do(Park(1))
+    many.run()
+    many.do(generate(2, prompt(2)))
+    many.tick(2)
+    many.do(Cancel(1))
+    assert [running.seq_id for running in many.worker._running.values()] == [0, -1]
+    many.run()
+    assert isinstance(many.ended(2), Finished)
+
+
+def test_what_is_computed_again_is_no_progress() -> None:
+    """Of a prompt that is parked half way: each step is told once, and none goes back."""
+    one = bench()
+    one.do(generate(1, prompt(1, 300), max_new_tokens=2))
+    one.tick(3)
+    one.do(Park(1))
+    one.run()
+    one.do(Resume(request_id=1, seq_id=0, keep=0, limit=1 << 30))
+    one.run()
+    assert [told.done for told in one.of(Prefilled)] == [64, 128, 192, 256, 300]

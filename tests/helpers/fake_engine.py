@@ -174,7 +174,6 @@ class FakeEngine:
                 self.cells.cut(seq_id, min(start, self.cells.length(seq_id)))
             case Cancel(request_id):
                 if parked := self.parked.pop(request_id, None):
-                    parked.seq_id = -1
                     self.running[request_id] = parked
                 if work := self.running.get(request_id):
                     work.finish = work.finish or "cancelled"
@@ -231,7 +230,7 @@ class FakeEngine:
         ]
         self._do_forks()
         self._finish_all()
-        for work in [work for work in self.running.values() if work.parking]:
+        for work in [work for work in self.running.values() if work.parking and work.finish is None]:
             self._park(work)
         for work in self.running.values():
             short = work.limit < work.most and work.limit - work.position <= ASK_AHEAD
@@ -277,7 +276,8 @@ class FakeEngine:
             self.outbox.append(Text(work.job.request_id, "x" * len(fresh), fresh))
 
     def _capture_due(self, work: Work) -> None:
-        while due := work.captures.due(work.position):
+        """One range a tick, as of those that are parked or over: whatever happens next may happen between two."""
+        if due := work.captures.due(work.position):
             self._copy(work, *due)
 
     def _copy(self, work: Work, end: int, reason: str) -> None:
@@ -296,16 +296,17 @@ class FakeEngine:
         self.cells.cut(work.seq_id, 0)
         self.parked[request_id] = self.running.pop(request_id)
         self._do_forks()
-        work.position, work.limit, work.parking = 0, 0, False
+        work.seq_id, work.position, work.limit, work.parking = -1, 0, 0, False
         self.outbox.append(Parked(request_id=request_id, held=held, token_ids=list(work.tokens)))
 
     def _finish_all(self) -> None:
         for work in [work for work in self.running.values() if work.finish is not None]:
             held, first = work.position, -1
             if held:
-                self._capture_due(work)
-                if last := work.captures.last(held):
-                    self._copy(work, *last)
+                if due := work.captures.due(held) or work.captures.last(held):
+                    self._copy(work, *due)
+                if work.captures.due(held) or work.captures.last(held):
+                    continue
                 first = self.cells.sequences[work.seq_id].first
             del self.running[work.job.request_id]
             assert work.finish is not None
@@ -331,6 +332,6 @@ class FakeEngine:
     def set_back(self, request_id: int) -> None:
         """A decode of this request did not end, and has left a recurrent state half-way: all is computed again."""
         work = self.running[request_id]
-        if self.cells.memory in ("recurrent", "hybrid"):
+        if self.cells.memory in ("recurrent", "hybrid") and work.seq_id >= 0:
             self.cells.cut(work.seq_id, 0)
             work.position = 0

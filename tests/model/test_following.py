@@ -26,7 +26,7 @@ from erllama_py.engine.jobs import Drop, Failed, Fork, Forked, Generate, Park, P
 from erllama_py.model.books import count
 from erllama_py.model.messages import CancelRequest, Complete, EndLookUp, LookUp, ReadRows, SendJob
 from erllama_py.model.scheduling import SAVE_WAIT
-from erllama_py.model.state import State
+from erllama_py.model.state import State, changed
 from erllama_py.results import CacheHit
 
 SECOND, THIRD = [*A[:40], *B[:20]], [*A[:40], *C[:20]]  # both begin as A does
@@ -155,7 +155,7 @@ def test_the_next_lead_may_itself_still_be_looked_up() -> None:
 @pytest.mark.parametrize("parking", [False, True])
 def test_of_a_lead_at_work_the_engine_says_what_was_shared(over: Any, parking: bool) -> None:
     """It was asked, so its answer is waited for, though the lead was to be parked and has ended before that."""
-    state = begun(state_with(n_cells=ROOM), asked(1, A))
+    state, _ = run(begun(state_with(n_cells=ROOM), asked(1, A)), Prefilled(1, 60, 60))
     state, _ = run(state, asked(2, SECOND, priority=1), asked(3, THIRD, priority=1), found(2), found(3))
     if parking:
         state, effects = run(state, asked(4, D, priority=1))
@@ -170,7 +170,7 @@ def test_of_a_lead_at_work_the_engine_says_what_was_shared(over: Any, parking: b
 
 def test_who_follows_a_lead_that_is_parked_gets_what_it_has() -> None:
     """The engine says so before the lead is out; what is missing is computed by the first of them."""
-    state = begun(state_with(n_cells=ROOM), asked(1, A))
+    state, _ = run(begun(state_with(n_cells=ROOM), asked(1, A)), Prefilled(1, 60, 60))
     state, _ = run(state, asked(2, SECOND, priority=1), asked(3, THIRD, priority=1), found(2), found(3))
     state, _ = run(state, asked(4, D, priority=1))
     assert state.requests[1].stage == "parking"
@@ -180,6 +180,15 @@ def test_who_follows_a_lead_that_is_parked_gets_what_it_has() -> None:
     assert jobs(effects) == [Drop(2), Fork(request_id=3, source=1, seq_id=2, length=40)]
     _, effects = run(state, Parked(request_id=1, held=20, token_ids=[]))
     assert jobs(effects) == []
+
+
+def test_a_higher_priority_does_not_wait_for_the_prompt_of_a_lower_one() -> None:
+    """That may be read behind all others; once it is in, it is shared."""
+    state = begun(state_with(n_cells=ROOM), asked(1, A))
+    for above, shares in ((asked(2, SECOND), True), (asked(2, SECOND, priority=1), False)):
+        assert (FORK_2 in jobs(run(state, above)[1])) == shares
+    state, effects = run(state, Prefilled(1, 60, 60), asked(2, SECOND, priority=1))
+    assert FORK_2 in jobs(effects)
 
 
 def test_a_follower_is_cancelled_without_its_lead() -> None:
@@ -264,3 +273,38 @@ def test_nobody_waits_for_rows_of_a_prompt_that_is_in() -> None:
     state = begun(state_with(memory="recurrent", n_cells=ROOM), asked(1, A, plan=PLAN))
     _, effects = run(state, Prefilled(1, 60, 60), asked(2, SECOND))
     assert looked_up(effects) == [2]
+
+
+@pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
+@pytest.mark.parametrize("saved", ["now", "already", "by nobody"])
+def test_who_waited_for_a_short_beginning_goes_on_together(memory: MemoryKind, saved: str) -> None:
+    """What they share behind it is longer, and only one of them computes that; the others wait for its rows."""
+    stem, plan = [*A[:20], *B, *C], changed(PLAN, prompt_ends=(20, 60, 100))
+    state, _ = run(state_with(memory=memory, n_seq_max=4, n_cells=ROOM), asked(1, [*A[:20], *D], plan=PLAN))
+    if saved == "now":
+        state, _ = run(state, found(1))
+    state, _ = run(state, *(asked(request_id, [*stem, request_id], plan=plan) for request_id in (2, 3, 4)))
+    assert [state.requests[request_id].lead_end for request_id in (2, 3, 4)] == [20, 20, 20]
+    last = captured(1, 0, 20)
+    if saved == "already":
+        state, _ = run(state, found(1, hit_of([*A[:20], *D], 20)), row_read(1, rows_of(A, 20)[0]))
+        last = restored(1, rows_of(A, 20)[0])
+    if saved == "by nobody":
+        last = found(1, None)
+    state, effects = run(state, last)
+    assert looked_up(effects) == [2]
+    assert [state.requests[request_id].lead for request_id in (2, 3, 4)] == [None, 2, 2]
+    assert [state.requests[request_id].lead_end for request_id in (3, 4)] == [100, 100]
+    state, _ = run(state, found(2))
+    assert looked_up(run(state, captured(2, 0, 100))[1]) == [3, 4]
+
+
+@pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
+def test_nobody_waits_for_rows_of_one_that_saves_none(memory: MemoryKind) -> None:
+    """It began while the cache was away; who follows it goes on as soon as that is known."""
+    state, _ = run(state_with(memory=memory, n_cells=ROOM), asked(1, A, plan=PLAN), asked(2, SECOND))
+    assert state.requests[2].stage == "following"
+    state, effects = run(state, found(1, None))
+    assert generate_of(effects).saves is None
+    assert looked_up(effects) == [2]
+    assert looked_up(run(state, asked(3, SECOND))[1]) == [3]

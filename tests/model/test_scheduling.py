@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from helpers.requests import captured, finished, found, generate_of, hit_of, jobs, run
+from helpers.requests import captured, finished, found, generate_of, hit_of, jobs, restored, row_read, rows_of, run
 from helpers.states import A, B, C, D, asked, begun, kept, looked_up, state_with
 
 from erllama_py.cache.keys import pack_tokens, prefix_keys
@@ -15,8 +15,10 @@ from erllama_py.model.messages import (
     Complete,
     EndLookUp,
     FailRequest,
+    Look,
     LookUp,
     Refuse,
+    SaveAll,
     SendJob,
 )
 from erllama_py.model.scheduling import SAVE_WAIT
@@ -229,3 +231,95 @@ def test_the_logits_of_a_prompt_do_not_resume_what_was_sampled_behind_it() -> No
     state, _ = run(state, found(2, hit_of([*B, 7, 8, 9], 62), b"l"))
     assert state.requests[2].start is not None
     assert not state.requests[2].start.by_logits
+
+
+def test_who_has_not_begun_does_not_go_back_for_one_of_lower_rank() -> None:
+    """That one, though it is the only one at work, is parked itself: the other is about to be."""
+    state = begun(state_with(n_cells=64 + 64), asked(1, A, max_new_tokens=60))
+    state, _ = run(state, asked(2, B[:50], priority=9), Wants(1, 64), Wants(1, 68))
+    state, effects = run(state, Wants(1, 72))
+    assert effects == [SendJob(Park(1))]
+    assert state.requests[2].stage == "looking"
+    state, _ = run(state, Parked(request_id=1, held=72, token_ids=list(range(12))), found(2))
+    assert (state.requests[2].stage, ids(state)) == ("working", [1])
+
+
+@pytest.mark.parametrize("end", [CancelRequest(2), SaveAll(9, "shutdown")], ids=lambda end: type(end).__name__)
+@pytest.mark.parametrize("asked_before", [True, False])
+def test_nobody_makes_room_for_one_that_was_cancelled(end: Any, asked_before: bool) -> None:
+    """It will not grow any more, whether it had asked before, or its question was on its way."""
+    state = begun(state_with(n_cells=132), asked(1, A), asked(2, B, priority=1))
+    state, _ = run(state, Wants(2, 64))
+    if asked_before:
+        state, effects = run(state, Wants(2, 68))
+        assert effects == [SendJob(Park(1))]
+        state, _ = run(state, end)
+        state, effects = run(state, Parked(request_id=1, held=60, token_ids=[]))
+    else:
+        state, _ = run(state, end)
+        state, effects = run(state, Wants(2, 68))
+    assert [job for job in jobs(effects) if isinstance(job, Grant | Park)] == []
+    assert not state.requests[2].starving
+
+
+def test_what_is_kept_beside_those_at_work_is_bounded() -> None:
+    """As soon as it comes to rest, and not only when somebody gets a place; a model at rest keeps all of it."""
+    state = begun(state_with(n_cells=1000, kept_cells=70), asked(1, A), asked(2, B), asked(3, C))
+    state, effects = run(state, finished(2, [], held=60, captured_to=60))
+    assert jobs(effects) == []
+    state, effects = run(state, finished(3, [], held=60, captured_to=50))
+    assert jobs(effects) == [Drop(1)]  # what is saved goes first
+    state, effects = run(state, finished(1, [], held=60, captured_to=60))
+    assert jobs(effects) == []
+    assert len(state.kept) == 2
+    state, effects = run(state, asked(4, [1, 2, 3]))
+    assert jobs(effects) == [Drop(0)]
+
+
+# --- one at a time ------------------------------------------------------------------------------------------------
+
+
+def test_while_one_is_on_its_way_out_nobody_else_is_parked_for_who_waits() -> None:
+    """Its sequence is what the one who waits gets, whatever happens meanwhile."""
+    state = begun(state_with(n_seq_max=2, n_cells=1000), asked(1, A), asked(2, B))
+    state, effects = run(state, asked(3, C, priority=1))
+    assert effects == [SendJob(Park(2))]
+    state, effects = run(state, asked(4, D, priority=-1))
+    assert effects == []
+    state, effects = run(state, Parked(request_id=2, held=60, token_ids=[]))
+    assert (looked_up(effects), jobs(effects)) == ([3], [])
+
+
+def test_while_one_is_on_its_way_out_nobody_else_is_parked_for_who_grows() -> None:
+    """Its cells may be enough for all who have asked."""
+    state = begun(state_with(n_cells=200), *(asked(n, prompt) for n, prompt in ((1, A), (2, B), (3, C))))
+    state, effects = run(state, Wants(1, 64), Wants(2, 64), Wants(1, 68))
+    assert effects == [SendJob(Park(3))]
+    state, effects = run(state, Wants(2, 68))
+    assert effects == []
+    state, effects = run(state, Parked(request_id=3, held=60, token_ids=[]))
+    assert effects == [SendJob(Grant(1, 69)), SendJob(Grant(2, 69))]
+
+
+def test_while_one_stands_still_for_want_of_cells_nobody_is_admitted() -> None:
+    """Also where nobody can be parked for it yet, as rows are on their way to the other: a higher priority that comes
+    would push out the one that has asked."""
+    state = begun(state_with(n_cells=64 + 64), asked(1, A, max_new_tokens=60))
+    state, _ = run(state, asked(2, B[:50]), found(2, hit_of(B[:50], 20)), Wants(1, 64), Wants(1, 68), Wants(1, 72))
+    assert state.requests[1].starving
+    state, effects = run(state, asked(3, C, priority=9))
+    assert effects == []
+    rows = rows_of(B, 20)
+    state, effects = run(state, row_read(2, rows[0]), restored(2, rows[0]))
+    assert jobs(effects)[1:] == [Park(2)]
+
+
+def test_a_turn_waits_until_what_its_session_held_is_copied() -> None:
+    """It would find neither the sequence nor its rows."""
+    state = state_with(kept(0, A, captured_to=0, session_id="s", used_at=0.0), n_seq_max=2)
+    state, effects = run(state, Look(), now=1000.0)
+    (copy, _) = jobs(effects)
+    state, effects = run(state, asked(1, [*A, 1], session_id="s"))
+    assert (effects, ids(state)) == ([], [1])
+    _, effects = run(state, captured(copy.request_id, 0, 60))
+    assert looked_up(effects) == [1]

@@ -23,6 +23,7 @@ from helpers.requests import (
     run,
     submit,
 )
+from helpers.states import asked
 
 from erllama_py.cache.keys import pack_tokens
 from erllama_py.engine.backend import MemoryKind
@@ -84,6 +85,12 @@ def test_a_row_may_be_in_before_the_next_one_is_read() -> None:
     assert len(jobs(effects)) == 1
     _, effects = run(state, restored(1, ROWS[1]), row_read(1, ROWS[2]), restored(1, ROWS[2]))
     assert generate_of(effects).keep == 59
+
+
+def test_the_engine_knows_the_priority_of_a_request() -> None:
+    """It reads prompts by it."""
+    _, effects = run(IDLE, asked(1, PROMPT, priority=7), found(1))
+    assert generate_of(effects).priority == 7
 
 
 def test_rows_go_behind_the_live_cells() -> None:

@@ -10,6 +10,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from helpers.cache import MEMORIES, Gate, runtime_at, stub_reply
 from helpers.crashes import crash
@@ -124,6 +125,38 @@ async def test_without_saving_what_was_parked_is_computed_again(memory: str) -> 
     assert all(reply.stats.prefill_tokens > PROMPT for reply in parked)
     assert parked or memory == "recurrent"
     assert all(reply.cache_delta.created == 0 for reply in replies)
+
+
+@pytest.mark.parametrize("length", [182, 214])
+async def test_a_cancel_ends_who_is_on_its_way_out(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its ranges are copied out over several ticks, and others go on in between: its caller gets an answer."""
+    watch = Watch(monkeypatch)
+    long = prompts(1, length)[0]
+    context, chunk = {"n_ctx": 2048, "n_batch": 512, "n_seq_max": 2}, {"prefill_chunk_size": 512}
+
+    async with crowded(context_opts=context, scheduler=chunk, stub={"seconds_per_token": 0.0001}) as (_, model):
+
+        def see(model_id: str, state: State) -> None:
+            for running in state.requests.values():
+                if running.stage == "parking" and not running.leaving:
+                    model.cancel(running.request.id)
+
+        def at_work() -> bool:
+            return any(
+                r.stage == "working" and r.request.n_tokens == length for r in watch.states["m"].requests.values()
+            )
+
+        watch.see = see
+        with anyio.fail_after(20):
+            above = [asyncio.create_task(together(model, prompts(1), {"priority": 1}))]
+            await until(lambda: model.phase == "generating")
+            below = asyncio.create_task(together(model, [long]))
+            await until(at_work)
+            above.append(asyncio.create_task(together(model, prompts(2)[1:], {"priority": 1})))
+            (cancelled,) = await below
+            for one in above:
+                await one
+    assert (cancelled.finish_reason, cancelled.stats.parks) == ("cancelled", 0)
 
 
 async def test_who_cannot_fit_alone_fails_before_it_begins_and_the_others_do_not() -> None:
