@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from helpers.requests import finished, jobs, run
+from helpers.rows import IDENTITY
 from helpers.states import A, B, C, asked, begun, kept, looked_up, state_with
 
 from erllama_py.engine.jobs import Capture, Drop
@@ -67,7 +68,9 @@ def test_a_silent_session_is_forgotten_in_time() -> None:
 def test_a_session_that_ends_holds_nothing() -> None:
     """At once, or when the turn at work is over; an unknown one is nothing."""
     state = begun(state_with(kept(1, B, session_id="t")), asked(1, A, session_id="s"))
-    assert run(state, EndSession("x")) == (state, [])
-    state, _ = run(state, EndSession("t"), EndSession("s"), finished(1, [], held=60, captured_to=60))
+    assert run(state, EndSession((IDENTITY, "x"))) == (state, [])
+    state, _ = run(
+        state, EndSession((IDENTITY, "t")), EndSession((IDENTITY, "s")), finished(1, [], held=60, captured_to=60)
+    )
     assert [slot.session_id for slot in state.slots] == [None, None, None]
     assert [slot.length for slot in state.slots] == [60, 60, 0]
