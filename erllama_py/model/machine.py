@@ -60,17 +60,7 @@ from erllama_py.model.saving_all import buffers_back, copied, leave_save_all, sa
 from erllama_py.model.scheduling import SAVE_WAIT, lead_gone, look_up_rows, schedule
 from erllama_py.model.slots import Slot
 from erllama_py.model.starting import forked, found, leave_start, outline, restored, row_read, slot_of
-from erllama_py.model.state import (
-    QUEUED,
-    Running,
-    State,
-    at_rest,
-    changed,
-    unstarted,
-    with_request,
-    with_slot,
-    without_request,
-)
+from erllama_py.model.state import Running, State, at_rest, changed, unstarted, with_request, with_slot, without_request
 from erllama_py.results import Progress, TextDelta
 
 
@@ -156,8 +146,8 @@ def _submit(state: State, event: Submit, now: float) -> tuple[State, list[Effect
             return state, [Refuse(request)]
     after, effects = schedule(with_request(state, Running(request, event.feed is not None)), now)
     waiting = len(state.queue)
-    # Those who wait for their session leave sequences free: only who has to wait as well is one too many.
-    if waiting >= state.limits.max_pending and after.requests[request.id].stage in QUEUED:
+    # Who waits for its session leaves sequences free: one is too many only if it, or whom it pushes out, has to wait.
+    if len(after.queue) > max(waiting, state.limits.max_pending):
         return state, [Refuse(request, waiting)]
     return after, effects
 
