@@ -24,13 +24,13 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Where the time of one request went. Times are in seconds."""
 
     queued_seconds: float
-    """From submission until the request was first worked on, as seen from the loop."""
+    """From the call until it had a sequence: rendering, tokenizing, waiting for the model or a session are in it."""
     prefill_seconds: float
     """Until the first token was drawn; queueing is not in it."""
     decode_seconds: float
     """From the first token to the last."""
     lookup_seconds: float
-    """From the question to the cache to its answer; waiting for a save under way is in it."""
+    """Until it was known what to begin with; waiting for a save under way, or for a prompt that is shared, is in it."""
     restore_seconds: float
     """Until all rows of the hit were in the cells; 0.0 where there were none."""
     first_token_seconds: float

@@ -57,8 +57,8 @@ from erllama_py.errors import (
     TierTaken,
 )
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.client import Model, actor_name, model_id_of, new_ticket
-from erllama_py.model.messages import SaveAll
+from erllama_py.model.client import Model
+from erllama_py.model.messages import SaveAll, actor_name, model_id_of, new_ticket
 from erllama_py.pressure_opts import PressureOpts
 from erllama_py.results import LoadProgress, ModelInfo
 from erllama_py.runtime_options import RAM_TIER, SAVE_BUFFER_BYTES, SWITCH_SECONDS, parse_runtime_options

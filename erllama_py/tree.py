@@ -37,7 +37,7 @@ from erllama_py.cache.saver import Saver
 from erllama_py.engine.backends import BackendFactory
 from erllama_py.model.actor import ModelActor
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.client import actor_name
+from erllama_py.model.messages import actor_name
 from erllama_py.pressure_opts import PressureOpts
 from erllama_py.runtime_options import RAM_TIER
 from erllama_py.tier_specs import DiskTier, RamFileTier, RamTier

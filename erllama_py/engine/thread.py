@@ -132,12 +132,12 @@ class EngineThread:
             self._cancelled.clear()
             while not self._jobs.empty():
                 job = self._jobs.get()
-                if self._may_pass(worker, job):
+                if job is not None and self._may_pass(worker, job):
                     worker.do(job)
                 else:
                     self._todo.append(job)
 
-    def _may_pass(self, worker: Worker, job: Job | None) -> bool:
+    def _may_pass(self, worker: Worker, job: Job) -> bool:
         """Whether a job need not wait behind the copies that are to be made, one a tick.
 
         Who is cancelled goes on decoding until then, and who is out of cells stands still. All other jobs need those

@@ -101,6 +101,11 @@ class ModelBoard:
         changed.set()
 
     @property
+    def is_closed(self) -> bool:
+        """Whether its model is gone for good."""
+        return self._gone is not None
+
+    @property
     def is_up(self) -> bool:
         """Whether its actor works on requests now."""
         return self._gone is None and self.phase not in DOWN

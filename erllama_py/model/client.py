@@ -1,4 +1,4 @@
-"""The handle of one model: checks and tokenizes on the caller's side, then talks to the actor by name.
+"""The handle of one model: what callers ask of it, checked and tokenized on their side; see `caller` for the rest.
 
 A bad prompt or option is refused here, before the actor hears of it. While the model loads again after a
 crash, calls wait for it; when it is gone for good they raise. Nothing here outlives its call.
@@ -6,71 +6,37 @@ crash, calls wait for it; when it is gone for good they raise. Nothing here outl
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import itertools
-import random
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
-import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 
-from erllama_py.actors import ActorError, ActorRef, Names, Reply
+from erllama_py.actors import ActorError
 from erllama_py.cache.client import CacheClient
-from erllama_py.cache.keys import Identity, pack_tokens
+from erllama_py.cache.keys import pack_tokens
 from erllama_py.cache.messages import Explain, Hit
 from erllama_py.chat.anchors import anchors as find_anchors
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import InvalidOption, InvalidText, ModelNotLoaded, TokenizerOnly
-from erllama_py.model.board import ModelBoard
-from erllama_py.model.border import caller_errors
+from erllama_py.model.caller import INLINE_LENGTH, Caller, Prepared
 from erllama_py.model.explanation import cached_prefixes, explain, longest_live, session_parting
-from erllama_py.model.messages import CancelRequest, EndSession, FaultPlace, Feed, InjectFault, Message, Submit
-from erllama_py.model.request import capture_plan, check_is_tokens, check_tokens, make_request, salted
+from erllama_py.model.messages import CancelRequest, EndSession, FaultPlace, InjectFault, actor_name, session_key
+from erllama_py.model.request import check_is_tokens, check_tokens
 from erllama_py.model.reuse import is_cuttable
 from erllama_py.model.session import Session
 from erllama_py.model.stream import Stream
-from erllama_py.request_options import RequestOptions, parse_request_options
+from erllama_py.request_options import parse_request_options
 from erllama_py.results import CachedPrefix, CacheHit, Completion, Explanation, ModelInfo, Phase
 
 Prompt = str | Sequence[int]
 ChatMessage = Mapping[str, Any]
-T = TypeVar("T")
-
-PREFIX = "model:"
-
-# Longer texts (in characters) and token lists are worked on by a worker thread: a hop to one and back takes
-# about 0.1 ms, and tokenizing so many characters of English with SmolLM2 about 1 ms.
-INLINE_LENGTH = 4_000
-
-_request_ids = itertools.count(1)  # unique in the process, so that a late cancel never meets another request
 
 
-def new_ticket() -> int:
-    """An id that no request has."""
-    return next(_request_ids)
-
-
-def actor_name(model_id: str) -> str:
-    """The name under which the actor of a model is registered."""
-    return f"{PREFIX}{model_id}"
-
-
-def model_id_of(actor: str) -> str:
-    """The id of the model whose actor is registered as `actor`; empty for the name of something else."""
-    return actor.removeprefix(PREFIX) if actor.startswith(PREFIX) else ""
-
-
-class Model:
+class Model(Caller):
     """A loaded model. `runtime.load_model` makes it; `runtime.X(model, …)` is the same as `model.X(…)`."""
-
-    def __init__(self, board: ModelBoard, names: Names) -> None:
-        self._board = board
-        self._names = names
 
     def __repr__(self) -> str:
         return f"<Model {self.id!r} {self.phase}, {self.pending_len} pending>"
@@ -85,33 +51,25 @@ class Model:
         `priority`, `deadline`; see `RequestOptions`. Cancelling the caller cancels the request. Raises
         `InvalidOption`, a `RequestError` or a `ModelUnavailable`.
         """
-        _, reply = await self._begin(prompt, options, None)
-        with caller_errors(self._board):
-            return await reply.wait()
+        return await self._answer(partial(self._plain_prompt, prompt), options)
 
     def stream(self, prompt: Prompt, **options: Any) -> Stream:
         """Continue `prompt` and hand the events over as they come: see `Stream`. Options as in `complete`."""
-        return Stream(self._board, lambda feed: self._begin(prompt, options, feed), self.cancel)
+        prepare = partial(self._plain_prompt, prompt)
+        return Stream(self._board, lambda feed: self._begin(prepare, options, feed), self.cancel)
 
     async def chat(
         self, messages: Sequence[ChatMessage], *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any
     ) -> Completion:
         """Answer a conversation, rendered by the model's own chat template. Options as in `complete`."""
-        tokens, anchors = await self._chat_prompt(messages, tools)
-        _, reply = await self._begin(tokens, options, None, anchors)
-        with caller_errors(self._board):
-            return await reply.wait()
+        return await self._answer(partial(self._chat_prompt, messages, tools), options)
 
     def stream_chat(
         self, messages: Sequence[ChatMessage], *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any
     ) -> Stream:
         """Answer a conversation as a stream of events. Options as in `complete`."""
-
-        async def begin(feed: Feed) -> tuple[int, Reply[Completion]]:
-            tokens, anchors = await self._chat_prompt(messages, tools)
-            return await self._begin(tokens, options, feed, anchors)
-
-        return Stream(self._board, begin, self.cancel)
+        prepare = partial(self._chat_prompt, messages, tools)
+        return Stream(self._board, lambda feed: self._begin(prepare, options, feed), self.cancel)
 
     def session(
         self,
@@ -119,32 +77,36 @@ class Model:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         messages: Sequence[ChatMessage] = (),
+        cache_salt: str | None = None,
     ) -> Session:
         """A conversation that keeps its exact tokens, see `Session`; `messages` is how it begins, e.g. a system prompt.
 
-        Without a `session_id` it gets one that no other has.
+        Without a `session_id` it gets one that no other has. Raises `InvalidOption` and `ChatTemplateError`.
         """
-        return Session(self, session_id, tools, messages)
+        parse_request_options({"session_id": session_id, "cache_salt": cache_salt})
+        return Session(self, session_id, tools, messages, cache_salt)
 
     async def prefill_only(
         self, prompt: Prompt, *, parent_key: bytes | str | None = None, cache_salt: str | None = None
     ) -> Completion:
         """Compute a prompt and save it, without a reply: to warm the cache. `finish_key` is the saved row's key."""
         options = {"parent_key": parent_key, "cache_salt": cache_salt}
-        _, reply = await self._begin(prompt, options, None, prefill_only=True)
-        with caller_errors(self._board):
-            return await reply.wait()
+        return await self._answer(partial(self._plain_prompt, prompt), options, prefill_only=True)
 
     def cancel(self, request_id: int) -> None:
         """Finish a request (`stream.request_id`) with what it has. No effect when it is over; allowed twice."""
-        with contextlib.suppress(ActorError):
-            # Not urgent: it must not overtake the request that it cancels.
-            self._names.cast(actor_name(self.id), CancelRequest(request_id), bounded=False)
+        # Not urgent: it must not overtake the request that it cancels.
+        self._tell(CancelRequest(request_id))
 
-    async def end_session(self, session_id: str) -> None:
-        """Hold no sequence for a session any more. No effect when there is none; a turn under way goes on."""
-        with contextlib.suppress(ActorError):
-            self._names.cast(actor_name(self.id), EndSession(session_id), bounded=False)
+    async def end_session(self, session_id: str, *, cache_salt: str | None = None) -> None:
+        """Hold no sequence for a session any more. No effect when there is none; a turn under way goes on.
+
+        With the `cache_salt` of its turns: under another one the same id is another session.
+        """
+        options = parse_request_options({"session_id": session_id, "cache_salt": cache_salt})
+        if options.session_id is None:
+            raise InvalidOption("session_id", "the id of a session is expected, got None")
+        self._tell(EndSession((self._identity(options), options.session_id)))
 
     def inject_fault(self, where: FaultPlace = "actor") -> None:
         """A drill: crash the model's actor, its engine thread (`"thread"`) or its next decode (`"decode"`).
@@ -202,13 +164,15 @@ class Model:
 
         With `session_id` also where the prompt leaves what is held for that session. Changes nothing.
         """
+        options = parse_request_options({"cache_salt": cache_salt, "session_id": session_id})
         tokens = await self._tokens(prompt)
         hit = await self._look(tokens, cache_salt)
         explanation = explain(hit, tokens, self._board.config.policy.min_tokens)
         state, packed, live, parting = self._board.state, pack_tokens(tokens), 0, None
         if state is not None:
-            live = longest_live(state, self._identity(parse_request_options({"cache_salt": cache_salt})), packed)
-            parting = session_parting(state.slots, session_id, packed)
+            identity = self._identity(options)
+            live = longest_live(state, identity, packed)
+            parting = session_parting(state, session_key(identity, session_id), packed)
         position, text, session_text = explanation.position, None, None
         if position is not None and position < len(tokens):
             text = await self.detokenize([tokens[position]])
@@ -272,36 +236,12 @@ class Model:
 
     # --- inside --------------------------------------------------------------------------------------------------
 
-    async def _actor(self) -> ActorRef[Message]:
-        """The actor, once it can take a request: while it crashes and comes back this waits for it."""
-        name = actor_name(self.id)
-        while True:
-            await self._board.available()
-            ref = self._names.whereis(name)
-            if ref is not None and ref.exit is None:
-                return ref
-            # It has ended, and the board has not heard of it yet: that happens before its name is free.
-            await self._names.wait_free(name)
-
-    async def _use_vocabulary(self, use: Callable[[Vocabulary], T], length: int) -> T:
-        """`use` the vocabulary of the running actor, on a worker thread when `length` says that it takes long."""
-        while True:
-            await self._actor()
-            vocabulary = self._board.vocabulary
-            assert vocabulary is not None
-            try:
-                if length <= INLINE_LENGTH:
-                    return use(vocabulary)
-                return await anyio.to_thread.run_sync(use, vocabulary)
-            except ModelNotLoaded:
-                # The engine let go of it meanwhile. If that was a crash, the next one is on its way.
-                self._board.check()
-                await anyio.lowlevel.checkpoint()
+    async def _plain_prompt(self, prompt: Prompt) -> Prepared:
+        return await self._tokens(prompt), ()
 
     async def _chat_prompt(
         self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]] | None
-    ) -> tuple[list[int], tuple[int, ...]]:
-        """A conversation as tokens, and where others may part from it."""
+    ) -> Prepared:
         tokens = await self.apply_chat_template(messages, tools=tools)
         template = self._board.template
         assert template is not None
@@ -317,50 +257,6 @@ class Model:
 
         # Always on a worker thread: the template runs twice more.
         return tokens, await self._use_vocabulary(find, INLINE_LENGTH + 1)
-
-    def _identity(self, options: RequestOptions) -> Identity:
-        identity, config = self._board.identity, self._board.config
-        assert identity is not None
-        return salted(identity, options.cache_salt or config.cache_salt)
-
-    async def _begin(
-        self,
-        prompt: Prompt,
-        options: Mapping[str, object],
-        feed: Feed | None,
-        anchors: tuple[int, ...] = (),
-        *,
-        prefill_only: bool = False,
-    ) -> tuple[int, Reply[Completion]]:
-        """Check, tokenize and submit; the request's id, and the reply to wait for."""
-        loop = asyncio.get_running_loop()
-        called = loop.time()
-        checked = parse_request_options(options)
-        tokens = await self._tokens(prompt)
-        ref = await self._actor()
-        config, facts = self._board.config, self._board.facts
-        assert facts is not None
-        make = partial(
-            make_request,
-            next(_request_ids),
-            tokens,
-            checked,
-            identity=self._identity(checked),
-            plan=capture_plan(len(tokens), config.policy, facts, anchors),
-            policy=config.policy,
-            n_ctx=config.context_opts.n_ctx,
-            seed=random.getrandbits(32) if checked.seed is None else checked.seed,
-            now=time.monotonic(),
-            prefill_only=prefill_only,
-        )
-        # Packing and hashing 100,000 tokens takes some milliseconds.
-        request = make() if len(tokens) <= INLINE_LENGTH else await anyio.to_thread.run_sync(make)
-        with caller_errors(self._board):
-            reply = ref.begin_call(Submit(request, feed))
-        if checked.deadline is not None:
-            timer = loop.call_at(called + checked.deadline, self.cancel, request.id)
-            reply.on_settled(timer.cancel)
-        return request.id, reply
 
     async def _tokens(self, prompt: object) -> list[int]:
         if self._board.config.model_opts.vocab_only:

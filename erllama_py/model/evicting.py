@@ -10,7 +10,7 @@ from __future__ import annotations
 from erllama_py.cache.keys import Identity, prefix_keys
 from erllama_py.config import SaveReason
 from erllama_py.engine.jobs import Capture, Drop, span_end
-from erllama_py.model.messages import Effect, SendJob
+from erllama_py.model.messages import Effect, SendJob, SessionKey
 from erllama_py.model.slots import Slot
 from erllama_py.model.state import Copy, State, changed, with_request, with_slot
 
@@ -49,11 +49,11 @@ def copy_range(state: State, slot: Slot, copy: Copy, start: int, reason: SaveRea
 
 def _left(state: State, slot: Slot, end: int) -> State:
     """The state in which the session that was held here finds what was saved of it, also while that is on its way."""
-    if slot.session_id is None or slot.identity is None or not end:
+    if slot.session is None or slot.identity is None or not end:
         return state
-    others = {session_id: key for session_id, key in state.left.items() if session_id != slot.session_id}
+    others = {session: key for session, key in state.left.items() if session != slot.session}
     newest = list(others.items())[-MOST_LEFT + 1 :]
-    return changed(state, left={**dict(newest), slot.session_id: prefix_keys(slot.identity, slot.held, (end,))[0]})
+    return changed(state, left={**dict(newest), slot.session: prefix_keys(slot.identity, slot.held, (end,))[0]})
 
 
 def evict(state: State, slot: Slot) -> tuple[State, list[Effect]]:
@@ -68,14 +68,14 @@ def forget(state: State, slot: Slot) -> tuple[State, list[Effect]]:
     return state, [SendJob(Drop(slot.seq_id))]
 
 
-def end_session(state: State, session_id: str) -> tuple[State, list[Effect]]:
+def end_session(state: State, session: SessionKey) -> tuple[State, list[Effect]]:
     """Its sequence is one like all others from now on."""
-    state = changed(state, left={other: key for other, key in state.left.items() if other != session_id})
+    state = changed(state, left={other: key for other, key in state.left.items() if other != session})
     for slot in state.slots:
-        if slot.session_id == session_id:
+        if slot.session == session:
             state = with_slot(state, changed(slot, session_id=None))
     for running in state.requests.values():
-        if running.request.session_id == session_id:
+        if running.request.session == session:
             parked = changed(running.parked, session_id=None) if running.parked is not None else None
             running = changed(running, request=changed(running.request, session_id=None), parked=parked)
             state = with_request(state, running)

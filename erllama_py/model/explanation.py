@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from erllama_py.cache.keys import TOKEN_BYTES, Identity
 from erllama_py.cache.messages import Hit
+from erllama_py.model.messages import SessionKey
 from erllama_py.model.reuse import describe_miss
-from erllama_py.model.slots import Slot, common_prefix, reusable
+from erllama_py.model.slots import common_prefix, reusable
 from erllama_py.model.state import State
 from erllama_py.results import CachedPrefix, Explanation
 
@@ -54,12 +55,16 @@ def longest_live(state: State, identity: Identity, prompt: bytes) -> int:
     return max(lengths, default=0)
 
 
-def session_parting(slots: Sequence[Slot], session_id: str | None, prompt: bytes) -> tuple[int, int] | None:
-    """Where a prompt leaves what its session holds, and the token that is held there; None where it goes on from it."""
-    for slot in slots:
-        if session_id is not None and slot.session_id == session_id:
-            position = common_prefix(slot.held, prompt)
-            if position < slot.length:
-                place = TOKEN_BYTES * position
-                return position, int.from_bytes(slot.held[place : place + TOKEN_BYTES], "little")
+def session_parting(state: State, session: SessionKey | None, prompt: bytes) -> tuple[int, int] | None:
+    """Where a prompt leaves what its session holds, and the token that is held there; None where it goes on from it.
+
+    What a turn at work will hold counts as held.
+    """
+    for slot in state.slots:
+        if session is not None and slot.session == session:
+            running = state.requests[slot.request_id] if slot.request_id is not None else None
+            held = slot.held if running is None else running.sought.packed
+            place = TOKEN_BYTES * common_prefix(held, prompt)
+            if place < len(held):
+                return place // TOKEN_BYTES, int.from_bytes(held[place : place + TOKEN_BYTES], "little")
     return None

@@ -59,8 +59,18 @@ from erllama_py.model.messages import (
 from erllama_py.model.saving_all import buffers_back, copied, leave_save_all, save_all, save_next
 from erllama_py.model.scheduling import SAVE_WAIT, go_on, lead_gone, schedule
 from erllama_py.model.slots import Slot
-from erllama_py.model.starting import forked, found, leave_start, outline, restored, row_read, slot_of
-from erllama_py.model.state import Running, State, at_rest, changed, unstarted, with_request, with_slot, without_request
+from erllama_py.model.starting import forked, found, leave_start, outline, restored, row_read
+from erllama_py.model.state import (
+    Running,
+    State,
+    at_rest,
+    changed,
+    slot_of,
+    unstarted,
+    with_request,
+    with_slot,
+    without_request,
+)
 from erllama_py.results import Progress, TextDelta
 
 
@@ -89,8 +99,8 @@ def transition(state: State, event: Message, now: float) -> tuple[State, list[Ef
             return _then_schedule(buffers_back(state), now)
         case SaveLost():
             return _then_schedule(save_lost(state, event), now)
-        case EndSession(session_id):
-            return end_session(state, session_id)
+        case EndSession(session):
+            return end_session(state, session)
         case Look():
             return _then_schedule(look(state, now), now)
         case InjectFault("actor"):
@@ -138,14 +148,18 @@ def _then_schedule(done: tuple[State, list[Effect]], now: float) -> tuple[State,
 
 
 def _submit(state: State, event: Submit, now: float) -> tuple[State, list[Effect]]:
-    request, others = event.request, state.requests.values()
-    mine = request.session_id
-    if mine is not None and not request.session_wait and any(other.request.session_id == mine for other in others):
-        return state, [Refuse(request)]
+    request, mine = event.request, event.request.session
+    if mine is not None and not request.session_wait:
+        # One that was cancelled is as good as over, and its caller cannot wait for the rest of it.
+        turns = (other for other in state.requests.values() if other.request.session == mine)
+        if any(not turn.leaving for turn in turns):
+            return state, [Refuse(request)]
+    after, effects = schedule(with_request(state, Running(request, event.feed is not None)), now)
     waiting = len(state.queue)
-    if waiting >= state.limits.max_pending:
+    # Who waits for its session leaves sequences free: one is too many only if it, or whom it pushes out, has to wait.
+    if len(after.queue) > max(waiting, state.limits.max_pending):
         return state, [Refuse(request, waiting)]
-    return schedule(with_request(state, Running(request, event.feed is not None)), now)
+    return after, effects
 
 
 def _cancel(state: State, request_id: int, now: float) -> tuple[State, list[Effect]]:

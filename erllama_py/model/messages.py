@@ -7,6 +7,7 @@ of `engine.jobs`, one batch per tick. Effects are carried out by the actor, in o
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -20,6 +21,29 @@ from erllama_py.results import CacheHit, Event
 
 FaultPlace = Literal["actor", "thread", "decode"]
 Feed = Callable[[Event], Any]  # where the events of a stream go, on the loop
+PREFIX = "model:"
+_tickets = itertools.count(1)  # unique in the process, so that a late cancel never meets another request
+SessionKey = tuple[Identity, str]  # the same id under another salt is another session
+
+
+def new_ticket() -> int:
+    """An id that no request has."""
+    return next(_tickets)
+
+
+def actor_name(model_id: str) -> str:
+    """The name under which the actor of a model is registered."""
+    return f"{PREFIX}{model_id}"
+
+
+def model_id_of(actor: str) -> str:
+    """The id of the model whose actor is registered as `actor`; empty for the name of something else."""
+    return actor.removeprefix(PREFIX) if actor.startswith(PREFIX) else ""
+
+
+def session_key(identity: Identity | None, session_id: str | None) -> SessionKey | None:
+    """Which session it is; None where it is none."""
+    return None if identity is None or session_id is None else (identity, session_id)
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +68,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def n_tokens(self) -> int:
         return len(self.tokens)
+
+    @property
+    def session(self) -> SessionKey | None:
+        """The session that this is a turn of."""
+        return session_key(self.identity, self.session_id)
 
 
 class Submit(msgspec.Struct, frozen=True):
@@ -82,7 +111,7 @@ class BuffersBack(msgspec.Struct, frozen=True):
 class EndSession(msgspec.Struct, frozen=True):
     """Hold no sequence for a session any more; no effect when there is none."""
 
-    session_id: str
+    session: SessionKey
 
 
 class Look(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ import msgspec
 from erllama_py.model.books import Pieces, count, written
 from erllama_py.model.reuse import LEAST_GAIN
 from erllama_py.model.slots import Slot, common_prefix, reusable
-from erllama_py.model.state import Running, State
+from erllama_py.model.state import Running, State, slot_of
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,11 +52,12 @@ class Beginning(msgspec.Struct, frozen=True, kw_only=True):
 
 def place(state: State, running: Running) -> Place | Park | None:
     """The best place for a request now; None when it has to wait."""
-    begin = beginning(state, running)
-    slot = _sequence_for(state, begin)
+    begin, victims = beginning(state, running), _victims(state, running)
+    slot = free = _sequence_for(state, begin)
     if slot is None:
-        victims = _victims(state, running)
-        return Park((victims[0].request.id,)) if victims else None
+        if not victims:
+            return None
+        slot = slot_of(state, victims[0])
     sought, limits = running.sought, state.limits
     if begin.seq_id is None and slot.is_kept and begin.source in (None, slot.seq_id):  # cut it back
         same = slot.identity == sought.identity
@@ -66,13 +67,13 @@ def place(state: State, running: Running) -> Place | Park | None:
     base = state.slots[slot.seq_id if begin.source is None else begin.source].pieces
     pieces = written(base, begin.keep, max(limit, begin.keep), state.next_block)
     fits, evict = _room_for(state, slot.seq_id, pieces, begin.source)
-    if fits:
+    if fits and free is not None:
         return Place(
             seq_id=slot.seq_id, keep=begin.keep, source=begin.source, lead=begin.lead, lead_end=begin.lead_end,
             pieces=pieces, limit=limit, evict=evict,
         )  # fmt: skip
     park: list[Running] = []
-    for victim in _victims(state, running):
+    for victim in victims:
         park.append(victim)
         if _room_for(state, slot.seq_id, pieces, begin.source, park)[0]:
             return Park(tuple(one.request.id for one in park))

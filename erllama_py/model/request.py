@@ -10,9 +10,9 @@ from erllama_py.config import PolicyOpts
 from erllama_py.engine.backend import ModelFacts, Sampling
 from erllama_py.engine.jobs import CapturePlan
 from erllama_py.errors import ContextOverflow, EmptyPrompt, RequestError, TokenOutOfRange
-from erllama_py.model.messages import Complete, Request
+from erllama_py.model.messages import Complete, Outline, Request
 from erllama_py.request_options import RequestOptions
-from erllama_py.results import CacheDelta, Completion, Stats
+from erllama_py.results import CacheDelta, CacheHit, Completion, Stats
 
 
 def check_is_tokens(tokens: object) -> Sequence[object]:
@@ -143,3 +143,16 @@ def make_completion(answer: Complete, now: float) -> Completion:
             parks=outline.parks,
         ),
     )
+
+
+def too_late(identity: Identity, called: float, now: float) -> Completion:
+    """The result of a call whose deadline has passed before there was a request."""
+    request = Request(
+        id=0, tokens=[], max_new_tokens=0, sampling=Sampling(), stop_sequences=(), submitted_at=called,
+        identity=identity, packed=b"", key=b"",
+    )  # fmt: skip
+    outline = Outline(
+        hit=CacheHit("cold", 0), miss_reason="cancelled before it was looked up", tier=None, lookup_seconds=0.0,
+        restore_seconds=0.0, restored_bytes=0, created=0,
+    )  # fmt: skip
+    return make_completion(Complete(request, outline, None, None, None), now)

@@ -15,10 +15,10 @@ from erllama_py.engine.jobs import Drop, Grant, Park
 from erllama_py.model import placing
 from erllama_py.model.books import count, grown
 from erllama_py.model.evicting import copy_out, evict
-from erllama_py.model.messages import Effect, LookUp, SendJob
+from erllama_py.model.messages import Effect, LookUp, SendJob, SessionKey
 from erllama_py.model.slots import Slot, common_prefix
-from erllama_py.model.starting import follow, leave_start, shares, slot_of, with_pieces
-from erllama_py.model.state import Running, State, changed, unstarted, with_request, with_slot
+from erllama_py.model.starting import follow, leave_start, shares, with_pieces
+from erllama_py.model.state import Running, State, changed, slot_of, unstarted, with_request, with_slot
 
 # Seconds that are waited for a save under way of what a request begins with, before it is computed again.
 SAVE_WAIT = 10.0
@@ -119,7 +119,7 @@ def _admit(state: State, now: float) -> tuple[State, list[Effect]]:
     effects: list[Effect] = []
     starving = any(running.starving for running in state.requests.values())
     while not (state.stopping or starving or _parking(state)):
-        running = next((r for r in state.queue if not r.leaving and not _turn_under_way(state, r)), None)
+        running = _next(state)
         if running is None:
             break
         state = _unpin(state, running)
@@ -137,24 +137,41 @@ def _admit(state: State, now: float) -> tuple[State, list[Effect]]:
     return state, effects
 
 
-def _turn_under_way(state: State, running: Running) -> bool:
-    """Whether an earlier request of the same session is not over, or what it left is still copied out."""
-    mine = running.request
-    if mine.session_id is None:
-        return False
-    if any(copy.session_id == mine.session_id for copy in state.copies.values()):
-        return True
-    others = (other.request for other in state.requests.values())
-    return any(other.session_id == mine.session_id and other.id < mine.id for other in others)
+def _next(state: State) -> Running | None:
+    """Who has the lowest rank of those who wait and do not wait for their session."""
+    queue = [running for running in state.queue if not running.leaving]
+    if not queue:
+        return None
+    turns = _turns(state)
+    ready = (one for one in queue if one.request.session is None or one.request.id in turns)
+    return min(ready, key=lambda running: running.rank, default=None)
+
+
+def _turns(state: State) -> set[int]:
+    """The request of each session whose turn it is; of none as long as what one has left is copied out.
+
+    That is the one that has begun, then who came first: ids are drawn before long prompts are hashed, so a request
+    that has begun may meet one with a lower id.
+    """
+
+    def place(running: Running) -> tuple[bool, int]:
+        return running.started_at is None, running.request.id
+
+    first: dict[SessionKey, Running] = {}
+    for running in state.requests.values():
+        session = running.request.session
+        if session is not None and (session not in first or place(running) < place(first[session])):
+            first[session] = running
+    copied = {copy.session for copy in state.copies.values()}
+    return {running.request.id for session, running in first.items() if session not in copied}
 
 
 def _unpin(state: State, running: Running) -> State:
     """A turn that does not go on from where its session stands: that sequence is the first to go."""
     sought = running.sought
     for slot in state.kept:
-        mine = slot.session_id is not None and slot.session_id == sought.session_id
-        goes_on = slot.identity == sought.identity and common_prefix(slot.held, sought.packed) == slot.length
-        if mine and not goes_on:
+        mine = slot.session is not None and slot.session == sought.session
+        if mine and common_prefix(slot.held, sought.packed) != slot.length:
             state = with_slot(state, changed(slot, session_id=None, used_at=0.0))
     return state
 
@@ -164,7 +181,7 @@ def _take(state: State, running: Running, place: placing.Place, now: float) -> t
     effects: list[Effect] = []
     sought, slot = running.sought, state.slots[place.seq_id]
     stays = place.keep > 0 and place.source is None
-    sticky = stays and slot.session_id is not None and slot.session_id == sought.session_id
+    sticky = stays and slot.session is not None and slot.session == sought.session
     if slot.is_kept and not (stays and place.keep == slot.length):
         state, effects = copy_out(state, slot)
         effects.append(SendJob(Drop(slot.seq_id, place.keep if stays else 0)))
@@ -184,7 +201,7 @@ def _take(state: State, running: Running, place: placing.Place, now: float) -> t
     )  # fmt: skip
     source = state.slots[place.source] if place.source is not None else None
     for other in state.kept:  # a session holds one sequence: the one that it goes on in
-        if sought.session_id is not None and other.session_id == sought.session_id and other.seq_id != slot.seq_id:
+        if sought.session is not None and other.session == sought.session and other.seq_id != slot.seq_id:
             state = with_slot(state, changed(other, session_id=None))
     state = changed(with_request(with_slot(state, new), running), next_block=state.next_block + 1)
     if source is not None:
@@ -197,8 +214,8 @@ def _take(state: State, running: Running, place: placing.Place, now: float) -> t
     if place.lead is not None and source is None:
         state = with_request(state, changed(running, stage="following"))
         return state, effects
-    if sought.parent_key is None and sought.session_id is not None:
-        sought = changed(sought, parent_key=state.left.get(sought.session_id))
+    if sought.parent_key is None and sought.session is not None:
+        sought = changed(sought, parent_key=state.left.get(sought.session))
     return state, [*effects, LookUp(sought)]
 
 

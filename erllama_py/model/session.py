@@ -14,7 +14,8 @@ from __future__ import annotations
 import uuid
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from copy import deepcopy
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -65,9 +66,11 @@ class Session:
         session_id: str | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         messages: Sequence[Message] = (),
+        cache_salt: str | None = None,
     ) -> None:
         self.id = uuid.uuid4().hex if session_id is None else session_id
         self._model = model
+        self._salt = cache_salt
         self._tools = tools
         self._messages = _checked(messages)
         self._tokens: list[int] = []
@@ -89,7 +92,7 @@ class Session:
     @property
     def messages(self) -> list[Message]:
         """What was said so far; a copy."""
-        return list(self._messages)
+        return deepcopy(self._messages)
 
     @property
     def exact(self) -> bool:
@@ -135,7 +138,7 @@ class Session:
         if not self._ended:
             self._ended = True
             with suppress(ModelUnavailable):  # then it holds no session either
-                await self._model.end_session(self.id)
+                await self._model.end_session(self.id, cache_salt=self._salt)
 
     async def __aenter__(self) -> Self:
         return self
@@ -148,38 +151,35 @@ class Session:
     # --- inside ------------------------------------------------------------------------------------------------
 
     async def _answer(self, prepare: Prepare, options: Mapping[str, Any]) -> Completion:
-        turn, _, reply = await self._begin(prepare, options, None)
-        try:
-            return await self._commit(turn, reply)
-        finally:
-            self._free.release()
+        claim = Claim(self)
+        with claim.held:
+            _, reply = await self._begin(claim, prepare, options, None)
+            return await self._commit(claim, reply)
 
     async def _begin(
-        self, prepare: Prepare, options: Mapping[str, Any], feed: Feed | None
-    ) -> tuple[Turn, int, Reply[Completion]]:
-        """Claim the session, build the turn and submit it. Whoever gets it must `release` the session."""
-        if "session_id" in options:
-            raise InvalidOption("session_id", "a session has its own")
-        await self._claim(wait=bool(options.get("session_wait")))
-        try:
+        self, claim: Claim, prepare: Prepare, options: Mapping[str, Any], feed: Feed | None
+    ) -> tuple[int, Reply[Completion]]:
+        """Claim the session, build the turn and submit it."""
+        self._check(options)
+
+        async def prompt() -> tuple[list[int], tuple[int, ...]]:
+            await claim.take(wait=options.get("session_wait", False))
             if self._ended:
                 raise SessionEnded(f"the session {self.id!r} was ended", self.id)
-            turn = await prepare()
-            # The model may be at the last tick of a turn that was cancelled here: that is worth waiting for.
-            passed = {"session_wait": True, **options, "session_id": self.id}
-            return turn, *await self._model._begin(turn.prompt, passed, feed, turn.anchors)
-        except BaseException:
-            self._free.release()
-            raise
+            claim.turn = turn = await prepare()
+            return turn.prompt, turn.anchors
 
-    async def _claim(self, wait: bool) -> None:
-        if wait:
-            await self._free.acquire()
-            return
-        try:
-            self._free.acquire_nowait()
-        except anyio.WouldBlock:
-            raise SessionBusy(f"a turn of the session {self.id!r} is under way", self.id) from None
+        passed = {**options, "session_id": self.id, "cache_salt": self._salt}
+        return await self._model._begin(prompt, passed, feed)
+
+    def _check(self, options: Mapping[str, Any]) -> None:
+        """Refuse what belongs to the session and not to its turns."""
+        if "session_id" in options:
+            raise InvalidOption("session_id", "a session has its own")
+        if "tools" in options:
+            raise InvalidOption("tools", "they belong to the whole session: model.session(tools=…)")
+        if options.get("cache_salt", self._salt) != self._salt:
+            raise InvalidOption("cache_salt", "it belongs to the whole session: model.session(cache_salt=…)")
 
     async def _chat_turn(self, message: str | Message | Sequence[Message]) -> Turn:
         new = _checked(message)
@@ -212,16 +212,38 @@ class Session:
             text = last["content"] + text
         return Turn([*held, *added], messages, text, rendered=self._rendered)
 
-    async def _commit(self, turn: Turn, reply: Reply[Completion]) -> Completion:
+    async def _commit(self, claim: Claim, reply: Reply[Completion]) -> Completion:
         """Wait for what a turn has come to, and hold it. A turn that was cancelled before its reply began is none."""
         with caller_errors(self._model._board):
             completion = await reply.wait()
-        if completion.generated or completion.finish_reason != "cancelled":
+        turn = claim.turn
+        if turn is not None and (completion.generated or completion.finish_reason != "cancelled"):
             said = {"role": "assistant", "content": turn.opening + completion.reply}
             self._messages = [*turn.messages, said]
             self._tokens = turn.prompt + completion.generated
             self._rendered, self._exact = turn.rendered, turn.exact
         return completion
+
+
+class Claim:
+    """One call's hold of its session, from `take` until `held` is closed, and the turn that it has made."""
+
+    def __init__(self, session: Session) -> None:
+        self.turn: Turn | None = None
+        self.held = ExitStack()
+        self._session = session
+
+    async def take(self, wait: bool) -> None:
+        """Raises `SessionBusy` where another call has it, unless it is to `wait` for that."""
+        session = self._session
+        if wait:
+            await session._free.acquire()
+        else:
+            try:
+                session._free.acquire_nowait()
+            except anyio.WouldBlock:
+                raise SessionBusy(f"a turn of the session {session.id!r} is under way", session.id) from None
+        self.held.callback(session._free.release)
 
 
 class _TurnStream(Stream):
@@ -232,11 +254,15 @@ class _TurnStream(Stream):
         self._session = session
         self._prepare = prepare
         self._options = options
-        self._turn: Turn | None = None
+        self._claim: Claim | None = None  # of a turn that is not committed yet
 
     async def _start(self, feed: Feed) -> tuple[int, Reply[Completion]]:
-        self._turn, request_id, reply = await self._session._begin(self._prepare, self._options, feed)
-        return request_id, reply
+        self._claim = claim = Claim(self._session)
+        try:
+            return await self._session._begin(claim, self._prepare, self._options, feed)
+        except BaseException:
+            self._let_go()
+            raise
 
     async def __anext__(self) -> Event:
         event = await super().__anext__()
@@ -257,21 +283,21 @@ class _TurnStream(Stream):
     async def _finish(self) -> None:
         """Commit the turn and let go of the session, once."""
         try:
-            if self._turn is not None and self._reply is not None:
-                await self._session._commit(self._turn, self._reply)
+            if self._claim is not None and self._reply is not None:
+                await self._session._commit(self._claim, self._reply)
         finally:
             self._let_go()
 
     def _let_go(self) -> None:
-        turn, self._turn = self._turn, None
-        if turn is not None:
-            self._session._free.release()
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            claim.held.close()
 
 
 def _checked(said: str | Message | Sequence[Message]) -> list[Message]:
-    """Messages as templates expect them. Raises `ChatTemplateError`."""
+    """Messages as templates expect them, copied: they are the session's own. Raises `ChatTemplateError`."""
     if isinstance(said, str):
         said = {"role": "user", "content": said}
     if isinstance(said, Mapping):
         said = [said]
-    return [] if said in ((), []) else [*check_messages(said)]
+    return [] if said in ((), []) else [*deepcopy(check_messages(said))]

@@ -13,6 +13,7 @@ from erllama_py.cache.keys import TOKEN_BYTES, Identity
 from erllama_py.cache.keys import common_prefix as common_prefix
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.model.books import Pieces
+from erllama_py.model.messages import SessionKey, session_key
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -37,6 +38,11 @@ class Slot(msgspec.Struct, frozen=True):
     def length(self) -> int:
         """In tokens."""
         return len(self.held) // TOKEN_BYTES
+
+    @property
+    def session(self) -> SessionKey | None:
+        """The session that it is held for."""
+        return session_key(self.identity, self.session_id)
 
     @property
     def is_free(self) -> bool:
@@ -69,7 +75,10 @@ def reusable(slot: Slot, prompt: bytes, memory: MemoryKind, n_swa: int, *, with_
     common = common_prefix(slot.held, prompt)
     most = length if with_logits else length - 1
     keep = min(common, most)
-    parted = None if keep == most else f"the prompt parts from the live sequence at token {common}"
+    parted = None
+    if keep < most:
+        ends = common == slot.length
+        parted = f"{'what is live ends' if ends else 'the prompt parts from the live sequence'} at token {common}"
     if keep == 0:
         return Reuse(0, parted)
     if keep < slot.length:

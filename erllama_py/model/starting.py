@@ -24,6 +24,7 @@ from erllama_py.model.state import (
     State,
     at_rest,
     changed,
+    slot_of,
     with_request,
     with_slot,
     without_request,
@@ -31,18 +32,12 @@ from erllama_py.model.state import (
 from erllama_py.results import CacheHit
 
 
-def slot_of(state: State, running: Running) -> Slot:
-    """The sequence that a request is in."""
-    assert running.seq_id is not None
-    return state.slots[running.seq_id]
-
-
 def found(state: State, event: Found, now: float) -> tuple[State, list[Effect]]:
     """The cache has answered: restore what it has, or begin at once."""
     running = state.requests.get(event.request_id)
     if running is None or running.stage != "looking" or running.answer is not None:
         return state, []
-    running = changed(running, answer=event, found_at=now)
+    running = changed(running, answer=event)
     state = with_request(state, running)
     return (state, []) if running.forking else _start(state, running, event, now)
 
@@ -153,7 +148,7 @@ def _start(state: State, running: Running, event: Found, now: float) -> tuple[St
     if start.rows and not fits:
         start, after, _ = choose(None)
     state = after
-    running = changed(running, hit=event.hit, start=start, logits=running.logits or event.logits)
+    running = changed(running, found_at=now, hit=event.hit, start=start, logits=running.logits or event.logits)
     if not start.rows:
         state, more = work(state, running, now)
         return state, [*effects, *more]
@@ -315,7 +310,7 @@ def outline(running: Running, now: float, miss_reason: str | None = None) -> Out
         miss_reason=miss_reason,
         tier=rows[-1].tier if rows else None,
         lookup_seconds=found_at - running.started_at if running.started_at is not None else 0.0,
-        restore_seconds=now - found_at if rows else 0.0,
+        restore_seconds=now - found_at,
         restored_bytes=running.restored_bytes,
         created=running.created,
     )

@@ -18,7 +18,7 @@ from erllama_py.cache.keys import TOKEN_BYTES, Identity
 from erllama_py.cache.messages import Hit
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.model.books import cut
-from erllama_py.model.messages import Found, Outline, Request, SaveAll
+from erllama_py.model.messages import Found, Outline, Request, SaveAll, SessionKey, session_key
 from erllama_py.model.reuse import Start
 from erllama_py.model.slots import Slot
 from erllama_py.results import CacheHit, Phase
@@ -105,6 +105,11 @@ class Copy(msgspec.Struct, frozen=True):
     tokens: bytes
     session_id: str | None = None
 
+    @property
+    def session(self) -> SessionKey | None:
+        """The session that it was held for."""
+        return session_key(self.identity, self.session_id)
+
 
 class Saving(msgspec.Struct, frozen=True):
     """What a `SaveAll` is at: the ticket of the range that is copied, None while buffers are waited for."""
@@ -121,7 +126,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     slots: tuple[Slot, ...]
     requests: Mapping[int, Running] = {}
     copies: Mapping[int, Copy] = {}
-    left: Mapping[str, bytes] = {}
+    left: Mapping[SessionKey, bytes] = {}
     """Of sessions that have lost their sequence: the key of the last row of it."""
     save_alls: tuple[SaveAll, ...] = ()
     saving: Saving | None = None
@@ -144,8 +149,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def queue(self) -> list[Running]:
-        """Requests without one, who is next first."""
-        return sorted((r for r in self.requests.values() if r.stage in QUEUED), key=lambda running: running.rank)
+        """Requests without one, as they came; who is next has the lowest rank."""
+        return [running for running in self.requests.values() if running.stage in QUEUED]
 
     @property
     def kept(self) -> list[Slot]:
@@ -177,6 +182,12 @@ def unstarted(running: Running) -> Running:
         sticky=False, lead=None, lead_end=0, forking=False, saved_by_lead=0, answer=None, found_at=None, hit=None,
         start=None, sent=0, restored=0, reading=False, refused=None, limit=0, starving=False,
     )  # fmt: skip
+
+
+def slot_of(state: State, running: Running) -> Slot:
+    """The sequence that a request is in."""
+    assert running.seq_id is not None
+    return state.slots[running.seq_id]
 
 
 def with_request(state: State, running: Running) -> State:

@@ -23,6 +23,8 @@ from erllama_py.model.border import caller_errors
 from erllama_py.model.messages import Feed
 from erllama_py.results import Completion, Done, Event
 
+OUTSIDE = "a stream is used inside its block: async with model.stream(…) as events"
+
 
 class Stream:
     """The events of one request: an async context manager, and inside it an async iterator, to be read once."""
@@ -41,6 +43,7 @@ class Stream:
         self._request_id: int | None = None
         self._reply: Reply[Completion] | None = None
         self._over = False  # `Done` was handed out, or an error raised
+        self._left = False  # so was the block
 
     @property
     def request_id(self) -> int:
@@ -53,7 +56,7 @@ class Stream:
 
     def _entered(self) -> int:
         if self._request_id is None:
-            raise StreamMisused("a stream is used inside its block: async with model.stream(…) as events")
+            raise StreamMisused(OUTSIDE)
         return self._request_id
 
     async def __aenter__(self) -> Self:
@@ -68,7 +71,7 @@ class Stream:
     ) -> None:
         if self._reply is not None and not self._reply.settled:
             self.cancel()
-        self._over = True
+        self._left = True
         self._events.clear()
 
     def __aiter__(self) -> Self:
@@ -76,6 +79,9 @@ class Stream:
         return self
 
     async def __anext__(self) -> Event:
+        self._entered()
+        if self._left:
+            raise StreamMisused(OUTSIDE)
         reply = self._reply
         while not self._over and reply is not None:
             if self._events:

@@ -19,7 +19,7 @@ from helpers.engine import Driver, ends, engine, generate, stub
 from helpers.runtime import until
 
 from erllama_py.config import ModelConfig, parse_model_config
-from erllama_py.engine.backend import BackendFailure, DecodeStatus, LoadCancelled, Sampler, Sampling, Slice
+from erllama_py.engine.backend import BackendFailure, DecodeStatus, LoadCancelled, Sampling, Slice
 from erllama_py.engine.jobs import (
     Cancel,
     Capture,
@@ -36,7 +36,7 @@ from erllama_py.engine.jobs import (
     Restored,
     Text,
 )
-from erllama_py.engine.stub import StubBackend
+from erllama_py.engine.stub import StubBackend, StubSampler
 from erllama_py.engine.thread import EngineThread
 from erllama_py.engine.worker import DrillFault
 from erllama_py.errors import ModelLoadError
@@ -143,7 +143,7 @@ async def test_a_cancel_that_comes_before_the_decode_stops_it_too() -> None:
     taken, go_on = threading.Event(), threading.Event()
 
     class Held(Turnstile):
-        def sampler(self, sampling: Sampling, history: Sequence[int]) -> Sampler:
+        def sampler(self, sampling: Sampling, history: Sequence[int]) -> StubSampler:
             taken.set()
             go_on.wait(20)
             return super().sampler(sampling, history)
@@ -192,12 +192,13 @@ async def test_a_grant_waits_for_the_drop_that_its_cells_come_from() -> None:
             go_on.wait(20)
             return held(*args)
 
-        backend.capture = capture  # type: ignore[method-assign]  # it stands before the stub's
+        backend.capture = capture  # type: ignore[method-assign,assignment]  # it stands before the stub's
         driver.thread.submit(generate(2, range(20), max_new_tokens=20, limit=20))
         copy = Capture(request_id=-1, seq_id=2, start=0, end=16, reason="evict")
         driver.thread.submit(copy)
         await until(taken.is_set)
-        for job in (*[copy] * 12, Drop(2), Grant(2, 40)):
+        then: list[Job] = [*[copy] * 12, Drop(2), Grant(2, 40)]
+        for job in then:
             driver.thread.submit(job)
         go_on.set()
         assert isinstance(await driver.until(ends(2)), Finished)

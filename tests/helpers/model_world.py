@@ -48,7 +48,7 @@ from erllama_py.model.state import Limits, State, new_state
 from erllama_py.results import TextDelta
 from helpers.fake_cells import unpacked
 from helpers.fake_engine import FakeEngine, reply_to
-from helpers.model_asks import SESSIONS, Ask, Shape, request_for
+from helpers.model_asks import IDENTITIES, SESSIONS, Ask, Shape, request_for
 from helpers.row_shelf import RowShelf
 
 N_SWA = 12
@@ -169,9 +169,9 @@ class World:
         waited = {running.request.id for running in before.queue}
         begun = [running for running in after.active if running.request.id in waited]
         for running in after.queue:
-            mine, request_id = running.request.session_id, running.request.id
-            turns = {r.request.id for r in before.requests.values() if mine and r.request.session_id == mine}
-            copied = any(mine and copy.session_id == mine for copy in after.copies.values())
+            mine, request_id = running.request.session, running.request.id
+            turns = {r.request.id for r in before.requests.values() if mine and r.request.session == mine}
+            copied = any(mine and copy.session == mine for copy in after.copies.values())
             if request_id in waited and not (running.leaving or copied or request_id > min(turns, default=request_id)):
                 assert all(other.rank < running.rank for other in begun)
 
@@ -187,7 +187,7 @@ class World:
             assert running.seq_id is not None
             assert state.slots[running.seq_id].request_id == running.request.id
         assert len(active) == sum(slot.request_id is not None for slot in state.slots)
-        sessions = [running.request.session_id for running in active if running.request.session_id is not None]
+        sessions = [running.request.session for running in active if running.request.session is not None]
         assert len(set(sessions)) == len(sessions), "two turns of one session at a time"
         looking = {running.request.id for running in active if running.stage in ("looking", "restoring")}
         assert looking == set(self.open)
@@ -257,7 +257,7 @@ class World:
             self.tell(SaveAll(self.last_id, "shutdown"))
 
     def end_session(self, number: int) -> None:
-        self.tell(EndSession(SESSIONS[number % len(SESSIONS)]))
+        self.tell(EndSession((IDENTITIES[number // 2 % 2], SESSIONS[number % 2])))
 
     def look(self, number: int) -> None:
         self.now += number % 16

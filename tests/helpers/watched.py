@@ -34,7 +34,7 @@ def wrong_in_books(state: State) -> list[str]:
     at_work = {slot.request_id: slot.seq_id for slot in state.slots if slot.request_id is not None}
     if at_work != {running.request.id: running.seq_id for running in state.active}:
         wrong.append(f"sequences at work {at_work} are not those of the requests {state.active}")
-    sessions = [slot.session_id for slot in state.slots if slot.session_id is not None]
+    sessions = [slot.session for slot in state.slots if slot.session is not None]
     if len(sessions) != len(set(sessions)):
         wrong.append(f"a session holds two sequences: {sessions}")
     for slot in state.slots:

@@ -22,9 +22,9 @@ from helpers.states import A, B, C, D, asked, begun, kept, looked_up, state_with
 
 from erllama_py.cache.keys import prefix_keys
 from erllama_py.engine.backend import MemoryKind
-from erllama_py.engine.jobs import Drop, Failed, Fork, Forked, Generate, Park, Parked, Prefilled
+from erllama_py.engine.jobs import Drop, Failed, Fork, Forked, Generate, Outcome, Park, Parked, Prefilled
 from erllama_py.model.books import count
-from erllama_py.model.messages import CancelRequest, Complete, EndLookUp, LookUp, ReadRows, SendJob
+from erllama_py.model.messages import CancelRequest, Complete, EndLookUp, LookUp, Message, ReadRows, SendJob
 from erllama_py.model.scheduling import SAVE_WAIT
 from erllama_py.model.state import State, changed
 from erllama_py.results import CacheHit
@@ -285,7 +285,7 @@ def test_who_waited_for_a_short_beginning_goes_on_together(memory: MemoryKind, s
         state, _ = run(state, found(1))
     state, _ = run(state, *(asked(request_id, [*stem, request_id], plan=plan) for request_id in (2, 3, 4)))
     assert [state.requests[request_id].lead_end for request_id in (2, 3, 4)] == [20, 20, 20]
-    last = captured(1, 0, 20)
+    last: Message | Outcome = captured(1, 0, 20)
     if saved == "already":
         state, _ = run(state, found(1, hit_of([*A[:20], *D], 20)), row_read(1, rows_of(A, 20)[0]))
         last = restored(1, rows_of(A, 20)[0])

@@ -197,6 +197,7 @@ def test_the_reason_is_that_of_where_it_started_from() -> None:
     assert (
         start_with("full", [*PROMPT[:40], 7], hit).miss_reason == "the prompt parts from the live sequence at token 40"
     )
+    assert start_with("full", PROMPT[:40], hit).miss_reason == "what is live ends at token 40"
     assert start_with("full", [], hit_of(PROMPT, 100)).miss_reason is None
 
 

@@ -214,7 +214,7 @@ def test_a_session_finds_what_was_saved_of_its_sequence() -> None:
     whole, _ = run(state, captured(-3, *SPANS[2]))
     part, _ = run(state, captured(-3, *SPANS[2], payload=None, skipped="too_large"))
     keys = prefix_keys(IDENTITY, slot.held, (1024, 1200))
-    assert [part.left, whole.left] == [{"s": keys[0]}, {"s": keys[1]}]
+    assert [part.left, whole.left] == [{slot.session: keys[0]}, {slot.session: keys[1]}]
 
 
 def test_who_does_not_wait_any_more_has_nothing_evicted() -> None:

@@ -28,7 +28,7 @@ from erllama_py.results import CacheHit
 
 
 def ids(state: State) -> list[int]:
-    return [running.request.id for running in state.queue]
+    return [running.request.id for running in sorted(state.queue, key=lambda running: running.rank)]
 
 
 # --- the queue ----------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from helpers.requests import (
     run,
     submit,
 )
+from helpers.rows import IDENTITY
 from helpers.states import asked
 
 from erllama_py.cache.keys import pack_tokens
@@ -136,7 +137,7 @@ def test_the_answer_says_where_the_rows_came_from() -> None:
 def test_the_cache_is_told_whether_the_caller_named_a_parent(named: bytes | None) -> None:
     """The key that a session's turn, or a follower, is looked up with is not the caller's."""
     request = changed(submit(1, PROMPT).request, parent_key=named, session_id="s")
-    state, effects = run(changed(IDLE, left={"s": b"l" * 32}), Submit(request))
+    state, effects = run(changed(IDLE, left={(IDENTITY, "s"): b"l" * 32}), Submit(request))
     assert effects == [LookUp(changed(request, parent_key=named or b"l" * 32))]
     _, effects = run(state, found(1))
     assert [effect.resumed for effect in effects if isinstance(effect, EndLookUp)] == [named is not None]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -104,5 +104,81 @@ async def test_a_supervise_cancelled_anywhere_leaves_nothing() -> None:
             await struck(strike, runtime.supervise("loop", loop))
             if "loop" not in str(runtime.tree()):
                 await (await runtime.supervise("loop", loop)).stop()
+
+    await at_each_checkpoint(scenario)
+
+
+TURNS: dict[str, dict[str, Any]] = {
+    "chat": {}, "raw": {}, "long": {}, "stream": {}, "left": {"response_tokens": 400}, "by id": {"session_id": "s"},
+    "wait": {"session_wait": True}, "deadline": {"session_wait": True, "deadline": 5},
+}  # fmt: skip
+
+
+async def turn(model: erllama.Model, session: erllama.Session, how: str) -> None:
+    """One turn of the session, in one of `TURNS`."""
+    options = {"response_tokens": 4, **TURNS[how]}
+    match how:
+        case "raw":
+            await session.complete(" and", **options)
+        case "long":  # its tokens are worked on by a worker thread
+            await session.complete([97] * 4500, **options)
+        case "stream":
+            await drain(session.stream_chat("again", **options))
+        case "left":
+            async with session.stream_chat("again", **options) as events:
+                async for event in events:
+                    if isinstance(event, erllama.TextDelta):
+                        break
+        case "by id":
+            await model.complete([*session.tokens, 97], **options)
+        case _:
+            await session.chat("again", **options)
+
+
+@asynccontextmanager
+async def with_session() -> AsyncIterator[tuple[erllama.Runtime, erllama.Model, erllama.Session]]:
+    """A model that holds a session of one turn; afterwards the session goes on from there, in one sequence."""
+    async with erllama.Runtime() as runtime:
+        options = {**STUB, "context_opts": {"n_ctx": 16384, "n_seq_max": 3}, "policy": {"min_tokens": 8}}
+        model = await runtime.load_model("m", options)
+        session = model.session("s")
+        await session.chat("hello", response_tokens=3, temperature=0.0)
+        before = session.tokens
+        yield runtime, model, session
+        await until(lambda: model.queue_depth == 0)
+        assert "idle" in repr(session)
+        await session.chat("again", response_tokens=4, temperature=0.0)
+        assert session.tokens[: len(before)] == before
+        await until(lambda: model.queue_depth == 0)
+        assert model._board.state is not None
+        assert [slot.session_id for slot in model._board.state.slots].count("s") == 1
+
+
+@pytest.mark.parametrize("how", TURNS)
+async def test_a_turn_cancelled_anywhere_leaves_its_session_free(how: str) -> None:
+    """It holds one sequence, is not busy, and the next turn goes on from what it has."""
+
+    async def scenario(strike: Strike) -> None:
+        async with with_session() as (_, model, session):
+            await struck(strike, turn(model, session, how))
+
+    assert await at_each_checkpoint(scenario) > 0
+
+
+@pytest.mark.parametrize("how", ["explain", "prefill only", "evict", "end of another"])
+async def test_what_is_asked_beside_a_session_can_be_cancelled_anywhere(how: str) -> None:
+    """The session stays what it is."""
+
+    async def scenario(strike: Strike) -> None:
+        async with with_session() as (runtime, model, _):
+            match how:
+                case "explain":
+                    await struck(strike, model.explain("hello you", session_id="s"))
+                case "prefill only":
+                    await struck(strike, model.prefill_only("hello there all"))
+                case "evict":
+                    await struck(strike, runtime.evict(model))
+                case _:
+                    await struck(strike, model.session("t").end())
 
     await at_each_checkpoint(scenario)

@@ -70,12 +70,12 @@ async def test_factors_for_long_contexts_count_where_they_are_used(tmp_path: Pat
 
 
 async def test_rows_of_another_build_go_first() -> None:
-    """The cache knows which build runs a model: rows of others are of no use, whatever they would spare."""
+    """Who saved last runs the model now: rows of other builds are of no use, whatever they would spare."""
     async with ram_model(make=saying({}, {"build": "newer"})) as (runtime, model):
         info, cache = model.info, runtime.cache
         identity = Identity(bytes.fromhex(info.fingerprint), info.quant_bits, bytes.fromhex(info.ctx_params_hash))
-        await cache.put(identity, [1], 0, b"of use", build="newer", prefill_seconds=0.001)
         await cache.put(identity, [2], 0, b"of no use", build="older", prefill_seconds=1000.0)
+        await cache.put(identity, [1], 0, b"of use", build="newer", prefill_seconds=0.001)
         await cache.flush()
         await cache.evict_bytes(1)
         assert {row.build for row in await cache.rows()} == {"newer"}

@@ -269,3 +269,12 @@ async def test_a_prompt_that_fills_the_context_gets_one_token() -> None:
         done = await model.complete("x" * 2047, response_tokens=50)
     assert len(done.generated) <= 1
     assert done.context_tokens <= 2048
+
+
+async def test_a_stream_is_not_read_after_its_block() -> None:
+    """Nothing would come of it, and nobody would know why."""
+    async with stub_runtime() as (_, model):
+        async with model.stream("hello", response_tokens=4) as events:
+            pass
+        with pytest.raises(erllama.StreamMisused, match="inside its block"):
+            [event async for event in events]

@@ -1,0 +1,124 @@
+"""A deadline bounds the whole call: whatever it waits for, the answer is that of a request that was cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from helpers.runtime import STUB, drain, slow_stub, stub_runtime, until
+
+import erllama_py as erllama
+from erllama_py.chat.template import ChatTemplate
+from erllama_py.config import ModelConfig
+from erllama_py.engine.stub import StubBackend
+
+pytestmark = pytest.mark.anyio
+
+SOON: dict[str, Any] = {"deadline": 0.01, "response_tokens": 4}
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+@asynccontextmanager
+async def restarting() -> AsyncIterator[erllama.Model]:
+    """A model that has crashed and does not come back before the block is left."""
+    back = threading.Event()
+    back.set()
+
+    def make(model_id: str, config: ModelConfig) -> StubBackend:
+        back.wait()
+        return StubBackend(model_id, config)
+
+    async with erllama.Runtime(backend_factory=make) as runtime:
+        model = await runtime.load_model("m", STUB)
+        back.clear()
+        model.inject_fault()
+        await until(lambda: model.phase == "restarting")
+        try:
+            yield model
+        finally:
+            back.set()
+
+
+def is_cancelled(done: erllama.Completion) -> bool:
+    return (done.finish_reason, done.generated, done.reply) == ("cancelled", [], "")
+
+
+async def last(stream: erllama.Stream) -> erllama.Completion:
+    (done,) = await drain(stream)
+    assert isinstance(done, erllama.Done)
+    return done.completion
+
+
+async def test_it_passes_while_the_model_is_away() -> None:
+    """In every way to ask; the model need not come back for it."""
+    async with restarting() as model:
+        session = model.session()
+        for asked in (
+            model.complete("hello", **SOON), last(model.stream("hello", **SOON)),
+            model.chat(HELLO, **SOON), last(model.stream_chat(HELLO, **SOON)),
+            session.chat("hello", **SOON), last(session.stream_chat("hello", **SOON)),
+        ):  # fmt: skip
+            done = await asked
+            assert is_cancelled(done)
+            assert done.stats.queued_seconds == done.stats.first_token_seconds > 0
+        assert model.phase == "restarting"
+        assert (session.messages, "idle" in repr(session)) == ([], True)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["chat", "stream"])
+async def test_it_passes_while_another_turn_of_the_session_is_under_way(streamed: bool) -> None:
+    """That one is answered, and the next one follows as if nothing had been asked."""
+    async with slow_stub() as (_, model, gate):
+        session = model.session()
+        first = asyncio.create_task(session.chat("one", response_tokens=4))
+        await until(lambda: model.queue_depth == 1)
+        options = {**SOON, "session_wait": True}
+        asked = last(session.stream_chat("two", **options)) if streamed else session.chat("two", **options)
+        assert is_cancelled(await asked)
+        assert "busy" in repr(session)
+        gate.set()
+        await first
+        await session.chat("three", response_tokens=4)
+        assert [message["content"] for message in session.messages[::2]] == ["one", "three"]
+
+
+async def test_it_passes_while_a_template_renders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template is the model's own code, and may run for ever."""
+    over = threading.Event()
+    monkeypatch.setattr(ChatTemplate, "render", lambda *_, **__: str(over.wait()))
+    async with stub_runtime() as (_, model):
+        try:
+            assert is_cancelled(await model.chat(HELLO, **SOON))
+        finally:
+            over.set()
+
+
+async def test_its_timer_is_gone_with_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would keep the request's memory until it is due."""
+    loop, timers = asyncio.get_running_loop(), list[asyncio.TimerHandle]()
+    call_at = loop.call_at
+
+    def noted(when: float, *args: Any, **options: Any) -> asyncio.TimerHandle:
+        timer = call_at(when, *args, **options)
+        if when > loop.time() + 1e5:
+            timers.append(timer)
+        return timer
+
+    async with stub_runtime() as (_, model):
+        monkeypatch.setattr(loop, "call_at", noted)
+        await model.complete("hello", response_tokens=4, deadline=1e6)
+    assert timers
+    assert all(timer.cancelled() for timer in timers)
+
+
+async def test_a_callers_own_timeout_stays_one() -> None:
+    """It is not taken for the deadline."""
+    async with slow_stub() as (_, model, gate):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await model.complete("hello", deadline=1e6)
+        gate.set()
