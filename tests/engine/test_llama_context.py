@@ -1,25 +1,22 @@
-"""What is llama.cpp's own: its parameters, its limits, its sliding window, stopping it, and its memory."""
+"""What is llama.cpp's own: its parameters, its limits, its sliding window, and stopping it."""
 
 from __future__ import annotations
 
 import ctypes
-import gc
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 import pytest
-from helpers.tiny_gguf import WINDOW, Kind, broken_gguf, tiny_gguf
+from helpers.tiny_gguf import WINDOW, Kind, tiny_gguf
 
 from erllama_py.config import ModelConfig
-from erllama_py.engine.backend import BackendFailure, DecodeStatus, LoadCancelled, Sampling, Slice
+from erllama_py.engine.backend import BackendFailure, DecodeStatus, Sampling, Slice
 from erllama_py.engine.llama import LlamaBackend
+from erllama_py.engine.llama.native import library
 from erllama_py.engine.llama.weights import uses_flash_attention
-from erllama_py.errors import ErllamaError, ModelLoadError, ModelNotLoaded, SamplerFailed, TokenizerOnly
+from erllama_py.errors import ModelLoadError, ModelNotLoaded, SamplerFailed, TokenizerOnly
 
 Configure = Callable[..., ModelConfig]
 GREEDY = Sampling(temperature=0.0)
@@ -37,6 +34,32 @@ def loaded(config: ModelConfig) -> LlamaBackend:
 def dense(models: Path, configure: Configure) -> Iterator[LlamaBackend]:
     backend = loaded(configure(tiny_gguf("dense", models)))
     yield backend
+    backend.close()
+
+
+@pytest.mark.parametrize("devices", [True, False], ids=["GPU build", "CPU build"])
+def test_a_decode_is_over_when_it_returns(
+    models: Path, configure: Configure, monkeypatch: pytest.MonkeyPatch, devices: bool
+) -> None:
+    """A GPU goes on after `llama_decode`: it is waited for, before anybody asks for logits."""
+    calls, bindings = list[str](), library().c
+
+    def recorded(name: str) -> Callable[..., Any]:
+        original = getattr(bindings, name)
+
+        def call(*args: Any) -> Any:
+            calls.append(name)
+            return original(*args)
+
+        return call
+
+    monkeypatch.setattr(bindings, "llama_supports_gpu_offload", lambda: devices)
+    backend = loaded(configure(tiny_gguf("dense", models)))
+    for name in ("llama_decode", "llama_synchronize"):
+        monkeypatch.setattr(bindings, name, recorded(name))
+    for start in (0, 4):
+        assert backend.decode([Slice(0, start, PROMPT[start : start + 4], True)]) is DecodeStatus.DONE
+    assert calls == ["llama_decode", "llama_synchronize"][: 1 + devices] * 2
     backend.close()
 
 
@@ -311,56 +334,7 @@ def test_closing_waits_for_those_who_tokenize(models: Path, configure: Configure
     assert [type(error) for error in errors] == [ModelNotLoaded, ModelNotLoaded]
 
 
-# --- memory and imports --------------------------------------------------------------------------------------
-
-
-def load_and_close(config: ModelConfig, cancel: bool = False) -> None:
-    """One life of a backend on a thread of its own, as the engine has it."""
-    steps = iter(range(1000))
-
-    def work() -> None:
-        backend = LlamaBackend("tiny", config)
-        try:
-            backend.load(lambda _: not cancel or next(steps) < 10)
-            backend.decode([Slice(0, 0, PROMPT, True)])
-            backend.sampler(Sampling(grammar="root ::= .*"), []).sample(0)
-        except (ErllamaError, LoadCancelled):
-            pass
-        backend.close()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["loaded", "cancelled", "no-model", "no-context"])
-def test_fifty_loads_leave_the_memory_of_the_process_where_it_was(models: Path, configure: Configure, how: str) -> None:
-    """Each allocates some 10 MB; also when a load is cancelled half-way, or fails early or late."""
-    path = broken_gguf("unknown_architecture", models) if how == "no-model" else tiny_gguf("dense", models)
-    context = {"type_v": "q8_0", "flash_attn": False} if how == "no-context" else {}
-    config = configure(path, n_ctx=16384, **context)
-    process = psutil.Process()
-    for _ in range(10):
-        load_and_close(config, how == "cancelled")
-    gc.collect()
-    before, files = process.memory_info().rss, process.num_fds()
-    for _ in range(50):
-        load_and_close(config, how == "cancelled")
-    gc.collect()
-    assert process.memory_info().rss - before < 8 * MEGABYTE
-    assert process.num_fds() == files
-
-
-@pytest.mark.slow
-def test_the_bindings_are_imported_by_the_first_use_only() -> None:
-    """Neither importing the package nor making a backend costs the import of llama.cpp's bindings."""
-    program = (
-        "import sys; import erllama_py; from erllama_py.engine.llama import LlamaBackend; "
-        "print('llama_cpp' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+# --- a real model ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -30,6 +30,9 @@ class Context:
         self.n_seq_max = int(self._c.llama_n_seq_max(handle)) - 1  # the last one is the scratch of `states`
         self._n_swa = n_swa
         self._cuttable = cuttable
+        # A GPU is still at work when `llama_decode` returns. Whoever asks for logits would wait for it with the GIL
+        # held, and a tick would seem to take no time. Without one nothing is waited for, so the GIL is not given up.
+        self._devices = bool(self._c.llama_supports_gpu_offload())
         self._memory = self._quick.get_memory(handle)
         self._log = LogContext(model_id, hold=True)
         self._begins: dict[int, int] = {}  # see `window_begins`
@@ -67,6 +70,8 @@ class Context:
         if status is DecodeStatus.DONE:
             self._rows = rows
             log.release(expected=False)
+            if self._devices:
+                self._c.llama_synchronize(self.handle)
             return status
         # Being full and being stopped are reported as warnings and errors, but are answers here.
         log.release(expected=status is not None)
