@@ -89,7 +89,7 @@ class CancelRequest(msgspec.Struct, frozen=True):
 
 
 class SaveAll(msgspec.Struct, frozen=True):
-    """Save what sequences at rest hold and is not saved, forget it, and answer when it is stored.
+    """Save what sequences at rest hold by now and is not saved, forget it, and answer when it is stored.
 
     `"shutdown"` ends the requests at work first, so that all are at rest. `ticket` is from the requests' ids.
     """

@@ -6,11 +6,13 @@
 
 Buffers are bounded, and what a model holds is not: so there is one range at a time, and a sequence stays at rest until
 all of it is copied. A request may take it over meanwhile; what was copied is right for its tokens all the same, and the
-rest is left to the request. With `"shutdown"` those at work are cancelled and nobody begins any more; what they leave
-is copied out too.
+rest is left to the request. What comes to rest later is not waited for: on a busy model there would be no end. With
+`"shutdown"` those at work are cancelled and nobody begins any more; what they leave is copied out too.
 """
 
 from __future__ import annotations
+
+import math
 
 from erllama_py.cache.keys import Identity
 from erllama_py.config import SaveReason
@@ -28,7 +30,9 @@ MOST_TRIES = 100
 
 def save_all(state: State, event: SaveAll, now: float) -> tuple[State, list[Effect]]:
     """Save and forget what is at rest; with `"shutdown"` that is soon all."""
-    state = changed(state, save_alls=(*state.save_alls, event), stopping=state.stopping or event.reason == "shutdown")
+    stopping = state.stopping or event.reason == "shutdown"
+    until = math.inf if stopping else now
+    state = changed(state, save_alls=(*state.save_alls, event), save_until=until, stopping=stopping)
     effects: list[Effect] = []
     if state.stopping:
         for running in state.active:
@@ -53,6 +57,8 @@ def save_next(state: State, tries: int = 0) -> tuple[State, list[Effect]]:
         return state, []
     effects: list[Effect] = []
     for slot in state.kept:
+        if slot.used_at > state.save_until:
+            continue
         identity = unsaved(state, slot)
         if identity is not None:
             state, more = _save_range(state, slot, identity, tries)
@@ -61,7 +67,7 @@ def save_next(state: State, tries: int = 0) -> tuple[State, list[Effect]]:
         effects += more
     if not state.copies:
         effects += [AnswerSaved(event.ticket) for event in state.save_alls]
-        state = changed(state, save_alls=())
+        state = changed(state, save_alls=(), save_until=0.0)
     return state, effects
 
 

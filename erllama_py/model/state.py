@@ -129,6 +129,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     left: Mapping[SessionKey, bytes] = {}
     """Of sessions that have lost their sequence: the key of the last row of it."""
     save_alls: tuple[SaveAll, ...] = ()
+    save_until: float = 0.0
+    """They ask for what has been at rest since then, on the monotonic clock."""
     saving: Saving | None = None
     stopping: bool = False
     last_hit: CacheHit | None = None

@@ -91,6 +91,17 @@ def test_sequences_are_copied_out_one_after_the_other() -> None:
     assert run(state, captured(-3, 3, 4))[1][1:] == [SendJob(Drop(2)), AnswerSaved(90)]
 
 
+def test_an_eviction_does_not_wait_for_what_comes_to_rest_behind_it() -> None:
+    """Where one request follows another there is always some; a later eviction takes it."""
+    state, _ = run(BOTH, EVICT)
+    state, _ = run(state, finished(2, [], held=len(PROMPT), captured_to=len(PROMPT)), now=2.0)
+    state, effects = run(state, captured(-1, 3, 6), now=3.0)
+    assert effects[1:] == [SendJob(Drop(0)), AnswerSaved(90)]
+    assert [slot.seq_id for slot in state.kept] == [1]
+    state, effects = run(state, SaveAll(92, "evict"), now=4.0)
+    assert effects == [SendJob(Drop(1)), AnswerSaved(92)]
+
+
 @pytest.mark.parametrize("event", [EVICT, SHUTDOWN], ids=lambda event: event.reason)
 def test_a_model_at_rest_saves_what_it_holds_and_forgets_it(event: SaveAll) -> None:
     """From where the last row ended; the answer comes when the copy was handed over."""
