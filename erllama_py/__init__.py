@@ -6,6 +6,7 @@ The public names, all of them. Start with `Runtime`.
 from erllama_py.actors import Raised, RestartLimits, Returned, Stopped, TreeNode
 from erllama_py.cache.handle import Cache
 from erllama_py.cache.keys import Identity
+from erllama_py.cache.messages import RowBytes, RowMeta
 from erllama_py.config import ContextOpts, ModelConfig, ModelOpts, PolicyOpts, SchedulerOpts, StubOpts
 from erllama_py.errors import (
     AlreadyLoaded,
@@ -66,6 +67,7 @@ from erllama_py.results import (
     FoundPrefix,
     LoadProgress,
     ModelInfo,
+    PressureState,
     Progress,
     RowInfo,
     Stats,
@@ -117,6 +119,7 @@ __all__ = [
     "NotAGGUF",
     "PolicyOpts",
     "PressureOpts",
+    "PressureState",
     "Progress",
     "QuantMismatch",
     "QueueFull",
@@ -126,7 +129,9 @@ __all__ = [
     "RequestOptions",
     "RestartLimits",
     "Returned",
+    "RowBytes",
     "RowInfo",
+    "RowMeta",
     "RowUnavailable",
     "Runtime",
     "RuntimeClosed",

@@ -221,3 +221,26 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     load_seconds: float
     restarts: int
     config: ModelConfig
+
+
+class PressureState(msgspec.Struct, frozen=True, kw_only=True):
+    """What the pressure monitor has seen and done since it started."""
+
+    source: str
+    """Name of the source."""
+    used: int | None = None
+    """Bytes in use, of the last reading."""
+    total: int | None = None
+    """Bytes that there are in all."""
+    readings: int = 0
+    """How many there were."""
+    failed_readings: int = 0
+    """Those that failed or hung."""
+    evictions: int = 0
+    """Evictions that freed something."""
+    evicted_bytes: int = 0
+    """What they freed."""
+    failed_evictions: int = 0
+    """Evictions that raised."""
+    problem: str | None = None
+    """What fails at the moment."""

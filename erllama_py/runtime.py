@@ -60,12 +60,13 @@ from erllama_py.model.board import ModelBoard
 from erllama_py.model.client import Model
 from erllama_py.model.messages import SaveAll, actor_name, model_id_of, new_ticket
 from erllama_py.pressure_opts import PressureOpts
-from erllama_py.results import LoadProgress, ModelInfo
+from erllama_py.results import LoadProgress, ModelInfo, PressureState
 from erllama_py.runtime_options import RAM_TIER, SAVE_BUFFER_BYTES, SWITCH_SECONDS, parse_runtime_options
 from erllama_py.supervised import Supervised
 from erllama_py.tier_specs import AnyTier, DiskTier, RamFileTier, kind_of, parse_tier
 from erllama_py.tiers.messages import tier_actor_name
 from erllama_py.watch.log import get_logger
+from erllama_py.watch.pressure import GetPressure
 
 
 def home_folder(home: str | os.PathLike[str] | None = None) -> Path:
@@ -300,6 +301,15 @@ class Runtime(ModelCalls):
             return
         finally:
             self._tiers.pop(name, None)
+
+    async def pressure(self) -> PressureState | None:
+        """What the pressure monitor has seen and done; None where the runtime has none, or it comes back just now."""
+        self._check_open()
+        try:
+            state: PressureState = await self._names.call(tree.PRESSURE, GetPressure())
+        except ActorError:
+            return None
+        return state
 
     # --- the tree ------------------------------------------------------------------------------------------------
 

@@ -39,20 +39,29 @@ class RowMeta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     (at 0: the key over no tokens). Lengths are in tokens, sizes in bytes, times in seconds.
     """
 
-    key: bytes  # 32 bytes
-    parent: bytes  # 32 bytes
+    key: bytes
+    """32 bytes."""
+    parent: bytes
+    """32 bytes."""
     start: int
     end: int
-    tokens: bytes  # of the span, u32 little-endian: 4 * (end - start) bytes
-    fingerprint: bytes  # 32 bytes; of the model, with the salt folded in
+    tokens: bytes
+    """Of the span, u32 little-endian: 4 * (end - start) bytes."""
+    fingerprint: bytes
+    """32 bytes; of the model, with the salt folded in."""
     quant_bits: int
-    ctx_params_hash: bytes  # 32 bytes
-    build: str  # of the inference library, in words
+    ctx_params_hash: bytes
+    """32 bytes."""
+    build: str
+    """Of the inference library, in words."""
     payload_bytes: int
-    logits_bytes: int  # of the logits at `end`; 0 when they are not kept
+    logits_bytes: int
+    """Of the logits at `end`; 0 when they are not kept."""
     reason: SaveReason
-    created_at: float  # unix time
-    prefill_seconds: float  # what computing these cells took, so what a hit saves
+    created_at: float
+    """Unix time."""
+    prefill_seconds: float
+    """What computing these cells took, so what a hit saves."""
 
 
 class StoredRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):

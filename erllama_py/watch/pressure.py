@@ -15,6 +15,7 @@ import msgspec
 
 from erllama_py.actors import Actor, Answer, Background, Clock, Exit, Reply
 from erllama_py.pressure_opts import PressureOpts
+from erllama_py.results import PressureState
 from erllama_py.watch.log import get_logger
 from erllama_py.watch.pressure_plan import Reading, plan
 from erllama_py.watch.pressure_reader import Reader
@@ -25,27 +26,6 @@ Evict = Callable[[int, tuple[str, ...]], Awaitable[int]]
 
 class GetPressure(msgspec.Struct, frozen=True):
     """Ask the monitor for its `PressureState`."""
-
-
-class PressureState(msgspec.Struct, frozen=True, kw_only=True):
-    """What the monitor has seen and done since it started."""
-
-    source: str
-    """Name of the source."""
-    reading: Reading | None = None
-    """The last one, in bytes."""
-    readings: int = 0
-    """How many there were."""
-    failed_readings: int = 0
-    """Those that failed or hung."""
-    evictions: int = 0
-    """Evictions that freed something."""
-    evicted_bytes: int = 0
-    """What they freed."""
-    failed_evictions: int = 0
-    """Evictions that raised."""
-    problem: str | None = None
-    """What fails at the moment."""
 
 
 class PressureMonitor(Actor[GetPressure]):
@@ -91,7 +71,7 @@ class PressureMonitor(Actor[GetPressure]):
             self._change(failed_readings=self._state.failed_readings + 1)
             return None
         self._works("cannot read the memory pressure")
-        self._change(reading=reading, readings=self._state.readings + 1)
+        self._change(used=reading.used, total=reading.total, readings=self._state.readings + 1)
         return reading
 
     async def _make_room(self, nbytes: int, reading: Reading) -> None:

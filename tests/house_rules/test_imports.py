@@ -69,7 +69,7 @@ DOORS: dict[str, set[str]] = {
     "model": {"messages", "client", "session", "stream", "board"},
     "cache": {"messages", "client", "handle", "keys", "save_policy"},
     "tiers": {"messages"},
-    "watch": {"log"},
+    "watch": {"log", "pressure"},
     "actors": set(),
     "serve": set(),
 }

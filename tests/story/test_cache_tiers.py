@@ -189,9 +189,22 @@ async def test_memory_pressure_frees_rows_in_memory(tmp_path: Path) -> None:
         async def is_empty() -> bool:
             return (await tier_info(runtime, "ram")).used_bytes == 0
 
+        async def is_counted() -> bool:
+            seen = await runtime.pressure()
+            return seen is not None and seen.evicted_bytes > 0 and (seen.total, seen.problem) == (100, None)
+
         await until_true(is_empty)
+        await until_true(is_counted)
         assert await spans(runtime, TIER) == kept
         assert (await ask(other, PROMPT)).stats.tier == TIER
+
+
+async def test_where_nothing_watches_the_memory_there_is_nothing_to_say(tmp_path: Path) -> None:
+    """As by default."""
+    async with model_at(tmp_path) as (runtime, _):
+        assert await runtime.pressure() is None
+    with pytest.raises(erllama.RuntimeClosed):
+        await runtime.pressure()
 
 
 async def test_a_tier_that_is_stopped_while_rows_are_removed_is_no_error(
