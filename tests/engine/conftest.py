@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from helpers.backends import MEMORY, Subject, make_subject
+from helpers.fingerprints import CONTENT
 from helpers.tiny_gguf import KINDS
 
 from erllama_py.config import ModelConfig
@@ -63,3 +64,17 @@ def backend(subject: Subject) -> Iterator[Backend]:
     loaded.load(lambda _done: True)
     yield loaded
     loaded.close()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """The file that the tests of fingerprints are about."""
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Path:
+    """The folder of remembered fingerprints; it does not exist yet."""
+    return tmp_path / "home" / "fingerprints"

@@ -47,19 +47,6 @@ from erllama_py.errors import FingerprintMismatch, ModelFileNotFound
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.gguf"
-    path.write_bytes(CONTENT)
-    return path
-
-
-@pytest.fixture
-def memory(tmp_path: Path) -> Path:
-    """The folder of remembered fingerprints; it does not exist yet."""
-    return tmp_path / "home" / "fingerprints"
-
-
-@pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 1000 bytes, so that a small file has many."""
     monkeypatch.setattr(fingerprint, "BLOCK", 1000)

@@ -29,20 +29,6 @@ from erllama_py.engine import fingerprint
 from erllama_py.engine.fingerprint import SPLIT_TAG, check_unchanged, combine, fingerprint_file, identify, recall
 from erllama_py.errors import FingerprintMismatch, ModelFileNotFound, ModelLoadError
 
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.gguf"
-    path.write_bytes(CONTENT)
-    return path
-
-
-@pytest.fixture
-def memory(tmp_path: Path) -> Path:
-    """The folder of remembered fingerprints; it does not exist yet."""
-    return tmp_path / "home" / "fingerprints"
-
-
 # --- models in several files -------------------------------------------------------------------------
 
 
