@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,7 +105,7 @@ def test_the_first_measurements_count_in_full() -> None:
 def test_a_few_prompt_tokens_say_little_of_what_one_costs() -> None:
     """Ten milliseconds more than expected are an uneven row beside one token, and news beside hundreds."""
     now = TickTimes(row_seconds=0.05, token_seconds=0.001)
-    assert observed(now, 1, 1, 0.061).token_seconds < 0.0011
+    assert observed(now, 1, 1, 0.061).token_seconds < 0.00115
     assert observed(now, 1, 500, 0.05 + 500 * 0.011).token_seconds > 0.0014
 
 
@@ -145,13 +147,13 @@ def test_the_chunk_follows_costs_that_change(machine: Machine, later: Machine, r
 
 @given(machines(), st.booleans())
 def test_one_slow_decode_is_soon_forgotten(machine: Machine, prompt: bool) -> None:
-    """Fifty times slower, once, with a prompt or without: four decodes later most of the chunk is back."""
+    """Fifty times slower, once, with a prompt or without: a dozen decodes later most of the chunk is back."""
     machine.decode(0)
     machine.settle(20)
     before = machine.chunk
     machine.decode(machine.chunk if prompt else 0, slower=50.0)
     machine.decode(0)
-    machine.settle(3)
+    machine.settle(11)
     assert machine.chunk >= 0.6 * before - 1
 
 
@@ -160,10 +162,24 @@ def test_slow_first_decodes_do_not_stay_in_the_way(machine: Machine) -> None:
     """The first decodes read the weights from disk: 50 times slower, and yet the chunk is right soon after."""
     machine.decode(100, slower=50.0, rows=0)
     machine.decode(0, slower=50.0)
-    for _ in range(30):
+    for _ in range(60):
         machine.decode(0)
         machine.decode(machine.chunk)
     assert machine.fills_the_wait
+
+
+@given(machines(), st.integers(0, 2**32), st.sampled_from([0.05, 0.1, 0.2]))
+def test_on_an_uneven_machine_few_decodes_are_too_long(machine: Machine, seed: int, deviation: float) -> None:
+    """Times scatter around what they should be: one decode of ten at most goes beyond the wait, and none far."""
+    chance = random.Random(seed)
+    machine.decode(0)
+    machine.settle(60)
+    least = machine.fixed + LEAST_CHUNK * machine.each
+    took = [machine.decode(machine.chunk, slower=max(0.3, chance.gauss(1.0, deviation))) for _ in range(400)]
+    if 1.5 * least < MOST:  # else it is the least chunk that is too long
+        assert sum(seconds > MOST for seconds in took) <= 40
+        assert sorted(took)[-4] < 1.5 * MOST
+        assert sum(took) / len(took) > 0.6 * MOST or machine.chunk == BATCH
 
 
 @given(machines(), st.lists(st.floats(0.0, 1.0), min_size=40, max_size=40))
