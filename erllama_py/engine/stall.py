@@ -70,8 +70,10 @@ def observed(times: TickTimes, rows: int, prompt_tokens: int, seconds: float) ->
 
 
 def chunk_size(times: TickTimes, max_stall_seconds: float, n_batch: int) -> int:
-    """Prompt tokens for a decode that rarely lasts longer than `max_stall_seconds`, from `LEAST_CHUNK` (or `n_batch`, if
-    that is less) to `n_batch`."""
+    """Prompt tokens for a decode that rarely lasts longer than `max_stall_seconds`.
+
+    From `LEAST_CHUNK` (or `n_batch`, if that is less) to `n_batch`.
+    """
     spare = max_stall_seconds / (1.0 + min(MOST_BEYOND, BEYOND * times.beyond)) - times.row_seconds
     tokens = 0  # the least, for one decode, where nothing was measured yet
     if spare > 0.0 and times.token_seconds > 0.0:

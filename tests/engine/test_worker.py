@@ -376,7 +376,7 @@ def test_the_time_of_a_copy_is_taken_from_the_prompts_of_the_next_decode() -> No
         slices.append((copied, dict(many.decodes[-1]).get(1, 0)))
     firsts = [next(tokens for before, tokens in slices if before == copied) for copied in (1, 2)]
     assert firsts == [32, LEAST_CHUNK]  # 60 fit into what is left, and slices end on a grid; then nothing does
-    assert max(tokens for _, tokens in slices) > 64
+    assert max(tokens for _, tokens in slices) >= 64
 
 
 def test_a_prompt_that_was_passed_over_for_long_is_read_too() -> None:
