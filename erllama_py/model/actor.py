@@ -29,7 +29,7 @@ from erllama_py.model.board import ModelBoard
 from erllama_py.model.evicting import next_look
 from erllama_py.model.kept_logits import KeptLogits
 from erllama_py.model.limits import limits_of
-from erllama_py.model.loading import describe, prepare_off_loop, report_weights
+from erllama_py.model.loading import describe, prepare_off_loop, range_bytes, report_weights
 from erllama_py.model.look_ups import LookUps
 from erllama_py.model.messages import (
     AnswerSaved,
@@ -64,6 +64,9 @@ from erllama_py.model.saving import row_meta
 from erllama_py.model.state import State, new_state
 from erllama_py.results import Completion
 from erllama_py.watch.log import get_logger
+
+# Buffers that are made while a model loads: a tick copies two ranges at most, while those of the last are written.
+WARM_BUFFERS = 4
 
 
 class EngineEnded(Exception):
@@ -114,6 +117,9 @@ class ModelActor(StateMachine[State, Message, Effect]):
             raise
         except Exception as error:
             raise errors.ModelLoadError(board.config.model_path or "the model", str(error)) from error
+        if nbytes := range_bytes(prepared.facts, board.config):
+            # The first copies should not wait for fresh memory, which takes ten times longer than they do.
+            await anyio.to_thread.run_sync(self._buffers.warm, WARM_BUFFERS, nbytes)
         self.state = new_state(limits_of(board.config, facts))
         description = describe(board, prepared, facts, time.perf_counter() - began)
         board.ready(description, facts, backend.vocabulary)

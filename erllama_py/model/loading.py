@@ -1,6 +1,6 @@
 """What a load settles before any weights are read: the file's facts, its fingerprint, whether it fits.
 
-`check_file`, `resident_bytes` and `describe` are pure; `prepare_off_loop` reads the file on a worker thread.
+All of it is pure but `prepare_off_loop`, which reads the file on a worker thread, and what it calls.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from erllama_py.cache.keys import ctx_params_hash
 from erllama_py.config import ContextOpts, ModelConfig
 from erllama_py.engine.backend import Backend, FileFacts, ModelFacts
 from erllama_py.engine.fingerprint import fingerprint_file
+from erllama_py.engine.jobs import MOST_TOKENS
 from erllama_py.errors import InsufficientMemory, InvalidOption, QuantMismatch
 from erllama_py.model.board import ModelBoard
 from erllama_py.results import LoadProgress, ModelInfo
@@ -48,12 +49,27 @@ def cell_bytes(facts: FileFacts, context: ContextOpts) -> int:
     `kv_bytes_per_token` is in f16, half of it keys and half of it values. Which layers of a sliding-window
     model attend to everything is the architecture's secret, so all count with the window alone.
     """
+    windowed = facts.sliding_window > 0 and not context.swa_full
+    cells = min(context.n_ctx, facts.sliding_window) if windowed else context.n_ctx
+    return int(cells * _bytes_per_cell(facts, context))
+
+
+def range_bytes(facts: FileFacts, config: ModelConfig) -> int:
+    """Bytes of a long range of cells as it is copied out to be saved: an estimate from above; 0 where nothing is saved.
+
+    Beside the cells there are their positions and each layer's head, some 0.2 %; a sixteenth is plenty.
+    """
+    if config.policy.min_tokens is None or config.model_opts.vocab_only:
+        return 0
+    cells = min(config.context_opts.n_ctx, MOST_TOKENS)
+    return int(cells * _bytes_per_cell(facts, config.context_opts) * 17 / 16)
+
+
+def _bytes_per_cell(facts: FileFacts, context: ContextOpts) -> float:
     per_token = facts.kv_bytes_per_token / 2
     keys = per_token * KV_ELEMENT_BYTES[context.type_k] / KV_ELEMENT_BYTES["f16"]
     values = per_token * KV_ELEMENT_BYTES[context.type_v] / KV_ELEMENT_BYTES["f16"]
-    windowed = facts.sliding_window > 0 and not context.swa_full
-    cells = min(context.n_ctx, facts.sliding_window) if windowed else context.n_ctx
-    return int(cells * (keys + values))
+    return keys + values
 
 
 def resident_bytes(config: ModelConfig, facts: FileFacts) -> int:

@@ -10,7 +10,7 @@ from erllama_py.config import ModelConfig, ModelOpts, parse_model_config
 from erllama_py.engine.backend import FileFacts, ModelFacts, ModelFile
 from erllama_py.errors import InsufficientMemory, InvalidOption, QuantMismatch
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.loading import Prepared, cell_bytes, check_file, describe, resident_bytes
+from erllama_py.model.loading import Prepared, cell_bytes, check_file, describe, range_bytes, resident_bytes
 from erllama_py.results import ModelInfo
 
 GIB = 1 << 30
@@ -38,6 +38,15 @@ def test_cells_are_counted_by_the_types_of_keys_and_values() -> None:
     assert cell_bytes(facts(), config().context_opts) == GIB
     halved = config(context_opts={"n_ctx": 8192, "type_k": "q8_0", "type_v": "q8_0"})
     assert cell_bytes(facts(), halved.context_opts) == GIB * 34 // 64
+
+
+def test_a_range_is_as_long_as_may_be_copied_at_once() -> None:
+    """512 tokens of 128 KiB and a sixteenth, or all of a shorter context; nothing where nothing is saved."""
+    assert range_bytes(facts(), config()) == 512 * (1 << 17) * 17 // 16
+    assert range_bytes(facts(), config(context_opts={"n_ctx": 256})) == 256 * (1 << 17) * 17 // 16
+    assert range_bytes(facts(kv_bytes_per_token=0), config()) == 0
+    assert range_bytes(facts(), config(policy={"min_tokens": None})) == 0
+    assert range_bytes(facts(), config(model_opts={"vocab_only": True})) == 0
 
 
 def test_a_sliding_window_is_not_refused_for_cells_that_it_never_has() -> None:

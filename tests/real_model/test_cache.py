@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from helpers.cache import opened
 
 import erllama_py as erllama
+from erllama_py.buffers import GRAIN
 from erllama_py.serve.models import fetch
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real_model, pytest.mark.slow]
@@ -31,6 +33,28 @@ def config(name: str, **context: Any) -> dict[str, Any]:
         "model_path": fetch(name), "context_opts": sizes | context, "tier": "disk", "tier_srv": "d",
         "policy": {"session_resume_wait_ms": 60_000},
     }  # fmt: skip
+
+
+async def test_the_first_rows_are_copied_into_memory_that_was_used_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Buffers of their size are made while the model loads, none while it decodes."""
+    made: list[int] = []
+    empty = numpy.empty
+
+    def recorded(shape: Any, *args: Any, **more: Any) -> Any:
+        if isinstance(shape, int) and shape >= GRAIN:
+            made.append(shape)
+        return empty(shape, *args, **more)
+
+    monkeypatch.setattr(numpy, "empty", recorded)
+    async with erllama.Runtime(tiers=tiers(tmp_path)) as runtime:
+        model = await runtime.load_model("m", config("smollm2") | {"policy": {"cold_max_tokens": 128}})
+        assert (len(made), len(set(made))) == (4, 1)
+        tokens = (await model.tokenize("The lighthouse keeper carried wood up the hill every evening. " * 60))[:512]
+        done = await model.complete(tokens, response_tokens=1)
+        await runtime.cache.flush()
+        assert (done.cache_delta.created, len(made)) == (512, 4)
 
 
 @pytest.mark.parametrize("name", ["smollm2", "gemma3"])
