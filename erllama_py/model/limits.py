@@ -11,8 +11,8 @@ from erllama_py.model.state import Limits
 LEAST_QUANTUM, MOST_QUANTUM = 32, 128
 SHARE_OF_QUANTA = 8
 
-# What a decode loses to cells that are kept, with SmolLM2 and 8,192 cells on two cores: a quarter of them costs a tenth
-# of its rate with flash attention, and two fifths without (`benchmarks/concurrency_kept.py`).
+# What a decode loses to cells that are kept, with SmolLM2 and 8,192 cells on two cores: a quarter of them costs 10 to
+# 15 % of its rate with flash attention and half without, a sixteenth then 20 % (`benchmarks/concurrency_kept.py`).
 SHARE_OF_KEPT, SHARE_OF_KEPT_WITHOUT_FLASH = 4, 16
 
 
