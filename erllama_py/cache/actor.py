@@ -169,6 +169,7 @@ class CacheActor(Actor[CacheMessage]):
         return self._found.pop(ticket, None)
 
     def _used(self, used: Used) -> None:
+        self._waiting.leave(used.holder, used.request_id)
         hit = self._release((used.holder, used.request_id))
         add = self.counters.add
         if used.kind == "cancelled":

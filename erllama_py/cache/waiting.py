@@ -65,6 +65,16 @@ class Waiting:
         """The one whose time is up, if it still waits."""
         return [self._take(ticket)] if ticket in self._waiters else []
 
+    def leave(self, holder: str, request_id: int) -> None:
+        """This look-up waits no more, and nothing is answered: whoever asked has said that it is over.
+
+        Its task may not have run yet since it was cancelled. Were it answered until then, its pins would stay.
+        """
+        for ticket, (_, (find, reply), _) in list(self._waiters.items()):
+            if (find.holder, find.request_id) == (holder, request_id):
+                self._take(ticket)
+                reply.abandon()
+
     def clear(self) -> None:
         """Forget all of them; their calls fail with the actor."""
         for ticket in list(self._waiters):

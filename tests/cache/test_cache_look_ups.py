@@ -57,6 +57,20 @@ async def test_who_waits_for_a_row_is_answered_when_the_row_before_it_fails() ->
         assert (await answer(reply)).length == 0
 
 
+async def test_who_says_that_it_is_over_while_it_waits_is_pinned_nothing_any_more() -> None:
+    """Also before its cancelled task has run: the row that it waited for comes with the next message."""
+    async with running() as bench:
+        bench.tier([])
+        (write,) = await bench.save_row(FIRST)
+        reply = bench.find(1, STORY, FIRST.key)
+        await bench.settled()
+        bench.tell(used(1))
+        bench.tell(RowStored("disk", write.reservation, stored(FIRST)))
+        await bench.settled()
+        assert (reply.settled, reply.abandoned) == (False, True)
+        assert not bench.actor.index.is_pinned(FIRST.key)
+
+
 async def test_who_has_gone_while_waiting_takes_no_pins_of_a_later_look_up() -> None:
     """A request that is taken up again asks with the same number."""
     async with running() as bench:
