@@ -108,12 +108,23 @@ def _room_for(
     most = limits.n_cells - limits.quantum * len(others)  # they will soon want more
     gone: list[int] = []
     while True:
-        kept = [slot.pieces for slot in spare[len(gone) :]]
+        kept = spare[len(gone) :]
         at_work = [state.slots[running.seq_id].pieces for running in others if running.seq_id is not None]
-        fits = count([pieces, *at_work, *kept]) <= most
-        if not kept or (fits and count(kept) <= limits.kept_cells):
+        fits = count([pieces, *at_work, *(slot.pieces for slot in kept)]) <= most
+        if fits and not has_too_many(state, kept):
             return fits, tuple(gone)
+        if not kept:
+            return False, tuple(gone)
         gone.append(spare[len(gone)].seq_id)
+
+
+def has_too_many(state: State, kept: Sequence[Slot]) -> bool:
+    """Whether more than `kept_cells` are kept beside those at work.
+
+    A session of a model that saves nothing does not count: it holds the only copy of what it has computed.
+    """
+    bounded = [slot.pieces for slot in kept if slot.session_id is None or state.limits.min_tokens is not None]
+    return count(bounded) > state.limits.kept_cells
 
 
 def most_cells(running: Running) -> int:

@@ -36,7 +36,7 @@ def schedule(state: State, now: float) -> tuple[State, list[Effect]]:
 def _trim(state: State) -> tuple[State, list[Effect]]:
     """No more is kept than may be while somebody is at work; a `SaveAll` lets go of everything, and loses nothing."""
     effects: list[Effect] = []
-    while state.active and not state.save_alls and count(slot.pieces for slot in state.kept) > state.limits.kept_cells:
+    while state.active and not state.save_alls and placing.has_too_many(state, state.kept):
         state, more = evict(state, state.kept[0])
         effects += more
     return state, effects

@@ -276,6 +276,18 @@ def test_what_is_kept_beside_those_at_work_is_bounded() -> None:
     assert jobs(effects) == [Drop(0)]
 
 
+@pytest.mark.parametrize(("min_tokens", "gone"), [(0, [Drop(1)]), (None, [])])
+def test_the_only_copy_of_a_session_is_kept(min_tokens: int | None, gone: list[Drop]) -> None:
+    """Where nothing is saved; else it comes back in milliseconds, and need not slow down the others."""
+    state = begun(
+        state_with(n_cells=1000, kept_cells=0, min_tokens=min_tokens), asked(1, A), asked(2, B, session_id="s")
+    )
+    state, effects = run(state, finished(2, [], held=60, captured_to=60))
+    assert jobs(effects) == gone
+    state, effects = run(state, asked(3, C))
+    assert [job for job in jobs(effects) if isinstance(job, Drop)] == []
+
+
 # --- one at a time ------------------------------------------------------------------------------------------------
 
 
