@@ -2,8 +2,8 @@
 
 In a queue everything is done in turn: parents are stored before children, and rows are removed before the bytes that
 need their room are written. The cache is told how each ended. A flush leaves a mark at the end of each queue, and is
-answered when all are reached. What a queue may hold is bounded by the buffers
-that the rows lie in. Nothing here decides: a row that arrives has a reservation.
+answered when all are reached. What a queue may hold is bounded by the buffers that the rows lie in. Nothing here
+decides: a row that arrives has a reservation.
 """
 
 from __future__ import annotations

@@ -31,7 +31,6 @@ RISE = 0.25
 # are known to four fifths after seven.
 MOST_AT_ONCE = 3.0
 
-
 # A wait is filled up to what a decode takes that goes so many times as far beyond the expected as the mean does, those
 # that do not counted as 0. Where times scatter evenly that is 1.6 standard deviations: one decode of 18 is longer.
 BEYOND = 4.0
@@ -82,6 +81,7 @@ def chunk_size(times: TickTimes, max_stall_seconds: float, n_batch: int) -> int:
 
 
 def _beyond(times: TickTimes, prompt_tokens: int, seconds: float) -> float:
+    """`TickTimes.beyond` after a decode of rows and a prompt."""
     expected = times.row_seconds + prompt_tokens * times.token_seconds
     if not times.token_seconds or not expected:
         return times.beyond

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from erllama_py.cache.keys import TOKEN_BYTES, Identity
+from erllama_py.cache.keys import TOKEN_BYTES, Identity, common_prefix
 from erllama_py.cache.messages import Hit
 from erllama_py.model.messages import SessionKey
 from erllama_py.model.reuse import describe_miss
-from erllama_py.model.slots import common_prefix, reusable
+from erllama_py.model.slots import reusable
 from erllama_py.model.state import State
 from erllama_py.results import CachedPrefix, Explanation
 

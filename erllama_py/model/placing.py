@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 import msgspec
 
+from erllama_py.cache.keys import common_prefix
 from erllama_py.model.books import Pieces, count, written
 from erllama_py.model.reuse import LEAST_GAIN
-from erllama_py.model.slots import Slot, common_prefix, reusable
+from erllama_py.model.slots import Slot, reusable
 from erllama_py.model.state import Running, State, slot_of
 
 

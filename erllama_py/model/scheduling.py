@@ -10,13 +10,13 @@ so that one shortage never parks two.
 
 from __future__ import annotations
 
-from erllama_py.cache.keys import TOKEN_BYTES, prefix_keys
+from erllama_py.cache.keys import TOKEN_BYTES, common_prefix, prefix_keys
 from erllama_py.engine.jobs import Drop, Grant, Park
 from erllama_py.model import placing
 from erllama_py.model.books import count, grown
 from erllama_py.model.evicting import copy_out, evict
 from erllama_py.model.messages import Effect, LookUp, SendJob, SessionKey
-from erllama_py.model.slots import Slot, common_prefix
+from erllama_py.model.slots import Slot
 from erllama_py.model.starting import follow, leave_start, shares, with_pieces
 from erllama_py.model.state import Running, State, changed, slot_of, unstarted, with_request, with_slot
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from erllama_py.cache.keys import TOKEN_BYTES, Identity
-from erllama_py.cache.keys import common_prefix as common_prefix
+from erllama_py.cache.keys import TOKEN_BYTES, Identity, common_prefix
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.model.books import Pieces
 from erllama_py.model.messages import SessionKey, session_key

@@ -178,7 +178,7 @@ async def test_who_is_at_work_does_not_wait_for_the_rows_of_others(job: Job) -> 
     assert len([outcome for outcome in before if isinstance(outcome, Restored)]) < 16
 
 
-async def test_a_grant_waits_for_the_drop_that_its_cells_come_from() -> None:
+async def test_a_grant_waits_for_the_drop_that_its_cells_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many copies are before that."""
     backend = stub(context_opts={"n_ctx": 40, "n_batch": 16, "n_ubatch": 8, "n_seq_max": 3})
     async with engine(backend) as driver:
@@ -192,7 +192,7 @@ async def test_a_grant_waits_for_the_drop_that_its_cells_come_from() -> None:
             go_on.wait(20)
             return held(*args)
 
-        backend.capture = capture  # type: ignore[method-assign,assignment]  # it stands before the stub's
+        monkeypatch.setattr(backend, "capture", capture)
         driver.thread.submit(generate(2, range(20), max_new_tokens=20, limit=20))
         copy = Capture(request_id=-1, seq_id=2, start=0, end=16, reason="evict")
         driver.thread.submit(copy)

@@ -9,9 +9,9 @@ from helpers.rows import IDENTITY
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.cache.keys import Identity, pack_tokens
+from erllama_py.cache.keys import Identity, common_prefix, pack_tokens
 from erllama_py.engine.backend import MemoryKind
-from erllama_py.model.slots import Reuse, Slot, common_prefix, reusable
+from erllama_py.model.slots import Reuse, Slot, reusable
 
 tokens = st.lists(st.integers(0, 2), max_size=40)
 kinds = st.sampled_from(["full", "window", "recurrent", "hybrid"])

@@ -138,8 +138,9 @@ async def test_what_is_no_id_is_refused_wherever_it_is_said(wrong: Any) -> None:
         for asked in (model.end_session(wrong), model.explain("hello", session_id=wrong)):
             with pytest.raises(erllama.InvalidOption, match="session_id"):
                 await asked
+        nobody: Any = None
         with pytest.raises(erllama.InvalidOption, match="session_id"):
-            await model.end_session(None)  # type: ignore[arg-type]  # as callers may
+            await model.end_session(nobody)
 
 
 async def test_tools_are_given_to_the_session() -> None:
