@@ -12,6 +12,7 @@ from helpers.checkpoints import turns
 
 import erllama_py as erllama
 from erllama_py.cache.checks import MOST_BUILD_BYTES
+from erllama_py.cache.keys import fold_adapters
 from erllama_py.tiers.row_file import MAX_BUILD_BYTES
 
 pytestmark = pytest.mark.anyio
@@ -96,6 +97,20 @@ async def test_a_row_that_never_was_is_not_a_row_that_was_lost() -> None:
             await runtime.cache.read(bytes(32), "no such tier")
         await runtime.cache.flush()
         assert not any(name.startswith("bad.") for name in await runtime.cache.counters())
+
+
+async def test_rows_made_with_an_adapter_are_found_with_it_alone() -> None:
+    """Not without it, nor with another one or at another scale."""
+    adapter, other = b"a" * 32, b"b" * 32
+    loads: list[list[tuple[bytes, float]]] = [[], [(adapter, 1.0)], [(adapter, 0.5)], [(other, 1.0)]]
+    models = [erllama.Identity(fold_adapters(I.fingerprint, load), I.quant_bits, I.ctx_params_hash) for load in loads]
+    async with erllama.Runtime() as runtime:
+        for made in models:
+            await runtime.cache.put(made, TOKENS, 0, b"cells")
+            await runtime.cache.flush()
+            found = [(await runtime.cache.find(model, TOKENS)).tokens for model in models]
+            assert found == [100 * (model == made) for model in models]
+            await runtime.cache.evict_bytes(1 << 30)
 
 
 async def test_a_look_up_that_is_cancelled_holds_no_row() -> None:
