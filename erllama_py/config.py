@@ -72,9 +72,9 @@ class ContextOpts(Options, frozen=True):
     n_ubatch: Count | None = None
     """Tokens of one step within a decode call, at most `n_batch`; `None`: as `n_batch`."""
     n_threads: Threads | None = None
-    """CPU threads for decodes of single tokens; `None`: the CPUs that this process may use."""
+    """CPU threads for decodes of single tokens; `None`: as many as compute fastest, up to what this process may use."""
     n_threads_batch: Threads | None = None
-    """CPU threads for prompts; `None`: as `n_threads`."""
+    """CPU threads for decodes of several tokens; `None`: as `n_threads`."""
     n_seq_max: Annotated[int, Meta(ge=1, le=MAX_SEQUENCES)] = 1
     """Sequences that the context can hold side by side."""
     flash_attn: bool | Literal["auto"] = "auto"
@@ -226,7 +226,7 @@ class ModelConfig(Options, frozen=True):
 
 
 def parse_model_config(options: Mapping[str, Any] | ModelConfig) -> ModelConfig:
-    """Check a configuration and fill in what depends on this machine: absolute path, threads, micro-batch."""
+    """Check a configuration and fill in what depends on others: absolute path, micro-batch, threads."""
     config = convert(options, ModelConfig, model_path=_plain_path, fingerprint=hex_digest, ctx_params_hash=hex_digest)
     _check_model(config)
     _check_context(config.context_opts)
@@ -284,12 +284,6 @@ def check_name(name: object, option: str = "id") -> str:
     return name
 
 
-def usable_cpus() -> int:
-    """CPUs that this process may run on."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cpus, MAX_THREADS)
-
-
 def _plain_path(path: object) -> object:
     return os.fspath(path) if isinstance(path, os.PathLike) else path
 
@@ -302,14 +296,12 @@ def _absolute(path: str) -> str:
 
 
 def _resolve_context(context: ContextOpts) -> ContextOpts:
-    threads = context.n_threads or usable_cpus()
     n_batch = min(context.n_batch, context.n_ctx)  # as llama.cpp does
     return msgspec.structs.replace(
         context,
         n_batch=n_batch,
         n_ubatch=min(context.n_ubatch or n_batch, n_batch),
-        n_threads=threads,
-        n_threads_batch=context.n_threads_batch or threads,
+        n_threads_batch=context.n_threads_batch or context.n_threads,
     )
 
 

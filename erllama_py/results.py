@@ -218,6 +218,12 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     n_ctx_train: int
     n_vocab: int
     n_seq_max: int
+    threads: int
+    """Threads that may compute a decode of single tokens."""
+    threads_used: int
+    """Threads that computed the last such decode: fewer where other work holds them up."""
+    threads_reason: str
+    """What `threads` was chosen by: an option, or what this process may use."""
     load_seconds: float
     restarts: int
     config: ModelConfig

@@ -190,6 +190,7 @@ def model_child(
         restart="permanent",
         stop_timeout=MODEL_STOP_SECONDS,
         limits=MODEL_LIMITS,
+        detail=board.describe_threads,
     )
 
 

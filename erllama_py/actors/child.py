@@ -30,7 +30,8 @@ class ChildSpec:
     `start` makes a new runnable for each run. `permanent` children are restarted however they end, `transient` ones
     when they fail, `temporary` ones never. `stop_timeout` is in seconds: how long a stop waits before it cancels, and
     again before it leaves the child behind; give supervisors `math.inf`, their children have deadlines of their own.
-    `limits` is a budget of the child's own, for children of a dynamic supervisor.
+    `limits` is a budget of the child's own, for children of a dynamic supervisor. `detail` gives a phrase for the tree
+    while the child runs, None for nothing.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ChildSpec:
     restart: Restart = "permanent"
     stop_timeout: float = 5.0
     limits: RestartLimits | None = None
+    detail: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ class Child:
         runnable = self.run.runnable if self.run is not None else None
         uptime = None if self._ready_at is None else self._clock.now() - self._ready_at
         kind = runnable.kind if runnable is not None else "child"
-        node = TreeNode(self.spec.name, kind, self.state, self.restarts, uptime, self.last_failure)
+        detail = self.spec.detail() if self.state == "running" else None
+        node = TreeNode(self.spec.name, kind, self.state, self.restarts, uptime, self.last_failure, detail)
         return replace(node, children=runnable.snapshot().children) if isinstance(runnable, _Inner) else node
 
 

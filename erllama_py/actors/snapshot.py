@@ -14,7 +14,7 @@ class TreeNode:
     """One supervisor or child.
 
     `uptime` is in seconds since it was last ready, None while it is not running; `restarts` counts since it was
-    first started; `last_failure` is one line, None while there was none.
+    first started; `last_failure` is one line, None while there was none; `detail` is what the child itself tells.
     """
 
     name: str
@@ -23,6 +23,7 @@ class TreeNode:
     restarts: int
     uptime: float | None
     last_failure: str | None
+    detail: str | None = None
     children: tuple[TreeNode, ...] = ()
 
     def __str__(self) -> str:
@@ -46,6 +47,8 @@ def _line(node: TreeNode) -> str:
         facts.append(f"up {node.uptime:.1f} s")
     if node.restarts:
         facts.append(f"{node.restarts} restart{'s' if node.restarts > 1 else ''}")
+    if node.detail is not None:
+        facts.append(node.detail)
     if node.last_failure is not None:
         facts.append(f"last failure {node.last_failure}")
     return ", ".join(facts)

@@ -80,7 +80,7 @@ class SupervisorBase:
         """The supervisor and all below it."""
         uptime = None if self._ready_at is None else self._clock.now() - self._ready_at
         children = tuple(child.snapshot() for child in self._places())
-        return TreeNode(self.name, self.kind, self._state, 0, uptime, None, children)
+        return TreeNode(self.name, self.kind, self._state, 0, uptime, None, children=children)
 
     def __repr__(self) -> str:
         states = ", ".join(f"{child.spec.name} {child.state}" for child in self._places())

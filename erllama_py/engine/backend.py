@@ -3,8 +3,8 @@
 `Backend` has no optional methods: `llama` and `stub` implement all of them and pass one conformance suite
 (`tests/engine/test_conformance.py`). Two kinds of methods:
 
-- on the engine thread only: `load`, `decode`, `logits`, `sampler`, `remove`, `share`, `positions`, `capture`,
-  `restore`, `close`;
+- on the engine thread only: `load`, `set_threads`, `rest`, `decode`, `logits`, `sampler`, `remove`, `share`,
+  `positions`, `capture`, `restore`, `close`;
 - from any thread: `inspect` (before `load`), `abort`, and everything of `vocabulary` (after `load`).
 
 Errors that leave a backend are `ErllamaError`s, or a `BackendFailure` when the context cannot be trusted
@@ -176,6 +176,15 @@ class Backend(Protocol):
         """Load weights, then allocate the context. `progress` gets a fraction and answers whether to go on;
         when it answers false, `LoadCancelled` is raised. Raises `ModelLoadError`, also where a file is not the one any
         more that `inspect` has read; frees all when it raises."""
+
+    def set_threads(self, single: int, several: int) -> None:
+        """How many threads compute the decodes to come: those of a single token, and those of several.
+
+        It costs nothing, and changes the last bits of logits.
+        """
+
+    def rest(self) -> None:
+        """Give back the threads that compute, until the next decode: there is nothing to do, or one is enough."""
 
     def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
         """Run the model once over all slices, `n_batch` tokens at most. Raises `BackendFailure`."""

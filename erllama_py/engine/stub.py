@@ -119,6 +119,7 @@ class StubBackend:
         self.hung = threading.Event()
         self.release = threading.Event()
         self.decodes = 0
+        self.threads = (0, 0)  # as `set_threads` was told last
         self._config = config
         context = config.context_opts
         n_ubatch = context.n_ubatch or context.n_batch
@@ -151,6 +152,12 @@ class StubBackend:
             flash_attn=context.flash_attn is True, chat_template=CHAT_TEMPLATE, bos_token="", eos_token="<|end|>",
             build="stub-1",
         )  # fmt: skip
+
+    def set_threads(self, single: int, several: int) -> None:
+        self.threads = (single, several)
+
+    def rest(self) -> None:
+        pass
 
     def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
         if not self._loaded:

@@ -21,8 +21,12 @@ import anyio
 
 from erllama_py.buffers import BufferPool
 from erllama_py.config import SchedulerOpts
+from erllama_py.cpus import ThreadChoice, usable_cpus
 from erllama_py.engine.backend import Backend, LoadCancelled, ModelFacts
 from erllama_py.engine.cells import Cells
+from erllama_py.engine.compute_threads import ComputeThreads
+from erllama_py.engine.cpu_share import PROCESS
+from erllama_py.engine.cpu_watch import CpuWatch
 from erllama_py.engine.jobs import Cancel, Capture, Died, Drop, Grant, Job, Outcome, Restore
 from erllama_py.engine.worker import Worker
 
@@ -34,7 +38,7 @@ class EngineThread:
 
     def __init__(
         self, backend: Backend, deliver: Callable[[Sequence[Outcome]], None], name: str, buffers: BufferPool,
-        scheduler: SchedulerOpts,
+        scheduler: SchedulerOpts, threads: ThreadChoice, on_threads: Callable[[int], object],
     ) -> None:  # fmt: skip
         self.failure: BaseException | None = None
         self.ended = anyio.Event()
@@ -45,6 +49,7 @@ class EngineThread:
         self._backend = backend
         self._buffers, self._scheduler = buffers, scheduler
         self._deliver = deliver
+        self._choice, self._on_threads = threads, on_threads
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._todo: deque[Job | None] = deque()
@@ -99,7 +104,10 @@ class EngineThread:
         try:
             facts = self._facts = self._backend.load(self._load_progress)
             cells = Cells(self._backend, self._buffers)
-            worker = Worker(self._backend, cells, facts, self._scheduler, self._thread.name, self._post, self._alone)
+            threads = ComputeThreads(self._backend, self._choice, PROCESS, CpuWatch(usable_cpus()), self._threads_used)
+            worker = Worker(
+                self._backend, cells, threads, facts, self._scheduler, self._thread.name, self._post, self._alone
+            )
             self._call_loop(self._load_over.set)
             self._serve(worker)
         except LoadCancelled:
@@ -126,6 +134,8 @@ class EngineThread:
     def _take_jobs(self, worker: Worker) -> None:
         """All jobs that have come; waits for one only when there is nothing to do."""
         if not self._todo and not worker.busy:
+            if self._jobs.empty():
+                worker.rest()
             self._todo.append(self._jobs.get())
         with self._lock:
             self._backend.abort(False)
@@ -173,6 +183,9 @@ class EngineThread:
             self._load_told = done
             self._call_loop(self._on_progress, done)
         return not self._stopping
+
+    def _threads_used(self, count: int) -> None:
+        self._call_loop(self._on_threads, count)
 
     def _post(self, outcomes: Sequence[Outcome]) -> None:
         self._call_loop(self._deliver, outcomes)

@@ -17,6 +17,7 @@ import msgspec
 from erllama_py.config import SaveReason, SchedulerOpts
 from erllama_py.engine.backend import Backend, BackendFailure, ModelFacts, Slice
 from erllama_py.engine.cells import Cells
+from erllama_py.engine.compute_threads import ComputeThreads
 from erllama_py.engine.decoding import Decoder, Part
 from erllama_py.engine.jobs import (
     Cancel,
@@ -56,11 +57,12 @@ class Worker:
     """See the module. `alone(request_id)` is told whose decode it is when it is only one's, and None after it."""
 
     def __init__(
-        self, backend: Backend, cells: Cells, facts: ModelFacts, scheduler: SchedulerOpts, name: str,
-        post: Callable[[Sequence[Outcome]], None], alone: Callable[[int | None], None],
+        self, backend: Backend, cells: Cells, threads: ComputeThreads, facts: ModelFacts, scheduler: SchedulerOpts,
+        name: str, post: Callable[[Sequence[Outcome]], None], alone: Callable[[int | None], None],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
         self._backend, self._cells, self._facts, self._scheduler = backend, cells, facts, scheduler
+        self._threads = threads
         self._post, self._alone, self._clock = post, alone, clock
         self._decoder = Decoder(backend, facts, self._settle)
         self._log = get_logger(thread=name)
@@ -87,8 +89,13 @@ class Worker:
             outcomes, self._outcomes = self._outcomes, []
             self._post(outcomes)
 
+    def rest(self) -> None:
+        """There is nothing to do."""
+        self._threads.rest()
+
     def close(self) -> None:
-        """Free the samplers."""
+        """Free the samplers, and leave the CPUs to others."""
+        self._threads.rest()
         for running in (*self._running.values(), *self._parked.values()):
             running.sampler.close()
         self._running.clear()
@@ -209,15 +216,19 @@ class Worker:
         for running in rows:
             running.waited += 1
         parts = [Part(rows[portion.index], portion.tokens) for portion in portions]
+        n_rows = sum(1 for part in parts if needs[part.running].decoding)
+        tokens = sum(part.tokens for part in parts)
+        self._threads.begin(n_rows, tokens - n_rows)
+        trying = self._threads.is_trying
         self._alone(parts[0].running.job.request_id if len(self._running) == 1 else None)
         result = self._decoder.decode(parts)
         self._alone(None)
         if result.whole:
             seconds = self._decoded_at - began
-            n_rows = sum(1 for part in parts if needs[part.running].decoding)
-            tokens = sum(part.tokens for part in parts)
-            self._times = observed(self._times, n_rows, tokens - n_rows, seconds)
-            self._cells.decoded(tokens, seconds)
+            self._threads.took(seconds)
+            if not trying:
+                self._times = observed(self._times, n_rows, tokens - n_rows, seconds)
+                self._cells.decoded(tokens, seconds)
         for part in result.stuck:
             running = part.running
             problem = f"the KV cache has no room for more of this request at position {running.position}"

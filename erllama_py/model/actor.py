@@ -110,7 +110,9 @@ class ModelActor(StateMachine[State, Message, Effect]):
         backend = await anyio.to_thread.run_sync(self._make_backend, board.model_id, board.config)
         prepared = await prepare_off_loop(backend, board, self._remember)
         name, scheduler = f"erllama-{board.model_id}", board.config.scheduler
-        self._thread = EngineThread(backend, self._take_outcomes, name, self._buffers, scheduler)
+        self._thread = EngineThread(
+            backend, self._take_outcomes, name, self._buffers, scheduler, prepared.threads, board.use_threads
+        )
         try:
             facts = await self._thread.load(report_weights(board, prepared.facts.file_size))
         except errors.ErllamaError:
@@ -123,7 +125,10 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self.state = new_state(limits_of(board.config, facts))
         description = describe(board, prepared, facts, time.perf_counter() - began)
         board.ready(description, facts, backend.vocabulary)
-        self._log.info("model loaded", seconds=round(description.load_seconds, 3), description=facts.description)
+        self._log.info(
+            "model loaded", seconds=round(description.load_seconds, 3), description=facts.description,
+            threads=description.threads, threads_reason=description.threads_reason,
+        )  # fmt: skip
 
     def _take_outcomes(self, outcomes: Sequence[Outcome]) -> None:
         """Called on the loop, once a tick of the engine thread; urgent, so that it is never refused."""

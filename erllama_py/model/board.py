@@ -39,6 +39,7 @@ class ModelBoard:
         self.active = 0  # requests that have a sequence
         self.state: State | None = None  # what its machine knows, while it is up
         self.restarts = 0
+        self.threads_used = 0  # by its engine, of late
         self.last_hit: CacheHit | None = None
         self.info: ModelInfo | None = None
         self.facts: ModelFacts | None = None
@@ -65,6 +66,7 @@ class ModelBoard:
     def ready(self, info: ModelInfo, facts: ModelFacts, vocabulary: Vocabulary) -> None:
         """The actor has loaded the model."""
         self.info, self.facts, self.vocabulary = info, facts, vocabulary
+        self.threads_used = info.threads_used
         self.identity = Identity(bytes.fromhex(info.fingerprint), info.quant_bits, bytes.fromhex(info.ctx_params_hash))
         self.template = ChatTemplate(facts.chat_template, facts.bos_token, facts.eos_token)
         self.show("idle")
@@ -95,6 +97,16 @@ class ModelBoard:
             self.phase, self._gone, self.vocabulary = phase, gone, None
             self.pending, self.active, self.state = 0, 0, None
             self._wake()
+
+    def describe_threads(self) -> str | None:
+        """A phrase for the tree."""
+        if self.info is None or not self.is_up:
+            return None
+        return f"{self.threads_used} of {self.info.threads} thread{'s' if self.info.threads > 1 else ''}"
+
+    def use_threads(self, count: int) -> None:
+        """The engine computes with another number of threads."""
+        self.threads_used = count
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, anyio.Event()

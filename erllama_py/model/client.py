@@ -232,7 +232,13 @@ class Model(Caller):
         board = self._board
         if board.info is None:
             raise ModelNotLoaded(board.model_id)
-        return msgspec.structs.replace(board.info, phase=board.phase, pending=board.pending, restarts=board.restarts)
+        return msgspec.structs.replace(
+            board.info,
+            phase=board.phase,
+            pending=board.pending,
+            restarts=board.restarts,
+            threads_used=board.threads_used,
+        )
 
     # --- inside --------------------------------------------------------------------------------------------------
 

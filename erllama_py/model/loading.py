@@ -16,6 +16,7 @@ import psutil
 
 from erllama_py.cache.keys import ctx_params_hash
 from erllama_py.config import ContextOpts, ModelConfig
+from erllama_py.cpus import ThreadChoice, choose_threads, read_allowance
 from erllama_py.engine.backend import Backend, FileFacts, ModelFacts
 from erllama_py.engine.fingerprint import fingerprint_file
 from erllama_py.engine.jobs import MOST_TOKENS
@@ -41,6 +42,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
 
     facts: FileFacts
     fingerprint: str
+    threads: ThreadChoice
+    threads_reason: str
 
 
 def cell_bytes(facts: FileFacts, context: ContextOpts) -> int:
@@ -117,7 +120,9 @@ async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path) 
     def prepare() -> Prepared:
         facts = backend.inspect()
         check_file(board.config, facts, available)
-        return Prepared(facts=facts, fingerprint=fingerprint_file(board.config, facts, remember, progress))
+        threads, reason = choose_threads(board.config.context_opts, read_allowance())
+        fingerprint = fingerprint_file(board.config, facts, remember, progress)
+        return Prepared(facts=facts, fingerprint=fingerprint, threads=threads, threads_reason=reason)
 
     try:
         return await anyio.to_thread.run_sync(prepare, abandon_on_cancel=True)
@@ -154,6 +159,9 @@ def describe(board: ModelBoard, prepared: Prepared, facts: ModelFacts, load_seco
         n_ctx_train=facts.n_ctx_train,
         n_vocab=facts.n_vocab,
         n_seq_max=facts.n_seq_max,
+        threads=prepared.threads.few,
+        threads_used=prepared.threads.few,
+        threads_reason=prepared.threads_reason,
         load_seconds=load_seconds,
         restarts=board.restarts,
         config=config,

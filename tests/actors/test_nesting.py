@@ -161,6 +161,6 @@ async def test_a_snapshot_prints_as_a_tree() -> None:
 def test_equal_children_do_not_confuse_the_drawing() -> None:
     """Only the last one ends the trunk, also where two nodes look the same."""
     leaf = TreeNode("leaf", "actor", "running", 0, None, None)
-    assert str(TreeNode("top", "supervisor", "running", 0, None, None, (leaf, leaf))) == (
+    assert str(TreeNode("top", "supervisor", "running", 0, None, None, children=(leaf, leaf))) == (
         "top (supervisor) running\n├── leaf (actor) running\n└── leaf (actor) running"
     )

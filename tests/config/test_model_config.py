@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py import config
 from erllama_py.config import ContextOpts, ModelConfig, ModelOpts, PolicyOpts, StubOpts, parse_model_config
 from erllama_py.errors import InvalidOption
 
@@ -232,12 +231,11 @@ def test_values_that_agree_are_taken(options: dict[str, Any]) -> None:
 # --- what comes out ----------------------------------------------------------------------------------
 
 
-def test_the_defaults_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Later rooms meet no `None` where a number is needed."""
-    monkeypatch.setattr(config, "usable_cpus", lambda: 6)
+def test_the_defaults_are_filled_in() -> None:
+    """Later rooms meet no `None` where a number is needed. Threads that are not given are found out as it runs."""
     context = parse_model_config(STUB).context_opts
     assert (context.n_ctx, context.n_batch, context.n_ubatch) == (2048, 512, 512)
-    assert (context.n_threads, context.n_threads_batch) == (6, 6)
+    assert (context.n_threads, context.n_threads_batch) == (None, None)
 
 
 def test_the_batch_of_prompts_uses_the_threads_that_were_given() -> None:
@@ -359,20 +357,8 @@ def test_a_configuration_is_refused_in_our_words_or_comes_out_complete(options: 
         assert not re.search(r"[`$]", refused.problem)
         return
     context = parsed.context_opts
-    assert context.n_threads is not None
-    assert context.n_threads_batch is not None
+    assert context.n_threads is None or context.n_threads_batch is not None
     assert context.n_ubatch is not None
     assert 1 <= context.n_ubatch <= context.n_batch <= context.n_ctx <= INT32_MAX
     assert parsed.model_path is None or os.path.isabs(parsed.model_path)
     assert parse_model_config(parsed) == parsed
-
-
-def test_the_usable_cpus_are_those_this_process_may_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that was bound to some CPUs does not start threads for the others, nor more than ggml can have."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(3)), raising=False)
-    assert config.usable_cpus() == 3
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4096)))
-    assert config.usable_cpus() == 512
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert config.usable_cpus() == 1

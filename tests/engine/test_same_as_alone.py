@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from helpers.backends import make_subject
-from helpers.engine import generate
+from helpers.engine import fixed_threads, generate
 from helpers.tiny_gguf import KINDS, Kind
 
 from erllama_py.buffers import BufferPool
@@ -77,7 +77,9 @@ class Crowd:
         cells = Cells(backend, BufferPool(1 << 26))
         self._wants: dict[int, int] = {}  # who waits for cells, and its limit so far
         self._told: list[Outcome] = []
-        self._worker = Worker(backend, cells, facts, scheduler, "crowd", self._told.extend, lambda _alone: None)
+        self._worker = Worker(
+            backend, cells, fixed_threads(backend), facts, scheduler, "crowd", self._told.extend, lambda _alone: None
+        )
 
     def serve(self) -> dict[int, list[int]]:
         """All replies."""
@@ -193,7 +195,9 @@ def alone(make: Maker, tokens: list[int]) -> list[int]:
     backend, outcomes = make(1), list[Outcome]()
     facts = backend.load(lambda _done: True)
     cells = Cells(backend, BufferPool(1 << 20))
-    worker = Worker(backend, cells, facts, SchedulerOpts(), "alone", outcomes.extend, lambda _alone: None)
+    worker = Worker(
+        backend, cells, fixed_threads(backend), facts, SchedulerOpts(), "alone", outcomes.extend, lambda _alone: None
+    )
     worker.do(generate(0, tokens, max_new_tokens=REPLY, sampling=ENDLESS))
     while worker.busy:
         worker.tick()

@@ -10,7 +10,11 @@ import anyio
 
 from erllama_py.buffers import BufferPool
 from erllama_py.config import SchedulerOpts, parse_model_config
-from erllama_py.engine.backend import Sampling
+from erllama_py.cpus import ThreadChoice
+from erllama_py.engine.backend import Backend, Sampling
+from erllama_py.engine.compute_threads import ComputeThreads
+from erllama_py.engine.cpu_share import CpuShare
+from erllama_py.engine.cpu_watch import CpuTimes
 from erllama_py.engine.jobs import Died, Failed, Finished, Generate, Outcome
 from erllama_py.engine.stub import StubBackend
 from erllama_py.engine.thread import EngineThread
@@ -36,6 +40,21 @@ def ends(request_id: int) -> Callable[[Outcome], bool]:
     )
 
 
+class NoWatch:
+    """A kernel that tells nothing."""
+
+    def read(self) -> CpuTimes | None:
+        return None
+
+
+ONE_THREAD = ThreadChoice(few=1, many=1, fixed_few=True, fixed_many=True)
+
+
+def fixed_threads(backend: Backend) -> ComputeThreads:
+    """One thread, whatever happens."""
+    return ComputeThreads(backend, ONE_THREAD, CpuShare(), NoWatch(), lambda count: None)
+
+
 class Driver:
     """An engine thread and everything that it has posted, in order."""
 
@@ -43,8 +62,9 @@ class Driver:
         self.backend = backend
         self.batches: list[list[Outcome]] = []
         self.thread = EngineThread(
-            backend, self._deliver, "test-engine", buffers or BufferPool(1 << 30), SchedulerOpts()
-        )
+            backend, self._deliver, "test-engine", buffers or BufferPool(1 << 30), SchedulerOpts(), ONE_THREAD,
+            lambda count: None,
+        )  # fmt: skip
         self._news = anyio.Event()
 
     @property

@@ -94,7 +94,7 @@ class Watch:
         class WatchedWorker(Worker):
             def __init__(self, *args: Any) -> None:
                 super().__init__(*args)
-                watch.workers[args[4].removeprefix("erllama-")] = self
+                watch.workers[args[5].removeprefix("erllama-")] = self
 
             def tick(self) -> None:
                 super().tick()

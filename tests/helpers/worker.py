@@ -13,7 +13,7 @@ from erllama_py.engine.cells import Cells
 from erllama_py.engine.jobs import Failed, Finished, Generate, Job, Outcome
 from erllama_py.engine.stub import StubBackend
 from erllama_py.engine.worker import Worker
-from helpers.engine import generate, stub
+from helpers.engine import fixed_threads, generate, stub
 
 T = TypeVar("T")
 Take = Callable[[int], memoryview | None]
@@ -83,8 +83,8 @@ class Bench:
         cells = Cells(self.backend, BufferPool(nbytes))
         options_ = scheduler or SchedulerOpts(prefill_chunk_size=32)
         self.worker = Worker(
-            self.backend, cells, self.facts, options_, "bench", self.outcomes.extend, self.alone.append,
-            self.recorder.clock,
+            self.backend, cells, fixed_threads(self.backend), self.facts, options_, "bench", self.outcomes.extend,
+            self.alone.append, self.recorder.clock,
         )  # fmt: skip
 
     @property

@@ -17,7 +17,7 @@ from helpers.project import PACKAGE, label, sources, syntax
 
 LEAVES = {
     "config", "request_options", "errors", "results", "counters", "chat", "watch.log", "buffers", "tier_specs",
-    "pressure_opts", "runtime_options",
+    "pressure_opts", "runtime_options", "cpus",
 }  # fmt: skip
 
 # Room (or file at the top of the package) -> what it may import apart from itself. "" is the package itself: the
@@ -45,7 +45,8 @@ ARROWS: dict[str, set[str]] = {
     "cache": {"tiers", "actors"} | LEAVES,
     "tiers": {"actors"} | LEAVES,
     "watch": {"cache", "actors"} | LEAVES,
-    "engine": {"chat", "config", "errors", "results", "watch.log", "buffers"},
+    "engine": {"chat", "config", "cpus", "errors", "results", "watch.log", "buffers"},
+    "cpus": {"config"},
     "actors": set(),  # a library of its own
     "chat": {"errors"},
     "watch.log": {"config", "errors"},

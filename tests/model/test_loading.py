@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from erllama_py.config import ModelConfig, ModelOpts, parse_model_config
+from erllama_py.cpus import ThreadChoice
 from erllama_py.engine.backend import FileFacts, ModelFacts, ModelFile
 from erllama_py.errors import InsufficientMemory, InvalidOption, QuantMismatch
 from erllama_py.model.board import ModelBoard
@@ -109,7 +110,9 @@ def described(wanted: ModelConfig) -> ModelInfo:
         n_batch=512, n_ubatch=512, n_seq_max=1, memory="full", n_swa=0, state_bytes=0, flash_attn=True,
         chat_template=None, bos_token="", eos_token="", build="b1",
     )  # fmt: skip
-    return describe(ModelBoard("m", wanted, None), Prepared(facts=facts(), fingerprint="ab" * 32), loaded, 0.0)
+    choice = ThreadChoice(few=3, many=4)
+    prepared = Prepared(facts=facts(), fingerprint="ab" * 32, threads=choice, threads_reason="told so")
+    return describe(ModelBoard("m", wanted, None), prepared, loaded, 0.0)
 
 
 @pytest.mark.parametrize("name", ModelOpts.__struct_fields__)

@@ -125,6 +125,17 @@ class LlamaBackend:
             finally:
                 lib.c.llama_set_abort_callback(context.handle, abort.callback, abort.data)
 
+    def set_threads(self, single: int, several: int) -> None:
+        """See `Backend.set_threads`."""
+        if self._context is None:
+            raise self._unavailable()
+        self._context.set_threads(single, several)
+
+    def rest(self) -> None:
+        """See `Backend.rest`."""
+        if self._library is not None:
+            self._library.give_back_threads()
+
     def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
         """See `Backend.decode`."""
         if self._context is None:

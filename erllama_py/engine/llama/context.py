@@ -60,6 +60,10 @@ class Context:
             ctypes.cast(self._outputs, ctypes.POINTER(ctypes.c_int8)),
         )
 
+    def set_threads(self, single: int, several: int) -> None:
+        """See `Backend.set_threads`."""
+        self._quick.set_n_threads(self.handle, single, several)
+
     def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
         """See `Backend.decode`. What llama.cpp would answer by ending the process is checked here."""
         self._rows = []

@@ -19,7 +19,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from erllama_py.engine.llama import logs
+from erllama_py.engine.llama import logs, openmp
 
 _QUICK = (
     "llama_get_logits_ith",
@@ -31,6 +31,7 @@ _QUICK = (
     "llama_sampler_accept",
     "llama_sampler_apply",
     "llama_sampler_sample",
+    "llama_set_n_threads",
     "llama_state_seq_get_size",
     "llama_token_to_piece",
     "llama_vocab_is_eog",
@@ -101,7 +102,8 @@ class Library:
     """llama.cpp, ready to use."""
 
     def __init__(self) -> None:
-        _open_without_the_gil()
+        with openmp.short_spin():
+            _open_without_the_gil()
         import llama_cpp
         import numpy
         from llama_cpp import llama_cpp as bindings
@@ -116,6 +118,7 @@ class Library:
         self._log_callback = _LOG_CALLBACK(logs.receive)
         self.c.llama_log_set(ctypes.cast(self._log_callback, self.c.llama_log_callback), None)
         self.c.llama_backend_init()
+        self._pause_threads = openmp.pause_function(self.c._lib)
         self._malloc_trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)
         self.build = f"llama-cpp-python {llama_cpp.__version__}, ggml {self._ggml('version')} ({self._ggml('commit')})"
         self._file_types = _file_types(self.c)
@@ -131,6 +134,11 @@ class Library:
         """
         if self._malloc_trim is not None:
             self._malloc_trim(0)
+
+    def give_back_threads(self) -> None:
+        """End the threads that have computed for the thread that calls this; its next decode makes new ones."""
+        if self._pause_threads is not None:
+            self._pause_threads(openmp.SOFT)
 
     def file_type(self, number: int) -> str | None:
         """Name of a `llama_ftype` as in file names, `None` if there is no such type."""

@@ -1,0 +1,153 @@
+"""How many CPUs this process may use, by its CPU set, its cgroups' quotas and the cores behind them; what engines get.
+
+`allowance` and `choose_threads` are pure; `read_allowance` reads what the kernel says and never fails: what cannot be
+read does not bound. Formats: sched_getaffinity(2); cgroup v2 `cpu.max` and v1 `cpu.cfs_quota_us`, `cpu.cfs_period_us`
+(kernel docs, admin-guide/cgroup-v2.rst and scheduler/sched-bwc.rst); `topology/core_cpus_list` (kernel docs, ABI,
+sysfs-devices-system-cpu).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from erllama_py.config import MAX_THREADS, ContextOpts
+
+
+class Allowance(msgspec.Struct, frozen=True):
+    """What a process may use."""
+
+    threads: int
+    """Threads that compute without being in each other's way."""
+    cpus: frozenset[int]
+    """The CPUs of its CPU set, by number."""
+    why: str
+    """What bounds `threads`, in words."""
+
+
+class ThreadChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """The threads that an engine may use."""
+
+    few: int
+    """For decodes of few tokens."""
+    many: int
+    """For decodes of many."""
+    fixed_few: bool = False
+    """Whether `few` was given: exactly so many are used then."""
+    fixed_many: bool = False
+    cpus: int = 1
+    """What all engines of the process share."""
+
+    @property
+    def most(self) -> int:
+        """The larger number."""
+        return max(self.few, self.many)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether there is nothing to decide."""
+        return self.fixed_few and self.fixed_many
+
+
+def choose_threads(context: ContextOpts, allowed: Allowance) -> tuple[ThreadChoice, str]:
+    """The threads that an engine may use, and why so many. Numbers of the user are obeyed."""
+    most = min(allowed.threads, MAX_THREADS)
+    choice = ThreadChoice(
+        few=context.n_threads or most,
+        many=context.n_threads_batch or most,
+        fixed_few=context.n_threads is not None,
+        fixed_many=context.n_threads_batch is not None,
+        cpus=most,
+    )
+    return choice, "n_threads is given" if choice.fixed_few else allowed.why
+
+
+def allowance(cpus: Collection[int], cores: Mapping[int, str], quota: float | None) -> Allowance:
+    """The threads for a set of CPUs. `cores` names the core of a CPU where that is known, `quota` is in CPUs.
+
+    Two hyper-threads of a core share its arithmetic units, which is all that matrix products are made of: a second
+    thread there gains nothing and waits at the same barriers. A quota is rounded down, because what is used beyond it
+    is paid back by standing still, all threads at once.
+    """
+    named = {cores[cpu] for cpu in cpus if cpu in cores}
+    n_cores = len(named) + sum(1 for cpu in cpus if cpu not in cores)
+    threads, why = max(1, n_cores), _counted(len(cpus), n_cores)
+    if quota is not None and quota < threads:
+        threads = max(1, int(quota))
+        why = f"a quota of {quota:g} CPUs ({why})"
+    return Allowance(threads, frozenset(cpus), why)
+
+
+def _counted(n_cpus: int, n_cores: int) -> str:
+    usable = f"{n_cpus} usable CPU{'s' if n_cpus != 1 else ''}"
+    return usable if n_cores == n_cpus else f"{n_cores} core{'s' if n_cores != 1 else ''} of {usable}"
+
+
+def read_allowance(root: Path = Path("/")) -> Allowance:
+    """What this process may use now. `root` is where `proc` and `sys` lie."""
+    cpus = usable_cpus()
+    return allowance(cpus, _cores(root, cpus), _quota(root))
+
+
+def usable_cpus() -> frozenset[int]:
+    """The CPUs that this process may run on, by number."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
+def _cores(root: Path, cpus: Collection[int]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for cpu in cpus:
+        topology = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
+        siblings = _text(topology / "core_cpus_list") or _text(topology / "thread_siblings_list")
+        if siblings:
+            found[cpu] = siblings
+    return found
+
+
+def _quota(root: Path) -> float | None:
+    """The least quota of the cgroups that this process is in and of those around them, in CPUs."""
+    quotas = [quota for folder in _cgroups(root) if (quota := _quota_of(folder)) is not None]
+    return min(quotas, default=None)
+
+
+def _cgroups(root: Path) -> Iterator[Path]:
+    """The folders of this process's cgroups up to the top: of version 2, and of version 1's `cpu` controller.
+
+    In a container they may be mounted at the top under another path than `/proc/self/cgroup` says: the top counts too.
+    """
+    mount = root / "sys/fs/cgroup"
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers == "":
+            tops = [mount, mount / "unified"]
+        elif "cpu" in controllers.split(","):
+            tops = [mount / controllers, mount / "cpu"]
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for top in tops:
+            for length in range(len(parts), -1, -1):
+                yield top.joinpath(*parts[:length])
+
+
+def _quota_of(folder: Path) -> float | None:
+    words = _text(folder / "cpu.max").split()
+    if not words:
+        words = [_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")]
+    try:
+        quota, period = (int(word) for word in words)
+    except ValueError:  # "max", or no such file
+        return None
+    return quota / period if quota > 0 and period > 0 else None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
