@@ -113,6 +113,9 @@ class ComputeThreads:
     def _look(self) -> None:
         if self._choice.most == 1 or self._choice.is_fixed:
             return
+        if self.is_trying:
+            self._read_at = None  # what happens during a trial tells nothing of the best
+            return
         now = self._clock()
         if self._read_at is not None and now - self._read_at < WATCH_SECONDS:
             return

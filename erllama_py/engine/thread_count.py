@@ -7,7 +7,7 @@ count takes turns with it for some decodes; where the best is not all that may b
 CPUs were seen idle, seldom where none are. The faster one is the new best.
 
     calm ──threads wait──▶ trial of fewer ──faster──▶ fewer is best ──CPUs idle, or long ago──▶ trial of more ──▶ …
-                                └── slower: not again for a while, each time twice as long
+                                └── slower: not again for a while, the longer the more it has cost
 
 On a machine that nobody else uses no trial is ever held, and the count never changes. Without a word of the kernel,
 trials are held by the clock alone. Times are in seconds of the engine's clock.
@@ -20,9 +20,10 @@ from typing import Literal
 
 import msgspec
 
-# Threads that waited for a CPU, in the mean, as a share of those that compute: from here on they are held up. One busy
-# process beside two threads on two CPUs makes each wait a third of its time, the event loop of a server some percent.
-HELD_UP = 0.15
+# Threads of the process that waited for a CPU, in the mean: from here on, those that compute are held up. One busy
+# process beside as many threads as CPUs makes 0.67 of two wait, and 0.94 of sixteen; the event loop of a server, less
+# than 0.1.
+HELD_UP = 0.3
 
 # CPUs idle in the mean, from which on another thread may have one. Half a CPU is not worth a thread: it would wait.
 IDLE = 0.7
@@ -41,13 +42,11 @@ LOST = 8.0
 FEWER = 1.02
 MORE = 0.97
 
-# Between two trials. After a lost one the wait doubles: four decodes that take three times as long cost 2 % of eight
-# seconds with decodes of 20 ms.
-LEAST_PAUSE = 0.5
-MOST_PAUSE = 8.0
-# A change of what the kernel tells cuts that wait short, but not below this: else one that comes and goes would have
-# trials follow each other.
-NEWS_PAUSE = 1.0
+# The pause after a trial, in seconds at least and as so many times what the trial has lost: trials take a twentieth of
+# the time, however much slower the wrong number is; a fifth where the kernel has other news since, as of a neighbour
+# that comes and goes.
+PAUSE, LOSSES = 2.0, 20.0
+NEWS_PAUSE, NEWS_LOSSES = 0.5, 5.0
 
 # Prompt tokens of two decodes that may be compared differ by less than this share.
 ALIKE = 0.25
@@ -99,8 +98,17 @@ class Counting(msgspec.Struct, frozen=True):
     news: News = "calm"
     ended_at: float = -math.inf
     """When the last trial was over."""
-    pause: float = 0.0
-    """How long after that the next one may begin."""
+    loss: float = 0.0
+    """Seconds that it has cost."""
+    has_news: bool = True
+    """Whether the kernel tells something else since it began, or the best is another since."""
+
+    @property
+    def due_at(self) -> float:
+        """When the next trial may begin."""
+        if self.has_news:
+            return self.ended_at + max(NEWS_PAUSE, NEWS_LOSSES * self.loss)
+        return self.ended_at + max(PAUSE, LOSSES * self.loss)
 
 
 def next_count(
@@ -113,17 +121,15 @@ def next_count(
     best = min(counting.best, most)
     trial = counting.trial
     if trial is not None and (not trial.shape.is_like(shape) or max(counting.best, trial.count) > most):
-        # Half a trial tells nothing.
-        counting, trial = _ended(counting, now, max(counting.pause, LEAST_PAUSE)), None
+        counting, trial = _ended(counting, now), None  # half a trial tells nothing
     news = _news(best, most, pressure)
     if news != counting.news:
-        pause = min(counting.pause, NEWS_PAUSE)
-        counting = msgspec.structs.replace(counting, news=news, pause=pause)
-    if trial is None and now >= counting.ended_at + counting.pause and counting.best <= most:
+        counting = msgspec.structs.replace(counting, news=news, has_news=True)
+    if trial is None and now >= counting.due_at and counting.best <= most:
         other = _other(best, most, news, pressure)
         if other != best:
             trial = Trial(other, shape)
-            counting = msgspec.structs.replace(counting, trial=trial)
+            counting = msgspec.structs.replace(counting, trial=trial, has_news=False)
     return counting, trial.count if trial is not None and trial.is_other else best
 
 
@@ -143,29 +149,44 @@ def observed(counting: Counting, seconds: float, now: float) -> Counting:
     if not (lost or (whole and len(trial.seconds) == len(trial.best_seconds))):
         return msgspec.structs.replace(counting, trial=trial)
     if not lost and other <= best * (FEWER if trial.count < counting.best else MORE):
-        # The way may lead further, and what the kernel tells is of the old count: look again after its next word.
-        return msgspec.structs.replace(_ended(counting, now, LEAST_PAUSE), best=trial.count)
-    return _ended(counting, now, min(MOST_PAUSE, max(LEAST_PAUSE, 2.0 * counting.pause)))
+        # The way may lead further; but what the kernel tells is of the old count, until it is asked again.
+        won = msgspec.structs.replace(counting, best=trial.count, has_news=True, trial=None)
+        return _ended(won, now)
+    return _ended(msgspec.structs.replace(counting, trial=trial), now)
 
 
 def _news(best: int, most: int, pressure: Pressure | None) -> News:
     if pressure is None:
         return "calm"
-    if best > 1 and pressure.waiting >= HELD_UP * best:
+    if best > 1 and pressure.waiting >= HELD_UP:
         return "held up"
     return "idle" if best < most and pressure.idle >= IDLE else "calm"
 
 
 def _other(best: int, most: int, news: News, pressure: Pressure | None) -> int:
-    """The count to be tried, `best` for none: as many fewer as wait, as many more as have an idle CPU."""
-    waiting, idle = (pressure.waiting, pressure.idle) if pressure is not None else (0.0, 0.0)
-    if news == "held up" or (pressure is None and best == most):
-        return max(1, best - best // 2, best - max(1, math.ceil(waiting - HELD_UP * best)))
-    return min(most, best + max(1, best // 2, int(idle)))
+    """The count to be tried, `best` for none: one for each CPU that others leave, or one more."""
+    if pressure is None:
+        return best // 2 if best == most > 1 else min(most, best + 1)
+    if news == "held up":
+        return min(best - 1, max(1, round(_free(best, most, pressure.waiting))))
+    return min(most, best + max(1, int(pressure.idle)))
 
 
-def _ended(counting: Counting, now: float, pause: float) -> Counting:
-    return msgspec.structs.replace(counting, trial=None, ended_at=now, pause=pause)
+def _free(best: int, most: int, waiting: float) -> float:
+    """CPUs that others leave.
+
+    Where the kernel is fair, `n` threads and `b` others on `N` CPUs get `N / (n + b)` each, and of the `n` those wait
+    that get none: `waiting = n * (1 - N / (n + b))`, which gives `N - b`.
+    """
+    got = max(0.05, 1.0 - waiting / best)
+    return most + best - most / got
+
+
+def _ended(counting: Counting, now: float) -> Counting:
+    trial, loss = counting.trial, 0.0
+    if trial is not None and trial.best_seconds:
+        loss = max(0.0, sum(trial.seconds) - len(trial.seconds) * _mean(trial.best_seconds))
+    return msgspec.structs.replace(counting, trial=None, ended_at=now, loss=loss)
 
 
 def _mean(values: tuple[float, ...]) -> float:
