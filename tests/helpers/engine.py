@@ -58,11 +58,13 @@ def fixed_threads(backend: Backend) -> ComputeThreads:
 class Driver:
     """An engine thread and everything that it has posted, in order."""
 
-    def __init__(self, backend: StubBackend, buffers: BufferPool | None = None) -> None:
+    def __init__(
+        self, backend: StubBackend, buffers: BufferPool | None = None, threads: ThreadChoice = ONE_THREAD
+    ) -> None:
         self.backend = backend
         self.batches: list[list[Outcome]] = []
         self.thread = EngineThread(
-            backend, self._deliver, "test-engine", buffers or BufferPool(1 << 30), SchedulerOpts(), ONE_THREAD,
+            backend, self._deliver, "test-engine", buffers or BufferPool(1 << 30), SchedulerOpts(), threads,
             lambda count: None,
         )  # fmt: skip
         self._news = anyio.Event()
@@ -87,9 +89,11 @@ class Driver:
 
 
 @asynccontextmanager
-async def engine(backend: StubBackend, buffers: BufferPool | None = None) -> AsyncIterator[Driver]:
+async def engine(
+    backend: StubBackend, buffers: BufferPool | None = None, threads: ThreadChoice = ONE_THREAD
+) -> AsyncIterator[Driver]:
     """A loaded engine thread, stopped and joined at the end."""
-    driver = Driver(backend, buffers)
+    driver = Driver(backend, buffers, threads)
     await driver.thread.load(lambda done: None)
     try:
         yield driver

@@ -1,0 +1,169 @@
+"""An engine's threads: numbers that were given, shares, rests, and what is told of them."""
+
+from __future__ import annotations
+
+import anyio
+import anyio.lowlevel
+import pytest
+from helpers.cpus import Machine
+from helpers.engine import NoWatch, ends, engine, generate, stub
+from helpers.worker import bench, prompt
+
+from erllama_py.cpus import ThreadChoice
+from erllama_py.engine.compute_threads import MANY, WATCH_SECONDS, ComputeThreads
+from erllama_py.engine.cpu_share import PROCESS, CpuShare
+from erllama_py.engine.stub import StubBackend
+from erllama_py.engine.thread_count import Shape
+
+TWO = ThreadChoice(few=2, many=2, cpus=2)
+
+
+class Resting(StubBackend):
+    """A stub that counts how often its threads were given back."""
+
+    rests = 0
+
+    def rest(self) -> None:
+        self.rests += 1
+
+
+def resting() -> Resting:
+    return Resting("test", stub()._config)
+
+
+def threads_of(backend: StubBackend, choice: ThreadChoice, share: CpuShare | None = None) -> ComputeThreads:
+    return ComputeThreads(backend, choice, share or CpuShare(), NoWatch(), lambda count: None)
+
+
+@pytest.mark.parametrize(("few", "many", "fixed_few", "fixed_many", "row", "prompt_"), [
+    (3, 5, True, True, (3, 5), (3, 5)),
+    (3, 4, False, False, (3, 3), (4, 4)),
+    (3, 4, True, False, (3, 3), (3, 4)),
+    (3, 5, False, True, (3, 5), (5, 5)),
+])  # fmt: skip
+def test_numbers_that_are_given_reach_the_backend(
+    few: int, many: int, fixed_few: bool, fixed_many: bool, row: tuple[int, int], prompt_: tuple[int, int]
+) -> None:
+    """For single tokens and for several, as llama.cpp tells them apart; the others follow the decode."""
+    backend = stub()
+    threads = threads_of(backend, ThreadChoice(few=few, many=many, fixed_few=fixed_few, fixed_many=fixed_many, cpus=8))
+    for _ in range(3):
+        threads.begin(1, 0)
+        threads.took(0.01)
+        assert backend.threads == row
+        threads.begin(1, MANY)
+        threads.took(0.1)
+        assert backend.threads == prompt_
+
+
+def test_two_at_work_share_the_cpus_and_one_alone_has_all() -> None:
+    """At the next decode of each, whichever begins or ends."""
+    share, one, other = CpuShare(), stub(), stub()
+    first, second = threads_of(one, TWO, share), threads_of(other, TWO, share)
+    first.begin(1, 0)
+    assert one.threads == (2, 2)
+    second.begin(1, 0)
+    first.begin(1, 0)
+    assert (one.threads, other.threads) == ((1, 1), (1, 1))
+    second.rest()
+    first.begin(1, 0)
+    assert one.threads == (2, 2)
+
+
+def test_threads_are_given_back_once() -> None:
+    """When there is nothing to do, and when one is enough: they would count, and make others' spin less."""
+    backend, share = resting(), CpuShare()
+    threads = threads_of(backend, TWO, share)
+    threads.begin(1, 0)
+    threads.rest()
+    threads.rest()
+    assert backend.rests == 1
+    threads.begin(1, 0)
+    threads_of(stub(), TWO, share).begin(1, 0)
+    threads.begin(1, 0)
+    threads.begin(1, 0)
+    assert backend.rests == 2
+    threads.rest()
+    assert backend.rests == 2
+
+
+def test_an_engine_tells_what_it_has_settled_on() -> None:
+    """Not the numbers of a trial."""
+    machine = Machine(2)
+    machine.run(1.0)
+    assert machine.told == []
+    machine.busy = 1
+    machine.run(2.0)
+    assert machine.told == [1]
+    machine.busy = 0
+    machine.run(2.0)
+    assert machine.told == [1, 2]
+    assert repr(machine.threads) == "<ComputeThreads 2 of 2, granted 2>"
+
+
+def test_a_rest_says_nothing_of_the_cpus() -> None:
+    """They were idle because nobody decoded: no reason to try more threads."""
+    machine = Machine(2)
+    machine.busy = 2
+    machine.run(4.0)
+    machine.counts.clear()
+    machine.threads.rest()
+    machine.now += 10.0
+    machine._idle += 20.0
+    machine.busy = 2
+    for _ in range(3):
+        machine.decode()
+    assert machine.threads._pressure is not None
+    assert machine.threads._pressure.idle == 0.0
+
+
+def test_prompts_and_rows_are_counted_apart() -> None:
+    """What rows have learned is not what prompts have: these compute, and those wait for memory."""
+    machine = Machine(2)
+    machine.busy = 1
+    machine.run(4.0)
+    assert machine.decode() == 1
+    assert machine.decode(Shape(0, 512)) == 2
+
+
+@pytest.mark.parametrize("trying", [True, False])
+def test_the_times_of_a_trial_do_not_size_slices(trying: bool) -> None:
+    """What streams wait for is told by decodes as they will be."""
+
+    class Threads(ComputeThreads):
+        is_trying = property(lambda self: trying)  # type: ignore[assignment]  # as a trial would have it
+
+    one = bench()
+    one.worker._threads = Threads(one.backend, TWO, CpuShare(), NoWatch(), lambda count: None)
+    one.do(generate(1, prompt(1), max_new_tokens=4))
+    one.run()
+    assert (one.worker._times.row_seconds == 0.0) is trying
+
+
+def test_readings_are_rare() -> None:
+    """A look at the kernel's books costs more than a decode of a small model may."""
+    machine, looks = Machine(2), 0
+    read = machine.read
+
+    def counted() -> object:
+        nonlocal looks
+        looks += 1
+        return read()
+
+    machine.read = counted  # type: ignore[method-assign, assignment]  # it stands before the machine's
+    machine.run(10.0)
+    assert looks <= 10.0 / WATCH_SECONDS + 1
+
+
+@pytest.mark.anyio
+async def test_an_engine_without_work_leaves_the_cpus_to_others() -> None:
+    """Its seat is empty and its threads are gone before it waits for the next job."""
+    backend = resting()
+    async with engine(backend, threads=TWO) as driver:
+        driver.thread.submit(generate(1, [1, 2, 3], max_new_tokens=2))
+        await driver.until(ends(1))
+        with anyio.fail_after(20):
+            while not backend.rests:
+                await anyio.lowlevel.checkpoint()
+        assert PROCESS._seats == []
+    assert backend.rests == 1
