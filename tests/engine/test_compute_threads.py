@@ -131,7 +131,7 @@ def test_the_times_of_a_trial_do_not_size_slices(trying: bool) -> None:
     """What streams wait for is told by decodes as they will be."""
 
     class Threads(ComputeThreads):
-        is_trying = property(lambda self: trying)  # type: ignore[assignment]  # as a trial would have it
+        is_trying = property(lambda self: trying)
 
     one = bench()
     one.worker._threads = Threads(one.backend, TWO, CpuShare(), NoWatch(), lambda count: None)
