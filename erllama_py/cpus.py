@@ -40,6 +40,8 @@ class ThreadChoice(msgspec.Struct, frozen=True, kw_only=True):
     fixed_many: bool = False
     cpus: int = 1
     """What all engines of the process share."""
+    on_gpu: bool = False
+    """Whether a GPU computes: the threads have next to nothing to do then."""
 
     @property
     def most(self) -> int:
@@ -49,7 +51,7 @@ class ThreadChoice(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_fixed(self) -> bool:
         """Whether there is nothing to decide."""
-        return self.fixed_few and self.fixed_many
+        return self.on_gpu or (self.fixed_few and self.fixed_many)
 
 
 def choose_threads(context: ContextOpts, allowed: Allowance) -> tuple[ThreadChoice, str]:

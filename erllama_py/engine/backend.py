@@ -93,6 +93,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     bos_token: str
     eos_token: str
     build: str  # of the inference library; part of every cache key
+    on_gpu: bool = False  # whether a GPU computes all layers
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,7 +37,7 @@ class Watch(Protocol):
 
 def claim_of(choice: ThreadChoice) -> Claim:
     """What an engine asks of the share."""
-    return Claim(choice.most, choice.is_fixed, choice.cpus)
+    return Claim(1 if choice.on_gpu else choice.most, choice.is_fixed, choice.cpus)
 
 
 class ComputeThreads:
@@ -84,7 +84,7 @@ class ComputeThreads:
     def _count(self, shape: Shape) -> int:
         sort, choice = self._sort, self._choice
         most, fixed = (choice.few, choice.fixed_few) if sort == "few" else (choice.many, choice.fixed_many)
-        if fixed:
+        if fixed or choice.on_gpu:
             return most
         most = min(most, self._seat.granted)
         self._states[sort], count = next_count(self._states[sort], most, shape, self._pressure, self._clock())

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 import anyio
+import msgspec
 
 from erllama_py.buffers import BufferPool
 from erllama_py.config import SchedulerOpts
@@ -104,7 +105,8 @@ class EngineThread:
         try:
             facts = self._facts = self._backend.load(self._load_progress)
             cells = Cells(self._backend, self._buffers)
-            threads = ComputeThreads(self._backend, self._choice, PROCESS, CpuWatch(usable_cpus()), self._threads_used)
+            choice = msgspec.structs.replace(self._choice, on_gpu=facts.on_gpu)
+            threads = ComputeThreads(self._backend, choice, PROCESS, CpuWatch(usable_cpus()), self._threads_used)
             worker = Worker(
                 self._backend, cells, threads, facts, self._scheduler, self._thread.name, self._post, self._alone
             )

@@ -70,6 +70,18 @@ def test_two_at_work_share_the_cpus_and_one_alone_has_all() -> None:
     assert one.threads == (2, 2)
 
 
+def test_an_engine_on_a_gpu_takes_one_cpu_and_is_left_alone() -> None:
+    """What it has of threads hardly computes: the others keep the CPUs."""
+    share, one, other = CpuShare(), stub(), stub()
+    on_gpu = threads_of(one, ThreadChoice(few=8, many=8, cpus=8, on_gpu=True), share)
+    on_cpu = threads_of(other, ThreadChoice(few=8, many=8, cpus=8), share)
+    on_gpu.begin(1, 0)
+    on_cpu.begin(1, 0)
+    on_gpu.begin(1, 0)
+    assert one.threads == (8, 8)
+    assert other.threads == (7, 7)
+
+
 def test_threads_are_given_back_once() -> None:
     """When there is nothing to do, and when one is enough: they would count, and make others' spin less."""
     backend, share = resting(), CpuShare()

@@ -112,7 +112,13 @@ class LlamaBackend:
             bos_token=vocabulary.text_of(int(c.llama_vocab_bos(vocab_handle))),
             eos_token=vocabulary.text_of(int(c.llama_vocab_eos(vocab_handle))),
             build=lib.build,
+            on_gpu=self._is_on_gpu(lib, model),
         )
+
+    def _is_on_gpu(self, lib: Library, model: Any) -> bool:
+        layers = self._config.model_opts.n_gpu_layers  # negative: all
+        all_layers = not 0 <= layers <= int(lib.c.llama_model_n_layer(model))  # the output counts as one more
+        return all_layers and bool(lib.c.llama_supports_gpu_offload())
 
     def _measure(self, lib: Library, states: States, context: Context, abort: AbortFlag) -> int:
         """`States.state_bytes`, which decodes; a flag set during a load is for the decodes after it."""
