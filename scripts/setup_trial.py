@@ -3,12 +3,11 @@
 Run by set-up in a process of its own, with the environment's Python: a build for instructions that trap ends this
 process and no other. What is decoded is a random model, made here, with a layer for each type of weights that people
 use: a prompt, which takes the kernels for matrices, then single tokens, which take those for vectors. The logits must
-be those of the same weights as plain numbers, as far as quantised arithmetic goes.
+be those of the same weights as plain numbers, as far as quantised arithmetic goes. What llama.cpp says goes to stderr.
 """
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -162,8 +161,6 @@ def problem() -> str | None:
         from llama_cpp import llama_cpp as llama
     except Exception as error:
         return f"it does not load: {error}"
-    silent = llama.llama_log_callback(lambda level, text, data: None)
-    llama.llama_log_set(silent, ctypes.c_void_p(0))
     llama.llama_backend_init()
     with TemporaryDirectory() as folder:
         packed, plain = Path(folder) / "packed.gguf", Path(folder) / "plain.gguf"

@@ -6,15 +6,12 @@ import signal
 
 import pytest
 import setup_builds as builds
+from helpers.cpus import AVX512, SAPPHIRE_RAPIDS, X86_V3, ZEN_5
 from hypothesis import given
 from hypothesis import strategies as st
 from setup_builds import BASE, MORE, Asked, Build
 from setup_plan import SetupProblem
 
-X86_V3 = "sse4_2 avx f16c fma avx2 bmi2"  # what Haswell has of what counts here
-AVX512 = f"{X86_V3} avx512f avx512cd avx512vl avx512dq avx512bw"
-ZEN_5 = f"{AVX512} avx512vbmi avx512_vnni avx512_bf16 avx_vnni"
-SAPPHIRE_RAPIDS = f"{ZEN_5} amx_tile amx_int8 amx_bf16"
 BEYOND = (
     "-DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON -DGGML_AVX512_BF16=ON -DGGML_AVX_VNNI=ON"
 )  # fmt: skip
