@@ -1,5 +1,6 @@
 # One verb per target, the same here and in CI. `make run` and `make test` need Python >= 3.11, a C++ compiler
-# and make; the rest is set up in .venv. PYTHON=… chooses the interpreter, CMAKE_ARGS=… goes into llama.cpp's build.
+# and make; the rest is set up in .venv. PYTHON=… chooses the interpreter. llama.cpp is built for the CPU that it is on;
+# PORTABLE=1 asks for the portable build, CMAKE_ARGS=… for options of your own.
 
 VENV ?= .venv
 MODELS := smollm2 gemma3
@@ -15,6 +16,9 @@ BOOT = $(firstword $(shell for name in $(PYTHON) python3 python3.14 python3.13 p
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "llama.cpp is built for this CPU and tried before it is used. PORTABLE=1 make … asks for the portable build,"
+	@echo "CMAKE_ARGS=… for options of your own; both hold until another build is asked for: PORTABLE=0 goes back."
 
 run: env  ## set up, fetch a small model, and watch it answer, crash and come back
 	@$(BIN)/python -m erllama_py.serve.models smollm2 >/dev/null

@@ -66,8 +66,8 @@ def refused(build: Build) -> list[str]:
     """The options that this build needs and the C compiler lacks: GCC 10 knows no AVX-VNNI, for one."""
     options = {option for one in build.more for option in one.compiler}
     compiler = os.environ.get("CC", "").split() or [name for name in ("cc", "gcc", "clang") if shutil.which(name)][:1]
-    if not compiler:
-        return []  # a wheel may be there; if not, it is said before the build
+    if not options or not compiler:
+        return []  # without a compiler a wheel may be there; if not, it is said before the build
 
     def takes(*tried: str) -> bool:
         command = [*compiler, *tried, "-Werror", "-x", "c", "-fsyntax-only", os.devnull]

@@ -7,12 +7,14 @@ be built, and ends its trial as the test says. CPU, compiler and folder of wheel
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import setup_env
 import setup_llama
+import setup_plan as plan
 from helpers.cpus import X86_V3, ZEN_5
 from setup_plan import SetupProblem
 
@@ -35,7 +37,7 @@ class Pretended:
 
     def __init__(self, top: Path, patch: pytest.MonkeyPatch, said: Callable[[], str]) -> None:
         self._top, self._patch, self._said = top, patch, said
-        version = setup_env.plan.pinned((setup_env.TOP / "constraints.txt").read_text(), setup_llama.LLAMA)
+        version = plan.pinned((setup_env.TOP / "constraints.txt").read_text(), setup_llama.LLAMA)
         (top / "version").write_text(version)
         for name in ("CMAKE_ARGS", "PORTABLE", "PYTHON"):
             patch.delenv(name, raising=False)
@@ -43,7 +45,7 @@ class Pretended:
         patch.setenv("CC", "true")
         patch.setenv("CXX", "true")
         patch.setattr(setup_llama, "CPUINFO", top / "cpuinfo")
-        patch.setattr(setup_llama.platform, "machine", lambda: "x86_64")
+        patch.setattr(platform, "machine", lambda: "x86_64")
         self.cpu(ZEN_5)
         self.trial("exit 0")
 
@@ -141,7 +143,7 @@ def test_what_failed_on_one_machine_is_tried_on_another(machine: Pretended, monk
     venv = machine.environment()
     machine.make(venv)
     machine.trial("exit 0")
-    monkeypatch.setattr(setup_llama.platform, "release", lambda: "a newer kernel")
+    monkeypatch.setattr(platform, "release", lambda: "a newer kernel")
     assert machine.make(venv)[0] == [machine.installed(OWN_NAME), "trial"]
     assert machine.make(venv) == ([], [])
 
@@ -172,7 +174,7 @@ def test_another_kernel_is_another_trial(machine: Pretended, monkeypatch: pytest
     """The same build, copied to a machine with an equal CPU: a second's trial, once."""
     venv = machine.environment()
     machine.make(venv)
-    monkeypatch.setattr(setup_llama.platform, "release", lambda: "another kernel")
+    monkeypatch.setattr(platform, "release", lambda: "another kernel")
     assert machine.make(venv)[0] == ["trial"]
     assert machine.make(venv)[0] == []
 

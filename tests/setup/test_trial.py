@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import setup_trial as trial
 from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
 from setup_builds import BAD_TRIAL, trial_verdict
 
 # Weights of one type mean half as much again as its bytes say: what the kernels of a type do that lose a scale.
@@ -62,4 +63,4 @@ def test_weights_keep_sizes_as_they_are(kind: str) -> None:
     assert abs(plain.mean()) < 0.15 * plain.std()  # 4 bits mean -8 to 7
     assert plain.std() == pytest.approx(256**-0.5, rel=0.05)
     if trial.TYPES[kind]:
-        assert np.array_equal(trial.dequantize(packed, GGMLQuantizationType[kind]), plain)
+        assert np.array_equal(dequantize(packed, GGMLQuantizationType[kind]), plain)

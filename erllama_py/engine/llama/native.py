@@ -154,7 +154,7 @@ def build_name(version: str, ggml: str, commit: str, system_info: str) -> str:
 
 
 def cpu_features(system_info: str) -> str:
-    """What the CPU part of llama.cpp was built to use, of what can change how it rounds, from `llama_print_system_info`.
+    """What llama.cpp's CPU part was compiled for, of what can change how it rounds, from `llama_print_system_info`.
 
     That says `CUDA : ARCHS = 800 | CPU : SSE3 = 1 | AVX = 1 | OPENMP = 1 | ` for `avx sse3`; a number other than 1 is
     kept. OpenMP only deals out the work. Devices are left out: see `cache.keys`.
