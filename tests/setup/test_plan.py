@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 import setup_plan as plan
 from setup_plan import Found, Python, SetupProblem, Wanted
@@ -120,3 +123,11 @@ def test_the_counter_of_the_build_is_read_from_its_output() -> None:
 def test_a_failure_is_told_in_one_line(log: str, line: str) -> None:
     """Causes that users can do something about have words of their own; else the error itself is shown."""
     assert plan.explain(log) == line
+
+
+def test_set_up_itself_runs_on_an_old_python() -> None:
+    """It must be able to say that the interpreter is too old. The trial is run by the environment's own."""
+    scripts = {file for file in Path(plan.__file__).parent.glob("setup_*.py") if file.name != "setup_trial.py"}
+    assert len(scripts) == 5
+    for file in scripts:
+        ast.parse(file.read_text(), str(file), feature_version=(3, 7))
