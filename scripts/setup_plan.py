@@ -1,25 +1,23 @@
 """What setting up `.venv` decides, as functions without side effects; `setup_env` looks and acts.
 
-An environment is made in three steps, each skipped when its result is there already:
+An environment is made in four steps, each skipped when its result is there already:
 
     create    python -m venv
     llama     build llama.cpp (minutes), or take the wheel that an earlier build left; then install it
     packages  everything else that pyproject.toml names, and this project itself
+    trial     decode with a build that is made for this CPU, in another process; see `setup_builds`
 
-Both files run on the Python that `make` finds first, which may be too old for the project: they keep to the
+These files run on the Python that `make` finds first, which may be too old for the project: they keep to the
 standard library and to what Python 3.7 can parse.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 MIN_PYTHON = (3, 11)
-# An environment made for one machine's tiles and vector units traps on another; erllama_py is built to be moved.
-PORTABLE = "-DGGML_NATIVE=OFF"
 
 
 class SetupProblem(Exception):
@@ -39,7 +37,10 @@ class Wanted(NamedTuple):
 
     llama: str  # the version that constraints.txt pins
     packages: str  # a digest of the files that name the packages
-    cmake_args: str  # CMAKE_ARGS as the user has set it, "" without
+    build: str  # options of the build of llama.cpp
+    tried: bool  # that build is used only after a trial
+    named: bool  # the user has asked for a build this time
+    machine: str  # for which a trial holds
     python: tuple[int, ...] | None  # version of the interpreter that PYTHON= names, if it was given
 
 
@@ -52,19 +53,25 @@ class Found(NamedTuple):
     complete: bool = False  # it loads
 
 
-def steps(wanted: Wanted, found: Found, stamp: dict[str, str]) -> tuple[str, ...]:
-    """The steps that are due, in order. `stamp` is what the last set-up wrote down, empty without one."""
+def steps(wanted: Wanted, found: Found, made: str | None, stamp: dict[str, str]) -> tuple[str, ...]:
+    """The steps that are due, in order.
+
+    `stamp` is what the last set-up wrote down, empty without one; `made` the options of the build that it installed.
+    """
+    trial = ("trial",) if wanted.tried else ()
     if found.python is None or found.python[:2] < MIN_PYTHON:
-        return ("create", "llama", "packages")
+        return ("create", "llama", "packages", *trial)
     if wanted.python is not None and wanted.python[:2] != found.python[:2]:
-        return ("create", "llama", "packages")
-    due = []
-    # Without CMAKE_ARGS a build made with some is kept: it was asked for once, and takes minutes.
-    other_build = wanted.cmake_args not in ("", stamp.get("cmake_args", ""))
+        return ("create", "llama", "packages", *trial)
+    due: list[str] = []
+    # A llama.cpp that somebody else installed is kept until a build is asked for by name.
+    other_build = wanted.named if made is None else made != wanted.build
     if found.llama != wanted.llama or not found.llama_sound or other_build:
         due.append("llama")
     if due or not found.complete or stamp.get("packages") != wanted.packages:
         due.append("packages")
+    if "llama" in due or (made is not None and stamp.get("tried") != wanted.machine):
+        due.extend(trial)
     return tuple(due)
 
 
@@ -91,16 +98,6 @@ def pinned(constraints: str, package: str) -> str:
     if match is None:
         raise SetupProblem(f"constraints.txt does not pin {package}")
     return match.group(1)
-
-
-def cmake_args(user: str) -> str:
-    """CMAKE_ARGS of the build: the user's own, and a portable build unless they decided that themselves."""
-    return user if "GGML_NATIVE" in user else f"{user} {PORTABLE}".strip()
-
-
-def wheel_key(llama: str, args: str, machine: str) -> str:
-    """The folder of a built wheel: another version, other options or another kind of machine is another build."""
-    return hashlib.sha256("\n".join((llama, args, machine)).encode()).hexdigest()[:16]
 
 
 def build_progress(line: str) -> tuple[int, int] | None:

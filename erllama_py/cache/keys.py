@@ -21,8 +21,9 @@ from erllama_py.config import ContextOpts
 #   are stored transposed, and with it attention rounds differently, which every layer after the first carries
 #   into its cells;
 # - whether the context is so long that keys are rotated by the factors for long ones;
-# - the build of llama.cpp, by version and commit: from one to the next a kernel may be corrected, or a cell come to
-#   mean something else.
+# - the build of llama.cpp. By version and commit: from one to the next a kernel may be corrected, or a cell come to
+#   mean something else. And by the instruction sets that it was compiled for: each rounds differently, and a request
+#   that is repeated on one machine should not change with the build that another process there saved with.
 #
 # Left out, so that changing them keeps a cache warm:
 # - `flash_attn` as it was asked for: what came of it counts;
@@ -31,10 +32,10 @@ from erllama_py.config import ContextOpts
 # - `n_batch`, `n_ubatch`, `n_threads`, `n_threads_batch`: how the work is cut. The last bits can differ, as they do
 #   between any two shapes of a batch, so with whatever neighbours a sequence happens to have; the state is the same.
 # - `offload_kqv`, and of the model's options `n_gpu_layers`, `split_mode`, `main_gpu`, `tensor_split`: where the work
-#   is done. Two devices, or two instruction sets of a CPU, round differently, and that is all: it is one state in one
-#   layout. Nor is the device a property of a model or a build: llama.cpp picks one for each operation, and a build with
-#   a GPU computes large batches there though all layers are on the CPU. A key that named it would split what is saved
-#   on a guess; as it is, a row from a GPU serves the machine without one.
+#   is done. Two devices round differently, and that is all: it is one state in one layout. Nor is the device a property
+#   of a model or a build: llama.cpp picks one for each operation, and a build with a GPU computes large batches there
+#   though all layers are on the CPU. A key that named it would split what is saved on a guess; as it is, a row from a
+#   GPU serves the machine without one, if both builds use the same instruction sets of the CPU.
 # - `use_mmap`, `use_mlock`: how the same weights get into memory; `vocab_only`: such a model has no cells.
 KV_SETTINGS = (
     "type_k",

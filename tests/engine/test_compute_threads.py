@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import anyio.lowlevel
 import pytest
-from helpers.cpus import Machine
+from helpers.machine import Machine
 from helpers.engine import NoWatch, ends, engine, generate, stub
 from helpers.worker import bench, prompt
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers.cpus import ROW, Machine
+from helpers.machine import ROW, Machine
 from hypothesis import given
 from hypothesis import strategies as st
 

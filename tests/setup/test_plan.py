@@ -2,45 +2,57 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 import setup_plan as plan
-from hypothesis import given
-from hypothesis import strategies as st
 from setup_plan import Found, Python, SetupProblem, Wanted
 
-WANTED = Wanted(llama="0.3.36", packages="abc", cmake_args="", python=None)
+PORTABLE = "-DGGML_NATIVE=OFF"
+WANTED = Wanted(llama="0.3.36", packages="abc", build=PORTABLE, tried=False, named=False, machine="m", python=None)
+OWN = WANTED._replace(build="-DGGML_NATIVE=OFF -DGGML_AVX512=ON", tried=True)
 READY = Found(python=(3, 11, 7), llama="0.3.36", llama_sound=True, complete=True)
-STAMP = {"packages": "abc", "cmake_args": ""}
+STAMP = {"packages": "abc", "tried": "m"}
 ALL = ("create", "llama", "packages")
 
 
 @pytest.mark.parametrize(
-    ("wanted", "found", "stamp", "due"),
+    ("wanted", "found", "made", "stamp", "due"),
     [
-        pytest.param(WANTED, READY, STAMP, (), id="all is there"),
-        pytest.param(WANTED, Found(), {}, ALL, id="a bare machine"),
-        pytest.param(WANTED, Found(), STAMP, ALL, id="the interpreter is gone"),
-        pytest.param(WANTED, READY._replace(python=(3, 10, 2)), STAMP, ALL, id="the interpreter is too old"),
-        pytest.param(WANTED, READY, {}, ("packages",), id="an environment made by hand is adopted"),
-        pytest.param(WANTED._replace(packages="new"), READY, STAMP, ("packages",), id="dependencies changed"),
-        pytest.param(WANTED._replace(llama="0.4"), READY, STAMP, ("llama", "packages"), id="the pin changed"),
-        pytest.param(WANTED, READY._replace(llama=None, llama_sound=False, complete=False), STAMP,
+        pytest.param(WANTED, READY, PORTABLE, STAMP, (), id="all is there"),
+        pytest.param(WANTED, Found(), None, {}, ALL, id="a bare machine"),
+        pytest.param(OWN, Found(), None, {}, (*ALL, "trial"), id="a bare machine with more to its CPU"),
+        pytest.param(WANTED, Found(), PORTABLE, STAMP, ALL, id="the interpreter is gone"),
+        pytest.param(WANTED, READY._replace(python=(3, 10, 2)), PORTABLE, STAMP, ALL, id="the interpreter is too old"),
+        pytest.param(WANTED, READY, None, {}, ("packages",), id="an environment made by hand is adopted"),
+        pytest.param(OWN, READY, None, STAMP, (), id="and its llama.cpp is kept"),
+        pytest.param(WANTED._replace(packages="new"), READY, PORTABLE, STAMP, ("packages",), id="dependencies changed"),
+        pytest.param(WANTED._replace(llama="0.4"), READY, PORTABLE, STAMP, ("llama", "packages"), id="the pin changed"),
+        pytest.param(WANTED, READY._replace(llama=None, llama_sound=False, complete=False), PORTABLE, STAMP,
                      ("llama", "packages"), id="llama.cpp is not installed"),
-        pytest.param(WANTED, READY._replace(llama_sound=False, complete=False), STAMP,
+        pytest.param(WANTED, READY._replace(llama_sound=False, complete=False), PORTABLE, STAMP,
                      ("llama", "packages"), id="llama.cpp does not load"),
-        pytest.param(WANTED, READY._replace(complete=False), STAMP, ("packages",), id="what it needs is missing"),
-        pytest.param(WANTED._replace(python=(3, 13, 0)), READY, STAMP, ALL, id="another interpreter is asked for"),
-        pytest.param(WANTED._replace(python=(3, 11, 9)), READY, STAMP, (), id="the same one is asked for"),
-        pytest.param(WANTED._replace(cmake_args="-DGGML_CUDA=on"), READY, STAMP,
-                     ("llama", "packages"), id="another build is asked for"),
-        pytest.param(WANTED, READY, {**STAMP, "cmake_args": "-DGGML_CUDA=on"}, (), id="a special build is kept"),
+        pytest.param(WANTED, READY._replace(complete=False), PORTABLE, STAMP, ("packages",),
+                     id="what it needs is missing"),
+        pytest.param(WANTED._replace(python=(3, 13, 0)), READY, PORTABLE, STAMP, ALL,
+                     id="another interpreter is asked for"),
+        pytest.param(WANTED._replace(python=(3, 11, 9)), READY, PORTABLE, STAMP, (), id="the same one is asked for"),
+        pytest.param(WANTED, READY, OWN.build, STAMP, ("llama", "packages"), id="another build is wanted"),
+        pytest.param(WANTED._replace(named=True), READY, None, STAMP, ("llama", "packages"),
+                     id="a build is asked for in an environment made by hand"),
+        pytest.param(OWN, READY, OWN.build, STAMP, (), id="a build for this CPU is there and tried"),
+        pytest.param(OWN, READY, PORTABLE, STAMP, ("llama", "packages", "trial"), id="a new build is tried"),
+        pytest.param(OWN, READY, OWN.build, {"packages": "abc"}, ("trial",), id="the trial was interrupted"),
+        pytest.param(OWN._replace(machine="n"), READY, OWN.build, STAMP, ("trial",),
+                     id="the environment was copied to another machine"),
     ],
 )  # fmt: skip
 def test_only_the_steps_that_are_due_are_taken(
-    wanted: Wanted, found: Found, stamp: dict[str, str], due: tuple[str, ...]
+    wanted: Wanted, found: Found, made: str | None, stamp: dict[str, str], due: tuple[str, ...]
 ) -> None:
     """llama.cpp, which takes minutes, is built when it is missing, broken or another one, and never else."""
-    assert plan.steps(wanted, found, stamp) == due
+    assert plan.steps(wanted, found, made, stamp) == due
 
 
 def test_the_newest_interpreter_that_makes_environments_is_taken() -> None:
@@ -82,20 +94,6 @@ def test_the_pin_is_read_from_the_constraints() -> None:
         plan.pinned("ruff==1\n", "llama-cpp-python")
 
 
-def test_the_build_is_portable_unless_the_user_decides_that() -> None:
-    """Our option is added to theirs, and never contradicts it."""
-    assert plan.cmake_args("") == "-DGGML_NATIVE=OFF"
-    assert plan.cmake_args("-DGGML_CUDA=on") == "-DGGML_CUDA=on -DGGML_NATIVE=OFF"
-    assert plan.cmake_args("-DGGML_NATIVE=ON") == "-DGGML_NATIVE=ON"
-
-
-@given(st.tuples(st.text(), st.text(), st.text()), st.tuples(st.text(), st.text(), st.text()))
-def test_builds_that_differ_are_kept_apart(one: tuple[str, str, str], other: tuple[str, str, str]) -> None:
-    """The folder of a wheel stands for version, options and machine together."""
-    lines = ["\n".join(one), "\n".join(other)]
-    assert (plan.wheel_key(*one) == plan.wheel_key(*other)) == (lines[0] == lines[1])
-
-
 def test_the_counter_of_the_build_is_read_from_its_output() -> None:
     """Ninja's `[done/of]` counts; other lines do not."""
     assert plan.build_progress("  [12/193] c++ -O3 ggml.c\n") == (12, 193)
@@ -125,3 +123,11 @@ def test_the_counter_of_the_build_is_read_from_its_output() -> None:
 def test_a_failure_is_told_in_one_line(log: str, line: str) -> None:
     """Causes that users can do something about have words of their own; else the error itself is shown."""
     assert plan.explain(log) == line
+
+
+def test_set_up_itself_runs_on_an_old_python() -> None:
+    """It must be able to say that the interpreter is too old. The trial is run by the environment's own."""
+    scripts = {file for file in Path(plan.__file__).parent.glob("setup_*.py") if file.name != "setup_trial.py"}
+    assert len(scripts) == 5
+    for file in scripts:
+        ast.parse(file.read_text(), str(file), feature_version=(3, 7))

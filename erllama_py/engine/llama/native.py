@@ -37,6 +37,8 @@ _QUICK = (
     "llama_vocab_is_eog",
 )
 
+_NOT_ARITHMETIC = ("OPENMP",)
+
 _LOG_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
@@ -120,7 +122,10 @@ class Library:
         self.c.llama_backend_init()
         self._pause_threads = openmp.pause_function(self.c._lib)
         self._malloc_trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        self.build = f"llama-cpp-python {llama_cpp.__version__}, ggml {self._ggml('version')} ({self._ggml('commit')})"
+        system_info: bytes = self.c.llama_print_system_info() or b""
+        self.build = build_name(
+            llama_cpp.__version__, self._ggml("version"), self._ggml("commit"), system_info.decode(errors="replace")
+        )
         self._file_types = _file_types(self.c)
         self.tensor_types = {
             number: self._ggml("type_name", number).lower() for number in range(self.c.GGML_TYPE_COUNT)
@@ -149,6 +154,28 @@ class Library:
         function.restype = ctypes.c_char_p
         text: bytes | None = function(*arguments)
         return (text or b"").decode()
+
+
+def build_name(version: str, ggml: str, commit: str, system_info: str) -> str:
+    """The build as it is in every key and in the header of every row: two that may compute other bits differ in it."""
+    return f"llama-cpp-python {version}, ggml {ggml} ({commit}), cpu {cpu_features(system_info)}"
+
+
+def cpu_features(system_info: str) -> str:
+    """What llama.cpp's CPU part was compiled for, of what can change how it rounds, from `llama_print_system_info`.
+
+    That says `CUDA : ARCHS = 800 | CPU : SSE3 = 1 | AVX = 1 | OPENMP = 1 | ` for `avx sse3`; a number other than 1 is
+    kept. OpenMP only deals out the work. Devices are left out: see `cache.keys`.
+    """
+    features, device = [], ""
+    for part in system_info.split("|"):
+        title, colon, rest = part.rpartition(" : ")
+        if colon:
+            device = title.strip()
+        name, _, value = (word.strip() for word in rest.partition("="))
+        if device == "CPU" and name and name not in _NOT_ARITHMETIC and value != "0":
+            features.append(name.lower() if value == "1" else f"{name.lower()}={value}")
+    return " ".join(sorted(features))
 
 
 def _file_types(module: Any) -> dict[int, str]:
