@@ -26,7 +26,6 @@ from erllama_py.engine.jobs import Outcome
 from erllama_py.engine.thread import EngineThread
 from erllama_py.model import machine
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.evicting import next_look
 from erllama_py.model.kept_logits import KeptLogits
 from erllama_py.model.limits import limits_of
 from erllama_py.model.loading import describe, prepare_off_loop, range_bytes, report_weights
@@ -151,15 +150,16 @@ class ModelActor(StateMachine[State, Message, Effect]):
         return message
 
     def transition(self, state: State, event: Message) -> tuple[State, Sequence[Effect]]:
-        after, effects = machine.transition(state, event, time.monotonic())
+        now = time.monotonic()
+        after, effects = machine.transition(state, event, now)
         board = self._board
         board.show(after.phase, len(after.queue), len(after.active))
         board.last_hit, board.state = after.last_hit, after
-        self._look_again(next_look(after))
+        self._look_again(machine.next_look(after, now))
         return after, effects
 
     def _look_again(self, when: float | None) -> None:
-        """Have a `Look` come when the next session has been silent for too long."""
+        """Have a `Look` come when something is due without an event."""
         if when == self._look_at:
             return
         if self._timer is not None:

@@ -251,6 +251,8 @@ def work(state: State, running: Running, now: float) -> tuple[State, list[Effect
             keep_logits=not by_logits,
         )
         running = changed(running, request=request, begun=outline(running, now), lost_from=NOTHING_LOST)
+        if request.plan is not None:  # else its prompt is lost when it is parked, so its turn begins behind that
+            running = is_back(running, now)
     running = changed(running, limit=limit, captured_to=max(running.captured_to, saved_to), answer=None)
     state = changed(with_request(state, running), last_hit=running.last)
     # Who is to share what is computed now: the engine does it when it is there.
@@ -260,6 +262,12 @@ def work(state: State, running: Running, now: float) -> tuple[State, list[Effect
         if other.lead == request.id and other.forking
     ]
     return state, [ended, SendJob(job), *forks]
+
+
+def is_back(running: Running, now: float) -> Running:
+    """A request gets on from now on: its turn begins."""
+    since = now if running.found_at is None else running.found_at
+    return changed(running, back_at=now, came_in=now - since)
 
 
 def _plan(plan: CapturePlan | None, saved_to: int) -> CapturePlan | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from erllama_py.cache.messages import Located
 from erllama_py.model.books import count
-from erllama_py.model.machine import transition
+from erllama_py.model.machine import next_look, transition
 from erllama_py.model.messages import (
     AnswerSaved,
     AwaitBuffers,
@@ -52,7 +52,8 @@ from helpers.model_asks import IDENTITIES, SESSIONS, Ask, Shape, request_for
 from helpers.row_shelf import RowShelf
 
 N_SWA = 12
-IDLE_SECONDS = 10.0
+IDLE_SECONDS = 1000.0  # "look" lets up to 1,500 of them pass, and a decode one
+TICK_SECONDS = 1.0
 ALL = 1 << 30
 PORTIONS = (0, 1, 2, 5, 16, 33, ALL, ALL)
 
@@ -70,6 +71,7 @@ class World:
                 memory=shape.memory, n_swa=N_SWA, n_cells=n_cells, n_seq_max=shape.n_seq_max,
                 quantum=shape.n_ctx if shape.n_seq_max == 1 else shape.quantum, min_tokens=8 if shape.saves else None,
                 max_pending=shape.max_pending, kept_cells=shape.kept, idle_seconds=IDLE_SECONDS,
+                turn_seconds=shape.turn,
             )
         )  # fmt: skip
         self.engine = FakeEngine(shape.memory, N_SWA, n_cells, shape.n_seq_max)
@@ -173,7 +175,7 @@ class World:
             turns = {r.request.id for r in before.requests.values() if mine and r.request.session == mine}
             copied = any(mine and copy.session == mine for copy in after.copies.values())
             if request_id in waited and not (running.leaving or copied or request_id > min(turns, default=request_id)):
-                assert all(other.rank < running.rank for other in begun)
+                assert all(other.queue_rank < running.queue_rank for other in begun)
 
     def check(self) -> None:
         state, engine = self.state, self.engine
@@ -260,7 +262,7 @@ class World:
         self.tell(EndSession((IDENTITIES[number // 2 % 2], SESSIONS[number % 2])))
 
     def look(self, number: int) -> None:
-        self.now += number % 16
+        self.now += 100 * (number % 16)
         self.tell(Look())
 
     def mishap(self, number: int) -> None:
@@ -336,6 +338,9 @@ class World:
         """The engine does all that it has to, and tells; the cache sleeps. Whether there was anything."""
         engine = self.engine
         busy = len(self.mail) + len(engine.inbox) + len(engine.outbox)
+        self.now += TICK_SECONDS
+        if (due := next_look(self.state, self.now - TICK_SECONDS)) is not None and due <= self.now:
+            self.mail.append(Look())
         engine.do(ALL)
         ticked = engine.tick(lambda _: ALL if number % 2 else 3)
         if engine.outbox:
