@@ -13,10 +13,17 @@ import msgspec
 
 from erllama_py.cache.keys import common_prefix
 from erllama_py.model.books import Pieces, count, written
-from erllama_py.model.reuse import LEAST_GAIN
 from erllama_py.model.slots import Slot, reusable
 from erllama_py.model.state import Running, State, slot_of
 from erllama_py.model.turns import displaced_by
+
+
+# From so many tokens in common on, a beginning is shared. Cells to share cost nothing, but who shares those of a request
+# that has yet to compute them waits for it, and nearly all prompts begin alike for a few tokens, of their template.
+LEAST_SHARED = 16
+# A session leaves the sequence that it goes on from only for cells that spare it so many tokens more: the sequence goes
+# to whoever comes, with all that only it holds.
+LEAST_TO_LEAVE = 16
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +93,7 @@ def beginning(state: State, running: Running) -> Beginning:
     """What gives a prompt the most."""
     mine, other = _own(state, running), shared(state, running)
     own = mine.seq_id is not None and state.slots[mine.seq_id].session_id is not None
-    least = mine.keep + (LEAST_GAIN if own else 1)  # a session leaves its cells only for what is worth it
+    least = mine.keep + (LEAST_TO_LEAVE if own else 1)  # a session leaves its cells only for what is worth it
     return other if other.keep >= least or (mine.seq_id is None and other.lead is not None) else mine
 
 
@@ -178,7 +185,7 @@ def shared(state: State, running: Running) -> Beginning:
     Only full attention shares cells. Of other kinds of memory the rows are shared that who comes first saves.
     """
     sought, full = running.sought, state.limits.memory == "full"
-    best = Beginning(keep=LEAST_GAIN - 1, lead_end=LEAST_GAIN - 1)
+    best = Beginning(keep=LEAST_SHARED - 1, lead_end=LEAST_SHARED - 1)
     for slot in state.slots:
         if full and slot.is_kept and slot.identity == sought.identity:
             keep = common_prefix(slot.held, sought.packed)

@@ -15,8 +15,8 @@ from erllama_py.engine.jobs import CapturePlan, Drop, Fork, Forked, Generate, Re
 from erllama_py.model.books import Pieces, count, grown, written
 from erllama_py.model.evicting import evict
 from erllama_py.model.messages import Effect, EndLookUp, Found, Outline, ReadRows, RowRead, RowTaken, SendJob
-from erllama_py.model.placing import Beginning, shared
-from erllama_py.model.reuse import LEAST_GAIN, Start, choose_start
+from erllama_py.model.placing import LEAST_SHARED, Beginning, shared
+from erllama_py.model.reuse import Start, choose_start
 from erllama_py.model.slots import Slot
 from erllama_py.model.state import (
     NOTHING_LOST,
@@ -63,9 +63,10 @@ def shares(state: State, running: Running, length: int, now: float) -> tuple[Sta
     saved = max(running.saved_by_lead, _saved_by(lead, length) if lead is not None else 0)
     running = changed(running, forking=False, lead=None, lead_end=0, saved_by_lead=saved)
     state = with_request(state, running)
-    # Of several who have lost the same lead, the first goes on, and the others follow it.
+    # Of several who have lost the same lead, the first goes on, and the others follow it: for as much more as would
+    # be worth it from the start, because they wait again.
     again = shared(state, running)
-    if again.source is not None and again.keep >= length + LEAST_GAIN:
+    if again.source is not None and again.keep >= length + LEAST_SHARED:
         state, effects = follow(state, running, again)
         # What it has so far would be counted nowhere while it waits.
         return state, [SendJob(Drop(slot_of(state, running).seq_id)), *effects] if length else effects
