@@ -266,16 +266,5 @@ class Died(msgspec.Struct, frozen=True, tag=True):
 
 
 Outcome = (
-    Prefilled
-    | Wants
-    | Parked
-    | Resumed
-    | Forked
-    | Restored
-    | Captured
-    | PromptLogits
-    | Text
-    | Finished
-    | Failed
-    | Died
+    Prefilled | Wants | Parked | Resumed | Forked | Restored | Captured | PromptLogits | Text | Finished | Failed | Died
 )

@@ -17,9 +17,8 @@ from erllama_py.model.slots import Slot, reusable
 from erllama_py.model.state import Running, State, slot_of
 from erllama_py.model.turns import displaced_by
 
-
-# From so many tokens in common on, a beginning is shared. Cells to share cost nothing, but who shares those of a request
-# that has yet to compute them waits for it, and nearly all prompts begin alike for a few tokens, of their template.
+# A beginning is shared from so many tokens on. Sharing cells costs nothing, but a request that shares those of another
+# waits until they are computed, and nearly all prompts begin alike for a few tokens, those of their template.
 LEAST_SHARED = 16
 # A session leaves the sequence that it goes on from only for cells that spare it so many tokens more: the sequence goes
 # to whoever comes, with all that only it holds.

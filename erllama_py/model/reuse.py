@@ -16,7 +16,6 @@ from erllama_py.engine.backend import MemoryKind
 from erllama_py.model.slots import Slot, reusable
 from erllama_py.results import CacheHitKind
 
-
 NOT_WORTH = "what is saved takes longer to read than to compute"
 
 

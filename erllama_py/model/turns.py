@@ -2,12 +2,12 @@
 
 Requests of one priority that do not fit together take turns:
 
-    parked ──has waited a turn──▶ displaces the equal that has worked longest, and at least a turn ──▶ that one is parked
+    parked ──has waited for a turn──▶ displaces the equal that has worked longest, a turn at least ──▶ that is parked
 
 Parked ones come first, in the order in which they were parked; a request that was never started displaces no equal.
 A turn counts from when a request is *back*: it has computed something that it had not when it was parked. It lasts
-`turn_seconds`, or `TURN_SHARE` times as long as coming back took, if that is longer. So whoever is given a place gets
-on, and coming back never takes more than a fifth of the time.
+`turn_seconds`, or `TURN_SHARE` times as long as coming back took, if that is longer. So each request that is given a
+place gets on, and coming back never takes more than a fifth of the time.
 
 The bound, where `p` requests of one priority are parked and at least `k` fit at a time: none is parked for longer than
 `ceil(p / k)` times (the longest turn + what it takes to park one and bring another back), and coming back once.

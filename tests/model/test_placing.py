@@ -11,9 +11,9 @@ from helpers.rows import IDENTITY
 from helpers.states import OWN_BLOCKS, A, B, C, D, asked, begun, kept, state_with, waiting
 
 from erllama_py.engine.jobs import Prefilled
+from erllama_py.model import placing
 from erllama_py.model.books import Piece
 from erllama_py.model.messages import CancelRequest
-from erllama_py.model import placing
 from erllama_py.model.placing import Beginning, Park, Place, beginning, most_cells
 from erllama_py.model.state import Running, State, with_slot
 

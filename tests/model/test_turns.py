@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from erllama_py.model.messages import CancelRequest
 from erllama_py.model.placing import Park, parkable, place
 from erllama_py.model.state import Running, State, changed, with_request
-from erllama_py.model.turns import TURN_SHARE, displaced_by, gives_way, next_turn, next_up, turn_end
+from erllama_py.model.turns import TURN_SHARE, gives_way, next_turn, next_up, turn_end
 
 FULL = begun(state_with(n_seq_max=2, n_cells=1000), asked(1, A, plan=PLAN), asked(2, B, plan=PLAN))
 
