@@ -1,8 +1,8 @@
 """Four equal streams in cells for two: how long the longest pause between two tokens of one is.
 
-With turns as shipped, with turns so long that nobody is displaced by an equal, and as shipped where nothing is saved, so
-that a parked stream computes all of its cells again. The pause is given in turns too: two streams are parked beside two,
-so one turn, and what it takes to change places, is stated for it in `docs/internals/scheduler.md`.
+With turns as shipped, with turns so long that nobody is displaced by an equal, and as shipped where nothing is saved,
+so that a parked stream computes all of its cells again. The pause is given in turns too: two streams are parked beside
+two, so `docs/internals/scheduler.md` states one turn for it, and what it takes to change places.
 """
 
 from __future__ import annotations
