@@ -20,13 +20,14 @@ from erllama_py.serve.models import fetch
 
 STREAMS, FIT = 4, 2
 REPLY_TOKENS = 700
-N_CTX = FIT * (REPLY_TOKENS + 60)  # a quantum for each beside what they hold at their ends
+N_CTX = FIT * (REPLY_TOKENS + 140)  # each with its prompt and the cells that are kept free for those at work
 ENDLESS = "root ::= [a-z ] root"
 NEVER_MS = 3_600_000
 CASES: dict[str, dict[str, Any]] = {
     "as shipped": {},
     "without turns": {"scheduler": {"turn_ms": NEVER_MS}},
     "as shipped, nothing saved": {"policy": {"min_tokens": None}},
+    "without turns, nothing saved": {"policy": {"min_tokens": None}, "scheduler": {"turn_ms": NEVER_MS}},
 }
 
 

@@ -155,18 +155,19 @@ class ModelActor(StateMachine[State, Message, Effect]):
         board = self._board
         board.show(after.phase, len(after.queue), len(after.active))
         board.last_hit, board.state = after.last_hit, after
-        self._look_again(machine.next_look(after, now))
+        self._look_again(machine.next_look(after, now), now)
         return after, effects
 
-    def _look_again(self, when: float | None) -> None:
+    def _look_again(self, when: float | None, now: float) -> None:
         """Have a `Look` come when something is due without an event."""
-        if when == self._look_at:
+        due = self._look_at is not None and self._look_at <= now
+        if when == self._look_at or due:  # one that is due comes yet: not every event sees to what it is for
             return
         if self._timer is not None:
             self._timer.cancel()
         self._look_at, self._timer = when, None
         if when is not None:
-            delay = max(0.0, when - time.monotonic())
+            delay = max(0.0, when - now)
             self._timer = asyncio.get_running_loop().call_later(delay, self._look_due)
 
     def _look_due(self) -> None:
@@ -237,7 +238,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
 
     async def terminate(self, exit: Exit) -> None:
         self._board.crashed(exit.error if isinstance(exit, Raised) else None)
-        self._look_again(None)
+        if self._timer is not None:
+            self._timer.cancel()
         await self._background.stop()
         if self._look_ups is not None:
             await self._look_ups.stop()

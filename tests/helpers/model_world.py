@@ -12,7 +12,6 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from erllama_py.cache.messages import Located
-from erllama_py.engine.jobs import Wants
 from erllama_py.model.books import count
 from erllama_py.model.machine import next_look, transition
 from erllama_py.model.messages import (
@@ -45,13 +44,13 @@ from erllama_py.model.messages import (
     Submit,
 )
 from erllama_py.model.reuse import is_cuttable
-from erllama_py.model.state import Limits, State, new_state
-from erllama_py.model.turns import turn_is_over
+from erllama_py.model.state import Limits, new_state
 from erllama_py.results import TextDelta
 from helpers.fake_cells import unpacked
 from helpers.fake_engine import FakeEngine, reply_to
 from helpers.model_asks import IDENTITIES, SESSIONS, Ask, Shape, request_for
 from helpers.row_shelf import RowShelf
+from helpers.turn_laws import check_parks, check_turns
 
 N_SWA = 12
 IDLE_SECONDS = 1000.0  # "look" lets up to 1,500 of them pass, and a decode one
@@ -102,8 +101,8 @@ class World:
     def tell(self, event: Message) -> None:
         before = self.state
         self.state, effects = transition(self.state, event, self.now)
-        self.check_turns(before, self.state)
-        self.check_parks(before, self.state, event)
+        check_turns(before, self.state)
+        check_parks(before, self.state, event, self.now)
         for effect in effects:
             self.perform(effect)
         self.check()
@@ -168,33 +167,6 @@ class World:
         if finished is not None:
             assert self.streamed.get(request.id, finished.token_ids) == finished.token_ids
             self.texts.append(request.tokens + finished.token_ids)
-
-    def check_turns(self, before: State, after: State) -> None:
-        """Nobody who waits and could begin is passed by."""
-        waited = {running.request.id for running in before.queue}
-        begun = [running for running in after.active if running.request.id in waited]
-        for running in after.queue:
-            mine, request_id = running.request.session, running.request.id
-            turns = {r.request.id for r in before.requests.values() if mine and r.request.session == mine}
-            copied = any(mine and copy.session == mine for copy in after.copies.values())
-            if request_id in waited and not (running.leaving or copied or request_id > min(turns, default=request_id)):
-                assert all(other.queue_rank < running.queue_rank for other in begun)
-
-    def check_parks(self, before: State, after: State, event: Message) -> None:
-        """Nobody is parked but for one that grows, for a higher priority, or after its turn."""
-        outcomes = event.batch if isinstance(event, EngineOutcomes) else []
-        grows = any(running.starving for running in before.requests.values())
-        grows = grows or any(isinstance(outcome, Wants) for outcome in outcomes)
-        highest = max((running.request.priority for running in before.queue), default=-ALL)
-        if isinstance(event, Submit):
-            highest = max(highest, event.request.priority)
-        for running in after.requests.values():
-            earlier = before.requests.get(running.request.id)
-            if running.stage != "parking" or earlier is None or earlier.stage == "parking" or grows:
-                continue
-            if running.request.priority >= highest:
-                assert turn_is_over(before, earlier, self.now), "parked for an equal before its turn is over"
-                assert any(one.parks for one in before.queue), "parked for one that was never started"
 
     def check(self) -> None:
         state, engine = self.state, self.engine

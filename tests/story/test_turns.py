@@ -77,8 +77,9 @@ async def pauses(
 async def test_a_turn_ends_though_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is at work has been given 128 cells, and asks for none; a look comes when its turn is over."""
     context = {"n_ctx": 2048, "n_seq_max": 2}
+    few_rows = {"boundary_align_tokens": 512, "continued_interval": 512}
     asked = prompts(2, 800, 260)
-    seen = await pauses(monkeypatch, "full", asked, {"turn_ms": 20}, length=260, context_opts=context)
+    seen = await pauses(monkeypatch, "full", asked, {"turn_ms": 20}, length=260, context_opts=context, policy=few_rows)
     assert 0 < seen.longest < 100
 
 
