@@ -158,6 +158,9 @@ class SchedulerOpts(Options, frozen=True):
     max_stall_ms: Count = 100
     """How long a stream may wait for its next token while others' prompts are read, in milliseconds, as far as the
     times of past decodes tell."""
+    turn_ms: Count = 2_000
+    """How long a request that waits for cells is parked, and those at work are left there, before they change places,
+    in milliseconds; longer where coming back takes long."""
     session_idle_ms: Count = 300_000
     """How long a session's sequence is held for it after its last turn, in milliseconds."""
     kept_tokens: Amount | None = None

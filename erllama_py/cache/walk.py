@@ -16,10 +16,8 @@ import msgspec
 
 from erllama_py.cache.index import SPEED, Index, Row
 from erllama_py.cache.keys import TOKEN_BYTES, Identity, prefix_keys
+from erllama_py.cache.worth import is_worth, token_seconds
 from erllama_py.tiers.messages import RowMeta
-
-# What a row must add to be read for a part of its span: a row costs about as much to read as computing this few tokens.
-LEAST_PART = 16
 
 # Rows that give equally much when they are cut back, looked at for the one that is read fastest: the choice decides
 # milliseconds, and there may be thousands.
@@ -159,9 +157,12 @@ def _slowness(index: Index, row: Located) -> tuple[int, int]:
 
 
 def _partial(index: Index, path: _Path, tokens: bytes, length: int) -> tuple[Located | None, int]:
-    """The row that gives most when it is cut back, and to where: it goes on from the path, further than `length`."""
+    """The row that gives most when it is cut back, and to where: it goes on from the path, further than `length`.
+
+    By so much that it is worth reading.
+    """
     found: Located | None = None
-    longest = length + LEAST_PART - 1
+    longest = length
     for start in path.best:
         if max(index.ends_after(path.keys[start]), default=0) <= longest:
             continue
@@ -174,6 +175,8 @@ def _partial(index: Index, path: _Path, tokens: bytes, length: int) -> tuple[Loc
                 if one.meta.parent != path.keys[start] or not _matches(one.meta, tokens, end):
                     continue
                 compared += 1
+                if not is_worth(end - length, token_seconds((one.meta,)), one.nbytes):
+                    continue
                 better = found is not None and _slowness(index, one) < _slowness(index, found)
                 if end > longest or better:
                     found, longest = one, end

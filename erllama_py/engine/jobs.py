@@ -173,6 +173,12 @@ class Parked(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     token_ids: list[int]
 
 
+class Resumed(msgspec.Struct, frozen=True, tag=True):
+    """A request that was parked is back: it has come further than it ever was."""
+
+    request_id: int
+
+
 class Forked(msgspec.Struct, frozen=True, tag=True):
     """A `Fork` is done: the sequence shares `length` cells, 0 where that is not possible."""
 
@@ -259,4 +265,6 @@ class Died(msgspec.Struct, frozen=True, tag=True):
     problem: str
 
 
-Outcome = Prefilled | Wants | Parked | Forked | Restored | Captured | PromptLogits | Text | Finished | Failed | Died
+Outcome = (
+    Prefilled | Wants | Parked | Resumed | Forked | Restored | Captured | PromptLogits | Text | Finished | Failed | Died
+)

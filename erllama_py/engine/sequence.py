@@ -32,6 +32,7 @@ class Running:
         self.limit = job.limit
         self.asked = False  # for more than `limit`
         self.parking = False  # it is to leave its sequence, and decodes no more there
+        self.returning = False  # it was parked, and has not come further than it was
         self.waited = 0  # ticks since it was last part of a decode
         self.tokens: list[int] = []  # sampled so far, the end token left out
         self.finish: FinishReason | None = None
@@ -90,6 +91,7 @@ class Running:
     def resume(self, seq_id: int, keep: int, limit: int) -> None:
         """Go on in a sequence that holds the first `keep` tokens."""
         self.seq_id, self.position, self.waited = seq_id, keep, 0
+        self.returning = True
         self.grant(limit)
 
     def slice(self, count: int) -> Slice:

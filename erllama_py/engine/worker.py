@@ -36,6 +36,7 @@ from erllama_py.engine.jobs import (
     PromptLogits,
     Restore,
     Resume,
+    Resumed,
     Wants,
 )
 from erllama_py.engine.sequence import Running
@@ -249,6 +250,9 @@ class Worker:
         running.waited = 0
         prefilling, reached = not running.generating, running.reached
         running.decoded(part.tokens)
+        if running.returning and running.reached > reached:
+            running.returning = False
+            self._outcomes.append(Resumed(job.request_id))
         if prefilling and running.reached > reached:
             self._outcomes.append(Prefilled(job.request_id, running.position, len(job.tokens)))
         if logits is None:

@@ -26,7 +26,6 @@ from erllama_py.engine.jobs import Outcome
 from erllama_py.engine.thread import EngineThread
 from erllama_py.model import machine
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.evicting import next_look
 from erllama_py.model.kept_logits import KeptLogits
 from erllama_py.model.limits import limits_of
 from erllama_py.model.loading import describe, prepare_off_loop, range_bytes, report_weights
@@ -156,22 +155,24 @@ class ModelActor(StateMachine[State, Message, Effect]):
         return message
 
     def transition(self, state: State, event: Message) -> tuple[State, Sequence[Effect]]:
-        after, effects = machine.transition(state, event, time.monotonic())
+        now = time.monotonic()
+        after, effects = machine.transition(state, event, now)
         board = self._board
         board.show(after.phase, len(after.queue), len(after.active))
         board.last_hit, board.state = after.last_hit, after
-        self._look_again(next_look(after))
+        self._look_again(machine.next_look(after, now), now)
         return after, effects
 
-    def _look_again(self, when: float | None) -> None:
-        """Have a `Look` come when the next session has been silent for too long."""
-        if when == self._look_at:
+    def _look_again(self, when: float | None, now: float) -> None:
+        """Have a `Look` come when something is due without an event."""
+        due = self._look_at is not None and self._look_at <= now
+        if when == self._look_at or due:  # one that is due comes yet: not every event sees to what it is for
             return
         if self._timer is not None:
             self._timer.cancel()
         self._look_at, self._timer = when, None
         if when is not None:
-            delay = max(0.0, when - time.monotonic())
+            delay = max(0.0, when - now)
             self._timer = asyncio.get_running_loop().call_later(delay, self._look_due)
 
     def _look_due(self) -> None:
@@ -242,7 +243,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
 
     async def terminate(self, exit: Exit) -> None:
         self._board.crashed(exit.error if isinstance(exit, Raised) else None)
-        self._look_again(None)
+        if self._timer is not None:
+            self._timer.cancel()
         await self._background.stop()
         if self._look_ups is not None:
             await self._look_ups.stop()

@@ -92,7 +92,7 @@ def look(state: State, now: float) -> tuple[State, list[Effect]]:
     return state, effects
 
 
-def next_look(state: State) -> float | None:
+def next_idle(state: State) -> float | None:
     """When the next session has been silent for too long."""
     times = [slot.used_at + state.limits.idle_seconds for slot in state.kept if slot.session_id is not None]
     return min(times, default=None)

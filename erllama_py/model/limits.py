@@ -33,4 +33,5 @@ def limits_of(config: ModelConfig, facts: ModelFacts) -> Limits:
         max_pending=scheduler.max_pending,
         kept_cells=facts.n_ctx // share if scheduler.kept_tokens is None else scheduler.kept_tokens,
         idle_seconds=scheduler.session_idle_ms / 1000,
+        turn_seconds=scheduler.turn_ms / 1000,
     )

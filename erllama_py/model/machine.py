@@ -28,10 +28,11 @@ from erllama_py.engine.jobs import (
     Prefilled,
     PromptLogits,
     Restored,
+    Resumed,
     Text,
     Wants,
 )
-from erllama_py.model.evicting import end_session, look
+from erllama_py.model.evicting import end_session, look, next_idle
 from erllama_py.model.lost_saves import save_lost
 from erllama_py.model.messages import (
     BuffersBack,
@@ -59,7 +60,7 @@ from erllama_py.model.messages import (
 from erllama_py.model.saving_all import buffers_back, copied, leave_save_all, save_all, save_next
 from erllama_py.model.scheduling import SAVE_WAIT, go_on, lead_gone, schedule
 from erllama_py.model.slots import Slot
-from erllama_py.model.starting import forked, found, leave_start, outline, restored, row_read
+from erllama_py.model.starting import forked, found, is_back, leave_start, outline, restored, row_read
 from erllama_py.model.state import (
     Running,
     State,
@@ -71,6 +72,7 @@ from erllama_py.model.state import (
     with_slot,
     without_request,
 )
+from erllama_py.model.turns import next_turn
 from erllama_py.results import Progress, TextDelta
 
 
@@ -113,10 +115,18 @@ def transition(state: State, event: Message, now: float) -> tuple[State, list[Ef
             assert_never(never)
 
 
+def next_look(state: State, now: float) -> float | None:
+    """When a `Look` is due: a session has been silent for too long, or a turn is over."""
+    times = (next_idle(state), next_turn(state, now))
+    return min((when for when in times if when is not None), default=None)
+
+
 def _outcome(state: State, outcome: Outcome, now: float) -> tuple[State, list[Effect]]:
     match outcome:
         case Prefilled(request_id, done, total):
-            return _prefilled(state, request_id, done, total)
+            return _prefilled(state, request_id, done, total, now)
+        case Resumed(request_id):
+            return _resumed(state, request_id, now)
         case Wants(request_id, limit):
             return _wants(state, request_id, limit, now)
         case Parked():
@@ -186,13 +196,22 @@ def _cancel(state: State, request_id: int, now: float) -> tuple[State, list[Effe
     return _then_schedule((state, effects), now)
 
 
-def _prefilled(state: State, request_id: int, done: int, total: int) -> tuple[State, list[Effect]]:
+def _prefilled(state: State, request_id: int, done: int, total: int, now: float) -> tuple[State, list[Effect]]:
     running = state.requests.get(request_id)
     if running is None:
         return state, []
     if done == total:
+        if running.parked is None and running.back_at is None:
+            running = is_back(running, now)
         state = with_request(state, changed(running, prefilled=True))
     return state, [Emit(request_id, Progress(done, total))]
+
+
+def _resumed(state: State, request_id: int, now: float) -> tuple[State, list[Effect]]:
+    running = state.requests.get(request_id)
+    if running is None or running.stage != "working":
+        return state, []
+    return schedule(with_request(state, is_back(running, now)), now)
 
 
 def _wants(state: State, request_id: int, limit: int, now: float) -> tuple[State, list[Effect]]:
@@ -215,7 +234,7 @@ def _parked(state: State, parked: Parked, now: float) -> tuple[State, list[Effec
         parent_key=held_key if running.captured_to else None, wait_seconds=SAVE_WAIT,
     )  # fmt: skip
     state = with_slot(state, Slot(slot.seq_id))
-    out = unstarted(changed(running, parked=sought, parks=running.parks + 1))
+    out = unstarted(changed(running, parked=sought, parked_at=now, parks=running.parks + 1))
     state, effects = lead_gone(with_request(state, out), running, now)
     return _then_schedule((state, effects), now)
 

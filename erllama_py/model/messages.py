@@ -115,7 +115,7 @@ class EndSession(msgspec.Struct, frozen=True):
 
 
 class Look(msgspec.Struct, frozen=True):
-    """Time has passed: see whose session has been silent for too long."""
+    """Time has passed: see whose session has been silent for too long, and whose turn is over."""
 
 
 class Found(msgspec.Struct, frozen=True):

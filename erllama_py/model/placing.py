@@ -2,7 +2,7 @@
 
 The laws: a sequence has one request at most; cells granted to requests and kept by others never pass what the context
 has; sequences at rest go before anyone is parked, and the source of what is shared last of them; nobody is parked for
-a request that comes after him; who is next in the queue is never passed by.
+a request of lower priority, and for an equal only after a turn (`turns`); who is next in the queue is never passed by.
 """
 
 from __future__ import annotations
@@ -13,9 +13,16 @@ import msgspec
 
 from erllama_py.cache.keys import common_prefix
 from erllama_py.model.books import Pieces, count, written
-from erllama_py.model.reuse import LEAST_GAIN
 from erllama_py.model.slots import Slot, reusable
 from erllama_py.model.state import Running, State, slot_of
+from erllama_py.model.turns import displaced_by
+
+# A beginning is shared from so many tokens on. Sharing cells costs nothing, but a request that shares those of another
+# waits until they are computed, and nearly all prompts begin alike for a few tokens, those of their template.
+LEAST_SHARED = 16
+# A session leaves the sequence that it goes on from only for cells that spare it so many tokens more: the sequence goes
+# to whoever comes, with all that only it holds.
+LEAST_TO_LEAVE = 16
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,9 +58,9 @@ class Beginning(msgspec.Struct, frozen=True, kw_only=True):
     lead_end: int = 0
 
 
-def place(state: State, running: Running) -> Place | Park | None:
+def place(state: State, running: Running, now: float) -> Place | Park | None:
     """The best place for a request now; None when it has to wait."""
-    begin, victims = beginning(state, running), _victims(state, running)
+    begin, victims = beginning(state, running), _victims(state, running, now)
     slot = free = _sequence_for(state, begin)
     if slot is None:
         if not victims:
@@ -85,7 +92,7 @@ def beginning(state: State, running: Running) -> Beginning:
     """What gives a prompt the most."""
     mine, other = _own(state, running), shared(state, running)
     own = mine.seq_id is not None and state.slots[mine.seq_id].session_id is not None
-    least = mine.keep + (LEAST_GAIN if own else 1)  # a session leaves its cells only for what is worth it
+    least = mine.keep + (LEAST_TO_LEAVE if own else 1)  # a session leaves its cells only for what is worth it
     return other if other.keep >= least or (mine.seq_id is None and other.lead is not None) else mine
 
 
@@ -134,9 +141,8 @@ def most_cells(running: Running) -> int:
 
 
 def parkable(state: State) -> list[Running]:
-    """Requests that can be parked, who goes first first: lowest priority, then latest arrival."""
-    working = [r for r in state.requests.values() if r.stage == "working" and not r.leaving]
-    return sorted(working, key=lambda running: running.rank, reverse=True)
+    """Requests at work, which can be parked."""
+    return [r for r in state.requests.values() if r.stage == "working" and not r.leaving]
 
 
 def can_go_back(state: State, running: Running) -> bool:
@@ -150,11 +156,12 @@ def can_go_back(state: State, running: Running) -> bool:
     return running.stage in ("following", "looking") and not asked
 
 
-def _victims(state: State, running: Running) -> list[Running]:
-    """Those whom a request of a higher priority may push out, in the same order; who has not begun among them."""
+def _victims(state: State, running: Running, now: float) -> list[Running]:
+    """Those whom a request may push out: of lower priority in the same order, who has not begun among them; then
+    equals whose turn is over."""
     lower = [one for one in state.active if one.request.priority < running.request.priority and not one.leaving]
     there = [one for one in lower if one.stage == "working" or can_go_back(state, one)]
-    return sorted(there, key=lambda one: one.rank, reverse=True)
+    return [*sorted(there, key=lambda one: one.rank, reverse=True), *displaced_by(state, running, now)]
 
 
 def _own(state: State, running: Running) -> Beginning:
@@ -177,7 +184,7 @@ def shared(state: State, running: Running) -> Beginning:
     Only full attention shares cells. Of other kinds of memory the rows are shared that who comes first saves.
     """
     sought, full = running.sought, state.limits.memory == "full"
-    best = Beginning(keep=LEAST_GAIN - 1, lead_end=LEAST_GAIN - 1)
+    best = Beginning(keep=LEAST_SHARED - 1, lead_end=LEAST_SHARED - 1)
     for slot in state.slots:
         if full and slot.is_kept and slot.identity == sought.identity:
             keep = common_prefix(slot.held, sought.packed)

@@ -2,7 +2,7 @@
 
 The laws: what is kept is a prefix of the prompt; its last token is computed unless its logits are known; no memory
 is cut where it cannot be; a row is restored whole, behind the one before it, and only the last one may be cut back;
-rows are taken where they give more than the live cells do.
+rows are taken where they give more than the live cells do, by so much that reading them takes less than it spares.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import msgspec
 
 from erllama_py.cache.keys import TOKEN_BYTES
 from erllama_py.cache.messages import Hit, Located
+from erllama_py.cache.worth import is_worth, token_seconds
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.model.slots import Slot, reusable
 from erllama_py.results import CacheHitKind
 
-# Rows must spare this many tokens more than live cells do to be worth reading: a row comes back from a disk in some
-# milliseconds, in which a GPU computes tens of tokens and a CPU one.
-LEAST_GAIN = 16
+NOT_WORTH = "what is saved takes longer to read than to compute"
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,9 +42,10 @@ def usable_rows(
 
     Where the prompt's last token must be computed again, a sequence is cut back by one; a recurrent one cannot be,
     and does without the row that ends there. A window can be cut back within its last row if that spans less than
-    the window: longer rows may lack cells that the cut would need.
+    the window: longer rows may lack cells that the cut would need. What is reached by whole rows then is used.
     """
     rows, length = hit.chain, hit.length
+    ends = {row.meta.end: row for row in (*hit.chain[:-1], *hit.reached)}
     while rows:
         last = rows[-1].meta
         whole = length == n_tokens
@@ -55,9 +55,17 @@ def usable_rows(
         cuttable = memory == "full" or (memory == "window" and last.end - last.start < n_swa)
         if wanted > last.start and (wanted == last.end or cuttable):
             return rows, wanted, by_logits
-        rows = rows[:-1]
-        length = last.start
+        length = max((end for end in ends if end < length), default=0)
+        rows = _chain_to(ends, length)
     return (), 0, False
+
+
+def _chain_to(ends: dict[int, Located], length: int) -> tuple[Located, ...]:
+    chain: list[Located] = []
+    while length:
+        chain.append(ends[length])
+        length = chain[-1].meta.start
+    return tuple(chain[::-1])
 
 
 def choose_start(
@@ -83,19 +91,20 @@ def choose_start(
     if hit is not None:
         rows, length, by_logits = usable_rows(hit, n_tokens, memory, n_swa, live_logits)
     at_end = bool(live_logits) and live.keep == n_tokens
-    gains = length >= live.keep + LEAST_GAIN
+    base = live.keep if memory == "full" else 0
+    to_read = tuple(row for row in rows if row.meta.end > base)
+    nbytes = sum(row.nbytes for row in to_read)
+    gains = length > live.keep and is_worth(length - live.keep, token_seconds(row.meta for row in to_read), nbytes)
     # Rows that end with the prompt and have its logits spare even the one decode.
     if not rows or not (gains or (by_logits and not at_end)):
-        miss = live.miss_reason if live.keep else missed
+        miss = live.miss_reason if live.keep else NOT_WORTH if rows else missed
         kind: CacheHitKind = "live" if live.keep else "cold"
         return Start(kind=kind, live=live.keep, rows=(), keep=live.keep, by_logits=at_end, miss_reason=miss)
-    base = live.keep if memory == "full" else 0
-    first = next(index for index, row in enumerate(rows) if row.meta.end > base)
     exact = hit is not None and hit.exact and length >= n_tokens - 1
     return Start(
         kind="exact" if exact else "partial",
-        live=rows[first].meta.start,
-        rows=rows[first:],
+        live=to_read[0].meta.start,
+        rows=to_read,
         keep=length,
         by_logits=by_logits,
         miss_reason=None if exact else missed,

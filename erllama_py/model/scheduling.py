@@ -15,10 +15,11 @@ from erllama_py.engine.jobs import Drop, Grant, Park
 from erllama_py.model import placing
 from erllama_py.model.books import count, grown
 from erllama_py.model.evicting import copy_out, evict
-from erllama_py.model.messages import Effect, LookUp, SendJob, SessionKey
+from erllama_py.model.messages import Effect, LookUp, SendJob
 from erllama_py.model.slots import Slot
 from erllama_py.model.starting import follow, leave_start, shares, with_pieces
 from erllama_py.model.state import Running, State, changed, slot_of, unstarted, with_request, with_slot
+from erllama_py.model.turns import gives_way, next_up
 
 # Seconds that are waited for a save under way of what a request begins with, before it is computed again.
 SAVE_WAIT = 10.0
@@ -91,12 +92,15 @@ def _grow(state: State, running: Running, now: float) -> tuple[State, list[Effec
         idle = [one for one in state.active if placing.can_go_back(state, one)]
         if not idle:
             return state, effects
-        last = max(idle, key=lambda one: one.rank)
-        if last.rank > running.rank:
-            state, more = _requeue(state, last, now)
+        back = max(idle, key=lambda one: one.rank)
+        if back.rank > running.rank:
+            state, more = _requeue(state, back, now)
             state, rest = _grow(state, state.requests[running.request.id], now)
             return state, [*effects, *more, *rest]
-    state, more = park(state, parkable[0])
+    last = gives_way(state, running, parkable, now)
+    if last is None:
+        return state, effects
+    state, more = park(state, last)
     return state, [*effects, *more]
 
 
@@ -119,11 +123,11 @@ def _admit(state: State, now: float) -> tuple[State, list[Effect]]:
     effects: list[Effect] = []
     starving = any(running.starving for running in state.requests.values())
     while not (state.stopping or starving or _parking(state)):
-        running = _next(state)
+        running = next_up(state)
         if running is None:
             break
         state = _unpin(state, running)
-        place = placing.place(state, running)
+        place = placing.place(state, running, now)
         if place is None:
             break
         if isinstance(place, placing.Park):
@@ -135,35 +139,6 @@ def _admit(state: State, now: float) -> tuple[State, list[Effect]]:
         state, more = _take(state, running, place, now)
         effects += more
     return state, effects
-
-
-def _next(state: State) -> Running | None:
-    """Who has the lowest rank of those who wait and do not wait for their session."""
-    queue = [running for running in state.queue if not running.leaving]
-    if not queue:
-        return None
-    turns = _turns(state)
-    ready = (one for one in queue if one.request.session is None or one.request.id in turns)
-    return min(ready, key=lambda running: running.rank, default=None)
-
-
-def _turns(state: State) -> set[int]:
-    """The request of each session whose turn it is; of none as long as what one has left is copied out.
-
-    That is the one that has begun, then who came first: ids are drawn before long prompts are hashed, so a request
-    that has begun may meet one with a lower id.
-    """
-
-    def place(running: Running) -> tuple[bool, int]:
-        return running.started_at is None, running.request.id
-
-    first: dict[SessionKey, Running] = {}
-    for running in state.requests.values():
-        session = running.request.session
-        if session is not None and (session not in first or place(running) < place(first[session])):
-            first[session] = running
-    copied = {copy.session for copy in state.copies.values()}
-    return {running.request.id for session, running in first.items() if session not in copied}
 
 
 def _unpin(state: State, running: Running) -> State:

@@ -15,8 +15,8 @@ from erllama_py.engine.jobs import CapturePlan, Drop, Fork, Forked, Generate, Re
 from erllama_py.model.books import Pieces, count, grown, written
 from erllama_py.model.evicting import evict
 from erllama_py.model.messages import Effect, EndLookUp, Found, Outline, ReadRows, RowRead, RowTaken, SendJob
-from erllama_py.model.placing import Beginning, shared
-from erllama_py.model.reuse import LEAST_GAIN, Start, choose_start
+from erllama_py.model.placing import LEAST_SHARED, Beginning, shared
+from erllama_py.model.reuse import Start, choose_start
 from erllama_py.model.slots import Slot
 from erllama_py.model.state import (
     NOTHING_LOST,
@@ -63,9 +63,10 @@ def shares(state: State, running: Running, length: int, now: float) -> tuple[Sta
     saved = max(running.saved_by_lead, _saved_by(lead, length) if lead is not None else 0)
     running = changed(running, forking=False, lead=None, lead_end=0, saved_by_lead=saved)
     state = with_request(state, running)
-    # Of several who have lost the same lead, the first goes on, and the others follow it.
+    # Of several who have lost the same lead, the first goes on, and the others follow it: for as much more as would
+    # be worth it from the start, because they wait again.
     again = shared(state, running)
-    if again.source is not None and again.keep >= length + LEAST_GAIN:
+    if again.source is not None and again.keep >= length + LEAST_SHARED:
         state, effects = follow(state, running, again)
         # What it has so far would be counted nowhere while it waits.
         return state, [SendJob(Drop(slot_of(state, running).seq_id)), *effects] if length else effects
@@ -251,6 +252,8 @@ def work(state: State, running: Running, now: float) -> tuple[State, list[Effect
             keep_logits=not by_logits,
         )
         running = changed(running, request=request, begun=outline(running, now), lost_from=NOTHING_LOST)
+        if request.plan is not None:  # else its prompt is lost when it is parked, so its turn begins behind that
+            running = is_back(running, now)
     running = changed(running, limit=limit, captured_to=max(running.captured_to, saved_to), answer=None)
     state = changed(with_request(state, running), last_hit=running.last)
     # Who is to share what is computed now: the engine does it when it is there.
@@ -260,6 +263,12 @@ def work(state: State, running: Running, now: float) -> tuple[State, list[Effect
         if other.lead == request.id and other.forking
     ]
     return state, [ended, SendJob(job), *forks]
+
+
+def is_back(running: Running, now: float) -> Running:
+    """A request gets on from now on: its turn begins."""
+    since = now if running.found_at is None else running.found_at
+    return changed(running, back_at=now, came_in=now - since)
 
 
 def _plan(plan: CapturePlan | None, saved_to: int) -> CapturePlan | None:

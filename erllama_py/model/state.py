@@ -46,6 +46,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Most cells that sequences at rest keep while requests are at work."""
     idle_seconds: float = 300.0
     """How long a session's sequence is held for it."""
+    turn_seconds: float = 2.0
+    """How long a request is at work, at least, before it is parked for an equal that waits; see `turns`."""
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -85,7 +87,10 @@ class Running(msgspec.Struct, frozen=True):
     lost_from: int = NOTHING_LOST  # what was copied out from there on was not stored
     created: int = 0  # tokens copied out to be saved
     parked: Request | None = None  # the same, with what was sampled behind the prompt
+    parked_at: float | None = None  # when it was last
     parks: int = 0
+    back_at: float | None = None  # since when it gets on, in the sequence that it is in
+    came_in: float = 0.0  # seconds that it took until then: restoring, and computing again what could not be
 
     @property
     def sought(self) -> Request:
@@ -96,6 +101,12 @@ class Running(msgspec.Struct, frozen=True):
     def rank(self) -> tuple[int, int]:
         """Who has the lowest goes first: higher priority, then earlier arrival."""
         return -self.request.priority, self.request.id
+
+    @property
+    def queue_rank(self) -> tuple[int, bool, float, int]:
+        """Who has the lowest is next: higher priority, then who was parked first, then earlier arrival."""
+        parked_at = self.parked_at
+        return -self.request.priority, parked_at is None, parked_at or 0.0, self.request.id
 
 
 class Copy(msgspec.Struct, frozen=True):
@@ -151,7 +162,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def queue(self) -> list[Running]:
-        """Requests without one, as they came; who is next has the lowest rank."""
+        """Requests without one, as they came; see `Running.queue_rank` for who is next."""
         return [running for running in self.requests.values() if running.stage in QUEUED]
 
     @property
@@ -182,7 +193,7 @@ def unstarted(running: Running) -> Running:
     return changed(
         running, stage="parked" if running.parked is not None else "waiting", seq_id=None, goes_on=False,
         sticky=False, lead=None, lead_end=0, forking=False, saved_by_lead=0, answer=None, found_at=None, hit=None,
-        start=None, sent=0, restored=0, reading=False, refused=None, limit=0, starving=False,
+        start=None, sent=0, restored=0, reading=False, refused=None, limit=0, starving=False, back_at=None,
     )  # fmt: skip
 
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from erllama_py.cache.index import Index
 from erllama_py.cache.keys import pack_tokens
-from erllama_py.cache.walk import LEAST_PART, Hit, walk
+from erllama_py.cache.walk import Hit, walk
 from erllama_py.tiers.messages import RowMeta
 
-UNIT = LEAST_PART  # tokens for one letter, so that a part of a row is long enough to count
+UNIT = 16  # tokens for one letter
 TIERS = ("ram", "disk", "none")
 
 
@@ -83,7 +83,7 @@ def test_it_finds_what_a_search_of_everything_finds(
     readable, known = reached(there, prompt), reached([row for row, _, _ in places], prompt)
     whole = max(readable)
     parts = [common(row, prompt) for row in there if readable.get(row.start) == row.parent] if cuttable else []
-    assert hit.length == max([whole, *[part for part in parts if part >= whole + LEAST_PART]])
+    assert hit.length == max([whole, *[part for part in parts]])
     assert hit.saved_to == max(reached([row for row, name, _ in places if name == tier], prompt))
     assert hit.exact == (hit.length == len(prompt)) == (hit.miss is None)
     if hit.miss is None:
@@ -147,10 +147,14 @@ def test_of_rows_that_give_equally_much_the_one_is_read_that_is_read_fastest() -
     assert [located.tier for located in find(index, PROMPT).chain] == ["ram"]
 
 
-def test_a_part_shorter_than_a_row_is_worth_is_left() -> None:
-    """Computing so few tokens again takes no longer than reading the row."""
-    index = index_of([(meta([*PROMPT[: LEAST_PART - 1], 7], 0, LEAST_PART), "disk", True)])
-    assert find(index, PROMPT).chain == ()
+@pytest.mark.parametrize(("each", "length"), [(0.0001, 128), (0.001, 130)])
+def test_a_part_is_read_if_that_takes_less_than_computing_it(each: float, length: int) -> None:
+    """Two tokens more of a row of 1 MB: for 2 ms it is read, for 0.2 it is not."""
+    index = index_of([])
+    index.add("disk", stored(meta(PROMPT, 0, 128)))
+    other = meta([*PROMPT[:130], *[7] * 70], 128, 200, prefill_seconds=72 * each)
+    index.add("disk", stored(other, 1_000_000))
+    assert find(index, PROMPT).length == length
 
 
 def test_a_prompt_inside_of_a_row_is_exact_where_it_can_be_cut_and_missed_at_the_start_where_not() -> None:

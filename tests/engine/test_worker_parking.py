@@ -18,6 +18,7 @@ from erllama_py.engine.jobs import (
     Prefilled,
     Restore,
     Resume,
+    Resumed,
     Text,
 )
 
@@ -70,6 +71,26 @@ def test_what_is_lost_of_a_parked_request_is_computed_again() -> None:
     assert isinstance(end, Finished)
     assert (end.token_ids, end.text) == (whole.token_ids, whole.text)
     assert end.prefill_tokens == 20 + 23  # the 24th was sampled and had yet to be decoded
+
+
+@pytest.mark.parametrize("sampled", [0, 3])
+def test_a_request_is_back_when_it_has_come_further_than_it_was(sampled: int) -> None:
+    """Told once, and not while it computes again what was lost; parked before that, it is not told at all."""
+    one = bench(context_opts={"n_batch": 32})
+    one.do(generate(1, prompt(1, 100)))
+    one.tick(1 if not sampled else 4 + sampled)
+    one.do(Park(1))
+    one.run()
+    assert one.of(Resumed) == []
+    one.do(Resume(request_id=1, seq_id=0, keep=0, limit=1 << 30))
+    one.tick(1)
+    assert one.of(Resumed) == []  # it stands where it was, or before
+    one.do(Park(1))
+    one.run()
+    one.do(Resume(request_id=1, seq_id=0, keep=0, limit=1 << 30))
+    one.run()
+    assert one.of(Resumed) == [Resumed(1)]
+    assert isinstance(one.ended(1), Finished)
 
 
 def test_a_park_may_cut_a_character_or_a_stop_sequence() -> None:

@@ -39,6 +39,7 @@ from erllama_py.engine.jobs import (
     Restore,
     Restored,
     Resume,
+    Resumed,
     Text,
     Wants,
 )
@@ -87,6 +88,8 @@ class Work:
     parking: bool = False
     finish: FinishReason | None = None
     told: int = 0  # tokens that its stream has
+    reached: int = 0  # how far it has ever come
+    returning: bool = False  # it was parked, and has not come further yet
 
     @property
     def all_tokens(self) -> list[int]:
@@ -160,6 +163,7 @@ class FakeEngine:
                     self._check_beginning(work.owner, seq_id, keep, limit, work.all_tokens)
                     assert keep < len(work.all_tokens)
                     work.seq_id, work.position, work.limit, work.asked = seq_id, keep, limit, False
+                    work.returning = True
                     self.running[request_id] = work
             case Fork():
                 self._forks.append(job)
@@ -201,7 +205,7 @@ class FakeEngine:
             self._fail(request_id)
             return
         captures = Captures(job.saves, len(job.tokens), job.keep, self.cells.memory)
-        work = self.running[request_id] = Work(job, owner, captures, job.seq_id, job.keep, job.limit)
+        work = self.running[request_id] = Work(job, owner, captures, job.seq_id, job.keep, job.limit, reached=job.keep)
         self._capture_due(work)
         if job.keep == len(job.tokens):
             assert job.logits == logits_of(job.tokens)
@@ -249,6 +253,10 @@ class FakeEngine:
         self.cells.write(work.seq_id, everything[work.position : work.position + count], work.owner)
         self.cells.forget(work.seq_id, work.position + (count - 1) // N_UBATCH * N_UBATCH)
         work.position += count
+        if work.returning and work.position > work.reached:
+            work.returning = False
+            self.outbox.append(Resumed(work.job.request_id))
+        work.reached = max(work.reached, work.position)
         assert work.position == self.cells.length(work.seq_id)
         self._do_forks()
         request_id, prompt = work.job.request_id, len(work.job.tokens)

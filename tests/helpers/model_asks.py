@@ -30,6 +30,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     kept: int
     saves: bool
     max_pending: int
+    turn: float  # seconds; a decode takes one
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):

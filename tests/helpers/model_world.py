@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from erllama_py.cache.messages import Located
 from erllama_py.model.books import count
-from erllama_py.model.machine import transition
+from erllama_py.model.machine import next_look, transition
 from erllama_py.model.messages import (
     AnswerSaved,
     AwaitBuffers,
@@ -44,15 +44,17 @@ from erllama_py.model.messages import (
     Submit,
 )
 from erllama_py.model.reuse import is_cuttable
-from erllama_py.model.state import Limits, State, new_state
+from erllama_py.model.state import Limits, new_state
 from erllama_py.results import TextDelta
 from helpers.fake_cells import unpacked
 from helpers.fake_engine import FakeEngine, reply_to
 from helpers.model_asks import IDENTITIES, SESSIONS, Ask, Shape, request_for
 from helpers.row_shelf import RowShelf
+from helpers.turn_laws import check_parks, check_turns
 
 N_SWA = 12
-IDLE_SECONDS = 10.0
+IDLE_SECONDS = 1000.0  # "look" lets up to 1,500 of them pass, and a decode one
+TICK_SECONDS = 1.0
 ALL = 1 << 30
 PORTIONS = (0, 1, 2, 5, 16, 33, ALL, ALL)
 
@@ -70,6 +72,7 @@ class World:
                 memory=shape.memory, n_swa=N_SWA, n_cells=n_cells, n_seq_max=shape.n_seq_max,
                 quantum=shape.n_ctx if shape.n_seq_max == 1 else shape.quantum, min_tokens=8 if shape.saves else None,
                 max_pending=shape.max_pending, kept_cells=shape.kept, idle_seconds=IDLE_SECONDS,
+                turn_seconds=shape.turn,
             )
         )  # fmt: skip
         self.engine = FakeEngine(shape.memory, N_SWA, n_cells, shape.n_seq_max)
@@ -98,7 +101,8 @@ class World:
     def tell(self, event: Message) -> None:
         before = self.state
         self.state, effects = transition(self.state, event, self.now)
-        self.check_turns(before, self.state)
+        check_turns(before, self.state)
+        check_parks(before, self.state, event, self.now)
         for effect in effects:
             self.perform(effect)
         self.check()
@@ -163,17 +167,6 @@ class World:
         if finished is not None:
             assert self.streamed.get(request.id, finished.token_ids) == finished.token_ids
             self.texts.append(request.tokens + finished.token_ids)
-
-    def check_turns(self, before: State, after: State) -> None:
-        """Nobody who waits and could begin is passed by."""
-        waited = {running.request.id for running in before.queue}
-        begun = [running for running in after.active if running.request.id in waited]
-        for running in after.queue:
-            mine, request_id = running.request.session, running.request.id
-            turns = {r.request.id for r in before.requests.values() if mine and r.request.session == mine}
-            copied = any(mine and copy.session == mine for copy in after.copies.values())
-            if request_id in waited and not (running.leaving or copied or request_id > min(turns, default=request_id)):
-                assert all(other.rank < running.rank for other in begun)
 
     def check(self) -> None:
         state, engine = self.state, self.engine
@@ -260,7 +253,7 @@ class World:
         self.tell(EndSession((IDENTITIES[number // 2 % 2], SESSIONS[number % 2])))
 
     def look(self, number: int) -> None:
-        self.now += number % 16
+        self.now += 100 * (number % 16)
         self.tell(Look())
 
     def mishap(self, number: int) -> None:
@@ -336,6 +329,9 @@ class World:
         """The engine does all that it has to, and tells; the cache sleeps. Whether there was anything."""
         engine = self.engine
         busy = len(self.mail) + len(engine.inbox) + len(engine.outbox)
+        self.now += TICK_SECONDS
+        if (due := next_look(self.state, self.now - TICK_SECONDS)) is not None and due <= self.now:
+            self.mail.append(Look())
         engine.do(ALL)
         ticked = engine.tick(lambda _: ALL if number % 2 else 3)
         if engine.outbox:

@@ -43,7 +43,7 @@ CONTEXT: dict[str, Any] = {
     "flash_attn": False, "type_k": "f32", "type_v": "f32",  # a reply does not depend on who shares its batch
 }  # fmt: skip
 POLICY = {"min_tokens": 8, "boundary_align_tokens": 16, "boundary_trim_tokens": 4, "continued_interval": 24}
-SCHEDULER = {"max_pending": 9, "session_idle_ms": 100}
+SCHEDULER = {"max_pending": 9, "session_idle_ms": 100, "turn_ms": 5}
 
 
 async def soaked(runtime: erllama.Runtime, subject: Subject, folder: Path, watch: Watch, seed: int = 0) -> Soak:

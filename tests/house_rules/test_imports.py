@@ -68,7 +68,7 @@ ARROWS: dict[str, set[str]] = {
 DOORS: dict[str, set[str]] = {
     "engine": {"backend", "backends", "jobs", "thread", "fingerprint"},
     "model": {"messages", "client", "session", "stream", "board"},
-    "cache": {"messages", "client", "handle", "keys", "save_policy"},
+    "cache": {"messages", "client", "handle", "keys", "save_policy", "worth"},
     "tiers": {"messages"},
     "watch": {"log", "pressure"},
     "actors": set(),

@@ -31,6 +31,7 @@ shapes = st.builds(
     kept=st.sampled_from([ALL, 40, 0]),
     saves=st.sampled_from([True, True, True, False]),
     max_pending=st.sampled_from([ALL, ALL, 3]),
+    turn=st.sampled_from([float(ALL), 0.5, 4.0, 20.0]),
 )
 asks = st.builds(
     Ask,
@@ -78,8 +79,9 @@ def ask(length: int, **fields: Any) -> Ask:
 def shape_of(memory: MemoryKind, n_ctx: int, n_seq_max: int, quantum: int, kept: int = ALL) -> Shape:
     """A model that saves."""
     return Shape(
-        memory=memory, n_ctx=n_ctx, n_seq_max=n_seq_max, quantum=quantum, kept=kept, saves=True, max_pending=ALL
-    )
+        memory=memory, n_ctx=n_ctx, n_seq_max=n_seq_max, quantum=quantum, kept=kept, saves=True, max_pending=ALL,
+        turn=4.0,
+    )  # fmt: skip
 
 
 FOUND: dict[str, tuple[Shape, list[Step]]] = {

@@ -36,6 +36,11 @@ def test_steps_of_all_replies_together_are_at_most_an_eighth_of_the_context(n_se
     assert limits(n_seq_max=n_seq_max).quantum == quantum
 
 
+def test_a_turn_is_given_in_milliseconds() -> None:
+    """As all times of the options are; the machine reckons in seconds."""
+    assert (limits().turn_seconds, limits(turn_ms=1).turn_seconds) == (2.0, 0.001)
+
+
 def test_recurrent_sequences_do_not_share_cells() -> None:
     """Each has one state, and any length up to the context's."""
     assert (limits(memory="recurrent").n_cells, limits(memory="hybrid").n_cells) == (4 * 4096, 4096)

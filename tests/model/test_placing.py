@@ -11,13 +11,19 @@ from helpers.rows import IDENTITY
 from helpers.states import OWN_BLOCKS, A, B, C, D, asked, begun, kept, state_with, waiting
 
 from erllama_py.engine.jobs import Prefilled
+from erllama_py.model import placing
 from erllama_py.model.books import Piece
 from erllama_py.model.messages import CancelRequest
-from erllama_py.model.placing import Beginning, Park, Place, beginning, most_cells, parkable, place
+from erllama_py.model.placing import Beginning, Park, Place, beginning, most_cells
 from erllama_py.model.state import Running, State, with_slot
 
 OTHER = msgspec.structs.replace(IDENTITY, fingerprint=b"o" * 32)
 PARTED = [*A[:40], *C[:20]]  # begins as A does
+
+
+def place(state: State, running: Running) -> Place | Park | None:
+    """At once: nobody has had a turn."""
+    return placing.place(state, running, now=0.0)
 
 
 def placed(state: State, running: Running) -> Place:
@@ -197,17 +203,6 @@ def test_a_short_reply_is_given_all_its_cells() -> None:
 
 
 # --- who is parked ------------------------------------------------------------------------------------------------
-
-
-def test_the_lowest_priority_is_parked_first_then_the_latest_arrival() -> None:
-    """Who leaves already is not parked, nor who the engine has not begun."""
-    state = begun(
-        state_with(n_seq_max=6, n_cells=1000),
-        asked(1, A, priority=1), asked(2, B), asked(3, C), asked(4, D, priority=2), asked(5, [1, 2, 3]),
-    )  # fmt: skip
-    assert [running.request.id for running in parkable(state)] == [5, 3, 2, 1, 4]
-    state, _ = run(state, CancelRequest(3), asked(6, [4, 5, 6]))
-    assert [running.request.id for running in parkable(state)] == [5, 2, 1, 4]
 
 
 @pytest.mark.parametrize(("priority", "expected"), [(0, None), (1, Park((2,))), (-1, None)])

@@ -8,7 +8,7 @@ from helpers.states import A, B, C, D, asked, begun, kept, looked_up, state_with
 
 from erllama_py.cache.keys import Identity, prefix_keys
 from erllama_py.engine.jobs import Capture, Drop, Park, Parked, Wants
-from erllama_py.model.evicting import MOST_LEFT, evict, next_look
+from erllama_py.model.evicting import MOST_LEFT, evict, next_idle
 from erllama_py.model.messages import CancelRequest, EndSession, Look, LookUp, Refuse, SendJob
 from erllama_py.model.state import State, with_slot
 from erllama_py.results import CacheHit
@@ -59,14 +59,14 @@ def test_a_silent_session_is_forgotten_in_time() -> None:
         kept(0, A, session_id="s", used_at=1.0, captured_to=0), kept(1, B, session_id="t", used_at=2.0), kept(2, C),
     )  # fmt: skip
     state = state_with(*slots, idle_seconds=10.0)
-    assert next_look(state) == 11.0
+    assert next_idle(state) == 11.0
     assert run(state, Look(), now=10.9) == (state, [])
     state, effects = run(state, Look(), now=11.0)
     assert [type(job) for job in jobs(effects)] == [Capture, Drop]
     assert [slot.length for slot in state.slots] == [0, 60, 60]
-    assert next_look(state) == 12.0
+    assert next_idle(state) == 12.0
     state, _ = run(state, Look(), now=12.0)
-    assert (state.slots[2].length, next_look(state)) == (60, None)
+    assert (state.slots[2].length, next_idle(state)) == (60, None)
 
 
 def test_a_session_that_ends_holds_nothing() -> None:

@@ -39,6 +39,20 @@ async def test_a_prompt_is_warm_after_a_restart(tmp_path: Path, memory: str, kin
     assert counters["restored.tokens"] >= len(PROMPT)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", MEMORIES)
+async def test_the_last_tokens_of_a_prompt_come_back_too(tmp_path: Path, memory: str) -> None:
+    """A few behind the last boundary, in a row that goes on with the reply: dear tokens are worth reading it."""
+    prompt, slow = PROMPT[:266], {"seconds_per_token": 0.001}
+    async with model_at(tmp_path, memory, stub=slow) as (_, model):
+        first = await ask(model, prompt)
+    async with model_at(tmp_path, memory, stub=slow) as (_, model):
+        warm = await ask(model, prompt)
+    assert warm.reply == first.reply
+    assert warm.cache_hit_kind == "exact"
+    assert warm.stats.prefill_tokens == (0 if memory in ("recurrent", "hybrid") else 1)
+
+
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_the_same_prompt_again_computes_nothing(memory: str) -> None:
     """In one process its logits are at hand: live cells where they can be cut back, rows where not."""
@@ -86,7 +100,7 @@ async def test_a_long_reply_is_saved_as_it_grows(tmp_path: Path, memory: str) ->
     async with model_at(tmp_path, memory) as (_, model):
         warm = await ask(model, turn)
     assert warm.reply == await cold(turn, memory=memory)
-    # Where a sequence can be cut back, the row after it gives two more tokens; that is too little to be read.
+    # Where a sequence can be cut back, the row after it gives two more tokens: the stub computes those sooner.
     assert warm.cache_delta.read == 348
 
 

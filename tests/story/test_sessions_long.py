@@ -47,10 +47,10 @@ async def test_only_the_silent_of_the_sessions_go(monkeypatch: pytest.MonkeyPatc
             await model.complete(first_prompt(ord(name or "r") - ord("r")), session_id=name, **SHORT)
         state = watch.states["m"]
         used = {slot.session_id: slot.used_at for slot in state.kept}
-        assert evicting.next_look(state) == used["s"] + 3_600
+        assert evicting.next_idle(state) == used["s"] + 3_600
         after, _ = evicting.look(state, used["s"] + 3_600)
         assert [slot.session_id for slot in after.kept] == [None, "t"]
-        assert evicting.next_look(after) == used["t"] + 3_600
+        assert evicting.next_idle(after) == used["t"] + 3_600
 
 
 async def speak(
