@@ -114,19 +114,19 @@ def observed(times: TickTimes, rows: int, prompt_tokens: int, seconds: float) ->
         return msgspec.structs.replace(times, rows=(*times.rows, seconds)[-KEPT:], since=0)
     row, total, each = times.row_seconds, rows + prompt_tokens, times.token_seconds(rows + prompt_tokens)
     expected = row + prompt_tokens * each
-    ratio = seconds / expected if expected and each else 1.0
+    ratio = seconds / expected if each else 1.0
     beyond = times.beyond + (min(MOST_BEYOND, max(0.0, ratio - 1.0)) - times.beyond) * BEYOND_SHARE
+    kept, row_then = tuple(min(one, seconds) for one in times.rows), row
     if min(ratio, times.ratio) >= SURPRISE or SURPRISE * seconds <= row:
         # All has become slower or faster. What rows cost now is found out with the next decode.
-        pace = ratio if seconds < row else min(ratio, times.ratio)
-        now, others, kept, row_then = each * pace, pace, (), row * pace
+        others = ratio if seconds < row else min(ratio, times.ratio)
+        now, kept, row_then = each * others, (), row * others
     else:
         # The smaller the part of the decode that its prompt tokens are, the less it says of them.
         share = prompt_tokens * each / expected if each else 1.0
         added = max(0.0, seconds - row) / prompt_tokens
         now = _towards(each, added, share) if each else added
         others = (now / each) ** OTHERS if each else 1.0
-        kept, row_then = tuple(min(one, seconds) for one in times.rows), row
     return TickTimes(
         rows=kept,
         tokens=_tokens(times, _size(total), now, others),

@@ -28,8 +28,8 @@ import msgspec
 # whatever its priorities. Of two, with ticks of a tenth of a second, the lower one moves about once a second.
 PATIENCE = 8
 
-# A prompt after the first gets at least such a part of the room: so less than a quarter of a tick stays unused where one
-# ends in it, and no prompt is cut into crumbs.
+# A prompt after the first gets at least such a part of the room: so less than a quarter of a tick stays unused where
+# one ends in it, and no prompt is cut into crumbs.
 PART = 4
 
 

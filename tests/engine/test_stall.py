@@ -65,7 +65,7 @@ class Machine:
 
     def read(self, prompt_tokens: int, slower: list[float] | None = None) -> list[float]:
         """A prompt beside a stream: what each decode took."""
-        took = []
+        took: list[float] = []
         while prompt_tokens > 0:
             tokens = min(prompt_tokens, self.chunk)
             took.append(self.decode(tokens, slower[len(took) % len(slower)] if slower else 1.0))
