@@ -9,7 +9,7 @@ so slow that a prompt would find hardly any room beside them, or none: it would 
 hardly be felt by the streams. So prompts always get as much time as the rows. Both then take at most twice as long as
 each by itself; with any other share one of them loses more.
 
-What a token costs depends on the size of the slice (the numbers are in `docs/internals/scheduler.md`), so it is
+What a token costs depends on the size of the slice (the numbers are in `docs/benchmarks.md`), so it is
 measured for each power of two. The cost of a row is measured by decodes of rows alone. Where prompts follow each other
 there are none, so now and then a decode is left to the rows: without it the two costs could not be told apart.
 
@@ -116,21 +116,25 @@ def observed(times: TickTimes, rows: int, prompt_tokens: int, seconds: float) ->
     expected = row + prompt_tokens * each
     ratio = seconds / expected if each else 1.0
     beyond = times.beyond + (min(MOST_BEYOND, max(0.0, ratio - 1.0)) - times.beyond) * BEYOND_SHARE
-    kept, row_then = tuple(min(one, seconds) for one in times.rows), row
-    if min(ratio, times.ratio) >= SURPRISE or SURPRISE * seconds <= row:
-        # All has become slower or faster. What rows cost now is found out with the next decode.
-        others = ratio if seconds < row else min(ratio, times.ratio)
-        now, kept, row_then = each * others, (), row * others
+    kept = tuple(min(one, seconds) for one in times.rows)
+    if min(ratio, times.ratio) >= SURPRISE and times.rows:
+        # What rows cost now is known from the decode in between, and the rest is the tokens'.
+        kept, row = times.rows[-1:], times.rows[-1]
+        now = max(0.0, seconds - row) / prompt_tokens
+        others = now / each
+    elif SURPRISE * seconds <= row:
+        # All has become faster. What rows cost now is found out with the next decode.
+        kept, row, now, others = (), row * ratio, each * ratio, ratio
     else:
+        added = max(0.0, seconds - row)
         # The smaller the part of the decode that its prompt tokens are, the less it says of them.
-        share = prompt_tokens * each / expected if each else 1.0
-        added = max(0.0, seconds - row) / prompt_tokens
-        now = _towards(each, added, share) if each else added
+        share = max(prompt_tokens * each / expected, added / seconds) if each else 1.0
+        now = _towards(each, added / prompt_tokens, share) if each else added / prompt_tokens
         others = (now / each) ** OTHERS if each else 1.0
     return TickTimes(
         rows=kept,
         tokens=_tokens(times, _size(total), now, others),
-        row_then=row_then,
+        row_then=row,
         since=ROWS_ALONE_EVERY if ratio >= SURPRISE else times.since + 1,
         ratio=ratio,
         beyond=beyond,
@@ -149,7 +153,8 @@ def chunk_size(times: TickTimes, rows: int, max_stall_seconds: float, n_batch: i
     uneven = 1.0 + min(MOST_BEYOND, BEYOND * times.beyond)
     spare = max(max_stall_seconds / uneven - times.row_seconds, SHARE * times.row_seconds)
     tokens = 0  # the least, for one decode, where nothing was measured yet
-    for size in reversed(range(SIZES)):
+    largest = max((size for size in range(SIZES) if times.tokens[size]), default=0)
+    for size in reversed(range(min(SIZES, largest + 2))):  # a size is tried when the next smaller one was
         each = times.token_seconds(1 << size >> 1)
         fit = min(room, int(min(room, spare / each))) if each else 0
         if _size(rows + fit) >= size:

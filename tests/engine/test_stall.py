@@ -192,6 +192,27 @@ def test_sizes_have_costs_of_their_own() -> None:
     assert times.token_seconds(2048) == times.token_seconds(201)
 
 
+def test_larger_slices_are_tried_one_size_at_a_time() -> None:
+    """Four tokens that seemed to cost nothing say nothing of 500: each size is at most twice one that was measured."""
+    now = observed(TickTimes(rows=(0.01,)), 1, LEAST_CHUNK, 0.01 + 1e-9)
+    chunks = []
+    for _ in range(9):
+        chunks.append(chunk_size(now, 1, MOST, BATCH))
+        now = observed(now, 1, chunks[-1], 0.01 + chunks[-1] * 1e-9)
+    assert chunks == [11, 27, 59, 123, 251, 507, 1019, 2043, 2047]
+
+
+def test_two_surprises_in_a_row_are_believed() -> None:
+    """Rows and tokens ten times dearer: one decode says little, and the second all, with the one of rows in between."""
+    now = TickTimes(rows=(0.01,) * 3, tokens=(0.001,) * 13, row_then=0.01)
+    once = observed(now, 1, 90, 1.0)
+    assert once.token_seconds(91) <= 0.0016
+    assert chunk_size(once, 1, MOST, BATCH) == 0
+    twice = observed(observed(once, 1, 0, 0.1), 1, 90, 1.0)
+    assert twice.row_seconds == 0.1
+    assert twice.token_seconds(91) == pytest.approx(0.01)
+
+
 def test_a_bad_estimate_for_large_slices_is_forgotten() -> None:
     """It is not tried while it says that it is too dear; decodes of smaller ones bring it down."""
     now = TickTimes(rows=(0.01,), tokens=tuple(0.001 if size < 7 else 0.1 for size in range(13)), row_then=0.01)
