@@ -157,7 +157,7 @@ class SchedulerOpts(Options, frozen=True):
     """Most prompt tokens of a decode in which streams take part; `None`: as many as `max_stall_ms` allows."""
     max_stall_ms: Count = 100
     """How long a stream may wait for its next token while others' prompts are read, in milliseconds, as far as the
-    times of past decodes tell."""
+    times of past decodes tell; where a decode of the streams alone takes more than half of it, twice that decode."""
     turn_ms: Count = 2_000
     """How long a request that waits for cells is parked, and those at work are left there, before they change places,
     in milliseconds; longer where coming back takes long."""

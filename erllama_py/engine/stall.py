@@ -1,12 +1,17 @@
 """How many prompt tokens a decode may take while streams wait for it: measured, not configured.
 
-A decode is taken to cost `row_seconds + prompt tokens * token_seconds`. `observed` folds the time of each decode into
-these two, `chunk_size` turns them into the tokens that fit into the longest wait allowed. All of it is pure; the
-engine thread owns the `TickTimes` and the clock.
+A decode is modelled as costing `row_seconds + prompt tokens * token_seconds`. `observed` folds the time of each decode
+into the estimates, `chunk_size` turns them into the tokens that fit into the longest wait allowed. All of it is pure;
+the engine thread owns the `TickTimes` and the clock.
 
-The model of the cost is crude: more rows, longer contexts and other work on the machine change both numbers. It need
-not be better, because what the rows are wrongly said to cost is found again in the tokens' cost: the sum is right for
-chunks of the size just measured, and each decode corrects the size of the next.
+The longest wait allowed is `max_stall_seconds`, or twice what the rows cost by themselves if that is more. Rows can be
+so slow that a prompt would find hardly any room beside them, or none: it would take for ever, and its slices would
+hardly be felt by the streams. So prompts always get as much time as the rows. Both then take at most twice as long as
+each by itself; with any other share one of them loses more.
+
+What a token costs depends on the size of the slice (the numbers are in `docs/benchmarks.md`), so it is
+measured for each power of two. The cost of a row is measured by decodes of rows alone. Where prompts follow each other
+there are none, so now and then a decode is left to the rows: without it the two costs could not be told apart.
 
 What the sum says is the middle, and streams notice the longest wait. So it is also measured how far decodes go beyond
 it, much as RFC 6298 does for the round trips of TCP: the less even the machine is, the smaller are the chunks.
@@ -16,10 +21,23 @@ from __future__ import annotations
 
 import msgspec
 
-# With fewer tokens, reading the weights is the larger part of a decode: the prompt would take many times as long, and
-# streams would hardly notice the difference. So this much goes in even where the wait allowed is too short for it. With
-# SmolLM2 on two cores, four tokens at position 2,900 cost 60 ms, and a row 7 to 11.
+# The least that goes in beside rows, rounded up to whole fours: fewer tokens cost nearly as much (see `GRAIN`).
 LEAST_CHUNK = 4
+
+# Rows and prompt tokens of a decode together are a multiple of this, for where llama.cpp repacks quantised weights, it
+# multiplies four tokens at a time, and what is left over one by one: each such token reads all weights once more.
+GRAIN = 4
+
+# What prompts may always take, as a share of what the rows cost by themselves. With a share `r`, streams take up to
+# `1 + r` times as long as without prompts, and prompts up to `(1 + r) / r` times as long as without streams: 2 and 2.
+SHARE = 1.0
+
+# A decode in so many is left to the rows. Their tokens are wanted anyway, so the prompts lose a sixteenth of what the
+# rows cost: a percent where these are a tenth of a decode, three where they are half of it.
+ROWS_ALONE_EVERY = 16
+
+# What rows cost is the middle of so many decodes: one outlier is nothing, and a change is known with the second.
+KEPT = 3
 
 # How far an estimate goes towards a new measurement. A decode can be slow by accident (a page fault, another process)
 # but not fast, so lower times are believed sooner: what the slow first decodes left behind halves with each.
@@ -27,9 +45,20 @@ FALL = 0.5
 RISE = 0.25
 
 # A measurement counts as at most this many times the estimate. One outlier, whatever its size, then raises the
-# estimate by half (0.75 + 0.25 * 3) at most and is gone in a few decodes, while costs that have really grown tenfold
-# are known to four fifths after seven.
+# estimate by half (0.75 + 0.25 * 3) at most and is gone in a few decodes.
 MOST_AT_ONCE = 3.0
+
+# A decode that takes so many times as long as expected is a surprise: the next one is left to the rows, to learn what
+# they cost now. Two of them in a row are no accident, and are believed.
+SURPRISE = 2.0
+
+# How far the estimates for other sizes go along, as an exponent of the factor by which one changes: it is half the
+# machine that has changed, and half the size that is different.
+OTHERS = 0.5
+
+# How far the estimate for larger slices goes towards that of the slice just measured when it is above. They are not
+# dearer by nature, so a bad measurement is forgotten, and they are tried again.
+FORGET = 0.25
 
 # A wait is filled up to what a decode takes that goes so many times as far beyond the expected as the mean does, those
 # that do not counted as 0. Where times scatter evenly that is 1.6 standard deviations: one decode of 18 is longer.
@@ -42,55 +71,113 @@ BEYOND_SHARE = 0.125
 # a machine that is less even nobody can promise anything.
 MOST_BEYOND = 0.5
 
+CLOCK = 1e-9  # no decode is shorter
+MOST_SECONDS = 1e6  # and no token is dearer: what is scaled again and again stays a number
+
+SIZES = 13  # powers of two up to 4096 tokens in a decode; larger ones count as that
+
 
 class TickTimes(msgspec.Struct, frozen=True):
     """What decodes have cost of late, in seconds. Zero: not measured yet."""
 
-    row_seconds: float = 0.0  # of a decode of rows alone
-    token_seconds: float = 0.0  # what a prompt token adds to it
+    rows: tuple[float, ...] = ()  # the last decodes of rows alone, `KEPT` at most
+    tokens: tuple[float, ...] = (0.0,) * SIZES  # what a prompt token adds, by the `_size` of the decode
+    row_then: float = 0.0  # `row_seconds` when tokens were measured last
+    since: int = 0  # decodes with prompts since the last one of rows alone
+    ratio: float = 1.0  # what the last one with a prompt took, of what was expected
     beyond: float = 0.0  # how far decodes with prompts go beyond what was expected, in the mean, as a share of that
+
+    @property
+    def row_seconds(self) -> float:
+        """Of a decode of rows alone."""
+        return sorted(self.rows)[(len(self.rows) - 1) // 2] if self.rows else 0.0
+
+    def token_seconds(self, total: int) -> float:
+        """What a prompt token adds to a decode of so many tokens, rows included; before it was measured, what it adds
+        to a smaller decode, else to a larger one."""
+        size = _size(total)
+        known = [*reversed(self.tokens[: size + 1]), *self.tokens[size + 1 :]]
+        return next((seconds for seconds in known if seconds), 0.0) * self.slower
+
+    @property
+    def slower(self) -> float:
+        """How many times as long rows take as when tokens were measured: so may the tokens, until it is known."""
+        return max(1.0, self.row_seconds / self.row_then) if self.row_then else 1.0
 
 
 def observed(times: TickTimes, rows: int, prompt_tokens: int, seconds: float) -> TickTimes:
     """The times after a decode of `rows` decode rows and `prompt_tokens` took `seconds`."""
-    row_seconds, token_seconds = times.row_seconds, times.token_seconds
     if not rows:
         return times  # nobody waited: a token of a large batch costs less than one of those that are waited for
+    seconds = max(seconds, CLOCK)
     if not prompt_tokens:
-        return TickTimes(_towards(row_seconds, seconds), token_seconds, times.beyond)
-    beyond, added = _beyond(times, prompt_tokens, seconds), seconds - row_seconds
-    if added > 0.0:
-        # A decode of few prompt tokens says little about one: the unevenness of the rows' time is divided by few.
-        weight = prompt_tokens / (prompt_tokens + LEAST_CHUNK)
-        return TickTimes(row_seconds, _towards(token_seconds, added / prompt_tokens, weight), beyond)
-    # Rows alone cannot cost more than these did together with a prompt. Without this, a time that is too long would
-    # stay while prompts follow each other and no decode is of rows alone.
-    return TickTimes(_towards(row_seconds, max(0.0, seconds - prompt_tokens * token_seconds)), token_seconds, beyond)
+        return msgspec.structs.replace(times, rows=(*times.rows, seconds)[-KEPT:], since=0)
+    row, total, each = times.row_seconds, rows + prompt_tokens, times.token_seconds(rows + prompt_tokens)
+    expected = row + prompt_tokens * each
+    ratio = seconds / expected if each else 1.0
+    beyond = times.beyond + (min(MOST_BEYOND, max(0.0, ratio - 1.0)) - times.beyond) * BEYOND_SHARE
+    kept = tuple(min(one, seconds) for one in times.rows)
+    if min(ratio, times.ratio) >= SURPRISE and times.rows:
+        # What rows cost now is known from the decode in between, and the rest is the tokens'.
+        kept, row = times.rows[-1:], times.rows[-1]
+        now = max(0.0, seconds - row) / prompt_tokens
+        others = now / each
+    elif SURPRISE * seconds <= row:
+        # All has become faster. What rows cost now is found out with the next decode.
+        kept, row, now, others = (), row * ratio, each * ratio, ratio
+    else:
+        added = max(0.0, seconds - row)
+        # The smaller the part of the decode that its prompt tokens are, the less it says of them.
+        share = max(prompt_tokens * each / expected, added / seconds) if each else 1.0
+        now = _towards(each, added / prompt_tokens, share) if each else added / prompt_tokens
+        others = (now / each) ** OTHERS if each else 1.0
+    return TickTimes(
+        rows=kept,
+        tokens=_tokens(times, _size(total), now, others),
+        row_then=row,
+        since=ROWS_ALONE_EVERY if ratio >= SURPRISE else times.since + 1,
+        ratio=ratio,
+        beyond=beyond,
+    )
 
 
-def chunk_size(times: TickTimes, max_stall_seconds: float, n_batch: int) -> int:
-    """Prompt tokens for a decode that rarely lasts longer than `max_stall_seconds`.
+def chunk_size(times: TickTimes, rows: int, max_stall_seconds: float, n_batch: int) -> int:
+    """Prompt tokens for a decode that has so many rows, and that rarely lasts longer than `max_stall_seconds` or
+    twice the time of the rows.
 
-    From `LEAST_CHUNK` (or `n_batch`, if that is less) to `n_batch`.
+    From `LEAST_CHUNK` to what `n_batch` has room for; 0 where it is to be found out what rows cost by themselves.
     """
-    spare = max_stall_seconds / (1.0 + min(MOST_BEYOND, BEYOND * times.beyond)) - times.row_seconds
+    room = max(0, n_batch - rows)
+    if not times.rows or times.since >= ROWS_ALONE_EVERY:
+        return 0
+    uneven = 1.0 + min(MOST_BEYOND, BEYOND * times.beyond)
+    spare = max(max_stall_seconds / uneven - times.row_seconds, SHARE * times.row_seconds)
     tokens = 0  # the least, for one decode, where nothing was measured yet
-    if spare > 0.0 and times.token_seconds > 0.0:
-        tokens = int(min(n_batch, spare / times.token_seconds))
-    return min(n_batch, max(LEAST_CHUNK, tokens))
+    largest = max((size for size in range(SIZES) if times.tokens[size]), default=0)
+    for size in reversed(range(min(SIZES, largest + 2))):  # a size is tried when the next smaller one was
+        each = times.token_seconds(1 << size >> 1)
+        fit = min(room, int(min(room, spare / each))) if each else 0
+        if _size(rows + fit) >= size:
+            tokens = min(fit, (1 << size) - 1 - rows) if size < SIZES - 1 else fit
+            break
+    if tokens < room:
+        tokens -= (rows + tokens) % GRAIN
+    return min(room, max(LEAST_CHUNK, tokens))
 
 
-def _beyond(times: TickTimes, prompt_tokens: int, seconds: float) -> float:
-    """`TickTimes.beyond` after a decode of rows and a prompt."""
-    expected = times.row_seconds + prompt_tokens * times.token_seconds
-    if not times.token_seconds or not expected:
-        return times.beyond
-    share = min(MOST_BEYOND, max(0.0, seconds - expected) / expected)
-    return times.beyond + (share - times.beyond) * BEYOND_SHARE
+def _size(total: int) -> int:
+    return min(SIZES - 1, total.bit_length())
 
 
-def _towards(estimate: float, measured: float, weight: float = 1.0) -> float:
-    if estimate == 0.0:
-        return measured
+def _tokens(times: TickTimes, measured: int, now: float, others: float) -> tuple[float, ...]:
+    """`TickTimes.tokens` when decodes of the size `measured` are found to cost `now`, and the others change with it."""
+    seconds = [min(MOST_SECONDS, one * times.slower * others) for one in times.tokens]
+    seconds[measured] = now
+    for size in range(measured + 1, SIZES):
+        seconds[size] -= max(0.0, seconds[size] - now) * FORGET
+    return tuple(seconds)
+
+
+def _towards(estimate: float, measured: float, weight: float) -> float:
     measured = min(measured, MOST_AT_ONCE * estimate)
     return estimate + (measured - estimate) * weight * (FALL if measured < estimate else RISE)

@@ -4,16 +4,17 @@ The laws of a plan, each a property that is tested:
 
 - **Streams first.** Every decode row is in, before any prompt. Were there more than `n_batch` of them, those that
   waited longest go, so with at most twice as many none waits for more than one tick.
-- **Prompts take what is left**, and while anyone is decoding at most `chunk` tokens in all. Alone, a prompt has the
-  whole batch. Where the rows leave room, the first prompt in line always gets a slice.
+- **Prompts take what is left**, and while anyone is decoding at most `chunk` tokens in all, none if that is 0. Alone,
+  a prompt has the whole batch. Where rows and chunk leave room, the first prompt in line always gets a slice.
 - **The line** is: who has waited `PATIENCE` ticks for each other prompt (longest first), then the higher priority,
   then who came first. So budgets follow priorities, and nobody starves: with at most `n_batch` needs, so that rows
   leave room for one prompt token, of `n` prompts each is served after `PATIENCE * n + n` ticks.
-- **Slices end on an absolute grid** unless they end the need, so that a prompt is cut at the same positions whatever
-  went before: a reuse, other prompts, rows. The grid is the micro-batch; where the tick's budget is smaller, the
-  largest power of two in it, so that the grids of different budgets share their cuts. What the first prompt leaves
-  is given out in quarters of that grid where the grid itself cannot be reached. Who gets no slice waits, and moves
-  up in the line; crumbs would keep it at the end for good.
+- **Slices are as large as the room.** Where that is a micro-batch or more, they end on multiples of it, so that a
+  prompt is cut at the same positions whatever went before: a reuse, other prompts, rows. Below, nothing is gained by
+  a grid: what a chunk was measured to hold is never the same twice, and the grid would leave up to half of it empty.
+- **One prompt is finished before the next.** What the first in line leaves goes to those behind it if they end with
+  it, or if it is a quarter of what prompts had: crumbs would keep a prompt at the end of the line for good, for who
+  gets a slice has not waited.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ import msgspec
 # whatever its priorities. Of two, with ticks of a tenth of a second, the lower one moves about once a second.
 PATIENCE = 8
 
-# Slices behind the first may end on a quarter of the grid: where many prompts wait, less than a quarter of a tick stays
-# unused, and no prompt is cut into crumbs of a few tokens, each of which costs a decode about as much as a row.
-FINER = 4
+# A prompt after the first gets at least such a part of the room: so less than a quarter of a tick stays unused where
+# one ends in it, and no prompt is cut into crumbs.
+PART = 4
 
 
 class Need(msgspec.Struct, frozen=True):
@@ -53,21 +54,22 @@ class Portion(msgspec.Struct, frozen=True):
 def plan_tick(needs: Sequence[Need], n_batch: int, n_ubatch: int, chunk: int | None = None) -> list[Portion]:
     """Portions for one decode, `n_batch` tokens at most, in the order in which they are to be decoded.
 
-    `chunk`, at least 1, limits the prompt tokens of a decode that someone's next token waits for.
+    `chunk` limits the prompt tokens of a decode that someone's next token waits for.
     """
     rows = sorted((index for index, need in enumerate(needs) if need.decoding), key=lambda index: _row(needs[index]))
     portions = [Portion(index, 1) for index in rows[:n_batch]]
     room = n_batch - len(portions)
     if rows and chunk is not None:
         room = min(room, chunk)
-    grid = grid_of(room, n_ubatch)
+    least, part = 1, -(-room // PART)
     prompts = [index for index, need in enumerate(needs) if not need.decoding]
     patience = patience_of(len(prompts))
     for index in sorted(prompts, key=lambda index: _prompt(needs[index], patience)):
-        tokens = slice_length(needs[index].position, needs[index].tokens, room, grid)
-        if tokens:
+        tokens = slice_length(needs[index].position, needs[index].tokens, room, n_ubatch)
+        if tokens and (tokens >= least or tokens == needs[index].tokens):
             portions.append(Portion(index, tokens))
             room -= tokens
+            least = part
     return portions
 
 
@@ -76,21 +78,11 @@ def patience_of(n_prompts: int) -> int:
     return PATIENCE * max(1, n_prompts - 1)
 
 
-def grid_of(room: int, n_ubatch: int) -> int:
-    """What the ends of slices are multiples of when prompts have `room` tokens of a tick. Never above `room`, so
-    that the first slice always reaches it."""
-    return n_ubatch if n_ubatch <= room else 1 << max(0, room.bit_length() - 1)
-
-
-def slice_length(position: int, tokens: int, room: int, grid: int) -> int:
-    """How many of `tokens` prompt tokens, the first at `position`, go into `room`; 0 if no good cut is in reach."""
-    if tokens <= room:
-        return tokens
-    for step in (grid, max(1, grid // FINER)):
-        end = (position + room) // step * step
-        if end > position:
-            return end - position
-    return 0
+def slice_length(position: int, tokens: int, room: int, n_ubatch: int) -> int:
+    """How many of `tokens` prompt tokens, the first at `position`, go into `room`."""
+    if tokens <= room or room < n_ubatch:
+        return min(tokens, room)
+    return (position + room) // n_ubatch * n_ubatch - position
 
 
 def _row(need: Need) -> tuple[int, int, int]:

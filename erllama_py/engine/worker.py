@@ -210,9 +210,9 @@ class Worker:
         rows, facts = list(needs), self._facts
         began, chunk = self._clock(), self._scheduler.prefill_chunk_size
         if chunk is None:
-            # Who streams has waited since the last decode, for copies mostly.
+            # Streams have been waiting since the last decode, mostly for copies.
             left = self._scheduler.max_stall_ms / 1000 - (began - self._decoded_at)
-            chunk = chunk_size(self._times, left, facts.n_batch)
+            chunk = chunk_size(self._times, sum(need.decoding for need in needs.values()), left, facts.n_batch)
         portions = plan_tick(list(needs.values()), facts.n_batch, facts.n_ubatch, chunk)
         for running in rows:
             running.waited += 1

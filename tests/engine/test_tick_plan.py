@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.engine.tick_plan import FINER, PATIENCE, Need, Portion, grid_of, patience_of, plan_tick, slice_length
+from erllama_py.engine.tick_plan import PATIENCE, Need, Portion, patience_of, plan_tick
 
 positions = st.integers(0, 4000)
 priorities = st.integers(-2, 2)
@@ -89,23 +89,30 @@ def test_of_too_many_rows_those_that_waited_longest_go(wanted: list[Need], n_bat
 
 
 @given(needs, batches, batches, chunks)
-def test_slices_end_on_the_grid_or_end_their_need(
+def test_slices_end_their_need_or_fill_the_room_or_end_on_the_micro_batch(
     wanted: list[Need], n_batch: int, n_ubatch: int, chunk: int | None
 ) -> None:
-    """The first on the grid of the tick, those behind it on a quarter of it at least: nothing else cuts a prompt."""
-    grid = grid_of(budget(wanted, n_batch, chunk), n_ubatch)
-    for place, portion in enumerate(prompt_portions(wanted, plan_tick(wanted, n_batch, n_ubatch, chunk))):
+    """Nothing else cuts a prompt: what is allowed is used."""
+    room = budget(wanted, n_batch, chunk)
+    for portion in prompt_portions(wanted, plan_tick(wanted, n_batch, n_ubatch, chunk)):
         need = wanted[portion.index]
-        end = need.position + portion.tokens
-        assert portion.tokens == need.tokens or end % (max(1, grid // FINER) if place else grid) == 0 or end % grid == 0
+        on_grid = room >= n_ubatch and (need.position + portion.tokens) % n_ubatch == 0
+        assert portion.tokens in (need.tokens, room) or on_grid
+        room -= portion.tokens
 
 
-@given(batches, st.integers(0, 4096))
-def test_the_grid_is_the_micro_batch_or_a_power_of_two(n_ubatch: int, room: int) -> None:
-    """It never exceeds the room, so that its next position is in reach, and is more than half of it."""
-    grid = grid_of(room, n_ubatch)
-    assert grid <= max(1, room)
-    assert grid == n_ubatch or (grid.bit_count() == 1 and 2 * grid > room)
+@given(needs, batches, batches, chunks)
+def test_a_prompt_after_the_first_gets_a_quarter_or_its_end(
+    wanted: list[Need], n_batch: int, n_ubatch: int, chunk: int | None
+) -> None:
+    """No crumbs; and more than a quarter of the room stays unused only where a whole micro-batch does not fit in."""
+    room = left = budget(wanted, n_batch, chunk)
+    portions = prompt_portions(wanted, plan_tick(wanted, n_batch, n_ubatch, chunk))
+    for place, portion in enumerate(portions):
+        assert place == 0 or 4 * portion.tokens >= room or portion.tokens == wanted[portion.index].tokens
+        left -= portion.tokens
+    if len(portions) < sum(not need.decoding for need in wanted) and room < n_ubatch:
+        assert left == 0 or 4 * left < room
 
 
 @given(needs, batches, batches, chunks)
@@ -147,31 +154,39 @@ def test_who_has_waited_long_goes_before_a_higher_priority() -> None:
 
 
 def test_a_prefix_is_cut_alike_cold_after_a_reuse_and_beside_streams() -> None:
-    """Where the cuts of a full batch and those of a chunk fall together, they do so at the same positions."""
+    """Wherever a whole micro-batch is allowed, at the same positions; below that, in slices as large as allowed."""
 
-    def cuts(position: int, *streams: Need, chunk: int | None = None) -> list[int]:
+    def cuts(position: int, *streams: Need, n_batch: int = 512, chunk: int | None = None) -> list[int]:
         ends = []
         while position < 2900:
             need = Need(position, 2900 - position, False)
-            position += plan_tick([*streams, need], 512, 512, chunk)[-1].tokens
+            position += plan_tick([*streams, need], n_batch, 512, chunk)[-1].tokens
             ends.append(position)
         return ends
 
     row = Need(0, 1, True)
     assert cuts(0) == [512, 1024, 1536, 2048, 2560, 2900]
     assert cuts(700) == [1024, 1536, 2048, 2560, 2900]
-    assert cuts(2500, row, row, chunk=100) == [2560, 2624, 2688, 2752, 2816, 2900]
-    assert cuts(2500, row, chunk=70) == [2560, 2624, 2688, 2752, 2816, 2880, 2900]
-    assert cuts(1700, row, chunk=512) == [2048, 2304, 2560, 2900]  # 511 tokens are left: steps of 256
+    assert cuts(700, row, n_batch=2048, chunk=600) == [1024, 1536, 2048, 2560, 2900]
+    assert cuts(2500, row, row, chunk=100) == [2600, 2700, 2800, 2900]
+    assert cuts(2000, row, chunk=211) == [2211, 2422, 2633, 2844, 2900]
+
+
+def test_a_decode_can_be_left_to_the_rows() -> None:
+    """A chunk of nothing: the prompts have to wait. Where there are no rows, it means nothing."""
+    assert plan_tick([Need(9, 1, True), Need(0, 700, False)], 512, 512, 0) == [Portion(0, 1)]
+    assert plan_tick([Need(0, 700, False)], 512, 512, 0) == [Portion(0, 512)]
 
 
 def test_what_the_first_prompt_leaves_is_not_given_out_in_crumbs() -> None:
-    """Of 100 tokens the first takes 64, the second 32 (two quarters of the grid); for the third 4 are no slice, but
-    a prompt that ends within them does go in."""
-    long, short = Need(0, 700, False), Need(0, 3, False)
-    portions = plan_tick([Need(9, 1, True), long, long, long, short], 512, 512, 100)
-    assert portions == [Portion(0, 1), Portion(1, 64), Portion(2, 32), Portion(4, 3)]
-    assert slice_length(0, 700, 4, 64) == 0
+    """Of 100 tokens the first takes all. Where it ends after 60, the second has the rest; after 80, it has nothing,
+    but one that ends within what is left does go in."""
+    row, long, short = Need(9, 1, True), Need(0, 700, False), Need(0, 3, False)
+    assert plan_tick([row, long, long], 512, 512, 100) == [Portion(0, 1), Portion(1, 100)]
+    ends = Need(640, 60, False)
+    assert plan_tick([row, ends, long], 512, 512, 100) == [Portion(0, 1), Portion(1, 60), Portion(2, 40)]
+    ends = Need(640, 80, False)
+    assert plan_tick([row, ends, long, short], 512, 512, 100) == [Portion(0, 1), Portion(1, 80), Portion(3, 3)]
 
 
 def read_in(prompts: dict[int, Need], late: Need | None = None) -> dict[int, int]:
