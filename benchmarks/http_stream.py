@@ -1,17 +1,17 @@
 """What one stream costs on its way out: the bare ctypes loop, `complete`, `stream`, and the same over HTTP.
 
 The application is `docs/examples/fastapi_app.py` under uvicorn, in a process of its own that also answers the library's
-parts; the client is a socket in this one, and takes next to nothing of the CPUs. Rounds alternate, and each part of ours is
-compared with the mean of the two runs of the bare loop around it.
+parts; the client is a socket in this one, and takes next to nothing of the CPUs. Rounds alternate, and each part of
+ours is compared with the mean of the two runs of the bare loop around it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 import statistics
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -24,14 +24,12 @@ from fresh import Answer, Peer, peer
 from report import publish, table
 
 import erllama_py as erllama
+from docs.examples.fastapi_app import create_app
 from erllama_py.serve.models import fetch
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "docs" / "examples"))
-from fastapi_app import create_app
 
 MESSAGES = [{"role": "user", "content": "Write a very long story about the keeper of a lighthouse."}]
 TOKENS = 96
-OPTIONS = {"response_tokens": TOKENS, "temperature": 0.0}
+OPTIONS: dict[str, Any] = {"response_tokens": TOKENS, "temperature": 0.0}
 ROUNDS = 16
 N_CTX = 1024
 N_THREADS = 2
@@ -54,7 +52,7 @@ async def application(path: Path, port: int) -> AsyncIterator[Answer]:
     app = create_app({"model_path": path, "context_opts": {"n_ctx": N_CTX, "n_threads": N_THREADS}})
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", access_log=False))
     serving = asyncio.create_task(server.serve())
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it
         await asyncio.sleep(0.05)
     model: erllama.Model = app.state.model
 
@@ -79,7 +77,7 @@ async def application(path: Path, port: int) -> AsyncIterator[Answer]:
 
 def gaps_of(times: Sequence[float]) -> list[float]:
     """The seconds between each two that follow each other."""
-    return [after - before for before, after in zip(times, times[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(times)]
 
 
 def over_http(port: int) -> Run:
@@ -137,12 +135,9 @@ def measure(bare: BareProcess, ours: Peer, port: int) -> None:
         ratio = ratios.get(name, [1.0, 1.0])
         low, middle, high = statistics.quantiles(ratio, n=4)
         of_stream = statistics.median(found) / statistics.median(gaps["`stream`"])
-        lines.append(
-            [
-                name, f"{rate * middle:.0f}", f"{middle:.3f}", f"{low:.3f}-{high:.3f}" if name in ratios else "",
-                f"{statistics.median(found) * 1000:.2f}", f"{of_stream:.3f}",
-            ]  # fmt: skip
-        )
+        spread = f"{low:.3f}-{high:.3f}" if name in ratios else ""
+        gap = f"{statistics.median(found) * 1000:.2f}"
+        lines.append([name, f"{rate * middle:.0f}", f"{middle:.3f}", spread, gap, f"{of_stream:.3f}"])
     head = [
         "one greedy stream, SmolLM2-135M", "tokens/s", "ratio (median)", "middle half of the rounds", "median gap, ms",
         "gap against `stream`",

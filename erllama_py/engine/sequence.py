@@ -15,8 +15,7 @@ from erllama_py.engine.jobs import Finished, Generate, Text
 from erllama_py.engine.tick_plan import Need
 from erllama_py.results import FinishReason
 
-# Tokens that go before copies which can wait: a reader waits for the first, and the second shows that it goes on. By then
-# the copies would have been half of what is seen of a short prompt's time.
+# Tokens that go before copies which can wait: a reader waits for the first, and sees by the second that it goes on.
 FIRST_TOKENS = 2
 
 # Cells are asked for so many tokens before they are needed: at 500 tokens a second, 30 ms for the loop to answer.

@@ -129,8 +129,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
     def _take_outcomes(self, outcomes: Sequence[Outcome]) -> None:
         """Called on the loop, once a tick of the engine thread.
 
-        Text goes straight to its streams, in one wake-up of the loop and not two, and costs the machine nothing. All else is
-        decided on, and text that comes after it waits for that in the mailbox. Urgent, so that it is never refused.
+        Text goes straight to its streams: one wake-up of the loop for each token, and no message. All else is decided
+        on, and text that comes after it waits for that in the mailbox. Urgent, so that it is never refused.
         """
         if self.ref.exit is not None:  # an actor that is ending has answered everything
             return

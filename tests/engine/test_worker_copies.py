@@ -1,4 +1,4 @@
-"""When the cells of a request at work are copied out: after its first tokens where that is possible, and never too late."""
+"""When cells of a request at work are copied out: after its first tokens where that is possible, and never too late."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def test_nothing_is_lost_of_one_that_leaves_early(memory: MemoryKind, ends: str,
     one.script(generate(1, prompt(1, 64), saves=PLAN, max_new_tokens=most, stream=True), draws)
     while len(one.of(Text)) < tokens and one.worker.busy:
         one.tick()
-    one.do(*{"parked": [Park(1)], "cancelled": [Cancel(1)]}.get(ends, []))
+    if ends in ("parked", "cancelled"):
+        one.do(Park(1) if ends == "parked" else Cancel(1))
     one.run()
     found = copied(one)
     assert [start for start, _ in found] == [0, *(end for _, end in found[:-1])]

@@ -117,7 +117,7 @@ def test_the_phase_follows_the_engine() -> None:
 
 @pytest.mark.parametrize("other", [None, Prefilled(1, 3, 3), Wants(1, 8), finished(1, [7], held=3)])
 def test_text_alone_needs_no_decision(other: Outcome | None) -> None:
-    """Its effects are the machine's, which does not change with it; with anything else in a batch the machine is asked."""
+    """Its effects are the machine's, whose state stays as it is; with anything else in a batch the machine is asked."""
     texts: list[Outcome] = [Text(1, "a", [5]), Text(2, "b", [6, 7])]
     if other is not None:
         assert texts_of([*texts, other]) is None

@@ -83,15 +83,14 @@ async def test_text_never_overtakes_what_came_before_it(monkeypatch: pytest.Monk
 
 async def test_a_reader_that_is_cancelled_loses_no_event() -> None:
     """It may be read on afterwards; the event that came meanwhile is still there."""
-    async with stepped() as (model, steps):
-        async with model.stream("hello", **GREEDY) as events:
-            with anyio.move_on_after(0):
-                await anext(events)
-            async with anyio.create_task_group() as group:
-                group.start_soon(anext, events)
-                await anyio.lowlevel.checkpoint()
-                group.cancel_scope.cancel()
-            for _ in range(2):
-                steps.release()
-            assert isinstance(await anext(events), erllama.Progress)
-            assert isinstance(await anext(events), erllama.TextDelta)
+    async with stepped() as (model, steps), model.stream("hello", **GREEDY) as events:
+        with anyio.move_on_after(0):
+            await anext(events)
+        async with anyio.create_task_group() as group:
+            group.start_soon(anext, events)
+            await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+        for _ in range(2):
+            steps.release()
+        assert isinstance(await anext(events), erllama.Progress)
+        assert isinstance(await anext(events), erllama.TextDelta)
