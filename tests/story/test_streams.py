@@ -44,8 +44,15 @@ async def stepped() -> AsyncIterator[tuple[erllama.Model, threading.Semaphore]]:
         yield await runtime.load_model("m", STUB), steps
 
 
-async def test_a_token_costs_one_wake_up_and_no_message() -> None:
-    """The machine is asked for what is to be decided: nothing of it comes with each token."""
+async def test_a_token_costs_one_wake_up_and_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader is woken once for each. The machine is asked for what is to be decided, and that is nothing of it."""
+    waits, wait = list[erllama.Stream](), erllama.Stream._next
+
+    async def counted(stream: erllama.Stream) -> None:
+        waits.append(stream)
+        await wait(stream)
+
+    monkeypatch.setattr(erllama.Stream, "_next", counted)
     async with stepped() as (model, steps):
         actor: ActorRef[object] | None = model._names.whereis("model:m")
         assert actor is not None
@@ -53,12 +60,14 @@ async def test_a_token_costs_one_wake_up_and_no_message() -> None:
             steps.release()
             seen = [await anext(events), await anext(events)]  # what the machine is told of
             assert isinstance(seen[1], erllama.TextDelta)
+            waits.clear()
             before, messages = actor.statistics().received, []
             for _ in range(12):
                 steps.release()
                 assert isinstance(await anext(events), erllama.TextDelta)
                 messages.append(actor.statistics().received - before)
-    assert messages == [0] * 12
+            assert messages == [0] * 12
+            assert len(waits) == 12
 
 
 async def test_text_never_overtakes_what_came_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
