@@ -19,6 +19,8 @@ class Captures:
         self._settled_to = self.captured_to  # what was tried up to there is not tried again
         self._plan = plan
         self._memory = memory
+        # With full attention a range can be copied as well later on: what follows it changes nothing of it.
+        self.can_wait = memory == "full"
         self._stands_at_end = memory in ("recurrent", "hybrid")
         self._stops_in_ubatch = memory == "window"
         # A recurrent state is only ever the one at the sequence's end: what lies behind cannot be had any more.

@@ -15,6 +15,9 @@ from erllama_py.engine.jobs import Finished, Generate, Text
 from erllama_py.engine.tick_plan import Need
 from erllama_py.results import FinishReason
 
+# Tokens that go before copies which can wait: a reader waits for the first, and sees by the second that it goes on.
+FIRST_TOKENS = 2
+
 # Cells are asked for so many tokens before they are needed: at 500 tokens a second, 30 ms for the loop to answer.
 ASK_AHEAD = 16
 
@@ -50,6 +53,11 @@ class Running:
     def generating(self) -> bool:
         """Whether its first token was drawn."""
         return self._prefilled is not None
+
+    @property
+    def copies_wait(self) -> bool:
+        """Whether its first tokens go before what is to be copied out; one that is over copies at its end."""
+        return self.captures.can_wait and self.generating and len(self.tokens) < FIRST_TOKENS
 
     @property
     def _total(self) -> int:

@@ -46,8 +46,9 @@ from erllama_py.errors import ContextOverflow, DecodeFailed, RequestError
 from erllama_py.watch.log import get_logger
 
 # Ranges copied out for one sequence in one tick, some milliseconds for large models: whatever else is due follows in
-# the next ticks, so that no stream stands still for longer.
+# the next ticks, so that no stream stands still for longer. One that generates is itself such a stream.
 CAPTURES_PER_TICK = 2
+CAPTURES_BETWEEN_TOKENS = 1
 
 
 class DrillFault(Exception):
@@ -155,7 +156,8 @@ class Worker:
             self._fail(job.request_id, error)
             return
         running = self._running[job.request_id] = Running(job, sampler, self._facts, self._clock())
-        self._capture_due(running)  # of what is kept: a recurrent state stands there only now
+        if not running.captures.can_wait:
+            self._capture_due(running)  # of what is kept: a recurrent state stands there only now
         if job.keep == len(job.tokens):
             self._outcomes.append(Prefilled(job.request_id, job.keep, job.keep))
             self._draw(running, lambda: running.sampler.sample_from(job.logits or b""))
@@ -278,7 +280,10 @@ class Worker:
 
     def _capture_due(self, running: Running) -> None:
         """Copy out ranges that a request has completed."""
-        for done in range(CAPTURES_PER_TICK):
+        if running.copies_wait:
+            return
+        can_wait = running.captures.can_wait and running.generating
+        for done in range(CAPTURES_BETWEEN_TOKENS if can_wait else CAPTURES_PER_TICK):
             due = running.captures.due(running.position) if running.job.request_id in self._running else None
             if due is None:
                 return

@@ -17,7 +17,7 @@ from typing import Any
 import anyio.to_thread
 
 from erllama_py import errors
-from erllama_py.actors import Background, Exit, NoRestart, Raised, Reply, StateMachine
+from erllama_py.actors import Background, Exit, NoRestart, Raised, Reply, StateMachine, Stop
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.client import CacheClient
 from erllama_py.cache.messages import Save, SaveLost, Skipped
@@ -96,6 +96,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self._stop_timeout = stop_timeout  # seconds that the engine thread has to end
         self._thread: EngineThread | None = None
         self._open: dict[int, tuple[Submit, Reply[Completion]]] = {}
+        self._undecided = 0  # batches of the engine's that wait in the mailbox
         self._look_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._log = get_logger(model=board.model_id)
@@ -130,9 +131,29 @@ class ModelActor(StateMachine[State, Message, Effect]):
         )  # fmt: skip
 
     def _take_outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        """Called on the loop, once a tick of the engine thread; urgent, so that it is never refused."""
-        if self.ref.exit is None:  # an actor that is ending has answered everything
-            self.ref.cast(EngineOutcomes(list(outcomes)), urgent=True)
+        """Called on the loop, once a tick of the engine thread.
+
+        Text goes straight to its streams: one wake-up of the loop for each token, and no message. All else is decided
+        on, and text that comes after it waits for that in the mailbox. Urgent, so that it is never refused.
+        """
+        if self.ref.exit is not None:  # an actor that is ending has answered everything
+            return
+        if not self._undecided and (texts := machine.texts_of(outcomes)) is not None:
+            for text in texts:
+                self._emit(text)
+            return
+        self._undecided += 1
+        self.ref.cast(EngineOutcomes(list(outcomes)), urgent=True)
+
+    async def handle(self, message: Message, reply: Reply[Any] | None) -> Stop | None:
+        """Count what the engine has told and was not taken in yet."""
+        stop = await super().handle(message, reply)
+        self._undecided -= isinstance(message, EngineOutcomes)
+        return stop
+
+    def _emit(self, effect: Emit) -> None:
+        if effect.request_id in self._open and (feed := self._open[effect.request_id][0].feed):
+            feed(effect.event)
 
     def _post(self, event: Found | RowRead | Look | BuffersBack | SaveLost) -> None:
         if self.ref.exit is None:
@@ -186,9 +207,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
         match effect:
             case SendJob(job):
                 self._thread.submit(job)
-            case Emit(request_id, event):
-                if request_id in self._open and (feed := self._open[request_id][0].feed):
-                    feed(event)
+            case Emit():
+                self._emit(effect)
             case LookUp(request):
                 self._look_ups.find(request, self._board.config.tier_srv, is_cuttable(self.state.limits.memory))
             case ReadRows():

@@ -10,6 +10,7 @@ how a request starts in `starting`, what becomes of sequences at rest in `evicti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import assert_never
 
 from erllama_py.cache.keys import TOKEN_BYTES, pack_tokens, prefix_keys
@@ -139,8 +140,8 @@ def _outcome(state: State, outcome: Outcome, now: float) -> tuple[State, list[Ef
             return _captured(state, outcome, now)
         case PromptLogits(request_id, logits):
             return _prompt_logits(state, request_id, logits)
-        case Text(request_id, text, token_ids):
-            return state, [Emit(request_id, TextDelta(text, token_ids))]
+        case Text():
+            return state, [_emit(outcome)]
         case Finished():
             return _finished(state, outcome, now)
         case Failed(request_id, error, problem):
@@ -149,6 +150,23 @@ def _outcome(state: State, outcome: Outcome, now: float) -> tuple[State, list[Ef
             return state, [Crash(f"{error}: {problem}")]
         case _ as never:
             assert_never(never)
+
+
+def texts_of(batch: Sequence[Outcome]) -> list[Emit] | None:
+    """What becomes of a batch that is nothing but text, whatever the state, which stays as it is; else None.
+
+    Most ticks bring nothing else. So nobody has to wake the machine for it, if only what came before has been handled.
+    """
+    effects: list[Emit] = []
+    for outcome in batch:
+        if not isinstance(outcome, Text):
+            return None
+        effects.append(_emit(outcome))
+    return effects
+
+
+def _emit(text: Text) -> Emit:
+    return Emit(text.request_id, TextDelta(text.text, text.token_ids))
 
 
 def _then_schedule(done: tuple[State, list[Effect]], now: float) -> tuple[State, list[Effect]]:

@@ -11,13 +11,15 @@ from helpers.rows import IDENTITY
 
 from erllama_py.cache.keys import pack_tokens
 from erllama_py.engine.backend import MemoryKind
-from erllama_py.engine.jobs import Cancel, Died, Drop, Failed, Fault, Prefilled, PromptLogits, Text
+from erllama_py.engine.jobs import Cancel, Died, Drop, Failed, Fault, Outcome, Prefilled, PromptLogits, Text, Wants
+from erllama_py.model.machine import texts_of, transition
 from erllama_py.model.messages import (
     CancelRequest,
     Complete,
     Crash,
     Emit,
     EndLookUp,
+    EngineOutcomes,
     FailRequest,
     InjectFault,
     KeepLogits,
@@ -111,6 +113,18 @@ def test_the_phase_follows_the_engine() -> None:
     assert effects == [Emit(1, TextDelta("a", [5]))]
     state, _ = run(state, finished(1, [5], held=3))
     assert state.phase == "idle"
+
+
+@pytest.mark.parametrize("other", [None, Prefilled(1, 3, 3), Wants(1, 8), finished(1, [7], held=3)])
+def test_text_alone_needs_no_decision(other: Outcome | None) -> None:
+    """Its effects are the machine's, whose state stays as it is; with anything else in a batch the machine is asked."""
+    texts: list[Outcome] = [Text(1, "a", [5]), Text(2, "b", [6, 7])]
+    if other is not None:
+        assert texts_of([*texts, other]) is None
+        assert texts_of([other, *texts]) is None
+        return
+    for state in (IDLE, run(IDLE, submit(1), found(1))[0], run(IDLE, submit(1), found(1), CancelRequest(1))[0]):
+        assert transition(state, EngineOutcomes(texts), 0.0) == (state, texts_of(texts))
 
 
 def test_a_failed_request_leaves_nothing_to_reuse_and_the_next_one_starts() -> None:
