@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import msgspec
 
-# The least that goes in beside rows. A token costs 2.5 ms in a slice of four and 6 alone (SmolLM2 on two cores; 2.2 where
-# 512 are read at a time), and a prompt is to get on even where four are too much.
+# The least that goes in beside rows. A token costs 2.5 ms in a slice of four and 6 alone (SmolLM2 on two cores; 2.2
+# where 512 are read at a time), and a prompt is to get on even where four are too much.
 LEAST_CHUNK = 4
 
 # Rows and prompt tokens of a decode together are a multiple of this, for where llama.cpp repacks quantised weights, it
