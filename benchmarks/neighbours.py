@@ -70,7 +70,7 @@ async def engines(n_threads: int | None) -> AsyncIterator[Answer]:
             tokens = 0
             while time.perf_counter() < until:
                 asked = [dice.randrange(1000, 20000) for _ in range(PREFILL)]
-                tokens += (await model.complete(asked, response_tokens=0)).stats.prefill_tokens
+                tokens += (await model.complete(asked, response_tokens=1)).stats.prefill_tokens
             return tokens
 
         async def answer(what: str, loaded: int, at_work: int) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import anyio
 import anyio.lowlevel
 import pytest
-from helpers.machine import Machine
 from helpers.engine import NoWatch, ends, engine, generate, stub
+from helpers.machine import Machine
 from helpers.worker import bench, prompt
 
 from erllama_py.cpus import ThreadChoice
