@@ -25,10 +25,14 @@ import msgspec
 # where 512 are read at a time), and a prompt is to get on even where four are too much.
 LEAST_CHUNK = 4
 
-# Rows and prompt tokens of a decode together are a multiple of this, for where llama.cpp repacks quantised weights, it
-# multiplies four tokens at a time, and what is left over one by one: each such token reads all weights once more. Gemma
-# 3 in Q4_K_M on two cores: a row and 15 tokens take 38 ms, a row and 16 take 43; 69 and 76 with 31 and 32.
-GRAIN = 4
+# From `GRAIN_FROM` on, rows and prompt tokens together are a multiple of `GRAIN`, for where llama.cpp repacks quantised
+# weights, it multiplies four tokens at a time, and what is left over one by one. Gemma 3 in Q4_K_M on two cores: a row
+# and 15 tokens take 38 ms, a row and 16 take 43; 69 and 76 with 31 and 32. With fewer it costs nothing that one sees.
+GRAIN, GRAIN_FROM = 4, 16
+
+# Flash attention on a CPU takes 64 tokens at a time, and what is left over costs nearly as much: behind 2,700 tokens, a
+# row and 63 take 245 ms with SmolLM2, a row and 67 take 292. So a tile is not begun for an eighth of it.
+TILE = 64
 
 # What prompts may always take, as a share of what the rows cost by themselves. With a share `r`, streams take up to
 # `1 + r` times as long as without prompts, and prompts up to `(1 + r) / r` times as long as without streams: 2 and 2.
@@ -44,6 +48,9 @@ KEPT = 3
 # How far an estimate goes towards a new measurement. Costs grow while a prompt is read, since its tokens look back at
 # ever more, so an estimate that follows slowly is always too low: with a quarter, 3 % at the end of 2,800 tokens.
 GAIN = 0.5
+
+# How far the growth that is expected from one decode to the next goes along. One of 370 ms is 8 % dearer than the last.
+DRIFT = 0.25
 
 # A decode that takes so many times as long as expected is a surprise, and may be an accident (a page fault, another
 # process): it counts for nothing, but the next one is left to the rows, to learn what they cost now. Two in a row are
@@ -82,6 +89,7 @@ class TickTimes(msgspec.Struct, frozen=True):
     tokens: tuple[float, ...] = (0.0,) * SIZES  # what a prompt token adds, by the `_size` of the decode
     row_then: float = 0.0  # `row_seconds` when tokens were measured last
     since: int = 0  # decodes with prompts since the last one of rows alone
+    drift: float = 0.0  # by which part tokens become dearer from one decode to the next
     ratio: float = 1.0  # what the last one with a prompt took, of what was expected
     beyond: float = 0.0  # how far decodes with prompts go beyond what was expected, in the mean, as a share of that
 
@@ -95,12 +103,13 @@ class TickTimes(msgspec.Struct, frozen=True):
         to a smaller decode, else to a larger one."""
         size = _size(total)
         known = [*reversed(self.tokens[: size + 1]), *self.tokens[size + 1 :]]
-        return next((seconds for seconds in known if seconds), 0.0) * self.slower
+        return next((seconds for seconds in known if seconds), 0.0) * self.dearer
 
     @property
-    def slower(self) -> float:
-        """How many times as long rows take as when tokens were measured: so may the tokens, until it is known."""
-        return max(1.0, self.row_seconds / self.row_then) if self.row_then else 1.0
+    def dearer(self) -> float:
+        """How many times as long a token is expected to take as when it was measured: it grows by the drift, and where
+        rows have become slower, so may tokens have."""
+        return (1.0 + self.drift) * (max(1.0, self.row_seconds / self.row_then) if self.row_then else 1.0)
 
 
 def observed(times: TickTimes, rows: int, prompt_tokens: int, seconds: float) -> TickTimes:
@@ -115,24 +124,29 @@ def observed(times: TickTimes, rows: int, prompt_tokens: int, seconds: float) ->
     ratio = seconds / expected if each else 1.0
     beyond = times.beyond + (min(MOST_BEYOND, max(0.0, ratio - 1.0)) - times.beyond) * BEYOND_SHARE
     kept = tuple(min(one, seconds) for one in times.rows)
-    if min(ratio, times.ratio) >= SURPRISE and times.rows:
+    added, others, drift = max(0.0, seconds - row) / prompt_tokens, 1.0, 0.0
+    if not each:
+        now = added
+    elif min(ratio, times.ratio) >= SURPRISE and times.rows and times.rows[-1] < seconds:
         # What rows cost now is known from the decode in between, and the rest is the tokens'.
         kept, row = times.rows[-1:], times.rows[-1]
-        now = max(0.0, seconds - row) / prompt_tokens
+        now = (seconds - row) / prompt_tokens
         others = now / each
     elif SURPRISE * seconds <= row:
         # All has become faster. What rows cost now is found out with the next decode.
         kept, row, now, others = (), row * ratio, each * ratio, ratio
+    elif ratio >= SURPRISE:
+        now = each
     else:
-        added = max(0.0, seconds - row)
         # The smaller the part of the decode that its prompt tokens are, the less it says of them.
-        weight = GAIN * prompt_tokens * each / expected if each else 1.0
-        now = each if ratio >= SURPRISE else each + (added / prompt_tokens - each) * weight
-        others = (now / each) ** OTHERS if each else 1.0
+        news = (added / each - 1.0) * prompt_tokens * each / expected
+        now = min(each * (1.0 + GAIN * news), seconds / prompt_tokens)
+        others, drift = (now / each) ** OTHERS, min(MOST_BEYOND, max(0.0, times.drift + DRIFT * news))
     return TickTimes(
         rows=kept,
         tokens=_tokens(times, _size(total), now, others),
         row_then=row,
+        drift=drift,
         since=ROWS_ALONE_EVERY if ratio >= SURPRISE else times.since + 1,
         ratio=ratio,
         beyond=beyond,
@@ -158,8 +172,9 @@ def chunk_size(times: TickTimes, rows: int, max_stall_seconds: float, n_batch: i
         if _size(rows + fit) >= size:
             tokens = min(fit, (1 << size) - 1 - rows) if size < SIZES - 1 else fit
             break
-    if tokens < room:
-        tokens -= (rows + tokens) % GRAIN
+    if tokens < room and rows + tokens >= GRAIN_FROM:
+        over = (rows + tokens) % TILE
+        tokens -= over if 8 * over <= TILE < rows + tokens else over % GRAIN
     return min(room, max(LEAST_CHUNK, tokens))
 
 
@@ -169,7 +184,7 @@ def _size(total: int) -> int:
 
 def _tokens(times: TickTimes, measured: int, now: float, others: float) -> tuple[float, ...]:
     """`TickTimes.tokens` when decodes of the size `measured` are found to cost `now`, and the others change with it."""
-    seconds = [min(MOST_SECONDS, one * times.slower * others) for one in times.tokens]
+    seconds = [min(MOST_SECONDS, one * times.dearer * others) for one in times.tokens]
     seconds[measured] = now
     for size in range(measured + 1, SIZES):
         seconds[size] -= max(0.0, seconds[size] - now) * FORGET
