@@ -175,6 +175,7 @@ class Seen:
     waited_with: int = 0  # most that were parked
     beside: int = 1 << 30  # fewest that had a place
     had: int = -1
+    parks: int = 0
 
 
 class Streams:
@@ -231,11 +232,12 @@ class Streams:
         if stage != seen.stage:
             if seen.stage == "parking":
                 self.out = max(self.out, now - seen.since)
-            if stage == "parked":
+            if running.parks > seen.parks:  # else it was put back before the engine had begun with it
                 self.parks += 1
                 had = len(self.world.streamed[running.request.id])
                 assert had > seen.had or not running.prefilled, "parked again before it got on"
                 seen.parked_since, seen.waited_with, seen.beside, seen.had = now, 0, 1 << 30, had
+                seen.parks = running.parks
             if seen.stage == "coming" and seen.parked_since is not None:
                 self.back = max(self.back, now - seen.since)
             seen.stage, seen.since = stage, now
