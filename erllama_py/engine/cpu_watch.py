@@ -19,8 +19,6 @@ from typing import Any
 
 import msgspec
 
-from erllama_py.engine.thread_count import Pressure
-
 IDLE_FIELDS, STEAL_FIELD = (3, 4), 7
 
 BUFFER = 1 << 16
@@ -78,11 +76,6 @@ class CpuWatch:
             elif not name.startswith(b"cpu"):
                 break
         return idle, stolen
-
-
-def pressure(before: CpuTimes, after: CpuTimes, seconds: float) -> Pressure:
-    """What two readings tell of the time between them."""
-    return Pressure((after.waited - before.waited) / seconds, (after.idle - before.idle) / seconds)
 
 
 class _Files:

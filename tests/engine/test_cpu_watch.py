@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from erllama_py.engine.cpu_watch import CpuTimes, CpuWatch, _Files, pressure
-from erllama_py.engine.thread_count import Pressure
+from erllama_py.engine.cpu_watch import CpuTimes, CpuWatch, _Files
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 
@@ -70,11 +69,6 @@ def test_where_nothing_is_told_nothing_is_known(tmp_path: Path) -> None:
     kernel(tmp_path, {1: 0})
     (tmp_path / "proc/stat").write_text("cpu0 what is this\n")
     assert CpuWatch({0}, tmp_path).read() is None
-
-
-def test_two_readings_give_means() -> None:
-    """Over the time between them."""
-    assert pressure(CpuTimes(1.0, 2.0), CpuTimes(1.5, 3.0), 0.5) == Pressure(waiting=1.0, idle=2.0)
 
 
 def test_this_kernel_tells() -> None:
