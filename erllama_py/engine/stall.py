@@ -144,7 +144,7 @@ def observed(times: TickTimes, rows: int, prompt_tokens: int, seconds: float) ->
         others, drift = (now / each) ** OTHERS, min(MOST_BEYOND, max(0.0, times.drift + DRIFT * news))
     return TickTimes(
         rows=kept,
-        tokens=_tokens(times, _size(total), now, others),
+        tokens=_tokens(times, total, now, others),
         row_then=row,
         drift=drift,
         since=ROWS_ALONE_EVERY if ratio >= SURPRISE else times.since + 1,
@@ -182,10 +182,15 @@ def _size(total: int) -> int:
     return min(SIZES - 1, total.bit_length())
 
 
-def _tokens(times: TickTimes, measured: int, now: float, others: float) -> tuple[float, ...]:
-    """`TickTimes.tokens` when decodes of the size `measured` are found to cost `now`, and the others change with it."""
+def _tokens(times: TickTimes, total: int, now: float, others: float) -> tuple[float, ...]:
+    """`TickTimes.tokens` when a token of a decode of `total` is found to cost `now`, and the others change with it."""
+    measured = _size(total)
     seconds = [min(MOST_SECONDS, one * times.dearer * others) for one in times.tokens]
     seconds[measured] = now
+    for size in range(1, measured):
+        # No smaller slice costs more than all of this one. Without that bound an estimate made in a slow spell would
+        # stay, and a slice that is a little too small for its size would fall through to one of four tokens.
+        seconds[size] = min(seconds[size], now * total / ((1 << size) - 1))
     for size in range(measured + 1, SIZES):
         seconds[size] -= max(0.0, seconds[size] - now) * FORGET
     return tuple(seconds)

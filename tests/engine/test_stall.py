@@ -342,8 +342,8 @@ def test_on_an_uneven_machine_few_decodes_are_too_long(machine: Machine, seed: i
     if 1.5 * machine.cost(LEAST_CHUNK) < machine.bound:  # else it is the least chunk that is too long
         allowed = max(MOST, 2.0 * machine.fixed * (1.0 + 3.0 * deviation))
         assert sum(seconds > allowed for seconds in took) <= 40
-        assert sorted(took)[-4] < 1.5 * allowed
-        assert sum(took) / len(took) > 0.5 * machine.bound or machine.chunk >= BATCH - 1
+        assert sorted(took)[-4] < 1.75 * allowed
+        assert sum(took) / len(took) > 0.5 * machine.bound or machine.cost(BATCH) < machine.bound / 1.5
 
 
 @given(machines(), st.lists(st.floats(0.0, 1.0), min_size=40, max_size=40))
@@ -354,3 +354,19 @@ def test_slices_smaller_than_the_chunk_teach_the_same(machine: Machine, parts: l
     for part in parts:
         machine.decode(int(part * machine.chunk))
     assert machine.settle(2) <= 1.1 * machine.bound or not fits(machine)
+
+
+def test_a_small_slice_never_seems_dearer_than_a_large_one() -> None:
+    """What four tokens cost once, in a slow spell, does not stand between 500 tokens and 250."""
+    machine = Machine(0.0056, 0.00015)
+    machine.decode(0)
+    machine.decode(4, slower=100.0)
+    machine.settle(60)
+    assert machine.times.token_seconds(4) * 4 <= 1.5 * (machine.cost(machine.chunk) - machine.fixed)
+    for seed in range(200):
+        chance = random.Random(seed)
+        chunks = []
+        for _ in range(60):
+            chunks.append(machine.chunk)
+            machine.decode(chunks[-1], slower=max(0.3, chance.gauss(1.0, 0.2)))
+        assert min(chunk for chunk in chunks if chunk) > 32
