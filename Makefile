@@ -7,9 +7,8 @@ MODELS := smollm2 gemma3
 export PYTHON
 
 BIN := $(VENV)/bin
-# The set-up itself runs on any Python 3, to be able to say that it is too old. The closing `:` is for make,
-# which drops what a command wrote that ends with 127, as `command -v` does for a name that is not there.
-BOOT = $(firstword $(shell for name in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do command -v "$$name"; done; :))
+# The set-up itself runs on any Python 3, to be able to say that it is too old.
+BOOT = "$$PYTHON" python3 python3.14 python3.13 python3.12 python3.11
 
 .DEFAULT_GOAL := help
 .PHONY: help run test quick check format bench docs env
@@ -47,8 +46,9 @@ docs: env  ## build the documentation into site/
 	@$(BIN)/zensical build --clean --strict
 
 env:  # .venv, made where it is missing, broken or out of date
-	@test -n "$(BOOT)" || { echo "erllama_py: no Python was found; Python 3.11 or newer is needed" >&2; exit 1; }
-	@$(BOOT) scripts/setup_env.py --venv $(VENV)
+	@for name in $(BOOT); do \
+		if command -v "$$name" >/dev/null; then exec "$$name" scripts/setup_env.py --venv "$(VENV)"; fi; \
+	done; echo "erllama_py: no Python was found; Python 3.11 or newer is needed" >&2; exit 1
 
 #:
 #: llama.cpp is built for this CPU, and tried before it is used. PORTABLE=1 make … asks for the portable build, and

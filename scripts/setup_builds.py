@@ -16,7 +16,7 @@ import signal
 from collections.abc import Collection
 from typing import NamedTuple
 
-from setup_plan import SetupProblem
+from setup_plan import SetupProblem, explain
 
 PORTABLE = "-DGGML_NATIVE=OFF"
 BAD_TRIAL = 3  # what `setup_trial` exits with when it found something wrong; Python's own are 1 and 2
@@ -98,6 +98,7 @@ def asked(cmake_args: str, portable: str, stamp: dict[str, str]) -> Asked:
     """
     if portable not in ("", "0", "1"):
         raise SetupProblem(f"PORTABLE is 1 or 0, not {portable}")
+    cmake_args = cmake_args.strip()
     if not cmake_args and not portable:
         return Asked(stamp.get("cmake_args", ""), stamp.get("portable", "") == "1")
     return Asked(cmake_args, portable == "1")
@@ -153,17 +154,16 @@ def trial_key(llama: str, build: Build, machine: str) -> str:
     return f"{machine} {llama} {build.args}"
 
 
-def trial_verdict(status: int, output: str) -> str | None:
+def trial_verdict(status: int, output: str, log: str = "") -> str | None:
     """What a trial that ended so found wrong, None for nothing. Raises `SetupProblem` where it tried nothing."""
-    last = output.strip().rpartition("\n")[2]
     if status == 0:
         return None
     if status == BAD_TRIAL:
-        return last
+        return output.strip().rpartition("\n")[2] or "it does not say why"
     name = next((one.name for one in signal.Signals if one == -status), "")
     if name in _OWN_SIGNALS:
         return f"it ended by {name}"
-    raise SetupProblem(f"the trial of llama.cpp could not be run: {name or last}")
+    raise SetupProblem(f"the trial of llama.cpp could not be run: {name or explain(log)}")
 
 
 def _short(text: str) -> str:

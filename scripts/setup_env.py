@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -24,9 +23,10 @@ import setup_llama as llama
 import setup_plan as plan
 from setup_builds import Build
 from setup_plan import Found, Python, SetupProblem, Wanted
-from setup_run import ask, pip, say
+from setup_run import ask, pip, read_note, run, say, write_note
 
 TOP = Path(__file__).resolve().parent.parent
+STAMP = "erllama.json"
 NAMES = ("python3", "python3.15", "python3.14", "python3.13", "python3.12", "python3.11")
 
 ASK_PYTHON = """
@@ -47,6 +47,9 @@ except ImportError as error: print("sound" if (error.name or "").split(".")[0] n
 else: print("sound complete")
 """
 
+# What pip writes last is a list of its files.
+ASK_PIP = "import importlib.metadata; print(len(importlib.metadata.files('pip')))"
+
 
 def main(arguments: Sequence[str]) -> int:
     """Bring the environment up to date; the exit status."""
@@ -55,7 +58,11 @@ def main(arguments: Sequence[str]) -> int:
     venv = parser.parse_args(arguments).venv.resolve()
     try:
         with open(__file__) as lock:  # two makes at once: the second waits, and finds all done
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("another make is setting up; waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
             set_up(venv)
     except (SetupProblem, OSError) as problem:
         say(str(problem))
@@ -70,12 +77,14 @@ def set_up(venv: Path) -> None:
     """Take the steps that are due, and note in the stamp what each has made."""
     interpreter = os.environ.get("PYTHON") or None
     chosen = plan.choose_python(interpreters([interpreter]), interpreter) if interpreter else None
-    file = venv / "erllama.json"
-    stamp: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+    stamp = read_note(venv / STAMP)
+    if stamp is None:
+        say(f"{venv / STAMP} is damaged; llama.cpp is installed again")
+        stamp = {"build": ""}
     cmake_args, portable = os.environ.get("CMAKE_ARGS", ""), os.environ.get("PORTABLE", "")
     asked, made = builds.asked(cmake_args, portable, stamp), builds.made(stamp)
     machine, version = llama.Machine(), plan.pinned((TOP / "constraints.txt").read_text(), llama.LLAMA)
-    build = llama.choose(version, asked, machine)
+    build = llama.choose(version, asked, machine, stamp.get("failed", ""))
     wanted = Wanted(
         llama=version,
         packages=digest(TOP / "pyproject.toml", TOP / "constraints.txt"),
@@ -83,6 +92,7 @@ def set_up(venv: Path) -> None:
         tried=bool(build.more),
         named=bool(cmake_args or portable),
         machine=machine.key,
+        place=str(venv),
         python=chosen.version if chosen else None,
     )
     found = look(venv)
@@ -90,20 +100,24 @@ def set_up(venv: Path) -> None:
     if wanted.named or "llama" in due:  # said once, it holds for later makes too
         stamp.update(build=made or "", cmake_args=asked.cmake_args, portable=str(int(asked.portable)))
         note(venv, stamp)
+    if due:
+        stamp["place"] = wanted.place
     for step in due:
         if step == "create":
             create(venv, chosen or plan.choose_python(interpreters(NAMES), None))
-            stamp = {"build": "", "cmake_args": stamp["cmake_args"], "portable": stamp["portable"]}
+            stamp = {"build": "", **{name: stamp[name] for name in ("cmake_args", "portable", "place")}}
         elif step == "llama":
+            require_pip(venv)
             broken = found.llama == version and not found.llama_sound and made == build.args
             llama.install(venv, version, build, fresh=broken)
             stamp.pop("tried", None)
             stamp["build"] = build.args
         elif step == "packages":
+            require_pip(venv)
             install_packages(venv)
             stamp["packages"] = wanted.packages
         else:
-            stamp["build"] = tried(venv, version, build, machine).args
+            stamp["build"] = tried(venv, version, build, machine, stamp).args
             stamp["tried"] = machine.key
         note(venv, stamp)
 
@@ -111,15 +125,17 @@ def set_up(venv: Path) -> None:
 def note(venv: Path, stamp: dict[str, str]) -> None:
     """Write down what was made."""
     if venv.exists():
-        (venv / "erllama.json").write_text(json.dumps(stamp))
+        write_note(venv / STAMP, stamp)
 
 
-def tried(venv: Path, version: str, build: Build, machine: llama.Machine) -> Build:
+def tried(venv: Path, version: str, build: Build, machine: llama.Machine, stamp: dict[str, str]) -> Build:
     """The build that is installed, if it decodes; or else the portable one, installed in its place."""
     problem = llama.try_out(venv)
     if problem is None:
         return build
-    llama.remember_failure(version, build, machine, problem)
+    failure = builds.trial_key(version, build, machine.key)
+    if not llama.remember_failure(failure, problem):
+        stamp["failed"] = failure
     say(f"llama.cpp built for this CPU ({build.name}) fails its trial: {problem}; the portable build takes its place")
     portable = builds.portable(build)
     llama.install(venv, version, portable, fresh=False)
@@ -164,6 +180,12 @@ def create(venv: Path, python: Python) -> None:
     made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if made.returncode:
         raise SetupProblem(f"cannot create {venv}: {plan.explain(made.stdout)}")
+
+
+def require_pip(venv: Path) -> None:
+    """Have pip whole: an environment whose making was interrupted lacks it, or parts of it, and uv makes none."""
+    if not ask(str(venv / "bin/python"), ASK_PIP):
+        run(venv, "-m", "ensurepip")
 
 
 def install_packages(venv: Path) -> None:

@@ -1,24 +1,27 @@
 """Installs llama.cpp into an environment: from a wheel that an earlier build left, or building it; and tries it.
 
 Owns `$ERLLAMA_HOME/wheels`: a folder for each build, and `failed.json`: what failed its trial, on which kind of
-machine. Without that file all is tried again. pip's own cache does not look at CMAKE_ARGS and would serve a build made
-with others, so it is not used for llama.cpp.
+machine. Where that file is missing or damaged, all is tried again; where it cannot be written, each environment
+remembers for itself. pip's own cache does not look at CMAKE_ARGS and would serve a build made with others, so it is not
+used for llama.cpp.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import zipfile
+import zlib
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import setup_builds as builds
 from setup_builds import Build
 from setup_plan import SetupProblem, build_progress
-from setup_run import pip, say
+from setup_run import pip, read_note, say, write_note
 
 LLAMA = "llama-cpp-python"
 TRIAL = Path(__file__).resolve().parent / "setup_trial.py"
@@ -35,10 +38,10 @@ class Machine:
         self.key = builds.machine_key(text, platform.release())
 
 
-def choose(version: str, asked: builds.Asked, machine: Machine) -> Build:
-    """The build that is asked for, or the portable one where that failed its trial before."""
+def choose(version: str, asked: builds.Asked, machine: Machine, failed: str = "") -> Build:
+    """The build that is asked for, or the portable one where that failed its trial before; `failed` is one more."""
     build = builds.choose(asked, machine.flags)
-    return builds.portable(build) if builds.trial_key(version, build, machine.key) in _failed() else build
+    return builds.portable(build) if builds.trial_key(version, build, machine.key) in {*_failed(), failed} else build
 
 
 def install(venv: Path, version: str, build: Build, fresh: bool) -> None:
@@ -52,9 +55,22 @@ def built(venv: Path, version: str, build: Build, fresh: bool = False) -> Path:
     build = builds.unknown_to_compiler(build, refused(build))
     of_machine = " ".join((sys.platform, platform.machine(), *platform.libc_ver()))
     folder = wheels() / builds.wheel_folder(version, build, of_machine)
-    if fresh or not list(folder.glob("*.whl")):
+    if fresh or not _sound_wheels(folder):
         _build(venv, version, build, folder)
-    return next(folder.glob("*.whl"))
+    return _sound_wheels(folder)[0]
+
+
+def _sound_wheels(folder: Path) -> list[Path]:
+    """Those that can be read to the end: a full disk or a copy that was broken off leaves others."""
+
+    def sound(wheel: Path) -> bool:
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                return archive.testzip() is None
+        except (OSError, ValueError, zipfile.BadZipFile, zlib.error):
+            return False
+
+    return [wheel for wheel in sorted(folder.glob("*.whl")) if sound(wheel)]
 
 
 def wheels() -> Path:
@@ -81,7 +97,8 @@ def refused(build: Build) -> list[str]:
 
 def try_out(venv: Path) -> str | None:
     """What is wrong with the llama.cpp that is installed, in another process; None for nothing."""
-    with open(venv / "build.log", "a") as log:
+    with open(venv / "build.log", "a+", errors="replace") as log:
+        begin = log.tell()
         try:
             done = subprocess.run(
                 [str(venv / "bin/python"), str(TRIAL)],
@@ -89,33 +106,40 @@ def try_out(venv: Path) -> str | None:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                errors="replace",
                 timeout=TRIAL_SECONDS,
             )
         except subprocess.TimeoutExpired:
             return f"no answer in {TRIAL_SECONDS} s"
-    return builds.trial_verdict(done.returncode, done.stdout)
+        log.seek(begin)
+        said = log.read()
+    try:
+        return builds.trial_verdict(done.returncode, done.stdout, said)
+    except SetupProblem as problem:
+        raise SetupProblem(f"{problem} (log: {log.name})") from None
 
 
-def remember_failure(version: str, build: Build, machine: Machine, why: str) -> None:
-    """This build is not taken on this kind of machine any more."""
-    failed = {**_failed(), builds.trial_key(version, build, machine.key): why}
-    wheels().mkdir(parents=True, exist_ok=True)
-    scratch = wheels() / f"failed.json.{os.getpid()}"
-    scratch.write_text(json.dumps(failed, indent=1))
-    scratch.replace(wheels() / "failed.json")
+def remember_failure(failure: str, why: str) -> bool:
+    """No environment takes this build on this kind of machine any more; false where that cannot be written down."""
+    try:
+        wheels().mkdir(parents=True, exist_ok=True)
+        write_note(wheels() / "failed.json", {**_failed(), failure: why})
+    except OSError:
+        return False
+    return True
 
 
 def _failed() -> dict[str, str]:
     try:
-        failed: dict[str, str] = json.loads((wheels() / "failed.json").read_text())
-    except (OSError, ValueError):
+        return read_note(wheels() / "failed.json") or {}
+    except OSError:
         return {}
-    return failed
 
 
 def _build(venv: Path, version: str, build: Build, folder: Path) -> None:
     """Build llama.cpp into `folder`, with a count of what is compiled."""
     require_compiler()
+    _require_room(folder)
     say(f"building llama.cpp {version} ({build.name}): 4-9 minutes on 2 cores (log: {venv / 'build.log'})")
     shown = -1
 
@@ -139,9 +163,22 @@ def _build(venv: Path, version: str, build: Build, folder: Path) -> None:
     finally:
         if sys.stderr.isatty():
             sys.stderr.write("\n")
-    folder.mkdir(parents=True, exist_ok=True)
     for wheel in scratch.glob("*.whl"):
-        shutil.move(str(wheel), str(folder / wheel.name))
+        partial = folder / f"{wheel.name}.{os.getpid()}"  # it may be copied, from another file system
+        shutil.move(str(wheel), str(partial))
+        partial.replace(folder / wheel.name)
+
+
+def _require_room(folder: Path) -> None:
+    """Say now that the wheel cannot be kept, and not after minutes."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=str(folder)):
+            pass
+    except OSError as problem:
+        raise SetupProblem(
+            f"cannot write into {folder} ({problem.strerror}); ERLLAMA_HOME=… names another place for wheels"
+        ) from None
 
 
 def require_compiler() -> None:

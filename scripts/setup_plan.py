@@ -41,6 +41,7 @@ class Wanted(NamedTuple):
     tried: bool  # that build is used only after a trial
     named: bool  # the user has asked for a build this time
     machine: str  # for which a trial holds
+    place: str  # the folder of the environment
     python: tuple[int, ...] | None  # version of the interpreter that PYTHON= names, if it was given
 
 
@@ -60,6 +61,8 @@ def steps(wanted: Wanted, found: Found, made: str | None, stamp: dict[str, str])
     """
     trial = ("trial",) if wanted.tried else ()
     if found.python is None or found.python[:2] < MIN_PYTHON:
+        return ("create", "llama", "packages", *trial)
+    if stamp.get("place", wanted.place) != wanted.place:  # its scripts, and what it imports, have the old place in them
         return ("create", "llama", "packages", *trial)
     if wanted.python is not None and wanted.python[:2] != found.python[:2]:
         return ("create", "llama", "packages", *trial)

@@ -148,11 +148,12 @@ def logits(llama: Any, path: Path, flash_attn: bool, kv_type: int) -> np.ndarray
 
 
 def likeness(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
-    """The least cosine of two rows of logits; 0 where a number is not finite."""
+    """The least cosine of two rows of logits; 0 where a number is not finite, or all of a row are 0."""
     if not np.isfinite(one).all() or not np.isfinite(other).all():
         return 0.0
+    one, other = one.astype(np.float64), other.astype(np.float64)  # squares of float32 may be too large for it
     norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return float(((one * other).sum(axis=1) / norms).min())
+    return float(((one * other).sum(axis=1) / norms).min()) if norms.all() else 0.0
 
 
 def problem() -> str | None:

@@ -99,6 +99,7 @@ def test_a_set_that_the_compiler_does_not_know_is_left_out() -> None:
         ("", "0", {"cmake_args": "", "portable": "1"}, Asked()),
         ("", "", {"cmake_args": "-DX=1", "portable": "0"}, Asked("-DX=1")),
         ("", "0", {"cmake_args": "-DX=1", "portable": "0"}, Asked()),
+        (" ", "", {"cmake_args": "-DX=1", "portable": "0"}, Asked("-DX=1")),
         ("-DY=1", "", {"cmake_args": "-DX=1", "portable": "1"}, Asked("-DY=1")),
     ],
 )

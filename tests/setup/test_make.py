@@ -6,6 +6,7 @@ of its own; none gets as far as a build.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -47,16 +48,24 @@ def real_python(folder: Path) -> None:
 
 def make(tools: Path, venv: Path, **settings: str) -> tuple[int, list[str]]:
     """Exit status and what was said on stderr, without make's own closing line."""
+    with begin(tools, venv, **settings) as process:
+        assert process.stderr is not None
+        said = [line.rstrip("\n") for line in process.stderr if not line.startswith("make")]
+    return process.returncode, said
+
+
+def begin(tools: Path, venv: Path, **settings: str) -> subprocess.Popen[str]:
+    """`make env` under way."""
     environment = {"PATH": str(tools), "HOME": str(venv.parent), "ERLLAMA_HOME": str(venv.parent / "home"), **settings}
-    done = subprocess.run(
+    return subprocess.Popen(
         ["make", "env", f"VENV={venv}"],
         cwd=TOP,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
         stdin=subprocess.DEVNULL,
     )
-    return done.returncode, [line for line in done.stderr.splitlines() if not line.startswith("make")]
 
 
 def test_no_python_is_one_line(tools: Path, tmp_path: Path) -> None:
@@ -81,6 +90,28 @@ def test_a_python_that_does_not_exist_is_one_line(tools: Path, tmp_path: Path) -
     status, said = make(tools, tmp_path / "venv", PYTHON="python9.9")
     assert status == 2
     assert said == ["erllama_py: PYTHON=python9.9 does not run; Python 3.11 or newer is needed"]
+
+
+def test_a_python_whose_path_has_a_space_is_taken(tmp_path: Path) -> None:
+    """It is somebody's home, as often as not."""
+    folder = tmp_path / "Ada Lovelace"
+    folder.mkdir()
+    for tool in TOOLS:
+        (folder / tool).symlink_to(shutil.which(tool) or "")
+    real_python(folder)
+    assert make(folder, tmp_path / "venv", PORTABLE="2") == (2, ["erllama_py: PORTABLE is 1 or 0, not 2"])
+
+
+def test_a_make_that_waits_for_another_says_so(tools: Path, tmp_path: Path) -> None:
+    """The other one may be compiling for minutes."""
+    real_python(tools)
+    with open(TOP / "scripts" / "setup_env.py") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with begin(tools, tmp_path / "venv", PORTABLE="2") as process:
+            assert process.stderr is not None
+            assert process.stderr.readline() == "erllama_py: another make is setting up; waiting for it\n"
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert process.stderr.readline() == "erllama_py: PORTABLE is 1 or 0, not 2\n"
 
 
 def test_a_missing_compiler_is_one_line(tools: Path, tmp_path: Path) -> None:

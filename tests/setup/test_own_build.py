@@ -1,6 +1,6 @@
 """Set-up on a pretended machine: what it builds, tries, takes and remembers, over several makes.
 
-The environment's Python is a shell script. It writes down what it is called for, leaves an empty wheel where one is to
+The environment's Python is a shell script. It writes down what it is called for, leaves a small wheel where one is to
 be built, and ends its trial as the test says. CPU, compiler and folder of wheels are pretended too.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from setup_plan import SetupProblem
 
 PYTHON = """#!/bin/sh
 case "$*" in
+  *files*pip*) [ ! -e "{top}/no pip" ] || exit 1; echo 9 ;;
+  *ensurepip) echo ensurepip >> "{top}/calls"; rm "{top}/no pip" ;;
   -c*) echo "python 3 12 0"; echo "llama $(cat "{top}/version")"; echo "sound complete" ;;
-  *"pip wheel"*) echo "build $CMAKE_ARGS" >> "{top}/calls"; mkdir -p "$6"; touch "$6/a.whl" ;;
+  *"pip wheel"*) echo "build $CMAKE_ARGS" >> "{top}/calls"; mkdir -p "$6"; cp "{top}/wheel" "$6/a.whl" ;;
   *"pip install"*whl) echo "install $(basename "$(dirname "$7")")" >> "{top}/calls" ;;
   *"pip install"*) ;;
   *setup_trial.py) echo trial >> "{top}/calls"; . "{top}/trial" ;;
@@ -39,6 +42,8 @@ class Pretended:
         self._top, self._patch, self._said = top, patch, said
         version = plan.pinned((setup_env.TOP / "constraints.txt").read_text(), setup_llama.LLAMA)
         (top / "version").write_text(version)
+        with zipfile.ZipFile(top / "wheel", "w") as wheel:
+            wheel.writestr("llama_cpp/lib/libllama.so", bytes(1000))
         for name in ("CMAKE_ARGS", "PORTABLE", "PYTHON"):
             patch.delenv(name, raising=False)
         patch.setenv("ERLLAMA_HOME", str(top / "home"))
@@ -84,6 +89,11 @@ class Pretended:
             setup_env.set_up(venv)
         done = [line.rpartition("-")[0] if line.startswith("install") else line for line in self.calls()]
         return done, self._said().splitlines()
+
+    @property
+    def wheels(self) -> Path:
+        """Where built ones are kept."""
+        return self._top / "home" / "wheels"
 
     def calls(self) -> list[str]:
         """What was called, in order."""
@@ -211,3 +221,89 @@ def test_a_set_that_the_compiler_lacks_is_left_out(machine: Pretended) -> None:
     venv = machine.environment()
     assert machine.make(venv)[0] == [f"build {AVX512}", machine.installed("avx512-vbmi-vnni-bf16"), "trial"]
     assert machine.make(venv)[0] == []
+
+
+@pytest.mark.parametrize("said", ["exit 3", r"printf '\377\376'; exit 3", r"printf '\377'; kill -ILL $$"])
+def test_a_trial_that_says_nothing_or_garbage_fails_like_any_other(machine: Pretended, said: str) -> None:
+    """A library that computes wrongly may print anything."""
+    machine.trial(said)
+    assert machine.make(machine.environment())[0][-1] == machine.installed(PORTABLE_NAME)
+
+
+def test_why_a_trial_could_not_be_run_is_in_the_line(machine: Pretended) -> None:
+    """A full disk, for one: Python says it on stderr."""
+    machine.trial("echo 'OSError: [Errno 28] No space left on device' >&2; exit 1")
+    venv = machine.environment()
+    with pytest.raises(SetupProblem) as raised:
+        machine.make(venv)
+    assert str(raised.value) == (
+        f"the trial of llama.cpp could not be run: the disk is full (log: {venv / 'build.log'})"
+    )  # fmt: skip
+
+
+def test_a_failed_trial_is_known_where_it_cannot_be_shared(machine: Pretended) -> None:
+    """A folder of wheels that others own: the environment knows by itself, and gets the portable build."""
+    machine.make(machine.environment("own"))
+    machine.make(machine.environment("portable"), PORTABLE="1")
+    (machine.wheels / "failed.json").mkdir()  # a root user may write into any folder
+    machine.trial("kill -ILL $$")
+    venv = machine.environment()
+    assert machine.make(venv)[0] == [machine.installed(OWN_NAME), "trial", machine.installed(PORTABLE_NAME)]
+    assert machine.make(venv) == ([], [])
+
+
+@pytest.mark.parametrize("note", ["", "null", "[]", "{", '{"a": 1}', '"text"'])
+def test_a_damaged_note_of_failed_trials_is_an_empty_one(machine: Pretended, note: str) -> None:
+    """And is written anew by the next failure."""
+    machine.wheels.mkdir(parents=True)
+    (machine.wheels / "failed.json").write_text(note)
+    machine.trial("kill -ILL $$")
+    machine.make(machine.environment())
+    assert machine.make(machine.environment("other"))[0] == [machine.installed(PORTABLE_NAME)]
+
+
+@pytest.mark.parametrize("note", ["", "null", "[]", "{", '{"build": null}', '"text"'])
+def test_an_environment_whose_stamp_is_damaged_is_set_up_again(machine: Pretended, note: str) -> None:
+    """What its llama.cpp was built for is not known any more."""
+    venv = machine.environment()
+    machine.make(venv)
+    (venv / setup_env.STAMP).write_text(note)
+    done, said = machine.make(venv)
+    assert done == [machine.installed(OWN_NAME), "trial"]
+    assert "is damaged" in said[0]
+    assert machine.make(venv) == ([], [])
+
+
+def test_a_broken_wheel_is_built_again(machine: Pretended) -> None:
+    """A disk that was full, or a copy that was broken off, leaves one."""
+    machine.make(machine.environment())
+    (wheel,) = machine.wheels.glob("*/*.whl")
+    whole = wheel.read_bytes()
+    for broken in (whole[:100], b"", whole.replace(bytes(10), bytes(9) + b"x", 1)):
+        wheel.write_bytes(broken)
+        venv = machine.environment(f"after{len(broken)}{broken[-1:].hex()}")
+        assert machine.make(venv)[0] == [f"build {OWN}", machine.installed(OWN_NAME), "trial"]
+    assert list(machine.wheels.glob("*/*")) == [wheel]
+
+
+def test_a_wheel_that_could_not_be_kept_is_not_built(machine: Pretended) -> None:
+    """It is said before the minutes that a build takes."""
+    machine.wheels.parent.mkdir()
+    machine.wheels.write_text("a file where the folder should be")
+    with pytest.raises(SetupProblem, match=r"cannot write into .*wheels.*ERLLAMA_HOME"):
+        machine.make(machine.environment())
+    assert machine.calls() == []
+
+
+def test_an_environment_without_pip_gets_it(machine: Pretended, tmp_path: Path) -> None:
+    """Its making was interrupted, or it was made by uv."""
+    (tmp_path / "no pip").touch()
+    done, _ = machine.make(machine.environment())
+    assert done == ["ensurepip", f"build {OWN}", machine.installed(OWN_NAME), "trial"]
+
+
+def test_options_of_blanks_are_none(machine: Pretended) -> None:
+    """They ask for no build of their own."""
+    venv = machine.environment()
+    machine.make(venv)
+    assert machine.make(venv, CMAKE_ARGS=" ") == ([], [])

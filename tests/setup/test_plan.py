@@ -10,7 +10,9 @@ import setup_plan as plan
 from setup_plan import Found, Python, SetupProblem, Wanted
 
 PORTABLE = "-DGGML_NATIVE=OFF"
-WANTED = Wanted(llama="0.3.36", packages="abc", build=PORTABLE, tried=False, named=False, machine="m", python=None)
+WANTED = Wanted(
+    llama="0.3.36", packages="abc", build=PORTABLE, tried=False, named=False, machine="m", place="/p", python=None
+)
 OWN = WANTED._replace(build="-DGGML_NATIVE=OFF -DGGML_AVX512=ON", tried=True)
 READY = Found(python=(3, 11, 7), llama="0.3.36", llama_sound=True, complete=True)
 STAMP = {"packages": "abc", "tried": "m"}
@@ -38,6 +40,9 @@ ALL = ("create", "llama", "packages")
         pytest.param(WANTED._replace(python=(3, 13, 0)), READY, PORTABLE, STAMP, ALL,
                      id="another interpreter is asked for"),
         pytest.param(WANTED._replace(python=(3, 11, 9)), READY, PORTABLE, STAMP, (), id="the same one is asked for"),
+        pytest.param(OWN, READY, OWN.build, {**STAMP, "place": "/p"}, (), id="it is where it was made"),
+        pytest.param(OWN, READY, OWN.build, {**STAMP, "place": "/elsewhere"}, (*ALL, "trial"),
+                     id="it was moved, and its scripts call what lies elsewhere"),
         pytest.param(WANTED, READY, OWN.build, STAMP, ("llama", "packages"), id="another build is wanted"),
         pytest.param(WANTED._replace(named=True), READY, None, STAMP, ("llama", "packages"),
                      id="a build is asked for in an environment made by hand"),

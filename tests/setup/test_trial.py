@@ -46,6 +46,16 @@ def test_kernels_of_one_type_that_compute_wrongly_are_found(kind: str) -> None:
     assert done.stdout.startswith("it computes wrong numbers (likeness 0.")
 
 
+def test_numbers_that_are_all_zero_are_like_nothing() -> None:
+    """Their angle to anything is no number, which is not less than the least likeness either."""
+    sound = np.ones((2, 4), np.float32)
+    zeros, one_row = np.zeros_like(sound), sound * np.array([[1], [0]], np.float32)
+    for bad in (zeros, one_row, sound * np.float32(-1)):
+        assert trial.likeness(bad, sound) < trial.LEAST_LIKENESS
+        assert trial.likeness(sound, bad) < trial.LEAST_LIKENESS
+    assert trial.likeness(sound * np.float32(1e30), sound) == pytest.approx(1.0)
+
+
 def test_numbers_that_are_not_finite_are_like_nothing() -> None:
     """Whether they come from a kernel or would spoil the comparison."""
     sound = np.ones((2, 4), np.float32)
