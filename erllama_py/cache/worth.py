@@ -2,8 +2,9 @@
 
     tokens × seconds a token   against   FIXED_SECONDS + bytes / BYTES_PER_SECOND
 
-The seconds a token are the rows' own (`RowMeta.prefill_seconds` for their spans). More tokens, or dearer ones, never
-make rows less worth, and more bytes never more. Live cells that are shared cost nothing, and are not weighed here.
+The seconds a token are the rows' own: `RowMeta.prefill_seconds` for their spans, of those rows that have any. More
+tokens, or dearer ones, never make rows less worth, and more bytes never more. Live cells that are shared cost nothing,
+and are not weighed here.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ def is_worth(tokens: int, token_seconds: float, nbytes: int) -> bool:
 
 
 def token_seconds(metas: Iterable[RowMeta]) -> float:
-    """What a token of these rows took to compute, on average; 0 where that is not known."""
+    """What a token of these rows took to compute, on average over those of which it is known; 0 if of none."""
     seconds, tokens = 0.0, 0
     for meta in metas:
-        seconds += meta.prefill_seconds
-        tokens += meta.end - meta.start
+        if meta.prefill_seconds > 0:
+            seconds += meta.prefill_seconds
+            tokens += meta.end - meta.start
     return seconds / tokens if tokens else 0.0

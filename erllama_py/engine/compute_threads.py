@@ -1,38 +1,23 @@
 """The threads of one engine: asks the rule before each decode, the share and the kernel for what it needs to know.
 
-`ComputeThreads` is used by the worker, on the engine thread. It owns this engine's seat in the share, the readings of
-the kernel and what the rule has learned of two sorts of decodes: those of few tokens, which read all weights for each
-and wait for memory, and those of many, which compute.
+`ComputeThreads` is used by the worker, on the engine thread. It owns this engine's seat in the share, and what the rule
+has learned of two sorts of decodes: those of few tokens and those of many.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal, Protocol
 
 from erllama_py.cpus import ThreadChoice
 from erllama_py.engine.backend import Backend
+from erllama_py.engine.cpu_pressure import Pressures, Sort, Watch
 from erllama_py.engine.cpu_share import Claim, CpuShare, Seat
-from erllama_py.engine.cpu_watch import CpuTimes, pressure
-from erllama_py.engine.thread_count import Counting, Pressure, Shape, next_count, observed
-
-Sort = Literal["few", "many"]
+from erllama_py.engine.thread_count import Counting, next_count, observed
+from erllama_py.engine.thread_trial import Shape
 
 # From so many tokens on, matrix products keep the arithmetic units busy: more threads then help, whatever memory does.
 MANY = 32
-
-CALM = Pressure(waiting=0.0, idle=0.0)
-
-# Seconds of work between two looks at the kernel's books: idle time is kept in hundredths of a second, and a look at 30
-# threads takes 0.3 ms.
-WATCH_SECONDS = 0.1
-
-
-class Watch(Protocol):
-    """What `CpuWatch` does."""
-
-    def read(self) -> CpuTimes | None: ...
 
 
 def claim_of(choice: ThreadChoice) -> Claim:
@@ -47,16 +32,14 @@ class ComputeThreads:
         self, backend: Backend, choice: ThreadChoice, share: CpuShare, watch: Watch, told: Callable[[int], object],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
-        self._backend, self._choice, self._share, self._watch = backend, choice, share, watch
+        self._backend, self._choice, self._share = backend, choice, share
         self._told, self._clock = told, clock
+        self._pressures = Pressures(watch)
         self._seat = Seat(claim_of(choice))
         self._states: dict[Sort, Counting] = {"few": Counting(choice.few), "many": Counting(choice.many)}
         self._sort: Sort = "few"
         self._has_pool = False  # whether there may be threads that have computed for this one
         self._said = choice.few
-        self._read_at: float | None = None  # None: the next reading begins a new stretch of work
-        self._times: CpuTimes | None = None
-        self._pressure: Pressure | None = CALM  # until the kernel was asked twice
 
     def __repr__(self) -> str:
         return f"<ComputeThreads {self._said} of {self._choice.most}, granted {self._seat.granted}>"
@@ -64,9 +47,9 @@ class ComputeThreads:
     def begin(self, rows: int, tokens: int) -> None:
         """A decode of `rows` decode rows and `tokens` prompt tokens follows."""
         self._share.take(self._seat)
-        self._look()
-        choice = self._choice
+        choice, before = self._choice, self._sort
         self._sort = "many" if rows + tokens >= MANY else "few"
+        self._look(before)
         count = self._count(Shape(rows, tokens))
         # llama.cpp takes one number for a single token and another for several, whatever is few here.
         single = choice.few if choice.fixed_few else count
@@ -74,7 +57,7 @@ class ComputeThreads:
         self._backend.set_threads(single, several)
         used = single if rows + tokens == 1 else several
         self._has_pool = self._has_pool or used > 1
-        if not self.is_trying:
+        if not self._in_trial(self._sort):
             if used == 1 and self._has_pool:
                 self._give_back()
             if self._sort == "few" and used != self._said:
@@ -87,13 +70,14 @@ class ComputeThreads:
         if fixed or choice.on_gpu:
             return most
         most = min(most, self._seat.granted)
-        self._states[sort], count = next_count(self._states[sort], most, shape, self._pressure, self._clock())
+        self._states[sort], count = next_count(self._states[sort], most, shape, self._pressures.of(sort), self._clock())
         return count
 
     @property
     def is_trying(self) -> bool:
-        """Whether the decode under way is part of a trial: its time says little about those to come."""
-        return self._states[self._sort].trial is not None
+        """Whether the decode under way is computed by a number that is only tried: its time says little about those to
+        come."""
+        return self._states[self._sort].is_other
 
     def took(self, seconds: float) -> None:
         """The decode has taken so long."""
@@ -102,7 +86,9 @@ class ComputeThreads:
     def rest(self) -> None:
         """There is nothing to decode: others may have the CPUs."""
         self._share.leave(self._seat)
-        self._read_at = None
+        if self._in_trial(self._sort):
+            self._pressures.drop()
+        self._pressures.end(self._clock())
         if self._has_pool:
             self._give_back()
 
@@ -110,16 +96,16 @@ class ComputeThreads:
         self._backend.rest()
         self._has_pool = False
 
-    def _look(self) -> None:
+    def _look(self, before: Sort) -> None:
+        """What happens during a trial tells nothing of the best."""
         if self._choice.most == 1 or self._choice.is_fixed:
             return
-        if self.is_trying:
-            self._read_at = None  # what happens during a trial tells nothing of the best
-            return
-        now = self._clock()
-        if self._read_at is not None and now - self._read_at < WATCH_SECONDS:
-            return
-        before, after, since = self._times, self._watch.read(), self._read_at
-        self._times, self._read_at = after, now
-        if since is not None:
-            self._pressure = None if before is None or after is None else pressure(before, after, now - since)
+        if self._in_trial(before):
+            self._pressures.drop()
+        if self._in_trial(self._sort):
+            self._pressures.end(self._clock())
+        else:
+            self._pressures.begin(self._sort, self._clock())
+
+    def _in_trial(self, sort: Sort) -> bool:
+        return self._states[sort].trial is not None

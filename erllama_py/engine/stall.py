@@ -42,7 +42,9 @@ SHARE = 1.0
 # rows cost: a percent where these are a tenth of a decode, three where they are half of it.
 ROWS_ALONE_EVERY = 16
 
-# What rows cost is the middle of so many decodes: one outlier is nothing, and a change is known with the second.
+# What rows cost is the mean of so many decodes without the slowest: one outlier is nothing, and a change is known with
+# the second. It must not be too low: what rows take beyond it is put down to the prompt's tokens, slices become
+# smaller, and in a small slice nothing tells the two apart.
 KEPT = 3
 
 # How far an estimate goes towards a new measurement. Costs grow while a prompt is read, since its tokens look back at
@@ -96,7 +98,8 @@ class TickTimes(msgspec.Struct, frozen=True):
     @property
     def row_seconds(self) -> float:
         """Of a decode of rows alone."""
-        return sorted(self.rows)[(len(self.rows) - 1) // 2] if self.rows else 0.0
+        kept = sorted(self.rows)[: max(1, len(self.rows) - 1)]
+        return sum(kept) / len(kept) if kept else 0.0
 
     def token_seconds(self, total: int) -> float:
         """What a prompt token adds to a decode of so many tokens, rows included; before it was measured, what it adds
@@ -123,14 +126,15 @@ def observed(times: TickTimes, rows: int, prompt_tokens: int, seconds: float) ->
     expected = row + prompt_tokens * each
     ratio = seconds / expected if each else 1.0
     beyond = times.beyond + (min(MOST_BEYOND, max(0.0, ratio - 1.0)) - times.beyond) * BEYOND_SHARE
-    kept = tuple(min(one, seconds) for one in times.rows)
+    kept = times.rows
     added, others, drift = max(0.0, seconds - row) / prompt_tokens, 1.0, 0.0
     if not each:
         now = added
     elif min(ratio, times.ratio) >= SURPRISE and times.rows and times.rows[-1] < seconds:
-        # What rows cost now is known from the decode in between, and the rest is the tokens'.
+        # What rows cost now is known from the decode in between, and the rest is the tokens'. Beside few of them it may
+        # as well be the rows' that time: none becomes dearer by more than the whole has.
         kept, row = times.rows[-1:], times.rows[-1]
-        now = (seconds - row) / prompt_tokens
+        now = min(each * ratio, (seconds - row) / prompt_tokens)
         others = now / each
     elif SURPRISE * seconds <= row:
         # All has become faster. What rows cost now is found out with the next decode.
@@ -138,13 +142,14 @@ def observed(times: TickTimes, rows: int, prompt_tokens: int, seconds: float) ->
     elif ratio >= SURPRISE:
         now = each
     else:
-        # The smaller the part of the decode that its prompt tokens are, the less it says of them.
-        news = (added / each - 1.0) * prompt_tokens * each / expected
+        # The smaller the part of the decode that its prompt tokens are, the less it says of them, and of their drift.
+        part = prompt_tokens * each / expected
+        news = (added / each - 1.0) * part
         now = min(each * (1.0 + GAIN * news), seconds / prompt_tokens)
-        others, drift = (now / each) ** OTHERS, min(MOST_BEYOND, max(0.0, times.drift + DRIFT * news))
+        others, drift = (now / each) ** OTHERS, min(MOST_BEYOND, max(0.0, times.drift + DRIFT * news * part))
     return TickTimes(
         rows=kept,
-        tokens=_tokens(times, _size(total), now, others),
+        tokens=_tokens(times, total, now, others),
         row_then=row,
         drift=drift,
         since=ROWS_ALONE_EVERY if ratio >= SURPRISE else times.since + 1,
@@ -182,10 +187,15 @@ def _size(total: int) -> int:
     return min(SIZES - 1, total.bit_length())
 
 
-def _tokens(times: TickTimes, measured: int, now: float, others: float) -> tuple[float, ...]:
-    """`TickTimes.tokens` when decodes of the size `measured` are found to cost `now`, and the others change with it."""
+def _tokens(times: TickTimes, total: int, now: float, others: float) -> tuple[float, ...]:
+    """`TickTimes.tokens` when a token of a decode of `total` is found to cost `now`, and the others change with it."""
+    measured = _size(total)
     seconds = [min(MOST_SECONDS, one * times.dearer * others) for one in times.tokens]
     seconds[measured] = now
+    for size in range(1, measured):
+        # No smaller slice costs more than all of this one. Without that bound an estimate made in a slow spell would
+        # stay, and a slice that is a little too small for its size would fall through to one of four tokens.
+        seconds[size] = min(seconds[size], now * total / ((1 << size) - 1))
     for size in range(measured + 1, SIZES):
         seconds[size] -= max(0.0, seconds[size] - now) * FORGET
     return tuple(seconds)

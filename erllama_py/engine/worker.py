@@ -183,12 +183,19 @@ class Worker:
         self._forks = [fork for fork in self._forks if fork.seq_id != seq_id]
 
     def _do_forks(self) -> None:
-        """Share what those wait for who begin as others do."""
-        reached = {running.seq_id: running.position for running in self._running.values()}
+        """Share what those wait for who begin as others do.
+
+        What is to be saved of it is copied out before, or each of them would copy it out for itself.
+        """
+        at_work = {running.seq_id: running for running in self._running.values()}
         for fork in list(self._forks):
-            if reached.get(fork.source, fork.length) >= fork.length:
-                self._forks.remove(fork)
-                self._outcomes.append(self._cells.fork(fork))
+            source = at_work.get(fork.source)
+            if source is not None and source.position < fork.length:
+                continue
+            if source is not None:
+                self._capture_up_to(source, fork.length)
+            self._forks.remove(fork)
+            self._outcomes.append(self._cells.fork(fork))
 
     # --- ticks -------------------------------------------------------------------------------------------
 
@@ -289,6 +296,12 @@ class Worker:
                 return
             if not done:
                 self.flush()  # a token that was drawn in this tick does not wait for the copy
+            self._capture(running, *due)
+
+    def _capture_up_to(self, running: Running, length: int) -> None:
+        """Copy out all ranges that are due and end there at most: no more than one decode has computed, as a rule."""
+        while (due := running.captures.due(min(running.position, length))) is not None:
+            self.flush()
             self._capture(running, *due)
 
     def _capture(self, running: Running, end: int, reason: SaveReason) -> None:

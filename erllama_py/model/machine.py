@@ -283,7 +283,7 @@ def _captured(state: State, captured: Captured, now: float) -> tuple[State, list
     state = with_request(state, running)
     for other in state.requests.values():
         if other.lead == request.id and other.stage == "following" and captured.end >= other.lead_end:
-            state, more = go_on(state, other, other.lead_end + 1)
+            state, more = go_on(state, other, other.lead_end + 1, now)
             effects += more
     return state, effects
 

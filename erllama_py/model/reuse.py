@@ -17,6 +17,7 @@ from erllama_py.model.slots import Slot, reusable
 from erllama_py.results import CacheHitKind
 
 NOT_WORTH = "what is saved takes longer to read than to compute"
+NOT_CUTTABLE = "the last row that is saved cannot be cut back to before the prompt's last token"
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +91,8 @@ def choose_start(
     length, by_logits = 0, False
     if hit is not None:
         rows, length, by_logits = usable_rows(hit, n_tokens, memory, n_swa, live_logits)
+    if missed is None and length < n_tokens - 1:
+        missed = NOT_CUTTABLE
     at_end = bool(live_logits) and live.keep == n_tokens
     base = live.keep if memory == "full" else 0
     to_read = tuple(row for row in rows if row.meta.end > base)

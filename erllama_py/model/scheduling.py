@@ -27,7 +27,7 @@ SAVE_WAIT = 10.0
 
 def schedule(state: State, now: float) -> tuple[State, list[Effect]]:
     """Give what is free to who is to have it."""
-    state, effects = _lead_on(state)
+    state, effects = _lead_on(state, now)
     state, more = _feed(state, now)
     state, admitted = _admit(state, now)
     state, trimmed = _trim(state)
@@ -43,7 +43,7 @@ def _trim(state: State) -> tuple[State, list[Effect]]:
     return state, effects
 
 
-def _lead_on(state: State) -> tuple[State, list[Effect]]:
+def _lead_on(state: State, now: float) -> tuple[State, list[Effect]]:
     """Who waits for rows that its lead, as it turns out, does not save: they are there, or it saves none at all."""
     effects: list[Effect] = []
     for other in state.requests.values():
@@ -51,7 +51,7 @@ def _lead_on(state: State) -> tuple[State, list[Effect]]:
         if lead is None or lead.stage != "working":
             continue
         if lead.captured_to >= other.lead_end or lead.request.plan is None:
-            state, more = go_on(state, other, other.lead_end + 1)
+            state, more = go_on(state, other, other.lead_end + 1, now)
             effects += more
     return state, effects
 
@@ -173,6 +173,7 @@ def _take(state: State, running: Running, place: placing.Place, now: float) -> t
     running = changed(
         running, seq_id=slot.seq_id, started_at=now if running.started_at is None else running.started_at,
         stage="looking", goes_on=stays, sticky=sticky, limit=place.limit, lead=place.lead, lead_end=place.lead_end,
+        coming_since=now,
     )  # fmt: skip
     source = state.slots[place.source] if place.source is not None else None
     for other in state.kept:  # a session holds one sequence: the one that it goes on in
@@ -194,7 +195,7 @@ def _take(state: State, running: Running, place: placing.Place, now: float) -> t
     return state, [*effects, LookUp(sought)]
 
 
-def go_on(state: State, running: Running, least: int) -> tuple[State, list[Effect]]:
+def go_on(state: State, running: Running, least: int, now: float) -> tuple[State, list[Effect]]:
     """What a request has waited for is being saved, or will not be any more.
 
     Of several who began alike, the first asks the cache and computes what is missing. The others follow it, if that
@@ -203,13 +204,13 @@ def go_on(state: State, running: Running, least: int) -> tuple[State, list[Effec
     again = placing.shared(state, running)
     if again.lead is not None and again.lead_end >= least:
         return with_request(state, changed(running, lead=again.lead, lead_end=again.lead_end)), []
-    return _look_up_rows(state, running)
+    return _look_up_rows(state, running, now)
 
 
-def _look_up_rows(state: State, running: Running) -> tuple[State, list[Effect]]:
+def _look_up_rows(state: State, running: Running, now: float) -> tuple[State, list[Effect]]:
     sought = running.sought
     key = prefix_keys(sought.identity, sought.packed, (running.lead_end,))[0]
-    state = with_request(state, changed(running, stage="looking", lead=None))
+    state = with_request(state, changed(running, stage="looking", lead=None, coming_since=now))
     return state, [LookUp(changed(sought, parent_key=key, wait_seconds=SAVE_WAIT))]
 
 
@@ -221,7 +222,7 @@ def lead_gone(state: State, lead: Running, now: float) -> tuple[State, list[Effe
         if other.lead != lead.request.id:
             continue
         if other.stage == "following":
-            state, more = go_on(state, other, other.lead_end)
+            state, more = go_on(state, other, other.lead_end, now)
         elif lead.stage not in ("working", "parking"):  # the engine was not asked yet to share anything
             state, more = shares(state, other, 0, now)
         else:

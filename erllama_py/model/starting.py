@@ -61,7 +61,7 @@ def shares(state: State, running: Running, length: int, now: float) -> tuple[Sta
     lead = state.requests.get(running.lead) if running.lead is not None else None
     state = with_slot(state, changed(slot_of(state, running), held=running.sought.packed[: TOKEN_BYTES * length]))
     saved = max(running.saved_by_lead, _saved_by(lead, length) if lead is not None else 0)
-    running = changed(running, forking=False, lead=None, lead_end=0, saved_by_lead=saved)
+    running = changed(running, forking=False, lead=None, lead_end=0, saved_by_lead=saved, coming_since=now)
     state = with_request(state, running)
     # Of several who have lost the same lead, the first goes on, and the others follow it: for as much more as would
     # be worth it from the start, because they wait again.
@@ -267,7 +267,7 @@ def work(state: State, running: Running, now: float) -> tuple[State, list[Effect
 
 def is_back(running: Running, now: float) -> Running:
     """A request gets on from now on: its turn begins."""
-    since = now if running.found_at is None else running.found_at
+    since = now if running.coming_since is None else running.coming_since
     return changed(running, back_at=now, came_in=now - since)
 
 

@@ -68,6 +68,7 @@ class Running(msgspec.Struct, frozen=True):
     saved_by_lead: int = 0
     answer: Found | None = None  # the cache's, while the cells to share are still computed
     # how it starts
+    coming_since: float | None = None  # since when it waits for nobody but the cache and the engine
     found_at: float | None = None
     hit: Hit | None = None
     start: Start | None = None
@@ -90,7 +91,7 @@ class Running(msgspec.Struct, frozen=True):
     parked_at: float | None = None  # when it was last
     parks: int = 0
     back_at: float | None = None  # since when it gets on, in the sequence that it is in
-    came_in: float = 0.0  # seconds that it took until then: restoring, and computing again what could not be
+    came_in: float = 0.0  # seconds until then: look-up, restoring, and computing again what could not be
 
     @property
     def sought(self) -> Request:
@@ -192,8 +193,9 @@ def unstarted(running: Running) -> Running:
     """The request without a sequence, as it waits for one: anew, or to go on where it was parked."""
     return changed(
         running, stage="parked" if running.parked is not None else "waiting", seq_id=None, goes_on=False,
-        sticky=False, lead=None, lead_end=0, forking=False, saved_by_lead=0, answer=None, found_at=None, hit=None,
-        start=None, sent=0, restored=0, reading=False, refused=None, limit=0, starving=False, back_at=None,
+        sticky=False, lead=None, lead_end=0, forking=False, saved_by_lead=0, answer=None, coming_since=None,
+        found_at=None, hit=None, start=None, sent=0, restored=0, reading=False, refused=None, limit=0, starving=False,
+        back_at=None,
     )  # fmt: skip
 
 

@@ -6,8 +6,9 @@ Requests of one priority that do not fit together take turns:
 
 Parked ones come first, in the order in which they were parked; a request that was never started displaces no equal.
 A turn counts from when a request is *back*: it has computed something that it had not when it was parked. It lasts
-`turn_seconds`, or `TURN_SHARE` times as long as coming back took, if that is longer. So each request that is given a
-place gets on, and coming back never takes more than a ninth of the time.
+`turn_seconds`, or `TURN_SHARE` times as long as coming back took, if that is longer: from the place on, or from when
+what it shares with another was there. So each request that is given a place gets on, and coming back takes a ninth at
+most of it and a whole turn. Only for one that grows, or for a higher priority, a turn may end before.
 
 The bound, where `p` requests of one priority are parked and at least `k` fit at a time: none is parked for longer than
 `ceil(p / k)` times (the longest turn + what it takes to park one and bring another back), and coming back once.

@@ -7,6 +7,7 @@ from helpers.rows import meta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from erllama_py.cache.messages import RowMeta
 from erllama_py.cache.worth import TOKENS_IF_UNKNOWN, is_worth, token_seconds
 
 tokens = st.integers(1, 1 << 17)
@@ -60,3 +61,18 @@ def test_the_seconds_a_token_are_those_of_all_rows_together() -> None:
     rows = [meta(story, 0, 20, prefill_seconds=2.0), meta(story, 20, 100, prefill_seconds=3.0)]
     assert token_seconds(rows) == 0.05
     assert token_seconds([]) == 0.0
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 500), st.floats(1e-6, 10.0)), max_size=5),
+    st.lists(st.tuples(st.integers(1, 10_000), st.sampled_from([0.0, -1.0])), max_size=5),
+)
+def test_rows_of_which_nobody_knows_make_no_others_cheaper(
+    known: list[tuple[int, float]], unknown: list[tuple[int, float]]
+) -> None:
+    """Those that an application has put before the model's own: nobody said that they took no time."""
+
+    def rows(spans: list[tuple[int, float]]) -> list[RowMeta]:
+        return [meta(list(range(tokens)), 0, tokens, prefill_seconds=seconds) for tokens, seconds in spans]
+
+    assert token_seconds([*rows(unknown), *rows(known)]) == token_seconds(rows(known))

@@ -30,6 +30,11 @@ def decode(backend: Backend, seq_id: int, start: int, end: int) -> bytes:
     return backend.logits(0)
 
 
+def numbers(logits: bytes) -> list[float]:
+    """What the bytes stand for."""
+    return [number for (number,) in struct.iter_unpack("<f", logits)]
+
+
 def capture(backend: Backend, seq_id: int, start: int, end: int) -> memoryview:
     payload = backend.capture(seq_id, start, end, fresh)
     assert payload is not None
@@ -80,11 +85,16 @@ def test_a_chain_of_ranges_goes_on_like_the_live_sequence(backend: Backend, wide
 
 
 @pytest.mark.parametrize("flash_attn", [False, True])
-def test_ranges_wider_than_a_window_are_exact_too(subject: Subject, flash_attn: bool) -> None:
-    """Each brings the window at its end; there may be a gap to what the one before it brought."""
+@pytest.mark.parametrize("past_grid", [0, 20])
+def test_ranges_wider_than_a_window_are_exact_too(subject: Subject, flash_attn: bool, past_grid: int) -> None:
+    """Each brings the window at its end; there may be a gap to what the one before it brought.
+
+    The cells of a window come to lie elsewhere in its ring, and a sum over them is cut into vectors elsewhere. Past the
+    grid of micro-batches that shows in the last bits with some builds: by 4e-6 with AVX-512 without flash attention.
+    """
     backend = subject[2](n_ctx=1024, flash_attn=flash_attn)
     backend.load(lambda _done: True)
-    middle, end = 2 * WINDOW + 9, 4 * WINDOW + 20
+    middle, end = 2 * WINDOW + 9, 4 * WINDOW + past_grid
     decode(backend, 0, 0, middle)
     rows = [(0, middle, capture(backend, 0, 0, middle))]
     decode(backend, 0, middle, end)
@@ -93,7 +103,11 @@ def test_ranges_wider_than_a_window_are_exact_too(subject: Subject, flash_attn: 
     reply = write_on(backend, 0, len(PROMPT), 12)
     assert backend.remove(0, 0, -1)
     put_back(backend, 3, rows)
-    assert decode(backend, 3, end, len(PROMPT)) == logits
+    again = decode(backend, 3, end, len(PROMPT))
+    if past_grid:
+        assert numbers(again) == pytest.approx(numbers(logits), abs=1e-4)
+    else:
+        assert again == logits
     assert write_on(backend, 3, len(PROMPT), 12) == reply
     backend.close()
 

@@ -10,10 +10,11 @@ from helpers.machine import Machine
 from helpers.worker import bench, prompt
 
 from erllama_py.cpus import ThreadChoice
-from erllama_py.engine.compute_threads import MANY, WATCH_SECONDS, ComputeThreads
+from erllama_py.engine.compute_threads import MANY, ComputeThreads
+from erllama_py.engine.cpu_pressure import WATCH_SECONDS
 from erllama_py.engine.cpu_share import PROCESS, CpuShare
 from erllama_py.engine.stub import StubBackend
-from erllama_py.engine.thread_count import Shape
+from erllama_py.engine.thread_trial import Shape
 
 TWO = ThreadChoice(few=2, many=2, cpus=2)
 
@@ -125,8 +126,8 @@ def test_a_rest_says_nothing_of_the_cpus() -> None:
     machine.busy = 2
     for _ in range(3):
         machine.decode()
-    assert machine.threads._pressure is not None
-    assert machine.threads._pressure.idle == 0.0
+    assert (pressure := machine.threads._pressures.of("few")) is not None
+    assert pressure.idle == 0.0
 
 
 def test_prompts_and_rows_are_counted_apart() -> None:
@@ -136,6 +137,46 @@ def test_prompts_and_rows_are_counted_apart() -> None:
     machine.run(4.0)
     assert machine.decode() == 1
     assert machine.decode(Shape(0, 512)) == 2
+
+
+@pytest.mark.parametrize("decodes", [1, 2, 5])
+def test_requests_of_few_decodes_are_held_up_too(decodes: int) -> None:
+    """Each is over before the kernel has been asked twice; what all of them have met counts."""
+    machine = Machine(2)
+    machine.busy = 2
+    for _ in range(400):
+        for _ in range(decodes):
+            machine.decode()
+        machine.threads.rest()
+    assert machine.counts[-200:].count(1) >= 160
+
+
+def test_prompts_of_one_decode_are_held_up_too() -> None:
+    """Between them there are rows, which have found out: what holds up the prompts counts for the prompts."""
+    machine = Machine(2, penalty=4.0)
+    machine.busy = 2
+    counts = []
+    for _ in range(400):
+        counts.append(machine.decode(Shape(0, 300)))
+        for _ in range(10):
+            machine.decode()
+        machine.threads.rest()
+    assert counts[-100:].count(1) >= 80
+
+
+def test_a_kernel_that_fails_to_tell_once_is_no_reason_to_try_anything() -> None:
+    """Files could not be opened, say: no trial follows."""
+    machine, looks = Machine(2), 0
+    read = machine.read
+
+    def failing() -> object:
+        nonlocal looks
+        looks += 1
+        return None if looks % 3 == 0 else read()
+
+    machine.read = failing  # type: ignore[method-assign, assignment]  # it stands before the machine's
+    machine.run(20.0)
+    assert set(machine.counts) == {2}
 
 
 @pytest.mark.parametrize("trying", [True, False])

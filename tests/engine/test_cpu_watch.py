@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from erllama_py.engine.cpu_watch import CpuTimes, CpuWatch, pressure
-from erllama_py.engine.thread_count import Pressure
+from erllama_py.engine.cpu_watch import CpuTimes, CpuWatch, _Files
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 
 STAT = """cpu  60 0 30 1100 20 0 0 12 0 0
 cpu0 20 0 10 {idle} 5 0 0 {steal} 0 0
@@ -69,12 +71,40 @@ def test_where_nothing_is_told_nothing_is_known(tmp_path: Path) -> None:
     assert CpuWatch({0}, tmp_path).read() is None
 
 
-def test_two_readings_give_means() -> None:
-    """Over the time between them."""
-    assert pressure(CpuTimes(1.0, 2.0), CpuTimes(1.5, 3.0), 0.5) == Pressure(waiting=1.0, idle=2.0)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 def test_this_kernel_tells() -> None:
     """The real files have the form that is read."""
     assert CpuWatch({0}).read() is not None
+
+
+def test_a_look_does_not_let_go_of_the_interpreters_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a busy event loop each time costs a switch interval, and the decode waits: so none of Python's own
+    functions for files, which all let go of it."""
+    kernel(tmp_path, {1: 0, 2: 0})
+    watch = CpuWatch({0}, tmp_path)
+    for name in ("open", "read", "close", "listdir", "scandir"):
+        monkeypatch.setattr(os, name, None)
+    monkeypatch.setattr("builtins.open", None)
+    assert watch.read() is not None
+
+
+def test_a_folder_of_many_names_is_listed_whole(tmp_path: Path) -> None:
+    """Also where they do not fit into one answer of the kernel, and where the C library cannot list."""
+    names = {f"{number}-{'x' * 200}".encode() for number in range(500)}
+    for name in names:
+        (tmp_path / os.fsdecode(name)).touch()
+    files = _Files()
+    assert set(files.names(os.fsencode(tmp_path))) == names
+    files._getdents = None
+    assert set(files.names(os.fsencode(tmp_path))) == names
+
+
+def test_a_look_leaves_no_file_open(tmp_path: Path) -> None:
+    """Nor one that fails."""
+    kernel(tmp_path, {1: 0})
+    watch, before = CpuWatch({0}, tmp_path), len(os.listdir("/proc/self/fd"))
+    for gone in (False, True):
+        if gone:
+            (tmp_path / "proc/self/task/1/schedstat").unlink()
+            (tmp_path / "proc/stat").unlink()
+        assert (watch.read() is None) is gone
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -271,6 +271,23 @@ def test_a_prompt_does_not_crawl_on_an_uneven_machine(machine: Machine, seed: in
     assert sum(took) <= 4.0 * 1500 * machine.each * (1.0 + machine.small) + 12 * machine.bound
 
 
+@pytest.mark.parametrize(("fixed", "each"), [(0.5, 0.005), (3.0, 0.05), (3.0, 0.01)])
+@pytest.mark.parametrize("decodes", [1, 2])
+@pytest.mark.parametrize("slower", [2.0, 3.0])
+def test_a_prompt_does_not_crawl_where_neighbours_come_and_go(
+    fixed: float, each: float, decodes: int, slower: float
+) -> None:
+    """Rows that are slow anyway, and every few decodes two or three times slower: that is not put down to the prompt's
+    tokens. Of twenty prompts, a few times what they take alone in the mean."""
+    took = 0.0
+    for seed in range(20):
+        chance, machine = random.Random(seed), Machine(fixed, each)
+        machine.decode(0)
+        times = [chance.choice([1.0, slower]) for _ in range(997)]
+        took += sum(machine.read(3000, [time for time in times for _ in range(decodes)]))
+    assert took <= 9.0 * 20 * 3000 * each * (1.0 + slower) / 2
+
+
 @given(machines(), st.booleans(), st.sampled_from([10.0, 100.0]))
 def test_a_slow_spell_is_followed_and_forgotten(machine: Machine, mixed: bool, spell: float) -> None:
     """Ten or a hundred times slower, in the middle of a prompt or between two, and back again: after some decodes,
@@ -334,7 +351,8 @@ def test_slow_first_decodes_do_not_stay_in_the_way(machine: Machine) -> None:
 
 @given(machines(), st.integers(0, 2**32), st.sampled_from([0.05, 0.1, 0.2]))
 def test_on_an_uneven_machine_few_decodes_are_too_long(machine: Machine, seed: int, deviation: float) -> None:
-    """Times scatter around what they should be: one decode of ten at most goes beyond the bound, and none far."""
+    """Times scatter around what they should be: one decode of ten at most goes beyond the bound, and one of
+    fifty far."""
     chance = random.Random(seed)
     machine.decode(0)
     machine.settle(60)
@@ -342,8 +360,8 @@ def test_on_an_uneven_machine_few_decodes_are_too_long(machine: Machine, seed: i
     if 1.5 * machine.cost(LEAST_CHUNK) < machine.bound:  # else it is the least chunk that is too long
         allowed = max(MOST, 2.0 * machine.fixed * (1.0 + 3.0 * deviation))
         assert sum(seconds > allowed for seconds in took) <= 40
-        assert sorted(took)[-4] < 1.5 * allowed
-        assert sum(took) / len(took) > 0.5 * machine.bound or machine.chunk >= BATCH - 1
+        assert sorted(took)[-4] < 1.75 * allowed
+        assert sum(took) / len(took) > 0.5 * machine.bound or machine.cost(BATCH) < machine.bound / 1.5
 
 
 @given(machines(), st.lists(st.floats(0.0, 1.0), min_size=40, max_size=40))
@@ -354,3 +372,19 @@ def test_slices_smaller_than_the_chunk_teach_the_same(machine: Machine, parts: l
     for part in parts:
         machine.decode(int(part * machine.chunk))
     assert machine.settle(2) <= 1.1 * machine.bound or not fits(machine)
+
+
+def test_a_small_slice_never_seems_dearer_than_a_large_one() -> None:
+    """What four tokens cost once, in a slow spell, does not stand between 500 tokens and 250."""
+    machine = Machine(0.0056, 0.00015)
+    machine.decode(0)
+    machine.decode(4, slower=100.0)
+    machine.settle(60)
+    assert machine.times.token_seconds(4) * 4 <= 1.5 * (machine.cost(machine.chunk) - machine.fixed)
+    for seed in range(200):
+        chance = random.Random(seed)
+        chunks = []
+        for _ in range(60):
+            chunks.append(machine.chunk)
+            machine.decode(chunks[-1], slower=max(0.3, chance.gauss(1.0, 0.2)))
+        assert min(chunk for chunk in chunks if chunk) > 32

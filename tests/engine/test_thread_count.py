@@ -8,16 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama_py.engine.cpu_share import Claim, Seat
-from erllama_py.engine.thread_count import (
-    LOST,
-    TRIAL_DECODES,
-    Counting,
-    Pressure,
-    Shape,
-    Trial,
-    next_count,
-    observed,
-)
+from erllama_py.engine.thread_count import Counting, Pressure, next_count, observed
+from erllama_py.engine.thread_trial import LOST, MOST_DECODES, TRIAL_DECODES, Shape
 
 cpus = st.floats(0.0, 16.0)
 HELD_UP = Pressure(waiting=1.0, idle=0.0)
@@ -99,12 +91,73 @@ def test_a_smaller_share_needs_no_trial_and_neither_does_getting_it_back() -> No
 
 
 def test_decodes_that_are_not_alike_are_not_compared() -> None:
-    """A request that joins ends a trial; a new one is held with what follows."""
-    counting, _ = next_count(Counting(2), 2, ROW, HELD_UP, 0.0)
-    assert counting.trial == Trial(1, ROW)
-    counting, count = next_count(counting, 2, Shape(2, 0), HELD_UP, 0.1)
-    assert counting.trial is None
-    assert count == 2
+    """A request that joins is decoded by the best number first, whoever's turn it was, and then the others go on."""
+    counting, turns = Counting(2), []
+    for shape in [ROW, Shape(2, 0), ROW, ROW, Shape(2, 0), ROW]:
+        counting, count = next_count(counting, 2, shape, HELD_UP, 0.0)
+        turns.append((shape.rows, count))
+        counting = observed(counting, 0.01 * shape.rows * shape.rows, 0.0)
+    assert turns == [(1, 2), (2, 2), (1, 1), (1, 1), (2, 1), (1, 2)]
+    assert counting.trial is not None
+    assert counting.trial.loss == pytest.approx(0.0)
+
+
+def test_a_trial_of_which_hardly_two_decodes_are_alike_is_given_up() -> None:
+    """It has cost nothing, and may begin again after a while."""
+    counting = Counting(8)
+    for tokens in range(MOST_DECODES + 1):
+        counting, count = next_count(counting, 8, Shape(1, 2**tokens), HELD_UP, 0.0)
+        assert count == 8
+        assert (counting.trial is None) is (tokens == MOST_DECODES)
+        counting = observed(counting, 1.0, 0.0)
+
+
+@given(
+    st.sampled_from([0.01, 0.1]), st.sampled_from([2, 4, 8]),
+    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 6)), min_size=2, max_size=5),
+)  # fmt: skip
+def test_requests_that_come_and_go_do_not_keep_it_from_finding_out(
+    work: float, cpus: int, crowd: list[tuple[int, int]]
+) -> None:
+    """However few decodes in a row have as many rows: beside others that make all of them slow, fewer threads."""
+    machine = Machine(cpus, work=work * cpus, penalty=8.0)
+    machine.busy = cpus
+    shapes = [Shape(rows, 0) for rows, decodes in crowd for _ in range(decodes)]
+    for _ in range(400 // len(shapes) + 1):
+        for shape in shapes:
+            machine.decode(shape)
+    assert machine.counts[-100:].count(1) >= 80
+
+
+@given(st.sampled_from([4, 8, 16]), st.integers(1, 16), st.floats(3.0, 8.0))
+def test_an_engine_with_a_smaller_share_finds_out_too(cpus: int, busy: int, penalty: float) -> None:
+    """Another engine is at work, and so are others: of its share, as many threads as are fastest or nearly so."""
+    machine = Machine(cpus, penalty=penalty)
+    machine.share.take(Seat(Claim(cpus, cpus=cpus)))
+    machine.run(1.0)
+    machine.busy = busy + cpus // 2
+    machine.run(30.0 + 100 * machine.takes(cpus))
+    began, decodes = machine.now, len(machine.counts)
+    machine.run(20.0)
+    best = min(machine.takes(count) for count in range(1, cpus // 2 + 1))
+    assert best * (len(machine.counts) - decodes) >= 0.85 * (machine.now - began)
+
+
+def test_a_guess_that_has_lost_is_not_the_only_one() -> None:
+    """What others leave seems to be four CPUs: where four threads are slower than eight, two are tried, then one, then
+    four again; and where it seems to be none, half of the eight."""
+    for told, expected in [(Pressure(waiting=2.7, idle=0.0), [4, 2, 1, 4]), (Pressure(8.0, 0.0), [1, 4, 2, 1, 4])]:
+        counting, now, tried = Counting(8), 0.0, []
+        for _ in expected:
+            now = max(now, counting.due_at)
+            counting, _ = next_count(counting, 8, ROW, told, now)
+            assert counting.trial is not None
+            tried.append(counting.trial.count)
+            while counting.trial is not None:
+                counting, count = next_count(counting, 8, ROW, told, now)
+                now += (took := 0.1 if count == 8 else 0.2)
+                counting = observed(counting, took, now)
+        assert tried == expected
 
 
 @pytest.mark.parametrize(("one", "other", "alike"), [
@@ -130,7 +183,7 @@ def test_a_number_that_is_much_slower_costs_one_decode() -> None:
     counting = observed(counting, 0.025, 100.0)
     counting, count = next_count(counting, 2, ROW, QUIET, 100.1)
     assert count == 2
-    counting = observed(counting, 0.025 * LOST + 0.001, 100.4)
+    counting = observed(counting, 0.025 * (LOST + 1) + 0.001, 100.4)
     assert counting.trial is None
     assert counting.best == 1
 

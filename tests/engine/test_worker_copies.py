@@ -9,7 +9,7 @@ from helpers.engine import generate
 from helpers.worker import Bench, bench, prompt
 
 from erllama_py.engine.backend import MemoryKind
-from erllama_py.engine.jobs import Cancel, Captured, CapturePlan, Park, Parked, Text
+from erllama_py.engine.jobs import Cancel, Captured, CapturePlan, Fork, Forked, Park, Parked, Text
 from erllama_py.engine.stub import END
 
 KINDS: list[MemoryKind] = ["full", "window", "recurrent", "hybrid"]
@@ -108,3 +108,22 @@ def test_a_prompt_that_is_kept_whole_is_answered_before_it_is_copied() -> None:
     one.run()
     assert order(one)[:3] == ["a", "a", 16]
     assert [range_.end for range_ in one.of(Captured, 2)] == [16, 32, 48, 64, 67]
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 2, 3])
+def test_what_others_begin_with_is_copied_before_it_is_shared(tokens: int) -> None:
+    """However far the first has come: else each of them would copy it out. Text goes first, and the rest waits."""
+    one = of_memory("full")
+    forks = [Fork(request_id=number, source=0, seq_id=number, length=50) for number in (2, 3)]
+    one.script(generate(1, prompt(1, 64), saves=PLAN, max_new_tokens=8, stream=True), LETTERS)
+    if not tokens:
+        one.do(*forks)
+    one.tick(max(1, tokens))
+    if tokens:
+        one.do(*forks)
+    one.run()
+    assert [outcome for outcome in one.outcomes if isinstance(outcome, Forked)] == [Forked(2, 50), Forked(3, 50)]
+    at = one.outcomes.index(Forked(2, 50))
+    before = [type(outcome) for outcome in one.outcomes[:at] if isinstance(outcome, Captured | Text)]
+    assert before[: max(1, min(tokens, 2))] == [Text] * max(1, min(tokens, 2))
+    assert [range_.end for range_ in one.outcomes[:at] if isinstance(range_, Captured)] == [16, 32, 48]

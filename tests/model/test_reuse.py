@@ -14,7 +14,7 @@ from erllama_py.cache.keys import TOKEN_BYTES, pack_tokens
 from erllama_py.cache.messages import Hit, Located, Miss
 from erllama_py.cache.worth import is_worth, token_seconds
 from erllama_py.engine.backend import MemoryKind
-from erllama_py.model.reuse import NOT_WORTH, Start, choose_start, describe_miss, is_cuttable, usable_rows
+from erllama_py.model.reuse import NOT_CUTTABLE, NOT_WORTH, Start, choose_start, describe_miss, is_cuttable, usable_rows
 from erllama_py.model.slots import Slot, reusable
 
 KINDS: list[MemoryKind] = ["full", "window", "recurrent", "hybrid"]
@@ -207,6 +207,15 @@ def test_where_a_last_row_cannot_be_cut_whole_ones_beside_it_are_used() -> None:
 
 
 # --- why there was no more ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("memory", "kept"), [("full", 99), ("window", 60), ("recurrent", 60), ("hybrid", 60)])
+def test_all_is_saved_and_not_all_of_it_can_be_used(memory: MemoryKind, kept: int) -> None:
+    """A row longer than the window, or a state without logits: the prompt's last token needs what was before it."""
+    start = start_with(memory, [], hit_of(PROMPT, 60, 100))
+    assert (start.keep, start.miss_reason) == (kept, None if kept == 99 else NOT_CUTTABLE)
+    start = start_with(memory, [], hit_of(PROMPT, 100))
+    assert (start.keep, start.miss_reason) == ((99, None) if kept == 99 else (0, NOT_CUTTABLE))
 
 
 def test_without_the_cache_the_sequence_is_used_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,12 @@ import pytest
 from helpers import fake_engine
 from helpers.model_asks import Ask, Shape
 from helpers.model_world import ALL, TICK_SECONDS, World
-from helpers.requests import PLAN, run
+from helpers.requests import PLAN, found, run
 from helpers.states import A, B, C, D, asked, begun, state_with, waiting
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from erllama_py.engine.jobs import Forked
 from erllama_py.model.messages import CancelRequest
 from erllama_py.model.placing import Park, parkable, place
 from erllama_py.model.state import Running, State, changed, with_request
@@ -76,6 +78,23 @@ def test_who_takes_long_to_come_back_has_a_longer_turn() -> None:
     assert [turn_end(state, state.requests[n]) for n in (1, 2)] == [3.0 * TURN_SHARE] * 2
     assert place(state, parked(3, C, at=0.0), now=23.9) is None
     assert place(state, parked(3, C, at=0.0), now=24.0) == Park((1,))
+
+
+def test_coming_back_begins_with_the_look_up() -> None:
+    """It waits for what is still being saved, with cells that nobody uses meanwhile."""
+    state, _ = run(state_with(), asked(1, A, plan=PLAN), now=1.0)
+    state, _ = run(state, found(1), now=4.0)
+    assert (state.requests[1].back_at, state.requests[1].came_in) == (4.0, 3.0)
+
+
+@pytest.mark.parametrize(("first", "then"), [(found(2), Forked(2, 40)), (Forked(2, 40), found(2))])
+def test_who_waits_for_a_lead_comes_back_from_then_on(first: Any, then: Any) -> None:
+    """A lead may be as long in a prompt; who follows it is not to keep its place for eight times that."""
+    state = begun(state_with(), asked(1, A, plan=PLAN))
+    state, _ = run(state, asked(2, [*A[:40], *B[:20]], plan=PLAN), now=2.0)
+    state, _ = run(state, first, now=5.0)
+    state, _ = run(state, then, now=9.0)
+    assert (state.requests[2].back_at, state.requests[2].came_in) == (9.0, 0.0 if first == found(2) else 4.0)
 
 
 def test_a_prompt_that_is_not_saved_is_read_before_its_turn_begins() -> None:
@@ -156,13 +175,17 @@ class Seen:
     waited_with: int = 0  # most that were parked
     beside: int = 1 << 30  # fewest that had a place
     had: int = -1
+    parks: int = 0
 
 
 class Streams:
     """Equal streams in a world whose decodes take a second each, and how long they are moved and parked."""
 
-    def __init__(self, shape: Shape, lengths: Sequence[int], reply: int, *, fast: bool = True) -> None:
+    def __init__(
+        self, shape: Shape, lengths: Sequence[int], reply: int, *, fast: bool = True, look_up: float = 0.0
+    ) -> None:
         self.world, self._fast = World(shape), fast  # whether all rows of a request are read within a decode
+        self._look_up, self._asked = look_up, dict[int, float]()  # seconds that a look-up takes; when each was begun
         self.pauses: list[tuple[float, int]] = []  # seconds, and rounds of turns that they may have lasted
         self.out = self.back = self.came_in = 0.0  # the longest times to be parked and to come back
         self.parks = 0
@@ -187,10 +210,20 @@ class Streams:
                 return self.world.now
             while self._fast and self.world.reading:
                 self.world.read(0)
+            young = self._held_back()
             self.world.round(0)  # three tokens of a prompt a decode: to compute it again takes a while
+            self.world.asking.extend(young & self.world.open.keys())
             for running in self.world.state.requests.values():
                 self._note(running, self._seen[running.request.id])
         raise AssertionError("they do not come to an end")
+
+    def _held_back(self) -> set[int]:
+        """Look-ups that are not to be answered yet."""
+        world, now = self.world, self.world.now
+        self._asked = {request_id: self._asked.get(request_id, now) for request_id in world.asking}
+        young = {request_id for request_id, began in self._asked.items() if now < began + self._look_up}
+        world.asking = deque(request_id for request_id in world.asking if request_id not in young)
+        return young
 
     def _note(self, running: Running, seen: Seen) -> None:
         state, now = self.world.state, self.world.now
@@ -199,11 +232,12 @@ class Streams:
         if stage != seen.stage:
             if seen.stage == "parking":
                 self.out = max(self.out, now - seen.since)
-            if stage == "parked":
+            if running.parks > seen.parks:  # else it was put back before the engine had begun with it
                 self.parks += 1
                 had = len(self.world.streamed[running.request.id])
                 assert had > seen.had or not running.prefilled, "parked again before it got on"
                 seen.parked_since, seen.waited_with, seen.beside, seen.had = now, 0, 1 << 30, had
+                seen.parks = running.parks
             if seen.stage == "coming" and seen.parked_since is not None:
                 self.back = max(self.back, now - seen.since)
             seen.stage, seen.since = stage, now
@@ -225,12 +259,13 @@ crowds = st.tuples(
     st.lists(st.integers(1, 40), min_size=2, max_size=6),
     st.integers(2, 55),
     st.booleans(),
+    st.sampled_from([0.0, 0.0, 3.0, 20.0]),
 )  # fmt: skip
 
 
-def crowd_takes_turns(shape: Shape, lengths: Sequence[int], reply: int, fast: bool) -> None:
+def crowd_takes_turns(shape: Shape, lengths: Sequence[int], reply: int, fast: bool, look_up: float) -> None:
     """Let a crowd run; nobody waits longer than is stated, and moving stays within bounds."""
-    streams = Streams(shape, lengths, reply, fast=fast)
+    streams = Streams(shape, lengths, reply, fast=fast, look_up=look_up)
     took = streams.run()
     turn = max(shape.turn, TURN_SHARE * streams.came_in) + TICK_SECONDS
     at_most = len(lengths)
@@ -244,7 +279,7 @@ def crowd_takes_turns(shape: Shape, lengths: Sequence[int], reply: int, fast: bo
 
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(crowds)
-def test_nobody_is_parked_for_longer_than_is_stated(crowd: tuple[Shape, list[int], int, bool]) -> None:
+def test_nobody_is_parked_for_longer_than_is_stated(crowd: tuple[Shape, list[int], int, bool, float]) -> None:
     """A first look, see the next test."""
     crowd_takes_turns(*crowd)
 
@@ -252,9 +287,25 @@ def test_nobody_is_parked_for_longer_than_is_stated(crowd: tuple[Shape, list[int
 @pytest.mark.slow
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(crowds)
-def test_nobody_is_parked_for_longer_than_is_stated_in_many_crowds(crowd: tuple[Shape, list[int], int, bool]) -> None:
+def test_nobody_is_parked_for_longer_than_is_stated_in_many_crowds(
+    crowd: tuple[Shape, list[int], int, bool, float],
+) -> None:
     """ceil(parked / that fit) turns and moves; each gets on before it is parked again; and parks are bounded."""
     crowd_takes_turns(*crowd)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("look_up", [0.0, 10.0, 30.0])
+def test_turns_cost_little_however_long_a_look_up_takes(look_up: float) -> None:
+    """Two streams that fit one at a time: with turns they take an eighth longer, and a first and a last look-up."""
+
+    def takes(turn: float) -> float:
+        shape = Shape(
+            memory="full", n_ctx=340, n_seq_max=2, quantum=16, kept=ALL, saves=True, max_pending=ALL, turn=turn
+        )
+        return Streams(shape, [20] * 2, 300, look_up=look_up).run()
+
+    assert takes(1.0) <= (1 + 1 / TURN_SHARE) * takes(ALL) + 2 * look_up
 
 
 @pytest.mark.slow

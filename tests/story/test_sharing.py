@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 from helpers.backends import MEMORY
 from helpers.cache import MEMORIES, stub_reply, text
 from helpers.crowd import together
-from helpers.gated import arrived, gated
+from helpers.gated import WIDE, arrived, gated
 from helpers.runtime import until
 from helpers.tiny_gguf import KINDS, Kind, tiny_gguf
 
 import erllama_py as erllama
+from erllama_py.engine.cells import Cells
+from erllama_py.engine.jobs import Captured
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +50,27 @@ async def test_eight_that_come_together_compute_their_beginning_once(memory: str
     # Rows end every 16 tokens, but for the last 32 of a prompt: 160 is one of their ends.
     assert [reply.stats.prefill_tokens for reply in others] == [OWN] * 7
     assert {reply.cache_hit_kind for reply in others} == {"live" if memory == "full" else "partial"}
+
+
+@pytest.mark.parametrize("n_batch", [32, 512], ids=["the beginning is read in slices", "and in one go"])
+async def test_eight_that_come_together_copy_their_beginning_out_once(
+    n_batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever computes it saves it, and the others know before they begin."""
+    copied, capture = Counter[int](), Cells.capture
+
+    def counted(cells: Cells, request_id: int, seq_id: int, start: int, end: int, *more: Any) -> Captured:
+        copied.update(range(start, end))
+        return capture(cells, request_id, seq_id, start, end, *more)
+
+    monkeypatch.setattr(Cells, "capture", counted)
+    prompts = asked(8)
+    async with gated("full", WIDE | {"n_batch": n_batch}) as (_, model, gate):
+        waiting = asyncio.create_task(together(model, prompts, length=LENGTH))
+        await arrived(model, 8)
+        gate.gate.set()
+        await waiting
+    assert [copied[position] for position in range(len(SYSTEM))] == [1] * len(SYSTEM)
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
