@@ -7,7 +7,7 @@ MODELS := smollm2 gemma3
 export PYTHON
 
 BIN := $(VENV)/bin
-# The set-up itself runs on any Python 3, to be able to say that it is too old.
+# The set-up itself runs on any Python from 3.7, to be able to say that it is too old.
 BOOT = "$$PYTHON" python3 python3.14 python3.13 python3.12 python3.11
 
 .DEFAULT_GOAL := help
@@ -24,7 +24,7 @@ test: env  ## run every test, those with real models too
 	@$(BIN)/python -m erllama_py.serve.models $(MODELS) >/dev/null
 	@$(BIN)/python -m pytest
 
-quick: env  ## run the tests that take less than a minute in all
+quick: env  ## run the quick tests: about a minute in all
 	@$(BIN)/python -m pytest -q -m "not slow and not real_model"
 
 check: env  ## judge the code without running it: style, types, documents, house rules
@@ -47,8 +47,10 @@ docs: env  ## build the documentation into site/
 
 env:  # .venv, made where it is missing, broken or out of date
 	@for name in $(BOOT); do \
-		if command -v "$$name" >/dev/null; then exec "$$name" scripts/setup_env.py --venv "$(VENV)"; fi; \
-	done; echo "erllama_py: no Python was found; Python 3.11 or newer is needed" >&2; exit 1
+		if "$$name" -c "import sys; sys.exit(sys.version_info < (3, 7))" >/dev/null 2>&1; then \
+			exec "$$name" scripts/setup_env.py --venv "$(VENV)"; \
+		fi; \
+	done; echo "erllama_py: no Python was found that could be used; Python 3.11 or newer is needed" >&2; exit 1
 
 #:
 #: llama.cpp is built for this CPU, and tried before it is used. PORTABLE=1 make … asks for the portable build, and

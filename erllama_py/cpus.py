@@ -79,7 +79,7 @@ def allowance(cpus: Collection[int], cores: Mapping[int, str], quota: float | No
     threads, why = max(1, n_cores), _counted(len(cpus), n_cores)
     if quota is not None and quota < threads:
         threads = max(1, int(quota))
-        why = f"a quota of {quota:g} CPUs ({why})"
+        why = f"a quota of {quota:g} CPU{'s' if quota != 1 else ''} ({why})"
     return Allowance(threads, frozenset(cpus), why)
 
 

