@@ -175,9 +175,8 @@ def digest(*files: Path) -> str:
 
 def create(venv: Path, python: Python) -> None:
     """Make an empty environment, in place of any that is there."""
-    say(
-        f"creating {venv.name} {'anew ' if venv.exists() else ''}with {python.path} ({'.'.join(map(str, python.version))})"
-    )
+    again = " again" if venv.exists() else ""
+    say(f"creating {venv.name}{again} with {python.path} ({'.'.join(map(str, python.version))})")
     command = [python.path, "-m", "venv", "--clear", str(venv)]
     made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if made.returncode:

@@ -18,8 +18,9 @@ def test_the_demo_answers_crashes_comes_back_and_is_warm_after_a_restart(capsys:
     assert main(["demo", "--model", str(fetch("smollm2"))]) == 0
     printed, complaints = capsys.readouterr()
     for part in ("[cold: ", "0 of 222 prompt", "[warm: ", "281 of 299", "ModelCrashed: ", "[after the restart: ",
-                 "Unloaded; the memory is free.\n", "[restored from the disk: ", "210 of 223"):  # fmt: skip
+                 "Unloaded; the memory is free.\n", "[restored from the disk: "):  # fmt: skip
         assert part in printed
+    assert "210 of 223" in printed or "211 of 223" in printed  # the last is read if that is quicker than computing it
     assert "1 restart" in printed[printed.index("runtime (supervisor)") :]
     assert complaints == ""
     assert engine_threads() == []
