@@ -51,9 +51,9 @@ async def test_the_next_turn_computes_only_what_is_new(loaded: tuple[erllama.Run
 
 
 async def test_a_grammar_binds_the_reply(loaded: tuple[erllama.Runtime, erllama.Model]) -> None:
-    """Whatever the model would rather say, what comes out is in the language."""
+    """Whatever the model would rather say, what comes out is in the language; the longest fits into 60 tokens."""
     _, model = loaded
-    grammar = r'root ::= "{\"city\": \"" [A-Za-z ]+ "\", \"people\": " [0-9]+ "}"'
+    grammar = r'root ::= "{\"city\": \"" [A-Za-z ]{1,20} "\", \"people\": " [0-9]{1,9} "}"'
     answer = await model.chat(QUESTION, grammar=grammar, temperature=0.7, seed=3, response_tokens=60)
     assert answer.finish_reason == "stop"
     assert set(json.loads(answer.reply)) == {"city", "people"}
