@@ -143,7 +143,10 @@ class Watch:
         if worker._running or worker._parked or worker._forks:
             wrong.append(f"{worker} has work, and forks {worker._forks}")
         for slot in state.slots:
-            held = backend.positions(slot.seq_id)[1] + 1
+            try:
+                held = backend.positions(slot.seq_id)[1] + 1
+            except RuntimeError:  # the engine thread is changing them
+                return [*wrong, f"sequence {slot.seq_id} is not at rest"]
             if held != slot.length:
                 wrong.append(f"sequence {slot.seq_id} holds {held}, by the books {slot.length}")
         if isinstance(backend, StubBackend):
