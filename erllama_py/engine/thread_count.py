@@ -36,6 +36,11 @@ IDLE = 0.7
 PAUSE, LOSSES = 2.0, 20.0
 NEWS_PAUSE, NEWS_LOSSES = 0.5, 5.0
 
+# The pause before more threads are tried although no CPU was seen idle, in seconds: others may give way, as processes
+# of a low priority do, but seldom will. The kernel favours threads that have slept, so a few decodes by more of them
+# look better than many are: with a trial each two seconds, one of five was won by chance, and half a second lost.
+UNSEEN_PAUSE = 15.0
+
 News = Literal["calm", "held up", "idle"]
 
 
@@ -68,9 +73,10 @@ class Counting(msgspec.Struct, frozen=True):
         """Whether the decode under way is computed by a count that is only tried."""
         return self.trial is not None and self.trial.is_other
 
-    @property
-    def due_at(self) -> float:
-        """When the next trial may begin."""
+    def due_at(self, *, unseen: bool) -> float:
+        """When the next trial may begin; `unseen`: one of more threads, although no CPU was seen idle."""
+        if unseen:
+            return self.ended_at + max(UNSEEN_PAUSE, LOSSES * self.loss)
         if self.has_news:
             return self.ended_at + max(NEWS_PAUSE, NEWS_LOSSES * self.loss)
         return self.ended_at + max(PAUSE, LOSSES * self.loss)
@@ -89,7 +95,7 @@ def next_count(
     news = _news(best, most, pressure)
     if news != counting.news:
         counting = msgspec.structs.replace(counting, news=news, has_news=True)
-    if trial is None and now >= counting.due_at:
+    if trial is None and now >= counting.due_at(unseen=news == "calm" and pressure is not None):
         other = _other(best, most, news, pressure, counting.lost)
         if other != best:
             trial, counting = Trial(best, other), msgspec.structs.replace(counting, has_news=False)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama_py.engine.cpu_share import Claim, Seat
-from erllama_py.engine.thread_count import Counting, Pressure, next_count, observed
+from erllama_py.engine.thread_count import UNSEEN_PAUSE, Counting, Pressure, next_count, observed
 from erllama_py.engine.thread_trial import LOST, MOST_DECODES, TRIAL_DECODES, Shape
 
 cpus = st.floats(0.0, 16.0)
@@ -143,13 +143,27 @@ def test_an_engine_with_a_smaller_share_finds_out_too(cpus: int, busy: int, pena
     assert best * (len(machine.counts) - decodes) >= 0.85 * (machine.now - began)
 
 
+def test_more_threads_are_seldom_tried_where_no_cpu_is_idle() -> None:
+    """Trials of more begin a quarter of a minute apart, and at once when a CPU is seen idle."""
+    machine = Machine(2)
+    machine.busy = 2
+    machine.run(10.0)
+    assert machine.decode() == 1
+    machine.counts.clear()
+    machine.run(60.0)
+    assert 0 < machine.counts.count(2) <= 4 * (60.0 / UNSEEN_PAUSE + 1)
+    machine.busy = 0
+    machine.run(2.0)
+    assert machine.decode() == 2
+
+
 def test_a_guess_that_has_lost_is_not_the_only_one() -> None:
     """What others leave seems to be four CPUs: where four threads are slower than eight, two are tried, then one, then
     four again; and where it seems to be none, half of the eight."""
     for told, expected in [(Pressure(waiting=2.7, idle=0.0), [4, 2, 1, 4]), (Pressure(8.0, 0.0), [1, 4, 2, 1, 4])]:
         counting, now, tried = Counting(8), 0.0, []
         for _ in expected:
-            now = max(now, counting.due_at)
+            now = max(now, counting.due_at(unseen=False))
             counting, _ = next_count(counting, 8, ROW, told, now)
             assert counting.trial is not None
             tried.append(counting.trial.count)
