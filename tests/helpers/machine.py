@@ -27,6 +27,8 @@ class Machine:
         self.cpus, self.busy = cpus, 0
         self.work, self.penalty, self.noise = work, penalty, noise
         self.tells = True  # whether its kernel tells anything
+        self.fails_every = 0  # one look at its books in so many fails; 0: none
+        self.looks = 0
         self.now = 0.0
         self.counts: list[int] = []  # threads of each decode
         self.told: list[int] = []  # what the engine has said to use
@@ -44,7 +46,9 @@ class Machine:
 
     def read(self) -> CpuTimes | None:
         """What its kernel tells."""
-        return CpuTimes(self._waited, self._idle) if self.tells else None
+        self.looks += 1
+        fails = self.fails_every and self.looks % self.fails_every == 0
+        return CpuTimes(self._waited, self._idle) if self.tells and not fails else None
 
     def takes(self, count: int) -> float:
         """Seconds of a decode by so many threads."""
