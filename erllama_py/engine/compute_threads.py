@@ -83,12 +83,16 @@ class ComputeThreads:
         """The decode has taken so long."""
         self._states[self._sort] = observed(self._states[self._sort], seconds, self._clock())
 
-    def rest(self) -> None:
-        """There is nothing to decode: others may have the CPUs."""
-        self._share.leave(self._seat)
+    def pause(self) -> None:
+        """There is nothing to decode just now: what the kernel tells of this time is not of decodes."""
         if self._in_trial(self._sort):
             self._pressures.drop()
         self._pressures.end(self._clock())
+
+    def rest(self) -> None:
+        """There is nothing to decode: others may have the CPUs."""
+        self.pause()
+        self._share.leave(self._seat)
         if self._has_pool:
             self._give_back()
 

@@ -16,6 +16,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import anyio
 import msgspec
@@ -30,6 +31,11 @@ from erllama_py.engine.cpu_share import PROCESS
 from erllama_py.engine.cpu_watch import CpuWatch
 from erllama_py.engine.jobs import Cancel, Capture, Died, Drop, Grant, Job, Outcome, Restore
 from erllama_py.engine.worker import Worker
+
+# So long an engine keeps its part of the CPUs when it has nothing to do. One request follows another within a few
+# milliseconds; if the part were free in between, another engine would begin a batch with all CPUs, and for as long as
+# that takes there would be more threads than CPUs.
+LULL_SECONDS = 0.05
 
 PROGRESS_STEP = 0.01  # a load reports each hundredth: enough for a bar, and a few hundred bytes in all
 
@@ -136,9 +142,7 @@ class EngineThread:
     def _take_jobs(self, worker: Worker) -> None:
         """All jobs that have come; waits for one only when there is nothing to do."""
         if not self._todo and not worker.busy:
-            if self._jobs.empty():
-                worker.rest()
-            self._todo.append(self._jobs.get())
+            self._todo.append(self._next_job(worker))
         with self._lock:
             self._backend.abort(False)
             self._cancelled.clear()
@@ -148,6 +152,14 @@ class EngineThread:
                     worker.do(job)
                 else:
                     self._todo.append(job)
+
+    def _next_job(self, worker: Worker) -> Job | None:
+        if self._jobs.empty():
+            worker.pause()
+        with suppress(queue.Empty):
+            return self._jobs.get(timeout=LULL_SECONDS)
+        worker.rest()
+        return self._jobs.get()
 
     def _may_pass(self, worker: Worker, job: Job) -> bool:
         """Whether a job need not wait behind the copies that are to be made, one a tick.

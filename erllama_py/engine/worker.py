@@ -91,8 +91,12 @@ class Worker:
             outcomes, self._outcomes = self._outcomes, []
             self._post(outcomes)
 
+    def pause(self) -> None:
+        """There is nothing to do just now."""
+        self._threads.pause()
+
     def rest(self) -> None:
-        """There is nothing to do."""
+        """There has been nothing to do for a while: leave the CPUs to others."""
         self._threads.rest()
 
     def close(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -10,6 +12,7 @@ from helpers.machine import Machine
 from helpers.worker import bench, prompt
 
 from erllama_py.cpus import ThreadChoice
+from erllama_py.engine import thread
 from erllama_py.engine.compute_threads import MANY, ComputeThreads
 from erllama_py.engine.cpu_pressure import WATCH_SECONDS
 from erllama_py.engine.cpu_share import PROCESS, CpuShare
@@ -114,13 +117,14 @@ def test_an_engine_tells_what_it_has_settled_on() -> None:
     assert repr(machine.threads) == "<ComputeThreads 2 of 2, granted 2>"
 
 
-def test_a_rest_says_nothing_of_the_cpus() -> None:
+@pytest.mark.parametrize("how", [ComputeThreads.pause, ComputeThreads.rest])
+def test_a_rest_says_nothing_of_the_cpus(how: Callable[[ComputeThreads], None]) -> None:
     """They were idle because nobody decoded: no reason to try more threads."""
     machine = Machine(2)
     machine.busy = 2
     machine.run(4.0)
     machine.counts.clear()
-    machine.threads.rest()
+    how(machine.threads)
     machine.now += 10.0
     machine._idle += 20.0
     machine.busy = 2
@@ -205,3 +209,16 @@ async def test_an_engine_without_work_leaves_the_cpus_to_others() -> None:
                 await anyio.lowlevel.checkpoint()
         assert PROCESS._seats == []
     assert backend.rests == 1
+
+
+@pytest.mark.anyio
+async def test_a_part_of_the_cpus_is_kept_from_one_request_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else another engine would begin a long decode with all of them."""
+    monkeypatch.setattr(thread, "LULL_SECONDS", 60.0)
+    backend = resting()
+    async with engine(backend, threads=TWO) as driver:
+        for request_id in range(1, 4):
+            driver.thread.submit(generate(request_id, [1, 2, 3], max_new_tokens=2))
+            await driver.until(ends(request_id))
+            assert (len(PROCESS._seats), backend.rests) == (1, 0)
+    assert (PROCESS._seats, backend.rests) == ([], 1)
