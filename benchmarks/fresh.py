@@ -35,11 +35,11 @@ class Peer:
 
 
 @contextmanager
-def peer(part: Part, *args: Any) -> Iterator[Peer]:
+def peer(part: Part, *args: Any, **options: Any) -> Iterator[Peer]:
     """Start a part in a new process, and end it with the block. It is set up when the block begins."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_run, args=(theirs, part, args))
+    process = context.Process(target=_run, args=(theirs, part, args, options))
     process.start()
     theirs.close()
     try:
@@ -50,12 +50,12 @@ def peer(part: Part, *args: Any) -> Iterator[Peer]:
         process.join()
 
 
-def _run(connection: Connection, part: Part, args: tuple[Any, ...]) -> None:
-    asyncio.run(_serve(connection, part, args))
+def _run(connection: Connection, part: Part, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    asyncio.run(_serve(connection, part(*args, **options)))
 
 
-async def _serve(connection: Connection, part: Part, args: tuple[Any, ...]) -> None:
-    async with part(*args) as answer:
+async def _serve(connection: Connection, setting: AbstractAsyncContextManager[Answer]) -> None:
+    async with setting as answer:
         connection.send("ready")
         while True:
             try:

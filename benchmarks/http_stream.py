@@ -13,7 +13,7 @@ import json
 import socket
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ N_CTX = 1024
 N_THREADS = 2
 PORT_SECONDS = 60
 
+Messages = Sequence[Mapping[str, str]]
 Run = tuple[float, list[float]]  # seconds in all, and the gaps between two pieces of text
 
 
@@ -47,18 +48,19 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def application(path: Path, port: int) -> AsyncIterator[Answer]:
+async def application(path: Path, port: int, **config: Any) -> AsyncIterator[Answer]:
     """The application, served on `port`; the answer to `prompt`, `complete` and `stream` comes from its model."""
-    app = create_app({"model_path": path, "context_opts": {"n_ctx": N_CTX, "n_threads": N_THREADS}})
+    context = {"n_ctx": N_CTX, "n_threads": N_THREADS, **config.pop("context_opts", {})}
+    app = create_app({"model_path": path, "context_opts": context, **config})
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", access_log=False))
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it
         await asyncio.sleep(0.05)
     model: erllama.Model = app.state.model
 
-    async def answer(what: str) -> Any:
+    async def answer(what: str, messages: Messages = MESSAGES) -> Any:
         if what == "prompt":
-            return await model.apply_chat_template(MESSAGES)
+            return await model.apply_chat_template(messages)
         began = time.perf_counter()
         if what == "complete":
             done = await model.chat(MESSAGES, **OPTIONS)
