@@ -21,7 +21,7 @@ from opened import MODELS, QUOTA, identity_of, opened, prompt
 from report import publish, table
 
 from erllama_py import Model, Runtime
-from erllama_py.tier_specs import RamFileTier
+from erllama_py.options.tiers import RamFileTier
 from erllama_py.tiers import row_file
 
 SHORT = (24, 32, 64, 128, 256)

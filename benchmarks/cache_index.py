@@ -26,7 +26,7 @@ import erllama_py as erllama
 from erllama_py.cache.index import Index
 from erllama_py.cache.keys import TOKEN_BYTES, Identity, prefix_keys
 from erllama_py.cache.walk import Hit, walk
-from erllama_py.tier_specs import DiskTier
+from erllama_py.options.tiers import DiskTier
 from erllama_py.tiers import row_file
 from erllama_py.tiers.messages import RowMeta, StoredRow
 

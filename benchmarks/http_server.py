@@ -1,8 +1,8 @@
-"""The example application beside llama-server, both over HTTP: one stream, and a long prompt that comes beside a stream.
+"""The example application beside llama-server, both over HTTP: one stream, and a long prompt beside a stream.
 
-Only where the variable `LLAMA_SERVER` names its executable. Each server has a process of its own and is asked by the same
-client, in this one; rounds take turns. The application runs twice: with the default `max_stall_ms`, and with a tenth of
-the gap that the prompt makes in a stream of llama-server.
+Only where the variable `LLAMA_SERVER` names its executable. Each server has a process of its own and is asked by the
+same client, in this one; rounds take turns. The application runs twice: with the default `max_stall_ms`, and with a
+tenth of the gap that the prompt makes in a stream of llama-server.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,13 +34,13 @@ LONG_WORDS = 1900  # 2,800 tokens
 N_CTX, N_SEQ_MAX = 8192, 2
 STALL_MS = 370
 
-Request = Callable[[Messages, int], AsyncIterator[int]]  # messages and tokens; yields for each piece of the reply
+Request = Callable[[Messages, int], AsyncGenerator[int, None]]  # yields for each piece
 
 
 def asker(port: int) -> Request:
     """How the application is asked."""
 
-    async def ask(messages: Messages, count: int) -> AsyncIterator[int]:
+    async def ask(messages: Messages, count: int) -> AsyncGenerator[int, None]:
         options: dict[str, Any] = {"response_tokens": count, "temperature": 0.0}
         body = json.dumps({"messages": messages, "options": options}).encode()
         head = "POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
@@ -59,7 +59,7 @@ def asker(port: int) -> Request:
 def server_asker(other: Server, ours: Peer) -> Request:
     """How llama-server is asked: for the same tokens."""
 
-    async def ask(messages: Messages, count: int) -> AsyncIterator[int]:
+    async def ask(messages: Messages, count: int) -> AsyncGenerator[int, None]:
         tokens = await asyncio.to_thread(ours.ask, "prompt", messages)
         async for piece in other.stream(tokens, count):
             yield piece
@@ -74,16 +74,16 @@ class Beside(NamedTuple):
     gap: float
 
 
-async def times_of(pieces: AsyncIterator[int]) -> list[float]:
+async def times_of(pieces: AsyncGenerator[int, None]) -> list[float]:
     """When each piece came, in seconds from the first on."""
     times = [time.perf_counter() async for _ in pieces]
     return [one - times[0] for one in times]
 
 
-async def first_of(pieces: AsyncIterator[int]) -> float:
+async def first_of(pieces: AsyncGenerator[int, None]) -> float:
     """Seconds until the first piece; the rest is left."""
     began = time.perf_counter()
-    async with aclosing(pieces) as coming:  # type: ignore[type-var]  # a generator
+    async with aclosing(pieces) as coming:
         async for _ in coming:
             return time.perf_counter() - began
     raise RuntimeError("no reply")
@@ -99,7 +99,7 @@ async def beside(ask: Request, number: int) -> Beside:
     times, warm, done = list[float](), asyncio.Event(), asyncio.Event()
 
     async def read() -> None:
-        async with aclosing(ask(MESSAGES, STREAM_TOKENS)) as pieces:  # type: ignore[type-var]
+        async with aclosing(ask(MESSAGES, STREAM_TOKENS)) as pieces:
             async for _ in pieces:
                 times.append(time.perf_counter())
                 if len(times) == WARM:

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from report import publish, table
 
 import erllama_py as erllama
-from erllama_py.runtime_options import SWITCH_SECONDS
+from erllama_py.options.runtime import SWITCH_SECONDS
 from erllama_py.serve.models import fetch
 
 BEAT = 0.001

@@ -11,8 +11,8 @@ from typing import Any
 
 import erllama_py as erllama
 from erllama_py.cache.keys import Identity
+from erllama_py.options.tiers import DiskTier, RamFileTier
 from erllama_py.serve.models import fetch
-from erllama_py.tier_specs import DiskTier, RamFileTier
 
 MODELS = {"smollm2": "SmolLM2-135M", "gemma3": "Gemma 3 270M"}  # dense; a sliding window of 512
 N_CTX = 4096

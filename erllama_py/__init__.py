@@ -7,7 +7,6 @@ from erllama_py.actors import Raised, RestartLimits, Returned, Stopped, TreeNode
 from erllama_py.cache.handle import Cache
 from erllama_py.cache.keys import Identity
 from erllama_py.cache.messages import RowBytes, RowMeta
-from erllama_py.config import ContextOpts, ModelConfig, ModelOpts, PolicyOpts, SchedulerOpts, StubOpts
 from erllama_py.errors import (
     AlreadyLoaded,
     CacheUnavailable,
@@ -52,11 +51,14 @@ from erllama_py.errors import (
     TruncatedGGUF,
     UnsupportedModel,
 )
-from erllama_py.model.client import Model
-from erllama_py.model.session import Session
-from erllama_py.model.stream import Stream
-from erllama_py.pressure_opts import PressureOpts
-from erllama_py.request_options import RequestOptions
+from erllama_py.handle.model import Model
+from erllama_py.handle.session import Session
+from erllama_py.handle.stream import Stream
+from erllama_py.handle.supervised import Supervised
+from erllama_py.options.model import ContextOpts, ModelConfig, ModelOpts, PolicyOpts, SchedulerOpts, StubOpts
+from erllama_py.options.pressure import PressureOpts
+from erllama_py.options.request import RequestOptions
+from erllama_py.options.tiers import DiskTier, RamFileTier
 from erllama_py.results import (
     CacheDelta,
     CachedPrefix,
@@ -75,8 +77,6 @@ from erllama_py.results import (
     TierInfo,
 )
 from erllama_py.runtime import Runtime
-from erllama_py.supervised import Supervised
-from erllama_py.tier_specs import DiskTier, RamFileTier
 
 __version__ = "0.1.0"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from erllama_py.config import MAX_THREADS, ContextOpts
+from erllama_py.options.model import MAX_THREADS, ContextOpts
 
 
 class Allowance(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from erllama_py.config import ModelConfig, SaveReason, TierKind
+from erllama_py.options.model import ModelConfig, SaveReason, TierKind
 
 CacheHitKind = Literal["exact", "partial", "sticky", "live", "cold"]
 FinishReason = Literal["stop", "length", "cancelled"]

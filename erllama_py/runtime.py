@@ -33,16 +33,7 @@ from erllama_py.actors import (
     TreeNode,
 )
 from erllama_py.buffers import BufferPool
-from erllama_py.by_id import ModelCalls
 from erllama_py.cache.handle import Cache
-from erllama_py.config import (
-    ModelConfig,
-    PolicyOpts,
-    check_name,
-    check_tier,
-    parse_model_config,
-    with_policy,
-)
 from erllama_py.engine.backends import BackendFactory, make_backend
 from erllama_py.errors import (
     AlreadyLoaded,
@@ -56,14 +47,23 @@ from erllama_py.errors import (
     TierNotFound,
     TierTaken,
 )
+from erllama_py.handle.by_id import ModelCalls
+from erllama_py.handle.model import Model
+from erllama_py.handle.supervised import Supervised
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.client import Model
-from erllama_py.model.messages import SaveAll, actor_name, model_id_of, new_ticket
-from erllama_py.pressure_opts import PressureOpts
+from erllama_py.options.model import (
+    ModelConfig,
+    PolicyOpts,
+    check_name,
+    check_tier,
+    parse_model_config,
+    with_policy,
+)
+from erllama_py.options.pressure import PressureOpts
+from erllama_py.options.runtime import RAM_TIER, SAVE_BUFFER_BYTES, SWITCH_SECONDS, parse_runtime_options
+from erllama_py.options.tiers import AnyTier, DiskTier, RamFileTier, kind_of, parse_tier
 from erllama_py.results import LoadProgress, ModelInfo, PressureState
-from erllama_py.runtime_options import RAM_TIER, SAVE_BUFFER_BYTES, SWITCH_SECONDS, parse_runtime_options
-from erllama_py.supervised import Supervised
-from erllama_py.tier_specs import AnyTier, DiskTier, RamFileTier, kind_of, parse_tier
+from erllama_py.scheduler.messages import SaveAll, actor_name, model_id_of, new_ticket
 from erllama_py.tiers.messages import tier_actor_name
 from erllama_py.watch.log import get_logger
 from erllama_py.watch.pressure import GetPressure

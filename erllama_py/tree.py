@@ -37,10 +37,10 @@ from erllama_py.cache.saver import Saver
 from erllama_py.engine.backends import BackendFactory
 from erllama_py.model.actor import ModelActor
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.messages import actor_name
-from erllama_py.pressure_opts import PressureOpts
-from erllama_py.runtime_options import RAM_TIER
-from erllama_py.tier_specs import DiskTier, RamFileTier, RamTier
+from erllama_py.options.pressure import PressureOpts
+from erllama_py.options.runtime import RAM_TIER
+from erllama_py.options.tiers import DiskTier, RamFileTier, RamTier
+from erllama_py.scheduler.messages import actor_name
 from erllama_py.tiers.directory import DirectoryTier
 from erllama_py.tiers.messages import CACHE, tier_actor_name
 from erllama_py.tiers.ram import RamTier as RamTierActor

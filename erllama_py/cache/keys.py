@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from erllama_py.config import ContextOpts
+from erllama_py.options.model import ContextOpts
 
 # Exactly the settings that change the bytes of a KV cell, or which cells are there:
 # - `type_k`, `type_v`: the type of the bytes themselves;

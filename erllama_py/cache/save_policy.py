@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from erllama_py.config import PolicyOpts
+from erllama_py.options.model import PolicyOpts
 
 # Closer ends are one row. Not for the time: 32 tokens of a 135M model take 0.2 s on two cores, a synced file 5 to 20
 # ms. But a row has a file, however short it is: two syncs, a page or two beside its cells, and a header to be read

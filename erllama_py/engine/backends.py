@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import Backend
+from erllama_py.options.model import ModelConfig
 
 BackendFactory = Callable[[str, ModelConfig], Backend]
 

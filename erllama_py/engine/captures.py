@@ -6,9 +6,9 @@ makes the next range longer and never leaves a hole.
 
 from __future__ import annotations
 
-from erllama_py.config import SaveReason
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.engine.jobs import CapturePlan, span_end
+from erllama_py.options.model import SaveReason
 
 
 class Captures:

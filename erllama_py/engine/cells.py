@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 
 from erllama_py.buffers import GRAIN, BufferPool
-from erllama_py.config import SaveReason, SkipReason
 from erllama_py.engine.backend import Backend, CannotCapture
 from erllama_py.engine.jobs import Captured, Fork, Forked, Restore, Restored
+from erllama_py.options.model import SaveReason, SkipReason
 
 # A decode of fewer tokens says nothing of what a prompt costs: single rows take several times as long for each.
 TYPICAL_TOKENS = 16

@@ -32,9 +32,9 @@ from pathlib import Path
 
 import msgspec
 
-from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import FileFacts, LoadCancelled, ModelFile
 from erllama_py.errors import FingerprintMismatch, ModelFileNotFound, ModelLoadError
+from erllama_py.options.model import ModelConfig
 
 # Bytes read at once. sha256 takes 2-4 ms for them, which is how soon a cancelled load stops; each block is also a
 # progress report to the event loop, and some hundred of those a second are enough.

@@ -14,7 +14,6 @@ import threading
 import zlib
 from collections.abc import Callable, Sequence
 
-from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import (
     BackendFailure,
     DecodeStatus,
@@ -33,6 +32,7 @@ from erllama_py.errors import (
     SamplerFailed,
     TokenOutOfRange,
 )
+from erllama_py.options.model import ModelConfig
 
 END = 256
 SPECIAL = {END: b"<|end|>", 257: b"<|im_start|>", 258: b"<|im_end|>"}

@@ -17,8 +17,8 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable
 
-from erllama_py.config import StubOpts
 from erllama_py.engine.backend import BackendFailure, CannotCapture, Slice
+from erllama_py.options.model import StubOpts
 
 VALUE_BYTES = 4
 _HEADER = struct.Struct("<4I")

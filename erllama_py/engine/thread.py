@@ -22,7 +22,6 @@ import anyio
 import msgspec
 
 from erllama_py.buffers import BufferPool
-from erllama_py.config import SchedulerOpts
 from erllama_py.cpus import ThreadChoice, usable_cpus
 from erllama_py.engine.backend import Backend, LoadCancelled, ModelFacts
 from erllama_py.engine.cells import Cells
@@ -31,6 +30,7 @@ from erllama_py.engine.cpu_share import PROCESS
 from erllama_py.engine.cpu_watch import CpuWatch
 from erllama_py.engine.jobs import Cancel, Capture, Died, Drop, Grant, Job, Outcome, Restore
 from erllama_py.engine.worker import Worker
+from erllama_py.options.model import SchedulerOpts
 
 # So long an engine keeps its part of the CPUs when it has nothing to do. One request follows another within a few
 # milliseconds; if the part were free in between, another engine would begin a batch with all CPUs, and for as long as

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from erllama_py.config import SaveReason, SchedulerOpts
 from erllama_py.engine.backend import Backend, BackendFailure, ModelFacts, Slice
 from erllama_py.engine.cells import Cells
 from erllama_py.engine.compute_threads import ComputeThreads
@@ -43,6 +42,7 @@ from erllama_py.engine.sequence import Running
 from erllama_py.engine.stall import TickTimes, chunk_size, observed
 from erllama_py.engine.tick_plan import Need, plan_tick
 from erllama_py.errors import ContextOverflow, DecodeFailed, RequestError
+from erllama_py.options.model import SaveReason, SchedulerOpts
 from erllama_py.watch.log import get_logger
 
 # Ranges copied out for one sequence in one tick, some milliseconds for large models: whatever else is due follows in

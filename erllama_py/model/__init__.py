@@ -1,4 +1,1 @@
-"""One actor per loaded model, and the handle that callers hold.
-
-Doors: `client` (the handle), `messages` (what the actor understands), `actor` for the tree that starts it.
-"""
+"""One actor per loaded model: it owns the engine thread and carries out what the scheduler decides."""

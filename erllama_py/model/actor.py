@@ -24,13 +24,16 @@ from erllama_py.cache.messages import Save, SaveLost, Skipped
 from erllama_py.engine.backends import BackendFactory
 from erllama_py.engine.jobs import Outcome
 from erllama_py.engine.thread import EngineThread
-from erllama_py.model import machine
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.kept_logits import KeptLogits
-from erllama_py.model.limits import limits_of
 from erllama_py.model.loading import describe, prepare_off_loop, range_bytes, report_weights
 from erllama_py.model.look_ups import LookUps
-from erllama_py.model.messages import (
+from erllama_py.model.request import make_completion
+from erllama_py.model.saving import row_meta
+from erllama_py.results import Completion
+from erllama_py.scheduler import machine
+from erllama_py.scheduler.limits import limits_of
+from erllama_py.scheduler.messages import (
     AnswerSaved,
     AwaitBuffers,
     BuffersBack,
@@ -57,11 +60,8 @@ from erllama_py.model.messages import (
     SendJob,
     Submit,
 )
-from erllama_py.model.request import make_completion
-from erllama_py.model.reuse import is_cuttable
-from erllama_py.model.saving import row_meta
-from erllama_py.model.state import State, new_state
-from erllama_py.results import Completion
+from erllama_py.scheduler.reuse import is_cuttable
+from erllama_py.scheduler.state import State, new_state
 from erllama_py.watch.log import get_logger
 
 # Buffers that are made while a model loads: a tick copies two ranges at most, while those of the last are written.

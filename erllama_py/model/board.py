@@ -15,11 +15,11 @@ import anyio
 
 from erllama_py.cache.keys import Identity
 from erllama_py.chat.template import ChatTemplate
-from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import ModelFacts, Vocabulary
 from erllama_py.errors import ErllamaError
-from erllama_py.model.state import State
+from erllama_py.options.model import ModelConfig
 from erllama_py.results import CacheHit, LoadProgress, ModelInfo, Phase
+from erllama_py.scheduler.state import State
 from erllama_py.watch.log import get_logger
 
 DOWN: tuple[Phase, ...] = ("loading", "restarting")

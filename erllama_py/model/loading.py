@@ -15,13 +15,13 @@ import msgspec
 import psutil
 
 from erllama_py.cache.keys import ctx_params_hash
-from erllama_py.config import ContextOpts, ModelConfig
 from erllama_py.cpus import ThreadChoice, choose_threads, read_allowance
 from erllama_py.engine.backend import Backend, FileFacts, ModelFacts
 from erllama_py.engine.fingerprint import fingerprint_file
 from erllama_py.engine.jobs import MOST_TOKENS
 from erllama_py.errors import InsufficientMemory, InvalidOption, QuantMismatch
 from erllama_py.model.board import ModelBoard
+from erllama_py.options.model import ContextOpts, ModelConfig
 from erllama_py.results import LoadProgress, ModelInfo
 
 # Bytes a KV element takes, by type: f16 is two; a q8_0 block stores 32 elements in 34 bytes, and so on

@@ -18,7 +18,7 @@ import anyio
 from erllama_py.actors import Background
 from erllama_py.cache.client import CacheClient
 from erllama_py.cache.messages import Find, Located, RowBytes, RowLost, Used, UsedKind
-from erllama_py.model.messages import EndLookUp, Found, ReadRows, Request, RowRead
+from erllama_py.scheduler.messages import EndLookUp, Found, ReadRows, Request, RowRead
 
 # Rows that are in memory or on their way into the cells: while one is restored, the next ones are read and checked. Two
 # threads at work on reading, one row that waits, one that goes in.

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from erllama_py.cache.keys import Identity, fold_salt, pack_tokens, prefix_keys
 from erllama_py.cache.save_policy import grid_stride, prompt_ends
-from erllama_py.config import PolicyOpts
 from erllama_py.engine.backend import ModelFacts, Sampling
 from erllama_py.engine.jobs import CapturePlan
 from erllama_py.errors import ContextOverflow, EmptyPrompt, RequestError, TokenOutOfRange
-from erllama_py.model.messages import Complete, Outline, Request
-from erllama_py.request_options import RequestOptions
+from erllama_py.options.model import PolicyOpts
+from erllama_py.options.request import RequestOptions
 from erllama_py.results import CacheDelta, CacheHit, Completion, Stats
+from erllama_py.scheduler.messages import Complete, Outline, Request
 
 
 def check_is_tokens(tokens: object) -> Sequence[object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from erllama_py.cache.keys import TOKEN_BYTES, prefix_keys
 from erllama_py.cache.messages import RowMeta
-from erllama_py.model.messages import SaveRow
+from erllama_py.scheduler.messages import SaveRow
 
 
 def row_meta(save: SaveRow, build: str, now: float) -> RowMeta:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from erllama_py.actors import Clock, Exit, MonotonicClock, Threads
 from erllama_py.buffers import BufferPool
 from erllama_py.errors import RowUnavailable, TierError, TierFailed, TierFull, TierLocked
-from erllama_py.tier_specs import DiskTier, RamFileTier
+from erllama_py.options.tiers import DiskTier, RamFileTier
 from erllama_py.tiers import row_file
 from erllama_py.tiers.base import TierActor
 from erllama_py.tiers.lock import words

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import msgspec
 
-from erllama_py.config import SaveReason as SaveReason
-from erllama_py.config import TierKind as TierKind
 from erllama_py.errors import TierError
+from erllama_py.options.model import SaveReason as SaveReason
+from erllama_py.options.model import TierKind as TierKind
 
 CACHE = "cache"  # the name of the cache's actor
 PREFIX = "tier:"

@@ -14,7 +14,7 @@ import numpy.typing
 
 from erllama_py.actors import Exit, Threads
 from erllama_py.errors import RowUnavailable, TierFull
-from erllama_py.tier_specs import RamTier as RamSpec
+from erllama_py.options.tiers import RamTier as RamSpec
 from erllama_py.tiers.base import TierActor
 from erllama_py.tiers.ledger import on_disk
 from erllama_py.tiers.messages import Put, RowBytes, StoredRow

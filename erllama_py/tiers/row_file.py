@@ -18,7 +18,7 @@ from typing import Literal, NoReturn, TypeAlias
 import msgspec
 import xxhash
 
-from erllama_py.config import SaveReason
+from erllama_py.options.model import SaveReason
 from erllama_py.tiers.messages import RowMeta
 
 BadKind = Literal["foreign", "version", "torn", "flipped", "renamed"]

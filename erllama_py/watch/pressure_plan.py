@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from erllama_py.pressure_opts import PressureOpts
+from erllama_py.options.pressure import PressureOpts
 
 
 class Reading(NamedTuple):

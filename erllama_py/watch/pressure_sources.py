@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from erllama_py.errors import InvalidOption
-from erllama_py.pressure_opts import PressureOpts
+from erllama_py.options.pressure import PressureOpts
 from erllama_py.watch.pressure_plan import Reading, fullest
 
 NVIDIA_SMI = "nvidia-smi"

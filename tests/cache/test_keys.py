@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama_py.cache.keys import KV_SETTINGS, ctx_params_hash
-from erllama_py.config import ContextOpts, ModelOpts
+from erllama_py.options.model import ContextOpts, ModelOpts
 
 BUILD = "b1234"
 

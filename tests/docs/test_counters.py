@@ -18,7 +18,7 @@ from helpers.project import TOP, sources, syntax
 
 from erllama_py.cache.messages import Miss, SkipReason, Used
 from erllama_py.cache.reservation import Refused
-from erllama_py.config import SaveReason
+from erllama_py.options.model import SaveReason
 from erllama_py.tiers.row_file import BadKind
 
 TIER = {"*"}  # any name that a tier was given

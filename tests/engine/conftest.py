@@ -12,8 +12,8 @@ from helpers.backends import MEMORY, Subject, make_subject
 from helpers.fingerprints import CONTENT
 from helpers.tiny_gguf import KINDS
 
-from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import Backend
+from erllama_py.options.model import ModelConfig
 from erllama_py.serve.models import fetch
 
 

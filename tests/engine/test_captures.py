@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.config import SaveReason
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.engine.captures import Captures
 from erllama_py.engine.jobs import CapturePlan
+from erllama_py.options.model import SaveReason
 
 KINDS: list[MemoryKind] = ["full", "window", "recurrent", "hybrid"]
 AT_END: tuple[MemoryKind, ...] = ("recurrent", "hybrid")

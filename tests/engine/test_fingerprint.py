@@ -27,7 +27,6 @@ from helpers.fingerprints import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.config import parse_model_config
 from erllama_py.engine import fingerprint
 from erllama_py.engine.backend import LoadCancelled, ModelFile
 from erllama_py.engine.fingerprint import (
@@ -44,6 +43,7 @@ from erllama_py.engine.fingerprint import (
     usable,
 )
 from erllama_py.errors import FingerprintMismatch, ModelFileNotFound
+from erllama_py.options.model import parse_model_config
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 
 from erllama_py.cache.checks import MOST_BUILD_BYTES
 from erllama_py.cache.keys import ctx_params_hash
-from erllama_py.config import ContextOpts
 from erllama_py.engine.llama import native
 from erllama_py.engine.llama.native import build_name, cpu_features
+from erllama_py.options.model import ContextOpts
 
 PORTABLE = "CPU : SSE3 = 1 | AVX = 1 | AVX2 = 1 | LLAMAFILE = 1 | OPENMP = 1 | REPACK = 1 | "
 OWN = "CPU : SSE3 = 1 | AVX = 1 | AVX_VNNI = 1 | AVX2 = 1 | AVX512 = 1 | LLAMAFILE = 1 | OPENMP = 1 | REPACK = 1 | "

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import pytest
 from helpers.tiny_gguf import WINDOW, Kind, tiny_gguf
 
-from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import BackendFailure, DecodeStatus, Sampling, Slice
 from erllama_py.engine.llama import LlamaBackend
 from erllama_py.engine.llama.native import library
 from erllama_py.engine.llama.weights import uses_flash_attention
 from erllama_py.errors import ModelLoadError, ModelNotLoaded, SamplerFailed, TokenizerOnly
+from erllama_py.options.model import ModelConfig
 
 Configure = Callable[..., ModelConfig]
 GREEDY = Sampling(temperature=0.0)

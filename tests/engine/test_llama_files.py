@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from helpers.tiny_gguf import KINDS, Broken, Kind, broken_gguf, tiny_gguf
 
-from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import FileFacts
 from erllama_py.engine.llama import LlamaBackend
 from erllama_py.engine.llama.gguf_file import quant_bits
@@ -24,6 +23,7 @@ from erllama_py.errors import (
     TruncatedGGUF,
     UnsupportedModel,
 )
+from erllama_py.options.model import ModelConfig
 
 Configure = Callable[..., ModelConfig]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from helpers.tiny_gguf import tiny_gguf
 
-from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import REPETITION_WINDOW, Backend, Sampling, Slice
 from erllama_py.engine.llama import LlamaBackend
 from erllama_py.engine.llama.grammar import MAX_CHARACTERS, MAX_DEPTH, MAX_RULES
 from erllama_py.errors import InvalidGrammar, SamplerFailed, TokenOutOfRange
+from erllama_py.options.model import ModelConfig
 
 PROMPT = [ord(letter) for letter in "Once upon a time"]
 SMALL_STACK = 512 * 1024  # what some platforms give a thread

@@ -20,7 +20,6 @@ from helpers.engine import fixed_threads, generate
 from helpers.tiny_gguf import KINDS, Kind
 
 from erllama_py.buffers import BufferPool
-from erllama_py.config import SchedulerOpts
 from erllama_py.engine.backend import Backend, Sampling
 from erllama_py.engine.cells import Cells
 from erllama_py.engine.jobs import (
@@ -40,6 +39,7 @@ from erllama_py.engine.jobs import (
     Wants,
 )
 from erllama_py.engine.worker import Worker
+from erllama_py.options.model import SchedulerOpts
 
 # Prompts are longer than a micro-batch, and longer than the window of the model that has one (64).
 CONTEXT: dict[str, Any] = {

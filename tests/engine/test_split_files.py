@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from helpers.tiny_gguf import KINDS, Kind, split_gguf, tiny_gguf
 
-from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import FileFacts
 from erllama_py.engine.llama import LlamaBackend
 from erllama_py.errors import (
@@ -21,6 +20,7 @@ from erllama_py.errors import (
     TruncatedGGUF,
     UnsupportedModel,
 )
+from erllama_py.options.model import ModelConfig
 
 Configure = Callable[..., ModelConfig]
 

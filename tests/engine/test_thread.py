@@ -18,7 +18,6 @@ from helpers.crowd import prompts
 from helpers.engine import Driver, ends, engine, generate, stub
 from helpers.runtime import until
 
-from erllama_py.config import ModelConfig, parse_model_config
 from erllama_py.engine.backend import BackendFailure, DecodeStatus, LoadCancelled, Sampling, Slice
 from erllama_py.engine.jobs import (
     Cancel,
@@ -40,6 +39,7 @@ from erllama_py.engine.stub import StubBackend, StubSampler
 from erllama_py.engine.thread import EngineThread
 from erllama_py.engine.worker import DrillFault
 from erllama_py.errors import ModelLoadError
+from erllama_py.options.model import ModelConfig, parse_model_config
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,6 @@ from helpers.engine import Driver, ends, engine, generate, stub
 from helpers.runtime import until
 
 from erllama_py.buffers import GRAIN, BufferPool
-from erllama_py.config import parse_model_config
 from erllama_py.engine.cells import Cells
 from erllama_py.engine.jobs import (
     Cancel,
@@ -27,6 +26,7 @@ from erllama_py.engine.jobs import (
     Text,
 )
 from erllama_py.engine.stub import StubBackend
+from erllama_py.options.model import parse_model_config
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,6 @@ from helpers.worker import alone, bench, prompt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erllama_py.config import SchedulerOpts
 from erllama_py.engine.backend import BackendFailure, Sampling
 from erllama_py.engine.jobs import (
     Cancel,
@@ -32,6 +31,7 @@ from erllama_py.engine.jobs import (
 from erllama_py.engine.tick_plan import PATIENCE
 from erllama_py.engine.worker import DrillFault
 from erllama_py.errors import SamplerFailed
+from erllama_py.options.model import SchedulerOpts
 
 # --- who is in a decode ------------------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ import pytest
 from helpers.engine import generate
 from helpers.worker import Bench, bench, prompt
 
-from erllama_py.config import SchedulerOpts
 from erllama_py.engine.jobs import Finished, Generate
+from erllama_py.options.model import SchedulerOpts
 
 STALL = 0.1  # seconds; the default
 TOKEN = 5  # drawn again and again: no reply ends early

@@ -15,9 +15,9 @@ import anyio
 import pytest
 
 import erllama_py as erllama
-from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import Backend
-from erllama_py.model.state import State
+from erllama_py.options.model import ModelConfig
+from erllama_py.scheduler.state import State
 from helpers.cache import config, stub_reply, text
 from helpers.runtime import GatedBackend, until
 from helpers.watched import Watch

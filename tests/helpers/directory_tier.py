@@ -6,7 +6,7 @@ from pathlib import Path
 
 from erllama_py.buffers import BufferPool
 from erllama_py.errors import RowUnavailable
-from erllama_py.tier_specs import DiskTier
+from erllama_py.options.tiers import DiskTier
 from erllama_py.tiers import row_file
 from erllama_py.tiers.directory import DirectoryTier
 from erllama_py.tiers.messages import Get

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from erllama_py.config import ModelConfig, parse_model_config
 from erllama_py.engine.backend import FileFacts, ModelFile
 from erllama_py.engine.fingerprint import Remembered, identify, store
+from erllama_py.options.model import ModelConfig, parse_model_config
 
 CONTENT = bytes(range(256)) * 40
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

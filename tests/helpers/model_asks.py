@@ -12,7 +12,7 @@ import msgspec
 from erllama_py.cache.keys import Identity, pack_tokens, prefix_keys
 from erllama_py.engine.backend import MemoryKind, Sampling
 from erllama_py.engine.jobs import CapturePlan
-from erllama_py.model.messages import Request
+from erllama_py.scheduler.messages import Request
 
 STEM = list(range(100, 400))
 BASES = (STEM, STEM[:40] + list(range(1100, 1400)), list(range(2000, 2300)))

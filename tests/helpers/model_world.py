@@ -12,9 +12,10 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from erllama_py.cache.messages import Located
-from erllama_py.model.books import count
-from erllama_py.model.machine import next_look, transition
-from erllama_py.model.messages import (
+from erllama_py.results import TextDelta
+from erllama_py.scheduler.books import count
+from erllama_py.scheduler.machine import next_look, transition
+from erllama_py.scheduler.messages import (
     AnswerSaved,
     AwaitBuffers,
     BuffersBack,
@@ -43,9 +44,8 @@ from erllama_py.model.messages import (
     SendJob,
     Submit,
 )
-from erllama_py.model.reuse import is_cuttable
-from erllama_py.model.state import Limits, new_state
-from erllama_py.results import TextDelta
+from erllama_py.scheduler.reuse import is_cuttable
+from erllama_py.scheduler.state import Limits, new_state
 from helpers.fake_cells import unpacked
 from helpers.fake_engine import FakeEngine, reply_to
 from helpers.model_asks import IDENTITIES, SESSIONS, Ask, Shape, request_for

@@ -11,9 +11,9 @@ from erllama_py.cache.keys import Identity, pack_tokens, prefix_keys
 from erllama_py.cache.messages import Hit, Located, Miss, RowBytes
 from erllama_py.engine.backend import Sampling
 from erllama_py.engine.jobs import Captured, CapturePlan, Finished, Generate, Outcome, Restore, Restored
-from erllama_py.model.machine import transition
-from erllama_py.model.messages import Effect, EngineOutcomes, Found, Message, Request, RowRead, SendJob, Submit
-from erllama_py.model.state import Limits, State, new_state
+from erllama_py.scheduler.machine import transition
+from erllama_py.scheduler.messages import Effect, EngineOutcomes, Found, Message, Request, RowRead, SendJob, Submit
+from erllama_py.scheduler.state import Limits, State, new_state
 from helpers.rows import IDENTITY, meta
 
 IDLE = new_state(Limits(memory="full", quantum=1000, min_tokens=0))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from erllama_py.buffers import BufferPool
-from erllama_py.tier_specs import DiskTier
+from erllama_py.options.tiers import DiskTier
 from erllama_py.tiers.directory import DirectoryTier
 from erllama_py.tiers.messages import BadFiles, Get
 from helpers.fake_cache import key_of, meta_of, payload_of, put_of, temp_files, tier_running

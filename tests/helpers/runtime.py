@@ -11,9 +11,9 @@ import anyio
 import anyio.lowlevel
 
 import erllama_py as erllama
-from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import Backend, DecodeStatus, Slice
 from erllama_py.engine.stub import StubBackend
+from erllama_py.options.model import ModelConfig
 
 STUB: dict[str, Any] = {"backend": "stub"}
 

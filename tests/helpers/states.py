@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from erllama_py.cache.keys import pack_tokens
-from erllama_py.model.books import written
-from erllama_py.model.messages import Effect, LookUp, Submit
-from erllama_py.model.slots import Slot
-from erllama_py.model.state import Limits, Running, State, changed, new_state, with_slot
+from erllama_py.scheduler.books import written
+from erllama_py.scheduler.messages import Effect, LookUp, Submit
+from erllama_py.scheduler.slots import Slot
+from erllama_py.scheduler.state import Limits, Running, State, changed, new_state, with_slot
 from helpers.requests import found, run, submit
 from helpers.rows import IDENTITY
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from erllama_py.engine.jobs import Wants
-from erllama_py.model.messages import EngineOutcomes, Message, Submit
-from erllama_py.model.state import State
-from erllama_py.model.turns import turn_is_over
+from erllama_py.scheduler.messages import EngineOutcomes, Message, Submit
+from erllama_py.scheduler.state import State
+from erllama_py.scheduler.turns import turn_is_over
 
 LOWEST = -1 << 30
 

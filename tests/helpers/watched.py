@@ -18,9 +18,9 @@ from erllama_py.engine import thread
 from erllama_py.engine.stub import StubBackend
 from erllama_py.engine.worker import Worker
 from erllama_py.model.actor import ModelActor
-from erllama_py.model.books import count
-from erllama_py.model.messages import Effect, Message
-from erllama_py.model.state import QUEUED, Running, State
+from erllama_py.scheduler.books import count
+from erllama_py.scheduler.messages import Effect, Message
+from erllama_py.scheduler.state import QUEUED, Running, State
 
 GUARD_SECONDS = 20  # for a test gone wrong: it shall fail rather than hang
 

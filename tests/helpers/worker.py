@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 from unittest.mock import patch
 
 from erllama_py.buffers import BufferPool
-from erllama_py.config import SchedulerOpts
 from erllama_py.engine.backend import BackendFailure, DecodeStatus, ModelFacts, Slice
 from erllama_py.engine.cells import Cells
 from erllama_py.engine.jobs import Failed, Finished, Generate, Job, Outcome
 from erllama_py.engine.stub import StubBackend
 from erllama_py.engine.worker import Worker
+from erllama_py.options.model import SchedulerOpts
 from helpers.engine import fixed_threads, generate, stub
 
 T = TypeVar("T")

@@ -3,7 +3,8 @@
 Arrows point down:
 
     serve → the public names
-    runtime → tree → model, cache, tiers, watch → engine, actors → leaves
+    runtime → tree → handle → model → scheduler → cache → tiers → actors → leaves
+                              model, scheduler → engine → leaves        watch → cache
 """
 
 from __future__ import annotations
@@ -15,22 +16,19 @@ from typing import NamedTuple
 import pytest
 from helpers.project import PACKAGE, label, sources, syntax
 
-LEAVES = {
-    "config", "request_options", "errors", "results", "counters", "chat", "watch.log", "buffers", "tier_specs",
-    "pressure_opts", "runtime_options", "cpus",
-}  # fmt: skip
+LEAVES = {"options", "errors", "results", "counters", "chat", "watch.log", "buffers", "cpus"}
 
 # Room (or file at the top of the package) -> what it may import apart from itself. "" is the package itself: the
 # public names. `watch.log` is a leaf although it lives in `watch`: all rooms write through it.
 ARROWS: dict[str, set[str]] = {
-    "": {"runtime", "supervised", "tree", "model", "cache", "actors"} | LEAVES,
+    "": {"runtime", "tree", "handle", "cache", "actors"} | LEAVES,
     "serve": {""},
     "runtime": {
         "tree",
-        "by_id",
-        "supervised",
         "switch_interval",
+        "handle",
         "model",
+        "scheduler",
         "cache",
         "tiers",
         "watch",
@@ -38,36 +36,33 @@ ARROWS: dict[str, set[str]] = {
         "actors",
     }
     | LEAVES,
-    "by_id": {"model"} | LEAVES,
-    "supervised": {"actors"},
-    "tree": {"model", "cache", "tiers", "watch", "engine", "actors"} | LEAVES,
-    "model": {"cache", "engine", "actors"} | LEAVES,  # never tiers: rows are the cache's business
+    "tree": {"handle", "model", "scheduler", "cache", "tiers", "watch", "engine", "actors"} | LEAVES,
+    "handle": {"model", "scheduler", "cache", "engine", "actors"} | LEAVES,
+    "model": {"scheduler", "cache", "engine", "actors"} | LEAVES,  # never tiers: rows are the cache's business
+    "scheduler": {"cache", "engine"} | LEAVES,
     "cache": {"tiers", "actors"} | LEAVES,
     "tiers": {"actors"} | LEAVES,
     "watch": {"cache", "actors"} | LEAVES,
-    "engine": {"chat", "config", "cpus", "errors", "results", "watch.log", "buffers"},
-    "cpus": {"config"},
+    "engine": {"chat", "options", "cpus", "errors", "results", "watch.log", "buffers"},
+    "cpus": {"options"},
     "actors": set(),  # a library of its own
     "chat": {"errors"},
-    "watch.log": {"config", "errors"},
-    "config": {"errors", "option_check"},
-    "request_options": {"config", "errors", "option_check"},
-    "option_check": {"errors"},
-    "tier_specs": {"errors", "option_check"},
-    "pressure_opts": {"errors", "option_check"},
-    "runtime_options": {"config", "errors", "option_check", "pressure_opts", "tier_specs"},
+    "watch.log": {"options", "errors"},
+    "options": {"errors"},
     "buffers": set(),
-    "results": {"config", "errors"},
+    "results": {"options", "errors"},
     "counters": set(),
     "errors": set(),
     "switch_interval": set(),
 }
 
 # Between rooms: what may be imported from outside, apart from what a room's `__init__` hands out. The tree puts the
-# rooms together and may enter all of them; `chat` is a leaf, and all of its modules are pure.
+# rooms together and may enter all of them; `chat` and `options` are leaves, and all of their modules are doors.
 DOORS: dict[str, set[str]] = {
     "engine": {"backend", "backends", "jobs", "thread", "fingerprint"},
-    "model": {"messages", "client", "session", "stream", "board"},
+    "handle": {"model", "session", "stream", "by_id", "supervised"},
+    "model": {"actor", "board", "request"},
+    "scheduler": {"machine", "messages", "state", "slots", "reuse", "limits"},
     "cache": {"messages", "client", "handle", "keys", "save_policy", "worth"},
     "tiers": {"messages"},
     "watch": {"log", "pressure"},
@@ -193,7 +188,9 @@ def test_the_door_rule_tells_doors_from_walls(importer: str, module: str, proble
     [
         ("model.actor", "engine.jobs", True),
         ("model.actor", "tiers.messages", False),
-        ("engine.thread", "model.messages", False),
+        ("engine.thread", "scheduler.messages", False),
+        ("scheduler.machine", "actors.actor", False),
+        ("model.actor", "handle.model", False),
         ("engine.thread", "watch.log", True),
         ("engine.thread", "watch.pressure", False),
         ("engine.thread", "cache.keys", False),
@@ -201,7 +198,7 @@ def test_the_door_rule_tells_doors_from_walls(importer: str, module: str, proble
         ("serve.cli", "", True),
         ("serve.cli", "runtime", False),
         ("serve.cli", "serve.demo", True),
-        ("chat.template", "config", False),
+        ("chat.template", "options", False),
         ("newcomer", "errors", False),
     ],
 )

@@ -14,8 +14,8 @@ from helpers.states import asked
 from erllama_py.cache.client import CacheClient
 from erllama_py.cache.messages import CacheMessage, Find, Hit, Located, RowBytes, Used
 from erllama_py.model.look_ups import LookUps
-from erllama_py.model.messages import EndLookUp, Found, ReadRows, RowRead
 from erllama_py.results import CacheHit, CacheHitKind
+from erllama_py.scheduler.messages import EndLookUp, Found, ReadRows, RowRead
 
 pytestmark = pytest.mark.anyio
 

@@ -12,8 +12,8 @@ import pytest
 
 from erllama_py.chat.anchors import Message, anchors
 from erllama_py.chat.template import ChatTemplate
-from erllama_py.config import parse_model_config
 from erllama_py.engine.llama import LlamaBackend
+from erllama_py.options.model import parse_model_config
 from erllama_py.serve.models import fetch
 
 pytestmark = [pytest.mark.real_model, pytest.mark.slow]

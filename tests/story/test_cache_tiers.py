@@ -26,9 +26,9 @@ from helpers.cache import (
 from helpers.fake_cache import bytes_in, temp_files
 
 import erllama_py as erllama
-from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import Backend
 from erllama_py.engine.stub import StubBackend
+from erllama_py.options.model import ModelConfig
 from erllama_py.tiers.ram import RamTier
 
 pytestmark = pytest.mark.anyio

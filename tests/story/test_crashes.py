@@ -10,9 +10,9 @@ import pytest
 from helpers.runtime import STUB, engine_threads, stub_runtime, until
 
 import erllama_py as erllama
-from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import Backend
 from erllama_py.engine.stub import StubBackend
+from erllama_py.options.model import ModelConfig
 
 pytestmark = pytest.mark.anyio
 

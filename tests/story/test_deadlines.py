@@ -13,8 +13,8 @@ from helpers.runtime import STUB, drain, slow_stub, stub_runtime, until
 
 import erllama_py as erllama
 from erllama_py.chat.template import ChatTemplate
-from erllama_py.config import ModelConfig
 from erllama_py.engine.stub import StubBackend
+from erllama_py.options.model import ModelConfig
 
 pytestmark = pytest.mark.anyio
 

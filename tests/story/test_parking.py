@@ -20,9 +20,9 @@ from helpers.watched import Watch
 
 import erllama_py as erllama
 from erllama_py.errors import TierFailed
-from erllama_py.model.books import count
-from erllama_py.model.state import State
 from erllama_py.results import Event
+from erllama_py.scheduler.books import count
+from erllama_py.scheduler.state import State
 
 pytestmark = pytest.mark.anyio
 

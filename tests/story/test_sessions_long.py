@@ -17,7 +17,7 @@ from helpers.turns import SHORT, WIDE, first_prompt, next_prompt
 from helpers.watched import Watch
 
 import erllama_py as erllama
-from erllama_py.model import evicting
+from erllama_py.scheduler import evicting
 
 pytestmark = pytest.mark.anyio
 

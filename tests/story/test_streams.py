@@ -13,11 +13,11 @@ from helpers.runtime import STUB, drain, stub_runtime
 
 import erllama_py as erllama
 from erllama_py.actors import ActorRef
-from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import DecodeStatus, Slice
 from erllama_py.engine.jobs import Finished, Outcome
 from erllama_py.engine.stub import StubBackend
 from erllama_py.engine.thread import EngineThread
+from erllama_py.options.model import ModelConfig
 
 pytestmark = pytest.mark.anyio
 GREEDY = {"temperature": 0.0, "response_tokens": 24}

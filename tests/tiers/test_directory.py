@@ -14,7 +14,7 @@ from helpers.fake_cache import Bench, bytes_in, key_of, meta_of, payload_of, put
 
 from erllama_py.buffers import BufferPool
 from erllama_py.errors import RowUnavailable, TierFailed, TierFull
-from erllama_py.tier_specs import DiskTier, RamFileTier
+from erllama_py.options.tiers import DiskTier, RamFileTier
 from erllama_py.tiers import row_file
 from erllama_py.tiers.directory import USAGE_INTERVAL, DirectoryTier
 from erllama_py.tiers.ledger import MOST_ASIDE

@@ -7,7 +7,7 @@ import pytest
 from helpers.fake_cache import Bench, key_of, meta_of, payload_of, put_of, tier_running
 
 from erllama_py.errors import RowUnavailable, TierFailed, TierFull
-from erllama_py.tier_specs import RamTier as RamSpec
+from erllama_py.options.tiers import RamTier as RamSpec
 from erllama_py.tiers.messages import (
     Delete,
     Get,

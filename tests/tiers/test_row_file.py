@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from erllama_py.config import SaveReason
+from erllama_py.options.model import SaveReason
 from erllama_py.tiers import row_file
 from erllama_py.tiers.messages import RowMeta
 from erllama_py.tiers.row_file import BadRow, Header

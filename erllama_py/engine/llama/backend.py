@@ -11,7 +11,6 @@ import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import (
     BackendFailure,
     DecodeStatus,
@@ -35,6 +34,7 @@ from erllama_py.engine.llama.states import States
 from erllama_py.engine.llama.vocabulary import LlamaVocabulary
 from erllama_py.engine.llama.weights import load_model, make_context
 from erllama_py.errors import ModelLoadError, ModelNotLoaded, TokenizerOnly, TokenOutOfRange
+from erllama_py.options.model import ModelConfig
 
 
 class LlamaBackend:

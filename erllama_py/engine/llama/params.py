@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from erllama_py.config import ModelConfig
 from erllama_py.engine.llama.native import AbortFlag, Library
+from erllama_py.options.model import ModelConfig
 
 # (use_mmap, use_mlock) -> llama_load_mode: none, mmap, mlock, mmap + mlock
 _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}

@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal
 
-from erllama_py.config import ModelConfig
 from erllama_py.engine.backend import LoadCancelled
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import AbortFlag, Library
 from erllama_py.engine.llama.params import context_params, model_params
 from erllama_py.errors import ModelLoadError, TruncatedGGUF, UnsupportedModel
+from erllama_py.options.model import ModelConfig
 
 # Reasons that lie in the file, not in how or where it is loaded.
 _TRUNCATED = re.compile(r"failed to read|not within the file bounds")

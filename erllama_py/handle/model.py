@@ -1,0 +1,273 @@
+"""The handle of one model: what callers ask of it, checked and tokenized on their side; see `caller` for the rest.
+
+A bad prompt or option is refused here, before the actor hears of it. While the model loads again after a
+crash, calls wait for it; when it is gone for good they raise. Nothing here outlives its call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, get_args
+
+import anyio.to_thread
+import msgspec
+
+from erllama_py.actors import ActorError
+from erllama_py.cache.client import CacheClient
+from erllama_py.cache.keys import pack_tokens
+from erllama_py.cache.messages import Explain, Hit
+from erllama_py.chat.anchors import anchors as find_anchors
+from erllama_py.engine.backend import Vocabulary
+from erllama_py.errors import InvalidOption, InvalidText, ModelNotLoaded, TokenizerOnly
+from erllama_py.handle.caller import INLINE_LENGTH, Caller, Prepared
+from erllama_py.handle.explanation import cached_prefixes, explain, longest_live, session_parting
+from erllama_py.handle.session import Session
+from erllama_py.handle.stream import Stream
+from erllama_py.model.request import check_is_tokens, check_tokens
+from erllama_py.options.request import parse_request_options
+from erllama_py.results import CachedPrefix, CacheHit, Completion, Explanation, ModelInfo, Phase
+from erllama_py.scheduler.messages import CancelRequest, EndSession, FaultPlace, InjectFault, actor_name, session_key
+from erllama_py.scheduler.reuse import is_cuttable
+
+Prompt = str | Sequence[int]
+ChatMessage = Mapping[str, Any]
+
+
+class Model(Caller):
+    """A loaded model. `runtime.load_model` makes it; `runtime.X(model, …)` is the same as `model.X(…)`."""
+
+    def __repr__(self) -> str:
+        return f"<Model {self.id!r} {self.phase}, {self.pending_len} pending>"
+
+    # --- generating ------------------------------------------------------------------------------------------
+
+    async def complete(self, prompt: Prompt, **options: Any) -> Completion:
+        """Continue `prompt`, a text or a list of token ids, and return the whole reply.
+
+        Options: `response_tokens`, `stop_sequences`, `temperature`, `top_k`, `top_p`, `min_p`,
+        `repetition_penalty`, `seed`, `grammar` (GBNF), `parent_key`, `cache_salt`, `session_id`, `session_wait`,
+        `priority`, `deadline`; see `RequestOptions`. Cancelling the caller cancels the request. Raises
+        `InvalidOption`, a `RequestError` or a `ModelUnavailable`.
+        """
+        return await self._answer(partial(self._plain_prompt, prompt), options)
+
+    def stream(self, prompt: Prompt, **options: Any) -> Stream:
+        """Continue `prompt` and hand the events over as they come: see `Stream`. Options as in `complete`."""
+        prepare = partial(self._plain_prompt, prompt)
+        return Stream(self._board, lambda feed: self._begin(prepare, options, feed), self.cancel)
+
+    async def chat(
+        self, messages: Sequence[ChatMessage], *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any
+    ) -> Completion:
+        """Answer a conversation, rendered by the model's own chat template. Options as in `complete`."""
+        return await self._answer(partial(self._chat_prompt, messages, tools), options)
+
+    def stream_chat(
+        self, messages: Sequence[ChatMessage], *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any
+    ) -> Stream:
+        """Answer a conversation as a stream of events. Options as in `complete`."""
+        prepare = partial(self._chat_prompt, messages, tools)
+        return Stream(self._board, lambda feed: self._begin(prepare, options, feed), self.cancel)
+
+    def session(
+        self,
+        session_id: str | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        messages: Sequence[ChatMessage] = (),
+        cache_salt: str | None = None,
+    ) -> Session:
+        """A conversation that keeps its exact tokens, see `Session`; `messages` is how it begins, e.g. a system prompt.
+
+        Without a `session_id` it gets one that no other has. Raises `InvalidOption` and `ChatTemplateError`.
+        """
+        parse_request_options({"session_id": session_id, "cache_salt": cache_salt})
+        return Session(self, session_id, tools, messages, cache_salt)
+
+    async def prefill_only(
+        self, prompt: Prompt, *, parent_key: bytes | str | None = None, cache_salt: str | None = None
+    ) -> Completion:
+        """Compute a prompt and save it, without a reply: to warm the cache. `finish_key` is the saved row's key."""
+        options = {"parent_key": parent_key, "cache_salt": cache_salt}
+        return await self._answer(partial(self._plain_prompt, prompt), options, prefill_only=True)
+
+    def cancel(self, request_id: int) -> None:
+        """Finish a request (`stream.request_id`) with what it has. No effect when it is over; allowed twice."""
+        # Not urgent: it must not overtake the request that it cancels.
+        self._tell(CancelRequest(request_id))
+
+    async def end_session(self, session_id: str, *, cache_salt: str | None = None) -> None:
+        """Hold no sequence for a session any more. No effect when there is none; a turn under way goes on.
+
+        With the `cache_salt` of its turns: under another one the same id is another session.
+        """
+        options = parse_request_options({"session_id": session_id, "cache_salt": cache_salt})
+        if options.session_id is None:
+            raise InvalidOption("session_id", "the id of a session is expected, got None")
+        self._tell(EndSession((self._identity(options), options.session_id)))
+
+    def inject_fault(self, where: FaultPlace = "actor") -> None:
+        """A drill: crash the model's actor, its engine thread (`"thread"`) or its next decode (`"decode"`).
+
+        Open requests fail with `ModelCrashed` and the supervisor brings the model back, as after a real fault.
+        """
+        if where not in get_args(FaultPlace):
+            raise InvalidOption("where", f"one of {', '.join(get_args(FaultPlace))} expected, got {where!r}")
+        self._board.check()
+        with contextlib.suppress(ActorError):  # it is down already
+            self._names.cast(actor_name(self.id), InjectFault(where), urgent=True)
+
+    # --- text and tokens ---------------------------------------------------------------------------------------
+
+    async def tokenize(self, text: str, *, special: bool = True, add_bos: bool = True) -> list[int]:
+        """Token ids of `text`; with `special` control tokens such as `<|im_start|>` are read as such, with
+        `add_bos` the model's begin token is put first where it wants one. Raises `InvalidText`."""
+        if not isinstance(text, str):
+            raise InvalidText(f"text is a str, not {type(text).__name__}")
+        return await self._use_vocabulary(
+            lambda vocabulary: vocabulary.tokenize(text, add_special=add_bos, parse_special=special), len(text)
+        )
+
+    async def detokenize(self, tokens: Sequence[int], *, special: bool = True) -> str:
+        """The text of `tokens`; control tokens are left out unless `special`. Raises `TokenOutOfRange`."""
+        return await self._use_vocabulary(
+            lambda vocabulary: vocabulary.detokenize(check_tokens(tokens, vocabulary.n_vocab), special=special),
+            len(check_is_tokens(tokens)),
+        )
+
+    async def apply_chat_template(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> list[int]:
+        """The conversation as token ids, rendered by the GGUF's own Jinja template. Raises `ChatTemplateError`."""
+        await self._actor()
+        assert self._board.template is not None
+        render = partial(
+            self._board.template.render, messages, tools=tools, add_generation_prompt=add_generation_prompt
+        )
+        # A template is the model's own code: how long it runs is not known, so not on the loop.
+        text = await anyio.to_thread.run_sync(render, abandon_on_cancel=True)
+        # The template writes the begin token itself where the model wants one.
+        return await self.tokenize(text, add_bos=False)
+
+    # --- the cache ---------------------------------------------------------------------------------------------
+
+    async def explain(
+        self, prompt: Prompt, *, cache_salt: str | None = None, session_id: str | None = None
+    ) -> Explanation:
+        """What the cache and the live cells would give for a prompt, and if that is not all of it, why.
+
+        With `session_id` also where the prompt leaves what is held for that session. Changes nothing.
+        """
+        options = parse_request_options({"cache_salt": cache_salt, "session_id": session_id})
+        tokens = await self._tokens(prompt)
+        hit = await self._look(tokens, cache_salt)
+        explanation = explain(hit, tokens, self._board.config.policy.min_tokens)
+        state, packed, live, parting = self._board.state, pack_tokens(tokens), 0, None
+        if state is not None:
+            identity = self._identity(options)
+            live = longest_live(state, identity, packed)
+            parting = session_parting(state, session_key(identity, session_id), packed)
+        position, text, session_text = explanation.position, None, None
+        if position is not None and position < len(tokens):
+            text = await self.detokenize([tokens[position]])
+        if parting is not None:
+            session_text = await self.detokenize([parting[1]])
+        return msgspec.structs.replace(
+            explanation, text=text, live_tokens=live, session_position=parting[0] if parting else None,
+            session_text=session_text,
+        )  # fmt: skip
+
+    async def list_cached_prefixes(self, tokens: Sequence[int], *, cache_salt: str | None = None) -> list[CachedPrefix]:
+        """The prefixes of `tokens` that are saved, the longest last: each could be a start."""
+        return cached_prefixes(await self._look(await self._tokens(tokens), cache_salt))
+
+    async def _look(self, tokens: list[int], salt: object) -> Hit | None:
+        await self._actor()
+        facts, options = self._board.facts, parse_request_options({"cache_salt": salt})
+        assert facts is not None
+        question = Explain(
+            identity=self._identity(options),
+            tokens=pack_tokens(tokens),
+            cuttable=is_cuttable(facts.memory),
+            tier=self._board.config.tier_srv,
+        )
+        return await CacheClient(self._names).explain(question)
+
+    # --- probes: read from the board, no message is sent -------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """The id it was loaded under."""
+        return self._board.model_id
+
+    @property
+    def phase(self) -> Phase:
+        """What it is doing now."""
+        return self._board.phase
+
+    @property
+    def pending_len(self) -> int:
+        """Requests that wait, parked ones among them."""
+        return self._board.pending
+
+    @property
+    def queue_depth(self) -> int:
+        """Requests that run or wait."""
+        return self._board.pending + self._board.active
+
+    @property
+    def last_cache_hit(self) -> CacheHit | None:
+        """How the last request that was started hit; `None` before the first."""
+        return self._board.last_hit
+
+    @property
+    def info(self) -> ModelInfo:
+        """Everything known of it. Raises `ModelNotLoaded` before the first load has ended."""
+        board = self._board
+        if board.info is None:
+            raise ModelNotLoaded(board.model_id)
+        return msgspec.structs.replace(
+            board.info,
+            phase=board.phase,
+            pending=board.pending,
+            restarts=board.restarts,
+            threads_used=board.threads_used,
+        )
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    async def _plain_prompt(self, prompt: Prompt) -> Prepared:
+        return await self._tokens(prompt), ()
+
+    async def _chat_prompt(
+        self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]] | None
+    ) -> Prepared:
+        tokens = await self.apply_chat_template(messages, tools=tools)
+        template = self._board.template
+        assert template is not None
+
+        def find(vocabulary: Vocabulary) -> tuple[int, ...]:
+            return find_anchors(
+                messages,
+                tokens,
+                lambda shown, prompt: template.render(shown, tools=tools, add_generation_prompt=prompt),
+                lambda text: vocabulary.tokenize(text, add_special=False, parse_special=True),
+                has_tools=bool(tools),
+            )
+
+        # Always on a worker thread: the template runs twice more.
+        return tokens, await self._use_vocabulary(find, INLINE_LENGTH + 1)
+
+    async def _tokens(self, prompt: object) -> list[int]:
+        if self._board.config.model_opts.vocab_only:
+            raise TokenizerOnly(self.id)
+        if isinstance(prompt, str):
+            return await self.tokenize(prompt)
+        ids = check_is_tokens(prompt)
+        return await self._use_vocabulary(lambda vocabulary: check_tokens(ids, vocabulary.n_vocab), len(ids))

@@ -1,0 +1,303 @@
+"""A conversation on the caller's side that keeps the tokens which were really read and sampled.
+
+    async with model.session() as session:
+        done = await session.chat("Hello!")
+
+A turn's prompt is all tokens so far and then what is new, so that nothing of it has to be computed again; the chat
+template is asked only what stands between the two (`chat/turns.py`). A turn is made of four steps: claim the session,
+build the prompt, submit it, and commit what came of it; one turn at a time. Only a turn that has its `Completion`
+commits anything. Nothing here outlives its call but the tokens and messages.
+"""
+
+from __future__ import annotations
+
+import uuid
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from copy import deepcopy
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from erllama_py.actors import ActorError, Reply
+from erllama_py.chat.template import check_messages
+from erllama_py.chat.turns import text_after_reply
+from erllama_py.errors import ErllamaError, InvalidOption, ModelUnavailable, SessionBusy, SessionEnded
+from erllama_py.handle.border import caller_errors
+from erllama_py.handle.stream import Stream
+from erllama_py.results import Completion, Done, Event
+from erllama_py.scheduler.messages import Feed
+
+if TYPE_CHECKING:
+    from erllama_py.handle.model import Model, Prompt
+
+Message = Mapping[str, Any]
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """What a turn asks, and what the session will hold when it is answered.
+
+    `messages` are followed by a reply that begins with `opening`. `exact`: the prompt begins with all tokens that were
+    held. `rendered`: it holds `messages` as the template shows them.
+    """
+
+    prompt: list[int]
+    messages: list[Message]
+    opening: str = ""
+    anchors: tuple[int, ...] = ()
+    exact: bool = True
+    rendered: bool = True
+
+
+Prepare = Callable[[], Awaitable[Turn]]
+
+
+class Session:
+    """A conversation with one model: `model.session(…)` makes it. One turn at a time."""
+
+    def __init__(
+        self,
+        model: Model,
+        session_id: str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        messages: Sequence[Message] = (),
+        cache_salt: str | None = None,
+    ) -> None:
+        self.id = uuid.uuid4().hex if session_id is None else session_id
+        self._model = model
+        self._salt = cache_salt
+        self._tools = tools
+        self._messages = _checked(messages)
+        self._tokens: list[int] = []
+        self._rendered = False  # the tokens hold the messages: a chat can go on behind them
+        self._exact = True
+        self._ended = False
+        self._free = anyio.Semaphore(1, max_value=1)
+
+    def __repr__(self) -> str:
+        state = "ended" if self._ended else "idle" if self._free.value else "busy"
+        held = f"{len(self._messages)} messages, {len(self._tokens)} tokens"
+        return f"<Session {self.id!r} of {self._model.id!r} {state}, {held}>"
+
+    @property
+    def tokens(self) -> list[int]:
+        """All tokens so far, as they were read and sampled; a copy."""
+        return list(self._tokens)
+
+    @property
+    def messages(self) -> list[Message]:
+        """What was said so far; a copy."""
+        return deepcopy(self._messages)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the last turn went on behind all tokens of the one before.
+
+        Otherwise the template could not continue the conversation, and it was rendered anew.
+        """
+        return self._exact
+
+    # --- turns -------------------------------------------------------------------------------------------------
+
+    async def chat(self, message: str | Message | Sequence[Message], **options: Any) -> Completion:
+        """Say something and get the answer: a user's text, a message such as a tool's result, or several messages.
+
+        Options as in `Model.complete`. A turn that raises, or whose caller is cancelled, leaves the session as it was.
+        Raises `SessionBusy` while another turn is under way, unless `session_wait` is true.
+        """
+        return await self._answer(partial(self._chat_turn, message), options)
+
+    def stream_chat(self, message: str | Message | Sequence[Message], **options: Any) -> Stream:
+        """`chat` as a stream of events.
+
+        The turn is over with `Done`, or when the block is left. If that was early, or `events.cancel()` was called, the
+        session goes on from what had been generated.
+        """
+        return _TurnStream(self, partial(self._chat_turn, message), options)
+
+    async def complete(self, prompt: Prompt, **options: Any) -> Completion:
+        """Put a text or tokens behind all that was read and said, as they are, and continue them.
+
+        Among the messages this counts as said by the assistant: after a reply, `complete("")` goes on with it.
+        """
+        return await self._answer(partial(self._raw_turn, prompt), options)
+
+    def stream(self, prompt: Prompt, **options: Any) -> Stream:
+        """`complete` as a stream of events; see `stream_chat`."""
+        return _TurnStream(self, partial(self._raw_turn, prompt), options)
+
+    # --- its end -----------------------------------------------------------------------------------------------
+
+    async def end(self) -> None:
+        """Let the model forget the session. Its later turns raise `SessionEnded`; allowed twice."""
+        if not self._ended:
+            self._ended = True
+            with suppress(ModelUnavailable):  # then it holds no session either
+                await self._model.end_session(self.id, cache_salt=self._salt)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.end()
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    async def _answer(self, prepare: Prepare, options: Mapping[str, Any]) -> Completion:
+        claim = Claim(self)
+        with claim.held:
+            _, reply = await self._begin(claim, prepare, options, None)
+            return await self._commit(claim, reply)
+
+    async def _begin(
+        self, claim: Claim, prepare: Prepare, options: Mapping[str, Any], feed: Feed | None
+    ) -> tuple[int, Reply[Completion]]:
+        """Claim the session, build the turn and submit it."""
+        self._check(options)
+
+        async def prompt() -> tuple[list[int], tuple[int, ...]]:
+            await claim.take(wait=options.get("session_wait", False))
+            if self._ended:
+                raise SessionEnded(f"the session {self.id!r} was ended", self.id)
+            claim.turn = turn = await prepare()
+            return turn.prompt, turn.anchors
+
+        passed = {**options, "session_id": self.id, "cache_salt": self._salt}
+        return await self._model._begin(prompt, passed, feed)
+
+    def _check(self, options: Mapping[str, Any]) -> None:
+        """Refuse what belongs to the session and not to its turns."""
+        if "session_id" in options:
+            raise InvalidOption("session_id", "a session has its own")
+        if "tools" in options:
+            raise InvalidOption("tools", "they belong to the whole session: model.session(tools=…)")
+        if options.get("cache_salt", self._salt) != self._salt:
+            raise InvalidOption("cache_salt", "it belongs to the whole session: model.session(cache_salt=…)")
+
+    async def _chat_turn(self, message: str | Message | Sequence[Message]) -> Turn:
+        new = _checked(message)
+        messages = [*self._messages, *new]
+        model, held = self._model, self._tokens
+        if self._rendered:
+            await model._actor()
+            template = model._board.template
+            assert template is not None
+
+            def render(shown: Sequence[Message], opened: bool) -> str:
+                return template.render(shown, tools=self._tools, add_generation_prompt=opened)
+
+            # A template is the model's own code: how long it runs is not known, so not on the loop.
+            text = await anyio.to_thread.run_sync(text_after_reply, self._messages, new, render, abandon_on_cancel=True)
+            if text is not None:
+                return Turn([*held, *await model.tokenize(text, add_bos=False)], messages)
+        tokens, anchors = await model._chat_prompt(messages, self._tools)
+        return Turn(tokens, messages, anchors=anchors, exact=tokens[: len(held)] == held)
+
+    async def _raw_turn(self, prompt: Prompt) -> Turn:
+        model, held = self._model, self._tokens
+        if isinstance(prompt, str):
+            text, added = prompt, await model.tokenize(prompt, add_bos=not held)
+        else:
+            text, added = await model.detokenize(prompt), list(prompt)
+        messages = self._messages
+        if messages and messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls"):
+            *messages, last = messages
+            text = last["content"] + text
+        return Turn([*held, *added], messages, text, rendered=self._rendered)
+
+    async def _commit(self, claim: Claim, reply: Reply[Completion]) -> Completion:
+        """Wait for what a turn has come to, and hold it. A turn that was cancelled before its reply began is none."""
+        with caller_errors(self._model._board):
+            completion = await reply.wait()
+        turn = claim.turn
+        if turn is not None and (completion.generated or completion.finish_reason != "cancelled"):
+            said = {"role": "assistant", "content": turn.opening + completion.reply}
+            self._messages = [*turn.messages, said]
+            self._tokens = turn.prompt + completion.generated
+            self._rendered, self._exact = turn.rendered, turn.exact
+        return completion
+
+
+class Claim:
+    """One call's hold of its session, from `take` until `held` is closed, and the turn that it has made."""
+
+    def __init__(self, session: Session) -> None:
+        self.turn: Turn | None = None
+        self.held = ExitStack()
+        self._session = session
+
+    async def take(self, wait: bool) -> None:
+        """Raises `SessionBusy` where another call has it, unless it is to `wait` for that."""
+        session = self._session
+        if wait:
+            await session._free.acquire()
+        else:
+            try:
+                session._free.acquire_nowait()
+            except anyio.WouldBlock:
+                raise SessionBusy(f"a turn of the session {session.id!r} is under way", session.id) from None
+        self.held.callback(session._free.release)
+
+
+class _TurnStream(Stream):
+    """The events of one turn, which is committed at `Done`, or when the block is left before."""
+
+    def __init__(self, session: Session, prepare: Prepare, options: Mapping[str, Any]) -> None:
+        super().__init__(session._model._board, self._start, session._model.cancel)
+        self._session = session
+        self._prepare = prepare
+        self._options = options
+        self._claim: Claim | None = None  # of a turn that is not committed yet
+
+    async def _start(self, feed: Feed) -> tuple[int, Reply[Completion]]:
+        self._claim = claim = Claim(self._session)
+        try:
+            return await self._session._begin(claim, self._prepare, self._options, feed)
+        except BaseException:
+            self._let_go()
+            raise
+
+    async def __anext__(self) -> Event:
+        event = await super().__anext__()
+        if isinstance(event, Done):
+            await self._finish()
+        return event
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await super().__aexit__(kind, error, traceback)  # cancels what is not over
+        if isinstance(error, CancelledError):  # such a task waits for nothing more
+            self._let_go()
+        else:
+            with suppress(ErllamaError, ActorError):  # it failed: the reader knows, or has left before
+                await self._finish()
+
+    async def _finish(self) -> None:
+        """Commit the turn and let go of the session, once."""
+        try:
+            if self._claim is not None and self._reply is not None:
+                await self._session._commit(self._claim, self._reply)
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            claim.held.close()
+
+
+def _checked(said: str | Message | Sequence[Message]) -> list[Message]:
+    """Messages as templates expect them, copied: they are the session's own. Raises `ChatTemplateError`."""
+    if isinstance(said, str):
+        said = {"role": "user", "content": said}
+    if isinstance(said, Mapping):
+        said = [said]
+    return [] if said in ((), []) else [*deepcopy(check_messages(said))]

@@ -1,0 +1,113 @@
+"""A request whose events are read as they come.
+
+    async with model.stream(prompt) as events:
+        async for event in events: ...
+
+The last event is `Done`, also after `cancel`. Leaving the block early cancels the request. Events wait in
+memory for a slow reader; there are at most as many as the reply has tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+from erllama_py.actors import Reply
+from erllama_py.errors import StreamMisused
+from erllama_py.handle.border import caller_errors
+from erllama_py.model.board import ModelBoard
+from erllama_py.results import Completion, Done, Event
+from erllama_py.scheduler.messages import Feed
+
+OUTSIDE = "a stream is used inside its block: async with model.stream(…) as events"
+
+
+class Stream:
+    """The events of one request: an async context manager, and inside it an async iterator, to be read once."""
+
+    def __init__(
+        self,
+        board: ModelBoard,
+        begin: Callable[[Feed], Awaitable[tuple[int, Reply[Completion]]]],
+        cancel: Callable[[int], None],
+    ) -> None:
+        self._board = board
+        self._begin = begin
+        self._cancel = cancel
+        self._events: deque[Event] = deque()
+        self._readers: list[asyncio.Future[None]] = []  # who wait for the next event; nobody or one, as a rule
+        self._request_id: int | None = None
+        self._reply: Reply[Completion] | None = None
+        self._over = False  # `Done` was handed out, or an error raised
+        self._left = False  # so was the block
+
+    @property
+    def request_id(self) -> int:
+        """The id that `cancel` takes; only inside the block."""
+        return self._entered()
+
+    def cancel(self) -> None:
+        """Finish with what there is: the events go on to `Done`. No effect when the request is over."""
+        self._cancel(self._entered())
+
+    def _entered(self) -> int:
+        if self._request_id is None:
+            raise StreamMisused(OUTSIDE)
+        return self._request_id
+
+    async def __aenter__(self) -> Self:
+        if self._request_id is not None:
+            raise StreamMisused("a stream can be entered once")
+        self._request_id, self._reply = await self._begin(self._feed)
+        self._reply.on_settled(self._wake)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._reply is not None and not self._reply.settled:
+            self.cancel()
+        self._left = True
+        self._events.clear()
+
+    def __aiter__(self) -> Self:
+        self._entered()
+        return self
+
+    async def __anext__(self) -> Event:
+        self._entered()
+        if self._left:
+            raise StreamMisused(OUTSIDE)
+        reply = self._reply
+        while not self._over and reply is not None:
+            if self._events:
+                return self._events.popleft()
+            if reply.settled:
+                self._over = True
+                with caller_errors(self._board):
+                    return Done(await reply.wait())
+            await self._next()
+        raise StopAsyncIteration
+
+    async def _next(self) -> None:
+        """Wait for an event or the end. A bare future: an event of anyio's for each token costs three times as much."""
+        reader = asyncio.get_running_loop().create_future()
+        self._readers.append(reader)
+        try:
+            await reader
+        finally:
+            if reader in self._readers:  # it was cancelled
+                self._readers.remove(reader)
+
+    def _feed(self, event: Event) -> None:
+        self._events.append(event)
+        self._wake()
+
+    def _wake(self) -> None:
+        readers, self._readers = self._readers, []
+        for reader in readers:
+            if not reader.done():
+                reader.set_result(None)

@@ -1,0 +1,357 @@
+"""Every option as a frozen struct, checked once, at the door.
+
+`parse_model_config` takes what a caller wrote, a mapping or a struct, and returns a struct in which every value
+is known to be possible and every default is filled in; later rooms check nothing again. A field's own bounds
+stand in its type, what it must agree with in `_check_model` and its neighbours. All refusals are `InvalidOption`
+with the option's dotted path. The options of one request are in `request_options`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from erllama_py.errors import InvalidOption, TierMismatch, TierNotFound
+from erllama_py.options.check import check_utf8, convert, hex_digest
+
+INT32_MAX = (1 << 31) - 1  # llama.cpp holds sizes in 32-bit integers
+MAX_SEQUENCES = 255  # llama.cpp's LLAMA_MAX_SEQ less the one that saved ranges pass through
+MAX_DEVICES = 16  # llama.cpp's llama_max_devices(); it reads no more shares than that
+MAX_THREADS = 512  # ggml's GGML_MAX_N_THREADS
+STUB_TOKENS = 260  # the stub's vocabulary starts with 256 bytes and its control tokens
+
+Count = Annotated[int, Meta(ge=1, le=INT32_MAX)]
+Amount = Annotated[int, Meta(ge=0, le=INT32_MAX)]
+Positive = Annotated[float, Meta(gt=0.0)]
+Seconds = Annotated[float, Meta(ge=0.0, le=3600.0)]
+Threads = Annotated[int, Meta(ge=1, le=MAX_THREADS)]
+KVType = Literal["f16", "f32", "bf16", "q4_0", "q5_0", "q5_1", "q8_0"]
+TierKind = Literal["ram", "ram_file", "disk"]
+SaveReason = Literal["cold", "continued", "finish", "evict", "shutdown"]
+SkipReason = Literal["no_buffer", "too_large", "forgotten"]  # why a row that was due was not copied out of the cells
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base of all option structs: immutable, by keyword, unknown names refused."""
+
+
+Salt = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class ModelOpts(Options, frozen=True):
+    """How the weights are loaded."""
+
+    n_gpu_layers: Annotated[int, Meta(ge=-1, le=INT32_MAX)] = 0
+    """Layers put on the GPU; -1, or more than there are, for all."""
+    use_mmap: bool = True
+    """Map the file instead of copying it: loads are fast, and processes share the pages."""
+    use_mlock: bool = False
+    """Keep the weights from being paged out."""
+    vocab_only: bool = False
+    """Load the tokenizer alone; generating is then an error."""
+    split_mode: Literal["none", "layer", "row"] = "layer"
+    """How several GPUs share the model: not at all, by whole layers, or by rows of each tensor."""
+    main_gpu: Amount = 0
+    """Index of the GPU that is used where the model is not split."""
+    tensor_split: Annotated[tuple[float, ...], Meta(min_length=1, max_length=MAX_DEVICES)] | None = None
+    """Share of each GPU, in any scale; `None` lets llama.cpp choose by free memory."""
+
+
+class ContextOpts(Options, frozen=True):
+    """The context: its size, its threads, and what its KV cells are made of. Lengths are in tokens."""
+
+    n_ctx: Count = 2048
+    """Cells for all sequences together: prompts and replies."""
+    n_batch: Count = 512
+    """Most tokens of one decode call; more than `n_ctx` count as `n_ctx`."""
+    n_ubatch: Count | None = None
+    """Tokens of one step within a decode call, at most `n_batch`; `None`: as `n_batch`."""
+    n_threads: Threads | None = None
+    """CPU threads for decodes of single tokens; `None`: as many as compute fastest, up to what this process may use."""
+    n_threads_batch: Threads | None = None
+    """CPU threads for decodes of several tokens; `None`: as `n_threads`."""
+    n_seq_max: Annotated[int, Meta(ge=1, le=MAX_SEQUENCES)] = 1
+    """Sequences that the context can hold side by side."""
+    flash_attn: bool | Literal["auto"] = "auto"
+    """Flash attention; `"auto"` uses it where the device has it."""
+    type_k: KVType = "f16"
+    """Element type of the keys in the cells."""
+    type_v: KVType = "f16"
+    """Element type of the values in the cells; quantised ones need flash attention."""
+    rope_scaling_type: Literal["none", "linear", "yarn", "longrope"] | None = None
+    """How positions past the trained ones are squeezed in; `None`, here and below: as the model file says."""
+    rope_freq_base: Annotated[float, Meta(ge=0.0)] | None = None
+    """RoPE base frequency; 0.0: as the model file says."""
+    rope_freq_scale: Annotated[float, Meta(ge=0.0)] | None = None
+    """RoPE frequency factor, 0.5 for twice the trained context; 0.0: as the model file says."""
+    yarn_ext_factor: float | None = None
+    """YaRN: weight of extrapolation against interpolation; negative: as the model file says."""
+    yarn_attn_factor: float | None = None
+    """YaRN: factor on the size of attention scores."""
+    yarn_beta_fast: float | None = None
+    """YaRN: rotations over the trained context above which a dimension is left as it is."""
+    yarn_beta_slow: float | None = None
+    """YaRN: rotations over the trained context below which a dimension is interpolated in full."""
+    yarn_orig_ctx: Count | None = None
+    """YaRN: the context length that the model was trained with before it was extended."""
+    offload_kqv: bool = True
+    """Keep the KV cells of a layer on the GPU where the layer is."""
+    swa_full: bool = False
+    """Sliding-window models: keep all cells, so that sequences can be cut back anywhere, at the price of memory."""
+
+
+# Why the gates of `PolicyOpts` have these defaults; the measurements are tables of docs/benchmarks.md.
+# - `min_tokens`: a hit spares time at every length that was measured, so this gate is about bytes: 128 tokens are 3 MB
+#   of a model of 135 million parameters and 16 MB of one of 8 billion, and shorter prompts would mostly write what
+#   nobody reads.
+# - `boundary_align_tokens`: spans of 256 and of 512 tokens hold decoding up equally little (5 ms for 1,024 tokens of
+#   SmolLM2, in all), spans of 64 and 128 longer, and these make four and two times the files; shorter ones are found
+#   more often. Half of a micro-batch of 512 also leaves the cuts of a prefill alone.
+# - `continued_interval`: a span costs only its own tokens, so saving often costs no more bytes than saving rarely. 256
+#   tokens are some seconds of a reply: what kill -9 costs of it at most.
+# - `boundary_trim_tokens`: what a prompt ends with (a question mark, the header of the answer) differs next time. Chat
+#   templates put 5 to 15 tokens behind the last text.
+# - `session_resume_wait_ms`: a row is stored in 5 to 20 ms and 10,000 headers are read in 400, so this is for slow
+#   disks; computing what was waited for would take seconds.
+# - `evict_save_timeout_ms`: in ten seconds an SSD takes gigabytes. It is as long as docker waits before it kills;
+#   Kubernetes waits for 30 seconds, systemd for 90.
+
+
+class PolicyOpts(Options, frozen=True):
+    """When prefixes are saved. Lengths are in tokens."""
+
+    min_tokens: Amount | None = 128
+    """Shortest prefix that is saved; `None` saves nothing."""
+    cold_min_tokens: Amount | None = None
+    """Shortest prompt that is saved after its prefill; at least `min_tokens`, and `None` is the same as it."""
+    cold_max_tokens: Amount | None = None
+    """Longest prompt that is saved after its prefill; `None`: no limit."""
+    continued_interval: Count = 256
+    """Generated tokens between two saves of a long reply."""
+    boundary_trim_tokens: Amount = 32
+    """Tokens left off a prompt's end before its boundary is looked for: the end is what differs next time."""
+    boundary_align_tokens: Count = 256
+    """Boundaries lie on multiples of this."""
+    session_resume_wait_ms: Amount = 500
+    """Longest wait for a save that `parent_key` names, or for a tier that is being opened, in milliseconds."""
+    evict_save_timeout_ms: Amount = 10_000
+    """Longest that `evict`, `unload` and the end of the runtime wait for saves, in milliseconds."""
+
+
+# A waiting request holds its tokens and nothing else, so the limit is about patience: at one request a second, what
+# comes last waits for some minutes.
+MAX_PENDING = 256
+
+
+class SchedulerOpts(Options, frozen=True):
+    """How the requests of one model share its context and its time."""
+
+    max_pending: Count = MAX_PENDING
+    """Most requests that wait; one more is `QueueFull`."""
+    prefill_chunk_size: Count | None = None
+    """Most prompt tokens of a decode in which streams take part; `None`: as many as `max_stall_ms` allows."""
+    max_stall_ms: Count = 100
+    """How long a stream may wait for its next token while others' prompts are read, in milliseconds, as far as the
+    times of past decodes tell; where a decode of the streams alone takes more than half of it, twice that decode."""
+    turn_ms: Count = 2_000
+    """How long a request that waits for cells is parked, and those at work are left there, before they change places,
+    in milliseconds; longer where coming back takes long."""
+    session_idle_ms: Count = 300_000
+    """How long a session's sequence is held for it after its last turn, in milliseconds."""
+    kept_tokens: Amount | None = None
+    """Most cells that finished sequences, sessions included, are kept in while requests are at work; `None`: a quarter
+    of the context, a sixteenth without flash attention."""
+
+
+class StubOpts(Options, frozen=True):
+    """How the stub backend behaves; only for `backend="stub"`. Times are in seconds."""
+
+    vocab_size: Annotated[int, Meta(ge=STUB_TOKENS, le=1 << 20)] = 320
+    """Tokens in the vocabulary; the first 256 are bytes."""
+    seconds_per_token: Seconds = 0.0
+    """How long a decode takes for each of its tokens."""
+    load_seconds: Seconds = 0.0
+    """How long a load takes."""
+    fail_load: bool = False
+    """Whether a load fails at its end."""
+    fail_decode_after: Amount | None = None
+    """Decodes that work before one fails; `None`: none fails."""
+    hang_decode_after: Amount | None = None
+    """Decodes that work before one hangs; `None`: none hangs."""
+    memory: Literal["full", "window", "recurrent", "hybrid"] = "full"
+    """What its KV memory can do: forget nothing, forget what leaves a window, or refuse to be cut back."""
+    n_swa: Amount = 0
+    """Width of the sliding window in tokens, for `memory="window"`."""
+
+
+class ModelConfig(Options, frozen=True):
+    """What `load_model` takes. Paths are absolute and every default is filled in once it is parsed."""
+
+    backend: Literal["llama", "stub"] = "llama"
+    """What runs the model: llama.cpp, or a deterministic stand-in for tests and drills."""
+    model_path: str | None = None
+    """The GGUF file, as a str or a path object; needed by llama.cpp. Taken from the working directory at once."""
+    model_opts: ModelOpts = ModelOpts()
+    """How the weights are loaded."""
+    context_opts: ContextOpts = ContextOpts()
+    """Size and making of the context."""
+    fingerprint: str | None = None
+    """What the file must hash to in the given mode: 64 hex digits, or 32 bytes."""
+    fingerprint_mode: Literal["safe", "gguf_chunked", "fast_unsafe"] = "safe"
+    """Hash the whole file, its metadata and first tensor, or nothing: then `fingerprint` is trusted."""
+    remember_fingerprint: bool = True
+    """Reuse the hash of a file whose path, size, mtime and inode are unchanged."""
+    quant_type: Annotated[str, Meta(min_length=1)] | None = None
+    """The quantisation by name, `"q4_k_m"`, in any case; read from the file, compared when given."""
+    quant_bits: Annotated[int, Meta(ge=1, le=64)] | None = None
+    """Bits a weight; read from the file, compared when given."""
+    ctx_params_hash: str | None = None
+    """Name space of the cached KV state: 64 hex digits, or 32 bytes; derived from `context_opts` when not given."""
+    context_size: Count | None = None
+    """A copy of `n_ctx` in tokens, compared when given."""
+    tier_srv: str = "ram"
+    """Name of the running tier that prefixes are saved to."""
+    tier: TierKind = "ram"
+    """The kind of that tier, compared."""
+    policy: PolicyOpts = PolicyOpts()
+    """When prefixes are saved; gates that are not given are the runtime's."""
+    scheduler: SchedulerOpts = SchedulerOpts()
+    """How its requests share the context."""
+    cache_salt: Salt | None = None
+    """Separates tenants: what is saved under one salt is found only by requests with the same one."""
+    stub: StubOpts = StubOpts()
+    """How the stub backend behaves."""
+
+
+def parse_model_config(options: Mapping[str, Any] | ModelConfig) -> ModelConfig:
+    """Check a configuration and fill in what depends on others: absolute path, micro-batch, threads."""
+    config = convert(options, ModelConfig, model_path=_plain_path, fingerprint=hex_digest, ctx_params_hash=hex_digest)
+    _check_model(config)
+    _check_context(config.context_opts)
+    _check_policy(config.policy)
+    return msgspec.structs.replace(
+        config,
+        model_path=None if config.model_path is None else _absolute(config.model_path),
+        context_opts=_resolve_context(config.context_opts),
+        quant_type=None if config.quant_type is None else config.quant_type.lower(),
+    )
+
+
+class _Named(Options, frozen=True):
+    """Gives gates the path by which a caller knows them."""
+
+    policy: PolicyOpts
+
+
+def parse_policy(options: object) -> PolicyOpts:
+    """Check gates that are given apart from a model. Raises `InvalidOption`."""
+    policy = convert({"policy": options}, _Named).policy
+    _check_policy(policy)
+    return policy
+
+
+def with_policy(options: object, defaults: PolicyOpts) -> Any:
+    """A model's configuration in which the gates that it does not give are those of `defaults`."""
+    if isinstance(options, ModelConfig):
+        open_ = options.policy == PolicyOpts()
+        return msgspec.structs.replace(options, policy=defaults) if open_ else options
+    if not isinstance(options, Mapping):
+        return options  # refused by whoever parses it
+    policy = options.get("policy", {})
+    if isinstance(policy, Mapping):
+        policy = {**msgspec.structs.asdict(defaults), **policy}
+    return {**options, "policy": policy}
+
+
+def check_tier(config: ModelConfig, running: Mapping[str, str]) -> None:
+    """Whether the tier that a model names runs (`running`: name → kind) and is of the kind it says."""
+    kind = running.get(config.tier_srv)
+    if kind is None:
+        raise TierNotFound(config.tier_srv, tuple(sorted(running)))
+    if kind != config.tier:
+        raise TierMismatch(config.tier_srv, config.tier, kind)
+
+
+def check_name(name: object, option: str = "id") -> str:
+    """A name for a model, a tier or a supervised function: 1 to 200 printable characters, so that a line of a log has
+    room for it."""
+    if not isinstance(name, str):
+        raise InvalidOption(option, f"expected str, got {type(name).__name__}")
+    if not 1 <= len(name) <= 200 or not name.isprintable():
+        raise InvalidOption(option, "expected 1 to 200 printable characters")
+    return name
+
+
+def _plain_path(path: object) -> object:
+    return os.fspath(path) if isinstance(path, os.PathLike) else path
+
+
+def _absolute(path: str) -> str:
+    try:
+        return str(Path(path).absolute())
+    except OSError as error:
+        raise InvalidOption("model_path", f"it is relative, and there is no working directory: {error}") from error
+
+
+def _resolve_context(context: ContextOpts) -> ContextOpts:
+    n_batch = min(context.n_batch, context.n_ctx)  # as llama.cpp does
+    return msgspec.structs.replace(
+        context,
+        n_batch=n_batch,
+        n_ubatch=min(context.n_ubatch or n_batch, n_batch),
+        n_threads_batch=context.n_threads_batch or context.n_threads,
+    )
+
+
+def _check_model(config: ModelConfig) -> None:
+    if config.model_path is None and config.backend == "llama":
+        raise InvalidOption("model_path", "the backend 'llama' needs the path of a GGUF file")
+    if config.model_path is not None:
+        _check_path(config.model_path)
+    if config.cache_salt is not None:
+        check_utf8("cache_salt", config.cache_salt)
+    if config.stub != StubOpts() and config.backend != "stub":
+        raise InvalidOption("stub", "these options are for the backend 'stub'")
+    if config.stub.memory == "window" and not config.stub.n_swa:
+        raise InvalidOption("stub.n_swa", "a memory with a window needs its width")
+    if config.fingerprint_mode == "fast_unsafe" and config.fingerprint is None:
+        raise InvalidOption("fingerprint", "'fast_unsafe' trusts what is given, and nothing is")
+    if config.context_size is not None and config.context_size != config.context_opts.n_ctx:
+        raise InvalidOption("context_size", f"it is {config.context_size}, but n_ctx is {config.context_opts.n_ctx}")
+    split = config.model_opts.tensor_split
+    if split is not None and (not any(split) or min(split) < 0):
+        raise InvalidOption("model_opts.tensor_split", "expected shares of 0 or more, one of them above 0")
+
+
+def _check_path(path: str) -> None:
+    if not path or "\0" in path:
+        raise InvalidOption("model_path", "a path is not empty and has no NUL character")
+    try:
+        os.fsencode(path)  # a name of other bytes than UTF-8 has a form: `os.fsdecode` makes a str of it
+    except UnicodeEncodeError:
+        raise InvalidOption("model_path", "no file can have this name: it holds a lone surrogate") from None
+
+
+def _check_context(context: ContextOpts) -> None:
+    if context.n_seq_max > min(context.n_batch, context.n_ctx):
+        problem = f"n_batch and n_ctx must hold a token of each, and are {context.n_batch} and {context.n_ctx}"
+        raise InvalidOption("context_opts.n_seq_max", problem)
+    if context.n_ubatch is not None and context.n_ubatch > context.n_batch:
+        raise InvalidOption("context_opts.n_ubatch", f"it must not be above n_batch, which is {context.n_batch}")
+    # llama.cpp turns flash attention on by itself for these where that is left to it, and fails where it is not.
+    if context.flash_attn is False and context.type_v.startswith("q"):
+        raise InvalidOption("context_opts.type_v", f"{context.type_v} values need flash attention, which is off")
+
+
+def _check_policy(policy: PolicyOpts) -> None:
+    least, cold_least = policy.min_tokens or 0, policy.cold_min_tokens
+    if cold_least is not None and cold_least < least:
+        raise InvalidOption("policy.cold_min_tokens", f"it must not be below min_tokens, which is {least}")
+    if policy.cold_max_tokens is not None and policy.cold_max_tokens < (cold_least or least):
+        problem = f"it must not be below cold_min_tokens, which is {cold_least or least}"
+        raise InvalidOption("policy.cold_max_tokens", problem)

@@ -1,0 +1,68 @@
+"""The options of one request, checked once, at the door; see `config` for those of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from msgspec import Meta
+
+from erllama_py.options.check import check_utf8, convert, hex_digest
+from erllama_py.options.model import Amount, Count, Options, Positive, Salt
+
+# Stop sequences are looked for after each token on the engine's thread, which all requests of a model share;
+# within these bounds that takes microseconds. Real ones are few and short.
+MAX_STOP_SEQUENCES = 64
+MAX_STOP_CHARACTERS = 4096
+StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]  # empty would end each reply at once
+
+
+class RequestOptions(Options, frozen=True):
+    """What `complete`, `stream` and `chat` take beside the prompt."""
+
+    response_tokens: Count | None = None
+    """Most tokens of the reply; `None`: what the context leaves."""
+    stop_sequences: Annotated[tuple[StopText, ...], Meta(max_length=MAX_STOP_SEQUENCES)] = ()
+    """Texts that end the reply where the earliest of them begins; they are not part of it. One may be a str."""
+    temperature: Annotated[float, Meta(ge=0.0)] = 0.8
+    """Above 1.0 flattens, below sharpens the odds; 0.0 always takes the likeliest token."""
+    top_k: Amount = 40
+    """Draw from the k likeliest tokens; 0 is off."""
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.95
+    """Draw from the likeliest tokens that together reach p; 1.0 is off."""
+    min_p: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.05
+    """Drop tokens less likely than p times the likeliest; 0.0 is off."""
+    repetition_penalty: Positive = 1.0
+    """Above 1.0 makes recent tokens less likely; 1.0 is off."""
+    seed: Annotated[int, Meta(ge=0, le=(1 << 32) - 1)] | None = None
+    """Seed of the draw; `None`: the runtime draws one, and tells it in the stats."""
+    parent_key: bytes | None = None
+    """The `finish_key` of the turn before, 32 bytes or 64 hex digits: a save of it under way is waited for."""
+    cache_salt: Salt | None = None
+    """In place of the model's `cache_salt`, for this request."""
+    session_id: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    """The conversation that this is a turn of: its sequence is held for the next one."""
+    session_wait: bool = False
+    """Wait for a turn of the session that is under way, instead of raising `SessionBusy`."""
+    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    """Higher goes first; among equals, who came first."""
+    deadline: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
+    """Seconds from the call, after which the request is cancelled and finishes with what it has."""
+    grammar: str | None = None
+    """A GBNF grammar that the reply follows. The engine reads it: a bad one, an empty one too, is `InvalidGrammar`."""
+
+
+def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
+    """Check the options of one request. A single stop sequence may be given as a str."""
+    request = convert(
+        options,
+        RequestOptions,
+        stop_sequences=lambda stops: (stops,) if isinstance(stops, str) else stops,
+        parent_key=lambda key: bytes.fromhex(hex_digest(key)),
+    )
+    for stop in request.stop_sequences:
+        check_utf8("stop_sequences", stop)
+    for name in ("grammar", "cache_salt", "session_id"):
+        if (text := getattr(request, name)) is not None:
+            check_utf8(name, text)
+    return request

@@ -1,0 +1,78 @@
+"""What `Runtime(…)` takes, checked once, at the door, before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+import psutil
+from msgspec import Meta
+
+from erllama_py.errors import InvalidOption
+from erllama_py.options.check import convert
+from erllama_py.options.model import PolicyOpts, check_name, parse_policy
+from erllama_py.options.pressure import PressureOpts, parse_pressure
+from erllama_py.options.tiers import LEAST_QUOTA, DiskTier, QuotaBytes, RamFileTier, RamTier, parse_tier
+
+RAM_TIER = "ram"
+
+# Share of the memory that is free when the runtime is made which the RAM tier may fill: enough for some hours of
+# chats with a small model, little enough that a second runtime, or a larger model, still finds room.
+RAM_SHARE = 0.1
+
+# Memory for rows on their way to a tier: ten spans of 256 tokens of a model of 70 billion parameters (80 KB a token
+# in f16), or forty of one of 7 billion. What does not fit is not saved, and counted.
+SAVE_BUFFER_BYTES = 256 << 20
+
+# Seconds that a Python thread may keep the interpreter while another waits for it. The interpreter's own 5 ms
+# is most of a decode step (7-10 ms with SmolLM2): an application busy with Python code would make each step
+# wait that long for its turn. 0.5 ms bounds the wait to a few per cent and costs nothing that shows.
+SWITCH_SECONDS = 0.0005
+
+
+class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Checked, every default filled in."""
+
+    ram: RamTier
+    tiers: Mapping[str, DiskTier | RamFileTier]
+    policy: PolicyOpts
+    pressure: PressureOpts
+    save_buffer_bytes: int
+    switch_seconds: float | None
+
+
+class _Numbers(msgspec.Struct, frozen=True, kw_only=True):
+    ram_quota_bytes: QuotaBytes | None
+    save_buffer_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 60)]  # memory is lent in whole MiB
+    switch_seconds: Annotated[float, Meta(gt=0.0, le=1.0)] | None
+
+
+def parse_runtime_options(
+    tiers: Mapping[str, DiskTier | RamFileTier | Mapping[str, Any]] | None,
+    policy: PolicyOpts | Mapping[str, Any] | None,
+    pressure: PressureOpts | Mapping[str, Any] | None,
+    **numbers: float | None,
+) -> RuntimeOptions:
+    """Check what a runtime was given. Raises `InvalidOption`."""
+    checked = convert(numbers, _Numbers)
+    quota = checked.ram_quota_bytes
+    if quota is None:
+        quota = max(LEAST_QUOTA, int(psutil.virtual_memory().available * RAM_SHARE))
+    return RuntimeOptions(
+        ram=RamTier(quota),
+        tiers=_parse_tiers({} if tiers is None else tiers),
+        policy=parse_policy({} if policy is None else policy),
+        pressure=parse_pressure({} if pressure is None else pressure),
+        save_buffer_bytes=checked.save_buffer_bytes,
+        switch_seconds=checked.switch_seconds,
+    )
+
+
+def _parse_tiers(tiers: object) -> dict[str, DiskTier | RamFileTier]:
+    if not isinstance(tiers, Mapping):
+        raise InvalidOption("tiers", f"expected a mapping of names to tiers, got {type(tiers).__name__}")
+    parsed = {check_name(name, "tiers"): parse_tier(spec) for name, spec in tiers.items()}
+    if RAM_TIER in parsed:
+        raise InvalidOption("tiers", f"{RAM_TIER!r} is the name of the tier that every runtime has")
+    return parsed

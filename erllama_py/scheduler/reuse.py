@@ -1,0 +1,136 @@
+"""What a prompt starts from: live cells, rows of the cache, or nothing. Pure.
+
+The laws: what is kept is a prefix of the prompt; its last token is computed unless its logits are known; no memory
+is cut where it cannot be; a row is restored whole, behind the one before it, and only the last one may be cut back;
+rows are taken where they give more than the live cells do, by so much that reading them takes less than it spares.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from erllama_py.cache.keys import TOKEN_BYTES
+from erllama_py.cache.messages import Hit, Located
+from erllama_py.cache.worth import is_worth, token_seconds
+from erllama_py.engine.backend import MemoryKind
+from erllama_py.results import CacheHitKind
+from erllama_py.scheduler.slots import Slot, reusable
+
+NOT_WORTH = "what is saved takes longer to read than to compute"
+NOT_CUTTABLE = "the last row that is saved cannot be cut back to before the prompt's last token"
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """How a request begins: keep `live` tokens of the sequence, restore `rows` behind them, go on from `keep`."""
+
+    kind: CacheHitKind
+    live: int
+    rows: tuple[Located, ...]
+    keep: int
+    by_logits: bool  # `keep` is the whole prompt: the first token is drawn from logits that were kept
+    miss_reason: str | None
+
+
+def is_cuttable(memory: MemoryKind) -> bool:
+    """Whether a restored sequence can be cut back within its last row (a window: see `usable_rows`)."""
+    return memory in ("full", "window")
+
+
+def usable_rows(
+    hit: Hit, n_tokens: int, memory: MemoryKind, n_swa: int, live_logits: bool | None
+) -> tuple[tuple[Located, ...], int, bool]:
+    """The rows of a hit that help, how many tokens they give, and whether that is the whole prompt with logits.
+
+    Where the prompt's last token must be computed again, a sequence is cut back by one; a recurrent one cannot be,
+    and does without the row that ends there. A window can be cut back within its last row if that spans less than
+    the window: longer rows may lack cells that the cut would need. What is reached by whole rows then is used.
+    """
+    rows, length = hit.chain, hit.length
+    ends = {row.meta.end: row for row in (*hit.chain[:-1], *hit.reached)}
+    while rows:
+        last = rows[-1].meta
+        whole = length == n_tokens
+        known = live_logits or (last.end == length and last.logits_bytes > 0)
+        by_logits = whole and live_logits is not None and known
+        wanted = length - 1 if whole and not by_logits else length
+        cuttable = memory == "full" or (memory == "window" and last.end - last.start < n_swa)
+        if wanted > last.start and (wanted == last.end or cuttable):
+            return rows, wanted, by_logits
+        length = max((end for end in ends if end < length), default=0)
+        rows = _chain_to(ends, length)
+    return (), 0, False
+
+
+def _chain_to(ends: dict[int, Located], length: int) -> tuple[Located, ...]:
+    chain: list[Located] = []
+    while length:
+        chain.append(ends[length])
+        length = chain[-1].meta.start
+    return tuple(chain[::-1])
+
+
+def choose_start(
+    slot: Slot,
+    prompt: bytes,
+    memory: MemoryKind,
+    n_swa: int,
+    hit: Hit | None,
+    live_logits: bool | None,
+    *,
+    min_tokens: int | None = 0,
+) -> Start:
+    """The best start for a prompt. `hit` is what the cache has, `live_logits` whether the prompt's are at hand.
+
+    They are None where they would be of no use: the last token is to be computed again, whatever there is. `min_tokens`
+    is the gate of what is saved, for the reason of a miss.
+    """
+    n_tokens = len(prompt) // TOKEN_BYTES
+    missed = describe_miss(hit, n_tokens, min_tokens)
+    live = reusable(slot, prompt, memory, n_swa, with_logits=bool(live_logits))
+    rows: tuple[Located, ...] = ()
+    length, by_logits = 0, False
+    if hit is not None:
+        rows, length, by_logits = usable_rows(hit, n_tokens, memory, n_swa, live_logits)
+    if missed is None and length < n_tokens - 1:
+        missed = NOT_CUTTABLE
+    at_end = bool(live_logits) and live.keep == n_tokens
+    base = live.keep if memory == "full" else 0
+    to_read = tuple(row for row in rows if row.meta.end > base)
+    nbytes = sum(row.nbytes for row in to_read)
+    gains = length > live.keep and is_worth(length - live.keep, token_seconds(row.meta for row in to_read), nbytes)
+    # Rows that end with the prompt and have its logits spare even the one decode.
+    if not rows or not (gains or (by_logits and not at_end)):
+        miss = live.miss_reason if live.keep else NOT_WORTH if rows else missed
+        kind: CacheHitKind = "live" if live.keep else "cold"
+        return Start(kind=kind, live=live.keep, rows=(), keep=live.keep, by_logits=at_end, miss_reason=miss)
+    exact = hit is not None and hit.exact and length >= n_tokens - 1
+    return Start(
+        kind="exact" if exact else "partial",
+        live=to_read[0].meta.start,
+        rows=to_read,
+        keep=length,
+        by_logits=by_logits,
+        miss_reason=None if exact else missed,
+    )
+
+
+def describe_miss(hit: Hit | None, n_tokens: int = 0, min_tokens: int | None = 0) -> str | None:
+    """Why the cache had no more, in words; None when it had all. `min_tokens` is the gate of what is saved."""
+    if hit is None:
+        return "the cache is starting"
+    if hit.miss is None:
+        return None
+    if not hit.length and min_tokens is None:
+        return "nothing is saved, because min_tokens is None"
+    if not hit.length and min_tokens is not None and n_tokens < min_tokens:
+        return f"prompts below min_tokens ({min_tokens}) are not saved"
+    position = hit.miss.position
+    return {
+        "empty": "nothing is saved for this model",
+        "other_parameters": "what is saved for this model was made with other settings, or by another build",
+        "diverges": f"the prompt parts from what is saved at token {position}",
+        "ends": f"what is saved ends at token {position}",
+        "saving": f"what follows token {position} is still being saved",
+        "evicted": f"what followed token {position} was evicted",
+        "bad": f"what followed token {position} was found to be damaged",
+    }[hit.miss.reason]

@@ -1,0 +1,117 @@
+"""The gates of what is saved: how they are checked, and whose are used where a model does not give them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from erllama_py.errors import InvalidOption
+from erllama_py.options.model import ModelConfig, PolicyOpts, parse_model_config, parse_policy, with_policy
+
+DEFAULTS = PolicyOpts(min_tokens=64, boundary_align_tokens=128, continued_interval=32)
+
+
+def effective(options: Any, defaults: PolicyOpts = DEFAULTS) -> PolicyOpts:
+    """The gates of a model that was loaded with these options."""
+    return parse_model_config(with_policy(options, defaults)).policy
+
+
+def test_no_gates_are_needed() -> None:
+    """The defaults are those of the struct."""
+    assert parse_policy({}) == PolicyOpts()
+    assert parse_policy(DEFAULTS) == DEFAULTS
+
+
+@pytest.mark.parametrize("min_tokens", [0, 1, 512, None])
+def test_the_least_length_can_be_given_alone(min_tokens: int | None) -> None:
+    """That for prompts follows it, so it does not have to be raised too."""
+    policy = parse_policy({"min_tokens": min_tokens})
+    assert (policy.min_tokens, policy.cold_min_tokens) == (min_tokens, None)
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"min_tokens": 512, "cold_min_tokens": 511}, "policy.cold_min_tokens"),
+    ({"cold_min_tokens": 7}, "policy.cold_min_tokens"),
+    ({"cold_max_tokens": 7}, "policy.cold_max_tokens"),
+    ({"min_tokens": 512, "cold_max_tokens": 511}, "policy.cold_max_tokens"),
+    ({"cold_min_tokens": 600, "cold_max_tokens": 599}, "policy.cold_max_tokens"),
+    ({"min_tokens": None, "cold_min_tokens": 8, "cold_max_tokens": 7}, "policy.cold_max_tokens"),
+    ({"min_tokens": -1}, "policy.min_tokens"),
+    ({"boundary_align_tokens": 0}, "policy.boundary_align_tokens"),
+    ({"min_token": 1}, "policy.min_token"),
+]
+
+
+@pytest.mark.parametrize(("options", "option"), REFUSED, ids=range(len(REFUSED)))
+def test_gates_that_contradict_each_other_are_refused(options: dict[str, Any], option: str) -> None:
+    """Given apart from a model or with one."""
+    with pytest.raises(InvalidOption) as caught:
+        parse_policy(options)
+    assert caught.value.option == option
+    with pytest.raises(InvalidOption) as caught:
+        parse_model_config({"backend": "stub", "policy": options})
+    assert caught.value.option == option
+
+
+def test_a_model_without_gates_has_those_of_the_runtime() -> None:
+    """As a mapping, with an empty section, or as a struct."""
+    for options in ({"backend": "stub"}, {"backend": "stub", "policy": {}}, ModelConfig(backend="stub")):
+        assert effective(options) == DEFAULTS
+
+
+def test_gates_that_are_given_are_put_over_those_of_the_runtime() -> None:
+    """One by one: what is not named stays."""
+    merged = effective({"backend": "stub", "policy": {"min_tokens": 512}})
+    assert merged == msgspec.structs.replace(DEFAULTS, min_tokens=512)
+    assert effective({"backend": "stub", "policy": {"min_tokens": None}}).min_tokens is None
+
+
+def test_gates_in_a_struct_are_used_as_they_are() -> None:
+    """A struct says them all."""
+    policy = PolicyOpts(continued_interval=7)
+    assert effective({"backend": "stub", "policy": policy}) == policy
+    assert effective(ModelConfig(backend="stub", policy=policy)) == policy
+
+
+def test_gates_that_do_not_fit_those_of_the_runtime_are_refused() -> None:
+    """Whoever loads the model learns it, in words that name the gate."""
+    with pytest.raises(InvalidOption) as caught:
+        effective({"backend": "stub", "policy": {"min_tokens": 512}}, PolicyOpts(cold_max_tokens=300))
+    assert caught.value.option == "policy.cold_max_tokens"
+
+
+@pytest.mark.parametrize("options", [None, 7, "model.gguf", {"policy": 7}, {"policy": None}, {"policy": {"x": 1}}])
+def test_what_is_no_configuration_is_left_to_be_refused_in_its_own_words(options: Any) -> None:
+    """Putting gates together hides no mistake."""
+    with pytest.raises(InvalidOption) as direct:
+        parse_model_config(options)
+    with pytest.raises(InvalidOption) as caught:
+        effective(options)
+    assert (caught.value.option, caught.value.problem) == (direct.value.option, direct.value.problem)
+
+
+def test_what_was_given_is_not_changed() -> None:
+    """The caller's mappings can be used again."""
+    policy = {"min_tokens": 512}
+    options = {"backend": "stub", "policy": policy}
+    with_policy(options, DEFAULTS)
+    assert options == {"backend": "stub", "policy": {"min_tokens": 512}}
+
+
+gates = st.none() | st.integers(0, 600)
+
+
+@given(gates, gates, gates)
+def test_gates_that_are_let_in_are_in_order(least: int | None, cold: int | None, most: int | None) -> None:
+    """Shortest saved, shortest prompt, longest prompt; and every such order is let in."""
+    ordered = (cold is None or cold >= (least or 0)) and (most is None or most >= (cold or least or 0))
+    try:
+        parse_policy({"min_tokens": least, "cold_min_tokens": cold, "cold_max_tokens": most})
+    except InvalidOption:
+        assert not ordered
+    else:
+        assert ordered

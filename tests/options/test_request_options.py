@@ -1,0 +1,176 @@
+"""The door for requests, and the two small checks beside it: tiers and ids."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from erllama_py.errors import InvalidOption, TierMismatch, TierNotFound
+from erllama_py.options.model import ModelConfig, check_name, check_tier, parse_model_config
+from erllama_py.options.request import RequestOptions, parse_request_options
+
+WRONG: list[tuple[str, object, str]] = [
+    ("response_tokens", 0, "expected int >= 1, got 0"),
+    ("response_tokens", -1, "expected int >= 1, got -1"),
+    ("response_tokens", "8", "expected int or None, got str"),
+    ("response_tokens", True, "expected int or None, got bool"),
+    ("response_tokens", 1 << 31, "expected int <= 2147483647, got 2147483648"),
+    ("temperature", -0.1, "expected float >= 0.0, got -0.1"),
+    ("temperature", math.inf, "expected a finite number of 32 bits, got inf"),
+    ("temperature", math.nan, "expected float >= 0.0, got nan"),
+    ("temperature", None, "expected float, got None"),
+    ("top_k", -1, "expected int >= 0, got -1"),
+    ("top_k", 1.5, "expected int, got float"),
+    ("top_p", 0, "expected float > 0.0, got 0"),
+    ("top_p", 1.01, "expected float <= 1.0, got 1.01"),
+    ("min_p", 1.0, "expected float < 1.0, got 1.0"),
+    ("min_p", -0.5, "expected float >= 0.0, got -0.5"),
+    ("repetition_penalty", 0.0, "expected float > 0.0, got 0.0"),
+    ("repetition_penalty", 1e-300, "expected a finite number of 32 bits, got 1e-300"),
+    ("seed", -1, "expected int >= 0, got -1"),
+    ("seed", 1 << 32, "expected int <= 4294967295, got 4294967296"),
+    ("grammar", b"root ::= [a]", "expected str or None, got bytes"),
+    ("grammar", 'root ::= "\ud800"', "the text has no UTF-8 form: it holds a lone surrogate"),
+    ("stop_sequences", "", "expected str of length >= 1, got 0"),
+    ("stop_sequences", ["a", ""], "expected str of length >= 1, got 0"),
+    ("stop_sequences", ["a", 1], "expected str, got int"),
+    ("stop_sequences", None, "expected a list, got None"),
+    ("stop_sequences", {"a": 1}, "expected a list, got a mapping"),
+    ("stop_sequences", frozenset("ab"), "expected a list, got a set"),
+    ("stop_sequences", ["a", "é\ud800"], "the text has no UTF-8 form: it holds a lone surrogate"),
+    ("stop_sequences", "\udfff", "the text has no UTF-8 form: it holds a lone surrogate"),
+    ("stop_sequences", ["a"] * 65, "expected a list of length <= 64, got 65"),
+    ("stop_sequences", ["a" * 4097], "expected str of length <= 4096, got 4097"),
+    ("parent_key", b"k" * 31, "expected 32 bytes or 64 hex digits"),
+    ("parent_key", "0" * 63, "expected 32 bytes or 64 hex digits"),
+    ("parent_key", "g" * 64, "expected 32 bytes or 64 hex digits"),
+    ("parent_key", "", "expected 32 bytes or 64 hex digits"),
+    ("parent_key", 7, "expected 32 bytes or 64 hex digits"),
+    ("cache_salt", "", "expected str of length >= 1, got 0"),
+    ("cache_salt", "a" * 257, "expected str of length <= 256, got 257"),
+    ("cache_salt", b"tenant", "expected str or None, got bytes"),
+    ("cache_salt", "a\udfff", "the text has no UTF-8 form: it holds a lone surrogate"),
+]
+
+
+@pytest.mark.parametrize(("option", "value", "problem"), WRONG, ids=[f"{row[0]}-{n}" for n, row in enumerate(WRONG)])
+def test_a_wrong_value_is_refused_with_what_was_expected(option: str, value: object, problem: str) -> None:
+    """Before the model hears of the request."""
+    with pytest.raises(InvalidOption) as caught:
+        parse_request_options({option: value})
+    assert (caught.value.option, caught.value.problem) == (option, problem)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
+    """A misspelt option is not silently left out."""
+    with pytest.raises(InvalidOption) as caught:
+        parse_request_options({"temprature": 1.0})
+    assert (caught.value.option, caught.value.nearest) == ("temprature", "temperature")
+
+
+def test_what_is_no_mapping_is_refused() -> None:
+    """Also where the types were not checked before."""
+    options: Any = ["temperature", 1.0]
+    with pytest.raises(InvalidOption, match="expected a mapping or RequestOptions, got list"):
+        parse_request_options(options)
+
+
+def test_the_defaults_are_those_of_the_struct() -> None:
+    """No option is needed."""
+    assert parse_request_options({}) == RequestOptions()
+
+
+def test_a_single_stop_sequence_may_be_a_str() -> None:
+    """It is one sequence, not a sequence of characters."""
+    assert parse_request_options({"stop_sequences": "END"}).stop_sequences == ("END",)
+    assert parse_request_options({"stop_sequences": ["a", "b"]}).stop_sequences == ("a", "b")
+
+
+@pytest.mark.parametrize("grammar", ["", "root ::= [é]", "no grammar", "a\0", "é" * 100_000])
+def test_a_grammar_of_any_text_is_let_in(grammar: str) -> None:
+    """Whether it is one, and not too long, is for the engine that has the parser to say: `InvalidGrammar`."""
+    assert parse_request_options({"grammar": grammar}).grammar == grammar
+
+
+@pytest.mark.parametrize("given_as", [b"\xab" * 32, "ab" * 32, "AB" * 32])
+def test_a_parent_key_comes_out_as_bytes(given_as: bytes | str) -> None:
+    """As a completion gave it, or as it was written into a text."""
+    assert parse_request_options({"parent_key": given_as}).parent_key == b"\xab" * 32
+
+
+def test_no_parent_and_no_salt_may_be_said_as_none() -> None:
+    """The first turn of a chat has no turn before it."""
+    assert parse_request_options({"parent_key": None, "cache_salt": None}) == RequestOptions()
+
+
+def test_a_struct_is_checked_as_a_mapping_is() -> None:
+    """Also what its type alone does not say."""
+    options: Any = RequestOptions(grammar="\ud800")
+    with pytest.raises(InvalidOption) as caught:
+        parse_request_options(options)
+    assert caught.value.option == "grammar"
+
+
+def test_the_edges_of_each_range_are_allowed() -> None:
+    """Zero switches a step off; an integer does for a real number."""
+    options = parse_request_options(
+        {"temperature": 0, "top_k": 0, "top_p": 1, "min_p": 0, "seed": (1 << 32) - 1, "response_tokens": 1}
+    )
+    assert (options.temperature, options.top_p, options.min_p) == (0.0, 1.0, 0.0)
+
+
+@given(st.lists(st.text() | st.text(st.characters(categories=["Cs", "Ll"])), max_size=4))
+def test_stop_sequences_that_are_let_in_have_a_utf8_form(texts: list[str]) -> None:
+    """What is let in can be compared with text that came from bytes."""
+    try:
+        stops = parse_request_options({"stop_sequences": texts}).stop_sequences
+    except InvalidOption:
+        assert any(not text or re.search("[\ud800-\udfff]", text) for text in texts)
+        return
+    assert [stop.encode().decode() for stop in stops] == texts
+
+
+# --- tiers and ids -----------------------------------------------------------------------------------
+
+
+def tiered(tier_srv: str, tier: str) -> ModelConfig:
+    """A configuration that saves there."""
+    return parse_model_config({"backend": "stub", "tier_srv": tier_srv, "tier": tier})
+
+
+def test_a_tier_that_runs_and_is_of_the_kind_is_accepted() -> None:
+    """The pair is held against what runs now."""
+    check_tier(tiered("my_disk", "disk"), {"ram": "ram", "my_disk": "disk"})
+
+
+def test_a_tier_that_does_not_run_is_not_found() -> None:
+    """The error tells which ones run."""
+    with pytest.raises(TierNotFound) as caught:
+        check_tier(tiered("my_disk", "disk"), {"shm": "ram_file", "ram": "ram"})
+    assert (caught.value.tier_srv, caught.value.running) == ("my_disk", ("ram", "shm"))
+
+
+def test_a_tier_of_another_kind_is_a_mismatch() -> None:
+    """Found at the load, not at the first save."""
+    with pytest.raises(TierMismatch) as caught:
+        check_tier(tiered("ram", "disk"), {"ram": "ram"})
+    assert (caught.value.tier_srv, caught.value.asked, caught.value.running) == ("ram", "disk", "ram")
+
+
+@pytest.mark.parametrize("model_id", ["tiny", "Llama 3.1 8B (Q4)", "日本語", "a" * 200])
+def test_a_printable_name_is_an_id(model_id: str) -> None:
+    """Blanks and any script are fine."""
+    assert check_name(model_id) == model_id
+
+
+@pytest.mark.parametrize("model_id", ["", "a" * 201, "two\nlines", "tab\t", "\x1b[31m", "\ud800", None, 7, b"tiny"])
+def test_what_would_break_a_log_line_is_no_id(model_id: object) -> None:
+    """Ids stand in logs, names and trees."""
+    with pytest.raises(InvalidOption) as caught:
+        check_name(model_id)
+    assert caught.value.option == "id"
