@@ -8,11 +8,19 @@ engine) are translated at their border and travel as the `__cause__` of one of t
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
+
+# Each error of this library by the name of its class, for those that come from another process.
+KINDS: dict[str, type[ErllamaError]] = {}
 
 
 @dataclass(eq=False)
 class ErllamaError(Exception):
     """The root of all errors of this library."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        KINDS.setdefault(cls.__name__, cls)
 
     def __post_init__(self) -> None:
         # `args` holds the fields in order, so that errors can be pickled and copied.
@@ -25,6 +33,8 @@ class ErllamaError(Exception):
         """One sentence with the facts."""
         return type(self).__name__
 
+
+KINDS[ErllamaError.__name__] = ErllamaError
 
 # --- options -----------------------------------------------------------------------------------------
 
@@ -360,9 +370,3 @@ class SessionEnded(RequestError):
     """A turn of a `Session` that was ended."""
 
     session_id: str = ""
-
-
-def request_error(name: str, problem: str) -> RequestError:
-    """The error class `name` of the family `RequestError`, as an outcome of the engine names it."""
-    kind = globals().get(name, RequestError)
-    return kind(problem) if isinstance(kind, type) and issubclass(kind, RequestError) else RequestError(problem)

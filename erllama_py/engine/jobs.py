@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from erllama_py.engine.backend import MemoryKind, Sampling
+from erllama_py.engine.failure import Failure
 from erllama_py.options.model import SaveReason, SkipReason
 from erllama_py.results import FinishReason
 
@@ -141,6 +142,10 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
     request_id: int
 
 
+class DrillFault(Exception):
+    """Raised on purpose, where a `Fault` or a drill of the model's actor asked for it."""
+
+
 class Fault(msgspec.Struct, frozen=True, tag=True):
     """A drill: make the thread itself (`"thread"`) or its next decode (`"decode"`) fail."""
 
@@ -251,18 +256,16 @@ class Finished(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """This request cannot go on; the engine can. `error` is the name of a class in `errors`."""
+    """This request cannot go on; the engine can."""
 
     request_id: int
-    error: str
-    problem: str
+    failure: Failure
 
 
 class Died(msgspec.Struct, frozen=True, tag=True):
-    """The engine thread ended by itself. Nothing comes after this."""
+    """The engine ended by itself. Nothing comes after this."""
 
-    error: str
-    problem: str
+    failure: Failure
 
 
 Outcome = (

@@ -28,6 +28,7 @@ from erllama_py.engine.cells import Cells
 from erllama_py.engine.compute_threads import ComputeThreads
 from erllama_py.engine.cpu_share import PROCESS
 from erllama_py.engine.cpu_watch import CpuWatch
+from erllama_py.engine.failure import failure_of
 from erllama_py.engine.jobs import Cancel, Capture, Died, Drop, Grant, Job, Outcome, Restore
 from erllama_py.engine.worker import Worker
 from erllama_py.options.model import SchedulerOpts
@@ -128,7 +129,7 @@ class EngineThread:
                 worker.close()
             self._backend.close()
             if self.failure is not None:
-                self._post([Died(type(self.failure).__name__, str(self.failure))])
+                self._post([Died(failure_of(self.failure))])
             self._call_loop(self._load_over.set)
             self._call_loop(self.ended.set)
 

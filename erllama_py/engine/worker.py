@@ -18,9 +18,11 @@ from erllama_py.engine.backend import Backend, BackendFailure, ModelFacts, Slice
 from erllama_py.engine.cells import Cells
 from erllama_py.engine.compute_threads import ComputeThreads
 from erllama_py.engine.decoding import Decoder, Part
+from erllama_py.engine.failure import failure_of
 from erllama_py.engine.jobs import (
     Cancel,
     Capture,
+    DrillFault,
     Drop,
     Failed,
     Fault,
@@ -41,7 +43,7 @@ from erllama_py.engine.jobs import (
 from erllama_py.engine.sequence import Running
 from erllama_py.engine.stall import TickTimes, chunk_size, observed
 from erllama_py.engine.tick_plan import Need, plan_tick
-from erllama_py.errors import ContextOverflow, DecodeFailed, RequestError
+from erllama_py.errors import ContextOverflow, DecodeFailed, ErllamaError
 from erllama_py.options.model import SaveReason, SchedulerOpts
 from erllama_py.watch.log import get_logger
 
@@ -49,10 +51,6 @@ from erllama_py.watch.log import get_logger
 # the next ticks, so that no stream stands still for longer. One that generates is itself such a stream.
 CAPTURES_PER_TICK = 2
 CAPTURES_BETWEEN_TOKENS = 1
-
-
-class DrillFault(Exception):
-    """Raised on purpose, by `Fault("thread")`."""
 
 
 class Worker:
@@ -156,7 +154,7 @@ class Worker:
             job = msgspec.structs.replace(job, keep=0, logits=None)
         try:
             sampler = self._backend.sampler(job.sampling, job.tokens)
-        except RequestError as error:
+        except ErllamaError as error:
             self._fail(job.request_id, error)
             return
         running = self._running[job.request_id] = Running(job, sampler, self._facts, self._clock())
@@ -283,7 +281,7 @@ class Worker:
         try:
             token = draw()
             running.sampled(token, self._backend.vocabulary, now())
-        except RequestError as error:
+        except ErllamaError as error:
             self._drop(running, error)
             return
         if running.job.stream and (text := running.take_text()):
@@ -344,14 +342,14 @@ class Worker:
             copied += 1
         return True
 
-    def _drop(self, running: Running, error: RequestError) -> None:
+    def _drop(self, running: Running, error: ErllamaError) -> None:
         running.sampler.close()
         del self._running[running.job.request_id]
         self._backend.remove(running.seq_id, 0, -1)  # for the others, who may need the cells in the next tick
         self._fail(running.job.request_id, error)
 
-    def _fail(self, request_id: int, error: RequestError) -> None:
-        self._outcomes.append(Failed(request_id, type(error).__name__, error.problem))
+    def _fail(self, request_id: int, error: ErllamaError) -> None:
+        self._outcomes.append(Failed(request_id, failure_of(error)))
 
     def _finish_all(self) -> None:
         now, over = self._clock(), [running for running in self._running.values() if running.finish is not None]

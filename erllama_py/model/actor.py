@@ -22,7 +22,8 @@ from erllama_py.buffers import BufferPool
 from erllama_py.cache.client import CacheClient
 from erllama_py.cache.messages import Save, SaveLost, Skipped
 from erllama_py.engine.backends import BackendFactory
-from erllama_py.engine.jobs import Outcome
+from erllama_py.engine.failure import Failure
+from erllama_py.engine.jobs import DrillFault, Outcome
 from erllama_py.engine.thread import EngineThread
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.kept_logits import KeptLogits
@@ -66,10 +67,6 @@ from erllama_py.watch.log import get_logger
 
 # Buffers that are made while a model loads: a tick copies two ranges at most, while those of the last are written.
 WARM_BUFFERS = 4
-
-
-class EngineEnded(Exception):
-    """The actor ends because its engine did, or because a drill asked for it."""
 
 
 class ModelActor(StateMachine[State, Message, Effect]):
@@ -228,9 +225,9 @@ class ModelActor(StateMachine[State, Message, Effect]):
             case Complete(request):
                 _, reply = self._open.pop(request.id)
                 reply.send(make_completion(effect, time.monotonic()))
-            case FailRequest(request_id, error, problem):
+            case FailRequest(request_id, failure):
                 _, reply = self._open.pop(request_id)
-                reply.fail(errors.request_error(error, problem))
+                reply.fail(failure.error())
             case Refuse(request, waiting):
                 _, reply = self._open.pop(request.id)
                 if waiting is None:
@@ -238,8 +235,11 @@ class ModelActor(StateMachine[State, Message, Effect]):
                     reply.fail(errors.SessionBusy(f"a turn of session {session_id!r} is under way", session_id))
                 else:
                     reply.fail(errors.QueueFull(self._board.model_id, waiting, self.state.limits.max_pending))
-            case Crash(problem):
-                raise EngineEnded(problem) from self._thread.failure
+            case Crash(None):
+                raise DrillFault("the model's actor was told to fail")
+            case Crash(Failure() as failure):
+                ended_by = self._thread.failure
+                raise ended_by if isinstance(ended_by, Exception) else failure.error() from ended_by
 
     def _save(self, effect: SaveRow) -> None:
         captured, facts = effect.captured, self._board.facts

@@ -107,7 +107,7 @@ def transition(state: State, event: Message, now: float) -> tuple[State, list[Ef
         case Look():
             return _then_schedule(look(state, now), now)
         case InjectFault("actor"):
-            return state, [Crash("the model's actor was told to fail")]
+            return state, [Crash(None)]
         case InjectFault("thread"):
             return state, [SendJob(Fault("thread"))]
         case InjectFault():
@@ -144,10 +144,10 @@ def _outcome(state: State, outcome: Outcome, now: float) -> tuple[State, list[Ef
             return state, [_emit(outcome)]
         case Finished():
             return _finished(state, outcome, now)
-        case Failed(request_id, error, problem):
-            return _failed(state, request_id, error, problem, now)
-        case Died(error, problem):
-            return state, [Crash(f"{error}: {problem}")]
+        case Failed():
+            return _failed(state, outcome, now)
+        case Died(failure):
+            return state, [Crash(failure)]
         case _ as never:
             assert_never(never)
 
@@ -304,11 +304,12 @@ def _finished(state: State, finished: Finished, now: float) -> tuple[State, list
     return _leave(without_request(state, request.id), running, effects, now)
 
 
-def _failed(state: State, request_id: int, error: str, problem: str, now: float) -> tuple[State, list[Effect]]:
+def _failed(state: State, failed: Failed, now: float) -> tuple[State, list[Effect]]:
+    request_id = failed.request_id
     running = state.requests.get(request_id)
     if running is None:
         return state, []
-    effects: list[Effect] = [FailRequest(request_id, error, problem)]
+    effects: list[Effect] = [FailRequest(request_id, failed.failure)]
     if running.seq_id is not None:
         # What the sequence holds after a failure is not known: the next request starts from nothing.
         state = with_slot(state, Slot(running.seq_id))

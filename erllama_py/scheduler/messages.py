@@ -16,6 +16,7 @@ import msgspec
 from erllama_py.cache.keys import Identity
 from erllama_py.cache.messages import Hit, Located, RowBytes, SaveLost
 from erllama_py.engine.backend import Sampling
+from erllama_py.engine.failure import Failure
 from erllama_py.engine.jobs import Captured, CapturePlan, Finished, Job, Outcome
 from erllama_py.results import CacheHit, Event
 
@@ -257,11 +258,10 @@ class Complete(msgspec.Struct, frozen=True):
 
 
 class FailRequest(msgspec.Struct, frozen=True):
-    """Answer a request with an error: the name of a class in `errors`, and the problem."""
+    """Answer a request with an error."""
 
     request_id: int
-    error: str
-    problem: str
+    failure: Failure
 
 
 class Refuse(msgspec.Struct, frozen=True):
@@ -272,9 +272,9 @@ class Refuse(msgspec.Struct, frozen=True):
 
 
 class Crash(msgspec.Struct, frozen=True):
-    """End the actor: its engine is gone or a drill asks for it."""
+    """End the actor: its engine is gone, or a drill asks for it (None)."""
 
-    problem: str
+    failure: Failure | None
 
 
 Effect = (

@@ -23,13 +23,13 @@ from erllama_py.engine.jobs import (
     Cancel,
     Capture,
     Died,
+    DrillFault,
     Drop,
     Failed,
     Fault,
     Finished,
     Grant,
     Job,
-    Outcome,
     Prefilled,
     Restore,
     Restored,
@@ -37,8 +37,7 @@ from erllama_py.engine.jobs import (
 )
 from erllama_py.engine.stub import StubBackend, StubSampler
 from erllama_py.engine.thread import EngineThread
-from erllama_py.engine.worker import DrillFault
-from erllama_py.errors import ModelLoadError
+from erllama_py.errors import ContextOverflow, ModelLoadError
 from erllama_py.options.model import ModelConfig, parse_model_config
 
 pytestmark = pytest.mark.anyio
@@ -219,7 +218,7 @@ async def test_a_bad_grammar_fails_its_request_only() -> None:
         driver.thread.submit(generate(1, range(5), sampling=sampling))
         failed = await driver.until(ends(1))
         assert isinstance(failed, Failed)
-        assert failed.error == "InvalidGrammar"
+        assert failed.failure.kind == "InvalidGrammar"
         driver.thread.submit(generate(2, range(5)))
         assert isinstance(await driver.until(ends(2)), Finished)
 
@@ -230,7 +229,9 @@ async def test_a_full_cache_fails_its_request_only() -> None:
         driver.thread.submit(generate(1, range(12), max_new_tokens=50))
         failed = await driver.until(ends(1))
         assert isinstance(failed, Failed)
-        assert failed.error == "ContextOverflow"
+        error = failed.failure.error()
+        assert isinstance(error, ContextOverflow)
+        assert (error.prompt_tokens, error.n_ctx) == (12, 16)
 
 
 @pytest.mark.parametrize(("where", "error"), [("thread", DrillFault), ("decode", BackendFailure)])
@@ -325,9 +326,3 @@ async def test_outcomes_after_the_loop_is_gone_are_dropped() -> None:
     made[0].submit(generate(1, range(5)))
     await anyio.to_thread.run_sync(made[0]._thread.join, 20)
     assert not made[0]._thread.is_alive()
-
-
-def test_outcomes_are_a_closed_set() -> None:
-    """Every outcome has a tag, so that the union can be decoded on the other side of a process border."""
-    batch: list[Outcome] = [Prefilled(1, 2, 3), Text(1, "a", [1]), Failed(1, "X", "y"), Died("X", "y")]
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(batch), type=list[Outcome]) == batch

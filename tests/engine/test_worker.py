@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erllama_py.engine.backend import BackendFailure, Sampling
+from erllama_py.engine.failure import failure_of
 from erllama_py.engine.jobs import (
     Cancel,
     Capture,
     Captured,
     CapturePlan,
+    DrillFault,
     Drop,
     Failed,
     Fault,
@@ -29,7 +31,6 @@ from erllama_py.engine.jobs import (
     Wants,
 )
 from erllama_py.engine.tick_plan import PATIENCE
-from erllama_py.engine.worker import DrillFault
 from erllama_py.errors import SamplerFailed
 from erllama_py.options.model import SchedulerOpts
 
@@ -152,7 +153,7 @@ def test_a_full_cache_costs_only_who_finds_no_cell() -> None:
     many.run()
     failed, end = many.ended(1), many.ended(2)
     assert isinstance(failed, Failed)
-    assert failed.error == "ContextOverflow"
+    assert failed.failure.kind == "ContextOverflow"
     assert isinstance(end, Finished)
     assert end.token_ids == alone(prompt(2, 30), max_new_tokens=6).token_ids
 
@@ -271,7 +272,7 @@ def test_who_breaks_a_decode_fails_alone() -> None:
     many.run()
     failed = many.ended(2)
     assert isinstance(failed, Failed)
-    assert (failed.error, "the sequence is broken" in failed.problem) == ("DecodeFailed", True)
+    assert (failed.failure.kind, "the sequence is broken" in failed.failure.problem) == ("DecodeFailed", True)
     for n in (1, 3):
         end = many.ended(n)
         assert isinstance(end, Finished)
@@ -309,7 +310,7 @@ def test_a_bad_grammar_does_not_touch_the_others() -> None:
     many.run()
     failed = many.ended(2)
     assert isinstance(failed, Failed)
-    assert failed.error == "InvalidGrammar"
+    assert failed.failure.kind == "InvalidGrammar"
     assert isinstance(many.ended(1), Finished)
     many.do(generate(3, prompt(3), seq_id=1))
     many.run()
@@ -323,7 +324,7 @@ def test_a_sampler_that_fails_does_not_touch_the_others(drawn: int) -> None:
     many.do(generate(1, prompt(1)))
     sampler = many.script(generate(2, prompt(2), seq_id=1), [*b"ab"[:drawn], SamplerFailed("no numbers")])
     many.tick(drawn + 1)
-    assert many.of(Failed) == [Failed(2, "SamplerFailed", "no numbers")]
+    assert many.of(Failed) == [Failed(2, failure_of(SamplerFailed("no numbers")))]
     assert (sampler.closed, many.backend.positions(1)) == (True, (-1, -1))
     many.run()
     end = many.ended(1)

@@ -19,6 +19,7 @@ from typing import Literal
 from erllama_py.cache.keys import Identity, pack_tokens
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.engine.captures import Captures
+from erllama_py.engine.failure import failure_of
 from erllama_py.engine.jobs import (
     Cancel,
     Capture,
@@ -43,6 +44,7 @@ from erllama_py.engine.jobs import (
     Text,
     Wants,
 )
+from erllama_py.errors import DecodeFailed
 from erllama_py.results import FinishReason
 from helpers.fake_cells import FakeCells, unpacked
 from helpers.requests import captured
@@ -335,7 +337,7 @@ class FakeEngine:
 
     def _fail(self, request_id: int) -> None:
         self.failed.add(request_id)
-        self.outbox.append(Failed(request_id, "DecodeFailed", "the decode was told to fail"))
+        self.outbox.append(Failed(request_id, failure_of(DecodeFailed("the decode was told to fail"))))
 
     def set_back(self, request_id: int) -> None:
         """A decode of this request did not end, and has left a recurrent state half-way: all is computed again."""

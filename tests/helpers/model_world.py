@@ -146,8 +146,8 @@ class World:
                 self.flushes += 1
             case AnswerSaved(ticket):
                 self.tickets.remove(ticket)
-            case Crash(problem):
-                raise AssertionError(problem)
+            case Crash(failure):
+                raise AssertionError(failure)
 
     def answer(self, request_id: int) -> None:
         self.answered[request_id] += 1

@@ -10,7 +10,9 @@ import msgspec
 from erllama_py.cache.keys import Identity, pack_tokens, prefix_keys
 from erllama_py.cache.messages import Hit, Located, Miss, RowBytes
 from erllama_py.engine.backend import Sampling
+from erllama_py.engine.failure import failure_of
 from erllama_py.engine.jobs import Captured, CapturePlan, Finished, Generate, Outcome, Restore, Restored
+from erllama_py.errors import SamplerFailed
 from erllama_py.scheduler.machine import transition
 from erllama_py.scheduler.messages import Effect, EngineOutcomes, Found, Message, Request, RowRead, SendJob, Submit
 from erllama_py.scheduler.state import Limits, State, new_state
@@ -19,6 +21,7 @@ from helpers.rows import IDENTITY, meta
 IDLE = new_state(Limits(memory="full", quantum=1000, min_tokens=0))
 PROMPT = list(range(100, 160))
 NOTHING = Hit(chain=(), length=0, saved_to=0, exact=False, miss=Miss("empty", 0))
+FAILURE = failure_of(SamplerFailed("x"))
 PLAN = CapturePlan(captured_to=0, prompt_ends=(20, 40), interval=1000, min_tokens=0)
 
 

@@ -59,7 +59,7 @@ ARROWS: dict[str, set[str]] = {
 # Between rooms: what may be imported from outside, apart from what a room's `__init__` hands out. The tree puts the
 # rooms together and may enter all of them; `chat` and `options` are leaves, and all of their modules are doors.
 DOORS: dict[str, set[str]] = {
-    "engine": {"backend", "backends", "jobs", "thread", "fingerprint"},
+    "engine": {"backend", "backends", "failure", "jobs", "thread", "fingerprint"},
     "handle": {"model", "session", "stream", "by_id", "supervised"},
     "model": {"actor", "board", "request"},
     "scheduler": {"machine", "messages", "state", "slots", "reuse", "limits"},

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from helpers.requests import (
+    FAILURE,
     PLAN,
     captured,
     finished,
@@ -151,7 +152,7 @@ def test_the_next_lead_may_itself_still_be_looked_up() -> None:
     assert jobs(effects)[1:] == [Fork(request_id=3, source=1, seq_id=2, length=40)]
 
 
-@pytest.mark.parametrize("over", [finished(1, [], held=60, captured_to=60), Failed(1, "SamplerFailed", "x")])
+@pytest.mark.parametrize("over", [finished(1, [], held=60, captured_to=60), Failed(1, FAILURE)])
 @pytest.mark.parametrize("parking", [False, True])
 def test_of_a_lead_at_work_the_engine_says_what_was_shared(over: Any, parking: bool) -> None:
     """It was asked, so its answer is waited for, though the lead was to be parked and has ended before that."""
@@ -227,7 +228,7 @@ def test_rows_are_looked_up_when_they_are_being_saved(memory: MemoryKind) -> Non
     assert effects == [ReadRows(2, rows_of(SECOND, 20, 40))]
 
 
-@pytest.mark.parametrize("over", [finished(1, [], held=10, reason="cancelled"), Failed(1, "SamplerFailed", "x")])
+@pytest.mark.parametrize("over", [finished(1, [], held=10, reason="cancelled"), Failed(1, FAILURE)])
 def test_when_the_lead_is_gone_what_it_has_saved_is_looked_up(over: Any) -> None:
     """Each begins with what there is."""
     state, effects = run(following("recurrent"), over)

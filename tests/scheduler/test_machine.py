@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers.requests import IDLE, PLAN, captured, finished, found, generate_of, hit_of, run, submit
+from helpers.requests import FAILURE, IDLE, PLAN, captured, finished, found, generate_of, hit_of, run, submit
 from helpers.rows import IDENTITY
 
 from erllama_py.cache.keys import pack_tokens
@@ -130,8 +130,8 @@ def test_text_alone_needs_no_decision(other: Outcome | None) -> None:
 def test_a_failed_request_leaves_nothing_to_reuse_and_the_next_one_starts() -> None:
     """What the sequence holds after a failure is not known."""
     state, _ = run(IDLE, submit(1), found(1), finished(1, [7], held=3), submit(2), found(2), submit(3))
-    state, effects = run(state, Failed(2, "SamplerFailed", "x"))
-    assert effects == [FailRequest(2, "SamplerFailed", "x"), SendJob(Drop(0)), LookUp(submit(3).request)]
+    state, effects = run(state, Failed(2, FAILURE))
+    assert effects == [FailRequest(2, FAILURE), SendJob(Drop(0)), LookUp(submit(3).request)]
     assert generate_of(run(state, found(3))[1]).keep == 0
 
 
@@ -139,7 +139,7 @@ def test_what_comes_late_of_a_request_that_is_over_is_nothing() -> None:
     """Its successor is not taken for it."""
     state, _ = run(IDLE, submit(1), found(1), finished(1, [7], held=3), submit(2), found(2))
     late: list[Any] = [
-        found(1), finished(1, [7], held=3), Failed(1, "SamplerFailed", "x"), PromptLogits(1, b"l"), captured(1, 0, 3),
+        found(1), finished(1, [7], held=3), Failed(1, FAILURE), PromptLogits(1, b"l"), captured(1, 0, 3),
     ]  # fmt: skip
     for event in late:
         assert run(state, event) == (state, [])
@@ -147,7 +147,7 @@ def test_what_comes_late_of_a_request_that_is_over_is_nothing() -> None:
 
 def test_a_dead_engine_crashes_the_actor() -> None:
     """So that the supervisor makes a new one."""
-    assert run(IDLE, submit(1), Died("BackendFailure", "x"))[1] == [Crash("BackendFailure: x")]
+    assert run(IDLE, submit(1), Died(FAILURE))[1] == [Crash(FAILURE)]
 
 
 def test_drills_reach_the_place_they_name() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from helpers.requests import (
+    FAILURE,
     IDLE,
     PROMPT,
     captured,
@@ -360,5 +361,5 @@ def test_a_request_that_a_shutdown_ends_cannot_be_cancelled_again() -> None:
 
 def test_a_failure_during_a_shutdown_leaves_nothing_to_save() -> None:
     """The request is told, and so is the caller."""
-    _, effects = run(WORKING, SHUTDOWN, Failed(2, "SamplerFailed", "x"))
-    assert effects == [FailRequest(2, "SamplerFailed", "x"), SendJob(Drop(0)), AnswerSaved(91)]
+    _, effects = run(WORKING, SHUTDOWN, Failed(2, FAILURE))
+    assert effects == [FailRequest(2, FAILURE), SendJob(Drop(0)), AnswerSaved(91)]

@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from helpers.requests import captured, finished, found, generate_of, hit_of, jobs, restored, row_read, rows_of, run
+from helpers.requests import (
+    FAILURE,
+    captured,
+    finished,
+    found,
+    generate_of,
+    hit_of,
+    jobs,
+    restored,
+    row_read,
+    rows_of,
+    run,
+)
 from helpers.states import A, B, C, D, asked, begun, kept, looked_up, state_with
 
 from erllama_py.cache.keys import pack_tokens, prefix_keys
@@ -178,7 +190,7 @@ def test_a_request_that_is_to_resume_is_cancelled_by_the_engine_too() -> None:
 def test_who_ends_before_it_is_parked_leaves_its_cells_all_the_same(ending: str) -> None:
     """The engine had it done already; who has asked gets the cells."""
     state, _ = run(FULL, Wants(1, 68))
-    over: Any = finished(2, [7], held=60, captured_to=60) if ending == "finished" else Failed(2, "SamplerFailed", "x")
+    over: Any = finished(2, [7], held=60, captured_to=60) if ending == "finished" else Failed(2, FAILURE)
     state, effects = run(state, over)
     assert isinstance(effects[0], Complete | FailRequest)
     assert effects[-1] == SendJob(Grant(1, 69))

@@ -10,14 +10,18 @@ import pytest
 from helpers.runtime import STUB, engine_threads, stub_runtime, until
 
 import erllama_py as erllama
-from erllama_py.engine.backend import Backend
+from erllama_py.engine.backend import Backend, BackendFailure, Sampling
+from erllama_py.engine.jobs import DrillFault
 from erllama_py.engine.stub import StubBackend
 from erllama_py.options.model import ModelConfig
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.mark.parametrize("where", ["actor", "thread", "decode"])
+CAUSES = {"actor": DrillFault, "thread": DrillFault, "decode": BackendFailure}
+
+
+@pytest.mark.parametrize("where", CAUSES)
 async def test_a_fault_fails_open_calls_and_the_model_comes_back(where: Any) -> None:
     """Open calls get `ModelCrashed` with its cause; the next call waits for the restart and is answered."""
     async with stub_runtime(seconds_per_token=0.001) as (runtime, model):
@@ -28,7 +32,9 @@ async def test_a_fault_fails_open_calls_and_the_model_comes_back(where: Any) -> 
             model.inject_fault(where)
             with pytest.raises(erllama.ModelCrashed) as caught:
                 [event async for event in events]
-        assert caught.value.__cause__ is not None
+        cause = caught.value.__cause__
+        assert type(cause) is CAUSES[where]
+        assert caught.value.problem == str(cause)
         assert not caught.value.gave_up
         after = await model.complete("hello", response_tokens=4, temperature=0.0)
         assert after.reply == before.reply
@@ -36,6 +42,29 @@ async def test_a_fault_fails_open_calls_and_the_model_comes_back(where: Any) -> 
         assert model.info.restarts == 1
         assert len(engine_threads()) == 1
         assert "1 restart," in str(runtime.tree())
+
+
+@pytest.mark.parametrize(
+    "error", [erllama.ContextOverflow("too long", 12, 16), erllama.InvalidOption("grammar", "not this one", "json")]
+)
+async def test_a_request_that_fails_in_the_engine_gets_the_error_with_all_its_facts(
+    monkeypatch: pytest.MonkeyPatch, error: erllama.ErllamaError
+) -> None:
+    """Whatever its family; the model goes on."""
+    sampler = StubBackend.sampler
+
+    def refuse(self: StubBackend, sampling: Sampling, history: Any) -> Any:
+        if sampling.seed == 1:
+            raise error
+        return sampler(self, sampling, history)
+
+    monkeypatch.setattr(StubBackend, "sampler", refuse)
+    async with stub_runtime() as (_, model):
+        with pytest.raises(type(error)) as caught:
+            await model.complete("hello", seed=1)
+        assert caught.value.args == error.args
+        assert (await model.complete("hello", response_tokens=1, seed=2)).generated
+        assert model.info.restarts == 0
 
 
 async def test_an_actor_whose_task_is_cancelled_from_outside_comes_back() -> None:

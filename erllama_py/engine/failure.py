@@ -1,0 +1,63 @@
+"""Errors as data: how what went wrong in an engine reaches the callers, also from another process.
+
+An error of this library keeps its class and all of its fields. Any other is told by the name of its class and its text;
+where the engine is in this process, `EngineThread.failure` is the error itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import msgspec
+
+from erllama_py.errors import KINDS, ErllamaError
+
+# Causes that are told with an error: more than any has, and an end for those that are their own cause.
+MOST_CAUSES = 8
+
+
+class ForeignError(Exception):
+    """An error of another process that is none of this library's: the name of its class, and its text."""
+
+    def __init__(self, kind: str, problem: str) -> None:
+        super().__init__(kind, problem)
+        self.kind, self.problem = kind, problem
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.problem}" if self.problem else self.kind
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """One error. `facts` are the fields of an `ErllamaError`, and None for any other; `cause` is its `__cause__`."""
+
+    kind: str
+    problem: str
+    facts: dict[str, Any] | None = None
+    cause: Failure | None = None
+
+    def error(self) -> Exception:
+        """A new error: the one that this was made of, as far as it can be had."""
+        made: Exception
+        if self.facts is not None and self.kind in KINDS:
+            made = msgspec.convert(self.facts, KINDS[self.kind])
+        else:
+            made = ForeignError(self.kind, self.problem)
+        made.__cause__ = None if self.cause is None else self.cause.error()
+        return made
+
+
+def failure_of(error: BaseException, causes: int = MOST_CAUSES) -> Failure:
+    """An error as data."""
+    cause = None if error.__cause__ is None or not causes else failure_of(error.__cause__, causes - 1)
+    if isinstance(error, ForeignError):
+        return Failure(error.kind, error.problem, cause=cause)
+    kind, facts = type(error).__name__, None
+    if isinstance(error, ErllamaError) and KINDS.get(kind) is type(error):
+        facts = {field.name: _sendable(getattr(error, field.name)) for field in fields(error)}
+    return Failure(kind, _sendable(str(error)), facts, cause)
+
+
+def _sendable(fact: Any) -> Any:
+    """Text may hold what has no UTF-8 form: a lone surrogate of a caller's becomes a question mark."""
+    return fact.encode(errors="replace").decode() if isinstance(fact, str) else fact
