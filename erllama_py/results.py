@@ -100,6 +100,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
 
 Event = TextDelta | Progress | Done
+"""What a stream hands over."""
 
 
 class CachedPrefix(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import anyio
 
@@ -48,7 +48,8 @@ from erllama_py.errors import (
     TierTaken,
 )
 from erllama_py.handle.by_id import ModelCalls
-from erllama_py.handle.model import Model
+from erllama_py.handle.caller import Caller
+from erllama_py.handle.model import Model, board_of
 from erllama_py.handle.supervised import Supervised
 from erllama_py.model.board import ModelBoard
 from erllama_py.options.model import (
@@ -63,7 +64,7 @@ from erllama_py.options.pressure import PressureOpts
 from erllama_py.options.runtime import RAM_TIER, SAVE_BUFFER_BYTES, SWITCH_SECONDS, parse_runtime_options
 from erllama_py.options.tiers import AnyTier, DiskTier, RamFileTier, kind_of, parse_tier
 from erllama_py.results import LoadProgress, ModelInfo, PressureState
-from erllama_py.scheduler.messages import SaveAll, actor_name, model_id_of, new_ticket
+from erllama_py.scheduler.messages import actor_name, model_id_of
 from erllama_py.tiers.messages import tier_actor_name
 from erllama_py.watch.log import get_logger
 from erllama_py.watch.pressure import GetPressure
@@ -153,7 +154,7 @@ class Runtime(ModelCalls):
         try:
             # A scope around the runtime that is cancelled cancels whatever is awaited; this has a bound of its own.
             with anyio.CancelScope(shield=True):
-                saves = [asyncio.ensure_future(self._save_all(board, "shutdown")) for board in up]
+                saves = [asyncio.ensure_future(self._caller(board).save_all("shutdown")) for board in up]
                 if ending := {*saves, *self._unloads.values()}:
                     await asyncio.wait(ending)
         finally:
@@ -207,28 +208,24 @@ class Runtime(ModelCalls):
             if not self._open:
                 raise RuntimeClosed from None
             raise
-        return Model(board, self._names)
+        return self._handle(board)
 
-    async def unload(self, model: Model | str) -> None:
-        """Save what is not saved yet, unload a model, and return when its memory is free.
-
-        Saving takes at most the policy's `evict_save_timeout_ms`. Open calls get `ModelNotLoaded`. Where it is called
-        again, all callers wait for the same end; one that is cancelled does not keep it from coming. Raises
-        `ModelStuck` when its engine thread does not end: the memory stays taken, and so does the id.
-        """
-        board = self._board(model)
+    async def _unload(self, board: ModelBoard) -> None:
+        """End a model once, however often it is asked for."""
         model_id = board.model_id
+        if self._boards.get(model_id) is not board:
+            raise ModelNotLoaded(model_id)
         if (unloading := self._unloads.get(model_id)) is None:
-            unloading = self._unloads[model_id] = asyncio.ensure_future(self._unload(board))
+            unloading = self._unloads[model_id] = asyncio.ensure_future(self._end_model(board))
             unloading.add_done_callback(lambda _: self._unloads.pop(model_id))
         await asyncio.shield(unloading)
 
-    async def _unload(self, board: ModelBoard) -> None:
+    async def _end_model(self, board: ModelBoard) -> None:
         was_up = board.is_up
         board.close("unloaded", partial(ModelNotLoaded, board.model_id))
         try:
             if was_up:
-                await self._save_all(board, "shutdown")
+                await self._caller(board).save_all("shutdown")
         finally:
             await self._stop_model(board)
 
@@ -242,29 +239,20 @@ class Runtime(ModelCalls):
         finally:
             self._forget_unloaded()
 
-    async def evict(self, model: Model | str) -> None:
-        """Save what a model's sequences at rest hold and is not saved yet, and free their cells.
-
-        Requests at work are not disturbed. Waits for the saves at most the policy's `evict_save_timeout_ms`.
-        """
-        board = self._board(model)
-        await board.available()
-        await self._save_all(board, "evict")
-
     def model(self, model: Model | str) -> Model:
         """The handle of a loaded model. Raises `ModelNotLoaded`."""
-        return Model(self._board(model), self._names)
+        return self._handle(self._board(model))
 
     def list_models(self) -> list[ModelInfo]:
         """What is loaded, in the order of loading; models that load for the first time are not in it yet."""
         self._check_open()
         self._forget_unloaded()
-        return [Model(board, self._names).info for board in self._boards.values() if board.info is not None]
+        return [self._handle(board).info for board in self._boards.values() if board.info is not None]
 
     def queue_depth(self, model: Model | str | None = None) -> int:
         """Requests that run or wait, for one model or for all."""
         self._check_open()
-        models = [self.model(model)] if model is not None else [Model(b, self._names) for b in self._boards.values()]
+        models = [self.model(model)] if model is not None else [self._handle(b) for b in self._boards.values()]
         return sum(one.queue_depth for one in models)
 
     # --- tiers -------------------------------------------------------------------------------------------------
@@ -347,14 +335,11 @@ class Runtime(ModelCalls):
     def _models(self) -> DynamicSupervisor:
         return self._branches["models"]
 
-    async def _save_all(self, board: ModelBoard, reason: Literal["evict", "shutdown"]) -> None:
-        with anyio.move_on_after(board.config.policy.evict_save_timeout_ms / 1000) as limit:
-            try:
-                await self._names.call(actor_name(board.model_id), SaveAll(new_ticket(), reason))
-            except ActorError:  # it is down: what it held is lost, what it saved is not
-                return
-        if limit.cancelled_caught:
-            self._log.warning("saving took too long and was left", model=board.model_id, reason=reason)
+    def _caller(self, board: ModelBoard) -> Caller:
+        return Caller(board, self._names, self._unload)
+
+    def _handle(self, board: ModelBoard) -> Model:
+        return Model(self._caller(board))
 
     def _check_open(self) -> None:
         if not self._open:
@@ -365,8 +350,8 @@ class Runtime(ModelCalls):
         model_id = model.id if isinstance(model, Model) else check_name(model)
         self._forget_unloaded()
         board = self._boards.get(model_id)
-        if board is None:
-            raise ModelNotLoaded(model_id)
+        if board is None or (isinstance(model, Model) and board_of(model) is not board):
+            raise ModelNotLoaded(model_id)  # a handle is one load's: it never acts on the next one of its id
         return board
 
     def _forget_unloaded(self) -> None:

@@ -1,92 +1,68 @@
-"""What a runtime forwards to its models: `runtime.X(model_or_id, …)` is `model.X(…)`."""
+"""What a runtime forwards to its models: `runtime.X(model_or_id, …)` is `model.X(…)`, for every public method."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import inspect
+from collections.abc import Callable
+from functools import update_wrapper
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from erllama_py.handle.model import ChatMessage, Model, Prompt
-from erllama_py.handle.session import Session
-from erllama_py.handle.stream import Stream
-from erllama_py.results import CachedPrefix, CacheHit, Completion, Explanation, ModelInfo, Phase
-from erllama_py.scheduler.messages import FaultPlace
+from erllama_py.handle.model import Model
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Finder(Protocol):
+    """Knows the models by id."""
+
+    def model(self, model: Model | str, /) -> Model:
+        """The handle of a loaded model. Raises `ModelNotLoaded`."""
+
+
+def by_id(method: Callable[Concatenate[Model, P], R]) -> Callable[Concatenate[Finder, Model | str, P], R]:
+    """A method of `Model` as one that takes a handle or an id first, with its signature and its docstring."""
+
+    def call(finder: Finder, model: Model | str, /, *args: P.args, **options: P.kwargs) -> R:
+        return method(finder.model(model), *args, **options)
+
+    taken = list(inspect.signature(call).parameters.values())[:2]
+    update_wrapper(call, method)
+    signature = inspect.signature(method)
+    vars(call)["__signature__"] = signature.replace(parameters=[*taken, *list(signature.parameters.values())[1:]])
+    return call
+
+
+def probe(name: str, get: Callable[[Model], R]) -> Callable[[Finder, Model | str], R]:
+    """A property of `Model` as a method that takes a handle or an id, with its docstring."""
+
+    def read(finder: Finder, model: Model | str, /) -> R:
+        return get(finder.model(model))
+
+    read.__doc__ = getattr(Model, name).__doc__
+    return read
 
 
 class ModelCalls:
     """The calls of `Model`, by handle or id. All raise `ModelNotLoaded` for an id that is not loaded."""
 
-    def model(self, model: Model | str) -> Model:
-        """The handle of a loaded model. Raises `ModelNotLoaded`."""
-        raise NotImplementedError
-
-    def model_info(self, model: Model | str) -> ModelInfo:
-        """Everything known of one model."""
-        return self.model(model).info
-
-    def phase(self, model: Model | str) -> Phase:
-        """What a model is doing now."""
-        return self.model(model).phase
-
-    def pending_len(self, model: Model | str) -> int:
-        """Requests that wait for a model."""
-        return self.model(model).pending_len
-
-    def last_cache_hit(self, model: Model | str) -> CacheHit | None:
-        """How the last request of a model hit the cache."""
-        return self.model(model).last_cache_hit
-
-    async def complete(self, model: Model | str, prompt: Prompt, **options: Any) -> Completion:
-        """`Model.complete`, by handle or id."""
-        return await self.model(model).complete(prompt, **options)
-
-    def stream(self, model: Model | str, prompt: Prompt, **options: Any) -> Stream:
-        """`Model.stream`, by handle or id."""
-        return self.model(model).stream(prompt, **options)
-
-    async def chat(self, model: Model | str, messages: Sequence[ChatMessage], **options: Any) -> Completion:
-        """`Model.chat`, by handle or id."""
-        return await self.model(model).chat(messages, **options)
-
-    def stream_chat(self, model: Model | str, messages: Sequence[ChatMessage], **options: Any) -> Stream:
-        """`Model.stream_chat`, by handle or id."""
-        return self.model(model).stream_chat(messages, **options)
-
-    def session(self, model: Model | str, session_id: str | None = None, **options: Any) -> Session:
-        """`Model.session`, by handle or id."""
-        return self.model(model).session(session_id, **options)
-
-    def cancel(self, model: Model | str, request_id: int) -> None:
-        """`Model.cancel`, by handle or id."""
-        self.model(model).cancel(request_id)
-
-    async def tokenize(self, model: Model | str, text: str, **options: bool) -> list[int]:
-        """`Model.tokenize`, by handle or id."""
-        return await self.model(model).tokenize(text, **options)
-
-    async def detokenize(self, model: Model | str, tokens: Sequence[int], **options: bool) -> str:
-        """`Model.detokenize`, by handle or id."""
-        return await self.model(model).detokenize(tokens, **options)
-
-    async def apply_chat_template(
-        self, model: Model | str, messages: Sequence[ChatMessage], **options: Any
-    ) -> list[int]:
-        """`Model.apply_chat_template`, by handle or id."""
-        return await self.model(model).apply_chat_template(messages, **options)
-
-    def inject_fault(self, model: Model | str, where: FaultPlace = "actor") -> None:
-        """`Model.inject_fault`, by handle or id."""
-        self.model(model).inject_fault(where)
-
-    async def prefill_only(self, model: Model | str, prompt: Prompt, **options: Any) -> Completion:
-        """`Model.prefill_only`, by handle or id."""
-        return await self.model(model).prefill_only(prompt, **options)
-
-    async def explain(self, model: Model | str, prompt: Prompt, **options: Any) -> Explanation:
-        """`Model.explain`, by handle or id."""
-        return await self.model(model).explain(prompt, **options)
-
-    async def list_cached_prefixes(
-        self, model: Model | str, tokens: Sequence[int], **options: Any
-    ) -> list[CachedPrefix]:
-        """`Model.list_cached_prefixes`, by handle or id."""
-        return await self.model(model).list_cached_prefixes(tokens, **options)
+    complete = by_id(Model.complete)
+    stream = by_id(Model.stream)
+    chat = by_id(Model.chat)
+    stream_chat = by_id(Model.stream_chat)
+    session = by_id(Model.session)
+    prefill_only = by_id(Model.prefill_only)
+    cancel = by_id(Model.cancel)
+    end_session = by_id(Model.end_session)
+    evict = by_id(Model.evict)
+    unload = by_id(Model.unload)
+    inject_fault = by_id(Model.inject_fault)
+    tokenize = by_id(Model.tokenize)
+    detokenize = by_id(Model.detokenize)
+    apply_chat_template = by_id(Model.apply_chat_template)
+    explain = by_id(Model.explain)
+    list_cached_prefixes = by_id(Model.list_cached_prefixes)
+    model_info = probe("info", lambda model: model.info)
+    phase = probe("phase", lambda model: model.phase)
+    pending_len = probe("pending_len", lambda model: model.pending_len)
+    last_cache_hit = probe("last_cache_hit", lambda model: model.last_cache_hit)

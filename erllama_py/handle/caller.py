@@ -1,9 +1,10 @@
-"""The caller's side of one model: waits until its actor can take a request, then talks to it by name.
+"""The port through which handles, sessions and streams reach one model: waits until its actor can take a request, then
+talks to it by name.
 
-    _begin: check the options ─▶ prepare the prompt ─▶ _submit ─▶ a reply to wait for
-            └────────────── the deadline's clock runs ──────────────────────────────▶
+    begin: check the options ─▶ prepare the prompt ─▶ _submit ─▶ a reply to wait for
+           └────────────── the deadline's clock runs ──────────────────────────────▶
 
-`client` builds the public handle on it. Nothing here outlives its call.
+Nothing here outlives its call.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
+import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
 from erllama_py.actors import ActorError, ActorRef, Names, Reply
+from erllama_py.cache.client import CacheClient
 from erllama_py.cache.keys import Identity
+from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import ModelNotLoaded
 from erllama_py.handle.border import caller_errors
@@ -28,7 +32,19 @@ from erllama_py.model.board import ModelBoard
 from erllama_py.model.request import capture_plan, make_request, salted, too_late
 from erllama_py.options.request import RequestOptions, parse_request_options
 from erllama_py.results import Completion
-from erllama_py.scheduler.messages import CancelRequest, EndSession, Feed, Message, Submit, actor_name, new_ticket
+from erllama_py.scheduler.messages import (
+    CancelRequest,
+    EndSession,
+    FaultPlace,
+    Feed,
+    InjectFault,
+    Message,
+    SaveAll,
+    Submit,
+    actor_name,
+    new_ticket,
+)
+from erllama_py.watch.log import get_logger
 
 # Longer texts (in characters) and token lists are worked on by a worker thread: a hop to one and back takes
 # about 0.1 ms, and tokenizing so many characters of English with SmolLM2 about 1 ms.
@@ -39,33 +55,41 @@ T = TypeVar("T")
 
 
 class Caller:
-    """What a handle needs to reach its model; see the module."""
+    """One model as its callers see it; see the module. `unload` is its runtime's way to end it."""
 
-    def __init__(self, board: ModelBoard, names: Names) -> None:
-        self._board = board
+    def __init__(self, board: ModelBoard, names: Names, unload: Callable[[ModelBoard], Awaitable[None]]) -> None:
+        self.board = board
+        self.cache = CacheClient(names)
         self._names = names
+        self._unload = unload
 
-    def _identity(self, options: RequestOptions) -> Identity:
-        identity, config = self._board.identity, self._board.config
+    @property
+    def model_id(self) -> str:
+        """The id that the model was loaded under."""
+        return self.board.model_id
+
+    def identity(self, options: RequestOptions) -> Identity:
+        """Whose rows a request with these options may meet."""
+        identity, config = self.board.identity, self.board.config
         assert identity is not None
         return salted(identity, options.cache_salt or config.cache_salt)
 
-    async def _actor(self) -> ActorRef[Message]:
+    async def actor(self) -> ActorRef[Message]:
         """The actor, once it can take a request: while it crashes and comes back this waits for it."""
-        name = actor_name(self._board.model_id)
+        name = actor_name(self.board.model_id)
         while True:
-            await self._board.available()
+            await self.board.available()
             ref = self._names.whereis(name)
             if ref is not None and ref.exit is None:
                 return ref
             # It has ended, and the board has not heard of it yet: that happens before its name is free.
             await self._names.wait_free(name)
 
-    async def _use_vocabulary(self, use: Callable[[Vocabulary], T], length: int) -> T:
+    async def use_vocabulary(self, use: Callable[[Vocabulary], T], length: int) -> T:
         """`use` the vocabulary of the running actor, on a worker thread when `length` says that it takes long."""
         while True:
-            await self._actor()
-            vocabulary = self._board.vocabulary
+            await self.actor()
+            vocabulary = self.board.vocabulary
             assert vocabulary is not None
             try:
                 if length <= INLINE_LENGTH:
@@ -73,23 +97,64 @@ class Caller:
                 return await anyio.to_thread.run_sync(use, vocabulary)
             except ModelNotLoaded:
                 # The engine let go of it meanwhile. If that was a crash, the next one is on its way.
-                self._board.check()
+                self.board.check()
                 await anyio.lowlevel.checkpoint()
 
-    def _tell(self, message: CancelRequest | EndSession) -> None:
-        """Say something to the actor, if it is there; never to that of a later model with the same id."""
-        if not self._board.is_closed:
-            with contextlib.suppress(ActorError):
-                self._names.cast(actor_name(self._board.model_id), message, bounded=False)
+    async def template(self) -> ChatTemplate:
+        """The chat template of the running model."""
+        await self.actor()
+        assert self.board.template is not None
+        return self.board.template
 
-    async def _answer(
+    def cancel(self, request_id: int) -> None:
+        """Finish a request with what it has."""
+        # Not urgent: it must not overtake the request that it cancels.
+        self.tell(CancelRequest(request_id))
+
+    def end_session(self, session_id: str, options: RequestOptions) -> None:
+        """Have the sequence of a session held no more; a model that never was up holds none."""
+        if self.board.identity is not None:
+            self.tell(EndSession((self.identity(options), session_id)))
+
+    def inject_fault(self, where: FaultPlace) -> None:
+        """Have the actor fail, if it is up."""
+        self.board.check()
+        with contextlib.suppress(ActorError):  # it is down already
+            self._names.cast(actor_name(self.model_id), InjectFault(where), urgent=True)
+
+    async def save_all(self, reason: Literal["evict", "shutdown"]) -> None:
+        """Have all that is not saved yet saved, and wait for it at most the policy's `evict_save_timeout_ms`."""
+        with anyio.move_on_after(self.board.config.policy.evict_save_timeout_ms / 1000) as limit:
+            try:
+                await self._names.call(actor_name(self.model_id), SaveAll(new_ticket(), reason))
+            except ActorError:  # it is down: what it held is lost, what it saved is not
+                return
+        if limit.cancelled_caught:
+            get_logger(model=self.model_id).warning("saving took too long and was left", reason=reason)
+
+    async def unload(self) -> None:
+        """Have the runtime end the model."""
+        await self._unload(self.board)
+
+    def tell(self, message: CancelRequest | EndSession) -> None:
+        """Say something to the actor, if it is there; never to that of a later model with the same id."""
+        if not self.board.is_closed:
+            with contextlib.suppress(ActorError):
+                self._names.cast(actor_name(self.board.model_id), message, bounded=False)
+
+    async def answer(
         self, prepare: Callable[[], Awaitable[Prepared]], options: Mapping[str, object], *, prefill_only: bool = False
     ) -> Completion:
-        _, reply = await self._begin(prepare, options, None, prefill_only=prefill_only)
-        with caller_errors(self._board):
+        """`begin` without a stream, and the `result`."""
+        _, reply = await self.begin(prepare, options, None, prefill_only=prefill_only)
+        return await self.result(reply)
+
+    async def result(self, reply: Reply[Completion]) -> Completion:
+        """What a request has come to. Raises a `RequestError` or a `ModelUnavailable`."""
+        with caller_errors(self.board):
             return await reply.wait()
 
-    async def _begin(
+    async def begin(
         self,
         prepare: Callable[[], Awaitable[Prepared]],
         options: Mapping[str, object],
@@ -111,11 +176,11 @@ class Caller:
         except TimeoutError:
             if not timeout.expired():
                 raise
-            reply = Reply(actor_name(self._board.model_id))
-            reply.send(too_late(self._identity(checked), now, time.monotonic()))
+            reply = Reply(actor_name(self.board.model_id))
+            reply.send(too_late(self.identity(checked), now, time.monotonic()))
             return new_ticket(), reply
         if ends_at is not None:
-            timer = loop.call_at(ends_at, self._tell, CancelRequest(request_id))
+            timer = loop.call_at(ends_at, self.tell, CancelRequest(request_id))
             reply.on_settled(timer.cancel)
         return request_id, reply
 
@@ -128,15 +193,15 @@ class Caller:
         now: float,
         prefill_only: bool,
     ) -> tuple[int, Reply[Completion]]:
-        ref = await self._actor()
-        config, facts = self._board.config, self._board.facts
+        ref = await self.actor()
+        config, facts = self.board.config, self.board.facts
         assert facts is not None
         make = partial(
             make_request,
             new_ticket(),
             tokens,
             checked,
-            identity=self._identity(checked),
+            identity=self.identity(checked),
             plan=capture_plan(len(tokens), config.policy, facts, anchors),
             policy=config.policy,
             n_ctx=config.context_opts.n_ctx,
@@ -146,5 +211,5 @@ class Caller:
         )
         # Packing and hashing 100,000 tokens takes some milliseconds.
         request = make() if len(tokens) <= INLINE_LENGTH else await anyio.to_thread.run_sync(make)
-        with caller_errors(self._board):
+        with caller_errors(self.board):
             return request.id, ref.begin_call(Submit(request, feed))

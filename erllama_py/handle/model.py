@@ -1,4 +1,4 @@
-"""The handle of one model: what callers ask of it, checked and tokenized on their side; see `caller` for the rest.
+"""The handle of one model: what callers ask of it, checked and tokenized on their side, then sent through its `caller`.
 
 A bad prompt or option is refused here, before the actor hears of it. While the model loads again after a
 crash, calls wait for it; when it is gone for good they raise. Nothing here outlives its call.
@@ -6,44 +6,41 @@ crash, calls wait for it; when it is gone for good they raise. Nothing here outl
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, get_args
 
-import anyio.to_thread
 import msgspec
 
-from erllama_py.actors import ActorError
-from erllama_py.cache.client import CacheClient
 from erllama_py.cache.keys import pack_tokens
 from erllama_py.cache.messages import Explain, Hit
-from erllama_py.chat.anchors import anchors as find_anchors
-from erllama_py.engine.backend import Vocabulary
-from erllama_py.errors import InvalidOption, InvalidText, ModelNotLoaded, TokenizerOnly
-from erllama_py.handle.caller import INLINE_LENGTH, Caller, Prepared
+from erllama_py.errors import InvalidOption, ModelNotLoaded
+from erllama_py.handle.caller import Caller
 from erllama_py.handle.explanation import cached_prefixes, explain, longest_live, session_parting
+from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.session import Session
-from erllama_py.handle.stream import Stream
-from erllama_py.model.request import check_is_tokens, check_tokens
+from erllama_py.handle.stream import Call, Stream
+from erllama_py.model.board import ModelBoard
 from erllama_py.options.request import parse_request_options
 from erllama_py.results import CachedPrefix, CacheHit, Completion, Explanation, ModelInfo, Phase
-from erllama_py.scheduler.messages import CancelRequest, EndSession, FaultPlace, InjectFault, actor_name, session_key
+from erllama_py.scheduler.messages import FaultPlace, session_key
 from erllama_py.scheduler.reuse import is_cuttable
 
-Prompt = str | Sequence[int]
-ChatMessage = Mapping[str, Any]
 
-
-class Model(Caller):
+class Model:
     """A loaded model. `runtime.load_model` makes it; `runtime.X(model, …)` is the same as `model.X(…)`."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._board = caller.board
+        self._prompts = Prompts(caller)
 
     def __repr__(self) -> str:
         return f"<Model {self.id!r} {self.phase}, {self.pending_len} pending>"
 
     # --- generating ------------------------------------------------------------------------------------------
 
-    async def complete(self, prompt: Prompt, **options: Any) -> Completion:
+    async def complete(self, /, prompt: Prompt, **options: Any) -> Completion:
         """Continue `prompt`, a text or a list of token ids, and return the whole reply.
 
         Options: `response_tokens`, `stop_sequences`, `temperature`, `top_k`, `top_p`, `min_p`,
@@ -51,31 +48,27 @@ class Model(Caller):
         `priority`, `deadline`; see `RequestOptions`. Cancelling the caller cancels the request. Raises
         `InvalidOption`, a `RequestError` or a `ModelUnavailable`.
         """
-        return await self._answer(partial(self._plain_prompt, prompt), options)
+        return await self._caller.answer(partial(self._prompts.plain, prompt), options)
 
-    def stream(self, prompt: Prompt, **options: Any) -> Stream:
+    def stream(self, /, prompt: Prompt, **options: Any) -> Stream:
         """Continue `prompt` and hand the events over as they come: see `Stream`. Options as in `complete`."""
-        prepare = partial(self._plain_prompt, prompt)
-        return Stream(self._board, lambda feed: self._begin(prepare, options, feed), self.cancel)
+        return Stream(Call(self._caller, partial(self._prompts.plain, prompt), options))
 
     async def chat(
-        self, messages: Sequence[ChatMessage], *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any
+        self, /, messages: Sequence[ChatMessage], *, tools: Tools | None = None, **options: Any
     ) -> Completion:
         """Answer a conversation, rendered by the model's own chat template. Options as in `complete`."""
-        return await self._answer(partial(self._chat_prompt, messages, tools), options)
+        return await self._caller.answer(partial(self._prompts.chat, messages, tools), options)
 
-    def stream_chat(
-        self, messages: Sequence[ChatMessage], *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any
-    ) -> Stream:
+    def stream_chat(self, /, messages: Sequence[ChatMessage], *, tools: Tools | None = None, **options: Any) -> Stream:
         """Answer a conversation as a stream of events. Options as in `complete`."""
-        prepare = partial(self._chat_prompt, messages, tools)
-        return Stream(self._board, lambda feed: self._begin(prepare, options, feed), self.cancel)
+        return Stream(Call(self._caller, partial(self._prompts.chat, messages, tools), options))
 
     def session(
         self,
         session_id: str | None = None,
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         messages: Sequence[ChatMessage] = (),
         cache_salt: str | None = None,
     ) -> Session:
@@ -84,19 +77,18 @@ class Model(Caller):
         Without a `session_id` it gets one that no other has. Raises `InvalidOption` and `ChatTemplateError`.
         """
         parse_request_options({"session_id": session_id, "cache_salt": cache_salt})
-        return Session(self, session_id, tools, messages, cache_salt)
+        return Session(self._caller, session_id, tools, messages, cache_salt)
 
     async def prefill_only(
         self, prompt: Prompt, *, parent_key: bytes | str | None = None, cache_salt: str | None = None
     ) -> Completion:
         """Compute a prompt and save it, without a reply: to warm the cache. `finish_key` is the saved row's key."""
         options = {"parent_key": parent_key, "cache_salt": cache_salt}
-        return await self._answer(partial(self._plain_prompt, prompt), options, prefill_only=True)
+        return await self._caller.answer(partial(self._prompts.plain, prompt), options, prefill_only=True)
 
     def cancel(self, request_id: int) -> None:
         """Finish a request (`stream.request_id`) with what it has. No effect when it is over; allowed twice."""
-        # Not urgent: it must not overtake the request that it cancels.
-        self._tell(CancelRequest(request_id))
+        self._caller.cancel(request_id)
 
     async def end_session(self, session_id: str, *, cache_salt: str | None = None) -> None:
         """Hold no sequence for a session any more. No effect when there is none; a turn under way goes on.
@@ -106,7 +98,7 @@ class Model(Caller):
         options = parse_request_options({"session_id": session_id, "cache_salt": cache_salt})
         if options.session_id is None:
             raise InvalidOption("session_id", "the id of a session is expected, got None")
-        self._tell(EndSession((self._identity(options), options.session_id)))
+        self._caller.end_session(options.session_id, options)
 
     def inject_fault(self, where: FaultPlace = "actor") -> None:
         """A drill: crash the model's actor, its engine thread (`"thread"`) or its next decode (`"decode"`).
@@ -115,45 +107,45 @@ class Model(Caller):
         """
         if where not in get_args(FaultPlace):
             raise InvalidOption("where", f"one of {', '.join(get_args(FaultPlace))} expected, got {where!r}")
-        self._board.check()
-        with contextlib.suppress(ActorError):  # it is down already
-            self._names.cast(actor_name(self.id), InjectFault(where), urgent=True)
+        self._caller.inject_fault(where)
+
+    async def evict(self) -> None:
+        """Save what idle sequences hold and is not saved yet, and free their cells.
+
+        Requests at work are not disturbed. Waits for the saves at most the policy's `evict_save_timeout_ms`.
+        """
+        await self._caller.actor()
+        await self._caller.save_all("evict")
+
+    async def unload(self) -> None:
+        """Save what is not saved yet, unload the model, and return when its memory is free.
+
+        Saving takes at most the policy's `evict_save_timeout_ms`. Open calls get `ModelNotLoaded`. Where it is called
+        again, all callers wait for the same end; one that is cancelled does not keep it from coming. Raises
+        `ModelStuck` when its engine thread does not end: the memory stays taken, and so does the id.
+        """
+        await self._caller.unload()
 
     # --- text and tokens ---------------------------------------------------------------------------------------
 
     async def tokenize(self, text: str, *, special: bool = True, add_bos: bool = True) -> list[int]:
         """Token ids of `text`; with `special` control tokens such as `<|im_start|>` are read as such, with
         `add_bos` the model's begin token is put first where it wants one. Raises `InvalidText`."""
-        if not isinstance(text, str):
-            raise InvalidText(f"text is a str, not {type(text).__name__}")
-        return await self._use_vocabulary(
-            lambda vocabulary: vocabulary.tokenize(text, add_special=add_bos, parse_special=special), len(text)
-        )
+        return await self._prompts.tokenize(text, special=special, add_bos=add_bos)
 
     async def detokenize(self, tokens: Sequence[int], *, special: bool = True) -> str:
         """The text of `tokens`; control tokens are left out unless `special`. Raises `TokenOutOfRange`."""
-        return await self._use_vocabulary(
-            lambda vocabulary: vocabulary.detokenize(check_tokens(tokens, vocabulary.n_vocab), special=special),
-            len(check_is_tokens(tokens)),
-        )
+        return await self._prompts.detokenize(tokens, special=special)
 
     async def apply_chat_template(
         self,
         messages: Sequence[ChatMessage],
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         add_generation_prompt: bool = True,
     ) -> list[int]:
         """The conversation as token ids, rendered by the GGUF's own Jinja template. Raises `ChatTemplateError`."""
-        await self._actor()
-        assert self._board.template is not None
-        render = partial(
-            self._board.template.render, messages, tools=tools, add_generation_prompt=add_generation_prompt
-        )
-        # A template is the model's own code: how long it runs is not known, so not on the loop.
-        text = await anyio.to_thread.run_sync(render, abandon_on_cancel=True)
-        # The template writes the begin token itself where the model wants one.
-        return await self.tokenize(text, add_bos=False)
+        return await self._prompts.render(messages, tools, add_generation_prompt=add_generation_prompt)
 
     # --- the cache ---------------------------------------------------------------------------------------------
 
@@ -165,12 +157,12 @@ class Model(Caller):
         With `session_id` also where the prompt leaves what is held for that session. Changes nothing.
         """
         options = parse_request_options({"cache_salt": cache_salt, "session_id": session_id})
-        tokens = await self._tokens(prompt)
+        tokens = await self._prompts.tokens(prompt)
         hit = await self._look(tokens, cache_salt)
         explanation = explain(hit, tokens, self._board.config.policy.min_tokens)
         state, packed, live, parting = self._board.state, pack_tokens(tokens), 0, None
         if state is not None:
-            identity = self._identity(options)
+            identity = self._caller.identity(options)
             live = longest_live(state, identity, packed)
             parting = session_parting(state, session_key(identity, session_id), packed)
         position, text, session_text = explanation.position, None, None
@@ -185,19 +177,19 @@ class Model(Caller):
 
     async def list_cached_prefixes(self, tokens: Sequence[int], *, cache_salt: str | None = None) -> list[CachedPrefix]:
         """The prefixes of `tokens` that are saved, the longest last: each could be a start."""
-        return cached_prefixes(await self._look(await self._tokens(tokens), cache_salt))
+        return cached_prefixes(await self._look(await self._prompts.tokens(tokens), cache_salt))
 
     async def _look(self, tokens: list[int], salt: object) -> Hit | None:
-        await self._actor()
+        await self._caller.actor()
         facts, options = self._board.facts, parse_request_options({"cache_salt": salt})
         assert facts is not None
         question = Explain(
-            identity=self._identity(options),
+            identity=self._caller.identity(options),
             tokens=pack_tokens(tokens),
             cuttable=is_cuttable(facts.memory),
             tier=self._board.config.tier_srv,
         )
-        return await CacheClient(self._names).explain(question)
+        return await self._caller.cache.explain(question)
 
     # --- probes: read from the board, no message is sent -------------------------------------------------------
 
@@ -240,34 +232,7 @@ class Model(Caller):
             threads_used=board.threads_used,
         )
 
-    # --- inside --------------------------------------------------------------------------------------------------
 
-    async def _plain_prompt(self, prompt: Prompt) -> Prepared:
-        return await self._tokens(prompt), ()
-
-    async def _chat_prompt(
-        self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]] | None
-    ) -> Prepared:
-        tokens = await self.apply_chat_template(messages, tools=tools)
-        template = self._board.template
-        assert template is not None
-
-        def find(vocabulary: Vocabulary) -> tuple[int, ...]:
-            return find_anchors(
-                messages,
-                tokens,
-                lambda shown, prompt: template.render(shown, tools=tools, add_generation_prompt=prompt),
-                lambda text: vocabulary.tokenize(text, add_special=False, parse_special=True),
-                has_tools=bool(tools),
-            )
-
-        # Always on a worker thread: the template runs twice more.
-        return tokens, await self._use_vocabulary(find, INLINE_LENGTH + 1)
-
-    async def _tokens(self, prompt: object) -> list[int]:
-        if self._board.config.model_opts.vocab_only:
-            raise TokenizerOnly(self.id)
-        if isinstance(prompt, str):
-            return await self.tokenize(prompt)
-        ids = check_is_tokens(prompt)
-        return await self._use_vocabulary(lambda vocabulary: check_tokens(ids, vocabulary.n_vocab), len(ids))
+def board_of(model: Model) -> ModelBoard:
+    """The board of the load that a handle is of."""
+    return model._caller.board

@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from copy import deepcopy
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import anyio
 import anyio.to_thread
@@ -27,16 +27,13 @@ import msgspec
 from erllama_py.actors import ActorError, Reply
 from erllama_py.chat.template import check_messages
 from erllama_py.chat.turns import text_after_reply
-from erllama_py.errors import ErllamaError, InvalidOption, ModelUnavailable, SessionBusy, SessionEnded
-from erllama_py.handle.border import caller_errors
+from erllama_py.errors import ErllamaError, InvalidOption, SessionBusy, SessionEnded
+from erllama_py.handle.caller import Caller
+from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.stream import Stream
-from erllama_py.results import Completion, Done, Event
+from erllama_py.options.request import RequestOptions
+from erllama_py.results import Completion
 from erllama_py.scheduler.messages import Feed
-
-if TYPE_CHECKING:
-    from erllama_py.handle.model import Model, Prompt
-
-Message = Mapping[str, Any]
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -47,7 +44,7 @@ class Turn(msgspec.Struct, frozen=True):
     """
 
     prompt: list[int]
-    messages: list[Message]
+    messages: list[ChatMessage]
     opening: str = ""
     anchors: tuple[int, ...] = ()
     exact: bool = True
@@ -62,14 +59,15 @@ class Session:
 
     def __init__(
         self,
-        model: Model,
+        caller: Caller,
         session_id: str | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        messages: Sequence[Message] = (),
+        tools: Tools | None = None,
+        messages: Sequence[ChatMessage] = (),
         cache_salt: str | None = None,
     ) -> None:
         self.id = uuid.uuid4().hex if session_id is None else session_id
-        self._model = model
+        self._caller = caller
+        self._prompts = Prompts(caller)
         self._salt = cache_salt
         self._tools = tools
         self._messages = _checked(messages)
@@ -82,7 +80,7 @@ class Session:
     def __repr__(self) -> str:
         state = "ended" if self._ended else "idle" if self._free.value else "busy"
         held = f"{len(self._messages)} messages, {len(self._tokens)} tokens"
-        return f"<Session {self.id!r} of {self._model.id!r} {state}, {held}>"
+        return f"<Session {self.id!r} of {self._caller.model_id!r} {state}, {held}>"
 
     @property
     def tokens(self) -> list[int]:
@@ -90,7 +88,7 @@ class Session:
         return list(self._tokens)
 
     @property
-    def messages(self) -> list[Message]:
+    def messages(self) -> list[ChatMessage]:
         """What was said so far; a copy."""
         return deepcopy(self._messages)
 
@@ -104,7 +102,7 @@ class Session:
 
     # --- turns -------------------------------------------------------------------------------------------------
 
-    async def chat(self, message: str | Message | Sequence[Message], **options: Any) -> Completion:
+    async def chat(self, message: str | ChatMessage | Sequence[ChatMessage], **options: Any) -> Completion:
         """Say something and get the answer: a user's text, a message such as a tool's result, or several messages.
 
         Options as in `Model.complete`. A turn that raises, or whose caller is cancelled, leaves the session as it was.
@@ -112,13 +110,13 @@ class Session:
         """
         return await self._answer(partial(self._chat_turn, message), options)
 
-    def stream_chat(self, message: str | Message | Sequence[Message], **options: Any) -> Stream:
+    def stream_chat(self, message: str | ChatMessage | Sequence[ChatMessage], **options: Any) -> Stream:
         """`chat` as a stream of events.
 
         The turn is over with `Done`, or when the block is left. If that was early, or `events.cancel()` was called, the
         session goes on from what had been generated.
         """
-        return _TurnStream(self, partial(self._chat_turn, message), options)
+        return Stream(_TurnRun(self, partial(self._chat_turn, message), options))
 
     async def complete(self, prompt: Prompt, **options: Any) -> Completion:
         """Put a text or tokens behind all that was read and said, as they are, and continue them.
@@ -129,7 +127,7 @@ class Session:
 
     def stream(self, prompt: Prompt, **options: Any) -> Stream:
         """`complete` as a stream of events; see `stream_chat`."""
-        return _TurnStream(self, partial(self._raw_turn, prompt), options)
+        return Stream(_TurnRun(self, partial(self._raw_turn, prompt), options))
 
     # --- its end -----------------------------------------------------------------------------------------------
 
@@ -137,8 +135,7 @@ class Session:
         """Let the model forget the session. Its later turns raise `SessionEnded`; allowed twice."""
         if not self._ended:
             self._ended = True
-            with suppress(ModelUnavailable):  # then it holds no session either
-                await self._model.end_session(self.id, cache_salt=self._salt)
+            self._caller.end_session(self.id, RequestOptions(cache_salt=self._salt))
 
     async def __aenter__(self) -> Self:
         return self
@@ -170,7 +167,7 @@ class Session:
             return turn.prompt, turn.anchors
 
         passed = {**options, "session_id": self.id, "cache_salt": self._salt}
-        return await self._model._begin(prompt, passed, feed)
+        return await self._caller.begin(prompt, passed, feed)
 
     def _check(self, options: Mapping[str, Any]) -> None:
         """Refuse what belongs to the session and not to its turns."""
@@ -181,31 +178,29 @@ class Session:
         if options.get("cache_salt", self._salt) != self._salt:
             raise InvalidOption("cache_salt", "it belongs to the whole session: model.session(cache_salt=…)")
 
-    async def _chat_turn(self, message: str | Message | Sequence[Message]) -> Turn:
+    async def _chat_turn(self, message: str | ChatMessage | Sequence[ChatMessage]) -> Turn:
         new = _checked(message)
         messages = [*self._messages, *new]
-        model, held = self._model, self._tokens
+        held = self._tokens
         if self._rendered:
-            await model._actor()
-            template = model._board.template
-            assert template is not None
+            template = await self._caller.template()
 
-            def render(shown: Sequence[Message], opened: bool) -> str:
+            def render(shown: Sequence[ChatMessage], opened: bool) -> str:
                 return template.render(shown, tools=self._tools, add_generation_prompt=opened)
 
             # A template is the model's own code: how long it runs is not known, so not on the loop.
             text = await anyio.to_thread.run_sync(text_after_reply, self._messages, new, render, abandon_on_cancel=True)
             if text is not None:
-                return Turn([*held, *await model.tokenize(text, add_bos=False)], messages)
-        tokens, anchors = await model._chat_prompt(messages, self._tools)
+                return Turn([*held, *await self._prompts.tokenize(text, add_bos=False)], messages)
+        tokens, anchors = await self._prompts.chat(messages, self._tools)
         return Turn(tokens, messages, anchors=anchors, exact=tokens[: len(held)] == held)
 
     async def _raw_turn(self, prompt: Prompt) -> Turn:
-        model, held = self._model, self._tokens
+        held = self._tokens
         if isinstance(prompt, str):
-            text, added = prompt, await model.tokenize(prompt, add_bos=not held)
+            text, added = prompt, await self._prompts.tokenize(prompt, add_bos=not held)
         else:
-            text, added = await model.detokenize(prompt), list(prompt)
+            text, added = await self._prompts.detokenize(prompt), list(prompt)
         messages = self._messages
         if messages and messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls"):
             *messages, last = messages
@@ -214,8 +209,7 @@ class Session:
 
     async def _commit(self, claim: Claim, reply: Reply[Completion]) -> Completion:
         """Wait for what a turn has come to, and hold it. A turn that was cancelled before its reply began is none."""
-        with caller_errors(self._model._board):
-            completion = await reply.wait()
+        completion = await self._caller.result(reply)
         turn = claim.turn
         if turn is not None and (completion.generated or completion.finish_reason != "cancelled"):
             said = {"role": "assistant", "content": turn.opening + completion.reply}
@@ -246,55 +240,41 @@ class Claim:
         self.held.callback(session._free.release)
 
 
-class _TurnStream(Stream):
-    """The events of one turn, which is committed at `Done`, or when the block is left before."""
+class _TurnRun:
+    """The request of a turn that is streamed: committed at `Done`, or when the block is left before."""
 
     def __init__(self, session: Session, prepare: Prepare, options: Mapping[str, Any]) -> None:
-        super().__init__(session._model._board, self._start, session._model.cancel)
         self._session = session
         self._prepare = prepare
         self._options = options
-        self._claim: Claim | None = None  # of a turn that is not committed yet
+        self._claim = Claim(session)
+        self._committed = False
+        self.cancel = session._caller.cancel
 
-    async def _start(self, feed: Feed) -> tuple[int, Reply[Completion]]:
-        self._claim = claim = Claim(self._session)
+    async def begin(self, feed: Feed) -> tuple[int, Reply[Completion]]:
+        """Claim the session and submit the turn."""
         try:
-            return await self._session._begin(claim, self._prepare, self._options, feed)
+            return await self._session._begin(self._claim, self._prepare, self._options, feed)
         except BaseException:
-            self._let_go()
+            self._claim.held.close()
             raise
 
-    async def __anext__(self) -> Event:
-        event = await super().__anext__()
-        if isinstance(event, Done):
-            await self._finish()
-        return event
+    async def result(self, reply: Reply[Completion]) -> Completion:
+        """Commit the turn and let go of the session."""
+        with self._claim.held:
+            self._committed = True
+            return await self._session._commit(self._claim, reply)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await super().__aexit__(kind, error, traceback)  # cancels what is not over
-        if isinstance(error, CancelledError):  # such a task waits for nothing more
-            self._let_go()
-        else:
-            with suppress(ErllamaError, ActorError):  # it failed: the reader knows, or has left before
-                await self._finish()
-
-    async def _finish(self) -> None:
-        """Commit the turn and let go of the session, once."""
-        try:
-            if self._claim is not None and self._reply is not None:
-                await self._session._commit(self._claim, self._reply)
-        finally:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        claim, self._claim = self._claim, None
-        if claim is not None:
-            claim.held.close()
+    async def left(self, reply: Reply[Completion], error: BaseException | None) -> None:
+        """Commit what had been generated when the block was left early."""
+        with self._claim.held:
+            # A task that is cancelled waits for nothing more; a turn that failed was reported to its reader.
+            if not self._committed and not isinstance(error, CancelledError):
+                with suppress(ErllamaError, ActorError):
+                    await self.result(reply)
 
 
-def _checked(said: str | Message | Sequence[Message]) -> list[Message]:
+def _checked(said: str | ChatMessage | Sequence[ChatMessage]) -> list[ChatMessage]:
     """Messages as templates expect them, copied: they are the session's own. Raises `ChatTemplateError`."""
     if isinstance(said, str):
         said = {"role": "user", "content": said}

@@ -3,40 +3,67 @@
     async with model.stream(prompt) as events:
         async for event in events: ...
 
-The last event is `Done`, also after `cancel`. Leaving the block early cancels the request. Events wait in
-memory for a slow reader; there are at most as many as the reply has tokens.
+The last event is `Done`, also after `cancel`; `events.text` is the text alone. Leaving the block early cancels the
+request. Events wait in memory for a slow reader; there are at most as many as the reply has tokens.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from erllama_py.actors import Reply
 from erllama_py.errors import StreamMisused
-from erllama_py.handle.border import caller_errors
-from erllama_py.model.board import ModelBoard
-from erllama_py.results import Completion, Done, Event
+from erllama_py.handle.caller import Caller, Prepared
+from erllama_py.results import Completion, Done, Event, TextDelta
 from erllama_py.scheduler.messages import Feed
 
 OUTSIDE = "a stream is used inside its block: async with model.stream(…) as events"
 
 
+class Run(Protocol):
+    """The request of one stream: how it is begun, what it comes to, and what leaving it means."""
+
+    async def begin(self, feed: Feed) -> tuple[int, Reply[Completion]]:
+        """Submit it with a `feed` for its events; its id, and the reply that comes at its end."""
+
+    def cancel(self, request_id: int) -> None:
+        """Finish it with what it has."""
+
+    async def result(self, reply: Reply[Completion]) -> Completion:
+        """What it has come to."""
+
+    async def left(self, reply: Reply[Completion], error: BaseException | None) -> None:
+        """The block was left, by this error if by any; a request that was not over has been cancelled."""
+
+
+class Call:
+    """A request that stands for itself."""
+
+    def __init__(
+        self, caller: Caller, prepare: Callable[[], Awaitable[Prepared]], options: Mapping[str, object]
+    ) -> None:
+        self._prepare = prepare
+        self._options = options
+        self._caller = caller
+        self.cancel, self.result = caller.cancel, caller.result
+
+    async def begin(self, feed: Feed) -> tuple[int, Reply[Completion]]:
+        """See `Run`."""
+        return await self._caller.begin(self._prepare, self._options, feed)
+
+    async def left(self, reply: Reply[Completion], error: BaseException | None) -> None:
+        """Nothing is kept of it."""
+
+
 class Stream:
     """The events of one request: an async context manager, and inside it an async iterator, to be read once."""
 
-    def __init__(
-        self,
-        board: ModelBoard,
-        begin: Callable[[Feed], Awaitable[tuple[int, Reply[Completion]]]],
-        cancel: Callable[[int], None],
-    ) -> None:
-        self._board = board
-        self._begin = begin
-        self._cancel = cancel
+    def __init__(self, run: Run) -> None:
+        self._run = run
         self._events: deque[Event] = deque()
         self._readers: list[asyncio.Future[None]] = []  # who wait for the next event; nobody or one, as a rule
         self._request_id: int | None = None
@@ -51,7 +78,7 @@ class Stream:
 
     def cancel(self) -> None:
         """Finish with what there is: the events go on to `Done`. No effect when the request is over."""
-        self._cancel(self._entered())
+        self._run.cancel(self._entered())
 
     def _entered(self) -> int:
         if self._request_id is None:
@@ -61,17 +88,20 @@ class Stream:
     async def __aenter__(self) -> Self:
         if self._request_id is not None:
             raise StreamMisused("a stream can be entered once")
-        self._request_id, self._reply = await self._begin(self._feed)
+        self._request_id, self._reply = await self._run.begin(self._feed)
         self._reply.on_settled(self._wake)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._reply is not None and not self._reply.settled:
+        reply = self._reply
+        assert reply is not None
+        if not reply.settled:
             self.cancel()
         self._left = True
         self._events.clear()
+        await self._run.left(reply, error)
 
     def __aiter__(self) -> Self:
         self._entered()
@@ -87,10 +117,14 @@ class Stream:
                 return self._events.popleft()
             if reply.settled:
                 self._over = True
-                with caller_errors(self._board):
-                    return Done(await reply.wait())
+                return Done(await self._run.result(reply))
             await self._next()
         raise StopAsyncIteration
+
+    @property
+    def text(self) -> AsyncIterator[str]:
+        """The text alone, as it comes: `async for text in events.text`."""
+        return _Texts(self)
 
     async def _next(self) -> None:
         """Wait for an event or the end. A bare future: an event of anyio's for each token costs three times as much."""
@@ -111,3 +145,14 @@ class Stream:
         for reader in readers:
             if not reader.done():
                 reader.set_result(None)
+
+
+class _Texts(AsyncIterator[str]):
+    def __init__(self, events: Stream) -> None:
+        self._events = events
+
+    async def __anext__(self) -> str:
+        async for event in self._events:
+            if isinstance(event, TextDelta):
+                return event.text
+        raise StopAsyncIteration

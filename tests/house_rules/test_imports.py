@@ -60,7 +60,7 @@ ARROWS: dict[str, set[str]] = {
 # rooms together and may enter all of them; `chat` and `options` are leaves, and all of their modules are doors.
 DOORS: dict[str, set[str]] = {
     "engine": {"backend", "backends", "failure", "jobs", "thread", "fingerprint"},
-    "handle": {"model", "session", "stream", "by_id", "supervised"},
+    "handle": {"model", "session", "stream", "caller", "by_id", "supervised"},
     "model": {"actor", "board", "request"},
     "scheduler": {"machine", "messages", "state", "slots", "reuse", "limits"},
     "cache": {"messages", "client", "handle", "keys", "save_policy", "worth"},
@@ -165,6 +165,37 @@ def test_one_file_alone_imports_llama_cpp() -> None:
             if any(name.partition(".")[0] == "llama_cpp" for name in names):
                 importers.add(path.relative_to(PACKAGE).as_posix())
     assert importers <= LLAMA_CPP_IMPORTERS
+
+
+def circles(imported: dict[str, set[str]]) -> list[list[str]]:
+    """The modules that reach each other, circle by circle."""
+
+    def reach(start: str) -> set[str]:
+        found, open_ = set[str](), [start]
+        while open_:
+            new = imported.get(open_.pop(), set()) - found
+            found |= new
+            open_ += new
+        return found
+
+    reached = {module: reach(module) for module in imported}
+    among = {frozenset(other for other in reached[one] if one in reached.get(other, ())) for one in reached}
+    return sorted(sorted(circle) for circle in among if circle)
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    """Imports for type checkers alone count too: a module can be understood after those that it imports."""
+    imported: dict[str, set[str]] = {}
+    for found in ALL:
+        imported.setdefault(dotted(found.importer), set()).add(found.module)
+    assert circles(imported) == []
+
+
+def test_the_circle_rule_finds_circles() -> None:
+    """The rule itself: two that import each other, three in a row that come back, and neighbours of both."""
+    row = {"a": {"b"}, "b": {"c"}, "x": {"a"}}
+    assert circles(row) == []
+    assert circles({**row, "c": {"a"}, "y": {"z"}, "z": {"y", "a"}}) == [["a", "b", "c"], ["y", "z"]]
 
 
 @pytest.mark.parametrize(

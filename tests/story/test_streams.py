@@ -54,7 +54,7 @@ async def test_a_token_costs_one_wake_up_and_no_message(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(erllama.Stream, "_next", counted)
     async with stepped() as (model, steps):
-        actor: ActorRef[object] | None = model._names.whereis("model:m")
+        actor: ActorRef[object] | None = model._caller._names.whereis("model:m")
         assert actor is not None
         async with model.stream("hello", **GREEDY) as events:
             steps.release()
@@ -103,3 +103,17 @@ async def test_a_reader_that_is_cancelled_loses_no_event() -> None:
             steps.release()
         assert isinstance(await anext(events), erllama.Progress)
         assert isinstance(await anext(events), erllama.TextDelta)
+
+
+async def test_the_text_alone_is_one_word_away() -> None:
+    """`events.text` leaves out everything else; it can be taken up again where it was left."""
+    async with erllama.Runtime() as runtime:
+        model = await runtime.load_model("m", STUB)
+        whole = await model.complete("hello", **GREEDY, seed=1)
+        async with model.stream("hello", **GREEDY, seed=1) as events:
+            texts = [await anext(events.text)]
+            texts += [text async for text in events.text]
+        assert len(texts) > 2
+        assert "".join(texts) == whole.reply
+        with pytest.raises(erllama.StreamMisused):
+            await anext(events.text)
