@@ -38,7 +38,6 @@ from erllama_py.engine.backends import BackendFactory, make_backend
 from erllama_py.errors import (
     AlreadyLoaded,
     InvalidOption,
-    ModelCrashed,
     ModelNotLoaded,
     ModelStuck,
     RuntimeClosed,
@@ -50,7 +49,7 @@ from erllama_py.errors import (
 from erllama_py.handle.by_id import ModelCalls
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.model import Model, board_of
-from erllama_py.handle.supervised import Supervised
+from erllama_py.handle.supervised import Supervised, parse_supervise
 from erllama_py.model.board import ModelBoard
 from erllama_py.options.model import (
     ModelConfig,
@@ -64,7 +63,7 @@ from erllama_py.options.pressure import PressureOpts
 from erllama_py.options.runtime import RAM_TIER, SAVE_BUFFER_BYTES, SWITCH_SECONDS, parse_runtime_options
 from erllama_py.options.tiers import AnyTier, DiskTier, RamFileTier, kind_of, parse_tier
 from erllama_py.results import LoadProgress, ModelInfo, PressureState
-from erllama_py.scheduler.messages import actor_name, model_id_of
+from erllama_py.scheduler.messages import actor_name
 from erllama_py.tiers.messages import tier_actor_name
 from erllama_py.watch.log import get_logger
 from erllama_py.watch.pressure import GetPressure
@@ -307,23 +306,21 @@ class Runtime(ModelCalls):
         function: Callable[[], Awaitable[object]],
         *,
         restart: Restart = "permanent",
-        limits: RestartLimits | None = None,
+        limits: RestartLimits | Mapping[str, Any] | None = None,
     ) -> Supervised:
         """Run a coroutine function of yours, an agent loop, under the tree.
 
         `"permanent"` restarts it whenever it ends, `"transient"` only when it raises, `"temporary"` never.
-        Over its `limits` it is marked failed and the rest of the tree lives on. Raises `InvalidOption` for a
-        name that is taken or a function that is none.
+        Over its `limits`, a `RestartLimits` or a mapping, it is marked failed and the rest of the tree lives on; it
+        leaves the tree when it is stopped, or ends for good without that. Raises `InvalidOption`, also for a name that
+        is taken.
         """
         self._check_open()
-        if not callable(function):
-            raise InvalidOption("function", f"a coroutine function expected, got {type(function).__name__}")
-        branch = self._branches["user"]
+        spec = tree.user_child(check_name(name), function, restart, parse_supervise(function, restart, limits))
         try:
-            await branch.start_child(tree.user_child(check_name(name), function, restart, limits))
+            return Supervised(await self._branches["user"].start_child(spec))
         except NameTaken:
             raise InvalidOption("name", f"{name!r} is supervised already") from None
-        return Supervised(name, branch)
 
     def tree(self) -> TreeNode:
         """The supervision tree as it is now; `print` draws it."""
@@ -369,9 +366,5 @@ class Runtime(ModelCalls):
         self._log.warning("restarting", child=failure.name, error=str(failure.error), delay_seconds=delay)
 
     def _gave_up(self, failure: ChildFailure) -> None:
-        """A child was restarted too often: said once, loudly; calls of a model get the reason from now on."""
+        """A child was restarted too often: said once, loudly."""
         self._log.error("gave up restarting", child=failure.name, error=str(failure.error))
-        model_id = model_id_of(failure.name)
-        if board := self._boards.get(model_id):
-            board.failure = failure.error
-            board.close("failed", partial(ModelCrashed, model_id, str(failure.error), gave_up=True))

@@ -191,6 +191,7 @@ def model_child(
         stop_timeout=MODEL_STOP_SECONDS,
         limits=MODEL_LIMITS,
         detail=board.describe_threads,
+        on_ended=board.ended,
     )
 
 

@@ -28,6 +28,7 @@ from erllama_py.actors.errors import (
     UnexpectedCancel,
 )
 from erllama_py.actors.exits import Exit, Raised, Returned, Stopped
+from erllama_py.actors.keeper import Keeper
 from erllama_py.actors.mailbox import Mailbox, MailboxStatistics
 from erllama_py.actors.names import NameChange, Names
 from erllama_py.actors.ref import ActorRef
@@ -55,6 +56,7 @@ __all__ = [
     "DynamicSupervisor",
     "Exit",
     "GiveUp",
+    "Keeper",
     "Mailbox",
     "MailboxClosed",
     "MailboxFull",

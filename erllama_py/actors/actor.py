@@ -79,7 +79,7 @@ class ActorRun:
         self._in_init: asyncio.Task[Any] | None = None
         self._init_cancelled = False
 
-    async def run(self, ready: Callable[[], None], ending: Callable[[Exit], None]) -> Exit:
+    async def run(self, ready: Callable[[], None], ending: Callable[[Exit], bool]) -> Exit:
         """Live. Raises only `NameTaken` and what the factory raises."""
         task = asyncio.current_task()
         assert task is not None
@@ -91,8 +91,7 @@ class ActorRun:
         exit: Exit = Stopped()
         try:
             exit = await self._live(actor, ready, task)
-            ref._close(exit)
-            ending(exit)
+            ref._close(exit, last=ending(exit))
             return await self._terminate(actor, exit)
         finally:
             # Reached with the mailbox still open only when the interpreter is being interrupted.

@@ -30,8 +30,9 @@ class ChildSpec:
     `start` makes a new runnable for each run. `permanent` children are restarted however they end, `transient` ones
     when they fail, `temporary` ones never. `stop_timeout` is in seconds: how long a stop waits before it cancels, and
     again before it leaves the child behind; give supervisors `math.inf`, their children have deadlines of their own.
-    `limits` is a budget of the child's own, for children of a dynamic supervisor. `detail` gives a phrase for the tree
-    while the child runs, None for nothing.
+    `detail` gives a phrase for the tree while the child runs, None for nothing. For children of a dynamic supervisor:
+    `limits` is a budget of the child's own; `on_ended` is called once, when there will be no further run, whatever the
+    reason, and before whoever waits for the child hears of it.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ChildSpec:
     stop_timeout: float = 5.0
     limits: RestartLimits | None = None
     detail: Callable[[], str | None] = lambda: None
+    on_ended: Callable[[Exit], object] = lambda exit: None
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,12 @@ class Child:
         """Whether there is something that `stop` would change."""
         return self.state not in ("failed", "stopped", "finished")
 
-    def begin(self) -> Run:
-        """Start a new run; a restart if it is not the first."""
+    def begin(self, is_last: Callable[[Exit], bool] = lambda exit: False) -> Run:
+        """Start a new run; a restart if it is not the first. `is_last`: see `Run`."""
         if self.run is not None:
             self.restarts += 1
         self.state = "starting"
-        self.run = Run(self.spec.name, self.spec.start)
+        self.run = Run(self.spec.name, self.spec.start, is_last)
         return self.run
 
     def mark_running(self) -> None:

@@ -2,7 +2,8 @@
 
 Owns the keepers of its children, one for each name. Protocol: `start_child` returns when the child is ready, or raises
 the child's own error; later failures restart that child alone, within its own budget; over it, the child is kept as
-`failed`, reported, and the others live on. No child's start or stop waits for another's.
+`failed`, reported, and the others live on. One that ended well, or is temporary, is forgotten; its `Keeper` still knows
+how. No child's start or stop waits for another's.
 """
 
 from __future__ import annotations
@@ -43,23 +44,15 @@ class DynamicSupervisor(SupervisorBase):
         self._keepers: dict[str, Keeper] = {}
         self._context = contextvars.copy_context()
 
-    async def start_child(self, spec: ChildSpec) -> None:
-        """Start a child and wait until it is ready.
+    async def start_child(self, spec: ChildSpec) -> Keeper:
+        """Start a child and wait until it is ready; the handle of this child, whatever goes by its name later.
 
-        Raises `NameTaken` at once while the name is in use, also by a child that failed or finished and was not
-        removed; `SupervisorClosed`; `ActorEnded` when the child is stopped while it starts; and the child's own
-        error, as it is, when its start fails: then it is gone and not restarted. A caller that is cancelled takes the
-        start back: it waits until the child is gone.
+        Raises `NameTaken` at once while the name is in use, also by a child that failed and was not taken out;
+        `SupervisorClosed`; `ActorEnded` when the child is stopped while it starts; and the child's own error, as it is,
+        when its start fails: then it is gone and not restarted. A caller that is cancelled takes the start back: it
+        waits until the child is gone.
         """
-        if self._hurry is None or self._is_stopping():
-            raise SupervisorClosed(self.name)
-        if spec.name in self._keepers:
-            raise NameTaken(spec.name)
-        child = Child(spec, self._clock, self._hurry)
-        limits = spec.limits or self._limits
-        keeper = Keeper(self.name, child, limits, self._clock, self._random, self._report, self._forget)
-        self._keepers[spec.name] = keeper
-        keeper.begin(self._context)
+        keeper = self.begin_child(spec)
         try:
             await asyncio.wait((keeper.started,))
         except asyncio.CancelledError:
@@ -71,38 +64,35 @@ class DynamicSupervisor(SupervisorBase):
             raise SupervisorClosed(self.name) from error
         if error is not None:
             raise error
+        return keeper
+
+    def begin_child(self, spec: ChildSpec) -> Keeper:
+        """`start_child` without the wait: see `Keeper.started`. Raises `NameTaken` and `SupervisorClosed`."""
+        if self._hurry is None or self._is_stopping():
+            raise SupervisorClosed(self.name)
+        if spec.name in self._keepers:
+            raise NameTaken(spec.name)
+        child = Child(spec, self._clock, self._hurry)
+        limits = spec.limits or self._limits
+        keeper = Keeper(self.name, child, limits, self._clock, self._random, self._report, self._forget)
+        self._keepers[spec.name] = keeper
+        keeper.begin(self._context)
+        return keeper
 
     async def stop_child(self, name: str) -> None:
-        """Stop a child, whatever it is doing, and return when it and its name are gone.
-
-        One that has failed or finished is removed. Raises `NameNotFound`, and `StopTimeout` when the child had to be
-        left behind: then it is kept as `failed`. A caller that is cancelled leaves; the stop goes on.
-        """
-        keeper = self._keeper(name)
-        if keeper.ended.done():
-            self._forget(keeper)
-            return
-        keeper.request_stop()
-        await asyncio.wait((keeper.ended,))
-        if keeper.child.left_behind is not None:
-            raise keeper.child.left_behind
+        """`Keeper.stop` of the child that has this name now. Raises `NameNotFound` too."""
+        await self.child(name).stop()
 
     async def wait_child(self, name: str) -> Exit:
-        """How the child ended for good: for one that was given up, `Raised(RestartLimitReached)`."""
-        keeper = self._keeper(name)
-        await asyncio.wait((keeper.ended,))
-        return keeper.ended.result()
+        """`Keeper.wait` of the child that has this name now. Raises `NameNotFound`."""
+        return await self.child(name).wait()
 
-    def remove_child(self, name: str) -> None:
-        """Forget a child that has failed or finished. Raises `NameNotFound`, and `NameTaken` while it lives."""
-        keeper = self._keeper(name)
-        if not keeper.ended.done():
-            raise NameTaken(name)
-        self._forget(keeper)
-
-    def child_state(self, name: str) -> str:
-        """What the child is doing: one of `ChildState`. Raises `NameNotFound`."""
-        return self._keeper(name).child.state
+    def child(self, name: str) -> Keeper:
+        """The child that has this name now. Raises `NameNotFound`."""
+        keeper = self._keepers.get(name)
+        if keeper is None:
+            raise NameNotFound(name)
+        return keeper
 
     def child_names(self) -> tuple[str, ...]:
         """The names in use, in order of their start."""
@@ -129,13 +119,6 @@ class DynamicSupervisor(SupervisorBase):
     def _places(self) -> Sequence[Child]:
         return tuple(keeper.child for keeper in self._keepers.values())
 
-    def _keeper(self, name: str) -> Keeper:
-        keeper = self._keepers.get(name)
-        if keeper is None:
-            raise NameNotFound(name)
-        return keeper
-
     def _forget(self, keeper: Keeper) -> None:
-        name = keeper.child.spec.name
-        if self._keepers.get(name) is keeper:
-            del self._keepers[name]
+        if self._keepers.get(keeper.name) is keeper:
+            del self._keepers[keeper.name]

@@ -6,7 +6,7 @@ travel as they are (`start_child`) or as the `__cause__` of one of these (`Actor
 
 from __future__ import annotations
 
-from erllama_py.actors.exits import Exit, Raised
+from erllama_py.actors.exits import Exit, Raised, Returned
 
 
 class ActorError(Exception):
@@ -58,11 +58,14 @@ class NameNotFound(ActorError):
 
 
 class ActorEnded(ActorError):
-    """What was called, or being started, has ended with `exit`; where it crashed, `__cause__` is the crash."""
+    """What was called, or being started, has ended with `exit`; where it crashed, `__cause__` is the crash.
 
-    def __init__(self, name: str, exit: Exit) -> None:
-        super().__init__(name, exit)
-        self.name, self.exit = name, exit
+    `last` says that its supervisor will not start it again, where that is known when it ends.
+    """
+
+    def __init__(self, name: str, exit: Exit, last: bool = False) -> None:
+        super().__init__(name, exit, last)
+        self.name, self.exit, self.last = name, exit, last
         if isinstance(exit, Raised):
             self.__cause__ = exit.error
 
@@ -110,9 +113,10 @@ class UnexpectedCancel(ActorError):
 
 
 class RestartLimitReached(ActorError):
-    """The child `name` failed once more after `restarts` restarts within `period` seconds.
+    """The child `name` ended once more after `restarts` restarts within `period` seconds.
 
-    `__cause__` is its last failure. Under a static supervisor the restarts of its siblings are counted in.
+    `__cause__` is its last failure: an `ActorEnded` where it did not fail, but returned although it is permanent. Under
+    a static supervisor the restarts of its siblings are counted in.
     """
 
     def __init__(self, name: str, restarts: int, period: float) -> None:
@@ -120,8 +124,15 @@ class RestartLimitReached(ActorError):
         self.name, self.restarts, self.period = name, restarts, period
 
     def __str__(self) -> str:
-        cause = f": {Raised(self.__cause__)}" if self.__cause__ is not None else ""
-        return f"{self.name!r} failed after {self.restarts} restarts within {self.period:g} s{cause}"
+        after = f"after {self.restarts} restarts within {self.period:g} s"
+        if self.returned:
+            return f"{self.name!r} returned {after}: it is permanent, and so restarted when it returns too"
+        return f"{self.name!r} failed {after}{f': {Raised(self.__cause__)}' if self.__cause__ is not None else ''}"
+
+    @property
+    def returned(self) -> bool:
+        """Whether it did not fail the last time, but returned although it is permanent."""
+        return isinstance(self.__cause__, ActorEnded) and isinstance(self.__cause__.exit, Returned)
 
 
 class StopTimeout(ActorError):

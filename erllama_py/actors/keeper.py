@@ -1,8 +1,10 @@
-"""The life of one child of a dynamic supervisor: start, watch, restart, stop, in a task of its own.
+"""One incarnation of a child of a dynamic supervisor: start, watch, restart, stop, in a task of its own.
 
-Owns the child's restart history. Protocol: `started` gets None once the first run is ready, or the error of a first
-start that failed; `ended` gets the exit when there will be no further run. Both are plain futures that never carry an
-exception. Before `ended` is set, a child that leaves nothing to look at (stopped, or never started) is forgotten.
+Owns the child's restart history. It is what `start_child` returns: a handle of this child alone, never of a later one
+of the same name. Protocol: `started` gets None once the first run is ready, or the error of a first start that failed;
+`ended` gets the exit when there will be no further run. Both are plain futures that never carry an exception. Before
+`ended` is set, a child that leaves nothing to look at (it was stopped, never started, returned, or is temporary) is
+forgotten by its supervisor.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ import contextvars
 from collections.abc import Callable
 from typing import Literal
 
-from erllama_py.actors.child import Child, ChildFailure, failure_of, restart_is_due
+from erllama_py.actors.child import Child, ChildFailure, ChildState, failure_of, restart_is_due
 from erllama_py.actors.clock import Clock
 from erllama_py.actors.errors import ActorEnded, RestartLimitReached
 from erllama_py.actors.exits import Exit, Raised, Stopped
-from erllama_py.actors.restart_budget import GiveUp, RestartLimits, decide
-from erllama_py.actors.running import Run, wait_any
+from erllama_py.actors.restart_budget import GiveUp, RestartAfter, RestartLimits, decide
+from erllama_py.actors.running import Run, call_listener, wait_any
 
 
 class Keeper:
@@ -45,12 +47,48 @@ class Keeper:
         self._forget = forget
         self._stop: asyncio.Future[None] = loop.create_future()
         self._history: tuple[float, ...] = ()
+        self._given_up: GiveUp | None = None
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name in the tree."""
+        return self.child.spec.name
+
+    @property
+    def state(self) -> ChildState:
+        """What the child is doing."""
+        return self.child.state
+
+    @property
+    def exit(self) -> Exit | None:
+        """How it ended for good; None while it may still run."""
+        return self.ended.result() if self.ended.done() else None
+
+    async def stop(self) -> None:
+        """Stop the child, whatever it is doing, and return when it and its name are gone. Allowed twice.
+
+        One that has failed is taken out of the tree. Raises `StopTimeout` when the child had to be left behind, and
+        again as long as it still runs: it is kept as `failed` meanwhile. A caller that is cancelled leaves; the stop
+        goes on.
+        """
+        self.request_stop()
+        await asyncio.wait((self.ended,))
+        if self.child.left_behind is not None and self.child.alive:
+            raise self.child.left_behind.with_traceback(None)
+        self._forget(self)
+
+    async def wait(self) -> Exit:
+        """How the child ended for good: for one that was given up, `Raised(RestartLimitReached)`."""
+        await asyncio.wait((self.ended,))
+        return self.ended.result()
 
     def begin(self, context: contextvars.Context) -> None:
         """Start the life, in a copy of `context`."""
-        name = f"keeper of {self.child.spec.name}"
+        name = f"keeper of {self.name}"
         self._task = asyncio.get_running_loop().create_task(self._keep(), name=name, context=context.copy())
+        # A task that is cancelled before its first step never gets to its `finally`.
+        self._task.add_done_callback(lambda task: self._end(Stopped()))
 
     def request_stop(self) -> None:
         """End the child; `ended` says when that is done."""
@@ -67,26 +105,35 @@ class Keeper:
         try:
             exit = await self._live()
         finally:
-            # Reached while the child still runs only when this task was cancelled.
-            if self.child.alive and self.child.run is not None and self.child.left_behind is None:
-                self.child.run.task.cancel()
-            if self.child.left_behind is None and (self._stop.done() or not self.started.done()):
-                self._forget(self)
-            if not self.started.done():
-                own = exit.error if isinstance(exit, Raised) and not self._stop.done() else None
-                self.started.set_result(own or ActorEnded(self.child.spec.name, exit))
-            self.ended.set_result(exit)
+            self._end(exit)
+
+    def _end(self, exit: Exit) -> None:
+        """There will be no further run: let everybody know who waits for that."""
+        if self.ended.done():
+            return
+        child = self.child
+        # It still runs here only when the keeper's own task was cancelled.
+        if child.alive and child.run is not None and child.left_behind is None:
+            child.run.task.cancel()
+            child.mark_ended("stopped")
+        if child.left_behind is None and (child.state != "failed" or child.spec.restart == "temporary"):
+            self._forget(self)
+        error = exit.error if isinstance(exit, Raised) and not self._stop.done() else None
+        call_listener(child.spec.on_ended, exit)
+        if not self.started.done():
+            self.started.set_result(error or ActorEnded(self.name, exit, last=True))
+        self.ended.set_result(exit)
 
     async def _live(self) -> Exit:
         """Run after run; how the last one ended."""
         while True:
-            exit = await self._run_once(self.child.begin())
+            exit = await self._run_once(self.child.begin(self._is_last))
             if self._stop.done() or not self.started.done() or self.child.left_behind is not None:
                 return exit
             if not restart_is_due(self.child.spec.restart, exit):
                 return self._let_be(exit)
-            failure = failure_of(self.child.spec.name, exit)
-            decision = decide(self._limits, self._history, self._clock.now(), self._random())
+            failure = failure_of(self.name, exit)
+            decision = self._given_up or self._decide()
             self._history = decision.history
             if isinstance(decision, GiveUp):
                 return self._give_up(failure)
@@ -96,6 +143,17 @@ class Keeper:
             if self._stop.done():
                 self.child.mark_ended("stopped")
                 return Stopped()
+
+    def _is_last(self, exit: Exit) -> bool:
+        """Whether a run that ends so is the last: decided at its end, so that open calls hear it with their error."""
+        if self._stop.done() or not self.started.done() or not restart_is_due(self.child.spec.restart, exit):
+            return True
+        decision = self._decide()
+        self._given_up = decision if isinstance(decision, GiveUp) else None
+        return self._given_up is not None
+
+    def _decide(self) -> RestartAfter | GiveUp:
+        return decide(self._limits, self._history, self._clock.now(), self._random())
 
     async def _run_once(self, run: Run) -> Exit:
         """One run, to its end, its own or the one that was asked for."""
@@ -121,12 +179,11 @@ class Keeper:
     def _give_up(self, failure: BaseException) -> Exit:
         self.child.mark_ended("failed", failure)
         self._tell(failure, "gave_up")
-        limit = RestartLimitReached(self.child.spec.name, len(self._history), self._limits.period)
+        limit = RestartLimitReached(self.name, len(self._history), self._limits.period)
         limit.__cause__ = failure
         return Raised(limit)
 
     def _tell(
         self, error: BaseException, outcome: Literal["restarting", "gave_up", "abandoned"], delay: float | None = None
     ) -> None:
-        name, restarts = self.child.spec.name, self.child.restarts
-        self._report(ChildFailure(self._supervisor, name, error, restarts, outcome, delay))
+        self._report(ChildFailure(self._supervisor, self.name, error, self.child.restarts, outcome, delay))

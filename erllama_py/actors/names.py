@@ -14,6 +14,7 @@ from typing import Any
 
 from erllama_py.actors.errors import NameNotFound, NameTaken
 from erllama_py.actors.ref import ActorRef
+from erllama_py.actors.running import call_listener
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,4 @@ class Names:
 
     def _tell(self, change: NameChange) -> None:
         for watcher in tuple(self._watchers.values()):
-            try:
-                watcher(change)
-            except Exception as error:
-                context = {"message": f"watcher {watcher!r} of names failed", "exception": error}
-                asyncio.get_running_loop().call_exception_handler(context)
+            call_listener(watcher, change)

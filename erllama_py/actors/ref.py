@@ -36,6 +36,7 @@ class ActorRef(Generic[M]):
     ) -> None:
         self.name = mailbox.name
         self.exit: Exit | None = None
+        self._last = False
         self._mailbox = mailbox
         self._request_stop = request_stop
         self._task = task
@@ -60,7 +61,7 @@ class ActorRef(Generic[M]):
     def begin_call(self, message: M) -> Reply[Any]:
         """Send `message` and go on; the reply is settled later, with `ActorEnded` if the actor ends before."""
         if self.exit is not None:
-            raise ActorEnded(self.name, self.exit)
+            raise ActorEnded(self.name, self.exit, self._last)
         reply: Reply[Any] = Reply(self.name, self._task, self._open)
         self._mailbox.put((message, reply))
         self._open.add(reply)
@@ -83,8 +84,10 @@ class ActorRef(Generic[M]):
         waiting = f"{len(self._mailbox)} of {self._mailbox.capacity} waiting"
         return f"<ActorRef {self.name!r} {state}, {waiting}, {len(self._open)} open calls>"
 
-    def _close(self, exit: Exit) -> None:
-        self.exit = exit
+    def _close(self, exit: Exit, last: bool = False) -> None:
+        if self.exit is not None:
+            return
+        self.exit, self._last = exit, last
         self._mailbox.close()
         for reply in list(self._open):
-            reply.fail(ActorEnded(self.name, exit))
+            reply.fail(ActorEnded(self.name, exit, last))

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from erllama_py.actors.errors import ActorError, SelfCall
 from erllama_py.actors.exits import Exit, Raised, Returned
+from erllama_py.actors.running import call_listener
 
 T = TypeVar("T")
 
@@ -110,8 +111,4 @@ def _run(callbacks: list[Callable[[], None]]) -> None:
     """Call each once. An error in one goes to the loop's exception handler: the others, and the answer, go on."""
     todo, callbacks[:] = callbacks[:], []
     for callback in todo:
-        try:
-            callback()
-        except Exception as error:
-            context = {"message": f"callback {callback!r} of a reply failed", "exception": error}
-            asyncio.get_running_loop().call_exception_handler(context)
+        call_listener(callback)

@@ -7,10 +7,15 @@ restarts in the last `period`, up to the cap, and is back at its first value aft
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+NotNegative = Annotated[float, Meta(ge=0.0)]
 
 
-@dataclass(frozen=True)
-class RestartLimits:
+class RestartLimits(msgspec.Struct, frozen=True):
     """Times in seconds.
 
     Three restarts a minute is enough for a fault that passes and stops soon on one that does not. The first delay is
@@ -18,12 +23,12 @@ class RestartLimits:
     fraction of the delay, either way) keeps children that failed together from coming back together.
     """
 
-    intensity: int = 3
-    period: float = 60.0
-    backoff_first: float = 0.05
-    backoff_factor: float = 2.0
-    backoff_max: float = 5.0
-    jitter: float = 0.25
+    intensity: Annotated[int, Meta(ge=0)] = 3
+    period: Annotated[float, Meta(gt=0.0)] = 60.0
+    backoff_first: NotNegative = 0.05
+    backoff_factor: Annotated[float, Meta(ge=1.0)] = 2.0
+    backoff_max: NotNegative = 5.0
+    jitter: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.25
 
     def __post_init__(self) -> None:
         if self.intensity < 0 or self.period <= 0:

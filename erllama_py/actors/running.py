@@ -30,12 +30,12 @@ class Runnable(Protocol):
     def kind(self) -> str:
         """One or two words for the tree: `actor`, `supervisor` …"""
 
-    async def run(self, ready: Callable[[], None], ending: Callable[[Exit], None]) -> Exit:
+    async def run(self, ready: Callable[[], None], ending: Callable[[Exit], bool]) -> Exit:
         """Run in a task of its own, calling `ready` once when it is.
 
         An error before `ready` belongs to whoever asked for the start. One that has work to do after its end is
-        decided says why it ends with `ending`: its stop deadlines count from there. Being cancelled means: end now;
-        a second cancellation means that nobody waits any more.
+        decided says why it ends with `ending`: its stop deadlines count from there, and the answer says whether this
+        was the last run. Being cancelled means: end now; a second cancellation means that nobody waits any more.
         """
 
     def request_stop(self) -> None:
@@ -46,11 +46,15 @@ class Run:
     """One run of what `make` makes.
 
     `ready`, `ending` (with the exit that is coming) and `task` are futures to wait on, done in this order; `ready` may
-    stay out, the others do not.
+    stay out, the others do not. `is_last` is asked, once, whether an end that is coming is the end for good.
     """
 
-    def __init__(self, name: str, make: Callable[[], Runnable]) -> None:
+    def __init__(
+        self, name: str, make: Callable[[], Runnable], is_last: Callable[[Exit], bool] = lambda exit: False
+    ) -> None:
         self.name = name
+        self._is_last = is_last
+        self._last = False
         self.runnable: Runnable | None = None
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ending: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
@@ -93,9 +97,11 @@ class Run:
         if not self.ready.done():
             self.ready.set_result(None)
 
-    def _set_ending(self, exit: Exit) -> None:
+    def _set_ending(self, exit: Exit) -> bool:
         if not self.ending.done():
+            self._last = self._is_last(exit)
             self.ending.set_result(exit)
+        return self._last
 
     def _on_done(self, task: asyncio.Task[Exit]) -> None:
         _mark_retrieved(task)
@@ -112,7 +118,7 @@ class FunctionRun:
         self._task: asyncio.Task[Any] | None = None
         self._stop_requested = False
 
-    async def run(self, ready: Callable[[], None], ending: Callable[[Exit], None]) -> Exit:
+    async def run(self, ready: Callable[[], None], ending: Callable[[Exit], bool]) -> Exit:
         """Await the function. Told apart: it returned, it raised, it was stopped (whatever it then returned)."""
         self._task = asyncio.current_task()
         ready()
@@ -193,6 +199,15 @@ async def outlast(work: Coroutine[Any, Any, T], on_cancel: Callable[[], None] | 
         if current is not None and current.cancelling() > 1:
             task.cancel()
     return task.result()
+
+
+def call_listener(listener: Callable[..., object], *args: object) -> None:
+    """Call it; an error in it goes to the loop's exception handler, and disturbs nobody else."""
+    try:
+        listener(*args)
+    except Exception as error:
+        context = {"message": f"listener {listener!r} failed", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)
 
 
 def _mark_retrieved(task: asyncio.Future[Any]) -> None:

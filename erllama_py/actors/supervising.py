@@ -15,7 +15,7 @@ from erllama_py.actors.child import Child, ChildFailure, ChildState
 from erllama_py.actors.clock import Clock, MonotonicClock
 from erllama_py.actors.exits import Exit, Raised, Stopped
 from erllama_py.actors.restart_budget import RestartLimits
-from erllama_py.actors.running import Future, ended_by_cancel, outlast
+from erllama_py.actors.running import Future, call_listener, ended_by_cancel, outlast
 from erllama_py.actors.snapshot import TreeNode
 
 Listener = Callable[[ChildFailure], None]
@@ -46,7 +46,7 @@ class SupervisorBase:
         self._stop: Future | None = None
         self._hurry: Future | None = None
 
-    async def run(self, ready: Callable[[], None], ending: Callable[[Exit], None]) -> Exit:
+    async def run(self, ready: Callable[[], None], ending: Callable[[Exit], bool]) -> Exit:
         """Live until stopped, or until the kind of supervisor gives up; all children have ended when it returns."""
         if self._stop is not None:
             raise RuntimeError(f"the supervisor {self.name!r} has run already")
@@ -108,13 +108,8 @@ class SupervisorBase:
 
     def _report(self, failure: ChildFailure) -> None:
         listener = self._on_restart if failure.outcome == "restarting" else self._on_failure
-        if listener is None:
-            return
-        try:
-            listener(failure)
-        except Exception as error:
-            context = {"message": f"listener {listener!r} of {self.name!r} failed", "exception": error}
-            asyncio.get_running_loop().call_exception_handler(context)
+        if listener is not None:
+            call_listener(listener, failure)
 
     def _is_stopping(self) -> bool:
         return self._stop is None or self._stop.done()

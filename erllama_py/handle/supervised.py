@@ -1,27 +1,74 @@
-"""What `runtime.supervise` returns: the handle of one function under the tree."""
+"""What `runtime.supervise` takes and returns: a function under the tree, and the handle of it."""
 
 from __future__ import annotations
 
-from erllama_py.actors import DynamicSupervisor, Exit, NameNotFound, Stopped
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, get_args
+
+from erllama_py.actors import Exit, Keeper, Raised, Restart, RestartLimits, StopTimeout
+from erllama_py.actors import RestartLimitReached as BudgetSpent
+from erllama_py.errors import InvalidOption, RestartLimitReached, SupervisedStuck
+from erllama_py.options.check import convert
+
+Limits = RestartLimits | Mapping[str, Any]
 
 
 class Supervised:
-    """A coroutine function that the tree runs, and restarts as it was told to."""
+    """A coroutine function that the tree runs, and restarts as it was told to.
 
-    def __init__(self, name: str, branch: DynamicSupervisor) -> None:
-        self.name = name
-        self._branch = branch
+    The handle is of this one alone: it never acts on another that has taken its name since.
+    """
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+
+    def __repr__(self) -> str:
+        return f"<Supervised {self.name!r} {self._keeper.state}>"
+
+    @property
+    def name(self) -> str:
+        """The name that it has in the tree."""
+        return self._keeper.name
 
     async def stop(self) -> None:
-        """Stop it and take it out of the tree. Allowed twice."""
+        """Cancel it, wait until it has ended, and take it out of the tree. Allowed twice.
+
+        Raises `SupervisedStuck` when it does not end in time, and again as long as it runs: it stays in the tree.
+        """
         try:
-            await self._branch.stop_child(self.name)
-        except NameNotFound:
-            return
+            await self._keeper.stop()
+        except StopTimeout as timeout:
+            raise SupervisedStuck(self.name, 2 * timeout.seconds) from timeout
 
     async def wait(self) -> Exit:
-        """How it ended for good: `Returned(value)`, `Raised(error)` or `Stopped()`."""
-        try:
-            return await self._branch.wait_child(self.name)
-        except NameNotFound:  # only what was stopped is forgotten
-            return Stopped()
+        """How it ended for good: `Returned(value)`, `Raised(error)` or `Stopped()`.
+
+        The error is a `RestartLimitReached` where it was restarted too often, and a `SupervisedStuck` where it had to
+        be left behind.
+        """
+        exit = await self._keeper.wait()
+        match exit:
+            case Raised(BudgetSpent() as spent):
+                limit = RestartLimitReached(self.name, spent.restarts, spent.period, spent.returned)
+                limit.__cause__ = spent.__cause__
+                return Raised(limit)
+            case Raised(StopTimeout() as timeout):
+                return Raised(SupervisedStuck(self.name, 2 * timeout.seconds))
+        return exit
+
+
+def parse_supervise(
+    function: Callable[[], Awaitable[object]], restart: Restart, limits: Limits | None
+) -> RestartLimits | None:
+    """Check what `supervise` was given, apart from the name. Raises `InvalidOption`."""
+    if not callable(function):
+        raise InvalidOption("function", f"a coroutine function expected, got {type(function).__name__}")
+    if restart not in get_args(Restart):
+        raise InvalidOption("restart", f"one of {', '.join(get_args(Restart))} expected, got {restart!r}")
+    if limits is None:
+        return None
+    try:
+        return convert(limits, RestartLimits)
+    except InvalidOption as error:
+        option = "limits" if error.option == "options" else f"limits.{error.option}"
+        raise InvalidOption(option, error.problem, error.nearest) from None

@@ -10,13 +10,15 @@ costs no message. The board outlives restarts of the actor. Its phases:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import anyio
 
+from erllama_py.actors import Exit, Raised, RestartLimitReached
 from erllama_py.cache.keys import Identity
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import ModelFacts, Vocabulary
-from erllama_py.errors import ErllamaError
+from erllama_py.errors import ErllamaError, ModelCrashed, ModelNotLoaded
 from erllama_py.options.model import ModelConfig
 from erllama_py.results import CacheHit, LoadProgress, ModelInfo, Phase
 from erllama_py.scheduler.state import State
@@ -87,6 +89,17 @@ class ModelBoard:
             self.failure = error
             self.state = None
             self.show("restarting")
+
+    def ended(self, exit: Exit) -> None:
+        """There will be no further incarnation: whoever waits for one is woken, whatever the reason."""
+        if self._gone is not None:
+            return
+        if not isinstance(exit, Raised):
+            self.close("unloaded", partial(ModelNotLoaded, self.model_id))
+        else:
+            error = exit.error
+            self.failure = error.__cause__ if isinstance(error, RestartLimitReached) else error
+            self.close("failed", partial(ModelCrashed, self.model_id, str(self.failure), gave_up=True))
 
     def close(self, phase: Phase, gone: Callable[[], ErllamaError]) -> None:
         """The end of this id: `"unloaded"`, or `"failed"` when its supervisor gave up.

@@ -37,11 +37,6 @@ def actor_name(model_id: str) -> str:
     return f"{PREFIX}{model_id}"
 
 
-def model_id_of(actor: str) -> str:
-    """The id of the model whose actor is registered as `actor`; empty for the name of something else."""
-    return actor.removeprefix(PREFIX) if actor.startswith(PREFIX) else ""
-
-
 def session_key(identity: Identity | None, session_id: str | None) -> SessionKey | None:
     """Which session it is; None where it is none."""
     return None if identity is None or session_id is None else (identity, session_id)

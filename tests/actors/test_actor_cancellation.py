@@ -37,7 +37,7 @@ class Struck:
         self.request_stop = inner.request_stop
         self._inner, self._strike = inner, strike
 
-    async def run(self, ready: Callable[[], None], ending: Callable[[Exit], None]) -> Exit:
+    async def run(self, ready: Callable[[], None], ending: Callable[[Exit], bool]) -> Exit:
         return await self._strike.coroutine(self._inner.run(ready, ending))
 
 

@@ -36,7 +36,7 @@ async def test_a_child_is_ready_when_start_child_returns_and_gone_when_stop_chil
             for _ in range(2):
                 await supervisor.start_child(stage.spec("a"))
                 assert await stage.names.call("a", "hello") == "HELLO"
-                assert (supervisor.child_names(), supervisor.child_state("a")) == (("a",), "running")
+                assert (supervisor.child_names(), supervisor.child("a").state) == (("a",), "running")
                 await supervisor.stop_child("a")
                 assert "a" not in stage.names
                 assert supervisor.child_names() == ()
@@ -59,7 +59,7 @@ async def test_a_first_start_that_fails_goes_to_its_caller_as_it_is_and_is_not_r
 
 
 async def test_a_name_is_taken_from_the_moment_its_start_begins() -> None:
-    """Also while it is starting, stopping, waiting to restart, failed and finished."""
+    """Also while it is starting, stopping, waiting to restart and failed."""
     async with quiet_loop():
         stage, clock = Stage(), ManualClock()
         supervisor = DynamicSupervisor("crew", RestartLimits(intensity=1, backoff_first=1.0, jitter=0), clock)
@@ -67,7 +67,7 @@ async def test_a_name_is_taken_from_the_moment_its_start_begins() -> None:
             seen = []
 
             async def is_taken() -> None:
-                seen.append(supervisor.child_state("a"))
+                seen.append(supervisor.child("a").state)
                 with pytest.raises(NameTaken):
                     await supervisor.start_child(stage.spec("a"))
 
@@ -84,9 +84,9 @@ async def test_a_name_is_taken_from_the_moment_its_start_begins() -> None:
             clock.advance(1.0)
             await stage.names.wait_registered("a")
             stage.crash("a")
-            await until(lambda: supervisor.child_state("a") == "failed")
+            await until(lambda: supervisor.child("a").state == "failed")
             await is_taken()
-            supervisor.remove_child("a")
+            await supervisor.stop_child("a")
             await supervisor.start_child(stage.spec("a"))
             stage.close("terminate a")
             stopping = asyncio.ensure_future(supervisor.stop_child("a"))
@@ -110,7 +110,7 @@ async def test_no_start_and_no_stop_delays_another() -> None:
             stopping = asyncio.ensure_future(supervisor.stop_child("b"))
             await supervisor.start_child(stage.spec("c"))
             stage.crash("c")
-            await until(lambda: supervisor.child_state("c") == "backoff")
+            await until(lambda: supervisor.child("c").state == "backoff")
             await supervisor.stop_child("c")
             assert not starting.done()
             assert not stopping.done()
@@ -120,7 +120,7 @@ async def test_no_start_and_no_stop_delays_another() -> None:
 
 
 async def test_a_child_over_its_limit_is_kept_as_failed_and_reported_and_the_others_live_on() -> None:
-    """Once, with its last failure; until it is removed."""
+    """Once, with its last failure; until it is stopped."""
     async with quiet_loop():
         stage, clock, told = Stage(), ManualClock(), list[ChildFailure]()
         supervisor = DynamicSupervisor("crew", ROUND, clock, on_failure=told.append)
@@ -139,8 +139,6 @@ async def test_a_child_over_its_limit_is_kept_as_failed_and_reported_and_the_oth
             node = supervisor.snapshot().children[0]
             assert (node.state, node.uptime, node.last_failure) == ("failed", None, "Crash: handle of a")
             assert await stage.names.call("b", "handled") == 2
-            with pytest.raises(NameTaken):
-                supervisor.remove_child("b")
             await supervisor.stop_child("a")
             with pytest.raises(NameNotFound):
                 await supervisor.stop_child("a")
@@ -191,19 +189,18 @@ async def test_how_a_function_ended_is_told_apart() -> None:
     async with quiet_loop():
         supervisor = DynamicSupervisor("crew")
         async with running(supervisor):
-            await supervisor.start_child(function_spec("give", give, restart="transient"))
-            assert await supervisor.wait_child("give") == Returned(7)
-            assert supervisor.child_state("give") == "finished"
-            await supervisor.start_child(function_spec("fail", fail, restart="temporary"))
-            exit = await supervisor.wait_child("fail")
+            give_one = await supervisor.start_child(function_spec("give", give, restart="transient"))
+            assert await give_one.wait() == Returned(7)
+            fail_one = await supervisor.start_child(function_spec("fail", fail, restart="temporary"))
+            exit = await fail_one.wait()
             assert isinstance(exit, Raised)
             assert isinstance(exit.error, Crash)
+            assert supervisor.child_names() == ()
             await supervisor.start_child(function_spec("wait", asyncio.Event().wait))
             waiting = asyncio.ensure_future(supervisor.wait_child("wait"))
             await turns()
             await supervisor.stop_child("wait")
             assert await waiting == Stopped()
-            supervisor.remove_child("give")
             with pytest.raises(NameNotFound):
                 await supervisor.wait_child("give")
 
@@ -237,7 +234,7 @@ async def test_a_stop_during_backoff_is_at_once_and_many_stops_are_one() -> None
 
 
 async def test_a_child_that_does_not_let_go_is_left_behind_failed_and_reported() -> None:
-    """`stop_child` says so; the entry can be removed, but its actor's name is not free before it really ends."""
+    """Each stop says so, and it stays in the tree; once it has really ended, a stop takes it out."""
     async with quiet_loop():
         stage, clock, told = Stage(), ManualClock(), list[ChildFailure]()
         supervisor = DynamicSupervisor("crew", clock=clock, on_failure=told.append)
@@ -252,12 +249,15 @@ async def test_a_child_that_does_not_let_go_is_left_behind_failed_and_reported()
             with pytest.raises(StopTimeout, match="'a' did not end"):
                 await stopping
             assert [failure.outcome for failure in told] == ["abandoned"]
-            assert supervisor.child_state("a") == "failed"
-            await supervisor.stop_child("a")
+            assert supervisor.child("a").state == "failed"
+            with pytest.raises(StopTimeout, match="'a' did not end"):
+                await supervisor.stop_child("a")
             with pytest.raises(NameTaken):
                 await supervisor.start_child(stage.spec("a"))
             stage.open("terminate a")
             await stage.names.wait_free("a")
+            await turns()
+            await supervisor.stop_child("a")
             await supervisor.start_child(stage.spec("a"))
 
 
@@ -345,7 +345,7 @@ async def test_a_crashed_child_whose_terminate_hangs_is_left_behind_and_not_rest
             stage.crash("a")
             for _ in range(2):
                 await clock.sleeping(5.0)
-                assert supervisor.child_state("a") == "stopping"
+                assert supervisor.child("a").state == "stopping"
                 clock.advance(5.0)
                 await turns()
             exit = await supervisor.wait_child("a")
@@ -354,7 +354,7 @@ async def test_a_crashed_child_whose_terminate_hangs_is_left_behind_and_not_rest
             assert exit.error.__notes__ == ["'a' did not end within 5 s of being stopped, nor 5 s later"]
             assert [failure.outcome for failure in told] == ["abandoned"]
             assert told[0].error.__cause__ is exit.error
-            assert (supervisor.child_state("a"), stage.made["a"]) == ("failed", 1)
+            assert (supervisor.child("a").state, stage.made["a"]) == ("failed", 1)
             stage.open("terminate a")
             await stage.names.wait_free("a")
 
@@ -374,6 +374,6 @@ async def test_a_start_that_fails_and_hangs_shows_its_own_error_once_it_is_left_
                 await turns()
             with pytest.raises(Crash, match="init of a"):
                 await starting
-            assert supervisor.child_state("a") == "failed"
+            assert supervisor.child("a").state == "failed"
             stage.open("terminate a")
             await stage.names.wait_free("a")

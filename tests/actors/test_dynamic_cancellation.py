@@ -64,7 +64,7 @@ async def test_a_cancelled_start_waits_for_a_slow_terminate_also_inside_a_cancel
                 async def let_go() -> None:
                     await until(lambda: "terminate a" in stage.log)
                     await turns()
-                    assert supervisor.child_state("a") == "stopping"
+                    assert supervisor.child("a").state == "stopping"
                     stage.open("terminate a")
 
                 helper = asyncio.ensure_future(let_go())
@@ -95,7 +95,7 @@ class StruckSupervisor(Supervisor):
 
     strike: Strike
 
-    async def run(self, ready: Callable[[], None], ending: Callable[[Exit], None]) -> Exit:
+    async def run(self, ready: Callable[[], None], ending: Callable[[Exit], bool]) -> Exit:
         return await self.strike.coroutine(super().run(ready, ending))
 
 

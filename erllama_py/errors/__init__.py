@@ -7,34 +7,15 @@ engine) are translated at their border and travel as the `__cause__` of one of t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
-# Each error of this library by the name of its class, for those that come from another process.
-KINDS: dict[str, type[ErllamaError]] = {}
-
-
-@dataclass(eq=False)
-class ErllamaError(Exception):
-    """The root of all errors of this library."""
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        KINDS.setdefault(cls.__name__, cls)
-
-    def __post_init__(self) -> None:
-        # `args` holds the fields in order, so that errors can be pickled and copied.
-        self.args = tuple(getattr(self, field.name) for field in fields(self))
-
-    def __str__(self) -> str:
-        return self.describe()
-
-    def describe(self) -> str:
-        """One sentence with the facts."""
-        return type(self).__name__
-
-
-KINDS[ErllamaError.__name__] = ErllamaError
+from erllama_py.errors.base import KINDS as KINDS
+from erllama_py.errors.base import ErllamaError as ErllamaError
+from erllama_py.errors.tree import RestartLimitReached as RestartLimitReached
+from erllama_py.errors.tree import RuntimeClosed as RuntimeClosed
+from erllama_py.errors.tree import RuntimeFailed as RuntimeFailed
+from erllama_py.errors.tree import RuntimeReused as RuntimeReused
+from erllama_py.errors.tree import SupervisedStuck as SupervisedStuck
 
 # --- options -----------------------------------------------------------------------------------------
 
@@ -273,32 +254,6 @@ class TokenizerOnly(ModelUnavailable):
 
     def describe(self) -> str:
         return f"the model {self.model_id!r} was loaded with vocab_only: it tokenizes, but cannot generate"
-
-
-@dataclass(eq=False)
-class RuntimeClosed(ErllamaError):
-    """The runtime is closed, closing, or was never opened."""
-
-    def describe(self) -> str:
-        return "the runtime is not open"
-
-
-@dataclass(eq=False)
-class RuntimeReused(ErllamaError):
-    """A runtime was entered a second time; make a new one."""
-
-    def describe(self) -> str:
-        return "a runtime can be entered once; make a new one"
-
-
-@dataclass(eq=False)
-class RuntimeFailed(ErllamaError):
-    """The supervision tree gave up; `__cause__` is the failure that it could not restart away."""
-
-    problem: str
-
-    def describe(self) -> str:
-        return f"the supervision tree gave up: {self.problem}"
 
 
 # --- one request ---------------------------------------------------------------------------------------

@@ -1,0 +1,172 @@
+"""Incarnations: a handle belongs to one child, and every kind of end wakes whoever waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from helpers.checkpoints import quiet_loop, turns
+from helpers.clock import ManualClock
+from helpers.players import ROUND, Crash, Stage, function_spec, running, until
+
+from erllama_py.actors import (
+    ActorEnded,
+    DynamicSupervisor,
+    Exit,
+    Raised,
+    RestartLimitReached,
+    RestartLimits,
+    Returned,
+    Stopped,
+)
+
+pytestmark = pytest.mark.anyio
+NEVER = RestartLimits(intensity=0)
+
+
+async def test_a_stale_handle_does_nothing_to_its_successor() -> None:
+    """`stop` and `wait` of the first are about the first alone, whoever has its name now."""
+    async with quiet_loop():
+        stage, supervisor = Stage(), DynamicSupervisor("crew")
+        async with running(supervisor):
+            first = await supervisor.start_child(stage.spec("a"))
+            await first.stop()
+            second = await supervisor.start_child(stage.spec("a"))
+            await first.stop()
+            assert await first.wait() == Stopped()
+            assert (first.exit, second.exit) == (Stopped(), None)
+            assert await stage.names.call("a", "hello") == "HELLO"
+            assert supervisor.child("a") is second
+
+
+async def test_a_failed_one_that_was_replaced_leaves_its_successor_in_the_tree() -> None:
+    """Taking a failed child out twice takes out nobody else."""
+    async with quiet_loop():
+        stage, supervisor = Stage(), DynamicSupervisor("crew", NEVER)
+        async with running(supervisor):
+            first = await supervisor.start_child(stage.spec("a"))
+            stage.crash("a")
+            await first.wait()
+            await first.stop()
+            await supervisor.start_child(stage.spec("a"))
+            await first.stop()
+            assert supervisor.child_names() == ("a",)
+
+
+async def test_what_ended_for_good_is_told_once_whatever_the_reason() -> None:
+    """Stopped, returned, raised, given up, failed to start, and with its supervisor: each exactly once."""
+
+    async def give() -> int:
+        return 7
+
+    async def fail() -> None:
+        raise Crash("on purpose")
+
+    async with quiet_loop():
+        stage, told = Stage(), list[tuple[str, Exit]]()
+
+        def heard(name: str) -> dict[str, Any]:
+            return {"on_ended": lambda exit: told.append((name, exit))}
+
+        supervisor = DynamicSupervisor("crew", NEVER)
+        async with running(supervisor):
+            for name in ("stopped", "crashed", "left"):
+                await supervisor.start_child(stage.spec(name, **heard(name)))
+            await supervisor.stop_child("stopped")
+            stage.crash("crashed")
+            await supervisor.wait_child("crashed")
+            stage.fail_init.add("unborn")
+            with pytest.raises(Crash):
+                await supervisor.start_child(stage.spec("unborn", **heard("unborn")))
+            for child in (
+                function_spec("gives", give, restart="transient", **heard("gives")),
+                function_spec("fails", fail, restart="temporary", **heard("fails")),
+            ):
+                await (await supervisor.start_child(child)).wait()
+        assert [name for name, _ in told] == ["stopped", "crashed", "unborn", "gives", "fails", "left"]
+        exits = dict(told)
+        assert (exits["stopped"], exits["gives"], exits["left"]) == (Stopped(), Returned(7), Stopped())
+        errors = {name: exit.error for name, exit in told if isinstance(exit, Raised)}
+        assert isinstance(errors["crashed"], RestartLimitReached)
+        assert isinstance(errors["unborn"], Crash)
+        assert isinstance(errors["fails"], Crash)
+
+
+@pytest.mark.parametrize("turn", range(4))
+async def test_a_keeper_that_is_cancelled_from_outside_wakes_everybody_all_the_same(turn: int) -> None:
+    """Before its first step too: a sweep over all tasks of the process must not leave anybody waiting."""
+    async with quiet_loop():
+        stage, supervisor, told = Stage(), DynamicSupervisor("crew"), list[Exit]()
+        async with running(supervisor):
+            keeper = supervisor.begin_child(stage.spec("a", on_ended=told.append))
+            waiting = asyncio.ensure_future(keeper.wait())
+            await turns(turn)
+            keeper.cancel()
+            assert await waiting == Stopped()
+            assert keeper.started.done()
+            assert (told, supervisor.child_names()) == ([Stopped()], ())
+            await stage.names.wait_free("a")
+
+
+async def test_the_crash_that_spends_the_budget_says_to_open_calls_that_it_was_the_last() -> None:
+    """The ones before it do not; whoever calls afterwards hears the same as those who were waiting."""
+    async with quiet_loop():
+        stage, clock, last = Stage(), ManualClock(), list[bool]()
+        supervisor = DynamicSupervisor("crew", ROUND, clock)
+        async with running(supervisor):
+            keeper = await supervisor.start_child(stage.spec("a"))
+            for number in range(ROUND.intensity + 1):
+                await stage.names.wait_registered("a")
+                ref = stage.names.whereis("a")
+                assert ref is not None
+                kept = ref.begin_call("keep")
+                stage.crash("a")
+                with pytest.raises(ActorEnded) as ended:
+                    await kept.wait()
+                last.append(ended.value.last)
+                with pytest.raises(ActorEnded) as after:
+                    ref.begin_call("late")
+                assert after.value.last == ended.value.last
+                if number < ROUND.intensity:
+                    await clock.sleeping(2.0**number)
+                    clock.advance(2.0**number)
+            await keeper.wait()
+        assert last == [False] * ROUND.intensity + [True]
+
+
+async def test_a_permanent_child_that_returns_is_told_apart_from_one_that_fails() -> None:
+    """The error says that it returned, and why that was no end."""
+
+    async def give() -> int:
+        return 7
+
+    async with quiet_loop():
+        supervisor = DynamicSupervisor("crew", NEVER)
+        async with running(supervisor):
+            keeper = await supervisor.start_child(function_spec("give", give))
+            exit = await keeper.wait()
+            assert isinstance(exit, Raised)
+            assert str(exit.error) == (
+                "'give' returned after 0 restarts within 60 s: it is permanent, and so restarted when it returns too"
+            )
+
+
+async def test_children_that_ended_well_or_were_temporary_do_not_pile_up() -> None:
+    """A hundred of them leave nothing in the tree; one that was given up stays, to be looked at."""
+
+    async def give() -> int:
+        return 7
+
+    async def fail() -> None:
+        raise Crash("on purpose")
+
+    async with quiet_loop():
+        supervisor = DynamicSupervisor("crew", NEVER)
+        async with running(supervisor):
+            for number in range(50):
+                for restart in ("temporary", "transient"):
+                    await supervisor.start_child(function_spec(f"{restart} {number}", give, restart=restart))
+                await supervisor.start_child(function_spec(f"fails {number}", fail, restart="temporary"))
+            await supervisor.start_child(function_spec("given up", fail))
+            await until(lambda: supervisor.child_names() == ("given up",))
