@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from erllama_py.engine.backend import Backend, BackendFailure, DecodeStatus, ModelFacts, Slice
+from erllama_py.engine.heartbeat import Heart
 from erllama_py.engine.sequence import Running
 
 
@@ -31,12 +32,14 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Decoder:
-    """See the module. `fail` is a drill: every decode fails from then on."""
+    """See the module. `fail` is a drill: every decode fails from then on. `heart` beats with each decode."""
 
     def __init__(
-        self, backend: Backend, facts: ModelFacts, settle: Callable[[Sequence[Part], Sequence[Slice]], None]
-    ) -> None:
+        self, backend: Backend, facts: ModelFacts, settle: Callable[[Sequence[Part], Sequence[Slice]], None],
+        heart: Heart,
+    ) -> None:  # fmt: skip
         self.fail = False
+        self._heart = heart
         self._backend, self._settle = backend, settle
         self._n_batch = facts.n_batch
         self._cuttable = facts.memory in ("full", "window")
@@ -61,7 +64,12 @@ class Decoder:
         if self.fail:
             raise BackendFailure("a decode was told to fail")
         slices = [part.running.slice(part.tokens) for part in parts]
-        status = self._backend.decode(slices)
+        status = None
+        self._heart.begins(sum(len(one.tokens) for one in slices))
+        try:
+            status = self._backend.decode(slices)
+        finally:
+            self._heart.ends(status is DecodeStatus.DONE)
         if status is DecodeStatus.DONE:
             self._settle(parts, slices)
         return status

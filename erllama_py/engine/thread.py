@@ -29,6 +29,7 @@ from erllama_py.engine.compute_threads import ComputeThreads
 from erllama_py.engine.cpu_share import PROCESS
 from erllama_py.engine.cpu_watch import CpuWatch
 from erllama_py.engine.failure import failure_of
+from erllama_py.engine.heartbeat import Heart
 from erllama_py.engine.jobs import Cancel, Capture, Died, Drop, Grant, Job, Outcome, Restore
 from erllama_py.engine.worker import Worker
 from erllama_py.options.model import SchedulerOpts
@@ -50,6 +51,7 @@ class EngineThread:
     ) -> None:  # fmt: skip
         self.failure: BaseException | None = None
         self.ended = anyio.Event()
+        self._heart: Heart | None = None  # once it has loaded
         self._load_over = anyio.Event()
         self._facts: ModelFacts | None = None
         self._load_told = 0.0  # the fraction last reported
@@ -94,6 +96,10 @@ class EngineThread:
                 if self._sole == job.request_id:
                     self._backend.abort(True)
 
+    def overdue(self) -> float | None:
+        """For how many seconds a decode has run that takes far longer than those before it; None where none does."""
+        return None if self._heart is None else self._heart.overdue()
+
     async def stop(self, deadline: float) -> bool:
         """Ask the thread to end and wait for it, at most `deadline` seconds; false if it still runs."""
         self._stopping = True
@@ -117,6 +123,7 @@ class EngineThread:
             worker = Worker(
                 self._backend, cells, threads, facts, self._scheduler, self._thread.name, self._post, self._alone
             )
+            self._heart = worker.heart
             self._call_loop(self._load_over.set)
             self._serve(worker)
         except LoadCancelled:

@@ -19,6 +19,7 @@ from erllama_py.engine.cells import Cells
 from erllama_py.engine.compute_threads import ComputeThreads
 from erllama_py.engine.decoding import Decoder, Part
 from erllama_py.engine.failure import failure_of
+from erllama_py.engine.heartbeat import Heart
 from erllama_py.engine.jobs import (
     Cancel,
     Capture,
@@ -64,7 +65,8 @@ class Worker:
         self._backend, self._cells, self._facts, self._scheduler = backend, cells, facts, scheduler
         self._threads = threads
         self._post, self._alone, self._clock = post, alone, clock
-        self._decoder = Decoder(backend, facts, self._settle)
+        self.heart = Heart(clock)
+        self._decoder = Decoder(backend, facts, self._settle, self.heart)
         self._log = get_logger(thread=name)
         self._running: dict[int, Running] = {}
         self._parked: dict[int, Running] = {}

@@ -11,6 +11,7 @@ from helpers.worker import Bench
 
 from erllama_py.engine.backend import BackendFailure, DecodeStatus, MemoryKind, Slice
 from erllama_py.engine.decoding import Decoder, Part, Result
+from erllama_py.engine.heartbeat import Heart
 from erllama_py.engine.sequence import Running
 
 Script = Callable[[Sequence[Slice]], DecodeStatus]
@@ -35,7 +36,7 @@ class Table:
             Part(Running(job, bench.backend.sampler(job.sampling, job.tokens), bench.facts, 0.0), 10) for job in jobs
         ]
         self.settled: list[list[int]] = []
-        self.decoder = Decoder(bench.backend, bench.facts, self._settle)
+        self.decoder = Decoder(bench.backend, bench.facts, self._settle, Heart())
 
     def _settle(self, parts: Sequence[Part], slices: Sequence[Slice]) -> None:
         self.settled.append([part.running.seq_id for part in parts])
