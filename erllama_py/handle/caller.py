@@ -31,7 +31,7 @@ from erllama_py.handle.border import caller_errors
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.request import capture_plan, make_request, salted, too_late
 from erllama_py.options.request import RequestOptions, parse_request_options
-from erllama_py.results import Completion
+from erllama_py.results import Completion, Event
 from erllama_py.scheduler.messages import (
     CancelRequest,
     EndSession,
@@ -52,6 +52,10 @@ INLINE_LENGTH = 4_000
 
 Prepared = tuple[list[int], tuple[int, ...]]  # the tokens of a prompt, and where others may part from it
 T = TypeVar("T")
+
+
+def _nobody(event: Event) -> None:
+    """Reads a stream that nobody asked for."""
 
 
 class Caller:
@@ -172,12 +176,14 @@ class Caller:
         try:
             async with asyncio.timeout_at(ends_at) as timeout:
                 tokens, anchors = await prepare()
+                if ends_at is not None and feed is None:
+                    feed = _nobody  # what has come so far must be known here when the deadline passes
                 request_id, reply = await self._submit(tokens, anchors, checked, feed, now, prefill_only)
         except TimeoutError:
             if not timeout.expired():
                 raise
             reply = Reply(actor_name(self.board.model_id))
-            reply.send(too_late(self.identity(checked), now, time.monotonic()))
+            reply.send(too_late(now, time.monotonic()))
             return new_ticket(), reply
         if ends_at is not None:
             timer = loop.call_at(ends_at, self.tell, CancelRequest(request_id))

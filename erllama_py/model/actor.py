@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
+import msgspec
 
 from erllama_py import errors
 from erllama_py.actors import Background, Exit, NoRestart, Raised, Reply, StateMachine, Stop
@@ -25,13 +26,14 @@ from erllama_py.engine.backends import BackendFactory
 from erllama_py.engine.failure import Failure
 from erllama_py.engine.jobs import DrillFault, Outcome
 from erllama_py.engine.thread import EngineThread
+from erllama_py.model import open_request
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.kept_logits import KeptLogits
 from erllama_py.model.loading import describe, prepare_off_loop, range_bytes, report_weights
 from erllama_py.model.look_ups import LookUps
+from erllama_py.model.open_request import OpenRequest
 from erllama_py.model.request import make_completion
 from erllama_py.model.saving import row_meta
-from erllama_py.results import Completion
 from erllama_py.scheduler import machine
 from erllama_py.scheduler.limits import limits_of
 from erllama_py.scheduler.messages import (
@@ -92,7 +94,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self._remember = remember  # the folder of remembered fingerprints
         self._stop_timeout = stop_timeout  # seconds that the engine thread has to end
         self._thread: EngineThread | None = None
-        self._open: dict[int, tuple[Submit, Reply[Completion]]] = {}
+        self._open: dict[int, OpenRequest] = {}
         self._undecided = 0  # batches of the engine's that wait in the mailbox
         self._look_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -149,8 +151,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
         return stop
 
     def _emit(self, effect: Emit) -> None:
-        if effect.request_id in self._open and (feed := self._open[effect.request_id][0].feed):
-            feed(effect.event)
+        if one := self._open.get(effect.request_id):
+            one.emit(effect.event)
 
     def _post(self, event: Found | RowRead | Look | BuffersBack | SaveLost) -> None:
         if self.ref.exit is None:
@@ -162,8 +164,10 @@ class ModelActor(StateMachine[State, Message, Effect]):
         """Keep the reply of a request until its effect answers it; a caller that goes away cancels it."""
         if isinstance(message, Submit) and reply is not None:
             request_id = message.request.id
-            self._open[request_id] = (message, reply)
+            self._open[request_id] = OpenRequest(message, reply)
             reply.on_abandoned(lambda: self.ref.cast(CancelRequest(request_id), bounded=False))
+        elif isinstance(message, CancelRequest):
+            asyncio.get_running_loop().call_later(open_request.SETTLE_SECONDS, self._settle, message.request_id)
         elif isinstance(message, SaveAll) and reply is not None:
             ticket = message.ticket
             self._saves[ticket] = reply
@@ -171,6 +175,14 @@ class ModelActor(StateMachine[State, Message, Effect]):
         elif isinstance(message, LeaveSaveAll):
             self._saves.pop(message.ticket, None)
         return message
+
+    def _settle(self, request_id: int) -> None:
+        """Answer a request that was cancelled with what has come so far, if the engine has not said what it had."""
+        now = time.monotonic()
+        if request_id in self._open and (cut := machine.cut_short(self.state, request_id, now)):
+            one = self._open.pop(request_id)
+            finished = one.so_far(cut.outline, cut.started_at, now)
+            one.reply.send(make_completion(msgspec.structs.replace(cut, finished=finished), now))
 
     def transition(self, state: State, event: Message) -> tuple[State, Sequence[Effect]]:
         now = time.monotonic()
@@ -223,13 +235,13 @@ class ModelActor(StateMachine[State, Message, Effect]):
             case AnswerSaved(ticket):
                 self._background.answer(self._saves.pop(ticket), self._cache.flush())
             case Complete(request):
-                _, reply = self._open.pop(request.id)
-                reply.send(make_completion(effect, time.monotonic()))
+                if one := self._open.pop(request.id, None):
+                    one.reply.send(make_completion(effect, time.monotonic()))
             case FailRequest(request_id, failure):
-                _, reply = self._open.pop(request_id)
-                reply.fail(failure.error())
+                if one := self._open.pop(request_id, None):
+                    one.reply.fail(failure.error())
             case Refuse(request, waiting):
-                _, reply = self._open.pop(request.id)
+                reply = self._open.pop(request.id).reply
                 if waiting is None:
                     session_id = request.session_id or ""
                     reply.fail(errors.SessionBusy(f"a turn of session {session_id!r} is under way", session_id))

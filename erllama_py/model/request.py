@@ -145,11 +145,11 @@ def make_completion(answer: Complete, now: float) -> Completion:
     )
 
 
-def too_late(identity: Identity, called: float, now: float) -> Completion:
+def too_late(called: float, now: float) -> Completion:
     """The result of a call whose deadline has passed before there was a request."""
     request = Request(
         id=0, tokens=[], max_new_tokens=0, sampling=Sampling(), stop_sequences=(), submitted_at=called,
-        identity=identity, packed=b"", key=b"",
+        identity=Identity(b"", 0, b""), packed=b"", key=b"",
     )  # fmt: skip
     outline = Outline(
         hit=CacheHit("cold", 0), miss_reason="cancelled before it was looked up", tier=None, lookup_seconds=0.0,

@@ -214,6 +214,12 @@ def _cancel(state: State, request_id: int, now: float) -> tuple[State, list[Effe
     return _then_schedule((state, effects), now)
 
 
+def cut_short(state: State, request_id: int, now: float) -> Complete | None:
+    """The answer to a request that was cancelled, but for what the engine had of it; None where it is over."""
+    running = state.requests.get(request_id)
+    return None if running is None else Complete(running.request, outline(running, now), None, running.started_at, None)
+
+
 def _prefilled(state: State, request_id: int, done: int, total: int, now: float) -> tuple[State, list[Effect]]:
     running = state.requests.get(request_id)
     if running is None:

@@ -104,6 +104,6 @@ def test_who_is_cancelled_has_waited_until_then() -> None:
 
 def test_who_is_too_late_to_be_a_request_has_waited_until_then() -> None:
     """The same as one whose deadline passes in the queue."""
-    late = too_late(IDENTITY, 2.0, 5.0)
+    late = too_late(2.0, 5.0)
     assert times(late.stats) == (3.0, 0.0, 0.0, 3.0)
     assert (late.finish_reason, late.generated, late.prompt_tokens, late.cache_hit_kind) == ("cancelled", [], 0, "cold")

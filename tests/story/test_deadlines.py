@@ -14,6 +14,7 @@ from helpers.runtime import STUB, drain, slow_stub, stub_runtime, until
 import erllama_py as erllama
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.stub import StubBackend
+from erllama_py.model import open_request
 from erllama_py.options.model import ModelConfig
 
 pytestmark = pytest.mark.anyio
@@ -122,3 +123,73 @@ async def test_a_callers_own_timeout_stays_one() -> None:
             async with asyncio.timeout(0.01):
                 await model.complete("hello", deadline=1e6)
         gate.set()
+
+
+@asynccontextmanager
+async def hanging(after: int, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[erllama.Model, StubBackend]]:
+    """A model for eight at a time whose decodes hang from one on, until the block is left."""
+    monkeypatch.setattr(open_request, "SETTLE_SECONDS", 0.0)
+    made: list[StubBackend] = []
+
+    def make(model_id: str, config: ModelConfig) -> StubBackend:
+        made.append(StubBackend(model_id, config))
+        return made[-1]
+
+    context = {"n_ctx": 1024, "n_seq_max": 8}
+    async with erllama.Runtime(backend_factory=make) as runtime:
+        model = await runtime.load_model(
+            "m", {**STUB, "context_opts": context, "stub": {"hang_decode_after": after}, "policy": {"min_tokens": None}}
+        )
+        try:
+            yield model, made[0]
+        finally:
+            made[0].release.set()
+            await until(lambda: model.queue_depth == 0)
+            assert model.info.restarts == 0
+            again = await model.complete("hello again", response_tokens=4, temperature=0.0)
+            assert len(again.generated) == 4
+
+
+@pytest.mark.parametrize("after", [0, 3], ids=["prompt", "reply"])
+async def test_it_holds_although_a_decode_hangs(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all who take part in that decode, and all who wait; the engine's later answers go nowhere."""
+    async with hanging(after, monkeypatch) as (model, backend):
+        calls = [model.complete("hello", deadline=0.02, response_tokens=50, temperature=0.0) for _ in range(12)]
+        done = await asyncio.gather(*calls)
+        assert backend.hung.is_set()
+        assert {one.finish_reason for one in done} == {"cancelled"}
+        assert model.queue_depth > 0
+        if after:
+            assert max(len(one.generated) for one in done) > 0
+        for one in done:
+            assert one.reply == bytes(one.generated).decode()
+            assert (one.committed_tokens, one.finish_key) == (0, None)
+            assert one.stats.decode_seconds >= 0 <= one.stats.prefill_seconds
+
+
+async def test_a_stream_ends_with_what_it_has_shown_when_a_decode_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `cancel` as by its deadline; and a session goes on from there."""
+    async with hanging(4, monkeypatch) as (model, backend):
+        session = model.session()
+        async with session.stream_chat("hello", response_tokens=50, temperature=0.0) as events:
+            shown = [event async for event in cancelled_when(backend.hung, events)]
+        *deltas, last = (event for event in shown if not isinstance(event, erllama.Progress))
+        assert isinstance(last, erllama.Done)
+        told = last.completion
+        assert told.finish_reason == "cancelled"
+        assert [token for one in deltas if isinstance(one, erllama.TextDelta) for token in one.token_ids]
+        assert told.generated == [t for one in deltas if isinstance(one, erllama.TextDelta) for t in one.token_ids]
+        assert session.messages[-1]["content"] == told.reply
+
+
+async def cancelled_when(hung: threading.Event, events: erllama.Stream) -> AsyncIterator[erllama.Event]:
+    """The events of a stream that is cancelled once a decode hangs."""
+
+    async def cancel() -> None:
+        await until(hung.is_set)
+        events.cancel()
+
+    cancelling = asyncio.create_task(cancel())
+    async for event in events:
+        yield event
+    await cancelling

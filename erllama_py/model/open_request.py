@@ -1,0 +1,48 @@
+"""A request that is not answered yet: its reply, its stream, and what has come of it so far.
+
+A request that is cancelled, by its caller or by its deadline, is answered by the engine, which knows best what it had.
+Where the engine does not say so within `SETTLE_SECONDS`, because a decode takes long or hangs, the caller gets what has
+come so far. What the engine says later goes nowhere: the state machine still hears of it, and frees the cells.
+"""
+
+from __future__ import annotations
+
+import time
+
+from erllama_py.actors import Reply
+from erllama_py.engine.jobs import Finished
+from erllama_py.results import Completion, Event, TextDelta
+from erllama_py.scheduler.messages import Outline, Submit
+
+SETTLE_SECONDS = 0.25  # a tick of an engine that does well, and some more
+
+
+class OpenRequest:
+    """See the module. Times are in seconds of the monotonic clock."""
+
+    def __init__(self, submit: Submit, reply: Reply[Completion]) -> None:
+        self.reply = reply
+        self._submit = submit
+        self._texts: list[str] = []
+        self._tokens: list[int] = []
+        self._first_at: float | None = None
+
+    def emit(self, event: Event) -> None:
+        """The next event of its stream."""
+        if self._submit.feed is None:
+            return
+        if isinstance(event, TextDelta):
+            self._first_at = self._first_at or time.monotonic()
+            self._texts.append(event.text)
+            self._tokens += event.token_ids
+        self._submit.feed(event)
+
+    def so_far(self, outline: Outline, started_at: float | None, now: float) -> Finished:
+        """What the engine would say of it. How many of its tokens lie in the cells, nobody else knows."""
+        began = now if started_at is None else started_at + outline.lookup_seconds + outline.restore_seconds
+        first = self._first_at or now
+        return Finished(
+            request_id=self._submit.request.id, reason="cancelled", stop_sequence=None, text="".join(self._texts),
+            token_ids=self._tokens, held=0, first_held=-1, captured_to=0, prefill_tokens=0,
+            prefill_seconds=max(0.0, first - began), decode_seconds=now - first, decodes=max(0, len(self._tokens) - 1),
+        )  # fmt: skip
