@@ -307,7 +307,7 @@ def _finished(state: State, finished: Finished, now: float) -> tuple[State, list
     answer = Complete(request, outline(running, now), finished, running.started_at, finished.held if saved else None)
     # Who waits for a request that a shutdown has ended learns that the model is gone.
     effects: list[Effect] = [] if state.stopping else [answer]
-    return _leave(without_request(state, request.id), running, effects, now)
+    return _leave(without_request(state, request.id), changed(running, captured_to=captured_to), effects, now)
 
 
 def _failed(state: State, failed: Failed, now: float) -> tuple[State, list[Effect]]:

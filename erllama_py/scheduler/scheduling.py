@@ -17,7 +17,7 @@ from erllama_py.scheduler.books import count, grown
 from erllama_py.scheduler.evicting import copy_out, evict
 from erllama_py.scheduler.messages import Effect, LookUp, SendJob
 from erllama_py.scheduler.slots import Slot
-from erllama_py.scheduler.starting import follow, leave_start, shares, with_pieces
+from erllama_py.scheduler.starting import follow, leave_start, saved_by, shares, with_pieces
 from erllama_py.scheduler.state import Running, State, changed, slot_of, unstarted, with_request, with_slot
 from erllama_py.scheduler.turns import gives_way, next_up
 
@@ -225,7 +225,8 @@ def lead_gone(state: State, lead: Running, now: float) -> tuple[State, list[Effe
             state, more = go_on(state, other, other.lead_end, now)
         elif lead.stage not in ("working", "parking"):  # the engine was not asked yet to share anything
             state, more = shares(state, other, 0, now)
-        else:
-            continue
+        else:  # the engine's answer is still to come
+            saved = max(other.saved_by_lead, saved_by(lead, other.lead_end))
+            state, more = with_request(state, changed(other, saved_by_lead=saved)), []
         effects += more
     return state, effects

@@ -60,7 +60,7 @@ def shares(state: State, running: Running, length: int, now: float) -> tuple[Sta
     """A request that was to begin with another's cells has so many of them: start it, unless there is more to share."""
     lead = state.requests.get(running.lead) if running.lead is not None else None
     state = with_slot(state, changed(slot_of(state, running), held=running.sought.packed[: TOKEN_BYTES * length]))
-    saved = max(running.saved_by_lead, _saved_by(lead, length) if lead is not None else 0)
+    saved = max(running.saved_by_lead, saved_by(lead, length) if lead is not None else 0)
     running = changed(running, forking=False, lead=None, lead_end=0, saved_by_lead=saved, coming_since=now)
     state = with_request(state, running)
     # Of several who have lost the same lead, the first goes on, and the others follow it: for as much more as would
@@ -73,7 +73,7 @@ def shares(state: State, running: Running, length: int, now: float) -> tuple[Sta
     return _start(state, running, running.answer, now) if running.answer is not None else (state, [])
 
 
-def _saved_by(lead: Running, length: int) -> int:
+def saved_by(lead: Running, length: int) -> int:
     """Up to where whoever computed the beginning has saved it: nobody else needs to."""
     ends = lead.request.plan.prompt_ends if lead.request.plan is not None else ()
     return max((end for end in ends if end <= min(length, lead.captured_to)), default=0)

@@ -27,7 +27,8 @@ def check_parks(before: State, after: State, event: Message, now: float) -> None
     outcomes = event.batch if isinstance(event, EngineOutcomes) else []
     grows = any(running.starving for running in before.requests.values())
     grows = grows or any(isinstance(outcome, Wants) for outcome in outcomes)
-    highest = max((running.request.priority for running in before.queue), default=LOWEST)
+    waiting = [*before.queue, *after.queue]  # one that was just parked may have others parked for it
+    highest = max((running.request.priority for running in waiting), default=LOWEST)
     if isinstance(event, Submit):
         highest = max(highest, event.request.priority)
     for running in after.requests.values():

@@ -127,6 +127,17 @@ def test_what_the_lead_has_saved_is_not_saved_again() -> None:
     assert (saves.captured_to, saves.prompt_ends) == (20, (40,))
 
 
+@pytest.mark.parametrize(("shared", "saved"), [(40, 40), (25, 40)])
+def test_what_a_lead_has_saved_is_not_saved_again_when_it_is_over(shared: int, saved: int) -> None:
+    """Its end may be known before the answer to who shares with it."""
+    state = begun(state_with(), asked(1, A, plan=PLAN))
+    state, _ = run(state, asked(2, SECOND, plan=PLAN), found(2), finished(1, [], held=60, captured_to=60))
+    _, effects = run(state, Forked(2, shared))
+    saves = generate_of(effects).saves
+    assert saves is not None
+    assert (saves.captured_to, saves.prompt_ends) == (saved, ())
+
+
 # --- the lead is gone ---------------------------------------------------------------------------------------------
 
 
