@@ -32,8 +32,6 @@ from erllama_py.actors import (
 )
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.actor import CacheActor
-from erllama_py.cache.messages import SAVER
-from erllama_py.cache.saver import Saver
 from erllama_py.engine.backends import BackendFactory
 from erllama_py.model.actor import ModelActor
 from erllama_py.model.board import ModelBoard
@@ -82,6 +80,8 @@ USER_LIMITS = RestartLimits(intensity=10, period=60.0)
 ENGINE_STOP_SECONDS = 15.0
 MODEL_STOP_SECONDS = 20.0
 USER_STOP_SECONDS = 5.0
+# All rows of a directory may be reported at once, and every model's saves: messages are small.
+MAILBOX = 100_000
 # What a tier that stops may still do: end the writes that have begun, of one row each, on a slow disk.
 TIER_STOP_SECONDS = 30.0
 # Memory that a tier reads rows into and uses again: what one restore has in flight, for rows of 30 MB.
@@ -98,7 +98,6 @@ TREE: tuple[Group | Branch, ...] = (
         (
             (tier_actor_name(RAM_TIER), "rows in this process's memory"),
             (CACHE, "the index of all rows; decides what is saved and what is evicted"),
-            (SAVER, "carries rows to the tiers"),
         ),
         CACHE_LIMITS,
     ),
@@ -136,7 +135,6 @@ def build(
     actors: dict[str, Callable[[], Actor[Any]]] = {
         tier_actor_name(RAM_TIER): lambda: RamTierActor(RAM_TIER, ram),
         CACHE: CacheActor,
-        SAVER: Saver,
     }
 
     def start(place: Group | Branch) -> Runnable:
@@ -154,8 +152,7 @@ def build(
 
 
 def _actor_spec(name: str, make: Callable[[], Actor[Any]], names: Names) -> ChildSpec:
-    # All rows of a directory may be reported at once, and every model's saves: messages are small.
-    return ChildSpec(name, lambda: actor_child(name, make, names, capacity=100_000))
+    return ChildSpec(name, lambda: actor_child(name, make, names, capacity=MAILBOX))
 
 
 def tier_child(name: str, spec: DiskTier | RamFileTier, names: Names) -> ChildSpec:
@@ -163,7 +160,9 @@ def tier_child(name: str, spec: DiskTier | RamFileTier, names: Names) -> ChildSp
     actor = tier_actor_name(name)
     return ChildSpec(
         actor,
-        lambda: actor_child(actor, lambda: DirectoryTier(name, spec, BufferPool(TIER_READ_BYTES)), names),
+        lambda: actor_child(
+            actor, lambda: DirectoryTier(name, spec, BufferPool(TIER_READ_BYTES)), names, capacity=MAILBOX
+        ),
         stop_timeout=TIER_STOP_SECONDS,
         limits=TIER_LIMITS,
     )

@@ -1,7 +1,7 @@
 """The cache's actor: the sole owner of the index of all rows, and of every decision about them. It touches no file.
 
     look-up:  Find → (wait for a row or a tier on its way) → walk, pin → Hit … Used → unpin, count
-    save:     Save → reserve (victims chosen, bytes counted) → Write to the saver → Recheck → RowStored → SaveEnded
+    save:     Save → reserve (victims chosen, bytes counted) → Delete, Put to the tier → Recheck → RowStored | PutFailed
     tiers:    TierUp, TierRows, RowLost … as they come; a tier whose name is given up is forgotten until it is back
 
 Whatever it knows it can learn again: when it starts, it asks every tier that runs to introduce itself. Saves that were
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, ClassVar
@@ -22,27 +22,21 @@ from erllama_py.cache.book import Book
 from erllama_py.cache.eviction import PORTION
 from erllama_py.cache.index import Index
 from erllama_py.cache.messages import (
-    SAVER,
     CacheMessage,
     EvictBytes,
     Explain,
     Find,
-    Flush,
     Gc,
     Hit,
     HolderGone,
     ListRows,
     ListTiers,
     ReadCounters,
-    Removed,
     Save,
-    SaveEnded,
     SaveLost,
-    SaverMessage,
     Skipped,
     Used,
     WaitOver,
-    Write,
 )
 from erllama_py.cache.removals import Removals
 from erllama_py.cache.reservation import Refused, Reservations, row_bytes
@@ -54,8 +48,12 @@ from erllama_py.counters import Counters
 from erllama_py.results import RowInfo
 from erllama_py.tiers.messages import (
     BadFiles,
+    Flush,
     Introduce,
+    Put,
+    PutFailed,
     Recheck,
+    Removed,
     RowLost,
     RowStored,
     TierHealth,
@@ -81,7 +79,6 @@ class CacheActor(Actor[CacheMessage]):
         self._now = now
         self._tiers = TierStates()
         self._found: dict[tuple[str, int], Hit] = {}  # look-ups that hold pins, by holder and request
-        self._saving: dict[int, str] = {}  # the tiers that rows are on their way to, by reservation
         self._holders: dict[tuple[str, bytes], tuple[str, SaveLost]] = {}  # who is told, if such a row is given up
         self._background = Background("cache")
 
@@ -99,7 +96,7 @@ class CacheActor(Actor[CacheMessage]):
         await self._background.stop()
 
     def __repr__(self) -> str:
-        return f"<CacheActor {self.index!r}, {len(self._found)} look-ups open, {len(self._saving)} saves>"
+        return f"<CacheActor {self.index!r}, {len(self._found)} look-ups open, {len(self.reservations)} saves>"
 
     async def handle(self, message: CacheMessage, reply: Reply[Any] | None) -> Answer | None:
         match message:
@@ -111,10 +108,10 @@ class CacheActor(Actor[CacheMessage]):
                 self._save(message)
             case Recheck(reservation):
                 return Answer(self.reservations.stands(reservation))
-            case SaveEnded():
-                self._save_ended(message)
+            case PutFailed(tier, reservation, problem):
+                self._put_failed(tier, reservation, problem)
             case Flush() if reply is not None:
-                self._forward_flush(message, reply)
+                self._background.answer(reply, self._flush(self._ask_all(message)))
             case EvictBytes() if reply is not None:
                 self._background.answer(reply, self._removals.evict(message))
             case Gc() if reply is not None:
@@ -123,8 +120,8 @@ class CacheActor(Actor[CacheMessage]):
                 self._holder_gone(name)
             case WaitOver(ticket):
                 self._answer_all(self._waiting.release(ticket))
-            case Removed(tier, keys, ok):
-                self._removals.done(tier, keys, ok)
+            case Removed():
+                self._removals.done(message)
             case Skipped(reason):
                 self.counters.add(f"saves.dropped.{reason}")
             case ListRows() if reply is not None:
@@ -197,12 +194,6 @@ class CacheActor(Actor[CacheMessage]):
         if tier is not None:
             self._tier_gone(tier)
             self._answer_opened()
-        if name == SAVER:
-            for reservation, place in list(self._saving.items()):
-                self._save_ended(SaveEnded(place, reservation, "saver_gone"))
-            for place, book in self.index.books.items():
-                if book.removing:  # nobody will say what became of them
-                    self._cast(tier_actor_name(place), Introduce())
         for ticket in [ticket for ticket in self._found if ticket[0] == name]:
             self._release(ticket)
 
@@ -210,53 +201,53 @@ class CacheActor(Actor[CacheMessage]):
 
     def _save(self, save: Save) -> None:
         self.counters.add("seconds.pack", save.pack_seconds)
-        decision = self.reservations.reserve(save.meta, save.tier, row_bytes(save.meta), self._now())
-        lost = SaveLost(save.request_id, save.meta.key, save.meta.start, save.meta.end)
+        meta = save.row.meta
+        decision = self.reservations.reserve(meta, save.tier, row_bytes(meta), self._now())
+        lost = SaveLost(save.request_id, meta.key, meta.start, meta.end)
+        self._removals.drop(save.tier, decision.victims)  # before the row: the tier does things in their order
         if isinstance(decision, Refused):
             duplicate = decision.reason == "duplicate"
             self.counters.add("saves.duplicate" if duplicate else f"saves.dropped.{decision.reason}")
-            self._removals.drop(save.tier, decision.victims)
             if not duplicate:
                 self._cast(save.holder, lost)
             return
-        self._holders[save.tier, lost.key] = save.holder, lost
-        if decision.victims:
-            self.counters.add(f"evicted.{save.tier}", len(decision.victims))
-        write = Write(
-            tier=save.tier, reservation=decision.id, victims=decision.victims, meta=save.meta, payload=save.payload,
-            logits=save.logits,
-        )  # fmt: skip
-        self._saving[decision.id] = save.tier
-        if not self._cast(SAVER, write):
-            self._save_ended(SaveEnded(save.tier, decision.id, "saver_gone"))
+        self._holders[save.tier, meta.key] = save.holder, lost
+        if not self._cast(tier_actor_name(save.tier), Put(decision.id, save.row)):
+            self._put_failed(save.tier, decision.id, "no_tier")
 
-    def _save_ended(self, ended: SaveEnded) -> None:
-        known = self._saving.pop(ended.reservation, None) is not None
-        if ended.problem is None or not known:
+    def _put_failed(self, tier: str, reservation: int, problem: str) -> None:
+        given_up = self.reservations.release(reservation)
+        if not given_up:  # told already, or a save of a cache that is no more
             return
-        self.counters.add(f"saves.dropped.{ended.problem}")
-        self._given_up(ended.tier, self.reservations.release(ended.reservation))
-        if ended.problem == "TierFull" and (book := self.index.books.get(ended.tier)) is not None:
+        self._given_up(tier, given_up[:1], problem)
+        self._given_up(tier, given_up[1:], "no_parent")
+        if problem == "TierFull" and (book := self.index.books.get(tier)) is not None:
             book.was_full()
 
-    def _given_up(self, tier: str, keys: Iterable[bytes]) -> None:
+    def _given_up(self, tier: str, keys: Sequence[bytes], problem: str) -> None:
         """These rows will not come: nobody waits for them any more, and whoever saved them hears of it."""
         for key in keys:
+            self.counters.add(f"saves.dropped.{problem}")
             self._answer_all(self._waiting.settled(key))
             if (asked := self._holders.pop((tier, key), None)) is not None:
                 self._cast(*asked)
 
-    def _forward_flush(self, flush: Flush, reply: Reply[Any]) -> None:
-        """Hand the question on: in the saver's mailbox it stands behind all that was forwarded before."""
-        saver = self.names.whereis(SAVER)
-        if saver is None or saver.exit is not None:
-            reply.send(None)
-            return
-        self._background.answer(reply, self._call_saver(flush))
+    def _ask_all(self, flush: Flush) -> list[tuple[str, Book, Reply[None]]]:
+        """Hand the question on: in each tier's queue it stands after all that was sent there before."""
+        actors = [(name, book, self.names.whereis(tier_actor_name(name))) for name, book in self.index.books.items()]
+        return [
+            (name, book, actor.begin_call(flush))
+            for name, book, actor in actors
+            if actor is not None and actor.exit is None
+        ]
 
-    async def _call_saver(self, flush: Flush) -> None:
-        with suppress(ActorError):  # a saver that ended has nothing under way any more
-            await self.names.call(SAVER, flush)
+    async def _flush(self, asked: Iterable[tuple[str, Book, Reply[None]]]) -> None:
+        for tier, book, reply in asked:
+            try:
+                await reply.wait()
+            except ActorError:  # it ended, and its rows are given up: also where its name is not known to be free yet
+                if self.index.books.get(tier) is book:
+                    self._tier_gone(tier)
 
     # --- tiers ---------------------------------------------------------------------------------------------------
 
@@ -304,7 +295,7 @@ class CacheActor(Actor[CacheMessage]):
         given_up = self.reservations.release_tier(tier)
         if (book := self.index.remove_tier(tier)) is not None:
             self._background.start(_shed(book))
-        self._given_up(tier, given_up)  # after that: who waited is not to be sent there
+        self._given_up(tier, given_up, "no_tier")  # after that: who waited is not to be sent there
         self._tiers.gone(tier)
 
     # --- the rest ------------------------------------------------------------------------------------------------
@@ -330,7 +321,7 @@ class CacheActor(Actor[CacheMessage]):
         if change.ref is None and self.ref.exit is None:
             self.ref.cast(HolderGone(change.name), bounded=False)
 
-    def _cast(self, name: str, message: SaverMessage | Introduce | Touch | SaveLost) -> bool:
+    def _cast(self, name: str, message: Put | Touch | SaveLost) -> bool:
         with suppress(ActorError):
             self.names.cast(name, message, bounded=False)
             return True

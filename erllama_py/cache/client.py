@@ -8,9 +8,9 @@ from __future__ import annotations
 from contextlib import suppress
 
 from erllama_py.actors import ActorError, Names
-from erllama_py.cache.messages import CacheMessage, Explain, Find, Flush, Hit, Located, RowBytes, RowMeta
+from erllama_py.cache.messages import CacheMessage, Explain, Find, Hit, Located, RowBytes, RowMeta
 from erllama_py.errors import TierError
-from erllama_py.tiers.messages import CACHE, Get, tier_actor_name
+from erllama_py.tiers.messages import CACHE, Flush, Get, tier_actor_name
 
 
 class CacheClient:

@@ -19,7 +19,6 @@ from erllama_py.cache.messages import (
     CacheMessage,
     EvictBytes,
     Find,
-    Flush,
     Gc,
     Hit,
     ListRows,
@@ -33,7 +32,7 @@ from erllama_py.cache.messages import (
 )
 from erllama_py.errors import CacheUnavailable, RowUnavailable
 from erllama_py.results import FoundPrefix, RowInfo, TierInfo
-from erllama_py.tiers.messages import CACHE, Get, RowBytes, SaveReason, tier_actor_name
+from erllama_py.tiers.messages import CACHE, Flush, Get, RowBytes, SaveReason, tier_actor_name
 
 _tickets = itertools.count(1)
 
@@ -107,7 +106,7 @@ class Cache:
             logits_bytes=len(checks.logits(logits)), reason=checks.reason(reason), created_at=time.time(),
             prefill_seconds=checks.seconds(prefill_seconds),
         )  # fmt: skip
-        self._cast(Save(meta=meta, tier=checks.tier(tier), payload=view, logits=logits))
+        self._cast(Save(row=RowBytes(meta, view, logits), tier=checks.tier(tier)))
         return key
 
     async def find(self, identity: Identity, tokens: Sequence[int]) -> FoundPrefix:

@@ -1,4 +1,4 @@
-"""What the cache's actor understands from models, savers and users. What tiers tell it is in `tiers.messages`.
+"""What the cache's actor understands from models and users. What tiers tell it is in `tiers.messages`.
 
 A *holder* is the name of the actor that asked: what it has pinned is free again when its name is. The handle of an
 application is no actor: it says `Used` itself, whatever becomes of its look-up.
@@ -15,12 +15,10 @@ from erllama_py.cache.walk import Hit as Hit
 from erllama_py.cache.walk import Located as Located
 from erllama_py.cache.walk import Miss as Miss
 from erllama_py.options.model import SkipReason as SkipReason
+from erllama_py.tiers.messages import Flush, TierReport
 from erllama_py.tiers.messages import RowBytes as RowBytes
 from erllama_py.tiers.messages import RowLost as RowLost
 from erllama_py.tiers.messages import RowMeta as RowMeta
-from erllama_py.tiers.messages import TierReport
-
-SAVER = "saver"  # the name of the saver's actor
 
 
 class Find(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,10 +66,8 @@ class Explain(msgspec.Struct, frozen=True, kw_only=True):
 class Save(msgspec.Struct, frozen=True, kw_only=True):
     """A cast: store a row in a tier. Where that cannot be, it is counted, and the `holder` gets a `SaveLost`."""
 
-    meta: RowMeta
+    row: RowBytes
     tier: str
-    payload: memoryview
-    logits: bytes = b""
     pack_seconds: float = 0.0  # what copying the cells out took
     holder: str = ""
     request_id: int = 0
@@ -90,22 +86,6 @@ class Skipped(msgspec.Struct, frozen=True):
     """A cast: a row that was due could not be copied out of the cells."""
 
     reason: SkipReason
-
-
-class SaveEnded(msgspec.Struct, frozen=True):
-    """From a saver: the work on a reservation is over; `problem` is why nothing was stored."""
-
-    tier: str
-    reservation: int
-    problem: str | None
-
-
-class Removed(msgspec.Struct, frozen=True):
-    """From a saver: these rows are out of the tier, their bytes free; not `ok`: the tier could not say so."""
-
-    tier: str
-    keys: tuple[bytes, ...]
-    ok: bool
 
 
 class EvictBytes(msgspec.Struct, frozen=True):
@@ -131,10 +111,6 @@ class ListTiers(msgspec.Struct, frozen=True):
     """Answered with a list of `TierInfo`."""
 
 
-class Flush(msgspec.Struct, frozen=True):
-    """Answered when every row that was handed over before is stored or given up. The saver understands it too."""
-
-
 class HolderGone(msgspec.Struct, frozen=True):
     """A name was given up."""
 
@@ -153,8 +129,6 @@ CacheMessage = (
     | Explain
     | Save
     | Skipped
-    | SaveEnded
-    | Removed
     | EvictBytes
     | Gc
     | ListRows
@@ -165,28 +139,3 @@ CacheMessage = (
     | Flush
     | TierReport
 )
-
-
-# --- to the saver -------------------------------------------------------------------------------------------
-
-
-class Write(msgspec.Struct, frozen=True, kw_only=True):
-    """A cast: remove the victims from the tier, then store the row."""
-
-    tier: str
-    reservation: int
-    victims: tuple[bytes, ...]
-    meta: RowMeta
-    payload: memoryview
-    logits: bytes
-
-
-class Remove(msgspec.Struct, frozen=True):
-    """Remove rows from a tier, in its turn: rows that were reserved later may count on the room. Answered with the
-    bytes freed."""
-
-    tier: str
-    keys: tuple[bytes, ...]
-
-
-SaverMessage = Write | Remove | Flush

@@ -1,4 +1,4 @@
-"""Rows that leave: out of the index at once, then out of their tier, by way of the saver.
+"""Rows that leave: out of the index at once, then out of their tier, when its queue comes to it.
 
 Owns the rows that an engine has refused while others still read them. Many rows go in portions (see `eviction`), and
 the event loop turns between two of them.
@@ -7,18 +7,17 @@ the event loop turns between two of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from erllama_py.actors import ActorError, Background, Names, Reply
 from erllama_py.cache.eviction import Portions, evict_bytes, orphans, surplus
 from erllama_py.cache.index import Index
-from erllama_py.cache.messages import SAVER, EvictBytes, Remove
+from erllama_py.cache.messages import EvictBytes
 from erllama_py.cache.reservation import Reservations
 from erllama_py.counters import Counters
 from erllama_py.errors import TierError
-from erllama_py.tiers.messages import Introduce, Sweep, tier_actor_name
+from erllama_py.tiers.messages import Delete, Introduce, Removed, Sweep, tier_actor_name
 from erllama_py.watch.log import get_logger
 
 
@@ -61,7 +60,7 @@ class Removals:
         """Nobody finds these rows from here on; their tier lets go of them when it comes to it."""
         if keys:
             self._counters.add(f"evicted.{tier}", len(keys))
-            self._background.start(self._end(tier, keys, self._begin(tier, keys)))
+            self._delete(tier, keys)
 
     def refuse(self, tier: str, key: bytes) -> None:
         """An engine cannot take this row, in which the tier believes still: nobody finds it from here on."""
@@ -76,7 +75,7 @@ class Removals:
             book = self._index.books.get(tier)
             if book is None or key not in book.coming:  # else it is about to be replaced
                 self._refused.discard((tier, key))
-                self._background.start(self._end(tier, (key,), self._begin(tier, (key,))))
+                self._delete(tier, (key,))
 
     def replaced(self, tier: str, key: bytes) -> None:
         """A row was stored. One of its key that was refused before is no more, and this one is to stay."""
@@ -84,38 +83,36 @@ class Removals:
             self._refused.discard((tier, key))
             self._index.books[tier].removing.pop(key, None)
 
-    def done(self, tier: str, keys: tuple[bytes, ...], ok: bool) -> None:
+    def done(self, removed: Removed) -> None:
         """See `Removed`."""
-        if ok:
-            self._reservations.confirm_removed(tier, keys)
+        if removed.ok:
+            self._reservations.confirm_removed(removed.tier, removed.keys)
         else:  # what is there and what is not, only the tier can say
             with suppress(ActorError):
-                self._names.cast(tier_actor_name(tier), Introduce(), bounded=False)
+                self._names.cast(tier_actor_name(removed.tier), Introduce(), bounded=False)
 
     async def _remove(self, portions: Portions) -> int:
         """The bytes freed. No portion waits for the tier that lets go of the one before: its rows could be pinned, or
-        gone on from, meanwhile."""
-        ends: list[Coroutine[Any, Any, int]] = []
+        extended, meanwhile."""
+        replies = list[Reply[int]]()
         for tier, keys in portions:
             if keys:
                 self._counters.add(f"evicted.{tier}", len(keys))
-                ends.append(self._end(tier, keys, self._begin(tier, keys)))
+                replies += self._delete(tier, keys)
             await asyncio.sleep(0)
-        return sum([await end for end in ends])
+        freed = 0
+        for reply in replies:
+            with suppress(ActorError, TierError):  # a tier that failed, or ended before it came to it
+                freed += await reply.wait()
+        return freed
 
-    def _begin(self, tier: str, keys: tuple[bytes, ...]) -> Reply[int] | None:
+    def _delete(self, tier: str, keys: tuple[bytes, ...]) -> list[Reply[int]]:
+        """Take rows out of the index, and have their tier let go of them; its answer, unless it is gone."""
         self._reservations.remove(tier, keys)
-        saver = self._names.whereis(SAVER)
+        actor = self._names.whereis(tier_actor_name(tier))
         with suppress(ActorError):
-            return saver.begin_call(Remove(tier, keys)) if saver is not None else None
-        return None
-
-    async def _end(self, tier: str, keys: tuple[bytes, ...], reply: Reply[int] | None) -> int:
-        with suppress(ActorError):  # a saver that ended before it came to it
-            if reply is not None:
-                return await reply.wait()
-        self.done(tier, keys, False)
-        return 0
+            return [actor.begin_call(Delete(keys))] if actor is not None else []
+        return []
 
     async def _sweep(self, tier: str) -> int:
         try:

@@ -21,7 +21,7 @@ from erllama_py import errors
 from erllama_py.actors import Background, Exit, NoRestart, Raised, Reply, StateMachine, Stop
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.client import CacheClient
-from erllama_py.cache.messages import Save, SaveLost, Skipped
+from erllama_py.cache.messages import RowBytes, Save, SaveLost, Skipped
 from erllama_py.engine.backends import BackendFactory
 from erllama_py.engine.failure import Failure
 from erllama_py.engine.jobs import DrillFault, Outcome
@@ -261,7 +261,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
             return
         meta = row_meta(effect, facts.build, time.time())
         save = Save(
-            meta=meta, tier=self._board.config.tier_srv, payload=captured.payload, logits=effect.logits or b"",
+            row=RowBytes(meta, captured.payload, effect.logits or b""), tier=self._board.config.tier_srv,
             pack_seconds=captured.seconds, holder=self.name, request_id=captured.request_id,
         )  # fmt: skip
         if not self._cache.tell(save):

@@ -1,11 +1,15 @@
 """What all tiers have in common: the actor around a store of rows.
 
-Owns the tier's list of its rows, and the tasks in which everything happens, so that no message waits for another one's
-file. A subclass says how rows are put, read and removed.
+Owns the tier's list of its rows, and its queue: rows that are to be stored and removed, the only place where they wait
+on the way from the engine to the file. One task does what is queued, in order, so parents are stored before children,
+rows are removed before others are written that need their room, and nothing else changes the store meanwhile. A job
+that fails costs no other. What the queue may hold is bounded by the buffers that rows of models lie in, and by the
+reservations of the cache. Reading does not wait for it. A subclass says how rows are put, read and removed.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -13,18 +17,21 @@ from typing import Any, ClassVar
 import msgspec
 
 from erllama_py.actors import Actor, ActorError, Background, Exit, MailboxClosed, NameNotFound, Reply
-from erllama_py.errors import TierFailed
+from erllama_py.errors import TierError, TierFailed
 from erllama_py.tiers.messages import (
     CACHE,
+    Change,
     Delete,
+    Flush,
     Get,
     Introduce,
     Put,
+    PutFailed,
     Recheck,
+    Removed,
     ReservationGone,
     RowBytes,
     RowLost,
-    RowMeta,
     RowStored,
     StoredRow,
     Sweep,
@@ -35,6 +42,7 @@ from erllama_py.tiers.messages import (
     TierUp,
     Touch,
 )
+from erllama_py.watch.log import get_logger
 
 # Rows in one report: the cache takes one in about a millisecond, also while other threads read headers.
 BATCH = 64
@@ -51,20 +59,19 @@ class TierActor(Actor[TierMessage]):
         self.quota_bytes = quota_bytes
         self.rows: dict[bytes, StoredRow] = {}
         self.tasks = Background(tier)
+        self._queue: deque[tuple[Change, Reply[Any] | None]] = deque()
 
     async def init(self) -> None:
         self.introduce()
 
     async def handle(self, message: TierMessage, reply: Reply[Any] | None) -> None:
         match message:
-            case Put():
-                self.tasks.answer(reply, self.put(message))
+            case Put() | Delete() | Sweep() | Flush():
+                self._queue.append((message, reply))
+                if len(self._queue) == 1:
+                    self.tasks.start(self._work())
             case Get():
                 self.tasks.answer(reply, self.get(message.key))
-            case Delete():
-                self.tasks.answer(reply, self.delete(message.keys))
-            case Sweep():
-                self.tasks.answer(reply, self.sweep())
             case Touch():
                 self.touch(message)
             case Introduce():
@@ -72,6 +79,59 @@ class TierActor(Actor[TierMessage]):
 
     async def terminate(self, exit: Exit) -> None:
         await self.tasks.stop()
+        self._queue.clear()  # somebody may keep this actor's error, and with its frames the actor: not the buffers
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.tier!r}: {len(self.rows)} rows, {len(self._queue)} changes queued>"
+
+    # --- the queue -------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Do what is queued, and end with the last of it."""
+        waited = False
+        while self._queue:
+            await self._settle(*self._queue[0], waited)
+            # Only now: a message that comes meanwhile begins no second task. And before the next row is waited for:
+            # the buffer of this one is free.
+            self._queue.popleft()
+            waited = True
+
+    async def _settle(self, change: Change, reply: Reply[Any] | None, waited: bool) -> None:
+        """Do one, and tell how it ended."""
+        try:
+            answer = await self._do(change, waited)
+        except Exception as error:
+            match change:
+                case Put(reservation):
+                    self.tell(PutFailed(self.tier, reservation, type(error).__name__))
+                case Delete(keys):
+                    self.tell(Removed(self.tier, keys, ok=False))
+            if not isinstance(error, TierError):  # these are the tier's own, and told elsewhere
+                problem = f"{type(error).__name__}: {error}"
+                get_logger().warning("a tier has failed at one row", tier=self.tier, problem=problem)
+            _let_go(error)
+            if reply is not None:
+                reply.fail(error)
+        else:
+            if reply is not None:
+                reply.send(answer)
+
+    async def _do(self, change: Change, waited: bool) -> Any:
+        match change:
+            case Put():
+                if waited:  # the cache may not want it any more: its bytes are not to be written for nothing
+                    await self.recheck(change.reservation)
+                return await self.put(change)
+            case Delete(keys):
+                freed = await self.delete(keys)
+                self.tell(Removed(self.tier, keys, ok=True))
+                return freed
+            case Sweep():
+                return await self.sweep()
+            case Flush():
+                return None
+
+    # --- what a subclass does, one at a time but for `get` ----------------------------------------------------
 
     async def put(self, message: Put) -> StoredRow:
         """See `Put`."""
@@ -88,6 +148,8 @@ class TierActor(Actor[TierMessage]):
     async def sweep(self) -> int:
         """See `Sweep`."""
         raise NotImplementedError
+
+    # --- what is told ----------------------------------------------------------------------------------------
 
     def touch(self, message: Touch) -> None:
         """See `Touch`."""
@@ -132,7 +194,19 @@ class TierActor(Actor[TierMessage]):
             self.rows.pop(key, None)
             self.tell(RowLost(self.tier, key, reason))
 
-    def check_sizes(self, meta: RowMeta, payload: memoryview, logits: bytes) -> None:
+    def check_sizes(self, row: RowBytes) -> None:
         """Refuse a row whose bytes are not those that its description names."""
+        meta, payload, logits = row.meta, row.payload, row.logits
         if (payload.nbytes, len(logits)) != (meta.payload_bytes, meta.logits_bytes) or not payload.c_contiguous:
             raise TierFailed(self.tier, f"{payload.nbytes} and {len(logits)} bytes are not those of the row")
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop the frames of an error and of those that led to it.
+
+    An error that a thread raises refers to its future, which holds it, and to the frames here: the row's buffer would
+    be out until the garbage collector comes by.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

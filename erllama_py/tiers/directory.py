@@ -58,7 +58,6 @@ class DirectoryTier(TierActor):
         self._reading = Threads(f"{name}-read", READERS)
         self._writing = Threads(f"{name}-write", 1)
         self._opening: Opening
-        self._drafts: set[Draft] = set()
         self._usage: dict[str, tuple[int, float]] = {}  # to be written
         self._usage_due: asyncio.Task[None] | None = None
         self._problem: str | None = None
@@ -78,10 +77,9 @@ class DirectoryTier(TierActor):
         self._writing.close()
 
     async def put(self, message: Put) -> StoredRow:
-        meta = message.meta
-        self.check_sizes(meta, message.payload, message.logits)
-        draft = Draft(meta, message.payload, message.logits)
-        self._drafts.add(draft)
+        meta = message.row.meta
+        self.check_sizes(message.row)
+        draft = Draft(message.row)
         try:
             row = await self._publish(message.reservation, draft)
         except BaseException as error:
@@ -93,8 +91,6 @@ class DirectoryTier(TierActor):
             if isinstance(error, OSError | TierFailed | TierLocked):
                 raise self._fell_ill(error) from error
             raise
-        finally:
-            self._drafts.discard(draft)
         self._set_problem(None)
         return row
 
@@ -142,8 +138,7 @@ class DirectoryTier(TierActor):
         return freed
 
     async def sweep(self) -> int:
-        names = self._opening.names().union(*((draft.name, draft.temp) for draft in self._drafts))
-        freed = await self._writing.finish(self.store.sweep, self._opening.place, set(self.rows), names)
+        freed = await self._writing.finish(self.store.sweep, set(self.rows), self._opening.names())
         if self._opening.look_again():
             self.tasks.start(self._scan(self._opening))
         return freed

@@ -1,9 +1,10 @@
 """What a row is, what a tier's actor understands, and what it tells the cache.
 
-A tier stores rows and knows nothing of prompts. It is an actor named `tier:<name>` (`tier_actor_name`). It answers
-`Put`, `Get`, `Delete` and `Sweep`, and is told `Touch` and `Introduce`; it casts `TierUp`, `TierRows`, `RowStored`,
-`RowLost`, `BadFiles` and `TierHealth` to the actor named `CACHE`, and asks it `Recheck` before it publishes. The cache
-alone decides what is stored and what is evicted; a tier refuses what would break its quota all the same.
+A tier stores rows and knows nothing of prompts. It is an actor named `tier:<name>` (`tier_actor_name`). What changes it
+(`Put`, `Delete`, `Sweep`) waits in its queue, and is done in the order in which it came; `Flush` is answered when it is
+reached there. `Get`, `Touch` and `Introduce` do not wait. It casts what happened, in that order, to the actor named
+`CACHE`, and asks it `Recheck` before it publishes. The cache alone decides what is stored and what is evicted; a tier
+refuses what would break its quota all the same.
 """
 
 from __future__ import annotations
@@ -73,25 +74,33 @@ class StoredRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     used_at: float  # unix time
 
 
+class RowBytes(msgspec.Struct, frozen=True):
+    """A row with its bytes; `logits` is empty where none are kept.
+
+    KV bytes lie in one of these between the engine's buffers and the file, in both directions.
+    """
+
+    meta: RowMeta
+    payload: memoryview
+    logits: bytes = b""
+
+
 class ReservationGone(TierError):
-    """The cache does not want this row any more; nothing was published. Only savers meet it."""
+    """The cache does not want this row any more; nothing was published."""
 
 
 # --- to a tier -------------------------------------------------------------------------------------------
 
 
 class Put(msgspec.Struct, frozen=True):
-    """Store a row. Answered with `StoredRow` once it is published, and told to the cache before that.
+    """Store a row. The cache hears of it as `RowStored` or `PutFailed`; a call is answered with `StoredRow` after that.
 
     Fails with `TierFull` (no room, be it in the quota or on the device), `TierFailed` (the store cannot be written now)
-    or `ReservationGone`. `payload` has `meta.payload_bytes` bytes and must not change until the answer; `logits` has
-    `meta.logits_bytes`.
+    or `ReservationGone`. The row's bytes must not change until then.
     """
 
     reservation: int
-    meta: RowMeta
-    payload: memoryview
-    logits: bytes = b""
+    row: RowBytes
 
 
 class Get(msgspec.Struct, frozen=True):
@@ -100,18 +109,15 @@ class Get(msgspec.Struct, frozen=True):
     key: bytes
 
 
-class RowBytes(msgspec.Struct, frozen=True):
-    """The bytes of a row; `logits` is empty when none are kept."""
-
-    meta: RowMeta
-    payload: memoryview
-    logits: bytes
-
-
 class Delete(msgspec.Struct, frozen=True):
-    """Remove rows; those that are not there are no error. Answered with the bytes freed, when they are."""
+    """Remove rows; those that are not there are no error. The cache hears of it as `Removed`; a call is answered with
+    the bytes freed."""
 
     keys: tuple[bytes, ...]
+
+
+class Flush(msgspec.Struct, frozen=True):
+    """Answered when everything that was queued before is done, and told to the cache."""
 
 
 class Touch(msgspec.Struct, frozen=True):
@@ -133,7 +139,8 @@ class Sweep(msgspec.Struct, frozen=True):
     """
 
 
-TierMessage = Put | Get | Delete | Touch | Introduce | Sweep
+Change = Put | Delete | Sweep | Flush
+TierMessage = Change | Get | Touch | Introduce
 
 
 # --- from a tier to the cache ----------------------------------------------------------------------------
@@ -164,6 +171,22 @@ class RowStored(msgspec.Struct, frozen=True):
     row: StoredRow
 
 
+class PutFailed(msgspec.Struct, frozen=True):
+    """Nothing was stored under a reservation; `problem` is the class of the error."""
+
+    tier: str
+    reservation: int
+    problem: str
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """These rows are out of the tier, their bytes free; not `ok`: that failed, and nobody knows which are there."""
+
+    tier: str
+    keys: tuple[bytes, ...]
+    ok: bool
+
+
 class RowLost(msgspec.Struct, frozen=True):
     """A row is not there any more, or is not what it was: `reason` is a `BadRow` kind, `"unreadable"` or `"gone"`."""
 
@@ -192,4 +215,4 @@ class Recheck(msgspec.Struct, frozen=True):
     reservation: int
 
 
-TierReport = TierUp | TierRows | RowStored | RowLost | BadFiles | TierHealth | Recheck
+TierReport = TierUp | TierRows | RowStored | PutFailed | Removed | RowLost | BadFiles | TierHealth | Recheck

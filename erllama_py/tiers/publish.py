@@ -19,7 +19,7 @@ from enum import Enum
 from erllama_py.tiers import row_file
 from erllama_py.tiers.ledger import on_disk
 from erllama_py.tiers.lock import PRIVATE_FILE
-from erllama_py.tiers.messages import RowMeta, StoredRow
+from erllama_py.tiers.messages import RowBytes, StoredRow
 
 TEMP_SUFFIX = ".tmp"
 _numbers = itertools.count(1)
@@ -88,13 +88,12 @@ class Files:
 class Draft:
     """One row on its way into a directory."""
 
-    def __init__(self, meta: RowMeta, payload: memoryview, logits: bytes) -> None:
-        self.meta = meta
-        self.payload = payload
-        self.logits = logits
-        self.layout = row_file.layout(meta)
+    def __init__(self, row: RowBytes) -> None:
+        self.row = row
+        self.meta = row.meta
+        self.layout = row_file.layout(row.meta)
         self.nbytes = on_disk(self.layout.file_bytes)
-        self.name = row_file.file_name(meta.key)
+        self.name = row_file.file_name(row.meta.key)
         # The process and a number: unlike every other one that can be there, as a directory has one owner.
         self.temp = f"{os.getpid()}-{next(_numbers)}{TEMP_SUFFIX}"
         self.checksums = (b"", b"")
@@ -108,10 +107,11 @@ def prepare(files: Files, rows_fd: int, draft: Draft) -> None:
         if os.fstat(fd).st_mode & PRIVATE_FILE != PRIVATE_FILE:  # a umask that takes bits from the owner, too
             os.fchmod(fd, PRIVATE_FILE)
         files.allocate(fd, draft.layout.file_bytes)
-        draft.checksums = row_file.checksum(draft.payload), row_file.checksum(draft.logits)
+        payload, logits = draft.row.payload, draft.row.logits
+        draft.checksums = row_file.checksum(payload), row_file.checksum(logits)
         header = row_file.encode_header(draft.meta, *draft.checksums, 0, draft.meta.created_at)
-        files.write(fd, (header, draft.payload), 0)
-        files.write(fd, (draft.logits,), draft.layout.logits_offset)
+        files.write(fd, (header, payload), 0)
+        files.write(fd, (logits,), draft.layout.logits_offset)
         files.sync(fd)
     finally:
         os.close(fd)

@@ -27,9 +27,9 @@ class RamTier(TierActor):
 
     def __init__(self, name: str, spec: RamSpec) -> None:
         super().__init__(name, "ram", spec.quota_bytes)
-        self.used = 0  # bytes of all rows, those being copied counted in
+        self.used = 0  # bytes of all rows
         self._bytes: dict[bytes, Bytes] = {}
-        self._copying = Threads(f"{name}-copy", 2)
+        self._copying = Threads(f"{name}-copy", 1)
 
     async def init(self) -> None:
         await self._copying.begin()
@@ -40,21 +40,17 @@ class RamTier(TierActor):
         self._copying.close()
 
     async def put(self, message: Put) -> StoredRow:
-        meta = message.meta
-        self.check_sizes(meta, message.payload, message.logits)
+        row, meta = message.row, message.row.meta
+        self.check_sizes(row)
         # Pages are counted, and the tokens and names of a row too, as they are most of a small row.
         nbytes = on_disk(meta.payload_bytes) + on_disk(meta.logits_bytes + len(meta.tokens))
         if self.used + nbytes > self.quota_bytes:
             raise TierFull(self.tier, f"{nbytes} bytes do not fit: {self.used} of {self.quota_bytes} are taken")
-        self.used += nbytes
-        try:
-            payload = await self._copying.run(_copy, message.payload)
-            await self.recheck(message.reservation)
-        except BaseException:
-            self.used -= nbytes
-            raise
+        payload = await self._copying.run(_copy, row.payload)
+        await self.recheck(message.reservation)
         self._drop(meta.key)
-        self._bytes[meta.key] = payload, bytes(message.logits)
+        self.used += nbytes
+        self._bytes[meta.key] = payload, bytes(row.logits)
         return self.stored(message.reservation, StoredRow(meta=meta, nbytes=nbytes, hits=0, used_at=meta.created_at))
 
     async def get(self, key: bytes) -> RowBytes:

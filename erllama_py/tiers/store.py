@@ -134,13 +134,10 @@ class Store:
             pass
         return True
 
-    def sweep(self, place: Place, keys: Set[bytes], names: Set[str]) -> int:
-        """Remove what is aside, and all in `rows` that is neither a row of these keys nor has one of these names.
-
-        Nothing if `place` is not open any more: these are not the rows of the one that is. The bytes freed.
-        """
-        if place is not self.place:
-            return 0
+    def sweep(self, keys: Set[bytes], names: Set[str]) -> int:
+        """Remove what is aside, and all in `rows` that is neither a row of these keys nor has one of these names; the
+        bytes freed."""
+        place = self._opened()
         before = self.ledger.used
         for name in breathing(list(self.ledger.aside)):
             self._drop_aside(place, name)

@@ -197,7 +197,7 @@ class Life(RuleBasedStateMachine):
         if saved is None or not self.reservations.stands(saved[0]):
             return
         before = self.index.get(saved[1].parent)
-        if saved[1].start and (before is None or not before.copies):  # the saver stores parents first
+        if saved[1].start and (before is None or not before.copies):  # the tier stores parents first
             self.reservations.release(saved[0])
         else:
             self.reservations.settle(saved[0])

@@ -1,6 +1,6 @@
 """Reservations against a tier that is played here: a queue in order, and bytes that may never exceed the quota.
 
-The machine plays the actor, the saver and the tier by their protocol: victims are removed before the bytes that need
+The machine plays the actor and the tier by their protocol: victims are removed before the bytes that need
 their room, parents come before children, and what does not stand any more is not stored.
 """
 
@@ -38,7 +38,7 @@ class Life(RuleBasedStateMachine):
         self.now = 0.0
         self.holders = itertools.count()
         self.pinned: dict[int, bytes] = {}
-        self.queue: deque[tuple[tuple[bytes, ...], int, RowMeta | None, int]] = deque()  # of the saver
+        self.queue: deque[tuple[tuple[bytes, ...], int, RowMeta | None, int]] = deque()  # of the tier
         self.files: dict[bytes, tuple[RowMeta, int]] = {}  # what the tier holds, with its sizes
 
     @rule(letters=st.lists(st.integers(0, 1), min_size=1, max_size=5), length=st.integers(1, 3),
@@ -69,7 +69,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.queue)
     @rule(share=st.integers(1, 10), fails=st.booleans())
     def work(self, share: int, fails: bool) -> None:
-        """The saver does the next job; a row that fails is released."""
+        """The tier does the next job; a row that fails is released."""
         victims, number, row, nbytes = self.queue.popleft()
         for key in victims:
             self.files.pop(key, None)

@@ -53,7 +53,7 @@ def counted() -> set[str]:
     names: set[str] = set()
     for call in calls("cache"):
         function = call.func
-        through = isinstance(function, ast.Attribute) and getattr(function.value, "attr", "") == "counters"
+        through = isinstance(function, ast.Attribute) and getattr(function.value, "attr", "").endswith("counters")
         if name_of(call) == "add" and (through or isinstance(function, ast.Name)):
             names |= set(spelled(call.args[0]))
     return names
@@ -96,7 +96,8 @@ def words() -> dict[str, set[str]]:
         # The errors of tiers are told by their class names; the table says so in words.
         "saves.dropped.": (literals(Refused, "reason") - {"duplicate"})
         | set(get_args(SkipReason))
-        | said_to("SaveEnded", "cache"),
+        | said_to("_given_up", "cache")
+        | said_to("_put_failed", "cache"),
         "evicted.": TIER,
         # `unreadable`: files that a directory cannot open, counted when it looks at them and when it is to read them.
         "bad.": set(get_args(BadKind))

@@ -1,4 +1,4 @@
-"""The cache's actor by itself, among a tier and a saver that are played here and keep what they are told."""
+"""The cache's actor by itself, beside a tier that is played here and keeps what it is told."""
 
 from __future__ import annotations
 
@@ -12,18 +12,14 @@ from erllama_py.actors.running import Run
 from erllama_py.cache.actor import CacheActor
 from erllama_py.cache.keys import pack_tokens
 from erllama_py.cache.messages import (
-    SAVER,
     CacheMessage,
     Find,
     ListTiers,
     ReadCounters,
-    Remove,
-    Removed,
     Save,
     Used,
-    Write,
 )
-from erllama_py.tiers.messages import CACHE, RowMeta, TierRows, TierUp
+from erllama_py.tiers.messages import CACHE, Delete, Put, Removed, RowBytes, RowMeta, TierRows, TierUp
 from helpers.checkpoints import quiet_loop
 from helpers.rows import IDENTITY, meta, stored
 
@@ -36,20 +32,17 @@ class Played(Actor[Any]):
 
     async def handle(self, message: Any, reply: Reply[Any] | None) -> None:
         self.told.append(message)
-        freed = 0
-        if isinstance(message, Write | Remove):
-            keys = message.keys if isinstance(message, Remove) else message.victims
-            self.names.cast(CACHE, Removed(message.tier, keys, True), bounded=False)
-            freed = 1000 * len(keys)
+        if isinstance(message, Delete):
+            self.names.cast(CACHE, Removed("disk", message.keys, True), bounded=False)
         if reply is not None:
-            reply.send(freed)
+            reply.send(1000 * len(message.keys) if isinstance(message, Delete) else 0)
 
 
 class Bench:
-    """A cache's actor with a saver, and an actor for the tier `disk`."""
+    """A cache's actor, and an actor for the tier `disk`."""
 
-    def __init__(self, actor: CacheActor, saver: Played, disk: Played) -> None:
-        self.actor, self.saver, self.disk = actor, saver, disk
+    def __init__(self, actor: CacheActor, disk: Played) -> None:
+        self.actor, self.disk = actor, disk
         self.ref: ActorRef[Any] = actor.ref
 
     def tell(self, *messages: CacheMessage) -> None:
@@ -58,7 +51,7 @@ class Bench:
             self.ref.cast(message, bounded=False)
 
     async def settled(self) -> dict[str, float]:
-        """The counters, once everything that was told has been taken; also what that made the saver say."""
+        """The counters, once everything that was told has been taken; also what that made the tier say."""
         for _ in range(10):
             await self.ref.call(ListTiers())
         counters: dict[str, float] = await self.ref.call(ReadCounters())
@@ -69,15 +62,15 @@ class Bench:
         self.tell(TierUp("disk", "disk", quota))
         self.tell(TierRows("disk", tuple(map(stored, rows)), len(rows), len(rows)))
 
-    async def save(self, number: int, payload_bytes: int = 1) -> list[Write]:
-        """Hand a row over; what the saver was told to write by then."""
+    async def save(self, number: int, payload_bytes: int = 1) -> list[Put]:
+        """Hand a row over; what the tier was told to store by then."""
         return await self.save_row(meta([number], 0, 1, payload_bytes=payload_bytes))
 
-    async def save_row(self, row: RowMeta, pack_seconds: float = 0.0) -> list[Write]:
+    async def save_row(self, row: RowMeta, pack_seconds: float = 0.0) -> list[Put]:
         """The same with a row that is given."""
-        self.tell(Save(meta=row, tier="disk", payload=memoryview(b"x"), pack_seconds=pack_seconds))
+        self.tell(Save(row=RowBytes(row, memoryview(b"x")), tier="disk", pack_seconds=pack_seconds))
         await self.settled()
-        return [message for message in self.saver.told if isinstance(message, Write)]
+        return [message for message in self.disk.told if isinstance(message, Put)]
 
     def find(self, number: int, tokens: Sequence[int], parent_key: bytes | None = None) -> Reply[Any]:
         """Begin a look-up, which pins what it finds; it waits for a minute for what it names."""
@@ -89,24 +82,23 @@ class Bench:
         )  # fmt: skip
 
     def removed(self) -> list[bytes]:
-        """The keys of rows that the saver was told to remove."""
-        return [key for message in self.saver.told if isinstance(message, Remove) for key in message.keys]
+        """The keys of rows that the tier was told to remove."""
+        return [key for message in self.disk.told if isinstance(message, Delete) for key in message.keys]
 
 
 @asynccontextmanager
 async def running() -> AsyncIterator[Bench]:
     """One whose clock stands at 0."""
     async with quiet_loop():
-        names, actor, saver, disk = Names(), CacheActor(lambda: 0.0), Played(), Played()
+        names, actor, disk = Names(), CacheActor(lambda: 0.0), Played()
         runs = [
             Run(CACHE, lambda: actor_child(CACHE, lambda: actor, names)),
-            Run(SAVER, lambda: actor_child(SAVER, lambda: saver, names)),
             Run("tier:disk", lambda: actor_child("tier:disk", lambda: disk, names)),
         ]
         for run in runs:
             await run.ready
         try:
-            yield Bench(actor, saver, disk)
+            yield Bench(actor, disk)
         finally:
             for run in runs:
                 run.request_stop()

@@ -10,7 +10,7 @@ import anyio.lowlevel
 import erllama_py as erllama
 from helpers.cache import TIER, opened
 
-PARTS = ["cache", "saver", "tier:ram", f"tier:{TIER}"]
+PARTS = ["cache", "tier:ram", f"tier:{TIER}"]
 
 
 class Bomb:

@@ -20,6 +20,7 @@ from erllama_py.tiers.messages import (
     CACHE,
     Put,
     Recheck,
+    RowBytes,
     RowMeta,
     StoredRow,
     TierReport,
@@ -55,7 +56,7 @@ def meta_of(number: int, payload_bytes: int = 20_000, logits_bytes: int = 400) -
 def put_of(meta: RowMeta, reservation: int = 1) -> Put:
     """The message that stores this row."""
     payload = memoryview(payload_of(meta.key, meta.payload_bytes))
-    return Put(reservation, meta, payload, payload_of(meta.key[::-1], meta.logits_bytes))
+    return Put(reservation, RowBytes(meta, payload, payload_of(meta.key[::-1], meta.logits_bytes)))
 
 
 class FakeCache(Actor[Any]):

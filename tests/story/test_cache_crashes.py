@@ -122,7 +122,7 @@ async def test_a_crash_while_rows_are_restored_costs_time_and_no_reply(
 async def test_a_look_up_that_waits_outlives_what_it_waits_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    """The save that a `parent_key` names is lost with the cache, the saver or the tier: the request goes on."""
+    """The save that a `parent_key` names is lost with the cache or the tier: the request goes on."""
     policy = {"boundary_align_tokens": 4096, "continued_interval": 4096, "session_resume_wait_ms": 60_000}
     async with model_at(tmp_path, policy=policy) as (runtime, model):
         gate, waits = Gate(monkeypatch), look_up_waits(monkeypatch)
@@ -227,7 +227,7 @@ async def test_a_caller_that_is_cancelled_while_its_start_is_under_way_leaves_no
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["cache", "saver", f"tier:{TIER}"])
+@pytest.mark.parametrize("part", ["cache", f"tier:{TIER}"])
 async def test_a_crash_while_a_full_tier_makes_room_loses_no_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:

@@ -169,11 +169,11 @@ async def test_what_a_tier_that_was_stopped_did_not_take_is_made_up_for(tmp_path
         assert await saved(model, PROMPT + done.reply[:11]) == done.committed_tokens
 
 
-@pytest.mark.parametrize("how", ["it fails", f"tier:{TIER}", "saver"])
+@pytest.mark.parametrize("how", ["it fails", f"tier:{TIER}"])
 async def test_what_was_on_its_way_to_a_tier_that_fails_is_made_up_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """Or whose actor crashes, or the saver's: no row is stored; the end of the runtime saves them all."""
+    """Or whose actor crashes: no row is stored; the end of the runtime saves them all."""
     async with model_at(tmp_path) as (runtime, model):
         gate = Gate(monkeypatch)
         done = await ask(model, PROMPT)

@@ -262,8 +262,8 @@ async def test_what_is_aside_is_bounded_and_the_oldest_go_first(tmp_path: Path) 
         assert len(list((tmp_path / "aside").iterdir())) == MOST_ASIDE
 
 
-async def test_sweep_spares_rows_that_are_on_their_way(tmp_path: Path) -> None:
-    """A temp file in work is nobody's stray."""
+async def test_a_sweep_waits_for_rows_that_are_pending(tmp_path: Path) -> None:
+    """A temp file in work is nobody's stray; what is none is removed."""
     async with tier_running(lambda: tier_at(tmp_path)) as bench:
         await bench.cache.opened()
         await bench.put(0)
@@ -271,9 +271,12 @@ async def test_sweep_spares_rows_that_are_on_their_way(tmp_path: Path) -> None:
         putting = bench.ref.begin_call(put_of(meta_of(1)))
         await bench.cache.asked.wait()
         (tmp_path / "rows" / "stray").write_bytes(b"x")
-        assert await bench.ref.call(Sweep()) == 0
+        sweeping = bench.ref.begin_call(Sweep())
+        await bench.ref.call(Get(key_of(0)))
+        assert not sweeping.settled
         bench.cache.gate.set()
         await putting.wait()
+        assert await sweeping.wait() == 0
         await check_whole(bench, 0)
         await check_whole(bench, 1)
 

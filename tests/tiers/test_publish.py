@@ -16,7 +16,6 @@ from helpers.fake_cache import (
     bytes_in,
     key_of,
     meta_of,
-    payload_of,
     put_of,
     temp_files,
     tier_running,
@@ -29,7 +28,7 @@ from erllama_py.errors import TierFailed, TierFull
 from erllama_py.tiers import row_file
 from erllama_py.tiers.ledger import on_disk
 from erllama_py.tiers.lock import open_place
-from erllama_py.tiers.messages import Delete, Put, ReservationGone, RowLost, RowStored, TierHealth
+from erllama_py.tiers.messages import Delete, Put, ReservationGone, RowBytes, RowLost, RowStored, TierHealth
 from erllama_py.tiers.publish import Draft, Files, Stage, prepare, publish
 from erllama_py.tiers.scan import read_row
 from erllama_py.tiers.store import Store
@@ -70,7 +69,7 @@ async def test_a_process_that_ends_at_any_stage_leaves_a_whole_row_or_none(tmp_p
     store = Store("d", str(tmp_path), QUOTA, TamperedFiles(Dying(stage)), BufferPool(0))
     store.open()
     message = put_of(meta_of(1))
-    draft = Draft(message.meta, message.payload, message.logits)
+    draft = Draft(message.row)
 
     def store_row() -> None:
         store.prepare(draft)
@@ -88,40 +87,31 @@ async def test_a_process_that_ends_at_any_stage_leaves_a_whole_row_or_none(tmp_p
 
 
 @pytest.mark.parametrize("stage", BEFORE_THE_LINK, ids=lambda stage: stage.value)
-@pytest.mark.parametrize("how", ["the caller goes", "the tier stops"])
-async def test_a_cancelled_put_leaves_nothing(tmp_path: Path, stage: Stage, how: str) -> None:
-    """Whoever cancels it, and wherever it stands."""
+async def test_a_tier_that_stops_before_the_link_leaves_nothing(tmp_path: Path, stage: Stage) -> None:
+    """Of the row that it is at, and of those that are queued."""
     waiting = Waiting(stage)
     async with tier_running(lambda: tier_at(tmp_path, TamperedFiles(waiting))) as bench:
-        before = used(bench)
-        reply = bench.ref.begin_call(put_of(meta_of(1)))
+        replies = [bench.ref.begin_call(put_of(meta_of(number))) for number in (1, 2)]
         await waiting.reached.wait()
-        if how == "the caller goes":
-            reply.abandon()
-            waiting.go_on()
-            assert not await served(bench, 1)
-            await bench.ref.call(Delete(()))  # waits for the writer's thread, so for the tidying up
-            assert used(bench) == before
-            await works(bench, tmp_path)
-        else:
-            bench.run.request_stop()
-            waiting.go_on()
+        bench.run.request_stop()
+        waiting.go_on()
+        for reply in replies:
             with pytest.raises(ActorEnded):
                 await reply.wait()
-            await asyncio.wait((bench.run.task,))
+        await asyncio.wait((bench.run.task,))
+        assert not path_of(tmp_path, 2).exists()
         assert temp_files(tmp_path) == []
         assert not path_of(tmp_path, 1).exists()
         assert [stored for stored in bench.cache.told(RowStored) if stored.row.meta.key == key_of(1)] == []
 
 
 @pytest.mark.parametrize("stage", [Stage.LINK, Stage.UNLINK, Stage.SYNC_DIRECTORY], ids=lambda stage: stage.value)
-async def test_past_the_link_a_row_is_stored_and_told_whoever_cancels(tmp_path: Path, stage: Stage) -> None:
+async def test_past_the_link_a_row_is_stored_and_told_though_the_tier_stops(tmp_path: Path, stage: Stage) -> None:
     """From the link on there is no way back: the cache must know what is there."""
     waiting = Waiting(stage)
     async with tier_running(lambda: tier_at(tmp_path, TamperedFiles(waiting))) as bench:
-        reply = bench.ref.begin_call(put_of(meta_of(1)))
+        bench.ref.cast(put_of(meta_of(1)))
         await waiting.reached.wait()
-        reply.abandon()
         bench.run.request_stop()
         waiting.go_on()
         await asyncio.wait((bench.run.task,))
@@ -172,7 +162,7 @@ async def test_a_row_is_on_the_device_before_it_has_its_name(tmp_path: Path, mon
         assert (tmp_path / "rows").stat().st_ino in synced
 
 
-@pytest.mark.parametrize("cache", ["does not want it", "is gone", "is asked and the caller goes"])
+@pytest.mark.parametrize("cache", ["does not want it", "is gone"])
 async def test_a_reservation_that_does_not_stand_publishes_nothing(tmp_path: Path, cache: str) -> None:
     """The last question before the link."""
     async with tier_running(lambda: tier_at(tmp_path)) as bench:
@@ -182,17 +172,12 @@ async def test_a_reservation_that_does_not_stand_publishes_nothing(tmp_path: Pat
         reply = bench.ref.begin_call(put_of(meta_of(1)))
         await bench.cache.asked.wait()
         assert len(temp_files(tmp_path)) == 1
-        if cache == "is asked and the caller goes":
-            reply.abandon()
-        elif cache == "is gone":
+        if cache == "is gone":
             bench.beside.task.cancel()
-            with pytest.raises(ReservationGone):
-                await reply.wait()
         else:
             bench.cache.gate.set()
-            with pytest.raises(ReservationGone):
-                await reply.wait()
-        await bench.ref.call(Delete(()))
+        with pytest.raises(ReservationGone):
+            await reply.wait()
         assert temp_files(tmp_path) == []
         assert used(bench) == before
         assert bench.cache.told(TierHealth) == []
@@ -226,7 +211,7 @@ def other_size(path: Path) -> None:
     """A sound row of the same key, with other bytes."""
     meta = meta_of(1, payload_bytes=50_000)
     place = open_place("other", str(path.parent.parent / "elsewhere"))
-    draft = Draft(meta, memoryview(payload_of(key_of(1), 50_000)), payload_of(key_of(1)[::-1], meta.logits_bytes))
+    draft = Draft(put_of(meta).row)
     prepare(Files(), place.rows_fd, draft)
     publish(Files(), place.rows_fd, draft, lambda: None)
     shutil.move(Path(place.root) / "rows" / draft.name, path)
@@ -302,7 +287,7 @@ async def test_bytes_that_are_not_those_of_the_row_are_refused(tmp_path: Path) -
     async with tier_running(lambda: tier_at(tmp_path)) as bench:
         message = put_of(meta_of(1))
         with pytest.raises(TierFailed):
-            await bench.ref.call(Put(1, message.meta, message.payload[1:], message.logits))
+            await bench.ref.call(Put(1, RowBytes(message.row.meta, message.row.payload[1:], message.row.logits)))
         assert bench.cache.told(TierHealth) == []
 
 
@@ -324,7 +309,7 @@ async def test_a_reader_goes_on_while_its_row_is_deleted(tmp_path: Path) -> None
     store = Store("d", str(tmp_path), QUOTA, Files(), BufferPool(0))
     store.open()
     message = put_of(meta_of(1))
-    draft = Draft(message.meta, message.payload, message.logits)
+    draft = Draft(message.row)
     store.prepare(draft)
     store.publish(draft)
     place = store.place
@@ -334,5 +319,5 @@ async def test_a_reader_goes_on_while_its_row_is_deleted(tmp_path: Path) -> None
         store.delete([draft.name])
 
     _, payload, _ = read_row(place, draft.name, delete_and_take)
-    assert payload == message.payload
+    assert payload == message.row.payload
     store.close()

@@ -14,6 +14,7 @@ from erllama_py.tiers.messages import (
     Introduce,
     Put,
     ReservationGone,
+    RowBytes,
     RowLost,
     RowStored,
     Sweep,
@@ -44,12 +45,12 @@ async def test_a_row_comes_back_as_it_was_put() -> None:
     async with tier_running(ram) as bench:
         meta = meta_of(1)
         reused = numpy.frombuffer(bytearray(payload_of(meta.key, meta.payload_bytes)), numpy.uint8)
-        row = await bench.ref.call(Put(7, meta, reused.data, put_of(meta).logits))
+        row = await bench.ref.call(Put(7, RowBytes(meta, reused.data, put_of(meta).row.logits)))
         reused[:] = 0
         assert bench.cache.told(RowStored) == [RowStored("ram", 7, row)]
         first, second = await bench.ref.call(Get(meta.key)), await bench.ref.call(Get(meta.key))
         assert first.payload == payload_of(meta.key, meta.payload_bytes)
-        assert first.logits == put_of(meta).logits
+        assert first.logits == put_of(meta).row.logits
         assert first.payload.readonly
         assert first.payload.obj is second.payload.obj
 
@@ -67,16 +68,17 @@ async def test_a_cache_that_comes_later_is_told_everything() -> None:
         assert [type(report) for report in bench.cache.reports] == [TierUp, TierRows]
 
 
-async def test_the_quota_holds_while_rows_are_copied() -> None:
-    """Bytes are taken before the copy is made, and given back when the row goes."""
+async def test_the_quota_holds_for_rows_that_come_at_once() -> None:
+    """Each is looked at when the one before it is stored; bytes are given back when a row goes."""
     async with tier_running(ram) as bench:
         bench.cache.gate.clear()
         first = bench.ref.begin_call(put_of(meta_of(1, 600_000)))
         await bench.cache.asked.wait()
-        with pytest.raises(TierFull):
-            await bench.put(2, 600_000)
+        second = bench.ref.begin_call(put_of(meta_of(2, 600_000)))
         bench.cache.gate.set()
         row = await first.wait()
+        with pytest.raises(TierFull):
+            await second.wait()
         assert used(bench) == row.nbytes
         assert await bench.ref.call(Delete((key_of(1), key_of(5)))) == row.nbytes
         assert used(bench) == 0
@@ -92,23 +94,18 @@ async def test_the_same_row_again_takes_no_more() -> None:
         assert used(bench) == row.nbytes
 
 
-@pytest.mark.parametrize("how", ["refused", "abandoned", "wrong size"])
+@pytest.mark.parametrize("how", ["refused", "wrong size"])
 async def test_a_row_that_is_not_stored_leaves_nothing(how: str) -> None:
-    """Refused by the cache, given up by the caller, or not what it says."""
+    """Refused by the cache, or not what it says."""
     async with tier_running(ram) as bench:
         if how == "refused":
             bench.cache.stands = False
             with pytest.raises(ReservationGone):
                 await bench.put(1)
-        elif how == "abandoned":
-            bench.cache.gate.clear()
-            reply = bench.ref.begin_call(put_of(meta_of(1)))
-            await bench.cache.asked.wait()
-            reply.abandon()
         else:
             message = put_of(meta_of(1))
             with pytest.raises(TierFailed):
-                await bench.ref.call(Put(1, message.meta, message.payload[::2], message.logits))
+                await bench.ref.call(Put(1, RowBytes(message.row.meta, message.row.payload[::2], message.row.logits)))
         with pytest.raises(RowUnavailable):
             await bench.ref.call(Get(key_of(1)))
         assert bench.cache.told(RowLost) == []
