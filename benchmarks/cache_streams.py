@@ -54,7 +54,10 @@ async def main() -> None:
     rows: list[list[str]] = []
     with TemporaryDirectory() as folder:
         async with opened(NAME, Path(folder), n_threads=1) as (runtime, model):
-            config = {"model_path": fetch(NAME), "context_opts": {"n_ctx": N_CTX, "n_threads": 1}}
+            config: erllama.ModelConfigDict = {
+                "model_path": fetch(NAME),
+                "context_opts": {"n_ctx": N_CTX, "n_threads": 1},
+            }
             other = await runtime.load_model("other", {**config, "policy": {"min_tokens": None}})
             reader, heart = Reader(other), Heart()
             tasks = [asyncio.create_task(work) for work in (reader.read(), heart.beat())]

@@ -60,7 +60,7 @@ async def rate(prompts: Sequence[Sequence[int]], reply: Reply) -> float | None:
 async def streams(n_streams: int) -> Rates:
     """All rounds with so many streams."""
     path, rates = fetch("smollm2"), Rates([], [], [], [], [])
-    context = {"n_ctx": N_CTX, "n_seq_max": n_streams, "n_threads": N_THREADS}
+    context: erllama.ContextOptsDict = {"n_ctx": N_CTX, "n_seq_max": n_streams, "n_threads": N_THREADS}
     with peer(batching, path, N_CTX, N_THREADS, n_streams) as bare, server(path, N_CTX, N_THREADS, n_streams) as other:
         async with erllama.Runtime() as runtime:
             model = await runtime.load_model("streams", {"model_path": path, "context_opts": context})

@@ -131,7 +131,7 @@ async def alone() -> AsyncIterator[Answer]:
 
 async def crowd(n_ctx: int) -> tuple[list[Talk | BaseException], float]:
     """All agents at once, and the seconds until the last of them was done."""
-    context = {"n_ctx": n_ctx, "n_seq_max": N_SEQ_MAX, "n_threads": N_THREADS}
+    context: erllama.ContextOptsDict = {"n_ctx": n_ctx, "n_seq_max": N_SEQ_MAX, "n_threads": N_THREADS}
     async with erllama.Runtime(ram_quota_bytes=2 << 30) as runtime:
         model = await runtime.load_model("agents", {"model_path": fetch("smollm2"), "context_opts": context})
         began = time.perf_counter()

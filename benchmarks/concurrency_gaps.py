@@ -13,7 +13,7 @@ import asyncio
 import itertools
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -95,10 +95,15 @@ class Phase(NamedTuple):
 
 
 @asynccontextmanager
-async def model_with(policy: Mapping[str, Any]) -> AsyncIterator[tuple[erllama.Runtime, erllama.Model]]:
+async def model_with(policy: erllama.PolicyOptsDict) -> AsyncIterator[tuple[erllama.Runtime, erllama.Model]]:
     """A model that saves to a disk, if at all."""
-    context = {"n_ctx": N_CTX, "n_seq_max": N_SEQ_MAX, "n_threads": N_THREADS}
-    config = {"model_path": fetch("smollm2"), "context_opts": context, "tier": "disk", "tier_srv": "disk"}
+    context: erllama.ContextOptsDict = {"n_ctx": N_CTX, "n_seq_max": N_SEQ_MAX, "n_threads": N_THREADS}
+    config: erllama.ModelConfigDict = {
+        "model_path": fetch("smollm2"),
+        "context_opts": context,
+        "tier": "disk",
+        "tier_srv": "disk",
+    }
     with TemporaryDirectory() as folder:
         tiers = {"disk": erllama.DiskTier(str(Path(folder)), QUOTA)}
         async with erllama.Runtime(tiers=tiers) as runtime:

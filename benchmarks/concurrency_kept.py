@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from typing import Any
 
 from opened import N_THREADS, prompt
 from report import publish, table
@@ -36,8 +35,13 @@ async def rate(runtime: erllama.Runtime, model: erllama.Model, kept: int) -> flo
 
 async def rates(flash: bool) -> dict[int, list[float]]:
     """The rates of all rounds."""
-    context = {"n_ctx": N_CTX, "n_seq_max": N_SEQ_MAX, "n_threads": N_THREADS, "flash_attn": flash}
-    config: dict[str, Any] = {"model_path": fetch("smollm2"), "context_opts": context}
+    context: erllama.ContextOptsDict = {
+        "n_ctx": N_CTX,
+        "n_seq_max": N_SEQ_MAX,
+        "n_threads": N_THREADS,
+        "flash_attn": flash,
+    }
+    config: erllama.ModelConfigDict = {"model_path": fetch("smollm2"), "context_opts": context}
     config["scheduler"] = {"kept_tokens": N_CTX}  # the default would let go of some of them
     async with erllama.Runtime(ram_quota_bytes=2 << 30) as runtime:
         model = await runtime.load_model("kept", config)

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import llama_cpp
 from bare_batch import BareBatch
@@ -114,10 +114,14 @@ class Heard(NamedTuple):
 
 
 @asynccontextmanager
-async def loaded(**scheduler: int) -> AsyncIterator[erllama.Model]:
+async def loaded(**scheduler: Unpack[erllama.SchedulerOptsDict]) -> AsyncIterator[erllama.Model]:
     """A model that saves nothing."""
-    context = {"n_ctx": N_CTX, "n_seq_max": PROMPTS, "n_threads": N_THREADS}
-    config = {"model_path": fetch("smollm2"), "context_opts": context, "policy": {"min_tokens": None}}
+    context: erllama.ContextOptsDict = {"n_ctx": N_CTX, "n_seq_max": PROMPTS, "n_threads": N_THREADS}
+    config: erllama.ModelConfigDict = {
+        "model_path": fetch("smollm2"),
+        "context_opts": context,
+        "policy": {"min_tokens": None},
+    }
     async with erllama.Runtime() as runtime:
         model = await runtime.load_model("prompts", {**config, "scheduler": scheduler})
         await model.complete("Once", response_tokens=16)

@@ -75,7 +75,7 @@ async def together(model: erllama.Model, number: int, questions: Sequence[list[i
 
 
 async def main() -> None:
-    context = {"n_ctx": N_CTX, "n_seq_max": AGENTS, "n_threads": N_THREADS}
+    context: erllama.ContextOptsDict = {"n_ctx": N_CTX, "n_seq_max": AGENTS, "n_threads": N_THREADS}
     rounds: dict[bool, list[Round]] = {True: [], False: []}
     async with erllama.Runtime(ram_quota_bytes=2 << 30) as runtime:
         model = await runtime.load_model("shared", {"model_path": fetch("smollm2"), "context_opts": context})

@@ -56,8 +56,9 @@ async def read(model: erllama.Model, number: int) -> Seen:
 async def case(label: str, options: Mapping[str, Any]) -> list[str]:
     """One row of the table."""
     context = {"n_ctx": N_CTX, "n_seq_max": STREAMS, "n_threads": N_THREADS}
+    config: Any = {"model_path": fetch("smollm2"), "context_opts": context, **options}
     async with erllama.Runtime() as runtime:
-        model = await runtime.load_model("turns", {"model_path": fetch("smollm2"), "context_opts": context, **options})
+        model = await runtime.load_model("turns", config)
         began = time.perf_counter()
         seen = await asyncio.gather(*(read(model, number) for number in range(STREAMS)))
         seconds = time.perf_counter() - began

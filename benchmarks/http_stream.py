@@ -51,7 +51,8 @@ def free_port() -> int:
 async def application(path: Path, port: int, **config: Any) -> AsyncIterator[Answer]:
     """The application, served on `port`; the answer to `prompt`, `complete` and `stream` comes from its model."""
     context = {"n_ctx": N_CTX, "n_threads": N_THREADS, **config.pop("context_opts", {})}
-    app = create_app({"model_path": path, "context_opts": context, **config})
+    full: Any = {"model_path": path, "context_opts": context, **config}
+    app = create_app(full)
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", access_log=False))
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it

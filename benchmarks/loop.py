@@ -103,7 +103,7 @@ async def busy_rates(path: Path, switch_seconds: float | None) -> list[float]:
     ratios = []
     async with erllama.Runtime(switch_seconds=switch_seconds) as runtime:
         model = await runtime.load_model({"model_path": path, "context_opts": {"n_ctx": 1024, "n_threads": threads}})
-        options = {"response_tokens": TOKENS, "temperature": 0.0}
+        options: erllama.RequestOptionsDict = {"response_tokens": TOKENS, "temperature": 0.0}
         await model.complete("Once upon a time", **options)
         for _ in range(ROUNDS):
             idle = (await model.complete("Once upon a time", **options)).stats.tokens_per_second

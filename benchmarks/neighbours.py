@@ -44,8 +44,12 @@ DEFAULT = "by default"
 @asynccontextmanager
 async def engines(n_threads: int | None) -> AsyncIterator[Answer]:
     """Models in one process. Asked what to do and with how many models, it tells tokens a second, of all together."""
-    context = {"n_ctx": N_CTX} | ({} if n_threads is None else {"n_threads": n_threads})
-    config = {"model_path": fetch(NAME), "context_opts": context, "policy": {"min_tokens": None}}
+    context: erllama.ContextOptsDict = {"n_ctx": N_CTX, "n_threads": n_threads}
+    config: erllama.ModelConfigDict = {
+        "model_path": fetch(NAME),
+        "context_opts": context,
+        "policy": {"min_tokens": None},
+    }
     models: list[erllama.Model] = []
     dice = random.Random(n_threads)
     async with erllama.Runtime() as runtime:
@@ -188,7 +192,7 @@ def together(peers: Mapping[str, Peer]) -> list[list[str]]:
 async def tokens_of(text: str) -> list[int]:
     """The prompt of the bare loop."""
     async with erllama.Runtime() as runtime:
-        config = {"model_path": fetch(NAME), "model_opts": {"vocab_only": True}}
+        config: erllama.ModelConfigDict = {"model_path": fetch(NAME), "model_opts": {"vocab_only": True}}
         return await (await runtime.load_model(config)).tokenize(text)
 
 

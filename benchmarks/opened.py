@@ -48,7 +48,7 @@ async def opened(
     specs: dict[str, DiskTier | RamFileTier] = {"disk": DiskTier(str(root), QUOTA)}
     if tier == "ram_file":
         specs = {"ram_file": RamFileTier(str(root), QUOTA)}
-    config = {
+    config: Any = {
         "model_path": fetch(name),
         "context_opts": {"n_ctx": N_CTX, "n_threads": n_threads},
         "tier": tier,

@@ -37,7 +37,7 @@ async def measure(path: Path, bare: BareProcess) -> None:
     async with erllama.Runtime() as runtime:
         model = await runtime.load_model({"model_path": path, "context_opts": {"n_ctx": N_CTX, "n_threads": N_THREADS}})
         prompt = await model.tokenize(PROMPT)
-        options = {"response_tokens": TOKENS, "temperature": 0.0}
+        options: erllama.RequestOptionsDict = {"response_tokens": TOKENS, "temperature": 0.0}
         reference = bare.run(prompt, TOKENS)[1]
         generated = (await model.complete(prompt, **options)).generated
         if generated != reference:

@@ -57,6 +57,18 @@ from erllama_py.handle.model import Model
 from erllama_py.handle.session import Session
 from erllama_py.handle.stream import Stream
 from erllama_py.handle.supervised import Supervised
+from erllama_py.options.mappings import (
+    ContextOptsDict,
+    ModelConfigDict,
+    ModelOptsDict,
+    PolicyOptsDict,
+    PressureOptsDict,
+    RequestOptionsDict,
+    SchedulerOptsDict,
+    StubOptsDict,
+    TierDict,
+    TurnOptionsDict,
+)
 from erllama_py.options.model import ContextOpts, ModelConfig, ModelOpts, PolicyOpts, SchedulerOpts, StubOpts
 from erllama_py.options.pressure import PressureOpts
 from erllama_py.options.request import RequestOptions
@@ -93,6 +105,7 @@ __all__ = [
     "ChatTemplateError",
     "Completion",
     "ContextOpts",
+    "ContextOptsDict",
     "ContextOverflow",
     "DecodeFailed",
     "DiskTier",
@@ -111,6 +124,7 @@ __all__ = [
     "LoadProgress",
     "Model",
     "ModelConfig",
+    "ModelConfigDict",
     "ModelCrashed",
     "ModelFetchError",
     "ModelFileNotFound",
@@ -118,11 +132,14 @@ __all__ = [
     "ModelLoadError",
     "ModelNotLoaded",
     "ModelOpts",
+    "ModelOptsDict",
     "ModelStuck",
     "ModelUnavailable",
     "NotAGGUF",
     "PolicyOpts",
+    "PolicyOptsDict",
     "PressureOpts",
+    "PressureOptsDict",
     "PressureState",
     "Progress",
     "QuantMismatch",
@@ -131,6 +148,7 @@ __all__ = [
     "RamFileTier",
     "RequestError",
     "RequestOptions",
+    "RequestOptionsDict",
     "RestartLimitReached",
     "RestartLimits",
     "Returned",
@@ -144,6 +162,7 @@ __all__ = [
     "RuntimeReused",
     "SamplerFailed",
     "SchedulerOpts",
+    "SchedulerOptsDict",
     "Session",
     "SessionBusy",
     "SessionEnded",
@@ -152,9 +171,11 @@ __all__ = [
     "Stream",
     "StreamMisused",
     "StubOpts",
+    "StubOptsDict",
     "Supervised",
     "SupervisedStuck",
     "TextDelta",
+    "TierDict",
     "TierError",
     "TierFailed",
     "TierFull",
@@ -167,5 +188,6 @@ __all__ = [
     "TokenizerOnly",
     "TreeNode",
     "TruncatedGGUF",
+    "TurnOptionsDict",
     "UnsupportedModel",
 ]

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import anyio
 
@@ -51,6 +51,7 @@ from erllama_py.handle.caller import Caller
 from erllama_py.handle.model import Model, board_of
 from erllama_py.handle.supervised import Supervised, parse_supervise
 from erllama_py.model.board import ModelBoard
+from erllama_py.options.mappings import ModelConfigDict, PolicyOptsDict, PressureOptsDict, TierDict
 from erllama_py.options.model import (
     ModelConfig,
     PolicyOpts,
@@ -92,10 +93,10 @@ class Runtime(ModelCalls):
         self,
         *,
         home: str | os.PathLike[str] | None = None,
-        tiers: Mapping[str, DiskTier | RamFileTier | Mapping[str, Any]] | None = None,
+        tiers: Mapping[str, DiskTier | RamFileTier | TierDict] | None = None,
         ram_quota_bytes: int | None = None,
-        policy: PolicyOpts | Mapping[str, Any] | None = None,
-        pressure: PressureOpts | Mapping[str, Any] | None = None,
+        policy: PolicyOpts | PolicyOptsDict | None = None,
+        pressure: PressureOpts | PressureOptsDict | None = None,
         save_buffer_bytes: int = SAVE_BUFFER_BYTES,
         switch_seconds: float | None = SWITCH_SECONDS,
         backend_factory: BackendFactory = make_backend,
@@ -175,8 +176,8 @@ class Runtime(ModelCalls):
 
     async def load_model(
         self,
-        model_id: str | Mapping[str, Any] | ModelConfig,
-        config: Mapping[str, Any] | ModelConfig | None = None,
+        model_id: str | ModelConfigDict | ModelConfig,
+        config: ModelConfigDict | ModelConfig | None = None,
         *,
         on_progress: Callable[[LoadProgress], object] | None = None,
     ) -> Model:
@@ -256,7 +257,7 @@ class Runtime(ModelCalls):
 
     # --- tiers -------------------------------------------------------------------------------------------------
 
-    async def start_tier(self, name: str, spec: DiskTier | RamFileTier | Mapping[str, Any]) -> None:
+    async def start_tier(self, name: str, spec: DiskTier | RamFileTier | TierDict) -> None:
         """Start a tier by name; returns when it can store rows, while it reads its old ones in the background.
 
         Raises `InvalidOption`, `TierTaken`, `TierLocked` when another process has the directory, `TierFailed`.

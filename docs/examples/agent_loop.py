@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import erllama_py as erllama
 
@@ -48,7 +47,7 @@ class Agent:
                 attempt += 1
 
 
-async def main(config: Mapping[str, Any], questions: Iterable[str]) -> dict[str, str]:
+async def main(config: erllama.ModelConfigDict, questions: Iterable[str]) -> dict[str, str]:
     """Answer all questions; `transient` restarts the loop when it raises, and lets it be when it returns."""
     tasks = Tasks()
     for task in (*questions, None):
@@ -63,6 +62,6 @@ async def main(config: Mapping[str, Any], questions: Iterable[str]) -> dict[str,
 
 
 if __name__ == "__main__":
-    model = {"model_path": sys.argv[1]} if sys.argv[1:] else {"backend": "stub"}
+    model: erllama.ModelConfigDict = {"model_path": sys.argv[1]} if sys.argv[1:] else {"backend": "stub"}
     for question, answer in asyncio.run(main(model, ["What is gravity?", "What is the moon?"])).items():
         print(f"{question}\n  {answer}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -36,7 +36,7 @@ Messages = Annotated[list[Any], Body()]
 Options = Annotated[dict[str, Any], Body(default_factory=dict)]
 
 
-def create_app(config: Mapping[str, Any], cache_path: str | None = None) -> FastAPI:
+def create_app(config: erllama.ModelConfigDict, cache_path: str | None = None) -> FastAPI:
     """The application; `config` is what `load_model` takes, `cache_path` a directory for what was computed."""
     tiers = {"disk": erllama.DiskTier(cache_path)} if cache_path else {}
     if cache_path:
@@ -120,5 +120,5 @@ async def server_sent(stream: erllama.Stream) -> AsyncIterator[str]:
 
 if "MODEL_PATH" in os.environ:
     # Four clients at a time, a thousand tokens and more for each; those who come then wait for their turn.
-    contexts = {"n_ctx": 8192, "n_seq_max": 4}
+    contexts: erllama.ContextOptsDict = {"n_ctx": 8192, "n_seq_max": 4}
     app = create_app({"model_path": os.environ["MODEL_PATH"], "context_opts": contexts}, os.environ.get("CACHE_PATH"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, get_args
+from typing import Unpack, get_args
 
 import msgspec
 
@@ -21,7 +21,8 @@ from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.session import Session
 from erllama_py.handle.stream import Call, Stream
 from erllama_py.model.board import ModelBoard
-from erllama_py.options.request import parse_request_options
+from erllama_py.options.mappings import RequestOptionsDict
+from erllama_py.options.request import RequestOptions, merged, parse_request_options
 from erllama_py.results import CachedPrefix, CacheHit, Completion, Explanation, ModelInfo, Phase
 from erllama_py.scheduler.messages import FaultPlace, session_key
 from erllama_py.scheduler.reuse import is_cuttable
@@ -40,29 +41,44 @@ class Model:
 
     # --- generating ------------------------------------------------------------------------------------------
 
-    async def complete(self, /, prompt: Prompt, **options: Any) -> Completion:
+    async def complete(
+        self, prompt: Prompt, *, options: RequestOptions | None = None, **given: Unpack[RequestOptionsDict]
+    ) -> Completion:
         """Continue `prompt`, a text or a list of token ids, and return the whole reply.
 
-        Options: `response_tokens`, `stop_sequences`, `temperature`, `top_k`, `top_p`, `min_p`,
-        `repetition_penalty`, `seed`, `grammar` (GBNF), `parent_key`, `cache_salt`, `session_id`, `session_wait`,
-        `priority`, `deadline`; see `RequestOptions`. Cancelling the caller cancels the request. Raises
+        The options are those of `RequestOptions`, by keyword; with `options` a whole struct, which keywords beside it
+        override. Cancelling the caller cancels the request. Raises
         `InvalidOption`, a `RequestError` or a `ModelUnavailable`.
         """
-        return await self._caller.answer(partial(self._prompts.plain, prompt), options)
+        return await self._caller.answer(partial(self._prompts.plain, prompt), merged(options, given))
 
-    def stream(self, /, prompt: Prompt, **options: Any) -> Stream:
+    def stream(
+        self, prompt: Prompt, *, options: RequestOptions | None = None, **given: Unpack[RequestOptionsDict]
+    ) -> Stream:
         """Continue `prompt` and hand the events over as they come: see `Stream`. Options as in `complete`."""
-        return Stream(Call(self._caller, partial(self._prompts.plain, prompt), options))
+        return Stream(Call(self._caller, partial(self._prompts.plain, prompt), merged(options, given)))
 
     async def chat(
-        self, /, messages: Sequence[ChatMessage], *, tools: Tools | None = None, **options: Any
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        tools: Tools | None = None,
+        options: RequestOptions | None = None,
+        **given: Unpack[RequestOptionsDict],
     ) -> Completion:
         """Answer a conversation, rendered by the model's own chat template. Options as in `complete`."""
-        return await self._caller.answer(partial(self._prompts.chat, messages, tools), options)
+        return await self._caller.answer(partial(self._prompts.chat, messages, tools), merged(options, given))
 
-    def stream_chat(self, /, messages: Sequence[ChatMessage], *, tools: Tools | None = None, **options: Any) -> Stream:
+    def stream_chat(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        tools: Tools | None = None,
+        options: RequestOptions | None = None,
+        **given: Unpack[RequestOptionsDict],
+    ) -> Stream:
         """Answer a conversation as a stream of events. Options as in `complete`."""
-        return Stream(Call(self._caller, partial(self._prompts.chat, messages, tools), options))
+        return Stream(Call(self._caller, partial(self._prompts.chat, messages, tools), merged(options, given)))
 
     def session(
         self,
@@ -80,11 +96,14 @@ class Model:
         return Session(self._caller, session_id, tools, messages, cache_salt)
 
     async def prefill_only(
-        self, prompt: Prompt, *, parent_key: bytes | str | None = None, cache_salt: str | None = None
+        self, prompt: Prompt, *, options: RequestOptions | None = None, **given: Unpack[RequestOptionsDict]
     ) -> Completion:
-        """Compute a prompt and save it, without a reply: to warm the cache. `finish_key` is the saved row's key."""
-        options = {"parent_key": parent_key, "cache_salt": cache_salt}
-        return await self._caller.answer(partial(self._prompts.plain, prompt), options, prefill_only=True)
+        """Compute a prompt and save it, without a reply: to warm the cache. `finish_key` is the saved row's key.
+
+        Options as in `complete`; those that are about a reply change nothing.
+        """
+        prepare = partial(self._prompts.plain, prompt)
+        return await self._caller.answer(prepare, merged(options, given), prefill_only=True)
 
     def cancel(self, request_id: int) -> None:
         """Finish a request (`stream.request_id`) with what it has. No effect when it is over; allowed twice."""

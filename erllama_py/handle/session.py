@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from copy import deepcopy
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, Unpack
 
 import anyio
 import anyio.to_thread
@@ -31,7 +31,8 @@ from erllama_py.errors import ErllamaError, InvalidOption, SessionBusy, SessionE
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.stream import Stream
-from erllama_py.options.request import RequestOptions
+from erllama_py.options.mappings import TurnOptionsDict
+from erllama_py.options.request import RequestOptions, merged
 from erllama_py.results import Completion
 from erllama_py.scheduler.messages import Feed
 
@@ -102,32 +103,48 @@ class Session:
 
     # --- turns -------------------------------------------------------------------------------------------------
 
-    async def chat(self, message: str | ChatMessage | Sequence[ChatMessage], **options: Any) -> Completion:
+    async def chat(
+        self,
+        message: str | ChatMessage | Sequence[ChatMessage],
+        *,
+        options: RequestOptions | None = None,
+        **given: Unpack[TurnOptionsDict],
+    ) -> Completion:
         """Say something and get the answer: a user's text, a message such as a tool's result, or several messages.
 
         Options as in `Model.complete`. A turn that raises, or whose caller is cancelled, leaves the session as it was.
         Raises `SessionBusy` while another turn is under way, unless `session_wait` is true.
         """
-        return await self._answer(partial(self._chat_turn, message), options)
+        return await self._answer(partial(self._chat_turn, message), merged(options, given))
 
-    def stream_chat(self, message: str | ChatMessage | Sequence[ChatMessage], **options: Any) -> Stream:
+    def stream_chat(
+        self,
+        message: str | ChatMessage | Sequence[ChatMessage],
+        *,
+        options: RequestOptions | None = None,
+        **given: Unpack[TurnOptionsDict],
+    ) -> Stream:
         """`chat` as a stream of events.
 
         The turn is over with `Done`, or when the block is left. If that was early, or `events.cancel()` was called, the
         session goes on from what had been generated.
         """
-        return Stream(_TurnRun(self, partial(self._chat_turn, message), options))
+        return Stream(_TurnRun(self, partial(self._chat_turn, message), merged(options, given)))
 
-    async def complete(self, prompt: Prompt, **options: Any) -> Completion:
+    async def complete(
+        self, prompt: Prompt, *, options: RequestOptions | None = None, **given: Unpack[TurnOptionsDict]
+    ) -> Completion:
         """Put a text or tokens behind all that was read and said, as they are, and continue them.
 
         Among the messages this counts as said by the assistant: after a reply, `complete("")` goes on with it.
         """
-        return await self._answer(partial(self._raw_turn, prompt), options)
+        return await self._answer(partial(self._raw_turn, prompt), merged(options, given))
 
-    def stream(self, prompt: Prompt, **options: Any) -> Stream:
+    def stream(
+        self, prompt: Prompt, *, options: RequestOptions | None = None, **given: Unpack[TurnOptionsDict]
+    ) -> Stream:
         """`complete` as a stream of events; see `stream_chat`."""
-        return Stream(_TurnRun(self, partial(self._raw_turn, prompt), options))
+        return Stream(_TurnRun(self, partial(self._raw_turn, prompt), merged(options, given)))
 
     # --- its end -----------------------------------------------------------------------------------------------
 
@@ -147,20 +164,20 @@ class Session:
 
     # --- inside ------------------------------------------------------------------------------------------------
 
-    async def _answer(self, prepare: Prepare, options: Mapping[str, Any]) -> Completion:
+    async def _answer(self, prepare: Prepare, options: Mapping[str, object]) -> Completion:
         claim = Claim(self)
         with claim.held:
             _, reply = await self._begin(claim, prepare, options, None)
             return await self._commit(claim, reply)
 
     async def _begin(
-        self, claim: Claim, prepare: Prepare, options: Mapping[str, Any], feed: Feed | None
+        self, claim: Claim, prepare: Prepare, options: Mapping[str, object], feed: Feed | None
     ) -> tuple[int, Reply[Completion]]:
         """Claim the session, build the turn and submit it."""
         self._check(options)
 
         async def prompt() -> tuple[list[int], tuple[int, ...]]:
-            await claim.take(wait=options.get("session_wait", False))
+            await claim.take(wait=options.get("session_wait") is True)
             if self._ended:
                 raise SessionEnded(f"the session {self.id!r} was ended", self.id)
             claim.turn = turn = await prepare()
@@ -169,7 +186,7 @@ class Session:
         passed = {**options, "session_id": self.id, "cache_salt": self._salt}
         return await self._caller.begin(prompt, passed, feed)
 
-    def _check(self, options: Mapping[str, Any]) -> None:
+    def _check(self, options: Mapping[str, object]) -> None:
         """Refuse what belongs to the session and not to its turns."""
         if "session_id" in options:
             raise InvalidOption("session_id", "a session has its own")
@@ -243,7 +260,7 @@ class Claim:
 class _TurnRun:
     """The request of a turn that is streamed: committed at `Done`, or when the block is left before."""
 
-    def __init__(self, session: Session, prepare: Prepare, options: Mapping[str, Any]) -> None:
+    def __init__(self, session: Session, prepare: Prepare, options: Mapping[str, object]) -> None:
         self._session = session
         self._prepare = prepare
         self._options = options

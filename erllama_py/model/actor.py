@@ -117,7 +117,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         except errors.ErllamaError:
             raise
         except Exception as error:
-            raise errors.ModelLoadError(board.config.model_path or "the model", str(error)) from error
+            raise errors.ModelLoadError(str(board.config.model_path or "the model"), str(error)) from error
         if nbytes := range_bytes(prepared.facts, board.config):
             # The first copies should not wait for fresh memory, which takes ten times longer than they do.
             await anyio.to_thread.run_sync(self._buffers.warm, WARM_BUFFERS, nbytes)

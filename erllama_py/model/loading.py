@@ -146,7 +146,7 @@ def describe(board: ModelBoard, prepared: Prepared, facts: ModelFacts, load_seco
         phase="idle",
         pending=0,
         backend=config.backend,
-        model_path=config.model_path,
+        model_path=None if config.model_path is None else str(config.model_path),
         description=facts.description,
         quant_type=prepared.facts.quant_type,
         quant_bits=prepared.facts.quant_bits,

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import msgspec
 
 from erllama_py.errors import InvalidOption
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+if TYPE_CHECKING:
+    PathText = str | os.PathLike[str]  # what may be given
+else:
+    PathText = str  # what a checked struct holds
 
 # Real numbers go to llama.cpp as 32-bit floats: larger ones would become infinite there, smaller ones zero.
 FLOAT32_MAX = 3.4028234e38
@@ -170,3 +176,8 @@ def check_utf8(option: str, text: str) -> None:
         text.encode()  # 1.5 ms for a million characters; looking at each one would take twenty times as long
     except UnicodeEncodeError:
         raise InvalidOption(option, "the text has no UTF-8 form: it holds a lone surrogate") from None
+
+
+def plain_path(path: object) -> object:
+    """A path object as the str that it stands for; everything else as it is."""
+    return os.fspath(path) if isinstance(path, os.PathLike) else path

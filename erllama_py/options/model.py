@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from erllama_py.errors import InvalidOption, TierMismatch, TierNotFound
-from erllama_py.options.check import check_utf8, convert, hex_digest
+from erllama_py.options.check import PathText, check_utf8, convert, hex_digest, plain_path
 
 INT32_MAX = (1 << 31) - 1  # llama.cpp holds sizes in 32-bit integers
 MAX_SEQUENCES = 255  # llama.cpp's LLAMA_MAX_SEQ less the one that saved ranges pass through
@@ -194,7 +194,7 @@ class ModelConfig(Options, frozen=True):
 
     backend: Literal["llama", "stub"] = "llama"
     """What runs the model: llama.cpp, or a deterministic stand-in for tests and drills."""
-    model_path: str | None = None
+    model_path: PathText | None = None
     """The GGUF file, as a str or a path object; needed by llama.cpp. Taken from the working directory at once."""
     model_opts: ModelOpts = ModelOpts()
     """How the weights are loaded."""
@@ -230,7 +230,7 @@ class ModelConfig(Options, frozen=True):
 
 def parse_model_config(options: Mapping[str, Any] | ModelConfig) -> ModelConfig:
     """Check a configuration and fill in what depends on others: absolute path, micro-batch, threads."""
-    config = convert(options, ModelConfig, model_path=_plain_path, fingerprint=hex_digest, ctx_params_hash=hex_digest)
+    config = convert(options, ModelConfig, model_path=plain_path, fingerprint=hex_digest, ctx_params_hash=hex_digest)
     _check_model(config)
     _check_context(config.context_opts)
     _check_policy(config.policy)
@@ -287,11 +287,7 @@ def check_name(name: object, option: str = "id") -> str:
     return name
 
 
-def _plain_path(path: object) -> object:
-    return os.fspath(path) if isinstance(path, os.PathLike) else path
-
-
-def _absolute(path: str) -> str:
+def _absolute(path: PathText) -> str:
     try:
         return str(Path(path).absolute())
     except OSError as error:
@@ -328,8 +324,8 @@ def _check_model(config: ModelConfig) -> None:
         raise InvalidOption("model_opts.tensor_split", "expected shares of 0 or more, one of them above 0")
 
 
-def _check_path(path: str) -> None:
-    if not path or "\0" in path:
+def _check_path(path: PathText) -> None:
+    if not path or "\0" in str(path):
         raise InvalidOption("model_path", "a path is not empty and has no NUL character")
     try:
         os.fsencode(path)  # a name of other bytes than UTF-8 has a form: `os.fsdecode` makes a str of it

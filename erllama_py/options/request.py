@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from msgspec import Meta
+from msgspec.structs import asdict
 
+from erllama_py.errors import InvalidOption
 from erllama_py.options.check import check_utf8, convert, hex_digest
 from erllama_py.options.model import Amount, Count, Options, Positive, Salt
 
@@ -50,6 +52,19 @@ class RequestOptions(Options, frozen=True):
     """Seconds from the call, after which the request is cancelled and finishes with what it has."""
     grammar: str | None = None
     """A GBNF grammar that the reply follows. The engine reads it: a bad one, an empty one too, is `InvalidGrammar`."""
+
+
+DEFAULTS = RequestOptions()
+
+
+def merged(options: RequestOptions | None, given: Mapping[str, object]) -> Mapping[str, object]:
+    """`given` by keyword, over those of `options` that are not the defaults."""
+    if options is None:
+        return given
+    if not isinstance(options, RequestOptions):
+        raise InvalidOption("options", f"expected RequestOptions, got {type(options).__name__}")
+    struct = {name: value for name, value in asdict(options).items() if value != getattr(DEFAULTS, name)}
+    return {**struct, **given}
 
 
 def parse_request_options(options: Mapping[str, object]) -> RequestOptions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import psutil
@@ -49,9 +49,9 @@ class _Numbers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_runtime_options(
-    tiers: Mapping[str, DiskTier | RamFileTier | Mapping[str, Any]] | None,
-    policy: PolicyOpts | Mapping[str, Any] | None,
-    pressure: PressureOpts | Mapping[str, Any] | None,
+    tiers: object,
+    policy: object,
+    pressure: object,
     **numbers: float | None,
 ) -> RuntimeOptions:
     """Check what a runtime was given. Raises `InvalidOption`."""

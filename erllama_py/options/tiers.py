@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from erllama_py.errors import InvalidOption
-from erllama_py.options.check import convert
+from erllama_py.options.check import PathText, convert, plain_path
 
 LEAST_QUOTA = 1 << 20  # below 1 MiB not a single row fits
 QuotaBytes = Annotated[int, Meta(ge=LEAST_QUOTA, le=1 << 60)]
@@ -20,7 +20,7 @@ QuotaBytes = Annotated[int, Meta(ge=LEAST_QUOTA, le=1 << 60)]
 class TierSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The base of the tiers that lie in a directory."""
 
-    root: str
+    root: PathText
     """The directory; made (0700) where it is not there. It belongs to one process at a time."""
     quota_bytes: QuotaBytes = 8 << 30
     """Most bytes of all files in it, those being written counted in."""
@@ -70,8 +70,8 @@ def parse_tier(spec: object) -> DiskTier | RamFileTier:
 def _checked(options: dict[Any, Any], kind: type[DiskTier] | type[RamFileTier]) -> DiskTier | RamFileTier:
     if "root" not in options:
         raise InvalidOption("root", f"a {kind.__name__} needs a directory")
-    checked = convert(options, kind, root=lambda root: os.fspath(root) if isinstance(root, os.PathLike) else root)
-    if not checked.root or "\0" in checked.root:
+    checked = convert(options, kind, root=plain_path)
+    if not checked.root or "\0" in str(checked.root):
         raise InvalidOption("root", "a path is not empty and has no NUL character")
     try:
         os.fsencode(checked.root)

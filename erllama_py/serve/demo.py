@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import erllama_py as erllama
 
@@ -60,7 +59,7 @@ async def demo(model_path: Path) -> None:
     """The whole story, about half a minute on two cores."""
     with tempfile.TemporaryDirectory(prefix="erllama-demo-") as folder:
         tiers = {"demo_disk": erllama.DiskTier(folder, quota_bytes=1 << 30)}
-        config = {
+        config: erllama.ModelConfigDict = {
             "model_path": model_path, "context_opts": {"n_ctx": 4096}, "tier": "disk", "tier_srv": "demo_disk",
         }  # fmt: skip
         async with erllama.Runtime(tiers=tiers) as runtime:
@@ -69,9 +68,9 @@ async def demo(model_path: Path) -> None:
             await second_life(runtime, config)
 
 
-async def first_life(runtime: erllama.Runtime, config: dict[str, Any]) -> None:
+async def first_life(runtime: erllama.Runtime, config: erllama.ModelConfigDict) -> None:
     """Cold, warm, a crash, and the supervision tree."""
-    print(f"Loading {Path(config['model_path']).name}")
+    print(f"Loading {Path(config['model_path'] or '').name}")
     model = await runtime.load_model("demo", config, on_progress=bar)
     info = model.info
     print(f"\n  {info.description}, {info.size >> 20} MiB of weights, ready in {info.load_seconds:.2f} s")
@@ -106,7 +105,7 @@ async def first_life(runtime: erllama.Runtime, config: dict[str, Any]) -> None:
     print("\nUnloaded; the memory is free.")
 
 
-async def second_life(runtime: erllama.Runtime, config: dict[str, Any]) -> None:
+async def second_life(runtime: erllama.Runtime, config: erllama.ModelConfigDict) -> None:
     """What the first runtime has saved is on the disk: only the new question has to be read."""
     print("\nA new runtime on the same folder, as after a restart of the program:")
     model = await runtime.load_model("demo", config)

@@ -51,7 +51,7 @@ class DirectoryTier(TierActor):
         clock: Clock | None = None,
     ) -> None:
         super().__init__(name, "disk" if isinstance(spec, DiskTier) else "ram_file", spec.quota_bytes)
-        self.store = Store(name, spec.root, spec.quota_bytes, files or Files(), buffers)
+        self.store = Store(name, str(spec.root), spec.quota_bytes, files or Files(), buffers)
         self._buffers = buffers
         self._clock = clock or MonotonicClock()
         self._log = get_logger(tier=name)

@@ -6,7 +6,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, Unpack
 
 import anyio
 import httpx
@@ -26,7 +26,7 @@ GREEDY = {"temperature": 0.0, "response_tokens": 8}
 
 
 @asynccontextmanager
-async def running(**stub: Any) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
+async def running(**stub: Unpack[erllama.StubOptsDict]) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
     app = create_app({**STUB, "stub": stub})
     async with (
         app.router.lifespan_context(app),

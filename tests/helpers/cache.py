@@ -51,7 +51,7 @@ def text(length: int, seed: int = 0) -> str:
     return "".join(random.Random(seed).choices("abcdefghijklmnopqrstuvwxyz ", k=length))
 
 
-def config(memory: str = "full", *, kind: str | None = None, policy: Any = None, **more: Any) -> dict[str, Any]:
+def config(memory: str = "full", *, kind: str | None = None, policy: Any = None, **more: Any) -> Any:
     """A model's configuration: `kind` is the tier's, None the one in memory; `policy` changes gates."""
     tier = {} if kind is None else {"tier": kind, "tier_srv": TIER}
     context = {**CONTEXT, **more.pop("context_opts", {})}
@@ -69,7 +69,7 @@ async def runtime_at(
     known: bool = True, **options: Any,
 ) -> AsyncIterator[erllama.Runtime]:  # fmt: skip
     """An open runtime with the tier `d` in `root`, all of whose rows are `known`."""
-    tiers = {TIER: {"kind": kind, "root": root, "quota_bytes": quota_bytes}}
+    tiers: dict[str, erllama.TierDict] = {TIER: {"kind": kind, "root": root, "quota_bytes": quota_bytes}}
     async with erllama.Runtime(tiers=tiers, backend_factory=make, **options) as runtime:
         if known:
             await opened(runtime)

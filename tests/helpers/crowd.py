@@ -43,7 +43,7 @@ def prompts(count: int, length: int = PROMPT, reply: int = REPLY) -> tuple[tuple
     return tuple(found)
 
 
-def crowded_config(memory: str = "full", *, policy: Any = None, **more: Any) -> dict[str, Any]:
+def crowded_config(memory: str = "full", *, policy: Any = None, **more: Any) -> Any:
     """A stub with few cells, for the sequences that share them."""
     context = CONTEXT | more.pop("context_opts", {})
     return config(memory, policy=POLICY | (policy or {}), context_opts=context, **more)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Unpack
 
 import anyio
 import anyio.lowlevel
@@ -15,11 +15,16 @@ from erllama_py.engine.backend import Backend, DecodeStatus, Slice
 from erllama_py.engine.stub import StubBackend
 from erllama_py.options.model import ModelConfig
 
-STUB: dict[str, Any] = {"backend": "stub"}
+STUB: erllama.ModelConfigDict = {"backend": "stub"}
+
+
+def untyped(**options: Any) -> dict[str, Any]:
+    """Options that a type checker would refuse."""
+    return options
 
 
 @asynccontextmanager
-async def stub_runtime(**stub: Any) -> AsyncIterator[tuple[erllama.Runtime, erllama.Model]]:
+async def stub_runtime(**stub: Unpack[erllama.StubOptsDict]) -> AsyncIterator[tuple[erllama.Runtime, erllama.Model]]:
     """An open runtime and a model `m`; keywords are `StubOpts`."""
     async with erllama.Runtime() as runtime:
         yield runtime, await runtime.load_model("m", {**STUB, "stub": stub})

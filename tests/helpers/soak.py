@@ -49,7 +49,7 @@ SCHEDULER = {"max_pending": 9, "session_idle_ms": 100, "turn_ms": 5}
 async def soaked(runtime: erllama.Runtime, subject: Subject, folder: Path, watch: Watch, seed: int = 0) -> Soak:
     """A soak of a model of its own in `runtime`, which was made under `watch`; `folder` is for its file."""
     backend, kind = subject
-    options: dict[str, Any] = {"context_opts": CONTEXT, "policy": POLICY, "scheduler": SCHEDULER}
+    options: Any = {"context_opts": CONTEXT, "policy": POLICY, "scheduler": SCHEDULER}
     if backend == "stub":
         options |= {"backend": "stub", "stub": MEMORIES[MEMORY[kind]]}
         return Soak(runtime, await runtime.load_model("m", options), watch, by_the_stub, seed)

@@ -26,7 +26,7 @@ def tiers(root: Path) -> dict[str, erllama.DiskTier]:
     return {"d": erllama.DiskTier(str(root), quota_bytes=1 << 30)}
 
 
-def config(name: str, **context: Any) -> dict[str, Any]:
+def config(name: str, **context: Any) -> Any:
     """Without flash attention, whose rounding on the CPU depends on where a prompt is cut into batches."""
     sizes = {"n_ctx": 1024, "n_threads": 2, "flash_attn": False}
     return {

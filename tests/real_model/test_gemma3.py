@@ -23,7 +23,10 @@ GREEDY: dict[str, Any] = {"temperature": 0.0, "response_tokens": 16}
 async def test_what_is_kept_of_a_window_answers_as_a_fresh_model_does(anyio_backend: str) -> None:
     """Within the window a cut is exact; beyond it the sequence is begun anew. Nothing is saved here."""
     async with erllama.Runtime(policy={"min_tokens": None}) as runtime:
-        config = {"model_path": fetch("gemma3"), "context_opts": {"n_ctx": 1536, "n_ubatch": 64, "n_threads": 2}}
+        config: erllama.ModelConfigDict = {
+            "model_path": fetch("gemma3"),
+            "context_opts": {"n_ctx": 1536, "n_ubatch": 64, "n_threads": 2},
+        }
         model = await runtime.load_model("m", config)
         fresh = await runtime.load_model("fresh", config)
         text = await model.tokenize(LOG * 30)

@@ -22,7 +22,7 @@ LANDS = ["ice", "sand", "rivers", "mountains", "glass", "clouds"]
 GREEDY: dict[str, Any] = {"temperature": 0.0, "response_tokens": 8}
 
 
-def config(name: str, **context: Any) -> dict[str, Any]:
+def config(name: str, **context: Any) -> Any:
     sizes = {"n_ctx": 2048, "n_batch": 512, "n_threads": 2, "n_seq_max": 8, "flash_attn": False}
     return {"model_path": fetch(name), "context_opts": sizes | context}
 

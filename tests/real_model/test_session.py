@@ -19,7 +19,10 @@ async def test_five_turns_lose_no_token() -> None:
     """
     rendered_alike = 0
     async with erllama.Runtime() as runtime:
-        config = {"model_path": fetch("smollm2"), "context_opts": {"n_ctx": 1024, "n_threads": 2}}
+        config: erllama.ModelConfigDict = {
+            "model_path": fetch("smollm2"),
+            "context_opts": {"n_ctx": 1024, "n_threads": 2},
+        }
         model = await runtime.load_model("m", config)
         async with model.session(messages=[{"role": "system", "content": "You answer briefly."}]) as session:
             held: list[int] = []
@@ -43,7 +46,10 @@ async def test_five_turns_lose_no_token() -> None:
 async def test_the_replies_to_a_session_are_those_to_its_rendering() -> None:
     """Where the text makes the same tokens, it is the same conversation: greedy replies are alike."""
     async with erllama.Runtime() as runtime:
-        config = {"model_path": fetch("smollm2"), "context_opts": {"n_ctx": 1024, "n_threads": 2}}
+        config: erllama.ModelConfigDict = {
+            "model_path": fetch("smollm2"),
+            "context_opts": {"n_ctx": 1024, "n_threads": 2},
+        }
         model = await runtime.load_model("m", config)
         async with model.session() as session:
             for question in QUESTIONS[:3]:

@@ -211,9 +211,12 @@ async def test_what_is_below_min_tokens_is_not_saved() -> None:
 
 async def test_the_gates_of_the_runtime_are_those_that_a_model_leaves_open() -> None:
     """A model's own are added to them."""
-    gates = {"min_tokens": 16, "boundary_align_tokens": 100}
+    gates: erllama.PolicyOptsDict = {"min_tokens": 16, "boundary_align_tokens": 100}
     async with erllama.Runtime(ram_quota_bytes=64 << 20, policy=gates) as runtime:
-        for name, policy in (("one", {}), ("two", {"boundary_align_tokens": 50, "boundary_trim_tokens": 0})):
+        given: dict[str, erllama.PolicyOptsDict] = {
+            "one": {}, "two": {"boundary_align_tokens": 50, "boundary_trim_tokens": 0},
+        }  # fmt: skip
+        for name, policy in given.items():
             model = await runtime.load_model(name, {"backend": "stub", "policy": policy, "cache_salt": name})
             assert model.info.config.policy.min_tokens == 16
             await ask(model, text(220, seed=5))

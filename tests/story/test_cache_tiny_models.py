@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("models")
 
 
-def config(path: Path, *, policy: dict[str, Any] | None = None, **context: Any) -> dict[str, Any]:
+def config(path: Path, *, policy: dict[str, Any] | None = None, **context: Any) -> Any:
     sizes = {"n_ctx": 640, "n_batch": 128, "n_ubatch": 64, "n_threads": 1}
     return {
         "model_path": path, "context_opts": sizes | context, "tier": "disk", "tier_srv": "d",
@@ -40,7 +40,7 @@ def config(path: Path, *, policy: dict[str, Any] | None = None, **context: Any) 
     }  # fmt: skip
 
 
-async def ask(root: Path, options: dict[str, Any], *prompts: list[int], **request: Any) -> list[erllama.Completion]:
+async def ask(root: Path, options: Any, *prompts: list[int], **request: Any) -> list[erllama.Completion]:
     """The answers of a new runtime over the tier in `root`, one after the other."""
     async with erllama.Runtime(tiers={"d": erllama.DiskTier(str(root), quota_bytes=1 << 30)}) as runtime:
         model = await runtime.load_model("m", options)

@@ -139,7 +139,11 @@ async def turn(model: erllama.Model, session: erllama.Session, how: str) -> None
 async def with_session() -> AsyncIterator[tuple[erllama.Runtime, erllama.Model, erllama.Session]]:
     """A model that holds a session of one turn; afterwards the session goes on from there, in one sequence."""
     async with erllama.Runtime() as runtime:
-        options = {**STUB, "context_opts": {"n_ctx": 16384, "n_seq_max": 3}, "policy": {"min_tokens": 8}}
+        options: erllama.ModelConfigDict = {
+            **STUB,
+            "context_opts": {"n_ctx": 16384, "n_seq_max": 3},
+            "policy": {"min_tokens": 8},
+        }
         model = await runtime.load_model("m", options)
         session = model.session("s")
         await session.chat("hello", response_tokens=3, temperature=0.0)

@@ -177,7 +177,7 @@ async def test_a_follower_of_rows_can_leave(memory: str, how: str, monkeypatch: 
     async with gated(memory) as (_, model, gate):
         first = asyncio.create_task(together(model, all_prompts[:1], length=LENGTH))
         await arrived(model, 1)
-        more = {"deadline": 0.02} if how == "deadline" else {}
+        more: dict[str, Any] = {"deadline": 0.02} if how == "deadline" else {}
         second = asyncio.create_task(model.complete(all_prompts[1], **GREEDY, **more))
         third = asyncio.create_task(together(model, all_prompts[2:], length=LENGTH))
         await until(lambda: len(stages(watch)) == 3 or second.done())

@@ -16,6 +16,7 @@ from helpers.runtime import STUB, engine_threads, slow_stub, stub_runtime, until
 import erllama_py as erllama
 
 pytestmark = pytest.mark.anyio
+SLOW: erllama.ModelConfigDict = {"backend": "stub", "stub": {"load_seconds": 3600.0}}
 
 
 async def test_an_id_is_made_when_none_is_given() -> None:
@@ -29,7 +30,7 @@ async def test_an_id_is_made_when_none_is_given() -> None:
 async def test_a_second_load_of_an_id_is_refused_also_while_it_loads() -> None:
     """The first one is not disturbed."""
     async with erllama.Runtime() as runtime, anyio.create_task_group() as group:
-        group.start_soon(runtime.load_model, "m", {**STUB, "stub": {"load_seconds": 3600.0}})
+        group.start_soon(runtime.load_model, "m", SLOW)
         await until(lambda: bool(engine_threads()))
         with pytest.raises(erllama.AlreadyLoaded):
             await runtime.load_model("m", STUB)
@@ -43,7 +44,7 @@ async def test_a_second_load_of_an_id_is_refused_also_while_it_loads() -> None:
 async def test_a_load_that_takes_its_time_delays_nobody() -> None:
     """While one model loads, another answers, a third is loaded and answers too, and the probes say who loads."""
     async with stub_runtime() as (runtime, model), anyio.create_task_group() as group:
-        group.start_soon(runtime.load_model, "slow", {**STUB, "stub": {"load_seconds": 3600.0}})
+        group.start_soon(runtime.load_model, "slow", SLOW)
         await until(lambda: len(engine_threads()) == 2)
         assert (await model.complete("hello", response_tokens=1, temperature=0.0)).generated
         third = await runtime.load_model("third", STUB)
@@ -58,7 +59,7 @@ async def test_a_cancelled_load_leaves_nothing() -> None:
     async with erllama.Runtime() as runtime:
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as group:
-                group.start_soon(runtime.load_model, "m", {**STUB, "stub": {"load_seconds": 3600.0}})
+                group.start_soon(runtime.load_model, "m", SLOW)
                 await until(lambda: bool(engine_threads()))
                 scope.cancel()
         assert engine_threads() == []
@@ -137,7 +138,7 @@ async def test_a_runtime_that_closes_while_a_model_loads_aborts_the_load() -> No
 
     async def load(runtime: erllama.Runtime) -> None:
         try:
-            await runtime.load_model("m", {**STUB, "stub": {"load_seconds": 3600.0}})
+            await runtime.load_model("m", SLOW)
         except erllama.ErllamaError as error:
             errors.append(error)
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 PROMPT = [(7 * place + place * place) % 250 for place in range(150)]
 
 
-def config(path: Path, **options: Any) -> dict[str, Any]:
+def config(path: Path, **options: Any) -> Any:
     return {
         "model_path": path,
         "context_opts": {"n_ctx": 512, "n_batch": 128, "n_ubatch": 64, "n_threads": 1},
@@ -35,7 +35,7 @@ def runtime_at(root: Path, **options: Any) -> erllama.Runtime:
     return erllama.Runtime(home=root / "home", tiers=tiers, **options)
 
 
-async def ask(root: Path, options: dict[str, Any]) -> tuple[erllama.ModelInfo, erllama.Completion]:
+async def ask(root: Path, options: Any) -> tuple[erllama.ModelInfo, erllama.Completion]:
     """What a new runtime says of the model and of the prompt."""
     async with runtime_at(root) as runtime:
         model = await runtime.load_model("m", options)

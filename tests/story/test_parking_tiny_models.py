@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("models")
 
 
-def config(path: Path, policy: dict[str, Any], **context: Any) -> dict[str, Any]:
+def config(path: Path, policy: dict[str, Any], **context: Any) -> Any:
     sizes = {"n_ctx": CELLS, "n_batch": 128, "n_ubatch": 32, **EXACT}
     return {"model_path": path, "context_opts": sizes | context, "policy": policy}
 

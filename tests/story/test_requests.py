@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
-from helpers.runtime import STUB, drain, slow_stub, stub_runtime, until
+from helpers.runtime import STUB, drain, slow_stub, stub_runtime, until, untyped
 
 import erllama_py as erllama
 
@@ -259,7 +259,7 @@ async def test_an_unknown_option_names_the_nearest() -> None:
     """A typo is answered with the name that was meant."""
     async with stub_runtime() as (_, model):
         with pytest.raises(erllama.InvalidOption) as caught:
-            await model.complete("hello", temprature=1.0)
+            await model.complete("hello", **untyped(temprature=1.0))
     assert caught.value.nearest == "temperature"
 
 

@@ -125,7 +125,7 @@ async def failure(task: asyncio.Task[Any]) -> BaseException | None:
 async def test_a_stream_at_work_at_the_end_leaves_what_it_has(tmp_path: Path, kind: Kind) -> None:
     """The same through llama.cpp, with a reader in the middle of its reply; of a recurrent one at least its prompt."""
     path, prompt = tiny_gguf(kind, tmp_path), [number * 7 % 250 for number in range(150)]
-    options: dict[str, Any] = {
+    options: Any = {
         "model_path": path, "context_opts": {"n_ctx": 640, "n_batch": 128, "n_ubatch": 64, "n_threads": 1},
         "policy": {**FINISH_ONLY, "min_tokens": 32}, "tier": "disk", "tier_srv": "d",
     }  # fmt: skip

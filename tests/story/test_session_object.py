@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from helpers.runtime import STUB, stub_runtime
+from helpers.runtime import STUB, stub_runtime, untyped
 
 import erllama_py as erllama
 from erllama_py.engine import stub
@@ -89,7 +89,7 @@ async def test_each_session_has_its_own_id() -> None:
         assert model.session().id != model.session().id
         assert runtime.session("m", "mine").id == "mine"
         with pytest.raises(erllama.InvalidOption, match="session_id"):
-            await model.session().chat("Hello", session_id="other")
+            await model.session().chat("Hello", **untyped(session_id="other"))
 
 
 async def test_raw_text_goes_on_behind_the_tokens() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from helpers.cache import PROMPT, ask, ram_model
 from helpers.crowd import crowded
-from helpers.runtime import STUB, slow_stub, stub_runtime, until
+from helpers.runtime import STUB, slow_stub, stub_runtime, until, untyped
 from helpers.turns import SHORT, WIDE, first_prompt, holder, next_prompt
 from helpers.watched import Watch
 
@@ -111,7 +111,7 @@ async def test_a_turn_follows_one_that_was_cancelled_at_once(options: dict[str, 
 async def test_an_old_handle_does_nothing_to_a_new_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was unloaded; another one was loaded under its id."""
     watch = Watch(monkeypatch)
-    config = {**STUB, "context_opts": {"n_seq_max": 2}}
+    config: erllama.ModelConfigDict = {**STUB, "context_opts": {"n_seq_max": 2}}
     async with erllama.Runtime() as runtime:
         old = await runtime.load_model("m", config)
         session = old.session("s")
@@ -147,7 +147,7 @@ async def test_tools_are_given_to_the_session() -> None:
     """The error says where."""
     async with stub_runtime() as (_, model):
         with pytest.raises(erllama.InvalidOption, match=r"model.session\(tools=…\)"):
-            await model.session().chat("Hello", tools=[])
+            await model.session().chat("Hello", **untyped(tools=[]))
 
 
 async def test_what_a_session_was_told_is_its_own() -> None:

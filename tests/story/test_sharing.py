@@ -99,7 +99,7 @@ async def test_tiny_models_of_every_memory_compute_a_common_beginning_once(kind:
         "type_k": "f32", "type_v": "f32",
     }  # fmt: skip
     policy = {"min_tokens": 8, "boundary_align_tokens": 16, "boundary_trim_tokens": 4, "continued_interval": 24}
-    config = {"model_path": tiny_gguf(kind, tmp_path), "context_opts": context, "policy": policy}
+    config: Any = {"model_path": tiny_gguf(kind, tmp_path), "context_opts": context, "policy": policy}
     prompts = asked(8)
     async with erllama.Runtime() as runtime:
         model = await runtime.load_model("m", config)
@@ -215,7 +215,7 @@ async def test_what_is_saved_goes_before_what_would_have_to_be_computed_again() 
         gate.gate.set()
         short, *others = asked_before = [text(length, 40 + length) for length in (60, 150, 151, 152)]
         for number, prompt in enumerate(asked_before):
-            options = {"session_id": "s"} if number == 1 else {}
+            options: dict[str, Any] = {"session_id": "s"} if number == 1 else {}
             await model.complete(prompt, temperature=0.0, response_tokens=1, **options)
         found = {prompt: (await model.explain(prompt)).live_tokens > 0 for prompt in asked_before}
     assert found == {short: True, others[0]: True, others[1]: False, others[2]: True}

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import anyio
 import pytest
@@ -20,7 +21,7 @@ from erllama_py.engine.thread import EngineThread
 from erllama_py.options.model import ModelConfig
 
 pytestmark = pytest.mark.anyio
-GREEDY = {"temperature": 0.0, "response_tokens": 24}
+GREEDY: dict[str, Any] = {"temperature": 0.0, "response_tokens": 24}
 
 
 class SteppedBackend(StubBackend):

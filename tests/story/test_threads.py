@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 import pytest
 
@@ -13,7 +13,7 @@ from erllama_py.model.board import ModelBoard
 pytestmark = pytest.mark.anyio
 
 
-def stub(**context: Any) -> dict[str, Any]:
+def stub(**context: Unpack[erllama.ContextOptsDict]) -> erllama.ModelConfigDict:
     return {"backend": "stub", "context_opts": context}
 
 

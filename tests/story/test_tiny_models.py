@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("models")
 
 
-def config(path: Path | str, **context: Any) -> dict[str, Any]:
+def config(path: Path | str, **context: Any) -> Any:
     sizes = {"n_ctx": 512, "n_batch": 128, "n_ubatch": 64, "n_threads": 1}
     return {"model_path": path, "context_opts": sizes | context}
 
@@ -116,7 +116,7 @@ async def test_a_file_that_cannot_be_loaded_gives_its_own_error(
     async with erllama.Runtime(home=folder / "home") as runtime:
         other = await runtime.load_model("other", STUB)
         with pytest.raises(error):
-            await runtime.load_model("m", {"model_path": path, **options})
+            await runtime.load_model("m", erllama.ModelConfig(model_path=path, **options))
         assert engine_threads() == ["erllama-other"]
         assert (await other.complete("hello", response_tokens=1, temperature=0.0)).generated
         good = await runtime.load_model("m", config(tiny_gguf("dense", folder)))

@@ -43,7 +43,7 @@ class LlamaBackend:
     def __init__(self, model_id: str, config: ModelConfig) -> None:
         self._model_id = model_id
         self._config = config
-        self._path = config.model_path or ""  # a configuration for this backend has one
+        self._path = str(config.model_path or "")  # a configuration for this backend has one
         self._files: tuple[ModelFile, ...] = ()  # as `inspect` has read them
         self._library: Library | None = None
         self._model: Any = None

@@ -1,0 +1,160 @@
+"""Options as mappings, for type checkers and editors: each has the names and types of the struct that documents it.
+
+Where a mapping may hold more than its struct, the door makes the struct's value of it: a path object, a single stop
+sequence, 32 bytes for 64 hex digits, a list. A section may be a mapping or a struct.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal, TypedDict
+
+from erllama_py.options.model import (
+    ContextOpts,
+    KVType,
+    ModelOpts,
+    PolicyOpts,
+    SchedulerOpts,
+    StubOpts,
+    TierKind,
+)
+from erllama_py.options.pressure import Source
+
+
+class TurnOptionsDict(TypedDict, total=False):
+    """What the calls of a `Session` take beside the prompt: `RequestOptions` less the id."""
+
+    response_tokens: int | None
+    stop_sequences: str | list[str] | tuple[str, ...]
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | None
+    parent_key: bytes | str | None
+    session_wait: bool
+    priority: int
+    deadline: float | None
+    grammar: str | None
+    cache_salt: str | None
+
+
+class RequestOptionsDict(TurnOptionsDict, total=False):
+    """`RequestOptions` by keyword: what `complete`, `stream`, `chat` and their kin take beside the prompt."""
+
+    session_id: str | None
+
+
+class ModelOptsDict(TypedDict, total=False):
+    """`ModelOpts` as a mapping."""
+
+    n_gpu_layers: int
+    use_mmap: bool
+    use_mlock: bool
+    vocab_only: bool
+    split_mode: Literal["none", "layer", "row"]
+    main_gpu: int
+    tensor_split: list[float] | tuple[float, ...] | None
+
+
+class ContextOptsDict(TypedDict, total=False):
+    """`ContextOpts` as a mapping."""
+
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int | None
+    n_threads: int | None
+    n_threads_batch: int | None
+    n_seq_max: int
+    flash_attn: bool | Literal["auto"]
+    type_k: KVType
+    type_v: KVType
+    rope_scaling_type: Literal["none", "linear", "yarn", "longrope"] | None
+    rope_freq_base: float | None
+    rope_freq_scale: float | None
+    yarn_ext_factor: float | None
+    yarn_attn_factor: float | None
+    yarn_beta_fast: float | None
+    yarn_beta_slow: float | None
+    yarn_orig_ctx: int | None
+    offload_kqv: bool
+    swa_full: bool
+
+
+class PolicyOptsDict(TypedDict, total=False):
+    """`PolicyOpts` as a mapping."""
+
+    min_tokens: int | None
+    cold_min_tokens: int | None
+    cold_max_tokens: int | None
+    continued_interval: int
+    boundary_trim_tokens: int
+    boundary_align_tokens: int
+    session_resume_wait_ms: int
+    evict_save_timeout_ms: int
+
+
+class SchedulerOptsDict(TypedDict, total=False):
+    """`SchedulerOpts` as a mapping."""
+
+    max_pending: int
+    prefill_chunk_size: int | None
+    max_stall_ms: int
+    turn_ms: int
+    session_idle_ms: int
+    kept_tokens: int | None
+
+
+class StubOptsDict(TypedDict, total=False):
+    """`StubOpts` as a mapping."""
+
+    vocab_size: int
+    seconds_per_token: float
+    load_seconds: float
+    fail_load: bool
+    fail_decode_after: int | None
+    hang_decode_after: int | None
+    memory: Literal["full", "window", "recurrent", "hybrid"]
+    n_swa: int
+
+
+class ModelConfigDict(TypedDict, total=False):
+    """`ModelConfig` as a mapping: what `load_model` takes."""
+
+    backend: Literal["llama", "stub"]
+    model_path: str | os.PathLike[str] | None
+    model_opts: ModelOptsDict | ModelOpts
+    context_opts: ContextOptsDict | ContextOpts
+    fingerprint: str | bytes | None
+    fingerprint_mode: Literal["safe", "gguf_chunked", "fast_unsafe"]
+    remember_fingerprint: bool
+    quant_type: str | None
+    quant_bits: int | None
+    ctx_params_hash: str | bytes | None
+    context_size: int | None
+    tier_srv: str
+    tier: TierKind
+    policy: PolicyOptsDict | PolicyOpts
+    scheduler: SchedulerOptsDict | SchedulerOpts
+    cache_salt: str | None
+    stub: StubOptsDict | StubOpts
+
+
+class PressureOptsDict(TypedDict, total=False):
+    """`PressureOpts` as a mapping."""
+
+    source: Source
+    high_watermark: float
+    low_watermark: float
+    min_evict_bytes: int
+    interval_ms: int
+    evict_tiers: list[str] | tuple[str, ...]
+
+
+class TierDict(TypedDict, total=False):
+    """A tier as a mapping: its kind, and the fields of that kind's struct."""
+
+    kind: str
+    root: str | os.PathLike[str]
+    quota_bytes: int
