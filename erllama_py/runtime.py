@@ -51,7 +51,7 @@ from erllama_py.handle.caller import Caller
 from erllama_py.handle.model import Model, board_of
 from erllama_py.handle.supervised import Supervised, parse_supervise
 from erllama_py.model.board import ModelBoard
-from erllama_py.options.mappings import ModelConfigDict, PolicyOptsDict, PressureOptsDict, TierDict
+from erllama_py.options.mappings import ModelConfigDict, PolicyOptsDict, PressureOptsDict, RestartLimitsDict, TierDict
 from erllama_py.options.model import (
     ModelConfig,
     PolicyOpts,
@@ -307,7 +307,7 @@ class Runtime(ModelCalls):
         function: Callable[[], Awaitable[object]],
         *,
         restart: Restart = "permanent",
-        limits: RestartLimits | Mapping[str, Any] | None = None,
+        limits: RestartLimits | RestartLimitsDict | None = None,
     ) -> Supervised:
         """Run a coroutine function of yours, an agent loop, under the tree.
 

@@ -158,3 +158,14 @@ class TierDict(TypedDict, total=False):
     kind: str
     root: str | os.PathLike[str]
     quota_bytes: int
+
+
+class RestartLimitsDict(TypedDict, total=False):
+    """`RestartLimits` as a mapping. Times are in seconds."""
+
+    intensity: int
+    period: float
+    backoff_first: float
+    backoff_factor: float
+    backoff_max: float
+    jitter: float

@@ -32,7 +32,7 @@ WIDER: dict[str, object] = {
 }
 STRUCTS: list[type[msgspec.Struct]] = [
     erllama.RequestOptions, erllama.ModelConfig, erllama.ModelOpts, erllama.ContextOpts, erllama.PolicyOpts,
-    erllama.SchedulerOpts, erllama.StubOpts, erllama.PressureOpts,
+    erllama.SchedulerOpts, erllama.StubOpts, erllama.PressureOpts, erllama.RestartLimits,
 ]  # fmt: skip
 
 

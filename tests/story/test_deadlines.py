@@ -135,7 +135,7 @@ async def hanging(after: int, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
         made.append(StubBackend(model_id, config))
         return made[-1]
 
-    context = {"n_ctx": 1024, "n_seq_max": 8}
+    context: erllama.ContextOptsDict = {"n_ctx": 1024, "n_seq_max": 8}
     async with erllama.Runtime(backend_factory=make) as runtime:
         model = await runtime.load_model(
             "m", {**STUB, "context_opts": context, "stub": {"hang_decode_after": after}, "policy": {"min_tokens": None}}
