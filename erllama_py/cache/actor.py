@@ -93,6 +93,8 @@ class CacheActor(Actor[CacheMessage]):
     async def terminate(self, exit: Exit) -> None:
         self._unsubscribe()
         self._waiting.clear()
+        for asked in self._holders.values():  # the next one does not know these saves, and lets none be published
+            self._cast(*asked)
         await self._background.stop()
 
     def __repr__(self) -> str:

@@ -132,7 +132,6 @@ def test_what_could_not_be_taken_back_is_forgotten_with_its_directory(tmp_path: 
 def test_a_sweep_removes_what_nobody_owns(tmp_path: Path, store: Store) -> None:
     """Rows are known by their keys, what is on its way by its name."""
     names = [publish(store, number) for number in range(3)]
-    assert store.place is not None
     freed = store.sweep({key_of(0)}, {names[1]})
     assert sorted(os.listdir(tmp_path / "rows")) == sorted(names[:2])
     assert freed == -(-row_file.layout(meta_of(2)).file_bytes // 4096) * 4096
@@ -148,7 +147,6 @@ def test_evidence_that_cannot_be_removed_is_no_error_and_stays_counted(
     def refuse(*args: Any, **options: Any) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    assert store.place is not None
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", refuse)
         assert store.sweep(set(), set()) == 0
@@ -201,7 +199,6 @@ def test_many_files_in_a_row_leave_moments_for_others(store: Store, monkeypatch:
     monkeypatch.setattr("erllama_py.tiers.scan.BETWEEN_BREATHS", 2)
     breaths: list[float] = []
     monkeypatch.setattr("erllama_py.tiers.scan.time.sleep", breaths.append)
-    assert store.place is not None
     if what == "delete":
         store.delete(names)
     elif what == "usage":
