@@ -58,7 +58,6 @@ from erllama_py.options.model import (
     check_name,
     check_tier,
     parse_model_config,
-    with_policy,
 )
 from erllama_py.options.pressure import PressureOpts
 from erllama_py.options.runtime import RAM_TIER, SAVE_BUFFER_BYTES, SWITCH_SECONDS, parse_runtime_options
@@ -189,11 +188,11 @@ class Runtime(ModelCalls):
         """
         self._check_open()
         if config is not None:
-            checked_id, checked = check_name(model_id), parse_model_config(with_policy(config, self._options.policy))
+            checked_id, checked = check_name(model_id), parse_model_config(config, self._options.policy)
         elif isinstance(model_id, str):
             raise InvalidOption("config", "load_model takes a configuration, or an id and a configuration")
         else:
-            checked_id, checked = self._new_id(), parse_model_config(with_policy(model_id, self._options.policy))
+            checked_id, checked = self._new_id(), parse_model_config(model_id, self._options.policy)
         check_tier(checked, {name: kind_of(spec) for name, spec in self._tiers.items()})
         self._forget_unloaded()
         if checked_id in self._boards:

@@ -1,4 +1,5 @@
-"""How options are checked: names, types and bounds by msgspec, its words made ours, typos met with the nearest name."""
+"""How options are checked: names, types and bounds by msgspec, whose messages are reworded; an unknown name is answered
+with the nearest known one."""
 
 from __future__ import annotations
 
@@ -51,9 +52,9 @@ def convert(options: object, kind: type[S], **prepare: Callable[[Any], object]) 
 
 
 def _as_dict(value: Any) -> Any:
-    """A struct or a mapping, which a caller may mix, as a dict; everything else as it is."""
+    """What is given by a struct or a mapping, which a caller may mix, as a dict; everything else as it is."""
     if isinstance(value, msgspec.Struct):
-        return msgspec.structs.asdict(value)
+        return {name: one for name, one in msgspec.structs.asdict(value).items() if one is not msgspec.UNSET}
     return dict(value) if isinstance(value, Mapping) else value
 
 

@@ -3,7 +3,7 @@
 `parse_model_config` takes what a caller wrote, a mapping or a struct, and returns a struct in which every value
 is known to be possible and every default is filled in; later rooms check nothing again. A field's own bounds
 stand in its type, what it must agree with in `_check_model` and its neighbours. All refusals are `InvalidOption`
-with the option's dotted path. The options of one request are in `request_options`.
+with the option's dotted path. The options of one request are in `request`.
 """
 
 from __future__ import annotations
@@ -105,46 +105,62 @@ class ContextOpts(Options, frozen=True):
     """Sliding-window models: keep all cells, so that sequences can be cut back anywhere, at the price of memory."""
 
 
-# Why the gates of `PolicyOpts` have these defaults; the measurements are tables of docs/benchmarks.md.
-# - `min_tokens`: a hit spares time at every length that was measured, so this gate is about bytes: 128 tokens are 3 MB
-#   of a model of 135 million parameters and 16 MB of one of 8 billion, and shorter prompts would mostly write what
-#   nobody reads.
-# - `boundary_align_tokens`: spans of 256 and of 512 tokens hold decoding up equally little (5 ms for 1,024 tokens of
-#   SmolLM2, in all), spans of 64 and 128 longer, and these make four and two times the files; shorter ones are found
-#   more often. Half of a micro-batch of 512 also leaves the cuts of a prefill alone.
-# - `continued_interval`: a span costs only its own tokens, so saving often costs no more bytes than saving rarely. 256
-#   tokens are some seconds of a reply: what kill -9 costs of it at most.
-# - `boundary_trim_tokens`: what a prompt ends with (a question mark, the header of the answer) differs next time. Chat
-#   templates put 5 to 15 tokens behind the last text.
-# - `session_resume_wait_ms`: a row is stored in 5 to 20 ms and 10,000 headers are read in 400, so this is for slow
-#   disks; computing what was waited for would take seconds.
-# - `evict_save_timeout_ms`: in ten seconds an SSD takes gigabytes. It is as long as docker waits before it kills;
-#   Kubernetes waits for 30 seconds, systemd for 90.
+NOT_GIVEN: Any = msgspec.UNSET  # of a checked configuration every gate is given
 
 
 class PolicyOpts(Options, frozen=True):
-    """When prefixes are saved. Lengths are in tokens."""
+    """Gates: when prefixes are saved. Lengths are in tokens.
 
-    min_tokens: Amount | None = 128
-    """Shortest prefix that is saved; `None` saves nothing."""
-    cold_min_tokens: Amount | None = None
-    """Shortest prompt that is saved after its prefill; at least `min_tokens`, and `None` is the same as it."""
-    cold_max_tokens: Amount | None = None
-    """Longest prompt that is saved after its prefill; `None`: no limit."""
-    continued_interval: Count = 256
-    """Generated tokens between two saves of a long reply."""
-    boundary_trim_tokens: Amount = 32
-    """Tokens left off a prompt's end before its boundary is looked for: the end is what differs next time."""
-    boundary_align_tokens: Count = 256
-    """Boundaries lie on multiples of this."""
-    session_resume_wait_ms: Amount = 500
-    """Longest wait for a save that `parent_key` names, or for a tier that is being opened, in milliseconds."""
-    evict_save_timeout_ms: Amount = 10_000
-    """Longest that `evict`, `unload` and the end of the runtime wait for saves, in milliseconds."""
+    Those that are not given are `msgspec.UNSET`: a model then has those of `Runtime(policy=…)`, a runtime the defaults.
+    """
+
+    min_tokens: Amount | None = NOT_GIVEN
+    """Shortest prefix that is saved; `None` saves nothing. By default 128."""
+    cold_min_tokens: Amount | None = NOT_GIVEN
+    """Shortest prompt that is saved after its prefill; at least `min_tokens`. By default `None`: the same as it."""
+    cold_max_tokens: Amount | None = NOT_GIVEN
+    """Longest prompt that is saved after its prefill. By default `None`: no limit."""
+    continued_interval: Count = NOT_GIVEN
+    """Generated tokens between two saves of a long reply. By default 256."""
+    boundary_trim_tokens: Amount = NOT_GIVEN
+    """Tokens left off a prompt's end, which differs next time, before its boundary is looked for. By default 32."""
+    boundary_align_tokens: Count = NOT_GIVEN
+    """Boundaries lie on multiples of this. By default 256."""
+    session_resume_wait_ms: Amount = NOT_GIVEN
+    """Longest wait for a save that `parent_key` names, or a tier that is opened, in milliseconds. By default 500."""
+    evict_save_timeout_ms: Amount = NOT_GIVEN
+    """Longest that `evict`, `unload` and the end of the runtime wait for saves, in milliseconds. By default 10,000."""
 
 
-# A waiting request holds its tokens and nothing else, so the limit is about patience: at one request a second, what
-# comes last waits for some minutes.
+# Why the gates have these defaults; the measurements are tables of docs/benchmarks.md.
+# - `min_tokens`: a hit saves time at every length that was measured, so this gate is about bytes: 128 tokens are 3 MB
+#   of a model of 135 million parameters and 16 MB of one of 8 billion, and rows of shorter
+#   prompts would mostly never be read.
+# - `boundary_align_tokens`: spans of 256 and of 512 tokens delay decoding equally little (5 ms in total for 1,024
+#   tokens of SmolLM2); spans of 64 and 128 delay it longer, and make four times and twice as many files. Shorter ones
+#   are found more often. Half of a micro-batch of 512 also leaves the cuts of a prefill alone.
+# - `continued_interval`: a span costs only its own tokens, so saving often costs no more bytes than saving rarely. 256
+#   tokens are some seconds of a reply: what kill -9 costs of it at most.
+# - `boundary_trim_tokens`: what a prompt ends with (a question mark, the header of the answer) differs next time. Chat
+#   templates put 5 to 15 tokens after the last text.
+# - `session_resume_wait_ms`: a row is stored in 5 to 20 ms and 10,000 headers are read in 400, so this is for slow
+#   disks; computing what was waited for would take seconds.
+# - `evict_save_timeout_ms`: in ten seconds an SSD takes gigabytes. Docker's default stop timeout is also 10 s;
+#   Kubernetes waits for 30 seconds, systemd for 90.
+DEFAULT_POLICY = PolicyOpts(
+    min_tokens=128,
+    cold_min_tokens=None,
+    cold_max_tokens=None,
+    continued_interval=256,
+    boundary_trim_tokens=32,
+    boundary_align_tokens=256,
+    session_resume_wait_ms=500,
+    evict_save_timeout_ms=10_000,
+)
+
+
+# A waiting request holds its tokens and nothing else, so the limit is about patience: at one request a second, the
+# last one waits for some minutes.
 MAX_PENDING = 256
 
 
@@ -219,7 +235,7 @@ class ModelConfig(Options, frozen=True):
     tier: TierKind = "ram"
     """The kind of that tier, compared."""
     policy: PolicyOpts = PolicyOpts()
-    """When prefixes are saved; gates that are not given are the runtime's."""
+    """When prefixes are saved; gates that are not given are those of the runtime."""
     scheduler: SchedulerOpts = SchedulerOpts()
     """How its requests share the context."""
     cache_salt: Salt | None = None
@@ -228,9 +244,10 @@ class ModelConfig(Options, frozen=True):
     """How the stub backend behaves."""
 
 
-def parse_model_config(options: Mapping[str, Any] | ModelConfig) -> ModelConfig:
-    """Check a configuration and fill in what depends on others: absolute path, micro-batch, threads."""
+def parse_model_config(options: object, policy: PolicyOpts = DEFAULT_POLICY) -> ModelConfig:
+    """Check a configuration and fill in what depends on others: gates, absolute path, micro-batch, threads."""
     config = convert(options, ModelConfig, model_path=plain_path, fingerprint=hex_digest, ctx_params_hash=hex_digest)
+    config = msgspec.structs.replace(config, policy=_filled(config.policy, policy))
     _check_model(config)
     _check_context(config.context_opts)
     _check_policy(config.policy)
@@ -243,29 +260,22 @@ def parse_model_config(options: Mapping[str, Any] | ModelConfig) -> ModelConfig:
 
 
 class _Named(Options, frozen=True):
-    """Gives gates the path by which a caller knows them."""
+    """Wraps the policy so that errors carry the path `policy.…`."""
 
     policy: PolicyOpts
 
 
 def parse_policy(options: object) -> PolicyOpts:
-    """Check gates that are given apart from a model. Raises `InvalidOption`."""
-    policy = convert({"policy": options}, _Named).policy
+    """Check gates that are given apart from a model, and fill in the defaults. Raises `InvalidOption`."""
+    policy = _filled(convert({"policy": options}, _Named).policy, DEFAULT_POLICY)
     _check_policy(policy)
     return policy
 
 
-def with_policy(options: object, defaults: PolicyOpts) -> Any:
-    """A model's configuration in which the gates that it does not give are those of `defaults`."""
-    if isinstance(options, ModelConfig):
-        open_ = options.policy == PolicyOpts()
-        return msgspec.structs.replace(options, policy=defaults) if open_ else options
-    if not isinstance(options, Mapping):
-        return options  # refused by whoever parses it
-    policy = options.get("policy", {})
-    if isinstance(policy, Mapping):
-        policy = {**msgspec.structs.asdict(defaults), **policy}
-    return {**options, "policy": policy}
+def _filled(policy: PolicyOpts, defaults: PolicyOpts) -> PolicyOpts:
+    """The gates that are given, and the others as in `defaults`."""
+    given = {name: gate for name, gate in msgspec.structs.asdict(policy).items() if gate is not NOT_GIVEN}
+    return msgspec.structs.replace(defaults, **given)
 
 
 def check_tier(config: ModelConfig, running: Mapping[str, str]) -> None:

@@ -45,7 +45,7 @@ class PressureOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class _Named(msgspec.Struct, frozen=True):
-    """Gives the options the path by which a caller knows them."""
+    """Wraps the options so that errors carry the path `pressure.…`."""
 
     pressure: PressureOpts
 

@@ -1,4 +1,4 @@
-"""The options of one request, checked once, at the door; see `config` for those of a model."""
+"""The options of one request, checked once, at the door; see `model` for those of a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from erllama_py.errors import InvalidOption
 from erllama_py.options.check import check_utf8, convert, hex_digest
 from erllama_py.options.model import Amount, Count, Options, Positive, Salt
 
-# Stop sequences are looked for after each token on the engine's thread, which all requests of a model share;
+# Stop sequences are searched for after each token on the engine's thread, which all requests of a model share;
 # within these bounds that takes microseconds. Real ones are few and short.
 MAX_STOP_SEQUENCES = 64
 MAX_STOP_CHARACTERS = 4096
@@ -37,7 +37,7 @@ class RequestOptions(Options, frozen=True):
     repetition_penalty: Positive = 1.0
     """Above 1.0 makes recent tokens less likely; 1.0 is off."""
     seed: Annotated[int, Meta(ge=0, le=(1 << 32) - 1)] | None = None
-    """Seed of the draw; `None`: the runtime draws one, and tells it in the stats."""
+    """Seed of the draw; `None`: the runtime draws one; `stats.seed` has it."""
     parent_key: bytes | None = None
     """The `finish_key` of the turn before, 32 bytes or 64 hex digits: a save of it under way is waited for."""
     cache_salt: Salt | None = None
@@ -47,7 +47,7 @@ class RequestOptions(Options, frozen=True):
     session_wait: bool = False
     """Wait for a turn of the session that is under way, instead of raising `SessionBusy`."""
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
-    """Higher goes first; among equals, who came first."""
+    """Higher goes first; among equals, the one that came first."""
     deadline: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
     """Seconds from the call, after which the request is cancelled and finishes with what it has."""
     grammar: str | None = None

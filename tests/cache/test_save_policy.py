@@ -151,4 +151,4 @@ def test_rows_end_here(
 )
 def test_a_large_state_widens_the_grid(state_bytes: int, align: int, stride: int) -> None:
     """64 KiB for each token: 16 MiB for 256."""
-    assert grid_stride(PolicyOpts(boundary_align_tokens=align), state_bytes) == stride
+    assert grid_stride(parse_policy({"boundary_align_tokens": align}), state_bytes) == stride

@@ -12,7 +12,8 @@ from helpers.states import A, B, asked, begun, state_with
 from erllama_py.engine.jobs import Forked
 from erllama_py.errors import ContextOverflow
 from erllama_py.model.request import make_completion, make_request, too_late
-from erllama_py.options.model import PolicyOpts
+from erllama_py.options.mappings import PolicyOptsDict
+from erllama_py.options.model import parse_policy
 from erllama_py.options.request import RequestOptions
 from erllama_py.results import Stats
 from erllama_py.scheduler.messages import CancelRequest, Complete, Effect, Request
@@ -20,9 +21,9 @@ from erllama_py.scheduler.messages import CancelRequest, Complete, Effect, Reque
 N_CTX = 16
 
 
-def request_of(length: int, *, policy: PolicyOpts | None = None, **fields: Any) -> Request:
+def request_of(length: int, *, gates: PolicyOptsDict | None = None, **fields: Any) -> Request:
     return make_request(
-        1, [7] * length, RequestOptions(), identity=IDENTITY, plan=None, policy=policy or PolicyOpts(), n_ctx=N_CTX,
+        1, [7] * length, RequestOptions(), identity=IDENTITY, plan=None, policy=parse_policy(gates or {}), n_ctx=N_CTX,
         seed=0, now=0.0, **fields,
     )  # fmt: skip
 
@@ -41,8 +42,8 @@ def test_a_prompt_that_does_not_fit_is_refused_with_the_reason(prefill_only: boo
 
 def test_the_gate_says_how_long_a_look_up_waits_for_a_save() -> None:
     """In seconds, for the cache."""
-    assert request_of(3, policy=PolicyOpts(session_resume_wait_ms=1250)).wait_seconds == 1.25
-    assert request_of(3, policy=PolicyOpts(session_resume_wait_ms=0)).wait_seconds == 0.0
+    assert request_of(3, gates={"session_resume_wait_ms": 1250}).wait_seconds == 1.25
+    assert request_of(3, gates={"session_resume_wait_ms": 0}).wait_seconds == 0.0
 
 
 # --- where the time went: requests are submitted at 0.0, and their prefill takes 0.1 -------------------------------

@@ -9,20 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import erllama_py as erllama
 from erllama_py.errors import InvalidOption
-from erllama_py.options.model import ModelConfig, PolicyOpts, parse_model_config, parse_policy, with_policy
+from erllama_py.options.model import DEFAULT_POLICY, ModelConfig, PolicyOpts, parse_model_config, parse_policy
 
-DEFAULTS = PolicyOpts(min_tokens=64, boundary_align_tokens=128, continued_interval=32)
+DEFAULTS = parse_policy({"min_tokens": 64, "boundary_align_tokens": 128, "continued_interval": 32})
 
 
 def effective(options: Any, defaults: PolicyOpts = DEFAULTS) -> PolicyOpts:
     """The gates of a model that was loaded with these options."""
-    return parse_model_config(with_policy(options, defaults)).policy
+    return parse_model_config(options, defaults).policy
 
 
 def test_no_gates_are_needed() -> None:
-    """The defaults are those of the struct."""
-    assert parse_policy({}) == PolicyOpts()
+    """The defaults fill all of them, and a checked set goes through again unchanged."""
+    assert parse_policy({}) == parse_policy(PolicyOpts()) == DEFAULT_POLICY
+    assert msgspec.UNSET not in msgspec.structs.astuple(DEFAULT_POLICY)
     assert parse_policy(DEFAULTS) == DEFAULTS
 
 
@@ -70,17 +72,41 @@ def test_gates_that_are_given_are_put_over_those_of_the_runtime() -> None:
     assert effective({"backend": "stub", "policy": {"min_tokens": None}}).min_tokens is None
 
 
-def test_gates_in_a_struct_are_used_as_they_are() -> None:
-    """A struct says them all."""
-    policy = PolicyOpts(continued_interval=7)
-    assert effective({"backend": "stub", "policy": policy}) == policy
-    assert effective(ModelConfig(backend="stub", policy=policy)) == policy
+GATES = PolicyOpts.__struct_fields__
+OTHERS = PolicyOpts(
+    min_tokens=7, cold_min_tokens=8, cold_max_tokens=9, continued_interval=10, boundary_trim_tokens=11,
+    boundary_align_tokens=12, session_resume_wait_ms=13, evict_save_timeout_ms=14,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("how", ["mapping", "struct in a mapping", "mapping in a struct", "struct"])
+def test_a_gate_that_is_given_is_given(gate: str, how: str) -> None:
+    """Also where it equals the default, and however it is given; the others are those of the runtime."""
+    given: Any = {gate: getattr(DEFAULT_POLICY, gate)}
+    policy = given if "mapping" in how.split()[0] else PolicyOpts(**given)
+    options: Any = {"backend": "stub", "policy": policy}
+    config: Any = ModelConfig(**options) if how.endswith("struct") else options
+    if gate == "min_tokens":  # more than the other gates of `OTHERS` would allow
+        expected = msgspec.structs.replace(OTHERS, min_tokens=128, cold_min_tokens=None, cold_max_tokens=None)
+        assert effective(config, msgspec.structs.replace(expected, min_tokens=7)) == expected
+    else:
+        assert effective(config, OTHERS) == msgspec.structs.replace(OTHERS, **given)
+
+
+@pytest.mark.anyio
+async def test_a_model_keeps_the_gates_of_its_runtime_beside_its_own() -> None:
+    """From the door of `Runtime` to `model.info`."""
+    async with erllama.Runtime(policy=PolicyOpts(min_tokens=64, continued_interval=32)) as runtime:
+        config = ModelConfig(backend="stub", policy=PolicyOpts(continued_interval=256))
+        gates = (await runtime.load_model(config)).info.config.policy
+    assert (gates.min_tokens, gates.continued_interval, gates.boundary_align_tokens) == (64, 256, 256)
 
 
 def test_gates_that_do_not_fit_those_of_the_runtime_are_refused() -> None:
     """Whoever loads the model learns it, in words that name the gate."""
     with pytest.raises(InvalidOption) as caught:
-        effective({"backend": "stub", "policy": {"min_tokens": 512}}, PolicyOpts(cold_max_tokens=300))
+        effective({"backend": "stub", "policy": {"min_tokens": 512}}, parse_policy({"cold_max_tokens": 300}))
     assert caught.value.option == "policy.cold_max_tokens"
 
 
@@ -98,7 +124,7 @@ def test_what_was_given_is_not_changed() -> None:
     """The caller's mappings can be used again."""
     policy = {"min_tokens": 512}
     options = {"backend": "stub", "policy": policy}
-    with_policy(options, DEFAULTS)
+    effective(options)
     assert options == {"backend": "stub", "policy": {"min_tokens": 512}}
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
+from helpers.runtime import stub_runtime
 from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama_py.errors import InvalidOption, TierMismatch, TierNotFound
+from erllama_py.handle import caller
 from erllama_py.options.model import ModelConfig, check_name, check_tier, parse_model_config
 from erllama_py.options.request import RequestOptions, parse_request_options
 
@@ -174,3 +178,24 @@ def test_what_would_break_a_log_line_is_no_id(model_id: object) -> None:
     with pytest.raises(InvalidOption) as caught:
         check_name(model_id)
     assert caught.value.option == "id"
+
+
+@pytest.mark.anyio
+async def test_every_option_is_read_on_the_way_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option that is checked and then forgotten would be a promise that nobody keeps."""
+    read: set[str] = set()
+
+    class Watched(RequestOptions, frozen=True):
+        """Notes what is read of it."""
+
+        def __getattribute__(self, name: str) -> object:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    def parse(options: Mapping[str, object]) -> RequestOptions:
+        return Watched(**msgspec.structs.asdict(parse_request_options(options)))
+
+    monkeypatch.setattr(caller, "parse_request_options", parse)
+    async with stub_runtime() as (_, model):
+        await model.complete("hello", response_tokens=1)
+    assert set(RequestOptions.__struct_fields__) - read == set()
