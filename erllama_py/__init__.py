@@ -52,6 +52,7 @@ from erllama_py.errors import (
     TokenOutOfRange,
     TruncatedGGUF,
     UnsupportedModel,
+    WrongLoop,
 )
 from erllama_py.handle.model import Model
 from erllama_py.handle.session import Session
@@ -192,4 +193,5 @@ __all__ = [
     "TruncatedGGUF",
     "TurnOptionsDict",
     "UnsupportedModel",
+    "WrongLoop",
 ]

@@ -23,6 +23,7 @@ from erllama_py.actors import (
     ActorError,
     ChildFailure,
     DynamicSupervisor,
+    Home,
     NameNotFound,
     Names,
     NameTaken,
@@ -45,6 +46,7 @@ from erllama_py.errors import (
     RuntimeReused,
     TierNotFound,
     TierTaken,
+    WrongLoop,
 )
 from erllama_py.handle.by_id import ModelCalls
 from erllama_py.handle.caller import Caller
@@ -102,7 +104,7 @@ class Runtime(ModelCalls):
     ) -> None:
         self._home = home_folder(home)
         self._make_backend = backend_factory
-        self._names = Names()
+        self._names = Names(Home(WrongLoop))
         self._boards: dict[str, ModelBoard] = {}
         self._ids = itertools.count(1)
         self._options = options = parse_runtime_options(
@@ -127,7 +129,12 @@ class Runtime(ModelCalls):
         if self._entered:
             raise RuntimeReused
         self._entered = True
-        await self._tree.__aenter__()
+        try:
+            await self._names.home.settle()
+            await self._tree.__aenter__()
+        except BaseException:
+            self._names.home.leave()
+            raise
         self._open = True
         options = self._options
         if options.switch_seconds is not None:
@@ -146,6 +153,7 @@ class Runtime(ModelCalls):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._names.home.check()
         self._open = False
         up = [board for board in self._boards.values() if board.is_up]
         for board in self._boards.values():
@@ -168,6 +176,7 @@ class Runtime(ModelCalls):
             raise RuntimeFailed(str(failure)) from failure
         finally:
             self._boards.clear()
+            self._names.home.leave()
             if self._options.switch_seconds is not None:
                 switch_interval.release(self._options.switch_seconds)
 
@@ -318,12 +327,13 @@ class Runtime(ModelCalls):
         self._check_open()
         spec = tree.user_child(check_name(name), function, restart, parse_supervise(function, restart, limits))
         try:
-            return Supervised(await self._branches["user"].start_child(spec))
+            return Supervised(await self._branches["user"].start_child(spec), self._names.home.check)
         except NameTaken:
             raise InvalidOption("name", f"{name!r} is supervised already") from None
 
     def tree(self) -> TreeNode:
         """The supervision tree as it is now; `print` draws it."""
+        self._names.home.check()
         return self._root.snapshot()
 
     # --- inside --------------------------------------------------------------------------------------------------
@@ -341,6 +351,7 @@ class Runtime(ModelCalls):
     def _check_open(self) -> None:
         if not self._open:
             raise RuntimeClosed
+        self._names.home.check()
 
     def _board(self, model: Model | str) -> ModelBoard:
         self._check_open()

@@ -8,7 +8,7 @@ name is free before its owner's restart begins; a restart makes a new actor with
 from __future__ import annotations
 
 from erllama_py.actors.actor import Actor, Answer, Stop, actor_child
-from erllama_py.actors.background import Background, Threads
+from erllama_py.actors.background import Background
 from erllama_py.actors.child import ChildFailure, ChildSpec, ChildState, Restart
 from erllama_py.actors.clock import Clock, MonotonicClock
 from erllama_py.actors.dynamic import DynamicSupervisor
@@ -28,6 +28,7 @@ from erllama_py.actors.errors import (
     UnexpectedCancel,
 )
 from erllama_py.actors.exits import Exit, Raised, Returned, Stopped
+from erllama_py.actors.home import Home, WrongLoop
 from erllama_py.actors.keeper import Keeper
 from erllama_py.actors.mailbox import Mailbox, MailboxStatistics
 from erllama_py.actors.names import NameChange, Names
@@ -40,6 +41,7 @@ from erllama_py.actors.snapshot import TreeNode
 from erllama_py.actors.state_machine import StateMachine
 from erllama_py.actors.strategy import Strategy, affected_children
 from erllama_py.actors.supervisor import Supervisor
+from erllama_py.actors.threads import Threads
 
 __all__ = [
     "Actor",
@@ -56,6 +58,7 @@ __all__ = [
     "DynamicSupervisor",
     "Exit",
     "GiveUp",
+    "Home",
     "Keeper",
     "Mailbox",
     "MailboxClosed",
@@ -87,6 +90,7 @@ __all__ = [
     "Tree",
     "TreeNode",
     "UnexpectedCancel",
+    "WrongLoop",
     "actor_child",
     "affected_children",
     "decide",

@@ -2,7 +2,7 @@
 
 Owns the table of names and its watchers. An actor's runner registers it before `init` (so that messages can wait)
 and unregisters it after `terminate`; a name is therefore free before its owner's restart begins. All methods
-belong to one event loop.
+belong to one event loop, that of `home`: what reaches an actor by name from elsewhere is refused.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from erllama_py.actors.errors import NameNotFound, NameTaken
+from erllama_py.actors.home import Home
 from erllama_py.actors.ref import ActorRef
 from erllama_py.actors.running import call_listener
 
@@ -28,7 +29,8 @@ class NameChange:
 class Names:
     """See the module's text. Iterating gives the names in order of registration."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: Home | None = None) -> None:
+        self.home = home or Home()
         self._refs: dict[str, ActorRef[Any]] = {}
         self._watchers: dict[object, Callable[[NameChange], None]] = {}
 
@@ -92,6 +94,7 @@ class Names:
         return f"<Names {', '.join(self._refs) or 'none'}>"
 
     def _ref(self, name: str) -> ActorRef[Any]:
+        self.home.check()
         ref = self._refs.get(name)
         if ref is None:
             raise NameNotFound(name)

@@ -16,6 +16,7 @@ from erllama_py.errors.tree import RuntimeClosed as RuntimeClosed
 from erllama_py.errors.tree import RuntimeFailed as RuntimeFailed
 from erllama_py.errors.tree import RuntimeReused as RuntimeReused
 from erllama_py.errors.tree import SupervisedStuck as SupervisedStuck
+from erllama_py.errors.tree import WrongLoop as WrongLoop
 
 # --- options -----------------------------------------------------------------------------------------
 

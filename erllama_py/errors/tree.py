@@ -16,6 +16,21 @@ class RuntimeClosed(ErllamaError):
 
 
 @dataclass(eq=False)
+class WrongLoop(ErllamaError):
+    """A runtime, or something of it, was used outside the event loop that it was opened in.
+
+    `home` says where it lives, `here` where it was used. From another thread, hand the call over with
+    `asyncio.run_coroutine_threadsafe` or `anyio.from_thread.run`; for another `asyncio.run`, open another runtime.
+    """
+
+    home: str
+    here: str
+
+    def describe(self) -> str:
+        return f"the runtime lives in {self.home}, and was used in {self.here}"
+
+
+@dataclass(eq=False)
 class RuntimeReused(ErllamaError):
     """A runtime was entered a second time; make a new one."""
 

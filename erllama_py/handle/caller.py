@@ -19,7 +19,6 @@ from typing import Literal, TypeVar
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 
 from erllama_py.actors import ActorError, ActorRef, Names, Reply
 from erllama_py.cache.client import CacheClient
@@ -64,6 +63,8 @@ class Caller:
     def __init__(self, board: ModelBoard, names: Names, unload: Callable[[ModelBoard], Awaitable[None]]) -> None:
         self.board = board
         self.cache = CacheClient(names)
+        self.threads = names.home.threads
+        self.check_loop = names.home.check  # before anything of the model is touched, and above all waited for
         self._names = names
         self._unload = unload
 
@@ -80,6 +81,7 @@ class Caller:
 
     async def actor(self) -> ActorRef[Message]:
         """The actor, once it can take a request: while it crashes and comes back this waits for it."""
+        self.check_loop()
         name = actor_name(self.board.model_id)
         while True:
             await self.board.available()
@@ -98,7 +100,7 @@ class Caller:
             try:
                 if length <= INLINE_LENGTH:
                     return use(vocabulary)
-                return await anyio.to_thread.run_sync(use, vocabulary)
+                return await self.threads.run(use, vocabulary)
             except ModelNotLoaded:
                 # The engine let go of it meanwhile. If that was a crash, the next one is on its way.
                 self.board.check()
@@ -122,6 +124,7 @@ class Caller:
 
     def inject_fault(self, where: FaultPlace) -> None:
         """Have the actor fail, if it is up."""
+        self.check_loop()
         self.board.check()
         with contextlib.suppress(ActorError):  # it is down already
             self._names.cast(actor_name(self.model_id), InjectFault(where), urgent=True)
@@ -138,10 +141,12 @@ class Caller:
 
     async def unload(self) -> None:
         """Have the runtime end the model."""
+        self.check_loop()
         await self._unload(self.board)
 
     def tell(self, message: CancelRequest | EndSession) -> None:
         """Say something to the actor, if it is there; never to that of a later model with the same id."""
+        self.check_loop()
         if not self.board.is_closed:
             with contextlib.suppress(ActorError):
                 self._names.cast(actor_name(self.board.model_id), message, bounded=False)
@@ -170,6 +175,7 @@ class Caller:
 
         A deadline that passes before there is a request gives what it gives one that waits in the queue.
         """
+        self.check_loop()
         loop = asyncio.get_running_loop()
         called, now, checked = loop.time(), time.monotonic(), parse_request_options(options)
         ends_at = None if checked.deadline is None else called + checked.deadline
@@ -216,6 +222,6 @@ class Caller:
             prefill_only=prefill_only,
         )
         # Packing and hashing 100,000 tokens takes some milliseconds.
-        request = make() if len(tokens) <= INLINE_LENGTH else await anyio.to_thread.run_sync(make)
+        request = make() if len(tokens) <= INLINE_LENGTH else await self.threads.run(make)
         with caller_errors(self.board):
             return request.id, ref.begin_call(Submit(request, feed))

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import anyio.to_thread
-
 from erllama_py.chat.anchors import anchors as find_anchors
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import InvalidText, TokenizerOnly
@@ -48,7 +46,7 @@ class Prompts:
         template = await self._caller.template()
         render = partial(template.render, messages, tools=tools, add_generation_prompt=add_generation_prompt)
         # A template is the model's own code: how long it runs is not known, so not on the loop.
-        text = await anyio.to_thread.run_sync(render, abandon_on_cancel=True)
+        text = await self._caller.threads.abandon(render)
         # The template writes the begin token itself where the model wants one.
         return await self.tokenize(text, add_bos=False)
 

@@ -21,7 +21,6 @@ from types import TracebackType
 from typing import Self, Unpack
 
 import anyio
-import anyio.to_thread
 import msgspec
 
 from erllama_py.actors import ActorError, Reply
@@ -150,6 +149,7 @@ class Session:
 
     async def end(self) -> None:
         """Let the model forget the session. Its later turns raise `SessionEnded`; allowed twice."""
+        self._caller.check_loop()
         if not self._ended:
             self._ended = True
             self._caller.end_session(self.id, RequestOptions(cache_salt=self._salt))
@@ -206,7 +206,7 @@ class Session:
                 return template.render(shown, tools=self._tools, add_generation_prompt=opened)
 
             # A template is the model's own code: how long it runs is not known, so not on the loop.
-            text = await anyio.to_thread.run_sync(text_after_reply, self._messages, new, render, abandon_on_cancel=True)
+            text = await self._caller.threads.abandon(text_after_reply, self._messages, new, render)
             if text is not None:
                 return Turn([*held, *await self._prompts.tokenize(text, add_bos=False)], messages)
         tokens, anchors = await self._prompts.chat(messages, self._tools)
@@ -266,7 +266,7 @@ class _TurnRun:
         self._options = options
         self._claim = Claim(session)
         self._committed = False
-        self.cancel = session._caller.cancel
+        self.cancel, self.check_loop = session._caller.cancel, session._caller.check_loop
 
     async def begin(self, feed: Feed) -> tuple[int, Reply[Completion]]:
         """Claim the session and submit the turn."""

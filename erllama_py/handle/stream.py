@@ -25,7 +25,12 @@ OUTSIDE = "a stream is used inside its block: async with model.stream(…) as ev
 
 
 class Run(Protocol):
-    """The request of one stream: how it is begun, what it comes to, and what leaving it means."""
+    """The request of one stream: how it is begun, what it comes to, and what leaving it means.
+
+    `check_loop` raises `WrongLoop` where the stream is not to be used.
+    """
+
+    check_loop: Callable[[], None]
 
     async def begin(self, feed: Feed) -> tuple[int, Reply[Completion]]:
         """Submit it with a `feed` for its events; its id, and the reply that comes at its end."""
@@ -49,7 +54,7 @@ class Call:
         self._prepare = prepare
         self._options = options
         self._caller = caller
-        self.cancel, self.result = caller.cancel, caller.result
+        self.cancel, self.result, self.check_loop = caller.cancel, caller.result, caller.check_loop
 
     async def begin(self, feed: Feed) -> tuple[int, Reply[Completion]]:
         """See `Run`."""
@@ -81,6 +86,7 @@ class Stream:
         self._run.cancel(self._entered())
 
     def _entered(self) -> int:
+        self._run.check_loop()
         if self._request_id is None:
             raise StreamMisused(OUTSIDE)
         return self._request_id

@@ -19,8 +19,9 @@ class Supervised:
     The handle is of this one alone: it never acts on another that has taken its name since.
     """
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, keeper: Keeper, check_loop: Callable[[], None]) -> None:
         self._keeper = keeper
+        self._check_loop = check_loop
 
     def __repr__(self) -> str:
         return f"<Supervised {self.name!r} {self._keeper.state}>"
@@ -35,6 +36,7 @@ class Supervised:
 
         Raises `SupervisedStuck` when it does not end in time, and again as long as it runs: it stays in the tree.
         """
+        self._check_loop()
         try:
             await self._keeper.stop()
         except StopTimeout as timeout:
@@ -46,6 +48,7 @@ class Supervised:
         The error is a `RestartLimitReached` where it was restarted too often, and a `SupervisedStuck` where it had to
         be left behind.
         """
+        self._check_loop()
         exit = await self._keeper.wait()
         match exit:
             case Raised(BudgetSpent() as spent):

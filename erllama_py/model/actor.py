@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import anyio.to_thread
 import msgspec
 
 from erllama_py import errors
-from erllama_py.actors import Background, Exit, NoRestart, Raised, Reply, StateMachine, Stop
+from erllama_py.actors import Background, Exit, NoRestart, Raised, Reply, StateMachine, Stop, Threads
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.client import CacheClient
 from erllama_py.cache.messages import RowBytes, Save, SaveLost, Skipped
@@ -86,6 +85,9 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self._board = board
         self._buffers = buffers
         self._kept = KeptLogits()
+        self._loading = Threads(
+            f"load {board.model_id}", 1
+        )  # its own: no other model's load, and no caller, holds it up
         self._background = Background(board.model_id)
         self._look_ups: LookUps | None = None
         self._cache: CacheClient
@@ -106,8 +108,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self._look_ups = LookUps(self._cache, self.name, self._post, self._kept.get)
         board.show("restarting" if board.restarts else "loading")
         # On a worker thread, because the first of a kind imports its code, some 20 ms of it.
-        backend = await anyio.to_thread.run_sync(self._make_backend, board.model_id, board.config)
-        prepared = await prepare_off_loop(backend, board, self._remember)
+        backend = await self._loading.run(self._make_backend, board.model_id, board.config)
+        prepared = await prepare_off_loop(backend, board, self._remember, self._loading)
         name, scheduler = f"erllama-{board.model_id}", board.config.scheduler
         self._thread = EngineThread(
             backend, self._take_outcomes, name, self._buffers, scheduler, prepared.threads, board.use_threads
@@ -120,9 +122,10 @@ class ModelActor(StateMachine[State, Message, Effect]):
             raise errors.ModelLoadError(str(board.config.model_path or "the model"), str(error)) from error
         if nbytes := range_bytes(prepared.facts, board.config):
             # The first copies should not wait for fresh memory, which takes ten times longer than they do.
-            await anyio.to_thread.run_sync(self._buffers.warm, WARM_BUFFERS, nbytes)
+            await self._loading.run(self._buffers.warm, WARM_BUFFERS, nbytes)
         self.state = new_state(limits_of(board.config, facts))
         description = describe(board, prepared, facts, time.perf_counter() - began)
+        self._loading.close()
         board.ready(description, facts, backend.vocabulary)
         self._log.info(
             "model loaded", seconds=round(description.load_seconds, 3), description=facts.description,
@@ -275,6 +278,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
 
     async def terminate(self, exit: Exit) -> None:
         self._board.crashed(exit.error if isinstance(exit, Raised) else None)
+        self._loading.close()
         if self._timer is not None:
             self._timer.cancel()
         await self._background.stop()

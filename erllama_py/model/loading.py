@@ -9,11 +9,10 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-import anyio
-import anyio.to_thread
 import msgspec
 import psutil
 
+from erllama_py.actors import Threads
 from erllama_py.cache.keys import ctx_params_hash
 from erllama_py.cpus import ThreadChoice, choose_threads, read_allowance
 from erllama_py.engine.backend import Backend, FileFacts, ModelFacts
@@ -105,8 +104,8 @@ def check_file(config: ModelConfig, facts: FileFacts, available: int) -> None:
         raise InsufficientMemory(str(config.model_path), problem, needed, available)
 
 
-async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path) -> Prepared:
-    """Inspect, check and fingerprint the model file on a worker thread, reporting bytes hashed to the board.
+async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path, threads: Threads) -> Prepared:
+    """Inspect, check and fingerprint the model file on one of `threads`, reporting bytes hashed to the board.
 
     Raises the errors of `Backend.inspect`, `check_file` and `fingerprint_file`.
     """
@@ -125,7 +124,7 @@ async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path) 
         return Prepared(facts=facts, fingerprint=fingerprint, threads=threads, threads_reason=reason)
 
     try:
-        return await anyio.to_thread.run_sync(prepare, abandon_on_cancel=True)
+        return await threads.abandon(prepare)
     finally:
         wanted = False  # a worker that was abandoned by a cancelled load stops at its next block
 

@@ -1,4 +1,4 @@
-"""Work beside an actor's messages: answers, errors, the end; threads that are waited for."""
+"""Work beside an actor's messages: answers, errors, the end."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from helpers.checkpoints import quiet_loop, turns
 from helpers.players import Crash
 
-from erllama_py.actors import Reply
-from erllama_py.actors.background import Background, Threads
+from erllama_py.actors import Reply, Threads
+from erllama_py.actors.background import Background
 
 pytestmark = pytest.mark.anyio
 
@@ -131,68 +131,3 @@ async def test_stop_waits_for_what_work_does_about_it() -> None:
         await tasks.stop()
         assert steps[0] == "first"
         assert len(tasks) == 0
-
-
-async def test_a_thread_is_waited_for_when_its_caller_is_cancelled() -> None:
-    """`run` then raises; `finish` gives the result all the same."""
-    async with quiet_loop():
-        threads = Threads("a", 2)
-        go_on = threading.Event()
-
-        def work() -> str:
-            assert go_on.wait(GUARD_SECONDS)
-            return "done"
-
-        run, finish = asyncio.create_task(threads.run(work)), asyncio.create_task(threads.finish(work))
-        await turns()
-        run.cancel()
-        finish.cancel()
-        await turns()
-        assert not run.done()
-        assert not finish.done()
-        go_on.set()
-        await asyncio.wait((run, finish))
-        assert run.cancelled()
-        assert finish.result() == "done"
-        threads.close()
-
-
-@pytest.mark.parametrize("count", [1, 4])
-async def test_threads_can_be_begun_before_they_are_needed(count: int) -> None:
-    """All of them, so that as much work at once begins none, on the loop, that runs meanwhile."""
-    async with quiet_loop():
-        threads, before = Threads("begun", count), set(threading.enumerate())
-        await threads.begin()
-        begun = {thread for thread in threading.enumerate() if thread.name.startswith("begun")} - before
-        assert len(begun) == count
-        at_once = threading.Barrier(count)
-
-        def work() -> threading.Thread:
-            at_once.wait(GUARD_SECONDS)
-            return threading.current_thread()
-
-        assert set(await asyncio.gather(*(threads.run(work) for _ in range(count)))) == begun
-        threads.close()
-
-
-async def test_an_error_on_a_thread_is_the_callers() -> None:
-    """As it is; and one that a cancellation has overtaken is no complaint."""
-    async with quiet_loop():
-        threads = Threads("a", 1)
-        go_on = threading.Event()
-
-        def work() -> None:
-            assert go_on.wait(GUARD_SECONDS)
-            raise Crash
-
-        task = asyncio.create_task(threads.run(work))
-        await turns()
-        task.cancel()
-        go_on.set()
-        await asyncio.wait((task,))
-        assert task.cancelled()
-        with pytest.raises(Crash):
-            await threads.run(work)
-        with pytest.raises(Crash):
-            await threads.finish(work)
-        threads.close()

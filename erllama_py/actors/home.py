@@ -1,0 +1,63 @@
+"""Where a tree lives: one event loop, and threads of its own for what its callers need done.
+
+Nothing of a tree may be touched from elsewhere: a mailbox that is filled from another thread wakes nobody, and a future
+of one loop is never done in another. `check` says so at once, where it would else hang.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+from erllama_py.actors.threads import Threads
+
+# What they do is computing (tokenizing, rendering templates), so more than the CPUs gain nothing. The others are for
+# work that does not end soon: so many such pieces hold up nobody.
+THREADS = 40
+BEGUN = 8
+
+
+class WrongLoop(Exception):
+    """Something of a tree was used outside its event loop. No `ActorError`: nobody shall take it for one that ended."""
+
+    def __init__(self, home: str, here: str) -> None:
+        super().__init__(home, here)
+        self.home, self.here = home, here
+
+    def __str__(self) -> str:
+        return f"it lives in {self.home}, and was used in {self.here}"
+
+
+class Home:
+    """See the module's text. `wrong_loop` makes the error of `check`, from where home is and where it was called."""
+
+    def __init__(self, wrong_loop: Callable[[str, str], Exception] = WrongLoop) -> None:
+        self.threads = Threads("caller", THREADS)
+        self._wrong_loop = wrong_loop
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._place = ""
+
+    async def settle(self) -> None:
+        """Be at home in the running loop, with threads that are begun before they are needed."""
+        self._loop = asyncio.get_running_loop()
+        self._place = describe_place()
+        await self.threads.begin(BEGUN)
+
+    def check(self) -> None:
+        """Raise the error of `wrong_loop` unless called in the home's loop, as long as there is one."""
+        if self._loop is not None and self._loop is not asyncio._get_running_loop():
+            raise self._wrong_loop(self._place, describe_place())
+
+    def leave(self) -> None:
+        """Be at home nowhere any more, and let the threads end."""
+        self._loop = None
+        self.threads.close()
+
+
+def describe_place() -> str:
+    """The running loop and the thread, in words."""
+    loop, thread = asyncio._get_running_loop(), threading.current_thread().name
+    return (
+        f"the event loop {id(loop):#x} of thread {thread!r}" if loop else f"thread {thread!r}, outside any event loop"
+    )

@@ -1,0 +1,75 @@
+"""Threads for what blocks or takes long, of their owner alone. The only file that may hand work to a thread.
+
+The default threads of anyio and of the event loop belong to the application: where it uses them up, and its calls wait
+for something here that waits for a thread, nothing would go on any more. So whoever needs threads owns `Threads`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
+from typing import TypeVar
+
+from erllama_py.actors.running import settle
+
+T = TypeVar("T")
+
+
+class Threads:
+    """At most `count` threads, begun when they are needed, or by `begin`."""
+
+    def __init__(self, name: str, count: int) -> None:
+        self._count = count
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+
+    @property
+    def executor(self) -> Executor:
+        """The threads, for libraries that take an executor."""
+        return self._pool
+
+    async def begin(self, count: int | None = None) -> None:
+        """Begin `count` threads now, by default all, while nobody waits for them.
+
+        Starting a thread holds up the starter until it runs: up to 37 ms on the loop beside busy engine threads. So
+        the loop begins one, and that one the others.
+        """
+        await self.run(self._begin_others, (count or self._count) - 1)
+
+    def _begin_others(self, others: int) -> None:
+        all_there = threading.Barrier(max(1, others))  # none is idle before, and so each task begins a thread
+        for _ in range(others):
+            self._pool.submit(all_there.wait)
+
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """Call `function` on a thread. Once it has begun it runs to its end, and a cancellation takes effect after it:
+
+        so nothing that it was given is used again under its hands, and what it did is known.
+        """
+        work = self._pool.submit(function, *args)
+        future = asyncio.wrap_future(work)
+        try:
+            await asyncio.wait((future,))
+        except asyncio.CancelledError:
+            if not work.cancel():
+                await settle(future)
+                future.exception()  # retrieved: the loop would complain of an error that a cancellation has overtaken
+            raise
+        return future.result()
+
+    async def abandon(self, function: Callable[..., T], *args: object) -> T:
+        """Call `function` on a thread; a cancellation leaves it alone there, to end when it does, for nobody."""
+        return await asyncio.wrap_future(self._pool.submit(function, *args))
+
+    async def finish(self, function: Callable[..., T], *args: object) -> T:
+        """Call `function` on a thread; a cancellation is dropped: for what must be done, and made known, once begun."""
+        future = asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        with suppress(asyncio.CancelledError):
+            await settle(future)
+        return future.result()
+
+    def close(self) -> None:
+        """Let the threads end when they are idle; what was asked for before is still done."""
+        self._pool.shutdown(wait=False)

@@ -1,0 +1,153 @@
+"""Threads of one owner: begun ahead, waited for, left alone, and never those of the application."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from helpers.checkpoints import quiet_loop, turns
+from helpers.players import Crash
+
+from erllama_py.actors import Home, Names, Threads, WrongLoop
+
+pytestmark = pytest.mark.anyio
+
+GUARD_SECONDS = 10
+
+
+async def test_a_thread_is_waited_for_when_its_caller_is_cancelled() -> None:
+    """`run` then raises; `finish` gives the result all the same."""
+    async with quiet_loop():
+        threads, both_begun, go_on = Threads("a", 2), threading.Barrier(3), threading.Event()
+
+        def work() -> str:
+            both_begun.wait(GUARD_SECONDS)
+            assert go_on.wait(GUARD_SECONDS)
+            return "done"
+
+        run, finish = asyncio.create_task(threads.run(work)), asyncio.create_task(threads.finish(work))
+        await turns()
+        both_begun.wait(GUARD_SECONDS)
+        run.cancel()
+        finish.cancel()
+        await turns()
+        assert not run.done()
+        assert not finish.done()
+        go_on.set()
+        await asyncio.wait((run, finish))
+        assert run.cancelled()
+        assert finish.result() == "done"
+        threads.close()
+
+
+@pytest.mark.parametrize("count", [1, 4])
+async def test_threads_can_be_begun_before_they_are_needed(count: int) -> None:
+    """All of them, so that as much work at once begins none, on the loop, that runs meanwhile."""
+    async with quiet_loop():
+        threads, before = Threads("begun", count), set(threading.enumerate())
+        await threads.begin()
+        begun = {thread for thread in threading.enumerate() if thread.name.startswith("begun")} - before
+        assert len(begun) == count
+        at_once = threading.Barrier(count)
+
+        def work() -> threading.Thread:
+            at_once.wait(GUARD_SECONDS)
+            return threading.current_thread()
+
+        assert set(await asyncio.gather(*(threads.run(work) for _ in range(count)))) == begun
+        threads.close()
+
+
+async def test_an_error_on_a_thread_is_the_callers() -> None:
+    """As it is; and one that a cancellation has overtaken is no complaint."""
+    async with quiet_loop():
+        threads, begun, go_on = Threads("a", 1), threading.Event(), threading.Event()
+
+        def work() -> None:
+            begun.set()
+            assert go_on.wait(GUARD_SECONDS)
+            raise Crash
+
+        task = asyncio.create_task(threads.run(work))
+        await turns()
+        assert begun.wait(GUARD_SECONDS)
+        task.cancel()
+        go_on.set()
+        await asyncio.wait((task,))
+        assert task.cancelled()
+        with pytest.raises(Crash):
+            await threads.run(work)
+        with pytest.raises(Crash):
+            await threads.finish(work)
+        threads.close()
+
+
+@pytest.mark.parametrize("way", ["run", "abandon"])
+async def test_work_that_has_not_begun_is_dropped_with_its_caller(way: str) -> None:
+    """It waits for nobody, and is never done."""
+    async with quiet_loop():
+        threads, go_on, done = Threads("a", 1), threading.Event(), list[str]()
+        first = asyncio.create_task(threads.run(go_on.wait, GUARD_SECONDS))
+        await turns()
+        second = asyncio.create_task(getattr(threads, way)(done.append, "second"))
+        await turns()
+        second.cancel()
+        await asyncio.wait((second,))
+        assert second.cancelled()
+        go_on.set()
+        await first
+        await threads.run(done.append, "third")
+        assert done == ["third"]
+        threads.close()
+
+
+async def test_work_that_was_abandoned_ends_by_itself() -> None:
+    """Its caller leaves at once; an error of it is no complaint of the loop's."""
+    async with quiet_loop():
+        threads, begun, go_on = Threads("a", 1), threading.Event(), threading.Event()
+
+        def work() -> None:
+            begun.set()
+            assert go_on.wait(GUARD_SECONDS)
+            raise Crash
+
+        task = asyncio.create_task(threads.abandon(work))
+        await turns()
+        assert begun.wait(GUARD_SECONDS)
+        task.cancel()
+        await asyncio.wait((task,))
+        assert task.cancelled()
+        go_on.set()
+        assert await threads.run(len, "four") == 4
+        with pytest.raises(Crash):
+            await threads.abandon(work)
+        threads.close()
+
+
+async def test_what_has_a_home_is_not_used_elsewhere() -> None:
+    """From another thread, with a loop of its own or without one; before it settled, and after it left, it may be."""
+    async with quiet_loop():
+        home = Home()
+        names = Names(home)
+        home.check()
+        await home.settle()
+        home.check()
+
+        async def elsewhere() -> None:
+            await names.call("nobody", "hello")
+
+        with pytest.raises(WrongLoop, match=r"it lives in the event loop 0x\w+ of thread 'MainThread'") as refused:
+            await home.threads.run(home.check)
+        assert "outside any event loop" in str(refused.value)
+        with pytest.raises(WrongLoop, match=r"was used in the event loop 0x\w+ of thread 'caller"):
+            await home.threads.run(asyncio.run, elsewhere())
+        with pytest.raises(WrongLoop):
+            await home.threads.run(names.cast, "nobody", "hello")
+        threads = home.threads
+        done = asyncio.get_running_loop().create_future()
+        last = threads.executor.submit(len, "four")
+        home.leave()
+        last.add_done_callback(lambda _: done.get_loop().call_soon_threadsafe(done.set_result, None))
+        await done
+        home.check()

@@ -1,0 +1,39 @@
+"""Rules about threads: the application's are not ours, and what blocks goes through one file."""
+
+from __future__ import annotations
+
+import ast
+
+from helpers.project import PACKAGE, label, sources, syntax
+
+# What hands work to threads that belong to the application: the default limiter of anyio, the loop's default executor.
+TAKEN_FROM_THE_APPLICATION = {"to_thread", "run_in_executor", "current_default_thread_limiter", "set_default_executor"}
+OUR_THREADS = PACKAGE / "actors" / "threads.py"
+# Each has one thread for its whole life, or one that may hang for ever.
+BEGINS_A_THREAD = {PACKAGE / "engine" / "thread.py", PACKAGE / "watch" / "pressure_reader.py"}
+
+
+def test_no_work_is_handed_to_threads_of_the_application() -> None:
+    """Where it uses them up, and its calls wait for something here, nothing would go on any more."""
+    found = []
+    for path in set(sources("erllama_py")) - {OUR_THREADS}:
+        for node in ast.walk(syntax(path)):
+            names = {node.attr} if isinstance(node, ast.Attribute) else set()
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {part for alias in node.names for part in alias.name.split(".")}
+                names |= set((getattr(node, "module", "") or "").split("."))
+            if names & TAKEN_FROM_THE_APPLICATION:
+                found.append(f"{label(path)}:{getattr(node, 'lineno', 0)}")
+    assert found == []
+
+
+def test_threads_are_begun_where_the_list_says() -> None:
+    """A thread that nobody owns is one that nobody ends."""
+    found = set()
+    for path in sources("erllama_py"):
+        for node in ast.walk(syntax(path)):
+            made = node.func if isinstance(node, ast.Call) else None
+            name = made.attr if isinstance(made, ast.Attribute) else made.id if isinstance(made, ast.Name) else ""
+            if name in ("Thread", "ThreadPoolExecutor"):
+                found.add(path)
+    assert found == BEGINS_A_THREAD | {OUR_THREADS}
