@@ -2,7 +2,8 @@
 
 Owns the file descriptors. Everything in a tier is reached through them, never by path: a directory that is replaced by
 another one under the same path is then not written into without its lock. The lock is `flock` on `<root>/lock`, so the
-kernel frees it when the process ends, however it ends; a forked child has no part in it.
+kernel frees it when the process ends, however it ends. A forked child has the same open file, so it would keep the lock
+of a parent that was killed: it closes what it has inherited before anything else happens in it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import fcntl
 import os
 import stat
+import weakref
 from contextlib import suppress
 
 from erllama_py.errors import TierFailed, TierLocked
@@ -27,8 +29,8 @@ class Place:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self._pid = os.getpid()
         self.root_fd = self.lock_fd = self.rows_fd = self.aside_fd = -1
+        _PLACES.add(self)
 
     def is_current(self) -> bool:
         """Whether what lies at the path, and below it as `rows` and `aside`, is still what was opened."""
@@ -56,18 +58,21 @@ class Place:
         """Free the lock; those who are reading still may go on."""
         descriptor, self.lock_fd = self.lock_fd, -1
         if descriptor >= 0:
-            # Closing alone would leave the lock with a forked child, and a child must not free its parent's.
+            # Closing alone would leave the lock with a child that is being started, between its fork and its `exec`.
             with suppress(OSError):
-                if os.getpid() == self._pid:
-                    fcntl.flock(descriptor, fcntl.LOCK_UN)
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             with suppress(OSError):
                 os.close(descriptor)
 
     def close(self) -> None:
         """Free the lock and let go of the directory, which nobody is reading any more. Allowed twice."""
         self.unlock()
-        descriptors = (self.aside_fd, self.rows_fd, self.root_fd)
-        self.root_fd = self.rows_fd = self.aside_fd = -1
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close all descriptors. The lock stays with whoever else has the open file: in a forked child, its parent."""
+        descriptors = (self.lock_fd, self.aside_fd, self.rows_fd, self.root_fd)
+        self.root_fd = self.lock_fd = self.rows_fd = self.aside_fd = -1
         for descriptor in descriptors:
             if descriptor >= 0:
                 with suppress(OSError):
@@ -75,6 +80,17 @@ class Place:
 
     def __del__(self) -> None:
         self.close()
+
+
+_PLACES: weakref.WeakSet[Place] = weakref.WeakSet()
+
+
+def _let_go_of_all() -> None:
+    for place in list(_PLACES):
+        place.let_go()
+
+
+os.register_at_fork(after_in_child=_let_go_of_all)
 
 
 def open_place(tier: str, root: str, old: Place | None = None) -> Place:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -37,29 +38,50 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
     os.close(inherited)
 
 
-def test_a_forked_child_does_not_free_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It lets go of its descriptors when it ends; the parent goes on."""
-    place = open_place("d", str(tmp_path))
-    of_the_parent = os.dup(place.lock_fd)
-    monkeypatch.setattr(os, "getpid", lambda: 1)
-    place.close()
-    with pytest.raises(TierLocked):
-        open_place("d", str(tmp_path))
-    os.close(of_the_parent)
+def forking(root: Path, parent: str, child: str) -> subprocess.Popen[bytes]:
+    """A process of one thread that opens the directory and forks; `say` tells the test, `hear` waits for it."""
+    code = (
+        "import os, signal, sys; from erllama_py.tiers.lock import open_place\n"
+        "place = open_place('d', sys.argv[1]); pid = os.fork()\n"
+        "say = lambda word: os.write(1, word + b'\\n'); hear = lambda: os.read(0, 1)\n"
+        f"if pid == 0: {child}; os._exit(0)\n{parent}"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
+    )
+
+
+def test_a_child_of_an_owner_that_was_killed_does_not_keep_the_lock(tmp_path: Path) -> None:
+    """It is the same open file in both, and the kernel frees it with the last of them: the child lets go at once."""
+    with forking(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", "say(b'alive'); hear(); say(b'still')") as owner:
+        assert owner.stdin is not None
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"alive\n"
+        assert owner.wait() == -signal.SIGKILL
+        open_place("d", str(tmp_path)).close()
+        owner.stdin.write(b".")
+        owner.stdin.close()
+        assert owner.stdout.readline() == b"still\n"
+
+
+def test_a_forked_child_does_not_free_the_lock(tmp_path: Path) -> None:
+    """Whatever it does with what it has inherited; nor does it get the directory for itself."""
+    child = "place.unlock(); place.close(); del place; open_place('d', sys.argv[1])"
+    with forking(tmp_path, "os.waitpid(pid, 0); say(b'waited'); hear()", child) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"waited\n"
+        with pytest.raises(TierLocked, match=str(owner.pid)):
+            open_place("d", str(tmp_path))
 
 
 @pytest.mark.slow
 def test_a_directory_can_be_opened_again_while_a_child_lives(tmp_path: Path) -> None:
-    """With a real fork, in a process that has one thread."""
-    code = (
-        "import os, sys; from erllama_py.tiers.lock import open_place\n"
-        "place = open_place('d', sys.argv[1]); read, write = os.pipe()\n"
-        "if os.fork() == 0: os.close(write); os.read(read, 1); os._exit(0)\n"
-        "place.close(); open_place('d', sys.argv[1]); print('open')"
-    )
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=env)
-    assert done.stdout == "open\n", done.stderr
+    """By the parent that closed it."""
+    parent = "place.close(); open_place('d', sys.argv[1]); say(b'open')"
+    with forking(tmp_path, parent, "hear()") as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"open\n"
 
 
 # --- whose directory it is -----------------------------------------------------------------------------------
