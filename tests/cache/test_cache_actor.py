@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from itertools import pairwise
 
 import pytest
 from helpers.cache_bench import running, used
+from helpers.checkpoints import turns
 from helpers.rows import chain, meta, stored
 from helpers.runtime import until
 
@@ -45,6 +48,26 @@ async def test_the_loop_turns_while_many_rows_go(how: str) -> None:
         counters = await bench.settled()
         assert counters["evicted.disk"] == MANY
         assert bench.actor.index.books["disk"].used() == 0
+
+
+@pytest.mark.parametrize("message", [EvictBytes(1 << 40, ("disk",)), Gc()])
+async def test_whoever_stops_waiting_for_an_eviction_leaves_nothing_half_done(message: EvictBytes | Gc) -> None:
+    """At any moment: what is out of the index by then goes, the rest stays, and no coroutine is left un-awaited."""
+    for after in range(2 * MANY // PORTION + 4):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            async with running() as bench:
+                bench.tier([meta([number, 1], int(isinstance(message, Gc)), 2) for number in range(MANY)])
+                await bench.settled()
+                reply = bench.ref.begin_call(message)
+                await turns(after)
+                reply.abandon()
+                await bench.settled()
+                book = bench.actor.index.books["disk"]
+                assert len(book.rows) + len(bench.removed()) == MANY
+                assert book.removing == {}
+            gc.collect()
+        assert [str(one.message) for one in caught] == []
 
 
 async def test_a_tier_that_goes_is_forgotten_at_once_and_freed_bit_by_bit() -> None:
