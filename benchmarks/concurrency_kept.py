@@ -13,7 +13,7 @@ from opened import N_THREADS, prompt
 from report import publish, table
 
 import erllama_py as erllama
-from erllama_py.scheduler.limits import SHARE_OF_KEPT, SHARE_OF_KEPT_WITHOUT_FLASH
+from erllama_py.scheduler.state import SHARE_OF_KEPT, SHARE_OF_KEPT_WITHOUT_FLASH
 from erllama_py.serve.models import fetch
 
 N_CTX, N_SEQ_MAX = 8192, 8

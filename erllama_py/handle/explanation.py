@@ -8,8 +8,8 @@ from erllama_py.cache.keys import TOKEN_BYTES, Identity, common_prefix
 from erllama_py.cache.messages import Hit
 from erllama_py.results import CachedPrefix, Explanation
 from erllama_py.scheduler.messages import SessionKey
-from erllama_py.scheduler.reuse import describe_miss
-from erllama_py.scheduler.slots import reusable
+from erllama_py.scheduler.reuse import describe_miss, reusable
+from erllama_py.scheduler.stages import is_prefilled, sought
 from erllama_py.scheduler.state import State
 
 
@@ -47,11 +47,11 @@ def cached_prefixes(hit: Hit | None) -> list[CachedPrefix]:
 def longest_live(state: State, identity: Identity, prompt: bytes) -> int:
     """How many tokens of a prompt lie in cells that a request could begin with now."""
     limits = state.limits
-    kept = (slot for slot in state.kept if slot.identity == identity)
-    lengths = [reusable(slot, prompt, limits.memory, limits.n_swa, with_logits=True).keep for slot in kept]
+    idle = (slot for slot in state.idle if slot.identity == identity)
+    lengths = [reusable(slot, prompt, limits.memory, limits.n_swa, with_logits=True).keep for slot in idle]
     if limits.memory == "full":
-        at_work = (one for one in state.active if one.prefilled and one.request.identity == identity)
-        lengths += [common_prefix(one.sought.packed, prompt) for one in at_work]
+        computed = (sought(one) for one in state.placed.values() if is_prefilled(one))
+        lengths += [common_prefix(one.packed, prompt) for one in computed if one.identity == identity]
     return max(lengths, default=0)
 
 
@@ -62,9 +62,8 @@ def session_parting(state: State, session: SessionKey | None, prompt: bytes) -> 
     """
     for slot in state.slots:
         if session is not None and slot.session == session:
-            running = state.requests[slot.request_id] if slot.request_id is not None else None
-            held = slot.held if running is None else running.sought.packed
-            place = TOKEN_BYTES * common_prefix(held, prompt)
-            if place < len(held):
-                return place // TOKEN_BYTES, int.from_bytes(held[place : place + TOKEN_BYTES], "little")
+            packed = slot.packed if slot.request_id is None else sought(state.placed[slot.request_id]).packed
+            place = TOKEN_BYTES * common_prefix(packed, prompt)
+            if place < len(packed):
+                return place // TOKEN_BYTES, int.from_bytes(packed[place : place + TOKEN_BYTES], "little")
     return None

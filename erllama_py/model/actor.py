@@ -34,7 +34,6 @@ from erllama_py.model.open_request import OpenRequest
 from erllama_py.model.request import make_completion
 from erllama_py.model.saving import row_meta
 from erllama_py.scheduler import machine
-from erllama_py.scheduler.limits import limits_of
 from erllama_py.scheduler.messages import (
     AnswerSaved,
     AwaitBuffers,
@@ -62,8 +61,9 @@ from erllama_py.scheduler.messages import (
     SendJob,
     Submit,
 )
+from erllama_py.scheduler.outcomes import texts_of
 from erllama_py.scheduler.reuse import is_cuttable
-from erllama_py.scheduler.state import State, new_state
+from erllama_py.scheduler.state import State, limits_of, new_state
 from erllama_py.watch.log import get_logger
 
 # Buffers that are made while a model loads: a tick copies two ranges at most, while those of the last are written.
@@ -140,7 +140,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         """
         if self.ref.exit is not None:  # an actor that is ending has answered everything
             return
-        if not self._undecided and (texts := machine.texts_of(outcomes)) is not None:
+        if not self._undecided and (texts := texts_of(outcomes)) is not None:
             for text in texts:
                 self._emit(text)
             return
@@ -191,7 +191,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         now = time.monotonic()
         after, effects = machine.transition(state, event, now)
         board = self._board
-        board.show(after.phase, len(after.queue), len(after.active))
+        board.show(after.phase, after.pending, len(after.placed))
         board.last_hit, board.state = after.last_hit, after
         self._look_again(machine.next_look(after, now), now)
         return after, effects

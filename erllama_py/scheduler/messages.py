@@ -60,6 +60,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     session_id: str | None = None
     session_wait: bool = False
+    queue_wait: float = 0.0  # seconds that it waits for room in the queue
 
     @property
     def n_tokens(self) -> int:

@@ -1,7 +1,7 @@
 """What a prompt starts from: live cells, rows of the cache, or nothing. Pure.
 
 The laws: what is kept is a prefix of the prompt; its last token is computed unless its logits are known; no memory
-is cut where it cannot be; a row is restored whole, behind the one before it, and only the last one may be cut back;
+is cut where it cannot be; a row is restored whole, after the one before it, and only the last one may be cut back;
 rows are taken where they give more than the live cells do, by so much that reading them takes less than it spares.
 """
 
@@ -9,19 +9,53 @@ from __future__ import annotations
 
 import msgspec
 
-from erllama_py.cache.keys import TOKEN_BYTES
+from erllama_py.cache.keys import TOKEN_BYTES, common_prefix
 from erllama_py.cache.messages import Hit, Located
 from erllama_py.cache.worth import is_worth, token_seconds
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.results import CacheHitKind
-from erllama_py.scheduler.slots import Slot, reusable
+from erllama_py.scheduler.cells import Slot
 
 NOT_WORTH = "what is saved takes longer to read than to compute"
 NOT_CUTTABLE = "the last row that is saved cannot be cut back to before the prompt's last token"
 
 
+class Reuse(msgspec.Struct, frozen=True):
+    """How many tokens of the prompt to keep, and why not more (`None` when all but the last are kept)."""
+
+    keep: int
+    miss_reason: str | None
+
+
+def reusable(slot: Slot, prompt: bytes, memory: MemoryKind, n_swa: int, *, with_logits: bool = False) -> Reuse:
+    """How much of `slot` a `prompt` may keep: all of it only `with_logits`, those at its end.
+
+    Full attention can be cut back anywhere. A sliding window can be cut back only to where the window
+    before the cut is still whole. A recurrent state cannot be cut back at all: it is kept when the prompt
+    goes on where it stands, else dropped.
+    """
+    if not slot.packed:
+        return Reuse(0, "nothing is live")
+    length = len(prompt) // TOKEN_BYTES
+    common = common_prefix(slot.packed, prompt)
+    most = length if with_logits else length - 1
+    keep = min(common, most)
+    parted = None
+    if keep < most:
+        ends = common == slot.length
+        parted = f"{'what is live ends' if ends else 'the prompt parts from the live sequence'} at token {common}"
+    if keep == 0:
+        return Reuse(0, parted)
+    if keep < slot.length:
+        if memory in ("recurrent", "hybrid"):
+            return Reuse(0, "a recurrent state cannot be cut back, and the prompt does not go on where it stands")
+        if memory == "window" and slot.first > max(0, keep - n_swa):
+            return Reuse(0, "the sliding window before the common prefix's end is gone")
+    return Reuse(keep, parted)
+
+
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """How a request begins: keep `live` tokens of the sequence, restore `rows` behind them, go on from `keep`."""
+    """How a request begins: keep `live` tokens of the sequence, restore `rows` after them, go on from `keep`."""
 
     kind: CacheHitKind
     live: int

@@ -1,232 +1,221 @@
-"""Who gets a sequence and cells next, and who is parked for it. Pure.
+"""Which request gets a sequence and cells next, and which is parked for it. Pure.
 
-    a request asks for more cells ─▶ feed: sequences at rest go, or one is parked ─▶ Grant
+    a request asks for more cells ─▶ feed: idle sequences go, or one is parked ─▶ Grant
     something became free ─▶ admit: the next in the queue gets a place ─▶ LookUp, Fork
-    somebody is at work ─▶ trim: no more is kept beside it than may be
+    the queue became shorter ─▶ let in: requests that waited for room there have it
+    a request is at work ─▶ trim: no more is kept beside it than may be
 
-Cells come free when a `Drop` was sent, or `Parked` has come. While somebody is on the way out nothing else is decided,
-so that one shortage never parks two.
+Cells come free when a `Drop` was sent, or `Parked` has come.
 """
 
 from __future__ import annotations
 
-from erllama_py.cache.keys import TOKEN_BYTES, common_prefix, prefix_keys
+from erllama_py.cache.keys import TOKEN_BYTES, common_prefix
 from erllama_py.engine.jobs import Drop, Grant, Park
 from erllama_py.scheduler import placing
-from erllama_py.scheduler.books import count, grown
-from erllama_py.scheduler.evicting import copy_out, evict
+from erllama_py.scheduler.cells import Slot, count, grown
+from erllama_py.scheduler.idle import copy_out, evict
 from erllama_py.scheduler.messages import Effect, LookUp, SendJob
-from erllama_py.scheduler.slots import Slot
-from erllama_py.scheduler.starting import follow, leave_start, saved_by, shares, with_pieces
-from erllama_py.scheduler.state import Running, State, changed, slot_of, unstarted, with_request, with_slot
-from erllama_py.scheduler.turns import gives_way, next_up
-
-# Seconds that are waited for a save under way of what a request begins with, before it is computed again.
-SAVE_WAIT = 10.0
+from erllama_py.scheduler.preempt import gives_way, is_parking, is_starving, next_up, parkable, returnable
+from erllama_py.scheduler.sharing import follow, leader_gone, release_followers
+from erllama_py.scheduler.stages import (
+    Allocation,
+    Following,
+    Looking,
+    Parking,
+    Queued,
+    Share,
+    Starting,
+    Working,
+    rank,
+    sought,
+    unplaced,
+)
+from erllama_py.scheduler.starting import leave_start, with_pieces
+from erllama_py.scheduler.state import State, changed, slot_of, with_request, with_slot
 
 
 def schedule(state: State, now: float) -> tuple[State, list[Effect]]:
-    """Give what is free to who is to have it."""
-    state, effects = _lead_on(state, now)
+    """Give out what is free."""
+    state, effects = release_followers(state, now)
     state, more = _feed(state, now)
     state, admitted = _admit(state, now)
-    state, trimmed = _trim(state)
+    state, trimmed = _trim(_let_in(state))
     return state, [*effects, *more, *admitted, *trimmed]
 
 
+def then_schedule(done: tuple[State, list[Effect]], now: float) -> tuple[State, list[Effect]]:
+    """What was done, and then give out what that has made free."""
+    state, effects = done
+    state, more = schedule(state, now)
+    return state, [*effects, *more]
+
+
 def _trim(state: State) -> tuple[State, list[Effect]]:
-    """No more is kept than may be while somebody is at work; a `SaveAll` lets go of everything, and loses nothing."""
+    """No more is kept than may be while a request is at work; a `SaveAll` lets go of everything, and loses nothing."""
     effects: list[Effect] = []
-    while state.active and not state.save_alls and placing.has_too_many(state, state.kept):
-        state, more = evict(state, state.kept[0])
+    while state.placed and not state.save_alls and placing.has_too_many(state, state.idle):
+        state, more = evict(state, state.idle[0])
         effects += more
     return state, effects
 
 
-def _lead_on(state: State, now: float) -> tuple[State, list[Effect]]:
-    """Who waits for rows that its lead, as it turns out, does not save: they are there, or it saves none at all."""
-    effects: list[Effect] = []
-    for other in state.requests.values():
-        lead = state.requests.get(other.lead) if other.lead is not None and other.stage == "following" else None
-        if lead is None or lead.stage != "working":
-            continue
-        if lead.captured_to >= other.lead_end or lead.request.plan is None:
-            state, more = go_on(state, other, other.lead_end + 1, now)
-            effects += more
-    return state, effects
+def _let_in(state: State) -> State:
+    """Those that have waited the longest for room in the queue have it, as far as there is some."""
+    queue = state.queue
+    room = state.limits.max_pending - (state.pending - len(queue.outside))
+    while room > 0 and (first := queue.first_outside()) is not None:
+        queue, room = queue.put(changed(first, room_by=None)), room - 1
+    return changed(state, queue=queue)
 
 
-def _parking(state: State) -> bool:
-    return any(running.stage == "parking" for running in state.requests.values())
+# --- cells for those at work -------------------------------------------------------------------------------------
 
 
 def _feed(state: State, now: float) -> tuple[State, list[Effect]]:
-    """Cells for those who have asked for them."""
+    """Cells for those that have asked for them."""
     effects: list[Effect] = []
-    starving = sorted((r for r in state.requests.values() if r.starving), key=lambda running: running.rank)
-    for waiting in starving:
-        running = state.requests[waiting.request.id]
-        if running.starving:  # it may have been parked for the one before it
-            state, more = _grow(state, running, now)
+    for starving in sorted((one for one in parkable(state) if one.starving), key=rank):
+        working = state.placed.get(starving.core.request.id)
+        if isinstance(working, Working):  # it may have been parked for the one before it
+            state, more = _grow(state, working, now)
             effects += more
     return state, effects
 
 
-def _grow(state: State, running: Running, now: float) -> tuple[State, list[Effect]]:
+def _grow(state: State, working: Working, now: float) -> tuple[State, list[Effect]]:
     effects: list[Effect] = []
-    limits, pieces = state.limits, slot_of(state, running).pieces
-    limit = min(running.limit + limits.quantum, placing.most_cells(running))
+    limits, pieces = state.limits, slot_of(state, working).pieces
+    limit = min(working.allocation.limit + limits.quantum, placing.most_cells(working))
     while True:
-        after = with_pieces(state, running, grown(pieces, limit))
+        after = with_pieces(state, working, grown(pieces, limit))
         if count(slot.pieces for slot in after.slots) <= limits.n_cells:
-            after = with_request(after, changed(running, limit=limit, starving=False))
-            return after, [*effects, SendJob(Grant(running.request.id, limit))]
-        if not state.kept:
+            fed = changed(working, allocation=changed(working.allocation, limit=limit), starving=False)
+            return with_request(after, fed), [*effects, SendJob(Grant(working.core.request.id, limit))]
+        if not state.idle:
             break
-        state, more = evict(state, state.kept[0])
+        state, more = evict(state, state.idle[0])
         effects += more
-    parkable = placing.parkable(state)
-    if _parking(state):
+    candidates = parkable(state)
+    if is_parking(state):
         return state, effects
-    if len(parkable) < 2:  # those who are about to be at work have cells, and wait for it, maybe
-        idle = [one for one in state.active if placing.can_go_back(state, one)]
-        if not idle:
+    if len(candidates) < 2:  # those that are about to be at work have cells, and wait for it, maybe
+        last = max(returnable(state), key=rank, default=None)
+        if last is None:
             return state, effects
-        back = max(idle, key=lambda one: one.rank)
-        if back.rank > running.rank:
-            state, more = _requeue(state, back, now)
-            state, rest = _grow(state, state.requests[running.request.id], now)
+        if rank(last) > rank(working):
+            state, more = _requeue(state, last, now)
+            state, rest = _grow(state, working, now)
             return state, [*effects, *more, *rest]
-    last = gives_way(state, running, parkable, now)
-    if last is None:
+    victim = gives_way(state, working, candidates, now)
+    if victim is None:
         return state, effects
-    state, more = park(state, last)
+    state, more = _park(state, victim)
     return state, [*effects, *more]
 
 
-def _requeue(state: State, running: Running, now: float) -> tuple[State, list[Effect]]:
+def _requeue(state: State, one: Starting, now: float) -> tuple[State, list[Effect]]:
     """Put a request that the engine has not begun back into the queue."""
-    state, effects = leave_start(state, running, now)
-    state = with_request(state, unstarted(running))
-    state, more = lead_gone(state, running, now)
+    state, effects = leave_start(state, one, now)
+    state, more = leader_gone(with_request(state, unplaced(one)), one, now)
     return state, [*effects, *more]
 
 
-def park(state: State, running: Running) -> tuple[State, list[Effect]]:
+def _park(state: State, working: Working) -> tuple[State, list[Effect]]:
     """Take a request out of its sequence."""
-    running = changed(running, stage="parking", starving=False)
-    return with_request(state, running), [SendJob(Park(running.request.id))]
+    parking = Parking(working.core, working.begun, working.allocation)
+    return with_request(state, parking), [SendJob(Park(working.core.request.id))]
+
+
+# --- places for those that wait ----------------------------------------------------------------------------------
 
 
 def _admit(state: State, now: float) -> tuple[State, list[Effect]]:
-    """Places for those who wait, in their order."""
+    """Places for the queue, in its order."""
     effects: list[Effect] = []
-    starving = any(running.starving for running in state.requests.values())
-    while not (state.stopping or starving or _parking(state)):
-        running = next_up(state)
-        if running is None:
+    starving = is_starving(state)
+    while not (state.stopping or starving or is_parking(state)):
+        one = next_up(state)
+        if one is None:
             break
-        state = _unpin(state, running)
-        place = placing.place(state, running, now)
+        state = _unpin(state, one)
+        place = placing.place(state, one, now)
         if place is None:
             break
         if isinstance(place, placing.Park):
-            for request_id in place.requests:
-                out = state.requests[request_id]
-                state, more = park(state, out) if out.stage == "working" else _requeue(state, out, now)
-                effects += more
-            continue  # there may be a place now
-        state, more = _take(state, running, place, now)
+            state, more = _displace(state, place, now)  # there may be a place now
+        else:
+            state, more = _take(state, one, place, now)
         effects += more
     return state, effects
 
 
-def _unpin(state: State, running: Running) -> State:
-    """A turn that does not go on from where its session stands: that sequence is the first to go."""
-    sought = running.sought
-    for slot in state.kept:
-        mine = slot.session is not None and slot.session == sought.session
-        if mine and common_prefix(slot.held, sought.packed) != slot.length:
+def _displace(state: State, park: placing.Park, now: float) -> tuple[State, list[Effect]]:
+    effects: list[Effect] = []
+    for request_id in park.requests:
+        match state.placed[request_id]:
+            case Working() as working:
+                state, more = _park(state, working)
+            case Following() | Looking() as starting:
+                state, more = _requeue(state, starting, now)
+            case _:
+                continue
+        effects += more
+    return state, effects
+
+
+def _unpin(state: State, one: Queued) -> State:
+    """Where a turn does not extend what its session stands at, that sequence is the first to go."""
+    prompt = sought(one)
+    for slot in state.idle:
+        mine = slot.session is not None and slot.session == prompt.session
+        if mine and common_prefix(slot.packed, prompt.packed) != slot.length:
             state = with_slot(state, changed(slot, session_id=None, used_at=0.0))
     return state
 
 
-def _take(state: State, running: Running, place: placing.Place, now: float) -> tuple[State, list[Effect]]:
+def _take(state: State, one: Queued, place: placing.Place, now: float) -> tuple[State, list[Effect]]:
     """Put a request into its place."""
-    effects: list[Effect] = []
-    sought, slot = running.sought, state.slots[place.seq_id]
+    prompt, slot = sought(one), state.slots[place.seq_id]
     stays = place.keep > 0 and place.source is None
-    sticky = stays and slot.session is not None and slot.session == sought.session
-    if slot.is_kept and not (stays and place.keep == slot.length):
-        state, effects = copy_out(state, slot)
-        effects.append(SendJob(Drop(slot.seq_id, place.keep if stays else 0)))
-    new = Slot(
-        slot.seq_id,
-        held=sought.packed[: TOKEN_BYTES * place.keep],
-        first_held=slot.first_held if stays else 0,
-        identity=sought.identity,
-        captured_to=min(slot.captured_to, place.keep) if stays else 0,
-        pieces=place.pieces,
-        request_id=sought.id,
-        session_id=sought.session_id,
-    )
-    running = changed(
-        running, seq_id=slot.seq_id, started_at=now if running.started_at is None else running.started_at,
-        stage="looking", goes_on=stays, sticky=sticky, limit=place.limit, lead=place.lead, lead_end=place.lead_end,
-        coming_since=now,
-    )  # fmt: skip
-    source = state.slots[place.source] if place.source is not None else None
-    for other in state.kept:  # a session holds one sequence: the one that it goes on in
-        if sought.session is not None and other.session == sought.session and other.seq_id != slot.seq_id:
-            state = with_slot(state, changed(other, session_id=None))
-    state = changed(with_request(with_slot(state, new), running), next_block=state.next_block + 1)
-    if source is not None:
-        begin = placing.Beginning(keep=place.keep, source=place.source, lead=place.lead, lead_end=place.lead_end)
-        state, more = follow(state, running, begin)
+    sticky = stays and slot.session is not None and slot.session == prompt.session
+    allocation = Allocation(slot.seq_id, place.limit, goes_on=stays, sticky=sticky)
+    core = one.core if one.core.started_at is not None else changed(one.core, started_at=now)
+    state, effects = _occupy(state, one, place, stays=stays)
+    looking = Looking(core, one.begun, allocation, now)
+    state = with_request(state, looking)
+    if place.source is not None:
+        state, more = follow(state, looking, place.source, Share(place.leader, place.keep))
         effects += more
     for seq_id in place.evict:
         state, more = evict(state, state.slots[seq_id])
         effects += more
-    if place.lead is not None and source is None:
-        state = with_request(state, changed(running, stage="following"))
-        return state, effects
-    if sought.parent_key is None and sought.session is not None:
-        sought = changed(sought, parent_key=state.left.get(sought.session))
-    return state, [*effects, LookUp(sought)]
+    if place.leader is not None and place.source is None:
+        following = Following(core, one.begun, allocation, place.leader, place.leader_end)
+        return with_request(state, following), effects
+    if prompt.parent_key is None and prompt.session is not None:
+        prompt = changed(prompt, parent_key=state.left.get(prompt.session))
+    return state, [*effects, LookUp(prompt)]
 
 
-def go_on(state: State, running: Running, least: int, now: float) -> tuple[State, list[Effect]]:
-    """What a request has waited for is being saved, or will not be any more.
-
-    Of several who began alike, the first asks the cache and computes what is missing. The others follow it, if that
-    gives them `least` tokens, or each would compute the same.
-    """
-    again = placing.shared(state, running)
-    if again.lead is not None and again.lead_end >= least:
-        return with_request(state, changed(running, lead=again.lead, lead_end=again.lead_end)), []
-    return _look_up_rows(state, running, now)
-
-
-def _look_up_rows(state: State, running: Running, now: float) -> tuple[State, list[Effect]]:
-    sought = running.sought
-    key = prefix_keys(sought.identity, sought.packed, (running.lead_end,))[0]
-    state = with_request(state, changed(running, stage="looking", lead=None, coming_since=now))
-    return state, [LookUp(changed(sought, parent_key=key, wait_seconds=SAVE_WAIT))]
-
-
-def lead_gone(state: State, lead: Running, now: float) -> tuple[State, list[Effect]]:
-    """Who waited for a request that has left its sequence goes on without it."""
+def _occupy(state: State, one: Queued, place: placing.Place, *, stays: bool) -> tuple[State, list[Effect]]:
+    """The state in which the sequence is a request's; what else it held is copied out."""
     effects: list[Effect] = []
-    for waiting in state.requests.values():
-        other = state.requests[waiting.request.id]
-        if other.lead != lead.request.id:
-            continue
-        if other.stage == "following":
-            state, more = go_on(state, other, other.lead_end, now)
-        elif lead.stage not in ("working", "parking"):  # the engine was not asked yet to share anything
-            state, more = shares(state, other, 0, now)
-        else:  # the engine's answer is still to come
-            saved = max(other.saved_by_lead, saved_by(lead, other.lead_end))
-            state, more = with_request(state, changed(other, saved_by_lead=saved)), []
-        effects += more
-    return state, effects
+    prompt, slot = sought(one), state.slots[place.seq_id]
+    if slot.is_idle and not (stays and place.keep == slot.length):
+        state, effects = copy_out(state, slot)
+        effects.append(SendJob(Drop(slot.seq_id, place.keep if stays else 0)))
+    new = Slot(
+        slot.seq_id,
+        packed=prompt.packed[: TOKEN_BYTES * place.keep],
+        first=slot.first if stays else 0,
+        identity=prompt.identity,
+        captured_to=min(slot.captured_to, place.keep) if stays else 0,
+        pieces=place.pieces,
+        request_id=prompt.id,
+        session_id=prompt.session_id,
+    )
+    for other in state.idle:  # a session holds one sequence: the one that it goes on in
+        if prompt.session is not None and other.session == prompt.session and other.seq_id != slot.seq_id:
+            state = with_slot(state, changed(other, session_id=None))
+    return changed(with_slot(state, new), next_block=state.next_block + 1), effects

@@ -1,33 +1,37 @@
-"""The state of one model's machine: frozen structs, everything that the next decision depends on.
+"""The state of one model's machine: frozen structs, everything that the next decision depends on. Pure.
 
-A request goes through stages:
-
-    waiting ─▶ following ─▶ looking ─▶ restoring ─▶ working ─▶ (over)
-                  └ only if it begins as another that is still being computed
-    working ─▶ parking ─▶ parked ─▶ looking … as a waiting one, until it is over
+Requests are in three places, by what they have: `placed` have a sequence, so they are few; `parked` were taken out of
+one; `queue` is of those that were never started, and may be long. See `stages`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from erllama_py.cache.keys import TOKEN_BYTES, Identity
-from erllama_py.cache.messages import Hit
-from erllama_py.engine.backend import MemoryKind
+from erllama_py.engine.backend import MemoryKind, ModelFacts
+from erllama_py.options.model import ModelConfig
 from erllama_py.results import CacheHit, Phase
-from erllama_py.scheduler.books import cut
-from erllama_py.scheduler.messages import Found, Outline, Request, SaveAll, SessionKey, session_key
-from erllama_py.scheduler.reuse import Start
-from erllama_py.scheduler.slots import Slot
+from erllama_py.scheduler.cells import Slot, cut
+from erllama_py.scheduler.messages import SaveAll, SessionKey, session_key
+from erllama_py.scheduler.queue import Queue
+from erllama_py.scheduler.stages import Open, Parked, Placed, Waiting, is_prefilled
 
 S = TypeVar("S", bound=msgspec.Struct)
+K = TypeVar("K")
+V = TypeVar("V")
 
-Stage = Literal["waiting", "following", "looking", "restoring", "working", "parking", "parked"]
-QUEUED: tuple[Stage, ...] = ("waiting", "parked")
-NOTHING_LOST = 1 << 31  # a position that no request comes to
+# Cells are given to a reply in steps of so many: at 50 tokens a second, one message between loop and thread in some
+# seconds, while the steps of all replies together are at most an eighth of the context.
+LEAST_QUANTUM, MOST_QUANTUM = 32, 128
+SHARE_OF_QUANTA = 8
+
+# What a decode loses to idle cells, with SmolLM2 and 8,192 cells on two cores: a quarter of them costs 10 to 15 % of
+# its rate with flash attention and half without, a sixteenth then 20 % (`benchmarks/concurrency_kept.py`).
+SHARE_OF_KEPT, SHARE_OF_KEPT_WITHOUT_FLASH = 4, 16
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,81 +44,42 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     quantum: int = 64
     """So many cells more than a request has are given to it at once."""
     min_tokens: int | None = None
-    """The gate for what is saved at rest; None saves nothing."""
+    """The gate for what is saved of idle sequences; None saves nothing."""
     max_pending: int = 256
     kept_cells: int = 1 << 31
-    """Most cells that sequences at rest keep while requests are at work."""
+    """Most cells that idle sequences keep while requests are at work."""
     idle_seconds: float = 300.0
     """How long a session's sequence is held for it."""
     turn_seconds: float = 2.0
-    """How long a request is at work, at least, before it is parked for an equal that waits; see `turns`."""
+    """How long a request is at work, at least, before it is parked for an equal that waits; see `preempt`."""
 
 
-class Running(msgspec.Struct, frozen=True):
-    """A request that is not over, and how it started. Times are in seconds of the monotonic clock."""
-
-    request: Request
-    stream: bool
-    stage: Stage = "waiting"
-    seq_id: int | None = None
-    started_at: float | None = None
-    goes_on: bool = False  # in a sequence that was at rest
-    sticky: bool = False  # and that is its session's
-    leaving: bool = False  # it was cancelled, and the engine will say what it had
-    # what it waits for
-    lead: int | None = None  # the request whose cells, or rows, it is to begin with
-    lead_end: int = 0  # up to where
-    forking: bool = False
-    saved_by_lead: int = 0
-    answer: Found | None = None  # the cache's, while the cells to share are still computed
-    # how it starts
-    coming_since: float | None = None  # since when it waits for nobody but the cache and the engine
-    found_at: float | None = None
-    hit: Hit | None = None
-    start: Start | None = None
-    sent: int = 0  # rows on their way into the cells
-    restored: int = 0  # rows in them
-    reading: bool = False  # more rows are to come
-    refused: int | None = None  # the row that the engine could not take, by its place in `start.rows`
-    restored_bytes: int = 0
-    logits: bytes | None = None  # at the prompt's end
-    # how it goes on
-    begun: Outline | None = None  # how it started the first time
-    last: CacheHit | None = None  # what the last look-up gave
-    limit: int = 0  # the position up to which it has cells
-    starving: bool = False  # it has asked for more of them
-    prefilled: bool = False
-    captured_to: int = 0
-    lost_from: int = NOTHING_LOST  # what was copied out from there on was not stored
-    created: int = 0  # tokens copied out to be saved
-    parked: Request | None = None  # the same, with what was sampled behind the prompt
-    parked_at: float | None = None  # when it was last
-    parks: int = 0
-    back_at: float | None = None  # since when it gets on, in the sequence that it is in
-    came_in: float = 0.0  # seconds until then: look-up, restoring, and computing again what could not be
-
-    @property
-    def sought(self) -> Request:
-        """What its sequence is to begin with: the prompt, or all that it had when it was parked."""
-        return self.parked or self.request
-
-    @property
-    def rank(self) -> tuple[int, int]:
-        """Who has the lowest goes first: higher priority, then earlier arrival."""
-        return -self.request.priority, self.request.id
-
-    @property
-    def queue_rank(self) -> tuple[int, bool, float, int]:
-        """Who has the lowest is next: higher priority, then who was parked first, then earlier arrival."""
-        parked_at = self.parked_at
-        return -self.request.priority, parked_at is None, parked_at or 0.0, self.request.id
+def limits_of(config: ModelConfig, facts: ModelFacts) -> Limits:
+    """The limits of a loaded model."""
+    scheduler, n_seq_max = config.scheduler, max(1, facts.n_seq_max)
+    quantum = facts.n_ctx // (SHARE_OF_QUANTA * n_seq_max)
+    quantum = min(max(quantum, LEAST_QUANTUM), MOST_QUANTUM)
+    share = SHARE_OF_KEPT if facts.flash_attn else SHARE_OF_KEPT_WITHOUT_FLASH
+    return Limits(
+        memory=facts.memory,
+        n_swa=facts.n_swa,
+        # A recurrent state has one size, whatever it has seen.
+        n_cells=facts.n_ctx * (n_seq_max if facts.memory == "recurrent" else 1),
+        n_seq_max=n_seq_max,
+        quantum=quantum if n_seq_max > 1 else facts.n_ctx,
+        min_tokens=config.policy.min_tokens,
+        max_pending=scheduler.max_pending,
+        kept_cells=facts.n_ctx // share if scheduler.kept_tokens is None else scheduler.kept_tokens,
+        idle_seconds=scheduler.session_idle_ms / 1000,
+        turn_seconds=scheduler.turn_ms / 1000,
+    )
 
 
 class Copy(msgspec.Struct, frozen=True):
-    """A sequence at rest that is copied out before it is forgotten: whose it was, and its tokens."""
+    """An idle sequence that is copied out before it is forgotten: whose it was, and its tokens."""
 
     identity: Identity
-    tokens: bytes
+    packed: bytes
     session_id: str | None = None
 
     @property
@@ -136,13 +101,16 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     limits: Limits
     slots: tuple[Slot, ...]
-    requests: Mapping[int, Running] = {}
+    placed: Mapping[int, Placed] = {}
+    """In the order in which they were given their sequences."""
+    parked: Mapping[int, Parked] = {}
+    queue: Queue = Queue()
     copies: Mapping[int, Copy] = {}
     left: Mapping[SessionKey, bytes] = {}
     """Of sessions that have lost their sequence: the key of the last row of it."""
     save_alls: tuple[SaveAll, ...] = ()
     save_until: float = 0.0
-    """They ask for what has been at rest since then, on the monotonic clock."""
+    """They ask for what has been idle since then, on the monotonic clock."""
     saving: Saving | None = None
     stopping: bool = False
     last_hit: CacheHit | None = None
@@ -151,36 +119,34 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def phase(self) -> Phase:
-        active = self.active
-        if not active:
+        if not self.placed:
             return "idle"
-        return "generating" if any(running.prefilled for running in active) else "prefilling"
+        return "generating" if any(is_prefilled(one) for one in self.placed.values()) else "prefilling"
 
     @property
-    def active(self) -> list[Running]:
-        """Requests with a sequence."""
-        return [running for running in self.requests.values() if running.seq_id is not None]
+    def pending(self) -> int:
+        """How many requests have no sequence."""
+        return len(self.queue) + len(self.parked)
 
     @property
-    def queue(self) -> list[Running]:
-        """Requests without one, as they came; see `Running.queue_rank` for who is next."""
-        return [running for running in self.requests.values() if running.stage in QUEUED]
-
-    @property
-    def kept(self) -> list[Slot]:
-        """Sequences at rest, in the order in which they go when room is needed.
+    def idle(self) -> list[Slot]:
+        """Idle sequences, in the order in which they go when room is needed.
 
         Those of sessions last; before them those whose end is not saved, which are dearer to rebuild; then the
         longest unused first.
         """
-        at_rest = [slot for slot in self.slots if slot.is_kept]
         return sorted(
-            at_rest, key=lambda slot: (slot.session_id is not None, slot.captured_to < slot.length, slot.used_at)
+            (slot for slot in self.slots if slot.is_idle),
+            key=lambda slot: (slot.session_id is not None, slot.captured_to < slot.length, slot.used_at),
         )
+
+    def find(self, request_id: int) -> Open | None:
+        """A request that is not over."""
+        return self.placed.get(request_id) or self.parked.get(request_id) or self.queue.get(request_id)
 
 
 def new_state(limits: Limits) -> State:
-    """A model at rest."""
+    """A model without any request."""
     return State(limits=limits, slots=tuple(Slot(seq_id) for seq_id in range(limits.n_seq_max)))
 
 
@@ -189,37 +155,47 @@ def changed(struct: S, **changes: object) -> S:
     return msgspec.structs.replace(struct, **changes)
 
 
-def unstarted(running: Running) -> Running:
-    """The request without a sequence, as it waits for one: anew, or to go on where it was parked."""
-    return changed(
-        running, stage="parked" if running.parked is not None else "waiting", seq_id=None, goes_on=False,
-        sticky=False, lead=None, lead_end=0, forking=False, saved_by_lead=0, answer=None, coming_since=None,
-        found_at=None, hit=None, start=None, sent=0, restored=0, reading=False, refused=None, limit=0, starving=False,
-        back_at=None,
-    )  # fmt: skip
-
-
-def slot_of(state: State, running: Running) -> Slot:
+def slot_of(state: State, one: Placed) -> Slot:
     """The sequence that a request is in."""
-    assert running.seq_id is not None
-    return state.slots[running.seq_id]
+    return state.slots[one.allocation.seq_id]
 
 
-def with_request(state: State, running: Running) -> State:
-    """The state in which a request is as given."""
-    return changed(state, requests={**state.requests, running.request.id: running})
+def with_request(state: State, one: Open) -> State:
+    """The state in which a request is at this stage."""
+    request_id = one.core.request.id
+    match one:
+        case Waiting():
+            if state.queue.get(request_id) is None:
+                state = without_request(state, request_id)
+            return changed(state, queue=state.queue.put(one))
+        case Parked():
+            state = without_request(state, request_id)
+            return changed(state, parked={**state.parked, request_id: one})
+        case _:
+            if request_id not in state.placed:
+                state = without_request(state, request_id)
+            return changed(state, placed={**state.placed, request_id: one})
 
 
 def without_request(state: State, request_id: int) -> State:
     """The state in which a request is over."""
-    return changed(state, requests={key: value for key, value in state.requests.items() if key != request_id})
+    if request_id in state.placed:
+        return changed(state, placed=without(state.placed, request_id))
+    if request_id in state.parked:
+        return changed(state, parked=without(state.parked, request_id))
+    return changed(state, queue=state.queue.without(request_id))
 
 
-def at_rest(state: State, slot: Slot, held: bytes, *, first_held: int, captured_to: int, now: float) -> State:
+def without(mapping: Mapping[K, V], key: K) -> dict[K, V]:
+    """The same without a key."""
+    return {other: value for other, value in mapping.items() if other != key}
+
+
+def idle_after(state: State, slot: Slot, packed: bytes, *, first: int, captured_to: int, now: float) -> State:
     """The state in which a request has left its sequence, and what that holds is kept."""
-    pieces = cut(slot.pieces, len(held) // TOKEN_BYTES)
-    kept = Slot(slot.seq_id, held, max(first_held, 0), slot.identity, captured_to, pieces, None, slot.session_id, now)
-    return with_slot(state, kept if held else Slot(slot.seq_id))
+    pieces = cut(slot.pieces, len(packed) // TOKEN_BYTES)
+    kept = Slot(slot.seq_id, packed, max(first, 0), slot.identity, captured_to, pieces, None, slot.session_id, now)
+    return with_slot(state, kept if packed else Slot(slot.seq_id))
 
 
 def with_slot(state: State, slot: Slot) -> State:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from helpers.requests import finished, jobs, run
 from helpers.rows import IDENTITY
+from helpers.stages import at, queued_ids
 from helpers.states import A, B, C, D, asked, begun, kept, looked_up, state_with
 
 from erllama_py.cache.keys import Identity, prefix_keys
 from erllama_py.engine.jobs import Capture, Drop, Park, Parked, Wants
 from erllama_py.results import CacheHit
-from erllama_py.scheduler.evicting import MOST_LEFT, evict, next_idle
+from erllama_py.scheduler.idle import MOST_LEFT, evict, next_silent
 from erllama_py.scheduler.messages import CancelRequest, EndSession, Look, LookUp, Refuse, SendJob
+from erllama_py.scheduler.stages import Looking, Working
 from erllama_py.scheduler.state import State, with_slot
 
 STRANGER = Identity(b"o" * 32, 4, b"c" * 32)
@@ -22,7 +24,7 @@ def test_a_session_has_one_turn_at_a_time() -> None:
     refused = asked(2, B, session_id="s")
     assert run(state, refused) == (state, [Refuse(refused.request)])
     state, effects = run(state, asked(3, B, session_id="s", session_wait=True))
-    assert (effects, [running.request.id for running in state.queue]) == ([], [3])
+    assert (effects, queued_ids(state)) == ([], [3])
     state, effects = run(state, asked(4, C, session_id="t"))
     assert looked_up(effects) == [4]
     _, effects = run(state, finished(1, [], held=60, captured_to=60))
@@ -32,7 +34,7 @@ def test_a_session_has_one_turn_at_a_time() -> None:
 def test_the_next_turn_goes_on_in_its_own_sequence() -> None:
     """That is said of it."""
     state = begun(state_with(kept(1, A, session_id="s")), asked(1, [*A, 7], session_id="s"))
-    assert (state.requests[1].seq_id, state.last_hit) == (1, CacheHit("sticky", 60))
+    assert (at(state, 1, Working).allocation.seq_id, state.last_hit) == (1, CacheHit("sticky", 60))
     state, _ = run(state, finished(1, [8], held=61, captured_to=61), now=9.0)
     assert (state.slots[1].session_id, state.slots[1].used_at) == ("s", 9.0)
 
@@ -41,7 +43,7 @@ def test_a_turn_that_parts_from_its_session_lets_go_of_its_sequence() -> None:
     """It is the first to go then: the conversation went another way."""
     slots = (kept(0, B, used_at=1.0), kept(1, A, session_id="s", used_at=5.0), kept(2, C, used_at=2.0))
     state, effects = run(state_with(*slots, n_cells=1000), asked(1, [1, 2, 3], session_id="s"))
-    assert state.requests[1].seq_id == 1
+    assert at(state, 1, Looking).allocation.seq_id == 1
     assert jobs(effects) == [Drop(1)]
 
 
@@ -49,7 +51,7 @@ def test_a_turn_that_is_cancelled_before_it_begins_leaves_its_session_as_it_was(
     """What was not saved of it is still known to be not."""
     before = kept(1, A, session_id="s", captured_to=20)
     state, _ = run(state_with(before), asked(1, [*A, 7], session_id="s"), CancelRequest(1))
-    (after,) = state.kept
+    (after,) = state.idle
     assert (after.length, after.captured_to, after.session_id) == (60, 20, "s")
 
 
@@ -59,14 +61,14 @@ def test_a_silent_session_is_forgotten_in_time() -> None:
         kept(0, A, session_id="s", used_at=1.0, captured_to=0), kept(1, B, session_id="t", used_at=2.0), kept(2, C),
     )  # fmt: skip
     state = state_with(*slots, idle_seconds=10.0)
-    assert next_idle(state) == 11.0
+    assert next_silent(state) == 11.0
     assert run(state, Look(), now=10.9) == (state, [])
     state, effects = run(state, Look(), now=11.0)
     assert [type(job) for job in jobs(effects)] == [Capture, Drop]
     assert [slot.length for slot in state.slots] == [0, 60, 60]
-    assert next_idle(state) == 12.0
+    assert next_silent(state) == 12.0
     state, _ = run(state, Look(), now=12.0)
-    assert (state.slots[2].length, next_idle(state)) == (60, None)
+    assert (state.slots[2].length, next_silent(state)) == (60, None)
 
 
 def test_a_session_that_ends_holds_nothing() -> None:
@@ -90,7 +92,7 @@ def test_another_tenant_with_the_same_id_has_a_session_of_its_own() -> None:
     assert looked_up(effects) == [2]
     state, _ = run(state_with(kept(2, B, session_id="t")), asked(3, [*B, 7], session_id="t", identity=STRANGER))
     assert (state.slots[2].session_id, state.slots[2].length) == ("t", 60)
-    assert not state.requests[3].sticky
+    assert not at(state, 3, Looking).allocation.sticky
 
 
 def test_another_tenant_ends_no_session_of_the_same_id() -> None:
@@ -106,7 +108,7 @@ def test_another_tenant_ends_no_session_of_the_same_id() -> None:
 def test_who_was_evicted_is_found_by_its_own_tenant_alone() -> None:
     """The key of the last row goes with whose session it was."""
     state, _ = evict(state_with(kept(0, A, session_id="s")), kept(0, A, session_id="s"))
-    (key,) = prefix_keys(IDENTITY, kept(0, A).held, (60,))
+    (key,) = prefix_keys(IDENTITY, kept(0, A).packed, (60,))
     for identity, expected in ((IDENTITY, key), (STRANGER, None)):
         _, effects = run(state, asked(1, [*A, 7], session_id="s", identity=identity))
         assert [effect.request.parent_key for effect in effects if isinstance(effect, LookUp)] == [expected]
@@ -145,7 +147,7 @@ def test_a_turn_that_was_cancelled_makes_nobody_busy() -> None:
     """The engine is about to end it, and the next one waits for that; a third is one too many."""
     state = begun(state_with(), asked(1, A, session_id="s"))
     state, _ = run(state, CancelRequest(1), asked(2, B, session_id="s"))
-    assert [running.request.id for running in state.queue] == [2]
+    assert queued_ids(state) == [2]
     third = asked(3, B, session_id="s")
     assert run(state, third) == (state, [Refuse(third.request)])
     _, effects = run(state, finished(1, [], held=60, captured_to=60, reason="cancelled"))
@@ -168,7 +170,7 @@ def test_who_could_begin_is_never_one_too_many() -> None:
 def test_the_end_of_a_session_frees_its_parked_turn_too() -> None:
     """It goes on as a request like any other: another turn need not wait for it, and nothing is held for it."""
     state, _ = run(parked_turn(), EndSession((IDENTITY, "s")), finished(1, [], held=60, captured_to=60))
-    assert (state.requests[5].stage, state.requests[5].seq_id, state.slots[1].session_id) == ("looking", 1, None)
+    assert (at(state, 5, Looking).allocation.seq_id, state.slots[1].session_id) == (1, None)
     _, effects = run(state, asked(6, C[:20], session_id="s"))
     assert looked_up(effects) == [6]
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from erllama_py.cache.messages import Located
 from erllama_py.results import TextDelta
-from erllama_py.scheduler.books import count
+from erllama_py.scheduler.cells import count
 from erllama_py.scheduler.machine import next_look, transition
 from erllama_py.scheduler.messages import (
     AnswerSaved,
@@ -45,11 +45,13 @@ from erllama_py.scheduler.messages import (
     Submit,
 )
 from erllama_py.scheduler.reuse import is_cuttable
+from erllama_py.scheduler.stages import Looking, Restoring
 from erllama_py.scheduler.state import Limits, new_state
 from helpers.fake_cells import unpacked
 from helpers.fake_engine import FakeEngine, reply_to
 from helpers.model_asks import IDENTITIES, SESSIONS, Ask, Shape, request_for
 from helpers.row_shelf import RowShelf
+from helpers.stages import requests
 from helpers.turn_laws import check_parks, check_turns
 
 N_SWA = 12
@@ -170,29 +172,30 @@ class World:
 
     def check(self) -> None:
         state, engine = self.state, self.engine
-        active = state.active
+        active = list(state.placed.values())
         booked = count(slot.pieces for slot in state.slots)
-        # Those who wait for a lead have nothing of their own yet: whether there is as much is seen when they begin.
-        following = {running.seq_id for running in active if running.forking}
+        # Followers have nothing of their own yet: whether there is as much is seen when they begin.
+        looking = [one for one in active if isinstance(one, Looking)]
+        following = {one.allocation.seq_id for one in looking if one.share is not None}
         assert count(slot.pieces for slot in state.slots if slot.seq_id not in following) <= state.limits.n_cells
-        assert len({running.seq_id for running in active}) == len(active)
-        for running in active:
-            assert running.seq_id is not None
-            assert state.slots[running.seq_id].request_id == running.request.id
+        assert len({one.allocation.seq_id for one in active}) == len(active)
+        for one in active:
+            assert state.slots[one.allocation.seq_id].request_id == one.core.request.id
         assert len(active) == sum(slot.request_id is not None for slot in state.slots)
-        sessions = [running.request.session for running in active if running.request.session is not None]
+        sessions = [one.core.request.session for one in active if one.core.request.session is not None]
         assert len(set(sessions)) == len(sessions), "two turns of one session at a time"
-        looking = {running.request.id for running in active if running.stage in ("looking", "restoring")}
-        assert looking == set(self.open)
-        for running in state.requests.values():
-            work = engine.parked.get(running.request.id)
-            if work is not None and running.stage == "parked":
-                assert running.sought.tokens == work.all_tokens
+        assert {one.core.request.id for one in active if isinstance(one, Looking | Restoring)} == set(self.open)
+        for request_id, parked in state.parked.items():
+            if (work := engine.parked.get(request_id)) is not None:
+                assert parked.begun.sought.tokens == work.all_tokens
+        every = [*state.placed, *state.parked, *(waiting.core.request.id for waiting in state.queue)]
+        assert len(every) == len(set(every)) == len(requests(state))
+        assert len(state.queue.line) <= len(state.queue)
         if not (engine.inbox or engine.outbox or self.mail):
             assert engine.cells.used <= booked
             for slot in state.slots:
                 if slot.request_id is None:
-                    assert unpacked(slot.held) == engine.cells.sequences[slot.seq_id].tokens
+                    assert unpacked(slot.packed) == engine.cells.sequences[slot.seq_id].tokens
             if not active:
                 assert engine.cells.used == booked
 
@@ -358,10 +361,10 @@ class World:
         else:
             raise AssertionError("they do not come to an end")
         if self.state.stopping:  # those in the queue learn that the model is gone
-            assert not self.state.active
+            assert not self.state.placed
             assert self.left or all(slot.is_free for slot in self.state.slots)
         else:
-            assert not self.state.requests, self.state.requests
+            assert not requests(self.state)
             assert all(self.answered[request_id] == 1 for request_id in self.asked)
         assert not self.open
         assert not self.tickets
@@ -372,12 +375,12 @@ class World:
 
     def check_saving_all(self) -> None:
         """What is at rest is saved by an eviction, buffer or not; unless a window forgets, or rows were evicted."""
-        kept = [slot for slot in self.state.kept if slot.length >= (self.state.limits.min_tokens or ALL)]
+        kept = [slot for slot in self.state.idle if slot.length >= (self.state.limits.min_tokens or ALL)]
         self.engine.buffers_gone = True
         self.save_all(0)
         while self.round(1):
             pass
         assert not self.tickets
-        assert not self.state.kept
+        assert not self.state.idle
         if self.shape.memory == "full" and self.shelf.whole:
             assert [self.shelf.covers(slot) for slot in kept] == [True] * len(kept)

@@ -6,8 +6,8 @@ from erllama_py.cache.index import Index
 from erllama_py.cache.messages import Hit, Located, RowBytes, SaveLost
 from erllama_py.cache.walk import walk
 from erllama_py.model.saving import row_meta
+from erllama_py.scheduler.cells import Slot
 from erllama_py.scheduler.messages import Request, SaveRow
-from erllama_py.scheduler.slots import Slot
 from erllama_py.tiers.messages import StoredRow
 
 TIER = "disk"
@@ -42,7 +42,7 @@ class RowShelf:
     def covers(self, slot: Slot) -> bool:
         """Whether there is everything that a sequence held."""
         assert slot.identity is not None
-        return walk(self._index, slot.identity, slot.held, cuttable=True, tier=TIER).exact
+        return walk(self._index, slot.identity, slot.packed, cuttable=True, tier=TIER).exact
 
     def read(self, row: Located) -> RowBytes | None:
         """A row that was found, if it is still there."""

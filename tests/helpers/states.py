@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from erllama_py.cache.keys import pack_tokens
-from erllama_py.scheduler.books import written
+from erllama_py.scheduler.cells import Slot, written
 from erllama_py.scheduler.messages import Effect, LookUp, Submit
-from erllama_py.scheduler.slots import Slot
-from erllama_py.scheduler.state import Limits, Running, State, changed, new_state, with_slot
+from erllama_py.scheduler.stages import Core, Waiting, Working
+from erllama_py.scheduler.state import Limits, State, changed, new_state, with_slot
 from helpers.requests import found, run, submit
 from helpers.rows import IDENTITY
 
@@ -43,16 +43,16 @@ def asked(request_id: int, tokens: Sequence[int], **fields: Any) -> Submit:
     return Submit(changed(submit(request_id, tokens).request, **({"max_new_tokens": 10, "plan": None} | fields)))
 
 
-def waiting(request_id: int, tokens: Sequence[int], **fields: Any) -> Running:
+def waiting(request_id: int, tokens: Sequence[int], **fields: Any) -> Waiting:
     """One that a place is looked for."""
-    return Running(asked(request_id, tokens, **fields).request, stream=False)
+    return Waiting(Core(asked(request_id, tokens, **fields).request, stream=False))
 
 
 def begun(state: State, *submits: Submit) -> State:
     """The state in which the engine is at work on these; the cache had nothing for them."""
     for event in submits:
         state, _ = run(state, event, found(event.request.id))
-        assert state.requests[event.request.id].stage == "working"
+        assert isinstance(state.placed.get(event.request.id), Working)
     return state
 
 

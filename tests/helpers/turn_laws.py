@@ -4,37 +4,39 @@ from __future__ import annotations
 
 from erllama_py.engine.jobs import Wants
 from erllama_py.scheduler.messages import EngineOutcomes, Message, Submit
+from erllama_py.scheduler.preempt import turn_is_over
+from erllama_py.scheduler.stages import Parking, Placed, Working, is_leaving, queue_rank
 from erllama_py.scheduler.state import State
-from erllama_py.scheduler.turns import turn_is_over
+from helpers.stages import queued, requests
 
 LOWEST = -1 << 30
 
 
 def check_turns(before: State, after: State) -> None:
     """Nobody who waits and could begin is passed by."""
-    waited = {running.request.id for running in before.queue}
-    begun = [running for running in after.active if running.request.id in waited]
-    for running in after.queue:
-        mine, request_id = running.request.session, running.request.id
-        turns = {r.request.id for r in before.requests.values() if mine and r.request.session == mine}
+    waited = {one.core.request.id: one for one in queued(before)}
+    begun = [waited[request_id] for request_id in after.placed if request_id in waited]
+    for one in queued(after):
+        mine, request_id = one.core.request.session, one.core.request.id
+        turns = {r.core.request.id for r in requests(before).values() if mine and r.core.request.session == mine}
         copied = any(mine and copy.session == mine for copy in after.copies.values())
-        if request_id in waited and not (running.leaving or copied or request_id > min(turns, default=request_id)):
-            assert all(other.queue_rank < running.queue_rank for other in begun)
+        if request_id in waited and not (is_leaving(one) or copied or request_id > min(turns, default=request_id)):
+            assert all(queue_rank(other) < queue_rank(one) for other in begun)
 
 
 def check_parks(before: State, after: State, event: Message, now: float) -> None:
     """Nobody is parked but for one that grows, for a higher priority, or after its turn."""
     outcomes = event.batch if isinstance(event, EngineOutcomes) else []
-    grows = any(running.starving for running in before.requests.values())
+    grows = any(isinstance(one, Working) and one.starving for one in before.placed.values())
     grows = grows or any(isinstance(outcome, Wants) for outcome in outcomes)
-    waiting = [*before.queue, *after.queue]  # one that was just parked may have others parked for it
-    highest = max((running.request.priority for running in waiting), default=LOWEST)
+    waiting = [*queued(before), *queued(after)]  # one that was just parked may have others parked for it
+    highest = max((one.core.request.priority for one in waiting), default=LOWEST)
     if isinstance(event, Submit):
         highest = max(highest, event.request.priority)
-    for running in after.requests.values():
-        earlier = before.requests.get(running.request.id)
-        if running.stage != "parking" or earlier is None or earlier.stage == "parking" or grows:
+    for request_id, one in after.placed.items():
+        earlier: Placed | None = before.placed.get(request_id)
+        if not isinstance(one, Parking) or earlier is None or isinstance(earlier, Parking) or grows:
             continue
-        if running.request.priority >= highest:
+        if one.core.request.priority >= highest:
             assert turn_is_over(before, earlier, now), "parked for an equal before its turn is over"
-            assert any(one.parks for one in before.queue), "parked for one that was never started"
+            assert before.parked, "parked for one that was never started"

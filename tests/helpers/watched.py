@@ -18,9 +18,11 @@ from erllama_py.engine import thread
 from erllama_py.engine.stub import StubBackend
 from erllama_py.engine.worker import Worker
 from erllama_py.model.actor import ModelActor
-from erllama_py.scheduler.books import count
+from erllama_py.scheduler.cells import count
 from erllama_py.scheduler.messages import Effect, Message
-from erllama_py.scheduler.state import QUEUED, Running, State
+from erllama_py.scheduler.stages import Open, Parked, Parking, Working
+from erllama_py.scheduler.state import State
+from helpers import stages
 
 GUARD_SECONDS = 20  # for a test gone wrong: it shall fail rather than hang
 
@@ -32,8 +34,8 @@ def wrong_in_books(state: State) -> list[str]:
     if used > state.limits.n_cells:
         wrong.append(f"{used} cells of {state.limits.n_cells} are in use")
     at_work = {slot.request_id: slot.seq_id for slot in state.slots if slot.request_id is not None}
-    if at_work != {running.request.id: running.seq_id for running in state.active}:
-        wrong.append(f"sequences at work {at_work} are not those of the requests {state.active}")
+    if at_work != {request_id: one.allocation.seq_id for request_id, one in state.placed.items()}:
+        wrong.append(f"sequences at work {at_work} are not those of the requests {state.placed}")
     sessions = [slot.session for slot in state.slots if slot.session is not None]
     if len(sessions) != len(set(sessions)):
         wrong.append(f"a session holds two sequences: {sessions}")
@@ -41,15 +43,12 @@ def wrong_in_books(state: State) -> list[str]:
         end = slot.pieces[-1].end if slot.pieces else 0
         if slot.is_free and (slot.pieces or slot.session_id is not None):
             wrong.append(f"a free sequence holds something: {slot}")
-        if slot.is_kept and end != slot.length:
+        if slot.is_idle and end != slot.length:
             wrong.append(f"sequence {slot.seq_id} keeps {slot.length} tokens in cells up to {end}")
-    for running in state.requests.values():
-        if (running.seq_id is None) != (running.stage in QUEUED):
-            wrong.append(f"a {running.stage} request is in sequence {running.seq_id}")
-        if running.stage == "working" and running.seq_id is not None:
-            end = state.slots[running.seq_id].pieces[-1].end
-            if running.limit > end:
-                wrong.append(f"request {running.request.id} may go to {running.limit} and has cells up to {end}")
+    for request_id, one in state.placed.items():
+        end = state.slots[one.allocation.seq_id].pieces[-1].end
+        if isinstance(one, Working) and one.allocation.limit > end:
+            wrong.append(f"request {request_id} may go to {one.allocation.limit} and has cells up to {end}")
     return wrong
 
 
@@ -109,22 +108,26 @@ class Watch:
         self.states[model_id] = after
         self.wrong += wrong_in_books(after)
         worker = self.workers.get(model_id)
-        for request_id, running in after.requests.items():
-            earlier = before.requests.get(request_id)
-            if running.stage == "parked" and (earlier is None or earlier.stage == "parking"):
+        for request_id, one in stages.requests(after).items():
+            if isinstance(one, Parked) and isinstance(before.find(request_id), Parking):
                 self.parks.append(request_id)
             on_thread = worker._running.get(request_id) if worker is not None else None
-            if running.stage == "working" and on_thread is not None and on_thread.limit > running.limit:
-                self.wrong.append(f"request {request_id} was given {on_thread.limit}; the books say {running.limit}")
+            if isinstance(one, Working) and on_thread is not None and on_thread.limit > one.allocation.limit:
+                limit = one.allocation.limit
+                self.wrong.append(f"request {request_id} was given {on_thread.limit}; the books say {limit}")
         self.see(model_id, after)
 
-    def request(self, request_id: int, model_id: str = "m") -> Running | None:
+    def request(self, request_id: int, model_id: str = "m") -> Open | None:
         """What the machine knows of a request; None when it is over."""
-        return self.states[model_id].requests.get(request_id)
+        return self.states[model_id].find(request_id)
+
+    def ids(self, model_id: str = "m") -> list[int]:
+        """All requests of a model, in the order in which they came."""
+        return list(stages.requests(self.states[model_id]))
 
     def stages(self, model_id: str = "m") -> list[str]:
         """Of all requests of a model, in the order in which they came."""
-        return [one.stage for one in self.states[model_id].requests.values()] if model_id in self.states else []
+        return stages.stages(self.states[model_id]) if model_id in self.states else []
 
     async def at_rest(self, model_id: str = "m") -> None:
         """Wait until nothing is under way; then the books and the cells must say the same."""
@@ -139,7 +142,11 @@ class Watch:
         """Where requests are left, or the books of a model differ from its cells."""
         state, worker = self.states[model_id], self.workers[model_id]
         backend = worker._backend
-        wrong = [f"{what} are left" for what in ("requests", "copies", "save_alls", "saving") if getattr(state, what)]
+        wrong = [
+            f"{what} are left"
+            for what in ("placed", "parked", "queue", "copies", "save_alls", "saving")
+            if getattr(state, what)
+        ]
         if worker._running or worker._parked or worker._forks:
             wrong.append(f"{worker} has work, and forks {worker._forks}")
         for slot in state.slots:

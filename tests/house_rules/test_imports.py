@@ -62,7 +62,7 @@ DOORS: dict[str, set[str]] = {
     "engine": {"backend", "backends", "failure", "jobs", "thread", "fingerprint"},
     "handle": {"model", "session", "stream", "caller", "by_id", "supervised"},
     "model": {"actor", "board", "request"},
-    "scheduler": {"machine", "messages", "state", "slots", "reuse", "limits"},
+    "scheduler": {"machine", "outcomes", "messages", "state", "stages", "reuse"},
     "cache": {"messages", "client", "handle", "keys", "save_policy", "worth"},
     "tiers": {"messages"},
     "watch": {"log", "pressure"},

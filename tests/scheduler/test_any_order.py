@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from helpers.model_asks import SESSIONS, Ask, Shape
 from helpers.model_world import ALL, Step, World
+from helpers.stages import queued_ids
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -122,11 +123,11 @@ def test_who_waits_for_the_cache_makes_room_for_who_is_at_work(memory: MemoryKin
     world.step(("round", 1))
     for length in lengths:
         world.step(ask(length, max_new_tokens=60, plan=True))
-    assert not world.state.queue
-    while not world.state.queue:
+    assert not queued_ids(world.state)
+    while not queued_ids(world.state):
         world.step(("work", 1))
-        assert 1 in world.state.requests
-    assert [running.request.id for running in world.state.queue] == [1 + len(lengths)]
+        assert 1 in world.state.placed
+    assert queued_ids(world.state) == [1 + len(lengths)]
     world.settle()
 
 

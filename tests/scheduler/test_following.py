@@ -19,15 +19,17 @@ from helpers.requests import (
     rows_of,
     run,
 )
+from helpers.stages import at, stage
 from helpers.states import A, B, C, D, asked, begun, kept, looked_up, state_with
 
 from erllama_py.cache.keys import prefix_keys
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.engine.jobs import Drop, Failed, Fork, Forked, Generate, Outcome, Park, Parked, Prefilled
 from erllama_py.results import CacheHit
-from erllama_py.scheduler.books import count
+from erllama_py.scheduler.cells import count
 from erllama_py.scheduler.messages import CancelRequest, Complete, EndLookUp, LookUp, Message, ReadRows, SendJob
-from erllama_py.scheduler.scheduling import SAVE_WAIT
+from erllama_py.scheduler.sharing import SAVE_WAIT
+from erllama_py.scheduler.stages import Following, Looking, Share, leader_of
 from erllama_py.scheduler.state import State, changed
 
 SECOND, THIRD = [*A[:40], *B[:20]], [*A[:40], *C[:20]]  # both begin as A does
@@ -55,7 +57,7 @@ def test_who_begins_as_one_at_work_shares_its_cells() -> None:
         after, effects = run(after, then)
         assert generate_of(effects).keep == 40
         assert after.last_hit == CacheHit("live", 40)
-        assert after.requests[2].lead is None
+        assert stage(after, 2) == "working"
 
 
 def test_who_begins_as_one_that_is_not_yet_at_work_shares_its_cells_later() -> None:
@@ -111,7 +113,7 @@ def test_less_may_be_shared_than_was_hoped_for() -> None:
     """Whoever was to compute it has ended before; the cells in which it is computed again are counted."""
     state = begun(state_with(), asked(1, A))
     state, _ = run(state, asked(2, SECOND), found(2), finished(1, [], held=25, reason="cancelled"))
-    assert state.requests[2].forking  # the engine will answer
+    assert at(state, 2, Looking).share is not None  # the engine will answer
     state, effects = run(state, Forked(2, 25))
     assert generate_of(effects).keep == 25
     assert cells(state) == 64
@@ -149,7 +151,7 @@ def test_of_those_who_lose_their_lead_the_first_goes_on_and_the_others_follow_it
         Drop(0), Fork(request_id=3, source=1, seq_id=2, length=40),
     ]  # fmt: skip
     assert (generate_of(effects).request_id, generate_of(effects).keep) == (2, 0)
-    assert state.requests[3].lead == 2
+    assert leader_of(at(state, 3, Looking)) == 2
     _, effects = run(state, Forked(3, 40))
     assert generate_of(effects).keep == 40
 
@@ -174,7 +176,7 @@ def test_of_a_lead_at_work_the_engine_says_what_was_shared(over: Any, parking: b
         assert effects == [SendJob(Park(1))]
     state, effects = run(state, over)
     assert not any(isinstance(job, Generate | Fork) for job in jobs(effects))
-    assert [state.requests[request_id].forking for request_id in (2, 3)] == [True, True]
+    assert [at(state, request_id, Looking).share for request_id in (2, 3)] == [Share(1, 40)] * 2
     for request_id in (2, 3):
         state, effects = run(state, Forked(request_id, 40))
         assert generate_of(effects).keep == 40
@@ -185,7 +187,7 @@ def test_who_follows_a_lead_that_is_parked_gets_what_it_has() -> None:
     state, _ = run(begun(state_with(n_cells=ROOM), asked(1, A)), Prefilled(1, 60, 60))
     state, _ = run(state, asked(2, SECOND, priority=1), asked(3, THIRD, priority=1), found(2), found(3))
     state, _ = run(state, asked(4, D, priority=1))
-    assert state.requests[1].stage == "parking"
+    assert stage(state, 1) == "parking"
     state, effects = run(state, Forked(2, 20))
     assert generate_of(effects).keep == 20
     state, effects = run(state, Forked(3, 20))
@@ -228,7 +230,7 @@ def following(memory: MemoryKind) -> State:
 def test_rows_are_looked_up_when_they_are_being_saved(memory: MemoryKind) -> None:
     """Up to where both begin alike; the look-up waits for the save, by its key."""
     state = following(memory)
-    assert [state.requests[request_id].stage for request_id in (2, 3)] == ["following", "following"]
+    assert [stage(state, request_id) for request_id in (2, 3)] == ["following", "following"]
     state, effects = run(state, captured(1, 0, 20))
     assert looked_up(effects) == [3]
     state, effects = run(state, captured(1, 20, 40))
@@ -255,7 +257,7 @@ def test_when_the_lead_is_gone_one_of_those_who_waited_is_the_next(memory: Memor
     state, _ = run(state, asked(2, SECOND, plan=PLAN), asked(3, THIRD, plan=PLAN))
     state, effects = run(state, finished(1, [], held=10, reason="cancelled"))
     assert looked_up(effects) == [2]
-    assert (state.requests[3].stage, state.requests[3].lead) == ("following", 2)
+    assert at(state, 3, Following).leader == 2
     state, _ = run(state, found(2))
     _, effects = run(state, captured(2, 0, 40))
     assert looked_up(effects) == [3]
@@ -268,7 +270,7 @@ def test_rows_that_the_lead_finds_saved_are_waited_for_no_longer(memory: MemoryK
         state_with(memory=memory, n_cells=ROOM), asked(1, A, plan=PLAN), asked(2, SECOND, plan=PLAN),
         found(1, hit_of(A, 20, 40)), *(row_read(1, row) for row in (*rows_of(A, 20, 40), None)),
     )  # fmt: skip
-    assert state.requests[2].stage == "following"
+    assert stage(state, 2) == "following"
     _, effects = run(state, restored(1, rows_of(A, 20)[0]), restored(1, rows_of(A, 20, 40)[1]))
     assert generate_of(effects).keep == 40
     assert looked_up(effects) == [2]
@@ -296,7 +298,7 @@ def test_who_waited_for_a_short_beginning_goes_on_together(memory: MemoryKind, s
     if saved == "now":
         state, _ = run(state, found(1))
     state, _ = run(state, *(asked(request_id, [*stem, request_id], plan=plan) for request_id in (2, 3, 4)))
-    assert [state.requests[request_id].lead_end for request_id in (2, 3, 4)] == [20, 20, 20]
+    assert [at(state, request_id, Following).leader_end for request_id in (2, 3, 4)] == [20, 20, 20]
     last: Message | Outcome = captured(1, 0, 20)
     if saved == "already":
         state, _ = run(state, found(1, hit_of([*A[:20], *D], 20)), row_read(1, rows_of(A, 20)[0]))
@@ -305,8 +307,9 @@ def test_who_waited_for_a_short_beginning_goes_on_together(memory: MemoryKind, s
         last = found(1, None)
     state, effects = run(state, last)
     assert looked_up(effects) == [2]
-    assert [state.requests[request_id].lead for request_id in (2, 3, 4)] == [None, 2, 2]
-    assert [state.requests[request_id].lead_end for request_id in (3, 4)] == [100, 100]
+    assert stage(state, 2) == "looking"
+    followers = [at(state, request_id, Following) for request_id in (3, 4)]
+    assert [(follower.leader, follower.leader_end) for follower in followers] == [(2, 100)] * 2
     state, _ = run(state, found(2))
     assert looked_up(run(state, captured(2, 0, 100))[1]) == [3, 4]
 
@@ -315,7 +318,7 @@ def test_who_waited_for_a_short_beginning_goes_on_together(memory: MemoryKind, s
 def test_nobody_waits_for_rows_of_one_that_saves_none(memory: MemoryKind) -> None:
     """It began while the cache was away; who follows it goes on as soon as that is known."""
     state, _ = run(state_with(memory=memory, n_cells=ROOM), asked(1, A, plan=PLAN), asked(2, SECOND))
-    assert state.requests[2].stage == "following"
+    assert stage(state, 2) == "following"
     state, effects = run(state, found(1, None))
     assert generate_of(effects).saves is None
     assert looked_up(effects) == [2]

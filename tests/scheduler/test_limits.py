@@ -9,8 +9,7 @@ import pytest
 from helpers.engine import stub
 
 from erllama_py.options.model import parse_model_config
-from erllama_py.scheduler.limits import limits_of
-from erllama_py.scheduler.state import Limits
+from erllama_py.scheduler.state import Limits, limits_of
 
 
 def limits(*, flash_attn: bool = True, memory: str = "full", n_seq_max: int = 4, **scheduler: Any) -> Limits:

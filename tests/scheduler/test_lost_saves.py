@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from helpers.requests import (
-    PROMPT,
-    captured,
-    finished,
-    found,
-    generate_of,
-    hit_of,
-    jobs,
-    row_read,
-    run,
-    submit,
-)
+from helpers.requests import PROMPT, captured, finished, found, generate_of, hit_of, jobs, row_read, run, submit
 from helpers.rows import IDENTITY
+from helpers.stages import at, stage
 from helpers.states import A, B, asked, begun, kept, state_with
 
 from erllama_py.cache.keys import Identity, pack_tokens, prefix_keys
 from erllama_py.cache.messages import SaveLost
 from erllama_py.engine.jobs import Capture, Drop, Parked, Wants
 from erllama_py.scheduler.messages import AnswerSaved, Complete, LeaveSaveAll, SaveAll, SaveRow
-from erllama_py.scheduler.state import NOTHING_LOST
+from erllama_py.scheduler.stages import NOTHING_LOST, Working
+from erllama_py.scheduler.stages import Parked as ParkedStage
 
 EVICT, LEFT = SaveAll(90, "evict"), LeaveSaveAll(90)
 
@@ -83,12 +74,12 @@ def test_who_has_not_begun_saves_it_itself() -> None:
     """The row was lost between the look-up's answer and the first job; then nothing is missing."""
     hit = hit_of(PROMPT, 20)
     state, _ = run(state_with(), submit(1, PROMPT), found(1, hit), lost(7, PROMPT, 0, 20))
-    assert state.requests[1].stage == "restoring"
+    assert stage(state, 1) == "restoring"
     state, effects = run(state, row_read(1, None))
     plan = generate_of(effects).saves
     assert plan is not None
     assert (plan.captured_to, plan.prompt_ends) == (0, (20, 40))
-    assert state.requests[1].lost_from == NOTHING_LOST
+    assert at(state, 1, Working).core.lost_from == NOTHING_LOST
 
 
 def test_who_waits_asks_by_itself() -> None:
@@ -102,7 +93,7 @@ def test_who_is_parked_remembers_it() -> None:
     state = begun(state_with(n_cells=132), asked(1, A), asked(2, B, max_new_tokens=5))
     state, _ = run(state, Wants(1, 64), Wants(1, 68), captured(2, 0, 62, generated=[7, 8]))
     state, _ = run(state, Parked(request_id=2, held=62, token_ids=[7, 8]), lost(2, [*B, 7, 8], 0, 62))
-    assert (state.requests[2].stage, state.requests[2].captured_to) == ("parked", 0)
+    assert at(state, 2, ParkedStage).begun.captured_to == 0
     state, _ = run(state, finished(1, [], held=69), found(2), finished(2, [7, 8, 9], held=62, captured_to=62))
     assert state.slots[1].captured_to == 0
 

@@ -8,12 +8,13 @@ import msgspec
 import pytest
 from helpers.requests import FAILURE, IDLE, PLAN, captured, finished, found, generate_of, hit_of, run, submit
 from helpers.rows import IDENTITY
+from helpers.stages import at, queued_ids, requests
 
 from erllama_py.cache.keys import pack_tokens
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.engine.jobs import Cancel, Died, Drop, Failed, Fault, Outcome, Prefilled, PromptLogits, Text, Wants
 from erllama_py.results import CacheHit, Progress, TextDelta
-from erllama_py.scheduler.machine import texts_of, transition
+from erllama_py.scheduler.machine import transition
 from erllama_py.scheduler.messages import (
     CancelRequest,
     Complete,
@@ -28,6 +29,8 @@ from erllama_py.scheduler.messages import (
     SaveRow,
     SendJob,
 )
+from erllama_py.scheduler.outcomes import texts_of
+from erllama_py.scheduler.stages import Working
 from erllama_py.scheduler.state import changed
 
 
@@ -53,7 +56,7 @@ def test_a_second_request_waits_and_starts_when_the_first_is_over() -> None:
     """One sequence serves them in turn; the answer to the first goes out before the second is looked up."""
     state, effects = run(IDLE, submit(1), found(1), submit(2), submit(3))
     assert effects == []
-    assert [waiting.request.id for waiting in state.queue] == [2, 3]
+    assert queued_ids(state) == [2, 3]
     state, effects = run(state, finished(1, [7, 8], held=4, captured_to=4))
     assert isinstance(effects[0], Complete)
     assert effects[0].request.id == 1
@@ -63,7 +66,7 @@ def test_a_second_request_waits_and_starts_when_the_first_is_over() -> None:
 def test_the_next_turn_keeps_what_the_last_one_left() -> None:
     """Prompt and decoded reply stay in the cells; the last sampled token was never decoded."""
     state, _ = run(IDLE, submit(1), found(1), finished(1, [7, 8], held=4))
-    assert state.slots[0].held == pack_tokens([1, 2, 3, 7])
+    assert state.slots[0].packed == pack_tokens([1, 2, 3, 7])
     state, effects = run(state, submit(2, [1, 2, 3, 7, 8, 9]), found(2))
     assert generate_of(effects).keep == 4
     assert state.last_hit == CacheHit("live", 4)
@@ -82,18 +85,18 @@ def test_the_cells_of_one_tenant_are_not_lent_to_another() -> None:
 def test_a_waiting_request_is_cancelled_without_the_engine() -> None:
     """It is answered at once, as cancelled, and is never looked up."""
     state, effects = run(IDLE, submit(1), submit(2), CancelRequest(2))
-    assert state.queue == []
+    assert queued_ids(state) == []
     assert isinstance(effects[0], Complete)
     assert (effects[0].finished, effects[0].started_at) == (None, None)
     assert effects[0].outline.miss_reason == "cancelled before it was looked up"
-    assert run(state, found(1), finished(1, [], held=3))[0].requests == {}
+    assert requests(run(state, found(1), finished(1, [], held=3))[0]) == {}
 
 
 def test_a_running_request_is_cancelled_by_the_engine() -> None:
     """The thread says when it is over; until then it runs, and is cancelled once."""
     state, effects = run(IDLE, submit(1), found(1), CancelRequest(1))
     assert effects == [SendJob(Cancel(1))]
-    assert state.requests[1].leaving
+    assert at(state, 1, Working).begun.leaving
     assert run(state, CancelRequest(1)) == (state, [])
 
 

@@ -8,26 +8,28 @@ import msgspec
 import pytest
 from helpers.requests import PLAN, run
 from helpers.rows import IDENTITY
+from helpers.stages import at
 from helpers.states import OWN_BLOCKS, A, B, C, D, asked, begun, kept, state_with, waiting
 
 from erllama_py.engine.jobs import Prefilled
 from erllama_py.scheduler import placing
-from erllama_py.scheduler.books import Piece
+from erllama_py.scheduler.cells import Piece
 from erllama_py.scheduler.messages import CancelRequest
 from erllama_py.scheduler.placing import Beginning, Park, Place, beginning, most_cells
-from erllama_py.scheduler.state import Running, State, with_slot
+from erllama_py.scheduler.stages import Looking, Queued, leader_of
+from erllama_py.scheduler.state import State, with_slot
 
 OTHER = msgspec.structs.replace(IDENTITY, fingerprint=b"o" * 32)
 PARTED = [*A[:40], *C[:20]]  # begins as A does
 
 
-def place(state: State, running: Running) -> Place | Park | None:
+def place(state: State, one: Queued) -> Place | Park | None:
     """At once: nobody has had a turn."""
-    return placing.place(state, running, now=0.0)
+    return placing.place(state, one, now=0.0)
 
 
-def placed(state: State, running: Running) -> Place:
-    found = place(state, running)
+def placed(state: State, one: Queued) -> Place:
+    found = place(state, one)
     assert isinstance(found, Place)
     return found
 
@@ -38,7 +40,7 @@ def placed(state: State, running: Running) -> Place:
 def test_a_prompt_like_nothing_else_gets_a_free_sequence() -> None:
     """With cells for itself and the first step of its reply; nobody has to go for it."""
     assert place(state_with(kept(0, B)), waiting(1, A)) == Place(
-        seq_id=1, keep=0, source=None, lead=None, lead_end=0, pieces=(Piece(1, 64),), limit=64, evict=()
+        seq_id=1, keep=0, source=None, leader=None, leader_end=0, pieces=(Piece(1, 64),), limit=64, evict=()
     )
 
 
@@ -52,7 +54,7 @@ def test_what_a_prompt_goes_on_from_is_taken_over() -> None:
 def test_what_a_prompt_parts_from_stays_and_is_shared() -> None:
     """Both go on: the conversation at rest may still be continued."""
     found = placed(state_with(kept(1, A)), waiting(1, PARTED))
-    assert (found.seq_id, found.keep, found.source, found.lead) == (0, 40, 1, None)
+    assert (found.seq_id, found.keep, found.source, found.leader) == (0, 40, 1, None)
     assert found.pieces == (Piece(OWN_BLOCKS + 1, 40), Piece(1, 64))
 
 
@@ -65,7 +67,7 @@ def test_a_beginning_is_shared_if_it_is_worth_it(common: int, source: int | None
 def test_what_is_still_computed_is_shared_with_who_computes_it() -> None:
     """Up to where the prompts part, wherever the engine stands."""
     begin = beginning(begun(state_with(), asked(1, A)), waiting(2, PARTED))
-    assert begin == Beginning(keep=40, source=0, lead=1, lead_end=40)
+    assert begin == Beginning(keep=40, source=0, leader=1, leader_end=40)
 
 
 def test_the_longest_beginning_is_taken_and_among_equals_what_is_there_already() -> None:
@@ -107,8 +109,8 @@ def test_a_sessions_own_sequence_is_before_a_longer_one() -> None:
 def test_of_other_memories_rows_are_shared_not_cells(memory: Any) -> None:
     """Who comes later waits for the last row that both begin with; once the prompt is in, all are being saved."""
     state = begun(state_with(memory=memory), asked(1, A, plan=PLAN))
-    assert beginning(state, waiting(2, PARTED)) == Beginning(lead=1, lead_end=40)
-    assert beginning(state, waiting(2, [*A[:39], *B])) == Beginning(lead=1, lead_end=20)
+    assert beginning(state, waiting(2, PARTED)) == Beginning(leader=1, leader_end=40)
+    assert beginning(state, waiting(2, [*A[:39], *B])) == Beginning(leader=1, leader_end=20)
     assert beginning(state, waiting(2, [*A[:19], *B])) == Beginning()
     state, _ = run(state, Prefilled(1, 60, 60))
     assert beginning(state, waiting(2, PARTED)) == Beginning()
@@ -118,15 +120,15 @@ def test_of_other_memories_rows_are_shared_not_cells(memory: Any) -> None:
 def test_nobody_follows_who_follows() -> None:
     """A chain of waits would end all of them with its first."""
     state, _ = run(state_with(n_seq_max=4), asked(1, A), asked(2, PARTED))
-    assert state.requests[2].lead == 1
-    assert beginning(state, waiting(3, [*PARTED[:50], *D])).lead == 1
+    assert leader_of(at(state, 2, Looking)) == 1
+    assert beginning(state, waiting(3, [*PARTED[:50], *D])).leader == 1
 
 
 def test_what_a_cancelled_request_has_computed_is_shared_while_it_leaves() -> None:
     """Who asks again at once finds it, or as much of it as there is."""
     state = begun(state_with(), asked(1, A))
     state, _ = run(state, CancelRequest(1))
-    assert beginning(state, waiting(2, A)).lead == 1
+    assert beginning(state, waiting(2, A)).leader == 1
 
 
 # --- which sequence -----------------------------------------------------------------------------------------------
@@ -139,7 +141,7 @@ def test_without_a_free_sequence_the_first_of_those_at_rest_goes() -> None:
         kept(3, D, used_at=3.0), kept(4, PARTED, session_id="t", captured_to=0, used_at=0.0),
     ]  # fmt: skip
     state = state_with(*slots, n_seq_max=5, n_cells=1000)
-    assert [slot.seq_id for slot in state.kept] == [3, 2, 1, 0, 4]
+    assert [slot.seq_id for slot in state.idle] == [3, 2, 1, 0, 4]
     assert placed(state, waiting(1, [1, 2, 3])).seq_id == 3
 
 

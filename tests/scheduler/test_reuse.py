@@ -14,6 +14,7 @@ from erllama_py.cache.keys import TOKEN_BYTES, pack_tokens
 from erllama_py.cache.messages import Hit, Located, Miss
 from erllama_py.cache.worth import is_worth, token_seconds
 from erllama_py.engine.backend import MemoryKind
+from erllama_py.scheduler.cells import Slot
 from erllama_py.scheduler.reuse import (
     NOT_CUTTABLE,
     NOT_WORTH,
@@ -21,9 +22,9 @@ from erllama_py.scheduler.reuse import (
     choose_start,
     describe_miss,
     is_cuttable,
+    reusable,
     usable_rows,
 )
-from erllama_py.scheduler.slots import Slot, reusable
 
 KINDS: list[MemoryKind] = ["full", "window", "recurrent", "hybrid"]
 RECURRENT: tuple[MemoryKind, ...] = ("recurrent", "hybrid")
@@ -92,7 +93,7 @@ def test_every_start_obeys_the_laws(case: tuple[Slot, list[int], MemoryKind, int
         )
     # Live cells are a prefix of both, and are cut only as `reusable` has allowed it.
     end = TOKEN_BYTES * start.live
-    assert slot.held[:end] == packed[:end]
+    assert slot.packed[:end] == packed[:end]
     assert start.live in (0, alone.keep) or (memory == "full" and start.live < alone.keep)
     assert start.keep >= alone.keep
     if not start.rows:

@@ -18,11 +18,13 @@ from helpers.requests import (
     rows_of,
     run,
 )
+from helpers.stages import at, queued, requests, stage, stages
 from helpers.states import A, B, C, D, asked, begun, kept, looked_up, state_with
 
 from erllama_py.cache.keys import pack_tokens, prefix_keys
 from erllama_py.engine.jobs import Cancel, Capture, Drop, Failed, Grant, Park, Parked, PromptLogits, Resume, Wants
 from erllama_py.results import CacheHit
+from erllama_py.scheduler.cells import Slot
 from erllama_py.scheduler.messages import (
     CancelRequest,
     Complete,
@@ -34,13 +36,17 @@ from erllama_py.scheduler.messages import (
     SaveAll,
     SendJob,
 )
-from erllama_py.scheduler.scheduling import SAVE_WAIT
-from erllama_py.scheduler.slots import Slot
+from erllama_py.scheduler.sharing import SAVE_WAIT
+from erllama_py.scheduler.stages import Restoring, Working, rank
 from erllama_py.scheduler.state import State
 
 
+def starves(state: State, request_id: int) -> bool:
+    return at(state, request_id, Working).starving
+
+
 def ids(state: State) -> list[int]:
-    return [running.request.id for running in sorted(state.queue, key=lambda running: running.rank)]
+    return [one.core.request.id for one in sorted(queued(state), key=rank)]
 
 
 # --- the queue ----------------------------------------------------------------------------------------------------
@@ -49,7 +55,7 @@ def ids(state: State) -> list[int]:
 def test_as_many_run_as_there_are_sequences() -> None:
     """Each is looked up at once and begins by itself, in a sequence of its own."""
     state, _ = run(state_with(n_seq_max=2), asked(1, A), asked(2, B), asked(3, C))
-    assert [running.stage for running in state.requests.values()] == ["looking", "looking", "waiting"]
+    assert stages(state) == ["looking", "looking", "waiting"]
     for request_id in (2, 1):
         state, effects = run(state, found(request_id))
         assert generate_of(effects).seq_id == request_id - 1
@@ -104,7 +110,7 @@ def test_what_is_at_rest_goes_for_a_reply() -> None:
     state, effects = run(state, Wants(1, 64))
     capture = Capture(request_id=-1, seq_id=1, start=40, end=60, reason="evict")
     assert effects == [SendJob(capture), SendJob(Drop(1)), SendJob(Grant(1, 68))]
-    assert [slot.length for slot in state.slots if slot.is_kept] == [10]
+    assert [slot.length for slot in state.slots if slot.is_idle] == [10]
 
 
 FULL = begun(state_with(n_cells=132), asked(1, A), asked(2, B, max_new_tokens=5))  # 64 and 64 cells, 4 left
@@ -129,7 +135,7 @@ def test_who_asks_may_be_the_one_who_is_parked() -> None:
     state, _ = run(state, Wants(1, 64))
     state, effects = run(state, Wants(2, 64))
     assert effects == [SendJob(Park(2))]
-    assert not state.requests[2].starving
+    assert stage(state, 2) == "parking"
 
 
 def test_a_parked_request_goes_on_where_it_stood() -> None:
@@ -169,7 +175,7 @@ def test_a_parked_request_is_cancelled_by_the_engine() -> None:
     assert looked_up(effects) == []
     state, effects = run(state, finished(2, [7, 8, 9], held=0, reason="cancelled"))
     assert [type(effect) for effect in effects] == [Complete]
-    assert state.requests == {}
+    assert requests(state) == {}
 
 
 def test_a_request_that_is_to_resume_is_cancelled_by_the_engine_too() -> None:
@@ -177,7 +183,7 @@ def test_a_request_that_is_to_resume_is_cancelled_by_the_engine_too() -> None:
     state, _ = run(FULL, Wants(1, 68))
     state, _ = run(state, Parked(request_id=2, held=62, token_ids=[7, 8, 9]))
     state, _ = run(state, finished(1, [], held=69, captured_to=69))
-    assert state.requests[2].stage == "looking"
+    assert stage(state, 2) == "looking"
     state, effects = run(state, CancelRequest(2))
     assert [type(effect) for effect in effects] == [SendJob, EndLookUp, SendJob]
     assert jobs(effects) == [Drop(1), Cancel(2)]
@@ -201,14 +207,14 @@ def test_who_was_not_begun_goes_back_into_the_queue() -> None:
     """With nobody to park, one that still looks up gives its cells back; it looks up anew when there are some."""
     state = begun(state_with(n_cells=64 + 64), asked(1, A, max_new_tokens=60))
     state, _ = run(state, asked(2, B[:50]))
-    assert state.requests[2].stage == "looking"
+    assert stage(state, 2) == "looking"
     for limit in (64, 68):
         state, effects = run(state, Wants(1, limit))
     assert [type(job) for job in jobs(effects)] == [Grant]
     state, effects = run(state, Wants(1, 72))
     assert [type(effect) for effect in effects] == [SendJob, EndLookUp, SendJob]
     assert jobs(effects) == [Drop(1), Grant(1, 76)]
-    assert (ids(state), state.requests[2].stage) == ([2], "waiting")
+    assert (ids(state), stage(state, 2)) == ([2], "waiting")
     assert run(state, found(2)) == (state, [])
     _, effects = run(state, finished(1, [], held=76, captured_to=76))
     assert looked_up(effects) == [2]
@@ -232,7 +238,7 @@ def test_a_higher_priority_sends_back_who_has_not_begun() -> None:
     state, effects = run(state, asked(3, C, priority=1))
     assert jobs(effects) == [Drop(1)]
     assert looked_up(effects) == [3]
-    assert [state.requests[request_id].stage for request_id in (1, 2, 3)] == ["working", "waiting", "looking"]
+    assert [stage(state, request_id) for request_id in (1, 2, 3)] == ["working", "waiting", "looking"]
 
 
 def test_the_logits_of_a_prompt_do_not_resume_what_was_sampled_behind_it() -> None:
@@ -241,8 +247,7 @@ def test_the_logits_of_a_prompt_do_not_resume_what_was_sampled_behind_it() -> No
     state, _ = run(state, Parked(request_id=2, held=62, token_ids=[7, 8, 9]))
     state, _ = run(state, finished(1, [], held=69, captured_to=69))
     state, _ = run(state, found(2, hit_of([*B, 7, 8, 9], 62), b"l"))
-    assert state.requests[2].start is not None
-    assert not state.requests[2].start.by_logits
+    assert not at(state, 2, Restoring).start.by_logits
 
 
 def test_who_has_not_begun_does_not_go_back_for_one_of_lower_rank() -> None:
@@ -251,9 +256,9 @@ def test_who_has_not_begun_does_not_go_back_for_one_of_lower_rank() -> None:
     state, _ = run(state, asked(2, B[:50], priority=9), Wants(1, 64), Wants(1, 68))
     state, effects = run(state, Wants(1, 72))
     assert effects == [SendJob(Park(1))]
-    assert state.requests[2].stage == "looking"
+    assert stage(state, 2) == "looking"
     state, _ = run(state, Parked(request_id=1, held=72, token_ids=list(range(12))), found(2))
-    assert (state.requests[2].stage, ids(state)) == ("working", [1])
+    assert (stage(state, 2), ids(state)) == ("working", [1])
 
 
 @pytest.mark.parametrize("end", [CancelRequest(2), SaveAll(9, "shutdown")], ids=lambda end: type(end).__name__)
@@ -271,7 +276,7 @@ def test_nobody_makes_room_for_one_that_was_cancelled(end: Any, asked_before: bo
         state, _ = run(state, end)
         state, effects = run(state, Wants(2, 68))
     assert [job for job in jobs(effects) if isinstance(job, Grant | Park)] == []
-    assert not state.requests[2].starving
+    assert not starves(state, 2)
 
 
 def test_what_is_kept_beside_those_at_work_is_bounded() -> None:
@@ -283,7 +288,7 @@ def test_what_is_kept_beside_those_at_work_is_bounded() -> None:
     assert jobs(effects) == [Drop(1)]  # what is saved goes first
     state, effects = run(state, finished(1, [], held=60, captured_to=60))
     assert jobs(effects) == []
-    assert len(state.kept) == 2
+    assert len(state.idle) == 2
     state, effects = run(state, asked(4, [1, 2, 3]))
     assert jobs(effects) == [Drop(0)]
 
@@ -330,7 +335,7 @@ def test_while_one_stands_still_for_want_of_cells_nobody_is_admitted() -> None:
     would push out the one that has asked."""
     state = begun(state_with(n_cells=64 + 64), asked(1, A, max_new_tokens=60))
     state, _ = run(state, asked(2, B[:50]), found(2, hit_of(B[:50], 20)), Wants(1, 64), Wants(1, 68), Wants(1, 72))
-    assert state.requests[1].starving
+    assert starves(state, 1)
     state, effects = run(state, asked(3, C, priority=9))
     assert effects == []
     rows = rows_of(B, 20)

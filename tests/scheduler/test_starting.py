@@ -24,6 +24,7 @@ from helpers.requests import (
     submit,
 )
 from helpers.rows import IDENTITY
+from helpers.stages import requests
 from helpers.states import asked
 
 from erllama_py.cache.keys import pack_tokens
@@ -243,8 +244,8 @@ def test_a_request_is_cancelled_while_it_is_looked_up() -> None:
     assert ended == EndLookUp(1, CacheHit("cold", 0), (), None, 0.0)
     assert isinstance(answer, Complete)
     assert answer.outline.miss_reason == "cancelled while it was looked up"
-    assert not state.requests
-    assert [slot.held for slot in state.kept] == [pack_tokens(PROMPT[:30])]
+    assert not requests(state)
+    assert [slot.packed for slot in state.idle] == [pack_tokens(PROMPT[:30])]
     assert run(state, found(1, HIT)) == (state, [])
     assert generate_of(run(state, submit(2, PROMPT), found(2, NOTHING))[1]).keep == 30
 

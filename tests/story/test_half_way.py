@@ -32,10 +32,6 @@ def right(asked: Any, replies: list[erllama.Completion], length: int = LENGTH) -
     return [reply.generated for reply in replies] == [stub_reply(prompt, length) for prompt in asked]
 
 
-def stages(watch: Watch) -> list[str]:
-    return [running.stage for running in watch.states["m"].requests.values()]
-
-
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_a_decode_that_fails_for_one_while_others_speak_goes_on_with_them(
     memory: str, monkeypatch: pytest.MonkeyPatch
@@ -47,7 +43,7 @@ async def test_a_decode_that_fails_for_one_while_others_speak_goes_on_with_them(
         await arrived(model, 4)
         await gate.shut(5)
         bad = asyncio.create_task(model.complete([97, POISON, 98], **GREEDY))
-        await until(lambda: stages(watch) == ["working"] * 5)
+        await until(lambda: watch.stages() == ["working"] * 5)
         gate.gate.set()
         with pytest.raises(erllama.DecodeFailed, match="poisoned"):
             await bad
@@ -98,7 +94,7 @@ async def test_when_the_first_leaves_half_way_the_next_goes_on_from_there(
         if how == "task":
             first.cancel()
         else:
-            model.cancel(next(iter(watch.states["m"].requests)))
+            model.cancel(watch.ids()[0])
         await asyncio.wait({first})
         await until(lambda: model.queue_depth == 4)
         gate.gate.set()
@@ -122,8 +118,8 @@ async def test_when_the_first_fails_half_way_another_computes_the_beginning(
         await arrived(model, 1)
         await gate.shut(2)
         waiting = [asyncio.create_task(model.complete(prompt, **GREEDY)) for prompt in all_prompts]
-        await until(lambda: model.queue_depth == 6 and stages(watch)[:2] == ["working", "working"])
-        lead = list(watch.states["m"].requests.values())[1].seq_id
+        await until(lambda: model.queue_depth == 6 and watch.stages()[:2] == ["working", "working"])
+        lead = list(watch.states["m"].placed.values())[1].allocation.seq_id
 
         def fails(part: Slice) -> bool:
             return part.seq_id == lead and part.start > 0 and not waiting[0].done()
@@ -154,11 +150,11 @@ async def test_who_is_cancelled_while_it_is_restored_makes_room(
         reads = Held(monkeypatch, RamTier, "get")
         again = asyncio.create_task(model.complete([*prompt[:-4], 7], **GREEDY))
         await reads.reached.wait()
-        assert stages(watch) == ["restoring"]
+        assert watch.stages() == ["restoring"]
         if how == "task":
             again.cancel()
         else:
-            model.cancel(next(iter(watch.states["m"].requests)))
+            model.cancel(watch.ids()[0])
         await asyncio.wait({again})
         assert how == "task" or (again.result().finish_reason, again.result().generated) == ("cancelled", [])
         assert right(prompts(1), await together(model, prompts(1), length=LENGTH))
@@ -180,13 +176,13 @@ async def test_a_follower_of_rows_can_leave(memory: str, how: str, monkeypatch: 
         more: dict[str, Any] = {"deadline": 0.02} if how == "deadline" else {}
         second = asyncio.create_task(model.complete(all_prompts[1], **GREEDY, **more))
         third = asyncio.create_task(together(model, all_prompts[2:], length=LENGTH))
-        await until(lambda: len(stages(watch)) == 3 or second.done())
+        await until(lambda: len(watch.stages()) == 3 or second.done())
         if how == "task":
             second.cancel()
         elif how == "cancel":
-            model.cancel(list(watch.states["m"].requests)[1])
+            model.cancel(watch.ids()[1])
         await asyncio.wait({second})
-        await until(lambda: sorted(stages(watch)) == ["following", "working"])
+        await until(lambda: sorted(watch.stages()) == ["following", "working"])
         gate.gate.set()
         replies = [*await first, *await third]
         await watch.at_rest()

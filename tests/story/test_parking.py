@@ -12,16 +12,19 @@ from typing import Any
 
 import anyio
 import pytest
-from helpers.cache import MEMORIES, Gate, runtime_at, stub_reply
+from helpers.cache import MEMORIES, Gate, Held, runtime_at, stub_reply
 from helpers.crashes import crash
 from helpers.crowd import CELLS, PROMPT, REPLY, SEQUENCES, GatedCrowd, crowded, crowded_config, prompts, together
+from helpers.gated import gated
 from helpers.runtime import until
 from helpers.watched import Watch
 
 import erllama_py as erllama
+from erllama_py.cache.client import CacheClient
 from erllama_py.errors import TierFailed
 from erllama_py.results import Event
-from erllama_py.scheduler.books import count
+from erllama_py.scheduler.cells import count
+from erllama_py.scheduler.stages import Parking, Working, is_leaving
 from erllama_py.scheduler.state import State
 
 pytestmark = pytest.mark.anyio
@@ -137,14 +140,13 @@ async def test_a_cancel_ends_who_is_on_its_way_out(length: int, monkeypatch: pyt
     async with crowded(context_opts=context, scheduler=chunk, stub={"seconds_per_token": 0.0001}) as (_, model):
 
         def see(model_id: str, state: State) -> None:
-            for running in state.requests.values():
-                if running.stage == "parking" and not running.leaving:
-                    model.cancel(running.request.id)
+            for request_id, one in state.placed.items():
+                if isinstance(one, Parking) and not one.begun.leaving:
+                    model.cancel(request_id)
 
         def at_work() -> bool:
-            return any(
-                r.stage == "working" and r.request.n_tokens == length for r in watch.states["m"].requests.values()
-            )
+            working = (one for one in watch.states["m"].placed.values() if isinstance(one, Working))
+            return any(one.core.request.n_tokens == length for one in working)
 
         watch.see = see
         with anyio.fail_after(20):
@@ -189,7 +191,7 @@ async def test_a_parked_request_that_is_cancelled_ends_with_what_it_has(monkeypa
         asked = asyncio.create_task(together(model, prompts(2)))
         parked = await crowd.until_parked()
         model.cancel(parked)
-        await until(lambda: (running := crowd.watch.request(parked)) is not None and running.leaving)
+        await until(lambda: (one := crowd.watch.request(parked)) is not None and is_leaving(one))
         crowd.go_on()
         first, second = await asked
         await crowd.watch.at_rest()
@@ -207,7 +209,7 @@ async def test_a_caller_that_leaves_while_its_request_is_parked_leaves_nothing(m
         tasks = [asyncio.create_task(together(model, [prompt])) for prompt in prompts(2)]
         parked = await crowd.until_parked()
         tasks[1].cancel()
-        await until(lambda: (running := crowd.watch.request(parked)) is not None and running.leaving)
+        await until(lambda: (one := crowd.watch.request(parked)) is not None and is_leaving(one))
         crowd.go_on()
         (first,) = await tasks[0]
         await crowd.watch.at_rest()
@@ -270,9 +272,9 @@ async def test_a_higher_priority_does_not_wait_for_the_prompts_of_others(monkeyp
     watch, done = Watch(monkeypatch), dict[int, bool]()
 
     def see(model_id: str, state: State) -> None:
-        for running in state.requests.values():
-            if running.stage == "parking":
-                done.setdefault(running.request.id, running.prefilled)
+        for request_id, one in state.placed.items():
+            if isinstance(one, Parking):
+                done.setdefault(request_id, one.begun.prefilled)
 
     watch.see = see
     low, high = prompts(2, 1000, 40), prompts(1, 20, 40)
@@ -290,16 +292,18 @@ async def test_a_higher_priority_does_not_wait_for_the_prompts_of_others(monkeyp
 async def test_what_is_shared_with_one_who_has_not_begun_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three with the same beginning arrive before the cache has answered the first: the books know one beginning."""
     watch, start = Watch(monkeypatch), prompts(1, 100, 1)[0]
-    used: list[int] = []
-
-    def see(model_id: str, state: State) -> None:
-        if all(running.stage == "working" for running in state.requests.values()) and len(state.requests) == 3:
-            used.append(count(slot.pieces for slot in state.slots))
-
-    watch.see = see
-    async with crowded(context_opts={"n_ctx": 4096}) as (_, model):
-        await together(model, [[*start, 97 + number, *start[:9]] for number in range(3)], length=4)
-    assert used[0] <= 100 + 3 * (10 + 3)  # a last token is decoded by nobody
+    finds = Held(monkeypatch, CacheClient, "find")
+    async with gated(context={"n_ctx": 4096, "n_seq_max": 4}) as (_, model, gate):
+        prompts_alike = [[*start, 97 + number, *start[:9]] for number in range(3)]
+        replies = asyncio.create_task(together(model, prompts_alike, length=4))
+        await until(lambda: watch.stages() == ["looking"] * 3)
+        finds.open()
+        await until(lambda: watch.stages() == ["working", "looking", "looking"])
+        used = count(slot.pieces for slot in watch.states["m"].slots)
+        gate.gate.set()
+        await replies
+        await watch.at_rest()
+    assert used <= 100 + 3 * (10 + 3)  # a last token is decoded by nobody
 
 
 async def test_a_session_that_ends_while_its_turn_is_parked_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from helpers.turns import SHORT, WIDE, first_prompt, next_prompt
 from helpers.watched import Watch
 
 import erllama_py as erllama
-from erllama_py.scheduler import evicting
+from erllama_py.scheduler import idle
 
 pytestmark = pytest.mark.anyio
 
@@ -28,14 +28,14 @@ async def test_a_silent_session_is_saved_and_comes_back_when_it_speaks(monkeypat
     async with crowded(context_opts=WIDE, scheduler={"session_idle_ms": 1}) as (runtime, model):
         prompt = first_prompt()
         done = await model.complete(prompt, session_id="s", **SHORT)
-        await until(lambda: watch.states["m"].kept == [])
+        await until(lambda: watch.states["m"].idle == [])
         await runtime.cache.flush()
         turn = next_prompt(prompt, done)
         again = await model.complete(turn, session_id="s", **SHORT)
         assert (again.cache_hit_kind, again.stats.tier) == ("partial", "ram")
         assert again.stats.prefill_tokens == len(turn) - done.committed_tokens
         assert again.generated == stub_reply(turn, 8)
-        await until(lambda: watch.states["m"].kept == [])
+        await until(lambda: watch.states["m"].idle == [])
         await watch.at_rest()
 
 
@@ -46,11 +46,11 @@ async def test_only_the_silent_of_the_sessions_go(monkeypatch: pytest.MonkeyPatc
         for name in ("s", "t", None):
             await model.complete(first_prompt(ord(name or "r") - ord("r")), session_id=name, **SHORT)
         state = watch.states["m"]
-        used = {slot.session_id: slot.used_at for slot in state.kept}
-        assert evicting.next_idle(state) == used["s"] + 3_600
-        after, _ = evicting.look(state, used["s"] + 3_600)
-        assert [slot.session_id for slot in after.kept] == [None, "t"]
-        assert evicting.next_idle(after) == used["t"] + 3_600
+        used = {slot.session_id: slot.used_at for slot in state.idle}
+        assert idle.next_silent(state) == used["s"] + 3_600
+        after, _ = idle.evict_silent(state, used["s"] + 3_600)
+        assert [slot.session_id for slot in after.idle] == [None, "t"]
+        assert idle.next_silent(after) == used["t"] + 3_600
 
 
 async def speak(

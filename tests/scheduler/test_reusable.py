@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from erllama_py.cache.keys import Identity, common_prefix, pack_tokens
 from erllama_py.engine.backend import MemoryKind
-from erllama_py.scheduler.slots import Reuse, Slot, reusable
+from erllama_py.scheduler.cells import Slot
+from erllama_py.scheduler.reuse import Reuse, reusable
 
 tokens = st.lists(st.integers(0, 2), max_size=40)
 kinds = st.sampled_from(["full", "window", "recurrent", "hybrid"])
@@ -61,15 +62,15 @@ def test_logits_at_the_prompts_end_let_all_of_it_be_kept(
     assert held[:keep] == prompt[:keep]
     assert keep == len(prompt) or keep == without
     if kind == "full":
-        assert keep == common_prefix(slot.held, packed)
+        assert keep == common_prefix(slot.packed, packed)
 
 
 @pytest.mark.parametrize("kind", ["full", "window", "recurrent", "hybrid"])
 def test_a_repeated_prompt_that_stands_at_its_end_is_kept_whole_with_its_logits(kind: MemoryKind) -> None:
     """Nothing is cut, so every memory can; without the logits only one that can be cut back by a token."""
     slot = slot_with([1, 2, 3])
-    assert reusable(slot, slot.held, kind, 64, with_logits=True) == Reuse(3, None)
-    assert reusable(slot, slot.held, kind, 64).keep == (2 if kind in ("full", "window") else 0)
+    assert reusable(slot, slot.packed, kind, 64, with_logits=True) == Reuse(3, None)
+    assert reusable(slot, slot.packed, kind, 64).keep == (2 if kind in ("full", "window") else 0)
 
 
 @pytest.mark.parametrize(("captured_to", "identity"), [(0, None), (2, None), (3, IDENTITY)])
@@ -84,13 +85,13 @@ def test_a_miss_says_where_the_prompt_parts() -> None:
     held = slot_with([1, 2, 3])
     assert "token 2" in str(reusable(held, pack_tokens([1, 2, 4, 5]), "full", 0).miss_reason)
     assert reusable(Slot(0), pack_tokens([1]), "full", 0).miss_reason == "nothing is live"
-    assert reusable(held, held.held, "full", 0).miss_reason is None
+    assert reusable(held, held.packed, "full", 0).miss_reason is None
 
 
 def test_a_sequence_is_free_kept_or_at_work() -> None:
     """Exactly one of them, whatever it holds."""
-    assert [Slot(0).is_free, Slot(0).is_kept] == [True, False]
-    assert [slot_with([1]).is_free, slot_with([1]).is_kept] == [False, True]
+    assert [Slot(0).is_free, Slot(0).is_idle] == [True, False]
+    assert [slot_with([1]).is_free, slot_with([1]).is_idle] == [False, True]
     for held in (b"", pack_tokens([1])):
         working = Slot(0, held, request_id=1)
-        assert [working.is_free, working.is_kept] == [False, False]
+        assert [working.is_free, working.is_idle] == [False, False]

@@ -14,29 +14,35 @@ from helpers import fake_engine
 from helpers.model_asks import Ask, Shape
 from helpers.model_world import ALL, TICK_SECONDS, World
 from helpers.requests import PLAN, found, run
+from helpers.stages import at, requests, stage_of
 from helpers.states import A, B, C, D, asked, begun, state_with, waiting
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from erllama_py.engine.jobs import Forked
 from erllama_py.scheduler.messages import CancelRequest
-from erllama_py.scheduler.placing import Park, parkable, place
-from erllama_py.scheduler.state import Running, State, changed, with_request
-from erllama_py.scheduler.turns import TURN_SHARE, gives_way, next_turn, next_up, turn_end
+from erllama_py.scheduler.placing import Park, place
+from erllama_py.scheduler.preempt import TURN_SHARE, gives_way, next_turn, next_up, parkable, turn_end
+from erllama_py.scheduler.stages import Open, Parked, Queued, Working, is_prefilled, queue_rank
+from erllama_py.scheduler.state import State, changed, with_request
 
 FULL = begun(state_with(n_seq_max=2, n_cells=1000), asked(1, A, plan=PLAN), asked(2, B, plan=PLAN))
 
 
-def parked(request_id: int, tokens: list[int], at: float, **fields: Any) -> Running:
+def working(state: State, request_id: int) -> Working:
+    return at(state, request_id, Working)
+
+
+def parked(request_id: int, tokens: list[int], at: float, **fields: Any) -> Parked:
     """A request that was parked at some time and waits."""
-    running = waiting(request_id, tokens, **fields)
-    return changed(running, stage="parked", parked=running.request, parked_at=at)
+    core, was = waiting(request_id, tokens, **fields).core, working(FULL, 1).begun
+    return Parked(core, changed(was, sought=core.request, parked_at=at, parks=1))
 
 
 def since(state: State, *times: float | None, came_in: float = 0.0) -> State:
     """The state in which requests 1, 2 … at work are back since then; None: not yet."""
     for request_id, time in enumerate(times, 1):
-        state = with_request(state, changed(state.requests[request_id], back_at=time, came_in=came_in))
+        state = with_request(state, changed(working(state, request_id), back_at=time, came_in=came_in))
     return state
 
 
@@ -75,7 +81,7 @@ def test_a_higher_priority_is_never_displaced() -> None:
 def test_who_takes_long_to_come_back_has_a_longer_turn() -> None:
     """So that coming back never takes more than a ninth of the time, saved or not."""
     state = since(FULL, 0.0, 0.0, came_in=3.0)
-    assert [turn_end(state, state.requests[n]) for n in (1, 2)] == [3.0 * TURN_SHARE] * 2
+    assert [turn_end(state, working(state, n)) for n in (1, 2)] == [3.0 * TURN_SHARE] * 2
     assert place(state, parked(3, C, at=0.0), now=23.9) is None
     assert place(state, parked(3, C, at=0.0), now=24.0) == Park((1,))
 
@@ -84,7 +90,7 @@ def test_coming_back_begins_with_the_look_up() -> None:
     """It waits for what is still being saved, with cells that nobody uses meanwhile."""
     state, _ = run(state_with(), asked(1, A, plan=PLAN), now=1.0)
     state, _ = run(state, found(1), now=4.0)
-    assert (state.requests[1].back_at, state.requests[1].came_in) == (4.0, 3.0)
+    assert (working(state, 1).back_at, working(state, 1).came_in) == (4.0, 3.0)
 
 
 @pytest.mark.parametrize(("first", "then"), [(found(2), Forked(2, 40)), (Forked(2, 40), found(2))])
@@ -94,24 +100,24 @@ def test_who_waits_for_a_lead_comes_back_from_then_on(first: Any, then: Any) -> 
     state, _ = run(state, asked(2, [*A[:40], *B[:20]], plan=PLAN), now=2.0)
     state, _ = run(state, first, now=5.0)
     state, _ = run(state, then, now=9.0)
-    assert (state.requests[2].back_at, state.requests[2].came_in) == (9.0, 0.0 if first == found(2) else 4.0)
+    assert (working(state, 2).back_at, working(state, 2).came_in) == (9.0, 0.0 if first == found(2) else 4.0)
 
 
 def test_a_prompt_that_is_not_saved_is_read_before_its_turn_begins() -> None:
     """Parked in the middle of it, all of it would be read again; one that is saved goes on where it was."""
     state = begun(state_with(), asked(1, A), asked(2, B, plan=PLAN))
-    assert [state.requests[n].back_at for n in (1, 2)] == [None, 1.0]  # of the clock of `run`
+    assert [working(state, n).back_at for n in (1, 2)] == [None, 1.0]  # of the clock of `run`
 
 
 def test_the_next_in_the_queue_is_who_was_parked_first() -> None:
     """Before those who were never started, behind higher priorities; so nobody waits for ever."""
-    state, queue = FULL, [parked(3, C, at=3.0), parked(4, D, at=2.0), waiting(5, C), waiting(6, D, priority=1)]
-    for running, expected in zip(reversed(queue), (6, 6, 6, 6), strict=True):
-        state = with_request(state, running)
+    state = FULL
+    queue: list[Queued] = [parked(3, C, at=3.0), parked(4, D, at=2.0), waiting(5, C), waiting(6, D, priority=1)]
+    for one, expected in zip(reversed(queue), (6, 6, 6, 6), strict=True):
+        state = with_request(state, one)
         assert (up := next_up(state)) is not None
-        assert up.request.id == expected
-    order = sorted(queue, key=lambda running: running.queue_rank)
-    assert [running.request.id for running in order] == [6, 4, 3, 5]
+        assert up.core.request.id == expected
+    assert [one.core.request.id for one in sorted(queue, key=queue_rank)] == [6, 4, 3, 5]
 
 
 def test_a_look_is_due_when_one_more_turn_is_over() -> None:
@@ -128,10 +134,10 @@ def test_a_look_is_due_when_one_more_turn_is_over() -> None:
 
 def order(state: State, request_id: int, now: float) -> list[int]:
     """Who would be parked for its growth, one after the other."""
-    working, found = parkable(state), list[int]()
-    while working and (last := gives_way(state, state.requests[request_id], working, now)) is not None:
-        found.append(last.request.id)
-        working.remove(last)
+    others, found = parkable(state), list[int]()
+    while others and (last := gives_way(state, working(state, request_id), others, now)) is not None:
+        found.append(last.core.request.id)
+        others.remove(last)
     return found
 
 
@@ -156,9 +162,11 @@ def test_who_has_had_its_turn_gives_way_before_who_has_not() -> None:
 def test_who_comes_back_gets_on_before_it_gives_way_to_an_equal() -> None:
     """It would have been restored for nothing; a higher priority does not wait for that."""
     state = since(FULL, 0.0, None)
-    state = with_request(state, changed(state.requests[2], parked=state.requests[2].request))
+    back = working(state, 2)
+    state = with_request(state, changed(back, begun=changed(back.begun, parks=1)))
     assert order(state, 1, now=1.0) == []
-    high = changed(state.requests[1], request=changed(state.requests[1].request, priority=1))
+    high = working(state, 1)
+    high = changed(high, core=changed(high.core, request=changed(high.core.request, priority=1)))
     assert order(with_request(state, high), 1, now=1.0) == [2, 1]
 
 
@@ -206,15 +214,15 @@ class Streams:
 
     def _run(self) -> float:
         for _ in range(self._most_rounds):
-            if not self.world.state.requests:
+            if not requests(self.world.state):
                 return self.world.now
             while self._fast and self.world.reading:
                 self.world.read(0)
             young = self._held_back()
             self.world.round(0)  # three tokens of a prompt a decode: to compute it again takes a while
             self.world.asking.extend(young & self.world.open.keys())
-            for running in self.world.state.requests.values():
-                self._note(running, self._seen[running.request.id])
+            for request_id, one in requests(self.world.state).items():
+                self._note(one, self._seen[request_id])
         raise AssertionError("they do not come to an end")
 
     def _held_back(self) -> set[int]:
@@ -225,29 +233,31 @@ class Streams:
         world.asking = deque(request_id for request_id in world.asking if request_id not in young)
         return young
 
-    def _note(self, running: Running, seen: Seen) -> None:
+    def _note(self, one: Open, seen: Seen) -> None:
         state, now = self.world.state, self.world.now
-        is_back = running.stage == "working" and running.back_at is not None
-        stage = "back" if is_back else "coming" if running.stage not in ("parking", "parked") else str(running.stage)
+        back = one if isinstance(one, Working) and one.back_at is not None else None
+        stage = "back" if back is not None else stage_of(one)
+        stage = stage if stage in ("back", "parking", "parked") else "coming"
+        parks = 0 if one.begun is None else one.begun.parks
         if stage != seen.stage:
             if seen.stage == "parking":
                 self.out = max(self.out, now - seen.since)
-            if running.parks > seen.parks:  # else it was put back before the engine had begun with it
+            if parks > seen.parks:  # else it was put back before the engine had begun with it
                 self.parks += 1
-                had = len(self.world.streamed[running.request.id])
-                assert had > seen.had or not running.prefilled, "parked again before it got on"
+                had = len(self.world.streamed[one.core.request.id])
+                assert had > seen.had or not is_prefilled(one), "parked again before it got on"
                 seen.parked_since, seen.waited_with, seen.beside, seen.had = now, 0, 1 << 30, had
-                seen.parks = running.parks
+                seen.parks = parks
             if seen.stage == "coming" and seen.parked_since is not None:
                 self.back = max(self.back, now - seen.since)
             seen.stage, seen.since = stage, now
-        if is_back and seen.parked_since is not None:
-            self.came_in = max(self.came_in, running.came_in)
+        if back is not None and seen.parked_since is not None:
+            self.came_in = max(self.came_in, back.came_in)
             self.pauses.append((now - seen.parked_since, math.ceil(seen.waited_with / seen.beside)))
             seen.parked_since = None
         if seen.parked_since is not None:
-            seen.waited_with = max(seen.waited_with, sum(one.stage == "parked" for one in state.requests.values()))
-            seen.beside = max(1, min(seen.beside, len(state.active)))
+            seen.waited_with = max(seen.waited_with, len(state.parked))
+            seen.beside = max(1, min(seen.beside, len(state.placed)))
 
 
 crowds = st.tuples(

@@ -24,7 +24,8 @@ from helpers.rows import IDENTITY
 
 from erllama_py.cache.keys import pack_tokens, prefix_keys
 from erllama_py.engine.jobs import Cancel, Capture, Captured, Drop, Failed
-from erllama_py.scheduler.books import written
+from erllama_py.scheduler.cells import Slot, written
+from erllama_py.scheduler.idle import MOST_TRIES
 from erllama_py.scheduler.messages import (
     AnswerSaved,
     AwaitBuffers,
@@ -40,8 +41,6 @@ from erllama_py.scheduler.messages import (
     SendJob,
     Submit,
 )
-from erllama_py.scheduler.saving_all import MOST_TRIES
-from erllama_py.scheduler.slots import Slot
 from erllama_py.scheduler.state import changed, new_state, with_slot
 
 EVICT, SHUTDOWN = SaveAll(90, "evict"), SaveAll(91, "shutdown")
@@ -70,9 +69,9 @@ def test_a_long_sequence_is_copied_out_range_by_range() -> None:
     state, effects = run(LONG, EVICT)
     for number, (start, end) in enumerate(SPANS, 1):
         assert effects[-1:] == [capture("evict", -number, 0, start, end)]
-        assert state.slots[0].is_kept
+        assert state.slots[0].is_idle
         state, effects = run(state, copied := captured(-number, start, end, reason="evict"))
-        assert effects[0] == SaveRow(IDENTITY, LONG.slots[0].held, copied, None)
+        assert effects[0] == SaveRow(IDENTITY, LONG.slots[0].packed, copied, None)
     assert effects[1:] == [SendJob(Drop(0)), AnswerSaved(90)]
     assert (state.slots[0], state.copies, state.saving) == (Slot(0), {}, None)
 
@@ -98,7 +97,7 @@ def test_an_eviction_does_not_wait_for_what_comes_to_rest_behind_it() -> None:
     state, _ = run(state, finished(2, [], held=len(PROMPT), captured_to=len(PROMPT)), now=2.0)
     state, effects = run(state, captured(-1, 3, 6), now=3.0)
     assert effects[1:] == [SendJob(Drop(0)), AnswerSaved(90)]
-    assert [slot.seq_id for slot in state.kept] == [1]
+    assert [slot.seq_id for slot in state.idle] == [1]
     state, effects = run(state, SaveAll(92, "evict"), now=4.0)
     assert effects == [SendJob(Drop(1)), AnswerSaved(92)]
 
@@ -157,7 +156,7 @@ def test_a_range_that_never_finds_a_buffer_is_given_up() -> None:
     """After so many tries in which nothing came free; the cache counts it once, and the caller is answered."""
     state, effects = run(LONG, EVICT)
     tries = 0
-    while effects[0] != (given_up := SaveRow(IDENTITY, LONG.slots[0].held, no_buffer(-tries - 1, *SPANS[0]), None)):
+    while effects[0] != (given_up := SaveRow(IDENTITY, LONG.slots[0].packed, no_buffer(-tries - 1, *SPANS[0]), None)):
         assert effects == [capture("evict", -tries - 1, 0, *SPANS[0])]
         state, effects = run(state, no_buffer(-tries - 1, *SPANS[0]))
         if effects == [AwaitBuffers()]:
@@ -196,7 +195,7 @@ def test_a_request_may_take_over_what_is_being_saved() -> None:
     state, effects = run(state, submit(2, turn))
     assert effects == [LookUp(submit(2, turn).request)]
     state, effects = run(state, save := captured(-1, *SPANS[0]))
-    assert effects == [SaveRow(IDENTITY, LONG.slots[0].held, save, None), AnswerSaved(90)]
+    assert effects == [SaveRow(IDENTITY, LONG.slots[0].packed, save, None), AnswerSaved(90)]
     _, effects = run(state, found(2))
     assert generate_of(effects).keep == 1200
 
@@ -225,7 +224,7 @@ def test_a_session_finds_what_was_saved_of_its_sequence() -> None:
     state, _ = run(with_slot(IDLE, slot), EVICT, captured(-1, *SPANS[0]), captured(-2, *SPANS[1]))
     whole, _ = run(state, captured(-3, *SPANS[2]))
     part, _ = run(state, captured(-3, *SPANS[2], payload=None, skipped="too_large"))
-    keys = prefix_keys(IDENTITY, slot.held, (1024, 1200))
+    keys = prefix_keys(IDENTITY, slot.packed, (1024, 1200))
     assert [part.left, whole.left] == [{slot.session: keys[0]}, {slot.session: keys[1]}]
 
 

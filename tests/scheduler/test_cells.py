@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.scheduler.books import Piece, Pieces, count, cut, grown, written
+from erllama_py.scheduler.cells import Piece, Pieces, count, cut, grown, written
 
 N_SEQUENCES = 4
 

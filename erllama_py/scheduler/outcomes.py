@@ -1,0 +1,193 @@
+"""What the engine reports of requests, one outcome at a time. Pure.
+
+A request may have left the stage that an outcome is about: then there is nothing to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from erllama_py.cache.keys import TOKEN_BYTES, pack_tokens, prefix_keys
+from erllama_py.engine import jobs
+from erllama_py.engine.jobs import (
+    Captured,
+    Died,
+    Drop,
+    Failed,
+    Finished,
+    Forked,
+    Outcome,
+    Prefilled,
+    PromptLogits,
+    Restored,
+    Resumed,
+    Text,
+    Wants,
+)
+from erllama_py.results import Progress, TextDelta
+from erllama_py.scheduler.cells import Slot
+from erllama_py.scheduler.idle import copied, save_next
+from erllama_py.scheduler.messages import Complete, Crash, Effect, Emit, FailRequest, KeepLogits, SaveRow, SendJob
+from erllama_py.scheduler.scheduling import schedule, then_schedule
+from erllama_py.scheduler.sharing import SAVE_WAIT, forked, leader_gone, row_saved
+from erllama_py.scheduler.stages import Open, Parked, Parking, Waiting, Working
+from erllama_py.scheduler.starting import is_back, outline, restored
+from erllama_py.scheduler.state import State, changed, idle_after, slot_of, with_request, with_slot, without_request
+
+
+def engine_outcome(state: State, outcome: Outcome, now: float) -> tuple[State, list[Effect]]:
+    """What `outcome` changes and what is to be done about it."""
+    match outcome:
+        case Prefilled(request_id, done, total):
+            return _prefilled(state, request_id, done, total, now)
+        case Resumed(request_id):
+            return _resumed(state, request_id, now)
+        case Wants(request_id, limit):
+            return _wants(state, request_id, limit, now)
+        case jobs.Parked():
+            return _parked(state, outcome, now)
+        case Forked():
+            return then_schedule(forked(state, outcome, now), now)
+        case Restored():
+            return then_schedule(restored(state, outcome, now), now)
+        case Captured():
+            return _captured(state, outcome, now)
+        case PromptLogits(request_id, logits):
+            return _prompt_logits(state, request_id, logits)
+        case Text():
+            return state, [_emit(outcome)]
+        case Finished():
+            return _finished(state, outcome, now)
+        case Failed():
+            return _failed(state, outcome, now)
+        case Died(failure):
+            return state, [Crash(failure)]
+        case _ as never:
+            assert_never(never)
+
+
+def texts_of(batch: Sequence[Outcome]) -> list[Emit] | None:
+    """What becomes of a batch that is nothing but text, whatever the state, which stays as it is; else None.
+
+    Most ticks bring nothing else. So nobody has to wake the machine for it, if only what came before has been handled.
+    """
+    effects: list[Emit] = []
+    for outcome in batch:
+        if not isinstance(outcome, Text):
+            return None
+        effects.append(_emit(outcome))
+    return effects
+
+
+def _emit(text: Text) -> Emit:
+    return Emit(text.request_id, TextDelta(text.text, text.token_ids))
+
+
+def _at_work(state: State, request_id: int) -> Working | Parking | None:
+    one = state.placed.get(request_id)
+    return one if isinstance(one, Working | Parking) else None
+
+
+def _prefilled(state: State, request_id: int, done: int, total: int, now: float) -> tuple[State, list[Effect]]:
+    one = _at_work(state, request_id)
+    if one is None:
+        return state, []
+    if done == total:
+        if isinstance(one, Working) and one.begun.parks == 0 and one.back_at is None:
+            one = is_back(one, now)
+        state = with_request(state, changed(one, begun=changed(one.begun, prefilled=True)))
+    return state, [Emit(request_id, Progress(done, total))]
+
+
+def _resumed(state: State, request_id: int, now: float) -> tuple[State, list[Effect]]:
+    working = state.placed.get(request_id)
+    if not isinstance(working, Working):
+        return state, []
+    return schedule(with_request(state, is_back(working, now)), now)
+
+
+def _wants(state: State, request_id: int, limit: int, now: float) -> tuple[State, list[Effect]]:
+    working = state.placed.get(request_id)
+    if not isinstance(working, Working) or working.begun.leaving or working.allocation.limit != limit:
+        return state, []
+    return schedule(with_request(state, changed(working, starving=True)), now)
+
+
+def _parked(state: State, parked: jobs.Parked, now: float) -> tuple[State, list[Effect]]:
+    parking = state.placed.get(parked.request_id)
+    if not isinstance(parking, Parking):
+        return state, []
+    request, begun = parking.core.request, parking.begun
+    packed = request.packed + pack_tokens(parked.token_ids)
+    held_key, key = prefix_keys(request.identity, packed, (parked.held, len(packed) // TOKEN_BYTES))
+    sought = changed(
+        request, tokens=[*request.tokens, *parked.token_ids], packed=packed, key=key,
+        parent_key=held_key if begun.captured_to else None, wait_seconds=SAVE_WAIT,
+    )  # fmt: skip
+    state = with_slot(state, Slot(parking.allocation.seq_id))
+    begun = changed(begun, sought=sought, parked_at=now, parks=begun.parks + 1)
+    state = with_request(state, Parked(parking.core, begun))
+    return then_schedule(leader_gone(state, parking, now), now)
+
+
+def _prompt_logits(state: State, request_id: int, logits: bytes) -> tuple[State, list[Effect]]:
+    one = _at_work(state, request_id)
+    if one is None:
+        return state, []
+    state = with_request(state, changed(one, core=changed(one.core, logits=logits)))
+    return state, [KeepLogits(one.core.request.key, logits)]
+
+
+def _captured(state: State, captured: Captured, now: float) -> tuple[State, list[Effect]]:
+    if captured.request_id in state.copies:
+        return then_schedule(copied(state, captured), now)
+    one = _at_work(state, captured.request_id)
+    if one is None:
+        return state, []
+    request, begun, logits = one.core.request, one.begun, None
+    if state.limits.memory in ("recurrent", "hybrid") and captured.end == request.n_tokens:
+        logits = one.core.logits
+    save = SaveRow(request.identity, request.packed + pack_tokens(captured.generated), captured, logits)
+    if captured.payload is not None:
+        created, captured_to = begun.created + captured.end - captured.start, min(captured.end, one.core.lost_from)
+        state = with_request(state, changed(one, begun=changed(begun, created=created, captured_to=captured_to)))
+    state, effects = row_saved(state, request.id, captured.end, now)
+    return state, [save, *effects]
+
+
+def _finished(state: State, finished: Finished, now: float) -> tuple[State, list[Effect]]:
+    one = state.find(finished.request_id)
+    if one is None or one.begun is None or not (isinstance(one, Working | Parking) or one.begun.leaving):
+        return state, []
+    request, captured_to = one.core.request, min(finished.captured_to, one.core.lost_from)
+    if isinstance(one, Working | Parking):
+        packed = (request.packed + pack_tokens(finished.token_ids))[: TOKEN_BYTES * finished.held]
+        slot, first = slot_of(state, one), finished.first_held
+        state = idle_after(state, slot, packed, first=first, captured_to=captured_to, now=now)
+    saved = request.plan is not None and 0 < finished.held == captured_to
+    saved_end = finished.held if saved else None
+    answer = Complete(request, outline(one.begun), finished, one.core.started_at, saved_end)
+    # A caller that waits for a request which a shutdown has ended learns that the model is gone.
+    left = changed(one, begun=changed(one.begun, captured_to=captured_to))
+    return _leave(state, left, [] if state.stopping else [answer], now)
+
+
+def _failed(state: State, failed: Failed, now: float) -> tuple[State, list[Effect]]:
+    one = state.find(failed.request_id)
+    if one is None:
+        return state, []
+    effects: list[Effect] = [FailRequest(failed.request_id, failed.failure)]
+    if not isinstance(one, Waiting | Parked):
+        # What the sequence holds after a failure is not known: the next request starts from nothing.
+        seq_id = one.allocation.seq_id
+        state = with_slot(state, Slot(seq_id))
+        effects.append(SendJob(Drop(seq_id)))
+    return _leave(state, one, effects, now)
+
+
+def _leave(state: State, one: Open, effects: list[Effect], now: float) -> tuple[State, list[Effect]]:
+    """A request is over: others may go on."""
+    state, more = leader_gone(without_request(state, one.core.request.id), one, now)
+    state, last = save_next(state)
+    return then_schedule((state, [*effects, *more, *last]), now)
