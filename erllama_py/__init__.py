@@ -74,7 +74,7 @@ from erllama_py.options.mappings import (
 from erllama_py.options.model import ContextOpts, ModelConfig, ModelOpts, PolicyOpts, SchedulerOpts, StubOpts
 from erllama_py.options.pressure import PressureOpts
 from erllama_py.options.request import RequestOptions
-from erllama_py.options.tiers import DiskTier, RamFileTier
+from erllama_py.options.tiers import DiskTier, RamFileTier, TierSpec
 from erllama_py.results import (
     CacheDelta,
     CachedPrefix,
@@ -186,6 +186,7 @@ __all__ = [
     "TierLocked",
     "TierMismatch",
     "TierNotFound",
+    "TierSpec",
     "TierTaken",
     "TokenOutOfRange",
     "TokenizerOnly",

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from erllama_py.options.model import ModelConfig, SaveReason, TierKind
+from erllama_py.options.model import ModelConfig, SaveReason
 
 CacheHitKind = Literal["exact", "partial", "sticky", "live", "cold"]
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -160,7 +160,7 @@ class TierInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One tier that runs. Sizes are in bytes."""
 
     name: str
-    kind: TierKind
+    kind: str
     quota_bytes: int
     used_bytes: int
     rows: int

@@ -63,7 +63,7 @@ from erllama_py.options.model import (
 )
 from erllama_py.options.pressure import PressureOpts
 from erllama_py.options.runtime import RAM_TIER, SAVE_BUFFER_BYTES, SWITCH_SECONDS, parse_runtime_options
-from erllama_py.options.tiers import AnyTier, DiskTier, RamFileTier, kind_of, parse_tier
+from erllama_py.options.tiers import RamTier, TierSpec, parse_tier
 from erllama_py.results import LoadProgress, ModelInfo, PressureState
 from erllama_py.scheduler.messages import actor_name
 from erllama_py.tiers.messages import tier_actor_name
@@ -94,7 +94,7 @@ class Runtime(ModelCalls):
         self,
         *,
         home: str | os.PathLike[str] | None = None,
-        tiers: Mapping[str, DiskTier | RamFileTier | TierDict] | None = None,
+        tiers: Mapping[str, TierSpec | TierDict] | None = None,
         ram_quota_bytes: int | None = None,
         policy: PolicyOpts | PolicyOptsDict | None = None,
         pressure: PressureOpts | PressureOptsDict | None = None,
@@ -112,7 +112,7 @@ class Runtime(ModelCalls):
             switch_seconds=switch_seconds,
         )  # fmt: skip
         self._buffers = BufferPool(options.save_buffer_bytes)
-        self._tiers: dict[str, AnyTier] = {RAM_TIER: options.ram}
+        self._tiers: dict[str, RamTier | TierSpec] = {RAM_TIER: options.ram}
         root, self._branches = tree.build(options.ram, self._names, self._restarting, self._gave_up)
         self.cache = Cache(self._names)
         self._tree = Tree(root)
@@ -202,7 +202,7 @@ class Runtime(ModelCalls):
             raise InvalidOption("config", "load_model takes a configuration, or an id and a configuration")
         else:
             checked_id, checked = self._new_id(), parse_model_config(model_id, self._options.policy)
-        check_tier(checked, {name: kind_of(spec) for name, spec in self._tiers.items()})
+        check_tier(checked, {name: spec.kind for name, spec in self._tiers.items()})
         self._forget_unloaded()
         if checked_id in self._boards:
             raise AlreadyLoaded(checked_id)
@@ -265,7 +265,7 @@ class Runtime(ModelCalls):
 
     # --- tiers -------------------------------------------------------------------------------------------------
 
-    async def start_tier(self, name: str, spec: DiskTier | RamFileTier | TierDict) -> None:
+    async def start_tier(self, name: str, spec: TierSpec | TierDict) -> None:
         """Start a tier by name; returns when it can store rows, while it reads its old ones in the background.
 
         Raises `InvalidOption`, `TierTaken`, `TierLocked` when another process has the directory, `TierFailed`.

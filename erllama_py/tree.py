@@ -37,7 +37,7 @@ from erllama_py.model.actor import ModelActor
 from erllama_py.model.board import ModelBoard
 from erllama_py.options.pressure import PressureOpts
 from erllama_py.options.runtime import RAM_TIER
-from erllama_py.options.tiers import DiskTier, RamFileTier, RamTier
+from erllama_py.options.tiers import RamTier, TierSpec
 from erllama_py.scheduler.messages import actor_name
 from erllama_py.tiers.directory import DirectoryTier
 from erllama_py.tiers.messages import CACHE, tier_actor_name
@@ -96,7 +96,7 @@ TREE: tuple[Group | Branch, ...] = (
         "cache",
         "rest_for_one",
         (
-            (tier_actor_name(RAM_TIER), "rows in this process's memory"),
+            (tier_actor_name(RAM_TIER), RamTier.label),
             (CACHE, "the index of all rows; decides what is saved and what is evicted"),
         ),
         CACHE_LIMITS,
@@ -155,7 +155,7 @@ def _actor_spec(name: str, make: Callable[[], Actor[Any]], names: Names) -> Chil
     return ChildSpec(name, lambda: actor_child(name, make, names, capacity=MAILBOX))
 
 
-def tier_child(name: str, spec: DiskTier | RamFileTier, names: Names) -> ChildSpec:
+def tier_child(name: str, spec: TierSpec, names: Names) -> ChildSpec:
     """A tier in a directory: it brings its rows back when it is restarted."""
     actor = tier_actor_name(name)
     return ChildSpec(
@@ -165,6 +165,7 @@ def tier_child(name: str, spec: DiskTier | RamFileTier, names: Names) -> ChildSp
         ),
         stop_timeout=TIER_STOP_SECONDS,
         limits=TIER_LIMITS,
+        detail=lambda: spec.label,
     )
 
 

@@ -13,7 +13,7 @@ import msgspec
 from erllama_py.cache.keys import TOKEN_BYTES, Identity
 from erllama_py.cache.leaves import Leaves
 from erllama_py.cache.siblings import Child, Siblings
-from erllama_py.tiers.messages import RowMeta, StoredRow, TierKind
+from erllama_py.tiers.messages import RowMeta, StoredRow
 
 # A tier that was full is asked to hold more by this part of each row that it takes: one save in about so many is lost
 # to a disk that stays full, and after as many it shows that there is room again.
@@ -32,7 +32,7 @@ class Copy(msgspec.Struct, gc=False):
 class Book:
     """Owns all of it. A row is a leaf when none that is stored here, or on its way, goes on from it."""
 
-    def __init__(self, kind: TierKind, quota: int) -> None:
+    def __init__(self, kind: str, quota: int) -> None:
         self.kind = kind
         self.quota = quota
         self.stored = 0  # bytes

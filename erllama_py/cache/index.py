@@ -21,9 +21,7 @@ import msgspec
 from erllama_py.cache.book import Book, Copy
 from erllama_py.cache.keys import Identity
 from erllama_py.cache.losses import Loss, Losses
-from erllama_py.tiers.messages import RowMeta, StoredRow, TierKind
-
-SPEED: dict[TierKind, int] = {"ram": 0, "ram_file": 1, "disk": 2}
+from erllama_py.tiers.messages import RowMeta, StoredRow
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -64,7 +62,7 @@ class Index:
 
     # --- tiers ---------------------------------------------------------------------------------------------------
 
-    def add_tier(self, name: str, kind: TierKind, quota_bytes: int) -> None:
+    def add_tier(self, name: str, kind: str, quota_bytes: int) -> None:
         """A tier runs; whatever was known of its rows is forgotten, it will tell."""
         self.books[name] = Book(kind, quota_bytes)
 

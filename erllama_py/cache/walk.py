@@ -14,9 +14,10 @@ from typing import Literal
 
 import msgspec
 
-from erllama_py.cache.index import SPEED, Index, Row
+from erllama_py.cache.index import Index, Row
 from erllama_py.cache.keys import TOKEN_BYTES, Identity, prefix_keys
 from erllama_py.cache.worth import is_worth, token_seconds
+from erllama_py.options.tiers import KINDS
 from erllama_py.tiers.messages import RowMeta
 
 # Rows that give equally much when they are cut back, looked at for the one that is read fastest: the choice decides
@@ -153,7 +154,7 @@ def _matches(meta: RowMeta, tokens: bytes, end: int) -> bool:
 
 
 def _slowness(index: Index, row: Located) -> tuple[int, int]:
-    return SPEED[index.books[row.tier].kind], row.nbytes
+    return KINDS[index.books[row.tier].kind].speed, row.nbytes
 
 
 def _partial(index: Index, path: _Path, tokens: bytes, length: int) -> tuple[Located | None, int]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import msgspec
@@ -111,6 +111,14 @@ def _shown(value: object) -> str:
         return f"an integer of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def not_among(option: str, known: Iterable[str], value: object, expected: str = "") -> InvalidOption:
+    """The error for a value that is none of the known words, with the nearest of them."""
+    words = sorted(known)
+    close = difflib.get_close_matches(value, words, n=1) if isinstance(value, str) else []
+    problem = f"expected {expected}one of {', '.join(map(repr, words))}, got {_shown(value)}"
+    return InvalidOption(option, problem, close[0] if close else None)
 
 
 def _check_floats(options: msgspec.Struct, prefix: str) -> None:

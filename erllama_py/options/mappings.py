@@ -16,7 +16,6 @@ from erllama_py.options.model import (
     PolicyOpts,
     SchedulerOpts,
     StubOpts,
-    TierKind,
 )
 from erllama_py.options.pressure import Source
 
@@ -134,7 +133,7 @@ class ModelConfigDict(TypedDict, total=False):
     ctx_params_hash: str | bytes | None
     context_size: int | None
     tier_srv: str
-    tier: TierKind
+    tier: str
     policy: PolicyOptsDict | PolicyOpts
     scheduler: SchedulerOptsDict | SchedulerOpts
     cache_salt: str | None

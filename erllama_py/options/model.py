@@ -17,7 +17,8 @@ import msgspec
 from msgspec import Meta
 
 from erllama_py.errors import InvalidOption, TierMismatch, TierNotFound
-from erllama_py.options.check import PathText, check_utf8, convert, hex_digest, plain_path
+from erllama_py.options.check import PathText, check_utf8, convert, hex_digest, not_among, plain_path
+from erllama_py.options.tiers import KINDS, RamTier
 
 INT32_MAX = (1 << 31) - 1  # llama.cpp holds sizes in 32-bit integers
 MAX_SEQUENCES = 255  # llama.cpp's LLAMA_MAX_SEQ less the one that saved ranges pass through
@@ -31,7 +32,6 @@ Positive = Annotated[float, Meta(gt=0.0)]
 Seconds = Annotated[float, Meta(ge=0.0, le=3600.0)]
 Threads = Annotated[int, Meta(ge=1, le=MAX_THREADS)]
 KVType = Literal["f16", "f32", "bf16", "q4_0", "q5_0", "q5_1", "q8_0"]
-TierKind = Literal["ram", "ram_file", "disk"]
 SaveReason = Literal["cold", "continued", "finish", "evict", "shutdown"]
 SkipReason = Literal["no_buffer", "too_large", "forgotten"]  # why a row that was due was not copied out of the cells
 
@@ -232,7 +232,7 @@ class ModelConfig(Options, frozen=True):
     """A copy of `n_ctx` in tokens, compared when given."""
     tier_srv: str = "ram"
     """Name of the running tier that prefixes are saved to."""
-    tier: TierKind = "ram"
+    tier: str = RamTier.kind
     """The kind of that tier, compared."""
     policy: PolicyOpts = PolicyOpts()
     """When prefixes are saved; gates that are not given are those of the runtime."""
@@ -319,6 +319,8 @@ def _check_model(config: ModelConfig) -> None:
         raise InvalidOption("model_path", "the backend 'llama' needs the path of a GGUF file")
     if config.model_path is not None:
         _check_path(config.model_path)
+    if config.tier not in KINDS:
+        raise not_among("tier", KINDS, config.tier)
     if config.cache_salt is not None:
         check_utf8("cache_salt", config.cache_salt)
     if config.stub != StubOpts() and config.backend != "stub":

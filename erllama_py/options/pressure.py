@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
 
 from erllama_py.errors import InvalidOption
-from erllama_py.options.check import convert
+from erllama_py.options.check import convert, not_among
 
 SourceName = Literal["noop", "system", "nvidia_smi"]
 Answer = tuple[float, float] | float  # used and total bytes, or the share that is used
@@ -56,9 +55,7 @@ def parse_pressure(options: object) -> PressureOpts:
     source: object = checked.source
     known = get_args(SourceName)
     if not callable(source) and source not in known:
-        close = get_close_matches(source, known, n=1) if isinstance(source, str) else []
-        problem = f"expected a callable or one of {', '.join(map(repr, known))}, got {source!r}"
-        raise InvalidOption("pressure.source", problem, close[0] if close else None)
+        raise not_among("pressure.source", known, source, "a callable or ")
     if checked.low_watermark >= checked.high_watermark:
         problem = f"it must be below high_watermark, which is {checked.high_watermark}"
         raise InvalidOption("pressure.low_watermark", problem)

@@ -13,7 +13,7 @@ from erllama_py.errors import InvalidOption
 from erllama_py.options.check import convert
 from erllama_py.options.model import PolicyOpts, check_name, parse_policy
 from erllama_py.options.pressure import PressureOpts, parse_pressure
-from erllama_py.options.tiers import LEAST_QUOTA, DiskTier, QuotaBytes, RamFileTier, RamTier, parse_tier
+from erllama_py.options.tiers import LEAST_QUOTA, QuotaBytes, RamTier, TierSpec, parse_tier
 
 RAM_TIER = "ram"
 
@@ -35,7 +35,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Checked, every default filled in."""
 
     ram: RamTier
-    tiers: Mapping[str, DiskTier | RamFileTier]
+    tiers: Mapping[str, TierSpec]
     policy: PolicyOpts
     pressure: PressureOpts
     save_buffer_bytes: int
@@ -69,7 +69,7 @@ def parse_runtime_options(
     )
 
 
-def _parse_tiers(tiers: object) -> dict[str, DiskTier | RamFileTier]:
+def _parse_tiers(tiers: object) -> dict[str, TierSpec]:
     if not isinstance(tiers, Mapping):
         raise InvalidOption("tiers", f"expected a mapping of names to tiers, got {type(tiers).__name__}")
     parsed = {check_name(name, "tiers"): parse_tier(spec) for name, spec in tiers.items()}

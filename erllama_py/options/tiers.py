@@ -5,20 +5,39 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
 
 from erllama_py.errors import InvalidOption
-from erllama_py.options.check import PathText, convert, plain_path
+from erllama_py.options.check import PathText, convert, not_among, plain_path
 
 LEAST_QUOTA = 1 << 20  # below 1 MiB not a single row fits
 QuotaBytes = Annotated[int, Meta(ge=LEAST_QUOTA, le=1 << 60)]
 
 
+class RamTier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rows in this process's memory; the runtime starts one, named `"ram"`."""
+
+    kind: ClassVar[str] = "ram"
+    label: ClassVar[str] = "rows in this process's memory"
+    speed: ClassVar[int] = 0
+
+    quota_bytes: QuotaBytes
+    """Most bytes of all rows."""
+
+
 class TierSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The base of the tiers that lie in a directory."""
+    """The base of the tiers that lie in a directory.
+
+    A kind is a class of its own: `kind` is what a model's `tier` names, and `label` says in the tree what lies there. A
+    row that several tiers have is read from the one whose `speed`, a rank, is lowest.
+    """
+
+    kind: ClassVar[str]
+    label: ClassVar[str]
+    speed: ClassVar[int]
 
     root: PathText
     """The directory; made (0700) where it is not there. It belongs to one process at a time."""
@@ -26,48 +45,46 @@ class TierSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Most bytes of all files in it, those being written counted in."""
 
 
-class DiskTier(TierSpec, frozen=True):
-    """Rows in files that survive the process and the machine."""
-
-
 class RamFileTier(TierSpec, frozen=True):
     """Rows in files on a memory file system (`/dev/shm`): they survive the process, not the machine."""
 
-
-class RamTier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Rows in this process's memory; the runtime starts one, named `"ram"`."""
-
-    quota_bytes: QuotaBytes
-    """Most bytes of all rows."""
+    kind: ClassVar[str] = "ram_file"
+    label: ClassVar[str] = "rows in files in memory"
+    speed: ClassVar[int] = 1
 
 
-AnyTier = DiskTier | RamFileTier | RamTier
-KINDS: dict[str, type[DiskTier] | type[RamFileTier]] = {"disk": DiskTier, "ram_file": RamFileTier}
+class DiskTier(TierSpec, frozen=True):
+    """Rows in files that survive the process and the machine."""
+
+    kind: ClassVar[str] = "disk"
+    label: ClassVar[str] = "rows in files on a disk"
+    speed: ClassVar[int] = 2
 
 
-def kind_of(spec: AnyTier) -> str:
-    """The kind that a model's `tier` names: `"ram"`, `"ram_file"` or `"disk"`."""
-    return {DiskTier: "disk", RamFileTier: "ram_file", RamTier: "ram"}[type(spec)]
+# The registry: what a model may name is here.
+KINDS: dict[str, type[RamTier | TierSpec]] = {spec.kind: spec for spec in (RamTier, RamFileTier, DiskTier)}
 
 
-def parse_tier(spec: object) -> DiskTier | RamFileTier:
+def parse_tier(spec: object) -> TierSpec:
     """Check a tier, given as a struct or as a mapping `{"kind": "disk", "root": …, "quota_bytes": …}`.
 
     The root becomes absolute. Raises `InvalidOption`.
     """
+    kinds = {name: kind for name, kind in KINDS.items() if issubclass(kind, TierSpec)}
     if isinstance(spec, Mapping):
         options: dict[Any, Any] = dict(spec)
         chosen = options.pop("kind", None)
-        kind = KINDS.get(chosen) if isinstance(chosen, str) else None
+        kind = kinds.get(chosen) if isinstance(chosen, str) else None
         if kind is None:
-            raise InvalidOption("kind", f"expected one of {', '.join(map(repr, KINDS))}, got {chosen!r}")
+            raise not_among("kind", kinds, chosen)
         return _checked(options, kind)
-    if isinstance(spec, DiskTier | RamFileTier):
+    if isinstance(spec, TierSpec):
         return _checked(msgspec.structs.asdict(spec), type(spec))
-    raise InvalidOption("tier", f"expected DiskTier, RamFileTier or a mapping, got {type(spec).__name__}")
+    names = ", ".join(sorted(kind.__name__ for kind in kinds.values()))
+    raise InvalidOption("tier", f"expected {names} or a mapping, got {type(spec).__name__}")
 
 
-def _checked(options: dict[Any, Any], kind: type[DiskTier] | type[RamFileTier]) -> DiskTier | RamFileTier:
+def _checked(options: dict[Any, Any], kind: type[TierSpec]) -> TierSpec:
     if "root" not in options:
         raise InvalidOption("root", f"a {kind.__name__} needs a directory")
     checked = convert(options, kind, root=plain_path)

@@ -35,7 +35,6 @@ from erllama_py.tiers.messages import (
     RowStored,
     StoredRow,
     Sweep,
-    TierKind,
     TierMessage,
     TierReport,
     TierRows,
@@ -53,7 +52,7 @@ class TierActor(Actor[TierMessage]):
 
     kind: ClassVar[str] = "tier"
 
-    def __init__(self, tier: str, tier_kind: TierKind, quota_bytes: int) -> None:
+    def __init__(self, tier: str, tier_kind: str, quota_bytes: int) -> None:
         self.tier = tier
         self.tier_kind = tier_kind
         self.quota_bytes = quota_bytes

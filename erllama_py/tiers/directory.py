@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from erllama_py.actors import Clock, Exit, MonotonicClock, Threads
 from erllama_py.buffers import BufferPool
 from erllama_py.errors import RowUnavailable, TierError, TierFailed, TierFull, TierLocked
-from erllama_py.options.tiers import DiskTier, RamFileTier
+from erllama_py.options.tiers import TierSpec
 from erllama_py.tiers import row_file
 from erllama_py.tiers.base import TierActor
 from erllama_py.tiers.lock import words
@@ -44,13 +44,13 @@ class DirectoryTier(TierActor):
     def __init__(
         self,
         name: str,
-        spec: DiskTier | RamFileTier,
+        spec: TierSpec,
         buffers: BufferPool,
         *,
         files: Files | None = None,
         clock: Clock | None = None,
     ) -> None:
-        super().__init__(name, "disk" if isinstance(spec, DiskTier) else "ram_file", spec.quota_bytes)
+        super().__init__(name, spec.kind, spec.quota_bytes)
         self.store = Store(name, str(spec.root), spec.quota_bytes, files or Files(), buffers)
         self._buffers = buffers
         self._clock = clock or MonotonicClock()

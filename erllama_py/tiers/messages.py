@@ -13,7 +13,6 @@ import msgspec
 
 from erllama_py.errors import TierError
 from erllama_py.options.model import SaveReason as SaveReason
-from erllama_py.options.model import TierKind as TierKind
 
 CACHE = "cache"  # the name of the cache's actor
 PREFIX = "tier:"
@@ -150,7 +149,7 @@ class TierUp(msgspec.Struct, frozen=True):
     """This tier runs; its rows follow."""
 
     tier: str
-    kind: TierKind
+    kind: str
     quota_bytes: int
 
 

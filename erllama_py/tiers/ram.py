@@ -26,7 +26,7 @@ class RamTier(TierActor):
     """See the module's text."""
 
     def __init__(self, name: str, spec: RamSpec) -> None:
-        super().__init__(name, "ram", spec.quota_bytes)
+        super().__init__(name, spec.kind, spec.quota_bytes)
         self.used = 0  # bytes of all rows
         self._bytes: dict[bytes, Bytes] = {}
         self._copying = Threads(f"{name}-copy", 1)
