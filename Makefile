@@ -24,8 +24,8 @@ test: env  ## run every test, those with real models too
 	@$(BIN)/python -m erllama_py.serve.models $(MODELS) >/dev/null
 	@$(BIN)/python -m pytest
 
-quick: env  ## run the quick tests: about a minute in all
-	@$(BIN)/python -m pytest -q -m "not slow and not real_model"
+quick: env  ## run the quick tests: less than a minute in total
+	@$(BIN)/python -m pytest -q -m "not slow and not real_model" --hypothesis-profile=quick
 
 check: env  ## judge the code without running it: style, types, documents, house rules
 	@$(BIN)/ruff check --quiet

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import pytest
+from hypothesis import settings
+
+# `make quick` looks at a quarter of the examples of each property; `make test` at all that "ci" has.
+settings.register_profile("quick", settings.get_profile("ci"), max_examples=25)
 
 
 @pytest.fixture(
@@ -16,6 +21,12 @@ import pytest
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
     backend: tuple[str, dict[str, bool]] = request.param
     return backend
+
+
+def pytest_collection_finish() -> None:
+    """Keep what imports and the collection made out of each later search for garbage; many tests ask for one."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:

@@ -36,6 +36,7 @@ class Machine:
         self.share = CpuShare()
         self.backend = stub()
         self._chance = random.Random(seed)
+        self._best: dict[tuple[object, ...], float] = {}  # by everything that it depends on
         self._waited = self._idle = 0.0
         choice = ThreadChoice(few=cpus, many=cpus, cpus=cpus)
         self.threads = ComputeThreads(self.backend, choice, self.share, self, self.told.append, lambda: self.now)
@@ -59,7 +60,10 @@ class Machine:
     @property
     def best(self) -> float:
         """What a decode takes by the best number of threads."""
-        return min(self.takes(count) for count in range(1, self.cpus + 1))
+        case = (self.busy, self.work, self.penalty, self.cpus)
+        if case not in self._best:
+            self._best[case] = min(self.takes(count) for count in range(1, self.cpus + 1))
+        return self._best[case]
 
     def decode(self, shape: Shape = ROW) -> int:
         """One decode; how many threads it was given."""
