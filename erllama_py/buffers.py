@@ -75,7 +75,7 @@ class BufferPool:
     def warm(self, count: int, nbytes: int) -> None:
         """Have `count` blocks for `nbytes` bytes each in memory, as far as the budget goes; takes milliseconds each.
 
-        For whoever knows that they will be needed in a hurry.
+        For a caller that will need them in a hurry.
         """
         leases = [self.take(nbytes) for _ in range(count)]
         for lease in leases:

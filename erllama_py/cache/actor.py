@@ -1,6 +1,6 @@
 """The cache's actor: the sole owner of the index of all rows, and of every decision about them. It touches no file.
 
-    look-up:  Find → (wait for a row or a tier on its way) → walk, pin → Hit … Used → unpin, count
+    look-up:  Find → (wait for a pending row or an opening tier) → walk, pin → Hit … Used → unpin, count
     save:     Save → reserve (victims chosen, bytes counted) → Delete, Put to the tier → Recheck → RowStored | PutFailed
     tiers:    TierUp, TierRows, RowLost … as they come; a tier whose name is given up is forgotten until it is back
 
@@ -40,8 +40,7 @@ from erllama_py.cache.messages import (
 )
 from erllama_py.cache.removals import Removals
 from erllama_py.cache.reservation import Refused, Reservations, row_bytes
-from erllama_py.cache.tier_states import TierStates
-from erllama_py.cache.views import row_infos
+from erllama_py.cache.views import TierStates, row_infos
 from erllama_py.cache.waiting import OPENING, Waiting, awaited
 from erllama_py.cache.walk import walk
 from erllama_py.counters import Counters
@@ -79,7 +78,7 @@ class CacheActor(Actor[CacheMessage]):
         self._now = now
         self._tiers = TierStates()
         self._found: dict[tuple[str, int], Hit] = {}  # look-ups that hold pins, by holder and request
-        self._holders: dict[tuple[str, bytes], tuple[str, SaveLost]] = {}  # who is told, if such a row is given up
+        self._holders: dict[tuple[str, bytes], tuple[str, SaveLost]] = {}  # whom to tell if a pending row is given up
         self._background = Background("cache")
 
     async def init(self) -> None:
@@ -131,7 +130,7 @@ class CacheActor(Actor[CacheMessage]):
             case Explain() | ReadCounters() | ListTiers():
                 return Answer(self._probe(message))
             case TierUp() | TierRows() | RowStored() | RowLost() | BadFiles() | TierHealth():
-                self._tier_says(message)
+                self._tier_reports(message)
                 if isinstance(message, TierRows):
                     await asyncio.sleep(0)  # many of these may wait: the loop turns between two of them
         return None
@@ -219,7 +218,7 @@ class CacheActor(Actor[CacheMessage]):
 
     def _put_failed(self, tier: str, reservation: int, problem: str) -> None:
         given_up = self.reservations.release(reservation)
-        if not given_up:  # told already, or a save of a cache that is no more
+        if not given_up:  # reported already, or a save of a cache that is no more
             return
         self._given_up(tier, given_up[:1], problem)
         self._given_up(tier, given_up[1:], "no_parent")
@@ -227,7 +226,7 @@ class CacheActor(Actor[CacheMessage]):
             book.was_full()
 
     def _given_up(self, tier: str, keys: Sequence[bytes], problem: str) -> None:
-        """These rows will not come: nobody waits for them any more, and whoever saved them hears of it."""
+        """These rows will not come: look-ups stop waiting for them, and those that saved them are told."""
         for key in keys:
             self.counters.add(f"saves.dropped.{problem}")
             self._answer_all(self._waiting.settled(key))
@@ -253,10 +252,10 @@ class CacheActor(Actor[CacheMessage]):
 
     # --- tiers ---------------------------------------------------------------------------------------------------
 
-    def _tier_says(self, report: TierUp | TierRows | RowStored | RowLost | BadFiles | TierHealth) -> None:
+    def _tier_reports(self, report: TierUp | TierRows | RowStored | RowLost | BadFiles | TierHealth) -> None:
         match report:
             case TierUp(tier, kind, quota):
-                self._tier_gone(tier)  # whatever was on its way to its predecessor
+                self._tier_gone(tier)  # with what was pending in its predecessor
                 self.index.add_tier(tier, kind, quota)
                 self._tiers.up(tier)
             case TierRows(tier, rows, done, total) if tier in self.index.books:  # else it is about to introduce itself
@@ -289,7 +288,7 @@ class CacheActor(Actor[CacheMessage]):
                 self._tiers.health(tier, problem)
 
     def _answer_opened(self) -> None:
-        """Answer those who waited for rows to be known, once all are."""
+        """Answer the look-ups that waited for rows to be known, once all are."""
         if not self._tiers.opening:
             self._answer_all(self._waiting.settled(OPENING))
 
@@ -297,7 +296,7 @@ class CacheActor(Actor[CacheMessage]):
         given_up = self.reservations.release_tier(tier)
         if (book := self.index.remove_tier(tier)) is not None:
             self._background.start(_shed(book))
-        self._given_up(tier, given_up, "no_tier")  # after that: who waited is not to be sent there
+        self._given_up(tier, given_up, "no_tier")  # after that: no look-up that waited is sent there
         self._tiers.gone(tier)
 
     # --- the rest ------------------------------------------------------------------------------------------------

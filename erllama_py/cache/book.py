@@ -1,4 +1,4 @@
-"""What one tier holds, as the index keeps it: its rows, those on their way there, and who goes on from whom. Pure.
+"""What one tier holds, as the index keeps it: its rows, pending ones, and which extends which. Pure.
 
 A tier that is gone takes its book along, so nothing of it is found from that moment on, however many rows it had.
 """
@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from erllama_py.cache.keys import TOKEN_BYTES, Identity
-from erllama_py.cache.leaves import Leaves
-from erllama_py.cache.siblings import Child, Siblings
+from erllama_py.cache.orders import Child, Leaves, Siblings
 from erllama_py.tiers.messages import RowMeta, StoredRow
 
 # A tier that was full is asked to hold more by this part of each row that it takes: one save in about so many is lost
@@ -30,30 +29,28 @@ class Copy(msgspec.Struct, gc=False):
 
 
 class Book:
-    """Owns all of it. A row is a leaf when none that is stored here, or on its way, goes on from it."""
+    """Owns all of it. A row is a leaf when no stored or pending row extends it here."""
 
     def __init__(self, kind: str, quota: int) -> None:
         self.kind = kind
         self.quota = quota
         self.stored = 0  # bytes
-        self.reserved = 0  # bytes of rows on their way
+        self.reserved = 0  # bytes of pending rows
         self.rows: dict[bytes, Copy] = {}
-        self.coming: dict[bytes, RowMeta] = {}
+        self.pending: dict[bytes, RowMeta] = {}
         self.removing: dict[bytes, int] = {}  # rows that the tier has not let go of yet, and their bytes
         self.capacity = quota  # bytes that the tier is asked to hold
         self.full_at = quota  # bytes that it held when it had no room for more
         self.leaves = Leaves()
         self._children: dict[bytes, Child | Siblings] = {}
-        self._identities: dict[bytes, Counter[Identity]] = {}  # whose rows these are, by model
-        self._builds: dict[bytes, str] = {}  # who has last saved rows of a model, so who runs it now
+        self._identities: dict[bytes, Counter[Identity]] = {}  # settings of the rows of each model
+        self._builds: dict[bytes, str] = {}  # the build that last saved rows of a model, so that runs it now
 
     def __len__(self) -> int:
-        return len(self.rows) + len(self.coming)
+        return len(self.rows) + len(self.pending)
 
     def __repr__(self) -> str:
-        return (
-            f"<Book of {len(self.rows)} rows and {len(self.coming)} on their way, {self.stored} of {self.quota} bytes>"
-        )
+        return f"<Book of {len(self.rows)} rows and {len(self.pending)} pending, {self.stored} of {self.quota} bytes>"
 
     # --- rows ----------------------------------------------------------------------------------------------------
 
@@ -76,8 +73,8 @@ class Book:
         return copy
 
     def reserve(self, meta: RowMeta, nbytes: int) -> None:
-        """A row is on its way."""
-        self.coming[meta.key] = meta
+        """A row is to come."""
+        self.pending[meta.key] = meta
         self.reserved += nbytes
         self._link(meta)
         if meta.build:
@@ -85,7 +82,7 @@ class Book:
 
     def unreserve(self, meta: RowMeta, nbytes: int) -> None:
         """It has arrived, or never will."""
-        if self.coming.pop(meta.key, None) is not None:
+        if self.pending.pop(meta.key, None) is not None:
             self.reserved -= nbytes
             self._unlink(meta)
 
@@ -123,10 +120,10 @@ class Book:
             self.capacity = self.full_at = self.quota
         self.capacity = min(self.quota, self.capacity + nbytes // TRY_SHARE)
 
-    # --- who goes on from where ------------------------------------------------------------------------------------
+    # --- which row extends which ------------------------------------------------------------------------------------
 
     def kids(self, key: bytes) -> int:
-        """How many rows here, and on their way, go on from `key`."""
+        """How many rows extend `key` here, pending ones counted."""
         return len(self._children.get(key, ()))
 
     def children(self, key: bytes) -> Iterator[bytes]:
@@ -147,17 +144,17 @@ class Book:
         return children.nearest(tokens[TOKEN_BYTES * start : TOKEN_BYTES * max(children.ends)])
 
     def has_parent(self, meta: RowMeta) -> bool:
-        """Whether what this row goes on from is here, or on its way; always so at position 0."""
-        return meta.start == 0 or meta.parent in self.rows or meta.parent in self.coming
+        """Whether the row that this one extends is here or pending; always so at position 0."""
+        return meta.start == 0 or meta.parent in self.rows or meta.parent in self.pending
 
     def is_reachable(self, meta: RowMeta) -> bool:
-        """Whether rows that are here, or on their way, lead from position 0 to where this row starts.
+        """Whether rows that are here or pending lead from position 0 to where this row starts.
 
-        Followed anew each time, some 0.1 ms for 1,000 rows: to remember it, all that goes on from a lost row would have
-        to be visited.
+        Followed again each time, some 0.1 ms for 1,000 rows: to remember it, all that extends a lost row would have to
+        be visited.
         """
         while meta.start:
-            parent = self.coming.get(meta.parent)
+            parent = self.pending.get(meta.parent)
             if parent is None and (copy := self.rows.get(meta.parent)) is not None:
                 parent = copy.meta
             if parent is None or parent.end != meta.start:

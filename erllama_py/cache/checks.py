@@ -1,4 +1,4 @@
-"""What an application may hand to the cache, checked at its door: a slip is told to who made it, and costs nobody else.
+"""What an application may hand to the cache, checked at its door: bad arguments raise there and affect nobody else.
 
 Each function gives the value as the cache takes it, or raises `RequestError`. Pure.
 """

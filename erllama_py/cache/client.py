@@ -1,4 +1,4 @@
-"""How a model's actor talks to the cache and to the tiers behind it. Nothing here raises for a cache that is down:
+"""How a model's actor talks to the cache and reads from tiers. Nothing here raises for a cache that is down:
 
 a look-up finds nothing then, a row cannot be read, a save is dropped.
 """

@@ -2,7 +2,7 @@
 
 Leaves first, never what is pinned. Of the leaves the one goes whose hits and prefill time are worth least for its
 bytes, halved for each `HALF_LIFE` since it was used; before those go rows that are of no use: made by another build
-than the one that runs their model now, or with nothing in the tier that they go on from.
+than the one that runs their model now, or that extend nothing in the tier.
 
 That order is exact among up to `SAMPLE` leaves. With more, those that were not used for longest are compared, a sample
 that is refilled as rows are chosen: a save must not wait for a look at a hundred thousand rows, and what is of no use
@@ -99,8 +99,8 @@ def surplus(index: Index, tier: str, now: float) -> Portions:
 def orphans(index: Index, tier: str) -> Portions:
     """Rows of a tier whose chain is broken there, because a row before them is gone; parents before children.
 
-    Those that are pinned are left out, with all that goes on from them: they are read by somebody who found them
-    before, or through another tier.
+    Pinned ones are left out, with all that extends them: somebody who found them before, or through another tier, reads
+    them.
     """
     unseen = deque(index.books[tier].rows)
     while unseen and (book := index.books.get(tier)) is not None:
@@ -109,7 +109,7 @@ def orphans(index: Index, tier: str) -> Portions:
             key
             for key in portion
             if (copy := book.rows.get(key)) is not None
-            and not (book.has_parent(copy.meta) or key in book.coming or index.is_pinned(key))
+            and not (book.has_parent(copy.meta) or key in book.pending or index.is_pinned(key))
         ]
         for key in found:
             unseen.extend(book.children(key))
@@ -142,8 +142,8 @@ def _refill(
 
 def _offer(index: Index, book: Book, key: bytes, candidates: list[tuple[float, bytes]], now: float) -> None:
     copy = book.rows.get(key)
-    # What is saved again under its key must not be removed behind that.
-    if copy is None or key in book.coming or index.is_pinned(key):
+    # A row that is being saved again under its key must not be removed after that.
+    if copy is None or key in book.pending or index.is_pinned(key):
         return
     useless = book.is_stale(copy.meta) or not book.has_parent(copy.meta)
     worth = -1.0 if useless else score(copy.meta, copy.nbytes, copy.hits, copy.used_at, now)

@@ -91,7 +91,7 @@ class Cache:
     ) -> bytes:
         """Save `payload` as the KV state of positions `[start, len(tokens))`; the key of the row.
 
-        The row that ends at `start` must be there, or on its way. The bytes must not change until `flush` returns.
+        The row that ends at `start` must be there or pending. The bytes must not change until `flush` returns.
         What cannot be saved is dropped and counted, as everywhere. `prefill_seconds` is what computing these cells
         took: models read the row where it saves them time.
         """

@@ -2,7 +2,7 @@
 
 Rows form a prefix tree: a row's parent is the row that ends where it starts. Each tier holds whole chains of it, so
 that what it keeps after a restart is of use by itself, and has a book of its own (`book`); a row is a *leaf* of a tier
-when no row there, stored or on its way, goes on from it. Only leaves are evicted.
+when no row there, stored or pending, extends it. Only leaves are evicted.
 
 The same key may lie in several tiers, and there with other starts: what was cut elsewhere ends at the same place. Rows
 come in any order; one to which no chain leads from position 0 is an *orphan*: never found, and kept until its chain is
@@ -12,20 +12,23 @@ whole again, until a row with its key is saved with another start, or until it i
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from typing import Literal
 
 import msgspec
 
 from erllama_py.cache.book import Book, Copy
 from erllama_py.cache.keys import Identity
-from erllama_py.cache.losses import Loss, Losses
 from erllama_py.tiers.messages import RowMeta, StoredRow
 
+Loss = Literal["evicted", "bad"]
+REMEMBERED = 10_000
 
-class Row(msgspec.Struct, frozen=True):
-    """A key with all of its copies, as they are now; `reserved` has the tiers that it is on its way to."""
+
+class Entry(msgspec.Struct, frozen=True):
+    """A key with all of its copies, as they are now; `reserved` has the tiers in which it is pending."""
 
     key: bytes
     copies: dict[str, Copy]
@@ -48,26 +51,63 @@ class Row(msgspec.Struct, frozen=True):
         yield from self.reserved.values()
 
 
+class Losses:
+    """Rows that were evicted or found bad, the last `REMEMBERED` of them, so that a miss can say so."""
+
+    def __init__(self) -> None:
+        self._lost: OrderedDict[bytes, tuple[bytes, int, Loss]] = OrderedDict()  # key → parent, end, why
+        self._ends: dict[bytes, Counter[int]] = {}  # parent → where they ended
+
+    def add(self, meta: RowMeta, why: Loss) -> None:
+        """A row is gone."""
+        self.forget(meta.key)
+        self._lost[meta.key] = (meta.parent, meta.end, why)
+        self._ends.setdefault(meta.parent, Counter())[meta.end] += 1
+        while len(self._lost) > REMEMBERED:
+            self.forget(next(iter(self._lost)))
+
+    def forget(self, key: bytes) -> None:
+        """It is back, or too long ago."""
+        if (lost := self._lost.pop(key, None)) is None:
+            return
+        parent, end, _ = lost
+        ends = self._ends[parent]
+        ends[end] -= 1
+        if not ends[end]:
+            del ends[end]
+        if not ends:
+            del self._ends[parent]
+
+    def ends_after(self, key: bytes) -> Iterable[int]:
+        """Where rows ended that extended `key`."""
+        return self._ends.get(key, ())
+
+    def why(self, key: bytes) -> Loss | None:
+        """Why a row is gone; None if it is there, or never was, or is forgotten."""
+        lost = self._lost.get(key)
+        return None if lost is None else lost[2]
+
+
 class Index:
     """See the module."""
 
     def __init__(self) -> None:
         self.books: dict[str, Book] = {}
         self._losses = Losses()
-        self._held: dict[object, list[bytes]] = {}  # keys by the holder that pins them
+        self._pinned_by: dict[object, list[bytes]] = {}  # keys by the holder that pins them
         self._pins: Counter[bytes] = Counter()
 
     def __repr__(self) -> str:
-        return f"<Index of {len(self)} rows in {len(self.books)} tiers, {len(self._held)} holders of pins>"
+        return f"<Index of {len(self)} rows in {len(self.books)} tiers, {len(self._pinned_by)} holders of pins>"
 
     # --- tiers ---------------------------------------------------------------------------------------------------
 
     def add_tier(self, name: str, kind: str, quota_bytes: int) -> None:
-        """A tier runs; whatever was known of its rows is forgotten, it will tell."""
+        """A tier runs; what was known of its rows is forgotten; it reports them."""
         self.books[name] = Book(kind, quota_bytes)
 
     def remove_tier(self, name: str) -> Book | None:
-        """Forget a tier's copies and what was on its way to it: its book, which nobody uses any more."""
+        """Forget a tier's rows, pending ones too: its book, which nobody uses any more."""
         return self.books.pop(name, None)
 
     def tiers(self) -> list[str]:
@@ -80,13 +120,13 @@ class Index:
         """How many rows there are and will be, each once for every tier."""
         return sum(map(len, self.books.values()))
 
-    def get(self, key: bytes) -> Row | None:
+    def get(self, key: bytes) -> Entry | None:
         """The row with this key."""
         copies = {name: copy for name, book in self.books.items() if (copy := book.rows.get(key)) is not None}
-        coming = {name: meta for name, book in self.books.items() if (meta := book.coming.get(key)) is not None}
-        return Row(key, copies, coming) if copies or coming else None
+        pending = {name: meta for name, book in self.books.items() if (meta := book.pending.get(key)) is not None}
+        return Entry(key, copies, pending) if copies or pending else None
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[Entry]:
         """All rows that lie in some tier now, those that are gone when their turn comes left out."""
         keys = list(dict.fromkeys(chain.from_iterable(book.rows for book in self.books.values())))
         return (row for key in keys if (row := self.get(key)) is not None and row.copies)
@@ -103,7 +143,7 @@ class Index:
         self._losses.forget(key)
 
     def drop(self, tier: str, key: bytes, why: Loss | None = None) -> None:
-        """A tier has this row no more; `why` is told to those who miss it."""
+        """A tier has this row no more; `why` is what look-ups that miss it report."""
         book = self.books.get(tier)
         copy = None if book is None else book.drop(key)
         if copy is not None and why is not None and not any(key in other.rows for other in self.books.values()):
@@ -121,11 +161,11 @@ class Index:
         """Keep these rows from being evicted while `holder` reads them; also if they are forgotten and come back."""
         keys = list(keys)
         self._pins.update(keys)
-        self._held.setdefault(holder, []).extend(keys)
+        self._pinned_by.setdefault(holder, []).extend(keys)
 
     def unpin_all(self, holder: object) -> None:
         """`holder` needs none of its rows any more."""
-        for key in self._held.pop(holder, ()):
+        for key in self._pinned_by.pop(holder, ()):
             self._pins[key] -= 1
             if not self._pins[key]:
                 del self._pins[key]
@@ -134,14 +174,14 @@ class Index:
         """Whether somebody reads this row."""
         return self._pins[key] > 0
 
-    # --- who goes on from where, in whatever tier ----------------------------------------------------------------
+    # --- which row extends which, in whatever tier ----------------------------------------------------------------
 
     def ends_after(self, key: bytes) -> Iterator[int]:
-        """Where the rows that go on from `key` end; the same place may come twice."""
+        """Where the rows that extend `key` end; the same place may come twice."""
         return chain.from_iterable(book.ends_after(key) for book in self.books.values())
 
-    def nearest(self, key: bytes, start: int, tokens: bytes) -> Iterator[tuple[int, bytes, Row]]:
-        """The rows that go on from `key`, which ends at `start`, by what they have in common with packed `tokens`.
+    def nearest(self, key: bytes, start: int, tokens: bytes) -> Iterator[tuple[int, bytes, Entry]]:
+        """The rows that extend `key`, which ends at `start`, by what they have in common with packed `tokens`.
 
         The tokens in common, the row's tokens and the row, those with most in common first; a row comes once for each
         tier that has or will have it.
@@ -152,7 +192,7 @@ class Index:
                 yield common, child.tokens, row
 
     def lost_ends(self, key: bytes) -> Iterable[int]:
-        """Where rows ended that went on from `key` and are gone."""
+        """Where rows ended that extended `key` and are gone."""
         return self._losses.ends_after(key)
 
     def loss(self, key: bytes) -> Loss | None:

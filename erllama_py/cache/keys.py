@@ -71,7 +71,7 @@ def ctx_params_hash(context: ContextOpts, build: str, *, flash_attn: bool, long_
 
 
 class Identity(msgspec.Struct, frozen=True, order=True):
-    """Whose KV state a row is: model file, quantisation, settings of the context. Rows of two never meet.
+    """Whose KV state a row is: model file, quantisation, settings of the context. Rows of two are never mixed.
 
     `fingerprint` (32 bytes) has the salt folded in, and has a place for adapters: see `fold_salt`, `fold_adapters`.
     """

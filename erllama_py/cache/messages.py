@@ -1,7 +1,7 @@
-"""What the cache's actor understands from models and users. What tiers tell it is in `tiers.messages`.
+"""What the cache's actor understands from models and users. What tiers report is in `tiers.messages`.
 
 A *holder* is the name of the actor that asked: what it has pinned is free again when its name is. The handle of an
-application is no actor: it says `Used` itself, whatever becomes of its look-up.
+application is no actor: it sends `Used` itself, whatever becomes of its look-up.
 """
 
 from __future__ import annotations

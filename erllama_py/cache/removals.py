@@ -63,7 +63,7 @@ class Removals:
             self._delete(tier, keys)
 
     def refuse(self, tier: str, key: bytes) -> None:
-        """An engine cannot take this row, in which the tier believes still: nobody finds it from here on."""
+        """An engine cannot take this row, which the tier still considers sound: nobody finds it from here on."""
         self._log.warning("an engine has refused a row", tier=tier, key=key.hex())
         self._reservations.remove(tier, (key,), "bad")
         self._refused.add((tier, key))
@@ -73,7 +73,7 @@ class Removals:
         """Rows may be read by nobody any more: those that were refused go now."""
         for tier, key in [one for one in self._refused if not self._index.is_pinned(one[1])]:
             book = self._index.books.get(tier)
-            if book is None or key not in book.coming:  # else it is about to be replaced
+            if book is None or key not in book.pending:  # else it is about to be replaced
                 self._refused.discard((tier, key))
                 self._delete(tier, (key,))
 

@@ -1,8 +1,8 @@
-"""Room for rows that are on their way: reserved before a byte is written, given back when it comes to nothing.
+"""Room for pending rows: reserved before a byte is written, given back where nothing was stored.
 
 `reserve` decides whether a row is wanted, and which rows must go for it. A reservation stands until it is settled or
-released; when it is released, so is every one that goes on from it, for a tier holds whole chains. Bytes of rows that
-were told to go count until the tier has let them go.
+released; when it is released, so is every one that extends it, for a tier holds whole chains. Bytes of rows that are to
+go count until the tier has let go of them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import Literal
 import msgspec
 
 from erllama_py.cache.eviction import PORTION, choose_victims
-from erllama_py.cache.index import Index
-from erllama_py.cache.losses import Loss
+from erllama_py.cache.index import Index, Loss
 from erllama_py.tiers.messages import RowMeta
 
 
@@ -49,7 +48,7 @@ def row_bytes(meta: RowMeta) -> int:
     return meta.payload_bytes + meta.logits_bytes + len(meta.tokens) + OVERHEAD
 
 
-class Open(msgspec.Struct, frozen=True):
+class Reservation(msgspec.Struct, frozen=True):
     """A reservation that stands."""
 
     tier: str
@@ -62,7 +61,7 @@ class Reservations:
 
     def __init__(self, index: Index) -> None:
         self._index = index
-        self._open: dict[int, Open] = {}
+        self._open: dict[int, Reservation] = {}
         self._by_key: dict[bytes, set[int]] = {}
 
     def __len__(self) -> int:
@@ -76,13 +75,13 @@ class Reservations:
             return Refused("no_tier")
         copy = book.rows.get(meta.key)
         # One that no chain leads to is of no use to anybody: it is replaced.
-        if meta.key in book.coming or (copy is not None and book.is_reachable(copy.meta)):
+        if meta.key in book.pending or (copy is not None and book.is_reachable(copy.meta)):
             return Refused("duplicate")
         if nbytes > book.quota:
             return Refused("too_large")
         if not book.is_reachable(meta):
             return Refused("no_parent")
-        # Reserved first: so the row that it goes on from is no leaf, and no victim.
+        # Reserved first: so the row that it extends is no leaf, and no victim.
         book.reserve(meta, nbytes)
         victims, freed = choose_victims(index, tier, book.excess(nbytes), now)
         if freed < book.stored + book.reserved - book.quota:
@@ -90,18 +89,18 @@ class Reservations:
             return Refused("no_room", victims if len(victims) == PORTION else ())
         self.remove(tier, victims)
         number = next(_IDS)
-        self._open[number] = Open(tier, meta, nbytes)
+        self._open[number] = Reservation(tier, meta, nbytes)
         self._by_key.setdefault(meta.key, set()).add(number)
         return Reserved(number, victims)
 
     def stands(self, number: int) -> bool:
-        """Whether this row is still wanted, and what it goes on from is still there or coming."""
+        """Whether this row is still wanted, and the rows before it are still there or pending."""
         one = self._open.get(number)
         book = None if one is None else self._index.books.get(one.tier)
         return one is not None and book is not None and book.is_reachable(one.meta)
 
     def end_of(self, key: bytes) -> int | None:
-        """Where the row with this key ends, if it is on its way."""
+        """Where the row with this key ends, if it is pending."""
         numbers = self._by_key.get(key)
         return self._open[next(iter(numbers))].meta.end if numbers else None
 
@@ -110,21 +109,21 @@ class Reservations:
         self._close(number)
 
     def release(self, number: int) -> list[bytes]:
-        """The row will not come, nor any that goes on from it in that tier; their keys."""
+        """The row will not come, nor any that extends it in that tier; their keys."""
         released, falling = list[bytes](), [number]
         while falling:
             if (closed := self._close(falling.pop())) is not None:
                 released.append(closed.meta.key)
-                falling += self._going_on_from(closed)
+                falling += self._extending(closed)
         return released
 
     def release_tier(self, tier: str) -> list[bytes]:
-        """A tier is gone, and what was on its way to it."""
+        """A tier is gone, and what was pending there; their keys."""
         numbers = [number for number, one in self._open.items() if one.tier == tier]
         return [closed.meta.key for number in numbers if (closed := self._close(number)) is not None]
 
     def remove(self, tier: str, keys: Iterable[bytes], why: Loss = "evicted") -> None:
-        """Take rows out of the index that a tier is about to be told to let go of."""
+        """Take rows out of the index that a tier is about to be asked to remove."""
         if (book := self._index.books.get(tier)) is not None:
             for key in keys:
                 if (copy := book.rows.get(key)) is not None:
@@ -135,11 +134,11 @@ class Reservations:
         """The tier has let go of them."""
         if (book := self._index.books.get(tier)) is not None:
             for key in keys:
-                # A tier that was asked for its rows meanwhile has reported it again, before it let go of it.
+                # A tier that was asked for its rows meanwhile has reported it again before it removed it.
                 if book.removing.pop(key, None) is None:
                     self._index.drop(tier, key, "evicted")
 
-    def _going_on_from(self, parent: Open) -> list[int]:
+    def _extending(self, parent: Reservation) -> list[int]:
         book = self._index.books.get(parent.tier)
         keys = set(book.children(parent.meta.key)) if book is not None else ()
         numbers = itertools.chain.from_iterable(self._by_key.get(key, ()) for key in keys)
@@ -149,7 +148,7 @@ class Reservations:
             if (one := self._open[number]).tier == parent.tier and one.meta.parent == parent.meta.key
         ]
 
-    def _close(self, number: int) -> Open | None:
+    def _close(self, number: int) -> Reservation | None:
         closed = self._open.pop(number, None)
         if closed is None:
             return None

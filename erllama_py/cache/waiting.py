@@ -19,7 +19,7 @@ from erllama_py.cache.walk import walk
 
 Waiter = tuple[Find, Reply[Any]]
 
-OPENING = b""  # what those wait for who wait until all rows of all tiers are known: no key of a row
+OPENING = b""  # no key of a row: wait until every tier has reported all of its rows
 
 
 def awaited(find: Find, index: Index, reservations: Reservations, opening: bool) -> bytes | None:
@@ -58,7 +58,7 @@ class Waiting:
         self._waiters[ticket] = (key, (find, reply), timer)
 
     def settled(self, key: bytes) -> list[Waiter]:
-        """Those who waited for this row, in the order in which they came; they do not wait any more."""
+        """The look-ups that waited for this row, in the order in which they came; they do not wait any more."""
         return [self._take(ticket) for ticket, (waited, _, _) in list(self._waiters.items()) if waited == key]
 
     def release(self, ticket: int) -> list[Waiter]:
@@ -66,7 +66,7 @@ class Waiting:
         return [self._take(ticket)] if ticket in self._waiters else []
 
     def leave(self, holder: str, request_id: int) -> None:
-        """This look-up waits no more, and nothing is answered: whoever asked has said that it is over.
+        """This look-up waits no more, and nothing is answered: its model has ended it.
 
         Its task may not have run yet since it was cancelled. Were it answered until then, its pins would stay.
         """

@@ -1,7 +1,7 @@
 """The longest saved prefix of a prompt: one walk down the prefix tree of rows. Pure.
 
 The prompt's running SHA-256 is copied at each place where a row could end, in ascending order: those are the ends of
-the rows that go on from what was reached already. A row is reached when its key is the prompt's key there, its parent
+the rows that extend what was reached already. A row is reached when its key is the prompt's key there, its parent
 is reached, and its tokens are the prompt's. So everything is found that lies on the prompt's path, at whatever lengths,
 and nothing that does not match it token for token.
 """
@@ -14,9 +14,9 @@ from typing import Literal
 
 import msgspec
 
-from erllama_py.cache.index import Index, Row
+from erllama_py.cache.index import Entry, Index
 from erllama_py.cache.keys import TOKEN_BYTES, Identity, prefix_keys
-from erllama_py.cache.worth import is_worth, token_seconds
+from erllama_py.cache.policy import is_worth, token_seconds
 from erllama_py.options.tiers import KINDS
 from erllama_py.tiers.messages import RowMeta
 
@@ -38,8 +38,8 @@ class Miss(msgspec.Struct, frozen=True):
 
     `"empty"`: no row of this model that a chain leads to; `"other_parameters"`: only such as were made with other
     settings; `"diverges"`: what is saved goes on with another token; `"ends"`: what is saved ends there;
-    `"saving"`: the next row is on its way; `"evicted"`, `"bad"`: the next row was there. `"diverges"` is exact: no
-    saved row that goes on from what was found has more in common with the prompt.
+    `"saving"`: the next row is pending; `"evicted"`, `"bad"`: the next row was there. `"diverges"` is exact: no
+    saved row that extends what was found has more in common with the prompt.
     """
 
     reason: Literal["empty", "other_parameters", "diverges", "ends", "saving", "evicted", "bad"]
@@ -51,7 +51,7 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
 
     `chain` are the rows to restore, from position 0 without a gap; the last one is to be cut back to `length` where
     that is before its end. `reached` are those and all others on the prompt's path, one for each end, in their order.
-    Up to `saved_to`, a row's end, everything is stored or on its way in the tier that was asked
+    Up to `saved_to`, a row's end, everything is stored or pending in the tier that was asked
     for: new rows continue there.
     """
 
@@ -124,7 +124,7 @@ def _follow(index: Index, identity: Identity, tokens: bytes, n_tokens: int, tier
     return path
 
 
-def _reach(index: Index, path: _Path, row: Row, end: int, tokens: bytes, tier: str | None) -> bool:
+def _reach(index: Index, path: _Path, row: Entry, end: int, tokens: bytes, tier: str | None) -> bool:
     """Take a row with the right key in, if the prompt leads to it; whether it does."""
 
     def leads_to(meta: RowMeta) -> bool:
@@ -141,8 +141,8 @@ def _reach(index: Index, path: _Path, row: Row, end: int, tokens: bytes, tier: s
     if copies:
         path.best[end] = min(copies, key=lambda one: _slowness(index, one))
     if tier is not None:
-        copy, coming = row.copies.get(tier), row.reserved.get(tier)
-        metas = (copy.meta if copy is not None else None, coming)
+        copy, pending = row.copies.get(tier), row.reserved.get(tier)
+        metas = (copy.meta if copy is not None else None, pending)
         if any(meta is not None and meta.start in path.saved and leads_to(meta) for meta in metas):
             path.saved.add(end)
     return True
@@ -158,7 +158,7 @@ def _slowness(index: Index, row: Located) -> tuple[int, int]:
 
 
 def _partial(index: Index, path: _Path, tokens: bytes, length: int) -> tuple[Located | None, int]:
-    """The row that gives most when it is cut back, and to where: it goes on from the path, further than `length`.
+    """The row that gives most when it is cut back, and to where: it extends the path, further than `length`.
 
     By so much that it is worth reading.
     """
@@ -184,7 +184,7 @@ def _partial(index: Index, path: _Path, tokens: bytes, length: int) -> tuple[Loc
     return found, longest
 
 
-def _copies(row: Row) -> Iterator[Located]:
+def _copies(row: Entry) -> Iterator[Located]:
     return (Located(copy.meta, tier, copy.nbytes) for tier, copy in row.copies.items())
 
 

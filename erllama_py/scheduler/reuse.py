@@ -11,7 +11,7 @@ import msgspec
 
 from erllama_py.cache.keys import TOKEN_BYTES, common_prefix
 from erllama_py.cache.messages import Hit, Located
-from erllama_py.cache.worth import is_worth, token_seconds
+from erllama_py.cache.policy import is_worth, token_seconds
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.results import CacheHitKind
 from erllama_py.scheduler.cells import Slot

@@ -1,7 +1,7 @@
 """What all tiers have in common: the actor around a store of rows.
 
 Owns the tier's list of its rows, and its queue: rows that are to be stored and removed, the only place where they wait
-on the way from the engine to the file. One task does what is queued, in order, so parents are stored before children,
+between the engine and the file. One task does what is queued, in order, so parents are stored before children,
 rows are removed before others are written that need their room, and nothing else changes the store meanwhile. A job
 that fails costs no other. What the queue may hold is bounded by the buffers that rows of models lie in, and by the
 reservations of the cache. Reading does not wait for it. A subclass says how rows are put, read and removed.
@@ -96,7 +96,7 @@ class TierActor(Actor[TierMessage]):
             waited = True
 
     async def _settle(self, change: Change, reply: Reply[Any] | None, waited: bool) -> None:
-        """Do one, and tell how it ended."""
+        """Do one, and report how it ended."""
         try:
             answer = await self._do(change, waited)
         except Exception as error:
@@ -105,7 +105,7 @@ class TierActor(Actor[TierMessage]):
                     self.tell(PutFailed(self.tier, reservation, type(error).__name__))
                 case Delete(keys):
                     self.tell(Removed(self.tier, keys, ok=False))
-            if not isinstance(error, TierError):  # these are the tier's own, and told elsewhere
+            if not isinstance(error, TierError):  # those are the tier's own, and reported elsewhere
                 problem = f"{type(error).__name__}: {error}"
                 get_logger().warning("a tier has failed at one row", tier=self.tier, problem=problem)
             _let_go(error)
@@ -148,7 +148,7 @@ class TierActor(Actor[TierMessage]):
         """See `Sweep`."""
         raise NotImplementedError
 
-    # --- what is told ----------------------------------------------------------------------------------------
+    # --- reports ----------------------------------------------------------------------------------------
 
     def touch(self, message: Touch) -> None:
         """See `Touch`."""

@@ -2,7 +2,7 @@
 
 Owns a `Store`, one thread that writes and changes names, and a few that read. Opening is short (the lock, the names and
 the sizes); headers are read in the background (`Opening`). Before each row it looks whether the directory is still the
-one that it opened. A tier that cannot be written says so once, goes on serving what it has, and is well again with the
+one that it opened. A tier that cannot be written reports that once, goes on serving what it has, and recovers with the
 first row that it can publish.
 """
 
@@ -34,7 +34,7 @@ READERS = 4
 WARM_BUFFERS = 4
 # Seconds between two writes of hit counts: what a crash forgets of them at most.
 USAGE_INTERVAL = 5.0
-# The device has less room than the quota allows: whoever makes room is asked for it as if the quota were smaller.
+# The device has less room than the quota allows: the cache makes room as it would under a smaller quota.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -99,7 +99,7 @@ class DirectoryTier(TierActor):
             await self._reopen()
         await self._writing.run(self.store.prepare, draft)
         await self.recheck(reservation)
-        # From here on a cancellation changes nothing: the row is there, and told, or it is not.
+        # From here on a cancellation changes nothing: the row is there and reported, or it is not.
         row = await self._writing.finish(self.store.publish, draft)
         self._opening.settle([draft.name])
         return self.stored(reservation, row)
@@ -204,13 +204,13 @@ class DirectoryTier(TierActor):
     def _set_aside(self, name: str, bad: BadFile) -> bool:
         """Whether this is still the file of that name; it is out of the way then, as far as that can be done."""
         try:
-            return self.store.set_aside(name, bad.identity, bad.kind)
+            return self.store.set_aside(name, bad.file_id, bad.kind)
         except (OSError, TierError) as error:
             self._log.warning("a bad file cannot be set aside", file=name, error=str(error))
             return True
 
     async def _reopen(self) -> None:
-        """Open the directory anew: forget the rows that are not in it, and look at what is new."""
+        """Open the directory again: forget the rows that are not in it, and look at what is new."""
         opened = await self._writing.finish(self.store.reopen_if_lost)
         if opened is None:  # by somebody else meanwhile
             return

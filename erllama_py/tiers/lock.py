@@ -49,13 +49,13 @@ class Place:
         return other.lock_fd >= 0 and _same(os.fstat(self.lock_fd), other.lock_fd)
 
     def succeed(self, old: Place) -> None:
-        """Be used instead of `old` from now on, with its lock if that is the same file; who reads there may go on."""
+        """Be used instead of `old` from now on, with its lock if that is the same file; its readers may go on."""
         if self.shares_lock(old):
             self.lock_fd, old.lock_fd = old.lock_fd, self.lock_fd
         old.unlock()
 
     def unlock(self) -> None:
-        """Free the lock; those who are reading still may go on."""
+        """Free the lock; readers may go on."""
         descriptor, self.lock_fd = self.lock_fd, -1
         if descriptor >= 0:
             # Closing alone would leave the lock with a child that is being started, between its fork and its `exec`.
@@ -65,12 +65,12 @@ class Place:
                 os.close(descriptor)
 
     def close(self) -> None:
-        """Free the lock and let go of the directory, which nobody is reading any more. Allowed twice."""
+        """Free the lock and close the directory, which nobody reads any more. Allowed twice."""
         self.unlock()
         self.let_go()
 
     def let_go(self) -> None:
-        """Close all descriptors. The lock stays with whoever else has the open file: in a forked child, its parent."""
+        """Close all descriptors. A lock that was inherited stays with the process that took it."""
         descriptors = (self.lock_fd, self.aside_fd, self.rows_fd, self.root_fd)
         self.root_fd = self.lock_fd = self.rows_fd = self.aside_fd = -1
         for descriptor in descriptors:
@@ -138,7 +138,7 @@ def _make_directories(root: str) -> None:
     for path in reversed(missing):
         with suppress(FileExistsError):
             os.mkdir(path, PRIVATE)
-        with suppress(PermissionError):  # who may make a directory there need not be allowed to look at it
+        with suppress(PermissionError):  # making a directory there may be allowed, and looking at it not
             _sync_directory(os.path.dirname(path))
 
 
@@ -187,7 +187,7 @@ def _lock(tier: str, place: Place) -> None:
         raise TierLocked(
             tier, f"{place.root} is open already, by the process {holder}; a directory belongs to one tier at a time"
         ) from error
-    # Only a help for whoever finds it locked: a full disk must not keep the rows from being read.
+    # For the error of the next one to open it. A full disk must not keep the rows from being read.
     with suppress(OSError):
         os.ftruncate(place.lock_fd, 0)
         os.pwrite(place.lock_fd, b"%d\n" % os.getpid(), 0)

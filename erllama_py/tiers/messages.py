@@ -1,4 +1,4 @@
-"""What a row is, what a tier's actor understands, and what it tells the cache.
+"""What a row is, what a tier's actor understands, and what it reports to the cache.
 
 A tier stores rows and knows nothing of prompts. It is an actor named `tier:<name>` (`tier_actor_name`). What changes it
 (`Put`, `Delete`, `Sweep`) waits in its queue, and is done in the order in which it came; `Flush` is answered when it is
@@ -116,7 +116,7 @@ class Delete(msgspec.Struct, frozen=True):
 
 
 class Flush(msgspec.Struct, frozen=True):
-    """Answered when everything that was queued before is done, and told to the cache."""
+    """Answered when everything that was queued before is done and reported."""
 
 
 class Touch(msgspec.Struct, frozen=True):
@@ -163,7 +163,7 @@ class TierRows(msgspec.Struct, frozen=True):
 
 
 class RowStored(msgspec.Struct, frozen=True):
-    """A row was published under a reservation. Told before `Put` is answered, so no crash in between loses it."""
+    """A row was published under a reservation. Reported before `Put` is answered, so no crash in between loses it."""
 
     tier: str
     reservation: int

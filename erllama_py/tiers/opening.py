@@ -1,8 +1,8 @@
 """Looking at the files of a directory that was opened, while rows are put, read and deleted there.
 
 An `Opening` owns the names of which no row is known: those to be looked at, those that could not be read for a moment,
-and those that cannot be read. None of them is a stray. Who learns what a file is by another way (it was put, deleted,
-found to be gone) settles its name, and what was read of it before counts for nothing. A directory that is opened again
+and those that cannot be read. `Sweep` must not remove them. A put, a deletion or a loss settles a file's name, and
+discards what the scan has read of it. A directory that is opened again
 has another `Opening`; the one before is abandoned.
 """
 

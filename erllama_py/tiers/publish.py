@@ -3,7 +3,7 @@
     create → allocate → write → sync → (recheck, by the actor) → link → unlink → sync the directory
 
 `Files` are the calls of the operating system, one for each stage: tests put their own in, to fail, to wait or to die
-there. A `Draft` is one row on its way. `prepare` makes the temp file, `publish` gives it its name, `take_back` undoes
+there. A `Draft` is one pending row. `prepare` makes the temp file, `publish` gives it its name, `take_back` undoes
 whatever was done. The caller keeps the books: it reserves the bytes before `prepare`, and it alone changes the
 directory meanwhile.
 """
@@ -86,7 +86,7 @@ class Files:
 
 
 class Draft:
-    """One row on its way into a directory."""
+    """One row that is to become a file."""
 
     def __init__(self, row: RowBytes) -> None:
         self.row = row

@@ -2,7 +2,7 @@
 
     fixed part │ build │ tokens │ checksum │ zeros … │ payload │ logits
 
-The header is everything before the payload, which starts at a multiple of `ALIGNMENT`. It says all about a row, and
+The header is everything before the payload, which starts at a multiple of `ALIGNMENT`. It describes the row, and
 is checked without the payload. Only the usage (hits, last use) is ever written again, in place; it has a checksum of
 its own and no other covers it. `docs/internals/row-file.md` documents each byte; a test compares its table with
 `FIELDS`. `decode_header` takes any bytes and any name, and raises nothing but `BadRow`.

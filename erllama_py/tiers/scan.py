@@ -28,7 +28,7 @@ T = TypeVar("T")
 BETWEEN_BREATHS = 32
 BREATH_SECONDS = 0.0001
 
-Identity = tuple[int, int]  # device and inode: the file itself, whatever its name
+FileId = tuple[int, int]  # device and inode: the file itself, whatever its name
 
 # No link is followed and no pipe is waited for: what is not a regular file gives an `OSError` when it is read.
 READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -40,9 +40,9 @@ PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 class BadFile(Exception):
     """A file under a row's name that is not that row: a `BadRow` kind, in words, and which file."""
 
-    def __init__(self, kind: str, problem: str, identity: Identity) -> None:
-        super().__init__(kind, problem, identity)
-        self.kind, self.problem, self.identity = kind, problem, identity
+    def __init__(self, kind: str, problem: str, file_id: FileId) -> None:
+        super().__init__(kind, problem, file_id)
+        self.kind, self.problem, self.file_id = kind, problem, file_id
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def read_row(
     """
     fd = os.open(name, READING, dir_fd=place.rows_fd)
     try:
-        identity = _identity(fd)
+        file_id = _file_id(fd)
         try:
             header = _read_header(fd, name)
             payload = take(header.meta.payload_bytes)
@@ -126,7 +126,7 @@ def read_row(
         except row_file.BadRow as bad:
             # Without the frames, which would hold the lent memory for as long as somebody keeps the error.
             payload = None
-            raise BadFile(bad.kind, bad.problem, identity) from bad.with_traceback(None)
+            raise BadFile(bad.kind, bad.problem, file_id) from bad.with_traceback(None)
     finally:
         os.close(fd)
     return header, payload.toreadonly(), logits
@@ -146,7 +146,7 @@ def _look_at(place: Place, name: str) -> Finding:
         )
         return Finding(name, row=row)
     except row_file.BadRow as bad:
-        return Finding(name, bad=BadFile(bad.kind, bad.problem, _identity(fd)))
+        return Finding(name, bad=BadFile(bad.kind, bad.problem, _file_id(fd)))
     except OSError as error:
         return Finding(name, error=error.with_traceback(None))
     finally:
@@ -173,7 +173,7 @@ def _read_into(fd: int, target: memoryview, offset: int) -> None:
         done += read
 
 
-def _identity(fd: int) -> Identity:
+def _file_id(fd: int) -> FileId:
     facts = os.fstat(fd)
     return facts.st_dev, facts.st_ino
 
@@ -192,10 +192,10 @@ def _sizes(directory: int) -> dict[str, tuple[int, int]]:
     return found
 
 
-def same_identity(place: Place, name: str, identity: Identity) -> bool:
+def same_file(place: Place, name: str, file_id: FileId) -> bool:
     """Whether `name` is still the file that was judged."""
     try:
         facts = os.stat(name, dir_fd=place.rows_fd, follow_symlinks=False)
     except FileNotFoundError:
         return False
-    return (facts.st_dev, facts.st_ino) == identity
+    return (facts.st_dev, facts.st_ino) == file_id

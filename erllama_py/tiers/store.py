@@ -19,7 +19,7 @@ from erllama_py.tiers.ledger import Ledger
 from erllama_py.tiers.lock import Place, open_place, words
 from erllama_py.tiers.messages import StoredRow
 from erllama_py.tiers.publish import Draft, Files, prepare, publish, take_back
-from erllama_py.tiers.scan import BadFile, Identity, breathing, read_row, same_identity, take_census
+from erllama_py.tiers.scan import BadFile, FileId, breathing, read_row, same_file, take_census
 
 # File names have at most 255 bytes. A row's name has 68, and what comes before it here has less than 50.
 KEPT_OF_NAME = 200
@@ -121,10 +121,10 @@ class Store:
         self.ledger.drop(name)
         return True
 
-    def set_aside(self, name: str, identity: Identity, kind: str) -> bool:
+    def set_aside(self, name: str, file_id: FileId, kind: str) -> bool:
         """Move a bad file out of the way, the oldest there making room; False if another one has the name by now."""
         place = self._opened()
-        if not same_identity(place, name, identity):
+        if not same_file(place, name, file_id):
             return False
         kept = os.fsdecode(os.fsencode(name)[:KEPT_OF_NAME])
         aside = next(new for number in self._numbers if (new := f"{number}-{kind}-{kept}") not in self.ledger.aside)

@@ -241,7 +241,7 @@ class Life(RuleBasedStateMachine):
         rows = [row for row in self.index.rows() if "disk" in row.copies]
         assert book.stored == sum(row.copies["disk"].nbytes for row in rows)
         assert book.stored + book.reserved <= book.quota
-        parents = [one.parent for one in (*[row.copies["disk"].meta for row in rows], *book.coming.values())]
+        parents = [one.parent for one in (*[row.copies["disk"].meta for row in rows], *book.pending.values())]
         leaves = {row.key for row in rows if row.key not in parents}
         with closing(book.leaves.oldest()) as oldest:
             assert sorted(oldest) == sorted(leaves)

@@ -173,7 +173,7 @@ def test_a_book_from_which_everything_has_gone_is_empty(moves: list[tuple[str, s
     for book in index.books.values():
         for key in sorted(book.rows):
             book.drop(key)
-        for row in list(book.coming.values()):
+        for row in list(book.pending.values()):
             book.unreserve(row, 10)
         assert (len(book), book.used(), book.reserved, len(book.leaves)) == (0, 0, 0, 0)
         assert (book._children, book._identities) == ({}, {})

@@ -7,7 +7,7 @@ from contextlib import closing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.cache.leaves import LEAST_OUTDATED, Leaves
+from erllama_py.cache.orders import LEAST_OUTDATED, Leaves
 
 KEYS = st.sampled_from([b"a", b"b", b"c", b"d", b"e"])
 MOVES = st.lists(st.tuples(KEYS, st.none() | st.integers(0, 9).map(float)), max_size=40)

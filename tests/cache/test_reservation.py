@@ -140,7 +140,7 @@ class Life(RuleBasedStateMachine):
     def is_whole(self, row: RowMeta) -> bool:
         """Whether rows that are there, or on their way, lead to it, whichever copy of a key."""
         book = self.index.books["disk"]
-        before = [book.coming.get(row.parent), *[copy.meta for key, copy in book.rows.items() if key == row.parent]]
+        before = [book.pending.get(row.parent), *[copy.meta for key, copy in book.rows.items() if key == row.parent]]
         return row.start == 0 or any(one is not None and self.is_whole(one) for one in before)
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama_py.cache.keys import common_prefix, pack_tokens
-from erllama_py.cache.siblings import Child, Siblings
+from erllama_py.cache.orders import Child, Siblings
 
 # Of few and of far apart tokens, so that lists share beginnings, and bytes of one token are those of another.
 SPANS = st.lists(st.sampled_from([0, 1, 256, 1 << 24]), max_size=6).map(pack_tokens)

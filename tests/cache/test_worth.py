@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama_py.cache.messages import RowMeta
-from erllama_py.cache.worth import TOKENS_IF_UNKNOWN, is_worth, token_seconds
+from erllama_py.cache.policy import TOKENS_IF_UNKNOWN, is_worth, token_seconds
 
 tokens = st.integers(1, 1 << 17)
 seconds = st.floats(1e-7, 1.0)

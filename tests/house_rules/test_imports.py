@@ -63,7 +63,7 @@ DOORS: dict[str, set[str]] = {
     "handle": {"model", "session", "stream", "caller", "by_id", "supervised"},
     "model": {"actor", "board", "request"},
     "scheduler": {"machine", "outcomes", "messages", "state", "stages", "reuse"},
-    "cache": {"messages", "client", "handle", "keys", "save_policy", "worth"},
+    "cache": {"messages", "client", "handle", "keys", "policy"},
     "tiers": {"messages"},
     "watch": {"log", "pressure"},
     "actors": set(),

@@ -1,0 +1,88 @@
+"""What is saved of a prompt, and which rows are worth reading: pure functions over gates and measured times.
+
+**Where rows end** (`prompt_ends`): on an absolute grid, so that prompts with a common beginning share rows whatever
+follows, and at anchors, where conversations diverge. The laws: ends ascend, each is on the grid or fixed (an anchor, or
+the end of a prompt that cannot be cut back), and no two of one plan are closer than `LEAST_ROW_TOKENS` unless both are
+fixed or the grid itself is finer.
+
+**Whether rows are worth reading** (`is_worth`): what is spared against what it costs.
+
+    tokens × seconds a token   against   FIXED_SECONDS + bytes / BYTES_PER_SECOND
+
+The seconds a token are the rows' own: `RowMeta.prefill_seconds` for their spans, of those rows that have any. More
+tokens, or dearer ones, never make rows less worth, and more bytes never more. Live cells that are shared cost nothing,
+and are not weighed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from erllama_py.options.model import PolicyOpts
+from erllama_py.tiers.messages import RowMeta
+
+# Closer ends are one row. Not for the time: 32 tokens of a 135M model take 0.2 s on two cores, a synced file 5 to 20
+# ms. But a row has a file, however short it is: two syncs, a page or two beside its cells, and a header to be read
+# whenever its directory is opened (10,000 of them: half a second), for a hit that is at most this much longer. A grid
+# end this close to an anchor is left out.
+LEAST_ROW_TOKENS = 32
+
+# A recurrent state has a fixed size, however few tokens a row spans. Ends on the grid are spread out until the state
+# costs no more than this for each token, which is what attention of a model of 7 billion parameters takes.
+STATE_BYTES_PER_TOKEN = 64 << 10
+
+# Reading and restoring 5.9 MB took 2.7 ms from the page cache and 5.9 ms from a disk on two CPUs (2.2 and 1.0 GB/s);
+# rows of 33 MB come to an H200 at 4 GB/s. So a CPU reads a row for a single token, which takes it milliseconds; the
+# H200 with 8 billion parameters, at 0.1 ms a token, reads one of 256 tokens for 171 of them.
+BYTES_PER_SECOND = 2.0e9
+# What a row costs however short it is: an open file, its header, messages between threads.
+FIXED_SECONDS = 0.0003
+# No model computes tokens faster: where less was measured, it was not the model that was (the stub of the tests).
+LEAST_TOKEN_SECONDS = 0.00002
+# So many tokens are worth rows of which nobody knows what they took: those that an application has put there.
+TOKENS_IF_UNKNOWN = 16
+
+
+def grid_stride(policy: PolicyOpts, state_bytes: int) -> int:
+    """Tokens between two ends on the grid: a multiple of `boundary_align_tokens`."""
+    align = policy.boundary_align_tokens
+    return align * max(1, -(-state_bytes // (STATE_BYTES_PER_TOKEN * align)))
+
+
+def prompt_ends(
+    n_tokens: int, policy: PolicyOpts, anchors: Sequence[int], *, stride: int, cuttable: bool
+) -> tuple[int, ...]:
+    """Where the rows of a prompt of `n_tokens` tokens end, from its start.
+
+    The grid goes up to `boundary_trim_tokens` before the prompt's end. Where the sequence cannot be cut back
+    (`cuttable` is false) a row ends with the prompt too: an exact repeat has nowhere else to start from.
+    """
+    if policy.min_tokens is None or n_tokens < (policy.cold_min_tokens or policy.min_tokens):
+        return ()
+    if policy.cold_max_tokens is not None and n_tokens > policy.cold_max_tokens:
+        return ()
+    fixed = {anchor for anchor in anchors if policy.min_tokens <= anchor < n_tokens}
+    if not cuttable:
+        fixed.add(n_tokens)
+    ends = set(fixed)
+    for end in range(stride, n_tokens - policy.boundary_trim_tokens + 1, stride):
+        if end >= policy.min_tokens and all(abs(end - other) >= LEAST_ROW_TOKENS for other in fixed):
+            ends.add(end)
+    return tuple(sorted(ends))
+
+
+def is_worth(tokens: int, token_seconds: float, nbytes: int) -> bool:
+    """Whether `nbytes` should be read to spare `tokens`; 0 seconds a token are unknown."""
+    if token_seconds <= 0:
+        return tokens >= TOKENS_IF_UNKNOWN
+    return tokens * max(token_seconds, LEAST_TOKEN_SECONDS) >= FIXED_SECONDS + nbytes / BYTES_PER_SECOND
+
+
+def token_seconds(metas: Iterable[RowMeta]) -> float:
+    """What a token of these rows took to compute, on average over those of which it is known; 0 if of none."""
+    seconds, tokens = 0.0, 0
+    for meta in metas:
+        if meta.prefill_seconds > 0:
+            seconds += meta.prefill_seconds
+            tokens += meta.end - meta.start
+    return seconds / tokens if tokens else 0.0
