@@ -16,7 +16,8 @@ import erllama_py as erllama
 from erllama_py.engine import jobs
 from erllama_py.engine.failure import Failure, ForeignError, failure_of
 
-PUBLIC = [kind for name in erllama.__all__ if issubclass(kind := getattr(erllama, name), erllama.ErllamaError)]
+NAMED = [getattr(erllama, name) for name in erllama.__all__]
+PUBLIC = [one for one in NAMED if isinstance(one, type) and issubclass(one, erllama.ErllamaError)]
 MESSAGES = [*typing.get_args(jobs.Job), *typing.get_args(jobs.Outcome)]
 
 
