@@ -34,9 +34,10 @@ check: env  ## judge the code without running it: style, types, documents, house
 	@$(BIN)/zensical build --clean --strict
 	@$(BIN)/python -m pytest -q tests/house_rules
 
-format: env  ## lay out the code
+format: env  ## lay out the code, and write the reference page
 	@$(BIN)/ruff check --quiet --fix
 	@$(BIN)/ruff format
+	@$(BIN)/python -m scripts.reference
 
 bench: env  ## run the benchmarks, one after the other, and write their tables into docs
 	@$(BIN)/python -m erllama_py.serve.models smollm2 >/dev/null

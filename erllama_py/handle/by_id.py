@@ -11,6 +11,7 @@ from erllama_py.handle.model import Model
 
 P = ParamSpec("P")
 R = TypeVar("R")
+C = TypeVar("C", bound=Callable[..., object])
 
 
 class Finder(Protocol):
@@ -26,11 +27,7 @@ def by_id(method: Callable[Concatenate[Model, P], R]) -> Callable[Concatenate[Fi
     def call(finder: Finder, model: Model | str, /, *args: P.args, **options: P.kwargs) -> R:
         return method(finder.model(model), *args, **options)
 
-    taken = list(inspect.signature(call).parameters.values())[:2]
-    update_wrapper(call, method)
-    signature = inspect.signature(method)
-    vars(call)["__signature__"] = signature.replace(parameters=[*taken, *list(signature.parameters.values())[1:]])
-    return call
+    return _like(call, method)
 
 
 def probe(name: str, get: Callable[[Model], R]) -> Callable[[Finder, Model | str], R]:
@@ -39,8 +36,17 @@ def probe(name: str, get: Callable[[Model], R]) -> Callable[[Finder, Model | str
     def read(finder: Finder, model: Model | str, /) -> R:
         return get(finder.model(model))
 
-    read.__doc__ = getattr(Model, name).__doc__
-    return read
+    return _like(read, getattr(Model, name).fget)
+
+
+def _like(call: C, method: Callable[..., object]) -> C:
+    """`call`, which takes a model first, with the name, the docstring and the further arguments of `method`."""
+    first = list(inspect.signature(call).parameters.values())[:2]
+    signature = inspect.signature(method)
+    further = list(signature.parameters.values())[1:]
+    update_wrapper(call, method)
+    vars(call)["__signature__"] = signature.replace(parameters=[*first, *further])
+    return call
 
 
 class ModelCalls:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import pytest
 
@@ -36,10 +37,11 @@ def test_it_is_the_same_method_with_a_model_put_first(name: str) -> None:
     """Signature and docstring are those of the handle, so that editors and the reference show them."""
     by_handle, by_id = getattr(Model, name), getattr(Runtime, PROBES.get(name, name))
     assert inspect.getdoc(by_id) == inspect.getdoc(by_handle)
-    if name not in PROBES:
-        first, model, *rest = inspect.signature(by_id).parameters.values()
-        assert (first.kind, model.kind, model.name) == (first.POSITIONAL_ONLY, first.POSITIONAL_ONLY, "model")
-        assert rest == list(inspect.signature(by_handle).parameters.values())[1:]
+    taken: Any = by_handle.fget if isinstance(by_handle, property) else by_handle
+    first, model, *rest = inspect.signature(by_id).parameters.values()
+    assert (first.kind, model.kind, model.name) == (first.POSITIONAL_ONLY, first.POSITIONAL_ONLY, "model")
+    assert rest == list(inspect.signature(taken).parameters.values())[1:]
+    assert inspect.signature(by_id).return_annotation == inspect.signature(taken).return_annotation
 
 
 @pytest.mark.anyio

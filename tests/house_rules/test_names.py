@@ -10,6 +10,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 import msgspec
+import reference
 from helpers.project import PACKAGE, TOP, fenced, sources, syntax
 
 import erllama_py
@@ -65,11 +66,31 @@ def test_every_error_is_a_public_name() -> None:
     assert classes - set(erllama_py.__all__) == set()
 
 
-def test_the_reference_shows_all_public_names_and_no_others() -> None:
-    """`docs/reference.md` draws each name in with `::: erllama_py.Name`."""
+def test_the_reference_is_what_the_package_says() -> None:
+    """`make format` writes docs/reference.md."""
+    assert (TOP / "docs" / "reference.md").read_text() == reference.page(), (
+        "run: make format, or python -m scripts.reference"
+    )
+
+
+def test_the_reference_shows_every_public_method_and_field() -> None:
+    """Those of handles with their signatures, those of options, results and errors with their types."""
     page = (TOP / "docs" / "reference.md").read_text()
-    drawn = re.findall(r"^::: erllama_py\.(\w+)$", page, re.MULTILINE)
-    assert sorted(drawn) == sorted(erllama_py.__all__)
+    sections = {name: text for name, text in re.findall(r"^### `(\w+)`\n(.*?)(?=^### |^## |\Z)", page, re.M | re.S)}
+    assert sorted(sections) == sorted(erllama_py.__all__)
+    missing = []
+    for name, text in sections.items():
+        thing = getattr(erllama_py, name)
+        for field in getattr(thing, "__struct_fields__", ()) or getattr(thing, "__dataclass_fields__", ()):
+            missing += [] if re.search(rf"^\| `{field}` \| `.+` ?.*\|$", text, re.M) else [f"{name}.{field}"]
+        if not inspect.isclass(thing) or issubclass(thing, Exception | dict):
+            continue
+        for base in (base for base in thing.__mro__ if base.__module__.startswith("erllama_py")):
+            for member, value in vars(base).items():
+                shown = rf"^(?:async )?{member}(?:\(|: )"
+                if not member.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
+                    missing += [] if re.search(shown, text, re.M) else [f"{name}.{member}"]
+    assert missing == []
 
 
 def read_names(path: Path) -> set[str]:
