@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ def shown(kind: Any) -> str:
     if is_union(kind):
         return " | ".join(map(shown, inner))
     if origin is Literal:
-        return f"Literal[{', '.join(map(repr, inner))}]"
+        return f"Literal[{', '.join(map(value, inner))}]"
     name = "..." if kind is ... else getattr(origin or kind, "__name__", str(kind))
     return f"{name}[{', '.join(map(shown, inner))}]" if origin else name
 
@@ -51,7 +52,7 @@ def value(default: object) -> str:
     """A default as one would write it."""
     if isinstance(default, msgspec.Struct):
         return f"{type(default).__name__}()"
-    return getattr(default, "__name__", repr(default))
+    return json.dumps(default) if isinstance(default, str) else getattr(default, "__name__", repr(default))
 
 
 def bounds(kind: Any) -> str:
