@@ -14,25 +14,27 @@ Phase = Literal["loading", "idle", "prefilling", "generating", "restarting", "fa
 
 
 class CacheDelta(msgspec.Struct, frozen=True):
-    """Tokens of the prompt that were reused (`read`), and tokens copied out to be put into cache rows (`created`)."""
+    """What a request read from the cache and gave to it, in tokens."""
 
     read: int
+    """Tokens of the prompt that were reused."""
     created: int
+    """Tokens that were copied out of the cells to be saved."""
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Where the time of one request went. Times are in seconds."""
 
     queued_seconds: float
-    """From the call until it had a sequence: rendering, tokenizing, waiting for the model or a session are in it."""
+    """From the call until it had a sequence, rendering, tokenizing and waiting for the model or a session included."""
     prefill_seconds: float
-    """Until the first token was drawn; queueing is not in it."""
+    """From then until the first token was drawn."""
     decode_seconds: float
     """From the first token to the last."""
     lookup_seconds: float
-    """Until it was known what to begin with; waiting for a save under way, or for a prompt that is shared, is in it."""
+    """Until it was known what to begin with, waiting for a save under way or for a shared prompt included."""
     restore_seconds: float
-    """Until all rows of the hit were in the cells; 0.0 where there were none."""
+    """Until all rows of the hit were in the cells; 0.0 without rows."""
     first_token_seconds: float
     """Queued + look-up + restore + prefill: what a caller waits for the first token."""
     prefill_tokens: int
@@ -42,9 +44,9 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     decodes: int
     """Decode steps after the prefill."""
     tokens_per_second: float
-    """Decode steps by decode time; 0.0 where there was none."""
+    """Decode steps by decode time; 0.0 without any."""
     seed: int
-    """Of the draw; it repeats a reply when the same prompt starts from the same cells."""
+    """Seed of the draw; it repeats a reply when the same prompt starts from the same cells."""
     tier: str | None
     """The tier that a hit came from; `None` for live cells and for a miss."""
     miss_reason: str | None
@@ -59,7 +61,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     reply: str
     """The text, up to a stop sequence."""
     generated: list[int]
-    """Token ids as sampled, the end token left out; their text may go beyond `reply`."""
+    """Token ids as sampled, without the end token; their text may extend beyond `reply`."""
     prompt_tokens: int
     """Tokens of the prompt, the begin token counted."""
     context_tokens: int
@@ -70,155 +72,202 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """The key of the row saved at the end; `None` when none was due."""
     cache_hit_kind: CacheHitKind
     """`"exact"`: the whole prompt was saved; `"partial"`: a part of it; `"live"`: cells of another sequence were
-    shared or taken over; `"sticky"`: it went on in its session's cells; `"cold"`: nothing was reused."""
+    shared or taken over; `"sticky"`: it continued in its session's cells; `"cold"`: nothing was reused."""
     finish_reason: FinishReason
     """`"stop"`: the model ended, or a stop sequence was met; `"length"`; `"cancelled"`."""
     stop_sequence: str | None
     """The stop sequence that was met."""
     cache_delta: CacheDelta
+    """Tokens read from the cache and given to it."""
     stats: Stats
+    """Where the time went."""
 
 
 class TextDelta(msgspec.Struct, frozen=True, tag="text"):
-    """New text: whole characters, never a part of a stop sequence. `token_ids` are the tokens behind it."""
+    """New text: whole characters, never a part of a stop sequence. `token_ids` are its tokens."""
 
     text: str
+    """The text that was added."""
     token_ids: list[int]
+    """The tokens that made it."""
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
-    """The prompt is being read: `done` of `total` tokens are in, the reused ones counted."""
+    """The prompt is being read: `done` of `total` tokens are in, reused ones included."""
 
     done: int
+    """Tokens that are in the cells."""
     total: int
+    """Tokens of the prompt."""
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
     """The last event of every stream, also of a cancelled one."""
 
     completion: Completion
+    """What `complete` would have returned."""
 
 
 Event = TextDelta | Progress | Done
-"""What a stream hands over."""
+"""What a stream yields."""
 
 
 class CachedPrefix(msgspec.Struct, frozen=True):
-    """A prefix that is saved: its length in tokens, the tier of its last row, the bytes of all its rows."""
+    """A prefix that is saved. Its length is in tokens."""
 
     tokens: int
+    """Its length."""
     tier: str
+    """The tier of its last row."""
     nbytes: int
+    """Bytes of all its rows."""
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """What the cache would give for a prompt: the answer of `explain`. Counts are in tokens."""
 
     prompt_tokens: int
+    """Length of the prompt."""
     hit_tokens: int
     """How much of the prompt is saved."""
     tiers: tuple[str, ...]
     """The tiers that its rows would be read from, by name."""
     rows: int
+    """Rows that would be read."""
     nbytes: int
     """Bytes that would be read."""
     miss_reason: str | None
-    """Why that is not the whole prompt."""
+    """Why the hit is not the whole prompt; `None` where it is."""
     position: int | None
-    """The first token that is not found, or that differs."""
+    """The first token that is not found, or that differs; `None` where all are found."""
     text: str | None = None
     """The text of that token."""
     live_tokens: int = 0
     """How much of the prompt lies in cells that a request could begin with now."""
     session_position: int | None = None
-    """Where the prompt leaves what is held for its session; `None` when it goes on from that, or nothing is held."""
+    """Where the prompt diverges from what is held for its session; `None` when it extends that, or nothing is held."""
     session_text: str | None = None
-    """The text of the token that the session has there."""
+    """The text of the token that the session holds there."""
 
 
 class RowInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One row in one tier. Lengths are in tokens, sizes in bytes, times in unix seconds."""
 
     key: bytes
+    """32 bytes, of all tokens up to `end`."""
     parent: bytes
+    """The key of the row that this one extends."""
     start: int
+    """Where its cells begin."""
     end: int
+    """Where they end, exclusive."""
     tier: str
+    """The tier that stores it, by name."""
     nbytes: int
     """What it takes of the tier's quota."""
     reason: SaveReason
+    """What it was saved for."""
     hits: int
+    """How often it was read."""
     created_at: float
+    """When it was saved."""
     used_at: float
+    """When it was last read."""
     prefill_seconds: float
-    """What a hit spares."""
+    """Estimated prefill time that a hit saves, in seconds."""
     fingerprint: bytes
+    """The model's, 32 bytes, with the salt folded in."""
     build: str
+    """The build of llama.cpp that computed it."""
 
 
 class TierInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One tier that runs. Sizes are in bytes."""
 
     name: str
+    """The name it was started under."""
     kind: str
+    """What a model's `tier` names."""
     quota_bytes: int
+    """What its rows may take."""
     used_bytes: int
+    """What they take."""
     rows: int
+    """How many there are."""
     opened: float
-    """How much of it has been looked at since it was started: 1.0 when all of its rows are known."""
+    """How much of it has been scanned since it was started: 1.0 when all of its rows are known."""
     problem: str | None
     """Why it cannot be written now; `None` when it can."""
 
 
 class FoundPrefix(msgspec.Struct, frozen=True, kw_only=True):
-    """What `Cache.find` found: how many tokens, whether that is all of them, and each row's key and tier."""
+    """What `Cache.find` found."""
 
     tokens: int
+    """Length of the prefix."""
     exact: bool
+    """Whether that is all of them."""
     rows: tuple[tuple[bytes, str], ...]
+    """The key and the tier of each row."""
 
 
 class LoadProgress(msgspec.Struct, frozen=True):
-    """How far a load is: bytes hashed of the file's bytes, then weights loaded of the file's bytes."""
+    """How far a load has got."""
 
     stage: Literal["hash", "weights"]
+    """What is done with the file: it is hashed, then its weights are loaded."""
     done: int
+    """Bytes that are done."""
     total: int
+    """Bytes of the file."""
 
 
 class CacheHit(msgspec.Struct, frozen=True):
-    """The last look-up of a model: how it hit and how many tokens of the prompt were reused."""
+    """How a look-up hit."""
 
     kind: CacheHitKind
+    """As in `Completion.cache_hit_kind`."""
     prefix_len: int
+    """Tokens of the prompt that were reused."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a model. Sizes are in bytes, lengths in tokens."""
+    """What is known of a model. Sizes are in bytes, lengths in tokens, times in seconds."""
 
     id: str
+    """The id it was loaded under."""
     phase: Phase
+    """What it is doing."""
     pending: int
     """Requests that wait."""
     backend: str
+    """What runs it."""
     model_path: str | None
+    """The file, absolute; `None` for the stub."""
     description: str
     """"llama 135M Q4_1"; empty until the weights are read."""
     quant_type: str
+    """The quantisation by name."""
     quant_bits: int
+    """Bits a weight."""
     fingerprint: str
-    """64 hex digits."""
+    """Of the model file: 64 hex digits."""
     ctx_params_hash: str
-    """64 hex digits."""
+    """Of what changes the KV state: 64 hex digits."""
     n_params: int
+    """Number of weights."""
     size: int
-    """Of the weights."""
+    """Bytes of the weights."""
     memory_estimate: int
-    """Weights and KV cells together."""
+    """Bytes of weights and KV cells together."""
     context_size: int
+    """Cells of the context."""
     n_ctx_train: int
+    """The context it was trained with."""
     n_vocab: int
+    """Tokens in its vocabulary."""
     n_seq_max: int
+    """Sequences that it can hold."""
     threads: int
     """Threads that may compute a decode of single tokens."""
     threads_used: int
@@ -226,8 +275,11 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     threads_reason: str
     """What `threads` was chosen by: an option, or what this process may use."""
     load_seconds: float
+    """How long the last load took."""
     restarts: int
+    """How often it came back after a crash."""
     config: ModelConfig
+    """The configuration, checked and complete."""
 
 
 class PressureState(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,16 +290,16 @@ class PressureState(msgspec.Struct, frozen=True, kw_only=True):
     used: int | None = None
     """Bytes in use, of the last reading."""
     total: int | None = None
-    """Bytes that there are in all."""
+    """Total bytes."""
     readings: int = 0
-    """How many there were."""
+    """Readings so far."""
     failed_readings: int = 0
-    """Those that failed or hung."""
+    """Readings that failed or hung."""
     evictions: int = 0
     """Evictions that freed something."""
     evicted_bytes: int = 0
-    """What they freed."""
+    """Bytes that evictions freed."""
     failed_evictions: int = 0
     """Evictions that raised."""
     problem: str | None = None
-    """What fails at the moment."""
+    """What fails at the moment; `None` when nothing does."""

@@ -80,13 +80,13 @@ class Runtime(ModelCalls):
     """A supervision tree with models in it; an async context manager, to be opened once.
 
     `tiers` are started with it, by name: `DiskTier`, `RamFileTier`, or mappings with a `kind`. `ram_quota_bytes` is
-    for the tier `"ram"`, by default a tenth of the memory that is free. `policy` gives the gates that models leave
-    open. `pressure` says when memory is so short that rows are given up; by default never. `save_buffer_bytes`
-    bounds the rows that are on their way to tiers.
+    for the tier `"ram"`, by default a tenth of the memory that is free. `policy` holds for gates that models do not
+    give. `pressure` says when memory is so short that rows are evicted; by default never. `save_buffer_bytes` bounds
+    the rows that are to be written to tiers.
 
     `home` is the folder for what outlives the process, by default `$ERLLAMA_HOME` or `~/.cache/erllama`.
     `switch_seconds` is the interpreter's switch interval while the runtime is open, `None` to leave it alone.
-    `backend_factory` makes the backends, by model id and configuration: a place for a fake of your own. When
+    `backend_factory` makes the backends, by model id and configuration: pass your own to substitute a fake. When
     the tree gives up, the body is cancelled and `RuntimeFailed` is raised at its end.
     """
 

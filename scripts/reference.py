@@ -189,7 +189,7 @@ def entry(name: str) -> Iterator[str]:
     thing = getattr(erllama_py, name)
     yield f"### `{name}`\n"
     if not isinstance(thing, type):
-        yield f"`{shown(thing)}`\n\nWhat a stream hands over.\n"
+        yield f"`{shown(thing)}`\n\nWhat a stream yields.\n"
         return
     if issubclass(thing, erllama_py.ErllamaError) and (family := thing.__mro__[1]) is not erllama_py.ErllamaError:
         yield f"{'An' if family is Exception else 'A'} `{family.__name__}`.\n"

@@ -49,7 +49,7 @@ from erllama_py.watch.log import get_logger
 # about 0.1 ms, and tokenizing so many characters of English with SmolLM2 about 1 ms.
 INLINE_LENGTH = 4_000
 
-Prepared = tuple[list[int], tuple[int, ...]]  # the tokens of a prompt, and where others may part from it
+Prepared = tuple[list[int], tuple[int, ...]]  # the tokens of a prompt, and where others may diverge from it
 T = TypeVar("T")
 
 
@@ -102,7 +102,7 @@ class Caller:
                     return use(vocabulary)
                 return await self.threads.run(use, vocabulary)
             except ModelNotLoaded:
-                # The engine let go of it meanwhile. If that was a crash, the next one is on its way.
+                # The engine let go of it meanwhile. If that was a crash, the next one is being loaded.
                 self.board.check()
                 await anyio.lowlevel.checkpoint()
 

@@ -56,7 +56,7 @@ def longest_live(state: State, identity: Identity, prompt: bytes) -> int:
 
 
 def session_parting(state: State, session: SessionKey | None, prompt: bytes) -> tuple[int, int] | None:
-    """Where a prompt leaves what its session holds, and the token that is held there; None where it goes on from it.
+    """Where a prompt diverges from what its session holds, and the token that is held there; None where it extends it.
 
     What a turn at work will hold counts as held.
     """

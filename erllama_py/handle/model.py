@@ -55,7 +55,7 @@ class Model:
     def stream(
         self, prompt: Prompt, *, options: RequestOptions | None = None, **given: Unpack[RequestOptionsDict]
     ) -> Stream:
-        """Continue `prompt` and hand the events over as they come: see `Stream`. Options as in `complete`."""
+        """Continue `prompt` as a stream of events: see `Stream`. Options as in `complete`."""
         return Stream(Call(self._caller, partial(self._prompts.plain, prompt), merged(options, given)))
 
     async def chat(
@@ -110,7 +110,7 @@ class Model:
         self._caller.cancel(request_id)
 
     async def end_session(self, session_id: str, *, cache_salt: str | None = None) -> None:
-        """Hold no sequence for a session any more. No effect when there is none; a turn under way goes on.
+        """Stop keeping a sequence for a session. No effect when there is none; a turn under way is not disturbed.
 
         With the `cache_salt` of its turns: under another one the same id is another session.
         """
@@ -171,9 +171,9 @@ class Model:
     async def explain(
         self, prompt: Prompt, *, cache_salt: str | None = None, session_id: str | None = None
     ) -> Explanation:
-        """What the cache and the live cells would give for a prompt, and if that is not all of it, why.
+        """What of a prompt the cache and the live cells hold, and why that is not all of it.
 
-        With `session_id` also where the prompt leaves what is held for that session. Changes nothing.
+        With `session_id` also where the prompt diverges from what is held for that session. Changes nothing.
         """
         options = parse_request_options({"cache_salt": cache_salt, "session_id": session_id})
         tokens = await self._prompts.tokens(prompt)

@@ -72,7 +72,7 @@ class Session:
         self._tools = tools
         self._messages = _checked(messages)
         self._tokens: list[int] = []
-        self._rendered = False  # the tokens hold the messages: a chat can go on behind them
+        self._rendered = False  # the tokens hold the messages: a chat can extend them
         self._exact = True
         self._ended = False
         self._free = anyio.Semaphore(1, max_value=1)
@@ -94,9 +94,9 @@ class Session:
 
     @property
     def exact(self) -> bool:
-        """Whether the last turn went on behind all tokens of the one before.
+        """Whether the last turn extended all tokens of the one before.
 
-        Otherwise the template could not continue the conversation, and it was rendered anew.
+        Otherwise the template could not continue the conversation, and it was rendered again.
         """
         return self._exact
 
@@ -126,16 +126,16 @@ class Session:
         """`chat` as a stream of events.
 
         The turn is over with `Done`, or when the block is left. If that was early, or `events.cancel()` was called, the
-        session goes on from what had been generated.
+        session continues from what had been generated.
         """
         return Stream(_TurnRun(self, partial(self._chat_turn, message), merged(options, given)))
 
     async def complete(
         self, prompt: Prompt, *, options: RequestOptions | None = None, **given: Unpack[TurnOptionsDict]
     ) -> Completion:
-        """Put a text or tokens behind all that was read and said, as they are, and continue them.
+        """Append a text or tokens, as they are, to all that was read and said, and continue them.
 
-        Among the messages this counts as said by the assistant: after a reply, `complete("")` goes on with it.
+        Among the messages this counts as said by the assistant: after a reply, `complete("")` continues it.
         """
         return await self._answer(partial(self._raw_turn, prompt), merged(options, given))
 
@@ -225,7 +225,7 @@ class Session:
         return Turn([*held, *added], messages, text, rendered=self._rendered)
 
     async def _commit(self, claim: Claim, reply: Reply[Completion]) -> Completion:
-        """Wait for what a turn has come to, and hold it. A turn that was cancelled before its reply began is none."""
+        """Wait for the result of a turn, and hold it. One that was cancelled before its reply began is dropped."""
         completion = await self._caller.result(reply)
         turn = claim.turn
         if turn is not None and (completion.generated or completion.finish_reason != "cancelled"):
@@ -237,7 +237,7 @@ class Session:
 
 
 class Claim:
-    """One call's hold of its session, from `take` until `held` is closed, and the turn that it has made."""
+    """One call's hold of its session, from `take` until `held` is closed, and the turn that it made."""
 
     def __init__(self, session: Session) -> None:
         self.turn: Turn | None = None
@@ -245,7 +245,7 @@ class Claim:
         self._session = session
 
     async def take(self, wait: bool) -> None:
-        """Raises `SessionBusy` where another call has it, unless it is to `wait` for that."""
+        """Take the session. Raises `SessionBusy` where another call has it, unless it is to `wait` for that."""
         session = self._session
         if wait:
             await session._free.acquire()

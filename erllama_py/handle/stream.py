@@ -70,7 +70,7 @@ class Stream:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._events: deque[Event] = deque()
-        self._readers: list[asyncio.Future[None]] = []  # who wait for the next event; nobody or one, as a rule
+        self._readers: list[asyncio.Future[None]] = []  # readers that wait for the next event; at most one, as a rule
         self._request_id: int | None = None
         self._reply: Reply[Completion] | None = None
         self._over = False  # `Done` was handed out, or an error raised

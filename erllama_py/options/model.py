@@ -84,7 +84,7 @@ class ContextOpts(Options, frozen=True):
     type_v: KVType = "f16"
     """Element type of the values in the cells; quantised ones need flash attention."""
     rope_scaling_type: Literal["none", "linear", "yarn", "longrope"] | None = None
-    """How positions past the trained ones are squeezed in; `None`, here and below: as the model file says."""
+    """How positions beyond the trained context are scaled; `None`, here and below: as the model file says."""
     rope_freq_base: Annotated[float, Meta(ge=0.0)] | None = None
     """RoPE base frequency; 0.0: as the model file says."""
     rope_freq_scale: Annotated[float, Meta(ge=0.0)] | None = None
@@ -172,16 +172,16 @@ class SchedulerOpts(Options, frozen=True):
     prefill_chunk_size: Count | None = None
     """Most prompt tokens of a decode in which streams take part; `None`: as many as `max_stall_ms` allows."""
     max_stall_ms: Count = 100
-    """How long a stream may wait for its next token while others' prompts are read, in milliseconds, as far as the
-    times of past decodes tell; where a decode of the streams alone takes more than half of it, twice that decode."""
+    """How long a stream may wait for its next token while others' prompts are read, in milliseconds, estimated from
+    past decodes; where a decode of the streams alone takes more than half of it, twice that decode."""
     turn_ms: Count = 2_000
-    """How long a request that waits for cells is parked, and those at work are left there, before they change places,
-    in milliseconds; longer where coming back takes long."""
+    """How long a request that waits for cells stays parked, and those at work keep theirs, before they swap, in
+    milliseconds; longer where restoring takes long."""
     session_idle_ms: Count = 300_000
-    """How long a session's sequence is held for it after its last turn, in milliseconds."""
+    """How long a session's sequence is kept for it after its last turn, in milliseconds."""
     kept_tokens: Amount | None = None
-    """Most cells that finished sequences, sessions included, are kept in while requests are at work; `None`: a quarter
-    of the context, a sixteenth without flash attention."""
+    """Most cells that idle sequences, those of sessions included, keep while requests are at work; `None`: a quarter of
+    the context, a sixteenth without flash attention."""
 
 
 class StubOpts(Options, frozen=True):
@@ -200,7 +200,7 @@ class StubOpts(Options, frozen=True):
     hang_decode_after: Amount | None = None
     """Decodes that work before one hangs; `None`: none hangs."""
     memory: Literal["full", "window", "recurrent", "hybrid"] = "full"
-    """What its KV memory can do: forget nothing, forget what leaves a window, or refuse to be cut back."""
+    """What its KV memory can do: keep everything, forget what leaves a window, or refuse to be cut back."""
     n_swa: Amount = 0
     """Width of the sliding window in tokens, for `memory="window"`."""
 
@@ -225,7 +225,7 @@ class ModelConfig(Options, frozen=True):
     quant_type: Annotated[str, Meta(min_length=1)] | None = None
     """The quantisation by name, `"q4_k_m"`, in any case; read from the file, compared when given."""
     quant_bits: Annotated[int, Meta(ge=1, le=64)] | None = None
-    """Bits a weight; read from the file, compared when given."""
+    """Bits per weight; read from the file, compared when given."""
     ctx_params_hash: str | None = None
     """Name space of the cached KV state: 64 hex digits, or 32 bytes; derived from `context_opts` when not given."""
     context_size: Count | None = None

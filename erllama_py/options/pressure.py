@@ -1,4 +1,4 @@
-"""When the cache gives memory back because the machine runs short: what `Runtime(pressure=…)` takes."""
+"""When the cache frees memory because the machine runs short: what `Runtime(pressure=…)` takes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Share = Annotated[float, Meta(gt=0.0, le=1.0)]
 
 
 class PressureOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How full the memory may get, who says how full it is, and which tiers then give rows up."""
+    """How full the memory may get, what measures it, and which tiers then evict rows."""
 
     source: Source = "noop"
     """`"noop"` is off; `"system"` is the machine's memory, or the container's; `"nvidia_smi"` the fullest GPU's.
@@ -36,11 +36,11 @@ class PressureOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     low_watermark: Share = 0.75
     """The used share that an eviction aims at; below `high_watermark`, so that the two do not alternate."""
     min_evict_bytes: Annotated[int, Meta(ge=1, le=1 << 60)] = 64 << 20
-    """Fewest bytes of one eviction; 64 MiB are a few rows, and less would not be felt."""
+    """Fewest bytes of one eviction; 64 MiB are a few rows, and less would make no difference."""
     interval_ms: Annotated[int, Meta(ge=10, le=86_400_000)] = 5000
     """Time between two readings, in milliseconds. One of `nvidia_smi` can take half a second."""
     evict_tiers: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1)] = ("ram", "ram_file")
-    """Kinds or names of the tiers that give rows up. Evicting from `"disk"` frees no memory."""
+    """Kinds or names of the tiers that evict rows. Evicting from `"disk"` frees no memory."""
 
 
 class _Named(msgspec.Struct, frozen=True):

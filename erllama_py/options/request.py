@@ -39,11 +39,11 @@ class RequestOptions(Options, frozen=True):
     seed: Annotated[int, Meta(ge=0, le=(1 << 32) - 1)] | None = None
     """Seed of the draw; `None`: the runtime draws one; `stats.seed` has it."""
     parent_key: bytes | None = None
-    """The `finish_key` of the turn before, 32 bytes or 64 hex digits: a save of it under way is waited for."""
+    """The `finish_key` of the previous turn, 32 bytes or 64 hex digits: a save of it under way is waited for."""
     cache_salt: Salt | None = None
     """In place of the model's `cache_salt`, for this request."""
     session_id: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
-    """The conversation that this is a turn of: its sequence is held for the next one."""
+    """The conversation that this is a turn of: its sequence is kept for the next one."""
     session_wait: bool = False
     """Wait for a turn of the session that is under way, instead of raising `SessionBusy`."""
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0

@@ -21,13 +21,13 @@ RAM_TIER = "ram"
 # chats with a small model, little enough that a second runtime, or a larger model, still finds room.
 RAM_SHARE = 0.1
 
-# Memory for rows on their way to a tier: ten spans of 256 tokens of a model of 70 billion parameters (80 KB a token
-# in f16), or forty of one of 7 billion. What does not fit is not saved, and counted.
+# Memory for rows that are to be written to a tier: ten spans of 256 tokens of a model of 70 billion parameters (80 KB
+# a token in f16), or forty of one of 7 billion. What does not fit is not saved, and counted.
 SAVE_BUFFER_BYTES = 256 << 20
 
 # Seconds that a Python thread may keep the interpreter while another waits for it. The interpreter's own 5 ms
 # is most of a decode step (7-10 ms with SmolLM2): an application busy with Python code would make each step
-# wait that long for its turn. 0.5 ms bounds the wait to a few per cent and costs nothing that shows.
+# wait that long for its turn. 0.5 ms bounds the wait to a few per cent and costs nothing measurable.
 SWITCH_SECONDS = 0.0005
 
 
@@ -44,7 +44,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Numbers(msgspec.Struct, frozen=True, kw_only=True):
     ram_quota_bytes: QuotaBytes | None
-    save_buffer_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 60)]  # memory is lent in whole MiB
+    save_buffer_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 60)]  # buffers are lent in whole MiB
     switch_seconds: Annotated[float, Meta(gt=0.0, le=1.0)] | None
 
 

@@ -42,7 +42,7 @@ class TierSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     root: PathText
     """The directory; made (0700) where it is not there. It belongs to one process at a time."""
     quota_bytes: QuotaBytes = 8 << 30
-    """Most bytes of all files in it, those being written counted in."""
+    """Most bytes of all files in it, those being written included."""
 
 
 class RamFileTier(TierSpec, frozen=True):
