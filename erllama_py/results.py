@@ -10,7 +10,7 @@ from erllama_py.options.model import ModelConfig, SaveReason
 
 CacheHitKind = Literal["exact", "partial", "sticky", "live", "cold"]
 FinishReason = Literal["stop", "length", "cancelled"]
-Phase = Literal["loading", "idle", "prefilling", "generating", "restarting", "failed", "unloaded"]
+Phase = Literal["loading", "idle", "prefilling", "generating", "hanging", "restarting", "failed", "unloaded"]
 
 
 class CacheDelta(msgspec.Struct, frozen=True):

@@ -7,11 +7,8 @@ async with erllama_py.Runtime() as runtime:
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,14 +19,13 @@ from erllama_py import switch_interval, tree
 from erllama_py.actors import (
     ActorError,
     ChildFailure,
-    DynamicSupervisor,
+    ChildSpec,
     Home,
     NameNotFound,
     Names,
     NameTaken,
     Restart,
     RestartLimits,
-    StopTimeout,
     Tree,
     TreeNode,
 )
@@ -37,10 +33,8 @@ from erllama_py.buffers import BufferPool
 from erllama_py.cache.handle import Cache
 from erllama_py.engine.backends import BackendFactory, make_backend
 from erllama_py.errors import (
-    AlreadyLoaded,
     InvalidOption,
     ModelNotLoaded,
-    ModelStuck,
     RuntimeClosed,
     RuntimeFailed,
     RuntimeReused,
@@ -53,6 +47,7 @@ from erllama_py.handle.caller import Caller
 from erllama_py.handle.model import Model, board_of
 from erllama_py.handle.supervised import Supervised, parse_supervise
 from erllama_py.model.board import ModelBoard
+from erllama_py.model.registry import Registry
 from erllama_py.options.mappings import ModelConfigDict, PolicyOptsDict, PressureOptsDict, RestartLimitsDict, TierDict
 from erllama_py.options.model import (
     ModelConfig,
@@ -65,7 +60,6 @@ from erllama_py.options.pressure import PressureOpts
 from erllama_py.options.runtime import RAM_TIER, SAVE_BUFFER_BYTES, SWITCH_SECONDS, parse_runtime_options
 from erllama_py.options.tiers import RamTier, TierSpec, parse_tier
 from erllama_py.results import LoadProgress, ModelInfo, PressureState
-from erllama_py.scheduler.messages import actor_name
 from erllama_py.tiers.messages import tier_actor_name
 from erllama_py.watch.log import get_logger
 from erllama_py.watch.pressure import GetPressure
@@ -105,8 +99,6 @@ class Runtime(ModelCalls):
         self._home = home_folder(home)
         self._make_backend = backend_factory
         self._names = Names(Home(WrongLoop))
-        self._boards: dict[str, ModelBoard] = {}
-        self._ids = itertools.count(1)
         self._options = options = parse_runtime_options(
             tiers, policy, pressure, ram_quota_bytes=ram_quota_bytes, save_buffer_bytes=save_buffer_bytes,
             switch_seconds=switch_seconds,
@@ -117,13 +109,15 @@ class Runtime(ModelCalls):
         self.cache = Cache(self._names)
         self._tree = Tree(root)
         self._root = root
-        self._unloads: dict[str, asyncio.Task[None]] = {}
+        self._models = Registry(
+            lambda: self._branches["models"], self._model_child, lambda board: self._caller(board).save_all("shutdown")
+        )
         self._entered = False
         self._open = False
         self._log = get_logger()
 
     def __repr__(self) -> str:
-        return f"<Runtime {'open' if self._open else 'closed'}, {len(self._boards)} models>"
+        return f"<Runtime {'open' if self._open else 'closed'}, {len(self._models)} models>"
 
     async def __aenter__(self) -> Self:
         if self._entered:
@@ -155,15 +149,10 @@ class Runtime(ModelCalls):
     ) -> None:
         self._names.home.check()
         self._open = False
-        up = [board for board in self._boards.values() if board.is_up]
-        for board in self._boards.values():
-            board.close("unloaded", RuntimeClosed)
         try:
             # A scope around the runtime that is cancelled cancels whatever is awaited; this has a bound of its own.
             with anyio.CancelScope(shield=True):
-                saves = [asyncio.ensure_future(self._caller(board).save_all("shutdown")) for board in up]
-                if ending := {*saves, *self._unloads.values()}:
-                    await asyncio.wait(ending)
+                await self._models.close()
         finally:
             await self._close_tree(kind, error, traceback)
 
@@ -175,7 +164,7 @@ class Runtime(ModelCalls):
         except ActorError as failure:  # the root ended by itself
             raise RuntimeFailed(str(failure)) from failure
         finally:
-            self._boards.clear()
+            self._models.clear()
             self._names.home.leave()
             if self._options.switch_seconds is not None:
                 switch_interval.release(self._options.switch_seconds)
@@ -193,7 +182,8 @@ class Runtime(ModelCalls):
 
         `on_progress` is called on the event loop with bytes hashed and weights loaded. A caller that is
         cancelled aborts the load. Raises `InvalidOption`, `AlreadyLoaded`, `TierNotFound`, `TierMismatch`,
-        `FingerprintMismatch`, `QuantMismatch` or a `ModelLoadError`.
+        `FingerprintMismatch`, `QuantMismatch`, a `ModelLoadError`, `ModelStuck` where the last model of this id still
+        holds its memory, and `ModelNotLoaded` when it is unloaded meanwhile.
         """
         self._check_open()
         if config is not None:
@@ -201,51 +191,9 @@ class Runtime(ModelCalls):
         elif isinstance(model_id, str):
             raise InvalidOption("config", "load_model takes a configuration, or an id and a configuration")
         else:
-            checked_id, checked = self._new_id(), parse_model_config(model_id, self._options.policy)
+            checked_id, checked = self._models.new_id(), parse_model_config(model_id, self._options.policy)
         check_tier(checked, {name: spec.kind for name, spec in self._tiers.items()})
-        self._forget_unloaded()
-        if checked_id in self._boards:
-            raise AlreadyLoaded(checked_id)
-        board = self._boards[checked_id] = ModelBoard(checked_id, checked, on_progress)
-        try:
-            await self._models.start_child(
-                tree.model_child(board, self._names, self._make_backend, self._home / "fingerprints", self._buffers)
-            )
-        except BaseException:
-            self._boards.pop(checked_id, None)
-            if not self._open:
-                raise RuntimeClosed from None
-            raise
-        return self._handle(board)
-
-    async def _unload(self, board: ModelBoard) -> None:
-        """End a model once, however often it is asked for."""
-        model_id = board.model_id
-        if self._boards.get(model_id) is not board:
-            raise ModelNotLoaded(model_id)
-        if (unloading := self._unloads.get(model_id)) is None:
-            unloading = self._unloads[model_id] = asyncio.ensure_future(self._end_model(board))
-            unloading.add_done_callback(lambda _: self._unloads.pop(model_id))
-        await asyncio.shield(unloading)
-
-    async def _end_model(self, board: ModelBoard) -> None:
-        was_up = board.is_up
-        board.close("unloaded", partial(ModelNotLoaded, board.model_id))
-        try:
-            if was_up:
-                await self._caller(board).save_all("shutdown")
-        finally:
-            await self._stop_model(board)
-
-    async def _stop_model(self, board: ModelBoard) -> None:
-        try:
-            await self._models.stop_child(actor_name(board.model_id))
-        except StopTimeout as timeout:
-            raise ModelStuck(board.model_id) from timeout
-        except NameNotFound:  # another unload was first
-            return
-        finally:
-            self._forget_unloaded()
+        return self._handle(await self._models.load(checked_id, checked, on_progress))
 
     def model(self, model: Model | str) -> Model:
         """The handle of a loaded model. Raises `ModelNotLoaded`."""
@@ -254,13 +202,12 @@ class Runtime(ModelCalls):
     def list_models(self) -> list[ModelInfo]:
         """What is loaded, in the order of loading; models that load for the first time are not in it yet."""
         self._check_open()
-        self._forget_unloaded()
-        return [self._handle(board).info for board in self._boards.values() if board.info is not None]
+        return [self._handle(board).info for board in self._models if board.info is not None]
 
     def queue_depth(self, model: Model | str | None = None) -> int:
         """Requests that run or wait, for one model or for all."""
         self._check_open()
-        models = [self.model(model)] if model is not None else [self._handle(b) for b in self._boards.values()]
+        models = [self.model(model)] if model is not None else [self._handle(b) for b in self._models]
         return sum(one.queue_depth for one in models)
 
     # --- tiers -------------------------------------------------------------------------------------------------
@@ -338,12 +285,11 @@ class Runtime(ModelCalls):
 
     # --- inside --------------------------------------------------------------------------------------------------
 
-    @property
-    def _models(self) -> DynamicSupervisor:
-        return self._branches["models"]
+    def _model_child(self, board: ModelBoard) -> ChildSpec:
+        return tree.model_child(board, self._names, self._make_backend, self._home / "fingerprints", self._buffers)
 
     def _caller(self, board: ModelBoard) -> Caller:
-        return Caller(board, self._names, self._unload)
+        return Caller(board, self._names, self._models.unload)
 
     def _handle(self, board: ModelBoard) -> Model:
         return Model(self._caller(board))
@@ -355,22 +301,10 @@ class Runtime(ModelCalls):
 
     def _board(self, model: Model | str) -> ModelBoard:
         self._check_open()
-        model_id = model.id if isinstance(model, Model) else check_name(model)
-        self._forget_unloaded()
-        board = self._boards.get(model_id)
-        if board is None or (isinstance(model, Model) and board_of(model) is not board):
-            raise ModelNotLoaded(model_id)  # a handle is one load's: it never acts on the next one of its id
+        board = self._models.get(model.id if isinstance(model, Model) else check_name(model))
+        if isinstance(model, Model) and board_of(model) is not board:
+            raise ModelNotLoaded(board.model_id)  # a handle is one load's: it never acts on the next one of its id
         return board
-
-    def _forget_unloaded(self) -> None:
-        """Free the ids of models that are gone, also of those whose `unload` was cancelled half-way."""
-        alive = self._models.child_names()
-        for model_id, board in list(self._boards.items()):
-            if board.phase == "unloaded" and actor_name(model_id) not in alive:
-                del self._boards[model_id]
-
-    def _new_id(self) -> str:
-        return next(name for n in self._ids if (name := f"model_{n}") not in self._boards)
 
     def _restarting(self, failure: ChildFailure) -> None:
         delay = round(failure.delay or 0.0, 3)

@@ -75,10 +75,9 @@ WATCH_LIMITS = RestartLimits(intensity=5, period=60.0)
 # Agent loops fail for outside reasons (a service that is down) and cost nothing to restart.
 USER_LIMITS = RestartLimits(intensity=10, period=60.0)
 
-# A decode on the CPU is aborted within one of the model's layers; the rest is for a slow machine to free
-# weights of tens of gigabytes. The supervisor gives the actor a little longer than the actor its thread.
-ENGINE_STOP_SECONDS = 15.0
-MODEL_STOP_SECONDS = 20.0
+# A decode on the CPU is aborted within one of the model's layers; the rest is for a slow machine to free weights of
+# tens of gigabytes. It is waited for twice, so an engine has 15 seconds to end before it is left behind.
+MODEL_STOP_SECONDS = 7.5
 USER_STOP_SECONDS = 5.0
 # All rows of a directory may be reported at once, and every model's saves: messages are small.
 MAILBOX = 100_000
@@ -184,13 +183,13 @@ def model_child(
         actor_name(board.model_id),
         lambda: actor_child(
             actor_name(board.model_id),
-            lambda: ModelActor(board, make_backend, remember, ENGINE_STOP_SECONDS, buffers),
+            lambda: ModelActor(board, make_backend, remember, buffers),
             names,
         ),
         restart="permanent",
         stop_timeout=MODEL_STOP_SECONDS,
         limits=MODEL_LIMITS,
-        detail=board.describe_threads,
+        detail=board.describe,
         on_ended=board.ended,
     )
 

@@ -12,6 +12,7 @@ the last outcome. However the thread ends, the backend is closed on it, so nativ
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 from collections import deque
@@ -100,7 +101,7 @@ class EngineThread:
         """For how many seconds a decode has run that takes far longer than those before it; None where none does."""
         return None if self._heart is None else self._heart.overdue()
 
-    async def stop(self, deadline: float) -> bool:
+    async def stop(self, deadline: float = math.inf) -> bool:
         """Ask the thread to end and wait for it, at most `deadline` seconds; false if it still runs."""
         self._stopping = True
         with self._lock:

@@ -17,8 +17,9 @@ def caller_errors(board: ModelBoard) -> Iterator[None]:
         yield
     except ActorEnded as ended:
         if isinstance(ended.exit, Raised):
-            raise ModelCrashed(board.model_id, str(ended.exit.error)) from ended.exit.error
+            error = ended.exit.error
+            raise ModelCrashed(board.model_id, str(error), gave_up=ended.last) from error
         board.check()  # it was unloaded, or the runtime closed
-        raise ModelCrashed(board.model_id, "its task was cancelled from outside") from ended
+        raise ModelCrashed(board.model_id, "its task was cancelled from outside", gave_up=ended.last) from ended
     except MailboxFull as full:
         raise QueueFull(board.model_id, full.waiting, full.capacity) from None

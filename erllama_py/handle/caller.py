@@ -40,7 +40,6 @@ from erllama_py.scheduler.messages import (
     Message,
     SaveAll,
     Submit,
-    actor_name,
     new_ticket,
 )
 from erllama_py.watch.log import get_logger
@@ -65,7 +64,6 @@ class Caller:
         self.cache = CacheClient(names)
         self.threads = names.home.threads
         self.check_loop = names.home.check  # before anything of the model is touched, and above all waited for
-        self._names = names
         self._unload = unload
 
     @property
@@ -82,14 +80,7 @@ class Caller:
     async def actor(self) -> ActorRef[Message]:
         """The actor, once it can take a request: while it crashes and comes back this waits for it."""
         self.check_loop()
-        name = actor_name(self.board.model_id)
-        while True:
-            await self.board.available()
-            ref = self._names.whereis(name)
-            if ref is not None and ref.exit is None:
-                return ref
-            # It has ended, and the board has not heard of it yet: that happens before its name is free.
-            await self._names.wait_free(name)
+        return await self.board.actor()
 
     async def use_vocabulary(self, use: Callable[[Vocabulary], T], length: int) -> T:
         """`use` the vocabulary of the running actor, on a worker thread when `length` says that it takes long."""
@@ -126,16 +117,17 @@ class Caller:
         """Have the actor fail, if it is up."""
         self.check_loop()
         self.board.check()
-        with contextlib.suppress(ActorError):  # it is down already
-            self._names.cast(actor_name(self.model_id), InjectFault(where), urgent=True)
+        if ref := self.board.ref:
+            ref.cast(InjectFault(where), urgent=True)
 
     async def save_all(self, reason: Literal["evict", "shutdown"]) -> None:
         """Have all that is not saved yet saved, and wait for it at most the policy's `evict_save_timeout_ms`."""
+        ref = self.board.ref
+        if ref is None:  # what it held is lost, what it saved is not
+            return
         with anyio.move_on_after(self.board.config.policy.evict_save_timeout_ms / 1000) as limit:
-            try:
-                await self._names.call(actor_name(self.model_id), SaveAll(new_ticket(), reason))
-            except ActorError:  # it is down: what it held is lost, what it saved is not
-                return
+            with contextlib.suppress(ActorError):
+                await ref.call(SaveAll(new_ticket(), reason))
         if limit.cancelled_caught:
             get_logger(model=self.model_id).warning("saving took too long and was left", reason=reason)
 
@@ -147,9 +139,8 @@ class Caller:
     def tell(self, message: CancelRequest | EndSession) -> None:
         """Say something to the actor, if it is there; never to that of a later model with the same id."""
         self.check_loop()
-        if not self.board.is_closed:
-            with contextlib.suppress(ActorError):
-                self._names.cast(actor_name(self.board.model_id), message, bounded=False)
+        if ref := self.board.ref:
+            ref.cast(message, bounded=False)
 
     async def answer(
         self, prepare: Callable[[], Awaitable[Prepared]], options: Mapping[str, object], *, prefill_only: bool = False
@@ -188,7 +179,7 @@ class Caller:
         except TimeoutError:
             if not timeout.expired():
                 raise
-            reply = Reply(actor_name(self.board.model_id))
+            reply = Reply(self.model_id)
             reply.send(too_late(now, time.monotonic()))
             return new_ticket(), reply
         if ends_at is not None:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from erllama_py import errors
-from erllama_py.actors import Background, Exit, NoRestart, Raised, Reply, StateMachine, Stop, Threads
+from erllama_py.actors import Background, Exit, Reply, StateMachine, Stop, Threads
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.client import CacheClient
 from erllama_py.cache.messages import RowBytes, Save, SaveLost, Skipped
@@ -68,6 +68,7 @@ from erllama_py.watch.log import get_logger
 
 # Buffers that are made while a model loads: a tick copies two ranges at most, while those of the last are written.
 WARM_BUFFERS = 4
+WATCH_SECONDS = 1.0  # so often it is looked whether a decode hangs
 
 
 class ModelActor(StateMachine[State, Message, Effect]):
@@ -78,7 +79,6 @@ class ModelActor(StateMachine[State, Message, Effect]):
         board: ModelBoard,
         make_backend: BackendFactory,
         remember: Path,
-        stop_timeout: float,
         buffers: BufferPool,
     ) -> None:
         super().__init__()
@@ -94,7 +94,6 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self._saves: dict[int, Reply[None]] = {}
         self._make_backend = make_backend
         self._remember = remember  # the folder of remembered fingerprints
-        self._stop_timeout = stop_timeout  # seconds that the engine thread has to end
         self._thread: EngineThread | None = None
         self._open: dict[int, OpenRequest] = {}
         self._undecided = 0  # batches of the engine's that wait in the mailbox
@@ -106,7 +105,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         board, began = self._board, time.perf_counter()
         self._cache = CacheClient(self.names)
         self._look_ups = LookUps(self._cache, self.name, self._post, self._kept.get)
-        board.show("restarting" if board.restarts else "loading")
+        board.begins(self.ref)
         # On a worker thread, because the first of a kind imports its code, some 20 ms of it.
         backend = await self._loading.run(self._make_backend, board.model_id, board.config)
         prepared = await prepare_off_loop(backend, board, self._remember, self._loading)
@@ -126,7 +125,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self.state = new_state(limits_of(board.config, facts))
         description = describe(board, prepared, facts, time.perf_counter() - began)
         self._loading.close()
-        board.ready(description, facts, backend.vocabulary)
+        board.ready(description, facts, backend.vocabulary, self.state)
+        self._background.start(self._watch(self._thread))
         self._log.info(
             "model loaded", seconds=round(description.load_seconds, 3), description=facts.description,
             threads=description.threads, threads_reason=description.threads_reason,
@@ -190,9 +190,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
     def transition(self, state: State, event: Message) -> tuple[State, Sequence[Effect]]:
         now = time.monotonic()
         after, effects = machine.transition(state, event, now)
-        board = self._board
-        board.show(after.phase, after.pending, len(after.placed))
-        board.last_hit, board.state = after.last_hit, after
+        self._board.show(after)
         self._look_again(machine.next_look(after, now), now)
         return after, effects
 
@@ -274,19 +272,22 @@ class ModelActor(StateMachine[State, Message, Effect]):
         await self._cache.flush()
         self._post(BuffersBack())
 
+    async def _watch(self, thread: EngineThread) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            self._board.watch(thread.overdue())
+
     # --- ending --------------------------------------------------------------------------------------------
 
     async def terminate(self, exit: Exit) -> None:
-        self._board.crashed(exit.error if isinstance(exit, Raised) else None)
+        self._board.crashed()
         self._loading.close()
         if self._timer is not None:
             self._timer.cancel()
         await self._background.stop()
         if self._look_ups is not None:
             await self._look_ups.stop()
-        if self._thread is not None and not await self._thread.stop(self._stop_timeout):
-            self._log.error("the engine thread does not end; its memory stays taken", thread=repr(self._thread))
-            if isinstance(exit, Raised):
-                # A second copy of the weights beside the stuck one would be worse than a model that is down.
-                raise NoRestart("the engine thread does not end")
-            await self._thread.ended.wait()  # until the supervisor's deadline: it says who was left behind
+        if self._thread is not None:
+            # As long as it takes: until then the memory is taken, and with this actor its name. How long that may be
+            # waited for, the supervisor knows, and it never starts another one beside it.
+            await self._thread.stop()

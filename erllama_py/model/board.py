@@ -1,34 +1,33 @@
-"""What everybody may know of a model without asking it: one board per loaded id, for its whole life.
+"""One load of a model, as everybody may see it without asking: from `load_model` until its memory is free.
 
-The actor writes, the handle and the probes read; both on the event loop, so no lock is needed and a probe
-costs no message. The board outlives restarts of the actor. Its phases:
+Its actors write what they do, its supervisor how it has ended, and who unloads it that it is to be gone; the phase, and
+whether requests are taken, follow from these three. All of it is on the event loop, so a probe costs no message.
 
-    loading ─▶ idle ⇄ prefilling ⇄ generating      any ─crash─▶ restarting ─▶ idle, or failed
+    loading ─▶ idle ⇄ prefilling ⇄ generating ⇄ hanging      any ─crash─▶ restarting ─▶ idle, or failed
     any ─unload─▶ unloaded
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from functools import partial
 
 import anyio
 
-from erllama_py.actors import Exit, Raised, RestartLimitReached
+from erllama_py.actors import ActorRef, Exit, Raised, RestartLimitReached
 from erllama_py.cache.keys import Identity
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import ModelFacts, Vocabulary
 from erllama_py.errors import ErllamaError, ModelCrashed, ModelNotLoaded
 from erllama_py.options.model import ModelConfig
 from erllama_py.results import CacheHit, LoadProgress, ModelInfo, Phase
+from erllama_py.scheduler.messages import Message
 from erllama_py.scheduler.state import State
 from erllama_py.watch.log import get_logger
 
-DOWN: tuple[Phase, ...] = ("loading", "restarting")
-
 
 class ModelBoard:
-    """The public state of one model id."""
+    """The public state of one load. Another load of the same id has a board of its own."""
 
     def __init__(
         self, model_id: str, config: ModelConfig, on_progress: Callable[[LoadProgress], object] | None
@@ -36,10 +35,6 @@ class ModelBoard:
         self.model_id = model_id
         self.config = config
         self.on_progress = on_progress
-        self.phase: Phase = "loading"
-        self.pending = 0  # requests that wait
-        self.active = 0  # requests that have a sequence
-        self.state: State | None = None  # what its machine knows, while it is up
         self.restarts = 0
         self.threads_used = 0  # by its engine, of late
         self.last_hit: CacheHit | None = None
@@ -48,16 +43,26 @@ class ModelBoard:
         self.identity: Identity | None = None  # of what is saved without a salt
         self.vocabulary: Vocabulary | None = None
         self.template: ChatTemplate | None = None
-        self.failure: BaseException | None = None
-        self._gone: Callable[[], ErllamaError] | None = None
+        self._ref: ActorRef[Message] | None = None
+        self._ready = False  # that actor
+        self._state: State | None = None
+        self._overdue: float | None = None
+        self._exit: Exit | None = None
+        self._closed: Callable[[], ErllamaError] | None = None
         self._changed = anyio.Event()
 
     def __repr__(self) -> str:
         return f"<ModelBoard {self.model_id!r} {self.phase}, {self.pending} pending, {self.restarts} restarts>"
 
+    # --- written by the actor ----------------------------------------------------------------------------------
+
+    def begins(self, ref: ActorRef[Message]) -> None:
+        """A new actor loads the model."""
+        self._ref, self._ready, self._overdue = ref, False, None
+
     def progress(self, step: LoadProgress) -> None:
         """A step of a load; nothing is reported of a load that is over. A caller's mistake is logged, once."""
-        if self.on_progress is None or self.phase not in DOWN:
+        if self.on_progress is None or self.phase not in ("loading", "restarting"):
             return
         try:
             self.on_progress(step)
@@ -65,86 +70,136 @@ class ModelBoard:
             self.on_progress = None
             get_logger(model=self.model_id).error("on_progress raised", error=repr(error))
 
-    def ready(self, info: ModelInfo, facts: ModelFacts, vocabulary: Vocabulary) -> None:
+    def ready(self, info: ModelInfo, facts: ModelFacts, vocabulary: Vocabulary, state: State) -> None:
         """The actor has loaded the model."""
         self.info, self.facts, self.vocabulary = info, facts, vocabulary
         self.threads_used = info.threads_used
         self.identity = Identity(bytes.fromhex(info.fingerprint), info.quant_bits, bytes.fromhex(info.ctx_params_hash))
         self.template = ChatTemplate(facts.chat_template, facts.bos_token, facts.eos_token)
-        self.show("idle")
+        self._ready = True
+        self.show(state)
+        self._wake()
 
-    def show(self, phase: Phase, pending: int = 0, active: int = 0) -> None:
-        """What the actor is doing. A model that failed or was unloaded stays so."""
-        if self._gone is not None:
-            return
-        changed = self.phase != phase
-        self.phase, self.pending, self.active = phase, pending, active
-        if changed:
-            self._wake()
-
-    def crashed(self, error: BaseException | None) -> None:
-        """The actor is ending, and nobody asked for it; its supervisor decides whether it comes back."""
-        if self.phase != "loading" and self._gone is None:
-            self.restarts += 1
-            self.failure = error
-            self.state = None
-            self.show("restarting")
-
-    def ended(self, exit: Exit) -> None:
-        """There will be no further incarnation: whoever waits for one is woken, whatever the reason."""
-        if self._gone is not None:
-            return
-        if not isinstance(exit, Raised):
-            self.close("unloaded", partial(ModelNotLoaded, self.model_id))
-        else:
-            error = exit.error
-            self.failure = error.__cause__ if isinstance(error, RestartLimitReached) else error
-            self.close("failed", partial(ModelCrashed, self.model_id, str(self.failure), gave_up=True))
-
-    def close(self, phase: Phase, gone: Callable[[], ErllamaError]) -> None:
-        """The end of this id: `"unloaded"`, or `"failed"` when its supervisor gave up.
-
-        `gone` makes the error that every later request gets.
-        """
-        if self._gone is None or phase == "unloaded":
-            self.phase, self._gone, self.vocabulary = phase, gone, None
-            self.pending, self.active, self.state = 0, 0, None
-            self._wake()
-
-    def describe_threads(self) -> str | None:
-        """A phrase for the tree."""
-        if self.info is None or not self.is_up:
-            return None
-        return f"{self.threads_used} of {self.info.threads} thread{'s' if self.info.threads > 1 else ''}"
+    def show(self, state: State) -> None:
+        """What the actor's machine knows now."""
+        self._state, self.last_hit = state, state.last_hit
 
     def use_threads(self, count: int) -> None:
         """The engine computes with another number of threads."""
         self.threads_used = count
 
+    def watch(self, overdue: float | None) -> None:
+        """For how many seconds a decode has run that takes far longer than those before it; None where none does."""
+        if (overdue is None) != (self._overdue is None):
+            log = get_logger(model=self.model_id)
+            if overdue is not None:
+                log.warning("a decode takes far longer than those before it", seconds=round(overdue, 1))
+            else:
+                log.info("the decode that took far longer than those before it has ended")
+        self._overdue = overdue
+
+    def crashed(self) -> None:
+        """The actor is ending. If nobody asked for it, its supervisor decides whether there will be another."""
+        self.restarts += self.info is not None and not self.is_closed
+
+    # --- written by others -------------------------------------------------------------------------------------
+
+    def ended(self, exit: Exit) -> None:
+        """By its supervisor: there will be no further actor."""
+        self._exit, self.vocabulary = exit, None
+        self._wake()
+
+    def close(self, gone: Callable[[], ErllamaError]) -> None:
+        """By who unloads it, or closes the runtime. `gone` makes the error that every later request gets."""
+        self._closed, self.vocabulary = self._closed or gone, None
+        self._wake()
+
     def _wake(self) -> None:
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
 
+    # --- read by all -------------------------------------------------------------------------------------------
+
     @property
-    def is_closed(self) -> bool:
-        """Whether its model is gone for good."""
-        return self._gone is not None
+    def ref(self) -> ActorRef[Message] | None:
+        """The actor of now, also while it loads or is to end; never that of a later load."""
+        return self._ref if self._ref is not None and self._ref.exit is None else None
 
     @property
     def is_up(self) -> bool:
         """Whether its actor works on requests now."""
-        return self._gone is None and self.phase not in DOWN
+        return self._ready and self.ref is not None and not self.is_closed
 
-    async def available(self) -> None:
-        """Return once the model can take requests; wait while it loads or restarts.
+    @property
+    def can_save(self) -> bool:
+        """Whether its engine would copy out what it holds."""
+        return self.is_up and self._overdue is None
 
-        Raises what `close` was given: `ModelNotLoaded`, `RuntimeClosed` or `ModelCrashed`.
-        """
-        while self.phase in DOWN:
+    @property
+    def is_closed(self) -> bool:
+        """Whether its model is gone for good."""
+        return self._closed is not None or self._exit is not None
+
+    @property
+    def is_unloaded(self) -> bool:
+        """Whether it was asked to be gone."""
+        return self._closed is not None
+
+    @property
+    def state(self) -> State | None:
+        """What its machine knows, while it is up."""
+        return self._state if self.is_up else None
+
+    @property
+    def phase(self) -> Phase:
+        """What the model is doing."""
+        if self._closed is not None:
+            return "unloaded"
+        if self._exit is not None:
+            return "failed" if isinstance(self._exit, Raised) else "unloaded"
+        if self.state is None:
+            return "loading" if self.info is None else "restarting"
+        return "hanging" if self._overdue is not None else self.state.phase
+
+    @property
+    def pending(self) -> int:
+        """Requests that wait."""
+        return 0 if self.state is None else self.state.pending
+
+    @property
+    def active(self) -> int:
+        """Requests that have a sequence."""
+        return 0 if self.state is None else len(self.state.placed)
+
+    def describe(self) -> str | None:
+        """A phrase for the tree."""
+        if self.info is None or not self.is_up:
+            return None
+        threads = f"{self.threads_used} of {self.info.threads} thread{'s' if self.info.threads > 1 else ''}"
+        return threads if self._overdue is None else f"{threads}, a decode hangs for {self._overdue:.0f} s"
+
+    async def actor(self) -> ActorRef[Message]:
+        """The actor, once it can take a request; waits while the model loads or restarts. Raises as `check` does."""
+        while True:
+            self.check()
+            if self.is_up and self._ref is not None:
+                return self._ref
             await self._changed.wait()
-        self.check()
 
     def check(self) -> None:
-        """Raise the error that a request gets now, if the model is gone for good."""
-        if self._gone is not None:
-            raise self._gone() from self.failure
+        """Raise the error that a request gets now, if the model is gone for good.
+
+        A first load that has failed: its own error. Else what `close` was given, or `ModelCrashed` where its supervisor
+        gave up, or `ModelNotLoaded`.
+        """
+        error = self._exit.error if isinstance(self._exit, Raised) else None
+        if isinstance(error, RestartLimitReached):
+            error = error.__cause__ or error
+        if self.info is None and isinstance(error, ErllamaError):
+            raise copy.copy(error) from error.__cause__
+        if self._closed is not None:
+            raise self._closed() from error
+        if error is not None:
+            raise ModelCrashed(self.model_id, str(error), gave_up=True) from error
+        if self._exit is not None:
+            raise ModelNotLoaded(self.model_id)

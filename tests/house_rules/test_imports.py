@@ -61,7 +61,7 @@ ARROWS: dict[str, set[str]] = {
 DOORS: dict[str, set[str]] = {
     "engine": {"backend", "backends", "failure", "jobs", "thread", "fingerprint"},
     "handle": {"model", "session", "stream", "caller", "by_id", "supervised"},
-    "model": {"actor", "board", "request"},
+    "model": {"actor", "board", "registry", "request"},
     "scheduler": {"machine", "outcomes", "messages", "state", "stages", "reuse"},
     "cache": {"messages", "client", "handle", "keys", "policy"},
     "tiers": {"messages"},

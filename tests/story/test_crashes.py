@@ -169,7 +169,7 @@ async def test_a_reload_that_fails_is_tried_again() -> None:
 
 async def test_a_hung_engine_is_marked_failed_and_not_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second copy of the weights beside the stuck one would be worse than a model that is down."""
-    monkeypatch.setattr("erllama_py.tree.ENGINE_STOP_SECONDS", 0.0)
+    monkeypatch.setattr("erllama_py.tree.MODEL_STOP_SECONDS", 0.01)
     made: list[StubBackend] = []
 
     def make(model_id: str, config: ModelConfig) -> Backend:
@@ -198,7 +198,6 @@ async def test_a_hung_engine_is_marked_failed_and_not_loaded_again(monkeypatch: 
 
 async def test_unloading_a_hung_engine_says_that_its_memory_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """`ModelStuck`, and the id stays taken; the runtime can still be closed."""
-    monkeypatch.setattr("erllama_py.tree.ENGINE_STOP_SECONDS", 0.0)
     monkeypatch.setattr("erllama_py.tree.MODEL_STOP_SECONDS", 0.01)
     made: list[StubBackend] = []
 
@@ -218,6 +217,6 @@ async def test_unloading_a_hung_engine_says_that_its_memory_is_not_free(monkeypa
             await until(lambda: made[0].hung.is_set())
             with pytest.raises(erllama.ModelStuck):
                 await runtime.unload(model)
-        with pytest.raises(erllama.AlreadyLoaded):
+        with pytest.raises(erllama.ModelStuck):
             await runtime.load_model("m", STUB)
     made[0].release.set()

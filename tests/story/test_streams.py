@@ -13,7 +13,6 @@ import pytest
 from helpers.runtime import STUB, drain, stub_runtime
 
 import erllama_py as erllama
-from erllama_py.actors import ActorRef
 from erllama_py.engine.backend import DecodeStatus, Slice
 from erllama_py.engine.jobs import Finished, Outcome
 from erllama_py.engine.stub import StubBackend
@@ -55,7 +54,7 @@ async def test_a_token_costs_one_wake_up_and_no_message(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(erllama.Stream, "_next", counted)
     async with stepped() as (model, steps):
-        actor: ActorRef[object] | None = model._caller._names.whereis("model:m")
+        actor = model._caller.board.ref
         assert actor is not None
         async with model.stream("hello", **GREEDY) as events:
             steps.release()
