@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
-from erllama_py.actors.errors import NoRestart
 from erllama_py.actors.exits import Exit, Raised, Returned, Stopped, describe
 from erllama_py.actors.mailbox import Mailbox
 from erllama_py.actors.names import Names
@@ -144,10 +143,6 @@ class ActorRun:
             await outlast(actor.terminate(exit))
         except asyncio.CancelledError:
             pass  # the last deadline has passed; why the actor ended is still `exit`
-        except NoRestart as error:
-            if isinstance(exit, Raised):
-                error.__cause__ = exit.error
-            return Raised(error)
         except Exception as error:
             if not isinstance(exit, Raised):
                 return Raised(error)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 from erllama_py.actors.clock import Clock
-from erllama_py.actors.errors import ActorEnded, NoRestart, StopTimeout
+from erllama_py.actors.errors import ActorEnded, StopTimeout
 from erllama_py.actors.exits import Exit, Raised, Stopped, describe
 from erllama_py.actors.restart_budget import RestartLimits
 from erllama_py.actors.running import Future, Run, Runnable
@@ -144,8 +144,6 @@ class Child:
 
 def restart_is_due(restart: Restart, exit: Exit) -> bool:
     """Whether a child that ended by itself comes back."""
-    if isinstance(exit, Raised) and isinstance(exit.error, NoRestart):
-        return False
     return restart == "permanent" or (restart == "transient" and isinstance(exit, Raised))
 
 

@@ -73,13 +73,6 @@ class ActorEnded(ActorError):
         return f"{self.name!r} ended: {self.exit}"
 
 
-class NoRestart(ActorError):
-    """Raised by an actor's `terminate` to say that a restart would do harm: what it holds could not be let go.
-
-    The child is marked failed, whatever its restart policy; the error that ended it is the `__cause__`.
-    """
-
-
 class CallTimeout(ActorError):
     """No answer came within `seconds`. The callee was told (`Reply.abandoned`); it may still do the work."""
 

@@ -7,7 +7,6 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any
 
 import anyio
 import pytest
@@ -22,7 +21,7 @@ from erllama_py.options.model import ModelConfig
 
 pytestmark = pytest.mark.anyio
 
-HANGS: dict[str, Any] = {**STUB, "stub": {"hang_decode_after": 0}, "policy": {"evict_save_timeout_ms": 0}}
+HANGS: erllama.ModelConfigDict = {**STUB, "stub": {"hang_decode_after": 0}, "policy": {"evict_save_timeout_ms": 0}}
 
 
 @pytest.fixture(autouse=True)
