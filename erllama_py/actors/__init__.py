@@ -35,7 +35,7 @@ from erllama_py.actors.ref import ActorRef
 from erllama_py.actors.replies import Reply
 from erllama_py.actors.restart_budget import GiveUp, RestartAfter, RestartLimits, decide
 from erllama_py.actors.root import Tree
-from erllama_py.actors.running import Runnable, function_child
+from erllama_py.actors.running import Runnable, function_child, settle
 from erllama_py.actors.snapshot import TreeNode
 from erllama_py.actors.state_machine import StateMachine
 from erllama_py.actors.strategy import Strategy, affected_children
@@ -93,4 +93,5 @@ __all__ = [
     "affected_children",
     "decide",
     "function_child",
+    "settle",
 ]

@@ -16,10 +16,10 @@ from erllama_py.actors import Threads
 from erllama_py.cache.keys import ctx_params_hash
 from erllama_py.cpus import ThreadChoice, choose_threads, read_allowance
 from erllama_py.engine.backend import Backend, FileFacts, ModelFacts
-from erllama_py.engine.fingerprint import fingerprint_file
 from erllama_py.engine.jobs import MOST_TOKENS
 from erllama_py.errors import InsufficientMemory, InvalidOption, QuantMismatch
 from erllama_py.model.board import ModelBoard
+from erllama_py.model.fingerprinting import find_fingerprint
 from erllama_py.options.model import ContextOpts, ModelConfig
 from erllama_py.results import LoadProgress, ModelInfo
 
@@ -107,7 +107,7 @@ def check_file(config: ModelConfig, facts: FileFacts, available: int) -> None:
 async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path, threads: Threads) -> Prepared:
     """Inspect, check and fingerprint the model file on one of `threads`, reporting bytes hashed to the board.
 
-    Raises the errors of `Backend.inspect`, `check_file` and `fingerprint_file`.
+    Raises the errors of `Backend.inspect`, `check_file` and `find_fingerprint`.
     """
     loop, wanted = asyncio.get_running_loop(), True
     available = psutil.virtual_memory().available
@@ -116,15 +116,15 @@ async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path, 
         loop.call_soon_threadsafe(board.progress, LoadProgress("hash", done, total))
         return wanted
 
-    def prepare() -> Prepared:
+    def inspect() -> tuple[FileFacts, ThreadChoice, str]:
         facts = backend.inspect()
         check_file(board.config, facts, available)
-        threads, reason = choose_threads(board.config.context_opts, read_allowance())
-        fingerprint = fingerprint_file(board.config, facts, remember, progress)
-        return Prepared(facts=facts, fingerprint=fingerprint, threads=threads, threads_reason=reason)
+        return facts, *choose_threads(board.config.context_opts, read_allowance())
 
     try:
-        return await threads.abandon(prepare)
+        facts, chosen, reason = await threads.abandon(inspect)
+        fingerprint = await find_fingerprint(board.config, facts, remember, progress, threads)
+        return Prepared(facts=facts, fingerprint=fingerprint, threads=chosen, threads_reason=reason)
     finally:
         wanted = False  # a worker that was abandoned by a cancelled load stops at its next block
 

@@ -18,11 +18,14 @@ from helpers.fingerprints import (
     config,
     entries,
     facts,
+    fingerprint_file,
     grown,
     lie,
     model_file,
+    recall,
     replaced,
     rewritten,
+    store,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,14 +34,11 @@ from erllama_py.engine import fingerprint
 from erllama_py.engine.backend import LoadCancelled, ModelFile
 from erllama_py.engine.fingerprint import (
     CHUNKED_TAG,
+    FileState,
     HashPlan,
-    Identity,
     Remembered,
-    fingerprint_file,
     identify,
     plan_hash,
-    recall,
-    store,
     store_path,
     usable,
 )
@@ -244,23 +244,23 @@ def test_a_memory_that_cannot_be_written_is_done_without(model: Path, tmp_path: 
 def test_a_failed_write_leaves_no_temporary_file(model: Path, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The entry is there whole or not at all."""
 
-    def full(source: object, target: object) -> None:
+    async def full(source: object, target: object, executor: object) -> None:
         raise OSError(28, "no space left on device")
 
-    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr("aiofiles.os.replace", full)
     assert fingerprint_file(config(model), facts(model), memory, Recorder()) == DIGEST
     assert entries(memory) == []
 
 
 def test_a_path_that_is_no_text_is_not_remembered(memory: Path) -> None:
     """File names are bytes; JSON is text."""
-    identity = Identity(os.fsdecode(b"/srv/\xff.gguf"), 10, 20, 30, "safe")
+    identity = FileState(os.fsdecode(b"/srv/\xff.gguf"), 10, 20, 30, "safe")
     store(memory, Remembered(identity, DIGEST))
     assert recall(memory, identity) is None
     assert entries(memory) == []
 
 
-IDENTITY = Identity("/srv/tiny.gguf", 10, 20, 30, "safe")
+IDENTITY = FileState("/srv/tiny.gguf", 10, 20, 30, "safe")
 
 
 @given(st.binary())
@@ -283,7 +283,7 @@ def test_an_entry_without_a_digest_is_no_memory(digest: str) -> None:
     assert usable(msgspec.json.encode(Remembered(IDENTITY, digest)), IDENTITY) is None
 
 
-@given(st.sampled_from(Identity.__struct_fields__))
+@given(st.sampled_from(FileState.__struct_fields__))
 def test_an_entry_is_for_one_state_of_one_file(field: str) -> None:
     """Each part of the identity counts."""
     changed = f"{IDENTITY.path}x" if field in ("path", "mode") else getattr(IDENTITY, field) + 1
@@ -294,6 +294,6 @@ def test_an_entry_is_for_one_state_of_one_file(field: str) -> None:
 @given(st.text(), st.text())
 def test_each_path_and_mode_has_its_own_place(path: str, other: str) -> None:
     """No file overwrites what is known of another one; a path is one name, whatever is in it."""
-    places = {store_path(Path("m"), Identity(p, 0, 0, 0, mode)) for p in (path, other) for mode in ("safe", "chunked")}
+    places = {store_path(Path("m"), FileState(p, 0, 0, 0, mode)) for p in (path, other) for mode in ("safe", "chunked")}
     assert len(places) == 2 * len({path, other})
     assert {place.parent for place in places} == {Path("m")}

@@ -16,9 +16,11 @@ from helpers.fingerprints import (
     config,
     entries,
     facts,
+    fingerprint_file,
     grown,
     lie,
     model_file,
+    recall,
     replaced,
     rewritten,
 )
@@ -26,7 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama_py.engine import fingerprint
-from erllama_py.engine.fingerprint import SPLIT_TAG, check_unchanged, combine, fingerprint_file, identify, recall
+from erllama_py.engine.fingerprint import SPLIT_TAG, check_unchanged, combine, identify
 from erllama_py.errors import FingerprintMismatch, ModelFileNotFound, ModelLoadError
 
 # --- models in several files -------------------------------------------------------------------------

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from erllama_py.actors import Threads
 from erllama_py.engine.backend import FileFacts, ModelFile
-from erllama_py.engine.fingerprint import Remembered, identify, store
+from erllama_py.engine.fingerprint import FileState, Remembered, identify
+from erllama_py.model import fingerprinting
 from erllama_py.options.model import ModelConfig, parse_model_config
+
+T = TypeVar("T")
 
 CONTENT = bytes(range(256)) * 40
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -48,6 +54,34 @@ class Recorder:
 def config(model: Path, **options: Any) -> ModelConfig:
     """A configuration for this file."""
     return parse_model_config({"model_path": model, **options})
+
+
+def on_threads(work: Callable[[Threads], Awaitable[T]]) -> T:
+    """Do it as a load does: on a loop, with a thread for what blocks."""
+
+    async def run() -> T:
+        threads = Threads("load", 1)
+        try:
+            return await work(threads)
+        finally:
+            threads.close()
+
+    return asyncio.run(run())
+
+
+def fingerprint_file(config: ModelConfig, facts: FileFacts, folder: Path, progress: fingerprinting.Progress) -> str:
+    """See `find_fingerprint`."""
+    return on_threads(lambda threads: fingerprinting.find_fingerprint(config, facts, folder, progress, threads))
+
+
+def recall(folder: Path, state: FileState) -> str | None:
+    """See `fingerprinting.recall`."""
+    return on_threads(lambda threads: fingerprinting.recall(folder, state, threads.executor))
+
+
+def store(folder: Path, entry: Remembered) -> None:
+    """See `fingerprinting.store`."""
+    on_threads(lambda threads: fingerprinting.store(folder, entry, threads.executor))
 
 
 def entries(memory: Path) -> list[Path]:

@@ -27,6 +27,19 @@ def test_no_work_is_handed_to_threads_of_the_application() -> None:
     assert found == []
 
 
+def test_files_are_read_and_written_on_threads_that_are_named() -> None:
+    """`aiofiles` takes the application's where no executor is given, and to close what `async with` has opened."""
+    found = []
+    for path in sources("erllama_py"):
+        for node in ast.walk(syntax(path)):
+            managed = [item.context_expr for item in node.items] if isinstance(node, ast.AsyncWith) else []
+            bare = isinstance(node, ast.Call) and "executor" not in {keyword.arg for keyword in node.keywords}
+            for call in managed if managed else [node] if bare else []:
+                if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("aiofiles."):
+                    found.append(f"{label(path)}:{call.lineno}")
+    assert found == []
+
+
 def test_threads_are_begun_where_the_list_says() -> None:
     """A thread that nobody owns is one that nobody ends."""
     found = set()

@@ -1,0 +1,137 @@
+"""Finding the fingerprint of a model that is being loaded: remembered, or hashed and then remembered.
+
+The memory is a folder of small JSON files, read and written from the loop by `aiofiles`, on the load's own threads. It
+is never a reason for a load to fail. What is hashed, and what is believed, is in `engine.fingerprint`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import suppress
+from pathlib import Path
+
+import aiofiles
+import aiofiles.os
+import msgspec
+
+from erllama_py.actors import Threads, settle
+from erllama_py.engine.backend import FileFacts, LoadCancelled
+from erllama_py.engine.fingerprint import (
+    FileState,
+    Remembered,
+    believed,
+    combine,
+    hash_file,
+    identify,
+    plan_hash,
+    store_path,
+    usable,
+)
+from erllama_py.errors import FingerprintMismatch
+from erllama_py.options.model import ModelConfig
+
+Progress = Callable[[int, int], bool]
+
+_numbers = itertools.count(1)  # of temporary files: no two loads of a process write the same one
+
+
+async def find_fingerprint(
+    config: ModelConfig, facts: FileFacts, folder: Path, progress: Progress, threads: Threads
+) -> str:
+    """The fingerprint of the files in `facts`, as 64 hex digits, checked against a given one.
+
+    `folder` has the remembered hashes. `progress` gets bytes hashed and bytes in total, on any thread, and answers
+    whether to go on; a remembered file is reported as hashed at once. Raises `FingerprintMismatch`,
+    `ModelFileNotFound`, `LoadCancelled`, and `ModelLoadError` where a file changes meanwhile.
+    """
+    if not facts.files:  # a backend without a file
+        return config.fingerprint or hashlib.sha256(config.backend.encode()).hexdigest()
+    if config.fingerprint_mode == "fast_unsafe":
+        assert config.fingerprint is not None  # the door saw to it
+        return config.fingerprint
+    found = combine(await _known_or_hashed(config, facts, folder, progress, threads))
+    if config.fingerprint is not None and config.fingerprint != found:
+        raise FingerprintMismatch(facts.files[0].path, config.fingerprint, found)
+    return found
+
+
+async def _known_or_hashed(
+    config: ModelConfig, facts: FileFacts, folder: Path, progress: Progress, threads: Threads
+) -> list[str]:
+    files, mode, executor = facts.files, config.fingerprint_mode, threads.executor
+    states = [await threads.abandon(identify, file, mode) for file in files]
+    plans = [plan_hash(mode, file) for file in files]
+    known = believed(config, [await recall(folder, state, executor) for state in states])
+    hashes, done, total = list[str](), 0, sum(plan.length for plan in plans)
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if not progress(done, total):
+            raise LoadCancelled
+
+    for file, state, plan, digest in zip(files, states, plans, known, strict=True):
+        if digest is not None:
+            advance(plan.length)
+            hashes.append(digest)
+            continue
+        hashes.append(await threads.abandon(hash_file, file, plan, advance))
+        if config.remember_fingerprint:
+            await store(folder, Remembered(state, hashes[-1]), executor)
+    return hashes
+
+
+# A file that a cancellation finds half opened would stay open until it is collected, and a temporary one for good: both
+# calls run to their end. Closed by hand, as the end of `async with aiofiles.open(…)` takes the application's threads.
+
+
+async def recall(folder: Path, state: FileState, executor: Executor) -> str | None:
+    """The remembered hash, if the file is still the same."""
+    recalling = asyncio.ensure_future(_recall(folder, state, executor))
+    await settle(recalling)
+    return recalling.result()
+
+
+async def store(folder: Path, entry: Remembered, executor: Executor) -> None:
+    """Remember a hash, whole or not at all. A store that cannot be written is done without."""
+    await settle(asyncio.ensure_future(_store(folder, entry, executor)))
+
+
+async def _recall(folder: Path, state: FileState, executor: Executor) -> str | None:
+    try:
+        file = await aiofiles.open(store_path(folder, state), "rb", executor=executor)
+        try:
+            content: bytes = await file.read()
+        finally:
+            await file.close()
+    except OSError:
+        return None
+    return usable(content, state)
+
+
+async def _store(folder: Path, entry: Remembered, executor: Executor) -> None:
+    with suppress(OSError, UnicodeEncodeError):  # the latter: a path that JSON cannot hold
+        content = msgspec.json.encode(entry)
+        await aiofiles.os.makedirs(folder, mode=0o700, exist_ok=True, executor=executor)
+        whole = store_path(folder, entry.identity)
+        temporary = whole.with_suffix(f".{os.getpid()}-{next(_numbers)}.tmp")
+        try:
+            file = await aiofiles.open(temporary, "xb", opener=_private, executor=executor)
+            try:
+                await file.write(content)
+            finally:
+                await file.close()
+            await aiofiles.os.replace(temporary, whole, executor=executor)
+        except BaseException:
+            with suppress(OSError):
+                await aiofiles.os.unlink(temporary, executor=executor)
+            raise
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
