@@ -71,7 +71,8 @@ from erllama_py.options.mappings import (
     TierDict,
     TurnOptionsDict,
 )
-from erllama_py.options.model import ContextOpts, ModelConfig, ModelOpts, PolicyOpts, SchedulerOpts, StubOpts
+from erllama_py.options.model import ContextOpts, ModelConfig, ModelOpts, SchedulerOpts, StubOpts
+from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.pressure import PressureOpts
 from erllama_py.options.request import RequestOptions
 from erllama_py.options.tiers import DiskTier, RamFileTier, TierSpec

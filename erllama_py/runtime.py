@@ -49,13 +49,8 @@ from erllama_py.handle.supervised import Supervised, parse_supervise
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.registry import Registry
 from erllama_py.options.mappings import ModelConfigDict, PolicyOptsDict, PressureOptsDict, RestartLimitsDict, TierDict
-from erllama_py.options.model import (
-    ModelConfig,
-    PolicyOpts,
-    check_name,
-    check_tier,
-    parse_model_config,
-)
+from erllama_py.options.model import ModelConfig, check_name, check_tier, parse_model_config
+from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.pressure import PressureOpts
 from erllama_py.options.runtime import RAM_TIER, SAVE_BUFFER_BYTES, SWITCH_SECONDS, parse_runtime_options
 from erllama_py.options.tiers import RamTier, TierSpec, parse_tier

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from erllama_py.options.model import PolicyOpts
+from erllama_py.options.policy import PolicyOpts
 from erllama_py.tiers.messages import RowMeta
 
 # Closer ends are one row. Not for the time: 32 tokens of a 135M model take 0.2 s on two cores, a synced file 5 to 20

@@ -9,7 +9,7 @@ from erllama_py.cache.policy import grid_stride, prompt_ends
 from erllama_py.engine.backend import ModelFacts, Sampling
 from erllama_py.engine.jobs import CapturePlan
 from erllama_py.errors import ContextOverflow, EmptyPrompt, RequestError, TokenOutOfRange
-from erllama_py.options.model import PolicyOpts
+from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.request import RequestOptions
 from erllama_py.results import CacheDelta, CacheHit, Completion, Stats
 from erllama_py.scheduler.messages import Complete, Outline, Request

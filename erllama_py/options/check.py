@@ -7,13 +7,18 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from erllama_py.errors import InvalidOption
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+INT32_MAX = (1 << 31) - 1  # llama.cpp holds sizes in 32-bit integers
+Count = Annotated[int, Meta(ge=1, le=INT32_MAX)]
+Amount = Annotated[int, Meta(ge=0, le=INT32_MAX)]
 
 if TYPE_CHECKING:
     PathText = str | os.PathLike[str]  # what may be given
@@ -26,6 +31,10 @@ FLOAT32_MIN = 1.1754944e-38
 
 _PATH = re.compile(r" - at `\$\.(?P<option>[\w.]*)(\[(?P<index>\d+)\])?`$")
 _WORDS = {"object": "a mapping", "array": "a list", "null": "None"}
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base of all option structs: immutable, by keyword, unknown names refused."""
 
 
 def convert(options: object, kind: type[S], **prepare: Callable[[Any], object]) -> S:

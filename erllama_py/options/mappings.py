@@ -9,14 +9,8 @@ from __future__ import annotations
 import os
 from typing import Literal, TypedDict
 
-from erllama_py.options.model import (
-    ContextOpts,
-    KVType,
-    ModelOpts,
-    PolicyOpts,
-    SchedulerOpts,
-    StubOpts,
-)
+from erllama_py.options.model import ContextOpts, KVType, ModelOpts, SchedulerOpts, StubOpts
+from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.pressure import Source
 
 

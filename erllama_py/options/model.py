@@ -1,4 +1,4 @@
-"""Every option as a frozen struct, checked once, at the door.
+"""The options of a model as frozen structs, checked once, at the door.
 
 `parse_model_config` takes what a caller wrote, a mapping or a struct, and returns a struct in which every value
 is known to be possible and every default is filled in; later rooms check nothing again. A field's own bounds
@@ -11,33 +11,38 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from erllama_py.errors import InvalidOption, TierMismatch, TierNotFound
-from erllama_py.options.check import PathText, check_utf8, convert, hex_digest, not_among, plain_path
+from erllama_py.options.check import (
+    INT32_MAX,
+    Amount,
+    Count,
+    Options,
+    PathText,
+    check_utf8,
+    convert,
+    hex_digest,
+    not_among,
+    plain_path,
+)
+from erllama_py.options.policy import DEFAULT_POLICY, PolicyOpts, check_policy, filled
 from erllama_py.options.tiers import KINDS, RamTier
 
-INT32_MAX = (1 << 31) - 1  # llama.cpp holds sizes in 32-bit integers
 MAX_SEQUENCES = 255  # llama.cpp's LLAMA_MAX_SEQ less the one that saved ranges pass through
 MAX_DEVICES = 16  # llama.cpp's llama_max_devices(); it reads no more shares than that
 MAX_THREADS = 512  # ggml's GGML_MAX_N_THREADS
 STUB_TOKENS = 260  # the stub's vocabulary starts with 256 bytes and its control tokens
 
-Count = Annotated[int, Meta(ge=1, le=INT32_MAX)]
-Amount = Annotated[int, Meta(ge=0, le=INT32_MAX)]
 Positive = Annotated[float, Meta(gt=0.0)]
 Seconds = Annotated[float, Meta(ge=0.0, le=3600.0)]
 Threads = Annotated[int, Meta(ge=1, le=MAX_THREADS)]
 KVType = Literal["f16", "f32", "bf16", "q4_0", "q5_0", "q5_1", "q8_0"]
 SaveReason = Literal["cold", "continued", "finish", "evict", "shutdown"]
 SkipReason = Literal["no_buffer", "too_large", "forgotten"]  # why a row that was due was not copied out of the cells
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The base of all option structs: immutable, by keyword, unknown names refused."""
 
 
 Salt = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -103,60 +108,6 @@ class ContextOpts(Options, frozen=True):
     """Keep the KV cells of a layer on the GPU where the layer is."""
     swa_full: bool = False
     """Sliding-window models: keep all cells, so that sequences can be cut back anywhere, at the price of memory."""
-
-
-NOT_GIVEN: Any = msgspec.UNSET  # of a checked configuration every gate is given
-
-
-class PolicyOpts(Options, frozen=True):
-    """Gates: when prefixes are saved. Lengths are in tokens.
-
-    Those that are not given are `msgspec.UNSET`: a model then has those of `Runtime(policy=…)`, a runtime the defaults.
-    """
-
-    min_tokens: Amount | None = NOT_GIVEN
-    """Shortest prefix that is saved; `None` saves nothing. By default 128."""
-    cold_min_tokens: Amount | None = NOT_GIVEN
-    """Shortest prompt that is saved after its prefill; at least `min_tokens`. By default `None`: the same as it."""
-    cold_max_tokens: Amount | None = NOT_GIVEN
-    """Longest prompt that is saved after its prefill. By default `None`: no limit."""
-    continued_interval: Count = NOT_GIVEN
-    """Generated tokens between two saves of a long reply. By default 256."""
-    boundary_trim_tokens: Amount = NOT_GIVEN
-    """Tokens left off a prompt's end, which differs next time, before its boundary is looked for. By default 32."""
-    boundary_align_tokens: Count = NOT_GIVEN
-    """Boundaries lie on multiples of this. By default 256."""
-    session_resume_wait_ms: Amount = NOT_GIVEN
-    """Longest wait for a save that `parent_key` names, or a tier that is opened, in milliseconds. By default 500."""
-    evict_save_timeout_ms: Amount = NOT_GIVEN
-    """Longest that `evict`, `unload` and the end of the runtime wait for saves, in milliseconds. By default 10,000."""
-
-
-# Why the gates have these defaults; the measurements are tables of docs/benchmarks.md.
-# - `min_tokens`: a hit saves time at every length that was measured, so this gate is about bytes: 128 tokens are 3 MB
-#   of a model of 135 million parameters and 16 MB of one of 8 billion, and rows of shorter
-#   prompts would mostly never be read.
-# - `boundary_align_tokens`: spans of 256 and of 512 tokens delay decoding equally little (5 ms in total for 1,024
-#   tokens of SmolLM2); spans of 64 and 128 delay it longer, and make four times and twice as many files. Shorter ones
-#   are found more often. Half of a micro-batch of 512 also leaves the cuts of a prefill alone.
-# - `continued_interval`: a span costs only its own tokens, so saving often costs no more bytes than saving rarely. 256
-#   tokens are some seconds of a reply: what kill -9 costs of it at most.
-# - `boundary_trim_tokens`: what a prompt ends with (a question mark, the header of the answer) differs next time. Chat
-#   templates put 5 to 15 tokens after the last text.
-# - `session_resume_wait_ms`: a row is stored in 5 to 20 ms and 10,000 headers are read in 400, so this is for slow
-#   disks; computing what was waited for would take seconds.
-# - `evict_save_timeout_ms`: in ten seconds an SSD takes gigabytes. Docker's default stop timeout is also 10 s;
-#   Kubernetes waits for 30 seconds, systemd for 90.
-DEFAULT_POLICY = PolicyOpts(
-    min_tokens=128,
-    cold_min_tokens=None,
-    cold_max_tokens=None,
-    continued_interval=256,
-    boundary_trim_tokens=32,
-    boundary_align_tokens=256,
-    session_resume_wait_ms=500,
-    evict_save_timeout_ms=10_000,
-)
 
 
 # A waiting request holds its tokens and nothing else, so the limit is about patience: at one request a second, the
@@ -247,35 +198,16 @@ class ModelConfig(Options, frozen=True):
 def parse_model_config(options: object, policy: PolicyOpts = DEFAULT_POLICY) -> ModelConfig:
     """Check a configuration and fill in what depends on others: gates, absolute path, micro-batch, threads."""
     config = convert(options, ModelConfig, model_path=plain_path, fingerprint=hex_digest, ctx_params_hash=hex_digest)
-    config = msgspec.structs.replace(config, policy=_filled(config.policy, policy))
+    config = msgspec.structs.replace(config, policy=filled(config.policy, policy))
     _check_model(config)
     _check_context(config.context_opts)
-    _check_policy(config.policy)
+    check_policy(config.policy)
     return msgspec.structs.replace(
         config,
         model_path=None if config.model_path is None else _absolute(config.model_path),
         context_opts=_resolve_context(config.context_opts),
         quant_type=None if config.quant_type is None else config.quant_type.lower(),
     )
-
-
-class _Named(Options, frozen=True):
-    """Wraps the policy so that errors carry the path `policy.…`."""
-
-    policy: PolicyOpts
-
-
-def parse_policy(options: object) -> PolicyOpts:
-    """Check gates that are given apart from a model, and fill in the defaults. Raises `InvalidOption`."""
-    policy = _filled(convert({"policy": options}, _Named).policy, DEFAULT_POLICY)
-    _check_policy(policy)
-    return policy
-
-
-def _filled(policy: PolicyOpts, defaults: PolicyOpts) -> PolicyOpts:
-    """The gates that are given, and the others as in `defaults`."""
-    given = {name: gate for name, gate in msgspec.structs.asdict(policy).items() if gate is not NOT_GIVEN}
-    return msgspec.structs.replace(defaults, **given)
 
 
 def check_tier(config: ModelConfig, running: Mapping[str, str]) -> None:
@@ -354,12 +286,3 @@ def _check_context(context: ContextOpts) -> None:
     # llama.cpp turns flash attention on by itself for these where that is left to it, and fails where it is not.
     if context.flash_attn is False and context.type_v.startswith("q"):
         raise InvalidOption("context_opts.type_v", f"{context.type_v} values need flash attention, which is off")
-
-
-def _check_policy(policy: PolicyOpts) -> None:
-    least, cold_least = policy.min_tokens or 0, policy.cold_min_tokens
-    if cold_least is not None and cold_least < least:
-        raise InvalidOption("policy.cold_min_tokens", f"it must not be below min_tokens, which is {least}")
-    if policy.cold_max_tokens is not None and policy.cold_max_tokens < (cold_least or least):
-        problem = f"it must not be below cold_min_tokens, which is {cold_least or least}"
-        raise InvalidOption("policy.cold_max_tokens", problem)

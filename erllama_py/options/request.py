@@ -9,8 +9,8 @@ from msgspec import Meta
 from msgspec.structs import asdict
 
 from erllama_py.errors import InvalidOption
-from erllama_py.options.check import check_utf8, convert, hex_digest
-from erllama_py.options.model import Amount, Count, Options, Positive, Salt
+from erllama_py.options.check import Amount, Count, Options, check_utf8, convert, hex_digest
+from erllama_py.options.model import Positive, Salt
 
 # Stop sequences are searched for after each token on the engine's thread, which all requests of a model share;
 # within these bounds that takes microseconds. Real ones are few and short.

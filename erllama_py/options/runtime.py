@@ -11,7 +11,8 @@ from msgspec import Meta
 
 from erllama_py.errors import InvalidOption
 from erllama_py.options.check import convert
-from erllama_py.options.model import PolicyOpts, check_name, parse_policy
+from erllama_py.options.model import check_name
+from erllama_py.options.policy import PolicyOpts, parse_policy
 from erllama_py.options.pressure import PressureOpts, parse_pressure
 from erllama_py.options.tiers import LEAST_QUOTA, QuotaBytes, RamTier, TierSpec, parse_tier
 

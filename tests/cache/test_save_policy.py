@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from erllama_py.cache.policy import LEAST_ROW_TOKENS, STATE_BYTES_PER_TOKEN, grid_stride, prompt_ends
-from erllama_py.options.model import PolicyOpts, parse_policy
+from erllama_py.options.policy import PolicyOpts, parse_policy
 
 lengths = st.integers(1, 3000)
 gates = st.none() | st.integers(0, 2000)

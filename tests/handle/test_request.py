@@ -13,7 +13,7 @@ from erllama_py.engine.jobs import Forked
 from erllama_py.errors import ContextOverflow
 from erllama_py.model.request import make_completion, make_request, too_late
 from erllama_py.options.mappings import PolicyOptsDict
-from erllama_py.options.model import parse_policy
+from erllama_py.options.policy import parse_policy
 from erllama_py.options.request import RequestOptions
 from erllama_py.results import Stats
 from erllama_py.scheduler.messages import CancelRequest, Complete, Effect, Request

@@ -97,7 +97,6 @@ async def test_every_call_takes_a_struct_of_options() -> None:
 
 
 SNIPPET = """
-import os
 from pathlib import Path
 
 import erllama_py as erllama

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama_py.errors import InvalidOption
-from erllama_py.options.model import ContextOpts, ModelConfig, ModelOpts, PolicyOpts, StubOpts, parse_model_config
+from erllama_py.options.model import ContextOpts, ModelConfig, ModelOpts, StubOpts, parse_model_config
+from erllama_py.options.policy import PolicyOpts
 
 STUB: dict[str, Any] = {"backend": "stub"}
 HEX = "0123456789abcdef" * 4

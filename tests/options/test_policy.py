@@ -6,12 +6,14 @@ from typing import Any
 
 import msgspec
 import pytest
+import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
 import erllama_py as erllama
 from erllama_py.errors import InvalidOption
-from erllama_py.options.model import DEFAULT_POLICY, ModelConfig, PolicyOpts, parse_model_config, parse_policy
+from erllama_py.options.model import ModelConfig, parse_model_config
+from erllama_py.options.policy import DEFAULT_POLICY, PolicyOpts, parse_policy
 
 DEFAULTS = parse_policy({"min_tokens": 64, "boundary_align_tokens": 128, "continued_interval": 32})
 
@@ -26,6 +28,13 @@ def test_no_gates_are_needed() -> None:
     assert parse_policy({}) == parse_policy(PolicyOpts()) == DEFAULT_POLICY
     assert msgspec.UNSET not in msgspec.structs.astuple(DEFAULT_POLICY)
     assert parse_policy(DEFAULTS) == DEFAULTS
+
+
+def test_the_reference_gives_the_default_of_each_gate() -> None:
+    """A struct of gates that are not given cannot show them."""
+    for gate, text in reference.field_docs(PolicyOpts).items():
+        default = getattr(DEFAULT_POLICY, gate)
+        assert f"By default {'`None`' if default is None else f'{default:,}'}" in text
 
 
 @pytest.mark.parametrize("min_tokens", [0, 1, 512, None])
