@@ -97,6 +97,7 @@ async def test_every_call_takes_a_struct_of_options() -> None:
 
 
 SNIPPET = """
+import json
 from pathlib import Path
 
 import erllama_py as erllama
@@ -112,6 +113,7 @@ GOOD = [
     'await model.prefill_only("hello", cache_salt="alice")',
     'model = await runtime.load_model("m", {"model_path": Path("a.gguf"), "context_opts": {"n_ctx": 64}})',
     'await runtime.load_model(erllama.ModelConfig(model_path=Path("a.gguf"), policy=erllama.PolicyOpts(min_tokens=1)))',
+    'await runtime.load_model("m", erllama.ModelConfig(**json.loads("{}")))',
     'await runtime.load_model("m", {"policy": erllama.PolicyOpts(), "scheduler": {"turn_ms": 5}})',
     'erllama.Runtime(policy={"min_tokens": 5}, pressure={"source": "system"})',
     'erllama.Runtime(tiers={"d": {"kind": "disk", "root": "."}, "e": erllama.RamFileTier("/dev/shm/rows")})',
