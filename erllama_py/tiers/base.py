@@ -77,6 +77,8 @@ class TierActor(Actor[TierMessage]):
                 self.introduce()
 
     async def terminate(self, exit: Exit) -> None:
+        while len(self._queue) > 1:  # one that has begun may be past the point where it can be cancelled
+            self._queue.pop()
         await self.tasks.stop()
         self._queue.clear()  # somebody may keep this actor's error, and with its frames the actor: not the buffers
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.checkpoints import turns
 from helpers.directory_tier import QUOTA, path_of, served, tier_at, used, works
 from helpers.fake_cache import (
     FakeCache,
@@ -94,6 +95,7 @@ async def test_a_tier_that_stops_before_the_link_leaves_nothing(tmp_path: Path, 
         replies = [bench.ref.begin_call(put_of(meta_of(number))) for number in (1, 2)]
         await waiting.reached.wait()
         bench.run.request_stop()
+        await turns()  # it is ending, and waits for the thread
         waiting.go_on()
         for reply in replies:
             with pytest.raises(ActorEnded):
@@ -107,16 +109,18 @@ async def test_a_tier_that_stops_before_the_link_leaves_nothing(tmp_path: Path, 
 
 @pytest.mark.parametrize("stage", [Stage.LINK, Stage.UNLINK, Stage.SYNC_DIRECTORY], ids=lambda stage: stage.value)
 async def test_past_the_link_a_row_is_stored_and_told_though_the_tier_stops(tmp_path: Path, stage: Stage) -> None:
-    """From the link on there is no way back: the cache must know what is there."""
+    """From the link on there is no way back: the cache must know what is there. What is queued is not begun."""
     waiting = Waiting(stage)
     async with tier_running(lambda: tier_at(tmp_path, TamperedFiles(waiting))) as bench:
-        bench.ref.cast(put_of(meta_of(1)))
+        for number in (1, 2, 3):
+            bench.ref.cast(put_of(meta_of(number)))
         await waiting.reached.wait()
         bench.run.request_stop()
+        await turns()  # it is ending, and waits for the thread
         waiting.go_on()
         await asyncio.wait((bench.run.task,))
         await bench.cache.until(lambda: bool(bench.cache.told(RowStored)))
-        assert path_of(tmp_path, 1).exists()
+        assert [path_of(tmp_path, number).exists() for number in (1, 2, 3)] == [True, False, False]
         assert temp_files(tmp_path) == []
 
 
