@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -98,22 +99,41 @@ async def test_it_passes_while_a_template_renders(monkeypatch: pytest.MonkeyPatc
             over.set()
 
 
+FAR = 1e6  # seconds until a deadline that no test waits for
+
+
+class Deadlines:
+    """The timers of all deadlines that are far off; they come when a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = asyncio.get_running_loop()
+        self.timers: list[tuple[asyncio.TimerHandle, partial[object]]] = []
+        call_at = loop.call_at
+
+        def noted(when: float, callback: Any, *args: Any, **options: Any) -> asyncio.TimerHandle:
+            timer = call_at(when, callback, *args, **options)
+            if when > loop.time() + FAR / 2:
+                self.timers = [one for one in self.timers if not one[0].cancelled()]
+                self.timers.append((timer, partial(callback, *args)))
+            return timer
+
+        monkeypatch.setattr(loop, "call_at", noted)
+
+    def come(self) -> None:
+        """Now."""
+        for timer, call in self.timers:
+            if not timer.cancelled():
+                timer.cancel()
+                call()
+
+
 async def test_its_timer_is_gone_with_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would keep the request's memory until it is due."""
-    loop, timers = asyncio.get_running_loop(), list[asyncio.TimerHandle]()
-    call_at = loop.call_at
-
-    def noted(when: float, *args: Any, **options: Any) -> asyncio.TimerHandle:
-        timer = call_at(when, *args, **options)
-        if when > loop.time() + 1e5:
-            timers.append(timer)
-        return timer
-
     async with stub_runtime() as (_, model):
-        monkeypatch.setattr(loop, "call_at", noted)
-        await model.complete("hello", response_tokens=4, deadline=1e6)
-    assert timers
-    assert all(timer.cancelled() for timer in timers)
+        deadlines = Deadlines(monkeypatch)
+        await model.complete("hello", response_tokens=4, deadline=FAR)
+    assert deadlines.timers
+    assert all(timer.cancelled() for timer, _ in deadlines.timers)
 
 
 async def test_a_callers_own_timeout_stays_one() -> None:
@@ -154,9 +174,12 @@ async def hanging(after: int, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 async def test_it_holds_although_a_decode_hangs(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """For all who take part in that decode, and all who wait; the engine's later answers go nowhere."""
     async with hanging(after, monkeypatch) as (model, backend):
-        calls = [model.complete("hello", deadline=0.02, response_tokens=50, temperature=0.0) for _ in range(12)]
-        done = await asyncio.gather(*calls)
-        assert backend.hung.is_set()
+        deadlines = Deadlines(monkeypatch)
+        calls = [model.complete("hello", deadline=FAR, response_tokens=50, temperature=0.0) for _ in range(12)]
+        tasks = [asyncio.create_task(call) for call in calls]
+        await until(lambda: backend.hung.is_set() and len(deadlines.timers) == len(tasks))
+        deadlines.come()
+        done = await asyncio.gather(*tasks)
         assert {one.finish_reason for one in done} == {"cancelled"}
         assert model.queue_depth > 0
         if after:

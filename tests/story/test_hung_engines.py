@@ -93,7 +93,7 @@ async def test_its_id_stays_taken_until_its_thread_has_ended(crashed: bool) -> N
             made.let_go()
         await until(lambda: engine_threads() == [])
         again = await loaded_as_soon_as_it_can_be(runtime)
-        assert (await again.complete("hello", response_tokens=2)).generated
+        assert (await again.complete("hello", response_tokens=2, temperature=0.0)).generated
         with pytest.raises(erllama.ModelNotLoaded):
             await runtime.unload(model)
         assert runtime.list_models()[0].phase == "idle"

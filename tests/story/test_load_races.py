@@ -117,7 +117,7 @@ async def test_what_needs_no_model_needs_none_that_is_loaded() -> None:
                     await session.chat("hello")
         await runtime.end_session("m", "s")
         doors.let_through()
-        assert (await (await task).complete("hello", response_tokens=2)).generated
+        assert (await (await task).complete("hello", response_tokens=2, temperature=0.0)).generated
 
 
 async def test_a_load_that_follows_an_unload_of_a_load_is_another_one() -> None:
@@ -131,7 +131,7 @@ async def test_a_load_that_follows_an_unload_of_a_load_is_another_one() -> None:
         with pytest.raises(erllama.ModelNotLoaded):
             await first
         assert [info.id for info in runtime.list_models()] == ["m"]
-        assert (await runtime.complete("m", "hello", response_tokens=2)).generated
+        assert (await runtime.complete("m", "hello", response_tokens=2, temperature=0.0)).generated
         await model.unload()
         assert runtime.list_models() == []
 
@@ -154,7 +154,7 @@ async def test_a_load_slips_in_as_soon_as_the_id_is_free() -> None:
         (gone,) = await asyncio.gather(first, return_exceptions=True)
         assert isinstance(gone, erllama.ModelNotLoaded)
         assert [board.model_id for board in runtime._models] == ["m"]
-        assert (await model.complete("hello", response_tokens=2)).generated
+        assert (await model.complete("hello", response_tokens=2, temperature=0.0)).generated
 
 
 async def test_a_cancellation_is_never_swallowed() -> None:
@@ -185,7 +185,9 @@ async def test_loads_unloads_and_closes_cancelled_anywhere(who: str, turns: int)
             runtime = await closing.enter_async_context(erllama.Runtime())
             calls: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
                 "load": lambda: runtime.load_model("m", STUB),
-                "complete": lambda: later(1, lambda: runtime.complete("m", "hello", response_tokens=1)),
+                "complete": lambda: later(
+                    1, lambda: runtime.complete("m", "hello", response_tokens=1, temperature=0.0)
+                ),
                 "unload": lambda: later(turns, lambda: runtime.unload("m")),
             }
             if who == "close":
@@ -211,7 +213,7 @@ async def loads_again(runtime: erllama.Runtime) -> None:
         await runtime.unload("m")
     await until(lambda: engine_threads() == [])
     model = await runtime.load_model("m", STUB)
-    assert (await model.complete("hello", response_tokens=1)).generated
+    assert (await model.complete("hello", response_tokens=1, temperature=0.0)).generated
 
 
 @pytest.mark.slow
