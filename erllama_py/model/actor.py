@@ -113,12 +113,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self._thread = EngineThread(
             backend, self._take_outcomes, name, self._buffers, scheduler, prepared.threads, board.use_threads
         )
-        try:
-            facts = await self._thread.load(report_weights(board, prepared.facts.file_size))
-        except errors.ErllamaError:
-            raise
-        except Exception as error:
-            raise errors.ModelLoadError(str(board.config.model_path or "the model"), str(error)) from error
+        facts = await self._thread.load(report_weights(board, prepared.facts.file_size))
         if nbytes := range_bytes(prepared.facts, board.config):
             # The first copies should not wait for fresh memory, which takes ten times longer than they do.
             await self._loading.run(self._buffers.warm, WARM_BUFFERS, nbytes)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import anyio
 
@@ -18,7 +19,7 @@ from erllama_py.actors import ActorRef, Exit, Raised, RestartLimitReached
 from erllama_py.cache.keys import Identity
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import ModelFacts, Vocabulary
-from erllama_py.errors import ErllamaError, ModelCrashed, ModelNotLoaded
+from erllama_py.errors import ErllamaError, ModelCrashed, ModelLoadError, ModelNotLoaded
 from erllama_py.options.model import ModelConfig
 from erllama_py.results import CacheHit, LoadProgress, ModelInfo, Phase
 from erllama_py.scheduler.messages import Message
@@ -47,7 +48,7 @@ class ModelBoard:
         self._ready = False  # that actor
         self._state: State | None = None
         self._overdue: float | None = None
-        self._exit: Exit | None = None
+        self._failure: BaseException | None = None  # that its supervisor gave it up for
         self._closed: Callable[[], ErllamaError] | None = None
         self._changed = anyio.Event()
 
@@ -106,8 +107,13 @@ class ModelBoard:
 
     def ended(self, exit: Exit) -> None:
         """By its supervisor: there will be no further actor."""
-        self._exit, self.vocabulary = exit, None
-        self._wake()
+        if isinstance(exit, Raised):
+            failure = exit.error
+            self._failure = failure.__cause__ or failure if isinstance(failure, RestartLimitReached) else failure
+            self.vocabulary = None
+            self._wake()
+        else:
+            self.close(partial(ModelNotLoaded, self.model_id))
 
     def close(self, gone: Callable[[], ErllamaError]) -> None:
         """By who unloads it, or closes the runtime. `gone` makes the error that every later request gets."""
@@ -138,7 +144,7 @@ class ModelBoard:
     @property
     def is_closed(self) -> bool:
         """Whether its model is gone for good."""
-        return self._closed is not None or self._exit is not None
+        return self._closed is not None or self._failure is not None
 
     @property
     def is_unloaded(self) -> bool:
@@ -155,8 +161,8 @@ class ModelBoard:
         """What the model is doing."""
         if self._closed is not None:
             return "unloaded"
-        if self._exit is not None:
-            return "failed" if isinstance(self._exit, Raised) else "unloaded"
+        if self._failure is not None:
+            return "failed"
         if self.state is None:
             return "loading" if self.info is None else "restarting"
         return "hanging" if self._overdue is not None else self.state.phase
@@ -190,16 +196,23 @@ class ModelBoard:
         """Raise the error that a request gets now, if the model is gone for good.
 
         A first load that has failed: its own error. Else what `close` was given, or `ModelCrashed` where its supervisor
-        gave up, or `ModelNotLoaded`.
+        gave up.
         """
-        error = self._exit.error if isinstance(self._exit, Raised) else None
-        if isinstance(error, RestartLimitReached):
-            error = error.__cause__ or error
-        if self.info is None and isinstance(error, ErllamaError):
-            raise copy.copy(error) from error.__cause__
+        failure = self._failure
+        if self.info is None and failure is not None:
+            raise self.load_error(failure)
         if self._closed is not None:
-            raise self._closed() from error
-        if error is not None:
-            raise ModelCrashed(self.model_id, str(error), gave_up=True) from error
-        if self._exit is not None:
-            raise ModelNotLoaded(self.model_id)
+            raise self._closed() from failure
+        if failure is not None:
+            raise ModelCrashed(self.model_id, str(failure), gave_up=True) from failure
+
+    def load_error(self, failure: BaseException) -> ErllamaError:
+        """A new error for what a load has failed with, which may be something of the backend's."""
+        error: ErllamaError
+        if isinstance(failure, ErllamaError):
+            error = copy.copy(failure)
+            error.__cause__ = failure.__cause__
+        else:
+            error = ModelLoadError(str(self.config.model_path or "a model"), str(failure))
+            error.__cause__ = failure
+        return error

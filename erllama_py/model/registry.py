@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 from erllama_py.actors import ActorEnded, ChildSpec, DynamicSupervisor, NameNotFound, StopTimeout, SupervisorClosed
-from erllama_py.errors import AlreadyLoaded, ModelNotLoaded, ModelStuck, RuntimeClosed
+from erllama_py.errors import AlreadyLoaded, ErllamaError, ModelNotLoaded, ModelStuck, RuntimeClosed
 from erllama_py.model.board import ModelBoard
 from erllama_py.options.model import ModelConfig
 from erllama_py.results import LoadProgress
@@ -74,6 +74,8 @@ class Registry:
                     raise RuntimeClosed from None
                 case ActorEnded():
                     raise ModelNotLoaded(model_id) from None
+                case Exception() if not isinstance(error, ErllamaError):
+                    raise board.load_error(error) from error
             raise
         return board
 

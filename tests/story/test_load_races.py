@@ -106,6 +106,19 @@ async def test_a_call_made_during_a_first_load_ends_with_it(call: str, end: str)
         assert type(loaded) is (asyncio.CancelledError if end == "cancelled" else expected)
 
 
+async def test_what_a_backend_raises_when_it_is_made_is_a_load_error() -> None:
+    """It comes from code of the application, or from an import that fails; what it was is the cause."""
+
+    def broken(model_id: str, config: ModelConfig) -> StubBackend:
+        raise ImportError("no such library")
+
+    async with erllama.Runtime(backend_factory=broken) as runtime:
+        with pytest.raises(erllama.ModelLoadError, match="no such library") as caught:
+            await runtime.load_model("m", STUB)
+        assert isinstance(caught.value.__cause__, ImportError)
+        assert runtime.list_models() == []
+
+
 async def test_what_needs_no_model_needs_none_that_is_loaded() -> None:
     """A deadline that passes during the first load, and the end of a session that never was."""
     async with loading() as (runtime, task, doors):
