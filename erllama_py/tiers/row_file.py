@@ -205,7 +205,7 @@ def header_length(head: bytes) -> int:
 
 
 def decode_header(head: bytes, file_bytes: int, name: str) -> Header:
-    """What a file of `file_bytes` bytes called `name` says that begins with `head`. Raises `BadRow`.
+    """The header of a file of `file_bytes` bytes called `name` that begins with `head`. Raises `BadRow`.
 
     Checks all but the payload and the logits. Damaged usage is no reason to refuse: it counts as never used.
     """
@@ -216,11 +216,24 @@ def decode_header(head: bytes, file_bytes: int, name: str) -> Header:
         _bad("torn", f"{min(len(head), file_bytes)} bytes, and its header has {header_bytes}")
     if checksum(head[:USAGE_OFFSET] + head[_AFTER_USAGE:checked]) != head[checked:header_bytes]:
         _bad("flipped", "the checksum of the header does not hold")
-    (
-        _, _, _, hits, used_at, usage_checksum, created_at, prefill_seconds, payload_bytes, logits_bytes, start, end,
-        build_bytes, quant_bits, reason, key, parent, fingerprint, ctx_params_hash, payload_checksum, logits_checksum,
-    ) = _FIXED.unpack_from(head)  # fmt: skip
     # From here on the header is as it was written; what is impossible in it was written by somebody else.
+    meta, payload_checksum, logits_checksum = _decode_meta(head[:checked])
+    where = _layout(header_bytes, meta.payload_bytes, meta.logits_bytes)
+    if file_bytes != where.file_bytes or len(head) < where.payload_offset:
+        _bad("torn", f"{file_bytes} bytes instead of {where.file_bytes}")
+    if head[header_bytes : where.payload_offset] != _ZEROS[: where.payload_offset - header_bytes]:
+        _bad("flipped", "something other than zeros between header and payload")
+    if name != file_name(meta.key):
+        _bad("renamed", f"the row {meta.key.hex()} under another name")
+    return Header(meta, payload_checksum, logits_checksum, *_decode_usage(head, meta.created_at), where)
+
+
+def _decode_meta(head: bytes) -> tuple[RowMeta, bytes, bytes]:
+    """The row, and the checksums of its payload and logits; `head` ends with the tokens."""
+    (
+        _, _, _, _, _, _, created_at, prefill_seconds, payload_bytes, logits_bytes, start, end, build_bytes,
+        quant_bits, reason, key, parent, fingerprint, ctx_params_hash, payload_checksum, logits_checksum,
+    ) = _FIXED.unpack_from(head)  # fmt: skip
     tokens_offset = FIXED_BYTES + build_bytes
     if reason not in _REASONS:
         _bad("foreign", f"no save has the reason {reason}")
@@ -229,35 +242,21 @@ def decode_header(head: bytes, file_bytes: int, name: str) -> Header:
     except UnicodeDecodeError:
         _bad("foreign", "the build is not a text")
     meta = RowMeta(
-        key=key,
-        parent=parent,
-        start=start,
-        end=end,
-        tokens=head[tokens_offset:checked],
-        fingerprint=fingerprint,
-        quant_bits=quant_bits,
-        ctx_params_hash=ctx_params_hash,
-        build=build,
-        payload_bytes=payload_bytes,
-        logits_bytes=logits_bytes,
-        reason=_REASONS[reason],
-        created_at=created_at,
-        prefill_seconds=prefill_seconds,
-    )
-    problem = _problem(meta)
-    if problem is not None:
+        key=key, parent=parent, start=start, end=end, tokens=head[tokens_offset:], fingerprint=fingerprint,
+        quant_bits=quant_bits, ctx_params_hash=ctx_params_hash, build=build, payload_bytes=payload_bytes,
+        logits_bytes=logits_bytes, reason=_REASONS[reason], created_at=created_at, prefill_seconds=prefill_seconds,
+    )  # fmt: skip
+    if (problem := _problem(meta)) is not None:
         _bad("foreign", problem)
-    where = _layout(header_bytes, payload_bytes, logits_bytes)
-    if file_bytes != where.file_bytes or len(head) < where.payload_offset:
-        _bad("torn", f"{file_bytes} bytes instead of {where.file_bytes}")
-    if head[header_bytes : where.payload_offset] != _ZEROS[: where.payload_offset - header_bytes]:
-        _bad("flipped", "something other than zeros between header and payload")
-    if name != file_name(key):
-        _bad("renamed", f"the row {key.hex()} under another name")
+    return meta, payload_checksum, logits_checksum
+
+
+def _decode_usage(head: bytes, created_at: float) -> tuple[int, float]:
+    """Hits and last use."""
     usage = head[USAGE_OFFSET : USAGE_OFFSET + _USAGE.size]
-    if xxhash.xxh3_64_digest(usage) != usage_checksum or not isfinite(used_at):
-        hits, used_at = 0, created_at
-    return Header(meta, payload_checksum, logits_checksum, hits, used_at, where)
+    hits, used_at = _USAGE.unpack(usage)
+    sound = xxhash.xxh3_64_digest(usage) == head[USAGE_OFFSET + _USAGE.size : _AFTER_USAGE] and isfinite(used_at)
+    return (hits, used_at) if sound else (0, created_at)
 
 
 def check_bytes(header: Header, payload: Bytes, logits: Bytes) -> None:
@@ -289,7 +288,7 @@ def _trusted_header_bytes(head: bytes) -> int:
     if not 0 < tokens <= MAX_TOKENS or build_bytes > MAX_BUILD_BYTES:
         _bad("flipped", f"{tokens} tokens and {build_bytes} bytes of build cannot be")
     if said != _header_bytes(build_bytes, _TOKEN_BYTES * tokens):
-        _bad("flipped", f"the header has {said} bytes or other parts than it says")
+        _bad("flipped", f"the header has {said} bytes, and other parts than that")
     return said
 
 
