@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.cache import PROMPT, TIER, ask, cold, config, model_at, opened, row_files, text, tier_info
+from helpers.cache import PROMPT, TIER, ask, cold, config, model_at, opened, row_files, runtime_at, text, tier_info
 from helpers.crashes import crash
 from helpers.fake_cache import bytes_in, temp_files
 from helpers.runtime import until
@@ -119,3 +119,24 @@ async def test_a_disk_that_is_blocked_takes_no_more_than_the_buffers_and_holds_u
         assert await found(model, PROMPT) > 0
         await opened(runtime)
     assert first.reply == await cold(PROMPT)
+
+
+async def test_what_an_application_puts_into_a_blocked_tier_is_bounded_by_its_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes lie in no buffer of ours: rows that the quota has no room for do not join the queue."""
+    held = hold(monkeypatch, "create")
+    identity, payload = erllama.Identity(b"f" * 32, 4, b"c" * 32), bytes(200_000)
+    async with runtime_at(tmp_path, quota_bytes=1 << 20) as runtime:
+        for number in range(20):
+            await runtime.cache.put(identity, [number], 0, payload, tier=TIER)
+        await held.reached.wait()
+        tier = await tier_info(runtime)
+        counters = await runtime.cache.counters()
+        fits = (1 << 20) // len(payload)
+        assert counters["saves.dropped.no_room"] >= 20 - fits
+        held.go_on()
+        await runtime.cache.flush()
+        rows = await runtime.cache.rows()
+        assert len(rows) == 20 - counters["saves.dropped.no_room"] <= fits
+        assert bytes_in(tmp_path) <= tier.quota_bytes
