@@ -58,12 +58,15 @@ class ActorRef(Generic[M]):
             return await reply.wait()
         raise CallTimeout(self.name, timeout)
 
-    def begin_call(self, message: M) -> Reply[Any]:
-        """Send `message` and go on; the reply is settled later, with `ActorEnded` if the actor ends before."""
+    def begin_call(self, message: M, bounded: bool = True) -> Reply[Any]:
+        """Send `message` and go on; the reply is settled later, with `ActorEnded` if the actor ends before.
+
+        With `bounded=False` the mailbox refuses nothing: for a callee that itself counts what it accepts.
+        """
         if self.exit is not None:
             raise ActorEnded(self.name, self.exit, self._last)
         reply: Reply[Any] = Reply(self.name, self._task, self._open)
-        self._mailbox.put((message, reply))
+        self._mailbox.put((message, reply), bounded=bounded)
         self._open.add(reply)
         return reply
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from erllama_py.actors import ActorEnded, MailboxFull, Raised
-from erllama_py.errors import ModelCrashed, QueueFull
+from erllama_py.actors import ActorEnded, Raised
+from erllama_py.errors import ModelCrashed
 from erllama_py.model.board import ModelBoard
 
 
@@ -21,5 +21,3 @@ def caller_errors(board: ModelBoard) -> Iterator[None]:
             raise ModelCrashed(board.model_id, str(error), gave_up=ended.last) from error
         board.check()  # it was unloaded, or the runtime closed
         raise ModelCrashed(board.model_id, "its task was cancelled from outside", gave_up=ended.last) from ended
-    except MailboxFull as full:
-        raise QueueFull(board.model_id, full.waiting, full.capacity) from None

@@ -214,5 +214,5 @@ class Caller:
         )
         # Packing and hashing 100,000 tokens takes some milliseconds.
         request = make() if len(tokens) <= INLINE_LENGTH else await self.threads.run(make)
-        with caller_errors(self.board):
-            return request.id, ref.begin_call(Submit(request, feed))
+        with caller_errors(self.board):  # the state machine counts those that wait, and not the mailbox
+            return request.id, ref.begin_call(Submit(request, feed), bounded=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from erllama_py.cache.keys import Identity, fold_salt, pack_tokens, prefix_keys
@@ -84,6 +85,7 @@ def make_request(
         priority=options.priority,
         session_id=options.session_id,
         session_wait=options.session_wait,
+        queue_wait=math.inf if options.queue_wait is True else float(options.queue_wait),
     )
 
 

@@ -28,6 +28,7 @@ class TurnOptionsDict(TypedDict, total=False):
     parent_key: bytes | str | None
     session_wait: bool
     priority: int
+    queue_wait: bool | float
     deadline: float | None
     grammar: str | None
     cache_salt: str | None

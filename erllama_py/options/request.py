@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -48,6 +49,8 @@ class RequestOptions(Options, frozen=True):
     """Wait for a turn of the session that is under way, instead of raising `SessionBusy`."""
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     """Higher goes first; among equals, the one that came first."""
+    queue_wait: bool | Annotated[float, Meta(ge=0.0)] = False
+    """Seconds that the request waits for room in a full queue instead of raising `QueueFull`; True: until there is."""
     deadline: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
     """Seconds from the call, after which the request is cancelled and finishes with what it has."""
     grammar: str | None = None
@@ -74,6 +77,7 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
         RequestOptions,
         stop_sequences=lambda stops: (stops,) if isinstance(stops, str) else stops,
         parent_key=lambda key: bytes.fromhex(hex_digest(key)),
+        queue_wait=lambda wait: True if wait == math.inf else wait,
     )
     for stop in request.stop_sequences:
         check_utf8("stop_sequences", stop)

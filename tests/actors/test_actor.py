@@ -281,8 +281,10 @@ async def test_a_full_mailbox_refuses_calls_and_casts_but_not_urgent_ones() -> N
         ref.cast("urgent", urgent=True)
         assert repr(ref) == "<ActorRef 'a' running, 2 of 1 waiting, 1 open calls>"
         assert ref.statistics().refused == 2
+        counted = ref.begin_call("third", bounded=False)  # by the callee itself
         stage.open("handle a")
         await in_hand.wait()
+        assert await counted.wait() == "THIRD"
 
 
 async def test_an_actor_that_calls_itself_gets_an_error_instead_of_waiting_for_ever() -> None:

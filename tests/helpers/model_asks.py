@@ -47,6 +47,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     tenant: int
     stream: bool
     plan: bool
+    queue_wait: float = 0.0
 
 
 def request_for(shape: Shape, ask: Ask, request_id: int, texts: Sequence[list[int]], now: float) -> Request:
@@ -64,5 +65,5 @@ def request_for(shape: Shape, ask: Ask, request_id: int, texts: Sequence[list[in
         id=request_id, tokens=tokens, max_new_tokens=min(ask.max_new_tokens, shape.n_ctx - len(tokens)),
         sampling=Sampling(), stop_sequences=(), submitted_at=now, identity=identity, packed=packed,
         key=prefix_keys(identity, packed, (len(tokens),))[0], plan=plan, priority=ask.priority,
-        session_id=ask.session, session_wait=ask.wait,
+        session_id=ask.session, session_wait=ask.wait, queue_wait=ask.queue_wait,
     )  # fmt: skip

@@ -143,6 +143,7 @@ class World:
                 self.answer(request_id)
             case Refuse(request, waiting):
                 assert waiting is not None or (request.session_id is not None and not request.session_wait)
+                assert waiting is None or self.now >= request.submitted_at + request.queue_wait
                 self.answer(request.id)
             case AwaitBuffers():
                 self.flushes += 1
@@ -190,7 +191,7 @@ class World:
                 assert parked.begun.sought.tokens == work.all_tokens
         every = [*state.placed, *state.parked, *(waiting.core.request.id for waiting in state.queue)]
         assert len(every) == len(set(every)) == len(requests(state))
-        assert len(state.queue.line) <= len(state.queue)
+        assert not state.queue.outside or state.pending - len(state.queue.outside) >= state.limits.max_pending
         if not (engine.inbox or engine.outbox or self.mail):
             assert engine.cells.used <= booked
             for slot in state.slots:

@@ -50,6 +50,10 @@ WRONG: list[tuple[str, object, str]] = [
     ("stop_sequences", "\udfff", "the text has no UTF-8 form: it holds a lone surrogate"),
     ("stop_sequences", ["a"] * 65, "expected a list of length <= 64, got 65"),
     ("stop_sequences", ["a" * 4097], "expected str of length <= 4096, got 4097"),
+    ("queue_wait", -0.1, "expected float >= 0.0, got -0.1"),
+    ("queue_wait", math.nan, "expected float >= 0.0, got nan"),
+    ("queue_wait", None, "expected bool or float, got None"),
+    ("queue_wait", "1", "expected bool or float, got str"),
     ("parent_key", b"k" * 31, "expected 32 bytes or 64 hex digits"),
     ("parent_key", "0" * 63, "expected 32 bytes or 64 hex digits"),
     ("parent_key", "g" * 64, "expected 32 bytes or 64 hex digits"),
@@ -82,6 +86,13 @@ def test_what_is_no_mapping_is_refused() -> None:
     options: Any = ["temperature", 1.0]
     with pytest.raises(InvalidOption, match="expected a mapping or RequestOptions, got list"):
         parse_request_options(options)
+
+
+@pytest.mark.parametrize(("given", "wait"), [(True, True), (math.inf, True), (2, 2.0), (0, 0.0), (False, False)])
+def test_a_queue_is_waited_for_some_seconds_or_as_long_as_it_takes(given: float, wait: float) -> None:
+    """Infinity says the same as True."""
+    found = parse_request_options({"queue_wait": given}).queue_wait
+    assert (found, type(found)) == (wait, type(wait))
 
 
 def test_the_defaults_are_those_of_the_struct() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,6 +48,7 @@ asks = st.builds(
     tenant=st.sampled_from([0, 0, 0, 0, 1]),
     stream=st.booleans(),
     plan=st.sampled_from([True, True, True, False]),
+    queue_wait=st.sampled_from([0.0, 0.0, 50.0, math.inf]),
 )
 numbers = st.integers(0, 15) | st.integers(0, 1 << 15)
 
