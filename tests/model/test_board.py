@@ -113,7 +113,6 @@ async def test_a_first_load_that_is_refused_tells_each_caller_anew() -> None:
 async def test_phases_follow_from_who_is_there() -> None:
     """No phase is written: an actor that ends is gone at once, and one that comes back is there."""
     life = Life()
-    assert life.board.phase == "loading"
     first = await life.up()
     assert (life.board.phase, life.board.can_save) == ("idle", True)
     life.board.watch(12.0)
