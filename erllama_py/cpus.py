@@ -1,6 +1,6 @@
 """How many CPUs this process may use, by its CPU set, its cgroups' quotas and the cores behind them; what engines get.
 
-`allowance` and `choose_threads` are pure; `read_allowance` reads what the kernel says and never fails: what cannot be
+`allowance` and `choose_threads` compute; `read_allowance` reads what the kernel says and never fails: what cannot be
 read does not bound. Formats: sched_getaffinity(2); cgroup v2 `cpu.max` and v1 `cpu.cfs_quota_us`, `cpu.cfs_period_us`
 (kernel docs, admin-guide/cgroup-v2.rst and scheduler/sched-bwc.rst); `topology/core_cpus_list` (kernel docs, ABI,
 sysfs-devices-system-cpu).

@@ -1,4 +1,4 @@
-"""An actor whose decisions are a pure function: `(state, event) → (state, effects)`.
+"""An actor that decides by one function: `(state, event) → (state, effects)`.
 
 Owns the state. `transition` decides, `perform` acts. All effects of one transition are performed in order; events
 that come out of them are fed in next, before the mailbox and before events that were left over from earlier.

@@ -1,4 +1,4 @@
-"""Whether the decode under way takes far longer than those before it: a pure rule, and the two marks that it is fed by.
+"""Whether the decode under way takes far longer than those before it: a rule, and the two marks that it is fed by.
 
 A decode of n tokens takes at most about as long as a longer one did, and n times what a token has cost in any. Several
 times that is far longer, on a slow machine too. What past decodes took fades, so that one that stood still for an hour

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -40,7 +41,6 @@ from erllama_py.scheduler.messages import (
     Message,
     SaveAll,
     Submit,
-    new_ticket,
 )
 from erllama_py.watch.log import get_logger
 
@@ -50,6 +50,7 @@ INLINE_LENGTH = 4_000
 
 Prepared = tuple[list[int], tuple[int, ...]]  # the tokens of a prompt, and where others may diverge from it
 T = TypeVar("T")
+_tickets = itertools.count(1)  # unique in the process, so that a late cancel never meets another request
 
 
 def _nobody(event: Event) -> None:
@@ -127,7 +128,7 @@ class Caller:
             return
         with anyio.move_on_after(self.board.config.policy.evict_save_timeout_ms / 1000) as limit:
             with contextlib.suppress(ActorError):
-                await ref.call(SaveAll(new_ticket(), reason))
+                await ref.call(SaveAll(next(_tickets), reason))
         if limit.cancelled_caught:
             get_logger(model=self.model_id).warning("saving took too long and was left", reason=reason)
 
@@ -181,7 +182,7 @@ class Caller:
                 raise
             reply = Reply(self.model_id)
             reply.send(too_late(now, time.monotonic()))
-            return new_ticket(), reply
+            return next(_tickets), reply
         if ends_at is not None:
             timer = loop.call_at(ends_at, self.tell, CancelRequest(request_id))
             reply.on_settled(timer.cancel)
@@ -201,7 +202,7 @@ class Caller:
         assert facts is not None
         make = partial(
             make_request,
-            new_ticket(),
+            next(_tickets),
             tokens,
             checked,
             identity=self.identity(checked),

@@ -1,6 +1,6 @@
 """What a load settles before any weights are read: the file's facts, its fingerprint, whether it fits.
 
-All of it is pure but `prepare_off_loop`, which reads the file on a worker thread, and what it calls.
+Only `prepare_off_loop` acts, and what it calls: it reads the file on a worker thread. All else computes.
 """
 
 from __future__ import annotations

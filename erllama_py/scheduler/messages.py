@@ -7,7 +7,6 @@ of `engine.jobs`, one batch per tick. Effects are carried out by the actor, in o
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -23,13 +22,7 @@ from erllama_py.results import CacheHit, Event
 FaultPlace = Literal["actor", "thread", "decode"]
 Feed = Callable[[Event], Any]  # where the events of a stream go, on the loop
 PREFIX = "model:"
-_tickets = itertools.count(1)  # unique in the process, so that a late cancel never meets another request
 SessionKey = tuple[Identity, str]  # the same id under another salt is another session
-
-
-def new_ticket() -> int:
-    """An id that no request has."""
-    return next(_tickets)
 
 
 def actor_name(model_id: str) -> str:

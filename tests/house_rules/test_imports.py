@@ -10,10 +10,9 @@ Arrows point down:
 from __future__ import annotations
 
 import ast
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from helpers.package_imports import dotted, imports
 from helpers.project import PACKAGE, label, sources, syntax
 
 LEAVES = {"options", "errors", "results", "counters", "chat", "watch.log", "buffers", "cpus"}
@@ -74,51 +73,9 @@ ENTERS_ALL_ROOMS = {"tree"}
 LLAMA_CPP_IMPORTERS = {"engine/llama/native.py"}
 
 
-class Import(NamedTuple):
-    """One import: where it stands, and the dotted module inside the package (`""` is the package itself)."""
-
-    importer: Path
-    line: int
-    module: str
-
-
 def room(module: str) -> str:
     """The room, or the file at the top, that a dotted module inside the package belongs to."""
     return module if module in LEAVES else module.partition(".")[0]
-
-
-def dotted(path: Path) -> str:
-    """The module of a file inside the package."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def is_module(module: str) -> bool:
-    """Whether there is a file or a folder for it."""
-    place = PACKAGE.joinpath(*module.split("."))
-    return place.is_dir() or place.with_suffix(".py").is_file()
-
-
-def imports(path: Path) -> list[Import]:
-    """What a file imports from the package, with `from a import b` resolved to `a.b` where `b` is a module."""
-    found = []
-    for node in ast.walk(syntax(path)):
-        if not isinstance(node, ast.Import | ast.ImportFrom):
-            continue
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif node.level:
-            names = ["erllama_py.relative_imports_are_not_used"]
-        elif (node.module or "").partition(".")[0] == "erllama_py":
-            base = (node.module or "").removeprefix("erllama_py").removeprefix(".")
-            for alias in node.names:
-                inner = f"{base}.{alias.name}".removeprefix(".")
-                names.append(f"erllama_py.{inner}" if is_module(inner) else f"erllama_py.{base}".rstrip("."))
-        for name in names:
-            if name.partition(".")[0] == "erllama_py":
-                found.append(Import(path, node.lineno, name.removeprefix("erllama_py").removeprefix(".")))
-    return found
 
 
 def arrow_problem(importer: str, module: str) -> str | None:
@@ -189,6 +146,11 @@ def test_no_imports_go_in_a_circle() -> None:
     for found in ALL:
         imported.setdefault(dotted(found.importer), set()).add(found.module)
     assert circles(imported) == []
+
+
+def test_the_table_itself_has_no_circle() -> None:
+    """Its arrows have a direction."""
+    assert circles(ARROWS) == []
 
 
 def test_the_circle_rule_finds_circles() -> None:
