@@ -17,9 +17,8 @@ import pytest
 import erllama_py as erllama
 from erllama_py.engine.backend import Backend
 from erllama_py.options.model import ModelConfig
-from erllama_py.scheduler.state import State
 from helpers.cache import config, stub_reply, text
-from helpers.runtime import GatedBackend, until
+from helpers.runtime import GatedBackend
 from helpers.watched import Watch
 
 CELLS, SEQUENCES = 256, 4
@@ -85,12 +84,12 @@ class GatedCrowd:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.gate, self.watch = threading.Event(), Watch(monkeypatch)
         self.gate.set()
-        self.parked: int | None = None  # the first that was
-        self.watch.see = self._see
+        self._shut = False
+        self.watch.on_park = self._first_park
 
-    def _see(self, model_id: str, state: State) -> None:
-        if self.parked is None and self.watch.parks:
-            self.parked = self.watch.parks[0]
+    def _first_park(self) -> None:
+        if not self._shut:
+            self._shut = True
             self.gate.clear()
 
     def make(self, model_id: str, model_config: ModelConfig) -> Backend:
@@ -99,9 +98,8 @@ class GatedCrowd:
 
     async def until_parked(self) -> int:
         """The id of the request that was parked; nobody decodes anything from now on."""
-        await until(lambda: self.parked is not None)
-        assert self.parked is not None
-        return self.parked
+        await self.watch.once(lambda: bool(self.watch.parks))
+        return self.watch.parks[0]
 
     def go_on(self) -> None:
         """Let the model decode again."""

@@ -1,17 +1,19 @@
 """Looks into the models of a runtime while they work: each state of their machines, each tick of their threads.
 
 `Watch` is put in place before the runtime is made, and owns what it has seen. Every state and every tick is checked
-at once; what is wrong is kept in `wrong`, because an error inside an actor would only crash it. `at_rest` compares the
-books with the cells when nothing is under way.
+at once; what is wrong is kept in `wrong`, because an error inside an actor would only crash it. `once` waits for a
+state, and misses none. `at_rest` compares the books with the cells when nothing is under way: the cells are read by the thread
+that owns them, between two ticks, when it has done all that it was asked for before.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import pytest
 
 from erllama_py.engine import thread
@@ -73,8 +75,34 @@ def wrong_in_ticks(worker: Worker, most_cells: int) -> list[str]:
     return wrong
 
 
+@dataclass
+class Held:
+    """What an engine's thread holds when nothing is under way."""
+
+    lengths: list[int]  # of each sequence
+    cells: int | None  # of all sequences; None for another backend than the stub
+    at_work: str  # empty if it has nothing to do
+
+
+class Read:
+    """A job that the thread takes like any other, and that only reads; `held` is its answer."""
+
+    def __init__(self, sequences: int) -> None:
+        self.held: asyncio.Future[Held] = asyncio.get_running_loop().create_future()
+        self._sequences = sequences
+
+    def do(self, worker: Worker) -> None:
+        backend = worker._backend
+        lengths = [backend.positions(seq_id)[1] + 1 for seq_id in range(self._sequences)]
+        cells = backend._cells._used if isinstance(backend, StubBackend) else None
+        has_work = worker._running or worker._parked or worker._forks
+        held = Held(lengths, cells, f"{worker} has work, and forks {worker._forks}" if has_work else "")
+        self.held.get_loop().call_soon_threadsafe(self.held.set_result, held)
+
+
 class Watch:
-    """See the module. `see` is called on the loop with the model's id and each of its new states."""
+    """See the module. `see` is called on the loop with the model's id and each of its new states, `on_park` on the thread
+    that has parked a request."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.states: dict[str, State] = {}
@@ -83,6 +111,9 @@ class Watch:
         self.parks: list[int] = []  # ids of requests, in the order in which they were parked
         self.ticks = 0
         self.see: Callable[[str, State], None] = lambda model_id, state: None
+        self.on_park: Callable[[], object] = lambda: None
+        self._waits: list[tuple[Callable[[], bool], anyio.Event]] = []
+        self._engines: dict[str, thread.EngineThread] = {}
         watch, transition = self, ModelActor.transition
 
         def watched(actor: ModelActor, state: State, event: Message) -> tuple[State, Sequence[Effect]]:
@@ -93,13 +124,25 @@ class Watch:
         class WatchedWorker(Worker):
             def __init__(self, *args: Any) -> None:
                 super().__init__(*args)
-                watch.workers[args[5].removeprefix("erllama-")] = self
+                model_id = args[5].removeprefix("erllama-")
+                watch.workers[model_id] = self
+                watch._engines[model_id] = args[6].__self__  # it posts through the thread
 
             def tick(self) -> None:
                 super().tick()
                 watch.ticks += 1
                 # A recurrent state is one cell, whatever it has seen.
                 watch.wrong += wrong_in_ticks(self, self._facts.n_ctx)
+
+            def _park(self, running: Any) -> None:
+                super()._park(running)
+                watch.on_park()
+
+            def do(self, job: Any) -> None:
+                if isinstance(job, Read):
+                    job.do(self)
+                else:
+                    super().do(job)
 
         monkeypatch.setattr(ModelActor, "transition", watched)
         monkeypatch.setattr(thread, "Worker", WatchedWorker)
@@ -116,6 +159,18 @@ class Watch:
                 limit = one.allocation.limit
                 self.wrong.append(f"request {request_id} was given {on_thread.limit}; the books say {limit}")
         self.see(model_id, after)
+        for wait in list(self._waits):
+            condition, held = wait
+            if condition():
+                self._waits.remove(wait)
+                held.set()
+
+    async def once(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition` holds after some transition, be it for that moment only; fails rather than hangs."""
+        if not condition():
+            self._waits.append((condition, held := anyio.Event()))
+            with anyio.fail_after(GUARD_SECONDS):
+                await held.wait()
 
     def request(self, request_id: int, model_id: str = "m") -> Open | None:
         """What the machine knows of a request; None when it is over."""
@@ -131,34 +186,37 @@ class Watch:
 
     async def at_rest(self, model_id: str = "m") -> None:
         """Wait until nothing is under way; then the books and the cells must say the same."""
-        with anyio.move_on_after(GUARD_SECONDS):
-            while not self.wrong and self.wrong_at_rest(model_id):
-                await anyio.lowlevel.checkpoint()
-        wrong = self.wrong or self.wrong_at_rest(model_id)
-        if wrong:
-            raise AssertionError("\n".join(wrong[:10]))
+        while not self.wrong:
+            await self.once(lambda: bool(self.wrong) or not self.is_busy(model_id))
+            state = self.states[model_id]
+            held = await self._read(model_id, len(state.slots))
+            if self.states[model_id] is state:
+                self.wrong += wrong_at_rest(state, held)
+                break
+        if self.wrong:
+            raise AssertionError("\n".join(self.wrong[:10]))
 
-    def wrong_at_rest(self, model_id: str) -> list[str]:
-        """Where requests are left, or the books of a model differ from its cells."""
-        state, worker = self.states[model_id], self.workers[model_id]
-        backend = worker._backend
-        wrong = [
-            f"{what} are left"
-            for what in ("placed", "parked", "queue", "copies", "save_alls", "saving")
-            if getattr(state, what)
-        ]
-        if worker._running or worker._parked or worker._forks:
-            wrong.append(f"{worker} has work, and forks {worker._forks}")
-        for slot in state.slots:
-            try:
-                held = backend.positions(slot.seq_id)[1] + 1
-            except RuntimeError:  # the engine thread is changing them
-                return [*wrong, f"sequence {slot.seq_id} is not at rest"]
-            if held != slot.length:
-                wrong.append(f"sequence {slot.seq_id} holds {held}, by the books {slot.length}")
-        if isinstance(backend, StubBackend):
-            used, booked = backend._cells._used, count(slot.pieces for slot in state.slots)
-            # Only full attention has a cell for each token.
-            if used > booked or (state.limits.memory == "full" and used < booked):
-                wrong.append(f"{used} cells are used, by the books {booked}")
-        return wrong
+    def is_busy(self, model_id: str) -> bool:
+        """Whether requests are left, or anything that they have left behind."""
+        state = self.states[model_id]
+        return any((state.placed, state.parked, state.queue, state.copies, state.save_alls, state.saving))
+
+    async def _read(self, model_id: str, sequences: int) -> Held:
+        read: Any = Read(sequences)
+        self._engines[model_id].submit(read)
+        with anyio.fail_after(GUARD_SECONDS):
+            held: Held = await read.held
+        return held
+
+
+def wrong_at_rest(state: State, held: Held) -> list[str]:
+    """Where the books of a model differ from its cells."""
+    wrong = [held.at_work] if held.at_work else []
+    for slot, length in zip(state.slots, held.lengths, strict=True):
+        if length != slot.length:
+            wrong.append(f"sequence {slot.seq_id} holds {length}, by the books {slot.length}")
+    booked = count(slot.pieces for slot in state.slots)
+    # Only full attention has a cell for each token.
+    if held.cells is not None and (held.cells > booked or (state.limits.memory == "full" and held.cells < booked)):
+        wrong.append(f"{held.cells} cells are used, by the books {booked}")
+    return wrong

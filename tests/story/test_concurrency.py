@@ -25,7 +25,7 @@ async def test_eight_at_once_take_as_many_decodes_as_one(memory: str, monkeypatc
     watch = Watch(monkeypatch)
     async with gated(memory, scheduler={"prefill_chunk_size": 128}) as (_, model, gate):
         asked = asyncio.create_task(together(model, prompts(8), length=LENGTH))
-        await until(lambda: watch.stages() == ["working"] * 8)
+        await watch.once(lambda: watch.stages() == ["working"] * 8)
         gate.gate.set()
         replies = await asked
     assert [reply.generated for reply in replies] == [stub_reply(prompt, LENGTH) for prompt in prompts(8)]

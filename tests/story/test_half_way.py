@@ -43,7 +43,7 @@ async def test_a_decode_that_fails_for_one_while_others_speak_goes_on_with_them(
         await arrived(model, 4)
         await gate.shut(5)
         bad = asyncio.create_task(model.complete([97, POISON, 98], **GREEDY))
-        await until(lambda: watch.stages() == ["working"] * 5)
+        await watch.once(lambda: watch.stages() == ["working"] * 5)
         gate.gate.set()
         with pytest.raises(erllama.DecodeFailed, match="poisoned"):
             await bad
@@ -118,7 +118,7 @@ async def test_when_the_first_fails_half_way_another_computes_the_beginning(
         await arrived(model, 1)
         await gate.shut(2)
         waiting = [asyncio.create_task(model.complete(prompt, **GREEDY)) for prompt in all_prompts]
-        await until(lambda: model.queue_depth == 6 and watch.stages()[:2] == ["working", "working"])
+        await watch.once(lambda: model.queue_depth == 6 and watch.stages()[:2] == ["working", "working"])
         lead = list(watch.states["m"].placed.values())[1].allocation.seq_id
 
         def fails(part: Slice) -> bool:
@@ -182,7 +182,7 @@ async def test_a_follower_of_rows_can_leave(memory: str, how: str, monkeypatch: 
         elif how == "cancel":
             model.cancel(watch.ids()[1])
         await asyncio.wait({second})
-        await until(lambda: sorted(watch.stages()) == ["following", "working"])
+        await watch.once(lambda: sorted(watch.stages()) == ["following", "working"])
         gate.gate.set()
         replies = [*await first, *await third]
         await watch.at_rest()

@@ -63,20 +63,20 @@ async def test_everything_works_while_the_default_threads_are_used_up(tmp_path: 
         erllama.Runtime(tiers={"d": erllama.DiskTier(str(tmp_path / "d"))}, pressure=pressure) as runtime,
     ):
         model = await runtime.load_model("m", {**stub, "tier": "disk", "tier_srv": "d"})
-        assert (await model.complete(LONG, response_tokens=1)).finish_reason in ("stop", "length")
-        assert (await model.chat(MESSAGES, response_tokens=1)).finish_reason in ("stop", "length")
-        async with model.stream(LONG, response_tokens=1) as events:
+        assert (await model.complete(LONG, response_tokens=1, temperature=0.0)).generated
+        assert (await model.chat(MESSAGES, response_tokens=1, temperature=0.0)).generated
+        async with model.stream(LONG, response_tokens=1, temperature=0.0) as events:
             assert "".join([text async for text in events.text])
         async with model.session() as session:
             for _ in range(2):
-                assert (await session.chat("hello", response_tokens=1)).finish_reason in ("stop", "length")
+                assert (await session.chat("hello", response_tokens=1, temperature=0.0)).generated
         assert await model.detokenize(await model.tokenize(LONG))
         assert await model.apply_chat_template(MESSAGES)
         await model.explain(LONG)
         for where in FAULTS:
             with pytest.raises(erllama.ModelCrashed):
                 await crash(model, where)
-            assert (await model.chat(MESSAGES, response_tokens=1)).finish_reason in ("stop", "length")
+            assert (await model.chat(MESSAGES, response_tokens=1, temperature=0.0)).generated
         await model.evict()
         await runtime.cache.flush()
         [row, *_] = [row for row in await runtime.cache.rows() if row.tier == "d"]

@@ -191,7 +191,7 @@ async def test_a_parked_request_that_is_cancelled_ends_with_what_it_has(monkeypa
         asked = asyncio.create_task(together(model, prompts(2)))
         parked = await crowd.until_parked()
         model.cancel(parked)
-        await until(lambda: (one := crowd.watch.request(parked)) is not None and is_leaving(one))
+        await crowd.watch.once(lambda: (one := crowd.watch.request(parked)) is not None and is_leaving(one))
         crowd.go_on()
         first, second = await asked
         await crowd.watch.at_rest()
@@ -209,7 +209,7 @@ async def test_a_caller_that_leaves_while_its_request_is_parked_leaves_nothing(m
         tasks = [asyncio.create_task(together(model, [prompt])) for prompt in prompts(2)]
         parked = await crowd.until_parked()
         tasks[1].cancel()
-        await until(lambda: (one := crowd.watch.request(parked)) is not None and is_leaving(one))
+        await crowd.watch.once(lambda: (one := crowd.watch.request(parked)) is not None and is_leaving(one))
         crowd.go_on()
         (first,) = await tasks[0]
         await crowd.watch.at_rest()
@@ -281,7 +281,7 @@ async def test_a_higher_priority_does_not_wait_for_the_prompts_of_others(monkeyp
     slow = {"seconds_per_token": 0.0005}
     async with crowded(context_opts={"n_ctx": 4096, "n_seq_max": 2}, stub=slow) as (_, model):
         first = asyncio.create_task(together(model, low, length=40))
-        await until(lambda: watch.stages() == ["working"] * 2)
+        await watch.once(lambda: watch.stages() == ["working"] * 2)
         (above,) = await together(model, high, {"priority": 1}, length=40)
         replies = [*await first, above]
     assert [reply.generated for reply in replies] == [stub_reply(prompt, 40) for prompt in (*low, *high)]
@@ -296,9 +296,9 @@ async def test_what_is_shared_with_one_who_has_not_begun_is_counted_once(monkeyp
     async with gated(context={"n_ctx": 4096, "n_seq_max": 4}) as (_, model, gate):
         prompts_alike = [[*start, 97 + number, *start[:9]] for number in range(3)]
         replies = asyncio.create_task(together(model, prompts_alike, length=4))
-        await until(lambda: watch.stages() == ["looking"] * 3)
+        await watch.once(lambda: watch.stages() == ["looking"] * 3)
         finds.open()
-        await until(lambda: watch.stages() == ["working", "looking", "looking"])
+        await watch.once(lambda: watch.stages() == ["working", "looking", "looking"])
         used = count(slot.pieces for slot in watch.states["m"].slots)
         gate.gate.set()
         await replies

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from helpers.crowd import together
-from helpers.runtime import until
 from helpers.tiny_gguf import Kind, tiny_gguf
 from helpers.watched import Watch
 
@@ -81,7 +80,7 @@ async def test_a_higher_priority_takes_the_place_of_another(
     async with erllama.Runtime() as runtime:
         model = await runtime.load_model("m", options)
         first = asyncio.create_task(together(model, asked[:2], ENDLESS, ENDLESS, length=REPLY))
-        await until(lambda: watch.stages() == ["working"] * 2)
+        await watch.once(lambda: watch.stages() == ["working"] * 2)
         (above,) = await together(model, asked[2:], ENDLESS | {"priority": 1}, length=REPLY)
         replies = [*await first, above]
     assert [reply.generated for reply in replies] == [reply.generated for reply in expected]

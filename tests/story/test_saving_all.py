@@ -86,7 +86,7 @@ async def test_who_evicts_and_goes_leaves_the_rest_as_it_is(tmp_path: Path, monk
         other = text(LONG, seed=1)
         await ask(model, other)
         await runtime.evict(model)
-        await until(lambda: not watch.states["m"].save_alls)
+        await watch.once(lambda: not watch.states["m"].save_alls)
         assert (await model.explain(other)).live_tokens == LONG
         gate.open()
         await runtime.cache.flush()

@@ -51,7 +51,7 @@ async def test_a_tenant_ends_its_own_session(monkeypatch: pytest.MonkeyPatch) ->
         done = await model.complete(turn, session_id="s", cache_salt="alice", **SHORT)
         assert done.cache_hit_kind == "sticky"
         await model.end_session("s", cache_salt="alice")
-        await until(lambda: holder(watch, "s") is None)
+        await watch.once(lambda: holder(watch, "s") is None)
 
 
 async def test_a_session_knows_its_salt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ async def test_a_session_knows_its_salt(monkeypatch: pytest.MonkeyPatch) -> None
                 await session.chat("And now?", cache_salt="mallory")
             assert holder(watch, "s") is not None
             assert (await model.explain(session.tokens, cache_salt="mallory")).live_tokens == 0
-        await until(lambda: holder(watch, "s") is None)
+        await watch.once(lambda: holder(watch, "s") is None)
 
 
 async def test_two_objects_with_one_id_are_one_session() -> None:

@@ -28,14 +28,14 @@ async def test_a_silent_session_is_saved_and_comes_back_when_it_speaks(monkeypat
     async with crowded(context_opts=WIDE, scheduler={"session_idle_ms": 1}) as (runtime, model):
         prompt = first_prompt()
         done = await model.complete(prompt, session_id="s", **SHORT)
-        await until(lambda: watch.states["m"].idle == [])
+        await watch.once(lambda: watch.states["m"].idle == [])
         await runtime.cache.flush()
         turn = next_prompt(prompt, done)
         again = await model.complete(turn, session_id="s", **SHORT)
         assert (again.cache_hit_kind, again.stats.tier) == ("partial", "ram")
         assert again.stats.prefill_tokens == len(turn) - done.committed_tokens
         assert again.generated == stub_reply(turn, 8)
-        await until(lambda: watch.states["m"].idle == [])
+        await watch.once(lambda: watch.states["m"].idle == [])
         await watch.at_rest()
 
 
@@ -118,7 +118,7 @@ async def test_a_crash_under_way_leaves_no_session_busy() -> None:
 async def test_the_same_id_means_another_session_on_another_model() -> None:
     """Neither is busy for the other, and ending one leaves the other held."""
     async with crowded(context_opts=WIDE) as (runtime, model):
-        other = await runtime.load_model("n", {"backend": "stub"})
+        other = await runtime.load_model("n", {"backend": "stub", "cache_salt": "rows of its own"})
         prompt = first_prompt()
         done, same = await asyncio.gather(*(one.complete(prompt, session_id="s", **SHORT) for one in (model, other)))
         assert done.generated == same.generated
