@@ -2,8 +2,8 @@
 
 `Watch` is put in place before the runtime is made, and owns what it has seen. Every state and every tick is checked
 at once; what is wrong is kept in `wrong`, because an error inside an actor would only crash it. `once` waits for a
-state, and misses none. `at_rest` compares the books with the cells when nothing is under way: the cells are read by the thread
-that owns them, between two ticks, when it has done all that it was asked for before.
+state, and misses none. `at_rest` compares the books with the cells when nothing is under way: the cells are read by
+the thread that owns them, between two ticks, when it has done all that it was asked for before.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class Read:
 
 
 class Watch:
-    """See the module. `see` is called on the loop with the model's id and each of its new states, `on_park` on the thread
-    that has parked a request."""
+    """See the module. `see` is called on the loop with the model's id and each of its new states, `on_park` on the
+    thread that has parked a request."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.states: dict[str, State] = {}
