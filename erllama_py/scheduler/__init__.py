@@ -12,7 +12,7 @@ As many requests are at work as there are sequences and cells; the others wait b
 await. Doors: `machine`, `messages`, `state`, `stages`, and `reuse` for what a prompt could start from. From the top:
 
 - `machine`, `outcomes`: what each event does to the request that it is about, from callers and from the engine
-- `scheduling`: which request is next, who gets cells; `placing` where it goes, `preempt` who is parked for it
+- `scheduling`: which requests get sequences and cells; `placing`: where one goes; `preempt`: which is parked for it
 - `sharing`, `starting`: how requests follow one that computes what they begin with, and how each starts
 - `idle`: what becomes of idle sequences: eviction, sessions, saving all
 - `state`, `stages`, `queue`, `cells`: the state as data

@@ -79,9 +79,9 @@ class CancelRequest(msgspec.Struct, frozen=True):
 
 
 class SaveAll(msgspec.Struct, frozen=True):
-    """Save what sequences at rest hold by now and is not saved, forget it, and answer when it is stored.
+    """Save what idle sequences hold by now and is not saved, forget it, and answer when it is stored.
 
-    `"shutdown"` ends the requests at work first, so that all are at rest. `ticket` is from the requests' ids.
+    `"shutdown"` ends the requests at work first, so that all are idle. `ticket` is from the requests' ids.
     """
 
     ticket: int
@@ -95,7 +95,7 @@ class LeaveSaveAll(msgspec.Struct, frozen=True):
 
 
 class BuffersBack(msgspec.Struct, frozen=True):
-    """What was on its way when a copy found no buffer is stored or given up: its buffers are free."""
+    """What was pending when a copy found no buffer is stored or given up: its buffers are free."""
 
 
 class EndSession(msgspec.Struct, frozen=True):

@@ -70,7 +70,7 @@ def engine_outcome(state: State, outcome: Outcome, now: float) -> tuple[State, l
 def texts_of(batch: Sequence[Outcome]) -> list[Emit] | None:
     """What becomes of a batch that is nothing but text, whatever the state, which stays as it is; else None.
 
-    Most ticks bring nothing else. So nobody has to wake the machine for it, if only what came before has been handled.
+    Most ticks bring nothing else. So the machine need not be woken for it, if what came before has been handled.
     """
     effects: list[Emit] = []
     for outcome in batch:

@@ -21,8 +21,8 @@ from erllama_py.scheduler.state import State, slot_of
 # A beginning is shared from so many tokens on. Sharing cells costs nothing, but a request that shares those of another
 # waits until they are computed, and nearly all prompts begin alike for a few tokens, those of their template.
 LEAST_SHARED = 16
-# A session leaves the sequence that it goes on from only for cells that spare it so many tokens more: the sequence goes
-# to whoever comes, with all that only it holds.
+# A session leaves the sequence that it extends only for cells that spare it so many tokens more: the next request that
+# comes may take that sequence, with all that only it holds.
 LEAST_TO_LEAVE = 16
 
 

@@ -1,4 +1,4 @@
-"""Who is next in the queue, whose turn in the cells is over, and who is parked for whom. Pure.
+"""Which request is next in the queue, whose turn in the cells is over, and which is parked for another. Pure.
 
 Requests of one priority that do not fit together take turns:
 

@@ -43,7 +43,7 @@ def reusable(slot: Slot, prompt: bytes, memory: MemoryKind, n_swa: int, *, with_
     parted = None
     if keep < most:
         ends = common == slot.length
-        parted = f"{'what is live ends' if ends else 'the prompt parts from the live sequence'} at token {common}"
+        parted = f"{'what is live ends' if ends else 'the prompt diverges from the live sequence'} at token {common}"
     if keep == 0:
         return Reuse(0, parted)
     if keep < slot.length:
@@ -71,7 +71,7 @@ def is_cuttable(memory: MemoryKind) -> bool:
 
 
 def usable_rows(
-    hit: Hit, n_tokens: int, memory: MemoryKind, n_swa: int, live_logits: bool | None
+    hit: Hit | None, n_tokens: int, memory: MemoryKind, n_swa: int, live_logits: bool | None
 ) -> tuple[tuple[Located, ...], int, bool]:
     """The rows of a hit that help, how many tokens they give, and whether that is the whole prompt with logits.
 
@@ -79,6 +79,8 @@ def usable_rows(
     and does without the row that ends there. A window can be cut back within its last row if that spans less than
     the window: longer rows may lack cells that the cut would need. What is reached by whole rows then is used.
     """
+    if hit is None:
+        return (), 0, False
     rows, length = hit.chain, hit.length
     ends = {row.meta.end: row for row in (*hit.chain[:-1], *hit.reached)}
     while rows:
@@ -121,10 +123,7 @@ def choose_start(
     n_tokens = len(prompt) // TOKEN_BYTES
     missed = describe_miss(hit, n_tokens, min_tokens)
     live = reusable(slot, prompt, memory, n_swa, with_logits=bool(live_logits))
-    rows: tuple[Located, ...] = ()
-    length, by_logits = 0, False
-    if hit is not None:
-        rows, length, by_logits = usable_rows(hit, n_tokens, memory, n_swa, live_logits)
+    rows, length, by_logits = usable_rows(hit, n_tokens, memory, n_swa, live_logits)
     if missed is None and length < n_tokens - 1:
         missed = NOT_CUTTABLE
     at_end = bool(live_logits) and live.keep == n_tokens
@@ -162,7 +161,7 @@ def describe_miss(hit: Hit | None, n_tokens: int = 0, min_tokens: int | None = 0
     return {
         "empty": "nothing is saved for this model",
         "other_parameters": "what is saved for this model was made with other settings, or by another build",
-        "diverges": f"the prompt parts from what is saved at token {position}",
+        "diverges": f"the prompt diverges from what is saved at token {position}",
         "ends": f"what is saved ends at token {position}",
         "saving": f"what follows token {position} is still being saved",
         "evicted": f"what followed token {position} was evicted",

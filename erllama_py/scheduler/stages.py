@@ -94,7 +94,7 @@ class Looking(msgspec.Struct, frozen=True):
     core: Core
     begun: Begun | None
     allocation: Allocation
-    since: float  # since when it has waited for nobody but the cache and the engine
+    since: float  # since when it has waited for the cache and the engine alone
     share: Share | None = None
     answer: Found | None = None
     """The cache's, while there is a share to wait for."""
@@ -173,11 +173,11 @@ def rank(one: Open) -> tuple[int, int]:
 
 
 def queue_rank(one: Queued) -> tuple[int, bool, float, int]:
-    """The lowest is next in the queue: higher priority, then who was parked first, then earlier arrival."""
+    """The lowest is next in the queue: higher priority, then the one that was parked first, then earlier arrival."""
     priority, request_id = rank(one)
     return priority, isinstance(one, Waiting), 0.0 if isinstance(one, Waiting) else one.begun.parked_at, request_id
 
 
 def unplaced(one: Starting) -> Queued:
-    """The request back in the queue: what it has found and what it was given is left behind."""
+    """The request back in the queue: what it has found and what it was given is let go of."""
     return Waiting(one.core) if one.begun is None else Parked(one.core, one.begun)

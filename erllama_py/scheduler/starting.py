@@ -170,7 +170,7 @@ def _work(state: State, restoring: Restoring, now: float) -> tuple[State, list[E
         begun = changed(restoring.begun, captured_to=max(restoring.begun.captured_to, saved_to))
         working = Working(core, begun, allocation, restoring.since)
     else:
-        if restoring.hit is None:  # nobody knows what is saved already: nothing is, until the cache is back
+        if restoring.hit is None:  # what is saved already is not known: nothing is, until the cache is back
             request = changed(request, plan=None)
         job = Generate(
             request_id=request.id, seq_id=slot.seq_id, tokens=request.tokens, keep=hit.prefix_len,

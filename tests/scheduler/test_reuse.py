@@ -239,9 +239,8 @@ def test_the_reason_is_that_of_where_it_started_from() -> None:
     """Of the live cells where these are used, of the cache where it could have given more."""
     hit = hit_of(PROMPT, 40)
     assert start_with("full", [], hit).miss_reason == "what is saved ends at token 40"
-    assert (
-        start_with("full", [*PROMPT[:40], 7], hit).miss_reason == "the prompt parts from the live sequence at token 40"
-    )
+    diverged = start_with("full", [*PROMPT[:40], 7], hit)
+    assert diverged.miss_reason == "the prompt diverges from the live sequence at token 40"
     assert start_with("full", PROMPT[:40], hit).miss_reason == "what is live ends at token 40"
     assert start_with("full", [], hit_of(PROMPT, 100)).miss_reason is None
 
@@ -249,7 +248,7 @@ def test_the_reason_is_that_of_where_it_started_from() -> None:
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        ("empty", "nothing is saved for this model"), ("diverges", "parts from what is saved at token 7"),
+        ("empty", "nothing is saved for this model"), ("diverges", "diverges from what is saved at token 7"),
         ("ends", "ends at token 7"), ("saving", "token 7 is still being saved"), ("evicted", "token 7 was evicted"),
         ("bad", "token 7 was found to be damaged"), ("other_parameters", "other settings, or by another build"),
     ],

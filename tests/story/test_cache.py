@@ -118,7 +118,7 @@ async def test_a_prompt_that_begins_alike_takes_what_they_share(tmp_path: Path, 
     assert warm.reply == await cold(other, memory=memory)
     assert warm.cache_hit_kind == "partial"
     assert warm.cache_delta.read == (240 if memory in ("full", "window") else 192)
-    assert warm.stats.miss_reason == "the prompt parts from what is saved at token 240"
+    assert warm.stats.miss_reason == "the prompt diverges from what is saved at token 240"
     assert counters["hits.partial"] == 1
 
 
@@ -292,7 +292,7 @@ async def test_explain_says_what_would_hit_and_where_it_parts(tmp_path: Path) ->
         assert whole.nbytes > 0
         parts = await model.explain(PROMPT[:250] + "?" + PROMPT[251:])
         assert (parts.hit_tokens, parts.position, parts.text) == (250, 250, "?")
-        assert parts.miss_reason == "the prompt parts from what is saved at token 250"
+        assert parts.miss_reason == "the prompt diverges from what is saved at token 250"
         longer = await model.explain([*PROMPT.encode(), *done.generated, *b"!!"])
         assert (longer.hit_tokens, longer.position) == (311, 311)
         assert longer.miss_reason == "what is saved ends at token 311"
