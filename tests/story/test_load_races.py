@@ -14,7 +14,8 @@ from helpers.checkpoints import Strike, at_each_checkpoint
 from helpers.runtime import STUB, engine_threads, stub_runtime, until
 
 import erllama_py as erllama
-from erllama_py.engine.backend import ModelFacts
+from erllama_py import tree
+from erllama_py.engine.backend import BackendFailure, ModelFacts
 from erllama_py.engine.stub import StubBackend
 from erllama_py.options.model import ModelConfig
 
@@ -229,14 +230,15 @@ async def loads_again(runtime: erllama.Runtime) -> None:
     assert (await model.complete("hello", response_tokens=1, temperature=0.0)).generated
 
 
-@pytest.mark.slow
-async def test_the_crash_that_is_one_too_many_says_so_to_those_whom_it_hits() -> None:
+async def test_the_crash_that_is_one_too_many_says_so_to_those_whom_it_hits(monkeypatch: pytest.MonkeyPatch) -> None:
     """They need not ask again to hear that the model does not come back."""
+    monkeypatch.setattr(tree, "MODEL_LIMITS", erllama.RestartLimits(intensity=2, backoff_first=0.0))
     async with stub_runtime(fail_decode_after=0) as (_, model):
         said: list[bool] = []
         while True not in said:
             calls = (model.complete("hello") for _ in range(3))
             for error in await asyncio.gather(*calls, return_exceptions=True):
                 assert isinstance(error, erllama.ModelCrashed)
+                assert isinstance(error.__cause__, BackendFailure)
                 said.append(error.gave_up)
-        assert said == [False] * 15 + [True] * 3
+        assert said == [False] * 6 + [True] * 3
