@@ -136,7 +136,8 @@ class Watch:
 
             def _park(self, running: Any) -> None:
                 super()._park(running)
-                watch.on_park()
+                if running.job.request_id in self._parked:  # all of it is copied out
+                    watch.on_park()
 
             def do(self, job: Any) -> None:
                 if isinstance(job, Read):

@@ -61,7 +61,7 @@ async def test_a_higher_priority_pushes_the_lowest_out_when_it_arrives(monkeypat
     async with crowded(runtime_options={"backend_factory": crowd.make}, context_opts={"n_ctx": 4096}) as (_, model):
         crowd.gate.clear()
         asked = asyncio.create_task(together(model, prompts(4), {"priority": 2}, {"priority": 1}, {"priority": 1}, {}))
-        await until(lambda: model.phase == "prefilling" and model.queue_depth == 4)
+        await until(lambda: crowd.watch.stages() == ["working"] * 4)
         above = asyncio.create_task(together(model, prompts(5)[4:], {"priority": 1}))
         await until(lambda: model.pending_len == 1)
         crowd.go_on()
