@@ -21,7 +21,6 @@ from erllama_py.actors import (
     ChildFailure,
     ChildSpec,
     Home,
-    NameNotFound,
     Names,
     NameTaken,
     Restart,
@@ -33,13 +32,12 @@ from erllama_py.buffers import BufferPool
 from erllama_py.cache.handle import Cache
 from erllama_py.engine.backends import BackendFactory, make_backend
 from erllama_py.errors import (
+    ErllamaError,
     InvalidOption,
     ModelNotLoaded,
     RuntimeClosed,
     RuntimeFailed,
     RuntimeReused,
-    TierNotFound,
-    TierTaken,
     WrongLoop,
 )
 from erllama_py.handle.by_id import ModelCalls
@@ -52,10 +50,10 @@ from erllama_py.options.mappings import ModelConfigDict, PolicyOptsDict, Pressur
 from erllama_py.options.model import ModelConfig, check_name, check_tier, parse_model_config
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.pressure import PressureOpts
-from erllama_py.options.runtime import RAM_TIER, SAVE_BUFFER_BYTES, SWITCH_SECONDS, parse_runtime_options
-from erllama_py.options.tiers import RamTier, TierSpec, parse_tier
+from erllama_py.options.runtime import SAVE_BUFFER_BYTES, SWITCH_SECONDS, parse_runtime_options
+from erllama_py.options.tiers import TierSpec, parse_tier
 from erllama_py.results import LoadProgress, ModelInfo, PressureState
-from erllama_py.tiers.messages import tier_actor_name
+from erllama_py.tiers.registry import TierRegistry
 from erllama_py.watch.log import get_logger
 from erllama_py.watch.pressure import GetPressure
 
@@ -99,11 +97,12 @@ class Runtime(ModelCalls):
             switch_seconds=switch_seconds,
         )  # fmt: skip
         self._buffers = BufferPool(options.save_buffer_bytes)
-        self._tiers: dict[str, RamTier | TierSpec] = {RAM_TIER: options.ram}
         root, self._branches = tree.build(options.ram, self._names, self._restarting, self._gave_up)
         self.cache = Cache(self._names)
-        self._tree = Tree(root)
-        self._root = root
+        self._tree = Tree(root, self._failed)
+        self._tiers = TierRegistry(
+            options.ram, lambda: self._branches["tiers"], lambda name, spec: tree.tier_child(name, spec, self._names)
+        )
         self._models = Registry(
             lambda: self._branches["models"], self._model_child, lambda board: self._caller(board).save_all("shutdown")
         )
@@ -121,8 +120,10 @@ class Runtime(ModelCalls):
         try:
             await self._names.home.settle()
             await self._tree.__aenter__()
-        except BaseException:
+        except BaseException as error:
             self._names.home.leave()
+            if isinstance(error, ActorError):
+                raise RuntimeFailed(str(error)) from error
             raise
         self._open = True
         options = self._options
@@ -187,7 +188,7 @@ class Runtime(ModelCalls):
             raise InvalidOption("config", "load_model takes a configuration, or an id and a configuration")
         else:
             checked_id, checked = self._models.new_id(), parse_model_config(model_id, self._options.policy)
-        check_tier(checked, {name: spec.kind for name, spec in self._tiers.items()})
+        check_tier(checked, self._tiers.kinds())
         return self._handle(await self._models.load(checked_id, checked, on_progress))
 
     def model(self, model: Model | str) -> Model:
@@ -213,15 +214,7 @@ class Runtime(ModelCalls):
         Raises `InvalidOption`, `TierTaken`, `TierLocked` when another process has the directory, `TierFailed`.
         """
         self._check_open()
-        checked, checked_name = parse_tier(spec), check_name(name)
-        if checked_name in self._tiers:
-            raise TierTaken(checked_name, "a tier of this name runs already")
-        self._tiers[checked_name] = checked
-        try:
-            await self._branches["tiers"].start_child(tree.tier_child(checked_name, checked, self._names))
-        except BaseException:
-            del self._tiers[checked_name]
-            raise
+        await self._tiers.start(check_name(name), parse_tier(spec))
 
     async def stop_tier(self, name: str) -> None:
         """Stop a tier: its rows stay where they are, and are found again when it is started again.
@@ -229,16 +222,7 @@ class Runtime(ModelCalls):
         Models that save to it go on without saving. Raises `TierNotFound`, and `InvalidOption` for `"ram"`.
         """
         self._check_open()
-        if check_name(name) == RAM_TIER:
-            raise InvalidOption("id", f"the tier {RAM_TIER!r} ends with the runtime")
-        if name not in self._tiers:
-            raise TierNotFound(name, tuple(sorted(self._tiers)))
-        try:
-            await self._branches["tiers"].stop_child(tier_actor_name(name))
-        except NameNotFound:
-            return
-        finally:
-            self._tiers.pop(name, None)
+        await self._tiers.stop(check_name(name))
 
     async def pressure(self) -> PressureState | None:
         """What the pressure monitor has seen and done; None where the runtime has none, or it comes back just now."""
@@ -272,11 +256,13 @@ class Runtime(ModelCalls):
             return Supervised(await self._branches["user"].start_child(spec), self._names.home.check)
         except NameTaken:
             raise InvalidOption("name", f"{name!r} is supervised already") from None
+        except ActorError as error:  # it was stopped before it began: its branch ends, or was cancelled from outside
+            raise self._gone() from error
 
     def tree(self) -> TreeNode:
         """The supervision tree as it is now; `print` draws it."""
         self._names.home.check()
-        return self._root.snapshot()
+        return self._tree.snapshot()
 
     # --- inside --------------------------------------------------------------------------------------------------
 
@@ -291,8 +277,19 @@ class Runtime(ModelCalls):
 
     def _check_open(self) -> None:
         if not self._open:
-            raise RuntimeClosed
+            raise self._gone()
         self._names.home.check()
+
+    def _gone(self) -> ErllamaError:
+        failure = self._tree.failure
+        return RuntimeClosed() if failure is None else RuntimeFailed(str(failure))
+
+    def _failed(self, failure: BaseException) -> None:
+        """The tree gives up: nothing is taken any more, and all who wait hear of it, whoever opened the runtime."""
+        self._open = False
+        self._log.error("the supervision tree gave up", exc_info=failure)
+        for board in self._models:
+            board.close(self._gone)
 
     def _board(self, model: Model | str) -> ModelBoard:
         self._check_open()

@@ -47,7 +47,7 @@ from erllama_py.watch.pressure import Evict, PressureMonitor
 
 @dataclass(frozen=True)
 class Group:
-    """A supervisor of actors that are always there, started in this order."""
+    """A supervisor of actors that are started with the runtime, in this order. The others go on when it gives up."""
 
     name: str
     strategy: Strategy
@@ -112,7 +112,7 @@ def describe() -> str:
     lines = [f"{ROOT} (one_for_one)"]
     for branch in TREE:
         last = branch is TREE[-1]
-        kind = branch.strategy if isinstance(branch, Group) else "dynamic, one_for_one"
+        kind = f"{branch.strategy}, not vital" if isinstance(branch, Group) else "dynamic, one_for_one"
         lines.append(f"{'└' if last else '├'}── {branch.name} ({kind})")
         children = [f"{name}: {what}" for name, what in branch.holds] if isinstance(branch, Group) else [branch.holds]
         for child in children:
@@ -146,8 +146,11 @@ def build(
         return running[place.name]
 
     # A branch has no deadline of its own: each of its children has one.
-    children = [ChildSpec(place.name, partial(start, place), stop_timeout=math.inf) for place in TREE]
-    return Supervisor(ROOT, children, limits=ROOT_LIMITS), running
+    children = [
+        ChildSpec(place.name, partial(start, place), stop_timeout=math.inf, vital=isinstance(place, Branch))
+        for place in TREE
+    ]
+    return Supervisor(ROOT, children, limits=ROOT_LIMITS, on_restart=on_restart, on_failure=on_failure), running
 
 
 def _actor_spec(name: str, make: Callable[[], Actor[Any]], names: Names) -> ChildSpec:

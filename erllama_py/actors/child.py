@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 from erllama_py.actors.clock import Clock
-from erllama_py.actors.errors import ActorEnded, StopTimeout
+from erllama_py.actors.errors import ActorEnded, RestartLimitReached, StopTimeout
 from erllama_py.actors.exits import Exit, Raised, Stopped, describe
 from erllama_py.actors.restart_budget import RestartLimits
 from erllama_py.actors.running import Future, Run, Runnable
@@ -30,6 +30,7 @@ class ChildSpec:
     `start` makes a new runnable for each run. `permanent` children are restarted however they end, `transient` ones
     when they fail, `temporary` ones never. `stop_timeout` is in seconds: how long a stop waits before it cancels, and
     again before it leaves the child behind; give supervisors `math.inf`, their children have deadlines of their own.
+    A supervisor that is not `vital` is marked failed when it gives up, and not restarted at its parent's expense.
     `detail` gives a phrase for the tree while the child runs, None for nothing. For children of a dynamic supervisor:
     `limits` is a budget of the child's own; `on_ended` is called once, when there will be no further run, whatever the
     reason, and before whoever waits for the child hears of it.
@@ -40,6 +41,7 @@ class ChildSpec:
     restart: Restart = "permanent"
     stop_timeout: float = 5.0
     limits: RestartLimits | None = None
+    vital: bool = True
     detail: Callable[[], str | None] = lambda: None
     on_ended: Callable[[Exit], object] = lambda exit: None
 
@@ -142,9 +144,11 @@ class Child:
         return replace(node, children=runnable.snapshot().children) if isinstance(runnable, _Inner) else node
 
 
-def restart_is_due(restart: Restart, exit: Exit) -> bool:
+def restart_is_due(spec: ChildSpec, exit: Exit) -> bool:
     """Whether a child that ended by itself comes back."""
-    return restart == "permanent" or (restart == "transient" and isinstance(exit, Raised))
+    if isinstance(exit, Raised) and isinstance(exit.error, RestartLimitReached) and not spec.vital:
+        return False
+    return spec.restart == "permanent" or (spec.restart == "transient" and isinstance(exit, Raised))
 
 
 def failure_of(name: str, exit: Exit) -> BaseException:

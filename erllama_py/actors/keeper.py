@@ -19,7 +19,7 @@ from erllama_py.actors.clock import Clock
 from erllama_py.actors.errors import ActorEnded, RestartLimitReached
 from erllama_py.actors.exits import Exit, Raised, Stopped
 from erllama_py.actors.restart_budget import GiveUp, RestartAfter, RestartLimits, decide
-from erllama_py.actors.running import Run, call_listener, wait_any
+from erllama_py.actors.running import Run, call_listener, outlast, wait_any
 
 
 class Keeper:
@@ -104,8 +104,18 @@ class Keeper:
         exit: Exit = Stopped()
         try:
             exit = await self._live()
+        except asyncio.CancelledError:
+            await outlast(self._cut_short())
         finally:
             self._end(exit)
+
+    async def _cut_short(self) -> None:
+        """Nobody waits for good manners any more: end the child with this task."""
+        run = self.child.run
+        if self.child.alive and run is not None and self.child.left_behind is None:
+            if not run.task.cancelling():  # a second time would mean that nobody waits for it either
+                run.task.cancel()
+            await wait_any(run.task, clock=self._clock, seconds=self.child.spec.stop_timeout)
 
     def _end(self, exit: Exit) -> None:
         """There will be no further run: let everybody know who waits for that."""
@@ -130,7 +140,7 @@ class Keeper:
             exit = await self._run_once(self.child.begin(self._is_last))
             if self._stop.done() or not self.started.done() or self.child.left_behind is not None:
                 return exit
-            if not restart_is_due(self.child.spec.restart, exit):
+            if not restart_is_due(self.child.spec, exit):
                 return self._let_be(exit)
             failure = failure_of(self.name, exit)
             decision = self._given_up or self._decide()
@@ -146,7 +156,7 @@ class Keeper:
 
     def _is_last(self, exit: Exit) -> bool:
         """Whether a run that ends so is the last: decided at its end, so that open calls hear it with their error."""
-        if self._stop.done() or not self.started.done() or not restart_is_due(self.child.spec.restart, exit):
+        if self._stop.done() or not self.started.done() or not restart_is_due(self.child.spec, exit):
             return True
         decision = self._decide()
         self._given_up = decision if isinstance(decision, GiveUp) else None

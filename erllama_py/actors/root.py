@@ -9,12 +9,13 @@ same time is noted on it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
 from erllama_py.actors.errors import ActorEnded, SupervisorClosed
 from erllama_py.actors.exits import Exit, Raised, describe
-from erllama_py.actors.running import Run, Runnable, settle
+from erllama_py.actors.running import Run, Runnable, call_listener, settle
 from erllama_py.actors.snapshot import TreeNode
 
 
@@ -28,11 +29,15 @@ class RootSupervisor(Runnable, Protocol):
 
 
 class Tree:
-    """See the module's text. It runs once. `failure` is why the root ended by itself, None while it did not."""
+    """See the module's text. It runs once. `failure` is why the root ends by itself, None while it does not;
+    `on_failure` hears of it before anything below the root is stopped."""
 
-    def __init__(self, root: RootSupervisor) -> None:
+    def __init__(
+        self, root: RootSupervisor, on_failure: Callable[[BaseException], object] = lambda failure: None
+    ) -> None:
         self.failure: BaseException | None = None
         self._root = root
+        self._on_failure = on_failure
         self._run: Run | None = None
         self._stopping = False
         self._body: asyncio.Task[object] | None = None
@@ -46,7 +51,7 @@ class Tree:
         """
         if self._run is not None:
             raise RuntimeError(f"the tree {self._root.name!r} was started already")
-        run = self._run = Run(self._root.name, lambda: self._root)
+        run = self._run = Run(self._root.name, lambda: self._root, self._ends)
         try:
             await asyncio.wait((run.ready, run.task), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
@@ -103,12 +108,18 @@ class Tree:
         if cancelled is not None and error is None:
             raise cancelled
 
+    def _ends(self, exit: Exit) -> bool:
+        """The root is about to end; whether it failed to start is known to whoever starts it."""
+        ready = self._run is not None and self._run.ready.done()
+        if ready and self.failure is None and (isinstance(exit, Raised) or not self._stopping):
+            self.failure = exit.error if isinstance(exit, Raised) else ActorEnded(self._root.name, exit)
+            call_listener(self._on_failure, self.failure)
+        return True
+
     def _on_end(self, task: asyncio.Task[Exit]) -> None:
         exit = self._run.exit if self._run is not None else None
-        if isinstance(exit, Raised):
-            self.failure = exit.error
-        elif exit is not None and not self._stopping:
-            self.failure = ActorEnded(self._root.name, exit)
+        if exit is not None:
+            self._ends(exit)
         if self.failure is not None and not self._stopping and self._body is not None and not self._body.done():
             self._body_cancelled = True
             self._body.cancel()

@@ -22,6 +22,10 @@ from erllama_py.actors.exits import Exit, Raised, Returned, Stopped
 T = TypeVar("T")
 Future = asyncio.Future[Any]
 
+# A task that is cancelled before its first step does nothing at all. Who cancels all tasks of a process hits those too
+# that have only just been made to clean up; so often they are made again.
+SWEEPS = 100
+
 
 class Runnable(Protocol):
     """Something that gets ready, runs and ends, once. A restart makes a new one."""
@@ -185,20 +189,37 @@ async def outlast(work: Coroutine[Any, Any, T], on_cancel: Callable[[], None] | 
     """Run `work` to its end in a task of its own, whatever cancels the current one, and give its result.
 
     Each cancellation calls `on_cancel`. From the second on (those that came before this are counted in) they are
-    passed on to `work`: it has had its time, and an event loop that is being closed must not wait for ever.
+    passed on to `work`, at its first await or later: it has had its time, and an event loop that is being closed must
+    not wait for ever.
     """
     current = asyncio.current_task()
-    task = asyncio.ensure_future(work)
-    task.add_done_callback(_mark_retrieved)
-    while not task.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait((task,))
-            break
-        if on_cancel is not None:
-            on_cancel()
-        if current is not None and current.cancelling() > 1:
+    begun = overdue = False
+
+    async def begin() -> T:
+        nonlocal begun
+        begun = True
+        if overdue:
             task.cancel()
-    return task.result()
+        return await work
+
+    try:
+        for _ in range(SWEEPS):
+            task = asyncio.ensure_future(begin())
+            task.add_done_callback(_mark_retrieved)
+            while not task.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait((task,))
+                    break
+                if on_cancel is not None:
+                    on_cancel()
+                overdue = current is not None and current.cancelling() > 1
+                if overdue and begun:
+                    task.cancel()
+            if begun:
+                break
+        return task.result()
+    finally:
+        work.close()
 
 
 def call_listener(listener: Callable[..., object], *args: object) -> None:

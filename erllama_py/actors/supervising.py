@@ -62,6 +62,7 @@ class SupervisorBase:
         except Exception as error:
             exit = Raised(error)
         self._state = "stopping"
+        ending(exit)
         # Also says it to a child that is only now being started: nobody may join from here on.
         self.request_stop()
         try:

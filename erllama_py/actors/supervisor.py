@@ -103,7 +103,7 @@ class Supervisor(SupervisorBase):
         if child.left_behind is not None:
             return
         failure = failure_of(name, exit)
-        if not restart_is_due(child.spec.restart, exit):
+        if not restart_is_due(child.spec, exit):
             if isinstance(exit, Raised):
                 child.mark_ended("failed", failure)
                 self._report(ChildFailure(self.name, name, failure, restarts, "gave_up"))

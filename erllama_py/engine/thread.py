@@ -103,14 +103,18 @@ class EngineThread:
 
     async def stop(self, deadline: float = math.inf) -> bool:
         """Ask the thread to end and wait for it, at most `deadline` seconds; false if it still runs."""
-        self._stopping = True
-        with self._lock:
-            self._jobs.put(None)
-            self._backend.abort(True)
+        self.ask_to_stop()
         with anyio.move_on_after(deadline):
             await self.ended.wait()
             self._thread.join()  # it said so with its last step
         return self.ended.is_set()
+
+    def ask_to_stop(self) -> None:
+        """Have the thread end; more than once does no harm."""
+        self._stopping = True
+        with self._lock:
+            self._jobs.put(None)
+            self._backend.abort(True)
 
     # --- on the thread ---------------------------------------------------------------------------------
 

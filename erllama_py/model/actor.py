@@ -277,6 +277,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
     async def terminate(self, exit: Exit) -> None:
         self._board.crashed()
         self._loading.close()
+        if self._thread is not None:
+            self._thread.ask_to_stop()  # first of all: where nothing here is waited for, it ends all the same
         if self._timer is not None:
             self._timer.cancel()
         await self._background.stop()

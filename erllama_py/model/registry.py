@@ -86,7 +86,10 @@ class Registry:
         if (ending := self._ends.get(board)) is None:
             ending = self._ends[board] = asyncio.ensure_future(self._end(board))
             ending.add_done_callback(partial(self._ended, board))
-        await asyncio.shield(ending)
+        await asyncio.wait((ending,))
+        if ending.cancelled():  # from outside, as everything was: the memory is freed all the same
+            raise RuntimeClosed
+        ending.result()
 
     async def close(self) -> None:
         """The runtime is being closed: no board takes requests any more, and what they hold is saved."""

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from helpers.checkpoints import quiet_loop, turns
 from helpers.clock import ManualClock
-from helpers.players import ROUND, Crash, Stage, function_spec, running, until
+from helpers.players import ROUND, Crash, Stage, function_spec, launch, running, until
 
 from erllama_py.actors import (
     ActorEnded,
+    ChildFailure,
+    ChildSpec,
     DynamicSupervisor,
     Exit,
     Raised,
@@ -19,6 +21,7 @@ from erllama_py.actors import (
     RestartLimits,
     Returned,
     Stopped,
+    Supervisor,
 )
 
 pytestmark = pytest.mark.anyio
@@ -170,3 +173,47 @@ async def test_children_that_ended_well_or_were_temporary_do_not_pile_up() -> No
                 await supervisor.start_child(function_spec(f"fails {number}", fail, restart="temporary"))
             await supervisor.start_child(function_spec("given up", fail))
             await until(lambda: supervisor.child_names() == ("given up",))
+
+
+@pytest.mark.parametrize("sweeps", [1, 2, 5, 50])
+async def test_an_actor_lets_go_of_what_it_has_however_often_all_tasks_are_cancelled(sweeps: int) -> None:
+    """`terminate` begins, although the task that it runs in is cancelled before its first step."""
+    async with quiet_loop():
+        before = asyncio.all_tasks()
+        stage, supervisor = Stage(), DynamicSupervisor("crew")
+        run = launch(supervisor)
+        await run.ready
+        await supervisor.start_child(stage.spec("a"))
+        for _ in range(sweeps):
+            for task in asyncio.all_tasks() - before:
+                task.cancel()
+            await turns(1)
+        await asyncio.wait((run.task,))
+        await stage.names.wait_free("a")
+        assert "terminate a" in stage.log
+
+
+async def test_a_supervisor_that_is_not_vital_is_given_up_alone() -> None:
+    """Its parent reports it, spends nothing on it, and goes on with the others; a vital one is restarted."""
+    async with quiet_loop():
+        stage, told = Stage(), list[tuple[str, str]]()
+
+        def part(name: str, vital: bool) -> ChildSpec:
+            return ChildSpec(
+                f"part {name}", lambda: Supervisor(f"part {name}", [stage.spec(name)], limits=NEVER), vital=vital
+            )
+
+        def tell(failure: ChildFailure) -> None:
+            told.append((failure.name, failure.outcome))
+
+        parts = [part("a", False), part("b", True)]
+        limits = RestartLimits(intensity=1, backoff_first=0.0)
+        async with running(Supervisor("whole", parts, limits=limits, on_restart=tell, on_failure=tell)):
+            stage.crash("a")
+            await until(lambda: told == [("part a", "gave_up")])
+            stage.crash("b")
+            await until(lambda: stage.made["b"] == 2)
+            await stage.names.wait_registered("b")
+            assert await stage.names.call("b", "hello") == "HELLO"
+            assert told == [("part a", "gave_up"), ("part b", "restarting")]
+            assert "a" not in stage.names

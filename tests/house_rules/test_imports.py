@@ -63,7 +63,7 @@ DOORS: dict[str, set[str]] = {
     "model": {"actor", "board", "registry", "request"},
     "scheduler": {"machine", "outcomes", "messages", "state", "stages", "reuse"},
     "cache": {"messages", "client", "handle", "keys", "policy"},
-    "tiers": {"messages"},
+    "tiers": {"messages", "registry"},
     "watch": {"log", "pressure"},
     "actors": set(),
     "serve": set(),
