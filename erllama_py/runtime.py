@@ -18,7 +18,6 @@ import anyio
 from erllama_py import switch_interval, tree
 from erllama_py.actors import (
     ActorError,
-    ChildFailure,
     ChildSpec,
     Home,
     Names,
@@ -27,6 +26,7 @@ from erllama_py.actors import (
     RestartLimits,
     Tree,
     TreeNode,
+    describe,
 )
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.handle import Cache
@@ -97,7 +97,7 @@ class Runtime(ModelCalls):
             switch_seconds=switch_seconds,
         )  # fmt: skip
         self._buffers = BufferPool(options.save_buffer_bytes)
-        root, self._branches = tree.build(options.ram, self._names, self._restarting, self._gave_up)
+        root, self._branches = tree.build(options.ram, self._names)
         self.cache = Cache(self._names)
         self._tree = Tree(root, self._failed)
         self._tiers = TierRegistry(
@@ -108,7 +108,6 @@ class Runtime(ModelCalls):
         )
         self._entered = False
         self._open = False
-        self._log = get_logger()
 
     def __repr__(self) -> str:
         return f"<Runtime {'open' if self._open else 'closed'}, {len(self._models)} models>"
@@ -287,7 +286,7 @@ class Runtime(ModelCalls):
     def _failed(self, failure: BaseException) -> None:
         """The tree gives up: nothing is taken any more, and all who wait hear of it, whoever opened the runtime."""
         self._open = False
-        self._log.error("the supervision tree gave up", exc_info=failure)
+        get_logger().error("the supervision tree gave up", error=describe(failure), exc_info=failure)
         for board in self._models:
             board.close(self._gone)
 
@@ -297,11 +296,3 @@ class Runtime(ModelCalls):
         if isinstance(model, Model) and board_of(model) is not board:
             raise ModelNotLoaded(board.model_id)  # a handle is one load's: it never acts on the next one of its id
         return board
-
-    def _restarting(self, failure: ChildFailure) -> None:
-        delay = round(failure.delay or 0.0, 3)
-        self._log.warning("restarting", child=failure.name, error=str(failure.error), delay_seconds=delay)
-
-    def _gave_up(self, failure: ChildFailure) -> None:
-        """A child was restarted too often: said once, loudly."""
-        self._log.error("gave up restarting", child=failure.name, error=str(failure.error))

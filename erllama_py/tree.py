@@ -17,7 +17,6 @@ from typing import Any
 
 from erllama_py.actors import (
     Actor,
-    ChildFailure,
     ChildSpec,
     DynamicSupervisor,
     MonotonicClock,
@@ -42,6 +41,7 @@ from erllama_py.scheduler.messages import actor_name
 from erllama_py.tiers.directory import DirectoryTier
 from erllama_py.tiers.messages import CACHE, tier_actor_name
 from erllama_py.tiers.ram import RamTier as RamTierActor
+from erllama_py.watch.failures import log_failure
 from erllama_py.watch.pressure import Evict, PressureMonitor
 
 
@@ -120,16 +120,8 @@ def describe() -> str:
     return "\n".join(lines)
 
 
-Listener = Callable[[ChildFailure], None]
-
-
-def build(
-    ram: RamTier, names: Names, on_restart: Listener, on_failure: Listener
-) -> tuple[Supervisor, dict[str, DynamicSupervisor]]:
-    """The root, and the branches that are up now, by name: a restarted branch takes its predecessor's place.
-
-    `on_restart` hears of a child that failed and comes back, `on_failure` of one that does not.
-    """
+def build(ram: RamTier, names: Names) -> tuple[Supervisor, dict[str, DynamicSupervisor]]:
+    """The root, and the branches that are up now, by name: a restarted branch takes its predecessor's place."""
     running: dict[str, DynamicSupervisor] = {}
     actors: dict[str, Callable[[], Actor[Any]]] = {
         tier_actor_name(RAM_TIER): lambda: RamTierActor(RAM_TIER, ram),
@@ -140,9 +132,9 @@ def build(
         if isinstance(place, Group):
             children = [_actor_spec(name, actors[name], names) for name, _ in place.holds]
             return Supervisor(
-                place.name, children, place.strategy, place.limits, on_restart=on_restart, on_failure=on_failure
+                place.name, children, place.strategy, place.limits, on_restart=log_failure, on_failure=log_failure
             )
-        running[place.name] = DynamicSupervisor(place.name, on_restart=on_restart, on_failure=on_failure)
+        running[place.name] = DynamicSupervisor(place.name, on_restart=log_failure, on_failure=log_failure)
         return running[place.name]
 
     # A branch has no deadline of its own: each of its children has one.
@@ -150,7 +142,7 @@ def build(
         ChildSpec(place.name, partial(start, place), stop_timeout=math.inf, vital=isinstance(place, Branch))
         for place in TREE
     ]
-    return Supervisor(ROOT, children, limits=ROOT_LIMITS, on_restart=on_restart, on_failure=on_failure), running
+    return Supervisor(ROOT, children, limits=ROOT_LIMITS, on_restart=log_failure, on_failure=log_failure), running
 
 
 def _actor_spec(name: str, make: Callable[[], Actor[Any]], names: Names) -> ChildSpec:

@@ -26,7 +26,7 @@ from erllama_py.actors.errors import (
     SupervisorClosed,
     UnexpectedCancel,
 )
-from erllama_py.actors.exits import Exit, Raised, Returned, Stopped
+from erllama_py.actors.exits import Exit, Raised, Returned, Stopped, describe
 from erllama_py.actors.home import Home, WrongLoop
 from erllama_py.actors.keeper import Keeper
 from erllama_py.actors.mailbox import Mailbox, MailboxStatistics
@@ -92,6 +92,7 @@ __all__ = [
     "actor_child",
     "affected_children",
     "decide",
+    "describe",
     "function_child",
     "settle",
 ]

@@ -149,7 +149,7 @@ class ModelBoard:
     @property
     def is_unloaded(self) -> bool:
         """Whether it was asked to be gone, or ended with all that its supervisor had."""
-        return self._closed is not None or (self._exit is not None and not isinstance(self._exit, Raised))
+        return self._closed is not None
 
     @property
     def state(self) -> State | None:

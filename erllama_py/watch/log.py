@@ -1,9 +1,10 @@
 """The one logger of the library: structlog, where the application wants it.
 
 An application that configured structlog gets our events through its own processors, under the logger name
-`"erllama_py"`. Otherwise they go to the standard library's logger `"erllama_py"`, which has a `NullHandler`:
-nothing appears on stdout or stderr until the application adds a handler, and each record then reads
-`event key='value'` and carries the key-values in its attribute `erllama`.
+`"erllama_py"`. Otherwise they go to the standard library's logger `"erllama_py"`: each record reads `event key='value'`
+and carries the key-values in its attribute `erllama`. Where nobody configured logging either, Python's last-resort
+handler writes warnings and errors to stderr: a model that fails is not silent. What llama.cpp says by itself is
+`"erllama_py.llama_cpp"`, and silent until the application adds a handler.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ import structlog
 
 NAME = "erllama_py"
 
-_stdlib = logging.getLogger(NAME)
-_stdlib.addHandler(logging.NullHandler())
+LLAMA_CPP = "erllama_py.llama_cpp"
+
+# A handler of its own keeps its many lines from the last-resort handler. An application's handlers get them.
+logging.getLogger(LLAMA_CPP).addHandler(logging.NullHandler())
 
 _text = structlog.processors.KeyValueRenderer(drop_missing=True)
 
 
-def get_logger(**context: Any) -> structlog.stdlib.BoundLogger:
+def get_logger(name: str = NAME, /, **context: Any) -> structlog.stdlib.BoundLogger:
     """A logger with `context` bound to it.
 
     Which of the two ways it takes is decided here and now, so call it where you begin to work (in an
@@ -30,9 +33,9 @@ def get_logger(**context: Any) -> structlog.stdlib.BoundLogger:
     chance to configure structlog yet.
     """
     if structlog.is_configured():
-        return cast(structlog.stdlib.BoundLogger, structlog.get_logger(NAME, **context))
+        return cast(structlog.stdlib.BoundLogger, structlog.get_logger(name, **context))
     logger = structlog.wrap_logger(
-        _stdlib,
+        logging.getLogger(name),
         processors=[structlog.stdlib.filter_by_level, structlog.contextvars.merge_contextvars, _to_record],
         wrapper_class=structlog.stdlib.BoundLogger,
         **context,

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import structlog
+from helpers.project import TOP
 
-from erllama_py.watch.log import get_logger
+from erllama_py.actors import ActorEnded, ChildFailure, Returned, StopTimeout
+from erllama_py.watch.failures import log_failure
+from erllama_py.watch.log import LLAMA_CPP, get_logger
+
+Outcome = Literal["restarting", "gave_up", "abandoned"]
 
 
 @pytest.fixture
@@ -19,11 +29,94 @@ def unconfigured() -> Iterator[None]:
     structlog.reset_defaults()
 
 
+FAILS = """
+import asyncio
+import erllama_py as erllama
+
+async def agent():
+    raise ZeroDivisionError("of the agent")
+
+async def main():
+    limits = {"intensity": 1, "backoff_first": 0.0}
+    async with erllama.Runtime() as runtime:
+        model = await runtime.load_model("m", {"backend": "stub"})
+        for where in ("actor", "decode"):
+            model.inject_fault(where)
+            try:
+                await model.complete("hello", response_tokens=20)
+            except erllama.ModelCrashed:
+                pass
+        await (await runtime.supervise("agent", agent, limits=limits)).wait()
+
+asyncio.run(main())
+"""
+
+
+def test_an_application_that_configures_nothing_sees_failures_and_nothing_else() -> None:
+    """On stderr, by the last-resort handler: who failed, under whom, of what, with the traceback. Nothing on stdout."""
+    done = subprocess.run([sys.executable, "-c", FAILS], cwd=TOP, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    events = [line for line in done.stderr.splitlines() if "supervisor=" in line]
+    facts = "supervisor='user' child='agent'"
+    error = "error='ZeroDivisionError: of the agent'"
+    assert re.sub(r"\d\.\d+", "0.0", "\n".join(events[-2:])) == (
+        f"restarting what failed {facts} restarts=0 {error} delay_seconds=0.0\n"
+        f"gave up restarting {facts} restarts=1 {error}"
+    )
+    assert done.stderr.count('raise ZeroDivisionError("of the agent")') + done.stderr.count("in agent\n") >= 2
+    assert done.stderr.count("Traceback (most recent call last)") >= len(events)
+    assert [line for line in events if "supervisor='models' child='model:m'" in line]
+    assert "model loaded" not in done.stderr
+
+
 @pytest.mark.usefixtures("unconfigured")
-def test_an_application_that_configures_nothing_sees_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    """Not even an error reaches stdout or stderr by itself."""
-    get_logger(model="tiny").error("it broke", code=3)
-    assert capfd.readouterr() == ("", "")
+def test_what_llama_cpp_says_is_silent_until_there_is_a_handler(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It warns of much that is none of the application's business; handlers of the application get it."""
+    script = "from erllama_py.watch.log import LLAMA_CPP, get_logger; get_logger(LLAMA_CPP).error('it broke')"
+    done = subprocess.run([sys.executable, "-c", script], cwd=TOP, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    get_logger(LLAMA_CPP).error("it broke")
+    assert [(record.name, record.message) for record in caplog.records] == [("erllama_py.llama_cpp", "it broke")]
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "level", "event", "raised"),
+    [
+        (ZeroDivisionError("x"), "restarting", "WARNING", "restarting what failed", True),
+        (ZeroDivisionError("x"), "gave_up", "ERROR", "gave up restarting", True),
+        (
+            ActorEnded("loop", Returned()),
+            "restarting",
+            "WARNING",
+            "restarting what returned, as it is permanent",
+            False,
+        ),
+        (
+            ActorEnded("loop", Returned()),
+            "gave_up",
+            "ERROR",
+            "gave up restarting what returns, as it is permanent",
+            False,
+        ),
+        (StopTimeout("loop", 1.0), "abandoned", "ERROR", "left behind: it does not end", False),
+    ],
+)
+@pytest.mark.usefixtures("unconfigured")
+def test_a_failure_is_logged_with_all_there_is_to_know(
+    error: Exception, outcome: Outcome, level: str, event: str, raised: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Level and words by what comes of it; the traceback where there is one."""
+    if raised:
+        with contextlib.suppress(ZeroDivisionError):
+            raise error
+    log_failure(ChildFailure("user", "loop", error, 2, outcome))
+    [record] = caplog.records
+    assert record.levelname == level
+    assert record.getMessage().startswith(f"{event} supervisor='user' child='loop' restarts=2 error=")
+    assert type(error).__name__ in record.getMessage()
+    assert bool(record.exc_info) == raised
 
 
 @pytest.mark.usefixtures("unconfigured")

@@ -11,7 +11,7 @@ import re
 import threading
 from typing import Any, Literal
 
-from erllama_py.watch.log import get_logger
+from erllama_py.watch.log import LLAMA_CPP, get_logger
 
 Level = Literal["debug", "warning", "error"]
 
@@ -122,4 +122,4 @@ def _finish_line() -> None:
 
 
 def _logger(model_id: str | None) -> Any:
-    return get_logger(source="llama.cpp", model=model_id)
+    return get_logger(LLAMA_CPP, source="llama.cpp", model=model_id)

@@ -1,0 +1,25 @@
+"""What the log says of a failure under the tree: who, under whom, of what, with the traceback, and what comes of it."""
+
+from __future__ import annotations
+
+from erllama_py.actors import ActorEnded, ChildFailure, Returned, describe
+from erllama_py.watch.log import get_logger
+
+
+def log_failure(failure: ChildFailure) -> None:
+    """A warning where the child comes back, an error where it does not."""
+    error = failure.error
+    log = get_logger(
+        supervisor=failure.supervisor, child=failure.name, restarts=failure.restarts, error=describe(error)
+    )
+    traceback = error if error.__traceback__ is not None or error.__cause__ is not None else None
+    returned = isinstance(error, ActorEnded) and isinstance(error.exit, Returned)
+    match failure.outcome:
+        case "restarting":
+            event = "restarting what returned, as it is permanent" if returned else "restarting what failed"
+            log.warning(event, delay_seconds=round(failure.delay or 0.0, 3), exc_info=traceback)
+        case "gave_up":
+            event = "gave up restarting what returns, as it is permanent" if returned else "gave up restarting"
+            log.error(event, exc_info=traceback)
+        case "abandoned":
+            log.error("left behind: it does not end", exc_info=traceback)
