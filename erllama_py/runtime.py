@@ -275,9 +275,9 @@ class Runtime(ModelCalls):
         return Model(self._caller(board))
 
     def _check_open(self) -> None:
+        self._names.home.check()  # first: at the end of an `asyncio.run` that left it open, its tasks were cancelled
         if not self._open:
             raise self._gone()
-        self._names.home.check()
 
     def _gone(self) -> ErllamaError:
         failure = self._tree.failure

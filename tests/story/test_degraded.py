@@ -175,11 +175,11 @@ async def story(at: dict[str, asyncio.Event], runtime: erllama.Runtime) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 async def test_a_sweep_that_cancels_all_tasks_ends_the_runtime(stage: str, whole: bool, sweeps: int) -> None:
     """At any stage, some turns later too: it ends, nothing is left, and only errors of ours come out."""
+    before = asyncio.all_tasks()  # the test's own, and its runner's
     for later in range(0, 12, 3):
         async with quiet_loop():
             at = {name: asyncio.Event() for name in STAGES}
             runtime = erllama.Runtime()
-            before = asyncio.all_tasks()  # the test's own, and its runner's
             body = asyncio.ensure_future(story(at, runtime))
             await asyncio.wait((asyncio.ensure_future(at[stage].wait()), body), return_when=asyncio.FIRST_COMPLETED)
             await turns(later)
