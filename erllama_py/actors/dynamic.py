@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from erllama_py.actors.child import Child, ChildSpec
 from erllama_py.actors.clock import Clock
 from erllama_py.actors.errors import ActorEnded, NameNotFound, NameTaken, SupervisorClosed
-from erllama_py.actors.exits import Exit
 from erllama_py.actors.keeper import Keeper
 from erllama_py.actors.restart_budget import RestartLimits
 from erllama_py.actors.running import settle
@@ -82,10 +81,6 @@ class DynamicSupervisor(SupervisorBase):
     async def stop_child(self, name: str) -> None:
         """`Keeper.stop` of the child that has this name now. Raises `NameNotFound` too."""
         await self.child(name).stop()
-
-    async def wait_child(self, name: str) -> Exit:
-        """`Keeper.wait` of the child that has this name now. Raises `NameNotFound`."""
-        return await self.child(name).wait()
 
     def child(self, name: str) -> Keeper:
         """The child that has this name now. Raises `NameNotFound`."""

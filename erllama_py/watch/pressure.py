@@ -38,6 +38,7 @@ class PressureMonitor(Actor[GetPressure]):
         name = opts.source if isinstance(opts.source, str) else getattr(opts.source, "__qualname__", "a callable")
         self._state = PressureState(source=name)
         self._problems: dict[str, str] = {}
+        self._reader: Reader | None = None
         self._background = Background("pressure")
 
     def __repr__(self) -> str:
@@ -48,13 +49,16 @@ class PressureMonitor(Actor[GetPressure]):
         self._log = get_logger(source=self._state.source)
         source = choose_source(self._opts)
         if source is not None:
-            self._background.start(self._watch(Reader(source, self._clock)))
+            self._reader = Reader(source, self._clock)
+            self._background.start(self._watch(self._reader))
 
     async def handle(self, message: GetPressure, reply: Reply[Any] | None) -> Answer:
         return Answer(self._state)
 
     async def terminate(self, exit: Exit) -> None:
         await self._background.stop()
+        if self._reader is not None:
+            self._reader.close()
 
     async def _watch(self, reader: Reader) -> None:
         while True:

@@ -1,13 +1,14 @@
 """One reading at a time from a source that may block, fail or hang, without ever holding anybody up.
 
-What blocks runs on a daemon thread of its own: one that never returns keeps neither the runtime nor the process from
-ending. A reading that takes too long is given up; while it still hangs, no other is begun.
+What blocks runs on a daemon thread of its own, begun once: one that never returns keeps neither the runtime nor the
+process from ending. A reading that takes too long is given up; while it still hangs, no other is begun.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +29,8 @@ class Reader:
         self._is_async = inspect.iscoroutinefunction(source) or inspect.iscoroutinefunction(type(source).__call__)
         self._task: asyncio.Task[Reading] | None = None
         self._in_thread = False
+        self._todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
 
     async def read(self) -> Reading:
         """A reading. Raises `TimeoutError`, and whatever the source raises."""
@@ -57,6 +60,10 @@ class Reader:
         total = (await self._on_thread(system_memory)).total
         return Reading(int(reading * total), total)
 
+    def close(self) -> None:
+        """Let the thread end, once what it does has."""
+        self._todo.put(None)
+
     async def _on_thread(self, function: Callable[[], Any]) -> Any:
         loop = asyncio.get_running_loop()
         returned: asyncio.Future[tuple[Any, Exception | None]] = loop.create_future()
@@ -77,8 +84,16 @@ class Reader:
                     loop.call_soon_threadsafe(finished, value, error)
 
         self._in_thread = True
-        threading.Thread(target=work, name="erllama-pressure", daemon=True).start()
+        if self._thread is None:
+            self._thread = threading.Thread(target=_work_off, args=(self._todo,), name="pressure", daemon=True)
+            self._thread.start()
+        self._todo.put(work)
         value, error = await returned
         if error is not None:
             raise error
         return value
+
+
+def _work_off(todo: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    while (work := todo.get()) is not None:
+        work()

@@ -129,7 +129,7 @@ async def test_a_child_over_its_limit_is_kept_as_failed_and_reported_and_the_oth
             await supervisor.start_child(stage.spec("b"))
             await stage.names.call("b", "hello")
             stage.crash("a")
-            exit = await supervisor.wait_child("a")
+            exit = await supervisor.child("a").wait()
             assert isinstance(exit, Raised)
             assert isinstance(exit.error, RestartLimitReached)
             assert isinstance(exit.error.__cause__, Crash)
@@ -172,7 +172,7 @@ async def test_a_restart_that_fails_in_init_counts_towards_the_budget() -> None:
             for delay in (1.0, 2.0, 4.0):
                 await clock.sleeping(delay)
                 clock.advance(delay)
-            exit = await supervisor.wait_child("a")
+            exit = await supervisor.child("a").wait()
             assert isinstance(exit, Raised)
             assert str(exit.error.__cause__) == "init of a"
 
@@ -197,12 +197,12 @@ async def test_how_a_function_ended_is_told_apart() -> None:
             assert isinstance(exit.error, Crash)
             assert supervisor.child_names() == ()
             await supervisor.start_child(function_spec("wait", asyncio.Event().wait))
-            waiting = asyncio.ensure_future(supervisor.wait_child("wait"))
+            waiting = asyncio.ensure_future(supervisor.child("wait").wait())
             await turns()
             await supervisor.stop_child("wait")
             assert await waiting == Stopped()
             with pytest.raises(NameNotFound):
-                await supervisor.wait_child("give")
+                await supervisor.child("give").wait()
 
 
 async def test_a_stop_while_starting_ends_the_start_for_its_caller_too() -> None:
@@ -348,7 +348,7 @@ async def test_a_crashed_child_whose_terminate_hangs_is_left_behind_and_not_rest
                 assert supervisor.child("a").state == "stopping"
                 clock.advance(5.0)
                 await turns()
-            exit = await supervisor.wait_child("a")
+            exit = await supervisor.child("a").wait()
             assert isinstance(exit, Raised)
             assert isinstance(exit.error, Crash)
             assert exit.error.__notes__ == ["'a' did not end within 5 s of being stopped, nor 5 s later"]

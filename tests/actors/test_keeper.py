@@ -78,7 +78,7 @@ async def test_what_ended_for_good_is_told_once_whatever_the_reason() -> None:
                 await supervisor.start_child(stage.spec(name, **heard(name)))
             await supervisor.stop_child("stopped")
             stage.crash("crashed")
-            await supervisor.wait_child("crashed")
+            await supervisor.child("crashed").wait()
             stage.fail_init.add("unborn")
             with pytest.raises(Crash):
                 await supervisor.start_child(stage.spec("unborn", **heard("unborn")))

@@ -50,3 +50,15 @@ def test_threads_are_begun_where_the_list_says() -> None:
             if name in ("Thread", "ThreadPoolExecutor"):
                 found.add(path)
     assert found == BEGINS_A_THREAD | {OUR_THREADS}
+
+
+def test_aiofiles_works_on_threads_that_it_is_given() -> None:
+    """Without an executor it takes those of the event loop, which are the application's."""
+    found = []
+    for path in sources("erllama_py"):
+        for node in ast.walk(syntax(path)):
+            if not isinstance(node, ast.Call) or not ast.unparse(node.func).startswith("aiofiles."):
+                continue
+            if all(word.arg != "executor" for word in node.keywords):
+                found.append(f"{label(path)}:{node.lineno}")
+    assert found == []
