@@ -240,7 +240,7 @@ class ModelStuck(ModelUnavailable):
 
 @dataclass(eq=False)
 class QueueFull(ModelUnavailable):
-    """The model has as many requests waiting as it accepts."""
+    """The model has as many requests waiting as it accepts; with `queue_wait` the next one waits for room."""
 
     waiting: int
     capacity: int

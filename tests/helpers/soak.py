@@ -167,7 +167,11 @@ class Soak:
 
     async def _ask(self, prompt: list[int], **options: Any) -> erllama.Completion | None:
         pick = self._random
-        options |= {"temperature": 0.0, "priority": pick.choice((0, 0, 0, 1, -1))}
+        options |= {
+            "temperature": 0.0,
+            "priority": pick.choice((0, 0, 0, 1, -1)),
+            "queue_wait": pick.choice((0, 0.01, True)),
+        }
         options["response_tokens"] = pick.randrange(1, N_CTX // 3)
         if pick.random() < 0.1:
             options["deadline"] = pick.choice((1e-6, 0.002, 0.01))
