@@ -7,92 +7,49 @@ name is free before its owner's restart begins; a restart makes a new actor with
 
 from __future__ import annotations
 
-from erllama_py.actors.actor import Actor, Answer, Stop, actor_child
-from erllama_py.actors.background import Background
-from erllama_py.actors.child import ChildFailure, ChildSpec, ChildState, Restart
-from erllama_py.actors.clock import Clock, MonotonicClock
-from erllama_py.actors.dynamic import DynamicSupervisor
-from erllama_py.actors.errors import (
-    ActorEnded,
-    ActorError,
-    CallTimeout,
-    MailboxClosed,
-    MailboxFull,
-    NameNotFound,
-    NameTaken,
-    RestartLimitReached,
-    SelfCall,
-    StopTimeout,
-    SupervisorClosed,
-    UnexpectedCancel,
-)
-from erllama_py.actors.exits import Exit, Raised, Returned, Stopped, describe
-from erllama_py.actors.home import Home, WrongLoop
-from erllama_py.actors.keeper import Keeper
-from erllama_py.actors.mailbox import Mailbox, MailboxStatistics
-from erllama_py.actors.names import NameChange, Names
-from erllama_py.actors.ref import ActorRef
-from erllama_py.actors.replies import Reply
-from erllama_py.actors.restart_budget import GiveUp, RestartAfter, RestartLimits, decide
-from erllama_py.actors.root import Tree
-from erllama_py.actors.running import Runnable, function_child, settle
-from erllama_py.actors.snapshot import TreeNode
-from erllama_py.actors.state_machine import StateMachine
-from erllama_py.actors.strategy import Strategy, affected_children
-from erllama_py.actors.supervisor import Supervisor
-from erllama_py.actors.threads import Threads
-
-__all__ = [
-    "Actor",
-    "ActorEnded",
-    "ActorError",
-    "ActorRef",
-    "Answer",
-    "Background",
-    "CallTimeout",
-    "ChildFailure",
-    "ChildSpec",
-    "ChildState",
-    "Clock",
-    "DynamicSupervisor",
-    "Exit",
-    "GiveUp",
-    "Home",
-    "Keeper",
-    "Mailbox",
-    "MailboxClosed",
-    "MailboxFull",
-    "MailboxStatistics",
-    "MonotonicClock",
-    "NameChange",
-    "NameNotFound",
-    "NameTaken",
-    "Names",
-    "Raised",
-    "Reply",
-    "Restart",
-    "RestartAfter",
-    "RestartLimitReached",
-    "RestartLimits",
-    "Returned",
-    "Runnable",
-    "SelfCall",
-    "StateMachine",
-    "Stop",
-    "StopTimeout",
-    "Stopped",
-    "Strategy",
-    "Supervisor",
-    "SupervisorClosed",
-    "Threads",
-    "Tree",
-    "TreeNode",
-    "UnexpectedCancel",
-    "WrongLoop",
-    "actor_child",
-    "affected_children",
-    "decide",
-    "describe",
-    "function_child",
-    "settle",
-]
+from erllama_py.actors.actor import Actor as Actor
+from erllama_py.actors.actor import Answer as Answer
+from erllama_py.actors.actor import Stop as Stop
+from erllama_py.actors.actor import actor_child as actor_child
+from erllama_py.actors.background import Background as Background
+from erllama_py.actors.child import ChildFailure as ChildFailure
+from erllama_py.actors.child import ChildSpec as ChildSpec
+from erllama_py.actors.child import Restart as Restart
+from erllama_py.actors.clock import Clock as Clock
+from erllama_py.actors.clock import MonotonicClock as MonotonicClock
+from erllama_py.actors.dynamic import DynamicSupervisor as DynamicSupervisor
+from erllama_py.actors.errors import ActorEnded as ActorEnded
+from erllama_py.actors.errors import ActorError as ActorError
+from erllama_py.actors.errors import CallTimeout as CallTimeout
+from erllama_py.actors.errors import MailboxClosed as MailboxClosed
+from erllama_py.actors.errors import MailboxFull as MailboxFull
+from erllama_py.actors.errors import NameNotFound as NameNotFound
+from erllama_py.actors.errors import NameTaken as NameTaken
+from erllama_py.actors.errors import RestartLimitReached as RestartLimitReached
+from erllama_py.actors.errors import SelfCall as SelfCall
+from erllama_py.actors.errors import StopTimeout as StopTimeout
+from erllama_py.actors.errors import SupervisorClosed as SupervisorClosed
+from erllama_py.actors.errors import UnexpectedCancel as UnexpectedCancel
+from erllama_py.actors.exits import Exit as Exit
+from erllama_py.actors.exits import Raised as Raised
+from erllama_py.actors.exits import Returned as Returned
+from erllama_py.actors.exits import Stopped as Stopped
+from erllama_py.actors.exits import describe as describe
+from erllama_py.actors.home import Home as Home
+from erllama_py.actors.home import WrongLoop as WrongLoop
+from erllama_py.actors.keeper import Keeper as Keeper
+from erllama_py.actors.mailbox import Mailbox as Mailbox
+from erllama_py.actors.names import NameChange as NameChange
+from erllama_py.actors.names import Names as Names
+from erllama_py.actors.ref import ActorRef as ActorRef
+from erllama_py.actors.replies import Reply as Reply
+from erllama_py.actors.restart_budget import RestartLimits as RestartLimits
+from erllama_py.actors.restart_budget import Strategy as Strategy
+from erllama_py.actors.root import Tree as Tree
+from erllama_py.actors.running import Runnable as Runnable
+from erllama_py.actors.running import function_child as function_child
+from erllama_py.actors.running import settle as settle
+from erllama_py.actors.snapshot import TreeNode as TreeNode
+from erllama_py.actors.state_machine import StateMachine as StateMachine
+from erllama_py.actors.supervisor import Supervisor as Supervisor
+from erllama_py.actors.threads import Threads as Threads

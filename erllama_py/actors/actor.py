@@ -61,8 +61,8 @@ class Actor(Generic[M]):
     async def terminate(self, exit: Exit) -> None:
         """Let go of everything, also of what an unfinished `init` has got so far; `exit` is why.
 
-        Cancellation does not get in here. The supervisor waits for twice the child's `stop_timeout`; then it leaves the
-        actor behind, marked as failed and never restarted, and its name stays taken until this returns.
+        A cancellation does not reach this. After twice the `stop_timeout` the supervisor abandons the actor, marked as
+        failed and never restarted, and its name stays taken until this returns.
         """
 
 

@@ -29,11 +29,11 @@ class ChildSpec:
 
     `start` makes a new runnable for each run. `permanent` children are restarted however they end, `transient` ones
     when they fail, `temporary` ones never. `stop_timeout` is in seconds: how long a stop waits before it cancels, and
-    again before it leaves the child behind; give supervisors `math.inf`, their children have deadlines of their own.
+    again before it abandons the child; give supervisors `math.inf`, their children have deadlines of their own.
     A supervisor that is not `vital` is marked failed when it gives up, and not restarted at its parent's expense.
     `detail` gives a phrase for the tree while the child runs, None for nothing. For children of a dynamic supervisor:
     `limits` is a budget of the child's own; `on_ended` is called once, when there will be no further run, whatever the
-    reason, and before whoever waits for the child hears of it.
+    reason, and before those that wait for the child are woken.
     """
 
     name: str
@@ -68,7 +68,7 @@ class _Inner(Runnable, Protocol):
 
 
 class Child:
-    """See the module's text. `hurry` is done when stops must not wait for good manners any more."""
+    """See the module's text. `hurry` is done when stops must skip the grace period."""
 
     def __init__(self, spec: ChildSpec, clock: Clock, hurry: Future) -> None:
         self.spec = spec
@@ -114,8 +114,8 @@ class Child:
     async def stop(self) -> Exit:
         """End the run, asking first, in at most twice `stop_timeout`; how it ended.
 
-        Where it did not, it is left behind: `failed`, with `left_behind` set. A failure that it has told of is still
-        the first one, and the exit.
+        If it did not, it is abandoned: `failed`, with `left_behind` set. A failure that it announced before is the
+        exit.
         """
         if self.run is None:
             self.mark_ended("stopped")
@@ -127,12 +127,12 @@ class Child:
             return exit
         self.left_behind = StopTimeout(self.spec.name, self.spec.stop_timeout)
         self.mark_ended("failed", self.left_behind)
-        told = self.run.ending.result() if self.run.ending.done() else None
-        if not isinstance(told, Raised):
+        announced = self.run.ending.result() if self.run.ending.done() else None
+        if not isinstance(announced, Raised):
             return Raised(self.left_behind)
-        self.left_behind.__cause__ = told.error
-        told.error.add_note(str(self.left_behind))
-        return told
+        self.left_behind.__cause__ = announced.error
+        announced.error.add_note(str(self.left_behind))
+        return announced
 
     def snapshot(self) -> TreeNode:
         """This place and all below it."""

@@ -1,7 +1,4 @@
-"""Where the kit gets its time from: a two-method protocol, so that tests can hold the hands.
-
-Backoff, restart windows and stop deadlines go by the clock that the supervisors were given.
-"""
+"""The clock of backoff, restart windows and stop deadlines: a two-method protocol, so that tests can control time."""
 
 from __future__ import annotations
 

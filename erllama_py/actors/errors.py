@@ -6,11 +6,26 @@ travel as they are (`start_child`) or as the `__cause__` of one of these (`Actor
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from erllama_py.actors.exits import Exit, Raised, Returned
 
 
 class ActorError(Exception):
     """The root of all errors of the kit."""
+
+
+class NamedError(ActorError):
+    """An error whose one fact is the `name` of what it is about."""
+
+    text: ClassVar[str]
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.text.format(self.name)
 
 
 class MailboxFull(ActorError):
@@ -24,37 +39,22 @@ class MailboxFull(ActorError):
         return f"the mailbox of {self.name!r} is full: {self.waiting} of {self.capacity} messages wait"
 
 
-class MailboxClosed(ActorError):
+class MailboxClosed(NamedError):
     """The owner of the mailbox has ended; the message was not queued."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
-
-    def __str__(self) -> str:
-        return f"the mailbox of {self.name!r} is closed"
+    text = "the mailbox of {!r} is closed"
 
 
-class NameTaken(ActorError):
+class NameTaken(NamedError):
     """Something is registered, starting, running or kept under this name."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
-
-    def __str__(self) -> str:
-        return f"the name {self.name!r} is taken"
+    text = "the name {!r} is taken"
 
 
-class NameNotFound(ActorError):
+class NameNotFound(NamedError):
     """Nothing goes by this name: it never did, has ended, or is between two runs."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
-
-    def __str__(self) -> str:
-        return f"nothing goes by the name {self.name!r}"
+    text = "nothing goes by the name {!r}"
 
 
 class ActorEnded(ActorError):
@@ -74,7 +74,7 @@ class ActorEnded(ActorError):
 
 
 class CallTimeout(ActorError):
-    """No answer came within `seconds`. The callee was told (`Reply.abandoned`); it may still do the work."""
+    """No answer came within `seconds`. The callee learns of it (`Reply.abandoned`); it may still do the work."""
 
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(name, seconds)
@@ -84,15 +84,10 @@ class CallTimeout(ActorError):
         return f"{self.name!r} did not answer within {self.seconds:g} s"
 
 
-class SelfCall(ActorError):
-    """An actor waited for its own answer, for ever had it been let; `cast` to itself is fine."""
+class SelfCall(NamedError):
+    """An actor waited for its own answer, which would never come; `cast` to itself is fine."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
-
-    def __str__(self) -> str:
-        return f"{self.name!r} called itself and would wait for ever"
+    text = "{!r} called itself and would wait for ever"
 
 
 class UnexpectedCancel(ActorError):
@@ -139,12 +134,7 @@ class StopTimeout(ActorError):
         return f"{self.name!r} did not end within {self.seconds:g} s of being stopped, nor {self.seconds:g} s later"
 
 
-class SupervisorClosed(ActorError):
+class SupervisorClosed(NamedError):
     """The supervisor is not running (any more): it takes no children."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
-
-    def __str__(self) -> str:
-        return f"the supervisor {self.name!r} is not running"
+    text = "the supervisor {!r} is not running"

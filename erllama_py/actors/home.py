@@ -1,7 +1,7 @@
 """Where a tree lives: one event loop, and threads of its own for what its callers need done.
 
 Nothing of a tree may be touched from elsewhere: a mailbox that is filled from another thread wakes nobody, and a future
-of one loop is never done in another. `check` says so at once, where it would else hang.
+of one loop is never done in another. `check` raises at once, where it would else hang.
 """
 
 from __future__ import annotations

@@ -68,9 +68,8 @@ class Keeper:
     async def stop(self) -> None:
         """Stop the child, whatever it is doing, and return when it and its name are gone. Allowed twice.
 
-        One that has failed is taken out of the tree. Raises `StopTimeout` when the child had to be left behind, and
-        again as long as it still runs: it is kept as `failed` meanwhile. A caller that is cancelled leaves; the stop
-        goes on.
+        One that has failed is taken out of the tree. Raises `StopTimeout` when the child had to be abandoned, and
+        again while it still runs, kept as `failed`. A caller that is cancelled leaves; the stop goes on.
         """
         self.request_stop()
         await asyncio.wait((self.ended,))
@@ -110,7 +109,7 @@ class Keeper:
             self._end(exit)
 
     async def _cut_short(self) -> None:
-        """Nobody waits for good manners any more: end the child with this task."""
+        """Without a grace period: end the child with this task."""
         run = self.child.run
         if self.child.alive and run is not None and self.child.left_behind is None:
             if not run.task.cancelling():  # a second time would mean that nobody waits for it either
@@ -118,7 +117,7 @@ class Keeper:
             await wait_any(run.task, clock=self._clock, seconds=self.child.spec.stop_timeout)
 
     def _end(self, exit: Exit) -> None:
-        """There will be no further run: let everybody know who waits for that."""
+        """There will be no further run: wake all that wait for that."""
         if self.ended.done():
             return
         child = self.child
@@ -166,7 +165,7 @@ class Keeper:
         return decide(self._limits, self._history, self._clock.now(), self._random())
 
     async def _run_once(self, run: Run) -> Exit:
-        """One run, to its end, its own or the one that was asked for."""
+        """One run, until it ends by itself or is stopped."""
         await wait_any(run.ready, run.ending, self._stop)
         if run.ready.done():
             self.child.mark_running()

@@ -7,7 +7,6 @@ belong to one event loop, that of `home`: what reaches an actor by name from els
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +47,7 @@ class Names:
             self._tell(NameChange(name, None))
 
     def whereis(self, name: str) -> ActorRef[Any] | None:
-        """Who goes by this name now."""
+        """The actor registered under this name now."""
         return self._refs.get(name)
 
     async def call(self, name: str, message: Any, timeout: float | None = None) -> Any:
@@ -72,15 +71,6 @@ class Names:
 
         return unsubscribe
 
-    async def wait_registered(self, name: str) -> ActorRef[Any]:
-        """Who goes by this name, as soon as somebody does."""
-        await self._wait_until(lambda: name in self._refs)
-        return self._refs[name]
-
-    async def wait_free(self, name: str) -> None:
-        """Return as soon as nobody goes by this name."""
-        await self._wait_until(lambda: name not in self._refs)
-
     def __iter__(self) -> Iterator[str]:
         return iter(tuple(self._refs))
 
@@ -99,16 +89,6 @@ class Names:
         if ref is None:
             raise NameNotFound(name)
         return ref
-
-    async def _wait_until(self, holds: Callable[[], bool]) -> None:
-        changed = asyncio.Event()
-        unsubscribe = self.subscribe(lambda change: changed.set())
-        try:
-            while not holds():
-                changed.clear()
-                await changed.wait()
-        finally:
-            unsubscribe()
 
     def _tell(self, change: NameChange) -> None:
         for watcher in tuple(self._watchers.values()):

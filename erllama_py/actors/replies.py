@@ -1,9 +1,8 @@
-"""Where the answer to one call goes.
+"""The pending answer to one call: a one-shot future.
 
-Owns one outcome, set once. Protocol: the callee settles it (`send` or `fail`), now or later, from any task of
-the loop; the caller waits for it. A second answer is ignored and says so by returning false: an answer may
-always race with the end of the actor. One task waits, once: when that wait is cancelled the reply is
-*abandoned*, the callee is told, and an answer goes nowhere.
+The callee settles it (`send` or `fail`), now or later, from any task of the loop. A second answer is ignored and
+returns false, since an answer may race with the end of the actor. One task waits, once: when that wait is cancelled the
+reply is *abandoned*, which the callee can hear of, and an answer goes nowhere.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ T = TypeVar("T")
 class Reply(Generic[T]):
     """See the module's text.
 
-    `callee` names who answers, for errors and `repr`; `answering` is the task that must not wait here, because it
-    would wait for itself; from `among` the reply takes itself out once somebody no longer has to settle it.
+    `callee` is for errors and `repr`; `answering` is the task that must not wait here, because it would wait for
+    itself; the reply leaves `among` once it need not be settled any more.
     """
 
     __slots__ = ("_among", "_answering", "_event", "_on_abandoned", "_on_settled", "_outcome", "abandoned", "callee")

@@ -1,4 +1,4 @@
-"""Whether a child that failed is restarted, and after how long. Pure.
+"""Whether a child that failed is restarted, after how long, and which siblings with it. Pure.
 
 The laws: in any window of `period` seconds there are at most `intensity` restarts; the delay grows with the number of
 restarts in the last `period`, up to the cap, and is back at its first value after a quiet period.
@@ -6,12 +6,14 @@ restarts in the last `period`, up to the cap, and is back at its first value aft
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
 NotNegative = Annotated[float, Meta(ge=0.0)]
 
 
@@ -70,3 +72,15 @@ def backoff(limits: RestartLimits, restarts: int) -> float:
         return min(limits.backoff_max, limits.backoff_first * limits.backoff_factor**restarts)
     except OverflowError:
         return limits.backoff_max
+
+
+def affected_children(strategy: Strategy, order: Sequence[str], failed: str) -> tuple[str, ...]:
+    """The children, in start order, that are stopped and restarted when `failed` fails; itself included.
+
+    `order` is the start order: what comes later may rest on what comes earlier, never the other way round.
+    """
+    if strategy == "one_for_one":
+        return (failed,)
+    if strategy == "one_for_all":
+        return tuple(order)
+    return tuple(order[order.index(failed) :])

@@ -1,7 +1,7 @@
 """What a supervisor can run, and one run of it in a task of its own.
 
 `Runnable` is the protocol between supervisors and everything below them. `Run` owns one task: it knows when the
-runnable said it was ready, how it ended, and how to end it: ask, wait, cancel, wait, leave it behind. The waiting
+runnable said it was ready, how it ended, and how to end it: ask, wait, cancel, wait, abandon it. The waiting
 helpers are here too; they wait on futures without ever cancelling them.
 """
 
@@ -22,8 +22,8 @@ from erllama_py.actors.exits import Exit, Raised, Returned, Stopped
 T = TypeVar("T")
 Future = asyncio.Future[Any]
 
-# A task that is cancelled before its first step does nothing at all. Who cancels all tasks of a process hits those too
-# that have only just been made to clean up; so often they are made again.
+# A task that is cancelled before its first step does nothing at all. A sweep that cancels all tasks of a process hits
+# those too that were just made to clean up: so many times they are made again.
 SWEEPS = 100
 
 
@@ -38,7 +38,7 @@ class Runnable(Protocol):
         """Run in a task of its own, calling `ready` once when it is.
 
         An error before `ready` belongs to whoever asked for the start. One that has work to do after its end is
-        decided says why it ends with `ending`: its stop deadlines count from there, and the answer says whether this
+        decided announces the exit with `ending`: its stop deadlines count from there, and the answer says whether this
         was the last run. Being cancelled means: end now; a second cancellation means that nobody waits any more.
         """
 
@@ -85,7 +85,7 @@ class Run:
             self.runnable.request_stop()
 
     async def stop(self, seconds: float, clock: Clock, hurry: Future) -> bool:
-        """End it, and say whether it ended: ask, wait `seconds` or until `hurry` is done, cancel, wait `seconds`."""
+        """End it; whether it ended. Ask, wait `seconds` or until `hurry` is done, cancel, wait `seconds`."""
         self.request_stop()
         await wait_any(self.task, hurry, clock=clock, seconds=seconds)
         if not self.task.done():

@@ -14,7 +14,7 @@ class TreeNode:
     """One supervisor or child.
 
     `uptime` is in seconds since it was last ready, None while it is not running; `restarts` counts since it was
-    first started; `last_failure` is one line, None while there was none; `detail` is what the child itself tells.
+    first started; `last_failure` is one line, None while there was none; `detail` is what the child itself reports.
     """
 
     name: str

@@ -15,17 +15,16 @@ from erllama_py.actors.child import Child, ChildFailure, ChildSpec, failure_of, 
 from erllama_py.actors.clock import Clock
 from erllama_py.actors.errors import RestartLimitReached
 from erllama_py.actors.exits import Exit, Raised
-from erllama_py.actors.restart_budget import GiveUp, RestartLimits, decide
+from erllama_py.actors.restart_budget import GiveUp, RestartLimits, Strategy, affected_children, decide
 from erllama_py.actors.running import Future, wait_any
-from erllama_py.actors.strategy import Strategy, affected_children
 from erllama_py.actors.supervising import Listener, SupervisorBase
 
 
 class Supervisor(SupervisorBase):
     """See the module's text.
 
-    `on_restart` hears of each failure that leads to a restart, `on_failure` of each child that is given up or left
-    behind. `random` gives numbers in `[0, 1)` for the jitter.
+    `on_restart` hears of each failure that leads to a restart, `on_failure` of each child that is given up or
+    abandoned. `random` gives numbers in `[0, 1)` for the jitter.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Supervisor(SupervisorBase):
             await self._take_end(self._children[name], exit)
 
     async def _start(self, child: Child, stop: Future) -> Exit | None:
-        """Start a child and wait for its word; how it ended, where it did without giving it."""
+        """Start a child and wait until it is ready; how it ended, if it did before."""
         run = child.begin()
         await wait_any(run.ready, run.ending, stop)
         if run.ready.done():
@@ -124,8 +123,8 @@ class Supervisor(SupervisorBase):
     async def _take_down(self, child: Child, due: float) -> None:
         """Stop a child if it runs, and plan its restart.
 
-        A transient child that had finished comes back too: what it did was done on top of something that is new now.
-        Temporary children do not, nor does one that was left behind: it still holds what a second one would need.
+        A transient child that had finished comes back too: what it rested on is new now. Temporary children do not, nor
+        does one that was abandoned: it still holds what a second one would need.
         """
         if child.to_be_stopped:
             await self._stop_child(child)

@@ -1,7 +1,7 @@
 """Threads for what blocks or takes long, of their owner alone. The only file that may hand work to a thread.
 
-The default threads of anyio and of the event loop belong to the application: where it uses them up, and its calls wait
-for something here that waits for a thread, nothing would go on any more. So whoever needs threads owns `Threads`.
+The default threads of anyio and of the event loop belong to the application. Were they used up by calls that wait for
+something here, and that for a thread, it would be a deadlock.
 """
 
 from __future__ import annotations
@@ -44,10 +44,8 @@ class Threads:
             self._pool.submit(all_there.wait)
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
-        """Call `function` on a thread. Once it has begun it runs to its end, and a cancellation takes effect after it:
-
-        so nothing that it was given is used again under its hands, and what it did is known.
-        """
+        """Call `function` on a thread. Once begun it runs to its end, and a cancellation takes effect after that:
+        nothing that it was given is reused meanwhile, and what it did is known."""
         work = self._pool.submit(function, *args)
         future = asyncio.wrap_future(work)
         try:

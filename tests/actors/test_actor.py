@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from helpers.checkpoints import quiet_loop, turns
+from helpers.names import wait_registered
 from helpers.players import Crash, Player, Stage, until
 
 from erllama_py.actors import (
@@ -72,7 +73,7 @@ async def test_messages_that_arrive_during_init_wait() -> None:
         stage = Stage()
         stage.close("init a")
         run = Run("a", lambda: actor_child("a", lambda: stage.player("a"), stage.names))
-        ref = await stage.names.wait_registered("a")
+        ref = await wait_registered(stage.names, "a")
         early = ref.begin_call("early")
         await turns()
         assert not run.ready.done()
@@ -160,7 +161,7 @@ async def test_stop_during_init_cancels_it() -> None:
         stage = Stage()
         stage.close("init a")
         run = Run("a", lambda: actor_child("a", lambda: stage.player("a"), stage.names))
-        await stage.names.wait_registered("a")
+        await wait_registered(stage.names, "a")
         await turns()
         run.request_stop()
         assert await run.task == Stopped()
@@ -182,7 +183,7 @@ async def test_stop_during_an_init_that_does_not_let_itself_be_cancelled_comes_r
         stage = Stage()
         stage.close("init a")
         run = Run("a", lambda: actor_child("a", lambda: Stubborn(stage), stage.names))
-        await stage.names.wait_registered("a")
+        await wait_registered(stage.names, "a")
         await turns()
         run.request_stop()
         assert await run.task == Stopped()

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 from helpers.checkpoints import Strike, at_each_checkpoint, turns
+from helpers.names import wait_registered
 from helpers.players import Crash, Player, Stage
 
 from erllama_py.actors import (
@@ -48,7 +49,7 @@ async def test_an_actor_cancelled_at_any_await_keeps_every_promise() -> None:
         stage = Stage()
         inner = actor_child("a", lambda: stage.player("a"), stage.names)
         run = Run("a", lambda: Struck(inner, strike))
-        ref = await stage.names.wait_registered("a")
+        ref = await wait_registered(stage.names, "a")
         calls = [ref.begin_call(message) for message in ("keep", "hello", "hello")]
         stop = asyncio.ensure_future(_stop_when_answered(calls[-1], run))
         for call in calls:
@@ -94,7 +95,7 @@ async def test_an_actor_that_crashes_at_any_await_of_its_own_keeps_every_promise
 
         stage = Stage()
         run = Run("a", lambda: actor_child("a", lambda: Fragile(stage), stage.names))
-        ref = await stage.names.wait_registered("a")
+        ref = await wait_registered(stage.names, "a")
         try:
             assert await ref.call("hello") == "HELLO"
         except ActorEnded as ended:

@@ -8,6 +8,7 @@ import contextvars
 import pytest
 from helpers.checkpoints import quiet_loop, turns
 from helpers.clock import ManualClock
+from helpers.names import wait_free, wait_registered
 from helpers.players import ROUND, Crash, Stage, function_spec, launch, running, until
 
 from erllama_py.actors import (
@@ -82,7 +83,7 @@ async def test_a_name_is_taken_from_the_moment_its_start_begins() -> None:
             await clock.sleeping(1.0)
             await is_taken()
             clock.advance(1.0)
-            await stage.names.wait_registered("a")
+            await wait_registered(stage.names, "a")
             stage.crash("a")
             await until(lambda: supervisor.child("a").state == "failed")
             await is_taken()
@@ -255,7 +256,7 @@ async def test_a_child_that_does_not_let_go_is_left_behind_failed_and_reported()
             with pytest.raises(NameTaken):
                 await supervisor.start_child(stage.spec("a"))
             stage.open("terminate a")
-            await stage.names.wait_free("a")
+            await wait_free(stage.names, "a")
             await turns()
             await supervisor.stop_child("a")
             await supervisor.start_child(stage.spec("a"))
@@ -356,7 +357,7 @@ async def test_a_crashed_child_whose_terminate_hangs_is_left_behind_and_not_rest
             assert told[0].error.__cause__ is exit.error
             assert (supervisor.child("a").state, stage.made["a"]) == ("failed", 1)
             stage.open("terminate a")
-            await stage.names.wait_free("a")
+            await wait_free(stage.names, "a")
 
 
 async def test_a_start_that_fails_and_hangs_shows_its_own_error_once_it_is_left_behind() -> None:
@@ -376,4 +377,4 @@ async def test_a_start_that_fails_and_hangs_shows_its_own_error_once_it_is_left_
                 await starting
             assert supervisor.child("a").state == "failed"
             stage.open("terminate a")
-            await stage.names.wait_free("a")
+            await wait_free(stage.names, "a")

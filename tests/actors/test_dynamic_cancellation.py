@@ -10,6 +10,7 @@ import anyio
 import pytest
 from helpers.checkpoints import Strike, at_each_checkpoint, quiet_loop, turns
 from helpers.clock import ManualClock
+from helpers.names import wait_free, wait_registered
 from helpers.players import ROUND, Stage, running, until
 
 from erllama_py.actors import ChildSpec, DynamicSupervisor, Exit, Names, Stopped, Supervisor
@@ -84,7 +85,7 @@ async def test_a_stop_whose_caller_is_cancelled_at_any_await_goes_on() -> None:
             stopping = asyncio.ensure_future(strike.coroutine(supervisor.stop_child("a")))
             with suppress(asyncio.CancelledError):
                 await stopping
-            await stage.names.wait_free("a")
+            await wait_free(stage.names, "a")
             await until(lambda: supervisor.child_names() == ())
 
     assert await at_each_checkpoint(scenario) >= 1
@@ -130,6 +131,6 @@ async def crash_and_stop(names: Names, clock: ManualClock, run: Run) -> None:
     names.cast("a", "crash")
     await clock.sleeping(1.0)
     clock.advance(1.0)
-    await names.wait_registered("c")
+    await wait_registered(names, "c")
     await turns()
     run.request_stop()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from helpers.checkpoints import quiet_loop, turns
 from helpers.clock import ManualClock
+from helpers.names import wait_free, wait_registered
 from helpers.players import ROUND, Crash, Stage, function_spec, launch, running, until
 
 from erllama_py.actors import (
@@ -109,7 +110,7 @@ async def test_a_keeper_that_is_cancelled_from_outside_wakes_everybody_all_the_s
             assert await waiting == Stopped()
             assert keeper.started.done()
             assert (told, supervisor.child_names()) == ([Stopped()], ())
-            await stage.names.wait_free("a")
+            await wait_free(stage.names, "a")
 
 
 async def test_the_crash_that_spends_the_budget_says_to_open_calls_that_it_was_the_last() -> None:
@@ -120,7 +121,7 @@ async def test_the_crash_that_spends_the_budget_says_to_open_calls_that_it_was_t
         async with running(supervisor):
             keeper = await supervisor.start_child(stage.spec("a"))
             for number in range(ROUND.intensity + 1):
-                await stage.names.wait_registered("a")
+                await wait_registered(stage.names, "a")
                 ref = stage.names.whereis("a")
                 assert ref is not None
                 kept = ref.begin_call("keep")
@@ -189,7 +190,7 @@ async def test_an_actor_lets_go_of_what_it_has_however_often_all_tasks_are_cance
                 task.cancel()
             await turns(1)
         await asyncio.wait((run.task,))
-        await stage.names.wait_free("a")
+        await wait_free(stage.names, "a")
         assert "terminate a" in stage.log
 
 
@@ -213,7 +214,7 @@ async def test_a_supervisor_that_is_not_vital_is_given_up_alone() -> None:
             await until(lambda: told == [("part a", "gave_up")])
             stage.crash("b")
             await until(lambda: stage.made["b"] == 2)
-            await stage.names.wait_registered("b")
+            await wait_registered(stage.names, "b")
             assert await stage.names.call("b", "hello") == "HELLO"
             assert told == [("part a", "gave_up"), ("part b", "restarting")]
             assert "a" not in stage.names

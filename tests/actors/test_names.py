@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from helpers.checkpoints import Strike, at_each_checkpoint, quiet_loop, turns
 
 from erllama_py.actors import ActorRef, Mailbox, NameChange, NameNotFound, Names, NameTaken
 
@@ -84,53 +83,3 @@ async def test_a_watcher_that_fails_stops_neither_the_change_nor_the_others() ->
     names.register("a", make_ref("a"))
     assert (len(heard), complaints, "a" in names) == (1, [error], True)
     loop.set_exception_handler(None)
-
-
-async def test_one_can_wait_for_a_name_to_be_taken_and_to_be_free() -> None:
-    """At once where it is so already."""
-    async with quiet_loop():
-        names, ref = Names(), make_ref("a")
-        await names.wait_free("a")
-        registered = asyncio.ensure_future(names.wait_registered("a"))
-        await turns()
-        names.register("b", make_ref("b"))
-        await turns()
-        assert not registered.done()
-        names.register("a", ref)
-        assert await registered is ref
-        assert await names.wait_registered("a") is ref
-        free = asyncio.ensure_future(names.wait_free("a"))
-        await turns()
-        names.unregister("a", ref)
-        await free
-
-
-async def test_a_name_that_changes_hands_quickly_is_not_missed_for_good() -> None:
-    """A waiter that wakes too late goes on waiting and gets the next owner."""
-    async with quiet_loop():
-        names, first, second = Names(), make_ref("a"), make_ref("a")
-        registered = asyncio.ensure_future(names.wait_registered("a"))
-        await turns()
-        names.register("a", first)
-        names.unregister("a", first)
-        await turns()
-        assert not registered.done()
-        names.register("a", second)
-        assert await registered is second
-
-
-async def test_a_cancelled_wait_leaves_no_watcher_behind() -> None:
-    """Wherever it is cancelled."""
-
-    async def scenario(strike: Strike) -> None:
-        names = Names()
-        waiter = asyncio.ensure_future(strike.coroutine(names.wait_registered("a")))
-        await turns()
-        names.register("a", make_ref("a"))
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            assert strike.struck
-        assert not names._watchers
-
-    assert await at_each_checkpoint(scenario) == 1

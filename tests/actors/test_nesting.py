@@ -8,6 +8,7 @@ import math
 import pytest
 from helpers.checkpoints import quiet_loop
 from helpers.clock import ManualClock
+from helpers.names import wait_free, wait_registered
 from helpers.players import ROUND, Crash, Stage, running, until
 
 from erllama_py.actors import (
@@ -37,9 +38,9 @@ def two_levels(stage: Stage, clock: ManualClock) -> Supervisor:
 
 
 async def crash_and_wait(stage: Stage, name: str) -> None:
-    await (await stage.names.wait_registered(name)).call("hello")
+    await (await wait_registered(stage.names, name)).call("hello")
     stage.crash(name)
-    await stage.names.wait_free(name)
+    await wait_free(stage.names, name)
 
 
 async def test_a_level_that_gives_up_is_restarted_as_a_whole_by_the_one_above() -> None:
@@ -54,7 +55,7 @@ async def test_a_level_that_gives_up_is_restarted_as_a_whole_by_the_one_above() 
                 await clock.sleeping(1.0)
                 clock.advance(1.0)
             await until(lambda: stage.made == {"x": 1, "a": 3, "b": 2})
-            await stage.names.wait_registered("b")
+            await wait_registered(stage.names, "b")
             assert await stage.names.call("x", "handled") == 2
             inner = top.snapshot().children[1]
             assert (inner.restarts, inner.kind) == (1, "supervisor")
@@ -146,7 +147,7 @@ async def test_a_snapshot_prints_as_a_tree() -> None:
             stage.crash("b")
             await clock.sleeping(1.0)
             clock.advance(1.0)
-            await stage.names.wait_registered("b")
+            await wait_registered(stage.names, "b")
             await stage.names.call("b", "hello")
             clock.advance(1.5)
             assert str(top.snapshot()) == (

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.actors import GiveUp, RestartAfter, RestartLimits, decide
-from erllama_py.actors.restart_budget import backoff
+from erllama_py.actors.restart_budget import GiveUp, RestartAfter, RestartLimits, backoff, decide
 
 LIMITS = st.builds(
     RestartLimits,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 from helpers.checkpoints import quiet_loop, turns
 from helpers.clock import ManualClock
+from helpers.names import wait_free, wait_registered
 from helpers.players import ROUND, Crash, Stage, function_spec, launch, running, until
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,9 +24,9 @@ from erllama_py.actors import (
     Stopped,
     Strategy,
     Supervisor,
-    affected_children,
 )
 from erllama_py.actors.child import Restart
+from erllama_py.actors.restart_budget import affected_children
 
 pytestmark = pytest.mark.anyio
 STRATEGIES: tuple[Strategy, ...] = ("one_for_one", "one_for_all", "rest_for_one")
@@ -113,7 +114,7 @@ async def test_a_crash_restarts_what_the_strategy_names_after_the_backoff(strate
                 await stage.names.call(name, "hello")
             stage.log.clear()
             stage.crash("b")
-            await stage.names.wait_free("b")
+            await wait_free(stage.names, "b")
             await clock.sleeping(1.0)
             assert [name for name in "abc" if name not in stage.names] == list(restarted)
             assert [name for name, state in states(supervisor).items() if state == "backoff"] == list(restarted)
@@ -175,11 +176,11 @@ async def test_over_the_limit_all_children_are_stopped_and_the_failure_goes_up_w
         )
         async with running(supervisor) as run:
             for delay in (1.0, 2.0, 4.0):
-                await (await stage.names.wait_registered("b")).call("hello")
+                await (await wait_registered(stage.names, "b")).call("hello")
                 stage.crash("b")
                 await clock.sleeping(delay)
                 clock.advance(delay)
-            await (await stage.names.wait_registered("b")).call("hello")
+            await (await wait_registered(stage.names, "b")).call("hello")
             stage.crash("b")
             await asyncio.wait((run.task,))
             assert isinstance(run.exit, Raised)
@@ -206,11 +207,11 @@ async def test_failures_that_are_far_apart_never_add_up() -> None:
         supervisor = Supervisor("top", [stage.spec("a")], limits=ROUND, clock=clock)
         async with running(supervisor):
             for _ in range(10):
-                await stage.names.wait_registered("a")
+                await wait_registered(stage.names, "a")
                 stage.crash("a")
                 await clock.sleeping(1.0)
                 clock.advance(1.0)
-                await stage.names.wait_registered("a")
+                await wait_registered(stage.names, "a")
                 clock.advance(60.0)
             assert supervisor.snapshot().children[0].restarts == 10 - (states(supervisor)["a"] == "backoff")
 
@@ -332,7 +333,7 @@ async def test_a_listener_that_fails_harms_nobody() -> None:
         with pytest.raises(NameNotFound):
             stage.crash("a")
         clock.advance(1.0)
-        await stage.names.wait_registered("a")
+        await wait_registered(stage.names, "a")
     assert complaints == [ValueError]
     loop.set_exception_handler(None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from helpers.checkpoints import quiet_loop, turns
 from helpers.clock import ManualClock
+from helpers.names import wait_free, wait_registered
 from helpers.players import ROUND, Stage, launch, running, until
 
 from erllama_py.actors import ChildFailure, ChildSpec, Stopped, StopTimeout, Supervisor
@@ -56,7 +57,7 @@ async def test_a_child_that_is_busy_is_cancelled_after_its_deadline() -> None:
             stage.names.cast("b", "hello")
             await turns()
             run.request_stop()
-            await stage.names.wait_free("c")
+            await wait_free(stage.names, "c")
             await turns()
             await clock.sleeping(5.0)
             clock.advance(4.9)
@@ -87,7 +88,7 @@ async def test_a_terminate_that_hangs_is_left_behind_after_a_second_deadline_and
         assert isinstance(failure.error, StopTimeout)
         assert list(stage.names) == ["b"]
         stage.open("terminate b")
-        await stage.names.wait_free("b")
+        await wait_free(stage.names, "b")
 
 
 async def test_a_cancelled_supervisor_cancels_its_children_without_waiting_for_their_deadlines() -> None:
@@ -122,10 +123,10 @@ async def test_a_crashed_child_whose_terminate_hangs_is_left_behind_and_the_othe
             stage.crash("a")
             await clock.sleeping(1.0)
             clock.advance(1.0)
-            await stage.names.wait_registered("a")
+            await wait_registered(stage.names, "a")
             assert stage.made == {"a": 2, "b": 1, "c": 1}
         stage.open("terminate b")
-        await stage.names.wait_free("b")
+        await wait_free(stage.names, "b")
 
 
 async def test_a_child_that_ends_by_itself_while_its_supervisor_stops_is_shown_as_stopped() -> None:

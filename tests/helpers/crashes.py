@@ -9,6 +9,7 @@ import anyio.lowlevel
 
 import erllama_py as erllama
 from helpers.cache import TIER, opened
+from helpers.names import wait_registered
 
 PARTS = ["cache", "tier:ram", f"tier:{TIER}"]
 
@@ -34,5 +35,5 @@ async def crash(runtime: erllama.Runtime, name: str) -> None:
         while names.whereis(name) in (before, None):
             await anyio.lowlevel.checkpoint()
     for part in PARTS:
-        await names.wait_registered(part)
+        await wait_registered(names, part)
     await opened(runtime)

@@ -21,6 +21,7 @@ from helpers.fake_cache import (
     temp_files,
     tier_running,
 )
+from helpers.names import wait_free
 from helpers.tampered_files import Died, Dying, Failing, TamperedFiles, Waiting
 
 from erllama_py.actors import ActorEnded
@@ -302,7 +303,7 @@ async def test_without_a_cache_nothing_is_published(tmp_path: Path) -> None:
         beside = bench.names.whereis("cache")
         assert beside is not None
         beside.stop()
-        await bench.names.wait_free("cache")
+        await wait_free(bench.names, "cache")
         with pytest.raises(ReservationGone):
             await bench.put(1)
         assert temp_files(tmp_path) == []
