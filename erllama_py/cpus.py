@@ -1,4 +1,4 @@
-"""How many CPUs this process may use, by its CPU set, its cgroups' quotas and the cores behind them; what engines get.
+"""How many CPUs this process may use, by its CPU set, its cgroups' quotas and its physical cores; what engines get.
 
 `allowance` and `choose_threads` compute; `read_allowance` reads what the kernel says and never fails: what cannot be
 read does not bound. Formats: sched_getaffinity(2); cgroup v2 `cpu.max` and v1 `cpu.cfs_quota_us`, `cpu.cfs_period_us`

@@ -244,10 +244,9 @@ class Runtime(ModelCalls):
     ) -> Supervised:
         """Run a coroutine function of yours, an agent loop, under the tree.
 
-        `"permanent"` restarts it whenever it ends, `"transient"` only when it raises, `"temporary"` never.
-        Over its `limits`, a `RestartLimits` or a mapping, it is marked failed and the rest of the tree lives on; it
-        leaves the tree when it is stopped, or ends for good without that. Raises `InvalidOption`, also for a name that
-        is taken.
+        `"permanent"` restarts it whenever it ends, `"transient"` only when it raises, `"temporary"` never. Over its
+        `limits`, a `RestartLimits` or a mapping, it is marked failed and the rest of the tree lives on; it leaves the
+        tree when it is stopped, or ends for good without that. Raises `InvalidOption`, also for a name that is taken.
         """
         self._check_open()
         spec = tree.user_child(check_name(name), function, restart, parse_supervise(function, restart, limits))

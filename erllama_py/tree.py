@@ -1,9 +1,8 @@
 """The supervision tree as data: who is in it, in what order, restarted how.
 
-`TREE` is the whole of it. `build` makes supervisors of it, `describe` draws it (the page
-`docs/internals/actors.md` shows that drawing, and a test compares them). Children start from top to bottom
-and stop from bottom to top, so agent loops end before the models they use. This file sees every room and
-decides nothing at run time.
+`TREE` is the whole of it. `build` makes supervisors of it, `describe` draws it (the page `docs/internals/actors.md`
+shows that drawing, and a test compares them). Children start from top to bottom and stop from bottom to top, so agent
+loops end before the models they use. This file sees every room and decides nothing at run time.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ WATCH_LIMITS = RestartLimits(intensity=5, period=60.0)
 USER_LIMITS = RestartLimits(intensity=10, period=60.0)
 
 # A decode on the CPU is aborted within one of the model's layers; the rest is for a slow machine to free weights of
-# tens of gigabytes. It is waited for twice, so an engine has 15 seconds to end before it is left behind.
+# tens of gigabytes. It is waited for twice, so an engine has 15 seconds to end before it is abandoned.
 MODEL_STOP_SECONDS = 7.5
 USER_STOP_SECONDS = 5.0
 # All rows of a directory may be reported at once, and every model's saves: messages are small.
@@ -174,13 +173,10 @@ def model_child(
     board: ModelBoard, names: Names, make_backend: BackendFactory, remember: Path, buffers: BufferPool
 ) -> ChildSpec:
     """A model: restarted whenever it ends by itself, each time as a new actor on a new engine thread."""
+    name = actor_name(board.model_id)
     return ChildSpec(
-        actor_name(board.model_id),
-        lambda: actor_child(
-            actor_name(board.model_id),
-            lambda: ModelActor(board, make_backend, remember, buffers),
-            names,
-        ),
+        name,
+        lambda: actor_child(name, lambda: ModelActor(board, make_backend, remember, buffers), names),
         restart="permanent",
         stop_timeout=MODEL_STOP_SECONDS,
         limits=MODEL_LIMITS,

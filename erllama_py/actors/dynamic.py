@@ -31,14 +31,10 @@ class DynamicSupervisor(SupervisorBase):
     kind = "dynamic supervisor"
 
     def __init__(
-        self,
-        name: str,
-        limits: RestartLimits | None = None,
-        clock: Clock | None = None,
-        random: Callable[[], float] | None = None,
-        on_failure: Listener | None = None,
+        self, name: str, limits: RestartLimits | None = None, clock: Clock | None = None,
+        random: Callable[[], float] | None = None, on_failure: Listener | None = None,
         on_restart: Listener | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(name, limits, clock, random, on_restart, on_failure)
         self._keepers: dict[str, Keeper] = {}
         self._context = contextvars.copy_context()

@@ -26,15 +26,9 @@ class Keeper:
     """See the module's text."""
 
     def __init__(
-        self,
-        supervisor: str,
-        child: Child,
-        limits: RestartLimits,
-        clock: Clock,
-        random: Callable[[], float],
-        report: Callable[[ChildFailure], None],
-        forget: Callable[[Keeper], None],
-    ) -> None:
+        self, supervisor: str, child: Child, limits: RestartLimits, clock: Clock, random: Callable[[], float],
+        report: Callable[[ChildFailure], None], forget: Callable[[Keeper], None],
+    ) -> None:  # fmt: skip
         loop = asyncio.get_running_loop()
         self.child = child
         self.started: asyncio.Future[BaseException | None] = loop.create_future()

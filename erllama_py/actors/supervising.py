@@ -27,14 +27,9 @@ class SupervisorBase:
     kind = "supervisor"
 
     def __init__(
-        self,
-        name: str,
-        limits: RestartLimits | None,
-        clock: Clock | None,
-        random: Callable[[], float] | None,
-        on_restart: Listener | None,
-        on_failure: Listener | None,
-    ) -> None:
+        self, name: str, limits: RestartLimits | None, clock: Clock | None, random: Callable[[], float] | None,
+        on_restart: Listener | None, on_failure: Listener | None,
+    ) -> None:  # fmt: skip
         self.name = name
         self._limits = limits or RestartLimits()
         self._clock = clock or MonotonicClock()

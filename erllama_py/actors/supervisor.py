@@ -28,16 +28,10 @@ class Supervisor(SupervisorBase):
     """
 
     def __init__(
-        self,
-        name: str,
-        children: Sequence[ChildSpec],
-        strategy: Strategy = "one_for_one",
-        limits: RestartLimits | None = None,
-        clock: Clock | None = None,
-        random: Callable[[], float] | None = None,
-        on_restart: Listener | None = None,
-        on_failure: Listener | None = None,
-    ) -> None:
+        self, name: str, children: Sequence[ChildSpec], strategy: Strategy = "one_for_one",
+        limits: RestartLimits | None = None, clock: Clock | None = None, random: Callable[[], float] | None = None,
+        on_restart: Listener | None = None, on_failure: Listener | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(name, limits, clock, random, on_restart, on_failure)
         self._specs = {spec.name: spec for spec in children}
         if len(self._specs) < len(children):

@@ -226,7 +226,7 @@ class CacheActor(Actor[CacheMessage]):
             book.was_full()
 
     def _given_up(self, tier: str, keys: Sequence[bytes], problem: str) -> None:
-        """These rows will not come: look-ups stop waiting for them, and those that saved them are told."""
+        """These rows will not come: look-ups stop waiting for them, and the models that saved them hear of it."""
         for key in keys:
             self.counters.add(f"saves.dropped.{problem}")
             self._answer_all(self._waiting.settled(key))

@@ -52,7 +52,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Losses:
-    """Rows that were evicted or found bad, the last `REMEMBERED` of them, so that a miss can say so."""
+    """Rows that were evicted or found bad, the last `REMEMBERED` of them, so that a miss can name it."""
 
     def __init__(self) -> None:
         self._lost: OrderedDict[bytes, tuple[bytes, int, Loss]] = OrderedDict()  # key → parent, end, why

@@ -1,4 +1,4 @@
-"""What a chat template puts behind a reply when the conversation goes on.
+"""What a chat template puts after a reply when the conversation goes on.
 
 Pure. With that text, the next turn's prompt is made from the tokens that were really read and sampled, instead of
 from a rendering of the whole conversation, whose tokens may be others: a text can be made of tokens in several ways, a

@@ -201,7 +201,7 @@ class Backend(Protocol):
 
         `source` must hold them, and be another sequence. Shared cells count once; each of the two may then go on,
         be cut back or be dropped, and the other never notices. False, and nothing is changed, where the memory
-        cannot: only full attention can. A sliding window leaves cells behind one by one, which the other sequence
+        cannot: only full attention can. A sliding window drops cells one by one that the other sequence
         would still need; a recurrent state is one.
         """
 
@@ -212,7 +212,7 @@ class Backend(Protocol):
         """A copy of the logits of slice `index` of the last decode: `n_vocab` 32-bit floats."""
 
     def capture(self, seq_id: int, start: int, end: int, take: Callable[[int], memoryview | None]) -> memoryview | None:
-        """Copy out what is needed to go on from `end` for someone who has captured everything before `start`.
+        """Copy out what extends a capture of everything before `start` up to `end`.
 
         `take` is asked once for a buffer of at least the size it is given; where it has none, nothing is done
         and the answer is None. Else it is the buffer's filled part. The sequence must hold `[start, end)`;

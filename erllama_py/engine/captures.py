@@ -23,7 +23,7 @@ class Captures:
         self.can_wait = memory == "full"
         self._stands_at_end = memory in ("recurrent", "hybrid")
         self._stops_in_ubatch = memory == "window"
-        # A recurrent state is only ever the one at the sequence's end: what lies behind cannot be had any more.
+        # A recurrent state is only ever the one at the sequence's end: earlier ones are gone.
         least = keep if self._stands_at_end else self.captured_to + 1
         self._ends = [end for end in plan.prompt_ends if end >= max(least, self.captured_to + 1)] if plan else []
         self._next_continued = prompt_length + plan.interval if plan else 0

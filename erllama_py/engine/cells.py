@@ -50,21 +50,15 @@ class Cells:
         except CannotCapture:
             skipped = "forgotten"
         return Captured(
-            request_id=request_id,
-            start=start,
-            end=end,
-            reason=reason,
-            payload=payload,
-            skipped=skipped,
-            seconds=time.perf_counter() - began,
-            compute_seconds=(end - start) * self._token_seconds,
+            request_id=request_id, start=start, end=end, reason=reason, payload=payload, skipped=skipped,
+            seconds=time.perf_counter() - began, compute_seconds=(end - start) * self._token_seconds,
             generated=generated,
-        )
+        )  # fmt: skip
 
     def restore(self, job: Restore) -> Restored:
-        """Put captured bytes back behind position `start`; a refusal leaves what is before it, or nothing."""
+        """Put captured bytes back from position `start` on; a refusal leaves what is before it, or nothing."""
         began, seq_id, start = time.perf_counter(), job.seq_id, job.start
-        # A row that was refused leaves the ones behind it without their place.
+        # After a refused row, those that follow have no place.
         ok = self.length(seq_id) >= start and self.cut(seq_id, start)
         ok = ok and self._backend.restore(seq_id, start, job.end, job.payload)
         return Restored(job.request_id, job.end, ok, self.length(seq_id), time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""The threads of one engine: asks the rule before each decode, the share and the kernel for what it needs to know.
+"""The threads of one engine: asks the rule before each decode, and the share and the kernel for its input.
 
 `ComputeThreads` is used by the worker, on the engine thread. It owns this engine's seat in the share, and what the rule
 has learned of two sorts of decodes: those of few tokens and those of many.
@@ -26,14 +26,14 @@ def claim_of(choice: ThreadChoice) -> Claim:
 
 
 class ComputeThreads:
-    """See the module. `told(count)` hears how many compute from now on, when that has changed for good."""
+    """See the module. `on_count(count)` hears how many compute from now on, when that has changed for good."""
 
     def __init__(
-        self, backend: Backend, choice: ThreadChoice, share: CpuShare, watch: Watch, told: Callable[[int], object],
+        self, backend: Backend, choice: ThreadChoice, share: CpuShare, watch: Watch, on_count: Callable[[int], object],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
         self._backend, self._choice, self._share = backend, choice, share
-        self._told, self._clock = told, clock
+        self._on_count, self._clock = on_count, clock
         self._pressures = Pressures(watch)
         self._seat = Seat(claim_of(choice))
         self._states: dict[Sort, Counting] = {"few": Counting(choice.few), "many": Counting(choice.many)}
@@ -62,7 +62,7 @@ class ComputeThreads:
                 self._give_back()
             if self._sort == "few" and used != self._said:
                 self._said = used
-                self._told(used)
+                self._on_count(used)
 
     def _count(self, shape: Shape) -> int:
         sort, choice = self._sort, self._choice
@@ -84,7 +84,7 @@ class ComputeThreads:
         self._states[self._sort] = observed(self._states[self._sort], seconds, self._clock())
 
     def pause(self) -> None:
-        """There is nothing to decode just now: what the kernel tells of this time is not of decodes."""
+        """There is nothing to decode just now: what the kernel reports of this time is not of decodes."""
         if self._in_trial(self._sort):
             self._pressures.drop()
         self._pressures.end(self._clock())
@@ -101,7 +101,7 @@ class ComputeThreads:
         self._has_pool = False
 
     def _look(self, before: Sort) -> None:
-        """What happens during a trial tells nothing of the best."""
+        """What happens during a trial says nothing about the best."""
         if self._choice.most == 1 or self._choice.is_fixed:
             return
         if self._in_trial(before):

@@ -1,4 +1,4 @@
-"""What holds up an engine's threads: means of what the kernel tells, for each sort of decodes by itself.
+"""What holds up an engine's threads: means of what the kernel reports, kept apart by sort of decode.
 
 `Pressures` is used by `ComputeThreads`, on the engine thread. It says when the kernel's books are looked at, and owns
 what was read.
@@ -28,9 +28,10 @@ class Watch(Protocol):
 
 
 class Pressures:
-    """What the kernel has told of each sort of decodes: means over stretches of nothing else, `WATCH_SECONDS` in all.
+    """What the kernel has reported of each sort of decodes: means over stretches of that sort, `WATCH_SECONDS` in
+    total.
 
-    Requests may be so short that one of them tells nothing, and sorts of decodes may take turns.
+    One request may be too short for a mean, and sorts of decodes may take turns.
     """
 
     def __init__(self, watch: Watch) -> None:
@@ -40,7 +41,7 @@ class Pressures:
         self._pressures: dict[Sort, Pressure | None] = {"few": CALM, "many": CALM}
 
     def of(self, sort: Sort) -> Pressure | None:
-        """The last mean; None where the kernel tells nothing."""
+        """The last mean; None where the kernel reports nothing."""
         return self._pressures[sort]
 
     def begin(self, sort: Sort, now: float) -> None:
@@ -61,7 +62,7 @@ class Pressures:
         (sort, since, before), after = self._stretch, self._watch.read()
         self._stretch = None
         if (before is None) is not (after is None):
-            return after  # it does tell, but failed to once
+            return after  # it does report, but failed to once
         waited, idle, seconds = self._sums.get(sort, (0.0, 0.0, 0.0))
         seconds += now - since
         if before is not None and after is not None:
@@ -73,5 +74,5 @@ class Pressures:
         return after
 
     def drop(self) -> None:
-        """The decodes since `begin` tell nothing."""
+        """The decodes since `begin` do not count."""
         self._stretch = None

@@ -15,12 +15,9 @@ import msgspec
 class Claim(msgspec.Struct, frozen=True):
     """What an engine could use."""
 
-    most: int
-    """Threads; exactly so many where they are `fixed`."""
-    fixed: bool = False
-    """Whether a user has chosen them."""
-    cpus: int = 1
-    """What there is to share, as this engine has found it."""
+    most: int  # threads; exactly so many where they are `fixed`
+    fixed: bool = False  # whether a user has chosen them
+    cpus: int = 1  # what there is to share, as this engine has found it
 
 
 def share_out(claims: Sequence[Claim]) -> list[int]:

@@ -1,6 +1,6 @@
-"""What the kernel tells of CPUs: how long this process's threads have waited for one, how long CPUs were idle.
+"""What the kernel reports of CPUs: how long this process's threads have waited for one, how long CPUs were idle.
 
-Linux only; elsewhere, and where /proc does not tell, `read` answers None. Formats: `/proc/PID/task/TID/schedstat`
+Linux only; elsewhere, and where /proc has none of it, `read` answers None. Formats: `/proc/PID/task/TID/schedstat`
 (kernel docs, scheduler/sched-stats.rst: the second number is nanoseconds spent waiting on a run queue) and the `cpuN`
 lines of `/proc/stat` (proc(5): idle is the 4th number, iowait the 5th, steal the 8th, in ticks).
 
@@ -27,10 +27,8 @@ BUFFER = 1 << 16
 class CpuTimes(msgspec.Struct, frozen=True):
     """Seconds since some moment: only their growth counts."""
 
-    waited: float
-    """Of all threads together: on run queues, and while a hypervisor ran somebody else."""
-    idle: float
-    """Of all CPUs together."""
+    waited: float  # of all threads together: on run queues, and while a hypervisor ran somebody else
+    idle: float  # of all CPUs together
 
 
 class CpuWatch:

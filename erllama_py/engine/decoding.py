@@ -1,8 +1,9 @@
-"""One decode for many sequences, and what is left of it when it fails: nobody pays for another's fault.
+"""One decode for many sequences, and what is left of it when it fails: one request's failure never fails another.
 
 `Decoder` calls the backend. A batch that finds no cells is tried again with half of it, down to one token. One that
-fails is tried again request by request, and who fails alone too is the culprit; when all fail, the context is broken
-and the failure goes up. `settle` gets the parts of each decode that was done, and their slices, before the next one.
+fails is tried again request by request, and one that fails alone too is the culprit; when all fail, the context is
+broken and the failure goes up. `settle` gets the parts of each decode that was done, and their slices, before the next
+one.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Decoder:
         return status
 
     def _smaller(self, parts: Sequence[Part]) -> Result:
-        """Those that stream come first in a batch; who is left out has its turn in the next tick."""
+        """Those that stream come first in a batch; one that is left out has its turn in the next tick."""
         first = parts[0]
         if len(parts) > 1:
             fewer = parts[: len(parts) // 2]
@@ -102,7 +103,7 @@ class Decoder:
         return Result(failed=failed)
 
     def _reach(self, running: Running, end: int) -> None:
-        """Decode a request alone up to `end`: what was lost too, or who fails later would make all lose it for ever."""
+        """Decode a request alone up to `end`: what was lost too, or a later failure would make all lose it for ever."""
         while running.position < end and (need := running.need()):
             tokens = min(need.tokens, end - running.position, self._n_batch)
             if self._run([Part(running, tokens)]) is not DecodeStatus.DONE:

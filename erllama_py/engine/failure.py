@@ -1,6 +1,6 @@
 """Errors as data: how what went wrong in an engine reaches the callers, also from another process.
 
-An error of this library keeps its class and all of its fields. Any other is told by the name of its class and its text;
+An error of this library keeps its class and all of its fields. Any other is sent as the name of its class and its text;
 where the engine is in this process, `EngineThread.failure` is the error itself.
 """
 
@@ -13,7 +13,7 @@ import msgspec
 
 from erllama_py.errors import KINDS, ErllamaError
 
-# Causes that are told with an error: more than any has, and an end for those that are their own cause.
+# Causes that are sent with an error: more than any has, and an end for those that are their own cause.
 MOST_CAUSES = 8
 
 

@@ -16,7 +16,7 @@ from erllama_py.options.model import SaveReason, SkipReason
 from erllama_py.results import FinishReason
 
 # Where a range can end anywhere, it has at most so many tokens: 12 MB of a model of 135M parameters, 64 MB of one of 8
-# billion, some milliseconds for which a stream stands still. It ends at a multiple, as rows do that others may share.
+# billion, some milliseconds for which a stream stalls. It ends at a multiple, as rows do that others may share.
 MOST_TOKENS = 512
 
 
@@ -77,7 +77,7 @@ class Park(msgspec.Struct, frozen=True, tag=True):
 
 
 class Resume(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Go on with a parked request in a sequence that holds the first `keep` of its tokens again.
+    """Continue a parked request in a sequence that holds the first `keep` of its tokens again.
 
     What it lacks of the others is computed again; nothing is drawn twice.
     """
@@ -114,7 +114,7 @@ class Restore(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Capture(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Copy positions `[start, end)` out of a sequence at rest. Answered with `Captured`, reason as given."""
+    """Copy positions `[start, end)` out of an idle sequence. Answered with `Captured`, reason as given."""
 
     request_id: int
     seq_id: int
@@ -164,7 +164,7 @@ class Prefilled(msgspec.Struct, frozen=True, tag=True):
 
 
 class Wants(msgspec.Struct, frozen=True, tag=True):
-    """A request will soon have used the cells up to its `limit`; it stands still there until there is a `Grant`."""
+    """A request will soon have used the cells up to its `limit`; it stalls there until there is a `Grant`."""
 
     request_id: int
     limit: int
@@ -216,7 +216,7 @@ class Captured(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     skipped: SkipReason | None
     seconds: float
     compute_seconds: float
-    generated: list[int]  # the tokens behind the prompt up to `end`
+    generated: list[int]  # the tokens after the prompt, up to `end`
 
 
 class PromptLogits(msgspec.Struct, frozen=True, tag=True):

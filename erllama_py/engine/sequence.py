@@ -42,7 +42,7 @@ class Running:
         self._n_ubatch = facts.n_ubatch
         self._assembler = TextAssembler(job.stop_sequences)
         self._pieces: list[str] = []
-        self._told = 0  # pieces that `take_text` has handed out
+        self._taken = 0  # pieces that `take_text` has handed out
         self._fresh: list[int] = []  # token ids since the last `Text`
         self._began = now
         self._prefilled: float | None = None
@@ -69,7 +69,7 @@ class Running:
         return self._total - 1
 
     def need(self) -> Need | None:
-        """What it could put into a decode; None when it is over, or stands still for want of cells."""
+        """What it could put into a decode; None when it is over, or stalls for want of cells."""
         left = self._total - self.position
         decoding = self.generating and left == 1
         tokens = min(left, self.limit - self.position)
@@ -149,10 +149,10 @@ class Running:
 
     def take_text(self) -> Text | None:
         """What is new since the last call; `None` while a character or a stop sequence is incomplete."""
-        text = "".join(self._pieces[self._told :])
+        text = "".join(self._pieces[self._taken :])
         if not text:
             return None
-        self._told = len(self._pieces)
+        self._taken = len(self._pieces)
         fresh, self._fresh = self._fresh, []
         return Text(self.job.request_id, text, fresh)
 
@@ -161,16 +161,8 @@ class Running:
         assert self.finish is not None
         prefilled = now if self._prefilled is None else self._prefilled
         return Finished(
-            request_id=self.job.request_id,
-            reason=self.finish,
-            stop_sequence=self._assembler.matched,
-            text="".join(self._pieces),
-            token_ids=self.tokens,
-            held=self.position,
-            first_held=first_held,
-            captured_to=self.captures.captured_to,
-            prefill_tokens=self._prefill_tokens,
-            prefill_seconds=prefilled - self._began,
-            decode_seconds=now - prefilled,
-            decodes=self._decodes,
-        )
+            request_id=self.job.request_id, reason=self.finish, stop_sequence=self._assembler.matched,
+            text="".join(self._pieces), token_ids=self.tokens, held=self.position, first_held=first_held,
+            captured_to=self.captures.captured_to, prefill_tokens=self._prefill_tokens,
+            prefill_seconds=prefilled - self._began, decode_seconds=now - prefilled, decodes=self._decodes,
+        )  # fmt: skip

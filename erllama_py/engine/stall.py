@@ -11,7 +11,7 @@ each by itself; with any other share one of them loses more.
 
 What a token costs depends on the size of the slice (the numbers are in `docs/benchmarks.md`), so it is
 measured for each power of two. The cost of a row is measured by decodes of rows alone. Where prompts follow each other
-there are none, so now and then a decode is left to the rows: without it the two costs could not be told apart.
+there are none, so now and then a decode is left to the rows: without it the two costs could not be separated.
 
 What the sum says is the middle, and streams notice the longest wait. So it is also measured how far decodes go beyond
 it, much as RFC 6298 does for the round trips of TCP: the less even the machine is, the smaller are the chunks.
@@ -30,7 +30,7 @@ LEAST_CHUNK = 4
 # and 15 tokens take 38 ms, a row and 16 take 43; 69 and 76 with 31 and 32. With fewer it costs nothing that one sees.
 GRAIN, GRAIN_FROM = 4, 16
 
-# Flash attention on a CPU takes 64 tokens at a time, and what is left over costs nearly as much: behind 2,700 tokens, a
+# Flash attention on a CPU takes 64 tokens at a time, and what is left over costs nearly as much: after 2,700 tokens, a
 # row and 63 take 245 ms with SmolLM2, a row and 67 take 292. So a tile is not begun for an eighth of it.
 TILE = 64
 
@@ -44,7 +44,7 @@ ROWS_ALONE_EVERY = 16
 
 # What rows cost is the mean of so many decodes without the slowest: one outlier is nothing, and a change is known with
 # the second. It must not be too low: what rows take beyond it is put down to the prompt's tokens, slices become
-# smaller, and in a small slice nothing tells the two apart.
+# smaller, and in a small slice the two cannot be separated.
 KEPT = 3
 
 # How far an estimate goes towards a new measurement. Costs grow while a prompt is read, since its tokens look back at

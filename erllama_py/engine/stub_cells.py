@@ -34,7 +34,7 @@ class _Cell:
         self.users = 1
 
 
-# The cells of one sequence by position. Positions are only ever added behind the last one, so they are in order.
+# The cells of one sequence by position. Positions are only ever added after the last one, so they are in order.
 _Sequence = dict[int, _Cell]
 
 

@@ -3,10 +3,9 @@
 The event loop's side: `load`, `submit`, `stop`, and `deliver`, which gets the outcomes. The thread's side: load,
 then take the jobs that came and tick (see `worker`) while there is work, else wait for a job.
 
-The thread never waits for the loop: outcomes are handed over with `call_soon_threadsafe`, so a busy loop
-delays what is seen, not what is decoded. Any exception ends the thread; `failure` keeps it and `Died` is
-the last outcome. However the thread ends, the backend is closed on it, so native memory is free once
-`ended` is set.
+The thread never waits for the loop: outcomes are handed over with `call_soon_threadsafe`, so a busy loop delays what is
+seen, not what is decoded. Any exception ends the thread; `failure` keeps it and `Died` is the last outcome. However the
+thread ends, the backend is closed on it, so native memory is free once `ended` is set.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 import anyio
 import msgspec
@@ -40,7 +40,7 @@ from erllama_py.options.model import SchedulerOpts
 # that takes there would be more threads than CPUs.
 LULL_SECONDS = 0.05
 
-PROGRESS_STEP = 0.01  # a load reports each hundredth: enough for a bar, and a few hundred bytes in all
+PROGRESS_STEP = 0.01  # a load reports each hundredth: enough for a bar, and a few hundred bytes in total
 
 
 class EngineThread:
@@ -55,7 +55,7 @@ class EngineThread:
         self._heart: Heart | None = None  # once it has loaded
         self._load_over = anyio.Event()
         self._facts: ModelFacts | None = None
-        self._load_told = 0.0  # the fraction last reported
+        self._load_reported = 0.0  # the fraction last reported
         self._on_progress: Callable[[float], object]
         self._backend = backend
         self._buffers, self._scheduler = buffers, scheduler
@@ -106,7 +106,7 @@ class EngineThread:
         self.ask_to_stop()
         with anyio.move_on_after(deadline):
             await self.ended.wait()
-            self._thread.join()  # it said so with its last step
+            self._thread.join()  # `ended` is set in its last step
         return self.ended.is_set()
 
     def ask_to_stop(self) -> None:
@@ -124,7 +124,8 @@ class EngineThread:
             facts = self._facts = self._backend.load(self._load_progress)
             cells = Cells(self._backend, self._buffers)
             choice = msgspec.structs.replace(self._choice, on_gpu=facts.on_gpu)
-            threads = ComputeThreads(self._backend, choice, PROCESS, CpuWatch(usable_cpus()), self._threads_used)
+            on_count, watch = partial(self._call_loop, self._on_threads), CpuWatch(usable_cpus())
+            threads = ComputeThreads(self._backend, choice, PROCESS, watch, on_count)
             worker = Worker(
                 self._backend, cells, threads, facts, self._scheduler, self._thread.name, self._post, self._alone
             )
@@ -168,16 +169,16 @@ class EngineThread:
 
     def _next_job(self, worker: Worker) -> Job | None:
         if self._jobs.empty():
-            worker.pause()
+            worker.threads.pause()
         with suppress(queue.Empty):
             return self._jobs.get(timeout=LULL_SECONDS)
-        worker.rest()
+        worker.threads.rest()
         return self._jobs.get()
 
     def _may_pass(self, worker: Worker, job: Job) -> bool:
-        """Whether a job need not wait behind the copies that are to be made, one a tick.
+        """Whether a job need not wait for the copies that are to be made, one a tick.
 
-        Who is cancelled goes on decoding until then, and who is out of cells stands still. All other jobs need those
+        Until then a cancelled request keeps decoding and one without cells stalls. All other jobs need those
         before them: copies fill the sequences that requests begin in. A grant has its cells from the drops before it.
         """
         match job:
@@ -206,13 +207,10 @@ class EngineThread:
     # --- over to the loop --------------------------------------------------------------------------------
 
     def _load_progress(self, done: float) -> bool:
-        if done - self._load_told >= PROGRESS_STEP or done >= 1.0 > self._load_told:
-            self._load_told = done
+        if done - self._load_reported >= PROGRESS_STEP or done >= 1.0 > self._load_reported:
+            self._load_reported = done
             self._call_loop(self._on_progress, done)
         return not self._stopping
-
-    def _threads_used(self, count: int) -> None:
-        self._call_loop(self._on_threads, count)
 
     def _post(self, outcomes: Sequence[Outcome]) -> None:
         self._call_loop(self._deliver, outcomes)
@@ -221,5 +219,5 @@ class EngineThread:
         try:
             self._loop.call_soon_threadsafe(function, *args)
         except RuntimeError:
-            # The loop is closed: nobody is left to tell. The thread ends by the stop flag, or as a daemon.
+            # The loop is closed: there is no receiver. The thread ends by the stop flag, or as a daemon.
             self._stopping = True

@@ -1,7 +1,7 @@
-"""How many threads compute the next decode: a pure rule over what past decodes took and what the kernel tells.
+"""How many threads compute the next decode: a pure rule over what past decodes took and what the kernel reports.
 
 Threads wait for each other at barriers, some hundred times in a decode: one that does not get a CPU stops them all, and
-fewer threads are then faster. No number tells how many; two decodes of the same kind, one after the other, do. So the
+fewer threads are then faster. How many is found by comparing two decodes of the same kind, one after the other. So the
 rule keeps the count that has proved best, its `best`, and holds *trials*: where threads have waited for CPUs, a smaller
 count takes turns with it for some decodes; where the best is not all that may be used, a larger one does, soon after
 CPUs were seen idle, seldom where none are. The faster one is the new best.
@@ -9,7 +9,7 @@ CPUs were seen idle, seldom where none are. The faster one is the new best.
     calm ──threads wait──▶ trial of fewer ──faster──▶ fewer is best ──CPUs idle, or long ago──▶ trial of more ──▶ …
                                 └── slower: not again for a while, the longer the more it has cost
 
-On a machine that nobody else uses no trial is ever held, and the count never changes. Without a word of the kernel,
+On a machine that nobody else uses no trial is ever held, and the count never changes. Where the kernel reports nothing,
 trials are held by the clock alone. Times are in seconds of the engine's clock.
 """
 
@@ -45,12 +45,10 @@ News = Literal["calm", "held up", "idle"]
 
 
 class Pressure(msgspec.Struct, frozen=True):
-    """What the kernel has told of the last tenths of a second, in means over them."""
+    """What the kernel has reported of the last tenths of a second, in means over them."""
 
-    waiting: float
-    """Threads of this process that waited for a CPU."""
-    idle: float
-    """CPUs that nobody used."""
+    waiting: float  # threads of this process that waited for a CPU
+    idle: float  # CPUs that nobody used
 
 
 class Counting(msgspec.Struct, frozen=True):
@@ -59,14 +57,11 @@ class Counting(msgspec.Struct, frozen=True):
     best: int
     trial: Trial | None = None
     news: News = "calm"
-    ended_at: float = -math.inf
-    """When the last trial was over."""
-    loss: float = 0.0
-    """Seconds that it has cost."""
+    ended_at: float = -math.inf  # when the last trial was over
+    loss: float = 0.0  # seconds that it has cost
     lost: int = 0
     """The smaller count that was slower than the best in the last trial of one; 0: none since the best is another."""
-    has_news: bool = True
-    """Whether the kernel tells something else since it began, or the best is another since."""
+    has_news: bool = True  # whether the kernel reports something else since it began, or the best is another since
 
     @property
     def is_other(self) -> bool:
@@ -87,11 +82,11 @@ def next_count(
 ) -> tuple[Counting, int]:
     """The threads of the next decode, 1 to `most`, and the state in which it is under way.
 
-    `pressure` is None where the kernel tells nothing.
+    `pressure` is None where the kernel reports nothing.
     """
     best, trial = min(counting.best, most), counting.trial
     if trial is not None and (trial.best != best or trial.count > most or trial.is_endless):
-        counting, trial = _ended(counting, now), None  # half a trial tells nothing
+        counting, trial = _ended(counting, now), None  # half a trial shows nothing
     news = _news(best, most, pressure)
     if news != counting.news:
         counting = msgspec.structs.replace(counting, news=news, has_news=True)
@@ -114,7 +109,7 @@ def observed(counting: Counting, seconds: float, now: float) -> Counting:
     if verdict is None:
         return counting
     if verdict:
-        # The way may lead further; but what the kernel tells is of the old count, until it is asked again.
+        # The way may lead further; but what the kernel has reported is of the old count, until it is asked again.
         won = msgspec.structs.replace(counting, best=trial.count, lost=0, has_news=True, trial=None)
         return _ended(won, now)
     fewer = trial.count if trial.count < trial.best else counting.lost

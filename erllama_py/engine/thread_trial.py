@@ -1,6 +1,6 @@
 """Whether another number of threads is faster than the best so far: what some decodes by each have taken. Pure.
 
-`Trial` is asked before each decode whose turn it is, and told what the decode has taken. Times are in seconds.
+`Trial` is asked before each decode whose turn it is, and hears what the decode has taken. Times are in seconds.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ class Shape(msgspec.Struct, frozen=True):
     """What a decode is made of. The times of two that are alike can be compared."""
 
     rows: int
-    tokens: int
-    """Prompt tokens."""
+    tokens: int  # prompt tokens
 
     def is_like(self, other: Shape) -> bool:
         """Whether they cost about the same."""
@@ -74,8 +73,7 @@ class Trial(msgspec.Struct, frozen=True):
 
     best: int
     count: int
-    all_pairs: tuple[Pairs, ...] = ()
-    """The shape of the decode under way comes first."""
+    all_pairs: tuple[Pairs, ...] = ()  # the shape of the decode under way comes first
 
     def begun(self, shape: Shape) -> Trial:
         """A decode of this shape is under way."""

@@ -4,17 +4,17 @@ The laws of a plan, each a property that is tested:
 
 - **Streams first.** Every decode row is in, before any prompt. Were there more than `n_batch` of them, those that
   waited longest go, so with at most twice as many none waits for more than one tick.
-- **Prompts take what is left**, and while anyone is decoding at most `chunk` tokens in all, none if that is 0. Alone,
+- **Prompts take what is left**, and while anyone is decoding at most `chunk` tokens in total, none if that is 0. Alone,
   a prompt has the whole batch. Where rows and chunk leave room, the first prompt in line always gets a slice.
-- **The line** is: who has waited `PATIENCE` ticks for each other prompt (longest first), then the higher priority,
-  then who came first. So budgets follow priorities, and nobody starves: with at most `n_batch` needs, so that rows
-  leave room for one prompt token, of `n` prompts each is served after `PATIENCE * n + n` ticks.
+- **The line** is: prompts that have waited `PATIENCE` ticks for each other one (longest first), then the higher
+  priority, then the earlier. So budgets follow priorities, and none starves: with at most `n_batch` needs, so that
+  rows leave room for one prompt token, of `n` prompts each is served after `PATIENCE * n + n` ticks.
 - **Slices are as large as the room.** Where that is a micro-batch or more, they end on multiples of it, so that a
   prompt is cut at the same positions whatever went before: a reuse, other prompts, rows. Below, nothing is gained by
   a grid: what a chunk was measured to hold is never the same twice, and the grid would leave up to half of it empty.
-- **One prompt is finished before the next.** What the first in line leaves goes to those behind it if they end with
-  it, or if it is a quarter of what prompts had: crumbs would keep a prompt at the end of the line for good, for who
-  gets a slice has not waited.
+- **One prompt is finished before the next.** What the first in line leaves goes to those after it if they end with
+  it, or if it is a quarter of what prompts had: crumbs would keep a prompt at the end of the line for good, for one
+  that gets a slice has not waited.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-# Ticks that a prompt may be passed over for each other one that is read. However many there are, whoever is first has
+# Ticks that a prompt may be passed over for each other one that is read. However many there are, the first has
 # eight ninths of the budget: with the same patience for all, a crowd would be overdue together, and take turns
 # whatever its priorities. Of two, with ticks of a tenth of a second, the lower one moves about once a second.
 PATIENCE = 8

@@ -49,13 +49,13 @@ from erllama_py.options.model import SaveReason, SchedulerOpts
 from erllama_py.watch.log import get_logger
 
 # Ranges copied out for one sequence in one tick, some milliseconds for large models: whatever else is due follows in
-# the next ticks, so that no stream stands still for longer. One that generates is itself such a stream.
+# the next ticks, so that no stream stalls for longer. One that generates is itself such a stream.
 CAPTURES_PER_TICK = 2
 CAPTURES_BETWEEN_TOKENS = 1
 
 
 class Worker:
-    """See the module. `alone(request_id)` is told whose decode it is when it is only one's, and None after it."""
+    """See the module. `alone(request_id)` hears whose decode it is when it is only one's, and None after it."""
 
     def __init__(
         self, backend: Backend, cells: Cells, threads: ComputeThreads, facts: ModelFacts, scheduler: SchedulerOpts,
@@ -63,7 +63,7 @@ class Worker:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
         self._backend, self._cells, self._facts, self._scheduler = backend, cells, facts, scheduler
-        self._threads = threads
+        self.threads = threads
         self._post, self._alone, self._clock = post, alone, clock
         self.heart = Heart(clock)
         self._decoder = Decoder(backend, facts, self._settle, self.heart)
@@ -86,22 +86,14 @@ class Worker:
         )
 
     def flush(self) -> None:
-        """Hand over what there is to tell."""
+        """Hand over the outcomes so far."""
         if self._outcomes:
             outcomes, self._outcomes = self._outcomes, []
             self._post(outcomes)
 
-    def pause(self) -> None:
-        """There is nothing to do just now."""
-        self._threads.pause()
-
-    def rest(self) -> None:
-        """There has been nothing to do for a while: leave the CPUs to others."""
-        self._threads.rest()
-
     def close(self) -> None:
         """Free the samplers, and leave the CPUs to others."""
-        self._threads.rest()
+        self.threads.rest()
         for running in (*self._running.values(), *self._parked.values()):
             running.sampler.close()
         self._running.clear()
@@ -183,14 +175,12 @@ class Worker:
             raise BackendFailure(f"sequence {seq_id} cannot be emptied")
 
     def _forget_forks(self, seq_id: int) -> None:
-        """Nothing may be shared into a sequence any more that was given up, or that somebody is at work in."""
+        """Nothing may be shared any more into a sequence that was given up or is in use."""
         self._forks = [fork for fork in self._forks if fork.seq_id != seq_id]
 
     def _do_forks(self) -> None:
-        """Share what those wait for who begin as others do.
-
-        What is to be saved of it is copied out before, or each of them would copy it out for itself.
-        """
+        """Share beginnings that are computed by now; what is to be saved of them is copied out before, and so only
+        once."""
         at_work = {running.seq_id: running for running in self._running.values()}
         for fork in list(self._forks):
             source = at_work.get(fork.source)
@@ -210,7 +200,7 @@ class Worker:
             self._decode(needs)
             self._do_forks()
         self._finish_all()
-        # Who is over ends, be it in the ticks to come: were it parked, nobody would take it up to say so.
+        # A finished request is closed in a later tick; parked, its `Finished` would never be sent.
         for running in [one for one in self._running.values() if one.parking and one.finish is None]:
             self._park(running)
         for running in self._running.values():
@@ -232,14 +222,14 @@ class Worker:
         parts = [Part(rows[portion.index], portion.tokens) for portion in portions]
         n_rows = sum(1 for part in parts if needs[part.running].decoding)
         tokens = sum(part.tokens for part in parts)
-        self._threads.begin(n_rows, tokens - n_rows)
-        trying = self._threads.is_trying
+        self.threads.begin(n_rows, tokens - n_rows)
+        trying = self.threads.is_trying
         self._alone(parts[0].running.job.request_id if len(self._running) == 1 else None)
         result = self._decoder.decode(parts)
         self._alone(None)
         if result.whole:
             seconds = self._decoded_at - began
-            self._threads.took(seconds)
+            self.threads.took(seconds)
             if not trying:
                 self._times = observed(self._times, n_rows, tokens - n_rows, seconds)
                 self._cells.decoded(tokens, seconds)

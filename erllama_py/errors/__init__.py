@@ -185,7 +185,7 @@ class CacheUnavailable(ErllamaError):
 class ModelFetchError(ErllamaError):
     """A model file could not be fetched: no index, no room on the disk, or other bytes than were expected.
 
-    `name` is the short name that was asked for; nothing but whole, checked files is ever left behind.
+    `name` is the short name that was asked for; nothing but whole, checked files is ever kept.
     """
 
     name: str

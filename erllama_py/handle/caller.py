@@ -14,20 +14,19 @@ import contextlib
 import itertools
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Literal, TypeVar
 
 import anyio
 import anyio.lowlevel
 
-from erllama_py.actors import ActorError, ActorRef, Names, Reply
+from erllama_py.actors import ActorEnded, ActorError, ActorRef, Names, Raised, Reply
 from erllama_py.cache.client import CacheClient
 from erllama_py.cache.keys import Identity
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import Vocabulary
-from erllama_py.errors import ModelNotLoaded
-from erllama_py.handle.border import caller_errors
+from erllama_py.errors import ModelCrashed, ModelNotLoaded
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.request import capture_plan, make_request, salted, too_late
 from erllama_py.options.request import RequestOptions, parse_request_options
@@ -156,13 +155,9 @@ class Caller:
             return await reply.wait()
 
     async def begin(
-        self,
-        prepare: Callable[[], Awaitable[Prepared]],
-        options: Mapping[str, object],
-        feed: Feed | None,
-        *,
+        self, prepare: Callable[[], Awaitable[Prepared]], options: Mapping[str, object], feed: Feed | None, *,
         prefill_only: bool = False,
-    ) -> tuple[int, Reply[Completion]]:
+    ) -> tuple[int, Reply[Completion]]:  # fmt: skip
         """Check the options, prepare the prompt and submit it; the request's id, and the reply to wait for.
 
         A deadline that passes before there is a request gives what it gives one that waits in the queue.
@@ -189,14 +184,9 @@ class Caller:
         return request_id, reply
 
     async def _submit(
-        self,
-        tokens: list[int],
-        anchors: tuple[int, ...],
-        checked: RequestOptions,
-        feed: Feed | None,
-        now: float,
+        self, tokens: list[int], anchors: tuple[int, ...], checked: RequestOptions, feed: Feed | None, now: float,
         prefill_only: bool,
-    ) -> tuple[int, Reply[Completion]]:
+    ) -> tuple[int, Reply[Completion]]:  # fmt: skip
         ref = await self.actor()
         config, facts = self.board.config, self.board.facts
         assert facts is not None
@@ -217,3 +207,16 @@ class Caller:
         request = make() if len(tokens) <= INLINE_LENGTH else await self.threads.run(make)
         with caller_errors(self.board):  # the state machine counts those that wait, and not the mailbox
             return request.id, ref.begin_call(Submit(request, feed), bounded=False)
+
+
+@contextlib.contextmanager
+def caller_errors(board: ModelBoard) -> Iterator[None]:
+    """Translate what a call of the model's actor may raise into what callers know; everything else passes."""
+    try:
+        yield
+    except ActorEnded as ended:
+        if isinstance(ended.exit, Raised):
+            error = ended.exit.error
+            raise ModelCrashed(board.model_id, str(error), gave_up=ended.last) from error
+        board.check()  # it was unloaded, or the runtime closed
+        raise ModelCrashed(board.model_id, "its task was cancelled from outside", gave_up=ended.last) from ended

@@ -46,7 +46,7 @@ class Supervised:
         """How it ended for good: `Returned(value)`, `Raised(error)` or `Stopped()`.
 
         The error is a `RestartLimitReached` where it was restarted too often, and a `SupervisedStuck` where it had to
-        be left behind.
+        be abandoned.
         """
         self._check_loop()
         exit = await self._keeper.wait()

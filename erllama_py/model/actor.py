@@ -31,8 +31,7 @@ from erllama_py.model.kept_logits import KeptLogits
 from erllama_py.model.loading import describe, prepare_off_loop, range_bytes, report_weights
 from erllama_py.model.look_ups import LookUps
 from erllama_py.model.open_request import OpenRequest
-from erllama_py.model.request import make_completion
-from erllama_py.model.saving import row_meta
+from erllama_py.model.request import make_completion, row_meta
 from erllama_py.scheduler import machine
 from erllama_py.scheduler.messages import (
     AnswerSaved,
@@ -75,19 +74,13 @@ class ModelActor(StateMachine[State, Message, Effect]):
     """One incarnation; a restart makes a new one for the same board."""
 
     def __init__(
-        self,
-        board: ModelBoard,
-        make_backend: BackendFactory,
-        remember: Path,
-        buffers: BufferPool,
-    ) -> None:
+        self, board: ModelBoard, make_backend: BackendFactory, remember: Path, buffers: BufferPool,
+    ) -> None:  # fmt: skip
         super().__init__()
         self._board = board
         self._buffers = buffers
         self._kept = KeptLogits()
-        self._loading = Threads(
-            f"load {board.model_id}", 1
-        )  # its own: no other model's load, and no caller, holds it up
+        self._loading = Threads(f"load {board.model_id}", 1)  # its own: no other load, and no caller, holds it up
         self._background = Background(board.model_id)
         self._look_ups: LookUps | None = None
         self._cache: CacheClient
@@ -143,7 +136,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self.ref.cast(EngineOutcomes(list(outcomes)), urgent=True)
 
     async def handle(self, message: Message, reply: Reply[Any] | None) -> Stop | None:
-        """Count what the engine has told and was not taken in yet."""
+        """Count what the engine has reported and was not taken in yet."""
         stop = await super().handle(message, reply)
         self._undecided -= isinstance(message, EngineOutcomes)
         return stop

@@ -1,9 +1,9 @@
 """The look-ups of one model's requests: a task for each, from the question to the cache to the last row.
 
 Owns the tasks. `find` asks and posts `Found`; `read` reads the rows that the machine has chosen and posts a `RowRead`
-each, at most `READ_AHEAD` ahead of the engine; `end` stops it, tells the cache what came of it, and frees the rows. One
-that is ended before all that it waits for is there was cancelled: its request has begun with nothing.
-Every look-up that was begun must be ended: rows stay pinned until then, or until this actor's name is free.
+each, at most `READ_AHEAD` ahead of the engine; `end` stops it, reports to the cache what came of it, and frees the
+rows. One that is ended before all that it waits for is there was cancelled: its request has begun with nothing. Every
+look-up that was begun must be ended: rows stay pinned until then, or until this actor's name is free.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from erllama_py.cache.client import CacheClient
 from erllama_py.cache.messages import Find, Located, RowBytes, RowLost, Used, UsedKind
 from erllama_py.scheduler.messages import EndLookUp, Found, ReadRows, Request, RowRead
 
-# Rows that are in memory or on their way into the cells: while one is restored, the next ones are read and checked. Two
+# Rows that are in memory and not yet in the cells: while one is restored, the next ones are read and checked. Two
 # threads at work on reading, one row that waits, one that goes in.
 READ_AHEAD = 4
 
@@ -66,15 +66,8 @@ class LookUps:
             kind = "resume"
         if self._due.pop(request_id, 0) and ended.refused is None:
             kind = "cancelled"
-        self._cache.tell(
-            Used(
-                holder=self._holder,
-                request_id=request_id,
-                kind=kind,
-                rows=ended.rows,
-                seconds=ended.seconds,
-            )
-        )
+        used = Used(holder=self._holder, request_id=request_id, kind=kind, rows=ended.rows, seconds=ended.seconds)
+        self._cache.tell(used)
         if ended.refused is not None:
             self._cache.tell(RowLost(ended.refused.tier, ended.refused.meta.key, "refused"))
 

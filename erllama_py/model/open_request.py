@@ -1,8 +1,8 @@
 """A request that is not answered yet: its reply, its stream, and what has come of it so far.
 
 A request that is cancelled, by its caller or by its deadline, is answered by the engine, which knows best what it had.
-Where the engine does not say so within `SETTLE_SECONDS`, because a decode takes long or hangs, the caller gets what has
-come so far. What the engine says later goes nowhere: the state machine still hears of it, and frees the cells.
+Where the engine does not report it within `SETTLE_SECONDS`, because a decode takes long or hangs, the caller gets what
+has come so far. What the engine says later goes nowhere: the state machine still hears of it, and frees the cells.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""From what a caller passes to a `Request`, and from what the engine reports to a `Completion`. Pure."""
+"""What callers pass as a `Request`, and what the engine reports as a `Completion` and as rows. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from erllama_py.cache.keys import Identity, fold_salt, pack_tokens, prefix_keys
+from erllama_py.cache.keys import TOKEN_BYTES, Identity, fold_salt, pack_tokens, prefix_keys
+from erllama_py.cache.messages import RowMeta
 from erllama_py.cache.policy import grid_stride, prompt_ends
 from erllama_py.engine.backend import ModelFacts, Sampling
 from erllama_py.engine.jobs import CapturePlan
@@ -13,7 +14,7 @@ from erllama_py.errors import ContextOverflow, EmptyPrompt, RequestError, TokenO
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.request import RequestOptions
 from erllama_py.results import CacheDelta, CacheHit, Completion, Stats
-from erllama_py.scheduler.messages import Complete, Outline, Request
+from erllama_py.scheduler.messages import Complete, Outline, Request, SaveRow
 
 
 def check_is_tokens(tokens: object) -> Sequence[object]:
@@ -37,18 +38,9 @@ def check_tokens(tokens: Sequence[object], n_vocab: int) -> list[int]:
 
 
 def make_request(
-    request_id: int,
-    tokens: list[int],
-    options: RequestOptions,
-    *,
-    identity: Identity,
-    plan: CapturePlan | None,
-    policy: PolicyOpts,
-    n_ctx: int,
-    seed: int,
-    now: float,
-    prefill_only: bool = False,
-) -> Request:
+    request_id: int, tokens: list[int], options: RequestOptions, *, identity: Identity, plan: CapturePlan | None,
+    policy: PolicyOpts, n_ctx: int, seed: int, now: float, prefill_only: bool = False,
+) -> Request:  # fmt: skip
     """Fit a prompt into the context of `n_ctx` tokens; the reply gets what is left, or what was asked for.
 
     Raises `EmptyPrompt` and `ContextOverflow`.
@@ -66,13 +58,8 @@ def make_request(
         tokens=tokens,
         max_new_tokens=0 if prefill_only else min(options.response_tokens or room, room),
         sampling=Sampling(
-            grammar=options.grammar,
-            repetition_penalty=options.repetition_penalty,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            min_p=options.min_p,
-            temperature=options.temperature,
-            seed=seed,
+            grammar=options.grammar, repetition_penalty=options.repetition_penalty, top_k=options.top_k,
+            top_p=options.top_p, min_p=options.min_p, temperature=options.temperature, seed=seed,
         ),
         stop_sequences=options.stop_sequences,
         submitted_at=now,
@@ -86,7 +73,7 @@ def make_request(
         session_id=options.session_id,
         session_wait=options.session_wait,
         queue_wait=math.inf if options.queue_wait is True else float(options.queue_wait),
-    )
+    )  # fmt: skip
 
 
 def salted(identity: Identity, salt: str | None) -> Identity:
@@ -129,22 +116,14 @@ def make_completion(answer: Complete, now: float) -> Completion:
         stop_sequence=None if finished is None else finished.stop_sequence,
         cache_delta=CacheDelta(read=outline.hit.prefix_len, created=outline.created),
         stats=Stats(
-            queued_seconds=queued,
-            lookup_seconds=outline.lookup_seconds,
-            restore_seconds=outline.restore_seconds,
-            prefill_seconds=prefill_seconds,
-            decode_seconds=decode_seconds,
+            queued_seconds=queued, lookup_seconds=outline.lookup_seconds, restore_seconds=outline.restore_seconds,
+            prefill_seconds=prefill_seconds, decode_seconds=decode_seconds,
             first_token_seconds=queued + outline.lookup_seconds + outline.restore_seconds + prefill_seconds,
-            prefill_tokens=0 if finished is None else finished.prefill_tokens,
-            restored_bytes=outline.restored_bytes,
-            decodes=decodes,
-            tokens_per_second=decodes / decode_seconds if decodes else 0.0,
-            seed=request.sampling.seed,
-            tier=outline.tier,
-            miss_reason=outline.miss_reason,
-            parks=outline.parks,
+            prefill_tokens=0 if finished is None else finished.prefill_tokens, restored_bytes=outline.restored_bytes,
+            decodes=decodes, tokens_per_second=decodes / decode_seconds if decodes else 0.0, seed=request.sampling.seed,
+            tier=outline.tier, miss_reason=outline.miss_reason, parks=outline.parks,
         ),
-    )
+    )  # fmt: skip
 
 
 def too_late(called: float, now: float) -> Completion:
@@ -158,3 +137,17 @@ def too_late(called: float, now: float) -> Completion:
         restore_seconds=0.0, restored_bytes=0, created=0,
     )  # fmt: skip
     return make_completion(Complete(request, outline, None, None, None), now)
+
+
+def row_meta(save: SaveRow, build: str, now: float) -> RowMeta:
+    """Everything about a row to be saved but its bytes. `now` is unix time in seconds."""
+    captured, identity = save.captured, save.identity
+    assert captured.payload is not None
+    parent, key = prefix_keys(identity, save.tokens, (captured.start, captured.end))
+    return RowMeta(
+        key=key, parent=parent, start=captured.start, end=captured.end,
+        tokens=save.tokens[TOKEN_BYTES * captured.start : TOKEN_BYTES * captured.end], fingerprint=identity.fingerprint,
+        quant_bits=identity.quant_bits, ctx_params_hash=identity.ctx_params_hash, build=build,
+        payload_bytes=len(captured.payload), logits_bytes=len(save.logits or b""), reason=captured.reason,
+        created_at=now, prefill_seconds=captured.compute_seconds,
+    )  # fmt: skip

@@ -70,7 +70,7 @@ class _Named(Options, frozen=True):
 
 
 def parse_policy(options: object) -> PolicyOpts:
-    """Check gates that are given apart from a model, and fill in the defaults. Raises `InvalidOption`."""
+    """Check gates that are given without a model, and fill in the defaults. Raises `InvalidOption`."""
     policy = filled(convert({"policy": options}, _Named).policy, DEFAULT_POLICY)
     check_policy(policy)
     return policy

@@ -14,7 +14,7 @@ Buffers are bounded, and what a model holds is not: so there is one range at a t
 all of it is copied. A request may take it over meanwhile; what was copied is right for its tokens all the same, and the
 rest is left to the request. What becomes idle later is not waited for: on a busy model there would be no end.
 
-**Lost**: the cache tells the key of each row that it gives up, the first of a chain first. It was saved for one
+**Lost**: the cache reports the key of each row that it gives up, the first of a chain first. It was saved for one
 request, and others that share its tokens may count on it: what was copied out there is copied out again.
 """
 

@@ -136,19 +136,9 @@ class EngineOutcomes(msgspec.Struct, frozen=True):
 
 
 Message = (
-    Submit
-    | CancelRequest
-    | SaveAll
-    | LeaveSaveAll
-    | BuffersBack
-    | SaveLost
-    | EndSession
-    | Look
-    | Found
-    | RowRead
-    | InjectFault
-    | EngineOutcomes
-)
+    Submit | CancelRequest | SaveAll | LeaveSaveAll | BuffersBack | SaveLost | EndSession | Look | Found | RowRead
+    | InjectFault | EngineOutcomes
+)  # fmt: skip
 
 
 class SendJob(msgspec.Struct, frozen=True):
@@ -267,18 +257,6 @@ class Crash(msgspec.Struct, frozen=True):
 
 
 Effect = (
-    SendJob
-    | Emit
-    | LookUp
-    | ReadRows
-    | RowTaken
-    | EndLookUp
-    | SaveRow
-    | KeepLogits
-    | AwaitBuffers
-    | AnswerSaved
-    | Complete
-    | FailRequest
-    | Refuse
-    | Crash
-)
+    SendJob | Emit | LookUp | ReadRows | RowTaken | EndLookUp | SaveRow | KeepLogits | AwaitBuffers | AnswerSaved
+    | Complete | FailRequest | Refuse | Crash
+)  # fmt: skip

@@ -31,16 +31,13 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
     seq_id: int
     keep: int
-    source: int | None
-    """The sequence that they are shared with; None: they are there already."""
+    source: int | None  # the sequence that they are shared with; None: they are there already
     leader: int | None
     """The request that still computes them, or what it saves of them; waited for until it is at `leader_end`."""
     leader_end: int
     pieces: Pieces
-    limit: int
-    """The position up to which there are cells."""
-    evict: tuple[int, ...]
-    """Idle sequences that make room."""
+    limit: int  # the position up to which there are cells
+    evict: tuple[int, ...]  # idle sequences that make room
 
 
 class Park(msgspec.Struct, frozen=True):

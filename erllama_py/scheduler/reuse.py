@@ -55,7 +55,7 @@ def reusable(slot: Slot, prompt: bytes, memory: MemoryKind, n_swa: int, *, with_
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """How a request begins: keep `live` tokens of the sequence, restore `rows` after them, go on from `keep`."""
+    """How a request begins: keep `live` tokens of the sequence, restore `rows` after them, continue from `keep`."""
 
     kind: CacheHitKind
     live: int
@@ -106,18 +106,12 @@ def _chain_to(ends: dict[int, Located], length: int) -> tuple[Located, ...]:
 
 
 def choose_start(
-    slot: Slot,
-    prompt: bytes,
-    memory: MemoryKind,
-    n_swa: int,
-    hit: Hit | None,
-    live_logits: bool | None,
-    *,
+    slot: Slot, prompt: bytes, memory: MemoryKind, n_swa: int, hit: Hit | None, live_logits: bool | None, *,
     min_tokens: int | None = 0,
-) -> Start:
+) -> Start:  # fmt: skip
     """The best start for a prompt. `hit` is what the cache has, `live_logits` whether the prompt's are at hand.
 
-    They are None where they would be of no use: the last token is to be computed again, whatever there is. `min_tokens`
+    None if kept logits could not be used: the last token is computed again anyway. `min_tokens`
     is the gate of what is saved, for the reason of a miss.
     """
     n_tokens = len(prompt) // TOKEN_BYTES

@@ -206,15 +206,10 @@ def _occupy(state: State, one: Queued, place: placing.Place, *, stays: bool) -> 
         state, effects = copy_out(state, slot)
         effects.append(SendJob(Drop(slot.seq_id, place.keep if stays else 0)))
     new = Slot(
-        slot.seq_id,
-        packed=prompt.packed[: TOKEN_BYTES * place.keep],
-        first=slot.first if stays else 0,
-        identity=prompt.identity,
-        captured_to=min(slot.captured_to, place.keep) if stays else 0,
-        pieces=place.pieces,
-        request_id=prompt.id,
-        session_id=prompt.session_id,
-    )
+        slot.seq_id, packed=prompt.packed[: TOKEN_BYTES * place.keep], first=slot.first if stays else 0,
+        identity=prompt.identity, captured_to=min(slot.captured_to, place.keep) if stays else 0, pieces=place.pieces,
+        request_id=prompt.id, session_id=prompt.session_id,
+    )  # fmt: skip
     for other in state.idle:  # a session holds one sequence: the one that it goes on in
         if prompt.session is not None and other.session == prompt.session and other.seq_id != slot.seq_id:
             state = with_slot(state, changed(other, session_id=None))

@@ -66,8 +66,7 @@ class Waiting(msgspec.Struct, frozen=True):
     """It has no sequence, and the engine has not begun with it."""
 
     core: Core
-    room_by: float | None = None
-    """It is one too many in the queue: refused, unless it has room there by then."""
+    room_by: float | None = None  # it is one too many in the queue: refused, unless it has room there by then
     begun: ClassVar[None] = None
 
 
@@ -96,8 +95,7 @@ class Looking(msgspec.Struct, frozen=True):
     allocation: Allocation
     since: float  # since when it has waited for the cache and the engine alone
     share: Share | None = None
-    answer: Found | None = None
-    """The cache's, while there is a share to wait for."""
+    answer: Found | None = None  # the cache's, while there is a share to wait for
     saved_by_leader: int = 0
 
 

@@ -41,15 +41,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     n_swa: int = 0
     n_cells: int = 1 << 31
     n_seq_max: int = 1
-    quantum: int = 64
-    """So many cells more than a request has are given to it at once."""
-    min_tokens: int | None = None
-    """The gate for what is saved of idle sequences; None saves nothing."""
+    quantum: int = 64  # so many cells more than a request has are given to it at once
+    min_tokens: int | None = None  # the gate for what is saved of idle sequences; None saves nothing
     max_pending: int = 256
-    kept_cells: int = 1 << 31
-    """Most cells that idle sequences keep while requests are at work."""
-    idle_seconds: float = 300.0
-    """How long a session's sequence is held for it."""
+    kept_cells: int = 1 << 31  # most cells that idle sequences keep while requests are at work
+    idle_seconds: float = 300.0  # how long a session's sequence is held for it
     turn_seconds: float = 2.0
     """How long a request is at work, at least, before it is parked for an equal that waits; see `preempt`."""
 
@@ -101,16 +97,13 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     limits: Limits
     slots: tuple[Slot, ...]
-    placed: Mapping[int, Placed] = {}
-    """In the order in which they were given their sequences."""
+    placed: Mapping[int, Placed] = {}  # in the order in which they were given their sequences
     parked: Mapping[int, Parked] = {}
     queue: Queue = Queue()
     copies: Mapping[int, Copy] = {}
-    left: Mapping[SessionKey, bytes] = {}
-    """Of sessions that have lost their sequence: the key of the last row of it."""
+    left: Mapping[SessionKey, bytes] = {}  # of sessions that have lost their sequence: the key of the last row of it
     save_alls: tuple[SaveAll, ...] = ()
-    save_until: float = 0.0
-    """They ask for what has been idle since then, on the monotonic clock."""
+    save_until: float = 0.0  # they ask for what has been idle since then, on the monotonic clock
     saving: Saving | None = None
     stopping: bool = False
     last_hit: CacheHit | None = None

@@ -42,14 +42,8 @@ class DirectoryTier(TierActor):
     """See the module's text. `files` and `clock` are for tests."""
 
     def __init__(
-        self,
-        name: str,
-        spec: TierSpec,
-        buffers: BufferPool,
-        *,
-        files: Files | None = None,
-        clock: Clock | None = None,
-    ) -> None:
+        self, name: str, spec: TierSpec, buffers: BufferPool, *, files: Files | None = None, clock: Clock | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(name, spec.kind, spec.quota_bytes)
         self.store = Store(name, str(spec.root), spec.quota_bytes, files or Files(), buffers)
         self._buffers = buffers

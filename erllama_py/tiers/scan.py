@@ -164,7 +164,7 @@ def _read_header(fd: int, name: str) -> row_file.Header:
 
 
 def _read_into(fd: int, target: memoryview, offset: int) -> None:
-    """Fill `target`; what the file does not have stays as it was, which the checksum then tells."""
+    """Fill `target`; what the file does not have stays as it was, which the checksum then shows."""
     done = 0
     while done < len(target):
         read = os.preadv(fd, [target[done:]], offset + done)

@@ -1,1 +1,1 @@
-"""What tells an operator how things are: logs, and the pressure on the memory."""
+"""What operators see: logs, and the pressure on the memory."""

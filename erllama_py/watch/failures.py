@@ -22,4 +22,4 @@ def log_failure(failure: ChildFailure) -> None:
             event = "gave up restarting what returns, as it is permanent" if returned else "gave up restarting"
             log.error(event, exc_info=traceback)
         case "abandoned":
-            log.error("left behind: it does not end", exc_info=traceback)
+            log.error("abandoned: it does not end", exc_info=traceback)

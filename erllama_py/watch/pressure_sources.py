@@ -1,4 +1,4 @@
-"""Who says how full the memory is: the machine or container, the GPUs, or a callable of the caller's.
+"""What measures how full the memory is: the machine or container, the GPUs, or a callable of the caller's.
 
 All but the caller's read what others write, and block for a moment: they are called on a thread.
 """
@@ -79,7 +79,7 @@ def _group_memory(folder: Path) -> list[Reading]:
 
 
 def gpu_memory() -> Reading:
-    """The memory of the fullest GPU, as nvidia-smi tells it."""
+    """The memory of the fullest GPU, as nvidia-smi reports it."""
     command = (NVIDIA_SMI, *QUERY)
     said = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS, check=False)
     if said.returncode:
@@ -91,10 +91,10 @@ def gpu_memory() -> Reading:
 def read_nvidia_smi(said: str) -> Reading:
     """Of lines of `used, total` in MiB, one a GPU, the fullest. Raises `ValueError`.
 
-    A GPU that shares the machine's memory tells `[N/A]`, and is left out.
+    A GPU that shares the machine's memory reports `[N/A]`, and is left out.
     """
     gpus = [line.split(",") for line in said.splitlines() if line.strip() and "N/A" not in line]
     readings = [Reading(int(used) << 20, int(total) << 20) for used, total in gpus if int(total)]
     if not readings:
-        raise ValueError(f"{NVIDIA_SMI} tells the memory of no GPU: {said.strip()!r:.80}")
+        raise ValueError(f"{NVIDIA_SMI} reports the memory of no GPU: {said.strip()!r:.80}")
     return fullest(readings)

@@ -184,7 +184,7 @@ def test_the_times_of_a_trial_do_not_size_slices(trying: bool) -> None:
         is_trying = property(lambda self: trying)
 
     one = bench()
-    one.worker._threads = Threads(one.backend, TWO, CpuShare(), NoWatch(), lambda count: None)
+    one.worker.threads = Threads(one.backend, TWO, CpuShare(), NoWatch(), lambda count: None)
     one.do(generate(1, prompt(1), max_new_tokens=4))
     one.run()
     assert (one.worker._times.row_seconds == 0.0) is trying

@@ -8,7 +8,7 @@ from helpers.rows import IDENTITY, meta
 
 from erllama_py.cache.keys import pack_tokens
 from erllama_py.handle.explanation import cached_prefixes, explain
-from erllama_py.model.saving import row_meta
+from erllama_py.model.request import row_meta
 from erllama_py.results import CachedPrefix, Explanation
 from erllama_py.scheduler.messages import SaveRow
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from erllama_py.cache.index import Index
 from erllama_py.cache.messages import Hit, Located, RowBytes, SaveLost
 from erllama_py.cache.walk import walk
-from erllama_py.model.saving import row_meta
+from erllama_py.model.request import row_meta
 from erllama_py.scheduler.cells import Slot
 from erllama_py.scheduler.messages import Request, SaveRow
 from erllama_py.tiers.messages import StoredRow

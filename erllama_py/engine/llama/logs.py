@@ -28,9 +28,8 @@ _PREFIX = re.compile(r"^\w+: (error loading model: |failed to initialize the con
 class LogContext:
     """Lines of this thread belong to `model_id` while the block runs.
 
-    `errors` holds the error lines of the last block. With `hold`, lines are kept until `release`, because
-    their level depends on how the call ended. One block at a time for each instance; blocks of different
-    instances may nest.
+    `errors` holds the error lines of the last block. With `hold`, lines are kept until `release`, because their level
+    depends on how the call ended. One block at a time for each instance; blocks of different instances may nest.
     """
 
     def __init__(self, model_id: str, *, hold: bool = False) -> None:

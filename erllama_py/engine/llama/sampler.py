@@ -24,7 +24,7 @@ _RANDOM_SEED = 0xFFFFFFFF  # llama.cpp takes this one for "any"; a seed of ours 
 class Candidates:
     """All tokens with their logits, as a `llama_token_data_array` that samplers work on in place.
 
-    One for each context is enough: a draw fills it anew and nothing of it outlives the draw.
+    One for each context is enough: a draw fills it again and nothing of it outlives the draw.
     """
 
     def __init__(self, library: Library, n_vocab: int) -> None:
@@ -60,15 +60,9 @@ class LlamaSampler:
     """The chain of one request; `grammar` is its grammar step, if it has one. Both belong to it."""
 
     def __init__(
-        self,
-        library: Library,
-        context: Context,
-        candidates: Candidates,
-        sampling: Sampling,
-        history: Sequence[int],
-        grammar: Any,
-        closed: Callable[[LlamaSampler], None],
-    ) -> None:
+        self, library: Library, context: Context, candidates: Candidates, sampling: Sampling, history: Sequence[int],
+        grammar: Any, closed: Callable[[LlamaSampler], None],
+    ) -> None:  # fmt: skip
         self._c, self._quick = library.c, library.quick
         self._context, self._candidates = context, candidates
         self._grammar = grammar

@@ -11,7 +11,7 @@ Captured bytes are llama.cpp's own format. What a restore refuses, before llama.
 - cells that are not exactly those of the range, or more than one state: llama.cpp would take any position, and
   a cell at position -1 could never be removed again.
 
-The numbers themselves are not looked at: another model of the same shape cannot be told apart here.
+The numbers themselves are not looked at: another model of the same shape cannot be recognised here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Text to tokens and back, through the vocabulary of a loaded model. Safe from any thread.
 
-llama.cpp's vocabulary may be read by any number of threads, but goes away with the model. So a
-`LlamaVocabulary` is new → open → closed; only while it is open are calls let in, and `close` waits for
-those that are inside.
+llama.cpp's vocabulary may be read by any number of threads, but goes away with the model. So a `LlamaVocabulary` is new
+→ open → closed; only while it is open are calls let in, and `close` waits for those that are inside.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Loading a model and making its context, with llama.cpp's words for what goes wrong.
 
-Both functions return a native handle that the caller owns, or raise with nothing left behind.
+Both functions return a native handle that the caller owns, or raise and leave nothing.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def make_context(
 def uses_flash_attention(lines: list[str], asked: bool | Literal["auto"]) -> bool:
     """What llama.cpp said last about it while it made the context.
 
-    No function tells. How values lie in a captured state does not either: that is settled before llama.cpp finds
+    No function reports it. How values lie in a captured state does not either: that is settled before llama.cpp finds
     out that a device cannot do it. Where it says nothing, what was asked for counts and "auto" means yes, as it
     does wherever it is left alone; were that wrong, a state of the other kind would be refused by a restore, or
     differ in rounding only.
