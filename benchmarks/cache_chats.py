@@ -63,7 +63,7 @@ class Turn(NamedTuple):
     read: int
     hit: str
     context: int
-    written: int  # bytes, in all so far by this process
+    written: int  # bytes, in total so far by this process
     kept: int  # bytes in the tier
 
 
@@ -177,8 +177,8 @@ def chats(name: str) -> list[list[str]]:
 def main() -> None:
     shared = table(
         [
-            f"{AGENTS} chats on one system prompt, after a restart; tokens", "system prompt", "own, in all",
-            "computed, in all", "of the system prompt", "hits",
+            f"{AGENTS} chats on one system prompt, after a restart; tokens", "system prompt", "own, in total",
+            "computed, in total", "of the system prompt", "hits",
         ],
         [agents(name) for name in MODELS],
     )  # fmt: skip

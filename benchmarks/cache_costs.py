@@ -214,7 +214,7 @@ def main() -> None:
     )  # fmt: skip
     rows = table(
         [
-            f"{ALIGN_TOKENS:,} tokens in rows of", "tokens", "rows", "MB", "decoding stopped, ms in all",
+            f"{ALIGN_TOKENS:,} tokens in rows of", "tokens", "rows", "MB", "decoding stopped, ms in total",
             "last row saved, ms after the answer", "restored, and one token more, ms",
         ],
         cuts("smollm2"),

@@ -88,7 +88,7 @@ def look_ups() -> str:
     other = random.Random(6).randbytes(len(prompt))
     cases = {
         "all of it is saved": prompt,
-        "it parts from a saved one in the middle of a row": prompt[:middle] + other[middle:],
+        "it diverges from a saved one in the middle of a row": prompt[:middle] + other[middle:],
         "only the system prompt is saved": prompt[: TOKEN_BYTES * SHARED] + other[TOKEN_BYTES * SHARED :],
         "nothing of it is saved": other,
     }

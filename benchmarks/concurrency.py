@@ -32,7 +32,7 @@ Reply = Callable[[Sequence[int]], AsyncIterator[int]]
 
 
 class Rates(NamedTuple):
-    """Tokens a second, in all; ratios are to the bare loop, round by round."""
+    """Tokens a second in total; ratios are to the bare loop, round by round."""
 
     bare: list[float]
     ours: list[float]
@@ -126,7 +126,7 @@ def draw(measured: dict[int, Rates]) -> None:
 def main() -> None:
     measured = {number: asyncio.run(streams(number)) for number in STREAMS}
     head = [
-        "streams of SmolLM2-135M; tokens/s in all",
+        "streams of SmolLM2-135M; tokens/s in total",
         "bare loop",
         "ours",
         "ratio (median)",

@@ -108,7 +108,7 @@ async def known_rounds(model: erllama.Model, bare: Peer) -> str:
         before = after
     low, _, high = statistics.quantiles(ratios, n=4)
     head = [
-        f"{AGENTS} agents on a system prompt that is there", "computed, in all", "bare loop, s",
+        f"{AGENTS} agents on a system prompt that is there", "computed, in total", "bare loop, s",
         "ours, of its time (at most 1.3 ×)", "middle half of the rounds",
     ]  # fmt: skip
     middle = f"{statistics.median(ratios):.2f} ×"
@@ -117,7 +117,7 @@ async def known_rounds(model: erllama.Model, bare: Peer) -> str:
 
 HEAD = [
     f"{AGENTS} agents, a new system prompt of {SYSTEM_TOKENS} tokens, questions of {QUESTION_TOKENS}",
-    "tokens computed, in all", "of the system prompt", "first token, s: the soonest", "median", "the last",
+    "tokens computed, in total", "of the system prompt", "first token, s: the soonest", "median", "the last",
     "all whole, s", "median sooner (at least 3 ×)",
 ]  # fmt: skip
 

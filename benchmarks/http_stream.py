@@ -36,7 +36,7 @@ N_THREADS = 2
 PORT_SECONDS = 60
 
 Messages = Sequence[Mapping[str, str]]
-Run = tuple[float, list[float]]  # seconds in all, and the gaps between two pieces of text
+Run = tuple[float, list[float]]  # seconds in total, and the gaps between two pieces of text
 
 
 def free_port() -> int:

@@ -283,7 +283,8 @@ class Runtime(ModelCalls):
         return RuntimeClosed() if failure is None else RuntimeFailed(str(failure))
 
     def _failed(self, failure: BaseException) -> None:
-        """The tree gives up: nothing is taken any more, and all who wait hear of it, whoever opened the runtime."""
+        """The tree gives up: nothing is accepted any more, and all callers that wait are woken, whoever opened the
+        runtime."""
         self._open = False
         get_logger().error("the supervision tree gave up", error=describe(failure), exc_info=failure)
         for board in self._models:

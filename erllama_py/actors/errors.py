@@ -124,7 +124,7 @@ class RestartLimitReached(ActorError):
 
 
 class StopTimeout(ActorError):
-    """A child did not end, not even cancelled: it was waited for `seconds` twice, then left behind."""
+    """A child did not end, not even cancelled: it was waited for `seconds` twice, then abandoned."""
 
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(name, seconds)

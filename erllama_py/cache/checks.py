@@ -12,6 +12,7 @@ from typing import get_args
 
 from erllama_py.cache.keys import Identity, pack_tokens
 from erllama_py.errors import RequestError
+from erllama_py.options.check import shown
 from erllama_py.tiers.messages import SaveReason
 
 # What the header of a row's file has room for: `tiers.row_file.MAX_BUILD_BYTES`.
@@ -38,7 +39,7 @@ def tokens(value: object) -> bytes:
     try:
         return pack_tokens(list(value))
     except (TypeError, ValueError, OverflowError):
-        raise RequestError(f"tokens are ints from 0 to 2**32 - 1, not {_shown(value)}") from None
+        raise RequestError(f"tokens are ints from 0 to 2**32 - 1, not {shown(value)}") from None
 
 
 def key(value: object) -> bytes:
@@ -84,7 +85,7 @@ def payload(value: object) -> memoryview:
     try:
         return memoryview(value).cast("B")  # type: ignore[arg-type]  # what is no buffer raises
     except TypeError:
-        raise RequestError(f"a payload is bytes, or an array that lies in one piece, not {_shown(value)}") from None
+        raise RequestError(f"a payload is bytes, or an array that lies in one piece, not {shown(value)}") from None
 
 
 def logits(value: object) -> bytes:
@@ -126,12 +127,4 @@ def _is_digest(value: object) -> bool:
 
 def _need(holds: bool, rule: str, value: object) -> None:
     if not holds:
-        raise RequestError(f"{rule}, not {_shown(value)}")
-
-
-def _shown(value: object) -> str:
-    """A value in at most a line; `repr` refuses integers of thousands of digits."""
-    if isinstance(value, int) and value.bit_length() > 128:
-        return f"an integer of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+        raise RequestError(f"{rule}, not {shown(value)}")

@@ -1,7 +1,5 @@
-"""How a model's actor talks to the cache and reads from tiers. Nothing here raises for a cache that is down:
-
-a look-up finds nothing then, a row cannot be read, a save is dropped.
-"""
+"""How a model's actor talks to the cache and reads from tiers. Nothing here raises for a cache that is down: a
+look-up finds nothing then, a row cannot be read, a save is dropped."""
 
 from __future__ import annotations
 
@@ -19,13 +17,13 @@ class CacheClient:
     def __init__(self, names: Names) -> None:
         self._names = names
 
-    async def find(self, message: Find) -> Hit | None:
+    async def find(self, message: Find | Explain) -> Hit | None:
         """What the cache has for a prompt; None when it cannot say."""
-        return await self._ask(message)
-
-    async def explain(self, message: Explain) -> Hit | None:
-        """What a look-up would find; None when the cache cannot say."""
-        return await self._ask(message)
+        try:
+            hit: Hit = await self._names.call(CACHE, message)
+        except ActorError:
+            return None
+        return hit
 
     async def read(self, row: Located) -> RowBytes | None:
         """The bytes of a row, checked; None when they cannot be had."""
@@ -46,13 +44,6 @@ class CacheClient:
         """Return when everything that was handed to the cache before is stored or given up."""
         with suppress(ActorError):
             await self._names.call(CACHE, Flush())
-
-    async def _ask(self, message: Find | Explain) -> Hit | None:
-        try:
-            hit: Hit = await self._names.call(CACHE, message)
-        except ActorError:
-            return None
-        return hit
 
 
 def _place(meta: RowMeta) -> tuple[bytes, int, int]:

@@ -52,7 +52,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Losses:
-    """Rows that were evicted or found bad, the last `REMEMBERED` of them, so that a miss can name it."""
+    """Rows that were evicted or found bad, the last `REMEMBERED` of them, so that a miss can name its reason."""
 
     def __init__(self) -> None:
         self._lost: OrderedDict[bytes, tuple[bytes, int, Loss]] = OrderedDict()  # key → parent, end, why
@@ -93,7 +93,7 @@ class Index:
 
     def __init__(self) -> None:
         self.books: dict[str, Book] = {}
-        self._losses = Losses()
+        self.losses = Losses()
         self._pinned_by: dict[object, list[bytes]] = {}  # keys by the holder that pins them
         self._pins: Counter[bytes] = Counter()
 
@@ -109,10 +109,6 @@ class Index:
     def remove_tier(self, name: str) -> Book | None:
         """Forget a tier's rows, pending ones too: its book, which nobody uses any more."""
         return self.books.pop(name, None)
-
-    def tiers(self) -> list[str]:
-        """The names of all tiers."""
-        return list(self.books)
 
     # --- rows ----------------------------------------------------------------------------------------------------
 
@@ -140,14 +136,14 @@ class Index:
         self.books[tier].add(stored)
         if known is not None and known.copies:
             self._use(key, max(known.hits, stored.hits), max(known.used_at, stored.used_at))
-        self._losses.forget(key)
+        self.losses.forget(key)
 
     def drop(self, tier: str, key: bytes, why: Loss | None = None) -> None:
         """A tier has this row no more; `why` is what look-ups that miss it report."""
         book = self.books.get(tier)
         copy = None if book is None else book.drop(key)
         if copy is not None and why is not None and not any(key in other.rows for other in self.books.values()):
-            self._losses.add(copy.meta, why)
+            self.losses.add(copy.meta, why)
 
     def touch(self, keys: Iterable[bytes], now: float) -> None:
         """These rows were used."""
@@ -190,14 +186,6 @@ class Index:
         for common, child in heapq.merge(*found, key=lambda one: -one[0]):
             if (row := self.get(child.key)) is not None:
                 yield common, child.tokens, row
-
-    def lost_ends(self, key: bytes) -> Iterable[int]:
-        """Where rows ended that extended `key` and are gone."""
-        return self._losses.ends_after(key)
-
-    def loss(self, key: bytes) -> Loss | None:
-        """Why a row is gone; None if it is there, or never was, or is forgotten."""
-        return self._losses.why(key)
 
     # --- models --------------------------------------------------------------------------------------------------
 

@@ -124,18 +124,6 @@ class WaitOver(msgspec.Struct, frozen=True):
 
 
 CacheMessage = (
-    Find
-    | Used
-    | Explain
-    | Save
-    | Skipped
-    | EvictBytes
-    | Gc
-    | ListRows
-    | ReadCounters
-    | ListTiers
-    | HolderGone
-    | WaitOver
-    | Flush
-    | TierReport
-)
+    Find | Used | Explain | Save | Skipped | EvictBytes | Gc | ListRows | ReadCounters | ListTiers | HolderGone
+    | WaitOver | Flush | TierReport
+)  # fmt: skip

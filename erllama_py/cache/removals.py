@@ -46,7 +46,7 @@ class Removals:
     async def gc(self) -> int:
         """See `Gc`."""
         freed = 0
-        for tier in self._index.tiers():
+        for tier in list(self._index.books):
             if tier in self._index.books:  # it may have been stopped meanwhile
                 freed += await self._remove(orphans(self._index, tier))
                 freed += await self._sweep(tier)

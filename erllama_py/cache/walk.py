@@ -193,9 +193,9 @@ def _miss(index: Index, identity: Identity, path: _Path, tokens: bytes, length: 
     if reached > length:
         return Miss("saving", length)
     if reached == length:
-        ends = sorted(end for end in index.lost_ends(path.keys[reached]) if end <= n_tokens)
+        ends = sorted(end for end in index.losses.ends_after(path.keys[reached]) if end <= n_tokens)
         for key in prefix_keys(identity, tokens, ends):
-            if (why := index.loss(key)) is not None:
+            if (why := index.losses.why(key)) is not None:
                 return Miss(why, length)
     position = _parting(index, path, tokens, reached)
     if position is not None and position < n_tokens:

@@ -78,7 +78,6 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     n_params: int
     size_bytes: int  # of the weights
     n_vocab: int
-    n_embd: int
     n_layer: int
     n_ctx_train: int
     n_ctx: int  # as allocated, in tokens; 0 for a tokenizer-only model

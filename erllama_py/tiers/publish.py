@@ -14,7 +14,6 @@ import itertools
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from enum import Enum
 
 from erllama_py.tiers import row_file
 from erllama_py.tiers.ledger import on_disk
@@ -25,21 +24,8 @@ TEMP_SUFFIX = ".tmp"
 _numbers = itertools.count(1)
 
 
-class Stage(Enum):
-    """The stages that touch the directory, in order. `REPLACE` comes only where another file has the name."""
-
-    CREATE = "create"
-    ALLOCATE = "allocate"
-    WRITE = "write"
-    SYNC = "sync"
-    LINK = "link"
-    REPLACE = "replace"
-    UNLINK = "unlink"
-    SYNC_DIRECTORY = "sync_directory"
-
-
 class Files:
-    """One method for each `Stage`, named by its value. `rows_fd` is the directory, held open."""
+    """One method for each stage. `rows_fd` is the directory, held open."""
 
     def create(self, rows_fd: int, name: str) -> int:
         """A new file to write, for the owner's eyes; its descriptor."""
@@ -145,7 +131,7 @@ def take_back(files: Files, rows_fd: int, draft: Draft) -> list[str]:
         try:
             files.unlink(rows_fd, name)
         except OSError:
-            if _is_there(rows_fd, name):
+            if is_there(rows_fd, name):
                 left.append(name)
     return left
 
@@ -158,11 +144,10 @@ def _is_same(header: row_file.Header, draft: Draft) -> bool:
     )
 
 
-def _is_there(rows_fd: int, name: str) -> bool:
+def is_there(rows_fd: int, name: str) -> bool:
+    """Whether something has this name; where that cannot be told, its bytes stay counted."""
     try:
         os.stat(name, dir_fd=rows_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True  # nobody knows: its bytes stay counted
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError)
     return True

@@ -18,7 +18,7 @@ from erllama_py.tiers import row_file
 from erllama_py.tiers.ledger import Ledger
 from erllama_py.tiers.lock import Place, open_place, words
 from erllama_py.tiers.messages import StoredRow
-from erllama_py.tiers.publish import Draft, Files, prepare, publish, take_back
+from erllama_py.tiers.publish import Draft, Files, is_there, prepare, publish, take_back
 from erllama_py.tiers.scan import BadFile, FileId, breathing, read_row, same_file, take_census
 
 # File names have at most 255 bytes. A row's name has 68, and what comes before it here has less than 50.
@@ -116,7 +116,7 @@ class Store:
 
     def forget(self, name: str) -> bool:
         """A file is gone, not by us; False if there is one of that name all the same."""
-        if self.place is None or _exists(self.place, name):
+        if self.place is None or is_there(self.place.rows_fd, name):
             return False
         self.ledger.drop(name)
         return True
@@ -187,11 +187,3 @@ class Store:
             return False
         self.ledger.drop_aside(name)
         return True
-
-
-def _exists(place: Place, name: str) -> bool:
-    try:
-        os.stat(name, dir_fd=place.rows_fd, follow_symlinks=False)
-    except OSError as error:
-        return not isinstance(error, FileNotFoundError)
-    return True

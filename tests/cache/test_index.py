@@ -91,7 +91,7 @@ def test_tiers_that_go_leave_no_trace(moves: list[tuple[str, str, RowMeta]]) -> 
     assert disk(index) == disk(alone)
     assert all(set(row.copies) | set(row.reserved) <= {"disk"} for row in index.rows())
     index.remove_tier("disk")
-    assert (len(index), index.tiers(), list(index.rows())) == (0, [], [])
+    assert (len(index), list(index.books), list(index.rows())) == (0, [], [])
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.lists(st.sampled_from([b"a", b"b"]), max_size=3))))
@@ -159,9 +159,9 @@ def test_a_loss_is_remembered_until_the_row_is_back() -> None:
     first, second = chain(STORY, 10, 20)
     index = index_of(first, second)
     index.drop("disk", second.key, "evicted")
-    assert (list(index.lost_ends(first.key)), index.loss(second.key)) == ([20], "evicted")
+    assert (list(index.losses.ends_after(first.key)), index.losses.why(second.key)) == ([20], "evicted")
     index.add("ram", stored(second))
-    assert (list(index.lost_ends(first.key)), index.loss(second.key)) == ([], None)
+    assert (list(index.losses.ends_after(first.key)), index.losses.why(second.key)) == ([], None)
 
 
 @pytest.mark.slow

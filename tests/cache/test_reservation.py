@@ -269,6 +269,8 @@ def test_a_save_that_fails_in_one_tier_goes_on_in_another() -> None:
     first, second = chain(STORY, 10, 20)
     index, reservations = disk_with()
     index.add_tier("ram", "ram", QUOTA)
-    numbers = {(row.end, tier): reserve(reservations, row, tier) for row in (first, second) for tier in index.tiers()}
+    numbers = {
+        (row.end, tier): reserve(reservations, row, tier) for row in (first, second) for tier in list(index.books)
+    }
     assert reservations.release(numbers[10, "disk"]) == [first.key, second.key]
     assert [key for key, number in numbers.items() if reservations.stands(number)] == [(10, "ram"), (20, "ram")]

@@ -9,10 +9,24 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from enum import Enum
 
-from erllama_py.tiers.publish import Files, Stage
+from erllama_py.tiers.publish import Files
 
 GUARD_SECONDS = 10
+
+
+class Stage(Enum):
+    """The stages that touch the directory, in order. `REPLACE` comes only where another file has the name."""
+
+    CREATE = "create"
+    ALLOCATE = "allocate"
+    WRITE = "write"
+    SYNC = "sync"
+    LINK = "link"
+    REPLACE = "replace"
+    UNLINK = "unlink"
+    SYNC_DIRECTORY = "sync_directory"
 
 
 class Died(BaseException):

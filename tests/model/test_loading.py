@@ -106,7 +106,7 @@ OTHER_WAYS: dict[str, Any] = {
 
 def described(wanted: ModelConfig) -> ModelInfo:
     loaded = ModelFacts(
-        description="", n_params=0, size_bytes=0, n_vocab=1, n_embd=1, n_layer=1, n_ctx_train=1, n_ctx=8192,
+        description="", n_params=0, size_bytes=0, n_vocab=1, n_layer=1, n_ctx_train=1, n_ctx=8192,
         n_batch=512, n_ubatch=512, n_seq_max=1, memory="full", n_swa=0, state_bytes=0, flash_attn=True,
         chat_template=None, bos_token="", eos_token="", build="b1",
     )  # fmt: skip

@@ -12,7 +12,7 @@ from helpers.runtime import until
 from helpers.states import asked
 
 from erllama_py.cache.client import CacheClient
-from erllama_py.cache.messages import CacheMessage, Find, Hit, Located, RowBytes, Used
+from erllama_py.cache.messages import CacheMessage, Explain, Find, Hit, Located, RowBytes, Used
 from erllama_py.model.look_ups import LookUps
 from erllama_py.results import CacheHit, CacheHitKind
 from erllama_py.scheduler.messages import EndLookUp, Found, ReadRows, RowRead
@@ -25,14 +25,14 @@ NO_ROW = RowBytes(ROWS[0].meta, memoryview(b""), b"")
 
 
 class Client(CacheClient):
-    """A cache whose reads end when they are told to, and that keeps what it hears."""
+    """A cache whose reads end when they are set, and that keeps what it hears."""
 
     def __init__(self) -> None:
-        self.finds: list[Find] = []
+        self.finds: list[Find | Explain] = []
         self.told: list[CacheMessage] = []
         self.reads: list[asyncio.Future[RowBytes | None]] = []
 
-    async def find(self, message: Find) -> Hit | None:
+    async def find(self, message: Find | Explain) -> Hit | None:
         self.finds.append(message)
         return NOTHING
 

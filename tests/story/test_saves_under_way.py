@@ -11,12 +11,11 @@ from helpers.cache import PROMPT, TIER, ask, cold, config, model_at, opened, row
 from helpers.crashes import crash
 from helpers.fake_cache import bytes_in, temp_files
 from helpers.runtime import until
-from helpers.tampered_files import TamperedFiles, Waiting
+from helpers.tampered_files import Stage, TamperedFiles, Waiting
 
 import erllama_py as erllama
 from erllama_py.cache.actor import CacheActor
 from erllama_py.tiers.messages import Recheck
-from erllama_py.tiers.publish import Stage
 
 pytestmark = pytest.mark.anyio
 

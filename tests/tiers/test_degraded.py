@@ -17,12 +17,11 @@ from helpers.fake_cache import (
     temp_files,
     tier_running,
 )
-from helpers.tampered_files import TamperedFiles
+from helpers.tampered_files import Stage, TamperedFiles
 
 from erllama_py.errors import TierFailed, TierFull, TierLocked
 from erllama_py.tiers.lock import open_place
 from erllama_py.tiers.messages import Delete, RowLost, StoredRow, Sweep, TierHealth, TierRows
-from erllama_py.tiers.publish import Stage
 
 pytestmark = pytest.mark.anyio
 

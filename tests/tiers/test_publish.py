@@ -22,7 +22,7 @@ from helpers.fake_cache import (
     tier_running,
 )
 from helpers.names import wait_free
-from helpers.tampered_files import Died, Dying, Failing, TamperedFiles, Waiting
+from helpers.tampered_files import Died, Dying, Failing, Stage, TamperedFiles, Waiting
 
 from erllama_py.actors import ActorEnded
 from erllama_py.buffers import BufferPool
@@ -31,7 +31,7 @@ from erllama_py.tiers import row_file
 from erllama_py.tiers.ledger import on_disk
 from erllama_py.tiers.lock import open_place
 from erllama_py.tiers.messages import Delete, Put, ReservationGone, RowBytes, RowLost, RowStored, TierHealth
-from erllama_py.tiers.publish import Draft, Files, Stage, prepare, publish
+from erllama_py.tiers.publish import Draft, Files, prepare, publish
 from erllama_py.tiers.scan import read_row
 from erllama_py.tiers.store import Store
 

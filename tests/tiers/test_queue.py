@@ -16,7 +16,7 @@ from helpers.checkpoints import turns
 from helpers.directory_tier import tier_at
 from helpers.fake_cache import Bench, key_of, meta_of, put_of, tier_running
 from helpers.runtime import until
-from helpers.tampered_files import Failing, TamperedFiles, Waiting
+from helpers.tampered_files import Failing, Stage, TamperedFiles, Waiting
 
 from erllama_py.actors import ActorEnded
 from erllama_py.buffers import BufferPool
@@ -37,7 +37,6 @@ from erllama_py.tiers.messages import (
     Sweep,
     TierRows,
 )
-from erllama_py.tiers.publish import Stage
 
 pytestmark = pytest.mark.anyio
 

@@ -100,7 +100,7 @@ def test_what_llama_cpp_says_is_silent_until_there_is_a_handler(
             "gave up restarting what returns, as it is permanent",
             False,
         ),
-        (StopTimeout("loop", 1.0), "abandoned", "ERROR", "left behind: it does not end", False),
+        (StopTimeout("loop", 1.0), "abandoned", "ERROR", "abandoned: it does not end", False),
     ],
 )
 @pytest.mark.usefixtures("unconfigured")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from erllama_py.engine.backend import (
     BackendFailure,
@@ -35,6 +35,8 @@ from erllama_py.engine.llama.vocabulary import LlamaVocabulary
 from erllama_py.engine.llama.weights import load_model, make_context
 from erllama_py.errors import ModelLoadError, ModelNotLoaded, TokenizerOnly, TokenOutOfRange
 from erllama_py.options.model import ModelConfig
+
+T = TypeVar("T")
 
 
 class LlamaBackend:
@@ -97,7 +99,6 @@ class LlamaBackend:
             n_params=int(c.llama_model_n_params(model)),
             size_bytes=int(c.llama_model_size(model)),
             n_vocab=vocabulary.n_vocab,
-            n_embd=int(c.llama_model_n_embd(model)),
             n_layer=int(c.llama_model_n_layer(model)),
             n_ctx_train=int(c.llama_model_n_ctx_train(model)),
             n_ctx=context.n_ctx if context else 0,
@@ -133,9 +134,7 @@ class LlamaBackend:
 
     def set_threads(self, single: int, several: int) -> None:
         """See `Backend.set_threads`."""
-        if self._context is None:
-            raise self._unavailable()
-        self._context.set_threads(single, several)
+        self._opened(self._context).set_threads(single, several)
 
     def rest(self) -> None:
         """See `Backend.rest`."""
@@ -144,9 +143,7 @@ class LlamaBackend:
 
     def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
         """See `Backend.decode`."""
-        if self._context is None:
-            raise self._unavailable()
-        return self._context.decode(slices)
+        return self._opened(self._context).decode(slices)
 
     def sampler(self, sampling: Sampling, history: Sequence[int]) -> LlamaSampler:
         """See `Backend.sampler`. Raises `TokenOutOfRange` where `history` is not of this vocabulary."""
@@ -166,39 +163,27 @@ class LlamaBackend:
 
     def remove(self, seq_id: int, start: int, end: int) -> bool:
         """See `Backend.remove`."""
-        if self._context is None:
-            raise self._unavailable()
-        return self._context.remove(seq_id, start, end)
+        return self._opened(self._context).remove(seq_id, start, end)
 
     def share(self, source: int, seq_id: int, length: int) -> bool:
         """See `Backend.share`."""
-        if self._context is None:
-            raise self._unavailable()
-        return self._context.share(source, seq_id, length)
+        return self._opened(self._context).share(source, seq_id, length)
 
     def positions(self, seq_id: int) -> tuple[int, int]:
         """See `Backend.positions`."""
-        if self._context is None:
-            raise self._unavailable()
-        return self._context.positions(seq_id)
+        return self._opened(self._context).positions(seq_id)
 
     def logits(self, index: int) -> bytes:
         """See `Backend.logits`."""
-        if self._context is None:
-            raise self._unavailable()
-        return self._context.kept_logits(index, self.vocabulary.n_vocab)
+        return self._opened(self._context).kept_logits(index, self.vocabulary.n_vocab)
 
     def capture(self, seq_id: int, start: int, end: int, take: Callable[[int], memoryview | None]) -> memoryview | None:
         """See `Backend.capture`."""
-        if self._states is None:
-            raise self._unavailable()
-        return self._states.capture(seq_id, start, end, take)
+        return self._opened(self._states).capture(seq_id, start, end, take)
 
     def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> bool:
         """See `Backend.restore`."""
-        if self._states is None:
-            raise self._unavailable()
-        return self._states.restore(seq_id, start, end, payload)
+        return self._opened(self._states).restore(seq_id, start, end, payload)
 
     def abort(self, flag: bool) -> None:
         """See `Backend.abort`. Before `load` it is remembered."""
@@ -220,6 +205,11 @@ class LlamaBackend:
             if model is not None and self._library is not None:
                 self._library.c.llama_model_free(model)
                 self._library.give_back_memory()
+
+    def _opened(self, part: T | None) -> T:
+        if part is None:
+            raise self._unavailable()
+        return part
 
     def _unavailable(self) -> ModelNotLoaded | TokenizerOnly:
         return TokenizerOnly(self._model_id) if self._model is not None else ModelNotLoaded(self._model_id)
