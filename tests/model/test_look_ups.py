@@ -108,6 +108,7 @@ async def test_the_cache_is_asked_for_as_long_as_the_request_says() -> None:
         tasks.find(request, "disk", cuttable=True)
         await until(lambda: len(posted) == 1)
         (question,) = client.finds
+        assert isinstance(question, Find)
         assert (question.wait_seconds, question.parent_key, question.tier) == (1.25, b"k" * 32, "disk")
 
 
