@@ -29,6 +29,7 @@ from erllama_py.results import Progress, TextDelta
 from erllama_py.scheduler.cells import Slot
 from erllama_py.scheduler.idle import copied, save_next
 from erllama_py.scheduler.messages import Complete, Crash, Effect, Emit, FailRequest, KeepLogits, SaveRow, SendJob
+from erllama_py.scheduler.reuse import can_shorten
 from erllama_py.scheduler.scheduling import schedule, then_schedule
 from erllama_py.scheduler.sharing import SAVE_WAIT, forked, leader_gone, row_saved
 from erllama_py.scheduler.stages import Open, Parked, Parking, Waiting, Working
@@ -146,7 +147,8 @@ def _captured(state: State, captured: Captured, now: float) -> tuple[State, list
     if one is None:
         return state, []
     request, begun, logits = one.core.request, one.begun, None
-    if state.limits.memory in ("recurrent", "hybrid") and captured.end == request.n_tokens:
+    shorter = can_shorten(captured.start, captured.end, state.limits.memory, state.limits.n_swa)
+    if captured.end == request.n_tokens and not shorter:  # else a repeat could not compute the last token again
         logits = one.core.logits
     save = SaveRow(request.identity, request.packed + pack_tokens(captured.generated), captured, logits)
     if captured.payload is not None:

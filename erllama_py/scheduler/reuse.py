@@ -70,14 +70,19 @@ def is_cuttable(memory: MemoryKind) -> bool:
     return memory in ("full", "window")
 
 
+def can_shorten(start: int, end: int, memory: MemoryKind, n_swa: int) -> bool:
+    """Whether a row of `[start, end)` can be cut back once it is restored. A row as long as the sliding window may lack
+    cells that a cut would need; a recurrent state is never cut."""
+    return memory == "full" or (memory == "window" and end - start < n_swa)
+
+
 def usable_rows(
     hit: Hit | None, n_tokens: int, memory: MemoryKind, n_swa: int, live_logits: bool | None
 ) -> tuple[tuple[Located, ...], int, bool]:
     """The rows of a hit that help, how many tokens they give, and whether that is the whole prompt with logits.
 
-    Where the prompt's last token must be computed again, a sequence is cut back by one; a recurrent one cannot be,
-    and does without the row that ends there. A window can be cut back within its last row if that spans less than
-    the window: longer rows may lack cells that the cut would need. What is reached by whole rows then is used.
+    Where the prompt's last token must be computed again, a sequence is cut back by one, within its last row; where that
+    cannot be, it does without the row that ends there. What is reached by whole rows then is used.
     """
     if hit is None:
         return (), 0, False
@@ -89,8 +94,8 @@ def usable_rows(
         known = live_logits or (last.end == length and last.logits_bytes > 0)
         by_logits = whole and live_logits is not None and known
         wanted = length - 1 if whole and not by_logits else length
-        cuttable = memory == "full" or (memory == "window" and last.end - last.start < n_swa)
-        if wanted > last.start and (wanted == last.end or cuttable):
+        shorter = can_shorten(last.start, last.end, memory, n_swa)
+        if wanted > last.start and (wanted == last.end or shorter):
             return rows, wanted, by_logits
         length = max((end for end in ends if end < length), default=0)
         rows = _chain_to(ends, length)

@@ -188,10 +188,13 @@ def test_a_range_that_was_copied_out_is_handed_to_the_cache() -> None:
     assert effects[0].outline.created == 5
 
 
-@pytest.mark.parametrize(("memory", "kept"), [("full", None), ("window", None), ("recurrent", b"l"), ("hybrid", b"l")])
-def test_the_logits_go_with_a_row_that_cannot_be_cut_back(memory: MemoryKind, kept: bytes | None) -> None:
-    """Only with the row that ends where they belong: at the prompt's end."""
-    idle = changed(IDLE, limits=changed(IDLE.limits, memory=memory))
+@pytest.mark.parametrize(
+    ("memory", "n_swa", "kept"),
+    [("full", 0, None), ("window", 4, None), ("window", 3, b"l"), ("recurrent", 0, b"l"), ("hybrid", 0, b"l")],
+)
+def test_the_logits_go_with_a_row_that_cannot_be_cut_back(memory: MemoryKind, n_swa: int, kept: bytes | None) -> None:
+    """Only with the row that ends where they belong: at the prompt's end. One as long as the window is not cut."""
+    idle = changed(IDLE, limits=changed(IDLE.limits, memory=memory, n_swa=n_swa))
     state, effects = run(idle, submit(1), found(1), PromptLogits(1, b"l"))
     assert effects == [KeepLogits(submit(1).request.key, b"l")]
     for end, logits in ((2, None), (3, kept), (4, None)):

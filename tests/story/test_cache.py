@@ -53,6 +53,20 @@ async def test_the_last_tokens_of_a_prompt_come_back_too(tmp_path: Path, memory:
     assert warm.stats.prefill_tokens == (0 if memory in ("recurrent", "hybrid") else 1)
 
 
+@pytest.mark.parametrize("length", [100, 256, 300])
+@pytest.mark.parametrize("memory", MEMORIES)
+async def test_a_prompt_in_rows_as_long_as_the_window_is_warm(tmp_path: Path, memory: str, length: int) -> None:
+    """They cannot be cut back by a token to compute its logits again, so they bring them along."""
+    prompt, policy = PROMPT[:length], {"boundary_align_tokens": 128}
+    async with model_at(tmp_path, memory, policy=policy) as (_, model):
+        first = await ask(model, prompt)
+    async with model_at(tmp_path, memory, policy=policy) as (_, model):
+        warm = await ask(model, prompt)
+    assert warm.reply == first.reply == await cold(prompt, memory=memory)
+    assert (warm.cache_hit_kind, warm.stats.miss_reason) == ("exact", None)
+    assert warm.stats.prefill_tokens <= 1
+
+
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_the_same_prompt_again_computes_nothing(memory: str) -> None:
     """In one process its logits are at hand: live cells where they can be cut back, rows where not."""
