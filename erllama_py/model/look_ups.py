@@ -92,15 +92,20 @@ class LookUps:
         async with asyncio.TaskGroup() as group:
             # They begin in order, as the semaphore lets them; each is let go of as soon as it is handed on.
             reads = deque(group.create_task(self._read_one(row, ahead)) for row in job.rows)
-            while reads:
-                content = await reads.popleft()
-                self._post(RowRead(job.request_id, content))
-                if content is None:
-                    self._due[job.request_id] = 0
-                    for read in reads:
-                        read.cancel()
-                    return
-                del content
+            try:
+                while reads:
+                    content = await reads.popleft()
+                    self._post(RowRead(job.request_id, content))
+                    if content is None:
+                        self._due[job.request_id] = 0
+                        for read in reads:
+                            read.cancel()
+                        return
+                    del content
+            finally:
+                # Where it is cancelled, the group's error keeps this frame until the garbage collector comes by: not
+                # the rows that were read.
+                reads.clear()
 
     async def _read_one(self, row: Located, ahead: anyio.Semaphore) -> RowBytes | None:
         await ahead.acquire()

@@ -40,7 +40,7 @@ class Store:
         self._files = files
         self._buffers = buffers
         self._numbers = count(1)  # of files set aside
-        self._left: set[str] = set()  # of drafts that could not be taken back yet
+        self._left: set[str] = set()  # could not be removed yet
 
     def open(self) -> tuple[Place, list[str]]:
         """Open the directory and its books; the place and the names of the files in its `rows`.
@@ -74,7 +74,7 @@ class Store:
     def prepare(self, draft: Draft) -> None:
         """Take the bytes from the quota and make the temp file. After any error, `take_back`."""
         place = self._opened()
-        self.delete(self._left)
+        self.delete(list(self._left))
         self._left.intersection_update(self.ledger.rows)
         if not self.ledger.fits(draft.nbytes):
             raise TierFull(self.tier, f"{draft.nbytes} bytes do not fit: {self.ledger.used} of {self.quota} are taken")
@@ -103,7 +103,7 @@ class Store:
         self._left.update(left)
 
     def delete(self, names: Iterable[str]) -> tuple[int, OSError | None]:
-        """Remove files in `rows`: the bytes freed, and the first error."""
+        """Remove files in `rows`: the bytes freed, and the first error. The next row that is put tries again first."""
         place = self._opened()
         freed, first = 0, None
         for name in breathing(names):
@@ -111,6 +111,7 @@ class Store:
                 self._files.unlink(place.rows_fd, name)
                 freed += self.ledger.drop(name)
             except OSError as error:
+                self._left.add(name)
                 first = first or error
         return freed, first
 

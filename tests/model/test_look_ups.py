@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,7 @@ from helpers.requests import NOTHING, PROMPT, rows_of
 from helpers.runtime import until
 from helpers.states import asked
 
+from erllama_py.buffers import BufferPool
 from erllama_py.cache.client import CacheClient
 from erllama_py.cache.messages import CacheMessage, Explain, Find, Hit, Located, RowBytes, Used
 from erllama_py.model.look_ups import LookUps
@@ -99,6 +101,27 @@ async def test_rows_are_handed_on_in_their_order() -> None:
         assert posted == [RowRead(1, contents[0]), RowRead(1, contents[1]), RowRead(1, None)]
         await settled()
         assert client.reads[3].cancelled()
+
+
+async def test_rows_that_nobody_takes_any_more_are_let_go_at_once() -> None:
+    """Not when the garbage collector comes by: they lie in buffers that saves wait for."""
+    pool = BufferPool(1 << 20)
+    async with look_ups() as (tasks, client, posted):
+        tasks.read(ReadRows(1, ROWS[:3]))
+        await reads_begun(client, 3)
+        payload = pool.take(1)
+        assert payload is not None
+        client.reads[1].set_result(RowBytes(ROWS[1].meta, payload, b""))
+        del payload
+        await settled()
+        gc.disable()
+        try:
+            tasks.end(cold_end())
+            client.reads.clear()
+            await settled()
+            assert (posted, pool.leased) == ([], 0)
+        finally:
+            gc.enable()
 
 
 async def test_the_cache_is_asked_for_as_long_as_the_request_says() -> None:

@@ -53,6 +53,27 @@ async def test_what_cannot_be_removed_stays_counted_and_is_tried_again(tmp_path:
         await works(bench, tmp_path)
 
 
+async def test_rows_that_could_not_be_deleted_are_removed_by_the_next_row(tmp_path: Path) -> None:
+    """The cache counts them as gone: they would take room until somebody sweeps."""
+    broken = [False]
+
+    def at_stage(stage: Stage) -> None:
+        if broken[0]:
+            raise OSError(errno.EROFS, "injected")
+
+    async with tier_running(lambda: tier_at(tmp_path, TamperedFiles(at_stage))) as bench:
+        for number in range(3):
+            await bench.put(number)
+        broken[0] = True
+        assert await bench.ref.call(Delete((key_of(0), key_of(1)))) == 0
+        assert used(bench) == bytes_in(tmp_path)
+        broken[0] = False
+        await bench.put(1)  # saved again meanwhile
+        await works(bench, tmp_path)
+        assert [path_of(tmp_path, number).exists() for number in range(3)] == [False, True, True]
+        assert await served(bench, 1)
+
+
 async def test_a_vanished_directory_is_made_again(tmp_path: Path) -> None:
     """The next put makes it, locks it, and tells which rows are gone."""
     root = tmp_path / "kv"
