@@ -46,6 +46,7 @@ from erllama_py.handle.model import Model, board_of
 from erllama_py.handle.supervised import Supervised, parse_supervise
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.registry import Registry
+from erllama_py.options.check import under
 from erllama_py.options.mappings import ModelConfigDict, PolicyOptsDict, PressureOptsDict, RestartLimitsDict, TierDict
 from erllama_py.options.model import ModelConfig, check_name, check_tier, parse_model_config
 from erllama_py.options.policy import PolicyOpts
@@ -60,7 +61,7 @@ from erllama_py.watch.pressure import GetPressure
 
 def home_folder(home: str | os.PathLike[str] | None = None) -> Path:
     """Where erllama keeps what it remembers: `home`, else `$ERLLAMA_HOME`, else `~/.cache/erllama`."""
-    return Path(home or os.environ.get("ERLLAMA_HOME") or Path.home() / ".cache" / "erllama")
+    return Path(os.path.expanduser(home or os.environ.get("ERLLAMA_HOME") or "~/.cache/erllama"))
 
 
 class Runtime(ModelCalls):
@@ -89,13 +90,13 @@ class Runtime(ModelCalls):
         switch_seconds: float | None = SWITCH_SECONDS,
         backend_factory: BackendFactory = make_backend,
     ) -> None:
-        self._home = home_folder(home)
         self._make_backend = backend_factory
         self._names = Names(Home(WrongLoop))
         self._options = options = parse_runtime_options(
             tiers, policy, pressure, ram_quota_bytes=ram_quota_bytes, save_buffer_bytes=save_buffer_bytes,
-            switch_seconds=switch_seconds,
+            switch_seconds=switch_seconds, home=home,
         )  # fmt: skip
+        self._home = home_folder(options.home)
         self._buffers = BufferPool(options.save_buffer_bytes)
         root, self._branches = tree.build(options.ram, self._names)
         self.cache = Cache(self._names)
@@ -127,7 +128,7 @@ class Runtime(ModelCalls):
         self._open = True
         options = self._options
         if options.switch_seconds is not None:
-            switch_interval.hold(options.switch_seconds)
+            switch_interval.hold(self, options.switch_seconds)
         try:
             for name, spec in options.tiers.items():
                 await self.start_tier(name, spec)
@@ -161,8 +162,7 @@ class Runtime(ModelCalls):
         finally:
             self._models.clear()
             self._names.home.leave()
-            if self._options.switch_seconds is not None:
-                switch_interval.release(self._options.switch_seconds)
+            switch_interval.release(self)
 
     # --- models ------------------------------------------------------------------------------------------------
 
@@ -181,10 +181,13 @@ class Runtime(ModelCalls):
         holds its memory, and `ModelNotLoaded` when it is unloaded meanwhile.
         """
         self._check_open()
+        if on_progress is not None and not callable(on_progress):
+            raise InvalidOption("on_progress", f"expected a function, got {type(on_progress).__name__}")
         if config is not None:
             checked_id, checked = check_name(model_id), parse_model_config(config, self._options.policy)
         elif isinstance(model_id, str):
-            raise InvalidOption("config", "load_model takes a configuration, or an id and a configuration")
+            example = 'load_model({"model_path": "model.gguf"}), or an id before it'
+            raise InvalidOption("config", f"a str alone is an id: give a configuration, as in {example}")
         else:
             checked_id, checked = self._models.new_id(), parse_model_config(model_id, self._options.policy)
         check_tier(checked, self._tiers.kinds())
@@ -213,7 +216,9 @@ class Runtime(ModelCalls):
         Raises `InvalidOption`, `TierTaken`, `TierLocked` when another process has the directory, `TierFailed`.
         """
         self._check_open()
-        await self._tiers.start(check_name(name), parse_tier(spec))
+        with under("spec"):
+            checked = parse_tier(spec)
+        await self._tiers.start(check_name(name), checked)
 
     async def stop_tier(self, name: str) -> None:
         """Stop a tier: its rows stay where they are, and are found again when it is started again.
@@ -286,6 +291,7 @@ class Runtime(ModelCalls):
         """The tree gives up: nothing is accepted any more, and all callers that wait are woken, whoever opened the
         runtime."""
         self._open = False
+        switch_interval.release(self)  # nobody may come to leave the block
         get_logger().error("the supervision tree gave up", error=describe(failure), exc_info=failure)
         for board in self._models:
             board.close(self._gone)

@@ -10,22 +10,22 @@ import sys
 import threading
 
 _lock = threading.Lock()
-_held: list[float] = []
+_held: dict[object, float] = {}
 _before = 0.0
 
 
-def hold(seconds: float) -> None:
-    """Let no thread keep the interpreter for longer than `seconds` while another waits, until `release`."""
+def hold(owner: object, seconds: float) -> None:
+    """Let no thread keep the interpreter for longer than `seconds` while another waits, until `release(owner)`."""
     global _before
     with _lock:
         if not _held:
             _before = sys.getswitchinterval()
-        _held.append(seconds)
-        sys.setswitchinterval(min(_before, *_held))
+        _held[owner] = seconds
+        sys.setswitchinterval(min([_before, *_held.values()]))
 
 
-def release(seconds: float) -> None:
-    """Take back one `hold(seconds)`."""
+def release(owner: object) -> None:
+    """Take back what `owner` holds; no effect when that is nothing."""
     with _lock:
-        _held.remove(seconds)
-        sys.setswitchinterval(min(_before, *_held) if _held else _before)
+        if _held.pop(owner, None) is not None:
+            sys.setswitchinterval(min([_before, *_held.values()]))

@@ -88,7 +88,8 @@ def check_messages(messages: object) -> list[dict[str, Any]]:
     Texts in parts are joined by line feeds, as llama.cpp's server does for templates that take only text.
     """
     if not _is_list(messages):
-        raise ChatTemplateError(f"messages are a list of mappings, not {type(messages).__name__}")
+        expected = 'messages are a list of mappings, such as [{"role": "user", "content": "…"}]'
+        raise ChatTemplateError(f"{expected}, not {type(messages).__name__}")
     if not messages:
         raise ChatTemplateError("there are no messages")
     return [_check_message(message, f"message {number}") for number, message in enumerate(messages, 1)]

@@ -58,7 +58,7 @@ class TierMismatch(ErllamaError):
     running: str
 
     def describe(self) -> str:
-        return f"tier {self.tier_srv!r} is of kind {self.running!r}, not {self.asked!r}"
+        return f"tier_srv names {self.tier_srv!r}, a tier of the kind {self.running!r}, but tier is {self.asked!r}"
 
 
 # --- loading -----------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class TierError(ErllamaError):
 
 
 class TierLocked(TierError):
-    """Another process has this directory open; a directory belongs to one process at a time."""
+    """This directory is open already, in another process or in this one; it belongs to one tier at a time."""
 
 
 class TierFailed(TierError):
@@ -160,7 +160,7 @@ class TierFull(TierError):
 
 
 class TierTaken(TierError):
-    """A tier of this name, or with this directory, runs already."""
+    """A tier of this name runs already, or has failed and is still there."""
 
 
 @dataclass(eq=False)

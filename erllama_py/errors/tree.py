@@ -12,7 +12,7 @@ class RuntimeClosed(ErllamaError):
     """The runtime is closed, closing, or was never opened."""
 
     def describe(self) -> str:
-        return "the runtime is not open"
+        return "the runtime is not open: its calls belong inside `async with Runtime() as runtime`"
 
 
 @dataclass(eq=False)
@@ -27,7 +27,8 @@ class WrongLoop(ErllamaError):
     here: str
 
     def describe(self) -> str:
-        return f"the runtime lives in {self.home}, and was used in {self.here}"
+        advice = "hand the call over with asyncio.run_coroutine_threadsafe, or open a runtime in each asyncio.run"
+        return f"the runtime lives in {self.home}, and was used in {self.here}: {advice}"
 
 
 @dataclass(eq=False)

@@ -56,7 +56,7 @@ class Prompts:
             raise TokenizerOnly(self._caller.model_id)
         if isinstance(prompt, str):
             return await self.tokenize(prompt)
-        ids = check_is_tokens(prompt)
+        ids = check_is_tokens(prompt, "a prompt is a str or a list of token ids")
         return await self._caller.use_vocabulary(lambda vocabulary: check_tokens(ids, vocabulary.n_vocab), len(ids))
 
     async def plain(self, prompt: Prompt) -> Prepared:

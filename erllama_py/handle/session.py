@@ -70,7 +70,9 @@ class Session:
         self._prompts = Prompts(caller)
         self._salt = cache_salt
         self._tools = tools
-        self._messages = _checked(messages)
+        self._messages: list[ChatMessage] = []
+        if messages not in ((), []):
+            self._messages += deepcopy(check_messages(messages))
         self._tokens: list[int] = []
         self._rendered = False  # the tokens hold the messages: a chat can extend them
         self._exact = True

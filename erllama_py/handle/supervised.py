@@ -8,7 +8,7 @@ from typing import Any, get_args
 from erllama_py.actors import Exit, Keeper, Raised, Restart, RestartLimits, StopTimeout
 from erllama_py.actors import RestartLimitReached as BudgetSpent
 from erllama_py.errors import InvalidOption, RestartLimitReached, SupervisedStuck
-from erllama_py.options.check import convert
+from erllama_py.options.check import convert, under
 
 Limits = RestartLimits | Mapping[str, Any]
 
@@ -65,13 +65,10 @@ def parse_supervise(
 ) -> RestartLimits | None:
     """Check what `supervise` was given, apart from the name. Raises `InvalidOption`."""
     if not callable(function):
-        raise InvalidOption("function", f"a coroutine function expected, got {type(function).__name__}")
+        raise InvalidOption("function", f"expected a coroutine function, not called yet, got {type(function).__name__}")
     if restart not in get_args(Restart):
         raise InvalidOption("restart", f"one of {', '.join(get_args(Restart))} expected, got {restart!r}")
     if limits is None:
         return None
-    try:
+    with under("limits"):
         return convert(limits, RestartLimits)
-    except InvalidOption as error:
-        option = "limits" if error.option == "options" else f"limits.{error.option}"
-        raise InvalidOption(option, error.problem, error.nearest) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from erllama_py.cache.keys import TOKEN_BYTES, Identity, fold_salt, pack_tokens, prefix_keys
 from erllama_py.cache.messages import RowMeta
@@ -17,11 +17,11 @@ from erllama_py.results import CacheDelta, CacheHit, Completion, Stats
 from erllama_py.scheduler.messages import Complete, Outline, Request, SaveRow
 
 
-def check_is_tokens(tokens: object) -> Sequence[object]:
+def check_is_tokens(tokens: object, expected: str = "expected a list of token ids") -> Sequence[object]:
     """`tokens`, if it is a sequence that can hold token ids. Raises `RequestError`."""
     if isinstance(tokens, Sequence) and not isinstance(tokens, str | bytes | bytearray):
         return tokens
-    raise RequestError(f"a list of token ids is expected (a prompt may also be a str), not {type(tokens).__name__}")
+    raise RequestError(f"{expected}, not {type(tokens).__name__}")
 
 
 def check_tokens(tokens: Sequence[object], n_vocab: int) -> list[int]:
@@ -30,7 +30,8 @@ def check_tokens(tokens: Sequence[object], n_vocab: int) -> list[int]:
     for token in tokens:
         # bool is an int to Python, but True is no token.
         if not isinstance(token, int) or isinstance(token, bool):
-            raise RequestError(f"a token id is an int, not {type(token).__name__}")
+            hint = "; messages go to `chat`" if isinstance(token, Mapping) else ""
+            raise RequestError(f"a token id is an int, not {type(token).__name__}{hint}")
         if not 0 <= token < n_vocab:
             raise TokenOutOfRange(f"token {token} is not in the vocabulary of {n_vocab} tokens", token, n_vocab)
         checked.append(token)

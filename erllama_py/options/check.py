@@ -7,6 +7,8 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, TypeVar
 
 import msgspec
@@ -29,7 +31,22 @@ else:
 FLOAT32_MAX = 3.4028234e38
 FLOAT32_MIN = 1.1754944e-38
 
+_UNKNOWN = "there is no such option"
 _PATH = re.compile(r" - at `\$\.(?P<option>[\w.]*)(\[(?P<index>\d+)\])?`$")
+# What llama.cpp's tools, llama-cpp-python, Ollama and OpenAI's API call an option that has another name here, where the
+# letters would not lead to it.
+_ELSEWHERE = {
+    **dict.fromkeys(("max_tokens", "max_new_tokens", "n_predict", "num_predict"), "response_tokens"),
+    **dict.fromkeys(("path", "model", "filename"), "model_path"),
+    **dict.fromkeys(("parallel", "n_parallel", "num_parallel"), "n_seq_max"),
+    "stop": "stop_sequences",
+    "num_gpu": "n_gpu_layers",
+    "num_thread": "n_threads",
+    "timeout": "deadline",
+    "id_slot": "session_id",
+    "cache_type_k": "type_k",
+    "cache_type_v": "type_v",
+}
 _WORDS = {"object": "a mapping", "array": "a list", "null": "None"}
 
 
@@ -60,6 +77,17 @@ def convert(options: object, kind: type[S], **prepare: Callable[[Any], object]) 
     return converted
 
 
+@contextmanager
+def under(path: str) -> Iterator[None]:
+    """Have a refusal of the options in this block name them as the caller does: below `path`."""
+    try:
+        yield
+    except InvalidOption as error:
+        option = path if error.option == "options" else f"{path}.{error.option}"
+        nearest = f"{path}.{error.nearest}" if error.problem == _UNKNOWN and error.nearest else error.nearest
+        raise InvalidOption(option, error.problem, nearest) from None
+
+
 def _as_dict(value: Any) -> Any:
     """What is given by a struct or a mapping, which a caller may mix, as a dict; everything else as it is."""
     if isinstance(value, msgspec.Struct):
@@ -76,7 +104,9 @@ def _check_names(
             raise InvalidOption(path or "options", "the names of options are str")
         dotted = f"{path}.{name}" if path else name
         if name not in section.__struct_fields__:
-            raise InvalidOption(dotted, "there is no such option", nearest_name(name, path, kind))
+            nearest = nearest_name(name, path, kind)
+            known = "" if nearest else f"; there are {', '.join(section.__struct_fields__)}"
+            raise InvalidOption(dotted, _UNKNOWN + known, nearest)
         if isinstance(value, set | frozenset):  # msgspec would take one for a list, in an order of its own
             raise InvalidOption(dotted, "expected a list, got a set")
         if isinstance(value, dict) and _is_section(below := _type(section, name)):
@@ -170,6 +200,7 @@ def nearest_name(name: str, path: str, kind: type[msgspec.Struct]) -> str | None
     0.7 lets two of six letters be wrong, and keeps names apart that only share a word.
     """
     name = name.lower().replace("-", "_")
+    name = _ELSEWHERE.get(name, name)
     names = list(option_names(kind))
     here = [dotted for dotted in names if dotted.rpartition(".")[0] == path]
     for group, cutoff in ((names, 1.0), (here, 0.7), (names, 0.7)):
@@ -199,3 +230,16 @@ def check_utf8(option: str, text: str) -> None:
 def plain_path(path: object) -> object:
     """A path object as the str that it stands for; everything else as it is."""
     return os.fspath(path) if isinstance(path, os.PathLike) else path
+
+
+def absolute_path(option: str, path: PathText) -> str:
+    """`path` from the working directory, a `~` at its beginning replaced. Raises `InvalidOption`."""
+    if not path or "\0" in str(path):
+        raise InvalidOption(option, "a path is not empty and has no NUL character")
+    try:
+        os.fsencode(path)  # a name of other bytes than UTF-8 has a form: `os.fsdecode` makes a str of it
+        return str(Path(os.path.expanduser(path)).absolute())
+    except UnicodeEncodeError:
+        raise InvalidOption(option, "no file can have this name: it holds a lone surrogate") from None
+    except OSError as error:
+        raise InvalidOption(option, f"it is relative, and there is no working directory: {error}") from error

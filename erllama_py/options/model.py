@@ -8,9 +8,7 @@ with the option's dotted path. The options of one request are in `request`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -23,6 +21,7 @@ from erllama_py.options.check import (
     Count,
     Options,
     PathText,
+    absolute_path,
     check_utf8,
     convert,
     hex_digest,
@@ -197,6 +196,9 @@ class ModelConfig(Options, frozen=True):
 
 def parse_model_config(options: object, policy: PolicyOpts = DEFAULT_POLICY) -> ModelConfig:
     """Check a configuration and fill in what depends on others: gates, absolute path, micro-batch, threads."""
+    if not isinstance(options, ModelConfig | Mapping):
+        expected = 'expected a mapping, such as {"model_path": "model.gguf"}, or a ModelConfig'
+        raise InvalidOption("config", f"{expected}, got {type(options).__name__}")
     config = convert(options, ModelConfig, model_path=plain_path, fingerprint=hex_digest, ctx_params_hash=hex_digest)
     config = msgspec.structs.replace(config, policy=filled(config.policy, policy))
     _check_model(config)
@@ -204,7 +206,7 @@ def parse_model_config(options: object, policy: PolicyOpts = DEFAULT_POLICY) -> 
     check_policy(config.policy)
     return msgspec.structs.replace(
         config,
-        model_path=None if config.model_path is None else _absolute(config.model_path),
+        model_path=None if config.model_path is None else absolute_path("model_path", config.model_path),
         context_opts=_resolve_context(config.context_opts),
         quant_type=None if config.quant_type is None else config.quant_type.lower(),
     )
@@ -229,13 +231,6 @@ def check_name(name: object, option: str = "id") -> str:
     return name
 
 
-def _absolute(path: PathText) -> str:
-    try:
-        return str(Path(path).absolute())
-    except OSError as error:
-        raise InvalidOption("model_path", f"it is relative, and there is no working directory: {error}") from error
-
-
 def _resolve_context(context: ContextOpts) -> ContextOpts:
     n_batch = min(context.n_batch, context.n_ctx)  # as llama.cpp does
     return msgspec.structs.replace(
@@ -249,8 +244,6 @@ def _resolve_context(context: ContextOpts) -> ContextOpts:
 def _check_model(config: ModelConfig) -> None:
     if config.model_path is None and config.backend == "llama":
         raise InvalidOption("model_path", "the backend 'llama' needs the path of a GGUF file")
-    if config.model_path is not None:
-        _check_path(config.model_path)
     if config.tier not in KINDS:
         raise not_among("tier", KINDS, config.tier)
     if config.cache_salt is not None:
@@ -266,15 +259,6 @@ def _check_model(config: ModelConfig) -> None:
     split = config.model_opts.tensor_split
     if split is not None and (not any(split) or min(split) < 0):
         raise InvalidOption("model_opts.tensor_split", "expected shares of 0 or more, one of them above 0")
-
-
-def _check_path(path: PathText) -> None:
-    if not path or "\0" in str(path):
-        raise InvalidOption("model_path", "a path is not empty and has no NUL character")
-    try:
-        os.fsencode(path)  # a name of other bytes than UTF-8 has a form: `os.fsdecode` makes a str of it
-    except UnicodeEncodeError:
-        raise InvalidOption("model_path", "no file can have this name: it holds a lone surrogate") from None
 
 
 def _check_context(context: ContextOpts) -> None:

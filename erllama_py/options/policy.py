@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from erllama_py.errors import InvalidOption
-from erllama_py.options.check import Amount, Count, Options, convert
+from erllama_py.options.check import Amount, Count, Options, convert, under
 
 NOT_GIVEN: Any = msgspec.UNSET  # of a checked configuration every gate is given
 
@@ -63,15 +63,10 @@ DEFAULT_POLICY = PolicyOpts(
 )
 
 
-class _Named(Options, frozen=True):
-    """Wraps the policy so that errors carry the path `policy.…`."""
-
-    policy: PolicyOpts
-
-
 def parse_policy(options: object) -> PolicyOpts:
     """Check gates that are given without a model, and fill in the defaults. Raises `InvalidOption`."""
-    policy = filled(convert({"policy": options}, _Named).policy, DEFAULT_POLICY)
+    with under("policy"):
+        policy = filled(convert(options, PolicyOpts), DEFAULT_POLICY)
     check_policy(policy)
     return policy
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from erllama_py.errors import InvalidOption
-from erllama_py.options.check import convert, not_among
+from erllama_py.options.check import convert, not_among, under
 
 SourceName = Literal["noop", "system", "nvidia_smi"]
 Answer = tuple[float, float] | float  # used and total bytes, or the share that is used
@@ -43,15 +43,10 @@ class PressureOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Kinds or names of the tiers that evict rows. Evicting from `"disk"` frees no memory."""
 
 
-class _Named(msgspec.Struct, frozen=True):
-    """Wraps the options so that errors carry the path `pressure.…`."""
-
-    pressure: PressureOpts
-
-
 def parse_pressure(options: object) -> PressureOpts:
     """Check options, given as a struct or as a mapping. Raises `InvalidOption`."""
-    checked = convert({"pressure": options}, _Named).pressure
+    with under("pressure"):
+        checked = convert(options, PressureOpts)
     source: object = checked.source
     known = get_args(SourceName)
     if not callable(source) and source not in known:

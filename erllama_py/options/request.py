@@ -65,7 +65,7 @@ def merged(options: RequestOptions | None, given: Mapping[str, object]) -> Mappi
     if options is None:
         return given
     if not isinstance(options, RequestOptions):
-        raise InvalidOption("options", f"expected RequestOptions, got {type(options).__name__}")
+        raise InvalidOption("options", f"expected RequestOptions, got {type(options).__name__}: use **options")
     struct = {name: value for name, value in asdict(options).items() if value != getattr(DEFAULTS, name)}
     return {**struct, **given}
 

@@ -10,7 +10,7 @@ import psutil
 from msgspec import Meta
 
 from erllama_py.errors import InvalidOption
-from erllama_py.options.check import convert
+from erllama_py.options.check import PathText, convert, plain_path, under
 from erllama_py.options.model import check_name
 from erllama_py.options.policy import PolicyOpts, parse_policy
 from erllama_py.options.pressure import PressureOpts, parse_pressure
@@ -41,9 +41,11 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True):
     pressure: PressureOpts
     save_buffer_bytes: int
     switch_seconds: float | None
+    home: PathText | None
 
 
-class _Numbers(msgspec.Struct, frozen=True, kw_only=True):
+class _Plain(msgspec.Struct, frozen=True, kw_only=True):
+    home: PathText | None
     ram_quota_bytes: QuotaBytes | None
     save_buffer_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 60)]  # buffers are lent in whole MiB
     switch_seconds: Annotated[float, Meta(gt=0.0, le=1.0)] | None
@@ -53,10 +55,10 @@ def parse_runtime_options(
     tiers: object,
     policy: object,
     pressure: object,
-    **numbers: float | None,
+    **plain: object,
 ) -> RuntimeOptions:
     """Check what a runtime was given. Raises `InvalidOption`."""
-    checked = convert(numbers, _Numbers)
+    checked = convert(plain, _Plain, home=plain_path)
     quota = checked.ram_quota_bytes
     if quota is None:
         quota = max(LEAST_QUOTA, int(psutil.virtual_memory().available * RAM_SHARE))
@@ -67,13 +69,17 @@ def parse_runtime_options(
         pressure=parse_pressure({} if pressure is None else pressure),
         save_buffer_bytes=checked.save_buffer_bytes,
         switch_seconds=checked.switch_seconds,
+        home=checked.home,
     )
 
 
 def _parse_tiers(tiers: object) -> dict[str, TierSpec]:
     if not isinstance(tiers, Mapping):
         raise InvalidOption("tiers", f"expected a mapping of names to tiers, got {type(tiers).__name__}")
-    parsed = {check_name(name, "tiers"): parse_tier(spec) for name, spec in tiers.items()}
-    if RAM_TIER in parsed:
-        raise InvalidOption("tiers", f"{RAM_TIER!r} is the name of the tier that every runtime has")
+    parsed: dict[str, TierSpec] = {}
+    for name, spec in tiers.items():
+        if check_name(name, "tiers") == RAM_TIER:
+            raise InvalidOption("tiers", f"{RAM_TIER!r} is the name of the tier that every runtime has")
+        with under(f"tiers.{name}"):
+            parsed[name] = parse_tier(spec)
     return parsed

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
 
 from erllama_py.errors import InvalidOption
-from erllama_py.options.check import PathText, convert, not_among, plain_path
+from erllama_py.options.check import PathText, absolute_path, convert, not_among, plain_path
 
 LEAST_QUOTA = 1 << 20  # below 1 MiB not a single row fits
 QuotaBytes = Annotated[int, Meta(ge=LEAST_QUOTA, le=1 << 60)]
@@ -81,19 +79,11 @@ def parse_tier(spec: object) -> TierSpec:
     if isinstance(spec, TierSpec):
         return _checked(msgspec.structs.asdict(spec), type(spec))
     names = ", ".join(sorted(kind.__name__ for kind in kinds.values()))
-    raise InvalidOption("tier", f"expected {names} or a mapping, got {type(spec).__name__}")
+    raise InvalidOption("options", f"expected {names} or a mapping, got {type(spec).__name__}")
 
 
 def _checked(options: dict[Any, Any], kind: type[TierSpec]) -> TierSpec:
     if "root" not in options:
         raise InvalidOption("root", f"a {kind.__name__} needs a directory")
     checked = convert(options, kind, root=plain_path)
-    if not checked.root or "\0" in str(checked.root):
-        raise InvalidOption("root", "a path is not empty and has no NUL character")
-    try:
-        os.fsencode(checked.root)
-        return msgspec.structs.replace(checked, root=str(Path(checked.root).absolute()))
-    except UnicodeEncodeError:
-        raise InvalidOption("root", "no directory can have this name: it holds a lone surrogate") from None
-    except OSError as error:
-        raise InvalidOption("root", f"it is relative, and there is no working directory: {error}") from error
+    return msgspec.structs.replace(checked, root=absolute_path("root", checked.root))

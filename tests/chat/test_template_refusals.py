@@ -14,6 +14,7 @@ from erllama_py.chat.template import ChatTemplate
 from erllama_py.errors import ChatTemplateError
 
 HELLO = [{"role": "user", "content": "Hello"}]
+MESSAGES = 'messages are a list of mappings, such as [{"role": "user", "content": "…"}]'
 
 
 def problem(source: str | None, messages: Any = HELLO, tools: Any = None) -> str:
@@ -126,9 +127,9 @@ def test_what_a_template_runs_into_travels_as_the_cause() -> None:
     ("messages", "said"),
     [
         ([], "there are no messages"),
-        ("Hello", "messages are a list of mappings, not str"),
-        (None, "messages are a list of mappings, not NoneType"),
-        ({"role": "user", "content": "Hello"}, "messages are a list of mappings, not dict"),
+        ("Hello", MESSAGES + ", not str"),
+        (None, MESSAGES + ", not NoneType"),
+        ({"role": "user", "content": "Hello"}, MESSAGES + ", not dict"),
         (["Hello"], "message 1 is a str, not a mapping"),
         ([*HELLO, {"content": "Hello"}], "message 2 has no role; a str such as 'user' expected"),
         ([{"role": 1, "content": "Hello"}], "message 1 has no role; a str such as 'user' expected"),

@@ -20,7 +20,7 @@ from erllama_py import errors, options
 READ_AT_THE_DOOR = {
     "ModelConfig.context_size": "a second name of n_ctx: compared with it at the door",
     "ModelConfig.tier": "compared with the tier that runs, by check_tier",
-    "_Numbers.ram_quota_bytes": "the quota of the tier in memory, RuntimeOptions.ram",
+    "_Plain.ram_quota_bytes": "the quota of the tier in memory, RuntimeOptions.ram",
 }
 
 
@@ -33,7 +33,7 @@ def settings() -> dict[str, tuple[str, ...]]:
         for thing in vars(module).values()
         if inspect.isclass(thing) and issubclass(thing, msgspec.Struct) and thing.__module__ == module.__name__
     ]
-    return {struct.__name__: struct.__struct_fields__ for struct in structs if struct.__name__ != "_Named"}
+    return {struct.__name__: struct.__struct_fields__ for struct in structs}
 
 
 def test_the_public_names_are_sorted_exist_and_have_docstrings() -> None:

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from erllama_py.errors import InvalidOption
 from erllama_py.options.model import ContextOpts, ModelConfig, ModelOpts, StubOpts, parse_model_config
 from erllama_py.options.policy import PolicyOpts
+from erllama_py.options.tiers import parse_tier
+from erllama_py.runtime import home_folder
 
 STUB: dict[str, Any] = {"backend": "stub"}
 HEX = "0123456789abcdef" * 4
@@ -133,8 +135,9 @@ def test_a_wrong_value_is_refused_with_its_path_and_what_was_expected(option: st
 def test_what_is_no_mapping_is_no_configuration(options: Any) -> None:
     """The mistake is named as such, also for a struct of another kind."""
     error = refusal(options)
-    assert error.option == "options"
-    assert error.problem == f"expected a mapping or ModelConfig, got {type(options).__name__}"
+    assert error.option == "config"
+    expected = 'expected a mapping, such as {"model_path": "model.gguf"}, or a ModelConfig'
+    assert error.problem == f"{expected}, got {type(options).__name__}"
 
 
 def test_a_value_that_is_too_long_to_show_is_cut() -> None:
@@ -154,6 +157,9 @@ UNKNOWN: list[tuple[dict[Any, Any], str, str | None]] = [
     ({"context_opts": {"model_path": "a"}}, "context_opts.model_path", "model_path"),
     ({"model_opts": {"n_threads": 1}}, "model_opts.n_threads", "context_opts.n_threads"),
     ({"polcy": {}}, "polcy", "policy"),
+    ({"num_gpu": 1}, "num_gpu", "model_opts.n_gpu_layers"),
+    ({"path": "a"}, "path", "model_path"),
+    ({"context_opts": {"parallel": 4}}, "context_opts.parallel", "context_opts.n_seq_max"),
     ({"policy": {"min_token": 1}}, "policy.min_token", "policy.min_tokens"),
     ({"wholly unlike any": 1}, "wholly unlike any", None),
     ({"": 1}, "", None),
@@ -167,7 +173,9 @@ UNKNOWN: list[tuple[dict[Any, Any], str, str | None]] = [
 def test_an_unknown_name_is_refused_with_the_nearest_one(options: Any, option: str, nearest: str | None) -> None:
     """The same name in another section comes before a similar one in this section."""
     error = refusal({**STUB, **options})
-    assert (error.option, error.problem, error.nearest) == (option, "there is no such option", nearest)
+    assert (error.option, error.nearest) == (option, nearest)
+    known = "" if nearest else f"; there are {', '.join(ModelConfig.__struct_fields__)}"
+    assert error.problem == f"there is no such option{known}"
     assert (f"did you mean '{nearest}'?" in str(error)) == (nearest is not None)
 
 
@@ -181,7 +189,8 @@ def test_any_unknown_name_is_refused_as_such(name: str) -> None:
     """No name, however strange, is taken for another option or for another mistake."""
     if name not in ModelConfig.__struct_fields__:
         error = refusal({**STUB, name: 1})
-        assert (error.option, error.problem) == (name, "there is no such option")
+        assert error.option == name
+        assert error.problem.startswith("there is no such option")
 
 
 # --- values that must agree --------------------------------------------------------------------------
@@ -258,6 +267,18 @@ def test_a_relative_path_is_taken_from_the_working_directory_at_once(
     assert parse_model_config({"model_path": "tiny.gguf"}).model_path == str(tmp_path / "tiny.gguf")
     assert parse_model_config({"model_path": Path("tiny.gguf")}).model_path == str(tmp_path / "tiny.gguf")
     assert parse_model_config({"model_path": "/srv/tiny.gguf"}).model_path == "/srv/tiny.gguf"
+
+
+def test_a_path_in_the_home_directory_is_taken_as_a_shell_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~` at the beginning, in all the paths that can be given."""
+    monkeypatch.setenv("HOME", "/srv/me")
+    assert parse_model_config({"model_path": "~/tiny.gguf"}).model_path == "/srv/me/tiny.gguf"
+    assert parse_model_config({"model_path": Path("~/tiny.gguf")}).model_path == "/srv/me/tiny.gguf"
+    assert parse_model_config({"model_path": "/a~/~"}).model_path == "/a~/~"
+    assert parse_tier({"kind": "disk", "root": "~/rows"}).root == "/srv/me/rows"
+    assert home_folder("~/erllama") == Path("/srv/me/erllama")
+    monkeypatch.delenv("ERLLAMA_HOME", raising=False)
+    assert home_folder() == Path("/srv/me/.cache/erllama")
 
 
 def test_a_file_name_that_is_no_text_is_taken() -> None:

@@ -13,7 +13,7 @@ from erllama_py.options.runtime import RAM_SHARE, parse_runtime_options
 
 MIB = 1 << 20
 DISK = {"kind": "disk", "root": "a"}
-NUMBERS: dict[str, Any] = {"ram_quota_bytes": None, "save_buffer_bytes": MIB, "switch_seconds": None}
+PLAIN: dict[str, Any] = {"ram_quota_bytes": None, "save_buffer_bytes": MIB, "switch_seconds": None, "home": None}
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"ram_quota_bytes": "1"}, "ram_quota_bytes", "expected int or None, got str"),
@@ -30,7 +30,12 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "tiers",
         "'ram' is the name of the tier that every runtime has",
     ),
-    ({"policy": 5}, "policy", "expected a mapping, got int"),
+    ({"tiers": {"d": "rows"}}, "tiers.d", "expected DiskTier, RamFileTier or a mapping, got str"),
+    ({"tiers": {"d": {"kind": "disk"}}}, "tiers.d.root", "a DiskTier needs a directory"),
+    ({"tiers": {"d": {"kind": "dsk"}}}, "tiers.d.kind", "expected one of 'disk', 'ram_file', got 'dsk'"),
+    ({"home": 3}, "home", "expected str or None, got int"),
+    ({"policy": 5}, "policy", "expected a mapping or PolicyOpts, got int"),
+    ({"pressure": "system"}, "pressure", "expected a mapping or PressureOpts, got str"),
     ({"policy": {"min_tokens": -1}}, "policy.min_tokens", "expected int >= 0, got -1"),
 ]
 
@@ -43,11 +48,27 @@ def test_a_runtime_refuses_what_it_could_not_work_with(options: dict[str, Any], 
     assert (caught.value.option, caught.value.problem) == (option, problem)
 
 
+def test_the_nearest_name_is_written_as_the_caller_would_write_it() -> None:
+    """Below the option that holds it; a word for a value stays as it is."""
+    nearest = []
+    given: list[dict[str, Any]] = [
+        {"tiers": {"d": {**DISK, "quota_byte": MIB}}},
+        {"tiers": {"d": {"kind": "dsk"}}},
+        {"policy": {"min_token": 1}},
+        {"pressure": {"intervall_ms": 10}},
+    ]
+    for options in given:
+        with pytest.raises(erllama.InvalidOption) as caught:
+            erllama.Runtime(**options)
+        nearest.append(caught.value.nearest)
+    assert nearest == ["tiers.d.quota_bytes", "disk", "policy.min_tokens", "pressure.interval_ms"]
+
+
 @pytest.mark.parametrize(("available", "quota"), [(40 << 30, int((40 << 30) * RAM_SHARE)), (5 << 20, MIB)])
 def test_the_tier_in_memory_gets_its_share_of_what_is_free(
     monkeypatch: pytest.MonkeyPatch, available: int, quota: int
 ) -> None:
     """A tenth, and never less than a tier can do with."""
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=available))
-    assert parse_runtime_options(None, None, None, **NUMBERS).ram.quota_bytes == quota
-    assert parse_runtime_options(None, None, None, **NUMBERS | {"ram_quota_bytes": 2 * MIB}).ram.quota_bytes == 2 * MIB
+    assert parse_runtime_options(None, None, None, **PLAIN).ram.quota_bytes == quota
+    assert parse_runtime_options(None, None, None, **PLAIN | {"ram_quota_bytes": 2 * MIB}).ram.quota_bytes == 2 * MIB

@@ -23,9 +23,9 @@ def refusal(spec: object) -> InvalidOption:
 
 
 WRONG: list[tuple[object, str, str]] = [
-    (None, "tier", "expected DiskTier, RamFileTier or a mapping, got NoneType"),
-    ("/srv/rows", "tier", "expected DiskTier, RamFileTier or a mapping, got str"),
-    (RamTier(MIB), "tier", "expected DiskTier, RamFileTier or a mapping, got RamTier"),
+    (None, "options", "expected DiskTier, RamFileTier or a mapping, got NoneType"),
+    ("/srv/rows", "options", "expected DiskTier, RamFileTier or a mapping, got str"),
+    (RamTier(MIB), "options", "expected DiskTier, RamFileTier or a mapping, got RamTier"),
     ({}, "kind", "expected one of 'disk', 'ram_file', got None"),
     ({"kind": "ram", "root": "a"}, "kind", "expected one of 'disk', 'ram_file', got 'ram'"),
     ({"kind": ["disk"], "root": "a"}, "kind", "expected one of 'disk', 'ram_file', got ['disk']"),

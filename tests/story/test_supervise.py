@@ -169,7 +169,7 @@ async def test_a_permanent_loop_that_returns_at_once_is_told_apart() -> None:
     [
         ({"restart": "permanant"}, "restart", None),
         ({"restart": None}, "restart", None),
-        ({"limits": {"intensty": 3}}, "limits.intensty", "intensity"),
+        ({"limits": {"intensty": 3}}, "limits.intensty", "limits.intensity"),
         ({"limits": {"intensity": -1}}, "limits.intensity", None),
         ({"limits": {"period": 0}}, "limits.period", None),
         ({"limits": {"backoff_factor": 0.5}}, "limits.backoff_factor", None),

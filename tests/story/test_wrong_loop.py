@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -129,8 +130,12 @@ async def test_sessions_streams_and_loops_are_refused_elsewhere() -> None:
 
 
 def test_a_second_asyncio_run_is_told_where_the_runtime_lives() -> None:
-    """One that was opened in the first and never closed; one that was closed says that instead."""
+    """One that was opened in the first and never closed; one that was closed says that instead.
+
+    The interpreter's switch interval is given back by both.
+    """
     kept: list[erllama.Runtime] = []
+    interval = sys.getswitchinterval()
 
     async def first() -> None:
         runtime = erllama.Runtime()
@@ -154,6 +159,7 @@ def test_a_second_asyncio_run_is_told_where_the_runtime_lives() -> None:
             await kept[-1].load_model("m", STUB)
 
     asyncio.run(first())
+    assert sys.getswitchinterval() == pytest.approx(interval)
     asyncio.run(second())
     asyncio.run(closed())
     asyncio.run(after())

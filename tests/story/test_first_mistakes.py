@@ -1,0 +1,90 @@
+"""What is written in the first hours, by habit from another library too, and the sentence that answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import erllama_py as erllama
+
+pytestmark = pytest.mark.anyio
+
+STUB: Any = {"backend": "stub"}
+HI = [{"role": "user", "content": "hi"}]
+
+LOADS: list[tuple[Callable[[Any], Any], str]] = [
+    (
+        lambda rt: rt.load_model("tiny.gguf"),
+        'a str alone is an id: give a configuration, as in load_model({"',
+    ),
+    (lambda rt: rt.load_model("m", "tiny.gguf"), """expected a mapping, such as {"model_path": "model.gguf"}, or a"""),
+    (lambda rt: rt.load_model("m", {**STUB, "num_ctx": 9}), "did you mean 'context_opts.n_ctx'?"),
+    (
+        lambda rt: rt.load_model("m", {**STUB, "temperature": 0.1}),
+        "no such option; there are backend, model_path, m",
+    ),
+    (
+        lambda rt: rt.load_model("m", {**STUB, "tier": "disk"}),
+        "tier_srv names 'ram', a tier of the kind 'ram', but",
+    ),
+    (lambda rt: rt.load_model("m", STUB, on_progress=True), "'on_progress': expected a function, got bool"),
+    (lambda rt: rt.start_tier("disk", "/srv/kvc"), "'spec': expected DiskTier, RamFileTier or a mapping, got str"),
+    (lambda rt: rt.supervise("a", HI), "expected a coroutine function, not called yet, got list"),
+    (lambda rt: rt.supervise("a", print, limits={"intensty": 3}), "did you mean 'limits.intensity'?"),
+]
+
+CALLS: list[tuple[Callable[[Any], Any], str]] = [
+    (lambda model: model.complete(None), "a prompt is a str or a list of token ids, not NoneType"),
+    (lambda model: model.complete(HI), "a token id is an int, not dict; messages go to `chat`"),
+    (
+        lambda model: model.chat("hi"),
+        'messages are a list of mappings, such as [{"role": "user", "content": "…"}], not',
+    ),
+    (lambda model: model.complete("a", max_tokens=3), "did you mean 'response_tokens'?"),
+    (lambda model: model.complete("a", num_predict=3), "did you mean 'response_tokens'?"),
+    (lambda model: model.complete("a", stop=["b"]), "did you mean 'stop_sequences'?"),
+    (lambda model: model.complete("a", repeat_penalty=1.1), "did you mean 'repetition_penalty'?"),
+    (lambda model: model.complete("a", stream=True), "there is no such option; there are response_tokens, stop_sequ"),
+    (
+        lambda model: model.complete("a", options={"top_k": 1}),
+        "expected RequestOptions, got dict: use **options",
+    ),
+    (lambda model: model.detokenize("abc"), "expected a list of token ids, not str"),
+]
+
+
+@pytest.mark.parametrize(("call", "answer"), LOADS, ids=range(len(LOADS)))
+async def test_a_mistake_with_a_runtime_is_answered(call: Callable[[Any], Any], answer: str) -> None:
+    """What was wrong, and what is right."""
+    async with erllama.Runtime() as runtime:
+        with pytest.raises(erllama.ErllamaError) as error:
+            await call(runtime)
+    assert answer in str(error.value)
+
+
+@pytest.mark.parametrize(("call", "answer"), CALLS, ids=range(len(CALLS)))
+async def test_a_mistake_in_a_call_is_answered(call: Callable[[Any], Any], answer: str) -> None:
+    """What was wrong, and what is right."""
+    async with erllama.Runtime() as runtime:
+        model = await runtime.load_model("m", STUB)
+        with pytest.raises(erllama.ErllamaError) as error:
+            await call(model)
+    assert answer in str(error.value)
+
+
+async def test_a_runtime_without_its_block_is_answered() -> None:
+    """The sentence has the block."""
+    with pytest.raises(erllama.RuntimeClosed, match=r"async with Runtime\(\) as runtime"):
+        await erllama.Runtime().load_model("m", STUB)
+
+
+async def test_a_text_is_no_beginning_of_a_session() -> None:
+    """It was taken for a user's message, where a system prompt was meant."""
+    async with erllama.Runtime() as runtime:
+        model = await runtime.load_model("m", STUB)
+        given: tuple[Any, ...] = ("You are short.", {"role": "system", "content": "You are short."})
+        for messages in given:
+            with pytest.raises(erllama.ChatTemplateError, match="messages are a list of mappings"):
+                model.session(messages=messages)
