@@ -35,6 +35,7 @@ from erllama_py.actors.exits import Raised as Raised
 from erllama_py.actors.exits import Returned as Returned
 from erllama_py.actors.exits import Stopped as Stopped
 from erllama_py.actors.exits import describe as describe
+from erllama_py.actors.exits import text_of as text_of
 from erllama_py.actors.home import Home as Home
 from erllama_py.actors.home import WrongLoop as WrongLoop
 from erllama_py.actors.keeper import Keeper as Keeper

@@ -42,5 +42,13 @@ Exit = Returned | Raised | Stopped
 
 def describe(error: BaseException) -> str:
     """One line for one error: its class and, where it has one, its text."""
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    kind, text = type(error).__name__, text_of(error)
+    return kind if text == kind else f"{kind}: {text}"
+
+
+def text_of(error: BaseException) -> str:
+    """The text of an error; the name of its class where it has none, or raises instead of telling it."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:
+        return type(error).__name__

@@ -13,6 +13,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
+from erllama_py.actors.exits import describe
 from erllama_py.actors.running import settle
 
 T = TypeVar("T")
@@ -40,13 +41,16 @@ class Threads:
 
     def _begin_others(self, others: int) -> None:
         all_there = threading.Barrier(max(1, others))  # none is idle before, and so each task begins a thread
-        for _ in range(others):
-            self._pool.submit(all_there.wait)
+        try:
+            for _ in range(others):
+                self._pool.submit(all_there.wait)
+        except RuntimeError:  # the system has no thread left: those that are there must do
+            all_there.abort()
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Call `function` on a thread. Once begun it runs to its end, and a cancellation takes effect after that:
         nothing that it was given is reused meanwhile, and what it did is known."""
-        work = self._pool.submit(function, *args)
+        work = self._pool.submit(_call, function, *args)
         future = asyncio.wrap_future(work)
         try:
             await asyncio.wait((future,))
@@ -59,11 +63,11 @@ class Threads:
 
     async def abandon(self, function: Callable[..., T], *args: object) -> T:
         """Call `function` on a thread; a cancellation leaves it alone there, to end when it does, for nobody."""
-        return await asyncio.wrap_future(self._pool.submit(function, *args))
+        return await asyncio.wrap_future(self._pool.submit(_call, function, *args))
 
     async def finish(self, function: Callable[..., T], *args: object) -> T:
         """Call `function` on a thread; a cancellation is dropped: for what must be done, and made known, once begun."""
-        future = asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        future = asyncio.get_running_loop().run_in_executor(self._pool, _call, function, *args)
         with suppress(asyncio.CancelledError):
             await settle(future)
         return future.result()
@@ -71,3 +75,13 @@ class Threads:
     def close(self) -> None:
         """Let the threads end when they are idle; what was asked for before is still done."""
         self._pool.shutdown(wait=False)
+
+
+def _call(function: Callable[..., T], *args: object) -> T:
+    """What no future can hold, or would end the loop where it is raised again, becomes an error as any other."""
+    try:
+        return function(*args)
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            raise
+        raise RuntimeError(f"a function on a thread raised {describe(error)}") from error

@@ -53,9 +53,13 @@ def failure_of(error: BaseException, causes: int = MOST_CAUSES) -> Failure:
     if isinstance(error, ForeignError):
         return Failure(error.kind, error.problem, cause=cause)
     kind, facts = type(error).__name__, None
+    try:
+        problem = _sendable(str(error))
+    except Exception as failure:
+        problem = f"its text raises {type(failure).__name__}"
     if isinstance(error, ErllamaError) and KINDS.get(kind) is type(error):
         facts = {field.name: _sendable(getattr(error, field.name)) for field in fields(error)}
-    return Failure(kind, _sendable(str(error)), facts, cause)
+    return Failure(kind, problem, facts, cause)
 
 
 def _sendable(fact: Any) -> Any:

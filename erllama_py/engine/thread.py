@@ -5,7 +5,7 @@ then take the jobs that came and tick (see `worker`) while there is work, else w
 
 The thread never waits for the loop: outcomes are handed over with `call_soon_threadsafe`, so a busy loop delays what is
 seen, not what is decoded. Any exception ends the thread; `failure` keeps it and `Died` is the last outcome. However the
-thread ends, the backend is closed on it, so native memory is free once `ended` is set.
+thread ends, the backend is closed on it, so native memory is free once `ended` is set, after `Died`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 
 import anyio
@@ -34,6 +34,7 @@ from erllama_py.engine.heartbeat import Heart
 from erllama_py.engine.jobs import Cancel, Capture, Died, Drop, Grant, Job, Outcome, Restore
 from erllama_py.engine.worker import Worker
 from erllama_py.options.model import SchedulerOpts
+from erllama_py.watch.log import get_logger
 
 # So long an engine keeps its part of the CPUs when it has nothing to do. One request follows another within a few
 # milliseconds; if the part were free in between, another engine would begin a batch with all CPUs, and for as long as
@@ -50,7 +51,7 @@ class EngineThread:
         self, backend: Backend, deliver: Callable[[Sequence[Outcome]], None], name: str, buffers: BufferPool,
         scheduler: SchedulerOpts, threads: ThreadChoice, on_threads: Callable[[int], object],
     ) -> None:  # fmt: skip
-        self.failure: BaseException | None = None
+        self.failure: Exception | None = None
         self.ended = anyio.Event()
         self._heart: Heart | None = None  # once it has loaded
         self._load_over = anyio.Event()
@@ -80,7 +81,11 @@ class EngineThread:
         Raises what the backend's `load` raised. A caller that is cancelled calls `stop`, as after any end.
         """
         self._on_progress = on_progress
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system has no thread left: there is none to wait for
+            self.ended.set()
+            raise
         await self._load_over.wait()
         if self._facts is None:
             raise self.failure or LoadCancelled
@@ -134,17 +139,29 @@ class EngineThread:
             self._serve(worker)
         except LoadCancelled:
             pass
-        except BaseException as error:
+        except Exception as error:
             self.failure = error
+        except BaseException as error:  # of a thread: nothing that ends the process
+            self.failure = failure_of(error).error()
+            self.failure.__cause__ = error
         finally:
-            if worker is not None:
-                worker.flush()
-                worker.close()
-            self._backend.close()
-            if self.failure is not None:
-                self._post([Died(failure_of(self.failure))])
-            self._call_loop(self._load_over.set)
-            self._call_loop(self.ended.set)
+            self._end(worker)
+
+    def _end(self, worker: Worker | None) -> None:
+        """Tell of the end first: freeing the memory may take long, hang or fail, and nobody waits for that unawares."""
+        if worker is not None:
+            worker.flush()
+        if self.failure is not None:
+            self._post([Died(failure_of(self.failure))])
+        self._call_loop(self._load_over.set)
+        try:
+            with ExitStack() as ending:
+                ending.callback(self._call_loop, self.ended.set)
+                ending.callback(self._backend.close)
+                if worker is not None:
+                    ending.callback(worker.close)
+        except BaseException as error:
+            get_logger(engine=self._thread.name).error("an engine that ended raised", exc_info=error)
 
     def _serve(self, worker: Worker) -> None:
         while not self._stopping:

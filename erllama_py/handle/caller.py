@@ -21,7 +21,7 @@ from typing import Literal, TypeVar
 import anyio
 import anyio.lowlevel
 
-from erllama_py.actors import ActorEnded, ActorError, ActorRef, Names, Raised, Reply
+from erllama_py.actors import ActorEnded, ActorError, ActorRef, Names, Raised, Reply, text_of
 from erllama_py.cache.client import CacheClient
 from erllama_py.cache.keys import Identity
 from erllama_py.chat.template import ChatTemplate
@@ -217,6 +217,6 @@ def caller_errors(board: ModelBoard) -> Iterator[None]:
     except ActorEnded as ended:
         if isinstance(ended.exit, Raised):
             error = ended.exit.error
-            raise ModelCrashed(board.model_id, str(error), gave_up=ended.last) from error
+            raise ModelCrashed(board.model_id, text_of(error), gave_up=ended.last) from error
         board.check()  # it was unloaded, or the runtime closed
         raise ModelCrashed(board.model_id, "its task was cancelled from outside", gave_up=ended.last) from ended

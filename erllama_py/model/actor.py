@@ -239,8 +239,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
             case Crash(None):
                 raise DrillFault("the model's actor was told to fail")
             case Crash(Failure() as failure):
-                ended_by = self._thread.failure
-                raise ended_by if isinstance(ended_by, Exception) else failure.error() from ended_by
+                raise self._thread.failure or failure.error()
 
     def _save(self, effect: SaveRow) -> None:
         captured, facts = effect.captured, self._board.facts

@@ -15,7 +15,7 @@ from functools import partial
 
 import anyio
 
-from erllama_py.actors import ActorRef, Exit, Raised, RestartLimitReached
+from erllama_py.actors import ActorRef, Exit, Raised, RestartLimitReached, describe, text_of
 from erllama_py.cache.keys import Identity
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import ModelFacts, Vocabulary
@@ -69,7 +69,7 @@ class ModelBoard:
             self.on_progress(step)
         except Exception as error:
             self.on_progress = None
-            get_logger(model=self.model_id).error("on_progress raised", error=repr(error))
+            get_logger(model=self.model_id).error("on_progress raised", error=describe(error))
 
     def ready(self, info: ModelInfo, facts: ModelFacts, vocabulary: Vocabulary, state: State) -> None:
         """The actor has loaded the model."""
@@ -204,7 +204,7 @@ class ModelBoard:
         if self._closed is not None:
             raise self._closed() from failure
         if failure is not None:
-            raise ModelCrashed(self.model_id, str(failure), gave_up=True) from failure
+            raise ModelCrashed(self.model_id, text_of(failure), gave_up=True) from failure
 
     def load_error(self, failure: BaseException) -> ErllamaError:
         """A new error for what a load has failed with, which may be something of the backend's."""
@@ -213,6 +213,6 @@ class ModelBoard:
             error = copy.copy(failure)
             error.__cause__ = failure.__cause__
         else:
-            error = ModelLoadError(str(self.config.model_path or "a model"), str(failure))
+            error = ModelLoadError(str(self.config.model_path or "a model"), text_of(failure))
             error.__cause__ = failure
         return error

@@ -125,6 +125,44 @@ async def test_work_that_was_abandoned_ends_by_itself() -> None:
         threads.close()
 
 
+@pytest.mark.parametrize("kind", [StopIteration, SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+@pytest.mark.parametrize("how", ["run", "abandon", "finish"])
+async def test_what_a_future_cannot_hold_is_raised_as_an_error(how: str, kind: type[BaseException]) -> None:
+    """Else its caller would wait for ever, or the loop end."""
+
+    def work() -> None:
+        raise kind
+
+    async with quiet_loop():
+        threads = Threads("a", 1)
+        with pytest.raises(RuntimeError, match=kind.__name__) as raised:
+            await getattr(threads, how)(work)
+        assert isinstance(raised.value.__cause__, kind)
+        threads.close()
+
+
+async def test_threads_that_the_system_does_not_have_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that could be begun work, and end."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name in ("few_3", "few_4"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async with quiet_loop():
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        threads = Threads("few", 5)
+        await threads.begin()
+        assert await threads.run(len, "four") == 4
+        begun = [thread for thread in threading.enumerate() if thread.name.startswith("few")]
+        assert len(begun) == 3
+        threads.close()
+        for thread in begun:
+            thread.join(GUARD_SECONDS)
+        assert not any(thread.is_alive() for thread in begun)
+
+
 async def test_what_has_a_home_is_not_used_elsewhere() -> None:
     """From another thread, with a loop of its own or without one; before it settled, and after it left, it may be."""
     async with quiet_loop():
