@@ -111,7 +111,8 @@ class EngineThread:
         self.ask_to_stop()
         with anyio.move_on_after(deadline):
             await self.ended.wait()
-            self._thread.join()  # `ended` is set in its last step
+            if self._thread.ident is not None:  # it was begun
+                self._thread.join()  # `ended` is set in its last step
         return self.ended.is_set()
 
     def ask_to_stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Errors that would end more than what raised them: without a text, of a thread's or a process's end, of freeing memory."""
+"""Errors that could end more than what raised them: without a text, of a process's end, of freeing memory."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_whatever_a_load_raises_is_an_error_of_ours(place: str, error: typ
 @pytest.mark.parametrize("place", ["decode", "sampler"])
 async def test_whatever_an_engine_raises_reaches_its_callers(place: str, error: type[BaseException]) -> None:
     """Whether it is the model's end or only that of the request."""
-    made = [StubBackend, backend(error, place)]
+    made: list[Callable[..., StubBackend]] = [StubBackend, backend(error, place)]
     async with erllama.Runtime(backend_factory=lambda *given: made.pop()(*given)) as runtime:
         model = await runtime.load_model("m", STUB)
         with pytest.raises((erllama.ModelCrashed, erllama.RequestError)) as caught:
