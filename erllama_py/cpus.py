@@ -20,28 +20,20 @@ from erllama_py.options.model import MAX_THREADS, ContextOpts
 class Allowance(msgspec.Struct, frozen=True):
     """What a process may use."""
 
-    threads: int
-    """Threads that compute without being in each other's way."""
-    cpus: frozenset[int]
-    """The CPUs of its CPU set, by number."""
-    why: str
-    """What bounds `threads`, in words."""
+    threads: int  # threads that compute without being in each other's way
+    cpus: frozenset[int]  # the CPUs of its CPU set, by number
+    why: str  # what bounds `threads`, in words
 
 
 class ThreadChoice(msgspec.Struct, frozen=True, kw_only=True):
     """The threads that an engine may use."""
 
-    few: int
-    """For decodes of few tokens."""
-    many: int
-    """For decodes of many."""
-    fixed_few: bool = False
-    """Whether `few` was given: exactly so many are used then."""
+    few: int  # for decodes of few tokens
+    many: int  # for decodes of many
+    fixed_few: bool = False  # whether `few` was given: exactly so many are used then
     fixed_many: bool = False
-    cpus: int = 1
-    """What all engines of the process share."""
-    on_gpu: bool = False
-    """Whether a GPU computes: the threads have next to nothing to do then."""
+    cpus: int = 1  # what all engines of the process share
+    on_gpu: bool = False  # whether a GPU computes: the threads have next to nothing to do then
 
     @property
     def most(self) -> int:
@@ -58,12 +50,9 @@ def choose_threads(context: ContextOpts, allowed: Allowance) -> tuple[ThreadChoi
     """The threads that an engine may use, and why so many. Numbers of the user are obeyed."""
     most = min(allowed.threads, MAX_THREADS)
     choice = ThreadChoice(
-        few=context.n_threads or most,
-        many=context.n_threads_batch or most,
-        fixed_few=context.n_threads is not None,
-        fixed_many=context.n_threads_batch is not None,
-        cpus=most,
-    )
+        few=context.n_threads or most, many=context.n_threads_batch or most, fixed_few=context.n_threads is not None,
+        fixed_many=context.n_threads_batch is not None, cpus=most,
+    )  # fmt: skip
     return choice, "n_threads is given" if choice.fixed_few else allowed.why
 
 

@@ -77,13 +77,10 @@ def walk(index: Index, identity: Identity, tokens: bytes, *, cuttable: bool, tie
         if part is not None:
             chain, length = [*path.chain_to(part.meta.start), part], longer
     return Hit(
-        chain=tuple(chain),
-        reached=tuple(row for row in path.best.values() if row is not None),
-        length=length,
-        saved_to=max(path.saved),
-        exact=length == n_tokens,
+        chain=tuple(chain), reached=tuple(row for row in path.best.values() if row is not None), length=length,
+        saved_to=max(path.saved), exact=length == n_tokens,
         miss=None if length == n_tokens else _miss(index, identity, path, tokens, length, n_tokens),
-    )
+    )  # fmt: skip
 
 
 class _Path:

@@ -1,9 +1,9 @@
-"""Where conversations part company: token positions of a rendered prompt at which rows should end.
+"""Where conversations diverge: token positions of a rendered prompt at which rows should end.
 
-Pure. Two places: the end of system prompt and tools, where another conversation with the same ones parts, and the end
-of what precedes the last user message, where a turn that is edited or asked again parts. Each is found by rendering
-the conversation cut short there, with a made-up user message: what stands before that message's text does not depend
-on what users say. So neither does the position, and conversations with the same beginning get the same one.
+Pure. Two places: the end of system prompt and tools, where another conversation with the same ones diverges, and the
+end of what precedes the last user message, where a turn that is edited or asked again does. Each is found by rendering
+the conversation cut short there, with a made-up user message: what stands before that message's text does not depend on
+what users say. So neither does the position, and conversations with the same beginning get the same one.
 """
 
 from __future__ import annotations
@@ -22,12 +22,9 @@ MADE_UP = "Q7vXkZ0wJ3anchorY9fHpB5"
 
 
 def anchors(
-    messages: Sequence[Message],
-    tokens: Sequence[int],
-    render: Callable[[Sequence[Message], bool], str],
-    tokenize: Callable[[str], list[int]],
-    has_tools: bool,
-) -> tuple[int, ...]:
+    messages: Sequence[Message], tokens: Sequence[int], render: Callable[[Sequence[Message], bool], str],
+    tokenize: Callable[[str], list[int]], has_tools: bool,
+) -> tuple[int, ...]:  # fmt: skip
     """Ascending positions in `tokens`, the rendered prompt: none, one or two, above 0 and below its length.
 
     `render` takes messages and whether to open the answer, and brings the tools along; `tokenize` is what made
@@ -43,11 +40,9 @@ def anchors(
 
 
 def _parting(
-    before: Sequence[Message],
-    tokens: Sequence[int],
-    render: Callable[[Sequence[Message], bool], str],
+    before: Sequence[Message], tokens: Sequence[int], render: Callable[[Sequence[Message], bool], str],
     tokenize: Callable[[str], list[int]],
-) -> int:
+) -> int:  # fmt: skip
     """Where a user message after `before` begins, in tokens that no text of it can change; 0 if that is nowhere."""
     try:
         text = render([*before, {"role": "user", "content": MADE_UP}], True)

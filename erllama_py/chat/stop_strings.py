@@ -1,4 +1,4 @@
-"""Finding stop sequences in text that comes in chunks, so that where the chunks part changes nothing.
+"""Finding stop sequences in text that comes in chunks, wherever the chunks are cut.
 
 The occurrence that begins first wins; where several begin at the same place, the shortest, since the reply is
 the same and no more text is needed to know it. Text is held back as long as it could be the beginning of a

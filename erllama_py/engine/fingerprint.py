@@ -5,7 +5,7 @@ Three modes, from the surest to the fastest:
 - `safe`: SHA-256 of the whole file, the number that `sha256sum` prints.
 - `gguf_chunked`: SHA-256 of a domain tag, the file's size as u64 little-endian, everything before the first
   weights tensor (key-values, tensor table, padding) and that tensor. It separates models, versions and quantisations
-  apart at the cost of reading some megabytes; it does not notice a change in a later tensor. The size is in
+  at the cost of reading some megabytes; it does not notice a change in a later tensor. The size is in
   it because two files that differ only in how much of the later tensors is there would otherwise be the same;
   the tag, because the digest must never equal a `safe` one of another file.
 - `fast_unsafe`: what was given.

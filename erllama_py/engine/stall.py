@@ -148,14 +148,9 @@ def observed(times: TickTimes, rows: int, prompt_tokens: int, seconds: float) ->
         now = min(each * (1.0 + GAIN * news), seconds / prompt_tokens)
         others, drift = (now / each) ** OTHERS, min(MOST_BEYOND, max(0.0, times.drift + DRIFT * news * part))
     return TickTimes(
-        rows=kept,
-        tokens=_tokens(times, total, now, others),
-        row_then=row,
-        drift=drift,
-        since=ROWS_ALONE_EVERY if ratio >= SURPRISE else times.since + 1,
-        ratio=ratio,
-        beyond=beyond,
-    )
+        rows=kept, tokens=_tokens(times, total, now, others), row_then=row, drift=drift,
+        since=ROWS_ALONE_EVERY if ratio >= SURPRISE else times.since + 1, ratio=ratio, beyond=beyond,
+    )  # fmt: skip
 
 
 def chunk_size(times: TickTimes, rows: int, max_stall_seconds: float, n_batch: int) -> int:

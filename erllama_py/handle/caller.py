@@ -191,18 +191,11 @@ class Caller:
         config, facts = self.board.config, self.board.facts
         assert facts is not None
         make = partial(
-            make_request,
-            next(_tickets),
-            tokens,
-            checked,
-            identity=self.identity(checked),
-            plan=capture_plan(len(tokens), config.policy, facts, anchors),
-            policy=config.policy,
-            n_ctx=config.context_opts.n_ctx,
-            seed=random.getrandbits(32) if checked.seed is None else checked.seed,
-            now=now,
-            prefill_only=prefill_only,
-        )
+            make_request, next(_tickets), tokens, checked, identity=self.identity(checked),
+            plan=capture_plan(len(tokens), config.policy, facts, anchors), policy=config.policy,
+            n_ctx=config.context_opts.n_ctx, seed=random.getrandbits(32) if checked.seed is None else checked.seed,
+            now=now, prefill_only=prefill_only,
+        )  # fmt: skip
         # Packing and hashing 100,000 tokens takes some milliseconds.
         request = make() if len(tokens) <= INLINE_LENGTH else await self.threads.run(make)
         with caller_errors(self.board):  # the state machine counts those that wait, and not the mailbox

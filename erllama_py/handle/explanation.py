@@ -20,14 +20,11 @@ def explain(hit: Hit | None, tokens: Sequence[int], min_tokens: int | None) -> E
     """
     rows = hit.chain if hit is not None else ()
     return Explanation(
-        prompt_tokens=len(tokens),
-        hit_tokens=hit.length if hit is not None else 0,
-        tiers=tuple(dict.fromkeys(row.tier for row in rows)),
-        rows=len(rows),
-        nbytes=sum(row.nbytes for row in rows),
+        prompt_tokens=len(tokens), hit_tokens=hit.length if hit is not None else 0,
+        tiers=tuple(dict.fromkeys(row.tier for row in rows)), rows=len(rows), nbytes=sum(row.nbytes for row in rows),
         miss_reason=describe_miss(hit, len(tokens), min_tokens),
         position=hit.miss.position if hit is not None and hit.miss is not None else None,
-    )
+    )  # fmt: skip
 
 
 def cached_prefixes(hit: Hit | None) -> list[CachedPrefix]:

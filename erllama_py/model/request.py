@@ -9,12 +9,18 @@ from erllama_py.cache.keys import TOKEN_BYTES, Identity, fold_salt, pack_tokens,
 from erllama_py.cache.messages import RowMeta
 from erllama_py.cache.policy import grid_stride, prompt_ends
 from erllama_py.engine.backend import ModelFacts, Sampling
-from erllama_py.engine.jobs import CapturePlan
+from erllama_py.engine.jobs import CapturePlan, Finished
 from erllama_py.errors import ContextOverflow, EmptyPrompt, RequestError, TokenOutOfRange
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.request import RequestOptions
 from erllama_py.results import CacheDelta, CacheHit, Completion, Stats
 from erllama_py.scheduler.messages import Complete, Outline, Request, SaveRow
+
+# What the engine would report of a request that was cancelled before it saw it.
+UNSEEN = Finished(
+    request_id=0, reason="cancelled", stop_sequence=None, text="", token_ids=[], held=0, first_held=-1, captured_to=0,
+    prefill_tokens=0, prefill_seconds=0.0, decode_seconds=0.0, decodes=0,
+)  # fmt: skip
 
 
 def check_is_tokens(tokens: object, expected: str = "expected a list of token ids") -> Sequence[object]:
@@ -95,34 +101,30 @@ def capture_plan(n_tokens: int, policy: PolicyOpts, facts: ModelFacts, anchors: 
 
 def make_completion(answer: Complete, now: float) -> Completion:
     """The result of a request that came to an end by itself or was cancelled, at whatever stage."""
-    request, finished, outline = answer.request, answer.finished, answer.outline
+    request, finished, outline = answer.request, answer.finished or UNSEEN, answer.outline
     queued = (now if answer.started_at is None else answer.started_at) - request.submitted_at
-    generated = [] if finished is None else finished.token_ids
-    prefill_seconds = 0.0 if finished is None else finished.prefill_seconds
-    decode_seconds = 0.0 if finished is None else finished.decode_seconds
-    decodes = 0 if finished is None else finished.decodes
-    finish_key = None
+    generated, finish_key = [*finished.token_ids], None
     if answer.saved_end is not None:
         tokens = request.packed + pack_tokens(generated)
         finish_key = prefix_keys(request.identity, tokens, (answer.saved_end,))[0]
     return Completion(
-        reply="" if finished is None else finished.text,
+        reply=finished.text,
         generated=generated,
         prompt_tokens=len(request.tokens),
         context_tokens=len(request.tokens) + len(generated),
-        committed_tokens=0 if finished is None else finished.held,
+        committed_tokens=finished.held,
         finish_key=finish_key,
         cache_hit_kind=outline.hit.kind,
-        finish_reason="cancelled" if finished is None else finished.reason,
-        stop_sequence=None if finished is None else finished.stop_sequence,
+        finish_reason=finished.reason,
+        stop_sequence=finished.stop_sequence,
         cache_delta=CacheDelta(read=outline.hit.prefix_len, created=outline.created),
         stats=Stats(
             queued_seconds=queued, lookup_seconds=outline.lookup_seconds, restore_seconds=outline.restore_seconds,
-            prefill_seconds=prefill_seconds, decode_seconds=decode_seconds,
-            first_token_seconds=queued + outline.lookup_seconds + outline.restore_seconds + prefill_seconds,
-            prefill_tokens=0 if finished is None else finished.prefill_tokens, restored_bytes=outline.restored_bytes,
-            decodes=decodes, tokens_per_second=decodes / decode_seconds if decodes else 0.0, seed=request.sampling.seed,
-            tier=outline.tier, miss_reason=outline.miss_reason, parks=outline.parks,
+            prefill_seconds=finished.prefill_seconds, decode_seconds=finished.decode_seconds,
+            first_token_seconds=queued + outline.lookup_seconds + outline.restore_seconds + finished.prefill_seconds,
+            prefill_tokens=finished.prefill_tokens, restored_bytes=outline.restored_bytes, decodes=finished.decodes,
+            tokens_per_second=finished.decodes / finished.decode_seconds if finished.decodes else 0.0,
+            seed=request.sampling.seed, tier=outline.tier, miss_reason=outline.miss_reason, parks=outline.parks,
         ),
     )  # fmt: skip
 

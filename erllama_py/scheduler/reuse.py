@@ -137,13 +137,9 @@ def choose_start(
         return Start(kind=kind, live=live.keep, rows=(), keep=live.keep, by_logits=at_end, miss_reason=miss)
     exact = hit is not None and hit.exact and length >= n_tokens - 1
     return Start(
-        kind="exact" if exact else "partial",
-        live=to_read[0].meta.start,
-        rows=to_read,
-        keep=length,
-        by_logits=by_logits,
-        miss_reason=None if exact else missed,
-    )
+        kind="exact" if exact else "partial", live=to_read[0].meta.start, rows=to_read, keep=length,
+        by_logits=by_logits, miss_reason=None if exact else missed,
+    )  # fmt: skip
 
 
 def describe_miss(hit: Hit | None, n_tokens: int = 0, min_tokens: int | None = 0) -> str | None:

@@ -51,14 +51,9 @@ class Context:
         base, step = ctypes.addressof(self._sequences), ctypes.sizeof(ctypes.c_int32)
         addresses = (ctypes.c_void_p * size)(*range(base, base + size * step, step))
         self._batch = library.c.llama_batch(
-            0,
-            ctypes.cast(self._tokens, one),
-            None,
-            ctypes.cast(self._positions, one),
-            ctypes.cast(ones, one),
-            ctypes.cast(addresses, ctypes.POINTER(one)),
-            ctypes.cast(self._outputs, ctypes.POINTER(ctypes.c_int8)),
-        )
+            0, ctypes.cast(self._tokens, one), None, ctypes.cast(self._positions, one), ctypes.cast(ones, one),
+            ctypes.cast(addresses, ctypes.POINTER(one)), ctypes.cast(self._outputs, ctypes.POINTER(ctypes.c_int8)),
+        )  # fmt: skip
 
     def set_threads(self, single: int, several: int) -> None:
         """See `Backend.set_threads`."""
