@@ -48,6 +48,11 @@ class DynamicSupervisor(SupervisorBase):
         waits until the child is gone.
         """
         keeper = self.begin_child(spec)
+        await self.wait_started(keeper)
+        return keeper
+
+    async def wait_started(self, keeper: Keeper) -> None:
+        """Return when a child that was begun is ready. Raises as `start_child` does."""
         try:
             await asyncio.wait((keeper.started,))
         except asyncio.CancelledError:
@@ -59,10 +64,9 @@ class DynamicSupervisor(SupervisorBase):
             raise SupervisorClosed(self.name) from error
         if error is not None:
             raise error
-        return keeper
 
     def begin_child(self, spec: ChildSpec) -> Keeper:
-        """`start_child` without the wait: see `Keeper.started`. Raises `NameTaken` and `SupervisorClosed`."""
+        """`start_child` without the wait: see `wait_started`. Raises `NameTaken` and `SupervisorClosed`."""
         if self._hurry is None or self._is_stopping():
             raise SupervisorClosed(self.name)
         if spec.name in self._keepers:

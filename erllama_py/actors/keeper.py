@@ -67,6 +67,8 @@ class Keeper:
         """
         self.request_stop()
         await asyncio.wait((self.ended,))
+        if self.child.alive and self.child.left_behind is None:  # its own end, and not this one's, was cut short
+            await self.child.stop()
         if self.child.left_behind is not None and self.child.alive:
             raise self.child.left_behind.with_traceback(None)
         self._forget(self)

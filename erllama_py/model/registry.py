@@ -1,8 +1,8 @@
 """The models of one runtime by id: loads and unloads, in whatever order they meet.
 
-Owns the boards, one for each load. An id is free when the supervisor has no child of it any more: not while a load, an
-unload or an engine that does not end still holds the memory. An unload belongs to nobody: once it is asked for it goes
-on, and all who ask for it wait for the same end.
+Owns the boards, one for each load, and their keepers. An id is free when its keeper has ended, with all that it kept:
+not while a load, an unload or an engine that does not end still holds the memory. An unload belongs to nobody: once it
+is asked for it goes on, and all who ask for it wait for the same end.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
-from erllama_py.actors import ActorEnded, ChildSpec, DynamicSupervisor, NameNotFound, StopTimeout, SupervisorClosed
+from erllama_py.actors import ActorEnded, ChildSpec, DynamicSupervisor, Keeper, StopTimeout, SupervisorClosed
 from erllama_py.errors import AlreadyLoaded, ErllamaError, ModelNotLoaded, ModelStuck, RuntimeClosed
 from erllama_py.model.board import ModelBoard
 from erllama_py.options.model import ModelConfig
 from erllama_py.results import LoadProgress
-from erllama_py.scheduler.messages import actor_name
 
 
 class Registry:
@@ -30,6 +29,7 @@ class Registry:
     ) -> None:  # fmt: skip
         self._branch, self._child, self._save = branch, child, save
         self._boards: dict[str, ModelBoard] = {}
+        self._keepers: dict[ModelBoard, Keeper] = {}
         self._ends: dict[ModelBoard, asyncio.Task[None]] = {}
         self._ids = itertools.count(1)
 
@@ -65,10 +65,14 @@ class Registry:
             await self._take_down(held)
         board = self._boards[model_id] = ModelBoard(model_id, config, on_progress)
         try:
-            await self._branch().start_child(self._child(board))
+            branch = self._branch()
+            self._keepers[board] = branch.begin_child(self._child(board))
+            await branch.wait_started(self._keepers[board])
         except BaseException as error:
             board.close(partial(ModelNotLoaded, model_id))
-            self._forget(board)
+            keeper = self._keepers.get(board)
+            if keeper is None or keeper.child.left_behind is None:
+                self._forget(board)
             match error:
                 case SupervisorClosed():
                     raise RuntimeClosed from None
@@ -102,6 +106,7 @@ class Registry:
     def clear(self) -> None:
         """The tree is down."""
         self._boards.clear()
+        self._keepers.clear()
 
     async def _end(self, board: ModelBoard) -> None:
         can_save = board.can_save
@@ -118,17 +123,16 @@ class Registry:
             ending.exception()  # all who waited for it may have gone
 
     async def _take_down(self, board: ModelBoard) -> None:
+        if (keeper := self._keepers.get(board)) is None:  # its load took it down, as it failed or was taken back
+            return
         try:
-            await self._branch().stop_child(actor_name(board.model_id))
+            await keeper.stop()
         except StopTimeout as timeout:
             raise ModelStuck(board.model_id) from timeout
-        except NameNotFound:  # it is gone already
-            pass
-        finally:
-            self._forget(board)
+        self._forget(board)
 
     def _forget(self, board: ModelBoard) -> None:
-        """Free its id, if its supervisor has done so."""
-        gone = actor_name(board.model_id) not in self._branch().child_names()
-        if gone and self._boards.get(board.model_id) is board:
+        """Free its id."""
+        self._keepers.pop(board, None)
+        if self._boards.get(board.model_id) is board:
             del self._boards[board.model_id]

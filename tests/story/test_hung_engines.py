@@ -150,6 +150,23 @@ async def test_a_load_that_hangs_keeps_the_id_when_it_is_cancelled() -> None:
         assert (await loaded_as_soon_as_it_can_be(runtime)).phase == "idle"
 
 
+async def test_its_id_stays_taken_though_its_supervisor_is_another_one() -> None:
+    """The supervisor of the models was cancelled from outside, and came back without a child of that name."""
+    async with engines() as (runtime, made):
+        model = await runtime.load_model("m", HANGS)
+        async with asking(model, made):
+            next(task for task in asyncio.all_tasks() if task.get_name() == "models").cancel()
+            await until(
+                lambda: "models (dynamic supervisor) running" in str(runtime.tree()) and model.phase == "failed"
+            )
+            with pytest.raises(erllama.ModelStuck):
+                await runtime.unload("m")
+            with pytest.raises(erllama.ModelStuck):
+                await runtime.load_model("m", STUB)
+            made.let_go()
+        assert (await loaded_as_soon_as_it_can_be(runtime)).phase == "idle"
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any decode takes too long, and that is seen at once."""
