@@ -1,4 +1,4 @@
-"""Named counters: plain numbers by dotted name, for the cache and whoever reads it. Knows nothing of what it counts."""
+"""Named counters: plain numbers by dotted name, for the cache and its readers. Knows nothing of what it counts."""
 
 from __future__ import annotations
 

@@ -107,10 +107,8 @@ def _quota(root: Path) -> float | None:
 
 
 def _cgroups(root: Path) -> Iterator[Path]:
-    """The folders of this process's cgroups up to the top: of version 2, and of version 1's `cpu` controller.
-
-    In a container they may be mounted at the top under another path than `/proc/self/cgroup` says: the top counts too.
-    """
+    """The folders of this process's cgroups up to the top: of version 2, and of version 1's `cpu` controller. In a
+    container they may be mounted at the top under another path than `/proc/self/cgroup` says: the top counts too."""
     mount = root / "sys/fs/cgroup"
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]

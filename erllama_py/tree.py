@@ -16,8 +16,10 @@ from typing import Any
 
 from erllama_py.actors import (
     Actor,
+    ActorRun,
     ChildSpec,
     DynamicSupervisor,
+    FunctionRun,
     MonotonicClock,
     Names,
     Restart,
@@ -25,8 +27,6 @@ from erllama_py.actors import (
     Runnable,
     Strategy,
     Supervisor,
-    actor_child,
-    function_child,
 )
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.actor import CacheActor
@@ -130,10 +130,8 @@ def build(ram: RamTier, names: Names) -> tuple[Supervisor, dict[str, DynamicSupe
     def start(place: Group | Branch) -> Runnable:
         if isinstance(place, Group):
             children = [_actor_spec(name, actors[name], names) for name, _ in place.holds]
-            return Supervisor(
-                place.name, children, place.strategy, place.limits, on_restart=log_failure, on_failure=log_failure
-            )
-        running[place.name] = DynamicSupervisor(place.name, on_restart=log_failure, on_failure=log_failure)
+            return Supervisor(place.name, children, place.strategy, place.limits, on_failure=log_failure)
+        running[place.name] = DynamicSupervisor(place.name, on_failure=log_failure)
         return running[place.name]
 
     # A branch has no deadline of its own: each of its children has one.
@@ -141,11 +139,11 @@ def build(ram: RamTier, names: Names) -> tuple[Supervisor, dict[str, DynamicSupe
         ChildSpec(place.name, partial(start, place), stop_timeout=math.inf, vital=isinstance(place, Branch))
         for place in TREE
     ]
-    return Supervisor(ROOT, children, limits=ROOT_LIMITS, on_restart=log_failure, on_failure=log_failure), running
+    return Supervisor(ROOT, children, limits=ROOT_LIMITS, on_failure=log_failure), running
 
 
 def _actor_spec(name: str, make: Callable[[], Actor[Any]], names: Names) -> ChildSpec:
-    return ChildSpec(name, lambda: actor_child(name, make, names, capacity=MAILBOX))
+    return ChildSpec(name, lambda: ActorRun(name, make, names, capacity=MAILBOX))
 
 
 def tier_child(name: str, spec: TierSpec, names: Names) -> ChildSpec:
@@ -153,7 +151,7 @@ def tier_child(name: str, spec: TierSpec, names: Names) -> ChildSpec:
     actor = tier_actor_name(name)
     return ChildSpec(
         actor,
-        lambda: actor_child(
+        lambda: ActorRun(
             actor, lambda: DirectoryTier(name, spec, BufferPool(TIER_READ_BYTES)), names, capacity=MAILBOX
         ),
         stop_timeout=TIER_STOP_SECONDS,
@@ -165,7 +163,7 @@ def tier_child(name: str, spec: TierSpec, names: Names) -> ChildSpec:
 def pressure_child(opts: PressureOpts, evict: Evict, names: Names) -> ChildSpec:
     """The pressure monitor."""
     return ChildSpec(
-        PRESSURE, lambda: actor_child(PRESSURE, lambda: PressureMonitor(opts, evict, MonotonicClock()), names)
+        PRESSURE, lambda: ActorRun(PRESSURE, lambda: PressureMonitor(opts, evict, MonotonicClock()), names)
     )
 
 
@@ -176,7 +174,7 @@ def model_child(
     name = actor_name(board.model_id)
     return ChildSpec(
         name,
-        lambda: actor_child(name, lambda: ModelActor(board, make_backend, remember, buffers), names),
+        lambda: ActorRun(name, lambda: ModelActor(board, make_backend, remember, buffers), names),
         restart="permanent",
         stop_timeout=MODEL_STOP_SECONDS,
         limits=MODEL_LIMITS,
@@ -191,7 +189,7 @@ def user_child(
     """A coroutine function of the user's, with the same rights as a model."""
     return ChildSpec(
         name,
-        lambda: function_child(function),
+        lambda: FunctionRun(function),
         restart=restart,
         stop_timeout=USER_STOP_SECONDS,
         limits=limits or USER_LIMITS,

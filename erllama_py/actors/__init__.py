@@ -8,9 +8,9 @@ name is free before its owner's restart begins; a restart makes a new actor with
 from __future__ import annotations
 
 from erllama_py.actors.actor import Actor as Actor
+from erllama_py.actors.actor import ActorRun as ActorRun
 from erllama_py.actors.actor import Answer as Answer
 from erllama_py.actors.actor import Stop as Stop
-from erllama_py.actors.actor import actor_child as actor_child
 from erllama_py.actors.background import Background as Background
 from erllama_py.actors.child import ChildFailure as ChildFailure
 from erllama_py.actors.child import ChildSpec as ChildSpec
@@ -47,8 +47,8 @@ from erllama_py.actors.replies import Reply as Reply
 from erllama_py.actors.restart_budget import RestartLimits as RestartLimits
 from erllama_py.actors.restart_budget import Strategy as Strategy
 from erllama_py.actors.root import Tree as Tree
+from erllama_py.actors.running import FunctionRun as FunctionRun
 from erllama_py.actors.running import Runnable as Runnable
-from erllama_py.actors.running import function_child as function_child
 from erllama_py.actors.running import settle as settle
 from erllama_py.actors.snapshot import TreeNode as TreeNode
 from erllama_py.actors.state_machine import StateMachine as StateMachine

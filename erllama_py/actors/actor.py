@@ -19,7 +19,7 @@ from erllama_py.actors.mailbox import Mailbox
 from erllama_py.actors.names import Names
 from erllama_py.actors.ref import ActorRef, Envelope, StopRequest
 from erllama_py.actors.replies import Reply
-from erllama_py.actors.running import Runnable, ended_by_cancel, outlast
+from erllama_py.actors.running import ended_by_cancel, outlast
 
 M = TypeVar("M")
 
@@ -48,7 +48,7 @@ class Actor(Generic[M]):
     ref: ActorRef[M]
 
     async def init(self) -> None:
-        """Get ready; messages wait meanwhile. An error here is the error of whoever asked for the start."""
+        """Get ready; messages wait meanwhile. An error here goes to the caller that asked for the start."""
 
     async def handle(self, message: M, reply: Reply[Any] | None) -> Answer | Stop | None:
         """Take one message; `reply` is None for a cast.
@@ -67,9 +67,9 @@ class Actor(Generic[M]):
 
 
 class ActorRun:
-    """One life of one actor. A `Runnable`: see `running`."""
+    """One life of the actor that `factory` makes: a `Runnable`. `name` is that in `names`, `capacity` its mailbox's."""
 
-    def __init__(self, name: str, factory: Callable[[], Actor[Any]], names: Names, capacity: int) -> None:
+    def __init__(self, name: str, factory: Callable[[], Actor[Any]], names: Names, *, capacity: int = 1000) -> None:
         self.name = name
         self.kind = Actor.kind
         self._factory = factory
@@ -148,11 +148,3 @@ class ActorRun:
                 return Raised(error)
             exit.error.add_note(f"and then terminate of {self.name!r} failed: {describe(error)}")
         return exit
-
-
-def actor_child(name: str, factory: Callable[[], Actor[Any]], names: Names, *, capacity: int = 1000) -> Runnable:
-    """One run of the actor that `factory` makes: what the `start` of a `ChildSpec` gives.
-
-    `name` is the name in `names`; `capacity` is that of its mailbox.
-    """
-    return ActorRun(name, factory, names, capacity)

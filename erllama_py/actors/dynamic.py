@@ -25,7 +25,7 @@ class DynamicSupervisor(SupervisorBase):
     """See the module's text.
 
     `limits` is the budget of each child that brings none of its own. Children run in the context variables of the
-    supervisor, not of whoever happened to start them. `on_restart`, `on_failure` and `random`: see `Supervisor`.
+    supervisor, not of the caller that starts them. `on_failure` and `random`: see `Supervisor`.
     """
 
     kind = "dynamic supervisor"
@@ -33,9 +33,8 @@ class DynamicSupervisor(SupervisorBase):
     def __init__(
         self, name: str, limits: RestartLimits | None = None, clock: Clock | None = None,
         random: Callable[[], float] | None = None, on_failure: Listener | None = None,
-        on_restart: Listener | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(name, limits, clock, random, on_restart, on_failure)
+        super().__init__(name, limits, clock, random, on_failure)
         self._keepers: dict[str, Keeper] = {}
         self._context = contextvars.copy_context()
 

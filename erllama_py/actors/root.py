@@ -109,7 +109,7 @@ class Tree:
             raise cancelled
 
     def _ends(self, exit: Exit) -> bool:
-        """The root is about to end; whether it failed to start is known to whoever starts it."""
+        """The root is about to end; whether it failed to start is known to the caller of `start`."""
         ready = self._run is not None and self._run.ready.done()
         if ready and self.failure is None and (isinstance(exit, Raised) or not self._stopping):
             self.failure = exit.error if isinstance(exit, Raised) else ActorEnded(self._root.name, exit)

@@ -37,7 +37,7 @@ class Runnable(Protocol):
     async def run(self, ready: Callable[[], None], ending: Callable[[Exit], bool]) -> Exit:
         """Run in a task of its own, calling `ready` once when it is.
 
-        An error before `ready` belongs to whoever asked for the start. One that has work to do after its end is
+        An error before `ready` belongs to the caller that asked for the start. One that has work to do after its end is
         decided announces the exit with `ending`: its stop deadlines count from there, and the answer says whether this
         was the last run. Being cancelled means: end now; a second cancellation means that nobody waits any more.
         """
@@ -114,9 +114,9 @@ class Run:
 
 
 class FunctionRun:
-    """A plain coroutine function as a `Runnable`: ready at once, stopped by cancelling it."""
+    """One run of a coroutine function without arguments, as a `Runnable`: ready at once, stopped by cancelling it."""
 
-    def __init__(self, function: Callable[[], Awaitable[Any]], kind: str) -> None:
+    def __init__(self, function: Callable[[], Awaitable[Any]], *, kind: str = "function") -> None:
         self.kind = kind
         self._function = function
         self._task: asyncio.Task[Any] | None = None
@@ -137,11 +137,6 @@ class FunctionRun:
         if self._task is not None and not self._stop_requested:
             self._stop_requested = True
             self._task.cancel()
-
-
-def function_child(function: Callable[[], Awaitable[Any]], *, kind: str = "function") -> Runnable:
-    """One run of a coroutine function without arguments: what the `start` of a `ChildSpec` gives."""
-    return FunctionRun(function, kind)
 
 
 def ended_by_cancel(error: asyncio.CancelledError) -> Exit:

@@ -28,13 +28,12 @@ class SupervisorBase:
 
     def __init__(
         self, name: str, limits: RestartLimits | None, clock: Clock | None, random: Callable[[], float] | None,
-        on_restart: Listener | None, on_failure: Listener | None,
+        on_failure: Listener | None,
     ) -> None:  # fmt: skip
         self.name = name
         self._limits = limits or RestartLimits()
         self._clock = clock or MonotonicClock()
         self._random = random or random_module.random
-        self._on_restart = on_restart
         self._on_failure = on_failure
         self._state: ChildState = "stopped"
         self._ready_at: float | None = None
@@ -103,9 +102,8 @@ class SupervisorBase:
             self._hurry.set_result(None)
 
     def _report(self, failure: ChildFailure) -> None:
-        listener = self._on_restart if failure.outcome == "restarting" else self._on_failure
-        if listener is not None:
-            call_listener(listener, failure)
+        if self._on_failure is not None:
+            call_listener(self._on_failure, failure)
 
     def _is_stopping(self) -> bool:
         return self._stop is None or self._stop.done()

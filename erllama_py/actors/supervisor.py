@@ -21,18 +21,14 @@ from erllama_py.actors.supervising import Listener, SupervisorBase
 
 
 class Supervisor(SupervisorBase):
-    """See the module's text.
-
-    `on_restart` hears of each failure that leads to a restart, `on_failure` of each child that is given up or
-    abandoned. `random` gives numbers in `[0, 1)` for the jitter.
-    """
+    """See the module's text. `on_failure` hears of each failure and what comes of it; `random` is in `[0, 1)`."""
 
     def __init__(
         self, name: str, children: Sequence[ChildSpec], strategy: Strategy = "one_for_one",
         limits: RestartLimits | None = None, clock: Clock | None = None, random: Callable[[], float] | None = None,
-        on_restart: Listener | None = None, on_failure: Listener | None = None,
+        on_failure: Listener | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(name, limits, clock, random, on_restart, on_failure)
+        super().__init__(name, limits, clock, random, on_failure)
         self._specs = {spec.name: spec for spec in children}
         if len(self._specs) < len(children):
             raise ValueError(f"two children of {name!r} have the same name")
@@ -115,11 +111,9 @@ class Supervisor(SupervisorBase):
             await self._take_down(self._children[affected], now + decision.delay)
 
     async def _take_down(self, child: Child, due: float) -> None:
-        """Stop a child if it runs, and plan its restart.
-
-        A transient child that had finished comes back too: what it rested on is new now. Temporary children do not, nor
-        does one that was abandoned: it still holds what a second one would need.
-        """
+        """Stop a child if it runs, and plan its restart. A transient child that had finished comes back too: what it
+        rested on is new now. Temporary children do not, nor does one that was abandoned: it still holds what a second
+        one would need."""
         if child.to_be_stopped:
             await self._stop_child(child)
         if child.left_behind is None and child.spec.restart != "temporary":

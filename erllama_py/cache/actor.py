@@ -78,7 +78,7 @@ class CacheActor(Actor[CacheMessage]):
         self._now = now
         self._tiers = TierStates()
         self._found: dict[tuple[str, int], Hit] = {}  # look-ups that hold pins, by holder and request
-        self._holders: dict[tuple[str, bytes], tuple[str, SaveLost]] = {}  # whom to tell if a pending row is given up
+        self._holders: dict[tuple[str, bytes], tuple[str, SaveLost]] = {}  # who hears of a pending row that is given up
         self._background = Background("cache")
 
     async def init(self) -> None:

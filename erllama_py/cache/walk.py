@@ -155,10 +155,8 @@ def _slowness(index: Index, row: Located) -> tuple[int, int]:
 
 
 def _partial(index: Index, path: _Path, tokens: bytes, length: int) -> tuple[Located | None, int]:
-    """The row that gives most when it is cut back, and to where: it extends the path, further than `length`.
-
-    By so much that it is worth reading.
-    """
+    """The row that gives most when it is cut back, and to where: it extends the path, further than `length`. By so much
+    that it is worth reading."""
     found: Located | None = None
     longest = length
     for start in path.best:

@@ -110,10 +110,8 @@ class Decoder:
                 return
 
     def _find_position(self, running: Running) -> None:
-        """After a decode that did not end: whole micro-batches may be in, and count.
-
-        A recurrent state may have been left half-way through its update, so nothing of it counts.
-        """
+        """After a decode that did not end: whole micro-batches may be in, and count. A recurrent state may have been
+        left half-way through its update, so nothing of it counts."""
         _, last = self._backend.positions(running.seq_id)
         # What is fed last is decoded again: its logits are lost.
         position = min(last + 1, running.most_held) if self._cuttable else 0

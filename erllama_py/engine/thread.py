@@ -194,11 +194,9 @@ class EngineThread:
         return self._jobs.get()
 
     def _may_pass(self, worker: Worker, job: Job) -> bool:
-        """Whether a job need not wait for the copies that are to be made, one a tick.
-
-        Until then a cancelled request keeps decoding and one without cells stalls. All other jobs need those
-        before them: copies fill the sequences that requests begin in. A grant has its cells from the drops before it.
-        """
+        """Whether a job need not wait for the copies that are to be made, one a tick. Until then a cancelled request
+        keeps decoding and one without cells stalls. All other jobs need those before them: copies fill the sequences
+        that requests begin in. A grant has its cells from the drops before it."""
         match job:
             case Cancel(request_id):
                 return worker.runs(request_id)

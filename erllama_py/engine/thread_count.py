@@ -125,11 +125,9 @@ def _news(best: int, most: int, pressure: Pressure | None) -> News:
 
 
 def _other(best: int, most: int, news: News, pressure: Pressure | None, lost: int) -> int:
-    """The count to be tried, `best` for none: one for each CPU that others leave, or one more.
-
-    What others leave is a guess, and may be far too low: waits of threads that do not compute count too. Where it has
-    lost, half of it is tried next time, down to one, and then again from the top.
-    """
+    """The count to be tried, `best` for none: one for each CPU that others leave, or one more. What others leave is a
+    guess, and may be far too low: waits of threads that do not compute count too. Where it has lost, half of it is
+    tried next time, down to one, and then again from the top."""
     if pressure is None:
         return best // 2 if best == most > 1 else min(most, best + 1)
     if news == "held up":
@@ -141,11 +139,8 @@ def _other(best: int, most: int, news: News, pressure: Pressure | None, lost: in
 
 
 def _free(best: int, most: int, waiting: float) -> float:
-    """CPUs that others leave.
-
-    Where the kernel is fair, `n` threads and `b` others on `N` CPUs get `N / (n + b)` each, and of the `n` those wait
-    that get none: `waiting = n * (1 - N / (n + b))`, which gives `N - b`.
-    """
+    """CPUs that others leave. Where the kernel is fair, `n` threads and `b` others on `N` CPUs get `N / (n + b)` each,
+    and of the `n` those wait that get none: `waiting = n * (1 - N / (n + b))`, which gives `N - b`."""
     got = max(0.05, 1.0 - waiting / best)
     return most + best - most / got
 

@@ -16,7 +16,7 @@ from erllama_py.scheduler.state import State
 def explain(hit: Hit | None, tokens: Sequence[int], min_tokens: int | None) -> Explanation:
     """What `hit` means for a prompt, where what is shorter than `min_tokens` is not saved.
 
-    The text of the token at `position` is left to whoever has the vocabulary.
+    The text of the token at `position` is left to the caller, which has the vocabulary.
     """
     rows = hit.chain if hit is not None else ()
     return Explanation(

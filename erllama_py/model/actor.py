@@ -3,7 +3,7 @@
 Life: `init` fingerprints the file on a worker thread and has the engine thread load it; `ready` is when the
 weights and the context are there. Every end, by a crash, an unload or a cancelled start, goes through
 `terminate`, which waits until the thread has freed the native memory, so that a restart never holds two
-copies of the weights. Open requests fail at once when the actor ends; the kit sees to that.
+copies of the weights. Open requests fail at once when the actor ends; the kit does that.
 """
 
 from __future__ import annotations
@@ -121,11 +121,9 @@ class ModelActor(StateMachine[State, Message, Effect]):
         )  # fmt: skip
 
     def _take_outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        """Called on the loop, once a tick of the engine thread.
-
-        Text goes straight to its streams: one wake-up of the loop for each token, and no message. All else is decided
-        on, and text that comes after it waits for that in the mailbox. Urgent, so that it is never refused.
-        """
+        """Called on the loop, once a tick of the engine thread. Text goes straight to its streams: one wake-up of the
+        loop for each token, and no message. All else is decided on, and text that comes after it waits for that in the
+        mailbox. Urgent, so that it is never refused."""
         if self.ref.exit is not None:  # an actor that is ending has answered everything
             return
         if not self._undecided and (texts := texts_of(outcomes)) is not None:
@@ -185,7 +183,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
     def _look_again(self, when: float | None, now: float) -> None:
         """Have a `Look` come when something is due without an event."""
         due = self._look_at is not None and self._look_at <= now
-        if when == self._look_at or due:  # one that is due comes yet: not every event sees to what it is for
+        if when == self._look_at or due:  # one that is due comes yet: not every event does what it is for
             return
         if self._timer is not None:
             self._timer.cancel()

@@ -52,7 +52,7 @@ async def find_fingerprint(
     if not facts.files:  # a backend without a file
         return config.fingerprint or hashlib.sha256(config.backend.encode()).hexdigest()
     if config.fingerprint_mode == "fast_unsafe":
-        assert config.fingerprint is not None  # the door saw to it
+        assert config.fingerprint is not None  # checked at the door
         return config.fingerprint
     found = combine(await _known_or_hashed(config, facts, folder, progress, threads))
     if config.fingerprint is not None and config.fingerprint != found:

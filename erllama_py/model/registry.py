@@ -2,7 +2,7 @@
 
 Owns the boards, one for each load, and their keepers. An id is free when its keeper has ended, with all that it kept:
 not while a load, an unload or an engine that does not end still holds the memory. An unload belongs to nobody: once it
-is asked for it goes on, and all who ask for it wait for the same end.
+is asked for it goes on, and all its callers wait for the same end.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Registry:
     def _ended(self, board: ModelBoard, ending: asyncio.Task[None]) -> None:
         del self._ends[board]
         if not ending.cancelled():
-            ending.exception()  # all who waited for it may have gone
+            ending.exception()  # all its callers may have gone
 
     async def _take_down(self, board: ModelBoard) -> None:
         if (keeper := self._keepers.get(board)) is None:  # its load took it down, as it failed or was taken back

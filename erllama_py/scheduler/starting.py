@@ -69,10 +69,8 @@ def with_pieces(state: State, one: Placed, pieces: Pieces) -> State:
 
 
 def _with_cells(state: State, one: Placed, start: int, end: int) -> tuple[State, bool]:
-    """The state in which a request may write its own cells from `start` to `end`, and whether there are as many.
-
-    Where there are not it begins with what there is, and asks for more.
-    """
+    """The state in which a request may write its own cells from `start` to `end`, and whether there are as many. Where
+    there are not it begins with what there is, and asks for more."""
     pieces, block = slot_of(state, one).pieces, state.next_block
     state = changed(state, next_block=block + 1)
     after = with_pieces(state, one, written(pieces, start, end, block))

@@ -203,11 +203,8 @@ class TierActor(Actor[TierMessage]):
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Drop the frames of an error and of those that led to it.
-
-    An error that a thread raises refers to its future, which holds it, and to the frames here: the row's buffer would
-    be out until the garbage collector comes by.
-    """
+    """Drop the frames of an error and of those that led to it. An error that a thread raises refers to its future,
+    which holds it, and to the frames here: the row's buffer would be out until the garbage collector comes by."""
     while error is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__

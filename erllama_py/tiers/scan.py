@@ -68,7 +68,7 @@ def breathing(items: Iterable[T]) -> Iterator[T]:
     """The items, with a moment for other threads now and then.
 
     A thread that makes one short system call after another gives the interpreter's lock up each time, and has it back
-    before one that waits for it is awake: an event loop then stands still for as long as this goes on.
+    before one that waits for it is awake: an event loop then stalls for as long as this goes on.
     """
     for count, item in enumerate(items, 1):
         yield item

@@ -1,4 +1,4 @@
-"""What the log says of a failure under the tree: who, under whom, of what, with the traceback, and what comes of it."""
+"""What the log says of a failure under the tree: child, supervisor, cause and traceback, and what comes of it."""
 
 from __future__ import annotations
 

@@ -44,11 +44,8 @@ def get_logger(name: str = NAME, /, **context: Any) -> structlog.stdlib.BoundLog
 
 
 def _to_record(logger: Any, name: str, event_dict: MutableMapping[str, Any]) -> tuple[tuple[str], dict[str, Any]]:
-    """Arguments of the standard library's logging call.
-
-    The key-values go below one attribute of the record: spread over it, a key such as `name` or `module`
-    would clash with the record's own and raise.
-    """
+    """Arguments of the standard library's logging call. The key-values go below one attribute of the record: spread
+    over it, a key such as `name` or `module` would clash with the record's own and raise."""
     event = str(event_dict.pop("event", ""))
     keywords = {key: event_dict.pop(key) for key in ("exc_info", "stack_info", "stacklevel") if key in event_dict}
     rendered = _text(logger, name, event_dict)

@@ -48,9 +48,7 @@ def system_memory(proc_cgroup: Path = PROC_CGROUP, cgroups: Path = CGROUPS) -> R
 
 def _limited(proc_cgroup: Path, cgroups: Path) -> list[Reading]:
     """The memory of this process's control group and of those around it, where limited. Version 2 alone.
-
-    https://docs.kernel.org/admin-guide/cgroup-v2.html
-    """
+    https://docs.kernel.org/admin-guide/cgroup-v2.html"""
     try:
         lines = proc_cgroup.read_text().splitlines()
     except OSError:

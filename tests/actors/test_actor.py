@@ -15,6 +15,7 @@ from helpers.players import Crash, Player, Stage, until
 from erllama_py.actors import (
     ActorEnded,
     ActorRef,
+    ActorRun,
     CallTimeout,
     MailboxClosed,
     MailboxFull,
@@ -25,7 +26,6 @@ from erllama_py.actors import (
     SelfCall,
     Stopped,
     UnexpectedCancel,
-    actor_child,
 )
 from erllama_py.actors.running import Run
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.anyio
 async def living(stage: Stage, name: str = "a", capacity: int = 1000) -> AsyncIterator[tuple[ActorRef[Any], Run]]:
     """A player without a supervisor, ready; it is stopped at the end if it has not ended."""
     async with quiet_loop():
-        run = Run(name, lambda: actor_child(name, lambda: stage.player(name), stage.names, capacity=capacity))
+        run = Run(name, lambda: ActorRun(name, lambda: stage.player(name), stage.names, capacity=capacity))
         await run.ready
         ref = stage.names.whereis(name)
         assert ref is not None
@@ -72,7 +72,7 @@ async def test_messages_that_arrive_during_init_wait() -> None:
     async with quiet_loop():
         stage = Stage()
         stage.close("init a")
-        run = Run("a", lambda: actor_child("a", lambda: stage.player("a"), stage.names))
+        run = Run("a", lambda: ActorRun("a", lambda: stage.player("a"), stage.names))
         ref = await wait_registered(stage.names, "a")
         early = ref.begin_call("early")
         await turns()
@@ -89,7 +89,7 @@ async def test_an_error_in_init_is_how_the_run_ends_and_the_name_is_free() -> No
     async with quiet_loop():
         stage = Stage()
         stage.fail_init.add("a")
-        run = Run("a", lambda: actor_child("a", lambda: stage.player("a"), stage.names))
+        run = Run("a", lambda: ActorRun("a", lambda: stage.player("a"), stage.names))
         exit = await run.task
         assert isinstance(exit, Raised)
         assert isinstance(exit.error, Crash)
@@ -102,7 +102,7 @@ async def test_a_taken_name_fails_the_second_actor_and_leaves_the_first_alone() 
     """Not even `init` of the second one runs."""
     stage = Stage()
     async with living(stage) as (ref, _):
-        second = Run("a", lambda: actor_child("a", lambda: stage.player("a"), stage.names))
+        second = Run("a", lambda: ActorRun("a", lambda: stage.player("a"), stage.names))
         with pytest.raises(NameTaken):
             await second.task
         assert stage.log.count("init a") == 1
@@ -160,7 +160,7 @@ async def test_stop_during_init_cancels_it() -> None:
     async with quiet_loop():
         stage = Stage()
         stage.close("init a")
-        run = Run("a", lambda: actor_child("a", lambda: stage.player("a"), stage.names))
+        run = Run("a", lambda: ActorRun("a", lambda: stage.player("a"), stage.names))
         await wait_registered(stage.names, "a")
         await turns()
         run.request_stop()
@@ -182,7 +182,7 @@ async def test_stop_during_an_init_that_does_not_let_itself_be_cancelled_comes_r
     async with quiet_loop():
         stage = Stage()
         stage.close("init a")
-        run = Run("a", lambda: actor_child("a", lambda: Stubborn(stage), stage.names))
+        run = Run("a", lambda: ActorRun("a", lambda: Stubborn(stage), stage.names))
         await wait_registered(stage.names, "a")
         await turns()
         run.request_stop()
@@ -199,7 +199,7 @@ async def test_an_actor_may_ask_itself_to_stop() -> None:
 
     async with quiet_loop():
         stage = Stage()
-        run = Run("a", lambda: actor_child("a", lambda: Shy(stage), stage.names))
+        run = Run("a", lambda: ActorRun("a", lambda: Shy(stage), stage.names))
         assert await run.task == Stopped()
         assert stage.log[-1] == "gone a: stopped"
         assert "a" not in stage.names
@@ -319,7 +319,7 @@ async def test_an_actor_that_waits_holds_on_to_no_message() -> None:
 
     async with quiet_loop():
         stage, payload = Stage(), Payload()
-        run = Run("a", lambda: actor_child("a", lambda: Sink(stage), stage.names))
+        run = Run("a", lambda: ActorRun("a", lambda: Sink(stage), stage.names))
         await run.ready
         stage.names.cast("a", payload)
         gone = weakref.ref(payload)

@@ -14,6 +14,7 @@ from helpers.players import Crash, Player, Stage
 
 from erllama_py.actors import (
     ActorEnded,
+    ActorRun,
     Answer,
     Exit,
     NameNotFound,
@@ -22,7 +23,6 @@ from erllama_py.actors import (
     Runnable,
     Stop,
     Stopped,
-    actor_child,
 )
 from erllama_py.actors.running import Run
 
@@ -47,7 +47,7 @@ async def test_an_actor_cancelled_at_any_await_keeps_every_promise() -> None:
 
     async def scenario(strike: Strike) -> None:
         stage = Stage()
-        inner = actor_child("a", lambda: stage.player("a"), stage.names)
+        inner = ActorRun("a", lambda: stage.player("a"), stage.names)
         run = Run("a", lambda: Struck(inner, strike))
         ref = await wait_registered(stage.names, "a")
         calls = [ref.begin_call(message) for message in ("keep", "hello", "hello")]
@@ -94,7 +94,7 @@ async def test_an_actor_that_crashes_at_any_await_of_its_own_keeps_every_promise
                 await fragile("terminate", super().terminate(exit))
 
         stage = Stage()
-        run = Run("a", lambda: actor_child("a", lambda: Fragile(stage), stage.names))
+        run = Run("a", lambda: ActorRun("a", lambda: Fragile(stage), stage.names))
         ref = await wait_registered(stage.names, "a")
         try:
             assert await ref.call("hello") == "HELLO"
@@ -114,7 +114,7 @@ async def test_a_caller_cancelled_at_any_await_abandons_its_call_and_harms_nobod
 
     async def scenario(strike: Strike) -> None:
         stage = Stage()
-        run = Run("a", lambda: actor_child("a", lambda: stage.player("a"), stage.names))
+        run = Run("a", lambda: ActorRun("a", lambda: stage.player("a"), stage.names))
         await run.ready
         caller = asyncio.ensure_future(strike.coroutine(stage.names.call("a", "hello", timeout=60)))
         with suppress(asyncio.CancelledError):

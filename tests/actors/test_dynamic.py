@@ -48,7 +48,7 @@ async def test_a_first_start_that_fails_goes_to_its_caller_as_it_is_and_is_not_r
     """The child is gone then; the same name can be tried again."""
     async with quiet_loop():
         stage, told = Stage(), list[ChildFailure]()
-        supervisor = DynamicSupervisor("crew", on_failure=told.append, on_restart=told.append)
+        supervisor = DynamicSupervisor("crew", on_failure=told.append)
         async with running(supervisor):
             stage.fail_init.add("a")
             for _ in range(2):
@@ -149,7 +149,7 @@ async def test_each_child_has_a_budget_of_its_own() -> None:
     """Crashes of one do not count for another."""
     async with quiet_loop():
         stage, clock, told = Stage(), ManualClock(), list[ChildFailure]()
-        supervisor = DynamicSupervisor("crew", ROUND, clock, on_restart=told.append)
+        supervisor = DynamicSupervisor("crew", ROUND, clock, on_failure=told.append)
         async with running(supervisor):
             for name in "abcde":
                 await supervisor.start_child(stage.spec(name))
@@ -339,7 +339,7 @@ async def test_a_crashed_child_whose_terminate_hangs_is_left_behind_and_not_rest
     """A second one would fight it for what it still holds; the crash is the error one sees, with a note."""
     async with quiet_loop():
         stage, clock, told = Stage(), ManualClock(), list[ChildFailure]()
-        supervisor = DynamicSupervisor("crew", ROUND, clock, on_failure=told.append, on_restart=told.append)
+        supervisor = DynamicSupervisor("crew", ROUND, clock, on_failure=told.append)
         async with running(supervisor):
             await supervisor.start_child(stage.spec("a"))
             stage.close("terminate a")

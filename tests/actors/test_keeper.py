@@ -209,7 +209,7 @@ async def test_a_supervisor_that_is_not_vital_is_given_up_alone() -> None:
 
         parts = [part("a", False), part("b", True)]
         limits = RestartLimits(intensity=1, backoff_first=0.0)
-        async with running(Supervisor("whole", parts, limits=limits, on_restart=tell, on_failure=tell)):
+        async with running(Supervisor("whole", parts, limits=limits, on_failure=tell)):
             stage.crash("a")
             await until(lambda: told == [("part a", "gave_up")])
             stage.crash("b")

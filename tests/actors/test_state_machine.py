@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from helpers.checkpoints import quiet_loop
 
-from erllama_py.actors import Names, Raised, Reply, Returned, StateMachine, Stop, Stopped, actor_child
+from erllama_py.actors import ActorRun, Names, Raised, Reply, Returned, StateMachine, Stop, Stopped
 from erllama_py.actors.running import Run
 
 pytestmark = pytest.mark.anyio
@@ -47,7 +47,7 @@ class Echo(StateMachine[State, str, str]):
 
 
 async def start(machine: Echo, names: Names) -> Run:
-    run = Run("m", lambda: actor_child("m", lambda: machine, names))
+    run = Run("m", lambda: ActorRun("m", lambda: machine, names))
     await run.ready
     return run
 

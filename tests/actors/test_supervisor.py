@@ -171,9 +171,7 @@ async def test_over_the_limit_all_children_are_stopped_and_the_failure_goes_up_w
     """Three restarts within the minute, then the end; each restart is reported, and the giving up."""
     async with quiet_loop():
         stage, clock, told = Stage(), ManualClock(), list[ChildFailure]()
-        supervisor = Supervisor(
-            "top", abc(stage), limits=ROUND, clock=clock, on_restart=told.append, on_failure=told.append
-        )
+        supervisor = Supervisor("top", abc(stage), limits=ROUND, clock=clock, on_failure=told.append)
         async with running(supervisor) as run:
             for delay in (1.0, 2.0, 4.0):
                 await (await wait_registered(stage.names, "b")).call("hello")
@@ -327,7 +325,7 @@ async def test_a_listener_that_fails_harms_nobody() -> None:
         raise ValueError
 
     stage, clock = Stage(), ManualClock()
-    async with running(Supervisor("top", [stage.spec("a")], limits=ROUND, clock=clock, on_restart=fail)):
+    async with running(Supervisor("top", [stage.spec("a")], limits=ROUND, clock=clock, on_failure=fail)):
         stage.crash("a")
         await clock.sleeping(1.0)
         with pytest.raises(NameNotFound):

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from helpers.rows import chain, meta
 
-from erllama_py.actors import Actor, Names, Reply, actor_child
+from erllama_py.actors import Actor, ActorRun, Names, Reply
 from erllama_py.actors.running import Run
 from erllama_py.cache.client import CacheClient
 from erllama_py.cache.messages import Located, RowBytes
@@ -44,7 +44,7 @@ class PlayedTier(Actor[Get]):
 async def test_a_row_that_is_not_the_one_that_was_found_is_not_read(content: RowMeta, is_it: bool) -> None:
     """By its key and the positions that it spans."""
     names = Names()
-    run = Run("tier:disk", lambda: actor_child("tier:disk", lambda: PlayedTier(content), names))
+    run = Run("tier:disk", lambda: ActorRun("tier:disk", lambda: PlayedTier(content), names))
     await run.ready
     try:
         read = await CacheClient(names).read(Located(ROW, "disk", 1000))

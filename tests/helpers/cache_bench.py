@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from erllama_py.actors import Actor, ActorRef, Names, Reply, actor_child
+from erllama_py.actors import Actor, ActorRef, ActorRun, Names, Reply
 from erllama_py.actors.running import Run
 from erllama_py.cache.actor import CacheActor
 from erllama_py.cache.keys import pack_tokens
@@ -92,8 +92,8 @@ async def running() -> AsyncIterator[Bench]:
     async with quiet_loop():
         names, actor, disk = Names(), CacheActor(lambda: 0.0), Played()
         runs = [
-            Run(CACHE, lambda: actor_child(CACHE, lambda: actor, names)),
-            Run("tier:disk", lambda: actor_child("tier:disk", lambda: disk, names)),
+            Run(CACHE, lambda: ActorRun(CACHE, lambda: actor, names)),
+            Run("tier:disk", lambda: ActorRun("tier:disk", lambda: disk, names)),
         ]
         for run in runs:
             await run.ready

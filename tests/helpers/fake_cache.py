@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from erllama_py.actors import Actor, ActorRef, Answer, Names, Raised, Reply, actor_child
+from erllama_py.actors import Actor, ActorRef, ActorRun, Answer, Names, Raised, Reply
 from erllama_py.actors.running import Run
 from erllama_py.tiers.base import TierActor
 from erllama_py.tiers.messages import (
@@ -114,11 +114,11 @@ async def tier_running(make: Callable[[], TierActor], cache: FakeCache | None = 
     async with quiet_loop():
         names, cache = Names(), cache or FakeCache()
         kept_cache = cache
-        beside = Run(CACHE, lambda: actor_child(CACHE, lambda: kept_cache, names))
+        beside = Run(CACHE, lambda: ActorRun(CACHE, lambda: kept_cache, names))
         await beside.ready
         tier = make()
         name = tier_actor_name(tier.tier)
-        run = Run(name, lambda: actor_child(name, lambda: tier, names))
+        run = Run(name, lambda: ActorRun(name, lambda: tier, names))
         try:
             await asyncio.wait((run.ready, run.task), return_when=asyncio.FIRST_COMPLETED)
             if isinstance(run.exit, Raised):

@@ -13,17 +13,17 @@ from typing import Any
 
 from erllama_py.actors import (
     Actor,
+    ActorRun,
     Answer,
     ChildSpec,
     DynamicSupervisor,
     Exit,
+    FunctionRun,
     Names,
     Reply,
     RestartLimits,
     Stop,
     Supervisor,
-    actor_child,
-    function_child,
 )
 from erllama_py.actors.running import Run
 from helpers.checkpoints import turns
@@ -69,7 +69,7 @@ class Stage:
 
     def spec(self, name: str, **options: Any) -> ChildSpec:
         """A child that runs a `Player` under its name."""
-        return ChildSpec(name, lambda: actor_child(name, lambda: self.player(name), self.names), **options)
+        return ChildSpec(name, lambda: ActorRun(name, lambda: self.player(name), self.names), **options)
 
     def crash(self, name: str) -> None:
         """Let a player crash in its handler."""
@@ -146,7 +146,7 @@ async def running(supervisor: Supervisor | DynamicSupervisor) -> AsyncIterator[R
 
 def function_spec(name: str, function: Callable[[], Any], **options: Any) -> ChildSpec:
     """A child that runs a coroutine function."""
-    return ChildSpec(name, lambda: function_child(function), **options)
+    return ChildSpec(name, lambda: FunctionRun(function), **options)
 
 
 async def until(holds: Callable[[], bool]) -> None:

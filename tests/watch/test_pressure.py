@@ -15,7 +15,7 @@ from helpers.checkpoints import quiet_loop
 from helpers.clock import ManualClock
 from helpers.players import running
 
-from erllama_py.actors import ActorEnded, ChildSpec, Names, Returned, Supervisor, actor_child
+from erllama_py.actors import ActorEnded, ActorRun, ChildSpec, Names, Returned, Supervisor
 from erllama_py.errors import InvalidOption
 from erllama_py.options.pressure import PressureOpts
 from erllama_py.results import PressureState
@@ -59,7 +59,7 @@ class Scene:
         def monitor() -> PressureMonitor:
             return PressureMonitor(self.opts, self.evict, self.clock)
 
-        spec = ChildSpec("pressure", lambda: actor_child("pressure", monitor, self.names))
+        spec = ChildSpec("pressure", lambda: ActorRun("pressure", monitor, self.names))
         async with quiet_loop(), running(Supervisor("watch", [spec], clock=self.clock)):
             yield self
 

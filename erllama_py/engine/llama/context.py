@@ -30,7 +30,7 @@ class Context:
         self.n_seq_max = int(self._c.llama_n_seq_max(handle)) - 1  # the last one is the scratch of `states`
         self._n_swa = n_swa
         self._cuttable = cuttable
-        # A GPU is still at work when `llama_decode` returns. Whoever asks for logits would wait for it with the GIL
+        # A GPU is still at work when `llama_decode` returns. A call for logits would wait for it with the GIL
         # held, and a tick would seem to take no time. Without one nothing is waited for, so the GIL is not given up.
         self._devices = bool(self._c.llama_supports_gpu_offload())
         self._memory = self._quick.get_memory(handle)

@@ -189,12 +189,10 @@ def _file_types(module: Any) -> dict[int, str]:
 
 
 def _open_without_the_gil() -> None:
-    """Have the shared library in memory before the bindings open it.
-
-    `ctypes.CDLL` holds the GIL while the system reads, links and initialises the library: some milliseconds, and
-    tens of them from a cold disk, in which an event loop stands still. C's own `dlopen`, called as a foreign
-    function, does the same work without the GIL; the bindings then only count one more user.
-    """
+    """Have the shared library in memory before the bindings open it. `ctypes.CDLL` holds the GIL while the system
+    reads, links and initialises the library: some milliseconds, and tens of them from a cold disk, in which an event
+    loop stalls. C's own `dlopen`, called as a foreign function, does the same work without the GIL; the bindings
+    then only count one more user."""
     package = importlib.util.find_spec("llama_cpp")
     if package is None or package.origin is None:
         return  # the import that follows says what is wrong
