@@ -89,23 +89,20 @@ class LookUps:
 
     async def _read(self, job: ReadRows) -> None:
         ahead = self._ahead[job.request_id]
-        async with asyncio.TaskGroup() as group:
-            # They begin in order, as the semaphore lets them; each is let go of as soon as it is handed on.
-            reads = deque(group.create_task(self._read_one(row, ahead)) for row in job.rows)
-            try:
-                while reads:
-                    content = await reads.popleft()
-                    self._post(RowRead(job.request_id, content))
-                    if content is None:
-                        self._due[job.request_id] = 0
-                        for read in reads:
-                            read.cancel()
-                        return
-                    del content
-            finally:
-                # Where it is cancelled, the group's error keeps this frame until the garbage collector comes by: not
-                # the rows that were read.
-                reads.clear()
+        # They begin in order, as the semaphore lets them; each is let go of as soon as it is handed on. No task group:
+        # the error of one that is cancelled keeps these frames, and rows with them, until the garbage collector comes by.
+        reads = deque(asyncio.ensure_future(self._read_one(row, ahead)) for row in job.rows)
+        try:
+            while reads:
+                content = await reads.popleft()
+                self._post(RowRead(job.request_id, content))
+                if content is None:
+                    self._due[job.request_id] = 0
+                    return
+                del content
+        finally:
+            while reads:
+                reads.pop().cancel()
 
     async def _read_one(self, row: Located, ahead: anyio.Semaphore) -> RowBytes | None:
         await ahead.acquire()
