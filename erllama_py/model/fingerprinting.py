@@ -37,6 +37,7 @@ from erllama_py.options.model import ModelConfig
 
 Progress = Callable[[int, int], bool]
 
+MOST_BYTES = 64 << 10  # of an entry; most of it is the model's path
 _numbers = itertools.count(1)  # of temporary files: no two loads of a process write the same one
 
 
@@ -104,9 +105,9 @@ async def store(folder: Path, entry: Remembered, executor: Executor) -> None:
 
 async def _recall(folder: Path, state: FileState, executor: Executor) -> str | None:
     try:
-        file = await aiofiles.open(store_path(folder, state), "rb", executor=executor)
+        file = await aiofiles.open(store_path(folder, state), "rb", opener=_unwaited, executor=executor)
         try:
-            content: bytes = await file.read()
+            content: bytes = await file.read(MOST_BYTES) or b""  # a pipe may have nothing yet
         finally:
             await file.close()
     except OSError:
@@ -131,6 +132,10 @@ async def _store(folder: Path, entry: Remembered, executor: Executor) -> None:
             with suppress(OSError):
                 await aiofiles.os.unlink(temporary, executor=executor)
             raise
+
+
+def _unwaited(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe, or a link to what has no end
 
 
 def _private(path: str, flags: int) -> int:

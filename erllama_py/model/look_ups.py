@@ -90,7 +90,7 @@ class LookUps:
     async def _read(self, job: ReadRows) -> None:
         ahead = self._ahead[job.request_id]
         # They begin in order, as the semaphore lets them; each is let go of as soon as it is handed on. No task group:
-        # the error of one that is cancelled keeps these frames, and rows with them, until the garbage collector comes by.
+        # its error would hold these frames, and the rows in them, until the garbage collector comes by.
         reads = deque(asyncio.ensure_future(self._read_one(row, ahead)) for row in job.rows)
         try:
             while reads:

@@ -252,6 +252,28 @@ def test_a_failed_write_leaves_no_temporary_file(model: Path, memory: Path, monk
     assert entries(memory) == []
 
 
+@pytest.mark.parametrize("written", [False, True])
+def test_an_entry_that_is_a_pipe_holds_up_no_load(model: Path, memory: Path, written: bool) -> None:
+    """With nobody at its other end, or somebody who says nothing; the hash takes its place."""
+    path = store_path(memory, identify(model_file(model), "safe"))
+    memory.mkdir(parents=True)
+    os.mkfifo(path)
+    writer = os.open(path, os.O_RDWR | os.O_NONBLOCK) if written else None
+    assert fingerprint_file(config(model), facts(model), memory, Recorder()) == DIGEST
+    assert path.is_file()
+    if writer is not None:
+        os.close(writer)
+
+
+def test_an_entry_that_has_no_end_is_none(model: Path, memory: Path) -> None:
+    """No link is followed."""
+    path = store_path(memory, identify(model_file(model), "safe"))
+    memory.mkdir(parents=True)
+    path.symlink_to("/dev/zero")
+    assert fingerprint_file(config(model), facts(model), memory, Recorder()) == DIGEST
+    assert not path.is_symlink()
+
+
 def test_a_path_that_is_no_text_is_not_remembered(memory: Path) -> None:
     """File names are bytes; JSON is text."""
     identity = FileState(os.fsdecode(b"/srv/\xff.gguf"), 10, 20, 30, "safe")
