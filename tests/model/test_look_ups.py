@@ -39,7 +39,8 @@ class Client(CacheClient):
         return NOTHING
 
     async def read(self, row: Located) -> RowBytes | None:
-        read = asyncio.get_running_loop().create_future()  # held by this frame, as a `Reply` holds its answer
+        # Held by this frame, as a `Reply` holds its answer.
+        read: asyncio.Future[RowBytes | None] = asyncio.get_running_loop().create_future()
         self.reads.append(read)
         return await read
 
