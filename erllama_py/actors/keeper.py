@@ -23,8 +23,6 @@ from erllama_py.actors.running import Run, call_listener, outlast, wait_any
 
 
 class Keeper:
-    """See the module's text."""
-
     def __init__(
         self, supervisor: str, child: Child, limits: RestartLimits, clock: Clock, random: Callable[[], float],
         report: Callable[[ChildFailure], None], forget: Callable[[Keeper], None],

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from erllama_py.actors.errors import MailboxClosed, MailboxFull
@@ -21,20 +20,7 @@ M = TypeVar("M")
 BURST = 32
 
 
-@dataclass(frozen=True)
-class MailboxStatistics:
-    """Counts since the mailbox was made; `peak` is the most that ever waited at once."""
-
-    waiting: int
-    capacity: int
-    received: int
-    refused: int
-    peak: int
-
-
 class Mailbox(Generic[M]):
-    """See the module's text."""
-
     def __init__(self, name: str, capacity: int = 1000) -> None:
         if capacity < 1:
             raise ValueError(f"a mailbox holds at least one message, not {capacity}")
@@ -45,9 +31,8 @@ class Mailbox(Generic[M]):
         self._normal: deque[M] = deque()
         self._taker: asyncio.Future[None] | None = None
         self._taken_in_a_row = 0
-        self._received = 0
-        self._refused = 0
-        self._peak = 0
+        self.received = self.refused = 0
+        self.peak = 0  # the most that ever waited at once
 
     def __len__(self) -> int:
         return len(self._urgent) + len(self._normal)
@@ -61,11 +46,11 @@ class Mailbox(Generic[M]):
         if self.closed:
             raise MailboxClosed(self.name)
         if bounded and not urgent and len(self._normal) >= self.capacity:
-            self._refused += 1
+            self.refused += 1
             raise MailboxFull(self.name, len(self), self.capacity)
         (self._urgent if urgent else self._normal).append(item)
-        self._received += 1
-        self._peak = max(self._peak, len(self))
+        self.received += 1
+        self.peak = max(self.peak, len(self))
         self._wake()
 
     async def get(self) -> M:
@@ -92,13 +77,9 @@ class Mailbox(Generic[M]):
         self._wake()
         return left
 
-    def statistics(self) -> MailboxStatistics:
-        """Counts to look at; costs nothing."""
-        return MailboxStatistics(len(self), self.capacity, self._received, self._refused, self._peak)
-
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self)} of {self.capacity} waiting"
-        return f"<Mailbox {self.name!r} {state}, received {self._received}, refused {self._refused}, peak {self._peak}>"
+        return f"<Mailbox {self.name!r} {state}, received {self.received}, refused {self.refused}, peak {self.peak}>"
 
     async def _wait(self) -> None:
         if self._taker is not None:

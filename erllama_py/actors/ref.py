@@ -15,7 +15,7 @@ import anyio
 
 from erllama_py.actors.errors import ActorEnded, CallTimeout, SelfCall
 from erllama_py.actors.exits import Exit
-from erllama_py.actors.mailbox import Mailbox, MailboxStatistics
+from erllama_py.actors.mailbox import Mailbox
 from erllama_py.actors.replies import Reply
 
 M = TypeVar("M")
@@ -29,8 +29,6 @@ Envelope = tuple[M, "Reply[Any] | None"] | StopRequest
 
 
 class ActorRef(Generic[M]):
-    """See the module's text."""
-
     def __init__(
         self, mailbox: Mailbox[Envelope[M]], request_stop: Callable[[], None], task: asyncio.Task[Any]
     ) -> None:
@@ -77,10 +75,6 @@ class ActorRef(Generic[M]):
     def stop(self) -> None:
         """Ask the actor to end before it takes another message; one that is in `init` is cancelled there."""
         self._request_stop()
-
-    def statistics(self) -> MailboxStatistics:
-        """The mailbox, in numbers."""
-        return self._mailbox.statistics()
 
     def __repr__(self) -> str:
         state = "running" if self.exit is None else f"ended ({self.exit})"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from typing import get_args
+from typing import TypeVar, get_args
 
 from erllama_py.cache.keys import Identity, pack_tokens
 from erllama_py.errors import RequestError
@@ -19,12 +19,12 @@ from erllama_py.tiers.messages import SaveReason
 MOST_BUILD_BYTES = 4096
 
 _REASONS = get_args(SaveReason)
+T = TypeVar("T")
 
 
 def identity(value: object) -> Identity:
     """An `Identity` whose fields can be hashed and stored."""
-    _need(isinstance(value, Identity), "an identity is an `Identity`", value)
-    assert isinstance(value, Identity)
+    value = _a(value, Identity, "an identity is an `Identity`")
     for name in ("fingerprint", "ctx_params_hash"):
         _need(_is_digest(getattr(value, name)), f"the {name} of an identity is 32 bytes", getattr(value, name))
     bits = value.quant_bits
@@ -53,8 +53,7 @@ def key(value: object) -> bytes:
 
 def tier(value: object) -> str:
     """The name of a tier, whether it runs or not."""
-    _need(isinstance(value, str), "a tier is given by its name, a str", value)
-    return str(value)
+    return _a(value, str, "a tier is given by its name, a str")
 
 
 def tiers(value: object) -> tuple[str, ...]:
@@ -90,9 +89,7 @@ def payload(value: object) -> memoryview:
 
 def logits(value: object) -> bytes:
     """The logits at a row's end."""
-    _need(isinstance(value, bytes), "logits are bytes", value)
-    assert isinstance(value, bytes)
-    return value
+    return _a(value, bytes, "logits are bytes")
 
 
 def seconds(value: object) -> float:
@@ -123,6 +120,12 @@ def reason(value: SaveReason) -> SaveReason:
 
 def _is_digest(value: object) -> bool:
     return isinstance(value, bytes) and len(value) == 32
+
+
+def _a(value: object, kind: type[T], rule: str) -> T:
+    if not isinstance(value, kind):
+        raise RequestError(f"{rule}, not {shown(value)}")
+    return value
 
 
 def _need(holds: bool, rule: str, value: object) -> None:

@@ -89,8 +89,6 @@ class Losses:
 
 
 class Index:
-    """See the module."""
-
     def __init__(self) -> None:
         self.books: dict[str, Book] = {}
         self.losses = Losses()

@@ -48,8 +48,6 @@ BATCH = 64
 
 
 class TierActor(Actor[TierMessage]):
-    """See the module's text."""
-
     kind: ClassVar[str] = "tier"
 
     def __init__(self, tier: str, tier_kind: str, quota_bytes: int) -> None:

@@ -23,8 +23,6 @@ Bytes = tuple[memoryview, bytes]
 
 
 class RamTier(TierActor):
-    """See the module's text."""
-
     def __init__(self, name: str, spec: RamSpec) -> None:
         super().__init__(name, spec.kind, spec.quota_bytes)
         self.used = 0  # bytes of all rows

@@ -29,8 +29,6 @@ WRITING = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Store:
-    """See the module's text."""
-
     def __init__(self, tier: str, root: str, quota: int, files: Files, buffers: BufferPool) -> None:
         self.tier = tier
         self.root = root

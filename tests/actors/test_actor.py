@@ -281,7 +281,7 @@ async def test_a_full_mailbox_refuses_calls_and_casts_but_not_urgent_ones() -> N
             ref.cast("third")
         ref.cast("urgent", urgent=True)
         assert repr(ref) == "<ActorRef 'a' running, 2 of 1 waiting, 1 open calls>"
-        assert ref.statistics().refused == 2
+        assert ref._mailbox.refused == 2
         counted = ref.begin_call("third", bounded=False)  # by the callee itself
         stage.open("handle a")
         await in_hand.wait()

@@ -61,11 +61,11 @@ async def test_a_token_costs_one_wake_up_and_no_message(monkeypatch: pytest.Monk
             seen = [await anext(events), await anext(events)]  # what the machine is told of
             assert isinstance(seen[1], erllama.TextDelta)
             waits.clear()
-            before, messages = actor.statistics().received, []
+            before, messages = actor._mailbox.received, []
             for _ in range(12):
                 steps.release()
                 assert isinstance(await anext(events), erllama.TextDelta)
-                messages.append(actor.statistics().received - before)
+                messages.append(actor._mailbox.received - before)
             assert messages == [0] * 12
             assert len(waits) == 12
 

@@ -59,13 +59,11 @@ class LlamaBackend:
         self._samplers: set[LlamaSampler] = set()
 
     def inspect(self) -> FileFacts:
-        """See `Backend.inspect`."""
         facts = read_facts(library(), self._path, self._model_id)
         self._files = facts.files
         return facts
 
     def load(self, progress: Callable[[float], bool]) -> ModelFacts:
-        """See `Backend.load`."""
         check_file(self._path)
         self._library = library()
         try:
@@ -133,16 +131,13 @@ class LlamaBackend:
                 lib.c.llama_set_abort_callback(context.handle, abort.callback, abort.data)
 
     def set_threads(self, single: int, several: int) -> None:
-        """See `Backend.set_threads`."""
         self._opened(self._context).set_threads(single, several)
 
     def rest(self) -> None:
-        """See `Backend.rest`."""
         if self._library is not None:
             self._library.give_back_threads()
 
     def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
-        """See `Backend.decode`."""
         return self._opened(self._context).decode(slices)
 
     def sampler(self, sampling: Sampling, history: Sequence[int]) -> LlamaSampler:
@@ -162,27 +157,21 @@ class LlamaBackend:
         return sampler
 
     def remove(self, seq_id: int, start: int, end: int) -> bool:
-        """See `Backend.remove`."""
         return self._opened(self._context).remove(seq_id, start, end)
 
     def share(self, source: int, seq_id: int, length: int) -> bool:
-        """See `Backend.share`."""
         return self._opened(self._context).share(source, seq_id, length)
 
     def positions(self, seq_id: int) -> tuple[int, int]:
-        """See `Backend.positions`."""
         return self._opened(self._context).positions(seq_id)
 
     def logits(self, index: int) -> bytes:
-        """See `Backend.logits`."""
         return self._opened(self._context).kept_logits(index, self.vocabulary.n_vocab)
 
     def capture(self, seq_id: int, start: int, end: int, take: Callable[[int], memoryview | None]) -> memoryview | None:
-        """See `Backend.capture`."""
         return self._opened(self._states).capture(seq_id, start, end, take)
 
     def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> bool:
-        """See `Backend.restore`."""
         return self._opened(self._states).restore(seq_id, start, end, payload)
 
     def abort(self, flag: bool) -> None:
@@ -193,7 +182,6 @@ class LlamaBackend:
             abort.set(flag)
 
     def close(self) -> None:
-        """See `Backend.close`."""
         for sampler in list(self._samplers):
             sampler.close()
         with LogContext(self._model_id):

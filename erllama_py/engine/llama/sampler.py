@@ -57,7 +57,7 @@ class Candidates:
 
 
 class LlamaSampler:
-    """The chain of one request; `grammar` is its grammar step, if it has one. Both belong to it."""
+    """The chain of one request, a `Sampler`; `grammar` is its grammar step, if it has one. Both belong to it."""
 
     def __init__(
         self, library: Library, context: Context, candidates: Candidates, sampling: Sampling, history: Sequence[int],
@@ -70,7 +70,6 @@ class LlamaSampler:
         self._chain = make_chain(library, len(candidates.items), sampling, history)
 
     def sample(self, index: int) -> int:
-        """See `Sampler.sample`."""
         if self._chain is None:
             raise SamplerFailed("the sampler is closed")
         row = self._context.row(index)
@@ -116,7 +115,6 @@ class LlamaSampler:
         return int(candidates.items["id"][array.selected]) if 0 <= array.selected < array.size else -1
 
     def close(self) -> None:
-        """See `Sampler.close`."""
         chain, self._chain = self._chain, None
         grammar, self._grammar = self._grammar, None
         if chain is not None:

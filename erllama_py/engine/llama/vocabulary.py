@@ -46,7 +46,6 @@ class LlamaVocabulary:
         self._adds_space = self._puts_space_first()
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """See `Vocabulary.tokenize`."""
         try:
             data = text.encode()
         except UnicodeEncodeError as error:
