@@ -60,7 +60,7 @@ def create_app(config: erllama.ModelConfigDict, cache_path: str | None = None) -
     @app.post("/complete")
     async def complete(request: Request, prompt: Prompt, options: Options) -> Any:
         """`{"prompt": …, "options": {…}}`: the whole reply. A client that has gone takes nobody's place."""
-        done = await while_connected(request, app.state.model.complete(prompt, **options))
+        done = await while_connected(request, app.state.model.complete(prompt, options=options))
         if done is None:
             return Response(status_code=499)  # nobody reads it
         return {"reply": done.reply, "finish_reason": done.finish_reason, "reused": done.cache_delta.read}
@@ -68,7 +68,7 @@ def create_app(config: erllama.ModelConfigDict, cache_path: str | None = None) -
     @app.post("/chat")
     async def chat(messages: Messages, options: Options) -> StreamingResponse:
         """`{"messages": […], "options": {…}}`: server-sent events, text first, then the counts."""
-        events = server_sent(app.state.model.stream_chat(messages, **options))
+        events = server_sent(app.state.model.stream_chat(messages, options=options))
         await anext(events)  # the request is accepted, or its error is answered with a status
         return StreamingResponse(events, media_type="text/event-stream")
 

@@ -18,19 +18,24 @@ NotNegative = Annotated[float, Meta(ge=0.0)]
 
 
 class RestartLimits(msgspec.Struct, frozen=True):
-    """Times in seconds.
+    """How often, and after which delays, something is restarted before it is given up. Times are in seconds.
 
     Three restarts a minute is enough for a fault that passes and stops soon on one that does not. The first delay is
-    short because most faults do not repeat; doubling it leaves a broken neighbour time to come back; `jitter` (a
-    fraction of the delay, either way) keeps children that failed together from coming back together.
+    short because most faults do not repeat.
     """
 
     intensity: Annotated[int, Meta(ge=0)] = 3
+    """Most restarts within a `period`; one more, and it is given up."""
     period: Annotated[float, Meta(gt=0.0)] = 60.0
+    """Seconds in which restarts are counted."""
     backoff_first: NotNegative = 0.05
+    """Delay of the first restart."""
     backoff_factor: Annotated[float, Meta(ge=1.0)] = 2.0
+    """What the delay is multiplied by for each further one: a broken neighbour has time to come back."""
     backoff_max: NotNegative = 5.0
+    """The longest delay."""
     jitter: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.25
+    """Fraction of the delay, either way, by which it is drawn: what failed together does not come back together."""
 
     def __post_init__(self) -> None:
         if self.intensity < 0 or self.period <= 0:

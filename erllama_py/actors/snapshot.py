@@ -13,8 +13,10 @@ from dataclasses import dataclass
 class TreeNode:
     """One supervisor or child.
 
-    `uptime` is in seconds since it was last ready, None while it is not running; `restarts` counts since it was
-    first started; `last_failure` is one line, None while there was none; `detail` is what the child itself reports.
+    `state` is `"starting"`, `"running"`, `"backoff"` (it waits to be restarted), `"stopping"`, `"stopped"`, `"failed"`
+    (it is not restarted any more) or `"finished"`. `uptime` is in seconds since it was last ready, None while it is not
+    running; `restarts` counts since it was first started; `last_failure` is one line, None while there was none;
+    `detail` is what the child itself reports.
     """
 
     name: str

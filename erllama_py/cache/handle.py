@@ -38,8 +38,11 @@ _tickets = itertools.count(1)
 
 
 class Cache:
-    """See the module. Raises `RequestError` for arguments that cannot be used, and `CacheUnavailable` while the cache
-    restarts and after the runtime is closed."""
+    """The cache that all models share: `runtime.cache`.
+
+    All calls raise `RequestError` for arguments that cannot be used, and `CacheUnavailable` while the cache restarts
+    and after the runtime is closed.
+    """
 
     def __init__(self, names: Names) -> None:
         self._names = names

@@ -73,12 +73,12 @@ def ctx_params_hash(context: ContextOpts, build: str, *, flash_attn: bool, long_
 class Identity(msgspec.Struct, frozen=True, order=True):
     """Whose KV state a row is: model file, quantisation, settings of the context. Rows of two are never mixed.
 
-    `fingerprint` (32 bytes) has the salt folded in, and has a place for adapters: see `fold_salt`, `fold_adapters`.
+    `fingerprint` (32 bytes) is the model file's, with a salt and adapters folded in; `ctx_params_hash` has 32 bytes.
     """
 
     fingerprint: bytes
     quant_bits: int
-    ctx_params_hash: bytes  # 32 bytes
+    ctx_params_hash: bytes
 
     def hasher(self) -> hashlib._Hash:
         """A running SHA-256 that has seen everything but tokens: feed it tokens, `copy()` it at each boundary."""

@@ -26,7 +26,7 @@ from erllama_py.cache.client import CacheClient
 from erllama_py.cache.keys import Identity
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import Vocabulary
-from erllama_py.errors import ModelCrashed, ModelNotLoaded
+from erllama_py.errors import ModelCrashed, ModelNotLoaded, TokenizerOnly
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.request import capture_plan, make_request, salted, too_late
 from erllama_py.options.request import RequestOptions, parse_request_options
@@ -142,6 +142,11 @@ class Caller:
         if ref := self.board.ref:
             ref.cast(message, bounded=False)
 
+    def check_has_weights(self) -> None:
+        """Raises `TokenizerOnly` where there is only a vocabulary."""
+        if self.board.config.model_opts.vocab_only:
+            raise TokenizerOnly(self.model_id)
+
     async def answer(
         self, prepare: Callable[[], Awaitable[Prepared]], options: Mapping[str, object], *, prefill_only: bool = False
     ) -> Completion:
@@ -163,6 +168,7 @@ class Caller:
         A deadline that passes before there is a request gives what it gives one that waits in the queue.
         """
         self.check_loop()
+        self.check_has_weights()
         loop = asyncio.get_running_loop()
         called, now, checked = loop.time(), time.monotonic(), parse_request_options(options)
         ends_at = None if checked.deadline is None else called + checked.deadline

@@ -42,18 +42,26 @@ class Model:
     # --- generating ------------------------------------------------------------------------------------------
 
     async def complete(
-        self, prompt: Prompt, *, options: RequestOptions | None = None, **given: Unpack[RequestOptionsDict]
+        self,
+        prompt: Prompt,
+        *,
+        options: RequestOptions | RequestOptionsDict | None = None,
+        **given: Unpack[RequestOptionsDict],
     ) -> Completion:
         """Continue `prompt`, a text or a list of token ids, and return the whole reply.
 
-        The options are those of `RequestOptions`, by keyword; with `options` a whole struct, which keywords beside it
-        override. Cancelling the caller cancels the request. Raises `InvalidOption`, a `RequestError` or a
-        `ModelUnavailable`.
+        The options are those of `RequestOptions`, by keyword; with `options` a whole struct or a mapping,
+        which keywords beside it override. Cancelling the caller cancels the request. Raises `InvalidOption`, a
+        `RequestError` or a `ModelUnavailable`.
         """
         return await self._caller.answer(partial(self._prompts.plain, prompt), merged(options, given))
 
     def stream(
-        self, prompt: Prompt, *, options: RequestOptions | None = None, **given: Unpack[RequestOptionsDict]
+        self,
+        prompt: Prompt,
+        *,
+        options: RequestOptions | RequestOptionsDict | None = None,
+        **given: Unpack[RequestOptionsDict],
     ) -> Stream:
         """Continue `prompt` as a stream of events: see `Stream`. Options as in `complete`."""
         return Stream(Call(self._caller, partial(self._prompts.plain, prompt), merged(options, given)))
@@ -63,7 +71,7 @@ class Model:
         messages: Sequence[ChatMessage],
         *,
         tools: Tools | None = None,
-        options: RequestOptions | None = None,
+        options: RequestOptions | RequestOptionsDict | None = None,
         **given: Unpack[RequestOptionsDict],
     ) -> Completion:
         """Answer a conversation, rendered by the model's own chat template. Options as in `complete`."""
@@ -74,7 +82,7 @@ class Model:
         messages: Sequence[ChatMessage],
         *,
         tools: Tools | None = None,
-        options: RequestOptions | None = None,
+        options: RequestOptions | RequestOptionsDict | None = None,
         **given: Unpack[RequestOptionsDict],
     ) -> Stream:
         """Answer a conversation as a stream of events. Options as in `complete`."""
@@ -96,7 +104,11 @@ class Model:
         return Session(self._caller, session_id, tools, messages, cache_salt)
 
     async def prefill_only(
-        self, prompt: Prompt, *, options: RequestOptions | None = None, **given: Unpack[RequestOptionsDict]
+        self,
+        prompt: Prompt,
+        *,
+        options: RequestOptions | RequestOptionsDict | None = None,
+        **given: Unpack[RequestOptionsDict],
     ) -> Completion:
         """Compute a prompt and save it, without a reply: to warm the cache. `finish_key` is the saved row's key.
 

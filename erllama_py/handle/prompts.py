@@ -9,7 +9,7 @@ from typing import Any
 
 from erllama_py.chat.anchors import anchors as find_anchors
 from erllama_py.engine.backend import Vocabulary
-from erllama_py.errors import InvalidText, TokenizerOnly
+from erllama_py.errors import InvalidText
 from erllama_py.handle.caller import INLINE_LENGTH, Caller, Prepared
 from erllama_py.model.request import check_is_tokens, check_tokens
 
@@ -52,8 +52,7 @@ class Prompts:
 
     async def tokens(self, prompt: object) -> list[int]:
         """The tokens of a text, or of a list of token ids once they are checked."""
-        if self._caller.board.config.model_opts.vocab_only:
-            raise TokenizerOnly(self._caller.model_id)
+        self._caller.check_has_weights()
         if isinstance(prompt, str):
             return await self.tokenize(prompt)
         ids = check_is_tokens(prompt, "a prompt is a str or a list of token ids")

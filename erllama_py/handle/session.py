@@ -108,7 +108,7 @@ class Session:
         self,
         message: str | ChatMessage | Sequence[ChatMessage],
         *,
-        options: RequestOptions | None = None,
+        options: RequestOptions | TurnOptionsDict | None = None,
         **given: Unpack[TurnOptionsDict],
     ) -> Completion:
         """Say something and get the answer: a user's text, a message such as a tool's result, or several messages.
@@ -122,7 +122,7 @@ class Session:
         self,
         message: str | ChatMessage | Sequence[ChatMessage],
         *,
-        options: RequestOptions | None = None,
+        options: RequestOptions | TurnOptionsDict | None = None,
         **given: Unpack[TurnOptionsDict],
     ) -> Stream:
         """`chat` as a stream of events.
@@ -133,7 +133,11 @@ class Session:
         return Stream(_TurnRun(self, partial(self._chat_turn, message), merged(options, given)))
 
     async def complete(
-        self, prompt: Prompt, *, options: RequestOptions | None = None, **given: Unpack[TurnOptionsDict]
+        self,
+        prompt: Prompt,
+        *,
+        options: RequestOptions | TurnOptionsDict | None = None,
+        **given: Unpack[TurnOptionsDict],
     ) -> Completion:
         """Append a text or tokens, as they are, to all that was read and said, and continue them.
 
@@ -142,7 +146,11 @@ class Session:
         return await self._answer(partial(self._raw_turn, prompt), merged(options, given))
 
     def stream(
-        self, prompt: Prompt, *, options: RequestOptions | None = None, **given: Unpack[TurnOptionsDict]
+        self,
+        prompt: Prompt,
+        *,
+        options: RequestOptions | TurnOptionsDict | None = None,
+        **given: Unpack[TurnOptionsDict],
     ) -> Stream:
         """`complete` as a stream of events; see `stream_chat`."""
         return Stream(_TurnRun(self, partial(self._raw_turn, prompt), merged(options, given)))

@@ -60,14 +60,15 @@ class RequestOptions(Options, frozen=True):
 DEFAULTS = RequestOptions()
 
 
-def merged(options: RequestOptions | None, given: Mapping[str, object]) -> Mapping[str, object]:
-    """`given` by keyword, over those of `options` that are not the defaults."""
+def merged(options: object, given: Mapping[str, object]) -> Mapping[str, object]:
+    """`given` by keyword, over those of `options`: all of a mapping, of a struct those that are not the defaults."""
     if options is None:
         return given
-    if not isinstance(options, RequestOptions):
-        raise InvalidOption("options", f"expected RequestOptions, got {type(options).__name__}: use **options")
-    struct = {name: value for name, value in asdict(options).items() if value != getattr(DEFAULTS, name)}
-    return {**struct, **given}
+    if isinstance(options, RequestOptions):
+        options = {name: value for name, value in asdict(options).items() if value != getattr(DEFAULTS, name)}
+    if not isinstance(options, Mapping):
+        raise InvalidOption("options", f"expected a mapping or RequestOptions, got {type(options).__name__}")
+    return {**options, **given}
 
 
 def parse_request_options(options: Mapping[str, object]) -> RequestOptions:

@@ -60,7 +60,9 @@ async def test_it_streams_a_chat() -> None:
     [
         ("/complete", {"prompt": ""}, 422, "EmptyPrompt"),
         ("/complete", {"prompt": "x", "options": {"temprature": 1}}, 422, "InvalidOption"),
+        ("/complete", {"prompt": "x", "options": {"prompt": "y"}}, 422, "InvalidOption"),
         ("/chat", {"messages": []}, 422, "ChatTemplateError"),
+        ("/chat", {"messages": MESSAGES, "options": {"messages": []}}, 422, "InvalidOption"),
         ("/chat", {"messages": MESSAGES, "options": {"top_p": 2}}, 422, "InvalidOption"),
     ],
 )
@@ -97,7 +99,7 @@ class Failing:
     def __init__(self, error: erllama.ErllamaError) -> None:
         self._error = error
 
-    async def complete(self, prompt: str) -> None:
+    async def complete(self, prompt: str, *, options: dict[str, Any]) -> None:
         raise self._error
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
 import pytest
-from helpers.runtime import untyped
 from mypy import api
 
 import erllama_py as erllama
@@ -60,17 +59,18 @@ def test_the_mapping_of_a_tier_has_the_fields_of_every_kind(kind: type[msgspec.S
     assert set(get_type_hints(erllama.TierDict)) == {"kind", *kind.__struct_fields__}
 
 
-def test_keywords_override_a_struct() -> None:
+def test_keywords_override_a_struct_and_a_mapping() -> None:
     """What the struct leaves at its default is not given by it, so that a session's own options stand."""
-    options, mapping = erllama.RequestOptions(temperature=0.0, response_tokens=5), untyped(seed=1)
+    options = erllama.RequestOptions(temperature=0.0, response_tokens=5)
     assert merged(options, {"response_tokens": 7}) == {"temperature": 0.0, "response_tokens": 7}
     assert merged(None, {"seed": 1}) == {"seed": 1}
-    with pytest.raises(erllama.InvalidOption, match="expected RequestOptions, got dict"):
-        merged(cast(erllama.RequestOptions, mapping), {})
+    assert merged({"temperature": 0.8, "seed": 2}, {"seed": 1}) == {"temperature": 0.8, "seed": 1}
+    with pytest.raises(erllama.InvalidOption, match="expected a mapping or RequestOptions, got list"):
+        merged(["seed"], {})
 
 
 @pytest.mark.anyio
-async def test_every_call_takes_a_struct_of_options() -> None:
+async def test_every_call_takes_a_struct_or_a_mapping_of_options() -> None:
     """By handle, by id and in a session; all of them check it as they check keywords."""
     short = erllama.RequestOptions(temperature=0.0, response_tokens=3)
     wrong = erllama.RequestOptions(temperature=-1.0)
@@ -86,10 +86,12 @@ async def test_every_call_takes_a_struct_of_options() -> None:
             lambda options: session.complete("hello", options=options, seed=1),
         ]
         for ask in asked:
-            done = await ask(short)
-            assert (len(done.generated), done.stats.seed) == (3, 1)
-            with pytest.raises(erllama.InvalidOption, match="temperature"):
-                await ask(wrong)
+            for given in (short, {"temperature": 0.0, "response_tokens": 3}):
+                done = await ask(given)
+                assert (len(done.generated), done.stats.seed) == (3, 1)
+            for given in (wrong, {"temperature": -1.0}):
+                with pytest.raises(erllama.InvalidOption, match="temperature"):
+                    await ask(given)
         for stream in (model.stream("hello", options=short), session.stream("hello", options=short)):
             async with stream as events:
                 assert len("".join([text async for text in events.text])) > 0
@@ -110,6 +112,8 @@ GOOD = [
     'reply: str = (await model.complete("hello", temperature=0.0, stop_sequences="END", parent_key=b"")).reply',
     'await runtime.complete("m", [1, 2], response_tokens=3, options=erllama.RequestOptions(seed=1))',
     'await session.chat("hello", top_k=1)',
+    'await session.chat("hello", options={"top_k": 1})',
+    'await runtime.complete("m", "hello", options={"stop_sequences": "END"})',
     'await model.prefill_only("hello", cache_salt="alice")',
     'model = await runtime.load_model("m", {"model_path": Path("a.gguf"), "context_opts": {"n_ctx": 64}})',
     'await runtime.load_model(erllama.ModelConfig(model_path=Path("a.gguf"), policy=erllama.PolicyOpts(min_tokens=1)))',
@@ -133,6 +137,7 @@ BAD = [
     ('model.stream_chat([], deadlines=1)', '"deadlines" for "stream_chat"'),
     ('await model.prefill_only("hello", cache_slat="x")', '"cache_slat" for "prefill_only"'),
     ('await session.chat("hello", session_id="other")', '"session_id" for "chat"'),
+    ('await model.complete("hello", options={"temprature": 0.5})', "incompatible type"),
     ('await session.complete("hello", top_p="x")', '"top_p" to "complete"'),
     ('await runtime.load_model("m", {"model_pth": "a.gguf"})', "incompatible type"),
     ('await runtime.load_model("m", {"context_opts": {"n_ctx": "big"}})', "incompatible type"),

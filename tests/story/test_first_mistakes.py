@@ -47,10 +47,8 @@ CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda model: model.complete("a", stop=["b"]), "did you mean 'stop_sequences'?"),
     (lambda model: model.complete("a", repeat_penalty=1.1), "did you mean 'repetition_penalty'?"),
     (lambda model: model.complete("a", stream=True), "there is no such option; there are response_tokens, stop_sequ"),
-    (
-        lambda model: model.complete("a", options={"top_k": 1}),
-        "expected RequestOptions, got dict: use **options",
-    ),
+    (lambda model: model.complete("a", options={"topk": 1}), "did you mean 'top_k'?"),
+    (lambda model: model.complete("a", options=[1]), "expected a mapping or RequestOptions, got list"),
     (lambda model: model.detokenize("abc"), "expected a list of token ids, not str"),
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -178,12 +179,26 @@ async def test_a_progress_callback_that_raises_does_not_end_the_load() -> None:
 
 
 async def test_a_tokenizer_only_model_tokenizes_and_refuses_to_generate() -> None:
-    """`vocab_only` gives a clear error instead of a crash."""
+    """`vocab_only` gives a clear error, not a crash and not a call that waits for ever, wherever weights are needed."""
     async with erllama.Runtime() as runtime:
         model = await runtime.load_model("m", {**STUB, "model_opts": {"vocab_only": True}})
         assert await model.detokenize(await model.tokenize("hello")) == "hello"
-        with pytest.raises(erllama.TokenizerOnly):
-            await model.complete("hello")
+        messages = [{"role": "user", "content": "hello"}]
+        assert await model.apply_chat_template(messages)
+        refused: list[Callable[[], Awaitable[object]]] = [
+            lambda: model.complete("hello"),
+            lambda: model.chat(messages),
+            lambda: model.prefill_only([1]),
+            lambda: model.stream("hello").__aenter__(),
+            lambda: model.stream_chat(messages).__aenter__(),
+            lambda: model.session().chat("hello"),
+            lambda: model.session().complete("hello"),
+            lambda: model.explain("hello"),
+            lambda: model.list_cached_prefixes([1]),
+        ]
+        for call in refused:
+            with anyio.fail_after(20), pytest.raises(erllama.TokenizerOnly):
+                await call()
 
 
 BAD_LOADS: list[tuple[str, Any, type[erllama.ErllamaError]]] = [
