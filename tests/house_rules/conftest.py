@@ -10,7 +10,8 @@ from helpers.project import syntax
 HERE = Path(__file__).parent
 
 
-def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+def pytest_runtest_teardown(item: pytest.Item) -> None:
     """After the last rule: later tests collect garbage, and each collection would look at the trees."""
-    if nextitem is None or nextitem.path.parent != HERE:
+    items = item.session.items
+    if all(later.path.parent != HERE for later in items[items.index(item) + 1 :]):
         syntax.cache_clear()
