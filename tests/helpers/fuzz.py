@@ -1,0 +1,365 @@
+"""Every public call, at random, cancelled anywhere, while models and the cache crash and ids are loaded again.
+
+A `Fuzz` is one runtime's life: callers who make calls of `CALLS` one after the other, each struck by a cancellation
+after some turns of the loop or not at all. What comes out of a call must be an `ErllamaError`, and a cancellation only
+where one was asked for. A life ends in one of three `ENDS`; whatever it is, nothing may be left: see `left_behind`. All
+choices come from a seed. What threads do meanwhile does not, so a seed leads to the same calls, mostly to the same end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import random
+from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import erllama_py as erllama
+from erllama_py.engine.backend import BackendFailure
+from helpers.checkpoints import turns
+from helpers.crashes import PARTS, Bomb
+from helpers.fake_cache import temp_files
+from helpers.runtime import engine_threads, until
+from helpers.soak import BAD_GRAMMAR, CONTEXT, POLICY
+from helpers.tiny_gguf import tiny_gguf
+from helpers.watched import Watch
+
+End = Literal["quiet", "abrupt", "cancelled"]
+ENDS: tuple[End, ...] = get_args(End)
+
+GUARD_SECONDS = 20  # for a call that never ends
+CALLERS = 6
+CRASHES = 2  # of parts of the cache in one life: its restart budget is not what is looked at
+TURNS = (0, 1, 2, 3, 5, 8, 20, 60, 200)  # of the loop, before a cancellation
+FAULTS: tuple[Literal["actor", "thread", "decode"], ...] = ("actor", "thread", "decode")
+SESSIONS, LOOPS, TIERS = ("s", "t", None), ("x", "y"), ("d", "e")
+IDENTITY = erllama.Identity(bytes(32), 16, bytes(32))
+SCHEDULER = {"max_pending": 4, "session_idle_ms": 20, "turn_ms": 5}
+TEXT = "all that a prompt begins with, long enough for rows " * 3
+
+Call = Callable[["Fuzz", random.Random], object]
+
+
+class Fuzz:
+    """See the module. `done` counts what came of the calls; `said` are the last of them, for who reads a failure."""
+
+    def __init__(self, root: Path, watch: Watch, seed: int, steps: int, end: End) -> None:
+        self.done: Counter[str] = Counter()
+        self.said: deque[str] = deque(maxlen=40)
+        self.runtime = erllama.Runtime(
+            tiers={"d": erllama.DiskTier(str(root / "d"))}, pressure={"source": "system", "interval_ms": 100}
+        )
+        self.handles: dict[str, erllama.Model] = {}
+        self.loops: list[erllama.Supervised] = []
+        self._root, self._watch, self._seed, self._left, self._end = root, watch, seed, steps, end
+        self._crashes = CRASHES
+        self._half, self._half_left = asyncio.Event(), steps // 2
+        base: dict[str, Any] = {"context_opts": CONTEXT, "policy": POLICY, "scheduler": SCHEDULER}
+        stub = {**base, "backend": "stub", "tier": "disk", "tier_srv": "d"}
+        self.configs: dict[str, Any] = {
+            "m": stub,
+            "n": {**stub, "stub": {"memory": "recurrent"}},
+            "o": {**base, "model_path": tiny_gguf("dense", root)},
+        }
+
+    async def live(self) -> None:
+        """From the opening of the runtime to its end, and the look at what is left."""
+        before = asyncio.all_tasks()
+        async with asyncio.TaskGroup() as callers:
+            life = callers.create_task(self._open(callers))
+            if self._end == "cancelled":
+                await self._half.wait()
+                life.cancel()
+        assert not life.cancelled() or self._end == "cancelled"
+        await turns()
+        assert (left := self.left_behind(before)) == [], left
+
+    async def _open(self, group: asyncio.TaskGroup) -> None:
+        async with self.runtime:
+            for model_id in self.configs:
+                self.handles[model_id] = await self.runtime.load_model(model_id, self.configs[model_id])
+            callers = [group.create_task(self._call(number)) for number in range(CALLERS)]
+            if self._end == "quiet":
+                await asyncio.wait(callers)
+                await self._at_rest()
+            else:
+                await self._half.wait()
+
+    async def _call(self, number: int) -> None:
+        pick = random.Random(f"{self._seed}/{number}")
+        while self._left > 0:
+            self._left -= 1
+            if self._left <= self._half_left:
+                self._half.set()
+            await self._strike(pick.choices(list(CALLS), WEIGHTS)[0], pick)
+
+    async def _strike(self, name: str, pick: random.Random) -> None:
+        wait = pick.choice((None, None, *TURNS))
+        call = random.Random(pick.random())
+        self.said.append(f"{name}, " + ("to its end" if wait is None else f"cancelled after {wait} turns"))
+        task = asyncio.create_task(self._answer(CALLS[name], call))
+        if wait is not None:
+            for _ in range(wait):
+                if task.done():
+                    break
+                await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.wait({task}, timeout=GUARD_SECONDS)
+        if not task.done():
+            raise AssertionError(f"{name} never ended: {task.get_stack()}")
+        if task.cancelled():
+            assert wait is not None, f"{name} was cancelled by nobody"
+            self.done["cancelled"] += 1
+        elif error := task.exception():
+            if not isinstance(error, erllama.ErllamaError):
+                raise AssertionError(f"{name} ended with {error!r}") from error
+            self.done[type(error).__name__] += 1
+        else:
+            self.done["answered"] += 1
+
+    async def _answer(self, call: Call, pick: random.Random) -> None:
+        answer = call(self, pick)
+        if inspect.isawaitable(answer):
+            await answer
+
+    # --- what is left -----------------------------------------------------------------------------------------
+
+    async def _at_rest(self) -> None:
+        """Nothing is under way: the books of all models agree with their cells, and nothing is pinned or lent."""
+        for loop in self.loops:
+            await loop.stop()
+        await self._whole_cache()
+        for model_id, config in self.configs.items():
+            model = await self._fresh(model_id, config)
+            await self._watch.at_rest(model.id)
+            assert model.queue_depth == 0
+        cache = self.runtime.cache
+        await cache.flush()
+        await cache.evict_bytes(1 << 40, ["disk", "ram"])
+        assert [row.tier for row in await cache.rows()] == []
+        gc.collect()
+        await until(lambda: self.runtime._buffers.leased == 0)
+
+    async def _whole_cache(self) -> None:
+        """Wait until what has crashed is back, and start the tier that the models name if it was stopped."""
+        for part in ("cache", "tier:ram"):
+            await self.runtime._names.wait_registered(part)
+        with suppress(erllama.TierTaken):
+            await self.runtime.start_tier("d", erllama.DiskTier(str(self._root / "d")))
+        await self.runtime._names.wait_registered("tier:d")
+
+    async def _fresh(self, model_id: str, config: Any) -> erllama.Model:
+        """A model of this id that has answered since its last crash: loaded again if it is not there any more."""
+        while True:
+            try:
+                model = self.runtime.model(model_id)
+                await model.complete("hello", response_tokens=2)
+                return model
+            except erllama.ModelNotLoaded:
+                with suppress(erllama.ModelNotLoaded):
+                    await self.runtime.unload(model_id)  # waits for one that is under way
+                await self.runtime.load_model(model_id, config)
+            except erllama.ModelCrashed as crash:
+                if crash.gave_up:
+                    await self.runtime.unload(model_id)
+
+    def left_behind(self, before: set[asyncio.Task[Any]]) -> list[str]:
+        """Tasks, threads, names, buffers and temp files that outlive the runtime."""
+        gc.collect()
+        return [
+            *(f"task {task}" for task in asyncio.all_tasks() - before),
+            *(f"thread {name}" for name in engine_threads()),
+            *(f"name {name}" for name in self.runtime._names),
+            *(f"temp file {name}" for name in temp_files(self._root)),
+            *([f"{self.runtime._buffers.leased} bytes of buffers"] if self.runtime._buffers.leased else []),
+        ]
+
+    # --- calls ------------------------------------------------------------------------------------------------
+
+    def model(self, pick: random.Random) -> erllama.Model:
+        """A handle, perhaps of a model that is not loaded any more."""
+        return self.handles[pick.choice(list(self.handles))] if self.handles else self.runtime.model("m")
+
+    def crash_a_part(self, pick: random.Random) -> None:
+        ref = self.runtime._names.whereis(pick.choice(PARTS))
+        if ref is not None and self._crashes > 0:
+            self._crashes -= 1
+            ref.cast(Bomb())
+
+    async def load(self, pick: random.Random) -> None:
+        model_id = pick.choice(list(self.configs))
+        self.handles[model_id] = await self.runtime.load_model(model_id, self.configs[model_id])
+
+    async def reload(self, pick: random.Random) -> None:
+        model_id = pick.choice(list(self.configs))
+        await self.runtime.unload(model_id)
+        self.handles[model_id] = await self.runtime.load_model(model_id, self.configs[model_id])
+
+    async def supervise(self, pick: random.Random) -> None:
+        model, how = self.model(pick), pick.choice(("returns", "raises", "stays", "asks"))
+
+        async def loop() -> str:
+            if how == "raises":
+                raise BackendFailure("a loop's own error")
+            if how == "stays":
+                await asyncio.Event().wait()
+            return (await model.complete("hello", response_tokens=3)).reply if how == "asks" else how
+
+        limits: Any = {"intensity": 1, "backoff_first": 0.0, "backoff_max": 0.0}
+        restart: Any = pick.choice(("permanent", "transient", "temporary"))
+        self.loops.append(one := await self.runtime.supervise(pick.choice(LOOPS), loop, restart=restart, limits=limits))
+        if how != "stays" and pick.random() < 0.5:
+            await one.wait()
+        await one.stop()
+
+    async def start_tier(self, pick: random.Random) -> None:
+        name = pick.choice(TIERS)
+        await self.runtime.start_tier(name, erllama.DiskTier(str(self._root / name)))
+
+
+def prompt(pick: random.Random) -> str:
+    """Texts that begin alike, of up to some rows."""
+    return TEXT[: pick.choice((5, 40, 120, 150))] + str(pick.randrange(4))
+
+
+def messages(pick: random.Random) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt(pick)}]
+
+
+def options(pick: random.Random, session: bool = True) -> dict[str, Any]:
+    given: dict[str, Any] = {"response_tokens": pick.choice((1, 3, 30)), "seed": pick.randrange(9)}
+    if session:
+        given["session_id"], given["session_wait"] = pick.choice(SESSIONS), pick.random() < 0.5
+    rare = pick.choice(
+        ({}, {}, {}, {"deadline": pick.choice((1e-6, 0.003))}, {"priority": pick.choice((-1, 5))},
+         {"queue_wait": pick.choice((True, 0.001))}, {"grammar": BAD_GRAMMAR}, {"cache_salt": "another"})
+    )  # fmt: skip
+    return given | rare
+
+
+async def read(stream: erllama.Stream, pick: random.Random) -> None:
+    """Some events, or all, or the text alone; then the block is left, or the request cancelled."""
+    how, most = pick.choice(("leave", "cancel", "all", "text")), pick.choice((0, 1, 3))
+    async with stream as events:
+        if how == "text":
+            async for _ in events.text:
+                pass
+            return
+        async for _ in events:
+            most -= 1
+            if how == "leave" and most < 0:
+                return
+            if how == "cancel" and most < 0:
+                events.cancel()
+
+
+async def converse(session: erllama.Session, pick: random.Random) -> None:
+    """A few turns of all kinds."""
+    async with session:
+        for _ in range(pick.randrange(4)):
+            given = options(pick, session=False)
+            match pick.choice(("chat", "complete", "stream_chat", "stream", "end")):
+                case "chat":
+                    await session.chat(prompt(pick), **given)
+                case "complete":
+                    await session.complete(prompt(pick), **given)
+                case "stream_chat":
+                    await read(session.stream_chat(prompt(pick), **given), pick)
+                case "stream":
+                    await read(session.stream(prompt(pick), **given), pick)
+                case "end":
+                    await session.end()
+
+
+MODEL_CALLS: dict[str, Callable[[Any, random.Random], object]] = {
+    "complete": lambda m, pick: m.complete(prompt(pick), **options(pick)),
+    "chat": lambda m, pick: m.chat(messages(pick), **options(pick)),
+    "stream": lambda m, pick: read(m.stream(prompt(pick), **options(pick)), pick),
+    "stream_chat": lambda m, pick: read(m.stream_chat(messages(pick), **options(pick)), pick),
+    "session": lambda m, pick: converse(m.session(pick.choice(SESSIONS)), pick),
+    "prefill_only": lambda m, pick: m.prefill_only(prompt(pick)),
+    "cancel": lambda m, pick: m.cancel(pick.randrange(200)),
+    "end_session": lambda m, pick: m.end_session("s"),
+    "inject_fault": lambda m, pick: m.inject_fault(pick.choice(FAULTS)),
+    "evict": lambda m, pick: m.evict(),
+    "unload": lambda m, pick: m.unload(),
+    "tokenize": lambda m, pick: m.tokenize(prompt(pick)),
+    "detokenize": lambda m, pick: m.detokenize([97, 98]),
+    "apply_chat_template": lambda m, pick: m.apply_chat_template(messages(pick)),
+    "explain": lambda m, pick: m.explain(prompt(pick), session_id=pick.choice(SESSIONS)),
+    "list_cached_prefixes": lambda m, pick: m.list_cached_prefixes([*TEXT.encode()]),
+}
+RUNTIME_CALLS: dict[str, Call] = {
+    "load_model": lambda fuzz, pick: pick.choice((fuzz.load, fuzz.reload))(pick),
+    "supervise": lambda fuzz, pick: fuzz.supervise(pick),
+    "start_tier": lambda fuzz, pick: fuzz.start_tier(pick),
+    "stop_tier": lambda fuzz, pick: fuzz.runtime.stop_tier(pick.choice(TIERS)),
+    "list_models": lambda fuzz, pick: fuzz.runtime.list_models(),
+    "pressure": lambda fuzz, pick: fuzz.runtime.pressure(),
+    "tree": lambda fuzz, pick: str(fuzz.runtime.tree()),
+}
+PROBES = ("model", "model_info", "phase", "pending_len", "queue_depth", "last_cache_hit")
+CACHE_CALLS: dict[str, Callable[[Any, random.Random], object]] = {
+    "counters": lambda cache, pick: cache.counters(),
+    "rows": lambda cache, pick: cache.rows(),
+    "tiers": lambda cache, pick: cache.tiers(),
+    "evict_bytes": lambda cache, pick: cache.evict_bytes(pick.choice((1, 1 << 40))),
+    "gc": lambda cache, pick: cache.gc(),
+    "flush": lambda cache, pick: cache.flush(),
+    "put": lambda cache, pick: cache.put(IDENTITY, [1, 2], 0, bytes(100), tier=pick.choice(("ram", "d"))),
+    "find": lambda cache, pick: cache.find(IDENTITY, [1, 2]),
+    "read": lambda cache, pick: cache.read(bytes(32), "ram"),
+}
+
+
+class ById:
+    """A model's methods by its id."""
+
+    def __init__(self, runtime: erllama.Runtime, model_id: str) -> None:
+        self._runtime, self._model_id = runtime, model_id
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any, **given: Any) -> Any:
+            return getattr(self._runtime, name)(self._model_id, *args, **given)
+
+        return call
+
+
+def _by_handle(call: Callable[[Any, random.Random], object]) -> Call:
+    return lambda fuzz, pick: call(fuzz.model(pick), pick)
+
+
+def _by_id(call: Callable[[Any, random.Random], object]) -> Call:
+    return lambda fuzz, pick: call(ById(fuzz.runtime, pick.choice(("m", "n", "o", "nobody"))), pick)
+
+
+def _of_the_cache(call: Callable[[Any, random.Random], object]) -> Call:
+    return lambda fuzz, pick: call(fuzz.runtime.cache, pick)
+
+
+def _probe(name: str) -> Call:
+    return lambda fuzz, pick: getattr(fuzz.runtime, name)(pick.choice(("m", "n", "o", "nobody")))
+
+
+CALLS: dict[str, Call] = {
+    **{f"Model.{name}": _by_handle(call) for name, call in MODEL_CALLS.items()},
+    **{f"Runtime.{name}": _by_id(call) for name, call in MODEL_CALLS.items()},
+    **{f"Runtime.{name}": call for name, call in RUNTIME_CALLS.items()},
+    **{f"Runtime.{name}": _probe(name) for name in PROBES},
+    **{f"Cache.{name}": _of_the_cache(call) for name, call in CACHE_CALLS.items()},
+    "a crash of the cache": lambda fuzz, pick: fuzz.crash_a_part(pick),
+}
+ASKING = ("complete", "chat", "stream", "stream_chat", "session")
+RARE = ("unload", "inject_fault", "stop_tier", "a crash of the cache", "evict_bytes")
+
+
+def _weight(name: str) -> float:
+    last = name.rpartition(".")[2]
+    return 4.0 if last in ASKING else 2.0 if last == "load_model" else 0.4 if last in RARE else 1.0
+
+
+WEIGHTS = [_weight(name) for name in CALLS]
