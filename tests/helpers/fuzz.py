@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import erllama_py as erllama
+from erllama_py.actors import MailboxClosed
 from erllama_py.engine.backend import BackendFailure
 from helpers.checkpoints import turns
 from helpers.crashes import PARTS, Bomb
@@ -186,9 +187,10 @@ class Fuzz:
 
     def crash_a_part(self, pick: random.Random) -> None:
         ref = self.runtime._names.whereis(pick.choice(PARTS))
-        if ref is not None and self._crashes > 0:
+        if ref is not None and ref.exit is None and self._crashes > 0:
             self._crashes -= 1
-            ref.cast(Bomb())
+            with suppress(MailboxClosed):  # it ends already
+                ref.cast(Bomb())
 
     async def load(self, pick: random.Random) -> None:
         model_id = pick.choice(list(self.configs))
