@@ -106,3 +106,18 @@ async def test_a_call_that_begins_and_ends_something_can_be_cancelled_anywhere(n
 
         await cancelled_everywhere(again)
         assert (await model.complete("hello", response_tokens=1, temperature=0.0)).generated
+
+
+async def test_a_tier_whose_stop_was_cancelled_ends_and_can_be_started_again(tmp_path: Path) -> None:
+    """Its name is free when it is gone, though nobody has waited for that."""
+    tier = erllama.DiskTier(str(tmp_path / "d"))
+    async with erllama.Runtime(tiers={"d": tier}) as runtime:
+        stop = asyncio.create_task(runtime.stop_tier("d"))
+        await asyncio.sleep(0)
+        stop.cancel()
+        await asyncio.wait({stop})
+        assert stop.cancelled()
+        await until(lambda: "tier:d" not in str(runtime.tree()))
+        with pytest.raises(erllama.TierNotFound):
+            await runtime.stop_tier("d")
+        await runtime.start_tier("d", tier)

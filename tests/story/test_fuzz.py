@@ -58,5 +58,4 @@ async def test_a_few_calls_leave_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 async def test_many_calls_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the stub and on a tiny model, by both loops."""
     done = await lives(range(SEED, SEED + max(1, STEPS // A_LIFE)), tmp_path, monkeypatch)
-    assert done["cancelled"]
-    assert done["answered"]
+    assert {"cancelled", "answered", "ModelCrashed", "ModelNotLoaded", "RuntimeClosed"} <= set(done)
