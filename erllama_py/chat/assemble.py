@@ -1,6 +1,11 @@
 """From the bytes of tokens to text: whole characters, up to a stop sequence.
 
-One assembler follows one reply; the engine's thread feeds it each token, at about a microsecond a token.
+One assembler follows one reply; the engine's thread feeds it each token, at about a microsecond a token. How the text
+is cut into tokens changes nothing.
+
+The stop sequence that occurs first wins; where several begin at the same place, the shortest, since the reply is
+the same and no more text is needed to know it. Text is held back as long as it could be the beginning of a
+stop sequence. So can a whole stop sequence be: with "cd" and "abcdef", the text "abcd" is not decided yet.
 """
 
 from __future__ import annotations
@@ -8,9 +13,59 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
-from erllama_py.chat.stop_strings import StopMatcher
-
 _Decoder = codecs.getincrementaldecoder("utf-8")
+
+
+class StopMatcher:
+    """Feeds text through until a stop sequence is met; `matched` is that sequence then. None of them is empty."""
+
+    def __init__(self, stop_sequences: Sequence[str]) -> None:
+        self.matched: str | None = None
+        self._stops = tuple(sorted(stop_sequences, key=len))
+        self._first_characters = frozenset(stop[0] for stop in self._stops)
+        self._longest = len(self._stops[-1]) if self._stops else 0
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        """What is safe to emit after `text` came in; empty for ever after a match."""
+        if self.matched is not None:
+            return ""
+        if not self._stops:
+            return text
+        text = self._held + text
+        end, stop = self._earliest(text)
+        begun = self._begun(text, end)
+        if begun < end:
+            self._held = text[begun:]
+            return text[:begun]
+        self._held, self.matched = "", stop
+        return text[:end]
+
+    def flush(self) -> str:
+        """The end of the text: what was held back becomes text, up to a stop sequence that lies in it."""
+        if self.matched is not None:
+            return ""
+        text, self._held = self._held, ""
+        end, self.matched = self._earliest(text)
+        return text[:end]
+
+    def _earliest(self, text: str) -> tuple[int, str | None]:
+        """Where the first stop sequence begins and which it is; the end of the text and `None` without one."""
+        best, winner = len(text), None
+        for stop in self._stops:  # from the shortest on, so that a longer one must begin earlier to win
+            found = text.find(stop, 0, best + len(stop) - 1)
+            if found >= 0:
+                best, winner = found, stop
+        return best, winner
+
+    def _begun(self, text: str, end: int) -> int:
+        """Where before `end` a stop sequence begins that the text breaks off; `end` if nowhere."""
+        for start in range(max(0, len(text) - self._longest + 1), end):
+            if text[start] in self._first_characters:
+                rest = text[start:]
+                if any(stop.startswith(rest) for stop in self._stops):
+                    return start
+        return end
 
 
 class TextAssembler:

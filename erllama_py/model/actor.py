@@ -228,16 +228,16 @@ class ModelActor(StateMachine[State, Message, Effect]):
                 if one := self._open.pop(request_id, None):
                     one.reply.fail(failure.error())
             case Refuse(request, waiting):
-                reply = self._open.pop(request.id).reply
-                if waiting is None:
-                    session_id = request.session_id or ""
-                    reply.fail(errors.SessionBusy(f"a turn of session {session_id!r} is under way", session_id))
-                else:
-                    reply.fail(errors.QueueFull(self._board.model_id, waiting, self.state.limits.max_pending))
+                self._open.pop(request.id).reply.fail(self._refusal(request.session_id or "", waiting))
             case Crash(None):
                 raise DrillFault("the model's actor was told to fail")
             case Crash(Failure() as failure):
                 raise self._thread.failure or failure.error()
+
+    def _refusal(self, session_id: str, waiting: int | None) -> errors.ErllamaError:
+        if waiting is None:
+            return errors.SessionBusy(f"a turn of session {session_id!r} is under way", session_id)
+        return errors.QueueFull(self._board.model_id, waiting, self.state.limits.max_pending)
 
     def _save(self, effect: SaveRow) -> None:
         captured, facts = effect.captured, self._board.facts

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.chat.stop_strings import StopMatcher
+from erllama_py.chat.assemble import StopMatcher
 
 # Two letters, so that stop sequences overlap, nest and repeat within short texts.
 texts = st.text("ab", max_size=12)
