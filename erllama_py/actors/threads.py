@@ -10,11 +10,11 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
 from typing import TypeVar
 
+import anyio
+
 from erllama_py.actors.exits import describe
-from erllama_py.actors.running import settle
 
 T = TypeVar("T")
 
@@ -49,14 +49,14 @@ class Threads:
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Call `function` on a thread. Once begun it runs to its end, and a cancellation takes effect after that:
-        nothing that it was given is reused meanwhile, and what it did is known."""
+        nothing that it was given is reused meanwhile, and what it did is known. A second one does not wait for it."""
         work = self._pool.submit(_call, function, *args)
         future = asyncio.wrap_future(work)
         try:
             await asyncio.wait((future,))
         except asyncio.CancelledError:
             if not work.cancel():
-                await settle(future)
+                await _end(future)
                 future.exception()  # retrieved: the loop would complain of an error that a cancellation has overtaken
             raise
         return future.result()
@@ -66,15 +66,29 @@ class Threads:
         return await asyncio.wrap_future(self._pool.submit(_call, function, *args))
 
     async def finish(self, function: Callable[..., T], *args: object) -> T:
-        """Call `function` on a thread; a cancellation is dropped: for what must be done, and made known, once begun."""
+        """Call `function` on a thread; one cancellation is dropped: for what must be done, and made known, once begun.
+        After a second one it is not waited for."""
         future = asyncio.get_running_loop().run_in_executor(self._pool, _call, function, *args)
-        with suppress(asyncio.CancelledError):
-            await settle(future)
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # retrieved
+        task = asyncio.current_task()
+        if task is not None and task.cancelling() > 1:
+            raise asyncio.CancelledError
+        try:
+            await asyncio.wait((future,))
+        except asyncio.CancelledError:
+            await _end(future)
         return future.result()
 
     def close(self) -> None:
         """Let the threads end when they are idle; what was asked for before is still done."""
         self._pool.shutdown(wait=False)
+
+
+async def _end(future: asyncio.Future[T]) -> None:
+    """Wait for what a thread does for a caller that was cancelled. A second cancellation ends that: where a disk hangs,
+    an event loop that is being closed must not wait for ever."""
+    with anyio.CancelScope(shield=True):  # else a scope that is cancelled does it again and again
+        await asyncio.wait((future,))
 
 
 def _call(function: Callable[..., T], *args: object) -> T:

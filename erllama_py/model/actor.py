@@ -100,7 +100,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self._look_ups = LookUps(self._cache, self.name, self._post, self._kept.get)
         board.begins(self.ref)
         # On a worker thread, because the first of a kind imports its code, some 20 ms of it.
-        backend = await self._loading.run(self._make_backend, board.model_id, board.config)
+        backend = await self._loading.abandon(self._make_backend, board.model_id, board.config)
         prepared = await prepare_off_loop(backend, board, self._remember, self._loading)
         name, scheduler = f"erllama-{board.model_id}", board.config.scheduler
         self._thread = EngineThread(

@@ -41,6 +41,29 @@ async def test_a_thread_is_waited_for_when_its_caller_is_cancelled() -> None:
         threads.close()
 
 
+@pytest.mark.parametrize("how", ["run", "finish"])
+async def test_a_second_cancellation_does_not_wait_for_a_thread(how: str) -> None:
+    """Nobody waits for what hangs, once the event loop is being closed."""
+    async with quiet_loop():
+        threads, begun, go_on = Threads("a", 1), threading.Event(), threading.Event()
+
+        def work() -> None:
+            begun.set()
+            assert go_on.wait(GUARD_SECONDS)
+
+        task = asyncio.create_task(getattr(threads, how)(work))
+        await turns()
+        assert begun.wait(GUARD_SECONDS)
+        for still_there in (True, False):
+            task.cancel()
+            await turns()
+            assert task.done() is not still_there
+        assert task.cancelled()
+        go_on.set()
+        assert await threads.run(len, "four") == 4
+        threads.close()
+
+
 @pytest.mark.parametrize("count", [1, 4])
 async def test_threads_can_be_begun_before_they_are_needed(count: int) -> None:
     """All of them, so that as much work at once begins none, on the loop, that runs meanwhile."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -196,3 +199,31 @@ async def test_a_sweep_that_cancels_all_tasks_ends_the_runtime(stage: str, whole
             # Swept twice, nothing is waited for any more; it ends all the same.
             await until(lambda: asyncio.all_tasks() == before and engine_threads() == [])
         gc.collect(0)
+
+
+async def test_a_disk_that_hangs_keeps_no_event_loop_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtime ends without its tier, and what is left of that ends when the loop's end cancels it."""
+    begun, go_on, link = threading.Event(), threading.Event(), os.link
+
+    def hang(*args: Any, **options: Any) -> None:
+        begun.set()
+        go_on.wait()
+        link(*args, **options)
+
+    monkeypatch.setattr("erllama_py.tree.TIER_STOP_SECONDS", 0.001)
+    before = asyncio.all_tasks()
+    try:
+        async with erllama.Runtime(tiers={"d": erllama.DiskTier(tmp_path)}) as runtime:
+            policy: erllama.PolicyOptsDict = {"min_tokens": 1, "evict_save_timeout_ms": 0}
+            saves: erllama.ModelConfigDict = {"backend": "stub", "policy": policy, "tier": "disk", "tier_srv": "d"}
+            model = await runtime.load_model("m", saves)
+            monkeypatch.setattr(os, "link", hang)
+            await model.complete("hello", response_tokens=2, temperature=0.0)
+            await until(begun.is_set)
+        left = asyncio.all_tasks() - before
+        assert "tier:d" in {task.get_name() for task in left}
+        for task in left:
+            task.cancel()
+        await until(lambda: all(task.done() for task in left))
+    finally:
+        go_on.set()
