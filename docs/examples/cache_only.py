@@ -58,8 +58,10 @@ async def main(folder: str) -> None:
             assert state == state_of(tokens[:known], 0)
             print(f"{known} of {len(tokens)} tokens are saved")
         counters = await runtime.cache.counters()
-        print(f"{counters.get('saves.cold', 0):.0f} rows written, {len(await runtime.cache.rows())} rows in all")
+        print(f"{counters.get('saves.cold', 0):.0f} rows written, {len(await runtime.cache.rows())} rows in total")
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:2]))
+    if len(sys.argv) != 2:
+        sys.exit("usage: python cache_only.py FOLDER")
+    asyncio.run(main(sys.argv[1]))

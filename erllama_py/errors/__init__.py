@@ -246,7 +246,8 @@ class QueueFull(ModelUnavailable):
     capacity: int
 
     def describe(self) -> str:
-        return f"the queue of {self.model_id!r} is full: {self.waiting} of {self.capacity} requests wait"
+        full = f"the queue of {self.model_id!r} is full, {self.waiting} of {self.capacity} requests wait"
+        return f"{full}; queue_wait=True waits for room"
 
 
 @dataclass(eq=False)
@@ -314,11 +315,17 @@ class StreamMisused(RequestError):
     """A stream was used outside its block, or entered twice."""
 
 
+BUSY = "a turn is under way; session_wait=True waits for it"
+
+
 @dataclass(eq=False)
 class SessionBusy(RequestError):
     """A turn of this session is under way; with `session_wait` the next one waits for it."""
 
     session_id: str = ""
+
+    def describe(self) -> str:
+        return f"session {self.session_id!r}: {self.problem}"
 
 
 @dataclass(eq=False)

@@ -26,7 +26,7 @@ import msgspec
 from erllama_py.actors import ActorError, Reply
 from erllama_py.chat.template import check_messages
 from erllama_py.chat.turns import text_after_reply
-from erllama_py.errors import ErllamaError, InvalidOption, SessionBusy, SessionEnded
+from erllama_py.errors import BUSY, ErllamaError, InvalidOption, SessionBusy, SessionEnded
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.stream import Stream
@@ -263,7 +263,7 @@ class Claim:
             try:
                 session._free.acquire_nowait()
             except anyio.WouldBlock:
-                raise SessionBusy(f"a turn of the session {session.id!r} is under way", session.id) from None
+                raise SessionBusy(BUSY, session.id) from None
         self.held.callback(session._free.release)
 
 

@@ -236,7 +236,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
 
     def _refusal(self, session_id: str, waiting: int | None) -> errors.ErllamaError:
         if waiting is None:
-            return errors.SessionBusy(f"a turn of session {session_id!r} is under way", session_id)
+            return errors.SessionBusy(errors.BUSY, session_id)
         return errors.QueueFull(self._board.model_id, waiting, self.state.limits.max_pending)
 
     def _save(self, effect: SaveRow) -> None:

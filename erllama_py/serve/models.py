@@ -212,6 +212,9 @@ def _why(log: str) -> str:
 
 def main(names: list[str]) -> int:
     """Fetch `names` and print their paths, one a line; progress and errors go to stderr."""
+    if not names or names[0].startswith("-"):
+        print(f"usage: python -m erllama_py.serve.models NAME …; known are {', '.join(MODELS)}", file=sys.stderr)
+        return 2
     for name in names:
 
         def show(done: int, total: int, name: str = name) -> None:

@@ -17,7 +17,7 @@ async def test_what_was_saved_is_found_and_shared(tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out.splitlines() == [
         "300 of 300 tokens are saved",
         "300 of 300 tokens are saved",
-        "7 rows written, 7 rows in all",  # spans of 64: five, then two behind the three that are shared
+        "7 rows written, 7 rows in total",  # spans of 64: five, then two after the three that are shared
     ]
     await main(str(tmp_path / "kvc"))
-    assert capsys.readouterr().out.splitlines()[-1] == "0 rows written, 7 rows in all"
+    assert capsys.readouterr().out.splitlines()[-1] == "0 rows written, 7 rows in total"

@@ -192,3 +192,12 @@ def test_the_real_models_are_what_they_are_pinned_to(name: str, monkeypatch: pyt
     path = models.fetch(name)
     with path.open("rb") as file:
         assert hashlib.file_digest(file, "sha256").hexdigest() == models.MODELS[name].sha256
+
+
+@pytest.mark.parametrize("names", [[], ["--help"], ["-h"]])
+def test_without_a_name_it_says_which_there_are(names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is fetched, and nothing goes to where the paths go."""
+    assert models.main(names) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert all(name in err for name in ("usage:", *models.MODELS))

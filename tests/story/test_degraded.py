@@ -107,7 +107,7 @@ async def test_a_root_that_gives_up_wakes_everybody_whoever_opened_the_runtime(
         waiting = [
             asyncio.ensure_future(failed(call))
             for call in (
-                lambda: model.complete("hello", response_tokens=10_000),
+                lambda: model.complete("hello", response_tokens=10_000, seed=212),  # 599 tokens
                 lambda: runtime.load_model("n", {**STUB, "stub": {"load_seconds": 100.0}}),
                 lambda: session.chat("hello", response_tokens=10_000),
             )
