@@ -59,6 +59,7 @@ class Store:
         self.place = place
         self.ledger = Ledger(self.quota, census.rows, census.aside, census.other)
         self._left.clear()
+        self._trim_aside(place)  # the quota may have been larger
         return place, list(census.rows)
 
     def reopen_if_lost(self) -> tuple[Place, list[str]] | None:
@@ -129,8 +130,7 @@ class Store:
         aside = next(new for number in self._numbers if (new := f"{number}-{kind}-{kept}") not in self.ledger.aside)
         os.rename(name, aside, src_dir_fd=place.rows_fd, dst_dir_fd=place.aside_fd)
         self.ledger.set_aside(name, aside)
-        while (surplus := self.ledger.surplus_aside()) is not None and self._drop_aside(place, surplus):
-            pass
+        self._trim_aside(place)
         return True
 
     def sweep(self, keys: Set[bytes], names: Set[str]) -> int:
@@ -175,6 +175,10 @@ class Store:
         except (BadFile, OSError):
             return None
         return header
+
+    def _trim_aside(self, place: Place) -> None:
+        while (surplus := self.ledger.surplus_aside()) is not None and self._drop_aside(place, surplus):
+            pass
 
     def _drop_aside(self, place: Place, name: str) -> bool:
         """Whether it is gone; one that cannot be removed stays in the books."""

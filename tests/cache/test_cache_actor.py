@@ -158,7 +158,7 @@ async def test_a_tier_that_says_that_it_is_full_gives_up_rows_for_the_next_save(
 async def test_a_save_that_too_many_rows_would_have_to_go_for_makes_room_for_the_next() -> None:
     """It is dropped for want of room, and with it goes as much as can at once."""
     async with running() as bench:
-        bench.tier([meta([number], 0, 1) for number in range(MANY)], 1000 * MANY)
+        bench.tier([meta([number], 0, 1) for number in range(MANY)], 1000 * MANY + 4096)
         nbytes = 1000 * PORTION * 3 // 2
         assert await bench.save(MANY, nbytes) == []
         assert len(bench.removed()) == PORTION

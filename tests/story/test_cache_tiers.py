@@ -323,7 +323,7 @@ async def test_a_quota_that_shrank_is_kept_when_the_tier_is_opened_again(tmp_pat
 
         await until_true(fits)
         assert (await tier_info(runtime)).used_bytes > MIB - (1 << 15)
-        assert bytes_in(tmp_path / "rows") <= MIB
+        assert bytes_in(tmp_path) <= MIB
         rows = await runtime.cache.rows()
         ends = {0: None} | {row.key: row.end for row in rows}
         assert all(row.start == 0 or ends.get(row.parent) == row.start for row in rows)

@@ -166,6 +166,22 @@ def publish_linked(store: Store, root: Path, number: int) -> str:
     return name
 
 
+def test_evidence_of_a_larger_quota_leaves_room_for_rows(tmp_path: Path, store: Store) -> None:
+    """A sixteenth of the quota that counts now, whatever it was."""
+    for number in range(2):
+        name = publish(store, number)
+        size = store.ledger.rows[name]
+        assert set_aside(store, name)
+    assert len(store.ledger.aside) == 2
+    store.close()
+    smaller = Store("d", str(tmp_path), 16 * size, Files(), BufferPool(0))
+    smaller.open()
+    assert os.listdir(tmp_path / "aside") == list(smaller.ledger.aside)
+    assert len(smaller.ledger.aside) == 1
+    assert smaller.ledger.used == bytes_in(tmp_path)
+    smaller.close()
+
+
 def test_evidence_keeps_the_name_of_its_row(tmp_path: Path, store: Store) -> None:
     """Who looks at it finds out which row it was; and no name is too long."""
     name = publish(store, 1)
