@@ -218,7 +218,7 @@ class Runtime(ModelCalls):
         self._check_open()
         with under("spec"):
             checked = parse_tier(spec)
-        await self._tiers.start(check_name(name), checked)
+        await self._tiers.start(check_name(name, "name"), checked)
 
     async def stop_tier(self, name: str) -> None:
         """Stop a tier: its rows stay where they are, and are found again when it is started again.
@@ -226,7 +226,7 @@ class Runtime(ModelCalls):
         Models that save to it go on without saving. Raises `TierNotFound`, and `InvalidOption` for `"ram"`.
         """
         self._check_open()
-        await self._tiers.stop(check_name(name))
+        await self._tiers.stop(check_name(name, "name"))
 
     async def pressure(self) -> PressureState | None:
         """What the pressure monitor has seen and done; None where the runtime has none, or it comes back just now."""
@@ -254,7 +254,7 @@ class Runtime(ModelCalls):
         tree when it is stopped, or ends for good without that. Raises `InvalidOption`, also for a name that is taken.
         """
         self._check_open()
-        spec = tree.user_child(check_name(name), function, restart, parse_supervise(function, restart, limits))
+        spec = tree.user_child(check_name(name, "name"), function, restart, parse_supervise(function, restart, limits))
         try:
             return Supervised(await self._branches["user"].start_child(spec), self._names.home.check)
         except NameTaken:

@@ -49,7 +49,7 @@ class TierRegistry:
     async def stop(self, name: str) -> None:
         """Stop a tier. Raises `TierNotFound`, and `TierFailed` where it does not end: then it stays taken."""
         if name == RAM_TIER:
-            raise InvalidOption("id", f"the tier {RAM_TIER!r} ends with the runtime")
+            raise InvalidOption("name", f"the tier {RAM_TIER!r} ends with the runtime")
         if name not in (known := self._known()):
             raise TierNotFound(name, tuple(sorted(known)))
         try:

@@ -85,8 +85,9 @@ async def test_supervise_refuses_what_it_cannot_run() -> None:
     async with erllama.Runtime() as runtime:
         await runtime.supervise("loop", anyio.sleep_forever)
         for name, function in (("loop", anyio.sleep_forever), ("", anyio.sleep_forever), ("x", None)):
-            with pytest.raises(erllama.InvalidOption):
+            with pytest.raises(erllama.InvalidOption) as refused:
                 await runtime.supervise(name, function)  # type: ignore[arg-type]  # None on purpose
+            assert refused.value.option == ("name" if function else "function")
 
 
 async def test_a_loop_with_the_name_of_a_model_s_actor_does_the_model_no_harm() -> None:
