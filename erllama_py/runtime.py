@@ -17,6 +17,7 @@ import anyio
 
 from erllama_py import switch_interval, tree
 from erllama_py.actors import (
+    ActorEnded,
     ActorError,
     ChildSpec,
     Home,
@@ -24,6 +25,7 @@ from erllama_py.actors import (
     NameTaken,
     Restart,
     RestartLimits,
+    Stopped,
     Tree,
     TreeNode,
     describe,
@@ -292,7 +294,10 @@ class Runtime(ModelCalls):
         runtime."""
         self._open = False
         switch_interval.release(self)  # nobody may come to leave the block
-        get_logger().error("the supervision tree gave up", error=describe(failure), exc_info=failure)
+        if isinstance(failure, ActorEnded) and isinstance(failure.exit, Stopped):
+            get_logger().error("the tasks of a runtime were cancelled: was its block not left before the loop ended?")
+        else:
+            get_logger().error("the supervision tree gave up", error=describe(failure), exc_info=failure)
         for board in self._models:
             board.close(self._gone)
 

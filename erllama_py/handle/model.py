@@ -118,7 +118,13 @@ class Model:
         return await self._caller.answer(prepare, merged(options, given), prefill_only=True)
 
     def cancel(self, request_id: int) -> None:
-        """Finish a request (`stream.request_id`) with what it has. No effect when it is over; allowed twice."""
+        """Finish a request (`stream.request_id`) with what it has. No effect when it is over; allowed twice.
+
+        Raises `InvalidOption` for what is no id.
+        """
+        given: object = request_id
+        if not isinstance(given, int) or isinstance(given, bool):
+            raise InvalidOption("request_id", f"the id of a request is expected, got {request_id!r}")
         self._caller.cancel(request_id)
 
     async def end_session(self, session_id: str, *, cache_salt: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +79,16 @@ async def test_a_runtime_without_its_block_is_answered() -> None:
         await erllama.Runtime().load_model("m", STUB)
 
 
+async def test_what_is_no_request_is_not_cancelled() -> None:
+    """A name, or the stream itself, was taken for the id of a request that is over."""
+    async with erllama.Runtime() as runtime:
+        model = await runtime.load_model("m", STUB)
+        given: tuple[Any, ...] = ("1", None, True, model.stream("a"))
+        for request_id in given:
+            with pytest.raises(erllama.InvalidOption, match="the id of a request is expected"):
+                model.cancel(request_id)
+
+
 async def test_a_text_is_no_beginning_of_a_session() -> None:
     """It was taken for a user's message, where a system prompt was meant."""
     async with erllama.Runtime() as runtime:
@@ -86,3 +97,15 @@ async def test_a_text_is_no_beginning_of_a_session() -> None:
         for messages in given:
             with pytest.raises(erllama.ChatTemplateError, match="messages are a list of mappings"):
                 model.session(messages=messages)
+
+
+def test_a_runtime_that_is_left_open_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """`asyncio.run` cancels its tasks at the end: the log asks for the block, and shows no traceback."""
+
+    async def leave_open() -> None:
+        await erllama.Runtime().__aenter__()
+
+    asyncio.run(leave_open())
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "was its block not left before the loop ended?" in record.message
+    assert record.exc_info is None
