@@ -9,14 +9,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Executor, Future
+from functools import partial
+from queue import SimpleQueue
+from typing import ParamSpec, TypeVar
 
 import anyio
 
 from erllama_py.actors.exits import describe
 
 T = TypeVar("T")
+P = ParamSpec("P")
+Tasks = SimpleQueue[Callable[[], None] | None]
 
 
 class Threads:
@@ -24,7 +28,7 @@ class Threads:
 
     def __init__(self, name: str, count: int) -> None:
         self._count = count
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+        self._pool = _Pool(name, count)
 
     @property
     def executor(self) -> Executor:
@@ -80,8 +84,54 @@ class Threads:
         return future.result()
 
     def close(self) -> None:
-        """Let the threads end when they are idle; what was asked for before is still done."""
-        self._pool.shutdown(wait=False)
+        """Let the threads end when they are idle; what was asked for before is still done, unless the process ends."""
+        self._pool.close()
+
+
+class _Pool(Executor):
+    """As `ThreadPoolExecutor`, but the interpreter's end does not wait for its threads: where a disk hangs, the process
+    would never end."""
+
+    def __init__(self, name: str, count: int) -> None:
+        self._name, self._count, self._begun, self._closed = name, count, 0, False
+        self._lock, self._tasks, self._idle = threading.Lock(), Tasks(), threading.Semaphore(0)
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> Future[T]:
+        future = Future[T]()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("these threads were closed")
+            if self._begun < self._count and not self._idle.acquire(blocking=False):
+                name = f"{self._name}_{self._begun}"
+                threading.Thread(target=_work, args=(self._tasks, self._idle), name=name, daemon=True).start()
+                self._begun += 1
+            self._tasks.put(partial(_fulfil, future, partial(function, *args, **options)))
+        return future
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._tasks.put(None)
+
+    def __del__(self) -> None:  # no thread refers to its pool
+        self.close()
+
+
+def _work(tasks: Tasks, idle: threading.Semaphore) -> None:
+    while (task := tasks.get()) is not None:
+        task()
+        del task  # what it was given is let go of before the next comes
+        idle.release()
+    tasks.put(None)  # for the other threads
+
+
+def _fulfil(future: Future[T], function: Callable[[], T]) -> None:
+    if future.set_running_or_notify_cancel():
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+            del future  # which holds the error, and that this frame
 
 
 async def _end(future: asyncio.Future[T]) -> None:

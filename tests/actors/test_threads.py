@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
+import subprocess
+import sys
 import threading
+from concurrent.futures import Future
+from typing import Any
 
 import pytest
 from helpers.checkpoints import quiet_loop, turns
@@ -14,6 +20,25 @@ from erllama_py.actors import Home, Names, Threads, WrongLoop
 pytestmark = pytest.mark.anyio
 
 GUARD_SECONDS = 10
+# Each thread is at work on what never ends, as where a disk hangs.
+HANGS = """
+import asyncio, threading
+from erllama_py.actors import Threads
+async def main():
+    threads, begun = Threads("a", 2), threading.Barrier(3)
+    def hang():
+        begun.wait()
+        threading.Event().wait()
+    tasks = [asyncio.create_task(getattr(threads, how)(hang)) for how in ("abandon", "run")]
+    await asyncio.sleep(0)
+    begun.wait()
+    threads.close()
+    for task in tasks * 2:
+        task.cancel()
+        await asyncio.sleep(0)
+asyncio.run(main())
+print("the loop is closed", flush=True)
+"""
 
 
 async def test_a_thread_is_waited_for_when_its_caller_is_cancelled() -> None:
@@ -184,6 +209,42 @@ async def test_threads_that_the_system_does_not_have_are_not_waited_for(monkeypa
         for thread in begun:
             thread.join(GUARD_SECONDS)
         assert not any(thread.is_alive() for thread in begun)
+
+
+def test_a_process_ends_while_a_thread_hangs() -> None:
+    """It does not wait for one, closed or not."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with subprocess.Popen([sys.executable, "-c", HANGS], stdout=subprocess.PIPE, env=environment) as process:
+        try:
+            said, _ = process.communicate(timeout=GUARD_SECONDS)
+        finally:
+            process.kill()
+    assert (said, process.returncode) == (b"the loop is closed\n", 0)
+
+
+async def test_threads_that_nobody_has_any_more_end() -> None:
+    """Also where nobody has closed them."""
+    threads = Threads("left", 1)
+    begun = await threads.run(threading.current_thread)
+    del threads
+    gc.collect()
+    begun.join(GUARD_SECONDS)
+    assert not begun.is_alive()
+
+
+async def test_closed_threads_do_what_was_asked_for_before_and_no_more() -> None:
+    """In order; what comes later is refused."""
+    async with quiet_loop():
+        threads, go_on, done = Threads("a", 1), threading.Event(), list[int]()
+        before: list[Future[Any]] = [threads.executor.submit(go_on.wait, GUARD_SECONDS)]
+        before += [threads.executor.submit(done.append, n) for n in range(3)]
+        threads.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            threads.executor.submit(done.append, 3)
+        go_on.set()
+        for future in before:
+            future.result(GUARD_SECONDS)
+        assert done == [0, 1, 2]
 
 
 async def test_what_has_a_home_is_not_used_elsewhere() -> None:
