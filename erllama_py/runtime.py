@@ -225,7 +225,8 @@ class Runtime(ModelCalls):
     async def stop_tier(self, name: str) -> None:
         """Stop a tier: its rows stay where they are, and are found again when it is started again.
 
-        Models that save to it go on without saving. Raises `TierNotFound`, and `InvalidOption` for `"ram"`.
+        Models that save to it go on without saving. Raises `TierNotFound`, `InvalidOption` for `"ram"`, and `TierStuck`
+        where its device has not answered for a minute: it stays taken.
         """
         self._check_open()
         await self._tiers.stop(check_name(name, "name"))

@@ -44,6 +44,7 @@ from erllama_py.cache.views import TierStates, row_infos
 from erllama_py.cache.waiting import OPENING, Waiting, awaited
 from erllama_py.cache.walk import walk
 from erllama_py.counters import Counters
+from erllama_py.errors import TierStuck
 from erllama_py.results import RowInfo
 from erllama_py.tiers.messages import (
     BadFiles,
@@ -243,12 +244,17 @@ class CacheActor(Actor[CacheMessage]):
         ]
 
     async def _flush(self, asked: Iterable[tuple[str, Book, Reply[None]]]) -> None:
+        stuck = None
         for tier, book, reply in asked:
             try:
                 await reply.wait()
+            except TierStuck as error:
+                stuck = error
             except ActorError:  # it ended, and its rows are given up: also where its name is not known to be free yet
                 if self.index.books.get(tier) is book:
                     self._tier_gone(tier)
+        if stuck is not None:
+            raise stuck
 
     # --- tiers ---------------------------------------------------------------------------------------------------
 

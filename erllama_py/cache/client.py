@@ -41,8 +41,8 @@ class CacheClient:
         return False
 
     async def flush(self) -> None:
-        """Return when everything that was handed to the cache before is stored or given up."""
-        with suppress(ActorError):
+        """Return when everything that was handed to the cache before is stored or given up, or a tier is stuck."""
+        with suppress(ActorError, TierError):
             await self._names.call(CACHE, Flush())
 
 

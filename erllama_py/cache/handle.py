@@ -41,7 +41,8 @@ class Cache:
     """The cache that all models share: `runtime.cache`.
 
     All calls raise `RequestError` for arguments that cannot be used, and `CacheUnavailable` while the cache restarts
-    and after the runtime is closed.
+    and after the runtime is closed. `evict_bytes`, `gc`, `flush` and `read` raise `TierStuck` where the device of a
+    tier has not answered for a minute; what was asked for goes on.
     """
 
     def __init__(self, names: Names) -> None:

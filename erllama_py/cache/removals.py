@@ -16,7 +16,7 @@ from erllama_py.cache.index import Index
 from erllama_py.cache.messages import EvictBytes
 from erllama_py.cache.reservation import Reservations
 from erllama_py.counters import Counters
-from erllama_py.errors import TierError
+from erllama_py.errors import TierError, TierStuck
 from erllama_py.tiers.messages import Delete, Introduce, Removed, Sweep, tier_actor_name
 from erllama_py.watch.log import get_logger
 
@@ -45,16 +45,21 @@ class Removals:
 
     async def gc(self) -> int:
         """See `Gc`."""
-        freed = 0
+        freed, stuck = 0, None
         for tier in list(self._index.books):
-            if tier in self._index.books:  # it may have been stopped meanwhile
-                freed += await self._remove(orphans(self._index, tier))
-                freed += await self._sweep(tier)
+            try:
+                if tier in self._index.books:  # it may have been stopped meanwhile
+                    freed += await self._remove(orphans(self._index, tier))
+                    freed += await self._sweep(tier)
+            except TierStuck as error:
+                stuck = error
+        if stuck is not None:
+            raise stuck
         return freed
 
     def shrink(self, tier: str) -> None:
         """A tier that was opened with a smaller quota than it was filled under gives up what is too much."""
-        self._background.start(self._remove(surplus(self._index, tier, self._now())))
+        self._background.start(self._shrink(tier))
 
     def drop(self, tier: str, keys: tuple[bytes, ...]) -> None:
         """Nobody finds these rows from here on; their tier lets go of them when it comes to it."""
@@ -91,19 +96,29 @@ class Removals:
             with suppress(ActorError):
                 self._names.cast(tier_actor_name(removed.tier), Introduce(), bounded=False)
 
+    async def _shrink(self, tier: str) -> None:
+        with suppress(TierStuck):  # nobody waits for it
+            await self._remove(surplus(self._index, tier, self._now()))
+
     async def _remove(self, portions: Portions) -> int:
-        """The bytes freed. No portion waits for the tier that lets go of the one before: its rows could be pinned, or
-        extended, meanwhile."""
+        """The bytes freed; raises `TierStuck`, once all have answered. No portion waits for the tier that lets go of
+        the one before: its rows could be pinned, or extended, meanwhile."""
         replies = list[Reply[int]]()
         for tier, keys in portions:
             if keys:
                 self._counters.add(f"evicted.{tier}", len(keys))
                 replies += self._delete(tier, keys)
             await asyncio.sleep(0)
-        freed = 0
+        freed, stuck = 0, None
         for reply in replies:
-            with suppress(ActorError, TierError):  # a tier that failed, or ended before it came to it
+            try:
                 freed += await reply.wait()
+            except TierStuck as error:
+                stuck = error
+            except (ActorError, TierError):  # a tier that failed, or ended before it came to it
+                pass
+        if stuck is not None:
+            raise stuck
         return freed
 
     def _delete(self, tier: str, keys: tuple[bytes, ...]) -> list[Reply[int]]:
@@ -117,6 +132,8 @@ class Removals:
     async def _sweep(self, tier: str) -> int:
         try:
             freed: int = await self._names.call(tier_actor_name(tier), Sweep())
+        except TierStuck:
+            raise
         except (ActorError, TierError):
             return 0
         return freed

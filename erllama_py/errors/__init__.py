@@ -155,6 +155,13 @@ class TierFailed(TierError):
     """The store cannot be opened, read or written; the operating system's error is the `__cause__`."""
 
 
+@dataclass(eq=False)
+class TierStuck(TierFailed):
+    """The tier's device has not answered for `seconds`. What was asked for is still done where it answers again."""
+
+    seconds: float = 0.0
+
+
 class TierFull(TierError):
     """The row does not fit into the quota, or onto the device."""
 

@@ -9,15 +9,16 @@ reservations of the cache. Reading does not wait for it. A subclass says how row
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
 import msgspec
 
 from erllama_py.actors import Actor, ActorError, Background, Exit, MailboxClosed, NameNotFound, Reply
-from erllama_py.errors import TierError, TierFailed
+from erllama_py.errors import TierError, TierFailed, TierStuck
 from erllama_py.tiers.messages import (
     CACHE,
     Change,
@@ -45,6 +46,8 @@ from erllama_py.watch.log import get_logger
 
 # Rows in one report: the cache takes one in about a millisecond, also while other threads read headers.
 BATCH = 64
+# How long a caller waits while its read, or one and the same change of the queue, does not end; as long as for a stop.
+STUCK_SECONDS = 60.0
 
 
 class TierActor(Actor[TierMessage]):
@@ -68,7 +71,8 @@ class TierActor(Actor[TierMessage]):
                 if len(self._queue) == 1:
                     self.tasks.start(self._work())
             case Get():
-                self.tasks.answer(reply, self.get(message.key))
+                reading = self.tasks.answer(reply, self.get(message.key))
+                reading.add_done_callback(self._watch("a read", lambda: (reply,)))
             case Touch():
                 self.touch(message)
             case Introduce():
@@ -89,11 +93,32 @@ class TierActor(Actor[TierMessage]):
         """Do what is queued, and end with the last of it."""
         waited = False
         while self._queue:
-            await self._settle(*self._queue[0], waited)
+            over = self._watch("a write or removal", lambda: [reply for _, reply in self._queue])
+            try:
+                await self._settle(*self._queue[0], waited)
+            finally:
+                over()
             # Only now: a message that comes meanwhile begins no second task. And before the next row is waited for:
             # the buffer of this one is free.
             self._queue.popleft()
             waited = True
+
+    def _watch(self, what: str, waiting: Callable[[], Iterable[Reply[Any] | None]]) -> Callable[..., None]:
+        """Until the answer is called: again and again tell those that wait for what takes too long. It goes on."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        timer: asyncio.TimerHandle
+
+        def tell() -> None:
+            nonlocal timer
+            timer = loop.call_later(STUCK_SECONDS, tell)
+            seconds = loop.time() - began
+            for reply in waiting():
+                if reply is not None:
+                    reply.fail(TierStuck(self.tier, f"{what} has not ended for {seconds:.3g} s", seconds))
+
+        timer = loop.call_later(STUCK_SECONDS, tell)
+        return lambda *_: timer.cancel()
 
     async def _settle(self, change: Change, reply: Reply[Any] | None, waited: bool) -> None:
         """Do one, and report how it ended."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from erllama_py.actors import ActorEnded, ChildSpec, DynamicSupervisor, StopTimeout
 from erllama_py.actors import SupervisorClosed as Closed
-from erllama_py.errors import InvalidOption, RuntimeClosed, TierFailed, TierNotFound, TierTaken
+from erllama_py.errors import InvalidOption, RuntimeClosed, TierFailed, TierNotFound, TierStuck, TierTaken
 from erllama_py.options.runtime import RAM_TIER
 from erllama_py.options.tiers import RamTier, TierSpec
 from erllama_py.tiers.messages import tier_actor_name
@@ -47,7 +47,7 @@ class TierRegistry:
             raise TierFailed(name, "it was stopped while it started") from error
 
     async def stop(self, name: str) -> None:
-        """Stop a tier. Raises `TierNotFound`, and `TierFailed` where it does not end: then it stays taken."""
+        """Stop a tier. Raises `TierNotFound`, and `TierStuck` where it does not end: then it stays taken."""
         if name == RAM_TIER:
             raise InvalidOption("name", f"the tier {RAM_TIER!r} ends with the runtime")
         if name not in (known := self._known()):
@@ -55,4 +55,4 @@ class TierRegistry:
         try:
             await self._branch().stop_child(tier_actor_name(name))
         except StopTimeout as timeout:
-            raise TierFailed(name, "it does not end: a read or write hangs") from timeout
+            raise TierStuck(name, "it does not end: a read or write hangs", 2 * timeout.seconds) from timeout

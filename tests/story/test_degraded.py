@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,41 @@ async def test_a_disk_that_hangs_keeps_no_event_loop_open(tmp_path: Path, monkey
         await until(lambda: all(task.done() for task in left))
     finally:
         go_on.set()
+
+
+async def test_no_call_waits_for_ever_for_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each says which tier it is; other tiers are served, requests go on, and where it answers again all is done."""
+    begun, go_on, link = threading.Event(), threading.Event(), os.link
+
+    def hang(*args: Any, **options: Any) -> None:
+        begun.set()
+        go_on.wait()
+        link(*args, **options)
+
+    monkeypatch.setattr("erllama_py.tree.TIER_STOP_SECONDS", 0.01)
+    async with erllama.Runtime(tiers={"d": erllama.DiskTier(tmp_path)}) as runtime:
+        saves: erllama.ModelConfigDict = {"backend": "stub", "policy": {"min_tokens": 1}}
+        inner = await runtime.load_model("n", saves)
+        model = await runtime.load_model("m", {**saves, "tier": "disk", "tier_srv": "d"})
+        for one in (inner, model):
+            await one.complete("hello", response_tokens=2, temperature=0.0, cache_salt=one.id)
+        await runtime.cache.flush()
+        assert {row.tier for row in await runtime.cache.rows()} == {"ram", "d"}
+        monkeypatch.setattr(os, "link", hang)
+        monkeypatch.setattr("erllama_py.tiers.base.STUCK_SECONDS", 0.01)
+        try:
+            await model.complete("another", response_tokens=2, temperature=0.0)
+            await until(begun.is_set)
+            cache = runtime.cache
+            evict = partial(cache.evict_bytes, 1 << 30, ("ram", "d"))
+            calls: list[Callable[[], Awaitable[object]]] = [cache.flush, cache.gc, evict, cache.flush]
+            calls.append(partial(runtime.stop_tier, "d"))
+            for call in calls:
+                with anyio.fail_after(GUARD_SECONDS), pytest.raises(erllama.TierStuck) as stuck:
+                    await call()
+                assert stuck.value.tier == "d"
+                assert stuck.value.seconds > 0
+            assert (await model.complete("a third", response_tokens=2, temperature=0.0)).generated
+            assert await runtime.cache.rows() == []
+        finally:
+            go_on.set()

@@ -20,7 +20,8 @@ from helpers.tampered_files import Failing, Stage, TamperedFiles, Waiting
 
 from erllama_py.actors import ActorEnded
 from erllama_py.buffers import BufferPool
-from erllama_py.errors import RowUnavailable, TierFull
+from erllama_py.errors import RowUnavailable, TierFull, TierStuck
+from erllama_py.tiers import base
 from erllama_py.tiers.base import TierActor
 from erllama_py.tiers.messages import (
     Delete,
@@ -242,3 +243,41 @@ async def test_the_buffer_of_a_row_that_was_not_saved_is_free_at_once(tmp_path: 
             assert problem == ("ReservationGone" if how == "refused" else "TierFailed")
             assert bench.cache.told(RowLost) == []
         await until(lambda: pool.leased == 0)  # the writer's thread lets go of its last job by itself
+
+
+async def test_nobody_waits_for_ever_while_a_change_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that wait after it hear of it, also those that come later; it goes on, and so do they."""
+    monkeypatch.setattr(base, "STUCK_SECONDS", 0.01)
+    tier = PlayedTier()
+    async with tier_running(lambda: tier) as bench:
+        tier.gate.clear()
+        cast_rows(bench, 1)
+        for message in (Flush(), Delete((key_of(2),)), Sweep(), Flush()):
+            with pytest.raises(TierStuck, match="a write or removal has not ended for") as stuck:
+                await bench.ref.call(message)
+            assert (stuck.value.tier, stuck.value.seconds > 0) == ("d", True)
+        tier.gate.set()
+        await bench.ref.call(Flush())
+        assert tier.done == [1, (key_of(2),), "sweep"]
+        assert ended(bench) == {1: None}
+        assert [removed.ok for removed in bench.cache.told(Removed)] == [True]
+
+
+async def test_nobody_waits_for_ever_while_a_read_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow queue that moves is none of its business, and it is none of the queue's."""
+    monkeypatch.setattr(base, "STUCK_SECONDS", 0.01)
+    tier = PlayedTier()
+
+    async def get(key: bytes) -> RowBytes:
+        await tier.gate.wait()
+        raise RowUnavailable("d", "played", key)
+
+    monkeypatch.setattr(tier, "get", get)
+    async with tier_running(lambda: tier) as bench:
+        tier.gate.clear()
+        with pytest.raises(TierStuck, match="a read has not ended for"):
+            await bench.ref.call(Get(key_of(1)))
+        await bench.ref.call(Flush())
+        tier.gate.set()
+        with pytest.raises(RowUnavailable):
+            await bench.ref.call(Get(key_of(1)))
