@@ -77,10 +77,6 @@ class DynamicSupervisor(SupervisorBase):
         keeper.begin(self._context)
         return keeper
 
-    async def stop_child(self, name: str) -> None:
-        """`Keeper.stop` of the child that has this name now. Raises `NameNotFound` too."""
-        await self.child(name).stop()
-
     def child(self, name: str) -> Keeper:
         """The child that has this name now. Raises `NameNotFound`."""
         keeper = self._keepers.get(name)

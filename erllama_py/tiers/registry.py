@@ -4,43 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from erllama_py.actors import ActorEnded, ChildSpec, DynamicSupervisor, StopTimeout
+from erllama_py.actors import ActorEnded, ChildSpec, DynamicSupervisor, Keeper, StopTimeout
 from erllama_py.actors import SupervisorClosed as Closed
 from erllama_py.errors import InvalidOption, RuntimeClosed, TierFailed, TierNotFound, TierStuck, TierTaken
 from erllama_py.options.runtime import RAM_TIER
 from erllama_py.options.tiers import RamTier, TierSpec
-from erllama_py.tiers.messages import tier_actor_name
 
 
 class TierRegistry:
     """See the module. `branch` is the supervisor of now, `child` describes the child of a tier in a directory.
 
-    Which tiers there are is derived from the supervisor's children: a caller may be gone before its tier is.
+    Which tiers there are is derived from their keepers: a caller may be gone before its tier is, and one that does not
+    end outlives its supervisor.
     """
 
     def __init__(
         self, ram: RamTier, branch: Callable[[], DynamicSupervisor], child: Callable[[str, TierSpec], ChildSpec]
     ) -> None:
         self._branch, self._child = branch, child
-        self._specs: dict[str, RamTier | TierSpec] = {RAM_TIER: ram}
+        self._ram = ram
+        self._held: dict[str, tuple[TierSpec, Keeper]] = {}
 
     def kinds(self) -> dict[str, str]:
         """The kind of each tier, by name."""
-        return {name: spec.kind for name, spec in self._known().items()}
+        return {RAM_TIER: self._ram.kind, **{name: spec.kind for name, (spec, _) in self._known().items()}}
 
-    def _known(self) -> dict[str, RamTier | TierSpec]:
-        """Those that start, run, have failed, or are being stopped."""
+    def _known(self) -> dict[str, tuple[TierSpec, Keeper]]:
+        """Those that start, run, have failed, are being stopped, or do not end."""
         children = self._branch().child_names()
-        known = {name: spec for name, spec in self._specs.items() if tier_actor_name(name) in children}
-        return {RAM_TIER: self._specs[RAM_TIER], **known}
+        for name, (_, keeper) in tuple(self._held.items()):
+            if keeper.name not in children and not keeper.child.alive:
+                del self._held[name]
+        return self._held
 
     async def start(self, name: str, spec: TierSpec) -> None:
         """Start a tier; it can store rows then. Raises its own error, `TierTaken`, `TierFailed` and `RuntimeClosed`."""
-        if name in self._known():
+        if name in self._known() or name == RAM_TIER:
             raise TierTaken(name, "a tier of this name runs already")
-        self._specs[name] = spec
+        branch = self._branch()
         try:
-            await self._branch().start_child(self._child(name, spec))
+            keeper = branch.begin_child(self._child(name, spec))
+            self._held[name] = spec, keeper
+            await branch.wait_started(keeper)
         except Closed as error:
             raise RuntimeClosed from error
         except ActorEnded as error:
@@ -50,9 +55,9 @@ class TierRegistry:
         """Stop a tier. Raises `TierNotFound`, and `TierStuck` where it does not end: then it stays taken."""
         if name == RAM_TIER:
             raise InvalidOption("name", f"the tier {RAM_TIER!r} ends with the runtime")
-        if name not in (known := self._known()):
-            raise TierNotFound(name, tuple(sorted(known)))
+        if (held := self._known().get(name)) is None:
+            raise TierNotFound(name, tuple(sorted(self.kinds())))
         try:
-            await self._branch().stop_child(tier_actor_name(name))
+            await held[1].stop()
         except StopTimeout as timeout:
             raise TierStuck(name, "it does not end: a read or write hangs", 2 * timeout.seconds) from timeout

@@ -85,11 +85,15 @@ async def test_work_that_is_stopped_lets_go_of_what_it_holds() -> None:
     class Held:
         pass
 
+    def wait() -> None:
+        begun.set()
+        go_on.wait(GUARD_SECONDS)
+
     async def work(held: Held) -> None:
-        await threads.run(go_on.wait, GUARD_SECONDS)
+        await threads.run(wait)
         assert isinstance(held, Held)
 
-    threads, go_on, held = Threads("a", 1), threading.Event(), Held()
+    threads, begun, go_on, held = Threads("a", 1), threading.Event(), threading.Event(), Held()
     known = weakref.ref(held)
     gc.disable()
     try:
@@ -99,6 +103,7 @@ async def test_work_that_is_stopped_lets_go_of_what_it_holds() -> None:
             tasks.answer(reply, work(held))
             del held
             await turns()
+            assert begun.wait(GUARD_SECONDS)
             reply.fail(Crash())
             stopping = asyncio.ensure_future(tasks.stop())
             await turns()

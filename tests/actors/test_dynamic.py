@@ -38,7 +38,7 @@ async def test_a_child_is_ready_when_start_child_returns_and_gone_when_stop_chil
                 await supervisor.start_child(stage.spec("a"))
                 assert await stage.names.call("a", "hello") == "HELLO"
                 assert (supervisor.child_names(), supervisor.child("a").state) == (("a",), "running")
-                await supervisor.stop_child("a")
+                await supervisor.child("a").stop()
                 assert "a" not in stage.names
                 assert supervisor.child_names() == ()
         assert repr(supervisor) == "<DynamicSupervisor 'crew' stopped: no children>"
@@ -87,10 +87,10 @@ async def test_a_name_is_taken_from_the_moment_its_start_begins() -> None:
             stage.crash("a")
             await until(lambda: supervisor.child("a").state == "failed")
             await is_taken()
-            await supervisor.stop_child("a")
+            await supervisor.child("a").stop()
             await supervisor.start_child(stage.spec("a"))
             stage.close("terminate a")
-            stopping = asyncio.ensure_future(supervisor.stop_child("a"))
+            stopping = asyncio.ensure_future(supervisor.child("a").stop())
             await turns()
             await is_taken()
             stage.open("terminate a")
@@ -108,11 +108,11 @@ async def test_no_start_and_no_stop_delays_another() -> None:
             stage.close("terminate b")
             starting = asyncio.ensure_future(supervisor.start_child(stage.spec("a")))
             await supervisor.start_child(stage.spec("b"))
-            stopping = asyncio.ensure_future(supervisor.stop_child("b"))
+            stopping = asyncio.ensure_future(supervisor.child("b").stop())
             await supervisor.start_child(stage.spec("c"))
             stage.crash("c")
             await until(lambda: supervisor.child("c").state == "backoff")
-            await supervisor.stop_child("c")
+            await supervisor.child("c").stop()
             assert not starting.done()
             assert not stopping.done()
             stage.open("init a")
@@ -140,9 +140,9 @@ async def test_a_child_over_its_limit_is_kept_as_failed_and_reported_and_the_oth
             node = supervisor.snapshot().children[0]
             assert (node.state, node.uptime, node.last_failure) == ("failed", None, "Crash: handle of a")
             assert await stage.names.call("b", "handled") == 2
-            await supervisor.stop_child("a")
+            await supervisor.child("a").stop()
             with pytest.raises(NameNotFound):
-                await supervisor.stop_child("a")
+                await supervisor.child("a").stop()
 
 
 async def test_each_child_has_a_budget_of_its_own() -> None:
@@ -200,7 +200,7 @@ async def test_how_a_function_ended_is_told_apart() -> None:
             await supervisor.start_child(function_spec("wait", asyncio.Event().wait))
             waiting = asyncio.ensure_future(supervisor.child("wait").wait())
             await turns()
-            await supervisor.stop_child("wait")
+            await supervisor.child("wait").stop()
             assert await waiting == Stopped()
             with pytest.raises(NameNotFound):
                 await supervisor.child("give").wait()
@@ -214,7 +214,7 @@ async def test_a_stop_while_starting_ends_the_start_for_its_caller_too() -> None
             stage.close("init a")
             starting = asyncio.ensure_future(supervisor.start_child(stage.spec("a")))
             await until(lambda: "init a" in stage.log)
-            await supervisor.stop_child("a")
+            await supervisor.child("a").stop()
             with pytest.raises(ActorEnded, match="'a' ended: stopped"):
                 await starting
             assert stage.log[-1] == "gone a: stopped"
@@ -229,7 +229,7 @@ async def test_a_stop_during_backoff_is_at_once_and_many_stops_are_one() -> None
             await supervisor.start_child(stage.spec("a"))
             stage.crash("a")
             await clock.sleeping(1.0)
-            await asyncio.gather(*(supervisor.stop_child("a") for _ in range(3)))
+            await asyncio.gather(*(supervisor.child("a").stop() for _ in range(3)))
             assert supervisor.child_names() == ()
             assert stage.made["a"] == 1
 
@@ -242,7 +242,7 @@ async def test_a_child_that_does_not_let_go_is_left_behind_failed_and_reported()
         async with running(supervisor):
             await supervisor.start_child(stage.spec("a"))
             stage.close("terminate a")
-            stopping = asyncio.ensure_future(supervisor.stop_child("a"))
+            stopping = asyncio.ensure_future(supervisor.child("a").stop())
             for _ in range(2):
                 await clock.sleeping(5.0)
                 clock.advance(5.0)
@@ -252,13 +252,13 @@ async def test_a_child_that_does_not_let_go_is_left_behind_failed_and_reported()
             assert [failure.outcome for failure in told] == ["abandoned"]
             assert supervisor.child("a").state == "failed"
             with pytest.raises(StopTimeout, match="'a' did not end"):
-                await supervisor.stop_child("a")
+                await supervisor.child("a").stop()
             with pytest.raises(NameTaken):
                 await supervisor.start_child(stage.spec("a"))
             stage.open("terminate a")
             await wait_free(stage.names, "a")
             await turns()
-            await supervisor.stop_child("a")
+            await supervisor.child("a").stop()
             await supervisor.start_child(stage.spec("a"))
 
 

@@ -82,7 +82,7 @@ async def test_a_stop_whose_caller_is_cancelled_at_any_await_goes_on() -> None:
         stage, supervisor = Stage(), DynamicSupervisor("crew")
         async with running(supervisor):
             await supervisor.start_child(stage.spec("a"))
-            stopping = asyncio.ensure_future(strike.coroutine(supervisor.stop_child("a")))
+            stopping = asyncio.ensure_future(strike.coroutine(supervisor.child("a").stop()))
             with suppress(asyncio.CancelledError):
                 await stopping
             await wait_free(stage.names, "a")

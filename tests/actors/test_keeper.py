@@ -77,7 +77,7 @@ async def test_what_ended_for_good_is_told_once_whatever_the_reason() -> None:
         async with running(supervisor):
             for name in ("stopped", "crashed", "left"):
                 await supervisor.start_child(stage.spec(name, **heard(name)))
-            await supervisor.stop_child("stopped")
+            await supervisor.child("stopped").stop()
             stage.crash("crashed")
             await supervisor.child("crashed").wait()
             stage.fail_init.add("unborn")

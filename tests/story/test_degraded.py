@@ -202,57 +202,87 @@ async def test_a_sweep_that_cancels_all_tasks_ends_the_runtime(stage: str, whole
         gc.collect(0)
 
 
+SAVES: erllama.ModelConfigDict = {"backend": "stub", "policy": {"min_tokens": 1, "evict_save_timeout_ms": 0}}
+
+
+class Hang:
+    """A block in which no row gets its name on the disk; `begun` says that one tries."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self._go_on = threading.Event(), threading.Event()
+        self._link, self._monkeypatch = os.link, monkeypatch
+
+    def __enter__(self) -> None:
+        self._monkeypatch.setattr(os, "link", self._hang)
+
+    def __exit__(self, *_: object) -> None:
+        self._go_on.set()
+
+    def _hang(self, *args: Any, **options: Any) -> None:
+        self.begun.set()
+        self._go_on.wait()
+        self._link(*args, **options)
+
+
 async def test_a_disk_that_hangs_keeps_no_event_loop_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runtime ends without its tier, and what is left of that ends when the loop's end cancels it."""
-    begun, go_on, link = threading.Event(), threading.Event(), os.link
-
-    def hang(*args: Any, **options: Any) -> None:
-        begun.set()
-        go_on.wait()
-        link(*args, **options)
-
+    hang = Hang(monkeypatch)
     monkeypatch.setattr("erllama_py.tree.TIER_STOP_SECONDS", 0.001)
     before = asyncio.all_tasks()
-    try:
+    with hang:
         async with erllama.Runtime(tiers={"d": erllama.DiskTier(tmp_path)}) as runtime:
-            policy: erllama.PolicyOptsDict = {"min_tokens": 1, "evict_save_timeout_ms": 0}
-            saves: erllama.ModelConfigDict = {"backend": "stub", "policy": policy, "tier": "disk", "tier_srv": "d"}
-            model = await runtime.load_model("m", saves)
-            monkeypatch.setattr(os, "link", hang)
+            model = await runtime.load_model("m", {**SAVES, "tier": "disk", "tier_srv": "d"})
             await model.complete("hello", response_tokens=2, temperature=0.0)
-            await until(begun.is_set)
+            await until(hang.begun.is_set)
         left = asyncio.all_tasks() - before
         assert "tier:d" in {task.get_name() for task in left}
         for task in left:
             task.cancel()
         await until(lambda: all(task.done() for task in left))
-    finally:
-        go_on.set()
+
+
+async def test_a_tier_that_hangs_keeps_its_name_though_its_supervisor_is_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supervisor of the tiers was cancelled from outside, and came back without a child of that name."""
+    hang = Hang(monkeypatch)
+    monkeypatch.setattr("erllama_py.tree.TIER_STOP_SECONDS", 0.01)
+    async with erllama.Runtime(tiers={"d": erllama.DiskTier(tmp_path / "d")}) as runtime:
+        model = await runtime.load_model("m", {**SAVES, "tier": "disk", "tier_srv": "d"})
+        with hang:
+            await model.complete("hello", response_tokens=2, temperature=0.0)
+            await until(hang.begun.is_set)
+            before = task_of("tiers")
+            before.cancel()
+            await asyncio.wait((before,))
+            await until(lambda: "tiers (dynamic supervisor) running" in str(runtime.tree()))
+            for folder in ("d", "e"):
+                with pytest.raises(erllama.TierTaken):
+                    await runtime.start_tier("d", erllama.DiskTier(tmp_path / folder))
+            with pytest.raises(erllama.TierStuck):
+                await runtime.stop_tier("d")
+        await until(lambda: "tier:d" not in {task.get_name() for task in asyncio.all_tasks()})
+        await runtime.start_tier("d", erllama.DiskTier(tmp_path / "d"))
+        await runtime.stop_tier("d")
+        with pytest.raises(erllama.TierNotFound):
+            await runtime.stop_tier("d")
 
 
 async def test_no_call_waits_for_ever_for_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each says which tier it is; other tiers are served, requests go on, and where it answers again all is done."""
-    begun, go_on, link = threading.Event(), threading.Event(), os.link
-
-    def hang(*args: Any, **options: Any) -> None:
-        begun.set()
-        go_on.wait()
-        link(*args, **options)
-
+    hang = Hang(monkeypatch)
     monkeypatch.setattr("erllama_py.tree.TIER_STOP_SECONDS", 0.01)
     async with erllama.Runtime(tiers={"d": erllama.DiskTier(tmp_path)}) as runtime:
-        saves: erllama.ModelConfigDict = {"backend": "stub", "policy": {"min_tokens": 1}}
-        inner = await runtime.load_model("n", saves)
-        model = await runtime.load_model("m", {**saves, "tier": "disk", "tier_srv": "d"})
+        inner = await runtime.load_model("n", SAVES)
+        model = await runtime.load_model("m", {**SAVES, "tier": "disk", "tier_srv": "d"})
         for one in (inner, model):
             await one.complete("hello", response_tokens=2, temperature=0.0, cache_salt=one.id)
         await runtime.cache.flush()
         assert {row.tier for row in await runtime.cache.rows()} == {"ram", "d"}
-        monkeypatch.setattr(os, "link", hang)
         monkeypatch.setattr("erllama_py.tiers.base.STUCK_SECONDS", 0.01)
-        try:
+        with hang:
             await model.complete("another", response_tokens=2, temperature=0.0)
-            await until(begun.is_set)
+            await until(hang.begun.is_set)
             cache = runtime.cache
             evict = partial(cache.evict_bytes, 1 << 30, ("ram", "d"))
             calls: list[Callable[[], Awaitable[object]]] = [cache.flush, cache.gc, evict, cache.flush]
@@ -264,5 +294,3 @@ async def test_no_call_waits_for_ever_for_a_disk_that_hangs(tmp_path: Path, monk
                 assert stuck.value.seconds > 0
             assert (await model.complete("a third", response_tokens=2, temperature=0.0)).generated
             assert await runtime.cache.rows() == []
-        finally:
-            go_on.set()

@@ -158,7 +158,7 @@ async def saved(model: erllama.Model, prompt: str) -> int:
 async def test_what_a_tier_that_was_stopped_did_not_take_is_made_up_for(tmp_path: Path, memory: str) -> None:
     """Rows of the prompt and of the reply: once it runs again, an eviction saves them all."""
     async with model_at(tmp_path, memory) as (runtime, model):
-        spec = runtime._tiers._specs[TIER]
+        spec, _ = runtime._tiers._held[TIER]
         assert isinstance(spec, erllama.DiskTier)
         await runtime.stop_tier(TIER)
         done = await ask(model, PROMPT)
