@@ -1,11 +1,12 @@
 """Errors as data: how what went wrong in an engine reaches the callers, also from another process.
 
-An error of this library keeps its class and all of its fields. Any other is sent as the name of its class and its text;
-where the engine is in this process, `EngineThread.failure` is the error itself.
+An error of this library keeps its class and all of its fields. Any other, or one whose fields do not fit, is sent as
+the name of its class and its text; where the engine is in this process, `EngineThread.failure` is the error itself.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -58,7 +59,10 @@ def failure_of(error: BaseException, causes: int = MOST_CAUSES) -> Failure:
     except Exception as failure:
         problem = f"its text raises {type(failure).__name__}"
     if isinstance(error, ErllamaError) and KINDS.get(kind) is type(error):
-        facts = {field.name: _sendable(getattr(error, field.name)) for field in fields(error)}
+        with suppress(AttributeError, msgspec.ValidationError):  # a backend may make one with other fields than it has
+            found = {field.name: _sendable(getattr(error, field.name)) for field in fields(error)}
+            msgspec.convert(found, type(error))
+            facts = found
     return Failure(kind, problem, facts, cause)
 
 

@@ -22,7 +22,7 @@ class ErllamaError(Exception):
         self.args = tuple(getattr(self, field.name) for field in fields(self))
 
     def __str__(self) -> str:
-        return self.describe()
+        return str(self.describe())  # a field may be no text, where a backend has filled it
 
     def describe(self) -> str:
         """One sentence with the facts."""

@@ -226,7 +226,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
                     one.reply.send(make_completion(effect, time.monotonic()))
             case FailRequest(request_id, failure):
                 if one := self._open.pop(request_id, None):
-                    one.reply.fail(failure.error())
+                    error = failure.error()
+                    one.reply.fail(error if isinstance(error, errors.ErllamaError) else _told(error))
             case Refuse(request, waiting):
                 self._open.pop(request.id).reply.fail(self._refusal(request.session_id or "", waiting))
             case Crash(None):
@@ -278,3 +279,10 @@ class ModelActor(StateMachine[State, Message, Effect]):
             # As long as it takes: until then the memory is taken, and with this actor its name. How long that may be
             # waited for, the supervisor knows, and it never starts another one beside it.
             await self._thread.stop()
+
+
+def _told(error: Exception) -> errors.RequestError:
+    """What a request has failed with is one of ours, also where a backend has raised what was none."""
+    told = errors.RequestError(str(error))
+    told.__cause__ = error
+    return told

@@ -145,7 +145,7 @@ def choose_start(
 def describe_miss(hit: Hit | None, n_tokens: int = 0, min_tokens: int | None = 0) -> str | None:
     """Why the cache had no more, in words; None when it had all. `min_tokens` is the gate of what is saved."""
     if hit is None:
-        return "the cache is starting"
+        return "the cache is not running"
     if hit.miss is None:
         return None
     if not hit.length and min_tokens is None:

@@ -124,3 +124,14 @@ def test_a_job_or_outcome_stays_what_it_is(kind: Any, data: st.DataObject) -> No
     message = data.draw(structs(kind))
     union = jobs.Job if kind in typing.get_args(jobs.Job) else jobs.Outcome
     assert crossed([message], list[union]) == [message]  # type: ignore[valid-type]  # a union, at run time
+
+
+def test_an_error_with_fields_of_wrong_types_is_told_by_its_text() -> None:
+    """A backend's mistake, or one field missing: it crosses as a foreign error, and nothing fails on the way."""
+    number: Any = 17
+    wrong, bare = erllama.SamplerFailed(number), erllama.ContextOverflow("long")
+    del bare.problem
+    for error, text in ((wrong, "SamplerFailed: 17"), (bare, "ContextOverflow: its text raises AttributeError")):
+        again = crossed(failure_of(error), Failure).error()
+        assert isinstance(again, ForeignError)
+        assert str(again) == text

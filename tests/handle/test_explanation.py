@@ -37,7 +37,7 @@ def test_nothing_is_explained_too() -> None:
     assert (explained.hit_tokens, explained.rows, explained.miss_reason) == (0, 0, "nothing is saved for this model")
     assert explain(NOTHING, PROMPT, 61).miss_reason == "prompts below min_tokens (61) are not saved"
     away = explain(None, PROMPT, 16)
-    assert (away.hit_tokens, away.miss_reason, away.position) == (0, "the cache is starting", None)
+    assert (away.hit_tokens, away.miss_reason, away.position) == (0, "the cache is not running", None)
 
 
 def test_each_row_ends_a_cached_prefix() -> None:

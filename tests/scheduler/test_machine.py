@@ -221,6 +221,6 @@ def test_the_answer_says_how_it_went() -> None:
     _, effects = run(state, finished(1, [7], held=60), now=20.0)
     assert isinstance(effects[0], Complete)
     outline = effects[0].outline
-    assert (outline.hit, outline.miss_reason, outline.tier) == (CacheHit("cold", 0), "the cache is starting", None)
+    assert (outline.hit, outline.miss_reason, outline.tier) == (CacheHit("cold", 0), "the cache is not running", None)
     assert (outline.lookup_seconds, outline.restore_seconds, outline.restored_bytes) == (2.0, 0.0, 0)
     assert effects[0].started_at == 10.0

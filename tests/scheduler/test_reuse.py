@@ -231,8 +231,8 @@ def test_without_the_cache_the_sequence_is_used_alone() -> None:
     """It is starting, or gone; the request goes on, and says so where nothing is live."""
     start = start_with("full", PROMPT[:50], None)
     assert (start.kind, start.keep) == ("live", 50)
-    assert start_with("full", [], None).miss_reason == "the cache is starting"
-    assert describe_miss(None) == "the cache is starting"
+    assert start_with("full", [], None).miss_reason == "the cache is not running"
+    assert describe_miss(None) == "the cache is not running"
 
 
 def test_the_reason_is_that_of_where_it_started_from() -> None:

@@ -62,7 +62,7 @@ async def test_a_cache_that_keeps_crashing_degrades_to_none_and_models_go_on(
         async with other.session() as session:
             for _ in range(2):
                 assert (await session.chat("hello", response_tokens=2, temperature=0.0)).generated
-        await other.explain("hello")
+        assert (await other.explain("hello")).miss_reason == "the cache is not running"
         await other.evict()
         await other.unload()
         assert "cache (supervisor) failed" in str(runtime.tree())

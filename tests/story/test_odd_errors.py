@@ -25,6 +25,9 @@ class Unspeakable(Exception):
     __repr__ = __str__
 
 
+NUMBER: Any = 5
+WRONG = erllama.SamplerFailed(NUMBER)  # with what is no text
+OWN = type("SamplerFailed", (erllama.SamplerFailed,), {})("no luck")  # an application's, of the same name
 ODD: list[Any] = [Unspeakable, StopIteration, SystemExit, asyncio.CancelledError]
 
 
@@ -62,6 +65,25 @@ async def test_whatever_an_engine_raises_reaches_its_callers(place: str, error: 
         assert str(caught.value)
         if isinstance(caught.value, erllama.ModelCrashed):
             assert (await model.complete("hello", response_tokens=2, temperature=0.0)).generated
+
+
+@pytest.mark.parametrize("error", [WRONG, OWN])
+async def test_an_error_of_a_request_that_is_not_as_ours_are_fails_only_that_request(error: Exception) -> None:
+    """Its caller gets one of ours with its text, and the model goes on."""
+    failing = [error]
+
+    class Odd(StubBackend):
+        def sampler(self, *args: Any, **options: Any) -> Any:
+            if failing:
+                raise failing.pop()
+            return super().sampler(*args, **options)
+
+    async with erllama.Runtime(backend_factory=Odd) as runtime:
+        model = await runtime.load_model("m", STUB)
+        with pytest.raises(erllama.RequestError, match=f"{type(error).__name__}: {error.args[0]}"):
+            await model.complete("hello", response_tokens=2)
+        assert (await model.complete("hello", response_tokens=2, temperature=0.0)).generated
+        assert model.info.restarts == 0
 
 
 @pytest.mark.parametrize("place", ["close", "rest"])
