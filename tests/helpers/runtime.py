@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from erllama_py.engine.backend import Backend, DecodeStatus, Slice
 from erllama_py.engine.stub import StubBackend
 from erllama_py.options.model import ModelConfig
 
+EAGER_TURNS = 200  # of the loop, in `until`: more than any message takes
 STUB: erllama.ModelConfigDict = {"backend": "stub"}
 
 
@@ -65,8 +67,11 @@ async def drain(stream: erllama.Stream) -> list[erllama.TextDelta | erllama.Prog
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop turn until `condition` holds; fails rather than hangs."""
     with anyio.fail_after(20):
-        while not condition():
-            await anyio.lowlevel.checkpoint()
+        for turn in itertools.count():
+            if condition():
+                return
+            # It is a thread that is waited for: it shall have the CPU.
+            await anyio.sleep(0.0 if turn < EAGER_TURNS else 0.001)
 
 
 def engine_threads() -> list[str]:

@@ -84,6 +84,7 @@ async def test_a_stream_merely_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     crowd = GatedCrowd(monkeypatch)
     asked = prompts(2)
     async with crowded(runtime_options={"backend_factory": crowd.make}) as (_, model):
+        crowd.gate.clear()
         first = asyncio.create_task(together(model, asked[:1]))
         await until(lambda: model.queue_depth == 1)
         events: list[Event] = []
@@ -93,6 +94,8 @@ async def test_a_stream_merely_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
                 events.extend([event async for event in stream])
 
         reading = asyncio.create_task(read())
+        await until(lambda: model.queue_depth == 2)
+        crowd.go_on()
         await crowd.until_parked()
         crowd.go_on()
         await reading

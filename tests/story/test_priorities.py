@@ -59,13 +59,14 @@ async def test_the_higher_priority_goes_first_and_equals_in_their_order() -> Non
 
 async def test_who_is_pushed_out_loses_nothing() -> None:
     """It was generating; its reply is whole, and it says that it was parked."""
-    async with gated(context=ONE, stub={"seconds_per_token": 0.0005}) as (_, model, gate):
+    async with gated(context=ONE) as (_, model, gate):
         line = Line(model)
-        gate.gate.set()
         await line.join(0, length=150, priority=-3)
+        await gate.shut(5)  # its prompt and some tokens
         await until(lambda: model.phase == "generating")
         await line.join(1, priority=7)
         await line.join(2, priority=-2)
+        gate.gate.set()
         await line.all()
     assert line.ended == [1, 2, 0]
     assert [line.done[number].stats.parks for number in range(3)] == [1, 0, 0]
