@@ -8,7 +8,8 @@ async with erllama_py.Runtime() as runtime:
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -40,6 +41,7 @@ from erllama_py.errors import (
     RuntimeClosed,
     RuntimeFailed,
     RuntimeReused,
+    TierFailed,
     WrongLoop,
 )
 from erllama_py.handle.by_id import ModelCalls
@@ -180,7 +182,7 @@ class Runtime(ModelCalls):
         `on_progress` is called on the event loop with bytes hashed and weights loaded. A caller that is
         cancelled aborts the load. Raises `InvalidOption`, `AlreadyLoaded`, `TierNotFound`, `TierMismatch`,
         `FingerprintMismatch`, `QuantMismatch`, a `ModelLoadError`, `ModelStuck` where the last model of this id still
-        holds its memory, and `ModelNotLoaded` when it is unloaded meanwhile.
+        holds its memory, and `ModelNotLoaded` when it is unloaded, or ends with its supervisor, meanwhile.
         """
         self._check_open()
         if on_progress is not None and not callable(on_progress):
@@ -193,7 +195,8 @@ class Runtime(ModelCalls):
         else:
             checked_id, checked = self._models.new_id(), parse_model_config(model_id, self._options.policy)
         check_tier(checked, self._tiers.kinds())
-        return self._handle(await self._models.load(checked_id, checked, on_progress))
+        with self._or_gone():
+            return self._handle(await self._models.load(checked_id, checked, on_progress))
 
     def model(self, model: Model | str) -> Model:
         """The handle of a loaded model. Raises `ModelNotLoaded`."""
@@ -220,7 +223,8 @@ class Runtime(ModelCalls):
         self._check_open()
         with under("spec"):
             checked = parse_tier(spec)
-        await self._tiers.start(check_name(name, "name"), checked)
+        with self._or_gone():
+            await self._tiers.start(check_name(name, "name"), checked)
 
     async def stop_tier(self, name: str) -> None:
         """Stop a tier: its rows stay where they are, and are found again when it is started again.
@@ -285,6 +289,16 @@ class Runtime(ModelCalls):
         self._names.home.check()  # first: at the end of an `asyncio.run` that left it open, its tasks were cancelled
         if not self._open:
             raise self._gone()
+
+    @contextmanager
+    def _or_gone(self) -> Iterator[None]:
+        """What is started ends with the runtime, where that is what ended it; else it has an error of its own."""
+        try:
+            yield
+        except (ModelNotLoaded, TierFailed) as error:
+            if not self._open:
+                raise self._gone() from error
+            raise
 
     def _gone(self) -> ErllamaError:
         failure = self._tree.failure

@@ -57,7 +57,7 @@ class Registry:
         """Load a model. A caller that is cancelled takes it back.
 
         Raises the load's own error, `AlreadyLoaded`, `ModelStuck` where the last model of this id still holds its
-        memory, `ModelNotLoaded` when it is unloaded meanwhile, `RuntimeClosed`.
+        memory, `ModelNotLoaded` when it is unloaded meanwhile, or ends with its supervisor.
         """
         while (held := self._boards.get(model_id)) is not None:
             if held in self._ends or not held.is_unloaded:
@@ -74,9 +74,7 @@ class Registry:
             if keeper is None or keeper.child.left_behind is None:
                 self._forget(board)
             match error:
-                case SupervisorClosed():
-                    raise RuntimeClosed from None
-                case ActorEnded():
+                case ActorEnded() | SupervisorClosed():
                     raise ModelNotLoaded(model_id) from None
                 case Exception() if not isinstance(error, ErllamaError):
                     raise board.load_error(error) from error

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from erllama_py.actors import ActorEnded, ChildSpec, DynamicSupervisor, Keeper, StopTimeout
-from erllama_py.actors import SupervisorClosed as Closed
-from erllama_py.errors import InvalidOption, RuntimeClosed, TierFailed, TierNotFound, TierStuck, TierTaken
+from erllama_py.actors import ActorEnded, ChildSpec, DynamicSupervisor, Keeper, StopTimeout, SupervisorClosed
+from erllama_py.errors import InvalidOption, TierFailed, TierNotFound, TierStuck, TierTaken
 from erllama_py.options.runtime import RAM_TIER
 from erllama_py.options.tiers import RamTier, TierSpec
 
@@ -38,7 +37,7 @@ class TierRegistry:
         return self._held
 
     async def start(self, name: str, spec: TierSpec) -> None:
-        """Start a tier; it can store rows then. Raises its own error, `TierTaken`, `TierFailed` and `RuntimeClosed`."""
+        """Start a tier; it can store rows then. Raises its own error, `TierTaken` and `TierFailed`."""
         if name in self._known() or name == RAM_TIER:
             raise TierTaken(name, "a tier of this name runs already")
         branch = self._branch()
@@ -46,9 +45,7 @@ class TierRegistry:
             keeper = branch.begin_child(self._child(name, spec))
             self._held[name] = spec, keeper
             await branch.wait_started(keeper)
-        except Closed as error:
-            raise RuntimeClosed from error
-        except ActorEnded as error:
+        except (ActorEnded, SupervisorClosed) as error:
             raise TierFailed(name, "it was stopped while it started") from error
 
     async def stop(self, name: str) -> None:

@@ -131,14 +131,20 @@ async def test_a_root_that_gives_up_wakes_everybody_whoever_opened_the_runtime(
         assert isinstance(await failed(runtime.cache.rows), erllama.CacheUnavailable)
 
 
-async def test_a_branch_that_was_cancelled_from_outside_comes_back_and_its_ids_are_free() -> None:
+async def test_a_branch_that_was_cancelled_from_outside_comes_back_and_its_ids_are_free(tmp_path: Path) -> None:
     """What it had is gone with it, and whoever asks hears that; everything can be started again."""
     async with stub_runtime() as (runtime, model):
         loop = await runtime.supervise("loop", anyio.sleep_forever)
-        for name in ("models", "user"):
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "models": lambda: runtime.load_model("n", STUB),
+            "tiers": lambda: runtime.start_tier("d", erllama.DiskTier(tmp_path)),
+        }
+        for name in ("models", "user", "tiers"):
             before = task_of(name)
             before.cancel()
             await asyncio.wait((before,))
+            if name in calls:  # it is not back yet
+                assert isinstance(await failed(calls[name]), erllama.ModelNotLoaded | erllama.TierFailed)
         await until(lambda: str(runtime.tree()).count("(dynamic supervisor) running") == 4)
         assert await loop.wait() == erllama.Stopped()
         with pytest.raises(erllama.ModelNotLoaded):
