@@ -218,7 +218,8 @@ class Runtime(ModelCalls):
     async def start_tier(self, name: str, spec: TierSpec | TierDict) -> None:
         """Start a tier by name; returns when it can store rows, while it reads its old ones in the background.
 
-        Raises `InvalidOption`, `TierTaken`, `TierLocked` when another process has the directory, `TierFailed`.
+        Raises `InvalidOption`, `TierTaken`, `TierLocked` when another process has the directory, `TierFailed`,
+        and `TierStuck` when the directory does not open, after two minutes at most; the name stays taken as long.
         """
         self._check_open()
         with under("spec"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from erllama_py.actors import ActorEnded, ChildSpec, DynamicSupervisor, Keeper, StopTimeout, SupervisorClosed
 from erllama_py.errors import InvalidOption, TierFailed, TierNotFound, TierStuck, TierTaken
 from erllama_py.options.runtime import RAM_TIER
 from erllama_py.options.tiers import RamTier, TierSpec
+from erllama_py.tiers.base import STUCK_SECONDS
 
 
 class TierRegistry:
@@ -37,14 +39,19 @@ class TierRegistry:
         return self._held
 
     async def start(self, name: str, spec: TierSpec) -> None:
-        """Start a tier; it can store rows then. Raises its own error, `TierTaken` and `TierFailed`."""
+        """Start a tier; it can store rows then. Raises its own error, `TierTaken`, `TierFailed` and `TierStuck`."""
         if name in self._known() or name == RAM_TIER:
             raise TierTaken(name, "a tier of this name runs already")
         branch = self._branch()
         try:
             keeper = branch.begin_child(self._child(name, spec))
             self._held[name] = spec, keeper
-            await branch.wait_started(keeper)
+            async with asyncio.timeout(STUCK_SECONDS) as limit:
+                await branch.wait_started(keeper)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise TierStuck(name, f"{spec.root} is not open after {STUCK_SECONDS:g} s", STUCK_SECONDS) from error
         except (ActorEnded, SupervisorClosed) as error:
             raise TierFailed(name, "it was stopped while it started") from error
 

@@ -274,6 +274,38 @@ async def test_a_tier_that_hangs_keeps_its_name_though_its_supervisor_is_another
             await runtime.stop_tier("d")
 
 
+async def test_a_tier_whose_directory_hangs_while_it_is_opened_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name stays taken until that has ended; then it can be started."""
+    begun, go_on, listdir = threading.Event(), threading.Event(), os.listdir
+
+    def hang(path: Any) -> list[str]:
+        if isinstance(path, int):  # as a tier looks at its own
+            begun.set()
+            go_on.wait()
+        return listdir(path)
+
+    monkeypatch.setattr("erllama_py.tree.TIER_STOP_SECONDS", 0.01)
+    monkeypatch.setattr("erllama_py.tiers.registry.STUCK_SECONDS", 0.01)
+    async with erllama.Runtime() as runtime:
+        with monkeypatch.context() as disk:
+            disk.setattr(os, "listdir", hang)
+            try:
+                with anyio.fail_after(GUARD_SECONDS), pytest.raises(erllama.TierStuck) as stuck:
+                    await runtime.start_tier("d", erllama.DiskTier(tmp_path))
+                assert (begun.is_set(), stuck.value.tier, stuck.value.seconds) == (True, "d", 0.01)
+                with pytest.raises(erllama.TierTaken):
+                    await runtime.start_tier("d", erllama.DiskTier(tmp_path))
+            finally:
+                go_on.set()
+        await until(lambda: "tier:d" not in {task.get_name() for task in asyncio.all_tasks()})
+        monkeypatch.setattr("erllama_py.tiers.registry.STUCK_SECONDS", 60.0)
+        with suppress(erllama.TierNotFound):
+            await runtime.stop_tier("d")
+        await runtime.start_tier("d", erllama.DiskTier(tmp_path))
+
+
 async def test_no_call_waits_for_ever_for_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each says which tier it is; other tiers are served, requests go on, and where it answers again all is done."""
     hang = Hang(monkeypatch)

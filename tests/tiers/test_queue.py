@@ -41,6 +41,8 @@ from erllama_py.tiers.messages import (
 
 pytestmark = pytest.mark.anyio
 
+GUARD_SECONDS = 60.0
+
 
 class PlayedTier(TierActor):
     """Fails with the next of `errors`, and else does nothing but tell; a closed `gate` holds every change up, and
@@ -256,7 +258,9 @@ async def test_nobody_waits_for_ever_while_a_change_hangs(monkeypatch: pytest.Mo
             with pytest.raises(TierStuck, match="a write or removal has not ended for") as stuck:
                 await bench.ref.call(message)
             assert (stuck.value.tier, stuck.value.seconds > 0) == ("d", True)
+        monkeypatch.setattr(base, "STUCK_SECONDS", GUARD_SECONDS)
         tier.gate.set()
+        await until(lambda: len(tier.done) == 3)
         await bench.ref.call(Flush())
         assert tier.done == [1, (key_of(2),), "sweep"]
         assert ended(bench) == {1: None}
@@ -277,6 +281,7 @@ async def test_nobody_waits_for_ever_while_a_read_hangs(monkeypatch: pytest.Monk
         tier.gate.clear()
         with pytest.raises(TierStuck, match="a read has not ended for"):
             await bench.ref.call(Get(key_of(1)))
+        monkeypatch.setattr(base, "STUCK_SECONDS", GUARD_SECONDS)
         await bench.ref.call(Flush())
         tier.gate.set()
         with pytest.raises(RowUnavailable):
