@@ -10,7 +10,8 @@ from typing import Any
 import anyio
 import pytest
 from helpers.cache import stub_reply
-from helpers.crowd import REPLY, crowded, prompts
+from helpers.crowd import REPLY, prompts
+from helpers.gated import arrived, gated
 from helpers.watched import Watch
 
 import erllama_py as erllama
@@ -65,9 +66,13 @@ async def pauses(
     )
     monkeypatch.setattr(actor, "time", clock)
     slow = {"seconds_per_token": DECODE_SECONDS}
-    async with crowded(memory, scheduler=scheduler, stub=slow, **more) as (_, model):
+    context = more.pop("context_opts", {})
+    async with gated(memory, context, scheduler=scheduler, stub=slow, **more) as (_, model, gate):
         seen = Pauses(model)
-        await seen.of(asked, length)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(seen.of, asked, length)
+            await arrived(model, len(asked))  # none has begun to speak before the others are there
+            gate.gate.set()
         await watch.at_rest()
         seen.ticks = watch.ticks
     assert seen.replies == [stub_reply(prompt, length) for prompt in asked]
