@@ -50,6 +50,29 @@ BATCH = 64
 STUCK_SECONDS = 60.0
 
 
+class _Watch:
+    """Until it is over: again and again tells those that wait for what takes too long. That goes on.
+
+    When it is over it is freed at once, for it refers to replies, and they to the rows that were read.
+    """
+
+    def __init__(self, tier: str, what: str, waiting: Callable[[], Iterable[Reply[Any] | None]]) -> None:
+        self._tier, self._what, self._waiting = tier, what, waiting
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._timer = self._loop.call_later(STUCK_SECONDS, self._tell)
+
+    def over(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _tell(self) -> None:
+        self._timer = self._loop.call_later(STUCK_SECONDS, self._tell)
+        seconds = self._loop.time() - self._began
+        for reply in self._waiting():
+            if reply is not None:
+                reply.fail(TierStuck(self._tier, f"{self._what} has not ended for {seconds:.3g} s", seconds))
+
+
 class TierActor(Actor[TierMessage]):
     kind: ClassVar[str] = "tier"
 
@@ -72,7 +95,7 @@ class TierActor(Actor[TierMessage]):
                     self.tasks.start(self._work())
             case Get():
                 reading = self.tasks.answer(reply, self.get(message.key))
-                reading.add_done_callback(self._watch("a read", lambda: (reply,)))
+                reading.add_done_callback(_Watch(self.tier, "a read", lambda: (reply,)).over)
             case Touch():
                 self.touch(message)
             case Introduce():
@@ -93,32 +116,15 @@ class TierActor(Actor[TierMessage]):
         """Do what is queued, and end with the last of it."""
         waited = False
         while self._queue:
-            over = self._watch("a write or removal", lambda: [reply for _, reply in self._queue])
+            watch = _Watch(self.tier, "a write or removal", lambda: [reply for _, reply in self._queue])
             try:
                 await self._settle(*self._queue[0], waited)
             finally:
-                over()
+                watch.over()
             # Only now: a message that comes meanwhile begins no second task. And before the next row is waited for:
             # the buffer of this one is free.
             self._queue.popleft()
             waited = True
-
-    def _watch(self, what: str, waiting: Callable[[], Iterable[Reply[Any] | None]]) -> Callable[..., None]:
-        """Until the answer is called: again and again tell those that wait for what takes too long. It goes on."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        timer: asyncio.TimerHandle
-
-        def tell() -> None:
-            nonlocal timer
-            timer = loop.call_later(STUCK_SECONDS, tell)
-            seconds = loop.time() - began
-            for reply in waiting():
-                if reply is not None:
-                    reply.fail(TierStuck(self.tier, f"{what} has not ended for {seconds:.3g} s", seconds))
-
-        timer = loop.call_later(STUCK_SECONDS, tell)
-        return lambda *_: timer.cancel()
 
     async def _settle(self, change: Change, reply: Reply[Any] | None, waited: bool) -> None:
         """Do one, and report how it ended."""

@@ -286,3 +286,16 @@ async def test_nobody_waits_for_ever_while_a_read_hangs(monkeypatch: pytest.Monk
         tier.gate.set()
         with pytest.raises(RowUnavailable):
             await bench.ref.call(Get(key_of(1)))
+
+
+@pytest.mark.usefixtures("no_collection")
+async def test_the_buffer_of_a_row_that_was_read_is_free_with_its_reader(tmp_path: Path) -> None:
+    """Not when the garbage collector comes by: the rows of a long prompt are read one after the other, each into the
+    memory of one before it."""
+    tier = tier_at(tmp_path)
+    async with tier_running(lambda: tier) as bench:
+        for number in (1, 2, 3):
+            await bench.put(number)
+        for number in (1, 2, 3):
+            assert len((await bench.ref.call(Get(key_of(number)))).payload) > 0
+            await until(lambda: tier._buffers.leased == 0)
