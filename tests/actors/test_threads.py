@@ -107,21 +107,27 @@ async def test_threads_can_be_begun_before_they_are_needed(count: int) -> None:
         threads.close()
 
 
+class Held:
+    """Work that fails once it is let go."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.begun.set()
+        assert self.go_on.wait(GUARD_SECONDS)
+        raise Crash
+
+
 async def test_an_error_on_a_thread_is_the_callers() -> None:
     """As it is; and one that a cancellation has overtaken is no complaint."""
     async with quiet_loop():
-        threads, begun, go_on = Threads("a", 1), threading.Event(), threading.Event()
-
-        def work() -> None:
-            begun.set()
-            assert go_on.wait(GUARD_SECONDS)
-            raise Crash
-
+        threads, work = Threads("a", 1), Held()
         task = asyncio.create_task(threads.run(work))
         await turns()
-        assert begun.wait(GUARD_SECONDS)
+        assert work.begun.wait(GUARD_SECONDS)
         task.cancel()
-        go_on.set()
+        work.go_on.set()
         await asyncio.wait((task,))
         assert task.cancelled()
         with pytest.raises(Crash):
@@ -153,20 +159,14 @@ async def test_work_that_has_not_begun_is_dropped_with_its_caller(way: str) -> N
 async def test_work_that_was_abandoned_ends_by_itself() -> None:
     """Its caller leaves at once; an error of it is no complaint of the loop's."""
     async with quiet_loop():
-        threads, begun, go_on = Threads("a", 1), threading.Event(), threading.Event()
-
-        def work() -> None:
-            begun.set()
-            assert go_on.wait(GUARD_SECONDS)
-            raise Crash
-
+        threads, work = Threads("a", 1), Held()
         task = asyncio.create_task(threads.abandon(work))
         await turns()
-        assert begun.wait(GUARD_SECONDS)
+        assert work.begun.wait(GUARD_SECONDS)
         task.cancel()
         await asyncio.wait((task,))
         assert task.cancelled()
-        go_on.set()
+        work.go_on.set()
         assert await threads.run(len, "four") == 4
         with pytest.raises(Crash):
             await threads.abandon(work)
