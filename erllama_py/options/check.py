@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, TypeVar
 
@@ -109,13 +110,14 @@ def _check_names(
             raise InvalidOption(dotted, _UNKNOWN + known, nearest)
         if isinstance(value, set | frozenset):  # msgspec would take one for a list, in an order of its own
             raise InvalidOption(dotted, "expected a list, got a set")
-        if isinstance(value, dict) and _is_section(below := _type(section, name)):
+        if isinstance(value, dict) and _is_section(below := _types(section)[name]):
             _check_names(value, below, kind, dotted)
 
 
-def _type(section: type[msgspec.Struct], name: str) -> Any:
-    """The type of one option. Slow, as type hints are: not for what each request asks."""
-    return next(field.type for field in msgspec.structs.fields(section) if field.name == name)
+@cache  # reading type hints is slow
+def _types(section: type[msgspec.Struct]) -> dict[str, Any]:
+    """The type of each option of a section, by name."""
+    return {field.name: field.type for field in msgspec.structs.fields(section)}
 
 
 def _is_section(type_: Any) -> TypeGuard[type[msgspec.Struct]]:
@@ -174,7 +176,7 @@ def choices(kind: type[msgspec.Struct], option: str) -> list[object]:
     """The literal values that the option at this dotted path may have."""
     type_: Any = kind
     for name in option.split("."):
-        type_ = _type(type_, name)
+        type_ = _types(type_)[name]
     info = msgspec.inspect.type_info(type_)
     values: list[object] = []
     for one in info.types if isinstance(info, msgspec.inspect.UnionType) else (info,):
@@ -188,10 +190,10 @@ def choices(kind: type[msgspec.Struct], option: str) -> list[object]:
 
 def option_names(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
     """Every option below `kind`, dotted."""
-    for field in msgspec.structs.fields(kind):
-        yield prefix + field.name
-        if _is_section(field.type):
-            yield from option_names(field.type, f"{prefix}{field.name}.")
+    for name, type_ in _types(kind).items():
+        yield prefix + name
+        if _is_section(type_):
+            yield from option_names(type_, f"{prefix}{name}.")
 
 
 def nearest_name(name: str, path: str, kind: type[msgspec.Struct]) -> str | None:

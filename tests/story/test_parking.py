@@ -10,7 +10,6 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 from helpers.cache import MEMORIES, Gate, Held, runtime_at, stub_reply
 from helpers.crashes import crash
@@ -24,7 +23,7 @@ from erllama_py.cache.client import CacheClient
 from erllama_py.errors import TierFailed
 from erllama_py.results import Event
 from erllama_py.scheduler.cells import count
-from erllama_py.scheduler.stages import Parking, Working, is_leaving
+from erllama_py.scheduler.stages import Parking, is_leaving
 from erllama_py.scheduler.state import State
 
 pytestmark = pytest.mark.anyio
@@ -137,30 +136,29 @@ async def test_without_saving_what_was_parked_is_computed_again(memory: str) -> 
 async def test_a_cancel_ends_who_is_on_its_way_out(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though its ranges are copied out over several ticks, and others go on in between: its caller gets an answer."""
     watch = Watch(monkeypatch)
-    long = prompts(1, length)[0]
+    first, second, long = [*prompts(2), prompts(1, length)[0]]
     context, chunk = {"n_ctx": 2048, "n_batch": 512, "n_seq_max": 2}, {"prefill_chunk_size": 512}
 
-    async with crowded(context_opts=context, scheduler=chunk, stub={"seconds_per_token": 0.0001}) as (_, model):
+    def parking() -> list[int]:
+        return [number for number, one in watch.states["m"].placed.items() if isinstance(one, Parking)]
 
-        def see(model_id: str, state: State) -> None:
-            for request_id, one in state.placed.items():
-                if isinstance(one, Parking) and not one.begun.leaving:
-                    model.cancel(request_id)
-
-        def at_work() -> bool:
-            working = (one for one in watch.states["m"].placed.values() if isinstance(one, Working))
-            return any(one.core.request.n_tokens == length for one in working)
-
-        watch.see = see
-        with anyio.fail_after(20):
-            above = [asyncio.create_task(together(model, prompts(1), {"priority": 1}))]
-            await until(lambda: model.phase == "generating")
-            below = asyncio.create_task(together(model, [long]))
-            await until(at_work)
-            above.append(asyncio.create_task(together(model, prompts(2)[1:], {"priority": 1})))
-            (cancelled,) = await below
-            for one in above:
-                await one
+    async with gated(context=context, scheduler=chunk) as (_, model, gate):
+        tasks = [asyncio.create_task(together(model, [first], {"priority": 1}))]
+        await watch.once(lambda: watch.stages() == ["working"])
+        below = asyncio.create_task(together(model, [long]))
+        await watch.once(lambda: watch.stages() == ["working"] * 2)
+        while gate.computed < len(first) + length:  # until both prompts are read
+            await gate.shut(1)
+        tasks.append(asyncio.create_task(together(model, [second], {"priority": 1})))
+        await watch.once(lambda: bool(parking()))
+        await gate.shut(1)
+        (leaving,) = parking()
+        model.cancel(leaving)
+        await watch.once(lambda: (one := watch.request(leaving)) is not None and is_leaving(one))
+        gate.gate.set()
+        (cancelled,) = await below
+        for one in tasks:
+            await one
     assert (cancelled.finish_reason, cancelled.stats.parks) == ("cancelled", 0)
 
 
