@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+from erllama_py.serve.models import default_home
 
 # `make quick` looks at a quarter of the examples of each property; `make test` at all that "ci" has.
 settings.register_profile("quick", settings.get_profile("ci"), max_examples=25)
@@ -21,6 +24,17 @@ settings.register_profile("quick", settings.get_profile("ci"), max_examples=25)
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
     backend: tuple[str, dict[str, bool]] = request.param
     return backend
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A home of the run's own, with the models of the user's: fingerprints of files that soon are gone stay out of it."""
+    models, folder = default_home() / "models", tmp_path_factory.mktemp("home")
+    models.mkdir(parents=True, exist_ok=True)
+    (folder / "models").symlink_to(models.resolve(), target_is_directory=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ERLLAMA_HOME", str(folder))
+        yield
 
 
 def pytest_collection_finish() -> None:
