@@ -28,7 +28,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A home of the run's own, with the models of the user's: fingerprints of files that soon are gone stay out of it."""
+    """A home of the run's own, with the models of the user's: fingerprints of the files of tests stay out of it."""
     models, folder = default_home() / "models", tmp_path_factory.mktemp("home")
     models.mkdir(parents=True, exist_ok=True)
     (folder / "models").symlink_to(models.resolve(), target_is_directory=True)
