@@ -19,11 +19,9 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from erllama_py.options.sampling import Sampling
+
 MemoryKind = Literal["full", "window", "recurrent", "hybrid"]
-
-
-# Tokens that the repetition penalty looks back on; llama.cpp's own default.
-REPETITION_WINDOW = 64
 
 
 class BackendFailure(Exception):
@@ -93,18 +91,6 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     eos_token: str
     build: str  # of the inference library; part of every cache key
     on_gpu: bool = False  # whether a GPU computes all layers
-
-
-class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How the next token is drawn. Steps run in the order of the fields, then the seeded draw."""
-
-    grammar: str | None = None  # GBNF
-    repetition_penalty: float = 1.0  # 1.0 is off; looks at the last `REPETITION_WINDOW` tokens
-    top_k: int = 40  # 0 is off
-    top_p: float = 0.95  # 1.0 is off
-    min_p: float = 0.05  # 0.0 is off
-    temperature: float = 0.8  # 0.0 is greedy: the steps from top_k on are then without effect and left out
-    seed: int = 0  # 32 bits
 
 
 class Slice(msgspec.Struct, frozen=True):

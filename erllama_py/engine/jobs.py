@@ -10,9 +10,10 @@ from typing import Literal
 
 import msgspec
 
-from erllama_py.engine.backend import MemoryKind, Sampling
+from erllama_py.engine.backend import MemoryKind
 from erllama_py.engine.failure import Failure
 from erllama_py.options.model import SaveReason, SkipReason
+from erllama_py.options.sampling import Sampling
 from erllama_py.results import FinishReason
 
 # Where a range can end anywhere, it has at most so many tokens: 12 MB of a model of 135M parameters, 64 MB of one of 8

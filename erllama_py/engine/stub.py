@@ -14,15 +14,7 @@ import threading
 import zlib
 from collections.abc import Callable, Sequence
 
-from erllama_py.engine.backend import (
-    BackendFailure,
-    DecodeStatus,
-    FileFacts,
-    LoadCancelled,
-    ModelFacts,
-    Sampling,
-    Slice,
-)
+from erllama_py.engine.backend import BackendFailure, DecodeStatus, FileFacts, LoadCancelled, ModelFacts, Slice
 from erllama_py.engine.stub_cells import VALUE_BYTES, StubCells
 from erllama_py.errors import (
     InvalidGrammar,
@@ -33,6 +25,7 @@ from erllama_py.errors import (
     TokenOutOfRange,
 )
 from erllama_py.options.model import ModelConfig
+from erllama_py.options.sampling import Sampling
 
 END = 256
 SPECIAL = {END: b"<|end|>", 257: b"<|im_start|>", 258: b"<|im_end|>"}

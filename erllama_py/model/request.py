@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from erllama_py.cache.keys import TOKEN_BYTES, Identity, fold_salt, pack_tokens, prefix_keys
 from erllama_py.cache.messages import RowMeta
 from erllama_py.cache.policy import grid_stride, prompt_ends
-from erllama_py.engine.backend import ModelFacts, Sampling
+from erllama_py.engine.backend import ModelFacts
 from erllama_py.engine.jobs import CapturePlan, Finished
 from erllama_py.errors import ContextOverflow, EmptyPrompt, RequestError, TokenOutOfRange
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.request import RequestOptions
+from erllama_py.options.sampling import Sampling
 from erllama_py.results import CacheDelta, CacheHit, Completion, Stats
 from erllama_py.scheduler.messages import Complete, Outline, Request, SaveRow
 
@@ -64,10 +65,7 @@ def make_request(
         id=request_id,
         tokens=tokens,
         max_new_tokens=0 if prefill_only else min(options.response_tokens or room, room),
-        sampling=Sampling(
-            grammar=options.grammar, repetition_penalty=options.repetition_penalty, top_k=options.top_k,
-            top_p=options.top_p, min_p=options.min_p, temperature=options.temperature, seed=seed,
-        ),
+        sampling=Sampling(**{name: getattr(options, name) for name in Sampling.__struct_fields__} | {"seed": seed}),
         stop_sequences=options.stop_sequences,
         submitted_at=now,
         identity=identity,
@@ -124,7 +122,7 @@ def make_completion(answer: Complete, now: float) -> Completion:
             first_token_seconds=queued + outline.lookup_seconds + outline.restore_seconds + finished.prefill_seconds,
             prefill_tokens=finished.prefill_tokens, restored_bytes=outline.restored_bytes, decodes=finished.decodes,
             tokens_per_second=finished.decodes / finished.decode_seconds if finished.decodes else 0.0,
-            seed=request.sampling.seed, tier=outline.tier, miss_reason=outline.miss_reason, parks=outline.parks,
+            seed=request.sampling.seed or 0, tier=outline.tier, miss_reason=outline.miss_reason, parks=outline.parks,
         ),
     )  # fmt: skip
 

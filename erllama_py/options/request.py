@@ -10,8 +10,9 @@ from msgspec import Meta
 from msgspec.structs import asdict
 
 from erllama_py.errors import InvalidOption
-from erllama_py.options.check import Amount, Count, Options, check_utf8, convert, hex_digest
-from erllama_py.options.model import Positive, Salt
+from erllama_py.options.check import Count, check_utf8, convert, hex_digest
+from erllama_py.options.model import Salt
+from erllama_py.options.sampling import Sampling
 
 # Stop sequences are searched for after each token on the engine's thread, which all requests of a model share;
 # within these bounds that takes microseconds. Real ones are few and short.
@@ -20,25 +21,13 @@ MAX_STOP_CHARACTERS = 4096
 StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]  # empty would end each reply at once
 
 
-class RequestOptions(Options, frozen=True):
+class RequestOptions(Sampling, frozen=True):
     """What `complete`, `stream` and `chat` take beside the prompt."""
 
     response_tokens: Count | None = None
     """Most tokens of the reply; `None`: what the context leaves."""
     stop_sequences: Annotated[tuple[StopText, ...], Meta(max_length=MAX_STOP_SEQUENCES)] = ()
     """Texts that end the reply where the earliest of them begins; they are not part of it. One may be a str."""
-    temperature: Annotated[float, Meta(ge=0.0)] = 0.8
-    """Above 1.0 flattens, below sharpens the odds; 0.0 always takes the likeliest token."""
-    top_k: Amount = 40
-    """Draw from the k likeliest tokens; 0 is off."""
-    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.95
-    """Draw from the likeliest tokens that together reach p; 1.0 is off."""
-    min_p: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.05
-    """Drop tokens less likely than p times the likeliest; 0.0 is off."""
-    repetition_penalty: Positive = 1.0
-    """Above 1.0 makes recent tokens less likely; 1.0 is off."""
-    seed: Annotated[int, Meta(ge=0, le=(1 << 32) - 1)] | None = None
-    """Seed of the draw; `None`: the runtime draws one; `stats.seed` has it."""
     parent_key: bytes | None = None
     """The `finish_key` of the previous turn, 32 bytes or 64 hex digits: a save of it under way is waited for."""
     cache_salt: Salt | None = None
@@ -53,8 +42,6 @@ class RequestOptions(Options, frozen=True):
     """Seconds that the request waits for room in a full queue instead of raising `QueueFull`; True: until there is."""
     deadline: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
     """Seconds from the call, after which the request is cancelled and finishes with what it has."""
-    grammar: str | None = None
-    """A GBNF grammar that the reply follows. The engine reads it: a bad one, an empty one too, is `InvalidGrammar`."""
 
 
 DEFAULTS = RequestOptions()

@@ -14,9 +14,9 @@ import msgspec
 
 from erllama_py.cache.keys import Identity
 from erllama_py.cache.messages import Hit, Located, RowBytes, SaveLost
-from erllama_py.engine.backend import Sampling
 from erllama_py.engine.failure import Failure
 from erllama_py.engine.jobs import Captured, CapturePlan, Finished, Job, Outcome
+from erllama_py.options.sampling import Sampling
 from erllama_py.results import CacheHit, Event
 
 FaultPlace = Literal["actor", "thread", "decode"]

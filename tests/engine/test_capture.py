@@ -12,7 +12,8 @@ import pytest
 from helpers.backends import MEMORY, Subject, make_subject, write_on
 from helpers.tiny_gguf import KINDS, WINDOW
 
-from erllama_py.engine.backend import Backend, BackendFailure, CannotCapture, DecodeStatus, Sampling, Slice
+from erllama_py.engine.backend import Backend, BackendFailure, CannotCapture, DecodeStatus, Slice
+from erllama_py.options.sampling import Sampling
 
 PROMPT = [(7 * i + i * i) % 250 for i in range(330)]
 ENDS = (64, 128, 192, 256, 301)  # on the grid, and one where a prompt might part from another

@@ -12,8 +12,9 @@ from helpers.tiny_gguf import WINDOW
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.engine.backend import Backend, BackendFailure, DecodeStatus, LoadCancelled, Sampling, Slice
+from erllama_py.engine.backend import Backend, BackendFailure, DecodeStatus, LoadCancelled, Slice
 from erllama_py.errors import InvalidGrammar, InvalidText, ModelNotLoaded, TokenOutOfRange
+from erllama_py.options.sampling import Sampling
 
 PROMPT = [ord(letter) for letter in "Once upon a time there was a user who"]
 

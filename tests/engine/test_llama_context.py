@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import Any, Literal
 import pytest
 from helpers.tiny_gguf import WINDOW, Kind, tiny_gguf
 
-from erllama_py.engine.backend import BackendFailure, DecodeStatus, Sampling, Slice
+from erllama_py.engine.backend import BackendFailure, DecodeStatus, Slice
 from erllama_py.engine.llama import LlamaBackend
 from erllama_py.engine.llama.native import library
 from erllama_py.engine.llama.weights import uses_flash_attention
 from erllama_py.errors import ModelLoadError, ModelNotLoaded, SamplerFailed, TokenizerOnly
 from erllama_py.options.model import ModelConfig
+from erllama_py.options.sampling import Sampling
 
 Configure = Callable[..., ModelConfig]
 GREEDY = Sampling(temperature=0.0)
@@ -106,7 +106,7 @@ def test_rope_settings_change_what_is_computed(models: Path, configure: Configur
     for context in ({}, {"rope_freq_base": 100.0}):
         backend = loaded(configure(tiny_gguf("dense", models), **context))
         backend.decode([Slice(0, 0, PROMPT, True)])
-        replies.append(ctypes.string_at(backend._context.logits(len(PROMPT) - 1), 400) if backend._context else b"")
+        replies.append(backend.logits(0))
         backend.close()
     assert replies[0] != replies[1]
 
@@ -231,14 +231,27 @@ def test_logits_of_a_decode_that_did_not_happen_are_gone(dense: LlamaBackend) ->
         sampler.sample(0)
 
 
-@pytest.mark.parametrize("grammar", [None, "root ::= .*"])
-def test_logits_that_are_not_numbers_fail_the_request(dense: LlamaBackend, grammar: str | None) -> None:
+@pytest.mark.parametrize("token", [0, 100, -1])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), GREEDY, Sampling(grammar="root ::= .*")], ids=["hot", "greedy", "grammar"]
+)
+def test_logits_that_are_not_numbers_fail_the_request(dense: LlamaBackend, sampling: Sampling, token: int) -> None:
     """llama.cpp would sort them and read where nothing is."""
     dense.decode([Slice(0, 0, PROMPT, True)])
     assert dense._context is not None
-    ctypes.c_float.from_address(dense._context.logits(len(PROMPT) - 1)).value = float("nan")
+    rows, row = dense._context.rows(0, dense.vocabulary.n_vocab)
+    rows.logits[row, token] = float("nan")
     with pytest.raises(SamplerFailed, match="not a number"):
-        dense.sampler(Sampling(grammar=grammar), []).sample(0)
+        dense.sampler(sampling, []).sample(0)
+
+
+def test_the_rows_of_a_decode_are_those_of_its_slices(dense: LlamaBackend) -> None:
+    """Several slices, not all with logits: each row is what llama.cpp gives for the slice's last token."""
+    dense.decode([Slice(0, 0, PROMPT, True), Slice(1, 0, PROMPT[:3], False), Slice(2, 0, PROMPT[:5], True)])
+    assert dense._context is not None
+    for index in (0, 2):
+        rows, row = dense._context.rows(index, dense.vocabulary.n_vocab)
+        assert rows.logits[row].tobytes() == dense.logits(index)
 
 
 def test_a_sampler_outlives_its_backend_without_harm(models: Path, configure: Configure) -> None:

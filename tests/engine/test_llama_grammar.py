@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from helpers.tiny_gguf import tiny_gguf
 
-from erllama_py.engine.backend import REPETITION_WINDOW, Backend, Sampling, Slice
+from erllama_py.engine.backend import Backend, Slice
 from erllama_py.engine.llama import LlamaBackend
 from erllama_py.engine.llama.grammar import MAX_CHARACTERS, MAX_DEPTH, MAX_RULES
 from erllama_py.errors import InvalidGrammar, SamplerFailed, TokenOutOfRange
 from erllama_py.options.model import ModelConfig
+from erllama_py.options.sampling import Sampling
 
 PROMPT = [ord(letter) for letter in "Once upon a time"]
 SMALL_STACK = 512 * 1024  # what some platforms give a thread
@@ -137,7 +138,7 @@ def test_the_history_counts_for_the_penalty_and_not_for_the_grammar(backend: Bac
     penalty = Sampling(temperature=0.0, repetition_penalty=1e6)
     assert backend.sampler(penalty, []).sample(0) == favourite
     assert backend.sampler(penalty, [favourite]).sample(0) != favourite
-    out_of_sight = [favourite] + [PROMPT[0]] * REPETITION_WINDOW
+    out_of_sight = [favourite] + [PROMPT[0]] * Sampling().penalty_last_n
     assert backend.sampler(penalty, out_of_sight).sample(0) == favourite
     assert written(backend, 'root ::= "x"', 1) == b"x"
 

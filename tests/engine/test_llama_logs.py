@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from helpers.tiny_gguf import broken_gguf, tiny_gguf
 
-from erllama_py.engine.backend import Sampling, Slice
+from erllama_py.engine.backend import Slice
 from erllama_py.engine.llama import LlamaBackend
 from erllama_py.engine.llama.logs import LogContext, receive
 from erllama_py.errors import InvalidGrammar, UnsupportedModel
 from erllama_py.options.model import ModelConfig
+from erllama_py.options.sampling import Sampling
 
 Configure = Callable[..., ModelConfig]
 DEBUG, INFO, WARN, ERROR, CONTINUE = 1, 2, 3, 4, 5

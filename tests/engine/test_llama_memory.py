@@ -13,10 +13,11 @@ import psutil
 import pytest
 from helpers.tiny_gguf import broken_gguf, tiny_gguf
 
-from erllama_py.engine.backend import LoadCancelled, Sampling, Slice
+from erllama_py.engine.backend import LoadCancelled, Slice
 from erllama_py.engine.llama import LlamaBackend
 from erllama_py.errors import ErllamaError
 from erllama_py.options.model import ModelConfig
+from erllama_py.options.sampling import Sampling
 
 Configure = Callable[..., ModelConfig]
 PROMPT = [ord(letter) for letter in "Once upon a time there was a user who"]

@@ -20,7 +20,7 @@ from helpers.engine import fixed_threads, generate
 from helpers.tiny_gguf import KINDS, Kind
 
 from erllama_py.buffers import BufferPool
-from erllama_py.engine.backend import Backend, Sampling
+from erllama_py.engine.backend import Backend
 from erllama_py.engine.cells import Cells
 from erllama_py.engine.jobs import (
     Captured,
@@ -40,6 +40,7 @@ from erllama_py.engine.jobs import (
 )
 from erllama_py.engine.worker import Worker
 from erllama_py.options.model import SchedulerOpts
+from erllama_py.options.sampling import Sampling
 
 # Prompts are longer than a micro-batch, and longer than the window of the model that has one (64).
 CONTEXT: dict[str, Any] = {

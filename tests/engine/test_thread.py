@@ -18,7 +18,7 @@ from helpers.crowd import prompts
 from helpers.engine import Driver, ends, engine, generate, stub
 from helpers.runtime import until
 
-from erllama_py.engine.backend import BackendFailure, DecodeStatus, LoadCancelled, Sampling, Slice
+from erllama_py.engine.backend import BackendFailure, DecodeStatus, LoadCancelled, Slice
 from erllama_py.engine.jobs import (
     Cancel,
     Capture,
@@ -39,6 +39,7 @@ from erllama_py.engine.stub import StubBackend, StubSampler
 from erllama_py.engine.thread import EngineThread
 from erllama_py.errors import ContextOverflow, ModelLoadError
 from erllama_py.options.model import ModelConfig, parse_model_config
+from erllama_py.options.sampling import Sampling
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ from helpers.worker import alone, bench, prompt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erllama_py.engine.backend import BackendFailure, Sampling
+from erllama_py.engine.backend import BackendFailure
 from erllama_py.engine.failure import failure_of
 from erllama_py.engine.jobs import (
     Cancel,
@@ -33,6 +33,7 @@ from erllama_py.engine.jobs import (
 from erllama_py.engine.tick_plan import PATIENCE
 from erllama_py.errors import SamplerFailed
 from erllama_py.options.model import SchedulerOpts
+from erllama_py.options.sampling import Sampling
 
 # --- who is in a decode ------------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ import pytest
 from helpers.engine import generate
 from helpers.worker import alone, bench, prompt
 
-from erllama_py.engine.backend import Sampling
 from erllama_py.engine.jobs import (
     Cancel,
     Captured,
@@ -21,6 +20,7 @@ from erllama_py.engine.jobs import (
     Text,
 )
 from erllama_py.options.model import SchedulerOpts
+from erllama_py.options.sampling import Sampling
 
 HOT = Sampling(temperature=1.0, seed=7)  # each draw depends on how many went before
 PLAN = CapturePlan(captured_to=0, prompt_ends=(16, 32, 48), interval=16, min_tokens=8)

@@ -12,9 +12,10 @@ from typing import Any
 
 import msgspec
 
-from erllama_py.engine.backend import Backend, DecodeStatus, MemoryKind, Sampling, Slice
+from erllama_py.engine.backend import Backend, DecodeStatus, MemoryKind, Slice
 from erllama_py.engine.backends import make_backend
 from erllama_py.options.model import ModelConfig
+from erllama_py.options.sampling import Sampling
 from helpers.tiny_gguf import WINDOW, Kind, tiny_gguf
 
 GREEDY = Sampling(temperature=0.0)

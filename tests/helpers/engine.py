@@ -10,7 +10,7 @@ import anyio
 
 from erllama_py.buffers import BufferPool
 from erllama_py.cpus import ThreadChoice
-from erllama_py.engine.backend import Backend, Sampling
+from erllama_py.engine.backend import Backend
 from erllama_py.engine.compute_threads import ComputeThreads
 from erllama_py.engine.cpu_share import CpuShare
 from erllama_py.engine.cpu_watch import CpuTimes
@@ -18,6 +18,7 @@ from erllama_py.engine.jobs import Died, Failed, Finished, Generate, Outcome
 from erllama_py.engine.stub import StubBackend
 from erllama_py.engine.thread import EngineThread
 from erllama_py.options.model import SchedulerOpts, parse_model_config
+from erllama_py.options.sampling import Sampling
 
 GREEDY = Sampling(temperature=0.0)
 

@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import erllama_py as erllama
-from erllama_py.engine.backend import Backend, BackendFailure, DecodeStatus, Sampling, Slice
+from erllama_py.engine.backend import Backend, BackendFailure, DecodeStatus, Slice
 from erllama_py.engine.stub import StubSampler
 from erllama_py.errors import SamplerFailed
 from erllama_py.options.model import ModelConfig
+from erllama_py.options.sampling import Sampling
 from helpers.crowd import crowded_config
 from helpers.runtime import GatedBackend, until
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import msgspec
 
 from erllama_py.cache.keys import Identity, pack_tokens, prefix_keys
-from erllama_py.engine.backend import MemoryKind, Sampling
+from erllama_py.engine.backend import MemoryKind
 from erllama_py.engine.jobs import CapturePlan
+from erllama_py.options.sampling import Sampling
 from erllama_py.scheduler.messages import Request
 
 STEM = list(range(100, 400))

@@ -9,10 +9,10 @@ import msgspec
 
 from erllama_py.cache.keys import Identity, pack_tokens, prefix_keys
 from erllama_py.cache.messages import Hit, Located, Miss, RowBytes
-from erllama_py.engine.backend import Sampling
 from erllama_py.engine.failure import failure_of
 from erllama_py.engine.jobs import Captured, CapturePlan, Finished, Generate, Outcome, Restore, Restored
 from erllama_py.errors import SamplerFailed
+from erllama_py.options.sampling import Sampling
 from erllama_py.scheduler.machine import transition
 from erllama_py.scheduler.messages import Effect, EngineOutcomes, Found, Message, Request, RowRead, SendJob, Submit
 from erllama_py.scheduler.state import Limits, State, new_state

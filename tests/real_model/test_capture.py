@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from erllama_py.engine.backend import Backend, DecodeStatus, Sampling, Slice
+from erllama_py.engine.backend import Backend, DecodeStatus, Slice
 from erllama_py.engine.backends import make_backend
 from erllama_py.options.model import ModelConfig
+from erllama_py.options.sampling import Sampling
 from erllama_py.serve.models import fetch
 
 pytestmark = [pytest.mark.real_model, pytest.mark.slow]

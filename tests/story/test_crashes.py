@@ -10,10 +10,11 @@ import pytest
 from helpers.runtime import STUB, engine_threads, stub_runtime, until
 
 import erllama_py as erllama
-from erllama_py.engine.backend import Backend, BackendFailure, Sampling
+from erllama_py.engine.backend import Backend, BackendFailure
 from erllama_py.engine.jobs import DrillFault
 from erllama_py.engine.stub import StubBackend
 from erllama_py.options.model import ModelConfig
+from erllama_py.options.sampling import Sampling
 
 pytestmark = pytest.mark.anyio
 

@@ -18,7 +18,6 @@ from erllama_py.engine.backend import (
     MemoryKind,
     ModelFacts,
     ModelFile,
-    Sampling,
     Slice,
     Vocabulary,
 )
@@ -31,10 +30,12 @@ from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import AbortFlag, Library, library
 from erllama_py.engine.llama.sampler import Candidates, LlamaSampler
 from erllama_py.engine.llama.states import States
+from erllama_py.engine.llama.steps import Making
 from erllama_py.engine.llama.vocabulary import LlamaVocabulary
 from erllama_py.engine.llama.weights import load_model, make_context
 from erllama_py.errors import ModelLoadError, ModelNotLoaded, TokenizerOnly, TokenOutOfRange
 from erllama_py.options.model import ModelConfig
+from erllama_py.options.sampling import Sampling
 
 T = TypeVar("T")
 
@@ -150,9 +151,11 @@ class LlamaBackend:
                 raise TokenOutOfRange(f"token {token} in the history", token=token, n_vocab=n_vocab)
         grammar = None
         if sampling.grammar is not None:
-            handle = lib.c.llama_model_get_vocab(self._model)
-            grammar = make_grammar(lib, handle, self._model_id, sampling.grammar)
-        sampler = LlamaSampler(lib, self._context, self._candidates, sampling, history, grammar, self._samplers.discard)
+            grammar = make_grammar(lib, lib.c.llama_model_get_vocab(self._model), self._model_id, sampling.grammar)
+        making = Making(lib, lib.c.llama_model_get_vocab(self._model), n_vocab, self._context.n_ctx)
+        sampler = LlamaSampler(
+            making, self._context, self._candidates, sampling, history, grammar, self._samplers.discard
+        )
         self._samplers.add(sampler)
         return sampler
 

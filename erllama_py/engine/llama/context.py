@@ -7,13 +7,13 @@ once, for `n_batch` tokens, and `llama_decode` reads as many of them as `n_token
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from erllama_py.engine.backend import BackendFailure, DecodeStatus, Slice
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import Library
+from erllama_py.engine.llama.rows import Rows
 
 _STATUS = {0: DecodeStatus.DONE, 1: DecodeStatus.NO_CELLS, 2: DecodeStatus.ABORTED}
 
@@ -23,7 +23,7 @@ class Context:
 
     def __init__(self, library: Library, handle: Any, model_id: str, *, n_swa: int, cuttable: bool) -> None:
         self.handle = handle
-        self._c, self._quick = library.c, library.quick
+        self._c, self._quick, self._numpy = library.c, library.quick, library.numpy
         self.n_ctx = int(self._c.llama_n_ctx(handle))
         self.n_batch = int(self._c.llama_n_batch(handle))
         self.n_ubatch = int(self._c.llama_n_ubatch(handle))
@@ -37,6 +37,7 @@ class Context:
         self._log = LogContext(model_id, hold=True)
         self._begins: dict[int, int] = {}  # see `window_begins`
         self._rows: list[int] = []  # batch row of each slice of the last decode that has logits, else -1
+        self._outputs_read: Rows | None = None  # llama.cpp keeps the logits of all of them one after the other
         self._make_batch(library)
 
     def _make_batch(self, library: Library) -> None:
@@ -61,7 +62,7 @@ class Context:
 
     def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
         """See `Backend.decode`. What llama.cpp would answer by ending the process is checked here."""
-        self._rows = []
+        self._rows, self._outputs_read = [], None
         rows = self._fill(slices)
         with self._log as log:
             code = self._c.llama_decode(self.handle, self._batch)
@@ -124,12 +125,17 @@ class Context:
             raise BackendFailure(f"llama.cpp has no logits for slice {index}")
         return ctypes.string_at(address, n_vocab * ctypes.sizeof(ctypes.c_float))
 
-    def logits(self, row: int) -> int:
-        """Address of the `n_vocab` floats of a batch row; 0 when the model put out something else there."""
-        address: int | None = self._quick.get_logits_ith(self.handle, row)
-        if address is None or math.isnan(ctypes.c_float.from_address(address).value):
-            return 0
-        return address
+    def rows(self, index: int, n_vocab: int) -> tuple[Rows, int]:
+        """The rows of logits of the last decode, and which of them is that of slice `index`."""
+        self.row(index)
+        if self._outputs_read is None:
+            wanted = sum(row >= 0 for row in self._rows)
+            address = self._quick.get_logits(self.handle)
+            if address is None:
+                raise BackendFailure("llama.cpp has no logits for the last decode")
+            values = (ctypes.c_float * (wanted * n_vocab)).from_address(address)
+            self._outputs_read = Rows(self._numpy, self._numpy.frombuffer(values, "f4").reshape(wanted, n_vocab))
+        return self._outputs_read, sum(row >= 0 for row in self._rows[:index])
 
     def remove(self, seq_id: int, start: int, end: int) -> bool:
         """See `Backend.remove`.

@@ -22,6 +22,7 @@ from typing import Any
 from erllama_py.engine.llama import logs, openmp
 
 _QUICK = (
+    "llama_get_logits",
     "llama_get_logits_ith",
     "llama_get_memory",
     "llama_memory_seq_cp",
@@ -30,7 +31,6 @@ _QUICK = (
     "llama_memory_seq_rm",
     "llama_sampler_accept",
     "llama_sampler_apply",
-    "llama_sampler_sample",
     "llama_set_n_threads",
     "llama_state_seq_get_size",
     "llama_token_to_piece",
@@ -53,7 +53,7 @@ class Quick:
             twin.argtypes, twin.restype = original.argtypes, original.restype
             setattr(self, name.removeprefix("llama_"), twin)
         # As an address: the bindings' pointer objects cost more than the call.
-        self.get_logits_ith.restype = ctypes.c_void_p
+        self.get_logits.restype = self.get_logits_ith.restype = ctypes.c_void_p
 
     def __getattr__(self, name: str) -> Any:  # for the type checker: the functions are set by name
         raise AttributeError(name)

@@ -1,118 +1,143 @@
-"""Drawing tokens: one llama.cpp sampler chain for each request.
+"""Drawing tokens: one llama.cpp sampler chain for each request, given only what can still be drawn.
 
-The steps are grammar, repetition penalty, top_k, top_p, min_p, temperature and the seeded draw; steps whose
-value makes no difference are left out. Without a grammar llama.cpp does the whole draw. With one we hold the
-candidates ourselves, because a grammar that allows no token, or is handed one that it does not allow, makes
-llama.cpp raise a C++ exception, which ends the process when it meets Python's frames.
+llama.cpp's own draw makes a list of all candidates, which costs more than everything else of a tick on a GPU. Here the
+row of logits is cut first (`rows`, `steps.cut`), so that the chain draws exactly what it would from all tokens. The
+likeliest token, where nothing changes logits, needs no chain at all.
+
+With a grammar we hold all candidates ourselves, because a grammar that allows no token, or is handed one that it does
+not allow, makes llama.cpp raise a C++ exception, which ends the process when it meets Python's frames.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from erllama_py.engine.backend import REPETITION_WINDOW, Sampling
+from erllama_py.engine.llama import steps
 from erllama_py.engine.llama.context import Context
 from erllama_py.engine.llama.native import Library
+from erllama_py.engine.llama.rows import Rows
 from erllama_py.errors import SamplerFailed
+from erllama_py.options.sampling import Sampling
 
 _CANDIDATE = [("id", "i4"), ("logit", "f4"), ("p", "f4")]  # llama_token_data
-_RANDOM_SEED = 0xFFFFFFFF  # llama.cpp takes this one for "any"; a seed of ours always means the same draws
+_SLACK = 1e-3  # of a logit: the chain computes in 32 bits what is compared here
 
 
 class Candidates:
-    """All tokens with their logits, as a `llama_token_data_array` that samplers work on in place.
+    """Tokens with their logits, as a `llama_token_data_array` that samplers work on in place.
 
     One for each context is enough: a draw fills it again and nothing of it outlives the draw.
     """
 
     def __init__(self, library: Library, n_vocab: int) -> None:
         self.numpy = library.numpy
-        self._ids = self.numpy.arange(n_vocab, dtype="i4")
+        self._all = self.numpy.arange(n_vocab, dtype="i4")
         self.items = self.numpy.zeros(n_vocab, dtype=_CANDIDATE)
+        self._ids, self.logits = self.items["id"], self.items["logit"]
         self._data = ctypes.cast(self.items.ctypes.data, library.c.llama_token_data_p)
         self.array = library.c.llama_token_data_array(self._data, n_vocab, -1, False)
 
-    def fill(self, logits: int) -> None:
-        """Every token with the logit at the address `logits`, in order of their ids."""
-        size = len(self._ids)
-        self._fill(self.numpy.frombuffer((ctypes.c_float * size).from_address(logits), dtype="f4"))
-
-    def fill_from(self, logits: bytes) -> None:
-        """The same with kept logits. Raises `SamplerFailed` where they are not of this vocabulary, or no numbers."""
-        size = len(self._ids)
-        if len(logits) != size * ctypes.sizeof(ctypes.c_float):
-            raise SamplerFailed(f"{len(logits)} bytes are not the logits of {size} tokens")
-        values = self.numpy.frombuffer(logits, dtype="f4")
-        if self.numpy.isnan(values[0]):
-            raise SamplerFailed("the model's output is not a number")
-        self._fill(values)
-
-    def _fill(self, logits: Any) -> None:
-        size = len(self._ids)
-        self.items["id"] = self._ids
-        self.items["logit"] = logits
+    def fill(self, logits: Any, ids: Any = None) -> None:
+        """The tokens `ids`, all where it is None, with their logits of a row."""
+        size = len(self._all) if ids is None else len(ids)
+        self._ids[:size] = self._all if ids is None else ids
+        self.logits[:size] = logits if ids is None else logits[ids]
         self.array.data, self.array.size, self.array.selected, self.array.sorted = self._data, size, -1, False
+
+    def selected(self) -> int:
+        """The token that a chain has chosen, -1 where it chose none."""
+        array = self.array
+        return int(self._ids[array.selected]) if 0 <= array.selected < array.size else -1
 
 
 class LlamaSampler:
     """The chain of one request, a `Sampler`; `grammar` is its grammar step, if it has one. Both belong to it."""
 
     def __init__(
-        self, library: Library, context: Context, candidates: Candidates, sampling: Sampling, history: Sequence[int],
-        grammar: Any, closed: Callable[[LlamaSampler], None],
+        self, making: steps.Making, context: Context, candidates: Candidates, sampling: Sampling,
+        history: Sequence[int], grammar: Any, closed: Callable[[LlamaSampler], None],
     ) -> None:  # fmt: skip
-        self._c, self._quick = library.c, library.quick
+        self._c, self._quick, self._numpy = making.library.c, making.library.quick, making.library.numpy
         self._context, self._candidates = context, candidates
+        self._n_vocab = making.n_vocab
         self._grammar = grammar
         self._on_close = closed
-        self._chain = make_chain(library, len(candidates.items), sampling, history)
+        self._cut = steps.cut(sampling)
+        self._recent: deque[int] = deque(maxlen=steps.window(steps.changes_few(sampling), making.n_ctx))
+        self._recent.extend(history)
+        self._biased = [int(token) for token in sampling.logit_bias]
+        self._is_plain = self._cut == steps.Cut(top=1) and not self._recent.maxlen and not self._biased
+        self._chain = make_chain(making, sampling, self._recent)
 
     def sample(self, index: int) -> int:
         if self._chain is None:
             raise SamplerFailed("the sampler is closed")
-        row = self._context.row(index)
-        logits = self._context.logits(row)
-        if not logits:
-            raise SamplerFailed("the model's output is not a number")
-        if self._grammar is None:
-            return int(self._quick.sampler_sample(self._chain, self._context.handle, row))
-        self._candidates.fill(logits)
-        return self._draw_by_grammar()
+        return self._draw(*self._context.rows(index, self._n_vocab))
 
     def sample_from(self, logits: bytes) -> int:
-        """See `Sampler.sample_from`. The same steps as llama.cpp's own draw from a context."""
+        """See `Sampler.sample_from`. The same steps as for the logits of a decode."""
+        if len(logits) != self._n_vocab * ctypes.sizeof(ctypes.c_float):
+            raise SamplerFailed(f"{len(logits)} bytes are not the logits of {self._n_vocab} tokens")
+        values = self._numpy.frombuffer(logits, dtype="f4").reshape(1, self._n_vocab)
+        return self._draw(Rows(self._numpy, values), 0)
+
+    def _draw(self, rows: Rows, row: int) -> int:
         if self._chain is None:
             raise SamplerFailed("the sampler is closed")
-        self._candidates.fill_from(logits)
+        if self._grammar is None and self._is_plain:
+            token = rows.best(row)
+            if token < 0:
+                raise SamplerFailed("the model's output is not a number")
+            return token
+        if not rows.is_valid(row):
+            raise SamplerFailed("the model's output is not a number")
         if self._grammar is not None:
-            return self._draw_by_grammar()
-        token = self._apply_chain()
-        if token < 0:
-            raise SamplerFailed("no token was drawn")
+            self._candidates.fill(rows.logits[row])
+            token = self._by_grammar()
+        else:
+            self._candidates.fill(rows.logits[row], self._ids(rows, row))
+            token = self._apply_chain()
+            if token < 0:
+                raise SamplerFailed("no token was drawn")
         self._quick.sampler_accept(self._chain, token)
+        self._recent.append(token)
         return token
 
-    def _draw_by_grammar(self) -> int:
+    def _ids(self, rows: Rows, row: int) -> Any:
+        """The tokens that can be drawn, ascending, with all whose logits the chain changes; None for all."""
+        top, near = self._cut
+        if top is None and near is None:
+            return None
+        changed = self._numpy.array(sorted({*self._recent, *self._biased}), dtype="i4")
+        # Of the k likeliest after the changes, at most as many as were changed are not among the k likeliest before.
+        ids = rows.top(row, (top or 1) + len(changed))
+        if near is not None:
+            unchanged = self._numpy.setdiff1d(ids, changed, assume_unique=True)
+            if not len(unchanged):
+                return None
+            ids = rows.from_logit(row, float(rows.logits[row][unchanged].max()) - near - _SLACK)
+        return self._numpy.union1d(ids, changed) if len(changed) else ids
+
+    def _by_grammar(self) -> int:
         candidates = self._candidates
         # The slow step, milliseconds for a large vocabulary: through the function that lets the GIL go.
         self._c.llama_sampler_apply(self._grammar, candidates.array)
-        allowed = candidates.numpy.isfinite(candidates.items["logit"])
+        allowed = self._numpy.isfinite(candidates.logits)
         if not allowed.any():
             raise SamplerFailed("the grammar allows no token here")
         token = self._apply_chain()
         if token < 0 or not allowed[token]:
             raise SamplerFailed("no token that the grammar allows was drawn")
         self._quick.sampler_accept(self._grammar, token)
-        self._quick.sampler_accept(self._chain, token)
         return token
 
     def _apply_chain(self) -> int:
         """The token that the chain selects among the candidates, -1 when it selects none."""
-        candidates, array = self._candidates, self._candidates.array
-        self._quick.sampler_apply(self._chain, array)
-        return int(candidates.items["id"][array.selected]) if 0 <= array.selected < array.size else -1
+        self._quick.sampler_apply(self._chain, self._candidates.array)
+        return self._candidates.selected()
 
     def close(self) -> None:
         chain, self._chain = self._chain, None
@@ -124,26 +149,15 @@ class LlamaSampler:
             self._c.llama_sampler_free(grammar)
 
 
-def make_chain(library: Library, n_vocab: int, sampling: Sampling, history: Sequence[int]) -> Any:
-    """A `llama_sampler *` with every step after the grammar. The penalty has seen `history`."""
-    c = library.c
+def make_chain(making: steps.Making, sampling: Sampling, history: Sequence[int]) -> Any:
+    """A `llama_sampler *` with every step of a request. Those that look back have seen `history`."""
+    c = making.library.c
     chain = c.llama_sampler_chain_init(c.llama_sampler_chain_params(no_perf=True))
-    if sampling.repetition_penalty != 1.0:
-        penalty = c.llama_sampler_init_penalties(n_vocab, REPETITION_WINDOW, sampling.repetition_penalty, 0.0, 0.0)
-        for token in history[-REPETITION_WINDOW:]:
-            c.llama_sampler_accept(penalty, token)
-        c.llama_sampler_chain_add(chain, penalty)
-    if sampling.temperature <= 0.0:
-        c.llama_sampler_chain_add(chain, c.llama_sampler_init_greedy())
-        return chain
-    if sampling.top_k > 0:
-        c.llama_sampler_chain_add(chain, c.llama_sampler_init_top_k(sampling.top_k))
-    if sampling.top_p < 1.0:
-        c.llama_sampler_chain_add(chain, c.llama_sampler_init_top_p(sampling.top_p, 1))
-    if sampling.min_p > 0.0:
-        c.llama_sampler_chain_add(chain, c.llama_sampler_init_min_p(sampling.min_p, 1))
-    if sampling.temperature != 1.0:
-        c.llama_sampler_chain_add(chain, c.llama_sampler_init_temp(sampling.temperature))
-    seed = sampling.seed & 0xFFFFFFFF
-    c.llama_sampler_chain_add(chain, c.llama_sampler_init_dist(seed if seed != _RANDOM_SEED else 0))
+    for step in steps.used(sampling):
+        sampler = step.make(making, sampling)
+        if step.kind == "few":
+            for token in history:
+                c.llama_sampler_accept(sampler, token)
+        c.llama_sampler_chain_add(chain, sampler)
+    c.llama_sampler_chain_add(chain, steps.draw(making, sampling))
     return chain
