@@ -144,6 +144,11 @@ class Vocabulary(Protocol):
     def is_end(self, token: int) -> bool:
         """Whether this token ends a generation."""
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids of all tokens that end a generation, ascending. Looked for when first asked for, which takes 0.1 s for
+        a large vocabulary: not on the event loop, nor on the engine thread."""
+
 
 class Backend(Protocol):
     """One model with one context."""

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Sequence
 
 from erllama_py.engine.backend import BackendFailure, DecodeStatus, FileFacts, LoadCancelled, ModelFacts, Slice
+from erllama_py.engine.banned import Banned, banned
 from erllama_py.engine.stub_cells import VALUE_BYTES, StubCells
 from erllama_py.errors import (
     InvalidGrammar,
@@ -74,16 +75,22 @@ class StubVocabulary:
         return b"".join(self.token_bytes(token, special=special) for token in tokens).decode(errors="replace")
 
     def is_end(self, token: int) -> bool:
-        return token in (END, 258)
+        return token in self.ends
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        return (END, 258)
 
 
 class StubSampler:
     """Greedy at temperature 0; otherwise the seed and the count of draws change the choice."""
 
-    def __init__(self, values: list[int], n_vocab: int, sampling: Sampling) -> None:
+    def __init__(self, values: list[int], n_vocab: int, sampling: Sampling, banned: Banned) -> None:
         self._values = values  # the backend's logits: one cell value per slice of the last decode
         self._n_vocab = n_vocab
         self._seed = sampling.seed if sampling.temperature > 0 else None
+        self._banned = banned
+        self._biases = {int(token): bias for token, bias in sampling.logit_bias.items()}
         self._drawn = 0
 
     def sample(self, index: int) -> int:
@@ -97,8 +104,18 @@ class StubSampler:
     def _draw(self, value: int) -> int:
         if self._seed is not None:
             value = zlib.crc32(self._seed.to_bytes(4, "little") + self._drawn.to_bytes(4, "little"), value)
+        banned = self._banned.after(self._drawn)
         self._drawn += 1
-        return END if value % END_ODDS == 0 else LETTERS[value % len(LETTERS)]
+        order: list[int] = [*([END] if value % END_ODDS == 0 else []), *(LETTERS * 2)[value % len(LETTERS) :]]
+        if not banned and not self._biases:
+            return order[0]
+        odds: dict[int, float] = {token: -float(rank) for rank, token in reversed([*enumerate(order)])}
+        for token, bias in self._biases.items():
+            odds[token] = odds.get(token, -100.0) + bias
+        left = [token for token in odds if token not in banned]
+        if not left:
+            raise SamplerFailed("every token is banned")
+        return max(left, key=odds.__getitem__)
 
     def close(self) -> None:
         pass
@@ -173,7 +190,7 @@ class StubBackend:
     def sampler(self, sampling: Sampling, history: Sequence[int]) -> StubSampler:
         if sampling.grammar is not None and "root" not in sampling.grammar:
             raise InvalidGrammar("the grammar has no root rule")
-        return StubSampler(self._values, self.vocabulary.n_vocab, sampling)
+        return StubSampler(self._values, self.vocabulary.n_vocab, sampling, banned(sampling, self.vocabulary))
 
     def remove(self, seq_id: int, start: int, end: int) -> bool:
         return self._cells.remove(seq_id, start, end)

@@ -27,6 +27,7 @@ from erllama_py.cache.keys import Identity
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import ModelCrashed, ModelNotLoaded, TokenizerOnly
+from erllama_py.handle.token_options import by_id, names_tokens
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.request import capture_plan, make_request, salted, too_late
 from erllama_py.options.request import RequestOptions, parse_request_options
@@ -174,6 +175,7 @@ class Caller:
         ends_at = None if checked.deadline is None else called + checked.deadline
         try:
             async with asyncio.timeout_at(ends_at) as timeout:
+                checked = await self._by_id(checked)
                 tokens, anchors = await prepare()
                 if ends_at is not None and feed is None:
                     feed = _nobody  # what has come so far must be known here when the deadline passes
@@ -188,6 +190,13 @@ class Caller:
             timer = loop.call_at(ends_at, self.tell, CancelRequest(request_id))
             reply.on_settled(timer.cancel)
         return request_id, reply
+
+    async def _by_id(self, checked: RequestOptions) -> RequestOptions:
+        """The options with every token by its id. Raises `InvalidOption`."""
+        if not names_tokens(checked):
+            return checked
+        # Always on a worker thread: the first look for the tokens that end a reply takes long.
+        return await self.use_vocabulary(partial(by_id, checked), INLINE_LENGTH + 1)
 
     async def _submit(
         self, tokens: list[int], anchors: tuple[int, ...], checked: RequestOptions, feed: Feed | None, now: float,

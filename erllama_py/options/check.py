@@ -33,7 +33,7 @@ FLOAT32_MAX = 3.4028234e38
 FLOAT32_MIN = 1.1754944e-38
 
 _UNKNOWN = "there is no such option"
-_PATH = re.compile(r" - at `\$\.(?P<option>[\w.]*)(\[(?P<index>\d+)\])?`$")
+_PATH = re.compile(r" - at (?P<key>`key` in )?`\$\.(?P<option>[\w.]*)(\[(?P<index>\d+|\.\.\.)\])?`$")
 # What llama.cpp's tools, llama-cpp-python, Ollama and OpenAI's API call an option that has another name here, where the
 # letters would not lead to it.
 _ELSEWHERE = {
@@ -41,6 +41,8 @@ _ELSEWHERE = {
     **dict.fromkeys(("path", "model", "filename"), "model_path"),
     **dict.fromkeys(("parallel", "n_parallel", "num_parallel"), "n_seq_max"),
     "stop": "stop_sequences",
+    "repeat_last_n": "penalty_last_n",
+    "min_new_tokens": "min_tokens",
     "num_gpu": "n_gpu_layers",
     "num_thread": "n_threads",
     "timeout": "deadline",
@@ -132,12 +134,15 @@ def _refusal(text: str, options: Mapping[str, Any], kind: type[msgspec.Struct]) 
     value: Any = options
     for name in option.split("."):
         value = value[name]
-    if found["index"]:
+    each = "key" if found["key"] else "value" if found["index"] == "..." else ""
+    if each:
+        problem = f"each {each}: {problem[:1].lower()}{problem[1:]}"
+    elif found["index"]:
         value = list(value)[int(found["index"])]
     if problem.startswith("Invalid enum value"):
         problem = f"expected one of {', '.join(map(repr, choices(kind, option)))}"
     problem = re.sub(r"`([^`]*)`", lambda quoted: _spoken(quoted[1]), problem)
-    if "got" not in problem:
+    if "got" not in problem and not each:
         problem += f", got {len(value) if ' length ' in problem else shown(value)}"
     return InvalidOption(option, problem[:1].lower() + problem[1:])
 
@@ -173,12 +178,14 @@ def _check_floats(options: msgspec.Struct, prefix: str) -> None:
 
 
 def choices(kind: type[msgspec.Struct], option: str) -> list[object]:
-    """The literal values that the option at this dotted path may have."""
+    """The literal values that the option at this dotted path, or each of its items, may have."""
     type_: Any = kind
     for name in option.split("."):
         type_ = _types(type_)[name]
     info = msgspec.inspect.type_info(type_)
     values: list[object] = []
+    if isinstance(info, msgspec.inspect.VarTupleType):
+        info = info.item_type
     for one in info.types if isinstance(info, msgspec.inspect.UnionType) else (info,):
         match one:
             case msgspec.inspect.BoolType():

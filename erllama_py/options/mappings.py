@@ -12,6 +12,7 @@ from typing import Literal, TypedDict
 from erllama_py.options.model import ContextOpts, KVType, ModelOpts, SchedulerOpts, StubOpts
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.pressure import Source
+from erllama_py.options.sampling import SamplerName
 
 
 class TurnOptionsDict(TypedDict, total=False):
@@ -20,11 +21,34 @@ class TurnOptionsDict(TypedDict, total=False):
     response_tokens: int | None
     stop_sequences: str | list[str] | tuple[str, ...]
     temperature: float
+    dynatemp_range: float
+    dynatemp_exponent: float
     top_k: int
     top_p: float
     min_p: float
+    typical_p: float
+    top_n_sigma: float
+    xtc_probability: float
+    xtc_threshold: float
     repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    penalty_last_n: int
+    dry_multiplier: float
+    dry_base: float
+    dry_allowed_length: int
+    dry_penalty_last_n: int
+    dry_sequence_breakers: list[str] | tuple[str, ...]
+    mirostat: Literal[0, 1, 2]
+    mirostat_tau: float
+    mirostat_eta: float
+    adaptive_p: float | None
+    adaptive_p_decay: float
+    logit_bias: dict[int | str, float]
+    ignore_eos: bool
+    min_tokens: int
     seed: int | None
+    samplers: list[SamplerName] | tuple[SamplerName, ...]
     parent_key: bytes | str | None
     session_wait: bool
     priority: int

@@ -10,9 +10,9 @@ from msgspec import Meta
 from msgspec.structs import asdict
 
 from erllama_py.errors import InvalidOption
-from erllama_py.options.check import Count, check_utf8, convert, hex_digest
+from erllama_py.options.check import Count, check_utf8, convert, hex_digest, shown
 from erllama_py.options.model import Salt
-from erllama_py.options.sampling import Sampling
+from erllama_py.options.sampling import MAX_BIAS, MAX_BREAKER_BYTES, Sampling
 
 # Stop sequences are searched for after each token on the engine's thread, which all requests of a model share;
 # within these bounds that takes microseconds. Real ones are few and short.
@@ -72,4 +72,15 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
     for name in ("grammar", "cache_salt", "session_id"):
         if (text := getattr(request, name)) is not None:
             check_utf8(name, text)
+    for breaker in request.dry_sequence_breakers:
+        check_utf8("dry_sequence_breakers", breaker)
+        if "\0" in breaker or len(breaker.encode()) > MAX_BREAKER_BYTES:  # llama.cpp would take a part of it
+            raise InvalidOption(
+                "dry_sequence_breakers", f"expected at most {MAX_BREAKER_BYTES} bytes, none NUL, got {shown(breaker)}"
+            )
+    for token, bias in request.logit_bias.items():
+        if isinstance(token, str):
+            check_utf8("logit_bias", token)
+        if not abs(bias) <= MAX_BIAS and bias != -math.inf:
+            raise InvalidOption("logit_bias", f"expected -inf, or at most {MAX_BIAS:g} either way, got {bias}")
     return request

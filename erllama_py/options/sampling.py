@@ -22,7 +22,12 @@ SAMPLERS: tuple[SamplerName, ...] = (
 
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Window = Annotated[int, Meta(ge=-1, le=(1 << 31) - 1)]
-Breaker = Annotated[str, Meta(min_length=1, max_length=40)]
+MAX_BREAKER_BYTES = 40  # llama.cpp's own limit
+Breaker = Annotated[str, Meta(min_length=1, max_length=MAX_BREAKER_BYTES)]
+# Each draw looks at every biased token; at this many that takes about as long as all the rest of it.
+MAX_BIASES = 1024
+MAX_BIAS = 10_000.0  # far beyond any logit, and far from what 32 bits can hold after penalties and temperature
+Biased = int | Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class Sampling(Options, frozen=True):
@@ -77,10 +82,11 @@ class Sampling(Options, frozen=True):
     """Draw tokens near this probability, corrected by those drawn before; `None` is off."""
     adaptive_p_decay: Annotated[float, Meta(ge=0.0, le=0.99)] = 0.9
     """How slowly `adaptive_p` forgets: it looks back on about 1 / (1 - decay) tokens."""
-    logit_bias: dict[int | str, float] = field(default_factory=dict)
-    """Added to the logits of tokens, by id or by text, each token of it; `-inf` bans."""
+    logit_bias: Annotated[dict[Biased, float], Meta(max_length=MAX_BIASES)] = field(default_factory=dict)
+    """Added to the logits of tokens, by id or by text, which means each token of it; between -10,000 and 10,000, or
+    `-inf`: never drawn. What several entries say of a token is added up."""
     ignore_eos: bool = False
-    """Never draw a token that ends the reply."""
+    """Never draw a token that ends the reply: it goes on until `response_tokens` or another end."""
     min_tokens: Amount = 0
     """Least tokens of the reply: no token that ends it is drawn before."""
     seed: Annotated[int, Meta(ge=0, le=(1 << 32) - 1)] | None = None

@@ -12,6 +12,7 @@ from typing import Any
 
 import erllama_py as erllama
 from erllama_py.engine.backend import Backend, BackendFailure, DecodeStatus, Slice
+from erllama_py.engine.banned import banned
 from erllama_py.engine.stub import StubSampler
 from erllama_py.errors import SamplerFailed
 from erllama_py.options.model import ModelConfig
@@ -46,7 +47,9 @@ class Shown(GatedBackend):
 
     def sampler(self, sampling: Sampling, history: Sequence[int]) -> StubSampler:
         sampler = super().sampler(sampling, history)
-        return Unlucky(self._values, self.vocabulary.n_vocab, sampling) if sampling.seed == UNLUCKY else sampler
+        if sampling.seed != UNLUCKY:
+            return sampler
+        return Unlucky(self._values, self.vocabulary.n_vocab, sampling, banned(sampling, self.vocabulary))
 
 
 class Unlucky(StubSampler):

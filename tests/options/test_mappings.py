@@ -12,11 +12,14 @@ from mypy import api
 
 import erllama_py as erllama
 from erllama_py.options.request import merged
+from erllama_py.options.sampling import SamplerName
 
 # The mapping of a struct is named after it. What a mapping may hold beside what its struct holds, by field:
 WIDER: dict[str, object] = {
     "RequestOptions.stop_sequences": str | list[str] | tuple[str, ...],
     "RequestOptions.parent_key": bytes | str | None,
+    "RequestOptions.dry_sequence_breakers": list[str] | tuple[str, ...],
+    "RequestOptions.samplers": list[SamplerName] | tuple[SamplerName, ...],
     "ModelConfig.model_path": str | os.PathLike[str] | None,
     "ModelConfig.model_opts": erllama.ModelOptsDict | erllama.ModelOpts,
     "ModelConfig.context_opts": erllama.ContextOptsDict | erllama.ContextOpts,
@@ -112,6 +115,7 @@ GOOD = [
     'reply: str = (await model.complete("hello", temperature=0.0, stop_sequences="END", parent_key=b"")).reply',
     'await runtime.complete("m", [1, 2], response_tokens=3, options=erllama.RequestOptions(seed=1))',
     'await session.chat("hello", top_k=1)',
+    'await session.chat("hello", samplers=["top_k", "temperature"], logit_bias={5: -100.0, " the": 1.0})',
     'await session.chat("hello", options={"top_k": 1})',
     'await runtime.complete("m", "hello", options={"stop_sequences": "END"})',
     'await model.prefill_only("hello", cache_salt="alice")',

@@ -21,6 +21,7 @@ from erllama_py.engine.backend import (
     Slice,
     Vocabulary,
 )
+from erllama_py.engine.banned import banned
 from erllama_py.engine.fingerprint import check_unchanged
 from erllama_py.engine.llama.context import Context
 from erllama_py.engine.llama.gguf_file import read_facts
@@ -154,8 +155,9 @@ class LlamaBackend:
             grammar = make_grammar(lib, lib.c.llama_model_get_vocab(self._model), self._model_id, sampling.grammar)
         making = Making(lib, lib.c.llama_model_get_vocab(self._model), n_vocab, self._context.n_ctx)
         sampler = LlamaSampler(
-            making, self._context, self._candidates, sampling, history, grammar, self._samplers.discard
-        )
+            making, self._context, self._candidates, sampling, history, banned(sampling, self.vocabulary), grammar,
+            self._samplers.discard,
+        )  # fmt: skip
         self._samplers.add(sampler)
         return sampler
 

@@ -11,10 +11,12 @@ not allow, makes llama.cpp raise a C++ exception, which ends the process when it
 from __future__ import annotations
 
 import ctypes
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from erllama_py.engine.banned import Banned
 from erllama_py.engine.llama import steps
 from erllama_py.engine.llama.context import Context
 from erllama_py.engine.llama.native import Library
@@ -58,7 +60,7 @@ class LlamaSampler:
 
     def __init__(
         self, making: steps.Making, context: Context, candidates: Candidates, sampling: Sampling,
-        history: Sequence[int], grammar: Any, closed: Callable[[LlamaSampler], None],
+        history: Sequence[int], banned: Banned, grammar: Any, closed: Callable[[LlamaSampler], None],
     ) -> None:  # fmt: skip
         self._c, self._quick, self._numpy = making.library.c, making.library.quick, making.library.numpy
         self._context, self._candidates = context, candidates
@@ -68,7 +70,8 @@ class LlamaSampler:
         self._cut = steps.cut(sampling)
         self._recent: deque[int] = deque(maxlen=steps.window(steps.changes_few(sampling), making.n_ctx))
         self._recent.extend(history)
-        self._biased = [int(token) for token in sampling.logit_bias]
+        self._biased = [token for token, _ in steps.biases(sampling)]
+        self._banned, self._drawn = banned, 0
         self._is_plain = self._cut == steps.Cut(top=1) and not self._recent.maxlen and not self._biased
         self._chain = make_chain(making, sampling, self._recent)
 
@@ -87,42 +90,51 @@ class LlamaSampler:
     def _draw(self, rows: Rows, row: int) -> int:
         if self._chain is None:
             raise SamplerFailed("the sampler is closed")
-        if self._grammar is None and self._is_plain:
-            token = rows.best(row)
-            if token < 0:
-                raise SamplerFailed("the model's output is not a number")
-            return token
-        if not rows.is_valid(row):
+        banned = self._banned.after(self._drawn)
+        token = rows.best(row) if self._grammar is None and self._is_plain else None
+        if token == -1 or (token is None and not rows.is_valid(row)):
             raise SamplerFailed("the model's output is not a number")
-        if self._grammar is not None:
-            self._candidates.fill(rows.logits[row])
-            token = self._by_grammar()
-        else:
-            self._candidates.fill(rows.logits[row], self._ids(rows, row))
-            token = self._apply_chain()
-            if token < 0:
-                raise SamplerFailed("no token was drawn")
-        self._quick.sampler_accept(self._chain, token)
-        self._recent.append(token)
+        if token is None or token in banned:
+            token = self._by_chain(rows, row, banned) if self._grammar is None else self._by_grammar(rows, row, banned)
+            self._quick.sampler_accept(self._chain, token)
+            self._recent.append(token)
+        self._drawn += 1
         return token
 
-    def _ids(self, rows: Rows, row: int) -> Any:
-        """The tokens that can be drawn, ascending, with all whose logits the chain changes; None for all."""
-        top, near = self._cut
-        if top is None and near is None:
-            return None
-        changed = self._numpy.array(sorted({*self._recent, *self._biased}), dtype="i4")
-        # Of the k likeliest after the changes, at most as many as were changed are not among the k likeliest before.
-        ids = rows.top(row, (top or 1) + len(changed))
-        if near is not None:
-            unchanged = self._numpy.setdiff1d(ids, changed, assume_unique=True)
-            if not len(unchanged):
-                return None
-            ids = rows.from_logit(row, float(rows.logits[row][unchanged].max()) - near - _SLACK)
-        return self._numpy.union1d(ids, changed) if len(changed) else ids
+    def _by_chain(self, rows: Rows, row: int, banned: frozenset[int]) -> int:
+        ids = self._ids(rows, row, banned)
+        if ids is not None and not len(ids):  # llama.cpp would end the process
+            raise SamplerFailed("every token is banned")
+        self._candidates.fill(rows.logits[row], ids)
+        token = self._apply_chain()
+        if token < 0:
+            raise SamplerFailed("no token was drawn")
+        return token
 
-    def _by_grammar(self) -> int:
+    def _ids(self, rows: Rows, row: int, banned: frozenset[int]) -> Any:
+        """The tokens that can be drawn, ascending, with all whose logits the chain changes; None for all."""
+        numpy, (top, near) = self._numpy, self._cut
+        changed = numpy.array(sorted({*self._recent, *self._biased} - banned), dtype="i4")
+        ids = None
+        if top is not None or near is not None:
+            # Of the k likeliest of those left after the changes, at most as many as were changed or banned are not
+            # among the k likeliest before.
+            ids = rows.top(row, (top or 1) + len(changed) + len(banned))
+        if near is not None:
+            unchanged = _without(numpy, _without(numpy, ids, changed), banned)
+            best = float(rows.logits[row][unchanged].max()) if len(unchanged) else -math.inf
+            ids = rows.from_logit(row, best - near - _SLACK)
+        if ids is None and banned:
+            ids = numpy.arange(self._n_vocab, dtype="i4")
+        if ids is None:
+            return None
+        return _without(numpy, numpy.union1d(ids, changed) if len(changed) else ids, banned)
+
+    def _by_grammar(self, rows: Rows, row: int, banned: frozenset[int]) -> int:
         candidates = self._candidates
+        candidates.fill(rows.logits[row])
+        if banned:
+            candidates.logits[list(banned)] = -math.inf
         # The slow step, milliseconds for a large vocabulary: through the function that lets the GIL go.
         self._c.llama_sampler_apply(self._grammar, candidates.array)
         allowed = self._numpy.isfinite(candidates.logits)
@@ -147,6 +159,11 @@ class LlamaSampler:
             self._on_close(self)
         if grammar is not None:
             self._c.llama_sampler_free(grammar)
+
+
+def _without(numpy: Any, ids: Any, others: Any) -> Any:
+    """`ids` less the others."""
+    return ids[numpy.isin(ids, list(others), invert=True)] if len(others) else ids
 
 
 def make_chain(making: steps.Making, sampling: Sampling, history: Sequence[int]) -> Any:

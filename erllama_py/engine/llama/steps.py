@@ -105,7 +105,7 @@ _GREEDY = ("penalties", "dry")
 
 def used(sampling: Sampling) -> Iterator[Step]:
     """The steps of a request, in their order, before its draw."""
-    if sampling.logit_bias:
+    if biases(sampling):
         yield Step("few", lambda s: True, _bias)
     among = _GREEDY if sampling.temperature <= 0.0 else _WITH_MIROSTAT if sampling.mirostat else sampling.samplers
     for name in sampling.samplers:
@@ -129,9 +129,13 @@ def draw(made: Making, sampling: Sampling) -> Any:
     return c.llama_sampler_init_dist(seed)
 
 
+def biases(sampling: Sampling) -> list[tuple[int, float]]:
+    """Tokens and what is added to their logits; those of banned ones never reach the chain."""
+    return [(int(token), bias) for token, bias in sampling.logit_bias.items() if bias != -math.inf]
+
+
 def _bias(made: Making, sampling: Sampling) -> Any:
-    c = made.library.c
-    pairs = [(int(token), bias) for token, bias in sampling.logit_bias.items()]
+    c, pairs = made.library.c, biases(sampling)
     return c.llama_sampler_init_logit_bias(made.n_vocab, len(pairs), (c.llama_logit_bias * len(pairs))(*pairs))
 
 

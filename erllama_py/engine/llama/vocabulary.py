@@ -36,6 +36,7 @@ class LlamaVocabulary:
         self._plain: dict[int, bytes] = {}
         self._special: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
+        self._all_ends: tuple[int, ...] | None = None
         self._adds_space = False
 
     def open(self, library: Library, handle: Any) -> None:
@@ -98,6 +99,15 @@ class LlamaVocabulary:
                 self._check(token)
                 end = self._ends[token] = bool(self._quick.vocab_is_eog(self._handle, token))
         return end
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """See `Vocabulary.ends`. 0.3 µs a token."""
+        if self._all_ends is None:
+            with self._use() as handle:
+                is_end = self._quick.vocab_is_eog
+                self._all_ends = tuple(token for token in range(self.n_vocab) if is_end(handle, token))
+        return self._all_ends
 
     def text_of(self, token: int) -> str:
         """How a control token is written; empty for the one that a model without it has."""
