@@ -10,13 +10,17 @@ Tokens 0–255 are bytes; 256 ends a generation. Slow, failing and hanging on de
 
 from __future__ import annotations
 
+import math
 import threading
 import zlib
 from collections.abc import Callable, Sequence
 
+import numpy
+
 from erllama_py.engine.backend import BackendFailure, DecodeStatus, FileFacts, LoadCancelled, ModelFacts, Slice
 from erllama_py.engine.banned import Banned, banned
 from erllama_py.engine.stub_cells import VALUE_BYTES, StubCells
+from erllama_py.engine.stub_logits import END, LOGIT_BYTES, row_of, token_of, value_of
 from erllama_py.errors import (
     InvalidGrammar,
     InvalidText,
@@ -28,11 +32,7 @@ from erllama_py.errors import (
 from erllama_py.options.model import ModelConfig
 from erllama_py.options.sampling import Sampling
 
-END = 256
 SPECIAL = {END: b"<|end|>", 257: b"<|im_start|>", 258: b"<|im_end|>"}
-LETTERS = b"etaoin shrdlu cmfwyp "  # what replies are made of; frequent letters, so that stop strings are met
-END_ODDS = 97  # one token in so many ends a generation: replies of a usable length, not endless ones
-LOGIT_BYTES = 4  # kept logits are the value that is drawn from, once for each token of the vocabulary
 LOAD_STEPS = 10  # a load reports so many steps, and can be cancelled between two of them
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -99,23 +99,22 @@ class StubSampler:
     def sample_from(self, logits: bytes) -> int:
         if len(logits) != LOGIT_BYTES * self._n_vocab:
             raise SamplerFailed(f"{len(logits)} bytes are not the logits of {self._n_vocab} tokens")
-        return self._draw(int.from_bytes(logits[:LOGIT_BYTES], "little"))
+        return self._draw(value_of(numpy.frombuffer(logits, "f4")))
 
     def _draw(self, value: int) -> int:
         if self._seed is not None:
             value = zlib.crc32(self._seed.to_bytes(4, "little") + self._drawn.to_bytes(4, "little"), value)
         banned = self._banned.after(self._drawn)
         self._drawn += 1
-        order: list[int] = [*([END] if value % END_ODDS == 0 else []), *(LETTERS * 2)[value % len(LETTERS) :]]
         if not banned and not self._biases:
-            return order[0]
-        odds: dict[int, float] = {token: -float(rank) for rank, token in reversed([*enumerate(order)])}
+            return token_of(value)
+        row = row_of(value, self._n_vocab)
         for token, bias in self._biases.items():
-            odds[token] = odds.get(token, -100.0) + bias
-        left = [token for token in odds if token not in banned]
-        if not left:
+            row[token] += bias
+        row[list(banned)] = -math.inf
+        if row.max() == -math.inf:
             raise SamplerFailed("every token is banned")
-        return max(left, key=odds.__getitem__)
+        return int(row.argmax())
 
     def close(self) -> None:
         pass
@@ -204,7 +203,7 @@ class StubBackend:
     def logits(self, index: int) -> bytes:
         if not 0 <= index < len(self._values):
             raise BackendFailure(f"slice {index} of the last decode has no logits")
-        return self._values[index].to_bytes(LOGIT_BYTES, "little") * self.vocabulary.n_vocab
+        return bytes(row_of(self._values[index], self.vocabulary.n_vocab).tobytes())
 
     def capture(self, seq_id: int, start: int, end: int, take: Callable[[int], memoryview | None]) -> memoryview | None:
         return self._cells.capture(seq_id, start, end, take)

@@ -10,7 +10,7 @@ from helpers.worker import Bench, bench, prompt
 
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.engine.jobs import Cancel, Captured, CapturePlan, Fork, Forked, Park, Parked, Text
-from erllama_py.engine.stub import END
+from erllama_py.engine.stub_logits import END
 
 KINDS: list[MemoryKind] = ["full", "window", "recurrent", "hybrid"]
 ENDS = (16, 32, 48, 64)

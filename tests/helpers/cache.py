@@ -22,7 +22,8 @@ import erllama_py as erllama
 from erllama_py.cache.waiting import Waiting
 from erllama_py.engine.backend import Backend, DecodeStatus, Slice
 from erllama_py.engine.backends import BackendFactory, make_backend
-from erllama_py.engine.stub import END_ODDS, LETTERS, StubBackend
+from erllama_py.engine.stub import StubBackend
+from erllama_py.engine.stub_logits import END_ODDS, LETTERS
 from erllama_py.options.model import ModelConfig
 from erllama_py.results import TierInfo
 from erllama_py.tiers.base import TierActor

@@ -9,7 +9,8 @@ from helpers.runtime import STUB, stub_runtime, untyped
 
 import erllama_py as erllama
 from erllama_py.engine import stub
-from erllama_py.engine.stub import END, StubVocabulary
+from erllama_py.engine.stub import StubVocabulary
+from erllama_py.engine.stub_logits import END
 
 pytestmark = pytest.mark.anyio
 
