@@ -77,6 +77,9 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """`"stop"`: the model ended, or a stop sequence was met; `"length"`; `"cancelled"`."""
     stop_sequence: str | None
     """The stop sequence that was met."""
+    stop_token_id: int | None = None
+    """The token that ended the reply and is not in it: the model's own, one of `stop_token_ids`, or one that a stop
+    sequence names."""
     cache_delta: CacheDelta
     """Tokens read from the cache and given to it."""
     stats: Stats

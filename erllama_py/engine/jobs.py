@@ -28,7 +28,8 @@ class Generate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     dropped first. All of `tokens` may be kept where `logits`, those at their end, are given: the first token
     is then drawn without a decode. `limit` is the position up to which there are cells for it, see `Wants`.
     `max_new_tokens` ≥ 0; with 0 nothing is drawn. `stop_sequences` end the text where the earliest of them
-    begins. `stream` asks for a `Text` per tick; without it the text comes whole, in `Finished`. `saves` says
+    begins; the sampling's `stop_token_ids` end it as the model's own end tokens do. `special` shows control tokens in
+    the text. `stream` asks for a `Text` per tick; without it the text comes whole, in `Finished`. `saves` says
     which ranges to copy out on the way, `keep_logits` whether the logits at the prompt's end are wanted.
     """
 
@@ -40,6 +41,7 @@ class Generate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     max_new_tokens: int
     sampling: Sampling
     stop_sequences: tuple[str, ...] = ()
+    special: bool = False
     stream: bool = False
     priority: int = 0
     saves: CapturePlan | None = None
@@ -254,6 +256,7 @@ class Finished(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     prefill_seconds: float
     decode_seconds: float
     decodes: int  # calls of the backend's decode that this request took part in after its prefill
+    stop_token_id: int | None = None  # the token that ended it
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

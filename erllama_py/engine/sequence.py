@@ -40,6 +40,9 @@ class Running:
         self.tokens: list[int] = []  # sampled so far, the end token left out
         self.finish: FinishReason | None = None
         self._n_ubatch = facts.n_ubatch
+        self._stops = frozenset(job.sampling.stop_token_ids)
+        self._stop_token: int | None = None
+        self._stop_name: str | None = None  # the stop sequence that names it
         self._assembler = TextAssembler(job.stop_sequences)
         self._pieces: list[str] = []
         self._taken = 0  # pieces that `take_text` has handed out
@@ -123,16 +126,24 @@ class Running:
         """Take in the token drawn after the last slice; it ends the request or is the next to be decoded."""
         if self._prefilled is None:
             self._prefilled = now
-        if vocabulary.is_end(token):
+        if vocabulary.is_end(token) or token in self._stops:
             self._end("stop")
+            if self._assembler.matched is None:
+                self._stop_token = token
+                self._stop_name = self._named(token, vocabulary)
             return
         self.tokens.append(token)
         self._fresh.append(token)
-        self._pieces.append(self._assembler.feed(vocabulary.token_bytes(token, special=False)))
+        self._pieces.append(self._assembler.feed(vocabulary.token_bytes(token, special=self.job.special)))
         if self._assembler.matched is not None:
             self.finish = "stop"
         elif len(self.tokens) >= self.job.max_new_tokens:
             self._end("length")
+
+    def _named(self, token: int, vocabulary: Vocabulary) -> str | None:
+        """The stop sequence that names this token."""
+        name = vocabulary.token_bytes(token, special=True).decode(errors="replace")
+        return name if name in self.job.stop_sequences else None
 
     def prompt_done(self, now: float) -> None:
         """The prompt is in, and it was all that was wanted: nothing is drawn."""
@@ -161,7 +172,8 @@ class Running:
         assert self.finish is not None
         prefilled = now if self._prefilled is None else self._prefilled
         return Finished(
-            request_id=self.job.request_id, reason=self.finish, stop_sequence=self._assembler.matched,
+            request_id=self.job.request_id, reason=self.finish,
+            stop_sequence=self._assembler.matched or self._stop_name, stop_token_id=self._stop_token,
             text="".join(self._pieces), token_ids=self.tokens, held=self.position, first_held=first_held,
             captured_to=self.captures.captured_to, prefill_tokens=self._prefill_tokens,
             prefill_seconds=prefilled - self._began, decode_seconds=now - prefilled, decodes=self._decodes,

@@ -29,7 +29,7 @@ from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import ModelCrashed, ModelNotLoaded, TokenizerOnly
 from erllama_py.handle.token_options import by_id, names_tokens
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.request import capture_plan, make_request, salted, too_late
+from erllama_py.model.request import capture_plan, make_request, salted, too_late, with_stop_tokens
 from erllama_py.options.request import RequestOptions, parse_request_options
 from erllama_py.results import Completion, Event
 from erllama_py.scheduler.messages import (
@@ -203,6 +203,9 @@ class Caller:
         prefill_only: bool,
     ) -> tuple[int, Reply[Completion]]:  # fmt: skip
         ref = await self.actor()
+        if checked.stop_token_ids or checked.stop_sequences:
+            length = sum(map(len, checked.stop_sequences))
+            checked = await self.use_vocabulary(partial(with_stop_tokens, checked), length)
         config, facts = self.board.config, self.board.facts
         assert facts is not None
         make = partial(

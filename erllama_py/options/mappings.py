@@ -20,6 +20,8 @@ class TurnOptionsDict(TypedDict, total=False):
 
     response_tokens: int | None
     stop_sequences: str | list[str] | tuple[str, ...]
+    stop_token_ids: list[int] | tuple[int, ...]
+    special: bool
     temperature: float
     dynatemp_range: float
     dynatemp_exponent: float

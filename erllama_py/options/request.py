@@ -27,7 +27,10 @@ class RequestOptions(Sampling, frozen=True):
     response_tokens: Count | None = None
     """Most tokens of the reply; `None`: what the context leaves."""
     stop_sequences: Annotated[tuple[StopText, ...], Meta(max_length=MAX_STOP_SEQUENCES)] = ()
-    """Texts that end the reply where the earliest of them begins; they are not part of it. One may be a str."""
+    """Texts that end the reply where the earliest of them begins; they are not part of it. One may be a str. One that is
+    the name of a control token (`<|im_end|>`) ends it when that token is drawn."""
+    special: bool = False
+    """Show control tokens in the text of the reply and its events; otherwise they are in its token ids alone."""
     parent_key: bytes | None = None
     """The `finish_key` of the previous turn, 32 bytes or 64 hex digits: a save of it under way is waited for."""
     cache_salt: Salt | None = None

@@ -30,6 +30,9 @@ MAX_BIAS = 10_000.0  # far beyond any logit, and far from what 32 bits can hold 
 Biased = int | Annotated[str, Meta(min_length=1, max_length=200)]
 
 
+MAX_STOP_TOKENS = 256  # as many as there are end tokens in the largest vocabularies, several times over
+
+
 class Sampling(Options, frozen=True):
     """How the next token is drawn: `logit_bias`, the `samplers` in their order, then the draw with `seed`."""
 
@@ -89,6 +92,8 @@ class Sampling(Options, frozen=True):
     """Never draw a token that ends the reply: it goes on until `response_tokens` or another end."""
     min_tokens: Amount = 0
     """Least tokens of the reply: no token that ends it is drawn before."""
+    stop_token_ids: Annotated[tuple[Amount, ...], Meta(max_length=MAX_STOP_TOKENS)] = ()
+    """Tokens that end the reply when they are drawn, beside those of the model; they are not part of it."""
     seed: Annotated[int, Meta(ge=0, le=(1 << 32) - 1)] | None = None
     """Seed of the draw; `None`: the runtime draws one; `stats.seed` has it."""
     samplers: tuple[SamplerName, ...] = SAMPLERS

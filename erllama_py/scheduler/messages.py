@@ -43,6 +43,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     max_new_tokens: int
     sampling: Sampling
     stop_sequences: tuple[str, ...]
+    special: bool = False
     submitted_at: float  # seconds of the monotonic clock
     identity: Identity
     packed: bytes  # the tokens as they are hashed

@@ -17,6 +17,7 @@ from erllama_py.options.sampling import SamplerName
 # The mapping of a struct is named after it. What a mapping may hold beside what its struct holds, by field:
 WIDER: dict[str, object] = {
     "RequestOptions.stop_sequences": str | list[str] | tuple[str, ...],
+    "RequestOptions.stop_token_ids": list[int] | tuple[int, ...],
     "RequestOptions.parent_key": bytes | str | None,
     "RequestOptions.dry_sequence_breakers": list[str] | tuple[str, ...],
     "RequestOptions.samplers": list[SamplerName] | tuple[SamplerName, ...],
