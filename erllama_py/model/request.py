@@ -85,7 +85,7 @@ def make_request(
 
 
 def with_stop_tokens(options: RequestOptions, vocabulary: Vocabulary) -> RequestOptions:
-    """The options with the control tokens that stop sequences name among the `stop_token_ids`. Raises `InvalidOption`."""
+    """The options with the control tokens that stop sequences name among the stop tokens. Raises `InvalidOption`."""
     given = options.stop_token_ids
     if wrong := next((token for token in given if token >= vocabulary.n_vocab), None):
         raise InvalidOption("stop_token_ids", f"token {wrong} is not in the vocabulary of {vocabulary.n_vocab} tokens")

@@ -27,8 +27,8 @@ class RequestOptions(Sampling, frozen=True):
     response_tokens: Count | None = None
     """Most tokens of the reply; `None`: what the context leaves."""
     stop_sequences: Annotated[tuple[StopText, ...], Meta(max_length=MAX_STOP_SEQUENCES)] = ()
-    """Texts that end the reply where the earliest of them begins; they are not part of it. One may be a str. One that is
-    the name of a control token (`<|im_end|>`) ends it when that token is drawn."""
+    """Texts that end the reply where the earliest of them begins; they are not part of it. One may be a str. The
+    name of a control token, such as `<|im_end|>`, ends it when that token is drawn."""
     special: bool = False
     """Show control tokens in the text of the reply and its events; otherwise they are in its token ids alone."""
     parent_key: bytes | None = None

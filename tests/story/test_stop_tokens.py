@@ -23,7 +23,7 @@ START = 257  # the stub's <|im_start|>, which it never draws by itself
 
 @pytest.fixture(params=["stub", "llama"])
 async def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    config: dict[str, Any] = {"backend": "stub", "context_opts": {"n_ctx": 512, "n_seq_max": 4}}
+    config: Any = {"backend": "stub", "context_opts": {"n_ctx": 512, "n_seq_max": 4}}
     if request.param == "llama":
         folder: Path = tmp_path_factory.getbasetemp()
         config = {"model_path": tiny_gguf("dense", folder), "context_opts": {"n_ctx": 512, "n_threads": 1}}
