@@ -26,5 +26,5 @@ def banned(sampling: Sampling, vocabulary: Vocabulary) -> Banned:
     always = frozenset(int(token) for token, bias in sampling.logit_bias.items() if bias == -math.inf)
     if sampling.ignore_eos:
         always = always.union(vocabulary.ends)
-    at_first = always.union(vocabulary.ends) if sampling.min_tokens else always
+    at_first = always.union(vocabulary.ends, sampling.stop_token_ids) if sampling.min_tokens else always
     return Banned(always, at_first, sampling.min_tokens)

@@ -27,9 +27,9 @@ from erllama_py.cache.keys import Identity
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import ModelCrashed, ModelNotLoaded, TokenizerOnly
-from erllama_py.handle.token_options import by_id, names_tokens
+from erllama_py.handle.token_options import asks_much, by_id, names_tokens
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.request import capture_plan, make_request, salted, too_late, with_stop_tokens
+from erllama_py.model.request import capture_plan, make_request, salted, too_late
 from erllama_py.options.request import RequestOptions, parse_request_options
 from erllama_py.results import Completion, Event
 from erllama_py.scheduler.messages import (
@@ -195,17 +195,15 @@ class Caller:
         """The options with every token by its id. Raises `InvalidOption`."""
         if not names_tokens(checked):
             return checked
-        # Always on a worker thread: the first look for the tokens that end a reply takes long.
-        return await self.use_vocabulary(partial(by_id, checked), INLINE_LENGTH + 1)
+        length = sum(map(len, checked.stop_sequences))
+        # On a worker thread: the first look for the tokens that end a reply takes long.
+        return await self.use_vocabulary(partial(by_id, checked), INLINE_LENGTH + 1 if asks_much(checked) else length)
 
     async def _submit(
         self, tokens: list[int], anchors: tuple[int, ...], checked: RequestOptions, feed: Feed | None, now: float,
         prefill_only: bool,
     ) -> tuple[int, Reply[Completion]]:  # fmt: skip
         ref = await self.actor()
-        if checked.stop_token_ids or checked.stop_sequences:
-            length = sum(map(len, checked.stop_sequences))
-            checked = await self.use_vocabulary(partial(with_stop_tokens, checked), length)
         config, facts = self.board.config, self.board.facts
         assert facts is not None
         make = partial(

@@ -14,6 +14,11 @@ from erllama_py.options.sampling import MAX_BIAS, MAX_BIASES
 
 def names_tokens(options: RequestOptions) -> bool:
     """Whether the vocabulary has to be asked."""
+    return asks_much(options) or bool(options.stop_token_ids) or bool(options.stop_sequences)
+
+
+def asks_much(options: RequestOptions) -> bool:
+    """Whether that takes more than some microseconds, however short the texts are."""
     return bool(options.logit_bias) or options.ignore_eos or options.min_tokens > 0
 
 
@@ -34,7 +39,23 @@ def by_id(options: RequestOptions, vocabulary: Vocabulary) -> RequestOptions:
     for one, bias in biases.items():
         if bias != -math.inf and abs(bias) > MAX_BIAS:
             raise InvalidOption("logit_bias", f"expected at most {MAX_BIAS:g} either way, got {bias:g} for token {one}")
-    return msgspec.structs.replace(options, logit_bias=biases)
+    for one in options.stop_token_ids:
+        _check("stop_token_ids", one, vocabulary)
+    named = (_control_token(stop, vocabulary) for stop in options.stop_sequences)
+    stops = (*options.stop_token_ids, *(one for one in named if one is not None))
+    return msgspec.structs.replace(options, logit_bias=biases, stop_token_ids=stops)
+
+
+def _control_token(text: str, vocabulary: Vocabulary) -> int | None:
+    """The control token that is written so, if there is one; its name never comes up in a reply's text."""
+    tokens = vocabulary.tokenize(text, add_special=False, parse_special=True)
+    hidden = len(tokens) == 1 and not vocabulary.token_bytes(tokens[0], special=False)
+    return tokens[0] if hidden and vocabulary.token_bytes(tokens[0], special=True) == text.encode() else None
+
+
+def _check(option: str, token: int, vocabulary: Vocabulary) -> None:
+    if not 0 <= token < vocabulary.n_vocab:
+        raise InvalidOption(option, f"token {token} is not in the vocabulary of {vocabulary.n_vocab} tokens")
 
 
 def _ids(token: int | str, vocabulary: Vocabulary) -> list[int]:
@@ -44,6 +65,5 @@ def _ids(token: int | str, vocabulary: Vocabulary) -> list[int]:
         if not ids:
             raise InvalidOption("logit_bias", f"the text {token!r} has no tokens in this model's vocabulary")
         return ids
-    if not 0 <= token < vocabulary.n_vocab:
-        raise InvalidOption("logit_bias", f"token {token} is not in the vocabulary of {vocabulary.n_vocab} tokens")
+    _check("logit_bias", token, vocabulary)
     return [token]

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from msgspec.structs import replace
-
 from erllama_py.cache.keys import TOKEN_BYTES, Identity, fold_salt, pack_tokens, prefix_keys
 from erllama_py.cache.messages import RowMeta
 from erllama_py.cache.policy import grid_stride, prompt_ends
-from erllama_py.engine.backend import ModelFacts, Vocabulary
+from erllama_py.engine.backend import ModelFacts
 from erllama_py.engine.jobs import CapturePlan, Finished
-from erllama_py.errors import ContextOverflow, EmptyPrompt, InvalidOption, RequestError, TokenOutOfRange
+from erllama_py.errors import ContextOverflow, EmptyPrompt, RequestError, TokenOutOfRange
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.request import RequestOptions
 from erllama_py.options.sampling import Sampling
@@ -82,22 +80,6 @@ def make_request(
         session_wait=options.session_wait,
         queue_wait=math.inf if options.queue_wait is True else float(options.queue_wait),
     )  # fmt: skip
-
-
-def with_stop_tokens(options: RequestOptions, vocabulary: Vocabulary) -> RequestOptions:
-    """The options with the control tokens that stop sequences name among the stop tokens. Raises `InvalidOption`."""
-    given = options.stop_token_ids
-    if wrong := next((token for token in given if token >= vocabulary.n_vocab), None):
-        raise InvalidOption("stop_token_ids", f"token {wrong} is not in the vocabulary of {vocabulary.n_vocab} tokens")
-    named = [token for stop in options.stop_sequences if (token := control_token(stop, vocabulary)) is not None]
-    return replace(options, stop_token_ids=(*given, *named)) if named else options
-
-
-def control_token(text: str, vocabulary: Vocabulary) -> int | None:
-    """The control token that is written as `text`, if there is one: it shows in no text otherwise."""
-    tokens = vocabulary.tokenize(text, add_special=False, parse_special=True)
-    hidden = len(tokens) == 1 and not vocabulary.token_bytes(tokens[0], special=False)
-    return tokens[0] if hidden and vocabulary.token_bytes(tokens[0], special=True) == text.encode() else None
 
 
 def salted(identity: Identity, salt: str | None) -> Identity:

@@ -125,3 +125,10 @@ def test_an_end_token_of_the_model_is_told_as_well() -> None:
     end = one.ended(1)
     assert isinstance(end, Finished)
     assert (end.token_ids, end.reason, end.stop_token_id) == ([ord("a")], "stop", 258)
+
+
+async def test_no_stop_token_is_drawn_before_min_tokens(model: erllama.Model) -> None:
+    """It ends the reply as an end token of the model's own does, and so it waits as that does."""
+    liked: dict[str, Any] = {**GREEDY, "logit_bias": {ord("x"): 1000.0, ord("y"): 900.0}, "stop_token_ids": [ord("x")]}
+    assert (await model.complete("hello", **liked)).generated == []
+    assert (await model.complete("hello", min_tokens=3, **liked)).generated == [ord("y")] * 3
