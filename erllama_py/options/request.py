@@ -11,6 +11,7 @@ from msgspec.structs import asdict
 
 from erllama_py.errors import InvalidOption
 from erllama_py.options.check import Count, check_utf8, convert, hex_digest, shown
+from erllama_py.options.combinations import check_combinations
 from erllama_py.options.model import Salt
 from erllama_py.options.sampling import MAX_BIAS, MAX_BREAKER_BYTES, Sampling
 
@@ -86,4 +87,5 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
             check_utf8("logit_bias", token)
         if not abs(bias) <= MAX_BIAS and bias != -math.inf:
             raise InvalidOption("logit_bias", f"expected -inf, or at most {MAX_BIAS:g} either way, got {bias}")
+    check_combinations(request)
     return request

@@ -48,8 +48,8 @@ def seed_of(sampling: Sampling) -> int:
 
 
 def window(last_n: int, n_ctx: int) -> int:
-    """How many tokens a penalty looks back on."""
-    return n_ctx if last_n < 0 else last_n
+    """How many tokens a penalty looks back on: no more than there can be, since memory is taken for all of them."""
+    return n_ctx if last_n < 0 else min(last_n, n_ctx)
 
 
 def _penalises(sampling: Sampling) -> bool:
