@@ -6,13 +6,8 @@ What does nothing beside the others is let in: clients send whole presets, with 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from erllama_py.errors import InvalidOption
 from erllama_py.options.sampling import Sampling
-
-if TYPE_CHECKING:
-    from erllama_py.options.request import RequestOptions
 
 # The options that put a sampler to work, and their values where they do not. Greedy draws need no temperature step.
 OFF: dict[str, dict[str, tuple[object, ...]]] = {
@@ -29,11 +24,20 @@ OFF: dict[str, dict[str, tuple[object, ...]]] = {
 _DEFAULTS = Sampling()
 
 
-def check_combinations(request: RequestOptions) -> None:
-    """Raises `InvalidOption` for the first option that cannot do what it says beside the others."""
-    _check_samplers(request)
-    _check_draw(request)
-    _check_end(request)
+def check_combinations(sampling: Sampling, response_tokens: int | None, *, structured: bool) -> None:
+    """Raises `InvalidOption` for the first option that cannot do what it says beside the others.
+
+    `structured` where the request says what its reply looks like.
+    """
+    _check_samplers(sampling)
+    _check_draw(sampling)
+    least = sampling.min_tokens
+    if response_tokens is not None:
+        _refuse(least > response_tokens, "min_tokens", f"it is more than response_tokens={response_tokens}")
+    if structured:
+        ends = "the structure of the reply says where it ends"
+        _refuse(sampling.ignore_eos, "ignore_eos", ends)
+        _refuse(least > 0, "min_tokens", ends)
 
 
 def _refuse(when: bool, option: str, problem: str) -> None:
@@ -41,34 +45,27 @@ def _refuse(when: bool, option: str, problem: str) -> None:
         raise InvalidOption(option, problem)
 
 
-def _check_samplers(request: RequestOptions) -> None:
-    for sampler in request.samplers:
-        _refuse(request.samplers.count(sampler) > 1, "samplers", f"{sampler!r} is there more than once")
+def _check_samplers(sampling: Sampling) -> None:
+    for sampler in sampling.samplers:
+        _refuse(sampling.samplers.count(sampler) > 1, "samplers", f"{sampler!r} is there more than once")
     for name, options in OFF.items():
-        for option, off in options.items() if name not in request.samplers else ():
-            value = getattr(request, option)
+        for option, off in options.items() if name not in sampling.samplers else ():
+            value = getattr(sampling, option)
             used = value not in off and value != getattr(_DEFAULTS, option)
             _refuse(used, option, f"it needs {name!r} among the `samplers`")
 
 
-def _check_draw(request: RequestOptions) -> None:
-    greedy, mirostat = request.temperature == 0.0, request.mirostat != 0
+def _check_draw(sampling: Sampling) -> None:
+    greedy, mirostat = sampling.temperature == 0.0, sampling.mirostat != 0
     likeliest = "at temperature 0.0 the likeliest token is always taken"
     _refuse(greedy and mirostat, "mirostat", likeliest)
-    _refuse(greedy and request.adaptive_p is not None, "adaptive_p", likeliest)
-    _refuse(greedy and request.xtc_probability > 0.0, "xtc_probability", likeliest)
-    below = f"it reaches below 0.0 from a temperature of {request.temperature:g}"
-    _refuse(request.dynatemp_range > request.temperature, "dynatemp_range", likeliest if greedy else below)
-    _refuse(mirostat and request.adaptive_p is not None, "adaptive_p", "Mirostat chooses the token: use one of the two")
-    _refuse(mirostat and request.xtc_probability > 0.0, "xtc_probability", "Mirostat takes the place of this sampler")
-    never = request.xtc_probability > 0.0 and request.xtc_threshold > 0.5
+    _refuse(greedy and sampling.adaptive_p is not None, "adaptive_p", likeliest)
+    _refuse(greedy and sampling.xtc_probability > 0.0, "xtc_probability", likeliest)
+    below = f"it reaches below 0.0 from a temperature of {sampling.temperature:g}"
+    _refuse(sampling.dynatemp_range > sampling.temperature, "dynatemp_range", likeliest if greedy else below)
+    _refuse(
+        mirostat and sampling.adaptive_p is not None, "adaptive_p", "Mirostat chooses the token: use one of the two"
+    )
+    _refuse(mirostat and sampling.xtc_probability > 0.0, "xtc_probability", "Mirostat takes the place of this sampler")
+    never = sampling.xtc_probability > 0.0 and sampling.xtc_threshold > 0.5
     _refuse(never, "xtc_threshold", "no two tokens can both be likelier than 0.5: nothing would ever be dropped")
-
-
-def _check_end(request: RequestOptions) -> None:
-    most, least = request.response_tokens, request.min_tokens
-    _refuse(most is not None and least > most, "min_tokens", f"it is more than response_tokens={most}")
-    if request.grammar is not None:
-        ends = "the grammar says where the reply ends"
-        _refuse(request.ignore_eos, "ignore_eos", ends)
-        _refuse(least > 0, "min_tokens", ends)

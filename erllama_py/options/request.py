@@ -87,5 +87,5 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
             check_utf8("logit_bias", token)
         if not abs(bias) <= MAX_BIAS and bias != -math.inf:
             raise InvalidOption("logit_bias", f"expected -inf, or at most {MAX_BIAS:g} either way, got {bias}")
-    check_combinations(request)
+    check_combinations(request, request.response_tokens, structured=request.grammar is not None)
     return request

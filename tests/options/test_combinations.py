@@ -24,8 +24,8 @@ SENSELESS: list[tuple[dict[str, Any], str, str]] = [
     ({"xtc_probability": 0.1, "xtc_threshold": 0.51}, "xtc_threshold",
      "no two tokens can both be likelier than 0.5: nothing would ever be dropped"),
     ({"min_tokens": 6, "response_tokens": 5}, "min_tokens", "it is more than response_tokens=5"),
-    ({"ignore_eos": True, "grammar": "root ::= [a]"}, "ignore_eos", "the grammar says where the reply ends"),
-    ({"min_tokens": 1, "grammar": "root ::= [a]"}, "min_tokens", "the grammar says where the reply ends"),
+    ({"ignore_eos": True, "grammar": "root ::= [a]"}, "ignore_eos", "the structure of the reply says where it ends"),
+    ({"min_tokens": 1, "grammar": "root ::= [a]"}, "min_tokens", "the structure of the reply says where it ends"),
     ({"samplers": ["top_k", "min_p", "top_k"]}, "samplers", "'top_k' is there more than once"),
     *(({"samplers": [name for name in SAMPLERS if name != missing], option: value}, option,
        f"it needs {missing!r} among the `samplers`") for missing, option, value in [
