@@ -19,6 +19,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from erllama_py.engine.structure import Tokenizer
 from erllama_py.options.sampling import Sampling
 
 MemoryKind = Literal["full", "window", "recurrent", "hybrid"]
@@ -122,6 +123,16 @@ class Sampler(Protocol):
     def sample_from(self, logits: bytes) -> int:
         """Draw a token from kept logits, as `Backend.logits` gave them, and accept it. Raises `SamplerFailed`."""
 
+    def forced(self) -> list[int]:
+        """Tokens that come next because the structure leaves no other way, accepted already; none without one.
+
+        Raises `SamplerFailed`.
+        """
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the structure is complete: nothing may follow. False without one."""
+
     def close(self) -> None:
         """Free it. Allowed twice."""
 
@@ -148,6 +159,10 @@ class Vocabulary(Protocol):
     def ends(self) -> tuple[int, ...]:
         """Ids of all tokens that end a generation, ascending. Looked for when first asked for, which takes 0.1 s for
         a large vocabulary: not on the event loop, nor on the engine thread."""
+
+    def structure_tokenizer(self) -> Tokenizer:
+        """The tokens as structures need them, always the same object. What is costly is made by the first `compile`:
+        not on the event loop, nor on the engine thread. Raises `ModelNotLoaded`."""
 
 
 class Backend(Protocol):

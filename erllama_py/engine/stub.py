@@ -13,12 +13,16 @@ from __future__ import annotations
 import math
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
 
 import numpy
 
 from erllama_py.engine.backend import BackendFailure, DecodeStatus, FileFacts, LoadCancelled, ModelFacts, Slice
 from erllama_py.engine.banned import Banned, banned
+from erllama_py.engine.structure import Tokenizer
 from erllama_py.engine.stub_cells import VALUE_BYTES, StubCells
 from erllama_py.engine.stub_logits import END, LOGIT_BYTES, row_of, token_of, value_of
 from erllama_py.errors import (
@@ -47,6 +51,7 @@ class StubVocabulary:
         self.n_vocab = n_vocab
         self.closed = False
         self._model_id = model_id
+        self._structure_tokenizer = Tokenizer(lru_cache(self._make_structure_tokenizer), self._open)
 
     def _check(self, token: int) -> None:
         if self.closed:
@@ -80,6 +85,34 @@ class StubVocabulary:
     @property
     def ends(self) -> tuple[int, ...]:
         return (END, 258)
+
+    def structure_tokenizer(self) -> Tokenizer:
+        self._check(0)
+        return self._structure_tokenizer
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        self._check(0)
+        yield
+
+    def _make_structure_tokenizer(self) -> Any:
+        import llguidance
+
+        words = _Words(self.n_vocab, self.ends[0])
+        return llguidance.LLTokenizer(llguidance.TokenizerWrapper(words), eos_token=list(self.ends))
+
+
+class _Words:
+    """The stub's tokens as llguidance asks for them. Control tokens begin with a byte that no text has."""
+
+    def __init__(self, n_vocab: int, end: int) -> None:
+        self.eos_token_id, self.bos_token_id = end, None
+        self.special_token_ids = list(SPECIAL)
+        names = [b"\xff" + SPECIAL.get(token, b"") for token in range(END, max(SPECIAL) + 1)]
+        self.tokens = [bytes([token]) for token in range(END)] + names + [b""] * (n_vocab - END - len(names))
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
 
 
 class StubSampler:
@@ -115,6 +148,13 @@ class StubSampler:
         if row.max() == -math.inf:
             raise SamplerFailed("every token is banned")
         return int(row.argmax())
+
+    def forced(self) -> list[int]:
+        return []
+
+    @property
+    def is_over(self) -> bool:
+        return False
 
     def close(self) -> None:
         pass

@@ -65,6 +65,13 @@ class Scripted:
     def sample_from(self, logits: bytes) -> int:
         return self.sample(0)
 
+    def forced(self) -> list[int]:
+        return []
+
+    @property
+    def is_over(self) -> bool:
+        return False
+
     def close(self) -> None:
         self.closed = True
 

@@ -34,6 +34,7 @@ _QUICK = (
     "llama_set_n_threads",
     "llama_state_seq_get_size",
     "llama_token_to_piece",
+    "llama_vocab_get_attr",
     "llama_vocab_is_eog",
 )
 

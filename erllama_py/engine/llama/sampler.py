@@ -151,6 +151,13 @@ class LlamaSampler:
         self._quick.sampler_apply(self._chain, self._candidates.array)
         return self._candidates.selected()
 
+    def forced(self) -> list[int]:
+        return []
+
+    @property
+    def is_over(self) -> bool:
+        return False
+
     def close(self) -> None:
         chain, self._chain = self._chain, None
         grammar, self._grammar = self._grammar, None

@@ -14,6 +14,8 @@ from typing import Any
 
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import Library
+from erllama_py.engine.llama.structure_words import make_tokenizer
+from erllama_py.engine.structure import Tokenizer
 from erllama_py.errors import InvalidText, ModelNotLoaded, TokenOutOfRange
 
 _PIECE_BYTES = 64  # longer pieces are rare and take a second call
@@ -38,10 +40,14 @@ class LlamaVocabulary:
         self._ends: dict[int, bool] = {}
         self._all_ends: tuple[int, ...] | None = None
         self._adds_space = False
+        self._library: Library | None = None
+        self._structure_tokenizer: Tokenizer | None = None
+        self._made: Any = None  # the `LLTokenizer`
+        self._making = threading.Lock()
 
     def open(self, library: Library, handle: Any) -> None:
         """Let calls in; `handle` is valid until `close` returns."""
-        self._c, self._quick = library.c, library.quick
+        self._library, self._c, self._quick = library, library.c, library.quick
         self.n_vocab = int(library.c.llama_vocab_n_tokens(handle))
         self._handle = handle
         self._adds_space = self._puts_space_first()
@@ -109,6 +115,21 @@ class LlamaVocabulary:
                 self._all_ends = tuple(token for token in range(self.n_vocab) if is_end(handle, token))
         return self._all_ends
 
+    def structure_tokenizer(self) -> Tokenizer:
+        """See `Vocabulary.structure_tokenizer`."""
+        with self._changed:
+            self._check_open()
+            if self._structure_tokenizer is None:
+                self._structure_tokenizer = Tokenizer(self._make_structure_tokenizer, self._use)
+            return self._structure_tokenizer
+
+    def _make_structure_tokenizer(self) -> Any:
+        """One that is asked for while it is made comes when it is."""
+        with self._making:
+            if self._made is None and self._library is not None:
+                self._made = make_tokenizer(self._library, self._handle, self.n_vocab, self.ends)
+            return self._made
+
     def text_of(self, token: int) -> str:
         """How a control token is written; empty for the one that a model without it has."""
         return "" if token == _NO_TOKEN else self.token_bytes(token, special=True).decode("utf-8", "replace")
@@ -119,6 +140,7 @@ class LlamaVocabulary:
             self._handle = None
             while self._inside:
                 self._changed.wait()
+            self._structure_tokenizer = self._made = None
 
     def _puts_space_first(self) -> bool:
         first = self.tokenize("a", add_special=False, parse_special=False)

@@ -1,0 +1,173 @@
+"""What may come next in a reply that follows a structure: llguidance's matchers over a model's tokens.
+
+A structure is one text, a grammar in llguidance's own serialised form (what `LLMatcher.grammar_from_…` gives).
+`compile` makes a `Matcher` of it; each request has its own. Bad grammars come back as values, within limits of time
+and memory.
+
+What llguidance does without the GIL: compiling, and filling a mask. It holds it for the making of a tokenizer (92 ms at
+49,152 tokens, 0.8 s at 262,144; once for a loaded model) and for the short calls.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from typing import Any
+
+import numpy
+import numpy.typing
+
+from erllama_py.errors import InvalidGrammar, SamplerFailed
+
+MOST_COMPILED = 32  # grammars kept for each model: 0.1 MB for a common schema
+MOST_CHARACTERS = 1 << 20  # of a grammar; it takes about 0.1 s to be read
+MOST_FORCED = 64  # tokens in one go: longer runs are found piece by piece, so that no draw takes long
+
+# At about 14,000 steps of the lexer and 20,000 items of the parser a millisecond (llguidance's own figures), a mask
+# takes some milliseconds at most before its request fails. A state of the lexer takes 1 to 2 KB.
+STEP_FUEL, STEP_ITEMS, LEXER_STATES = 100_000, 50_000, 50_000
+
+Words = numpy.typing.NDArray[numpy.uint32]
+
+
+class Tokenizer:
+    """The tokens of one loaded model, as matchers need them.
+
+    `make` gives the `LLTokenizer`, always the same one, from any thread. `use` keeps the vocabulary open meanwhile, and
+    raises `ModelNotLoaded` when it is closed.
+    """
+
+    def __init__(self, make: Callable[[], Any], use: Callable[[], AbstractContextManager[Any]]) -> None:
+        self.make, self.use = make, use
+        self._compiled: OrderedDict[str, Matcher] = OrderedDict()  # each call of it is one step for other threads
+
+    def known(self, grammar: str) -> Matcher | None:
+        """What `keep` has kept."""
+        found = self._compiled.pop(grammar, None)
+        if found is not None:
+            self._compiled[grammar] = found
+        return found
+
+    def keep(self, grammar: str, matcher: Matcher) -> None:
+        """Keep it, and forget those that were not asked for the longest."""
+        self._compiled[grammar] = matcher
+        while len(self._compiled) > MOST_COMPILED:
+            self._compiled.popitem(last=False)
+
+
+def compile(grammar: str, tokenizer: Tokenizer) -> Matcher:
+    """A matcher at the beginning of the grammar. Raises `InvalidGrammar` with what is wrong, `ModelNotLoaded`.
+
+    From any thread. What was compiled is kept, and copied in a microsecond.
+    """
+    if (known := tokenizer.known(grammar)) is not None:
+        return known.copy()
+    import llguidance
+
+    if len(grammar) > MOST_CHARACTERS:
+        raise InvalidGrammar(f"a grammar of {len(grammar)} characters is longer than {MOST_CHARACTERS}")
+    with tokenizer.use():
+        try:
+            made = llguidance.LLMatcher(tokenizer.make(), grammar, log_level=0, limits=_limits())
+        except UnicodeEncodeError as error:
+            raise InvalidGrammar(f"the grammar has no UTF-8 form: {error.reason}") from error
+        if made.is_error():
+            raise InvalidGrammar(_words(made.get_error()))
+        matcher = Matcher(made, tokenizer.make().vocab_size)
+    tokenizer.keep(grammar, matcher)
+    return matcher.copy()
+
+
+@lru_cache(maxsize=1)
+def _limits() -> Any:
+    import llguidance
+
+    return llguidance.LLParserLimits(
+        step_lexer_fuel=STEP_FUEL, step_max_items=STEP_ITEMS, max_lexer_states=LEXER_STATES, verbose_errors=False
+    )
+
+
+def _words(error: str) -> str:
+    """What llguidance says of a grammar, without the excerpts that follow."""
+    return (error.strip() or "the grammar is not valid").splitlines()[0][:400]
+
+
+class Matcher:
+    """Where one reply stands in its grammar. One thread at a time.
+
+    `forced` and `mask` agree by construction: what is forced is found once, and then is either handed out together or
+    allowed alone, one after the other.
+    """
+
+    def __init__(self, made: Any, n_vocab: int) -> None:
+        self._made = made
+        self._n_vocab = n_vocab
+        self._row: Words | None = None
+        self._is_filled = False
+        self._ahead: list[int] | None = None  # tokens that are forced here, None where that is not known
+
+    def copy(self) -> Matcher:
+        """Another one at the same place; the two do not know of each other."""
+        other = Matcher(self._made.deep_copy(), self._n_vocab)
+        other._ahead = None if self._ahead is None else list(self._ahead)
+        return other
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the reply is complete, and nothing may follow but its end."""
+        return bool(self._made.is_stopped()) and not self._made.is_error()
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the reply may end here."""
+        return bool(self._made.is_accepting())
+
+    def mask(self) -> Words:
+        """A bit for each token, the lowest of the first word for token 0: whether it may come next. At the end of the
+        reply only the tokens that end it. The row is filled again at the next place. Raises `SamplerFailed`."""
+        if self._row is None:
+            self._row = numpy.zeros((self._n_vocab + 31) // 32, dtype=numpy.uint32)
+        if not self._is_filled:
+            if ahead := self._look_ahead():
+                self._row[:] = 0
+                self._row[ahead[0] >> 5] = 1 << (ahead[0] & 31)
+            else:
+                self._made.unsafe_compute_mask_ptr(self._row.ctypes.data, self._row.nbytes)
+                self._check()
+            self._is_filled = True
+        return self._row
+
+    def allows(self, token: int) -> bool:
+        """Whether this token may come next. Raises `SamplerFailed`."""
+        return bool(self.mask()[token >> 5] >> (token & 31) & 1)
+
+    def accept(self, token: int) -> None:
+        """This token comes next. Raises `SamplerFailed` where it may not."""
+        ahead, self._is_filled = self._ahead, False
+        self._made.consume_token(token)
+        self._check()
+        self._ahead = ahead[1:] if ahead and ahead[0] == token and len(ahead) > 1 else None
+
+    def forced(self) -> list[int]:
+        """Tokens that come next because nothing else may, `MOST_FORCED` at most; they are accepted. Raises
+        `SamplerFailed`."""
+        found: list[int] = []
+        while len(found) < MOST_FORCED and not self.is_over and (ahead := self._look_ahead()):
+            now, later = ahead[: MOST_FORCED - len(found)], ahead[MOST_FORCED - len(found) :]
+            self._made.consume_tokens(now)
+            self._check()
+            found += now
+            self._ahead, self._is_filled = later or None, False
+        return found
+
+    def _look_ahead(self) -> list[int]:
+        if self._ahead is None:
+            self._ahead = self._made.compute_ff_tokens()[:MOST_FORCED]
+            self._check()
+        return self._ahead
+
+    def _check(self) -> None:
+        if self._made.is_error():
+            raise SamplerFailed(f"the structure cannot go on: {_words(self._made.get_error())}")
