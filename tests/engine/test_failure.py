@@ -131,7 +131,7 @@ def test_an_error_with_fields_of_wrong_types_is_told_by_its_text() -> None:
     number: Any = 17
     wrong, bare = erllama.SamplerFailed(number), erllama.ContextOverflow("long")
     del bare.problem
-    for error, text in ((wrong, "SamplerFailed: 17"), (bare, "ContextOverflow: its text raises AttributeError")):
+    for error, text in ((wrong, "SamplerFailed: 17"), (bare, "ContextOverflow: its text raises KeyError")):
         again = crossed(failure_of(error), Failure).error()
         assert isinstance(again, ForeignError)
         assert str(again) == text
