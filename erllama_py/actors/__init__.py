@@ -1,6 +1,6 @@
 """A small OTP on asyncio: mailboxes, actors, names and supervisors that know nothing of what they run.
 
-What it promises, and its tests hold it to, also under cancellation at each await: started means ready; a call ends
+What it promises, also under cancellation at any await (its tests check all of it): started means ready; a call ends
 when the callee ends, with the cause; the first error is the one you see; mailboxes are bounded and say when full; a
 name is free before its owner's restart begins; a restart makes a new actor with new state.
 """

@@ -2,9 +2,9 @@
 
     init → ready → handle … → terminate
 
-`Actor` is what users write; `ActorRun` gives one instance one life, in one task, and owns the order in which it
-ends: the mailbox closes and every open call fails at once, then `terminate` runs, then the name is free, then the
-run is over. `terminate` runs after every `init` that was begun, also one that failed or was cancelled.
+`Actor` is what users write; `ActorRun` runs one instance once, in one task, and owns the order in which it ends: the
+mailbox closes and every open call fails at once, then `terminate` runs, then the name is free, then the run is over.
+`terminate` runs after every `init` that was begun, also one that failed or was cancelled.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ class Actor(Generic[M]):
     async def handle(self, message: M, reply: Reply[Any] | None) -> Answer | Stop | None:
         """Take one message; `reply` is None for a cast.
 
-        `None` says nothing now: keep `reply` to settle it later. An error ends the actor; to fail only this call,
-        use `reply.fail`. While this awaits, no other message is taken.
+        Returning `None` answers nothing yet: keep `reply` to settle it later. An error ends the actor; to fail only
+        this call, use `reply.fail`. While this awaits, no other message is taken.
         """
         raise NotImplementedError
 
     async def terminate(self, exit: Exit) -> None:
-        """Let go of everything, also of what an unfinished `init` has got so far; `exit` is why.
+        """Release everything, also what an unfinished `init` has acquired; `exit` is why the actor ends.
 
         A cancellation does not reach this. After twice the `stop_timeout` the supervisor abandons the actor, marked as
         failed and never restarted, and its name stays taken until this returns.
@@ -67,7 +67,7 @@ class Actor(Generic[M]):
 
 
 class ActorRun:
-    """One life of the actor that `factory` makes: a `Runnable`. `name` is that in `names`, `capacity` its mailbox's."""
+    """One run of the actor that `factory` makes: a `Runnable`. It is `name` in `names`; its mailbox has `capacity`."""
 
     def __init__(self, name: str, factory: Callable[[], Actor[Any]], names: Names, *, capacity: int = 1000) -> None:
         self.name = name
@@ -79,7 +79,7 @@ class ActorRun:
         self._init_cancelled = False
 
     async def run(self, ready: Callable[[], None], ending: Callable[[Exit], bool]) -> Exit:
-        """Live. Raises only `NameTaken` and what the factory raises."""
+        """Run to the end. Raises only `NameTaken` and what the factory raises."""
         task = asyncio.current_task()
         assert task is not None
         actor = self._factory()
@@ -98,7 +98,7 @@ class ActorRun:
             self._names.unregister(self.name, ref)
 
     def request_stop(self) -> None:
-        """End before the next message; inside `init`, cancel it. Once is enough, more does no harm."""
+        """End before the next message; inside `init`, cancel it. Allowed more than once."""
         if self._mailbox.closed:
             return
         self._mailbox.put(StopRequest(), urgent=True)
@@ -129,7 +129,7 @@ class ActorRun:
                 return Stopped()
             message, reply = envelope
             result = await actor.handle(message, reply)
-            # The loop waits for the next message for as long as it takes: it must not hold on to the last one.
+            # Waiting for the next message may take long, and must not keep the last one alive.
             del envelope, message
             answer = result.answer if isinstance(result, Stop) else result
             if answer is not None and reply is not None:

@@ -1,6 +1,6 @@
 """A child as data, and one supervised place in a tree.
 
-`ChildSpec` describes a child. `Child` is its place: it outlives the single runs, owns the current `Run` and what
+`ChildSpec` describes a child. `Child` is its place: it outlives its runs, owns the current `Run` and what
 the tree shows of it. Supervisors decide when it begins and stops; it decides nothing.
 
     starting → running → (stopping) → stopped | finished | failed, or backoff → starting …
@@ -30,7 +30,7 @@ class ChildSpec:
     `start` makes a new runnable for each run. `permanent` children are restarted however they end, `transient` ones
     when they fail, `temporary` ones never. `stop_timeout` is in seconds: how long a stop waits before it cancels, and
     again before it abandons the child; give supervisors `math.inf`, their children have deadlines of their own.
-    A supervisor that is not `vital` is marked failed when it gives up, and not restarted at its parent's expense.
+    A supervisor that is not `vital` is only marked failed when it gives up: its parent's budget stays untouched.
     `detail` gives a phrase for the tree while the child runs, None for nothing. For children of a dynamic supervisor:
     `limits` is a budget of the child's own; `on_ended` is called once, when there will be no further run, whatever the
     reason, and before those that wait for the child are woken.
@@ -88,7 +88,7 @@ class Child:
 
     @property
     def to_be_stopped(self) -> bool:
-        """Whether there is something that `stop` would change."""
+        """Whether `stop` would change anything."""
         return self.state not in ("failed", "stopped", "finished")
 
     def begin(self, is_last: Callable[[Exit], bool] = lambda exit: False) -> Run:
@@ -112,10 +112,10 @@ class Child:
             self.last_failure = describe(failure)
 
     async def stop(self) -> Exit:
-        """End the run, asking first, in at most twice `stop_timeout`; how it ended.
+        """End the run, asking first, in at most twice `stop_timeout`; returns how it ended.
 
-        If it did not, it is abandoned: `failed`, with `left_behind` set. A failure that it announced before is the
-        exit.
+        If it did not, it is abandoned: `failed`, with `left_behind` set. A failure that it announced before is then
+        returned.
         """
         if self.run is None:
             self.mark_ended("stopped")
@@ -152,5 +152,5 @@ def restart_is_due(spec: ChildSpec, exit: Exit) -> bool:
 
 
 def failure_of(name: str, exit: Exit) -> BaseException:
-    """The error that an ending amounts to, where the child should not have ended."""
+    """The error to report for an end that should not have happened."""
     return exit.error if isinstance(exit, Raised) else ActorEnded(name, exit)

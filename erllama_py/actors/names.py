@@ -19,7 +19,7 @@ from erllama_py.actors.running import call_listener
 
 @dataclass(frozen=True)
 class NameChange:
-    """`name` now belongs to `ref`, or to nobody."""
+    """`name` now belongs to `ref`, or to no actor."""
 
     name: str
     ref: ActorRef[Any] | None

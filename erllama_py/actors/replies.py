@@ -22,7 +22,7 @@ class Reply(Generic[T]):
     """See the module's text.
 
     `callee` is for errors and `repr`; `answering` is the task that must not wait here, because it would wait for
-    itself; the reply leaves `among` once it need not be settled any more.
+    itself; the reply is taken out of `among` once it needs no answer any more.
     """
 
     __slots__ = ("_among", "_answering", "_event", "_on_abandoned", "_on_settled", "_outcome", "abandoned", "callee")
@@ -95,7 +95,7 @@ class Reply(Generic[T]):
         if self._outcome is not None:
             return False
         self._outcome = outcome
-        self._on_abandoned.clear()  # never called any more, and what they hold is let go
+        self._on_abandoned.clear()  # never called any more: release what they hold
         self._event.set()
         self._leave()
         _run(self._on_settled)

@@ -46,8 +46,8 @@ class Tree:
     async def start(self) -> None:
         """Start the tree and return when all of it is ready.
 
-        Raises the first error of a child that could not start, as it is, after stopping those that could. A caller
-        that is cancelled takes the start back, and `SupervisorClosed` says that `stop` did.
+        Raises the first error of a child that could not start, as it is, after stopping those that could. Cancelling
+        the caller undoes the start; `SupervisorClosed` means that `stop` ended it.
         """
         if self._run is not None:
             raise RuntimeError(f"the tree {self._root.name!r} was started already")
@@ -68,7 +68,7 @@ class Tree:
     async def stop(self) -> None:
         """End the tree and return when it has ended; its deadlines bound that. Allowed twice, and before a start.
 
-        A cancellation is held back until then. Raises nothing of the tree's: see `failure`.
+        A cancellation is held back until then. A failure of the tree is not raised here: see `failure`.
         """
         self._stopping = True
         if self._run is not None:
@@ -126,7 +126,7 @@ class Tree:
 
 
 async def _absorb_cancel() -> None:
-    """Take the cancellation that was asked for and has not arrived, because the block ended first."""
+    """Consume the cancellation that was requested but not delivered, because the block ended first."""
     try:
         await asyncio.sleep(0)
     except asyncio.CancelledError:

@@ -57,7 +57,7 @@ class SupervisorBase:
             exit = Raised(error)
         self._state = "stopping"
         ending(exit)
-        # Also says it to a child that is only now being started: nobody may join from here on.
+        # This also stops a child that is being started just now: no child may be added from here on.
         self.request_stop()
         try:
             await outlast(self._stop_all(), self._make_haste)

@@ -79,7 +79,7 @@ class CacheActor(Actor[CacheMessage]):
         self._now = now
         self._tiers = TierStates()
         self._found: dict[tuple[str, int], Hit] = {}  # look-ups that hold pins, by holder and request
-        self._holders: dict[tuple[str, bytes], tuple[str, SaveLost]] = {}  # who hears of a pending row that is given up
+        self._holders: dict[tuple[str, bytes], tuple[str, SaveLost]] = {}  # who is told if a pending row is given up
         self._background = Background("cache")
 
     async def init(self) -> None:
@@ -206,7 +206,7 @@ class CacheActor(Actor[CacheMessage]):
         meta = save.row.meta
         decision = self.reservations.reserve(meta, save.tier, row_bytes(meta), self._now())
         lost = SaveLost(save.request_id, meta.key, meta.start, meta.end)
-        self._removals.drop(save.tier, decision.victims)  # before the row: the tier does things in their order
+        self._removals.drop(save.tier, decision.victims)  # before the row: the tier works in order
         if isinstance(decision, Refused):
             duplicate = decision.reason == "duplicate"
             self.counters.add("saves.duplicate" if duplicate else f"saves.dropped.{decision.reason}")
@@ -219,7 +219,7 @@ class CacheActor(Actor[CacheMessage]):
 
     def _put_failed(self, tier: str, reservation: int, problem: str) -> None:
         given_up = self.reservations.release(reservation)
-        if not given_up:  # reported already, or a save of a cache that is no more
+        if not given_up:  # reported already, or a save of a cache that has crashed since
             return
         self._given_up(tier, given_up[:1], problem)
         self._given_up(tier, given_up[1:], "no_parent")
@@ -235,7 +235,7 @@ class CacheActor(Actor[CacheMessage]):
                 self._cast(*asked)
 
     def _ask_all(self, flush: Flush) -> list[tuple[str, Book, Reply[None]]]:
-        """Hand the question on: in each tier's queue it stands after all that was sent there before."""
+        """Send a `Flush` to each tier: in its queue it comes after all that was sent before."""
         actors = [(name, book, self.names.whereis(tier_actor_name(name))) for name, book in self.index.books.items()]
         return [
             (name, book, actor.begin_call(flush))
@@ -336,6 +336,6 @@ class CacheActor(Actor[CacheMessage]):
 
 
 async def _shed(book: Book) -> None:
-    """Free the memory of a book that nobody uses any more, in portions."""
+    """Free the memory of a book that is no longer used, in portions."""
     for _ in book.shed(PORTION):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""The cache as an application sees it: `runtime.cache`. Bytes in, bytes out, and what there is to know.
+"""The cache as an application sees it: `runtime.cache`. Bytes in, bytes out, and what is known of rows and tiers.
 
 Models use the cache by themselves. This handle is for looking into it, for making room, and for other sources of KV
 bytes: `put` and `read` need no model. What it is given is checked here (`checks`).
@@ -140,7 +140,7 @@ class Cache:
             hit: Hit = await self._call(question)
             kind, rows = "exact" if hit.exact else "partial" if hit.chain else "cold", hit.chain
         finally:
-            # Also where the answer came and the task was cancelled before it ran: nobody else frees these rows.
+            # Also if the answer came and the task was cancelled before it ran: nothing else frees these rows.
             with suppress(CacheUnavailable):
                 self._cast(Used(holder=holder, request_id=ticket, kind=kind, rows=rows, seconds=0.0))
         return hit

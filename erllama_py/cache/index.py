@@ -1,12 +1,12 @@
-"""Which rows there are, in which tiers, and how they hang together: the cache's memory. No I/O, no clock.
+"""Which rows there are, in which tiers, and which extends which: the cache's memory. No I/O, no clock.
 
 Rows form a prefix tree: a row's parent is the row that ends where it starts. Each tier holds whole chains of it, so
 that what it keeps after a restart is of use by itself, and has a book of its own (`book`); a row is a *leaf* of a tier
 when no row there, stored or pending, extends it. Only leaves are evicted.
 
-The same key may lie in several tiers, and there with other starts: what was cut elsewhere ends at the same place. Rows
-come in any order; one to which no chain leads from position 0 is an *orphan*: never found, and kept until its chain is
-whole again, until a row with its key is saved with another start, or until it is evicted.
+The same key may lie in several tiers with different starts: spans that were cut differently may end at the same place.
+Rows come in any order; one to which no chain leads from position 0 is an *orphan*: never found, and kept until its
+chain is whole again, until a row with its key is saved with another start, or until it is evicted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Entry(msgspec.Struct, frozen=True):
 
     @property
     def hits(self) -> int:
-        """How often it was used; all copies know."""
+        """How often it was used: the same in all copies."""
         return max((copy.hits for copy in self.copies.values()), default=0)
 
     @property
@@ -67,7 +67,7 @@ class Losses:
             self.forget(next(iter(self._lost)))
 
     def forget(self, key: bytes) -> None:
-        """It is back, or too long ago."""
+        """It is back, or was lost too long ago."""
         if (lost := self._lost.pop(key, None)) is None:
             return
         parent, end, _ = lost
@@ -105,7 +105,7 @@ class Index:
         self.books[name] = Book(kind, quota_bytes)
 
     def remove_tier(self, name: str) -> Book | None:
-        """Forget a tier's rows, pending ones too: its book, which nobody uses any more."""
+        """Forget a tier's rows, pending ones too; returns its book, to be freed."""
         return self.books.pop(name, None)
 
     # --- rows ----------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ class Index:
                 del self._pins[key]
 
     def is_pinned(self, key: bytes) -> bool:
-        """Whether somebody reads this row."""
+        """Whether any holder has pinned this row."""
         return self._pins[key] > 0
 
     # --- which row extends which, in whatever tier ----------------------------------------------------------------

@@ -71,7 +71,7 @@ def ctx_params_hash(context: ContextOpts, build: str, *, flash_attn: bool, long_
 
 
 class Identity(msgspec.Struct, frozen=True, order=True):
-    """Whose KV state a row is: model file, quantisation, settings of the context. Rows of two are never mixed.
+    """What a row's KV state depends on: model file, quantisation, settings of the context. Rows of two are never mixed.
 
     `fingerprint` (32 bytes) is the model file's, with a salt and adapters folded in; `ctx_params_hash` has 32 bytes.
     """

@@ -1,4 +1,4 @@
-"""Rows that leave: out of the index at once, then out of their tier, when its queue comes to it.
+"""Removing rows: from the index at once, then from their tier, when its queue gets there.
 
 Owns the rows that an engine has refused while others still read them. Many rows go in portions (see `eviction`), and
 the event loop turns between two of them.
@@ -58,24 +58,24 @@ class Removals:
         return freed
 
     def shrink(self, tier: str) -> None:
-        """A tier that was opened with a smaller quota than it was filled under gives up what is too much."""
+        """A tier that was opened with a smaller quota than it was filled under gives up the excess."""
         self._background.start(self._shrink(tier))
 
     def drop(self, tier: str, keys: tuple[bytes, ...]) -> None:
-        """Nobody finds these rows from here on; their tier lets go of them when it comes to it."""
+        """Hide these rows from look-ups now; their tier removes them when its queue gets there."""
         if keys:
             self._counters.add(f"evicted.{tier}", len(keys))
             self._delete(tier, keys)
 
     def refuse(self, tier: str, key: bytes) -> None:
-        """An engine cannot take this row, which the tier still considers sound: nobody finds it from here on."""
+        """An engine cannot take this row, which the tier still considers sound: hide it from look-ups."""
         self._log.warning("an engine has refused a row", tier=tier, key=key.hex())
         self._reservations.remove(tier, (key,), "bad")
         self._refused.add((tier, key))
         self.unpinned()
 
     def unpinned(self) -> None:
-        """Rows may be read by nobody any more: those that were refused go now."""
+        """Pins were released: refused rows that are not read any more go now."""
         for tier, key in [one for one in self._refused if not self._index.is_pinned(one[1])]:
             book = self._index.books.get(tier)
             if book is None or key not in book.pending:  # else it is about to be replaced
@@ -83,7 +83,7 @@ class Removals:
                 self._delete(tier, (key,))
 
     def replaced(self, tier: str, key: bytes) -> None:
-        """A row was stored. One of its key that was refused before is no more, and this one is to stay."""
+        """A row was stored. A refused one of the same key is replaced by it, and the new one stays."""
         if (tier, key) in self._refused:
             self._refused.discard((tier, key))
             self._index.books[tier].removing.pop(key, None)
@@ -101,8 +101,8 @@ class Removals:
             await self._remove(surplus(self._index, tier, self._now()))
 
     async def _remove(self, portions: Portions) -> int:
-        """The bytes freed; raises `TierStuck`, once all have answered. No portion waits for the tier that lets go of
-        the one before: its rows could be pinned, or extended, meanwhile."""
+        """The bytes freed; raises `TierStuck`, once all have answered. No portion waits until the one before is
+        removed: its rows could be pinned, or extended, meanwhile."""
         replies = list[Reply[int]]()
         for tier, keys in portions:
             if keys:
@@ -115,14 +115,14 @@ class Removals:
                 freed += await reply.wait()
             except TierStuck as error:
                 stuck = error
-            except (ActorError, TierError):  # a tier that failed, or ended before it came to it
+            except (ActorError, TierError):  # a tier that failed, or ended before it got there
                 pass
         if stuck is not None:
             raise stuck
         return freed
 
     def _delete(self, tier: str, keys: tuple[bytes, ...]) -> list[Reply[int]]:
-        """Take rows out of the index, and have their tier let go of them; its answer, unless it is gone."""
+        """Take rows out of the index, and have their tier remove them; its pending answer, unless it is gone."""
         self._reservations.remove(tier, keys)
         actor = self._names.whereis(tier_actor_name(tier))
         with suppress(ActorError):

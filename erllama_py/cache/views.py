@@ -1,6 +1,6 @@
 """The index as the application sees it: rows and tiers as plain results. Pure.
 
-`TierStates` owns what is known of the tiers that run, beside their rows: how far each has looked at them, and why it
+`TierStates` owns what is known of the tiers that run, beside their rows: how far each scan has got, and why a tier
 cannot be written.
 """
 
@@ -27,7 +27,7 @@ def row_infos(rows: Iterable[Entry]) -> list[RowInfo]:
 
 
 class TierStates:
-    """See the module. A tier is *opening* from when it runs until it has looked at all of its rows."""
+    """See the module. A tier is *opening* from its start until its scan has seen all of its rows."""
 
     def __init__(self) -> None:
         self._opened: dict[str, float] = {}
@@ -43,7 +43,7 @@ class TierStates:
         self._opened[tier] = 0.0
 
     def looked_at(self, tier: str, done: int, total: int) -> None:
-        """It has looked at so many of its rows."""
+        """Its scan has seen `done` of `total` rows."""
         self._opened[tier] = done / total if total else 1.0
 
     def gone(self, tier: str) -> None:
