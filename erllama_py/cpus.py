@@ -1,7 +1,7 @@
 """How many CPUs this process may use, by its CPU set, its cgroups' quotas and its physical cores; what engines get.
 
 `allowance` and `choose_threads` compute; `read_allowance` reads what the kernel says and never fails: what cannot be
-read does not bound. Formats: sched_getaffinity(2); cgroup v2 `cpu.max` and v1 `cpu.cfs_quota_us`, `cpu.cfs_period_us`
+read sets no bound. Formats: sched_getaffinity(2); cgroup v2 `cpu.max` and v1 `cpu.cfs_quota_us`, `cpu.cfs_period_us`
 (kernel docs, admin-guide/cgroup-v2.rst and scheduler/sched-bwc.rst); `topology/core_cpus_list` (kernel docs, ABI,
 sysfs-devices-system-cpu).
 """
@@ -60,8 +60,8 @@ def allowance(cpus: Collection[int], cores: Mapping[int, str], quota: float | No
     """The threads for a set of CPUs. `cores` names the core of a CPU where that is known, `quota` is in CPUs.
 
     Two hyper-threads of a core share its arithmetic units, which is all that matrix products are made of: a second
-    thread there gains nothing and waits at the same barriers. A quota is rounded down, because what is used beyond it
-    is paid back by standing still, all threads at once.
+    thread there gains nothing and waits at the same barriers. A quota is rounded down, because exceeding it stalls all
+    threads at once.
     """
     named = {cores[cpu] for cpu in cpus if cpu in cores}
     n_cores = len(named) + sum(1 for cpu in cpus if cpu not in cores)

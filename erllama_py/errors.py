@@ -164,7 +164,7 @@ class TierFailed(TierError):
 
 
 class TierStuck(TierFailed):
-    """The tier's device has not answered for `seconds`. What was asked for is still done where it answers again."""
+    """The tier's device has not answered for `seconds`. What was asked for is still done once it answers again."""
 
     seconds: float = 0.0
 

@@ -219,7 +219,7 @@ class Runtime(ModelCalls):
         """Start a tier by name; returns when it can store rows, while it reads its old ones in the background.
 
         Raises `InvalidOption`, `TierTaken`, `TierLocked` when another process has the directory, `TierFailed`,
-        and `TierStuck` when the directory does not open, after two minutes at most; the name stays taken as long.
+        and `TierStuck` when the directory does not open, after two minutes at most; until it ends the name stays taken.
         """
         self._check_open()
         with under("spec"):
@@ -237,7 +237,7 @@ class Runtime(ModelCalls):
         await self._tiers.stop(check_name(name, "name"))
 
     async def pressure(self) -> PressureState | None:
-        """What the pressure monitor has seen and done; None where the runtime has none, or it comes back just now."""
+        """What the pressure monitor has seen and done; None if the runtime has none, or while it restarts."""
         self._check_open()
         try:
             state: PressureState = await self._names.call(tree.PRESSURE, GetPressure())
@@ -255,11 +255,12 @@ class Runtime(ModelCalls):
         restart: Restart = "permanent",
         limits: RestartLimits | RestartLimitsDict | None = None,
     ) -> Supervised:
-        """Run a coroutine function of yours, an agent loop, under the tree.
+        """Run your own coroutine function, such as an agent loop, under the tree.
 
         `"permanent"` restarts it whenever it ends, `"transient"` only when it raises, `"temporary"` never. Over its
         `limits`, a `RestartLimits` or a mapping, it is marked failed and the rest of the tree lives on; it leaves the
-        tree when it is stopped, or ends for good without that. Raises `InvalidOption`, also for a name that is taken.
+        tree when it is stopped, or ends for good without failing. Raises `InvalidOption`, also for a name that is
+        taken.
         """
         self._check_open()
         spec = tree.user_child(check_name(name, "name"), function, restart, parse_supervise(function, restart, limits))
@@ -293,7 +294,7 @@ class Runtime(ModelCalls):
 
     @contextmanager
     def _or_gone(self) -> Iterator[None]:
-        """What is started ends with the runtime, where that is what ended it; else it has an error of its own."""
+        """If the runtime ended while something was started, that is the error; else the start's own."""
         try:
             yield
         except (ModelNotLoaded, TierFailed) as error:
@@ -306,10 +307,10 @@ class Runtime(ModelCalls):
         return RuntimeClosed() if failure is None else RuntimeFailed(str(failure))
 
     def _failed(self, failure: BaseException) -> None:
-        """The tree gives up: nothing is accepted any more, and all callers that wait are woken, whoever opened the
+        """The tree gives up: nothing is accepted any more, and all waiting callers are woken, whichever task opened the
         runtime."""
         self._open = False
-        switch_interval.release(self)  # nobody may come to leave the block
+        switch_interval.release(self)  # the block may never be left
         if isinstance(failure, ActorEnded) and isinstance(failure.exit, Stopped):
             get_logger().error("the tasks of a runtime were cancelled: was its block not left before the loop ended?")
         else:

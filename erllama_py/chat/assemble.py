@@ -5,7 +5,7 @@ is cut into tokens changes nothing.
 
 The stop sequence that occurs first wins; where several begin at the same place, the shortest, since the reply is
 the same and no more text is needed to know it. Text is held back as long as it could be the beginning of a
-stop sequence. So can a whole stop sequence be: with "cd" and "abcdef", the text "abcd" is not decided yet.
+stop sequence. That goes for a whole stop sequence too: with "cd" and "abcdef", the text "abcd" is not decided yet.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class StopMatcher:
         return best, winner
 
     def _begun(self, text: str, end: int) -> int:
-        """Where before `end` a stop sequence begins that the text breaks off; `end` if nowhere."""
+        """Where before `end` a stop sequence begins that the text does not complete; `end` if nowhere."""
         for start in range(max(0, len(text) - self._longest + 1), end):
             if text[start] in self._first_characters:
                 rest = text[start:]

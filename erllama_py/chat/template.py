@@ -6,7 +6,7 @@ templates may use beside plain Jinja follows what authors test them with, the Tr
 https://huggingface.co/docs/transformers/chat_templating_writing (blocks trimmed, `break` and `continue`,
 `raise_exception`, `strftime_now`, `tojson` without HTML escapes, `{% generation %}`).
 
-All that goes wrong is a `ChatTemplateError`.
+Every failure is a `ChatTemplateError`.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def check_messages(messages: object) -> list[dict[str, Any]]:
 
 
 def check_tools(tools: object) -> list[dict[str, Any]] | None:
-    """The tools as plain dicts; an empty list is as none, since templates ask `tools is not none` too."""
+    """The tools as plain dicts; an empty list counts as none, since templates ask `tools is not none` too."""
     if tools is None:
         return None
     if not _is_list(tools) or not all(isinstance(tool, Mapping) for tool in tools):

@@ -26,14 +26,15 @@ def text_after_reply(
 ) -> str | None:
     """What stands between the last reply in `said` and the next one, once the messages `new` are added to it.
 
-    `said` ends with the reply; the text begins with what ends a turn (`<|im_end|>`), whether the model has said that
-    itself or not. `render` takes messages and whether to open the answer, and brings the tools along; it is called
+    `said` ends with the reply; the text begins with what ends a turn (`<|im_end|>`), whether the model has generated
+    that itself or not. `render` takes messages and whether to open the answer, and brings the tools along; it is called
     three times. None where the conversation cannot go on in this way: the last message is no plain reply, or the
-    template refuses, does not show a reply once, or shows what comes before it otherwise than it did.
+    template refuses, does not show a reply once, or renders what comes before it differently than before.
     """
     if not said or not _speaks(said[-1]) or said[-1].get("tool_calls"):
         return None
-    # The thoughts of old replies are dropped by many templates. That moves nothing: what was read stays as it was.
+    # The thoughts of old replies are dropped by many templates. That changes nothing here: the tokens that were read
+    # stay.
     *before, reply = ({**one, "content": EARLIER} if _speaks(one) else one for one in said)
     try:
         # What the reply was an answer to. Some templates end a text that has no answer, and others open thoughts that

@@ -16,7 +16,7 @@ from erllama_py.engine.cpu_share import Claim, CpuShare, Seat
 from erllama_py.engine.thread_count import Counting, next_count, observed
 from erllama_py.engine.thread_trial import Shape
 
-# From so many tokens on, matrix products keep the arithmetic units busy: more threads then help, whatever memory does.
+# From this many tokens on, matrix products keep the arithmetic units busy: more threads help, even if memory is slow.
 MANY = 32
 
 
@@ -26,7 +26,7 @@ def claim_of(choice: ThreadChoice) -> Claim:
 
 
 class ComputeThreads:
-    """See the module. `on_count(count)` hears how many compute from now on, when that has changed for good."""
+    """See the module. `on_count(count)` is called when the number of compute threads has changed for good."""
 
     def __init__(
         self, backend: Backend, choice: ThreadChoice, share: CpuShare, watch: Watch, on_count: Callable[[int], object],
@@ -51,7 +51,8 @@ class ComputeThreads:
         self._sort = "many" if rows + tokens >= MANY else "few"
         self._look(before)
         count = self._count(Shape(rows, tokens))
-        # llama.cpp takes one number for a single token and another for several, whatever is few here.
+        # llama.cpp takes one number for a single token and another for several; what counts as few here is another
+        # matter.
         single = choice.few if choice.fixed_few else count
         several = choice.many if choice.fixed_many else count
         self._backend.set_threads(single, several)
@@ -75,12 +76,11 @@ class ComputeThreads:
 
     @property
     def is_trying(self) -> bool:
-        """Whether the decode under way is computed by a number that is only tried: its time says little about those to
-        come."""
+        """Whether the decode under way uses a number of threads on trial: its time says little about later decodes."""
         return self._states[self._sort].is_other
 
     def took(self, seconds: float) -> None:
-        """The decode has taken so long."""
+        """The decode has taken `seconds`."""
         self._states[self._sort] = observed(self._states[self._sort], seconds, self._clock())
 
     def pause(self) -> None:

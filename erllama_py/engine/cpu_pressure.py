@@ -1,7 +1,7 @@
 """What holds up an engine's threads: means of what the kernel reports, kept apart by sort of decode.
 
-`Pressures` is used by `ComputeThreads`, on the engine thread. It says when the kernel's books are looked at, and owns
-what was read.
+`Pressures` is used by `ComputeThreads`, on the engine thread. It decides when the kernel's counters are read, and owns
+the readings.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ Sort = Literal["few", "many"]
 
 CALM = Pressure(waiting=0.0, idle=0.0)
 
-# Seconds of work between two looks at the kernel's books: idle time is kept in hundredths of a second, and a look at 30
-# threads takes 0.4 ms.
+# Seconds of work between two readings of the kernel's counters: idle time is counted in hundredths of a second, and a
+# reading for 30 threads takes 0.4 ms.
 WATCH_SECONDS = 0.1
 
 

@@ -1,7 +1,7 @@
 """How the engines of a process that decode at the same time share its CPUs: one table for all of them.
 
-Each engine takes a seat before it decodes and leaves it when it has nothing to do; seats change hands rarely, so what
-everybody is granted is worked out then, and read without a lock.
+Each engine takes a seat before it decodes and leaves it when it has nothing to do; both are rare, so all grants are
+computed then, and read without a lock.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 def share_out(claims: Sequence[Claim]) -> list[int]:
-    """Threads for each engine, in order: the fixed ones theirs, the others alike of what those leave, 1 at least."""
+    """Threads for each engine, in order: fixed ones get their number, the others equal parts of the rest, 1 at
+    least."""
     left = max((claim.cpus for claim in claims), default=0) - sum(claim.most for claim in claims if claim.fixed)
     granted = [claim.most for claim in claims]
     shared = sorted((n for n, claim in enumerate(claims) if not claim.fixed), key=lambda n: claims[n].most)
@@ -51,14 +52,14 @@ class CpuShare:
         return f"<CpuShare {[seat.granted for seat in self._seats]}>"
 
     def take(self, seat: Seat) -> None:
-        """This engine decodes from now on; twice is once."""
+        """This engine decodes from now on. Allowed twice."""
         with self._lock:
             if seat not in self._seats:
                 self._seats.append(seat)
                 self._share()
 
     def leave(self, seat: Seat) -> None:
-        """It has nothing to decode any more; twice is once."""
+        """It has nothing to decode any more. Allowed twice."""
         with self._lock:
             if seat in self._seats:
                 self._seats.remove(seat)

@@ -4,8 +4,8 @@ Linux only; elsewhere, and where /proc has none of it, `read` answers None. Form
 (kernel docs, scheduler/sched-stats.rst: the second number is nanoseconds spent waiting on a run queue) and the `cpuN`
 lines of `/proc/stat` (proc(5): idle is the 4th number, iowait the 5th, steal the 8th, in ticks).
 
-The files are read through functions of C that keep the GIL. Python's own let go of it some four times for
-each thread, and beside a busy event loop it takes up to a switch interval to get it back: 57 ms a look with 25 threads.
+The files are read through functions of C that keep the GIL. Python's own release it some four times for each thread,
+and beside a busy event loop it takes up to a switch interval to get it back: 57 ms a look with 25 threads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BUFFER = 1 << 16
 class CpuTimes(msgspec.Struct, frozen=True):
     """Seconds since some moment: only their growth counts."""
 
-    waited: float  # of all threads together: on run queues, and while a hypervisor ran somebody else
+    waited: float  # of all threads together: on run queues, and while a hypervisor ran another guest
     idle: float  # of all CPUs together
 
 
@@ -54,7 +54,7 @@ class CpuWatch:
         return CpuTimes(self._waited / 1e9 + stolen / self._tick, idle / self._tick)
 
     def _read_tasks(self, files: _Files) -> None:
-        """Threads come and go, so it is summed up by how much each has waited since the last look."""
+        """Threads come and go, so what each has waited since the last reading is summed."""
         seen: dict[bytes, int] = {}
         for task in files.names(self._tasks):
             try:

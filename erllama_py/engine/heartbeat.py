@@ -1,8 +1,8 @@
-"""Whether the decode under way takes far longer than those before it: a rule, and the two marks that it is fed by.
+"""Whether the decode under way takes far longer than those before it: a rule, and what measures for it.
 
 A decode of n tokens takes at most about as long as a longer one did, and n times what a token has cost in any. Several
-times that is far longer, on a slow machine too. What past decodes took fades, so that one that stood still for an hour
-does not excuse those after it.
+times that is far longer, on a slow machine too. What past decodes took fades, so that one that hung for an hour does
+not hide those after it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import msgspec
 
-# So many times as long as the slowest of late, or as its tokens by the dearest. A token of a batch costs no more than
-# one that is decoded alone, so the second is already an estimate from above.
+# Far too long is this many times the slowest decode of late, or this many times the decode's tokens at the highest cost
+# of late. A token of a batch costs no more than one that is decoded alone, so the second is already a high estimate.
 TIMES_SLOWEST = 10.0
 TIMES_TOKENS = 3.0
 # Never before this: a machine that swaps, or a neighbour that takes all CPUs, holds up short decodes for seconds.
@@ -37,7 +37,7 @@ def observed(pace: Pace, tokens: int, seconds: float) -> Pace:
 
 
 def patience(pace: Pace, tokens: int) -> float:
-    """After how many seconds a decode of so many tokens takes far too long."""
+    """After how many seconds a decode of `tokens` tokens takes far too long."""
     if not pace.slowest:
         return FIRST_SECONDS + FIRST_SECONDS_PER_TOKEN * tokens
     return max(LEAST_SECONDS, TIMES_SLOWEST * pace.slowest, TIMES_TOKENS * pace.per_token * tokens)
@@ -56,7 +56,7 @@ class Heart:
         self._under_way = (self._clock(), tokens)
 
     def ends(self, done: bool) -> None:
-        """That decode. One that was not `done` says nothing of how long they take."""
+        """That decode has ended. One that was not `done` is no measurement."""
         if self._under_way is not None and done:
             began, tokens = self._under_way
             self._pace = observed(self._pace, tokens, self._clock() - began)

@@ -30,9 +30,9 @@ HELD_UP = 0.3
 # CPUs idle in the mean, from which on another thread may have one. Half a CPU is not worth a thread: it would wait.
 IDLE = 0.7
 
-# The pause after a trial, in seconds at least and as so many times what the trial has lost: trials take a twentieth of
-# the time, however much slower the wrong number is; a fifth where the kernel has other news since, as of a neighbour
-# that comes and goes.
+# The pause after a trial: at least this many seconds, and this many times what the trial has lost. So trials take a
+# twentieth of the time, however slow the wrong number is; a fifth where the kernel reports something new since, such as
+# another process that comes and goes.
 PAUSE, LOSSES = 2.0, 20.0
 NEWS_PAUSE, NEWS_LOSSES = 0.5, 5.0
 
@@ -109,7 +109,7 @@ def observed(counting: Counting, seconds: float, now: float) -> Counting:
     if verdict is None:
         return counting
     if verdict:
-        # The way may lead further; but what the kernel has reported is of the old count, until it is asked again.
+        # Another step may follow; but what the kernel has reported is of the old count, until it is asked again.
         won = msgspec.structs.replace(counting, best=trial.count, lost=0, has_news=True, trial=None)
         return _ended(won, now)
     fewer = trial.count if trial.count < trial.best else counting.lost

@@ -13,8 +13,8 @@ The laws of a plan, each a property that is tested:
   prompt is cut at the same positions whatever went before: a reuse, other prompts, rows. Below, nothing is gained by
   a grid: what a chunk was measured to hold is never the same twice, and the grid would leave up to half of it empty.
 - **One prompt is finished before the next.** What the first in line leaves goes to those after it if they end with
-  it, or if it is a quarter of what prompts had: crumbs would keep a prompt at the end of the line for good, for one
-  that gets a slice has not waited.
+  it, or if it is a quarter of what prompts had: tiny slices would keep a prompt at the end of the line for good, since
+  one that gets a slice no longer counts as waiting.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import msgspec
 PATIENCE = 8
 
 # A prompt after the first gets at least such a part of the room: so less than a quarter of a tick stays unused where
-# one ends in it, and no prompt is cut into crumbs.
+# one ends in it, and no prompt is cut into tiny slices.
 PART = 4
 
 
@@ -54,7 +54,7 @@ class Portion(msgspec.Struct, frozen=True):
 def plan_tick(needs: Sequence[Need], n_batch: int, n_ubatch: int, chunk: int | None = None) -> list[Portion]:
     """Portions for one decode, `n_batch` tokens at most, in the order in which they are to be decoded.
 
-    `chunk` limits the prompt tokens of a decode that someone's next token waits for.
+    `chunk` limits the prompt tokens of a decode that also has a row.
     """
     rows = sorted((index for index, need in enumerate(needs) if need.decoding), key=lambda index: _row(needs[index]))
     portions = [Portion(index, 1) for index in rows[:n_batch]]

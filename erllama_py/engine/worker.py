@@ -55,7 +55,8 @@ CAPTURES_BETWEEN_TOKENS = 1
 
 
 class Worker:
-    """See the module. `alone(request_id)` hears whose decode it is when it is only one's, and None after it."""
+    """See the module. `alone(request_id)` is called before a decode for that request alone, and `alone(None)` after
+    it."""
 
     def __init__(
         self, backend: Backend, cells: Cells, threads: ComputeThreads, facts: ModelFacts, scheduler: SchedulerOpts,
@@ -102,7 +103,7 @@ class Worker:
     # --- jobs --------------------------------------------------------------------------------------------
 
     def runs(self, request_id: int) -> bool:
-        """Whether a request was begun and is neither over nor parked: no job that waits is still to begin it."""
+        """Whether a request was begun and is neither over nor parked: no waiting job will begin it."""
         return request_id in self._running
 
     def do(self, job: Job) -> None:
@@ -122,7 +123,7 @@ class Worker:
                 self._do_forks()
             case Restore():
                 self._outcomes.append(self._cells.restore(job))
-                self.flush()  # the next row is read while this thread puts in those that have come
+                self.flush()  # the next row is read while this thread restores those that have come
             case Capture():
                 copied = self._cells.capture(job.request_id, job.seq_id, job.start, job.end, job.reason, [])
                 self._outcomes.append(copied)
@@ -142,7 +143,7 @@ class Worker:
     def _begin(self, job: Generate) -> None:
         self._forget_forks(job.seq_id)
         if not self._cells.cut(job.seq_id, job.keep):
-            # Nothing that was planned for. Ending the engine would be no cure: it would come back to the same rows.
+            # This should not happen. Ending the engine would not help: it would come back to the same rows.
             self._log.warning("a sequence does not hold what it should; computing all of it", keep=job.keep)
             self._empty(job.seq_id)
             job = msgspec.structs.replace(job, keep=0, logits=None)
@@ -315,7 +316,7 @@ class Worker:
         self._empty(running.seq_id)
         request_id = running.job.request_id
         self._parked[request_id] = self._running.pop(request_id)
-        self._do_forks()  # they get nothing
+        self._do_forks()  # forks of it get nothing
         running.park()
         self._outcomes.append(Parked(request_id=request_id, held=held, token_ids=list(running.tokens)))
 

@@ -52,8 +52,8 @@ T = TypeVar("T")
 _tickets = itertools.count(1)  # unique in the process, so that a late cancel never meets another request
 
 
-def _nobody(event: Event) -> None:
-    """Reads a stream that nobody asked for."""
+def _discard(event: Event) -> None:
+    """Take the events of a request without a stream."""
 
 
 class Caller:
@@ -63,7 +63,7 @@ class Caller:
         self.board = board
         self.cache = CacheClient(names)
         self.threads = names.home.threads
-        self.check_loop = names.home.check  # before anything of the model is touched, and above all waited for
+        self.check_loop = names.home.check  # called first, before anything of the model is waited for
         self._unload = unload
 
     @property
@@ -72,7 +72,7 @@ class Caller:
         return self.board.model_id
 
     def identity(self, options: RequestOptions) -> Identity:
-        """Whose rows a request with these options may meet."""
+        """The identity of the rows that a request with these options may use."""
         identity, config = self.board.identity, self.board.config
         assert identity is not None
         return salted(identity, options.cache_salt or config.cache_salt)
@@ -109,7 +109,7 @@ class Caller:
         self.tell(CancelRequest(request_id))
 
     def end_session(self, session_id: str, options: RequestOptions) -> None:
-        """Have the sequence of a session held no more; a model that never was up holds none."""
+        """Stop holding a session's sequence; a model that was never up holds none."""
         if self.board.identity is not None:
             self.tell(EndSession((self.identity(options), session_id)))
 
@@ -155,7 +155,7 @@ class Caller:
         return await self.result(reply)
 
     async def result(self, reply: Reply[Completion]) -> Completion:
-        """What a request has come to. Raises a `RequestError` or a `ModelUnavailable`."""
+        """The result of a request. Raises a `RequestError` or a `ModelUnavailable`."""
         with caller_errors(self.board):
             return await reply.wait()
 
@@ -165,7 +165,7 @@ class Caller:
     ) -> tuple[int, Reply[Completion]]:  # fmt: skip
         """Check the options, prepare the prompt and submit it; the request's id, and the reply to wait for.
 
-        A deadline that passes before there is a request gives what it gives one that waits in the queue.
+        If the deadline passes before there is a request, the result is that of one that still waits in the queue.
         """
         self.check_loop()
         self.check_has_weights()
@@ -176,7 +176,7 @@ class Caller:
             async with asyncio.timeout_at(ends_at) as timeout:
                 tokens, anchors = await prepare()
                 if ends_at is not None and feed is None:
-                    feed = _nobody  # what has come so far must be known here when the deadline passes
+                    feed = _discard  # what has come so far must be known here when the deadline passes
                 request_id, reply = await self._submit(tokens, anchors, checked, feed, now, prefill_only)
         except TimeoutError:
             if not timeout.expired():

@@ -158,7 +158,7 @@ class Model:
         """Save what is not saved yet, unload the model, and return when its memory is free.
 
         Saving takes at most the policy's `evict_save_timeout_ms`. Open calls get `ModelNotLoaded`. Where it is called
-        again, all callers wait for the same end; one that is cancelled does not keep it from coming. Raises
+        again, all callers wait for the same end; cancelling one does not stop the unload. Raises
         `ModelStuck` when its engine thread does not end: the memory stays taken, and so does the id.
         """
         await self._caller.unload()
@@ -213,7 +213,7 @@ class Model:
         )  # fmt: skip
 
     async def list_cached_prefixes(self, tokens: Sequence[int], *, cache_salt: str | None = None) -> list[CachedPrefix]:
-        """The prefixes of `tokens` that are saved, the longest last: each could be a start."""
+        """The prefixes of `tokens` that are saved, the longest last: a request could start from each."""
         return cached_prefixes(await self._look(await self._prompts.tokens(tokens), cache_salt))
 
     async def _look(self, tokens: list[int], salt: object) -> Hit | None:
@@ -266,5 +266,5 @@ class Model:
 
 
 def board_of(model: Model) -> ModelBoard:
-    """The board of the load that a handle is of."""
+    """The board of the load that a handle belongs to."""
     return model._caller.board

@@ -1,5 +1,5 @@
 """From what a caller passes to the tokens of a prompt: texts, token ids and conversations, through the model's own
-vocabulary and chat template. What is wrong with them is said here, and the actor never hears of it."""
+vocabulary and chat template. Bad input raises here, and never reaches the actor."""
 
 from __future__ import annotations
 

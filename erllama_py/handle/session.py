@@ -247,7 +247,7 @@ class Session:
 
 
 class Claim:
-    """One call's hold of its session, from `take` until `held` is closed, and the turn that it made."""
+    """One call's exclusive use of its session, from `take` until `held` is closed, and the turn that it made."""
 
     def __init__(self, session: Session) -> None:
         self.turn: Turn | None = None

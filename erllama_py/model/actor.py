@@ -67,7 +67,7 @@ from erllama_py.watch.log import get_logger
 
 # Buffers that are made while a model loads: a tick copies two ranges at most, while those of the last are written.
 WARM_BUFFERS = 4
-WATCH_SECONDS = 1.0  # so often it is looked whether a decode hangs
+WATCH_SECONDS = 1.0  # between two checks for a decode that hangs
 
 
 class ModelActor(StateMachine[State, Message, Effect]):
@@ -89,7 +89,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self._remember = remember  # the folder of remembered fingerprints
         self._thread: EngineThread | None = None
         self._open: dict[int, OpenRequest] = {}
-        self._undecided = 0  # batches of the engine's that wait in the mailbox
+        self._undecided = 0  # engine batches that wait in the mailbox
         self._look_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._log = get_logger(model=board.model_id)
@@ -122,8 +122,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
 
     def _take_outcomes(self, outcomes: Sequence[Outcome]) -> None:
         """Called on the loop, once a tick of the engine thread. Text goes straight to its streams: one wake-up of the
-        loop for each token, and no message. All else is decided on, and text that comes after it waits for that in the
-        mailbox. Urgent, so that it is never refused."""
+        loop for each token, and no message. All else needs a decision, and text after it waits in the mailbox too, to
+        keep the order. Urgent, so that it is never refused."""
         if self.ref.exit is not None:  # an actor that is ending has answered everything
             return
         if not self._undecided and (texts := texts_of(outcomes)) is not None:
@@ -134,7 +134,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self.ref.cast(EngineOutcomes(list(outcomes)), urgent=True)
 
     async def handle(self, message: Message, reply: Reply[Any] | None) -> Stop | None:
-        """Count what the engine has reported and was not taken in yet."""
+        """Handle it, and count the engine batches that still wait in the mailbox."""
         stop = await super().handle(message, reply)
         self._undecided -= isinstance(message, EngineOutcomes)
         return stop
@@ -183,7 +183,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
     def _look_again(self, when: float | None, now: float) -> None:
         """Have a `Look` come when something is due without an event."""
         due = self._look_at is not None and self._look_at <= now
-        if when == self._look_at or due:  # one that is due comes yet: not every event does what it is for
+        if when == self._look_at or due:  # a `Look` that is due still comes: other events do not do its work
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -269,20 +269,20 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self._board.crashed()
         self._loading.close()
         if self._thread is not None:
-            self._thread.ask_to_stop()  # first of all: where nothing here is waited for, it ends all the same
+            self._thread.ask_to_stop()  # first of all, so that it ends even if nothing below is waited for
         if self._timer is not None:
             self._timer.cancel()
         await self._background.stop()
         if self._look_ups is not None:
             await self._look_ups.stop()
         if self._thread is not None:
-            # As long as it takes: until then the memory is taken, and with this actor its name. How long that may be
-            # waited for, the supervisor knows, and it never starts another one beside it.
+            # Without a limit: until then the memory, and this actor's name, stay taken. The supervisor limits its own
+            # wait, and never starts another one beside this.
             await self._thread.stop()
 
 
 def _told(error: Exception) -> errors.RequestError:
-    """What a request has failed with is one of ours, also where a backend has raised what was none."""
+    """The error that a request has failed with, as one of ours: a backend may have raised any other."""
     told = errors.RequestError(str(error))
     told.__cause__ = error
     return told

@@ -48,7 +48,7 @@ class ModelBoard:
         self._ready = False  # that actor
         self._state: State | None = None
         self._overdue: float | None = None
-        self._failure: BaseException | None = None  # that its supervisor gave it up for
+        self._failure: BaseException | None = None  # why its supervisor gave it up
         self._closed: Callable[[], ErllamaError] | None = None
         self._changed = anyio.Event()
 
@@ -62,7 +62,8 @@ class ModelBoard:
         self._ref, self._ready, self._overdue = ref, False, None
 
     def progress(self, step: LoadProgress) -> None:
-        """A step of a load; nothing is reported of a load that is over. A caller's mistake is logged, once."""
+        """A step of a load; nothing is reported of a load that is over. If the callback raises, that is logged, and it
+        is not called again."""
         if self.on_progress is None or self.phase not in ("loading", "restarting"):
             return
         try:

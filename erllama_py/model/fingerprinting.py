@@ -1,7 +1,7 @@
 """Finding the fingerprint of a model that is being loaded: remembered, or hashed and then remembered.
 
-The memory is a folder of small JSON files, read and written from the loop by `aiofiles`, on the load's own threads. It
-is never a reason for a load to fail. What is hashed, and what is believed, is in `engine.fingerprint`.
+The memory is a folder of small JSON files, read and written from the loop by `aiofiles`, on the load's own threads. No
+failure of it fails a load. What is hashed, and which remembered hash counts, is in `engine.fingerprint`.
 """
 
 from __future__ import annotations
@@ -87,8 +87,9 @@ async def _known_or_hashed(
     return hashes
 
 
-# A file that a cancellation finds half opened would stay open until it is collected, and a temporary one for good: both
-# calls run to their end. Closed by hand, as the end of `async with aiofiles.open(…)` takes the application's threads.
+# Cancelled while it is being opened, a file would stay open until it is collected, and a temporary one would stay for
+# good: so both calls run to their end. Closed by hand, as the end of `async with aiofiles.open(…)` takes the
+# application's threads.
 
 
 async def recall(folder: Path, state: FileState, executor: Executor) -> str | None:
@@ -99,7 +100,7 @@ async def recall(folder: Path, state: FileState, executor: Executor) -> str | No
 
 
 async def store(folder: Path, entry: Remembered, executor: Executor) -> None:
-    """Remember a hash, whole or not at all. A store that cannot be written is done without."""
+    """Remember a hash, whole or not at all. If that fails, nothing is remembered."""
     await settle(asyncio.ensure_future(_store(folder, entry, executor)))
 
 

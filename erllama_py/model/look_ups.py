@@ -2,8 +2,8 @@
 
 Owns the tasks. `find` asks and posts `Found`; `read` reads the rows that the machine has chosen and posts a `RowRead`
 each, at most `READ_AHEAD` ahead of the engine; `end` stops it, reports to the cache what came of it, and frees the
-rows. One that is ended before all that it waits for is there was cancelled: its request has begun with nothing. Every
-look-up that was begun must be ended: rows stay pinned until then, or until this actor's name is free.
+rows. A look-up that is ended before its last answer or row arrived counts as cancelled: its request began without it.
+Every look-up that was begun must be ended: rows stay pinned until then, or until this actor's name is free.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class LookUps:
         self._due: dict[int, int] = {}  # answers and rows that a request still waits for
 
     def find(self, request: Request, tier: str, cuttable: bool) -> None:
-        """Ask the cache; `Found` comes of it."""
+        """Ask the cache; posts `Found`."""
         self._due[request.id] = 1
         self._start(request.id, self._find(request, tier, cuttable))
 
     def read(self, job: ReadRows) -> None:
-        """Read rows; a `RowRead` comes of each, and one without a row where reading ends early."""
+        """Read rows; posts a `RowRead` for each, and one without a row if reading ends early."""
         self._ahead[job.request_id] = anyio.Semaphore(READ_AHEAD)
         self._due[job.request_id] = len(job.rows)
         self._start(job.request_id, self._read(job))
@@ -89,8 +89,8 @@ class LookUps:
 
     async def _read(self, job: ReadRows) -> None:
         ahead = self._ahead[job.request_id]
-        # They begin in order, as the semaphore lets them; each is let go of as soon as it is handed on. No task group:
-        # its error would hold these frames, and the rows in them, until the garbage collector comes by.
+        # Reads begin in order, as the semaphore allows; each row is released once it is handed on. No task group: its
+        # error would hold these frames, and the rows in them, until the garbage collector runs.
         reads = deque(asyncio.ensure_future(self._read_one(row, ahead)) for row in job.rows)
         try:
             while reads:

@@ -14,7 +14,7 @@ from erllama_py.engine.jobs import Finished
 from erllama_py.results import Completion, Event, TextDelta
 from erllama_py.scheduler.messages import Outline, Submit
 
-SETTLE_SECONDS = 0.25  # a tick of an engine that does well, and some more
+SETTLE_SECONDS = 0.25  # more than a tick of a healthy engine
 
 
 class OpenRequest:
@@ -38,7 +38,7 @@ class OpenRequest:
         self._submit.feed(event)
 
     def so_far(self, outline: Outline, started_at: float | None, now: float) -> Finished:
-        """What the engine would say of it. How many of its tokens lie in the cells, nobody else knows."""
+        """What the engine would report, but for how many tokens lie in the cells: only the engine knows that."""
         began = now if started_at is None else started_at + outline.lookup_seconds + outline.restore_seconds
         first = self._first_at or now
         return Finished(

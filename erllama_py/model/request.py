@@ -84,7 +84,7 @@ def make_request(
 
 
 def salted(identity: Identity, salt: str | None) -> Identity:
-    """Whose rows a request with this salt may meet."""
+    """The identity of the rows that a request with this salt may use."""
     return Identity(fold_salt(identity.fingerprint, salt), identity.quant_bits, identity.ctx_params_hash)
 
 

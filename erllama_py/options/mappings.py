@@ -1,6 +1,6 @@
 """Options as mappings, for type checkers and editors: each has the names and types of the struct that documents it.
 
-Where a mapping may hold more than its struct, the door makes the struct's value of it: a path object, a single stop
+Where a mapping may hold more than its struct, parsing converts it: a path object, a single stop
 sequence, 32 bytes for 64 hex digits, a list. A section may be a mapping or a struct.
 """
 

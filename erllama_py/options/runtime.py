@@ -18,7 +18,7 @@ from erllama_py.options.tiers import LEAST_QUOTA, QuotaBytes, RamTier, TierSpec,
 
 RAM_TIER = "ram"
 
-# Share of the memory that is free when the runtime is made which the RAM tier may fill: enough for some hours of
+# The share of the memory free at the start of the runtime that the RAM tier may fill: enough for some hours of
 # chats with a small model, little enough that a second runtime, or a larger model, still finds room.
 RAM_SHARE = 0.1
 

@@ -95,7 +95,7 @@ class States:
     def state_bytes(self) -> int:
         """Bytes of a recurrent state, as each captured range carries it; only where there is one.
 
-        llama.cpp does not tell, so one token is decoded, measured and dropped again. Of a hybrid it can leave out
+        llama.cpp does not report it, so one token is decoded, measured and dropped again. Of a hybrid it can leave out
         what full attention keeps; should its attention have a window, the one cell of that is counted in.
         """
         if self._context.decode([Slice(0, 0, (0,), False)]) is not DecodeStatus.DONE:
