@@ -50,6 +50,7 @@ from erllama_py.actors.root import Tree as Tree
 from erllama_py.actors.running import FunctionRun as FunctionRun
 from erllama_py.actors.running import Runnable as Runnable
 from erllama_py.actors.running import settle as settle
+from erllama_py.actors.running import wait_any as wait_any
 from erllama_py.actors.snapshot import TreeNode as TreeNode
 from erllama_py.actors.state_machine import StateMachine as StateMachine
 from erllama_py.actors.supervisor import Supervisor as Supervisor

@@ -20,8 +20,7 @@ from erllama_py.errors import InvalidOption
 from erllama_py.options.pressure import PressureOpts
 from erllama_py.results import PressureState
 from erllama_py.watch.pressure import GetPressure, PressureMonitor
-from erllama_py.watch.pressure_plan import Reading
-from erllama_py.watch.pressure_reader import HANG_SECONDS, Reader
+from erllama_py.watch.pressure_sources import HANG_SECONDS, Reader, Reading
 
 pytestmark = pytest.mark.anyio
 

@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 from erllama_py.errors import InvalidOption
 from erllama_py.options.pressure import PressureOpts, parse_pressure
 from erllama_py.watch import pressure_sources
-from erllama_py.watch.pressure_plan import Reading, fullest, plan, read_answer
-from erllama_py.watch.pressure_sources import choose_source, read_nvidia_smi, system_memory
+from erllama_py.watch.pressure import plan
+from erllama_py.watch.pressure_sources import (
+    Reading,
+    choose_source,
+    fullest,
+    read_answer,
+    read_nvidia_smi,
+    system_memory,
+)
 
 GIB = 1 << 30
 
