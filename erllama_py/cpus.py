@@ -102,11 +102,11 @@ def _cores(root: Path, cpus: Collection[int]) -> dict[int, str]:
 
 def _quota(root: Path) -> float | None:
     """The least quota of the cgroups that this process is in and of those around them, in CPUs."""
-    quotas = [quota for folder in _cgroups(root) if (quota := _quota_of(folder)) is not None]
+    quotas = [quota for folder in cgroups(root) if (quota := _quota_of(folder)) is not None]
     return min(quotas, default=None)
 
 
-def _cgroups(root: Path) -> Iterator[Path]:
+def cgroups(root: Path) -> Iterator[Path]:
     """The folders of this process's cgroups up to the top: of version 2, and of version 1's `cpu` controller. In a
     container they may be mounted at the top under another path than `/proc/self/cgroup` says: the top counts too."""
     mount = root / "sys/fs/cgroup"

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from erllama_py.actors import Clock, Threads, wait_any
+from erllama_py.cpus import cgroups
 from erllama_py.errors import InvalidOption
 from erllama_py.options.pressure import PressureOpts
 
@@ -28,9 +29,6 @@ QUERY = ("--query-gpu=memory.used,memory.total", "--format=csv,noheader,nounits"
 # A driver that is not kept loaded takes some seconds to answer. Less than `HANG_SECONDS`, so that an nvidia-smi that
 # hangs is killed before its thread is given up.
 NVIDIA_SMI_SECONDS = 8.0
-
-PROC_CGROUP = Path("/proc/self/cgroup")
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 class Reading(NamedTuple):
@@ -107,27 +105,12 @@ def choose_source(opts: PressureOpts) -> Callable[[], Any] | None:
     return opts.source
 
 
-def system_memory(proc_cgroup: Path = PROC_CGROUP, cgroups: Path = CGROUPS) -> Reading:
-    """The machine's memory, or that of a control group with a limit around this process, if it is fuller."""
+def system_memory(root: Path = Path("/")) -> Reading:
+    """The machine's memory, or that of a control group with a limit around this process, if it is fuller. Version 2
+    alone: https://docs.kernel.org/admin-guide/cgroup-v2.html. `root` is where `proc` and `sys` lie."""
     machine = psutil.virtual_memory()
-    return fullest([Reading(machine.total - machine.available, machine.total), *_limited(proc_cgroup, cgroups)])
-
-
-def _limited(proc_cgroup: Path, cgroups: Path) -> list[Reading]:
-    """The memory of this process's control group and of those around it, where limited. Version 2 alone.
-    https://docs.kernel.org/admin-guide/cgroup-v2.html"""
-    try:
-        lines = proc_cgroup.read_text().splitlines()
-    except OSError:
-        return []  # not a Linux
-    path = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/")
-    group = cgroups / path.lstrip("/")
-    readings = []
-    # Inside a container the path may be one of the machine's, which is not there; its own group is then the topmost.
-    for folder in (group, *group.parents):
-        if folder.is_relative_to(cgroups):
-            readings += _group_memory(folder)
-    return readings
+    limited = (reading for folder in cgroups(root) for reading in _group_memory(folder))
+    return fullest([Reading(machine.total - machine.available, machine.total), *limited])
 
 
 def _group_memory(folder: Path) -> list[Reading]:
