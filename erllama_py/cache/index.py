@@ -21,6 +21,7 @@ import msgspec
 
 from erllama_py.cache.book import Book, Copy
 from erllama_py.cache.keys import Identity
+from erllama_py.results import RowInfo, TierInfo
 from erllama_py.tiers.messages import RowMeta, StoredRow
 
 Loss = Literal["evicted", "bad"]
@@ -108,6 +109,11 @@ class Index:
         """Forget a tier's rows, pending ones too; returns its book, to be freed."""
         return self.books.pop(name, None)
 
+    @property
+    def is_opening(self) -> bool:
+        """Whether any tier may have rows that are not known yet."""
+        return any(book.opened < 1.0 for book in self.books.values())
+
     # --- rows ----------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
@@ -194,3 +200,31 @@ class Index:
     def _use(self, key: bytes, hits: int, used_at: float) -> None:
         for book in self.books.values():
             book.use(key, hits, used_at)
+
+
+# --- as the application sees it --------------------------------------------------------------------------------------
+
+
+def row_infos(rows: Iterable[Entry]) -> list[RowInfo]:
+    """Every copy of these rows."""
+    return [
+        RowInfo(
+            key=row.key, parent=copy.meta.parent, start=copy.meta.start, end=copy.meta.end, tier=tier,
+            nbytes=copy.nbytes, reason=copy.meta.reason, hits=row.hits, created_at=copy.meta.created_at,
+            used_at=row.used_at, prefill_seconds=copy.meta.prefill_seconds, fingerprint=copy.meta.fingerprint,
+            build=copy.meta.build,
+        )
+        for row in rows
+        for tier, copy in row.copies.items()
+    ]  # fmt: skip
+
+
+def tier_infos(index: Index) -> list[TierInfo]:
+    """Every tier that runs."""
+    return [
+        TierInfo(
+            name=tier, kind=book.kind, quota_bytes=book.quota, used_bytes=book.used(), rows=len(book.rows),
+            opened=book.opened, problem=book.problem,
+        )
+        for tier, book in index.books.items()
+    ]  # fmt: skip

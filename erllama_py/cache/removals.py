@@ -15,7 +15,6 @@ from erllama_py.cache.eviction import Portions, evict_bytes, orphans, surplus
 from erllama_py.cache.index import Index
 from erllama_py.cache.messages import EvictBytes
 from erllama_py.cache.reservation import Reservations
-from erllama_py.counters import Counters
 from erllama_py.errors import TierError, TierStuck
 from erllama_py.tiers.messages import Delete, Introduce, Removed, Sweep, tier_actor_name
 from erllama_py.watch.log import get_logger
@@ -25,8 +24,8 @@ class Removals:
     """See the module's text. `now` is unix time in seconds."""
 
     def __init__(
-        self, index: Index, reservations: Reservations, counters: Counters, background: Background, names: Names,
-        now: Callable[[], float],
+        self, index: Index, reservations: Reservations, counters: dict[str, float], background: Background,
+        names: Names, now: Callable[[], float],
     ) -> None:  # fmt: skip
         self._index = index
         self._reservations = reservations
@@ -64,7 +63,7 @@ class Removals:
     def drop(self, tier: str, keys: tuple[bytes, ...]) -> None:
         """Hide these rows from look-ups now; their tier removes them when its queue gets there."""
         if keys:
-            self._counters.add(f"evicted.{tier}", len(keys))
+            self._counters[f"evicted.{tier}"] += len(keys)
             self._delete(tier, keys)
 
     def refuse(self, tier: str, key: bytes) -> None:
@@ -106,7 +105,7 @@ class Removals:
         replies = list[Reply[int]]()
         for tier, keys in portions:
             if keys:
-                self._counters.add(f"evicted.{tier}", len(keys))
+                self._counters[f"evicted.{tier}"] += len(keys)
                 replies += self._delete(tier, keys)
             await asyncio.sleep(0)
         freed, stuck = 0, None

@@ -1,6 +1,6 @@
 """The table of counters in the caching guide is what the code counts: no name more, no name less.
 
-The code's side is read from its syntax: the first argument of every `counters.add(…)`, where `{…}` in an f-string
+The code's side is read from its syntax: the name in every `counters[…] += …`, where `{…}` in an f-string
 stands for a set of words. Which words is told by the types that they have; where they are plain strings, by the
 calls that say them.
 """
@@ -51,11 +51,12 @@ def name_of(call: ast.Call) -> str:
 def counted() -> set[str]:
     """The names that the cache counts."""
     names: set[str] = set()
-    for call in calls("cache"):
-        function = call.func
-        through = isinstance(function, ast.Attribute) and getattr(function.value, "attr", "").endswith("counters")
-        if name_of(call) == "add" and (through or isinstance(function, ast.Name)):
-            names |= set(spelled(call.args[0]))
+    for path in sources("erllama_py/cache"):
+        for node in ast.walk(syntax(path)):
+            if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Subscript):
+                book = node.target.value
+                if (book.attr if isinstance(book, ast.Attribute) else getattr(book, "id", "")).endswith("counters"):
+                    names |= set(spelled(node.target.slice))
     return names
 
 
