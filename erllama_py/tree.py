@@ -1,4 +1,4 @@
-"""The supervision tree as data: who is in it, in what order, restarted how.
+"""The supervision tree as data: its members, their order, and how each is restarted.
 
 `TREE` is the whole of it. `build` makes supervisors of it, `describe` draws it (the page `docs/internals/actors.md`
 shows that drawing, and a test compares them). Children start from top to bottom and stop from bottom to top, so agent
@@ -68,7 +68,7 @@ class Branch:
 MODEL_LIMITS = RestartLimits(intensity=5, period=60.0)
 # A directory that is gone for a moment comes back within the backoff; one that is gone for good is given up.
 TIER_LIMITS = RestartLimits(intensity=5, period=60.0)
-# The cache and its tier in memory have no outside to fail for: more than this is an error in them.
+# The cache and its tier in memory depend on nothing outside: more failures than this are a fault of theirs.
 CACHE_LIMITS = RestartLimits(intensity=5, period=60.0)
 WATCH_LIMITS = RestartLimits(intensity=5, period=60.0)
 # Agent loops fail for outside reasons (a service that is down) and cost nothing to restart.

@@ -114,7 +114,7 @@ def _submit(state: State, event: Submit, now: float) -> tuple[State, list[Effect
 
 
 def _look(state: State, now: float) -> tuple[State, list[Effect]]:
-    """See what is over by now: the patience of those that wait for room, and what is held for silent sessions."""
+    """End what has expired: waits for room in the queue, and sequences held for silent sessions."""
     effects: list[Effect] = []
     while (one := state.queue.first_end()) is not None and one.room_by is not None and one.room_by <= now:
         state = without_request(state, one.core.request.id)

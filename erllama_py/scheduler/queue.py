@@ -96,7 +96,7 @@ class Queue(msgspec.Struct, frozen=True):
         return len(self.requests)
 
     def __iter__(self) -> Iterator[Waiting]:
-        """As they were called for."""
+        """By id, so in the order of the calls."""
         return iter(self.requests)
 
     def get(self, request_id: int) -> Waiting | None:

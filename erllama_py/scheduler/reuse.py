@@ -2,7 +2,7 @@
 
 The laws: what is kept is a prefix of the prompt; its last token is computed unless its logits are known; no memory
 is cut where it cannot be; a row is restored whole, after the one before it, and only the last one may be cut back;
-rows are taken where they give more than the live cells do, by so much that reading them takes less than it spares.
+rows are taken where they give enough more than the live cells do that reading them takes less time than it saves.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def _work(state: State, restoring: Restoring, now: float) -> tuple[State, list[E
         begun = changed(restoring.begun, captured_to=max(restoring.begun.captured_to, saved_to))
         working = Working(core, begun, allocation, restoring.since)
     else:
-        if restoring.hit is None:  # what is saved already is not known: nothing is, until the cache is back
+        if restoring.hit is None:  # what is saved already is unknown: save nothing until the cache is back
             request = changed(request, plan=None)
         job = Generate(
             request_id=request.id, seq_id=slot.seq_id, tokens=request.tokens, keep=hit.prefix_len,
@@ -179,10 +179,10 @@ def _work(state: State, restoring: Restoring, now: float) -> tuple[State, list[E
         begun = Begun(_outline_of(restoring, hit, now), request, captured_to=saved_to)
         core = changed(core, request=request, lost_from=NOTHING_LOST)
         working = Working(core, begun, allocation, restoring.since)
-        if request.plan is not None:  # else its prompt is lost when it is parked, so its turn begins after that
+        if request.plan is not None:  # else parking loses its prompt: the turn begins after that
             working = is_back(working, now)
     state = changed(with_request(state, working), last_hit=hit)
-    # The engine lets the followers share what is computed now when it is there.
+    # What is computed now, the engine shares with the followers once it is there.
     forks = [fork_job(one, slot.seq_id, share.end) for one, share in _followers(state, request.id)]
     return state, [ended, SendJob(job), *forks]
 
@@ -209,7 +209,7 @@ def _reached(restoring: Restoring) -> tuple[CacheHit, bool, int]:
 
 
 def is_back(working: Working, now: float) -> Working:
-    """A request gets on from now on: its turn begins."""
+    """A request advances from now on: its turn begins."""
     return changed(working, back_at=now, came_in=now - working.since)
 
 

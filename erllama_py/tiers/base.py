@@ -3,8 +3,8 @@
 Owns the tier's list of its rows, and its queue: rows that are to be stored and removed, the only place where they wait
 between the engine and the file. One task does what is queued, in order, so parents are stored before children,
 rows are removed before others are written that need their room, and nothing else changes the store meanwhile. A job
-that fails costs no other. What the queue may hold is bounded by the buffers that rows of models lie in, and by the
-reservations of the cache. Reading does not wait for it. A subclass says how rows are put, read and removed.
+that fails does not affect later ones. What the queue may hold is bounded by the buffers that rows of models lie in, and
+by the reservations of the cache. Reading does not wait for it. A subclass says how rows are put, read and removed.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from erllama_py.watch.log import get_logger
 
 # Rows in one report: the cache takes one in about a millisecond, also while other threads read headers.
 BATCH = 64
-# How long a caller waits while its read, or one and the same change of the queue, does not end; as long as for a stop.
+# How long callers wait for one read, or for one change in the queue; as long as for a stop.
 STUCK_SECONDS = 60.0
 
 
 class _Watch:
-    """Until it is over: again and again tells those that wait for what takes too long. That goes on.
+    """While something takes too long, fail the replies that wait for it, again and again; the work itself goes on.
 
     When it is over it is freed at once, for it refers to replies, and they to the rows that were read.
     """
@@ -105,7 +105,7 @@ class TierActor(Actor[TierMessage]):
         while len(self._queue) > 1:  # one that has begun may be past the point where it can be cancelled
             self._queue.pop()
         await self.tasks.stop()
-        self._queue.clear()  # somebody may keep this actor's error, and with its frames the actor: not the buffers
+        self._queue.clear()  # whatever keeps this actor's error keeps the actor too: not the buffers
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.tier!r}: {len(self.rows)} rows, {len(self._queue)} changes queued>"
@@ -121,8 +121,8 @@ class TierActor(Actor[TierMessage]):
                 await self._settle(*self._queue[0], waited)
             finally:
                 watch.over()
-            # Only now: a message that comes meanwhile begins no second task. And before the next row is waited for:
-            # the buffer of this one is free.
+            # Only now, so that no message that comes meanwhile begins a second task; and before waiting for the next
+            # row, so that the buffer of this one is free.
             self._queue.popleft()
             waited = True
 
@@ -199,7 +199,7 @@ class TierActor(Actor[TierMessage]):
             self.tell(TierRows(self.tier, batch, before + start + len(batch), total))
 
     def tell(self, report: TierReport) -> None:
-        """Cast to the cache. One that is not there asks for everything once it is."""
+        """Cast to the cache. A cache that is down asks for everything once it is back."""
         with suppress(NameNotFound, MailboxClosed):
             self.names.cast(CACHE, report, bounded=False)
 
@@ -213,7 +213,7 @@ class TierActor(Actor[TierMessage]):
             raise ReservationGone(self.tier, "the reservation does not stand any more")
 
     def stored(self, reservation: int, row: StoredRow) -> StoredRow:
-        """A row is published: note it, and tell the cache before anybody else."""
+        """A row is published: note it, and tell the cache before the caller."""
         self.rows[row.meta.key] = row
         self.tell(RowStored(self.tier, reservation, row))
         return row
@@ -233,7 +233,7 @@ class TierActor(Actor[TierMessage]):
 
 def _let_go(error: BaseException | None) -> None:
     """Drop the frames of an error and of those that led to it. An error that a thread raises refers to its future,
-    which holds it, and to the frames here: the row's buffer would be out until the garbage collector comes by."""
+    which holds it, and to the frames here: the row's buffer would stay leased until the garbage collector runs."""
     while error is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 # File systems give out whole blocks; 4 KiB is the block of all common ones and the page of a memory file system.
 BLOCK = 4096
 
-# What was set aside is evidence for a person to look at, not a store: so many files, and so much of the quota.
+# What was set aside is evidence for a person to look at, not a store: at most this many files, and this fraction of the
+# quota.
 MOST_ASIDE = 64
 ASIDE_SHARE = 16
 

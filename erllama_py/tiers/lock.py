@@ -163,7 +163,7 @@ def _check_owner(tier: str, place: Place) -> None:
         raise TierFailed(
             tier, f"the directory {place.root} is open to others and holds something else; use a new one, or chmod 700"
         )
-    # A cleaner of old files takes the lock away: nobody writes to it.
+    # A cleaner of old files may remove the lock, because its file never changes.
     if LOCK not in entries and entries & ALL and not (private and entries >= {ROWS, ASIDE} and _only_rows(place)):
         raise TierFailed(
             tier, f"the directory {place.root} has a {ROWS!r} or {ASIDE!r}, but no {LOCK!r}, and does not look like a "

@@ -132,9 +132,9 @@ class Introduce(msgspec.Struct, frozen=True):
 
 
 class Sweep(msgspec.Struct, frozen=True):
-    """Remove what was set aside and what nobody owns. Answered with the bytes freed.
+    """Remove what was set aside, and stray files. Answered with the bytes freed.
 
-    What could not be read for a moment is looked at again then; a file that cannot be read is no stray.
+    Files that could not be read for a moment are looked at again then; a file that cannot be read is no stray.
     """
 
 
@@ -179,7 +179,7 @@ class PutFailed(msgspec.Struct, frozen=True):
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """These rows are out of the tier, their bytes free; not `ok`: that failed, and nobody knows which are there."""
+    """These rows are out of the tier, their bytes free; not `ok`: that failed, and which are left is unknown."""
 
     tier: str
     keys: tuple[bytes, ...]

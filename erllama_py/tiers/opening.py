@@ -37,7 +37,7 @@ class Opening:
         return self.again.union(self.unseen, self.unreadable)
 
     def settle(self, names: Iterable[str]) -> None:
-        """What these are is known, not from here."""
+        """What these files are is known from elsewhere."""
         for name in names:
             self.unseen.pop(name, None)
             self.again.discard(name)

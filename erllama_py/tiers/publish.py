@@ -80,7 +80,7 @@ class Draft:
         self.layout = row_file.layout(row.meta)
         self.nbytes = on_disk(self.layout.file_bytes)
         self.name = row_file.file_name(row.meta.key)
-        # The process and a number: unlike every other one that can be there, as a directory has one owner.
+        # The process and a number: unique in the directory, which has one owner.
         self.temp = f"{os.getpid()}-{next(_numbers)}{TEMP_SUFFIX}"
         self.checksums = (b"", b"")
         self.named = False  # the target is our file

@@ -159,7 +159,7 @@ class Store:
                     os.close(fd)
 
     def close(self) -> None:
-        """Free the lock. Nobody is reading any more."""
+        """Free the lock. No read is under way any more."""
         if self.place is not None:
             self.place.close()
             self.place = None

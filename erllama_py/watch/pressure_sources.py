@@ -1,4 +1,4 @@
-"""What measures how full the memory is, and how it is asked: one reading at a time, without ever holding anybody up.
+"""What measures how full the memory is, and how it is asked: one reading at a time, without delaying the monitor.
 
 A source is the machine or container, the GPUs, or a callable of the caller's, and may block, fail or hang. What blocks
 is called on a thread of its own, begun once: one that never returns keeps neither the runtime nor the process from
