@@ -33,7 +33,7 @@ from erllama_py.actors import (
 )
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.handle import Cache
-from erllama_py.engine.backends import BackendFactory, make_backend
+from erllama_py.engine import BackendFactory, make_backend
 from erllama_py.errors import (
     ErllamaError,
     InvalidOption,
@@ -54,8 +54,7 @@ from erllama_py.options.check import under
 from erllama_py.options.mappings import ModelConfigDict, PolicyOptsDict, PressureOptsDict, RestartLimitsDict, TierDict
 from erllama_py.options.model import ModelConfig, check_name, check_tier, parse_model_config
 from erllama_py.options.policy import PolicyOpts
-from erllama_py.options.pressure import PressureOpts
-from erllama_py.options.runtime import SAVE_BUFFER_BYTES, SWITCH_SECONDS, parse_runtime_options
+from erllama_py.options.runtime import SAVE_BUFFER_BYTES, SWITCH_SECONDS, PressureOpts, parse_runtime_options
 from erllama_py.options.tiers import TierSpec, parse_tier
 from erllama_py.results import LoadProgress, ModelInfo, PressureState
 from erllama_py.tiers.registry import TierRegistry

@@ -30,11 +30,10 @@ from erllama_py.actors import (
 )
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.actor import CacheActor
-from erllama_py.engine.backends import BackendFactory
+from erllama_py.engine import BackendFactory
 from erllama_py.model.actor import ModelActor
 from erllama_py.model.board import ModelBoard
-from erllama_py.options.pressure import PressureOpts
-from erllama_py.options.runtime import RAM_TIER
+from erllama_py.options.runtime import RAM_TIER, PressureOpts
 from erllama_py.options.tiers import RamTier, TierSpec
 from erllama_py.scheduler.messages import actor_name
 from erllama_py.tiers.directory import DirectoryTier

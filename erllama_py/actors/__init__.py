@@ -10,6 +10,7 @@ from __future__ import annotations
 from erllama_py.actors.actor import Actor as Actor
 from erllama_py.actors.actor import ActorRun as ActorRun
 from erllama_py.actors.actor import Answer as Answer
+from erllama_py.actors.actor import StateMachine as StateMachine
 from erllama_py.actors.actor import Stop as Stop
 from erllama_py.actors.background import Background as Background
 from erllama_py.actors.child import ChildFailure as ChildFailure
@@ -52,6 +53,5 @@ from erllama_py.actors.running import Runnable as Runnable
 from erllama_py.actors.running import settle as settle
 from erllama_py.actors.running import wait_any as wait_any
 from erllama_py.actors.snapshot import TreeNode as TreeNode
-from erllama_py.actors.state_machine import StateMachine as StateMachine
 from erllama_py.actors.supervisor import Supervisor as Supervisor
 from erllama_py.actors.threads import Threads as Threads

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from erllama_py.cpus import ThreadChoice
 from erllama_py.engine.backend import Backend
-from erllama_py.engine.cpu_pressure import Pressures, Sort, Watch
 from erllama_py.engine.cpu_share import Claim, CpuShare, Seat
+from erllama_py.engine.cpu_watch import Pressures, Sort, Watch
 from erllama_py.engine.thread_count import Counting, next_count, observed
 from erllama_py.engine.thread_trial import Shape
 

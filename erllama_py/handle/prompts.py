@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from erllama_py.chat.anchors import anchors as find_anchors
+from erllama_py.chat.turns import anchors as find_anchors
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import InvalidText
 from erllama_py.handle.caller import INLINE_LENGTH, Caller, Prepared

@@ -21,7 +21,7 @@ from erllama_py.actors import Background, Exit, Reply, StateMachine, Stop, Threa
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.client import CacheClient
 from erllama_py.cache.messages import RowBytes, Save, SaveLost, Skipped
-from erllama_py.engine.backends import BackendFactory
+from erllama_py.engine import BackendFactory
 from erllama_py.engine.failure import Failure
 from erllama_py.engine.jobs import DrillFault, Outcome
 from erllama_py.engine.thread import EngineThread

@@ -11,7 +11,7 @@ from typing import Literal, TypedDict
 
 from erllama_py.options.model import ContextOpts, KVType, ModelOpts, SchedulerOpts, StubOpts
 from erllama_py.options.policy import PolicyOpts
-from erllama_py.options.pressure import Source
+from erllama_py.options.runtime import Source
 
 
 class TurnOptionsDict(TypedDict, total=False):

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from erllama_py.actors import Actor, Answer, Background, Clock, Exit, Reply
-from erllama_py.options.pressure import PressureOpts
+from erllama_py.options.runtime import PressureOpts
 from erllama_py.results import PressureState
 from erllama_py.watch.log import get_logger
 from erllama_py.watch.pressure_sources import Reader, Reading, choose_source

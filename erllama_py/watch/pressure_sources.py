@@ -21,7 +21,7 @@ import psutil
 from erllama_py.actors import Clock, Threads, wait_any
 from erllama_py.cpus import cgroups
 from erllama_py.errors import InvalidOption
-from erllama_py.options.pressure import PressureOpts
+from erllama_py.options.runtime import PressureOpts
 
 HANG_SECONDS = 10.0  # readings are meant to take far less than one
 NVIDIA_SMI = "nvidia-smi"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.chat.anchors import MADE_UP, Message, anchors
 from erllama_py.chat.template import ChatTemplate
+from erllama_py.chat.turns import MADE_UP_MESSAGE, Message, anchors
 from erllama_py.engine.stub import CHAT_TEMPLATE as CHATML
 
 # The system text goes into the first user's turn, and turns alternate.
@@ -120,7 +120,10 @@ def test_a_turn_asked_again_parts_behind_the_last_anchor(
     assert mine_at[-1] >= len(ends)
 
 
-@given(texts, st.lists(st.sampled_from([system("s"), user("u"), said("a"), user(MADE_UP)]), min_size=1, max_size=6))
+SHAPES = st.sampled_from([system("s"), user("u"), said("a"), user(MADE_UP_MESSAGE)])
+
+
+@given(texts, st.lists(SHAPES, min_size=1, max_size=6))
 def test_anchors_ascend_inside_the_prompt(prompt: str, messages: list[dict[str, Any]]) -> None:
     """For conversations of any shape: at most two, each leaving a token to compute."""
     for source in (CHATML, BARE, TOOLS_LAST, HIDES_USERS):

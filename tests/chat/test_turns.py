@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama_py.chat.template import ChatTemplate
-from erllama_py.chat.turns import MADE_UP, Message, text_after_reply
+from erllama_py.chat.turns import MADE_UP_REPLY, Message, text_after_reply
 from erllama_py.engine.stub import CHAT_TEMPLATE as CHATML
 
 # The system text goes into the first user's turn; texts are trimmed and turns alternate.
@@ -124,7 +124,9 @@ def test_what_follows_does_not_depend_on_the_reply(
 
 
 @pytest.mark.parametrize("source", KEEPING)
-@given(st.lists(st.sampled_from([user("u"), said("a"), said(MADE_UP), user(MADE_UP), user("")]), max_size=5))
+@given(
+    st.lists(st.sampled_from([user("u"), said("a"), said(MADE_UP_REPLY), user(MADE_UP_REPLY), user("")]), max_size=5)
+)
 def test_any_messages_give_a_text_or_none(source: str, messages: list[dict[str, Any]]) -> None:
     """Also those that a template refuses, or that say what nobody says."""
     after = text_after_reply(messages, [user("n")], rendering(source))

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
+from erllama_py.engine import make_backend
 from erllama_py.engine.backend import Backend, DecodeStatus, MemoryKind, Sampling, Slice
-from erllama_py.engine.backends import make_backend
 from erllama_py.options.model import ModelConfig
 from helpers.tiny_gguf import WINDOW, Kind, tiny_gguf
 

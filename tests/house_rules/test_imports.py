@@ -57,7 +57,7 @@ ARROWS: dict[str, set[str]] = {
 # Between rooms: what may be imported from outside, apart from what a room's `__init__` hands out. The tree puts the
 # rooms together and may enter all of them; `chat` and `options` are leaves, and all of their modules are doors.
 DOORS: dict[str, set[str]] = {
-    "engine": {"backend", "backends", "failure", "jobs", "thread", "fingerprint"},
+    "engine": {"backend", "failure", "jobs", "thread", "fingerprint"},
     "handle": {"model", "session", "stream", "caller", "by_id", "supervised"},
     "model": {"actor", "board", "registry", "request"},
     "scheduler": {"machine", "outcomes", "messages", "state", "stages", "reuse"},

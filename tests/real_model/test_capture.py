@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from erllama_py.engine import make_backend
 from erllama_py.engine.backend import Backend, DecodeStatus, Sampling, Slice
-from erllama_py.engine.backends import make_backend
 from erllama_py.options.model import ModelConfig
 from erllama_py.serve.models import fetch
 

@@ -11,8 +11,8 @@ import pytest
 from helpers.cache import CONTEXT, PROMPT, ask, model_at, ram_model
 
 from erllama_py.cache.keys import Identity
+from erllama_py.engine import BackendFactory
 from erllama_py.engine.backend import FileFacts, ModelFacts
-from erllama_py.engine.backends import BackendFactory
 from erllama_py.engine.stub import StubBackend
 from erllama_py.options.model import ModelConfig
 
