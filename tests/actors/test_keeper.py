@@ -58,7 +58,7 @@ async def test_a_failed_one_that_was_replaced_leaves_its_successor_in_the_tree()
             assert supervisor.child_names() == ("a",)
 
 
-async def test_what_ended_for_good_is_told_once_whatever_the_reason() -> None:
+async def test_an_end_for_good_is_reported_once_whatever_the_reason() -> None:
     """Stopped, returned, raised, given up, failed to start, and with its supervisor: each exactly once."""
 
     async def give() -> int:
@@ -139,7 +139,7 @@ async def test_the_crash_that_spends_the_budget_says_to_open_calls_that_it_was_t
         assert last == [False] * ROUND.intensity + [True]
 
 
-async def test_a_permanent_child_that_returns_is_told_apart_from_one_that_fails() -> None:
+async def test_a_permanent_child_that_returns_is_distinguished_from_one_that_fails() -> None:
     """The error says that it returned, and why that was no end."""
 
     async def give() -> int:

@@ -12,7 +12,7 @@ from erllama_py.actors import ActorError, Reply
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_answer_reaches_the_one_who_waits() -> None:
+async def test_the_answer_reaches_the_waiter() -> None:
     """Sent before or after the wait begins."""
     early: Reply[int] = Reply("callee")
     assert early.send(1)

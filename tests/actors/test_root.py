@@ -225,7 +225,7 @@ async def test_a_stop_during_the_start_takes_it_back() -> None:
         assert not len(stage.names)
 
 
-async def test_a_block_cancelled_at_any_await_leaves_nothing_behind() -> None:
+async def test_a_block_cancelled_at_any_await_leaves_no_task() -> None:
     """In its start, its body and its stop."""
 
     async def scenario(strike: Strike) -> None:

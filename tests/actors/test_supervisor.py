@@ -140,7 +140,9 @@ async def test_a_crash_restarts_what_the_strategy_names_after_the_backoff(strate
         ("temporary", "stop", "finished"),
     ],
 )
-async def test_the_restart_type_says_who_comes_back(restart: Restart, message: str, state: str) -> None:
+async def test_the_restart_type_decides_which_children_are_restarted(
+    restart: Restart, message: str, state: str
+) -> None:
     """Permanent always, transient after failures, temporary never."""
     async with quiet_loop():
         stage = Stage()
@@ -269,7 +271,7 @@ async def test_an_earlier_child_that_crashes_during_a_backoff_takes_the_waiting_
             assert [entry for entry in stage.log if entry.startswith("init")] == ["init a", "init b", "init c"]
 
 
-async def test_functions_under_a_supervisor_are_told_apart_by_how_they_end() -> None:
+async def test_functions_under_a_supervisor_are_handled_by_how_they_end() -> None:
     """A return finishes a transient one, an error restarts it, a stop cancels it."""
     async with quiet_loop():
         clock, ends = ManualClock(), asyncio.Queue[Exception | None]()

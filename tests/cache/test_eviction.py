@@ -59,7 +59,7 @@ def test_a_pinned_row_stays_and_so_does_all_before_it() -> None:
     assert len(choose_victims(index, "disk", 5000, 0.0)[0]) == 3
 
 
-def test_a_row_that_one_on_its_way_goes_on_from_stays() -> None:
+def test_a_row_that_a_pending_one_extends_stays() -> None:
     """Or the new one would hang in the air."""
     first, second = chain(STORY, 10, 20)
     index = index_of(first)

@@ -62,7 +62,7 @@ SLIPS: dict[str, tuple[Call, str]] = {
 
 
 @pytest.mark.parametrize("slip", SLIPS)
-async def test_a_slip_is_told_to_who_made_it(slip: str) -> None:
+async def test_bad_arguments_raise_at_the_caller(slip: str) -> None:
     """With what was expected; what was there is there, and nothing was counted."""
     call, problem = SLIPS[slip]
     async with erllama.Runtime() as runtime:

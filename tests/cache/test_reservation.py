@@ -162,7 +162,7 @@ def disk_with(*rows: RowMeta) -> tuple[Index, Reservations]:
     return index, Reservations(index)
 
 
-def test_a_row_does_not_stand_once_what_it_goes_on_from_is_lost() -> None:
+def test_a_reservation_does_not_stand_once_the_row_before_it_is_lost() -> None:
     """A file that is found damaged while the next row is on its way; it stands again if the row comes back."""
     first, second = chain(STORY, 10, 20)
     index, reservations = disk_with(first)
@@ -173,7 +173,7 @@ def test_a_row_does_not_stand_once_what_it_goes_on_from_is_lost() -> None:
     assert reservations.stands(number)
 
 
-def test_a_row_behind_a_lost_one_is_saved_again_with_another_start() -> None:
+def test_a_row_after_a_lost_one_is_saved_again_with_another_start() -> None:
     """Nobody finds the old copy any more; what goes on from it is found again behind the new one."""
     first, second, third = chain(STORY, 10, 20, 30)
     index, reservations = disk_with(second, third)
@@ -191,7 +191,7 @@ def test_a_row_behind_a_lost_one_is_saved_again_with_another_start() -> None:
     assert reservations.reserve(second, "disk", 1000, 0.0) == Refused("duplicate")
 
 
-def test_a_row_that_goes_on_from_one_behind_a_lost_one_has_no_parent() -> None:
+def test_a_row_that_extends_one_after_a_lost_one_has_no_parent() -> None:
     """However long the chain between them is; nor does it stand, if the row was lost meanwhile."""
     rows = chain(STORY, *range(10, 91, 10))
     index, reservations = disk_with(*rows[:-1])
@@ -213,7 +213,7 @@ def test_a_row_that_is_saved_again_is_nobodys_victim() -> None:
     assert [key for _, keys in orphans(index, "disk") for key in keys] == []
 
 
-def test_a_long_chain_on_its_way_is_given_up_as_one() -> None:
+def test_a_long_pending_chain_is_given_up_as_one() -> None:
     """Far more rows than calls may be nested."""
     tokens = list(range(1100))
     rows = chain(tokens, *range(1, 1100))

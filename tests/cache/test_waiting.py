@@ -34,7 +34,7 @@ def books() -> tuple[Index, Reservations]:
 
 
 @pytest.mark.parametrize("opening", [False, True])
-def test_a_row_on_its_way_is_awaited_by_who_names_it(books: tuple[Index, Reservations], opening: bool) -> None:
+def test_a_pending_row_is_awaited_by_a_look_up_that_names_it(books: tuple[Index, Reservations], opening: bool) -> None:
     """Where it is on the prompt's path, and they have time; one that is there already is not."""
     assert awaited(find(parent_key=SECOND.key), *books, opening) == SECOND.key
     assert awaited(find(parent_key=FIRST.key), *books, opening) is None

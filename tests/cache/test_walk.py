@@ -135,7 +135,7 @@ def test_rows_of_two_owners_never_meet() -> None:
         assert (hit.chain, hit.length, hit.miss and hit.miss.reason) == ((), 0, reason)
 
 
-def test_rows_behind_a_lost_one_are_no_rows_with_other_settings() -> None:
+def test_rows_after_a_lost_one_do_not_count_as_rows_with_other_settings() -> None:
     """Nothing leads to them, whatever became of the first."""
     _, second = chain(STORY, 32, 64)
     miss = look(index_of(second), STORY).miss
@@ -165,7 +165,7 @@ def test_every_end_on_the_path_is_reached() -> None:
     assert [(row.meta.start, row.meta.end) for row in hit.reached] == [(0, 32), (32, 40), (32, 64)]
 
 
-def test_a_row_that_parts_from_the_prompt_inside_is_used_up_to_there_where_cells_can_be_cut() -> None:
+def test_a_row_that_diverges_from_the_prompt_is_used_up_to_there_where_cells_can_be_cut() -> None:
     """Otherwise the row before it is the last."""
     index = index_of(*chain(OTHER, 32, 80))  # parts from STORY at 32
     prompt = OTHER[:60] + [9] * 20
@@ -173,7 +173,7 @@ def test_a_row_that_parts_from_the_prompt_inside_is_used_up_to_there_where_cells
     assert look(index, prompt, cuttable=False).length == 32
 
 
-def test_what_is_on_its_way_counts_as_saved_but_cannot_be_read() -> None:
+def test_a_pending_row_counts_as_saved_but_cannot_be_read() -> None:
     """New rows continue behind it; the hit ends before it."""
     first, second = chain(STORY, 32, 64)
     index = index_of(first)

@@ -179,7 +179,7 @@ def test_a_row_whose_tokens_are_not_those_of_its_key_is_never_used(cuttable: boo
     assert (hit.length, [row.tier for row in hit.chain]) == (200, ["disk", "disk"])
 
 
-def test_a_row_on_its_way_to_a_tier_that_has_it_cut_otherwise_is_saved() -> None:
+def test_a_row_pending_in_a_tier_that_has_it_with_another_start_is_saved() -> None:
     """A directory that is still being read may have what is saved again meanwhile."""
     first, second = chain(PROMPT, 100, 200)
     other = meta(PROMPT, 150, 200)  # goes on from what this tier does not have

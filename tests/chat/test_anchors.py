@@ -107,7 +107,7 @@ def test_conversations_with_one_system_prompt_have_one_first_anchor(
 
 @pytest.mark.parametrize("tokenize", TOKENIZERS)
 @given(texts, texts, texts, st.lists(st.tuples(texts, texts), max_size=3))
-def test_a_turn_asked_again_parts_behind_the_last_anchor(
+def test_a_turn_asked_again_diverges_after_the_last_anchor(
     tokenize: Tokenize, prompt: str, one: str, other: str, turns: list[tuple[str, str]]
 ) -> None:
     """The conversation before it is shared whole, up to a token."""

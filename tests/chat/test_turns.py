@@ -91,7 +91,7 @@ def test_prompt_reply_and_what_follows_are_the_whole(
 
 @pytest.mark.parametrize("source", [TRIMMING, HEADERS])
 @given(turns, texts, texts, texts)
-def test_a_template_that_trims_replies_is_followed_behind_them(
+def test_a_template_that_trims_replies_is_followed_after_them(
     source: str, before: list[tuple[str, str]], asked: str, answer: str, new: str
 ) -> None:
     """The reply keeps its spaces, which were read; all else is the template's."""

@@ -137,7 +137,7 @@ def test_a_tail_that_is_removed_and_decoded_again_changes_nothing(subject: Subje
         assert backend.positions(0) == before
 
 
-def test_a_sequence_removed_as_a_whole_can_be_used_anew(backend: Backend) -> None:
+def test_a_sequence_removed_as_a_whole_can_be_used_again(backend: Backend) -> None:
     """Every kind of memory can drop a whole sequence, and nothing of it is left."""
     first = complete(backend, 0, PROMPT)
     assert backend.remove(0, 0, -1)

@@ -91,7 +91,7 @@ def test_a_batch_that_finds_no_cells_gets_smaller(room: int, tried: Any, settled
     assert (table.tried, table.settled) == (tried, settled)
 
 
-def test_who_finds_no_cell_for_one_token_is_stuck() -> None:
+def test_a_request_that_finds_no_cell_for_one_token_is_stuck() -> None:
     """Nobody else is: they were not tried."""
     table = Table(2, room_for(0))
     result = table.decode()
@@ -109,7 +109,7 @@ def test_the_culprit_is_found_by_trying_each_alone(culprits: tuple[int, ...]) ->
 
 
 @pytest.mark.parametrize("memory", ["full", "recurrent"])
-def test_a_culprit_is_found_that_fails_behind_its_beginning_only(memory: MemoryKind) -> None:
+def test_a_culprit_is_found_that_fails_only_after_its_beginning(memory: MemoryKind) -> None:
     """A recurrent state is lost with the decode that fails: each is computed up to where it was, and further, alone."""
 
     def script(slices: Sequence[Slice]) -> DecodeStatus:

@@ -309,7 +309,7 @@ def test_an_abort_before_the_load_is_remembered(models: Path, configure: Configu
     backend.close()
 
 
-def test_closing_waits_for_those_who_tokenize(models: Path, configure: Configure) -> None:
+def test_closing_waits_for_calls_that_tokenize(models: Path, configure: Configure) -> None:
     """Calls in other threads end well or with `ModelNotLoaded`; none meets freed memory."""
     backend = loaded(configure(tiny_gguf("dense", models)))
     errors: list[BaseException] = []

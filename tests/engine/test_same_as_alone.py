@@ -208,7 +208,7 @@ def alone(make: Maker, tokens: list[int]) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_reply_does_not_depend_on_who_else_is_served(make: Maker) -> None:
+def test_a_reply_does_not_depend_on_other_requests(make: Maker) -> None:
     """Side by side, arriving at any tick, parked in the prompt or in the reply, restored or computed again, forked."""
     seen: Counter[str] = Counter()
     for seed in range(5):

@@ -148,7 +148,7 @@ def test_a_range_of_a_fork_is_captured_like_one_of_its_source(backend: Backend, 
     elsewhere.close()
 
 
-def test_a_row_is_restored_behind_shared_cells(backend: Backend, fresh: Backend) -> None:
+def test_a_row_is_restored_after_shared_cells(backend: Backend, fresh: Backend) -> None:
     """What the cache holds beyond the common beginning goes into the fork alone."""
     payload = capture(backend, 0, SHORTER, LENGTH)
     decode(fresh, Slice(0, 0, PROMPT[:SHORTER], False))

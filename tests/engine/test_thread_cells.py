@@ -129,7 +129,7 @@ async def test_without_a_buffer_nothing_is_copied_and_the_next_range_is_longer()
 
 
 @pytest.mark.parametrize(("nbytes", "skipped"), [(GRAIN, "no_buffer"), (GRAIN + 1, "too_large")])
-def test_a_range_that_no_buffer_will_ever_hold_is_told_apart(nbytes: int, skipped: str) -> None:
+def test_a_range_that_no_buffer_will_ever_hold_is_reported_as_too_large(nbytes: int, skipped: str) -> None:
     """Buffers are lent in whole MiB, so what is left of the budget beside those is none."""
 
     class Backend(StubBackend):
@@ -156,7 +156,7 @@ async def test_buffers_come_back_when_nobody_holds_the_bytes() -> None:
         await until(lambda: buffers.leased == 0)  # the thread lets go of what it has posted by itself
 
 
-async def test_a_token_does_not_wait_for_the_copy_behind_it() -> None:
+async def test_a_token_does_not_wait_for_the_copy_after_it() -> None:
     """What was drawn in a tick is posted before cells are copied in it."""
     async with engine(stub()) as driver:
         driver.thread.submit(generate(1, range(40), stream=True, saves=plan(20)))

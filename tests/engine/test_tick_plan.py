@@ -140,7 +140,7 @@ def test_alone_a_prompt_has_the_whole_batch(need: Need, n_batch: int, chunk: int
     assert plan_tick([alone], n_batch, n_batch, chunk) == [Portion(0, min(alone.tokens, n_batch))]
 
 
-def test_who_has_waited_long_goes_before_a_higher_priority() -> None:
+def test_a_prompt_that_has_waited_long_goes_before_a_higher_priority() -> None:
     """After `PATIENCE` ticks for each other prompt the order is by waiting; before that it is by priority, then by
     arrival."""
     wanted = [

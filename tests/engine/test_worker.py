@@ -64,7 +64,7 @@ def test_rows_come_first_and_prompts_in_slices_that_streams_wait_for() -> None:
     assert again.decodes == [[(0, 64)], [(0, 36)]]
 
 
-def test_a_decode_that_is_one_requests_alone_is_told_and_no_other() -> None:
+def test_a_decode_for_one_request_alone_is_announced_and_no_other() -> None:
     """Only such a one may be aborted for a cancel."""
     many = bench()
     many.do(generate(1, prompt(1), max_new_tokens=2), generate(2, prompt(2), seq_id=1, max_new_tokens=4))
@@ -120,7 +120,7 @@ def test_nobody_decodes_beyond_what_was_granted() -> None:
     assert (end.token_ids, end.held) == (alone(prompt(1)).token_ids, 17)
 
 
-def test_who_is_answered_in_time_never_stands_still() -> None:
+def test_a_request_that_gets_its_grant_in_time_never_stalls() -> None:
     """More cells are asked for while there are some left: the answer may take some ticks."""
     one = bench()
     one.do(generate(1, prompt(1), limit=40, max_new_tokens=60))
@@ -146,7 +146,7 @@ def test_a_prompt_too_is_read_as_far_as_there_are_cells() -> None:
     assert one.ended(1).request_id == 1
 
 
-def test_a_full_cache_costs_only_who_finds_no_cell() -> None:
+def test_a_full_cache_fails_only_the_request_that_finds_no_cell() -> None:
     """Where the books are wrong after all, the others go on; batches get smaller first."""
     many = bench(context_opts={"n_ctx": 40})
     many.do(generate(1, prompt(1, 20), max_new_tokens=6), generate(2, prompt(2, 30), seq_id=1, max_new_tokens=6))
@@ -161,7 +161,7 @@ def test_a_full_cache_costs_only_who_finds_no_cell() -> None:
 # --- jobs -------------------------------------------------------------------------------------------------------------
 
 
-def test_jobs_for_those_who_are_over_do_nothing() -> None:
+def test_jobs_for_finished_requests_do_nothing() -> None:
     """Messages cross each other."""
     one = bench()
     one.do(generate(1, prompt(1), max_new_tokens=1))
@@ -251,7 +251,7 @@ def test_a_sequence_that_was_given_up_gets_no_share() -> None:
     assert isinstance(many.ended(3), Finished)
 
 
-def test_what_is_behind_a_position_can_be_dropped() -> None:
+def test_what_comes_after_a_position_can_be_dropped() -> None:
     """The beginning stays, for whoever goes on from it."""
     one = bench()
     one.do(generate(1, prompt(1, 30), max_new_tokens=1))
@@ -263,7 +263,7 @@ def test_what_is_behind_a_position_can_be_dropped() -> None:
 # --- faults ------------------------------------------------------------------------------------------------------
 
 
-def test_who_breaks_a_decode_fails_alone() -> None:
+def test_a_request_that_breaks_a_decode_fails_alone() -> None:
     """The others are decoded without it, in the same tick, and give the replies that they give alone."""
     many = bench()
     many.do(*(generate(n, prompt(n), seq_id=n - 1) for n in (1, 2, 3)))

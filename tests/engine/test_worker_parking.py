@@ -156,7 +156,7 @@ def test_parking_without_memory_for_copies_still_ends() -> None:
 
 
 @pytest.mark.parametrize("parked", [False, True])
-def test_a_cancel_ends_a_request_while_it_is_parked_or_on_its_way_out(parked: bool) -> None:
+def test_a_cancel_ends_a_request_while_it_is_parked_or_being_parked(parked: bool) -> None:
     """With all that it had so far; it is answered once."""
     one = bench()
     one.do(generate(1, prompt(1, 60), saves=PLAN))
@@ -177,7 +177,7 @@ def test_a_cancel_ends_a_request_while_it_is_parked_or_on_its_way_out(parked: bo
 
 @pytest.mark.parametrize("ends", ["by itself", "cancelled"])
 @pytest.mark.parametrize("ranges", [1, 4, 6, 7])
-def test_who_is_over_is_not_parked(ends: str, ranges: int) -> None:
+def test_a_finished_request_is_not_parked(ends: str, ranges: int) -> None:
     """However many ticks the copies of its end take while others go on, and though a park has come: it says how it
     ended."""
     many = bench(scheduler=SchedulerOpts(prefill_chunk_size=500), context_opts={"n_batch": 512})
@@ -197,7 +197,7 @@ def test_who_is_over_is_not_parked(ends: str, ranges: int) -> None:
     assert many.of(Parked) == []
 
 
-def test_who_is_cancelled_while_it_is_parked_has_no_sequence() -> None:
+def test_a_request_cancelled_while_parked_has_no_sequence() -> None:
     """The one it had is somebody else's by then, and its end touches nothing there."""
     many = bench()
     many.do(generate(1, prompt(1)))

@@ -56,7 +56,7 @@ async def test_eight_with_one_new_beginning_compute_it_once(name: str) -> None:
             assert done.generated
 
 
-async def test_who_finds_no_cells_is_parked_and_computes_nothing_again() -> None:
+async def test_a_request_that_finds_no_cells_is_parked_and_computes_nothing_again() -> None:
     """Six long replies of which two fit at a time: all are whole, and no token of them was prefilled twice."""
     async with erllama.Runtime() as runtime:
         model = await runtime.load_model("m", config("smollm2", n_ctx=512, n_seq_max=6))

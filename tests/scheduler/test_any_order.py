@@ -117,7 +117,9 @@ def test_what_was_found_once_stays_right(name: str) -> None:
 
 
 @pytest.mark.parametrize(("memory", "lengths"), [("full", (25, 30)), ("window", (39,)), ("hybrid", (39,))])
-def test_who_waits_for_the_cache_makes_room_for_who_is_at_work(memory: MemoryKind, lengths: Sequence[int]) -> None:
+def test_a_request_that_waits_for_the_cache_makes_room_for_one_at_work(
+    memory: MemoryKind, lengths: Sequence[int]
+) -> None:
     """They have cells, and no answer from the cache yet; one at work uses up the rest: the last is put back."""
     world = World(shape_of(memory, 64, 3, 4, 0))
     world.step(ask(0, own=7, max_new_tokens=60, stream=True, plan=True))

@@ -81,7 +81,7 @@ def test_a_beginning_beside_its_sequence_takes_no_cells(pieces: Pieces, length: 
     assert count([pieces, cut(pieces, length)]) == count([pieces])
 
 
-def test_what_two_write_behind_a_shared_beginning_is_counted_for_each() -> None:
+def test_what_two_write_after_a_shared_beginning_is_counted_for_each() -> None:
     """A prompt of 100, two replies of 20 and 30."""
     first = written((), 0, 120, 1)
     second = written(first, 100, 130, 2)
@@ -97,7 +97,7 @@ def test_a_beginning_stays_for_as_long_as_one_shares_it() -> None:
     assert count([cut(first, 50), second]) == 130
 
 
-def test_who_goes_on_behind_a_cut_writes_in_a_block_of_its_own() -> None:
+def test_a_request_that_writes_after_a_cut_has_a_block_of_its_own() -> None:
     """Else its new cells would be taken for those that another still shares."""
     first = written((), 0, 100, 1)
     second = written(first, 80, 80, 2)

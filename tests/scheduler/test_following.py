@@ -45,7 +45,7 @@ def cells(state: State) -> int:
 # --- shared cells -------------------------------------------------------------------------------------------------
 
 
-def test_who_begins_as_one_at_work_shares_its_cells() -> None:
+def test_a_prompt_that_begins_like_one_at_work_shares_its_cells() -> None:
     """The engine is asked at once, and does it when the beginning is computed; the cache is asked meanwhile."""
     state = begun(state_with(), asked(1, A))
     state, effects = run(state, asked(2, SECOND))
@@ -60,7 +60,7 @@ def test_who_begins_as_one_at_work_shares_its_cells() -> None:
         assert stage(after, 2) == "working"
 
 
-def test_who_begins_as_one_that_is_not_yet_at_work_shares_its_cells_later() -> None:
+def test_a_prompt_that_begins_like_one_that_is_not_yet_at_work_shares_its_cells_later() -> None:
     """The engine is asked as soon as it has begun with that one."""
     state, effects = run(state_with(), asked(1, A), asked(2, SECOND))
     assert jobs(effects) == []
@@ -77,7 +77,7 @@ def test_what_is_at_rest_is_shared_at_once() -> None:
     assert generate_of(effects).keep == 40
 
 
-def test_rows_go_behind_shared_cells() -> None:
+def test_rows_go_after_shared_cells() -> None:
     """Those that are there already are not read."""
     rows = rows_of(SECOND, 20, 40, 60)
     state = begun(state_with(), asked(1, A))
@@ -143,7 +143,7 @@ def test_what_a_lead_has_saved_is_not_saved_again_when_it_is_over(shared: int, s
 # --- the lead is gone ---------------------------------------------------------------------------------------------
 
 
-def test_of_those_who_lose_their_lead_the_first_goes_on_and_the_others_follow_it() -> None:
+def test_of_those_that_lose_their_leader_the_first_goes_on_and_the_others_follow_it() -> None:
     """What none has computed is still computed once."""
     state, _ = run(state_with(n_cells=ROOM), asked(1, A), asked(2, SECOND), asked(3, THIRD), found(2), found(3))
     state, effects = run(state, CancelRequest(1))
@@ -182,7 +182,7 @@ def test_of_a_lead_at_work_the_engine_says_what_was_shared(over: Any, parking: b
         assert generate_of(effects).keep == 40
 
 
-def test_who_follows_a_lead_that_is_parked_gets_what_it_has() -> None:
+def test_a_follower_of_a_leader_that_is_parked_gets_what_it_has() -> None:
     """The engine says so before the lead is out; what is missing is computed by the first of them."""
     state, _ = run(begun(state_with(n_cells=ROOM), asked(1, A)), Prefilled(1, 60, 60))
     state, _ = run(state, asked(2, SECOND, priority=1), asked(3, THIRD, priority=1), found(2), found(3))
@@ -251,7 +251,7 @@ def test_when_the_lead_is_gone_what_it_has_saved_is_looked_up(over: Any) -> None
 
 
 @pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
-def test_when_the_lead_is_gone_one_of_those_who_waited_is_the_next(memory: MemoryKind) -> None:
+def test_when_the_leader_is_gone_one_of_its_followers_is_the_next(memory: MemoryKind) -> None:
     """What is not saved yet is computed by it alone; the others wait for its rows."""
     state = begun(state_with(memory=memory, n_cells=ROOM), asked(1, A, plan=PLAN))
     state, _ = run(state, asked(2, SECOND, plan=PLAN), asked(3, THIRD, plan=PLAN))
@@ -276,7 +276,7 @@ def test_rows_that_the_lead_finds_saved_are_waited_for_no_longer(memory: MemoryK
     assert looked_up(effects) == [2]
 
 
-def test_who_waits_for_rows_is_cancelled_at_once() -> None:
+def test_a_follower_that_waits_for_rows_is_cancelled_at_once() -> None:
     """There is no look-up to end."""
     _, effects = run(following("recurrent"), CancelRequest(2))
     assert [type(effect) for effect in effects] == [SendJob, Complete]
@@ -291,7 +291,7 @@ def test_nobody_waits_for_rows_of_a_prompt_that_is_in() -> None:
 
 @pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
 @pytest.mark.parametrize("saved", ["now", "already", "by nobody"])
-def test_who_waited_for_a_short_beginning_goes_on_together(memory: MemoryKind, saved: str) -> None:
+def test_followers_that_waited_for_a_short_beginning_go_on_together(memory: MemoryKind, saved: str) -> None:
     """What they share behind it is longer, and only one of them computes that; the others wait for its rows."""
     stem, plan = [*A[:20], *B, *C], changed(PLAN, prompt_ends=(20, 60, 100))
     state, _ = run(state_with(memory=memory, n_seq_max=4, n_cells=ROOM), asked(1, [*A[:20], *D], plan=PLAN))

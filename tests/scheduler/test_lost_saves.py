@@ -58,7 +58,7 @@ def test_a_request_at_work_remembers_what_was_lost_of_it() -> None:
         assert [effect.saved_end for effect in effects if isinstance(effect, Complete)] == [None]
 
 
-def test_who_goes_on_from_what_another_has_saved_hears_of_it_too() -> None:
+def test_a_request_that_extends_what_another_has_saved_is_affected_too() -> None:
     """It was not saved again for it."""
     shared = [*PROMPT[:50], *B[:10]]
     hit = msgspec.structs.replace(hit_of(shared, 40), chain=(), length=0)  # on its way, not to be had yet
@@ -70,7 +70,7 @@ def test_who_goes_on_from_what_another_has_saved_hears_of_it_too() -> None:
     assert state.slots[0].captured_to == 0
 
 
-def test_who_has_not_begun_saves_it_itself() -> None:
+def test_a_request_that_has_not_begun_saves_the_lost_row_itself() -> None:
     """The row was lost between the look-up's answer and the first job; then nothing is missing."""
     hit = hit_of(PROMPT, 20)
     state, _ = run(state_with(), submit(1, PROMPT), found(1, hit), lost(7, PROMPT, 0, 20))
@@ -82,13 +82,13 @@ def test_who_has_not_begun_saves_it_itself() -> None:
     assert at(state, 1, Working).core.lost_from == NOTHING_LOST
 
 
-def test_who_waits_asks_by_itself() -> None:
+def test_a_waiting_request_looks_up_by_itself() -> None:
     """The cache knows what is saved."""
     state, _ = run(state_with(n_seq_max=1), submit(1, A), found(1), submit(2, PROMPT))
     assert run(state, lost(7, PROMPT, 0, 20)) == (state, [])
 
 
-def test_who_is_parked_remembers_it() -> None:
+def test_a_parked_request_remembers_the_loss() -> None:
     """What was settled on the thread is not copied out a second time before the request is over."""
     state = begun(state_with(n_cells=132), asked(1, A), asked(2, B, max_new_tokens=5))
     state, _ = run(state, Wants(1, 64), Wants(1, 68), captured(2, 0, 62, generated=[7, 8]))

@@ -163,7 +163,7 @@ def test_drills_reach_the_place_they_name() -> None:
 # --- what is saved and remembered on the way -------------------------------------------------------------------
 
 
-def test_a_plan_goes_on_from_what_is_saved() -> None:
+def test_a_plan_starts_from_what_is_saved() -> None:
     """Ends that are saved already are left out of it."""
     tokens = list(range(60))
     _, effects = run(IDLE, submit(1, tokens), found(1))

@@ -44,14 +44,14 @@ def test_a_prompt_like_nothing_else_gets_a_free_sequence() -> None:
     )
 
 
-def test_what_a_prompt_goes_on_from_is_taken_over() -> None:
+def test_a_sequence_that_a_prompt_extends_is_taken_over() -> None:
     """No other sequence is needed; what it adds is in a block of its own."""
     found = placed(state_with(kept(1, A[:40])), waiting(1, A))
     assert (found.seq_id, found.keep, found.source) == (1, 40, None)
     assert found.pieces == (Piece(OWN_BLOCKS + 1, 40), Piece(1, 64))
 
 
-def test_what_a_prompt_parts_from_stays_and_is_shared() -> None:
+def test_a_sequence_that_a_prompt_diverges_from_stays_and_is_shared() -> None:
     """Both go on: the conversation at rest may still be continued."""
     found = placed(state_with(kept(1, A)), waiting(1, PARTED))
     assert (found.seq_id, found.keep, found.source, found.leader) == (0, 40, 1, None)
@@ -64,7 +64,7 @@ def test_a_beginning_is_shared_if_it_is_worth_it(common: int, source: int | None
     assert placed(state_with(kept(0, A)), waiting(1, [*A[:common], *B])).source == source
 
 
-def test_what_is_still_computed_is_shared_with_who_computes_it() -> None:
+def test_what_is_still_being_computed_is_shared_with_the_request_that_computes_it() -> None:
     """Up to where the prompts part, wherever the engine stands."""
     begin = beginning(begun(state_with(), asked(1, A)), waiting(2, PARTED))
     assert begin == Beginning(keep=40, source=0, leader=1, leader_end=40)
@@ -117,7 +117,7 @@ def test_of_other_memories_rows_are_shared_not_cells(memory: Any) -> None:
     assert beginning(state_with(kept(0, A), memory=memory), waiting(1, PARTED)) == Beginning()
 
 
-def test_nobody_follows_who_follows() -> None:
+def test_no_request_follows_a_follower() -> None:
     """A chain of waits would end all of them with its first."""
     state, _ = run(state_with(n_seq_max=4), asked(1, A), asked(2, PARTED))
     assert leader_of(at(state, 2, Looking)) == 1

@@ -78,7 +78,7 @@ def test_a_higher_priority_is_never_displaced() -> None:
     assert place(state, parked(3, C, at=0.0, priority=1), now=7.0) == Park((2,))
 
 
-def test_who_takes_long_to_come_back_has_a_longer_turn() -> None:
+def test_a_request_that_takes_long_to_come_back_has_a_longer_turn() -> None:
     """So that coming back never takes more than a ninth of the time, saved or not."""
     state = since(FULL, 0.0, 0.0, came_in=3.0)
     assert [turn_end(state, working(state, n)) for n in (1, 2)] == [3.0 * TURN_SHARE] * 2
@@ -94,7 +94,7 @@ def test_coming_back_begins_with_the_look_up() -> None:
 
 
 @pytest.mark.parametrize(("first", "then"), [(found(2), Forked(2, 40)), (Forked(2, 40), found(2))])
-def test_who_waits_for_a_lead_comes_back_from_then_on(first: Any, then: Any) -> None:
+def test_coming_back_counts_from_when_the_wait_for_a_leader_is_over(first: Any, then: Any) -> None:
     """A lead may be as long in a prompt; who follows it is not to keep its place for eight times that."""
     state = begun(state_with(), asked(1, A, plan=PLAN))
     state, _ = run(state, asked(2, [*A[:40], *B[:20]], plan=PLAN), now=2.0)
@@ -109,7 +109,7 @@ def test_a_prompt_that_is_not_saved_is_read_before_its_turn_begins() -> None:
     assert [working(state, n).back_at for n in (1, 2)] == [None, 1.0]  # of the clock of `run`
 
 
-def test_the_next_in_the_queue_is_who_was_parked_first() -> None:
+def test_the_next_in_the_queue_is_the_one_parked_first() -> None:
     """Before those who were never started, behind higher priorities; so nobody waits for ever."""
     state = FULL
     queue: list[Queued] = [parked(3, C, at=3.0), parked(4, D, at=2.0), waiting(5, C), waiting(6, D, priority=1)]
@@ -153,13 +153,13 @@ def test_the_lowest_priority_gives_way_first_then_the_latest_arrival() -> None:
     assert order(state, 4, 0.0) == [5, 2, 1, 4]
 
 
-def test_who_has_had_its_turn_gives_way_before_who_has_not() -> None:
+def test_a_request_that_has_had_its_turn_gives_way_before_one_that_has_not() -> None:
     """Whichever came first."""
     assert order(since(FULL, 0.0, 1.5), 2, now=3.0) == [1, 2]
     assert order(since(FULL, 0.0, 0.0), 1, now=3.0) == [2, 1]
 
 
-def test_who_comes_back_gets_on_before_it_gives_way_to_an_equal() -> None:
+def test_a_request_that_comes_back_advances_before_it_gives_way_to_an_equal() -> None:
     """It would have been restored for nothing; a higher priority does not wait for that."""
     state = since(FULL, 0.0, None)
     back = working(state, 2)

@@ -66,7 +66,7 @@ def test_one_without_patience_does_not_overtake_those_that_wait() -> None:
     assert run(state, late)[1] == [Refuse(late.request, 3)]
 
 
-def test_who_waits_for_ever_needs_no_look() -> None:
+def test_a_request_that_waits_without_limit_needs_no_look() -> None:
     """It is woken by what becomes free."""
     state, _ = run(full(), asked(4, D, queue_wait=math.inf))
     assert next_look(state, 1.0) is None

@@ -91,7 +91,7 @@ def test_sequences_are_copied_out_one_after_the_other() -> None:
     assert run(state, captured(-3, 3, 4))[1][1:] == [SendJob(Drop(2)), AnswerSaved(90)]
 
 
-def test_an_eviction_does_not_wait_for_what_comes_to_rest_behind_it() -> None:
+def test_an_eviction_does_not_wait_for_what_becomes_idle_after_it() -> None:
     """Where one request follows another there is always some; a later eviction takes it."""
     state, _ = run(BOTH, EVICT)
     state, _ = run(state, finished(2, [], held=len(PROMPT), captured_to=len(PROMPT)), now=2.0)
@@ -228,7 +228,7 @@ def test_a_session_finds_what_was_saved_of_its_sequence() -> None:
     assert [part.left, whole.left] == [{slot.session: keys[0]}, {slot.session: keys[1]}]
 
 
-def test_who_does_not_wait_any_more_has_nothing_evicted() -> None:
+def test_a_caller_that_has_left_has_nothing_evicted() -> None:
     """The range under way is the last one; what comes to rest stays, and so does what was not yet saved."""
     state, _ = run(LONG, EVICT)
     state, effects = run(state, LeaveSaveAll(90))
@@ -242,7 +242,7 @@ def test_who_does_not_wait_any_more_has_nothing_evicted() -> None:
     assert run(state, LeaveSaveAll(90)) == (state, [])
 
 
-def test_others_who_wait_are_answered_all_the_same() -> None:
+def test_other_callers_that_wait_are_answered_all_the_same() -> None:
     """One has gone, the other stays."""
     state, _ = run(RESTED, EVICT, SaveAll(92, "evict"), LeaveSaveAll(90))
     assert run(state, captured(-1, 3, 6))[1][-1] == AnswerSaved(92)

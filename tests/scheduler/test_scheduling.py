@@ -73,7 +73,7 @@ def test_the_queue_is_in_order_of_priority_then_of_arrival() -> None:
         state, _ = run(state, found(following))
 
 
-def test_who_is_next_is_not_passed_by() -> None:
+def test_the_head_of_the_queue_is_not_overtaken() -> None:
     """A short prompt would fit; but then a long one might wait for ever."""
     state = begun(state_with(n_cells=132), asked(1, A))
     state, effects = run(state, asked(2, range(100)), asked(3, [1, 2, 3]))
@@ -129,7 +129,7 @@ def test_without_cells_the_lowest_in_rank_is_parked() -> None:
     assert ids(state) == [2]
 
 
-def test_who_asks_may_be_the_one_who_is_parked() -> None:
+def test_the_request_that_asks_for_cells_may_be_parked_itself() -> None:
     """The other one, of higher rank, goes on undisturbed."""
     state = begun(state_with(n_cells=132), asked(1, A), asked(2, B))
     state, _ = run(state, Wants(1, 64))
@@ -193,7 +193,7 @@ def test_a_request_that_is_to_resume_is_cancelled_by_the_engine_too() -> None:
 
 
 @pytest.mark.parametrize("ending", ["finished", "failed"])
-def test_who_ends_before_it_is_parked_leaves_its_cells_all_the_same(ending: str) -> None:
+def test_a_request_that_ends_before_it_is_parked_frees_its_cells_all_the_same(ending: str) -> None:
     """The engine had it done already; who has asked gets the cells."""
     state, _ = run(FULL, Wants(1, 68))
     over: Any = finished(2, [7], held=60, captured_to=60) if ending == "finished" else Failed(2, FAILURE)
@@ -203,7 +203,7 @@ def test_who_ends_before_it_is_parked_leaves_its_cells_all_the_same(ending: str)
     assert run(state, Parked(request_id=2, held=60, token_ids=[])) == (state, [])
 
 
-def test_who_was_not_begun_goes_back_into_the_queue() -> None:
+def test_a_request_that_has_not_begun_goes_back_into_the_queue() -> None:
     """With nobody to park, one that still looks up gives its cells back; it looks up anew when there are some."""
     state = begun(state_with(n_cells=64 + 64), asked(1, A, max_new_tokens=60))
     state, _ = run(state, asked(2, B[:50]))
@@ -231,7 +231,7 @@ def test_a_higher_priority_pushes_one_out() -> None:
     assert looked_up(effects) == [1]
 
 
-def test_a_higher_priority_sends_back_who_has_not_begun() -> None:
+def test_a_higher_priority_sends_back_a_request_that_has_not_begun() -> None:
     """Nothing is lost with it, so nobody has to be parked: it came last, and is looked up again."""
     state = begun(state_with(n_seq_max=2), asked(1, A))
     state, _ = run(state, asked(2, B))
@@ -241,7 +241,7 @@ def test_a_higher_priority_sends_back_who_has_not_begun() -> None:
     assert [stage(state, request_id) for request_id in (1, 2, 3)] == ["working", "waiting", "looking"]
 
 
-def test_the_logits_of_a_prompt_do_not_resume_what_was_sampled_behind_it() -> None:
+def test_the_logits_of_a_prompt_do_not_resume_what_was_sampled_after_it() -> None:
     """They belong to its end, not to where it was parked."""
     state, _ = run(FULL, PromptLogits(2, b"l"), Wants(1, 68))
     state, _ = run(state, Parked(request_id=2, held=62, token_ids=[7, 8, 9]))
@@ -250,7 +250,7 @@ def test_the_logits_of_a_prompt_do_not_resume_what_was_sampled_behind_it() -> No
     assert not at(state, 2, Restoring).start.by_logits
 
 
-def test_who_has_not_begun_does_not_go_back_for_one_of_lower_rank() -> None:
+def test_a_request_that_has_not_begun_does_not_go_back_for_one_of_lower_rank() -> None:
     """That one, though it is the only one at work, is parked itself: the other is about to be."""
     state = begun(state_with(n_cells=64 + 64), asked(1, A, max_new_tokens=60))
     state, _ = run(state, asked(2, B[:50], priority=9), Wants(1, 64), Wants(1, 68))
@@ -308,7 +308,7 @@ def test_the_only_copy_of_a_session_is_kept(min_tokens: int | None, gone: list[D
 # --- one at a time ------------------------------------------------------------------------------------------------
 
 
-def test_while_one_is_on_its_way_out_nobody_else_is_parked_for_who_waits() -> None:
+def test_while_one_is_being_parked_no_other_is_parked_for_a_waiting_request() -> None:
     """Its sequence is what the one who waits gets, whatever happens meanwhile."""
     state = begun(state_with(n_seq_max=2, n_cells=1000), asked(1, A), asked(2, B))
     state, effects = run(state, asked(3, C, priority=1))
@@ -319,7 +319,7 @@ def test_while_one_is_on_its_way_out_nobody_else_is_parked_for_who_waits() -> No
     assert (looked_up(effects), jobs(effects)) == ([3], [])
 
 
-def test_while_one_is_on_its_way_out_nobody_else_is_parked_for_who_grows() -> None:
+def test_while_one_is_being_parked_no_other_is_parked_for_a_growing_request() -> None:
     """Its cells may be enough for all who have asked."""
     state = begun(state_with(n_cells=200), *(asked(n, prompt) for n, prompt in ((1, A), (2, B), (3, C))))
     state, effects = run(state, Wants(1, 64), Wants(2, 64), Wants(1, 68))

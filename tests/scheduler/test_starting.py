@@ -104,7 +104,7 @@ def test_the_engine_knows_the_priority_of_a_request() -> None:
     assert generate_of(effects).priority == 7
 
 
-def test_rows_go_behind_the_live_cells() -> None:
+def test_rows_go_after_the_live_cells() -> None:
     """Only those that are not there yet are read."""
     state, effects = run(with_live(PROMPT[:30]), found(1, HIT))
     assert effects == [ReadRows(1, ROWS[1:])]
@@ -144,7 +144,7 @@ def test_the_answer_says_where_the_rows_came_from() -> None:
 
 
 @pytest.mark.parametrize("named", [None, b"k" * 32], ids=["no parent", "a parent"])
-def test_the_cache_is_told_whether_the_caller_named_a_parent(named: bytes | None) -> None:
+def test_the_cache_learns_whether_the_caller_named_a_parent(named: bytes | None) -> None:
     """The key that a session's turn, or a follower, is looked up with is not the caller's."""
     request = changed(submit(1, PROMPT).request, parent_key=named, session_id="s")
     state, effects = run(changed(IDLE, left={(IDENTITY, "s"): b"l" * 32}), Submit(request))
@@ -226,7 +226,7 @@ def test_live_cells_survive_rows_that_cannot_be_read() -> None:
     assert state.last_hit == CacheHit("live", 20)
 
 
-def test_without_the_cache_a_request_goes_on_from_what_is_live() -> None:
+def test_without_the_cache_a_request_starts_from_what_is_live() -> None:
     """It is starting, or gone."""
     _, effects = run(with_live(PROMPT[:30]), found(1, None))
     job = generate_of(effects)

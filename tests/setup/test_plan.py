@@ -125,7 +125,7 @@ def test_the_counter_of_the_build_is_read_from_its_output() -> None:
         ("", "it ended without a reason"),
     ],
 )  # fmt: skip
-def test_a_failure_is_told_in_one_line(log: str, line: str) -> None:
+def test_a_failure_is_reported_in_one_line(log: str, line: str) -> None:
     """Causes that users can do something about have words of their own; else the error itself is shown."""
     assert plan.explain(log) == line
 

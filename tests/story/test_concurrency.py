@@ -76,7 +76,7 @@ async def test_a_request_that_fails_does_so_alone(
 
 @pytest.mark.parametrize("how", ["task", "cancel", "leave", "deadline"])
 @pytest.mark.parametrize("when", ["waiting", "following", "prefilling", "generating"])
-async def test_who_is_cancelled_makes_room_at_once(how: str, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancelled_request_makes_room_at_once(how: str, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At any stage and in any way: the next one is served, and no cell stays behind."""
     watch = Watch(monkeypatch)
     long = [*prompts(1, 200, 50)[0]]
@@ -131,7 +131,7 @@ async def test_who_is_cancelled_makes_room_at_once(how: str, when: str, monkeypa
 
 
 @pytest.mark.parametrize("where", ["actor", "thread", "decode"])
-async def test_a_crash_with_eight_at_work_is_told_to_all_of_them(where: Any) -> None:
+async def test_a_crash_with_eight_at_work_fails_all_of_them(where: Any) -> None:
     """Also to those who wait; the model comes back and serves the next ones."""
     async with gated(scheduler={"max_pending": 4}) as (_, model, gate):
         asked = [
@@ -150,7 +150,7 @@ async def test_a_crash_with_eight_at_work_is_told_to_all_of_them(where: Any) -> 
 
 
 @pytest.mark.parametrize("how", ["unload", "close"])
-async def test_the_end_of_a_model_is_told_to_all_of_its_requests(how: str) -> None:
+async def test_the_end_of_a_model_is_reported_to_all_of_its_requests(how: str) -> None:
     """Those at work and those who wait; nothing is left behind."""
     async with gated() as (runtime, model, gate):
         asked = [
@@ -180,7 +180,7 @@ async def test_a_full_queue_refuses_with_its_numbers() -> None:
         assert (await together(model, prompts(1), length=4))[0].finish_reason == "length"
 
 
-async def test_only_those_who_wait_count_towards_a_full_queue() -> None:
+async def test_only_waiting_requests_count_towards_a_full_queue() -> None:
     """Eight find a sequence each; the ninth waits, and the tenth is one too many, of whatever priority."""
     async with gated(scheduler={"max_pending": 1}) as (_, model, gate):
         asked = asyncio.create_task(together(model, prompts(9), length=LENGTH))

@@ -138,7 +138,7 @@ async def test_when_the_first_fails_half_way_another_computes_the_beginning(
 
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("how", ["task", "cancel"])
-async def test_who_is_cancelled_while_it_is_restored_makes_room(
+async def test_a_request_that_is_cancelled_while_it_is_restored_makes_room(
     memory: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row is being read for it; the next one is served at once, and whoever asks again finds the rows."""

@@ -133,7 +133,7 @@ async def test_without_saving_what_was_parked_is_computed_again(memory: str) -> 
 
 
 @pytest.mark.parametrize("length", [182, 214])
-async def test_a_cancel_ends_who_is_on_its_way_out(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancel_ends_a_request_that_is_being_parked(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though its ranges are copied out over several ticks, and others go on in between: its caller gets an answer."""
     watch = Watch(monkeypatch)
     first, second, long = [*prompts(2), prompts(1, length)[0]]
@@ -162,7 +162,7 @@ async def test_a_cancel_ends_who_is_on_its_way_out(length: int, monkeypatch: pyt
     assert (cancelled.finish_reason, cancelled.stats.parks) == ("cancelled", 0)
 
 
-async def test_who_cannot_fit_alone_fails_before_it_begins_and_the_others_do_not() -> None:
+async def test_a_request_that_cannot_fit_alone_fails_before_it_begins_and_the_others_do_not() -> None:
     """With the numbers: what it has, and what there is."""
     asked = [*prompts(3), *prompts(1, CELLS, 1)]
     async with crowded() as (_, model):
@@ -247,7 +247,7 @@ async def test_a_tier_that_fails_while_a_request_is_parked_costs_time_and_no_rep
 
 
 @pytest.mark.parametrize("where", ["actor", "thread", "decode"])
-async def test_a_crash_of_the_model_takes_who_is_parked_with_it(monkeypatch: pytest.MonkeyPatch, where: Any) -> None:
+async def test_a_crash_of_the_model_fails_parked_requests_too(monkeypatch: pytest.MonkeyPatch, where: Any) -> None:
     """Both learn of it; the model that comes back answers both."""
     crowd = GatedCrowd(monkeypatch)
     async with crowded(runtime_options={"backend_factory": crowd.make}) as (_, model):
@@ -290,7 +290,9 @@ async def test_a_higher_priority_does_not_wait_for_the_prompts_of_others(monkeyp
     assert list(done.values()) == [False]
 
 
-async def test_what_is_shared_with_one_who_has_not_begun_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_shared_with_a_request_that_has_not_begun_is_counted_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Three with the same beginning arrive before the cache has answered the first: the books know one beginning."""
     watch, start = Watch(monkeypatch), prompts(1, 100, 1)[0]
     finds = Held(monkeypatch, CacheClient, "find")

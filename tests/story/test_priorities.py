@@ -57,7 +57,7 @@ async def test_the_higher_priority_goes_first_and_equals_in_their_order() -> Non
     assert line.ended == [3, 5, 0, 1, 4, 2, 6]
 
 
-async def test_who_is_pushed_out_loses_nothing() -> None:
+async def test_a_displaced_request_loses_nothing() -> None:
     """It was generating; its reply is whole, and it says that it was parked."""
     async with gated(context=ONE) as (_, model, gate):
         line = Line(model)

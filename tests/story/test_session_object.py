@@ -18,7 +18,7 @@ SHORT: dict[str, Any] = {"response_tokens": 8, "temperature": 0.0}
 AFTER = "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 
 
-async def test_a_turn_goes_on_behind_all_tokens_of_the_one_before() -> None:
+async def test_a_turn_extends_all_tokens_of_the_one_before() -> None:
     """Prompt, reply, what the template puts between, and so on: nothing is lost, only what is new is computed."""
     async with stub_runtime() as (_, model), model.session() as session:
         first = await session.chat("Hello", **SHORT)
@@ -92,7 +92,7 @@ async def test_each_session_has_its_own_id() -> None:
             await model.session().chat("Hello", **untyped(session_id="other"))
 
 
-async def test_raw_text_goes_on_behind_the_tokens() -> None:
+async def test_raw_text_extends_the_tokens() -> None:
     """As text or as tokens; together they are one text of the assistant."""
     async with stub_runtime() as (_, model), model.session() as session:
         one = await session.complete("Once", **SHORT)

@@ -125,7 +125,7 @@ async def test_a_prompt_shares_what_is_there(when: str) -> None:
         assert (await one).generated == stub_reply(first, 100)
 
 
-async def test_who_cancels_and_asks_again_at_once_computes_nothing_twice() -> None:
+async def test_a_cancelled_prompt_that_comes_again_at_once_is_not_computed_twice() -> None:
     """What the cancelled one has computed is shared while it leaves."""
     (prompt,) = asked(1)
     async with gated(stub={"seconds_per_token": 0.0002}) as (_, model, gate):
@@ -171,7 +171,7 @@ async def test_when_the_first_is_cancelled_another_takes_over(memory: str) -> No
     assert sum(reply.stats.prefill_tokens for reply in replies) == len(SYSTEM) + 4 * OWN
 
 
-async def test_a_crash_half_way_is_told_to_all_and_the_next_start_anew() -> None:
+async def test_a_crash_half_way_fails_all_and_the_next_start_again() -> None:
     """Those who wait for the first one wait no longer."""
     prompts = asked(5)
     async with gated() as (_, model, gate):

@@ -109,7 +109,7 @@ async def test_a_restart_brings_the_rows_back(tmp_path: Path) -> None:
         await check_whole(bench, 2)
 
 
-async def test_rows_are_told_in_batches_with_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rows_are_reported_in_batches_with_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small batches stand for many rows."""
     await filled(tmp_path, 5)
     monkeypatch.setattr("erllama_py.tiers.opening.BATCH", 2)
@@ -121,7 +121,7 @@ async def test_rows_are_told_in_batches_with_progress(tmp_path: Path, monkeypatc
         assert done == sorted(done)
 
 
-async def test_a_new_cache_is_told_everything_again(tmp_path: Path) -> None:
+async def test_a_new_cache_gets_all_reports_again(tmp_path: Path) -> None:
     """`Introduce` gives the rows that are there, with their hits."""
     async with tier_running(lambda: tier_at(tmp_path)) as bench:
         await bench.cache.opened()

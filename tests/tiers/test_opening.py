@@ -228,7 +228,7 @@ async def test_a_sweep_that_was_asked_for_before_a_directory_came_back_removes_n
         assert await served(bench, 0)
 
 
-async def test_a_directory_that_comes_back_while_it_is_looked_at_is_looked_at_anew(
+async def test_a_directory_that_comes_back_during_its_scan_is_scanned_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is found of the old one, late, says nothing about the names of the new one."""

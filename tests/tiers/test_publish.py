@@ -109,7 +109,7 @@ async def test_a_tier_that_stops_before_the_link_leaves_nothing(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("stage", [Stage.LINK, Stage.UNLINK, Stage.SYNC_DIRECTORY], ids=lambda stage: stage.value)
-async def test_past_the_link_a_row_is_stored_and_told_though_the_tier_stops(tmp_path: Path, stage: Stage) -> None:
+async def test_after_the_link_a_row_is_stored_and_reported_though_the_tier_stops(tmp_path: Path, stage: Stage) -> None:
     """From the link on there is no way back: the cache must know what is there. What is queued is not begun."""
     waiting = Waiting(stage)
     async with tier_running(lambda: tier_at(tmp_path, TamperedFiles(waiting))) as bench:

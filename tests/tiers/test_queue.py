@@ -120,7 +120,7 @@ async def test_a_row_that_cannot_be_written_costs_no_other(error: Exception) -> 
         assert tier.done == [0, 2, 3, 4]
 
 
-async def test_rows_that_cannot_be_removed_are_told_and_cost_no_other() -> None:
+async def test_rows_that_cannot_be_removed_are_reported_and_affect_no_other() -> None:
     """The cache asks what is there; the next row is stored."""
     tier = PlayedTier()
     async with tier_running(lambda: tier) as bench:

@@ -66,7 +66,7 @@ async def test_a_row_that_is_put_while_a_bad_one_is_read_stands(
 
 
 @pytest.mark.parametrize("make_other", [link, pipe], ids=lambda make: make.__name__)
-async def test_a_row_that_cannot_be_read_for_good_is_lost_and_can_be_put_anew(
+async def test_a_row_that_cannot_be_read_for_good_is_lost_and_can_be_put_again(
     tmp_path: Path, make_other: Callable[[Path], None]
 ) -> None:
     """Else everybody who wants it would be told that it is there."""

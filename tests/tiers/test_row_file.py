@@ -300,7 +300,7 @@ def test_something_else_is_foreign(file: bytes) -> None:
 
 
 @given(st.integers(0, 2**32 - 1).filter(lambda version: version != row_file.VERSION), st.binary())
-def test_another_version_is_told_from_damage(version: int, rest: bytes) -> None:
+def test_another_version_is_distinguished_from_damage(version: int, rest: bytes) -> None:
     """Magic and version have their places in every version; nothing else needs to be as it is in ours."""
     start = row_file.MAGIC + struct.pack("<I", version)
     assert kind_of(start + whole()[12:]) == "version"

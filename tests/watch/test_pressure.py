@@ -153,7 +153,7 @@ async def test_the_machine_can_be_its_source() -> None:
 @pytest.mark.parametrize(
     "failure", [RuntimeError("no sensor"), asyncio.CancelledError(), (1, 0), StopIteration()], ids=lambda one: repr(one)
 )
-async def test_a_source_that_fails_is_told_once_and_asked_again(
+async def test_a_source_that_fails_is_logged_once_and_asked_again(
     failure: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each failure is counted, the first of a row is logged, and the next good reading ends it."""
@@ -183,7 +183,7 @@ async def test_a_function_that_fails_on_its_thread_is_a_failed_reading() -> None
         assert "no such device" in str((await scene.round()).problem)
 
 
-async def test_an_eviction_that_fails_is_told_once_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_eviction_that_fails_is_logged_once_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     """The cache may be restarting."""
     caplog.set_level(logging.WARNING, "erllama_py")
     async with Scene().runs() as scene:
