@@ -37,8 +37,8 @@ class ThreadChoice(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def most(self) -> int:
-        """The larger number."""
-        return max(self.few, self.many)
+        """The larger number; one where a GPU computes."""
+        return 1 if self.on_gpu else max(self.few, self.many)
 
     @property
     def is_fixed(self) -> bool:

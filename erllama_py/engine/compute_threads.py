@@ -6,23 +6,18 @@ has learned of two sorts of decodes: those of few tokens and those of many.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from erllama_py.cpus import ThreadChoice
 from erllama_py.engine.backend import Backend
-from erllama_py.engine.cpu_share import Claim, CpuShare, Seat
 from erllama_py.engine.cpu_watch import Pressures, Sort, Watch
 from erllama_py.engine.thread_count import Counting, next_count, observed
 from erllama_py.engine.thread_trial import Shape
 
 # From this many tokens on, matrix products keep the arithmetic units busy: more threads help, even if memory is slow.
 MANY = 32
-
-
-def claim_of(choice: ThreadChoice) -> Claim:
-    """What an engine asks of the share."""
-    return Claim(1 if choice.on_gpu else choice.most, choice.is_fixed, choice.cpus)
 
 
 class ComputeThreads:
@@ -35,7 +30,7 @@ class ComputeThreads:
         self._backend, self._choice, self._share = backend, choice, share
         self._on_count, self._clock = on_count, clock
         self._pressures = Pressures(watch)
-        self._seat = Seat(claim_of(choice))
+        self._seat = Seat(choice)
         self._states: dict[Sort, Counting] = {"few": Counting(choice.few), "many": Counting(choice.many)}
         self._sort: Sort = "few"
         self._has_pool = False  # whether there may be threads that have computed for this one
@@ -113,3 +108,65 @@ class ComputeThreads:
 
     def _in_trial(self, sort: Sort) -> bool:
         return self._states[sort].trial is not None
+
+
+# --- the share -----------------------------------------------------------------------------------------------------
+
+
+def share_out(choices: Sequence[ThreadChoice]) -> list[int]:
+    """Threads for each engine, in order: fixed ones get their number, the others equal parts of the rest, 1 at
+    least."""
+    fixed = sum(choice.most for choice in choices if choice.is_fixed)
+    left = max((choice.cpus for choice in choices), default=0) - fixed
+    granted = [choice.most for choice in choices]
+    shared = sorted((n for n, choice in enumerate(choices) if not choice.is_fixed), key=lambda n: choices[n].most)
+    for place, number in enumerate(shared):
+        part = -(-max(left, 0) // (len(shared) - place))
+        granted[number] = max(1, min(part, choices[number].most))
+        left -= granted[number]
+    return granted
+
+
+class Seat:
+    """One engine at work; `granted` is read by its thread before each decode."""
+
+    def __init__(self, choice: ThreadChoice) -> None:
+        self.choice = choice
+        self.granted = choice.most
+
+
+class CpuShare:
+    """The engines of a process that decode at the same time, and how they share its CPUs. From any thread.
+
+    Each takes a seat before it decodes and leaves it when it has nothing to do; both are rare, so all grants are
+    computed then, and read without a lock.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seats: list[Seat] = []
+
+    def __repr__(self) -> str:
+        return f"<CpuShare {[seat.granted for seat in self._seats]}>"
+
+    def take(self, seat: Seat) -> None:
+        """This engine decodes from now on. Allowed twice."""
+        with self._lock:
+            if seat not in self._seats:
+                self._seats.append(seat)
+                self._share()
+
+    def leave(self, seat: Seat) -> None:
+        """It has nothing to decode any more. Allowed twice."""
+        with self._lock:
+            if seat in self._seats:
+                self._seats.remove(seat)
+                self._share()
+
+    def _share(self) -> None:
+        for seat, granted in zip(self._seats, share_out([seat.choice for seat in self._seats]), strict=True):
+            seat.granted = granted
+
+
+# CPUs belong to the process: engines of all its runtimes share them.
+PROCESS = CpuShare()

@@ -26,8 +26,7 @@ from erllama_py.buffers import BufferPool
 from erllama_py.cpus import ThreadChoice, usable_cpus
 from erllama_py.engine.backend import Backend, LoadCancelled, ModelFacts
 from erllama_py.engine.cells import Cells
-from erllama_py.engine.compute_threads import ComputeThreads
-from erllama_py.engine.cpu_share import PROCESS
+from erllama_py.engine.compute_threads import PROCESS, ComputeThreads
 from erllama_py.engine.cpu_watch import CpuWatch
 from erllama_py.engine.failure import failure_of
 from erllama_py.engine.heartbeat import Heart

@@ -13,8 +13,7 @@ from helpers.worker import bench, prompt
 
 from erllama_py.cpus import ThreadChoice
 from erllama_py.engine import thread
-from erllama_py.engine.compute_threads import MANY, ComputeThreads
-from erllama_py.engine.cpu_share import PROCESS, CpuShare
+from erllama_py.engine.compute_threads import MANY, PROCESS, ComputeThreads, CpuShare
 from erllama_py.engine.cpu_watch import WATCH_SECONDS
 from erllama_py.engine.stub import StubBackend
 from erllama_py.engine.thread_trial import Shape

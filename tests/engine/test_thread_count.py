@@ -7,7 +7,8 @@ from helpers.machine import ROW, Machine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.engine.cpu_share import Claim, Seat
+from erllama_py.cpus import ThreadChoice
+from erllama_py.engine.compute_threads import Seat
 from erllama_py.engine.thread_count import UNSEEN_PAUSE, Counting, Pressure, next_count, observed
 from erllama_py.engine.thread_trial import LOST, MOST_DECODES, TRIAL_DECODES, Shape
 
@@ -84,7 +85,7 @@ def test_a_smaller_share_needs_no_trial_and_neither_does_getting_it_back() -> No
     """Another engine begins and ends: half of the CPUs meanwhile, then all, at once."""
     machine = Machine(8)
     machine.run(1.0)
-    machine.share.take(other := Seat(Claim(8, cpus=8)))
+    machine.share.take(other := Seat(ThreadChoice(few=8, many=8, cpus=8)))
     assert [machine.decode() for _ in range(20)] == [4] * 20
     machine.share.leave(other)
     assert [machine.decode() for _ in range(20)] == [8] * 20
@@ -133,7 +134,7 @@ def test_requests_that_come_and_go_do_not_keep_it_from_finding_out(
 def test_an_engine_with_a_smaller_share_finds_out_too(cpus: int, busy: int, penalty: float) -> None:
     """Another engine is at work, and so are others: of its share, as many threads as are fastest or nearly so."""
     machine = Machine(cpus, penalty=penalty)
-    machine.share.take(Seat(Claim(cpus, cpus=cpus)))
+    machine.share.take(Seat(ThreadChoice(few=cpus, many=cpus, cpus=cpus)))
     machine.run(1.0)
     machine.busy = busy + cpus // 2
     machine.run(30.0 + 100 * machine.takes(cpus))

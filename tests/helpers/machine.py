@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 
 from erllama_py.cpus import ThreadChoice
-from erllama_py.engine.compute_threads import ComputeThreads
-from erllama_py.engine.cpu_share import CpuShare
+from erllama_py.engine.compute_threads import ComputeThreads, CpuShare
 from erllama_py.engine.cpu_watch import CpuTimes
 from erllama_py.engine.thread_trial import Shape
 from helpers.engine import stub
