@@ -105,19 +105,6 @@ TREE: tuple[Group | Branch, ...] = (
 )
 
 
-def describe() -> str:
-    """The tree, drawn."""
-    lines = [f"{ROOT} (one_for_one)"]
-    for branch in TREE:
-        last = branch is TREE[-1]
-        kind = f"{branch.strategy}, not vital" if isinstance(branch, Group) else "dynamic, one_for_one"
-        lines.append(f"{'└' if last else '├'}── {branch.name} ({kind})")
-        children = [f"{name}: {what}" for name, what in branch.holds] if isinstance(branch, Group) else [branch.holds]
-        for child in children:
-            lines.append(f"{' ' if last else '│'}   {'└' if child is children[-1] else '├'}── {child}")
-    return "\n".join(lines)
-
-
 def build(ram: RamTier, names: Names) -> tuple[Supervisor, dict[str, DynamicSupervisor]]:
     """The root, and the branches that are up now, by name: a restarted branch takes its predecessor's place."""
     running: dict[str, DynamicSupervisor] = {}

@@ -115,7 +115,7 @@ class Cache:
 
     async def find(self, identity: Identity, tokens: Sequence[int]) -> FoundPrefix:
         """The longest saved prefix of `tokens` that ends where a row does, with the keys and tiers of its rows."""
-        hit = await self._find(identity, tokens, next(_tickets))
+        hit = await self._find(identity, tokens)
         rows = tuple((row.meta.key, row.tier) for row in hit.chain)
         return FoundPrefix(tokens=hit.length, exact=hit.exact, rows=rows)
 
@@ -128,8 +128,8 @@ class Cache:
             raise RowUnavailable(tier, "the tier does not run", key) from error
         return row
 
-    async def _find(self, identity: Identity, tokens: Sequence[int], ticket: int) -> Hit:
-        holder = f"handle {id(self)}"
+    async def _find(self, identity: Identity, tokens: Sequence[int]) -> Hit:
+        holder, ticket = f"handle {id(self)}", next(_tickets)
         question = Find(
             holder=holder, request_id=ticket, identity=checks.identity(identity), tokens=checks.tokens(tokens),
             cuttable=False, tier="",

@@ -27,9 +27,8 @@ from erllama_py.engine.jobs import DrillFault, Outcome
 from erllama_py.engine.thread import EngineThread
 from erllama_py.model import open_request
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.kept_logits import KeptLogits
 from erllama_py.model.loading import describe, prepare_off_loop, range_bytes, report_weights
-from erllama_py.model.look_ups import LookUps
+from erllama_py.model.look_ups import KeptLogits, LookUps
 from erllama_py.model.open_request import OpenRequest
 from erllama_py.model.request import make_completion, row_meta
 from erllama_py.scheduler import machine
@@ -97,7 +96,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
     async def init(self) -> None:
         board, began = self._board, time.perf_counter()
         self._cache = CacheClient(self.names)
-        self._look_ups = LookUps(self._cache, self.name, self._post, self._kept.get)
+        self._look_ups = LookUps(self._cache, self.name, self._kept, self._post)
         board.begins(self.ref)
         # On a worker thread, because the first of a kind imports its code, some 20 ms of it.
         backend = await self._loading.abandon(self._make_backend, board.model_id, board.config)

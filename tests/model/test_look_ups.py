@@ -15,7 +15,7 @@ from helpers.states import asked
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.client import CacheClient
 from erllama_py.cache.messages import CacheMessage, Explain, Find, Hit, Located, RowBytes, Used
-from erllama_py.model.look_ups import LookUps
+from erllama_py.model.look_ups import KeptLogits, LookUps
 from erllama_py.results import CacheHit, CacheHitKind
 from erllama_py.scheduler.messages import EndLookUp, Found, ReadRows, RowRead
 
@@ -53,7 +53,7 @@ class Client(CacheClient):
 async def look_ups() -> AsyncIterator[tuple[LookUps, Client, list[Found | RowRead]]]:
     """Those of a model `m`, and what they have posted."""
     client, posted = Client(), list[Found | RowRead]()
-    tasks = LookUps(client, "model:m", posted.append, lambda key: None)
+    tasks = LookUps(client, "model:m", KeptLogits(), posted.append)
     try:
         yield tasks, client, posted
     finally:
