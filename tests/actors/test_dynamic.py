@@ -263,7 +263,7 @@ async def test_a_child_that_does_not_end_is_abandoned_failed_and_reported() -> N
 
 
 async def test_stopping_the_supervisor_stops_all_children_side_by_side() -> None:
-    """Running, starting and waiting ones; callers that wait for a start are told."""
+    """Running, starting and waiting ones; callers that wait for a start get an error."""
     async with quiet_loop():
         stage, clock = Stage(), ManualClock()
         supervisor = DynamicSupervisor("crew", ROUND, clock)
@@ -361,7 +361,7 @@ async def test_a_crashed_child_whose_terminate_hangs_is_abandoned_and_not_restar
 
 
 async def test_a_start_that_fails_and_hangs_shows_its_own_error_once_it_is_abandoned() -> None:
-    """The first error is the one you see, and nobody waits for ever."""
+    """The first error is the one you see, and no caller waits for ever."""
     async with quiet_loop():
         stage, clock = Stage(), ManualClock()
         supervisor = DynamicSupervisor("crew", ROUND, clock)

@@ -45,7 +45,7 @@ async def test_a_stale_handle_does_nothing_to_its_successor() -> None:
 
 
 async def test_a_failed_one_that_was_replaced_leaves_its_successor_in_the_tree() -> None:
-    """Taking a failed child out twice takes out nobody else."""
+    """Taking a failed child out twice takes out no other."""
     async with quiet_loop():
         stage, supervisor = Stage(), DynamicSupervisor("crew", NEVER)
         async with running(supervisor):
@@ -114,7 +114,7 @@ async def test_a_keeper_that_is_cancelled_from_outside_wakes_everybody_all_the_s
 
 
 async def test_the_crash_that_spends_the_budget_says_to_open_calls_that_it_was_the_last() -> None:
-    """The ones before it do not; whoever calls afterwards hears the same as those who were waiting."""
+    """The ones before it do not; whoever calls afterwards gets the same as those that were waiting."""
     async with quiet_loop():
         stage, clock, last = Stage(), ManualClock(), list[bool]()
         supervisor = DynamicSupervisor("crew", ROUND, clock)

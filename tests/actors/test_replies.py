@@ -82,7 +82,7 @@ async def test_callbacks_that_come_late_are_called_at_once_and_each_once() -> No
 
 
 async def test_a_settled_reply_cannot_be_abandoned() -> None:
-    """Who has an answer has not gone away."""
+    """A caller that got its answer has not gone away."""
     reply: Reply[int] = Reply("callee")
     reply.send(1)
     reply.abandon()

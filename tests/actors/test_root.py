@@ -212,7 +212,7 @@ async def test_an_error_while_stopping_is_not_lost() -> None:
 
 
 async def test_a_stop_during_the_start_takes_it_back() -> None:
-    """The starter is told, nothing is left."""
+    """The starter gets the error, nothing is left."""
     async with quiet_loop():
         stage = Stage()
         stage.close("init b")

@@ -22,7 +22,7 @@ def abc(stage: Stage, **options: object) -> list[ChildSpec]:
 
 
 async def test_a_stop_during_backoff_is_at_once() -> None:
-    """Nobody waits for a restart that will not happen."""
+    """No stop waits for a restart that will not happen."""
     async with quiet_loop():
         stage, clock = Stage(), ManualClock()
         supervisor = Supervisor("top", abc(stage), limits=ROUND, clock=clock)

@@ -125,7 +125,7 @@ def test_memory_is_used_again() -> None:
 
 
 def test_the_smallest_block_that_fits_is_taken() -> None:
-    """A large one is kept for who needs it."""
+    """A large one is kept for rows that need it."""
     pool = BufferPool(16 * GRAIN)
     leases = [taken(pool, size * GRAIN) for size in (5, 2, 3)]
     where = [address(lease) for lease in leases]

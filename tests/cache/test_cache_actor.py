@@ -121,7 +121,7 @@ async def test_a_refused_row_that_nobody_reads_goes_at_once() -> None:
 
 
 async def test_a_refused_row_that_is_saved_again_stays() -> None:
-    """The bytes that were refused are replaced; nobody removes the new ones when the last reader has gone."""
+    """The bytes that were refused are replaced; the new ones are not removed when the last reader has gone."""
     (row,) = chain(STORY, 10)
     async with running() as bench:
         bench.tier([row])

@@ -1,4 +1,4 @@
-"""The cache's actor and those who look prompts up: who waits is answered, who has gone holds nothing, hits count."""
+"""The cache's actor and look-ups: those that wait are answered, those that are gone hold nothing, hits count."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def hit(number: int, rows: list[tuple[RowMeta, str, int]], kind: UsedKind = "par
     return Used(holder="m", request_id=number, kind=kind, rows=located, seconds=0.5)
 
 
-# --- who waits -----------------------------------------------------------------------------------------------
+# --- look-ups that wait --------------------------------------------------------------------------------------
 
 
 async def test_a_look_up_that_waits_for_a_row_is_answered_when_it_is_stored() -> None:
@@ -152,7 +152,7 @@ async def test_a_row_that_is_stored_counts_its_bytes_and_the_time_of_its_copy() 
 
 
 async def test_a_tier_that_cannot_say_what_it_removed_is_asked_what_it_has() -> None:
-    """Nobody else knows."""
+    """No other actor knows."""
     async with running() as bench:
         bench.tier([FIRST])
         await bench.settled()

@@ -1,4 +1,5 @@
-"""The cache without a model: what an application hands over is checked at the door, and a slip costs nobody else."""
+"""The cache without a model: what an application hands over is checked at the door, and bad arguments affect no other
+caller."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ I = erllama.Identity(b"f" * 32, 16, b"c" * 32)  # noqa: E741  # as short as the 
 TOKENS = list(range(100))
 TEXT: Any = "c" * 32
 
-Call = Callable[[Any], Awaitable[object]]  # given the handle, and untyped: as who does not check types writes it
+Call = Callable[[Any], Awaitable[object]]  # given the handle, and untyped, as code without type checks is
 
 SLIPS: dict[str, tuple[Call, str]] = {
     "no identity": (lambda c: c.find("x", TOKENS), "an identity is an `Identity`, not 'x'"),
@@ -129,7 +130,7 @@ async def test_a_look_up_that_is_cancelled_holds_no_row() -> None:
 
 
 async def test_what_cannot_be_saved_is_dropped_and_counted() -> None:
-    """Behind a row that is not there, into a tier that does not run, twice, or more than the quota."""
+    """After a row that is not there, into a tier that does not run, twice, or more than the quota."""
     async with erllama.Runtime(ram_quota_bytes=1 << 20) as runtime:
         cache = runtime.cache
         await cache.put(I, TOKENS, 50, b"x")

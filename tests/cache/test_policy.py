@@ -224,7 +224,8 @@ def test_the_seconds_a_token_are_those_of_all_rows_together() -> None:
 def test_rows_of_which_nobody_knows_make_no_others_cheaper(
     known: list[tuple[int, float]], unknown: list[tuple[int, float]]
 ) -> None:
-    """Those that an application has put before the model's own: nobody said that they took no time."""
+    """Those that an application has put before the model's own: that their time is unknown does not mean that they took
+    none."""
 
     def rows(spans: list[tuple[int, float]]) -> list[RowMeta]:
         return [meta(list(range(tokens)), 0, tokens, prefill_seconds=seconds) for tokens, seconds in spans]

@@ -174,7 +174,7 @@ def test_a_reservation_does_not_stand_once_the_row_before_it_is_lost() -> None:
 
 
 def test_a_row_after_a_lost_one_is_saved_again_with_another_start() -> None:
-    """Nobody finds the old copy any more; what goes on from it is found again behind the new one."""
+    """The old copy is not found any more; what extends it is found again after the new one."""
     first, second, third = chain(STORY, 10, 20, 30)
     index, reservations = disk_with(second, third)
     packed = pack_tokens(STORY[:30])
@@ -203,7 +203,7 @@ def test_a_row_that_extends_one_after_a_lost_one_has_no_parent() -> None:
 
 
 def test_a_row_that_is_saved_again_is_nobodys_victim() -> None:
-    """It would be removed behind the new copy, and that with it."""
+    """It would be removed after the new copy was stored, and that with it."""
     _, second = chain(STORY, 10, 20)
     index, reservations = disk_with(second, *[meta([number], 0, 1) for number in range(8)])
     reserve(reservations, meta(STORY, 0, 20))

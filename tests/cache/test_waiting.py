@@ -48,7 +48,7 @@ def test_a_pending_row_is_awaited_by_a_look_up_that_names_it(books: tuple[Index,
 def test_tiers_that_open_are_awaited_where_more_may_be_found(
     books: tuple[Index, Reservations], parent_key: bytes | None
 ) -> None:
-    """Not by who finds all of the prompt, nor by who has no time."""
+    """Not by a look-up that finds all of the prompt, nor by one without time to wait."""
     assert awaited(find(parent_key=parent_key), *books, True) == OPENING
     assert awaited(find(parent_key=parent_key), *books, False) is None
     assert awaited(find(PROMPT[:64], parent_key), *books, True) is None

@@ -174,7 +174,7 @@ def test_a_row_that_diverges_from_the_prompt_is_used_up_to_there_where_cells_can
 
 
 def test_a_pending_row_counts_as_saved_but_cannot_be_read() -> None:
-    """New rows continue behind it; the hit ends before it."""
+    """New rows continue after it; the hit ends before it."""
     first, second = chain(STORY, 32, 64)
     index = index_of(first)
     index.books["disk"].reserve(second, 1000)

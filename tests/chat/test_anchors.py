@@ -199,7 +199,7 @@ def test_a_template_that_leaves_users_out_gives_no_anchor() -> None:
 
 
 def test_a_text_that_merges_with_the_template_shares_the_anchor() -> None:
-    """A line feed first makes one token with the template's own: it is the one behind the anchor."""
+    """A line feed first makes one token with the template's own: it is the one after the anchor."""
     plain, at = found(CHATML, [system("A"), user("Hi")], as_words)
     merged, merged_at = found(CHATML, [system("A"), user("\n\nHi")], as_words)
     assert at == merged_at

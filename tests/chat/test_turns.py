@@ -128,7 +128,7 @@ def test_what_follows_does_not_depend_on_the_reply(
     st.lists(st.sampled_from([user("u"), said("a"), said(MADE_UP_REPLY), user(MADE_UP_REPLY), user("")]), max_size=5)
 )
 def test_any_messages_give_a_text_or_none(source: str, messages: list[dict[str, Any]]) -> None:
-    """Also those that a template refuses, or that say what nobody says."""
+    """Also those that a template refuses, or with the made-up texts."""
     after = text_after_reply(messages, [user("n")], rendering(source))
     assert after is None or messages[-1]["role"] == "assistant"
 

@@ -1,8 +1,7 @@
 """The table of counters in the caching guide is what the code counts: no name more, no name less.
 
 The code's side is read from its syntax: the name in every `counters[…] += …`, where `{…}` in an f-string
-stands for a set of words. Which words is told by the types that they have; where they are plain strings, by the
-calls that say them.
+stands for a set of words. Which words, their types say; where they are plain strings, the calls that pass them.
 """
 
 from __future__ import annotations
@@ -94,7 +93,7 @@ def words() -> dict[str, set[str]]:
         "misses.": literals(Miss, "reason"),
         "saves.": set(get_args(SaveReason)),
         "saves.bytes.": TIER,
-        # The errors of tiers are told by their class names; the table says so in words.
+        # The errors of tiers are counted by their class names; the table says so in words.
         "saves.dropped.": (literals(Refused, "reason") - {"duplicate"})
         | set(get_args(SkipReason))
         | said_to("_given_up", "cache")

@@ -1,4 +1,4 @@
-"""An engine's threads: numbers that were given, shares, rests, and what is told of them."""
+"""An engine's threads: numbers that were given, shares, rests, and what is reported of them."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_an_engine_tells_what_it_has_settled_on() -> None:
 
 @pytest.mark.parametrize("how", [ComputeThreads.pause, ComputeThreads.rest])
 def test_a_rest_says_nothing_of_the_cpus(how: Callable[[ComputeThreads], None]) -> None:
-    """They were idle because nobody decoded: no reason to try more threads."""
+    """They were idle because no decode was under way: no reason to try more threads."""
     machine = Machine(2)
     machine.busy = 2
     machine.run(4.0)
@@ -177,7 +177,7 @@ def test_a_kernel_that_fails_to_tell_once_is_no_reason_to_try_anything() -> None
 
 @pytest.mark.parametrize("trying", [True, False])
 def test_the_times_of_a_trial_do_not_size_slices(trying: bool) -> None:
-    """What streams wait for is told by decodes as they will be."""
+    """Only decodes by the settled number show what streams will wait for."""
 
     class Threads(ComputeThreads):
         is_trying = property(lambda self: trying)

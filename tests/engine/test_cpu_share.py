@@ -21,7 +21,7 @@ choices = st.lists(
 
 @given(choices)
 def test_shares_keep_their_bounds(asked: list[ThreadChoice]) -> None:
-    """The fixed get theirs; nobody else more than it can use, or less than one; together no more than there is."""
+    """Fixed ones get their number; no other more than it can use, or less than one; together no more than there is."""
     granted = share_out(asked)
     assert len(granted) == len(asked)
     for one, threads in zip(asked, granted, strict=True):
@@ -52,7 +52,7 @@ def test_equals_get_the_same_but_for_what_cannot_be_divided(asked: list[ThreadCh
 
 
 def test_seats_come_and_go() -> None:
-    """Who decodes alone has all; a second one takes half of it, for as long as it decodes."""
+    """An engine that decodes alone has all; a second one takes half of it, for as long as it decodes."""
     share, first, second = CpuShare(), Seat(choice(8, cpus=8)), Seat(choice(8, cpus=8))
     assert first.granted == 8
     share.take(first)

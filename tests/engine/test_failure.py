@@ -45,7 +45,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 
 
 def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
-    """Anything that a struct may hold. A `Failure` is that of an error: it is told by one."""
+    """Anything that a struct may hold. A `Failure` is always made from an error."""
     if kind is Failure:
         return raised.map(failure_of)
     return st.builds(kind, **{name: values(hint) for name, hint in typing.get_type_hints(kind).items()})

@@ -110,7 +110,7 @@ async def test_a_row_in_the_wrong_place_is_refused_and_the_rest_stays() -> None:
 
 
 async def test_without_a_buffer_nothing_is_copied_and_the_next_range_is_longer() -> None:
-    """Decoding never waits for room: the range is skipped, told, and no hole is left."""
+    """Decoding never waits for room: the range is skipped and reported, and no hole is left."""
     buffers = BufferPool(GRAIN)
     held = buffers.take(1)
     async with engine(stub(context_opts=SMALL), buffers) as driver:

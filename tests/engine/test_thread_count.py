@@ -70,7 +70,7 @@ def test_others_that_come_and_go_do_not_stop_it(machine: Machine, every: float) 
     )
 )
 def test_a_count_stays_between_one_and_what_is_granted(steps: list[tuple[int, float, float, float]]) -> None:
-    """Whatever was granted, measured and told."""
+    """Whatever was granted, measured and reported."""
     counting, now = Counting(16), 0.0
     for most, seconds, waiting, idle in steps:
         told = Pressure(waiting, idle) if idle < 15.0 else None
@@ -192,7 +192,8 @@ def test_alike_are_decodes_of_as_many_rows_and_about_as_many_prompt_tokens(
 
 
 def test_a_number_that_is_much_slower_costs_one_decode() -> None:
-    """Two threads beside two busy processes took a second where one took 25 ms: nobody waits for eight of those."""
+    """Two threads beside two busy processes took a second where one took 25 ms: the trial ends before eight of
+    those."""
     counting = Counting(1, ended_at=0.0)
     counting, _ = next_count(counting, 2, ROW, QUIET, 100.0)
     counting = observed(counting, 0.025, 100.0)

@@ -119,7 +119,7 @@ def test_a_prompt_after_the_first_gets_a_quarter_or_its_end(
 def test_a_higher_priority_has_its_budget_first(
     wanted: list[Need], n_batch: int, n_ubatch: int, chunk: int | None
 ) -> None:
-    """Who is first by priority and arrival gets what it would alone, unless others have waited for too long: then the
+    """The first by priority and arrival gets what it would alone, unless others have waited for too long: then the
     one of them that has waited longest does."""
     asked = [need for need in wanted if not need.decoding]
     overdue = [need for need in asked if need.waited >= patience_of(len(asked))]

@@ -1,4 +1,4 @@
-"""Ticks of the worker: who is in a decode, who waits for cells, who shares them, who pays for a fault."""
+"""Ticks of the worker: which requests are in a decode, wait for cells, share them, or fail for a fault."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from erllama_py.engine.tick_plan import PATIENCE
 from erllama_py.errors import SamplerFailed
 from erllama_py.options.model import SchedulerOpts
 
-# --- who is in a decode ------------------------------------------------------------------------------------------
+# --- what is in a decode -----------------------------------------------------------------------------------------
 
 
 def test_all_that_generate_are_rows_of_one_decode() -> None:
@@ -81,7 +81,7 @@ def test_a_decode_for_one_request_alone_is_announced_and_no_other() -> None:
 def test_no_decode_is_too_large_and_no_stream_is_passed_over(
     asked: list[tuple[int, int, int]], n_batch: int, chunk: int
 ) -> None:
-    """Whoever comes at whatever tick: each decode has a row of each who generates, and all say what they say alone."""
+    """Whichever comes at whatever tick: each decode has a row of each that generates, and all replies are as alone."""
     context = {"n_batch": n_batch, "n_ubatch": min(n_batch, 16), "n_seq_max": 6}
     many = bench(context_opts=context, scheduler=SchedulerOpts(prefill_chunk_size=chunk))
     for n, (length, reply, ticks) in enumerate(asked):
@@ -183,7 +183,7 @@ CANCELLED_WHEN: dict[str, tuple[int, dict[str, Any], int, int]] = {
 
 @pytest.mark.parametrize("when", CANCELLED_WHEN)
 def test_a_cancel_takes_effect_with_the_next_tick(when: str) -> None:
-    """It takes part in no decode any more, keeps what it has until that is dropped, and nobody else notices."""
+    """It takes part in no decode any more, keeps what it has until that is dropped, and no other is affected."""
     length, fields, ticks, held = CANCELLED_WHEN[when]
     many = bench(context_opts={"n_batch": 74})
     many.do(generate(2, prompt(2), seq_id=1, max_new_tokens=12))
@@ -239,7 +239,7 @@ def test_a_fork_gets_what_there_is_when_its_source_leaves(leaves: str) -> None:
 
 
 def test_a_sequence_that_was_given_up_gets_no_share() -> None:
-    """Nor one that somebody is at work in by then."""
+    """Nor one that another request is at work in by then."""
     many = bench()
     forks = (Fork(request_id=2, source=0, seq_id=1, length=90), Fork(request_id=3, source=0, seq_id=2, length=90))
     many.do(generate(1, prompt(1, 100), max_new_tokens=1), *forks)
@@ -280,7 +280,7 @@ def test_a_request_that_breaks_a_decode_fails_alone() -> None:
 
 
 def test_when_all_fail_the_engine_does() -> None:
-    """Nobody is to blame; the context is broken, and its supervisor knows what to do."""
+    """No request is the culprit; the context is broken, and its supervisor knows what to do."""
     many = bench()
     many.do(*(generate(n, prompt(n), seq_id=n - 1) for n in (1, 2)))
     many.recorder.broken |= {0, 1}

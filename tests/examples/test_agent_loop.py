@@ -30,7 +30,7 @@ class Counting(dict[str, str]):
 
 
 class Scripted:
-    """A model whose chats end as they are told, and then well."""
+    """A model whose chats end as given, and then well."""
 
     def __init__(self, *failures: Exception) -> None:
         self.asked: list[str] = []

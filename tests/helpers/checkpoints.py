@@ -76,7 +76,7 @@ async def at_each_checkpoint(
 
 @asynccontextmanager
 async def quiet_loop() -> AsyncIterator[None]:
-    """A block that must leave no task behind and nothing for the loop's exception handler."""
+    """A block that must leave no task running and nothing for the loop's exception handler."""
     loop = asyncio.get_running_loop()
     complaints: list[dict[str, Any]] = []
     before = asyncio.all_tasks()

@@ -1,4 +1,4 @@
-"""A model for eight requests at a time whose decodes wait for a gate, and tell who took part in them.
+"""A model for eight requests at a time whose decodes wait for a gate, and record which requests took part in them.
 
 With the gate shut a test lets requests arrive together; what the decodes were made of is in `Gated.parts`.
 """

@@ -1,4 +1,4 @@
-"""Who may import whom, and through which doors. The tables are the rule; the tests walk the syntax trees.
+"""Which room may import which, and through which doors. The tables are the rule; the tests walk the syntax trees.
 
 Arrows point down:
 
@@ -112,7 +112,7 @@ def test_between_rooms_one_goes_through_the_door() -> None:
 
 
 def test_one_file_alone_imports_llama_cpp() -> None:
-    """Everything that could end the process behind our back goes through one border."""
+    """Everything that could end the process without notice goes through one border."""
     importers = set()
     for path in sources("erllama_py"):
         for node in ast.walk(syntax(path)):

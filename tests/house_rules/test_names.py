@@ -103,7 +103,7 @@ def read_names(path: Path) -> set[str]:
 
 
 def test_every_setting_is_read_by_code() -> None:
-    """A setting that nothing reads is a promise that nobody keeps."""
+    """A setting that nothing reads is a broken promise."""
     # The room itself touches every one of them to check it, which is not what is meant.
     readers = [path for path in sources("erllama_py") if PACKAGE / "options" not in path.parents]
     read = set().union(*map(read_names, readers))

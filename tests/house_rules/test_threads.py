@@ -41,7 +41,7 @@ def test_files_are_read_and_written_on_threads_that_are_named() -> None:
 
 
 def test_threads_are_begun_where_the_list_says() -> None:
-    """A thread that nobody owns is one that nobody ends."""
+    """A thread without an owner is never ended."""
     found = set()
     for path in sources("erllama_py"):
         for node in ast.walk(syntax(path)):

@@ -68,7 +68,7 @@ ENDS: dict[str, tuple[Callable[[ModelBoard], object], str, erllama.ErllamaError]
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("when", ["loading", "up", "restarting"])
 async def test_every_end_wakes_waiting_callers_with_its_error(end: str, when: str) -> None:
-    """Whenever it comes; from then on everybody gets the same."""
+    """Whenever it comes; from then on all callers get the same."""
     life = Life()
     if when == "loading":
         life.begins()

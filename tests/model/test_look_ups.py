@@ -1,4 +1,5 @@
-"""The tasks of look-ups: what the cache is asked and told, and how far rows are read ahead of the engine."""
+"""The tasks of look-ups: what the cache is asked and what is reported to it, and how far rows are read ahead of the
+engine."""
 
 from __future__ import annotations
 
@@ -89,7 +90,7 @@ async def test_four_rows_are_read_ahead_and_no_more() -> None:
 
 
 async def test_rows_are_handed_on_in_their_order() -> None:
-    """Whichever is read first; and none behind one that cannot be read."""
+    """Whichever is read first; and none after one that cannot be read."""
     async with look_ups() as (tasks, client, posted):
         tasks.read(ReadRows(1, ROWS))
         await reads_begun(client, READ_AHEAD)

@@ -15,7 +15,7 @@ from erllama_py.serve.models import fetch
 pytestmark = [pytest.mark.real_model, pytest.mark.slow]
 
 SPAN, SPANS = 256, 4  # four of them are twice as wide as Gemma 3's window
-STEP = 8  # tokens decoded behind a boundary to compare what comes of them
+STEP = 8  # tokens decoded after a boundary to compare what comes of them
 TEXT = "The keeper of the lighthouse wrote in his log each evening what he had seen from the gallery. "
 
 

@@ -1,4 +1,5 @@
-"""Many requests at once with SmolLM2 and Gemma 3: a common beginning is computed once, and who finds no cells waits."""
+"""Many requests at once with SmolLM2 and Gemma 3: a common beginning is computed once, and a request that finds no
+cells waits."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def config(name: str, **context: Any) -> Any:
 
 
 async def asked(model: erllama.Model, questions: list[str]) -> list[list[int]]:
-    """Prompts of one beginning, a question behind it each."""
+    """Prompts of one beginning, each with a question after it."""
     begin = await model.tokenize(SYSTEM)
     return [[*begin, *(await model.tokenize(f"\n{question}\n", add_bos=False))] for question in questions]
 

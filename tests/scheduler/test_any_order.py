@@ -1,4 +1,4 @@
-"""Many requests on one model, in any order of events: cells suffice, nobody is lost, and nothing is done twice."""
+"""Many requests on one model, in any order of events: cells suffice, no request is lost, and nothing is done twice."""
 
 from __future__ import annotations
 
@@ -99,11 +99,11 @@ FOUND: dict[str, tuple[Shape, list[Step]]] = {
         shape_of("full", 64, 5, 8),
         [ask(50, base=2), ask(20, max_new_tokens=2), ask(10), ask(20, base=2), ask(10, own=7)],
     ),
-    "who is parked finds all that it had, with logits, and has nothing to draw from them": (
+    "a parked request finds all that it had, with logits, and has nothing to draw from them": (
         shape_of("recurrent", 64, 2, 16, 0),
         [ask(100), ask(100, priority=2, plan=True), ("round", 1), ("look", 4)],
     ),
-    "who is to begin with another's cells has the same as that one when it begins": (
+    "a request that is to begin with another's cells has the same as that one when it begins": (
         shape_of("full", 64, 3, 4, 0),
         [ask(0), ask(0), ask(0), ask(16), ask(16)],
     ),

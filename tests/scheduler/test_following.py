@@ -131,7 +131,7 @@ def test_what_the_lead_has_saved_is_not_saved_again() -> None:
 
 @pytest.mark.parametrize(("shared", "saved"), [(40, 40), (25, 40)])
 def test_what_a_lead_has_saved_is_not_saved_again_when_it_is_over(shared: int, saved: int) -> None:
-    """Its end may be known before the answer to who shares with it."""
+    """Its end may be known before the engine has answered the follower's `Fork`."""
     state = begun(state_with(), asked(1, A, plan=PLAN))
     state, _ = run(state, asked(2, SECOND, plan=PLAN), found(2), finished(1, [], held=60, captured_to=60))
     _, effects = run(state, Forked(2, shared))
@@ -197,7 +197,7 @@ def test_a_follower_of_a_leader_that_is_parked_gets_what_it_has() -> None:
 
 
 def test_a_higher_priority_does_not_wait_for_the_prompt_of_a_lower_one() -> None:
-    """That may be read behind all others; once it is in, it is shared."""
+    """That may be read after all others; once it is in, it is shared."""
     state = begun(state_with(n_cells=ROOM), asked(1, A))
     for above, shares in ((asked(2, SECOND), True), (asked(2, SECOND, priority=1), False)):
         assert (FORK_2 in jobs(run(state, above)[1])) == shares
@@ -219,7 +219,7 @@ def test_a_follower_is_cancelled_without_its_lead() -> None:
 
 
 def following(memory: MemoryKind) -> State:
-    """Two behind one that saves what all three begin with, at 20 and at 40."""
+    """Two that follow one which saves what all three begin with, at 20 and at 40."""
     state = begun(state_with(memory=memory, n_cells=ROOM), asked(1, A, plan=PLAN))
     state, effects = run(state, asked(2, SECOND))
     assert effects == []
@@ -292,7 +292,7 @@ def test_nobody_waits_for_rows_of_a_prompt_that_is_in() -> None:
 @pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
 @pytest.mark.parametrize("saved", ["now", "already", "by nobody"])
 def test_followers_that_waited_for_a_short_beginning_go_on_together(memory: MemoryKind, saved: str) -> None:
-    """What they share behind it is longer, and only one of them computes that; the others wait for its rows."""
+    """What they share after it is longer, and only one of them computes that; the others wait for its rows."""
     stem, plan = [*A[:20], *B, *C], changed(PLAN, prompt_ends=(20, 60, 100))
     state, _ = run(state_with(memory=memory, n_seq_max=4, n_cells=ROOM), asked(1, [*A[:20], *D], plan=PLAN))
     if saved == "now":
@@ -316,7 +316,7 @@ def test_followers_that_waited_for_a_short_beginning_go_on_together(memory: Memo
 
 @pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
 def test_nobody_waits_for_rows_of_one_that_saves_none(memory: MemoryKind) -> None:
-    """It began while the cache was away; who follows it goes on as soon as that is known."""
+    """It began while the cache was away; its followers go on as soon as that is known."""
     state, _ = run(state_with(memory=memory, n_cells=ROOM), asked(1, A, plan=PLAN), asked(2, SECOND))
     assert stage(state, 2) == "following"
     state, effects = run(state, found(1, None))

@@ -174,7 +174,7 @@ def test_a_plan_starts_from_what_is_saved() -> None:
 
 
 def test_nothing_is_saved_while_the_cache_is_away() -> None:
-    """Nobody knows what is saved already."""
+    """What is saved already is unknown."""
     assert generate_of(run(IDLE, submit(1), found(1, None))[1]).saves is None
     assert generate_of(run(IDLE, submit(1, plan=None), found(1))[1]).saves is None
 

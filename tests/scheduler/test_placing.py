@@ -1,4 +1,4 @@
-"""Where a request goes: what it begins with, who makes room for it, and when it has to wait."""
+"""Where a request goes: what it begins with, what makes room for it, and when it has to wait."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PARTED = [*A[:40], *C[:20]]  # begins as A does
 
 
 def place(state: State, one: Queued) -> Place | Park | None:
-    """At once: nobody has had a turn."""
+    """At once: none has had a turn."""
     return placing.place(state, one, now=0.0)
 
 
@@ -38,7 +38,7 @@ def placed(state: State, one: Queued) -> Place:
 
 
 def test_a_prompt_like_nothing_else_gets_a_free_sequence() -> None:
-    """With cells for itself and the first step of its reply; nobody has to go for it."""
+    """With cells for itself and the first step of its reply; none has to go for it."""
     assert place(state_with(kept(0, B)), waiting(1, A)) == Place(
         seq_id=1, keep=0, source=None, leader=None, leader_end=0, pieces=(Piece(1, 64),), limit=64, evict=()
     )
@@ -91,7 +91,7 @@ def test_the_cells_of_one_tenant_are_neither_taken_over_nor_shared() -> None:
 
 
 def test_a_sessions_sequence_is_its_own_but_others_may_share_it() -> None:
-    """Nobody else writes behind it, and it is not cut."""
+    """No other request writes after it, and it is not cut."""
     state = state_with(kept(0, A[:40], session_id="s"))
     assert beginning(state, waiting(1, A, session_id="s")) == Beginning(seq_id=0, keep=40)
     for session in (None, "t"):
@@ -107,7 +107,7 @@ def test_a_sessions_own_sequence_is_before_a_longer_one() -> None:
 
 @pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
 def test_of_other_memories_rows_are_shared_not_cells(memory: Any) -> None:
-    """Who comes later waits for the last row that both begin with; once the prompt is in, all are being saved."""
+    """A later request waits for the last row that both begin with; once the prompt is in, all are being saved."""
     state = begun(state_with(memory=memory), asked(1, A, plan=PLAN))
     assert beginning(state, waiting(2, PARTED)) == Beginning(leader=1, leader_end=40)
     assert beginning(state, waiting(2, [*A[:39], *B])) == Beginning(leader=1, leader_end=20)
@@ -125,7 +125,7 @@ def test_no_request_follows_a_follower() -> None:
 
 
 def test_what_a_cancelled_request_has_computed_is_shared_while_it_leaves() -> None:
-    """Who asks again at once finds it, or as much of it as there is."""
+    """A prompt that comes again at once finds it, or as much of it as there is."""
     state = begun(state_with(), asked(1, A))
     state, _ = run(state, CancelRequest(1))
     assert beginning(state, waiting(2, A)).leader == 1
@@ -146,7 +146,7 @@ def test_without_a_free_sequence_the_first_of_those_at_rest_goes() -> None:
 
 
 def test_the_source_of_a_beginning_goes_last() -> None:
-    """Even behind what is held for a session."""
+    """Even after what is held for a session."""
     state = state_with(kept(0, A), kept(1, B, session_id="s"), kept(2, C, session_id="t"), n_cells=1000)
     found = placed(state, waiting(1, PARTED))
     assert (found.seq_id, found.source) == (1, 0)
@@ -204,12 +204,12 @@ def test_a_short_reply_is_given_all_its_cells() -> None:
     assert [most_cells(waiting(1, A, max_new_tokens=n)) for n in (0, 1, 6)] == [60, 60, 65]
 
 
-# --- who is parked ------------------------------------------------------------------------------------------------
+# --- which is parked ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("priority", "expected"), [(0, None), (1, Park((2,))), (-1, None)])
 def test_a_higher_priority_takes_a_sequence(priority: int, expected: Park | None) -> None:
-    """Nobody is parked for one of the same priority, or of a lower one."""
+    """None is parked for one of the same priority, or of a lower one."""
     state = begun(state_with(n_seq_max=2, n_cells=1000), asked(1, A), asked(2, B))
     assert place(state, waiting(3, C, priority=priority)) == expected
 

@@ -1,4 +1,4 @@
-"""Requests that do not fit together take turns: who displaces whom, when, and for how long anybody is parked."""
+"""Requests that do not fit together take turns: which displaces which, when, and for how long one is parked."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def since(state: State, *times: float | None, came_in: float = 0.0) -> State:
     return state
 
 
-# --- who displaces whom --------------------------------------------------------------------------------------------
+# --- which displaces which -----------------------------------------------------------------------------------------
 
 
 def test_a_parked_request_displaces_the_equal_that_has_worked_longest() -> None:
-    """Both have waited and worked for a turn; the one who came first has no privilege."""
+    """Both have waited and worked for a turn; the one that came first has no privilege."""
     state = since(FULL, 5.0, 4.0)
     assert place(state, parked(3, C, at=5.0), now=7.0) == Park((2,))
     assert place(since(FULL, 4.0, 5.0), parked(3, C, at=5.0), now=7.0) == Park((1,))
@@ -58,7 +58,7 @@ def test_a_parked_request_displaces_the_equal_that_has_worked_longest() -> None:
 
 @pytest.mark.parametrize(
     ("at", "back", "now"), [(5.1, 1.0, 7.0), (1.0, 5.1, 7.0), (1.0, None, 7.0)],
-    ids=["it has not waited for a turn", "nobody has worked for one", "who is not back has not begun its turn"],
+    ids=["it has not waited for a turn", "none has worked for one", "one that is not back has not begun its turn"],
 )  # fmt: skip
 def test_nobody_is_displaced_before_a_turn(at: float, back: float | None, now: float) -> None:
     """Whoever is restored, or computes again what was not saved, is left there until it has got on for a turn."""
@@ -66,7 +66,7 @@ def test_nobody_is_displaced_before_a_turn(at: float, back: float | None, now: f
 
 
 def test_a_request_that_was_never_started_displaces_no_equal() -> None:
-    """However long it waits: those at work end some time, and it has shown nobody anything yet."""
+    """However long it waits: those at work end some time, and no stream of it pauses."""
     assert place(since(FULL, 0.0, 0.0), waiting(3, C), now=1000.0) is None
 
 
@@ -87,7 +87,7 @@ def test_a_request_that_takes_long_to_come_back_has_a_longer_turn() -> None:
 
 
 def test_coming_back_begins_with_the_look_up() -> None:
-    """It waits for what is still being saved, with cells that nobody uses meanwhile."""
+    """It waits for what is still being saved, with cells that are unused meanwhile."""
     state, _ = run(state_with(), asked(1, A, plan=PLAN), now=1.0)
     state, _ = run(state, found(1), now=4.0)
     assert (working(state, 1).back_at, working(state, 1).came_in) == (4.0, 3.0)
@@ -95,7 +95,7 @@ def test_coming_back_begins_with_the_look_up() -> None:
 
 @pytest.mark.parametrize(("first", "then"), [(found(2), Forked(2, 40)), (Forked(2, 40), found(2))])
 def test_coming_back_counts_from_when_the_wait_for_a_leader_is_over(first: Any, then: Any) -> None:
-    """A lead may be as long in a prompt; who follows it is not to keep its place for eight times that."""
+    """A leader's prompt may take that long; its follower is not to keep its place for eight times that."""
     state = begun(state_with(), asked(1, A, plan=PLAN))
     state, _ = run(state, asked(2, [*A[:40], *B[:20]], plan=PLAN), now=2.0)
     state, _ = run(state, first, now=5.0)
@@ -110,7 +110,7 @@ def test_a_prompt_that_is_not_saved_is_read_before_its_turn_begins() -> None:
 
 
 def test_the_next_in_the_queue_is_the_one_parked_first() -> None:
-    """Before those who were never started, behind higher priorities; so nobody waits for ever."""
+    """Before those that were never started, after higher priorities; so none waits for ever."""
     state = FULL
     queue: list[Queued] = [parked(3, C, at=3.0), parked(4, D, at=2.0), waiting(5, C), waiting(6, D, priority=1)]
     for one, expected in zip(reversed(queue), (6, 6, 6, 6), strict=True):
@@ -121,7 +121,7 @@ def test_the_next_in_the_queue_is_the_one_parked_first() -> None:
 
 
 def test_a_look_is_due_when_one_more_turn_is_over() -> None:
-    """Not before the one who waits has waited for one, and not for what is past."""
+    """Not before the waiting one has waited for one, and not for what is past."""
     state = with_request(since(FULL, 3.0, 4.5), parked(3, C, at=2.0))
     assert [next_turn(state, now) for now in (0.0, 4.0, 5.0, 6.4, 6.5)] == [5.0, 5.0, 6.5, 6.5, None]
     state = with_request(since(FULL, 0.0, 0.0), parked(3, C, at=2.0))
@@ -129,11 +129,11 @@ def test_a_look_is_due_when_one_more_turn_is_over() -> None:
     assert next_turn(with_request(since(FULL, 0.0, 0.0), waiting(3, C)), 0.0) is None
 
 
-# --- who gives way to one that grows -------------------------------------------------------------------------------
+# --- which gives way to one that grows -----------------------------------------------------------------------------
 
 
 def order(state: State, request_id: int, now: float) -> list[int]:
-    """Who would be parked for its growth, one after the other."""
+    """Those that would be parked for its growth, one after the other."""
     others, found = parkable(state), list[int]()
     while others and (last := gives_way(state, working(state, request_id), others, now)) is not None:
         found.append(last.core.request.id)
@@ -142,7 +142,7 @@ def order(state: State, request_id: int, now: float) -> list[int]:
 
 
 def test_the_lowest_priority_gives_way_first_then_the_latest_arrival() -> None:
-    """Never a higher one; who leaves already is not parked, nor who the engine has not begun."""
+    """Never a higher one; one that is leaving is not parked, nor one that the engine has not begun."""
     state = begun(
         state_with(n_seq_max=6, n_cells=1000),
         asked(1, A, priority=1), asked(2, B), asked(3, C), asked(4, D, priority=2), asked(5, [1, 2, 3]),
@@ -274,7 +274,7 @@ crowds = st.tuples(
 
 
 def crowd_takes_turns(shape: Shape, lengths: Sequence[int], reply: int, fast: bool, look_up: float) -> None:
-    """Let a crowd run; nobody waits longer than is stated, and moving stays within bounds."""
+    """Let a crowd run; none waits longer than is stated, and moving stays within bounds."""
     streams = Streams(shape, lengths, reply, fast=fast, look_up=look_up)
     took = streams.run()
     turn = max(shape.turn, TURN_SHARE * streams.came_in) + TICK_SECONDS

@@ -80,7 +80,7 @@ def test_a_request_that_waits_without_limit_needs_no_look() -> None:
 
 
 def test_it_is_cancelled_while_it_waits_for_room() -> None:
-    """It is answered, and leaves nothing behind."""
+    """It is answered, and nothing of it is left."""
     state, effects = run(full(), asked(4, D, queue_wait=5.0), CancelRequest(4))
     assert [type(effect) for effect in effects] == [Complete]
     assert state == full()

@@ -192,7 +192,7 @@ def test_a_prompt_of_100_tokens_starts_here(row: Any) -> None:
 
 @pytest.mark.parametrize(("each", "nbytes", "kept"), [(0.004, 6_000_000, 99), (0.0001, 33_000_000, 90)])
 def test_rows_are_read_if_that_takes_less_than_they_spare(each: float, nbytes: int, kept: int) -> None:
-    """Behind 90 live cells: nine tokens take a CPU 36 ms and a GPU 1."""
+    """After 90 live cells: nine tokens take a CPU 36 ms and a GPU 1."""
     row = Located(meta([*PROMPT, *[9] * 50], 0, 150, prefill_seconds=150 * each), "disk", nbytes)
     hit = Hit(chain=(row,), length=100, saved_to=0, exact=True, miss=None)
     assert start_with("full", PROMPT[:90], hit).keep == kept

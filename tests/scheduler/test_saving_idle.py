@@ -1,4 +1,4 @@
-"""Saving what is at rest: an eviction waits for nobody at work, a shutdown ends them, and all is answered."""
+"""Saving idle sequences: an eviction does not wait for requests at work, a shutdown ends them, and all is answered."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def no_buffer(ticket: int, start: int = 3, end: int = 6) -> Captured:
 
 
 def test_a_range_without_a_buffer_is_tried_again() -> None:
-    """When what was on its way is stored; nothing is dropped, and the ranges behind it follow."""
+    """When what was pending is stored; nothing is dropped, and the ranges after it follow."""
     state, _ = run(LONG, EVICT)
     for ticket in (-1, -2, -3):
         state, effects = run(state, no_buffer(ticket, *SPANS[0]))
@@ -178,7 +178,7 @@ def test_a_range_that_cannot_be_copied_is_given_up_at_once(skipped: str) -> None
 
 
 def test_what_makes_room_for_a_request_does_not_wait_for_buffers() -> None:
-    """All is copied at once, and what finds no buffer is told to the cache: somebody waits for the cells."""
+    """All is copied at once, and what finds no buffer is reported to the cache: a request waits for the cells."""
     state, effects = run(LONG, submit(2, PROMPT))
     assert effects[:-1] == [*(capture("evict", -1 - n, 0, *span) for n, span in enumerate(SPANS)), SendJob(Drop(0))]
     state, effects = run(state, no_buffer(-1, *SPANS[0]))
@@ -309,7 +309,7 @@ def test_evictions_follow_each_other() -> None:
 
 
 def test_a_shutdown_ends_the_request_at_work() -> None:
-    """What it has is saved; who waits for it, or in the queue, learns from the model's end that it is over."""
+    """What it has is saved; callers that wait for it, or in the queue, learn from the model's end that it is over."""
     state, effects = run(WORKING, submit(3), SHUTDOWN)
     assert effects == [SendJob(Cancel(2))]
     state, effects = run(state, finished(2, [8], held=60, captured_to=40, reason="cancelled"))
@@ -353,12 +353,12 @@ def test_a_shutdown_while_rows_go_in_saves_nothing() -> None:
 
 
 def test_a_request_that_a_shutdown_ends_cannot_be_cancelled_again() -> None:
-    """The engine was told once."""
+    """The engine was asked once."""
     state, _ = run(WORKING, SHUTDOWN)
     assert run(state, CancelRequest(2)) == (state, [])
 
 
 def test_a_failure_during_a_shutdown_leaves_nothing_to_save() -> None:
-    """The request is told, and so is the caller."""
+    """The request gets an error, and so does the caller."""
     _, effects = run(WORKING, SHUTDOWN, Failed(2, FAILURE))
     assert effects == [FailRequest(2, FAILURE), SendJob(Drop(0)), AnswerSaved(91)]

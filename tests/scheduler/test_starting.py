@@ -113,7 +113,7 @@ def test_rows_go_after_the_live_cells() -> None:
 
 
 def test_the_logits_in_memory_spare_every_decode() -> None:
-    """The first token is drawn from them, and nobody needs to be told them again."""
+    """The first token is drawn from them, and the engine need not report them again."""
     state, _ = run(LOOKING, found(1, HIT, b"kept"))
     _, effects = run(state, *(row_read(1, row) for row in ROWS), *(restored(1, row) for row in ROWS))
     job = generate_of(effects)
@@ -177,7 +177,7 @@ def test_a_row_that_cannot_be_read_ends_the_chain(readable: int) -> None:
 
 @pytest.mark.parametrize("refused", [0, 1, 2])
 def test_a_row_that_the_engine_refuses_ends_the_chain(refused: int) -> None:
-    """It is named, so that the cache forgets it; those sent behind it are nothing."""
+    """It is named, so that the cache forgets it; those sent after it are dropped."""
     state, _ = run(RESTORING, *(row_read(1, row) for row in ROWS), *(restored(1, row) for row in ROWS[:refused]))
     state, effects = run(state, restored(1, ROWS[refused], ok=False))
     job, at = generate_of(effects), 20 * refused
@@ -237,7 +237,7 @@ def test_without_the_cache_a_request_starts_from_what_is_live() -> None:
 
 
 def test_a_request_is_cancelled_while_it_is_looked_up() -> None:
-    """The answer is there at once, the cache is told, and what it was to go on from stays."""
+    """The answer is there at once, the cache gets its `Used`, and what it was to begin with stays."""
     before = with_live(PROMPT[:30])
     state, effects = run(before, CancelRequest(1))
     ended, answer = effects

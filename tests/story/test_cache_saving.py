@@ -1,4 +1,4 @@
-"""What is saved, when, and who waits for it: gates, `parent_key`, cancelled requests, evicting, unloading."""
+"""What is saved, when, and what waits for it: gates, `parent_key`, cancelled requests, evicting, unloading."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ async def test_the_wait_for_a_parent_ends_in_time(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_the_wait_for_a_parent_ends_when_its_save_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for a row that will not come."""
+    """No look-up waits for a row that will not come."""
     async with ram_model(policy=FINISH_ONLY) as (runtime, model):
         gate, waits = Gate(monkeypatch), look_up_waits(monkeypatch)
         first, turn = await first_turn(model)
@@ -328,7 +328,7 @@ async def test_evicting_a_model_frees_its_cells() -> None:
 
 
 async def test_evicting_leaves_those_at_work_alone() -> None:
-    """What is at rest is saved and forgotten at once; who is at work ends as if nothing had been."""
+    """Idle sequences are saved and forgotten at once; requests at work end as usual."""
     gate, other = threading.Event(), text(200, seed=3)
     make = functools.partial(GatedBackend, gate=gate)
     async with ram_model(make=make, context_opts={"n_seq_max": 3}) as (runtime, model):

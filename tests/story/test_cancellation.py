@@ -39,7 +39,7 @@ async def test_a_load_cancelled_anywhere_leaves_nothing() -> None:
 
 
 async def test_an_unload_cancelled_anywhere_still_unloads() -> None:
-    """Who asked has gone; the model goes too, and its memory is freed."""
+    """The caller has gone; the model goes too, and its memory is freed."""
 
     async def scenario(strike: Strike) -> None:
         async with stub_runtime() as (runtime, model):

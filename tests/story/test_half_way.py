@@ -36,7 +36,7 @@ def right(asked: Any, replies: list[erllama.Completion], length: int = LENGTH) -
 async def test_a_decode_that_fails_for_one_while_others_speak_goes_on_with_them(
     memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory that cannot be cut is computed again; no token is drawn twice, and nobody crashes."""
+    """Memory that cannot be cut is computed again; no token is drawn twice, and nothing crashes."""
     watch = Watch(monkeypatch)
     async with gated(memory) as (_, model, gate):
         waiting = asyncio.create_task(together(model, prompts(4), length=LENGTH))
@@ -54,7 +54,7 @@ async def test_a_decode_that_fails_for_one_while_others_speak_goes_on_with_them(
 
 
 async def test_a_sampler_that_fails_ends_its_stream_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind the text that it has brought."""
+    """After the text that it has brought."""
     watch = Watch(monkeypatch)
     async with gated() as (_, model, gate):
         waiting = asyncio.create_task(together(model, prompts(4), length=LENGTH))
@@ -168,7 +168,7 @@ async def test_a_request_that_is_cancelled_while_it_is_restored_makes_room(
 @pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
 @pytest.mark.parametrize("how", ["task", "cancel", "deadline"])
 async def test_a_follower_of_rows_can_leave(memory: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one that it follows does not notice, nor does the one behind it."""
+    """Neither its leader nor the request after it is affected."""
     watch, all_prompts = Watch(monkeypatch), asked(3)
     async with gated(memory) as (_, model, gate):
         first = asyncio.create_task(together(model, all_prompts[:1], length=LENGTH))

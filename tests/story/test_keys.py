@@ -70,7 +70,7 @@ async def test_factors_for_long_contexts_count_where_they_are_used(tmp_path: Pat
 
 
 async def test_rows_of_another_build_go_first() -> None:
-    """Who saved last runs the model now: rows of other builds are of no use, whatever they would spare."""
+    """The build that saved last runs the model now: rows of other builds are useless, whatever they would save."""
     async with ram_model(make=saying({}, {"build": "newer"})) as (runtime, model):
         info, cache = model.info, runtime.cache
         identity = Identity(bytes.fromhex(info.fingerprint), info.quant_bits, bytes.fromhex(info.ctx_params_hash))

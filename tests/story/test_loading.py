@@ -1,4 +1,4 @@
-"""Loading, unloading and closing, with the stub backend: nothing is left behind, whatever goes wrong."""
+"""Loading, unloading and closing, with the stub backend: nothing leaks, whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ async def test_a_second_load_of_an_id_is_refused_also_while_it_loads() -> None:
 
 
 async def test_a_load_that_takes_its_time_delays_nobody() -> None:
-    """While one model loads, another answers, a third is loaded and answers too, and the probes say who loads."""
+    """While one model loads, another answers, a third is loaded and answers too, and the probes show which one
+    loads."""
     async with stub_runtime() as (runtime, model), anyio.create_task_group() as group:
         group.start_soon(runtime.load_model, "slow", SLOW)
         await until(lambda: len(engine_threads()) == 2)

@@ -43,7 +43,7 @@ def backend(error: type[BaseException], *places: str) -> type[StubBackend]:
 @pytest.mark.parametrize("error", ODD)
 @pytest.mark.parametrize("place", ["factory", "inspect", "load"])
 async def test_whatever_a_load_raises_is_an_error_of_ours(place: str, error: type[BaseException]) -> None:
-    """Nobody waits for it, the loop goes on, and its id is free."""
+    """No call waits for it, the loop goes on, and its id is free."""
     broken = backend(error, "__init__" if place == "factory" else place)
     made: list[Callable[..., StubBackend]] = [StubBackend, broken, broken]
     async with erllama.Runtime(backend_factory=lambda *given: made.pop()(*given)) as runtime:

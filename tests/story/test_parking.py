@@ -33,7 +33,7 @@ pytestmark = pytest.mark.anyio
 async def test_many_requests_that_do_not_fit_together_all_say_what_they_say_alone(
     memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight replies of 200 tokens in a context of 256 cells; nobody fails, and the stats tell of parks."""
+    """Eight replies of 200 tokens in a context of 256 cells; no request fails, and the stats count the parks."""
     watch = Watch(monkeypatch)
     async with crowded(memory) as (_, model):
         replies = await together(model, prompts(8))
@@ -72,7 +72,7 @@ async def test_a_higher_priority_pushes_the_lowest_out_when_it_arrives(monkeypat
 
 
 async def test_nobody_steps_back_for_an_equal() -> None:
-    """Where sequences are short and cells are not, who comes later waits."""
+    """Where sequences are short and cells are not, later requests wait."""
     async with crowded(context_opts={"n_ctx": 4096}) as (_, model):
         replies = await together(model, prompts(8))
     assert [reply.stats.parks for reply in replies] == [0] * 8
@@ -121,7 +121,7 @@ async def test_what_was_parked_is_restored_and_not_computed_again(monkeypatch: p
 
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_without_saving_what_was_parked_is_computed_again(memory: str) -> None:
-    """With `min_tokens` None nothing is in any tier; parking costs time then, and nobody fails."""
+    """With `min_tokens` None nothing is in any tier; parking costs time then, and no request fails."""
     gates = {"min_tokens": None, "cold_min_tokens": None}
     async with crowded(memory, policy=gates) as (_, model):
         replies = await together(model, prompts(6))

@@ -99,7 +99,7 @@ ENDS: dict[str, tuple[type[BaseException] | None, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("how", ENDS)
 async def test_whatever_ends_the_wait_its_caller_hears_of_it(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an answer or its own error, and nothing of it stays behind."""
+    """With an answer or its own error, and nothing of it is left."""
     expected, options = ENDS[how]
     watch = Watch(monkeypatch)
     async with gated(**FULL) as (runtime, model, gate):

@@ -101,8 +101,8 @@ async def test_an_eviction_whose_caller_leaves_keeps_the_rest_as_it_is(
 async def test_requests_at_work_at_the_end_save_what_they_have(
     tmp_path: Path, memory: str, tokens: int, how: str
 ) -> None:
-    """It is told that the model is gone; prompt and reply so far are found after a restart. A recurrent state does not
-    survive a decode that is stopped half-way; the row of the prompt's end does."""
+    """It gets an error that the model is gone; prompt and reply so far are found after a restart. A recurrent state
+    does not survive a decode that is stopped half-way; the row of the prompt's end does."""
     make = Stalling(after=2 + 20)
     async with model_at(tmp_path, memory, policy=FINISH_ONLY, make=make) as (runtime, model):
         asked = asyncio.create_task(ask(model, PROMPT, 300))

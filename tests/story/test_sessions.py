@@ -99,7 +99,7 @@ async def test_a_session_stays_in_its_cells_where_others_spare_hardly_more() -> 
 
 
 async def test_a_session_holds_one_sequence_also_where_another_gives_it_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same turn was answered to somebody else before: sharing his cells spares more than its own."""
+    """The same turn was answered for another session before: sharing those cells saves more than its own."""
     watch = Watch(monkeypatch)
     async with crowded(context_opts=WIDE) as (_, model):
         prompt = first_prompt()
@@ -112,7 +112,7 @@ async def test_a_session_holds_one_sequence_also_where_another_gives_it_more(mon
 
 
 async def test_another_tenant_with_the_same_id_shares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The id is no key to somebody else's cells."""
+    """The id is no key to another tenant's cells."""
     watch = Watch(monkeypatch)
     async with crowded(context_opts=WIDE) as (_, model):
         prompt = first_prompt()
@@ -155,7 +155,7 @@ async def test_a_second_request_on_a_busy_session_is_refused_or_waits() -> None:
 
 
 async def test_other_sessions_pass_one_that_waits_for_its_turn() -> None:
-    """A queue of one session holds nobody else up, of whatever priority it is."""
+    """A queue of one session delays no other request, of whatever priority it is."""
     async with crowded(context_opts=WIDE) as (_, model):
         ends: list[str] = []
 
@@ -172,7 +172,7 @@ async def test_other_sessions_pass_one_that_waits_for_its_turn() -> None:
 
 
 async def test_a_turn_that_waits_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one behind it goes on."""
+    """The one after it goes on."""
     watch = Watch(monkeypatch)
     async with slow_stub() as (_, model, gate):
         ask = {"session_id": "s", "session_wait": True, **SHORT}

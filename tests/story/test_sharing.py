@@ -172,7 +172,7 @@ async def test_when_the_first_is_cancelled_another_takes_over(memory: str) -> No
 
 
 async def test_a_crash_half_way_fails_all_and_the_next_start_again() -> None:
-    """Those who wait for the first one wait no longer."""
+    """Those that wait for the first one wait no longer."""
     prompts = asked(5)
     async with gated() as (_, model, gate):
         waiting = [asyncio.create_task(model.complete(prompt, **GREEDY)) for prompt in prompts]
@@ -185,7 +185,7 @@ async def test_a_crash_half_way_fails_all_and_the_next_start_again() -> None:
 
 
 async def test_without_saves_only_full_attention_shares() -> None:
-    """There are no rows to wait for: each computes its own, and nobody waits for anybody."""
+    """There are no rows to wait for: each computes its own, and none waits for another."""
     prompts = asked(4)
     async with gated("window", policy={"min_tokens": None, "cold_min_tokens": None}) as (_, model, gate):
         gate.gate.set()

@@ -91,7 +91,7 @@ async def test_supervise_refuses_what_it_cannot_run() -> None:
 
 
 async def test_a_loop_with_the_name_of_a_model_s_actor_does_the_model_no_harm() -> None:
-    """Who is called what does not matter: a failure is that of the one who failed."""
+    """Names do not matter: a failure is attributed to the function that failed."""
 
     async def fails() -> None:
         raise RuntimeError("always")

@@ -1,4 +1,4 @@
-"""What is told of threads: chosen, and used."""
+"""What is reported of threads: chosen, and used."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ async def pauses(
 
 
 async def test_a_turn_ends_though_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is at work has been given 128 cells, and asks for none; a look comes when its turn is over."""
+    """The requests at work have 128 cells each and ask for none; a look comes when a turn is over."""
     context = {"n_ctx": 2048, "n_seq_max": 2}
     few_rows = {"boundary_align_tokens": 512, "continued_interval": 512}
     asked = prompts(2, 800, 260)

@@ -88,7 +88,7 @@ class PlayedTier(TierActor):
 
 
 def ended(bench: Bench) -> dict[int, str | None]:
-    """How each row ended, in the order in which the cache was told."""
+    """How each row ended, in the order of the reports to the cache."""
     told = (report for report in bench.cache.reports if isinstance(report, RowStored | PutFailed))
     return {one.reservation: one.problem if isinstance(one, PutFailed) else None for one in told}
 
@@ -133,7 +133,7 @@ async def test_rows_that_cannot_be_removed_are_reported_and_affect_no_other() ->
 
 
 async def test_everything_that_changes_a_tier_happens_one_at_a_time_in_order() -> None:
-    """Parents before children, and room before the row that needs it; and so it is told."""
+    """Parents before children, and room before the row that needs it; reported in that order."""
     tier = PlayedTier()
     async with tier_running(lambda: tier) as bench:
         tier.gate.clear()

@@ -1,4 +1,4 @@
-"""The tier in memory: copies that nobody changes, within a quota, and the same word to the cache."""
+"""The tier in memory: copies that never change, within a quota, and the same reports to the cache."""
 
 from __future__ import annotations
 

@@ -53,7 +53,8 @@ asyncio.run(main())
 
 
 def test_an_application_that_configures_nothing_sees_failures_and_nothing_else() -> None:
-    """On stderr, by the last-resort handler: who failed, under whom, of what, with the traceback. Nothing on stdout."""
+    """On stderr, by the last-resort handler: which child failed, its supervisor, the cause, with the traceback. Nothing
+    on stdout."""
     done = subprocess.run([sys.executable, "-c", FAILS], cwd=TOP, capture_output=True, text=True, check=True)
     assert done.stdout == ""
     events = [line for line in done.stderr.splitlines() if "supervisor=" in line]

@@ -267,7 +267,7 @@ async def test_a_hanging_source_does_not_hold_up_the_end() -> None:
 
 
 async def test_without_nvidia_smi_the_start_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    """Who asked for it learns at once, not from a log."""
+    """The caller gets the error at once, not from a log."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monitor = PressureMonitor(PressureOpts(source="nvidia_smi"), Scene().evict, ManualClock())
     with pytest.raises(InvalidOption, match="there is no nvidia-smi"):
