@@ -1,7 +1,7 @@
 """The supervision tree as data: its members, their order, and how each is restarted.
 
-`TREE` is the whole of it. `build` makes supervisors of it, `describe` draws it (the page `docs/internals/actors.md`
-shows that drawing, and a test compares them). Children start from top to bottom and stop from bottom to top, so agent
+`TREE` is the whole of it, and `build` makes supervisors of it. The page `docs/internals/actors.md` shows it drawn, and
+a test compares the two. Children start from top to bottom and stop from bottom to top, so agent
 loops end before the models they use. This file sees every room and decides nothing at run time.
 """
 

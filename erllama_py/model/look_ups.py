@@ -4,6 +4,8 @@ Owns the tasks. `find` asks and posts `Found`; `read` reads the rows that the ma
 each, at most `READ_AHEAD` ahead of the engine; `end` stops it, reports to the cache what came of it, and frees the
 rows. A look-up that is ended before its last answer or row arrived counts as cancelled: its request began without it.
 Every look-up that was begun must be ended: rows stay pinned until then, or until this actor's name is free.
+
+The logits at the ends of recent prompts (`KeptLogits`) are found here too: a prompt that comes again needs no decode.
 """
 
 from __future__ import annotations
