@@ -19,26 +19,11 @@ from itertools import islice
 from typing import Any, ClassVar
 
 from erllama_py.actors import Actor, ActorError, Answer, Background, Exit, NameChange, Reply
+from erllama_py.cache import messages
 from erllama_py.cache.book import Book
 from erllama_py.cache.eviction import PORTION
 from erllama_py.cache.index import Index, row_infos, tier_infos
-from erllama_py.cache.messages import (
-    CacheMessage,
-    EvictBytes,
-    Explain,
-    Find,
-    Gc,
-    Hit,
-    HolderGone,
-    ListRows,
-    ListTiers,
-    ReadCounters,
-    Save,
-    SaveLost,
-    Skipped,
-    Used,
-    WaitOver,
-)
+from erllama_py.cache.messages import CacheMessage, Hit, SaveLost
 from erllama_py.cache.removals import Removals
 from erllama_py.cache.reservation import Refused, Reservations, row_bytes
 from erllama_py.cache.waiting import OPENING, Waiting, awaited
@@ -82,7 +67,7 @@ class CacheActor(Actor[CacheMessage]):
 
     async def init(self) -> None:
         self._removals = Removals(self.index, self.reservations, self.counters, self._background, self.names, self._now)
-        self._waiting = Waiting(lambda ticket: self.ref.cast(WaitOver(ticket), bounded=False))
+        self._waiting = Waiting(lambda ticket: self.ref.cast(messages.WaitOver(ticket), bounded=False))
         self._unsubscribe = self.names.subscribe(self._name_changed)
         for name in self.names:
             if tier_of_actor(name) is not None:
@@ -100,11 +85,11 @@ class CacheActor(Actor[CacheMessage]):
 
     async def handle(self, message: CacheMessage, reply: Reply[Any] | None) -> Answer | None:
         match message:
-            case Find() if reply is not None:
+            case messages.Find() if reply is not None:
                 self._find(message, reply)
-            case Used():
+            case messages.Used():
                 self._used(message)
-            case Save():
+            case messages.Save():
                 self._save(message)
             case Recheck(reservation):
                 return Answer(self.reservations.stands(reservation))
@@ -112,21 +97,21 @@ class CacheActor(Actor[CacheMessage]):
                 self._put_failed(tier, reservation, problem)
             case Flush() if reply is not None:
                 self._background.answer(reply, self._flush(self._ask_all(message)))
-            case EvictBytes() if reply is not None:
+            case messages.EvictBytes() if reply is not None:
                 self._background.answer(reply, self._removals.evict(message))
-            case Gc() if reply is not None:
+            case messages.Gc() if reply is not None:
                 self._background.answer(reply, self._removals.gc())
-            case HolderGone(name):
+            case messages.HolderGone(name):
                 self._holder_gone(name)
-            case WaitOver(ticket):
+            case messages.WaitOver(ticket):
                 self._answer_all(self._waiting.release(ticket))
             case Removed():
                 self._removals.done(message)
-            case Skipped(reason):
+            case messages.Skipped(reason):
                 self.counters[f"saves.dropped.{reason}"] += 1
-            case ListRows() if reply is not None:
+            case messages.ListRows() if reply is not None:
                 self._background.answer(reply, self._list_rows())
-            case Explain() | ReadCounters() | ListTiers():
+            case messages.Explain() | messages.ReadCounters() | messages.ListTiers():
                 return Answer(self._probe(message))
             case TierUp() | TierRows() | RowStored() | RowLost() | BadFiles() | TierHealth():
                 self._tier_reports(message)
@@ -136,13 +121,13 @@ class CacheActor(Actor[CacheMessage]):
 
     # --- look-ups ------------------------------------------------------------------------------------------------
 
-    def _find(self, find: Find, reply: Reply[Any]) -> None:
+    def _find(self, find: messages.Find, reply: Reply[Any]) -> None:
         if (key := awaited(find, self.index, self.reservations, self.index.is_opening)) is not None:
             self._waiting.add(key, find, reply)
         else:
             self._answer(find, reply)
 
-    def _answer(self, find: Find, reply: Reply[Any]) -> None:
+    def _answer(self, find: messages.Find, reply: Reply[Any]) -> None:
         if reply.abandoned:  # the ticket may be that of another look-up by now: its pins are not to be touched
             return
         began = time.perf_counter()
@@ -153,10 +138,10 @@ class CacheActor(Actor[CacheMessage]):
         self._found[ticket] = hit
         reply.send(hit)
 
-    def _walk(self, find: Find | Explain) -> Hit:
+    def _walk(self, find: messages.Find | messages.Explain) -> Hit:
         return walk(self.index, find.identity, find.tokens, cuttable=find.cuttable, tier=find.tier)
 
-    def _answer_all(self, waiters: Iterable[tuple[Find, Reply[Any]]]) -> None:
+    def _answer_all(self, waiters: Iterable[tuple[messages.Find, Reply[Any]]]) -> None:
         for find, reply in waiters:
             self._answer(find, reply)
 
@@ -165,7 +150,7 @@ class CacheActor(Actor[CacheMessage]):
         self._removals.unpinned()
         return self._found.pop(ticket, None)
 
-    def _used(self, used: Used) -> None:
+    def _used(self, used: messages.Used) -> None:
         self._waiting.leave(used.holder, used.request_id)
         hit = self._release((used.holder, used.request_id))
         counters = self.counters
@@ -199,7 +184,7 @@ class CacheActor(Actor[CacheMessage]):
 
     # --- saves ---------------------------------------------------------------------------------------------------
 
-    def _save(self, save: Save) -> None:
+    def _save(self, save: messages.Save) -> None:
         self.counters["seconds.pack"] += save.pack_seconds
         meta = save.row.meta
         decision = self.reservations.reserve(meta, save.tier, row_bytes(meta), self._now())
@@ -311,18 +296,18 @@ class CacheActor(Actor[CacheMessage]):
             await asyncio.sleep(0)
         return infos
 
-    def _probe(self, question: Explain | ReadCounters | ListTiers) -> object:
+    def _probe(self, question: messages.Explain | messages.ReadCounters | messages.ListTiers) -> object:
         match question:
-            case Explain():
+            case messages.Explain():
                 return self._walk(question)
-            case ReadCounters():
+            case messages.ReadCounters():
                 return dict(sorted(self.counters.items()))
-            case ListTiers():
+            case messages.ListTiers():
                 return tier_infos(self.index)
 
     def _name_changed(self, change: NameChange) -> None:
         if change.ref is None and self.ref.exit is None:
-            self.ref.cast(HolderGone(change.name), bounded=False)
+            self.ref.cast(messages.HolderGone(change.name), bounded=False)
 
     def _cast(self, name: str, message: Put | Touch | SaveLost) -> bool:
         with suppress(ActorError):

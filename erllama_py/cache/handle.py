@@ -13,23 +13,9 @@ from contextlib import suppress
 from typing import Any
 
 from erllama_py.actors import ActorError, Names
-from erllama_py.cache import checks
+from erllama_py.cache import checks, messages
 from erllama_py.cache.keys import TOKEN_BYTES, Identity, prefix_keys
-from erllama_py.cache.messages import (
-    CacheMessage,
-    EvictBytes,
-    Find,
-    Gc,
-    Hit,
-    ListRows,
-    ListTiers,
-    Located,
-    ReadCounters,
-    RowMeta,
-    Save,
-    Used,
-    UsedKind,
-)
+from erllama_py.cache.messages import Hit, RowMeta
 from erllama_py.errors import CacheUnavailable, RowUnavailable
 from erllama_py.results import FoundPrefix, RowInfo, TierInfo
 from erllama_py.tiers.messages import CACHE, Flush, Get, RowBytes, SaveReason, tier_actor_name
@@ -50,17 +36,17 @@ class Cache:
 
     async def counters(self) -> dict[str, float]:
         """All counters by name; the caching guide lists them."""
-        counters: dict[str, float] = await self._call(ReadCounters())
+        counters: dict[str, float] = await self._call(messages.ReadCounters())
         return counters
 
     async def rows(self) -> list[RowInfo]:
         """Every row of every tier."""
-        rows: list[RowInfo] = await self._call(ListRows())
+        rows: list[RowInfo] = await self._call(messages.ListRows())
         return rows
 
     async def tiers(self) -> list[TierInfo]:
         """Every tier that runs: how full it is, how far its opening is, and whether it can be written."""
-        tiers: list[TierInfo] = await self._call(ListTiers())
+        tiers: list[TierInfo] = await self._call(messages.ListTiers())
         return tiers
 
     async def evict_bytes(self, nbytes: int, tiers: Sequence[str] = ("ram", "ram_file")) -> int:
@@ -68,12 +54,12 @@ class Cache:
 
         Tiers come and go: one that does not run has nothing to free, and is no error.
         """
-        freed: int = await self._call(EvictBytes(checks.nbytes(nbytes), checks.tiers(tiers)))
+        freed: int = await self._call(messages.EvictBytes(checks.nbytes(nbytes), checks.tiers(tiers)))
         return freed
 
     async def gc(self) -> int:
         """Remove rows that nothing can reach and files that were set aside; the bytes freed."""
-        freed: int = await self._call(Gc())
+        freed: int = await self._call(messages.Gc())
         return freed
 
     async def flush(self) -> None:
@@ -110,7 +96,7 @@ class Cache:
             logits_bytes=len(checks.logits(logits)), reason=checks.reason(reason), created_at=time.time(),
             prefill_seconds=checks.seconds(prefill_seconds),
         )  # fmt: skip
-        self._cast(Save(row=RowBytes(meta, view, logits), tier=checks.tier(tier)))
+        self._cast(messages.Save(row=RowBytes(meta, view, logits), tier=checks.tier(tier)))
         return key
 
     async def find(self, identity: Identity, tokens: Sequence[int]) -> FoundPrefix:
@@ -130,28 +116,28 @@ class Cache:
 
     async def _find(self, identity: Identity, tokens: Sequence[int]) -> Hit:
         holder, ticket = f"handle {id(self)}", next(_tickets)
-        question = Find(
+        question = messages.Find(
             holder=holder, request_id=ticket, identity=checks.identity(identity), tokens=checks.tokens(tokens),
             cuttable=False, tier="",
         )  # fmt: skip
-        kind: UsedKind = "cancelled"
-        rows: tuple[Located, ...] = ()
+        kind: messages.UsedKind = "cancelled"
+        rows: tuple[messages.Located, ...] = ()
         try:
             hit: Hit = await self._call(question)
             kind, rows = "exact" if hit.exact else "partial" if hit.chain else "cold", hit.chain
         finally:
             # Also if the answer came and the task was cancelled before it ran: nothing else frees these rows.
             with suppress(CacheUnavailable):
-                self._cast(Used(holder=holder, request_id=ticket, kind=kind, rows=rows, seconds=0.0))
+                self._cast(messages.Used(holder=holder, request_id=ticket, kind=kind, rows=rows, seconds=0.0))
         return hit
 
-    async def _call(self, message: CacheMessage) -> Any:
+    async def _call(self, message: messages.CacheMessage) -> Any:
         try:
             return await self._names.call(CACHE, message)
         except ActorError as error:
             raise CacheUnavailable from error
 
-    def _cast(self, message: CacheMessage) -> None:
+    def _cast(self, message: messages.CacheMessage) -> None:
         try:
             self._names.cast(CACHE, message, bounded=False)
         except ActorError as error:

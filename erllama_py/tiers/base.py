@@ -19,29 +19,8 @@ import msgspec
 
 from erllama_py.actors import Actor, ActorError, Background, Exit, MailboxClosed, NameNotFound, Reply
 from erllama_py.errors import TierError, TierFailed, TierStuck
-from erllama_py.tiers.messages import (
-    CACHE,
-    Change,
-    Delete,
-    Flush,
-    Get,
-    Introduce,
-    Put,
-    PutFailed,
-    Recheck,
-    Removed,
-    ReservationGone,
-    RowBytes,
-    RowLost,
-    RowStored,
-    StoredRow,
-    Sweep,
-    TierMessage,
-    TierReport,
-    TierRows,
-    TierUp,
-    Touch,
-)
+from erllama_py.tiers import messages
+from erllama_py.tiers.messages import CACHE, RowBytes, StoredRow
 from erllama_py.watch.log import get_logger
 
 # Rows in one report: the cache takes one in about a millisecond, also while other threads read headers.
@@ -73,7 +52,7 @@ class _Watch:
                 reply.fail(TierStuck(self._tier, f"{self._what} has not ended for {seconds:.3g} s", seconds))
 
 
-class TierActor(Actor[TierMessage]):
+class TierActor(Actor[messages.TierMessage]):
     kind: ClassVar[str] = "tier"
 
     def __init__(self, tier: str, tier_kind: str, quota_bytes: int) -> None:
@@ -82,23 +61,23 @@ class TierActor(Actor[TierMessage]):
         self.quota_bytes = quota_bytes
         self.rows: dict[bytes, StoredRow] = {}
         self.tasks = Background(tier)
-        self._queue: deque[tuple[Change, Reply[Any] | None]] = deque()
+        self._queue: deque[tuple[messages.Change, Reply[Any] | None]] = deque()
 
     async def init(self) -> None:
         self.introduce()
 
-    async def handle(self, message: TierMessage, reply: Reply[Any] | None) -> None:
+    async def handle(self, message: messages.TierMessage, reply: Reply[Any] | None) -> None:
         match message:
-            case Put() | Delete() | Sweep() | Flush():
+            case messages.Put() | messages.Delete() | messages.Sweep() | messages.Flush():
                 self._queue.append((message, reply))
                 if len(self._queue) == 1:
                     self.tasks.start(self._work())
-            case Get():
+            case messages.Get():
                 reading = self.tasks.answer(reply, self.get(message.key))
                 reading.add_done_callback(_Watch(self.tier, "a read", lambda: (reply,)).over)
-            case Touch():
+            case messages.Touch():
                 self.touch(message)
-            case Introduce():
+            case messages.Introduce():
                 self.introduce()
 
     async def terminate(self, exit: Exit) -> None:
@@ -126,16 +105,16 @@ class TierActor(Actor[TierMessage]):
             self._queue.popleft()
             waited = True
 
-    async def _settle(self, change: Change, reply: Reply[Any] | None, waited: bool) -> None:
+    async def _settle(self, change: messages.Change, reply: Reply[Any] | None, waited: bool) -> None:
         """Do one, and report how it ended."""
         try:
             answer = await self._do(change, waited)
         except Exception as error:
             match change:
-                case Put(reservation):
-                    self.tell(PutFailed(self.tier, reservation, type(error).__name__))
-                case Delete(keys):
-                    self.tell(Removed(self.tier, keys, ok=False))
+                case messages.Put(reservation):
+                    self.tell(messages.PutFailed(self.tier, reservation, type(error).__name__))
+                case messages.Delete(keys):
+                    self.tell(messages.Removed(self.tier, keys, ok=False))
             if not isinstance(error, TierError):  # those are the tier's own, and reported elsewhere
                 problem = f"{type(error).__name__}: {error}"
                 get_logger().warning("a tier has failed at one row", tier=self.tier, problem=problem)
@@ -146,24 +125,24 @@ class TierActor(Actor[TierMessage]):
             if reply is not None:
                 reply.send(answer)
 
-    async def _do(self, change: Change, waited: bool) -> Any:
+    async def _do(self, change: messages.Change, waited: bool) -> Any:
         match change:
-            case Put():
+            case messages.Put():
                 if waited:  # the cache may not want it any more: its bytes are not to be written for nothing
                     await self.recheck(change.reservation)
                 return await self.put(change)
-            case Delete(keys):
+            case messages.Delete(keys):
                 freed = await self.delete(keys)
-                self.tell(Removed(self.tier, keys, ok=True))
+                self.tell(messages.Removed(self.tier, keys, ok=True))
                 return freed
-            case Sweep():
+            case messages.Sweep():
                 return await self.sweep()
-            case Flush():
+            case messages.Flush():
                 return None
 
     # --- what a subclass does, one at a time but for `get` ----------------------------------------------------
 
-    async def put(self, message: Put) -> StoredRow:
+    async def put(self, message: messages.Put) -> StoredRow:
         """See `Put`."""
         raise NotImplementedError
 
@@ -181,7 +160,7 @@ class TierActor(Actor[TierMessage]):
 
     # --- reports ----------------------------------------------------------------------------------------
 
-    def touch(self, message: Touch) -> None:
+    def touch(self, message: messages.Touch) -> None:
         """See `Touch`."""
         row = self.rows.get(message.key)
         if row is not None:
@@ -189,16 +168,16 @@ class TierActor(Actor[TierMessage]):
 
     def introduce(self) -> None:
         """Tell the cache about this tier and the rows that are known."""
-        self.tell(TierUp(self.tier, self.tier_kind, self.quota_bytes))
+        self.tell(messages.TierUp(self.tier, self.tier_kind, self.quota_bytes))
         self.tell_rows(tuple(self.rows.values()), 0, len(self.rows))
 
     def tell_rows(self, rows: Sequence[StoredRow], before: int, total: int) -> None:
         """Report rows in batches, at least one; `before` of `total` were looked at before these."""
         for start in range(0, len(rows), BATCH) if rows else (0,):
             batch = tuple(rows[start : start + BATCH])
-            self.tell(TierRows(self.tier, batch, before + start + len(batch), total))
+            self.tell(messages.TierRows(self.tier, batch, before + start + len(batch), total))
 
-    def tell(self, report: TierReport) -> None:
+    def tell(self, report: messages.TierReport) -> None:
         """Cast to the cache. A cache that is down asks for everything once it is back."""
         with suppress(NameNotFound, MailboxClosed):
             self.names.cast(CACHE, report, bounded=False)
@@ -206,23 +185,23 @@ class TierActor(Actor[TierMessage]):
     async def recheck(self, reservation: int) -> None:
         """Raise `ReservationGone` unless the cache still wants the row."""
         try:
-            stands = await self.names.call(CACHE, Recheck(reservation))
+            stands = await self.names.call(CACHE, messages.Recheck(reservation))
         except ActorError as error:
-            raise ReservationGone(self.tier, "the cache is not there to confirm the reservation") from error
+            raise messages.ReservationGone(self.tier, "the cache is not there to confirm the reservation") from error
         if not stands:
-            raise ReservationGone(self.tier, "the reservation does not stand any more")
+            raise messages.ReservationGone(self.tier, "the reservation does not stand any more")
 
     def stored(self, reservation: int, row: StoredRow) -> StoredRow:
         """A row is published: note it, and tell the cache before the caller."""
         self.rows[row.meta.key] = row
-        self.tell(RowStored(self.tier, reservation, row))
+        self.tell(messages.RowStored(self.tier, reservation, row))
         return row
 
     def lost(self, keys: Iterable[bytes], reason: str) -> None:
         """Rows are not there any more, or are not what they were."""
         for key in keys:
             self.rows.pop(key, None)
-            self.tell(RowLost(self.tier, key, reason))
+            self.tell(messages.RowLost(self.tier, key, reason))
 
     def check_sizes(self, row: RowBytes) -> None:
         """Refuse a row whose bytes are not those that its description names."""
