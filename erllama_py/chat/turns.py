@@ -1,4 +1,5 @@
-"""Where a conversation can be continued, and where others part from it: found by rendering it with made-up texts. Pure.
+"""Where a conversation can be continued, and where others diverge from it: found by rendering it with made-up texts.
+Pure.
 
 **What follows a reply** when the conversation goes on (`text_after_reply`). With that text, the next turn's prompt is
 made from the tokens that were really read and sampled, instead of from a rendering of the whole conversation, whose

@@ -91,7 +91,7 @@ class TickTimes(msgspec.Struct, frozen=True):
     tokens: tuple[float, ...] = (0.0,) * SIZES  # what a prompt token adds, by the `_size` of the decode
     row_then: float = 0.0  # `row_seconds` when tokens were measured last
     since: int = 0  # decodes with prompts since the last one of rows alone
-    drift: float = 0.0  # by which part tokens become dearer from one decode to the next
+    drift: float = 0.0  # by which part tokens cost more from one decode to the next
     ratio: float = 1.0  # what the last one with a prompt took, of what was expected
     beyond: float = 0.0  # how far decodes with prompts go beyond what was expected, in the mean, as a share of that
 
@@ -132,7 +132,7 @@ def observed(times: TickTimes, rows: int, prompt_tokens: int, seconds: float) ->
         now = added
     elif min(ratio, times.ratio) >= SURPRISE and times.rows and times.rows[-1] < seconds:
         # What rows cost now is known from the decode in between, and the rest is the tokens'. Beside few of them it may
-        # as well be the rows' that time: none becomes dearer by more than the whole has.
+        # as well be the rows' that time: none costs more by a larger factor than the whole has.
         kept, row = times.rows[-1:], times.rows[-1]
         now = min(each * ratio, (seconds - row) / prompt_tokens)
         others = now / each

@@ -130,7 +130,7 @@ def choose_start(
     to_read = tuple(row for row in rows if row.meta.end > base)
     nbytes = sum(row.nbytes for row in to_read)
     gains = length > live.keep and is_worth(length - live.keep, token_seconds(row.meta for row in to_read), nbytes)
-    # Rows that end with the prompt and have its logits spare even the one decode.
+    # Rows that end with the prompt and have its logits save even the one decode.
     if not rows or not (gains or (by_logits and not at_end)):
         miss = live.miss_reason if live.keep else NOT_WORTH if rows else missed
         kind: CacheHitKind = "live" if live.keep else "cold"

@@ -125,7 +125,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     def idle(self) -> list[Slot]:
         """Idle sequences, in the order in which they go when room is needed.
 
-        Those of sessions last; before them those whose end is not saved, which are dearer to rebuild; then the
+        Those of sessions last; before them those whose end is not saved, which cost more to rebuild; then the
         longest unused first.
         """
         return sorted(

@@ -145,7 +145,7 @@ def _is_same(header: row_file.Header, draft: Draft) -> bool:
 
 
 def is_there(rows_fd: int, name: str) -> bool:
-    """Whether something has this name; where that cannot be told, its bytes stay counted."""
+    """Whether something has this name; if that cannot be found out, true, so that its bytes stay counted."""
     try:
         os.stat(name, dir_fd=rows_fd, follow_symlinks=False)
     except OSError as error:

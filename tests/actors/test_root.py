@@ -108,7 +108,7 @@ async def test_a_failure_is_raised_also_by_a_block_that_swallows_the_cancellatio
 
 @pytest.mark.parametrize("after_turns", range(25))
 async def test_a_failure_is_raised_at_whatever_moment_the_block_ends(after_turns: int) -> None:
-    """Before the crash is noticed, while the tree fails, or with the cancellation on its way: it does not stray."""
+    """Before the crash is noticed, while the tree fails, or with the cancellation pending: it hits no other task."""
     async with quiet_loop():
         stage = Stage()
         tree = make(stage)

@@ -44,7 +44,7 @@ def abc(stage: Stage, **options: object) -> list[ChildSpec]:
 def test_a_failure_affects_its_child_and_only_what_the_strategy_names(
     order: Sequence[str], data: st.DataObject
 ) -> None:
-    """The laws: the failed child is in; start order is kept; rest_for_one spares exactly what comes before."""
+    """The laws: the failed child is in; start order is kept; rest_for_one keeps exactly what comes before."""
     failed = data.draw(st.sampled_from(order))
     assert affected_children("one_for_one", order, failed) == (failed,)
     assert affected_children("one_for_all", order, failed) == tuple(order)

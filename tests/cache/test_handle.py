@@ -39,7 +39,7 @@ SLIPS: dict[str, tuple[Call, str]] = {
     "a key of other digits": (lambda c: c.read("g" * 64, "ram"), "a key is 32 bytes or 64 hex digits"),
     "a list of tiers to read from": (lambda c: c.read(b"k" * 32, ["ram"]), "a tier is given by its name"),
     "a list of tiers to put to": (lambda c: c.put(I, [7], 0, b"x", tier=["d"]), "a tier is given by its name"),
-    "a start behind the end": (lambda c: c.put(I, [7], 1, b"x"), "before its end at 1, not 1"),
+    "a start after the end": (lambda c: c.put(I, [7], 1, b"x"), "before its end at 1, not 1"),
     "a row of nothing": (lambda c: c.put(I, [], 0, b"x"), "before its end at 0, not 0"),
     "a start that is no int": (lambda c: c.put(I, TOKENS, 1.0, b"x"), "not 1.0"),
     "text for a payload": (lambda c: c.put(I, [7], 0, "x"), "a payload is bytes"),

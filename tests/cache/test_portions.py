@@ -64,7 +64,7 @@ def test_several_tiers_give_by_their_share() -> None:
 
 
 def test_a_chain_that_is_longer_than_a_portion_goes_from_its_end() -> None:
-    """No row is ever without the one that it goes on from."""
+    """No row is ever without the one that it extends."""
     rows = chain(list(range(PORTION + 50)), *range(1, PORTION + 51))
     index = index_of(*rows)
     for _, keys in evict_bytes(index, ["disk"], QUOTA, 0.0):
@@ -126,7 +126,7 @@ def test_many_rows_are_looked_at_in_portions_for_orphans() -> None:
 
 @pytest.mark.parametrize("alike", [True, False])
 def test_a_book_that_nobody_uses_is_freed_in_portions(alike: bool) -> None:
-    """Whether its rows go on from one key or from many."""
+    """Whether its rows extend one key or many."""
     index = index_of(*(singles(MANY) if alike else [meta([number, 1], 1, 2) for number in range(MANY)]))
     book = index.remove_tier("disk")
     assert book is not None

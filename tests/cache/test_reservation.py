@@ -111,7 +111,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def restart_tier(self) -> None:
-        """What was on its way is given up; what is there comes back in another order, what is to be removed too."""
+        """What was pending is given up; what is there comes back in another order, what is to be removed too."""
         self.reservations.release_tier("disk")
         assert len(self.reservations) == 0
         self.index.add_tier("disk", "disk", QUOTA)
@@ -138,7 +138,7 @@ class Life(RuleBasedStateMachine):
             assert self.reservations.stands(number) == self.is_whole(one.meta)
 
     def is_whole(self, row: RowMeta) -> bool:
-        """Whether rows that are there, or on their way, lead to it, whichever copy of a key."""
+        """Whether rows that are stored or pending lead to it, whichever copy of a key."""
         book = self.index.books["disk"]
         before = [book.pending.get(row.parent), *[copy.meta for key, copy in book.rows.items() if key == row.parent]]
         return row.start == 0 or any(one is not None and self.is_whole(one) for one in before)
@@ -163,7 +163,7 @@ def disk_with(*rows: RowMeta) -> tuple[Index, Reservations]:
 
 
 def test_a_reservation_does_not_stand_once_the_row_before_it_is_lost() -> None:
-    """A file that is found damaged while the next row is on its way; it stands again if the row comes back."""
+    """A file that is found damaged while the next row is pending; it stands again if the row comes back."""
     first, second = chain(STORY, 10, 20)
     index, reservations = disk_with(first)
     number = reserve(reservations, second)
@@ -265,7 +265,7 @@ def test_a_refusal_evicts_nothing() -> None:
 
 
 def test_a_save_that_fails_in_one_tier_goes_on_in_another() -> None:
-    """What goes on from it falls only where it failed."""
+    """What extends it is given up only where it failed."""
     first, second = chain(STORY, 10, 20)
     index, reservations = disk_with()
     index.add_tier("ram", "ram", QUOTA)

@@ -152,7 +152,7 @@ def test_a_row_is_read_from_the_fastest_tier() -> None:
 
 
 def test_ends_at_unaligned_places_are_found() -> None:
-    """A reply's end, and the prompt that goes on from it."""
+    """A reply's end, and the prompt that extends it."""
     index = index_of(*chain(STORY, 32, 51))
     assert look(index, STORY).length == 51
 
@@ -167,7 +167,7 @@ def test_every_end_on_the_path_is_reached() -> None:
 
 def test_a_row_that_diverges_from_the_prompt_is_used_up_to_there_where_cells_can_be_cut() -> None:
     """Otherwise the row before it is the last."""
-    index = index_of(*chain(OTHER, 32, 80))  # parts from STORY at 32
+    index = index_of(*chain(OTHER, 32, 80))  # diverges from STORY at 32
     prompt = OTHER[:60] + [9] * 20
     assert look(index, prompt, cuttable=True).length == 60
     assert look(index, prompt, cuttable=False).length == 32

@@ -167,7 +167,7 @@ def test_several_opening_messages_are_shared_together() -> None:
 
 
 def test_results_of_tools_after_the_question_move_no_anchor() -> None:
-    """An agent's later steps go on from the same question."""
+    """An agent's later steps continue the same question."""
     chat = [system("A"), user("Hi"), said("calling"), {"role": "tool", "content": "12"}]
     assert found(CHATML, chat)[1] == found(CHATML, chat[:2])[1]
 

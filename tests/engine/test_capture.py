@@ -15,7 +15,7 @@ from helpers.tiny_gguf import KINDS, WINDOW
 from erllama_py.engine.backend import Backend, BackendFailure, CannotCapture, DecodeStatus, Sampling, Slice
 
 PROMPT = [(7 * i + i * i) % 250 for i in range(330)]
-ENDS = (64, 128, 192, 256, 301)  # on the grid, and one where a prompt might part from another
+ENDS = (64, 128, 192, 256, 301)  # on the grid, and one where a prompt might diverge from another
 Row = tuple[int, int, memoryview]
 
 

@@ -135,7 +135,7 @@ def test_a_request_that_gets_its_grant_in_time_never_stalls() -> None:
 
 
 def test_a_prompt_too_is_read_as_far_as_there_are_cells() -> None:
-    """And goes on from there."""
+    """And continues from there."""
     one = bench()
     one.do(generate(1, prompt(1, 50), limit=20, max_new_tokens=1))
     one.run()
@@ -252,7 +252,7 @@ def test_a_sequence_that_was_given_up_gets_no_share() -> None:
 
 
 def test_what_comes_after_a_position_can_be_dropped() -> None:
-    """The beginning stays, for whoever goes on from it."""
+    """The beginning stays, for whatever extends it."""
     one = bench()
     one.do(generate(1, prompt(1, 30), max_new_tokens=1))
     one.run()

@@ -96,7 +96,7 @@ def test_another_tenant_with_the_same_id_has_a_session_of_its_own() -> None:
 
 
 def test_another_tenant_ends_no_session_of_the_same_id() -> None:
-    """Neither one at rest, nor one at work, nor the way back to one that was evicted."""
+    """Neither an idle one, nor one at work, nor the key of one that was evicted."""
     gone = kept(1, C, session_id="u")
     state = begun(state_with(kept(2, B, session_id="t")), asked(1, A, session_id="s"))
     state, _ = evict(with_slot(state, gone), gone)

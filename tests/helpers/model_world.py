@@ -282,7 +282,7 @@ class World:
         self.engine.tick(lambda request_id: PORTIONS[(number >> 3 * (request_id % 5)) & 7])
 
     def deliver(self, number: int) -> None:
-        """One of what the engine, the cache and their likes have sent, and so many more are on their way."""
+        """One of what the engine, the cache and their likes have sent, with how many more are pending."""
         outbox = self.engine.outbox
         self.mail += [EngineOutcomes([outcome]) for outcome in outbox[:number]]
         del outbox[:number]
@@ -375,7 +375,7 @@ class World:
         self.check_saving_all()
 
     def check_saving_all(self) -> None:
-        """What is at rest is saved by an eviction, buffer or not; unless a window forgets, or rows were evicted."""
+        """What is idle is saved by an eviction, buffer or not; unless a window forgets, or rows were evicted."""
         kept = [slot for slot in self.state.idle if slot.length >= (self.state.limits.min_tokens or ALL)]
         self.engine.buffers_gone = True
         self.save_all(0)

@@ -1,4 +1,4 @@
-"""Turns of sessions by their ids, on the stub backend: prompts that go on from each other, and short greedy replies."""
+"""Turns of sessions by their ids, on the stub backend: prompts that extend each other, and short greedy replies."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ REFUSED = erllama.InsufficientMemory("m.gguf", "too large", 2, 1)
 # What happens to the board, the phase that it then shows, and the error that callers get.
 ENDS: dict[str, tuple[Callable[[ModelBoard], object], str, erllama.ErllamaError]] = {
     "given up": (lambda board: board.ended(Raised(SPENT)), "failed", erllama.ModelCrashed("m", "once more", True)),
-    "left behind": (
+    "abandoned": (
         lambda board: board.ended(Raised(OSError("hung"))), "failed", erllama.ModelCrashed("m", "hung", True)
     ),
     "stopped": (lambda board: board.ended(Stopped()), "unloaded", erllama.ModelNotLoaded("m")),

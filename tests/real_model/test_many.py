@@ -66,8 +66,9 @@ async def test_a_request_that_finds_no_cells_is_parked_and_computes_nothing_agai
         assert [len(one.generated) for one in done] == [200] * len(LANDS)
         assert sum(one.stats.parks for one in done) >= 3
         assert [one.stats.prefill_tokens for one in done] == [len(prompt) for prompt in prompts]
-        # Batches of other sizes round differently, so a reply alone may part from these where two tokens are nearly as
-        # likely. Each of these tokens is still what the model alone says to what comes before it, with few exceptions.
+        # Batches of other sizes round differently, so a reply alone may diverge from these where two tokens are nearly
+        # as likely. Each of these tokens is still what the model alone says to what comes before it, with few
+        # exceptions.
         said = 0
         for prompt, one in zip(prompts, done, strict=True):
             for length in range(20, 200, 20):

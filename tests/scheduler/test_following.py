@@ -140,7 +140,7 @@ def test_what_a_lead_has_saved_is_not_saved_again_when_it_is_over(shared: int, s
     assert (saves.captured_to, saves.prompt_ends) == (saved, ())
 
 
-# --- the lead is gone ---------------------------------------------------------------------------------------------
+# --- the leader is gone -------------------------------------------------------------------------------------------
 
 
 def test_of_those_that_lose_their_leader_the_first_goes_on_and_the_others_follow_it() -> None:
@@ -168,7 +168,7 @@ def test_the_next_lead_may_itself_still_be_looked_up() -> None:
 @pytest.mark.parametrize("over", [finished(1, [], held=60, captured_to=60), Failed(1, FAILURE)])
 @pytest.mark.parametrize("parking", [False, True])
 def test_of_a_lead_at_work_the_engine_says_what_was_shared(over: Any, parking: bool) -> None:
-    """It was asked, so its answer is waited for, though the lead was to be parked and has ended before that."""
+    """It was asked, so its answer is waited for, though the leader was to be parked and has ended before that."""
     state, _ = run(begun(state_with(n_cells=ROOM), asked(1, A)), Prefilled(1, 60, 60))
     state, _ = run(state, asked(2, SECOND, priority=1), asked(3, THIRD, priority=1), found(2), found(3))
     if parking:
@@ -183,7 +183,7 @@ def test_of_a_lead_at_work_the_engine_says_what_was_shared(over: Any, parking: b
 
 
 def test_a_follower_of_a_leader_that_is_parked_gets_what_it_has() -> None:
-    """The engine says so before the lead is out; what is missing is computed by the first of them."""
+    """The engine reports it before the leader is out; what is missing is computed by the first of them."""
     state, _ = run(begun(state_with(n_cells=ROOM), asked(1, A)), Prefilled(1, 60, 60))
     state, _ = run(state, asked(2, SECOND, priority=1), asked(3, THIRD, priority=1), found(2), found(3))
     state, _ = run(state, asked(4, D, priority=1))

@@ -61,7 +61,7 @@ def test_a_request_at_work_remembers_what_was_lost_of_it() -> None:
 def test_a_request_that_extends_what_another_has_saved_is_affected_too() -> None:
     """It was not saved again for it."""
     shared = [*PROMPT[:50], *B[:10]]
-    hit = msgspec.structs.replace(hit_of(shared, 40), chain=(), length=0)  # on its way, not to be had yet
+    hit = msgspec.structs.replace(hit_of(shared, 40), chain=(), length=0)  # pending, not to be had yet
     state, effects = run(state_with(), submit(1, shared), found(1, hit))
     plan = generate_of(effects).saves
     assert plan is not None
@@ -102,7 +102,7 @@ def test_a_parked_request_remembers_the_loss() -> None:
 
 
 def test_a_row_that_was_lost_is_made_up_for_by_the_eviction_under_way() -> None:
-    """Before what goes on from it, which is tried again."""
+    """Before what extends it, which is tried again."""
     state, effects = run(state_with(kept(0, A, captured_to=40)), EVICT)
     assert [(job.start, job.end) for job in jobs(effects)] == [(40, 60)]
     state, _ = run(state, lost(7, A, 20, 40))
@@ -125,7 +125,7 @@ def test_a_range_that_an_eviction_has_saved_in_vain_is_not_tried_again() -> None
 
 
 def test_what_an_eviction_that_was_left_has_saved_in_vain_is_known() -> None:
-    """The sequence is at rest still, and the next eviction makes up for it."""
+    """The sequence is still idle, and the next eviction saves it."""
     state, _ = run(state_with(kept(0, A, captured_to=20)), EVICT, LEFT, captured(-1, 20, 60))
     assert state.slots[0].captured_to == 60
     state, _ = run(state, lost(-1, A, 20, 60))

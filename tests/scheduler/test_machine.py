@@ -168,7 +168,7 @@ def test_a_plan_starts_from_what_is_saved() -> None:
     tokens = list(range(60))
     _, effects = run(IDLE, submit(1, tokens), found(1))
     assert generate_of(effects).saves == PLAN
-    hit = msgspec.structs.replace(hit_of(tokens, 20), chain=(), length=0)  # on its way, not to be had yet
+    hit = msgspec.structs.replace(hit_of(tokens, 20), chain=(), length=0)  # pending, not to be had yet
     _, effects = run(IDLE, submit(1, tokens), found(1, hit))
     assert generate_of(effects).saves == msgspec.structs.replace(PLAN, captured_to=20, prompt_ends=(40,))
 

@@ -52,7 +52,7 @@ def test_a_sequence_that_a_prompt_extends_is_taken_over() -> None:
 
 
 def test_a_sequence_that_a_prompt_diverges_from_stays_and_is_shared() -> None:
-    """Both go on: the conversation at rest may still be continued."""
+    """Both go on: the idle conversation may still be continued."""
     found = placed(state_with(kept(1, A)), waiting(1, PARTED))
     assert (found.seq_id, found.keep, found.source, found.leader) == (0, 40, 1, None)
     assert found.pieces == (Piece(OWN_BLOCKS + 1, 40), Piece(1, 64))
@@ -71,7 +71,7 @@ def test_what_is_still_being_computed_is_shared_with_the_request_that_computes_i
 
 
 def test_the_longest_beginning_is_taken_and_among_equals_what_is_there_already() -> None:
-    """What is at rest can be shared at once, what is at work may still have to be computed."""
+    """What is idle can be shared at once, what is at work may still have to be computed."""
     state = with_slot(begun(state_with(), asked(1, [*A[:40], *D[:20]])), kept(2, [*A[:40], *B[:20]]))
     assert beginning(state, waiting(2, PARTED)).source == 2
     assert beginning(state, waiting(2, [*A[:40], *D[:10], *C])).source == 0
@@ -85,7 +85,7 @@ def test_a_longer_beginning_elsewhere_is_better_than_one_to_take_over() -> None:
 
 
 def test_the_cells_of_one_tenant_are_neither_taken_over_nor_shared() -> None:
-    """Whether they are at rest or at work."""
+    """Whether they are idle or at work."""
     state = begun(state_with(kept(2, A[:40], identity=OTHER)), asked(1, A, identity=OTHER))
     assert beginning(state, waiting(2, A)) == Beginning()
 

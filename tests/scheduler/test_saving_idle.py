@@ -44,7 +44,7 @@ from erllama_py.scheduler.messages import (
 from erllama_py.scheduler.state import changed, new_state, with_slot
 
 EVICT, SHUTDOWN = SaveAll(90, "evict"), SaveAll(91, "shutdown")
-# A long sequence is at rest, 100 tokens of it saved, and the ranges of the rest.
+# A long sequence is idle, 100 tokens of it saved, and the ranges of the rest.
 LONG = with_slot(IDLE, Slot(0, pack_tokens(range(1200)), 0, IDENTITY, 100, written((), 0, 1200, 1000)))
 SPANS = ((100, 512), (512, 1024), (1024, 1200))
 # Six tokens are live, three of them saved.
@@ -53,7 +53,7 @@ ROWS = rows_of(PROMPT, 20, 40)
 LOOKING, _ = run(IDLE, submit(2, PROMPT))
 RESTORING, _ = run(LOOKING, found(2, hit_of(PROMPT, 20, 40)), row_read(2, ROWS[0]))
 WORKING, _ = run(LOOKING, found(2))
-# The same six tokens at rest, and a request at work beside them.
+# The same six tokens idle, and a request at work beside them.
 BOTH, _ = run(
     new_state(changed(IDLE.limits, n_seq_max=2)),
     submit(1, [1, 2, 3, 4, 5, 6]), found(1), finished(1, [], held=6, captured_to=3), submit(2, PROMPT), found(2),
@@ -168,7 +168,7 @@ def test_a_range_that_never_finds_a_buffer_is_given_up() -> None:
 
 @pytest.mark.parametrize("skipped", ["too_large", "forgotten"])
 def test_a_range_that_cannot_be_copied_is_given_up_at_once(skipped: str) -> None:
-    """And with it what goes on from it: its sequence is forgotten, and the next one has its turn."""
+    """And with it what extends it: its sequence is forgotten, and the next one has its turn."""
     state = new_state(changed(IDLE.limits, n_seq_max=2))
     state = with_slot(with_slot(state, LONG.slots[0]), Slot(1, pack_tokens([7, 8, 9]), 0, IDENTITY, used_at=1.0))
     state, _ = run(state, EVICT)
@@ -250,7 +250,7 @@ def test_other_callers_that_wait_are_answered_all_the_same() -> None:
 
 @pytest.mark.parametrize("state", [LOOKING, RESTORING, WORKING], ids=["looking", "restoring", "working"])
 def test_an_eviction_leaves_a_request_alone(state: Any) -> None:
-    """Whether the engine has begun it or not, nothing is at rest in its sequence."""
+    """Whether the engine has begun it or not, nothing idle is in its sequence."""
     after, effects = run(state, EVICT)
     assert effects == [AnswerSaved(90)]
     assert after == state
@@ -280,7 +280,7 @@ def test_what_comes_to_rest_while_an_eviction_is_under_way_goes_with_it() -> Non
 
 
 def test_an_eviction_waits_for_copies_that_were_begun_before() -> None:
-    """What a request has pushed out was at rest as well."""
+    """What a request has displaced was idle as well."""
     state, effects = run(RESTED, submit(2, PROMPT))
     assert effects == [capture("evict"), SendJob(Drop(0)), LookUp(submit(2, PROMPT).request)]
     state, effects = run(state, EVICT)

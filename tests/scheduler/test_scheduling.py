@@ -264,7 +264,7 @@ def test_a_request_that_has_not_begun_does_not_go_back_for_one_of_lower_rank() -
 @pytest.mark.parametrize("end", [CancelRequest(2), SaveAll(9, "shutdown")], ids=lambda end: type(end).__name__)
 @pytest.mark.parametrize("asked_before", [True, False])
 def test_nobody_makes_room_for_one_that_was_cancelled(end: Any, asked_before: bool) -> None:
-    """It will not grow any more, whether it had asked before, or its question was on its way."""
+    """It will not grow any more, whether it had asked before, or its `Wants` was still to come."""
     state = begun(state_with(n_cells=132), asked(1, A), asked(2, B, priority=1))
     state, _ = run(state, Wants(2, 64))
     if asked_before:
@@ -331,7 +331,7 @@ def test_while_one_is_being_parked_no_other_is_parked_for_a_growing_request() ->
 
 
 def test_while_one_stands_still_for_want_of_cells_nobody_is_admitted() -> None:
-    """Also where none can be parked for it yet, as rows are on their way to the other: a higher priority that comes
+    """Also where none can be parked for it yet, as rows are being restored for the other: a higher priority that comes
     would push out the one that has asked."""
     state = begun(state_with(n_cells=64 + 64), asked(1, A, max_new_tokens=60))
     state, _ = run(state, asked(2, B[:50]), found(2, hit_of(B[:50], 20)), Wants(1, 64), Wants(1, 68), Wants(1, 72))

@@ -158,7 +158,7 @@ def test_the_cache_learns_whether_the_caller_named_a_parent(named: bytes | None)
 
 @pytest.mark.parametrize("readable", [0, 1, 2])
 def test_a_row_that_cannot_be_read_ends_the_chain(readable: int) -> None:
-    """The request goes on from the rows before it, and saves again from there."""
+    """The request starts from the rows before it, and saves again from there."""
     state, effects = run(RESTORING, *(row_read(1, row) for row in ROWS[:readable]))
     state, effects = run(state, row_read(1, None))
     for row in ROWS[:readable]:
@@ -251,7 +251,8 @@ def test_a_request_is_cancelled_while_it_is_looked_up() -> None:
 
 
 def test_a_request_is_cancelled_while_its_rows_go_in() -> None:
-    """Rows on their way may still go in, so the next request starts from nothing; late events are nothing."""
+    """Rows that are being restored may still go in, so the next request starts from nothing; late events are
+    ignored."""
     state, _ = run(RESTORING, row_read(1, ROWS[0]), row_read(1, ROWS[1]), restored(1, ROWS[0]), submit(2, PROMPT))
     state, effects = run(state, CancelRequest(1))
     dropped, ended, answer, next_one = effects

@@ -166,7 +166,7 @@ async def test_the_pins_of_a_model_that_dies_are_freed(tmp_path: Path, monkeypat
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["actor", "thread", "decode"])
 async def test_a_model_that_dies_is_warm_when_it_is_back(tmp_path: Path, where: Any) -> None:
-    """What it had saved by then; what was on its way arrives without it."""
+    """What it had saved by then; what was pending arrives without it."""
     async with model_at(tmp_path, stub={"seconds_per_token": 0.002}) as (runtime, model):
         asked = asyncio.create_task(ask(model, PROMPT, 300))
 

@@ -247,7 +247,7 @@ async def test_a_prompt_can_be_prefilled_and_saved_without_a_reply(tmp_path: Pat
 
 
 async def test_a_generation_that_is_cancelled_leaves_what_it_computed(tmp_path: Path) -> None:
-    """Prompt and the reply so far are saved; the same conversation goes on from there after a restart."""
+    """Prompt and the reply so far are saved; the same conversation continues from there after a restart."""
     make = Stalling(after=2 + 20)
     async with model_at(tmp_path, make=make) as (_, model):
         stream = model.stream(PROMPT, temperature=0.0, response_tokens=300)
@@ -285,7 +285,7 @@ async def test_a_prefill_that_is_cancelled_leaves_what_it_computed(tmp_path: Pat
     assert warm.reply == await cold(prompt, memory=memory)
 
 
-# --- what is at rest -----------------------------------------------------------------------------------------
+# --- what is idle --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
@@ -341,7 +341,7 @@ async def test_evicting_leaves_those_at_work_alone() -> None:
         await runtime.evict(model)
         assert not any(task.done() for task in asked)
         found = await model.explain(other)
-        assert (found.live_tokens, found.hit_tokens) == (0, 192)  # the row behind would spare but 8 tokens
+        assert (found.live_tokens, found.hit_tokens) == (0, 192)  # the row after it would save only 8 tokens
         gate.set()
         for task, end in zip(asked, ("", "!"), strict=True):
             assert (await task).reply == await cold(PROMPT + end, 100)

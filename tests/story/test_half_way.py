@@ -102,7 +102,7 @@ async def test_when_the_first_leaves_half_way_the_next_goes_on_from_there(
         await watch.at_rest()
     assert right(all_prompts[1:], replies)
     twice = computed + sum(reply.stats.prefill_tokens for reply in replies) - len(SYSTEM) - 4 * OWN
-    # Cells are taken over to the token; of rows the last one may still be on its way when it is looked for.
+    # Cells are taken over to the token; of rows the last one may still be pending when it is looked for.
     assert twice == 0 if memory == "full" else 0 <= twice <= 32
 
 

@@ -1,4 +1,4 @@
-"""A save at each step on its way to the disk: where it is held up, or its cache or tier crashes, no other suffers."""
+"""A save at each step to the disk: if it is delayed, or its cache or tier crashes, no other is affected."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ async def test_models_that_save_at_a_time_share_the_buffers(tmp_path: Path) -> N
 async def test_an_eviction_whose_caller_leaves_keeps_the_rest_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tier hangs and there is no buffer: after its time the eviction is over, and nothing at rest is lost for it."""
+    """A tier hangs and there is no buffer: after its time the eviction is over, and no idle sequence is lost for it."""
     watch, gate = Watch(monkeypatch), Gate(monkeypatch)
     policy, small = {**FINISH_ONLY, "evict_save_timeout_ms": 20}, {"save_buffer_bytes": MIB}
     async with model_at(tmp_path, policy=policy, runtime_options=small, context_opts={"n_seq_max": 2}) as both:

@@ -210,7 +210,7 @@ async def test_what_is_kept_is_bounded_while_somebody_works(kept_tokens: int, li
 
 
 async def test_what_is_saved_goes_before_what_would_have_to_be_computed_again() -> None:
-    """Among those at rest; then the longest unused, and the sequence of a session last of all."""
+    """Among the idle ones; then the longest unused, and the sequence of a session last of all."""
     async with gated(scheduler={"kept_tokens": 250}, policy={"min_tokens": 100}) as (_, model, gate):
         gate.gate.set()
         short, *others = asked_before = [text(length, 40 + length) for length in (60, 150, 151, 152)]

@@ -219,7 +219,7 @@ async def test_a_sweep_that_was_asked_for_before_a_directory_came_back_removes_n
         await held.reached.wait()
         sweeping = bench.ref.begin_call(Sweep())
         bench.ref.cast(Introduce())
-        await bench.cache.until(lambda: isinstance(bench.cache.reports[-1], TierRows))  # the sweep is on its way
+        await bench.cache.until(lambda: isinstance(bench.cache.reports[-1], TierRows))  # the sweep is under way
         held.go_on()
         assert await sweeping.wait() == 0
         await putting.wait()

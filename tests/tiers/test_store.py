@@ -1,4 +1,4 @@
-"""The store behind a tier of files: opened again, swept, written to, on a file system that does not play along."""
+"""The store of a tier of files: opened again, swept, written to, on a file system that fails."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_what_could_not_be_taken_back_is_forgotten_with_its_directory(tmp_path: 
 
 
 def test_a_sweep_removes_what_nobody_owns(tmp_path: Path, store: Store) -> None:
-    """Rows are known by their keys, what is on its way by its name."""
+    """Rows are known by their keys, pending ones by their names."""
     names = [publish(store, number) for number in range(3)]
     freed = store.sweep({key_of(0)}, {names[1]})
     assert sorted(os.listdir(tmp_path / "rows")) == sorted(names[:2])

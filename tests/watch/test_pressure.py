@@ -53,7 +53,7 @@ class Scene:
 
     @asynccontextmanager
     async def runs(self) -> AsyncIterator[Scene]:
-        """The monitor under a supervisor; it is stopped at the end, and leaves nothing behind."""
+        """The monitor under a supervisor; it is stopped at the end, and leaves no task."""
 
         def monitor() -> PressureMonitor:
             return PressureMonitor(self.opts, self.evict, self.clock)
