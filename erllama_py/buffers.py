@@ -2,7 +2,7 @@
 
 Fresh memory costs a page fault for every 4 KiB at its first use, which makes copying a KV state out some thirty
 times slower than into memory that was used before. `BufferPool` owns such blocks. `take` leases one as a
-`memoryview`; the block comes back by itself when the last view of the lease is gone, wherever it went and
+`memoryview`; the block returns to the pool when the last view of the lease is gone, wherever it went and
 however that ended, so no crash and no cancel can leak one or hand it out twice. Any thread may call it.
 """
 

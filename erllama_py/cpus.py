@@ -30,7 +30,7 @@ class ThreadChoice(msgspec.Struct, frozen=True, kw_only=True):
 
     few: int  # for decodes of few tokens
     many: int  # for decodes of many
-    fixed_few: bool = False  # whether `few` was given: exactly so many are used then
+    fixed_few: bool = False  # whether `few` was given: exactly that many are used then
     fixed_many: bool = False
     cpus: int = 1  # what all engines of the process share
     on_gpu: bool = False  # whether a GPU computes: the threads have next to nothing to do then
@@ -47,7 +47,7 @@ class ThreadChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def choose_threads(context: ContextOpts, allowed: Allowance) -> tuple[ThreadChoice, str]:
-    """The threads that an engine may use, and why so many. Numbers of the user are obeyed."""
+    """The threads that an engine may use, and why that many. Numbers that the user has set are kept."""
     most = min(allowed.threads, MAX_THREADS)
     choice = ThreadChoice(
         few=context.n_threads or most, many=context.n_threads_batch or most, fixed_few=context.n_threads is not None,

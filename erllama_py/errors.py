@@ -224,7 +224,7 @@ class ModelNotLoaded(ModelUnavailable):
 class ModelCrashed(ModelUnavailable):
     """The model ended while it had this request; `__cause__` is what ended it.
 
-    The supervisor brings the model back by itself unless `gave_up` is true: then it has crashed too often
+    The supervisor restarts the model unless `gave_up` is true: then it has crashed too often
     and stays down until it is unloaded and loaded again.
     """
 

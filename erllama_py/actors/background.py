@@ -14,7 +14,7 @@ from erllama_py.actors.replies import Reply
 
 
 class Background:
-    """The tasks of one actor. An error that nobody waits for goes to the loop's exception handler."""
+    """The tasks of one actor. An error of work that answers no call goes to the loop's exception handler."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -145,7 +145,7 @@ class Child:
 
 
 def restart_is_due(spec: ChildSpec, exit: Exit) -> bool:
-    """Whether a child that ended by itself comes back."""
+    """Whether a child that ended by itself is restarted."""
     if isinstance(exit, Raised) and isinstance(exit.error, RestartLimitReached) and not spec.vital:
         return False
     return spec.restart == "permanent" or (spec.restart == "transient" and isinstance(exit, Raised))

@@ -2,7 +2,7 @@
 
 The callee settles it (`send` or `fail`), now or later, from any task of the loop. A second answer is ignored and
 returns false, since an answer may race with the end of the actor. One task waits, once: when that wait is cancelled the
-reply is *abandoned*, which the callee can hear of, and an answer goes nowhere.
+reply is *abandoned*: the callee can learn that, and an answer is dropped.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Reply(Generic[T]):
         return self._settle(Raised(error))
 
     def abandon(self) -> None:
-        """Say that nobody waits for the answer any more. Without effect when it is settled."""
+        """Give up waiting for the answer. Without effect when it is settled."""
         if not self.settled and not self.abandoned:
             self.abandoned = True
             self._leave()

@@ -30,7 +30,7 @@ class RootSupervisor(Runnable, Protocol):
 
 class Tree:
     """See the module's text. It runs once. `failure` is why the root ends by itself, None while it does not;
-    `on_failure` hears of it before anything below the root is stopped."""
+    `on_failure` gets it before anything below the root is stopped."""
 
     def __init__(
         self, root: RootSupervisor, on_failure: Callable[[BaseException], object] = lambda failure: None

@@ -39,7 +39,7 @@ class Runnable(Protocol):
 
         An error before `ready` belongs to the caller that asked for the start. One that has work to do after its end is
         decided announces the exit with `ending`: its stop deadlines count from there, and the answer says whether this
-        was the last run. Being cancelled means: end now; a second cancellation means that nobody waits any more.
+        was the last run. Being cancelled means: end now; a second cancellation means: wait for nothing more.
         """
 
     def request_stop(self) -> None:

@@ -86,7 +86,7 @@ class SupervisorBase:
         raise NotImplementedError
 
     async def _stop_all(self) -> None:
-        """End all children; cancelled only when nobody waits for that any more."""
+        """End all children; cancelled only when that is not waited for any more."""
         raise NotImplementedError
 
     def _places(self) -> Sequence[Child]:

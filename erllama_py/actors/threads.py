@@ -36,7 +36,7 @@ class Threads:
         return self._pool
 
     async def begin(self, count: int | None = None) -> None:
-        """Begin `count` threads now, by default all, while nobody waits for them.
+        """Begin `count` threads now, by default all, before work waits for them.
 
         Starting a thread holds up the starter until it runs: up to 37 ms on the loop beside busy engine threads. So
         the loop begins one, and that one the others.

@@ -210,7 +210,7 @@ class CacheActor(Actor[CacheMessage]):
             book.was_full()
 
     def _given_up(self, tier: str, keys: Sequence[bytes], problem: str) -> None:
-        """These rows will not come: look-ups stop waiting for them, and the models that saved them hear of it."""
+        """These rows will not come: look-ups stop waiting for them, and the models that saved them get a `SaveLost`."""
         for key in keys:
             self.counters[f"saves.dropped.{problem}"] += 1
             self._answer_all(self._waiting.settled(key))

@@ -1,7 +1,7 @@
 """Which rows there are, in which tiers, and which extends which: the cache's memory. No I/O, no clock.
 
 Rows form a prefix tree: a row's parent is the row that ends where it starts. Each tier holds whole chains of it, so
-that what it keeps after a restart is of use by itself, and has a book of its own (`book`); a row is a *leaf* of a tier
+that its rows are usable without other tiers after a restart, and has its own book (`book`); a row is a *leaf* of a tier
 when no row there, stored or pending, extends it. Only leaves are evicted.
 
 The same key may lie in several tiers with different starts: spans that were cut differently may end at the same place.

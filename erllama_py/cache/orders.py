@@ -72,7 +72,7 @@ class Leaves:
 
 
 class Child(msgspec.Struct, frozen=True, order=True, gc=False):
-    """A row that extends a key; by itself it stands for one without siblings, as most are."""
+    """A row that extends a key; alone it also serves as the order of a row without siblings, as most are."""
 
     tokens: bytes
     key: bytes

@@ -96,7 +96,7 @@ class Removals:
                 self._names.cast(tier_actor_name(removed.tier), Introduce(), bounded=False)
 
     async def _shrink(self, tier: str) -> None:
-        with suppress(TierStuck):  # nobody waits for it
+        with suppress(TierStuck):  # no call waits for it
             await self._remove(surplus(self._index, tier, self._now()))
 
     async def _remove(self, portions: Portions) -> int:

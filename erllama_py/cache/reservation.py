@@ -2,7 +2,7 @@
 
 `reserve` decides whether a row is wanted, and which rows must go for it. A reservation stands until it is settled or
 released; when it is released, so is every one that extends it, for a tier holds whole chains. Bytes of rows that are to
-go count until the tier has let go of them.
+go count until the tier has removed them.
 """
 
 from __future__ import annotations

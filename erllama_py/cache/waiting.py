@@ -1,6 +1,6 @@
 """Look-ups that wait for a save under way, or for tiers that are being opened. Owns them, and their timers.
 
-Each waits for one key; it is let go when that row is stored, when its save has failed, or when its time is up.
+Each waits for one key; it is released when that row is stored, when its save has failed, or when its time is up.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The chat template that a GGUF brings: Jinja, rendered in a sandbox.
 
-A template is a program of whoever made the model file. The sandbox keeps it from Python's internals, from
+A template is a program that comes with the model file. The sandbox keeps it from Python's internals, from
 changing what it is given, and from ranges of more than 100,000 items; it does not bound its time or memory. What
 templates may use beside plain Jinja follows what authors test them with, the Transformers library:
 https://huggingface.co/docs/transformers/chat_templating_writing (blocks trimmed, `break` and `continue`,

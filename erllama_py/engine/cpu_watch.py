@@ -92,7 +92,7 @@ class CpuWatch:
 
 
 class _Files:
-    """Files and folders, read without letting go of the GIL: for /proc, whose files wait for no disk."""
+    """Files and folders, read without releasing the GIL: for /proc, whose files need no disk."""
 
     def __init__(self) -> None:
         self._c = ctypes.PyDLL(None, use_errno=True)

@@ -19,7 +19,7 @@ MOST_CAUSES = 8
 
 
 class ForeignError(Exception):
-    """An error of another process that is none of this library's: the name of its class, and its text."""
+    """An error of another process that is not one of this library's: the name of its class, and its text."""
 
     def __init__(self, kind: str, problem: str) -> None:
         super().__init__(kind, problem)

@@ -12,8 +12,9 @@ from collections.abc import Callable
 
 import msgspec
 
-# Far too long is this many times the slowest decode of late, or this many times the decode's tokens at the highest cost
-# of late. A token of a batch costs no more than one that is decoded alone, so the second is already a high estimate.
+# Far too long is this many times the slowest recent decode, or this many times the decode's tokens at the highest
+# recent cost. A token of a batch costs no more than one that is decoded alone, so the second is already a high
+# estimate.
 TIMES_SLOWEST = 10.0
 TIMES_TOKENS = 3.0
 # Never before this: a machine that swaps, or a neighbour that takes all CPUs, holds up short decodes for seconds.
@@ -25,7 +26,7 @@ FADE = 0.99  # for each decode: half is left after 69
 
 
 class Pace(msgspec.Struct, frozen=True):
-    """What decodes of late took at most, in seconds, and in seconds a token; 0.0 before the first."""
+    """What recent decodes took at most, in seconds, and in seconds a token; 0.0 before the first."""
 
     slowest: float = 0.0
     per_token: float = 0.0

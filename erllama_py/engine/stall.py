@@ -85,7 +85,7 @@ SIZES = 13  # powers of two up to 4096 tokens in a decode; larger ones count as 
 
 
 class TickTimes(msgspec.Struct, frozen=True):
-    """What decodes have cost of late, in seconds. Zero: not measured yet."""
+    """What recent decodes have cost, in seconds. Zero: not measured yet."""
 
     rows: tuple[float, ...] = ()  # the last decodes of rows alone, `KEPT` at most
     tokens: tuple[float, ...] = (0.0,) * SIZES  # what a prompt token adds, by the `_size` of the decode
@@ -102,7 +102,7 @@ class TickTimes(msgspec.Struct, frozen=True):
         return sum(kept) / len(kept) if kept else 0.0
 
     def token_seconds(self, total: int) -> float:
-        """What a prompt token adds to a decode of so many tokens, rows included; before it was measured, what it adds
+        """What a prompt token adds to a decode of `total` tokens, rows included; before that was measured, what it adds
         to a smaller decode, else to a larger one."""
         size = _size(total)
         known = [*reversed(self.tokens[: size + 1]), *self.tokens[size + 1 :]]
@@ -154,7 +154,7 @@ def observed(times: TickTimes, rows: int, prompt_tokens: int, seconds: float) ->
 
 
 def chunk_size(times: TickTimes, rows: int, max_stall_seconds: float, n_batch: int) -> int:
-    """Prompt tokens for a decode that has so many rows, and that rarely lasts longer than `max_stall_seconds` or
+    """Prompt tokens for a decode of `rows` rows that rarely lasts longer than `max_stall_seconds` or
     twice the time of the rows.
 
     From `LEAST_CHUNK` to what `n_batch` has room for; 0 when the cost of rows alone is to be measured.

@@ -39,7 +39,7 @@ SPECIAL = {END: b"<|end|>", 257: b"<|im_start|>", 258: b"<|im_end|>"}
 LETTERS = b"etaoin shrdlu cmfwyp "  # what replies are made of; frequent letters, so that stop strings are met
 END_ODDS = 97  # one token in this many ends a generation: replies of a usable length, not endless ones
 LOGIT_BYTES = 4  # kept logits are the value that is drawn from, once for each token of the vocabulary
-LOAD_STEPS = 10  # a load reports so many steps, and can be cancelled between two of them
+LOAD_STEPS = 10  # steps that a load reports; it can be cancelled between two of them
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

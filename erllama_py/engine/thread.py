@@ -82,7 +82,7 @@ class EngineThread:
         self._on_progress = on_progress
         try:
             self._thread.start()
-        except RuntimeError:  # the system has no thread left: there is none to wait for
+        except RuntimeError:  # the system has no thread left: nothing to wait for
             self.ended.set()
             raise
         await self._load_over.wait()

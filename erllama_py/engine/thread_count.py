@@ -9,7 +9,7 @@ CPUs were seen idle, seldom where none are. The faster one is the new best.
     calm ──threads wait──▶ trial of fewer ──faster──▶ fewer is best ──CPUs idle, or long ago──▶ trial of more ──▶ …
                                 └── slower: not again for a while, the longer the more it has cost
 
-On a machine that nobody else uses no trial is ever held, and the count never changes. Where the kernel reports nothing,
+On a machine without other work no trial is ever held, and the count never changes. Where the kernel reports nothing,
 trials are held by the clock alone. Times are in seconds of the engine's clock.
 """
 
@@ -48,7 +48,7 @@ class Pressure(msgspec.Struct, frozen=True):
     """What the kernel has reported of the last tenths of a second, in means over them."""
 
     waiting: float  # threads of this process that waited for a CPU
-    idle: float  # CPUs that nobody used
+    idle: float  # CPUs that no process used
 
 
 class Counting(msgspec.Struct, frozen=True):

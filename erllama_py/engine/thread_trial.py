@@ -1,6 +1,6 @@
-"""Whether another number of threads is faster than the best so far: what some decodes by each have taken. Pure.
+"""Whether another number of threads is faster than the best so far: by the times of some decodes with each. Pure.
 
-`Trial` is asked before each decode whose turn it is, and hears what the decode has taken. Times are in seconds.
+`Trial` says before each decode which count's turn it is, and gets the decode's time after it. Times are in seconds.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Pairs(msgspec.Struct, frozen=True):
 
     @property
     def is_other(self) -> bool:
-        """Whether it is the other count's turn. The order makes up for times that rise or fall steadily, as they do in
+        """Whether it is the other count's turn. The order cancels out times that rise or fall steadily, as they do in
         a longer context."""
         return (len(self.best_seconds) + len(self.seconds)) % 4 in (1, 2)
 

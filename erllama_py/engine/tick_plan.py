@@ -74,7 +74,7 @@ def plan_tick(needs: Sequence[Need], n_batch: int, n_ubatch: int, chunk: int | N
 
 
 def patience_of(n_prompts: int) -> int:
-    """Ticks after which one of so many prompts goes before those of higher priorities."""
+    """Ticks after which one of `n_prompts` prompts goes before those of higher priorities."""
     return PATIENCE * max(1, n_prompts - 1)
 
 

@@ -44,7 +44,7 @@ from erllama_py.scheduler.messages import (
 from erllama_py.watch.log import get_logger
 
 # Longer texts (in characters) and token lists are worked on by a worker thread: a hop to one and back takes
-# about 0.1 ms, and tokenizing so many characters of English with SmolLM2 about 1 ms.
+# about 0.1 ms, and tokenizing this many characters of English with SmolLM2 about 1 ms.
 INLINE_LENGTH = 4_000
 
 Prepared = tuple[list[int], tuple[int, ...]]  # the tokens of a prompt, and where others may diverge from it
@@ -93,7 +93,7 @@ class Caller:
                     return use(vocabulary)
                 return await self.threads.run(use, vocabulary)
             except ModelNotLoaded:
-                # The engine let go of it meanwhile. If that was a crash, the next one is being loaded.
+                # The engine has closed it meanwhile. If that was a crash, the next one is being loaded.
                 self.board.check()
                 await anyio.lowlevel.checkpoint()
 

@@ -1,6 +1,6 @@
 """The handle of one model: what callers ask of it, checked and tokenized on their side, then sent through its `caller`.
 
-A bad prompt or option is refused here, before the actor hears of it. While the model loads again after a
+A bad prompt or option is refused here, before it reaches the actor. While the model loads again after a
 crash, calls wait for it; when it is gone for good they raise. Nothing here outlives its call.
 """
 

@@ -287,7 +287,7 @@ class _TurnRun:
             raise
 
     async def result(self, reply: Reply[Completion]) -> Completion:
-        """Commit the turn and let go of the session."""
+        """Commit the turn and release the session."""
         with self._claim.held:
             self._committed = True
             return await self._session._commit(self._claim, reply)

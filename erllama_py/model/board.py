@@ -37,7 +37,7 @@ class ModelBoard:
         self.config = config
         self.on_progress = on_progress
         self.restarts = 0
-        self.threads_used = 0  # by its engine, of late
+        self.threads_used = 0  # by the last decodes of its engine
         self.last_hit: CacheHit | None = None
         self.info: ModelInfo | None = None
         self.facts: ModelFacts | None = None
@@ -101,7 +101,7 @@ class ModelBoard:
         self._overdue = overdue
 
     def crashed(self) -> None:
-        """The actor is ending. If nobody asked for it, its supervisor decides whether there will be another."""
+        """The actor is ending. If that was not requested, its supervisor decides whether there will be another."""
         self.restarts += self.info is not None and not self.is_closed
 
     # --- written by others -------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
-"""A request that is not answered yet: its reply, its stream, and what has come of it so far.
+"""A request that is not answered yet: its reply, its stream, and its text and tokens so far.
 
 A request that is cancelled, by its caller or by its deadline, is answered by the engine, which knows best what it had.
 Where the engine does not report it within `SETTLE_SECONDS`, because a decode takes long or hangs, the caller gets what
-has come so far. What the engine says later goes nowhere: the state machine still hears of it, and frees the cells.
+has come so far. What the engine reports later is dropped for the caller: only the state machine gets it, and frees the
+cells.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ from erllama_py.scheduler.messages import AnswerSaved, AwaitBuffers, Effect, Sav
 from erllama_py.scheduler.stages import sought
 from erllama_py.scheduler.state import Copy, Saving, State, changed, with_request, with_slot, without
 
-# Sessions that have lost their sequence and are remembered, some 100 bytes each. One that was silent for so many others
-# has long been saved, and needs no key to be found.
+# Sessions that have lost their sequence and are remembered, some 100 bytes each. One that was silent while this many
+# others came has long been saved, and needs no key to be found.
 MOST_LEFT = 1000
 
 # How many times a range that finds no buffer is tried again. Each time everything pending has been stored, so only

@@ -244,7 +244,7 @@ class FailRequest(msgspec.Struct, frozen=True):
 
 
 class Refuse(msgspec.Struct, frozen=True):
-    """Answer a request with `SessionBusy`, or with `QueueFull` where so many wait."""
+    """Answer a request with `SessionBusy`, or with `QueueFull` and how many wait."""
 
     request: Request
     waiting: int | None = None

@@ -52,7 +52,7 @@ def _shares(state: State, looking: Looking, leader: int | None, length: int, now
     again = shared(state, looking)
     if again.source is not None and again.keep >= length + LEAST_SHARED:
         state, effects = follow(state, looking, again.source, Share(again.leader, again.keep))
-        # What it has so far would be counted nowhere while it waits.
+        # The cells that it has so far would not be counted while it waits.
         return state, [SendJob(Drop(looking.allocation.seq_id)), *effects] if length else effects
     return start(state, looking, looking.answer, now) if looking.answer is not None else (state, [])
 

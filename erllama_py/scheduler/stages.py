@@ -177,5 +177,5 @@ def queue_rank(one: Queued) -> tuple[int, bool, float, int]:
 
 
 def unplaced(one: Starting) -> Queued:
-    """The request back in the queue: what it has found and what it was given is let go of."""
+    """The request back in the queue: what it has found and what it was given is dropped."""
     return Waiting(one.core) if one.begun is None else Parked(one.core, one.begun)

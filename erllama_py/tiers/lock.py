@@ -25,7 +25,7 @@ PRIVATE_FILE = 0o600
 
 
 class Place:
-    """An open, locked directory. Closing frees the lock; so does letting go of the last reference."""
+    """An open, locked directory. Closing frees the lock; so does dropping the last reference."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -65,7 +65,7 @@ class Place:
                 os.close(descriptor)
 
     def close(self) -> None:
-        """Free the lock and close the directory, which nobody reads any more. Allowed twice."""
+        """Free the lock and close the directory, which is not read any more. Allowed twice."""
         self.unlock()
         self.let_go()
 

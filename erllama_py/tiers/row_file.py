@@ -137,7 +137,7 @@ def key_of_file_name(name: str) -> bytes | None:
 def checksum(data: Bytes) -> bytes:
     """XXH3-128 of a payload or of logits, with seed 0, in its canonical (big-endian) form.
 
-    Above 64 KiB xxhash lets go of the interpreter's lock, so this belongs on a worker thread and blocks no other.
+    Above 64 KiB xxhash releases the interpreter's lock, so this belongs on a worker thread and blocks no other.
     """
     return xxhash.xxh3_128_digest(data)
 

@@ -4,7 +4,7 @@
 and more), initialises the backends of llama.cpp once for the process and routes its log. The bindings'
 functions are reached in two ways:
 
-- `Library.c` is the bindings' module. Its functions let go of the GIL: for what takes long.
+- `Library.c` is the bindings' module. Its functions release the GIL: for calls that take long.
 - `Library.quick` has twins of the short ones that keep the GIL. Releasing it around a call of a microsecond means
   queueing for it again, up to a switch interval (5 ms) when the event loop is busy, which is as long as a whole decode.
 """

@@ -106,7 +106,7 @@ class States:
         return size - _PREAMBLE * 4
 
     def _first(self, start: int, end: int) -> int:
-        """The first position of the range that must be there: a token at `end` looks back so far."""
+        """The first position of the range that must be there: a token at `end` looks back to there."""
         return max(start, end - self._n_swa + 1) if self._n_swa else start
 
     def _scratch_holds(self, start: int, end: int) -> bool:
