@@ -360,7 +360,7 @@ class RuntimeReused(ErllamaError):
 
 
 class RuntimeFailed(ErllamaError):
-    """The supervision tree gave up; `__cause__` is the failure that it could not restart away."""
+    """The supervision tree gave up; `__cause__` is the failure that restarts did not cure."""
 
     problem: str
 
@@ -368,7 +368,7 @@ class RuntimeFailed(ErllamaError):
 
 
 class RestartLimitReached(ErllamaError):
-    """A supervised function ended once more after `restarts` restarts within `period` seconds, and was given up.
+    """A supervised function ended again after `restarts` restarts within `period` seconds, and was given up.
 
     `__cause__` is its last error. `returned`: it raised nothing, but returned, and was restarted for being permanent.
     """

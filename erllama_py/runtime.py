@@ -257,8 +257,8 @@ class Runtime(ModelCalls):
         """Run your own coroutine function, such as an agent loop, under the tree.
 
         `"permanent"` restarts it whenever it ends, `"transient"` only when it raises, `"temporary"` never. Over its
-        `limits`, a `RestartLimits` or a mapping, it is marked failed and the rest of the tree lives on; it leaves the
-        tree when it is stopped, or ends for good without failing. Raises `InvalidOption`, also for a name that is
+        `limits`, a `RestartLimits` or a mapping, it is marked failed and the rest of the tree keeps running; it leaves
+        the tree when it is stopped, or ends for good without failing. Raises `InvalidOption`, also for a name that is
         taken.
         """
         self._check_open()

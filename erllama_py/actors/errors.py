@@ -52,9 +52,9 @@ class NameTaken(NamedError):
 
 
 class NameNotFound(NamedError):
-    """Nothing goes by this name: it never did, has ended, or is between two runs."""
+    """No actor has this name: it never existed, has ended, or is between two runs."""
 
-    text = "nothing goes by the name {!r}"
+    text = "no actor has the name {!r}"
 
 
 class ActorEnded(ActorError):
@@ -101,7 +101,7 @@ class UnexpectedCancel(ActorError):
 
 
 class RestartLimitReached(ActorError):
-    """The child `name` ended once more after `restarts` restarts within `period` seconds.
+    """The child `name` ended again after `restarts` restarts within `period` seconds.
 
     `__cause__` is its last failure: an `ActorEnded` if it returned although it is permanent. Under
     a static supervisor the restarts of its siblings are counted in.

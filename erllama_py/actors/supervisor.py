@@ -87,7 +87,7 @@ class Supervisor(SupervisorBase):
         return await self._stop_child(child)
 
     async def _take_end(self, child: Child, exit: Exit) -> None:
-        """A child has ended by itself: let it be, restart what the strategy names, or give up."""
+        """A child has ended by itself: leave it, restart what the strategy names, or give up."""
         name, restarts = child.spec.name, child.restarts
         if child.left_behind is not None:
             return

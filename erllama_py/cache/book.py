@@ -41,7 +41,7 @@ class Book:
         self.removing: dict[bytes, int] = {}  # rows that the tier has yet to remove, and their bytes
         self.capacity = quota  # bytes that the tier is asked to hold
         self.full_at = quota  # bytes that it held when it had no room for more
-        self.opened = 0.0  # how much of it has been looked at; it is *opening* until that is all
+        self.opened = 0.0  # which part of it was scanned; below 1.0 it is *opening*
         self.problem: str | None = None  # why it cannot be written
         self.leaves = Leaves()
         self._children: dict[bytes, Child | Siblings] = {}

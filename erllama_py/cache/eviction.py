@@ -38,7 +38,7 @@ LOCK_BYTES = 4096
 def score(meta: RowMeta, nbytes: int, hits: int, used_at: float, now: float) -> float:
     """What a row is worth: the seconds of prefill that it saves, times its hits, per byte, halved for each `HALF_LIFE`.
 
-    A row without hits counts as one that was hit once: it may be the next turn's. Times are in seconds.
+    A row without hits counts as one that was hit once: the next turn may hit it. Times are in seconds.
     """
     age = max(0.0, now - max(used_at, meta.created_at))
     return (meta.prefill_seconds + 1e-6) * (1 + hits) / max(nbytes, 1) * math.exp2(-age / HALF_LIFE)

@@ -27,7 +27,7 @@ class StopMatcher:
         self._held = ""
 
     def feed(self, text: str) -> str:
-        """What is safe to emit after `text` came in; empty for ever after a match."""
+        """What is safe to emit after `text` came in; always empty after a match."""
         if self.matched is not None:
             return ""
         if not self._stops:
@@ -84,7 +84,7 @@ class TextAssembler:
         return self._matcher.matched
 
     def feed(self, data: bytes) -> str:
-        """The text that is due after `data`; empty for ever after a match."""
+        """The text that is due after `data`; always empty after a match."""
         return self._matcher.feed(self._decode(data))
 
     def finish(self) -> str:

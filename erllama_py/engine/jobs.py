@@ -171,7 +171,7 @@ class Wants(msgspec.Struct, frozen=True, tag=True):
 
 
 class Parked(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """A request is out of its sequence, which is empty. It stands at `held` tokens, `token_ids` of them sampled."""
+    """A request is out of its sequence, which is empty. It had got to `held` tokens, `token_ids` of them sampled."""
 
     request_id: int
     held: int

@@ -93,7 +93,7 @@ class TickTimes(msgspec.Struct, frozen=True):
     since: int = 0  # decodes with prompts since the last one of rows alone
     drift: float = 0.0  # by which part tokens cost more from one decode to the next
     ratio: float = 1.0  # what the last one with a prompt took, of what was expected
-    beyond: float = 0.0  # how far decodes with prompts go beyond what was expected, in the mean, as a share of that
+    beyond: float = 0.0  # mean excess of decodes with prompts over the expected time, as a share of that
 
     @property
     def row_seconds(self) -> float:

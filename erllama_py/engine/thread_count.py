@@ -22,12 +22,12 @@ import msgspec
 
 from erllama_py.engine.thread_trial import Shape, Trial
 
-# Threads of the process that waited for a CPU, in the mean: from here on, those that compute are held up. One busy
+# Mean number of threads of the process that waited for a CPU: from here on, those that compute are held up. One busy
 # process beside as many threads as CPUs makes 0.67 of two wait, and 0.94 of sixteen; the event loop of a server, less
 # than 0.1.
 HELD_UP = 0.3
 
-# CPUs idle in the mean, from which on another thread may have one. Half a CPU is not worth a thread: it would wait.
+# Mean number of idle CPUs from which on another thread may have one. Half a CPU is not worth a thread: it would wait.
 IDLE = 0.7
 
 # The pause after a trial: at least this many seconds, and this many times what the trial has lost. So trials take a

@@ -23,9 +23,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-# Ticks that a prompt may be passed over for each other one that is read. However many there are, the first has
-# eight ninths of the budget: with the same patience for all, a crowd would be overdue together, and take turns
-# whatever its priorities. Of two, with ticks of a tenth of a second, the lower one moves about once a second.
+# Ticks that a prompt may be skipped for each competing prompt. However many there are, the first has eight ninths of
+# the budget: with a limit that does not grow with them, all of a crowd would be overdue together, and take turns
+# whatever their priorities. Of two, with ticks of a tenth of a second, the lower one moves about once a second.
 PATIENCE = 8
 
 # A prompt after the first gets at least such a part of the room: so less than a quarter of a tick stays unused where

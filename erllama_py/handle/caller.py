@@ -49,7 +49,7 @@ INLINE_LENGTH = 4_000
 
 Prepared = tuple[list[int], tuple[int, ...]]  # the tokens of a prompt, and where others may diverge from it
 T = TypeVar("T")
-_tickets = itertools.count(1)  # unique in the process, so that a late cancel never meets another request
+_tickets = itertools.count(1)  # unique in the process, so that a late cancel never hits another request
 
 
 def _discard(event: Event) -> None:

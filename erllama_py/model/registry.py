@@ -89,7 +89,7 @@ class Registry:
             ending = self._ends[board] = asyncio.ensure_future(self._end(board))
             ending.add_done_callback(partial(self._ended, board))
         await asyncio.wait((ending,))
-        if ending.cancelled():  # from outside, as everything was: the memory is freed all the same
+        if ending.cancelled():  # all tasks were cancelled from outside: the memory is freed anyway
             raise RuntimeClosed
         ending.result()
 

@@ -109,8 +109,8 @@ class ContextOpts(Options, frozen=True):
     """Sliding-window models: keep all cells, so that sequences can be cut back anywhere, at the price of memory."""
 
 
-# A waiting request holds its tokens and nothing else, so the limit is about patience: at one request a second, the
-# last one waits for some minutes.
+# A waiting request holds its tokens and nothing else, so the limit bounds the wait: at one request a second, the last
+# one waits for some minutes.
 MAX_PENDING = 256
 
 

@@ -3,7 +3,7 @@
     Found ─▶ choose_start ─▶ ReadRows ─RowRead─▶ Restore ─Restored─▶ … ─▶ Generate, or Resume
 
 Rows are sent to the engine as they come, and the generation begins when all are in. A row that cannot be read, or
-that the engine refuses, ends the chain there: the request starts from what it has, and never fails for it.
+that the engine refuses, ends the chain there: the request starts from what it has, and never fails because of it.
 """
 
 from __future__ import annotations

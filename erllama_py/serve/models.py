@@ -207,7 +207,7 @@ def _why(log: str) -> str:
         return "the package index cannot be reached, or does not have it"
     lines = [line for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR: ")] or lines  # the last of a traceback names the error
-    return errors[-1].removeprefix("ERROR: ") if errors else "pip failed without a word"
+    return errors[-1].removeprefix("ERROR: ") if errors else "pip failed without any output"
 
 
 def main(names: list[str]) -> int:

@@ -24,7 +24,7 @@ from erllama_py.tiers.publish import TEMP_SUFFIX
 T = TypeVar("T")
 
 # 32 files take half a millisecond, the interpreter's switch interval under a runtime; a tenth of one is enough for
-# another thread to wake. Opening 10,000 rows takes 60 ms longer for it.
+# another thread to wake. This makes opening 10,000 rows 60 ms slower.
 BETWEEN_BREATHS = 32
 BREATH_SECONDS = 0.0001
 

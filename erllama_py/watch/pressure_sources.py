@@ -80,7 +80,7 @@ class Reader:
         return Reading(int(reading * total), total)
 
     def _call(self, function: Callable[[], Any]) -> Any:
-        """On the thread. One that a cancellation has kept from beginning holds up no other reading."""
+        """On the thread. A call that was cancelled before it began blocks no later reading."""
         self._in_thread = True
         try:
             return function()
@@ -88,7 +88,7 @@ class Reader:
             self._in_thread = False
 
     def close(self) -> None:
-        """Let the thread end, once what it does has."""
+        """Let the thread end after its current call."""
         self._threads.close()
 
 

@@ -188,7 +188,7 @@ def test_a_pip_that_cannot_reach_its_index_says_so_in_one_line(tmp_path: Path, m
     [
         ("Collecting tiny\nERROR: Hash mismatch\nsee the log\n", "Hash mismatch"),
         ("Traceback:\n  File x\nMemoryError: no memory\n\n", "MemoryError: no memory"),
-        ("", "pip failed without a word"),
+        ("", "pip failed without any output"),
     ],
 )
 def test_a_pip_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str, problem: str) -> None:

@@ -3,7 +3,7 @@
 The steps are grammar, repetition penalty, top_k, top_p, min_p, temperature and the seeded draw; steps whose
 value makes no difference are left out. Without a grammar llama.cpp does the whole draw. With one we hold the
 candidates ourselves, because a grammar that allows no token, or is handed one that it does not allow, makes
-llama.cpp raise a C++ exception, which ends the process when it meets Python's frames.
+llama.cpp raise a C++ exception, which ends the process when it reaches Python's frames.
 """
 
 from __future__ import annotations

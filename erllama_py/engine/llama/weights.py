@@ -104,7 +104,7 @@ def uses_flash_attention(lines: list[str], asked: bool | Literal["auto"]) -> boo
 
     No function reports it. How values lie in a captured state does not either: that is settled before llama.cpp finds
     out that a device cannot do it. Where it says nothing, what was asked for counts and "auto" means yes, as it
-    does wherever it is left alone; were that wrong, a state of the other kind would be refused by a restore, or
+    does wherever it is left alone; if that is wrong, a restore refuses states of the other kind, or they
     differ in rounding only.
     """
     said = [match for line in lines if (match := _FLASH_ATTENTION.search(line))]
