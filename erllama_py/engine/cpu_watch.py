@@ -8,7 +8,7 @@ Linux only; elsewhere, and where /proc has none of it, `read` answers None. Form
 lines of `/proc/stat` (proc(5): idle is the 4th number, iowait the 5th, steal the 8th, in ticks).
 
 The files are read through functions of C that keep the GIL. Python's own release it some four times for each thread,
-and beside a busy event loop it takes up to a switch interval to get it back: 57 ms a look with 25 threads.
+and beside a busy event loop it takes up to a switch interval to get it back: 57 ms a reading with 25 threads.
 """
 
 from __future__ import annotations

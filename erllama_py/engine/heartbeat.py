@@ -17,7 +17,7 @@ import msgspec
 # estimate.
 TIMES_SLOWEST = 10.0
 TIMES_TOKENS = 3.0
-# Never before this: a machine that swaps, or a neighbour that takes all CPUs, holds up short decodes for seconds.
+# Never before this: a machine that swaps, or another process that takes all CPUs, delays short decodes for seconds.
 LEAST_SECONDS = 10.0
 # Before any decode has ended: weights may still be read from a slow disk, for a batch that takes minutes.
 FIRST_SECONDS = 60.0

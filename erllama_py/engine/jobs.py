@@ -68,7 +68,7 @@ class Grant(msgspec.Struct, frozen=True, tag=True):
 
 
 class Park(msgspec.Struct, frozen=True, tag=True):
-    """Take a request out of its sequence: copy out what is not yet, one range a tick, free the cells, keep the rest.
+    """Take a request out of its sequence: copy out what is not saved, one range a tick, free the cells, keep the rest.
 
     Answered with `Captured`, if there is something to copy, and `Parked`; not at all when it is over already.
     """

@@ -83,7 +83,7 @@ class StubCells:
         return value
 
     def _forget(self, cells: _Sequence, last_ubatch: int) -> None:
-        """What the token at `last_ubatch` and those after it do not look back to goes."""
+        """Drop the cells that the token at `last_ubatch` and those after it do not look back to."""
         if self._at_end_only:
             self._drop(cells, list(cells)[:-1])
         elif self._window:

@@ -38,7 +38,7 @@ NEWS_PAUSE, NEWS_LOSSES = 0.5, 5.0
 
 # The pause before more threads are tried although no CPU was seen idle, in seconds: others may give way, as processes
 # of a low priority do, but seldom will. The kernel favours threads that have slept, so a few decodes by more of them
-# look better than many are: with a trial each two seconds, one of five was won by chance, and half a second lost.
+# look better than many are: with a trial every two seconds, one of five was won by chance, and half a second lost.
 UNSEEN_PAUSE = 15.0
 
 News = Literal["calm", "held up", "idle"]

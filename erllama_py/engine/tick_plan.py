@@ -6,7 +6,7 @@ The laws of a plan, each a property that is tested:
   waited longest go, so with at most twice as many none waits for more than one tick.
 - **Prompts take what is left**, and while anyone is decoding at most `chunk` tokens in total, none if that is 0. Alone,
   a prompt has the whole batch. Where rows and chunk leave room, the first prompt in line always gets a slice.
-- **The line** is: prompts that have waited `PATIENCE` ticks for each other one (longest first), then the higher
+- **The line** is: prompts that have waited `PATIENCE` ticks for each competing prompt (longest first), then the higher
   priority, then the earlier. So budgets follow priorities, and none starves: with at most `n_batch` needs, so that
   rows leave room for one prompt token, of `n` prompts each is served after `PATIENCE * n + n` ticks.
 - **Slices are as large as the room.** Where that is a micro-batch or more, they end on multiples of it, so that a
@@ -28,7 +28,7 @@ import msgspec
 # whatever their priorities. Of two, with ticks of a tenth of a second, the lower one moves about once a second.
 PATIENCE = 8
 
-# A prompt after the first gets at least such a part of the room: so less than a quarter of a tick stays unused where
+# A prompt after the first gets at least this part of the room: so less than a quarter of a tick stays unused where
 # one ends in it, and no prompt is cut into tiny slices.
 PART = 4
 

@@ -142,7 +142,7 @@ def cut_short(state: State, request_id: int, now: float) -> messages.Complete | 
 
 
 def _save_all(state: State, event: messages.SaveAll, now: float) -> tuple[State, list[Effect]]:
-    """Save and forget what is idle; with `"shutdown"` that is soon all."""
+    """Save and forget what is idle; `"shutdown"` ends the requests at work, so that this is soon everything."""
     stopping = state.stopping or event.reason == "shutdown"
     until = math.inf if stopping else now
     state = changed(state, save_alls=(*state.save_alls, event), save_until=until, stopping=stopping)

@@ -89,7 +89,7 @@ class SaveAll(msgspec.Struct, frozen=True):
 
 
 class LeaveSaveAll(msgspec.Struct, frozen=True):
-    """Nobody waits for a `SaveAll` any more; no effect when it is over."""
+    """The caller of a `SaveAll` does not wait any more; no effect when it is over."""
 
     ticket: int
 

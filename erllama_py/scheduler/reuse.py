@@ -81,8 +81,8 @@ def usable_rows(
 ) -> tuple[tuple[Located, ...], int, bool]:
     """The rows of a hit that help, how many tokens they give, and whether that is the whole prompt with logits.
 
-    Where the prompt's last token must be computed again, a sequence is cut back by one, within its last row; where that
-    cannot be, it does without the row that ends there. What is reached by whole rows then is used.
+    If the prompt's last token must be computed again, the sequence is cut back by one, within its last row. If that is
+    impossible, the row that ends there is left out, and what whole rows reach without it is used.
     """
     if hit is None:
         return (), 0, False

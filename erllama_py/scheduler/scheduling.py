@@ -3,7 +3,7 @@
     a request asks for more cells ─▶ feed: idle sequences go, or one is parked ─▶ Grant
     something became free ─▶ admit: the next in the queue gets a place ─▶ LookUp, Fork
     the queue became shorter ─▶ let in: requests that waited for room there get it
-    a request is at work ─▶ trim: no more is kept beside it than may be
+    a request is at work ─▶ trim: no more is kept beside it than allowed
 
 Cells come free when a `Drop` was sent, or `Parked` has come.
 """

@@ -69,8 +69,8 @@ def with_pieces(state: State, one: Placed, pieces: Pieces) -> State:
 
 
 def _with_cells(state: State, one: Placed, start: int, end: int) -> tuple[State, bool]:
-    """The state in which a request may write its own cells from `start` to `end`, and whether there are as many. Where
-    there are not it begins with what there is, and asks for more."""
+    """The state in which a request may write its own cells from `start` to `end`, and whether there are as many. If
+    not, it begins with what there is, and asks for more."""
     pieces, block = slot_of(state, one).pieces, state.next_block
     state = changed(state, next_block=block + 1)
     after = with_pieces(state, one, written(pieces, start, end, block))
@@ -276,5 +276,5 @@ def _outline(core: Core, found_at: float, now: float) -> Outline:
 
 
 def outline(begun: Begun) -> Outline:
-    """How a request began, and what was saved of it; that it was parked counts, not how it resumed."""
+    """How a request began, and what was saved of it; parks are counted, but not how it resumed."""
     return changed(begun.outline, created=begun.created, parks=begun.parks)

@@ -89,7 +89,7 @@ class Saving(msgspec.Struct, frozen=True):
 
     seq_id: int
     ticket: int | None
-    tries: int = 0  # that found no buffer, since the last that did
+    tries: int = 0  # copies in a row that found no buffer
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
