@@ -21,10 +21,10 @@ from collections.abc import Iterable, Sequence
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.tiers.messages import RowMeta
 
-# Closer ends are one row. Not for the time: 32 tokens of a 135M model take 0.2 s on two cores, a synced file 5 to 20
-# ms. But a row has a file, however short it is: two syncs, a page or two beside its cells, and a header to be read
-# whenever its directory is opened (10,000 of them: half a second), for a hit that is at most this much longer. A grid
-# end this close to an anchor is left out.
+# Ends closer than this share one row. Not to save time: 32 tokens of a 135M model take 0.2 s on two cores, a synced
+# file 5 to 20 ms. But a row has a file, however short it is: two syncs, a page or two beside its cells, and a header to
+# be read whenever its directory is opened (10,000 of them: half a second), for a hit that is at most this much longer.
+# A grid end this close to an anchor is left out.
 LEAST_ROW_TOKENS = 32
 
 # A recurrent state has a fixed size, however few tokens a row spans. Ends on the grid are spread out until the state

@@ -137,7 +137,7 @@ class Caller:
         await self._unload(self.board)
 
     def tell(self, message: CancelRequest | EndSession) -> None:
-        """Say something to the actor, if it is there; never to that of a later model with the same id."""
+        """Send a message to the actor, if it is there; never to that of a later model with the same id."""
         self.check_loop()
         if ref := self.board.ref:
             ref.cast(message, bounded=False)

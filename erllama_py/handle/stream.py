@@ -46,7 +46,7 @@ class Run(Protocol):
 
 
 class Call:
-    """A request that stands for itself."""
+    """A request that is no turn of a `Session`."""
 
     def __init__(
         self, caller: Caller, prepare: Callable[[], Awaitable[Prepared]], options: Mapping[str, object]

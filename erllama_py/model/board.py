@@ -1,7 +1,7 @@
 """The status of one load of a model, readable without a message: from `load_model` until its memory is free.
 
-Written by its actors (what they do), its supervisor (how it has ended) and an unload (it is to be gone); the phase, and
-whether requests are taken, follow from these three. All of it is on the event loop, so a probe costs no message.
+Written by its actors (what they do), its supervisor (how it has ended) and an unload (that it is to end); the phase,
+and whether requests are taken, follow from these three. All of it is on the event loop, so a probe costs no message.
 
     loading ─▶ idle ⇄ prefilling ⇄ generating ⇄ hanging      any ─crash─▶ restarting ─▶ idle, or failed
     any ─unload─▶ unloaded
@@ -45,7 +45,7 @@ class ModelBoard:
         self.vocabulary: Vocabulary | None = None
         self.template: ChatTemplate | None = None
         self._ref: ActorRef[Message] | None = None
-        self._ready = False  # that actor
+        self._ready = False  # whether that actor is
         self._state: State | None = None
         self._overdue: float | None = None
         self._failure: BaseException | None = None  # why its supervisor gave it up
@@ -129,7 +129,7 @@ class ModelBoard:
 
     @property
     def ref(self) -> ActorRef[Message] | None:
-        """The actor of now, also while it loads or is to end; never that of a later load."""
+        """The current actor, also while it loads or is to end; never that of a later load."""
         return self._ref if self._ref is not None and self._ref.exit is None else None
 
     @property
@@ -149,7 +149,7 @@ class ModelBoard:
 
     @property
     def is_unloaded(self) -> bool:
-        """Whether it was asked to be gone, or ended with all that its supervisor had."""
+        """Whether it was unloaded, or ended together with its supervisor."""
         return self._closed is not None
 
     @property

@@ -1,4 +1,4 @@
-"""The look-ups of one model's requests: a task for each, from the question to the cache to the last row.
+"""The look-ups of one model's requests: a task for each, from asking the cache to the last row.
 
 Owns the tasks. `find` asks and posts `Found`; `read` reads the rows that the machine has chosen and posts a `RowRead`
 each, at most `READ_AHEAD` ahead of the engine; `end` stops it, reports to the cache what came of it, and frees the

@@ -20,7 +20,7 @@ from erllama_py.results import LoadProgress
 
 
 class Registry:
-    """See the module. `branch` is the supervisor of now, `child` describes the child of a board, `save` saves what a
+    """See the module. `branch` is the current supervisor, `child` describes the child of a board, `save` saves what a
     model holds, in bounded time."""
 
     def __init__(

@@ -56,7 +56,7 @@ class Ledger:
         self.used -= self.aside.pop(name, 0)
 
     def surplus_aside(self) -> str | None:
-        """The file in `aside` that has to go next, if one has."""
+        """The file in `aside` that has to go next, if any."""
         too_many = len(self.aside) > MOST_ASIDE
         too_large = sum(self.aside.values()) > self.quota // ASIDE_SHARE
         return next(iter(self.aside)) if self.aside and (too_many or too_large) else None

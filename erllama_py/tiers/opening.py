@@ -2,8 +2,8 @@
 
 An `Opening` owns the names of which no row is known: those to be looked at, those that could not be read for a moment,
 and those that cannot be read. `Sweep` must not remove them. A put, a deletion or a loss settles a file's name, and
-discards what the scan has read of it. A directory that is opened again
-has another `Opening`; the one before is abandoned.
+discards what the scan has read of it. A directory that is opened again has another `Opening`; the one before is
+abandoned.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Files:
     """One method for each stage. `rows_fd` is the directory, held open."""
 
     def create(self, rows_fd: int, name: str) -> int:
-        """A new file to write, for the owner's eyes; its descriptor."""
+        """A new file to write, readable by its owner alone; its descriptor."""
         return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, PRIVATE_FILE, dir_fd=rows_fd)
 
     def allocate(self, fd: int, nbytes: int) -> None:
