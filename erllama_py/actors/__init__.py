@@ -16,6 +16,7 @@ from erllama_py.actors.background import Background as Background
 from erllama_py.actors.child import ChildFailure as ChildFailure
 from erllama_py.actors.child import ChildSpec as ChildSpec
 from erllama_py.actors.child import Restart as Restart
+from erllama_py.actors.child import TreeNode as TreeNode
 from erllama_py.actors.clock import Clock as Clock
 from erllama_py.actors.clock import MonotonicClock as MonotonicClock
 from erllama_py.actors.dynamic import DynamicSupervisor as DynamicSupervisor
@@ -52,6 +53,5 @@ from erllama_py.actors.running import FunctionRun as FunctionRun
 from erllama_py.actors.running import Runnable as Runnable
 from erllama_py.actors.running import settle as settle
 from erllama_py.actors.running import wait_any as wait_any
-from erllama_py.actors.snapshot import TreeNode as TreeNode
 from erllama_py.actors.supervisor import Supervisor as Supervisor
 from erllama_py.actors.threads import Threads as Threads

@@ -8,7 +8,7 @@ the tree shows of it. Supervisors decide when it begins and stops; it decides no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
@@ -17,7 +17,6 @@ from erllama_py.actors.errors import ActorEnded, RestartLimitReached, StopTimeou
 from erllama_py.actors.exits import Exit, Raised, Stopped, describe
 from erllama_py.actors.restart_budget import RestartLimits
 from erllama_py.actors.running import Future, Run, Runnable
-from erllama_py.actors.snapshot import TreeNode
 
 Restart = Literal["permanent", "transient", "temporary"]
 ChildState = Literal["starting", "running", "stopping", "backoff", "failed", "stopped", "finished"]
@@ -60,6 +59,29 @@ class ChildFailure:
     restarts: int
     outcome: Literal["restarting", "gave_up", "abandoned"]
     delay: float | None = None
+
+
+@dataclass(frozen=True)
+class TreeNode:
+    """One supervisor or child at one moment, as data that prints as a tree; it holds no reference to what it shows.
+
+    `state` is `"starting"`, `"running"`, `"backoff"` (it waits to be restarted), `"stopping"`, `"stopped"`, `"failed"`
+    (it is not restarted any more) or `"finished"`. `uptime` is in seconds since it was last ready, None while it is not
+    running; `restarts` counts since it was first started; `last_failure` is one line, None while there was none;
+    `detail` is what the child itself reports.
+    """
+
+    name: str
+    kind: str
+    state: str
+    restarts: int
+    uptime: float | None
+    last_failure: str | None
+    detail: str | None = None
+    children: tuple[TreeNode, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
 
 
 @runtime_checkable
@@ -154,3 +176,27 @@ def restart_is_due(spec: ChildSpec, exit: Exit) -> bool:
 def failure_of(name: str, exit: Exit) -> BaseException:
     """The error to report for an end that should not have happened."""
     return exit.error if isinstance(exit, Raised) else ActorEnded(name, exit)
+
+
+def _lines(node: TreeNode) -> Iterator[str]:
+    yield _line(node)
+    for number, child in enumerate(node.children, 1):
+        last = number == len(node.children)
+        branch, trunk = ("└── ", "    ") if last else ("├── ", "│   ")
+        first, *rest = _lines(child)
+        yield branch + first
+        for line in rest:
+            yield trunk + line
+
+
+def _line(node: TreeNode) -> str:
+    facts = [f"{node.name} ({node.kind}) {node.state}"]
+    if node.uptime is not None:
+        facts.append(f"up {node.uptime:.1f} s")
+    if node.restarts:
+        facts.append(f"{node.restarts} restart{'s' if node.restarts > 1 else ''}")
+    if node.detail is not None:
+        facts.append(node.detail)
+    if node.last_failure is not None:
+        facts.append(f"last failure {node.last_failure}")
+    return ", ".join(facts)

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
+from erllama_py.actors.child import TreeNode
 from erllama_py.actors.errors import ActorEnded, SupervisorClosed
 from erllama_py.actors.exits import Exit, Raised, describe
 from erllama_py.actors.running import Run, Runnable, call_listener, settle
-from erllama_py.actors.snapshot import TreeNode
 
 
 class RootSupervisor(Runnable, Protocol):

@@ -11,12 +11,11 @@ import asyncio
 import random as random_module
 from collections.abc import Callable, Sequence
 
-from erllama_py.actors.child import Child, ChildFailure, ChildState
+from erllama_py.actors.child import Child, ChildFailure, ChildState, TreeNode
 from erllama_py.actors.clock import Clock, MonotonicClock
 from erllama_py.actors.exits import Exit, Raised, Stopped
 from erllama_py.actors.restart_budget import RestartLimits
 from erllama_py.actors.running import Future, call_listener, ended_by_cancel, outlast
-from erllama_py.actors.snapshot import TreeNode
 
 Listener = Callable[[ChildFailure], None]
 

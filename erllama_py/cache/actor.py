@@ -66,7 +66,7 @@ class CacheActor(Actor[CacheMessage]):
         self._background = Background("cache")
 
     async def init(self) -> None:
-        self._removals = Removals(self.index, self.reservations, self.counters, self._background, self.names, self._now)
+        self._removals = Removals(self.index, self.reservations, self.counters, self.names, self._now)
         self._waiting = Waiting(lambda ticket: self.ref.cast(messages.WaitOver(ticket), bounded=False))
         self._unsubscribe = self.names.subscribe(self._name_changed)
         for name in self.names:
@@ -251,7 +251,7 @@ class CacheActor(Actor[CacheMessage]):
                     self.index.add(tier, row)
                 self.index.books[tier].opened = done / total if total else 1.0
                 if done == total:
-                    self._removals.shrink(tier)
+                    self._background.start(self._removals.shrink(tier))
                     self._answer_opened()
             case RowStored(tier, reservation, row):
                 self.reservations.settle(reservation)

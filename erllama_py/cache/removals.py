@@ -7,10 +7,10 @@ the event loop turns between two of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 
-from erllama_py.actors import ActorError, Background, Names, Reply
+from erllama_py.actors import ActorError, Names, Reply
 from erllama_py.cache.eviction import Portions, evict_bytes, orphans, surplus
 from erllama_py.cache.index import Index
 from erllama_py.cache.messages import EvictBytes
@@ -24,13 +24,12 @@ class Removals:
     """See the module's text. `now` is unix time in seconds."""
 
     def __init__(
-        self, index: Index, reservations: Reservations, counters: dict[str, float], background: Background,
-        names: Names, now: Callable[[], float],
+        self, index: Index, reservations: Reservations, counters: dict[str, float], names: Names,
+        now: Callable[[], float],
     ) -> None:  # fmt: skip
         self._index = index
         self._reservations = reservations
         self._counters = counters
-        self._background = background
         self._names = names
         self._now = now
         self._refused: set[tuple[str, bytes]] = set()
@@ -44,21 +43,12 @@ class Removals:
 
     async def gc(self) -> int:
         """See `Gc`."""
-        freed, stuck = 0, None
-        for tier in list(self._index.books):
-            try:
-                if tier in self._index.books:  # it may have been stopped meanwhile
-                    freed += await self._remove(orphans(self._index, tier))
-                    freed += await self._sweep(tier)
-            except TierStuck as error:
-                stuck = error
-        if stuck is not None:
-            raise stuck
-        return freed
+        return await _total(self._gc(tier) for tier in list(self._index.books))
 
-    def shrink(self, tier: str) -> None:
+    async def shrink(self, tier: str) -> None:
         """A tier that was opened with a smaller quota than it was filled under gives up the excess."""
-        self._background.start(self._shrink(tier))
+        with suppress(TierStuck):  # no call waits for it
+            await self._remove(surplus(self._index, tier, self._now()))
 
     def drop(self, tier: str, keys: tuple[bytes, ...]) -> None:
         """Hide these rows from look-ups now; their tier removes them when its queue gets there."""
@@ -95,9 +85,11 @@ class Removals:
             with suppress(ActorError):
                 self._names.cast(tier_actor_name(removed.tier), Introduce(), bounded=False)
 
-    async def _shrink(self, tier: str) -> None:
-        with suppress(TierStuck):  # no call waits for it
-            await self._remove(surplus(self._index, tier, self._now()))
+    async def _gc(self, tier: str) -> int:
+        if tier not in self._index.books:  # it was stopped meanwhile
+            return 0
+        freed = await self._remove(orphans(self._index, tier))
+        return freed + await _total([self._names.call(tier_actor_name(tier), Sweep())])
 
     async def _remove(self, portions: Portions) -> int:
         """The bytes freed; raises `TierStuck`, once all have answered. No portion waits until the one before is
@@ -108,17 +100,7 @@ class Removals:
                 self._counters[f"evicted.{tier}"] += len(keys)
                 replies += self._delete(tier, keys)
             await asyncio.sleep(0)
-        freed, stuck = 0, None
-        for reply in replies:
-            try:
-                freed += await reply.wait()
-            except TierStuck as error:
-                stuck = error
-            except (ActorError, TierError):  # a tier that failed, or ended before it got there
-                pass
-        if stuck is not None:
-            raise stuck
-        return freed
+        return await _total(reply.wait() for reply in replies)
 
     def _delete(self, tier: str, keys: tuple[bytes, ...]) -> list[Reply[int]]:
         """Take rows out of the index, and have their tier remove them; its pending answer, unless it is gone."""
@@ -128,11 +110,17 @@ class Removals:
             return [actor.begin_call(Delete(keys))] if actor is not None else []
         return []
 
-    async def _sweep(self, tier: str) -> int:
+
+async def _total(answers: Iterable[Awaitable[int]]) -> int:
+    """The sum of what tiers have freed; raises `TierStuck`, once all have answered."""
+    freed, stuck = 0, None
+    for answer in answers:
         try:
-            freed: int = await self._names.call(tier_actor_name(tier), Sweep())
-        except TierStuck:
-            raise
-        except (ActorError, TierError):
-            return 0
-        return freed
+            freed += await answer
+        except TierStuck as error:
+            stuck = error
+        except (ActorError, TierError):  # a tier that failed, or ended before it got there
+            pass
+    if stuck is not None:
+        raise stuck
+    return freed

@@ -9,7 +9,6 @@ and nothing that does not match it token for token.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -167,7 +166,8 @@ def _partial(index: Index, path: _Path, tokens: bytes, length: int) -> tuple[Loc
             end = start + common
             if end < longest or compared >= EQUALS:
                 break
-            for one in _copies(row):
+            for tier, copy in row.copies.items():
+                one = Located(copy.meta, tier, copy.nbytes)
                 if one.meta.parent != path.keys[start] or not _matches(one.meta, tokens, end):
                     continue
                 compared += 1
@@ -177,10 +177,6 @@ def _partial(index: Index, path: _Path, tokens: bytes, length: int) -> tuple[Loc
                 if end > longest or better:
                     found, longest = one, end
     return found, longest
-
-
-def _copies(row: Entry) -> Iterator[Located]:
-    return (Located(copy.meta, tier, copy.nbytes) for tier, copy in row.copies.items())
 
 
 def _miss(index: Index, identity: Identity, path: _Path, tokens: bytes, length: int, n_tokens: int) -> Miss:

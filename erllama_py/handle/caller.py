@@ -20,15 +20,16 @@ from typing import Literal, TypeVar
 
 import anyio
 import anyio.lowlevel
+import msgspec
 
 from erllama_py.actors import ActorEnded, ActorError, ActorRef, Names, Raised, Reply, text_of
 from erllama_py.cache.client import CacheClient
-from erllama_py.cache.keys import Identity
+from erllama_py.cache.keys import Identity, fold_salt
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import ModelCrashed, ModelNotLoaded, TokenizerOnly
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.request import capture_plan, make_request, salted, too_late
+from erllama_py.model.request import capture_plan, make_request, too_late
 from erllama_py.options.request import RequestOptions, parse_request_options
 from erllama_py.results import Completion, Event
 from erllama_py.scheduler.messages import (
@@ -75,7 +76,8 @@ class Caller:
         """The identity of the rows that a request with these options may use."""
         identity, config = self.board.identity, self.board.config
         assert identity is not None
-        return salted(identity, options.cache_salt or config.cache_salt)
+        salted = fold_salt(identity.fingerprint, options.cache_salt or config.cache_salt)
+        return msgspec.structs.replace(identity, fingerprint=salted)
 
     async def actor(self) -> ActorRef[Message]:
         """The actor, once it can take a request: while it crashes and comes back this waits for it."""

@@ -175,11 +175,7 @@ class Model:
         return await self._prompts.detokenize(tokens, special=special)
 
     async def apply_chat_template(
-        self,
-        messages: Sequence[ChatMessage],
-        *,
-        tools: Tools | None = None,
-        add_generation_prompt: bool = True,
+        self, messages: Sequence[ChatMessage], *, tools: Tools | None = None, add_generation_prompt: bool = True
     ) -> list[int]:
         """The conversation as token ids, rendered by the GGUF's own Jinja template. Raises `ChatTemplateError`."""
         return await self._prompts.render(messages, tools, add_generation_prompt=add_generation_prompt)

@@ -82,12 +82,7 @@ class _Plain(msgspec.Struct, frozen=True, kw_only=True):
     switch_seconds: Annotated[float, Meta(gt=0.0, le=1.0)] | None
 
 
-def parse_runtime_options(
-    tiers: object,
-    policy: object,
-    pressure: object,
-    **plain: object,
-) -> RuntimeOptions:
+def parse_runtime_options(tiers: object, policy: object, pressure: object, **plain: object) -> RuntimeOptions:
     """Check what a runtime was given. Raises `InvalidOption`."""
     checked = convert(plain, _Plain, home=plain_path)
     quota = checked.ram_quota_bytes
