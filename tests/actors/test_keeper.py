@@ -98,7 +98,7 @@ async def test_an_end_for_good_is_reported_once_whatever_the_reason() -> None:
 
 
 @pytest.mark.parametrize("turn", range(4))
-async def test_a_keeper_that_is_cancelled_from_outside_wakes_everybody_all_the_same(turn: int) -> None:
+async def test_a_keeper_that_is_cancelled_from_outside_still_wakes_all_waiters(turn: int) -> None:
     """Before its first step too: a sweep over all tasks of the process must not leave anybody waiting."""
     async with quiet_loop():
         stage, supervisor, told = Stage(), DynamicSupervisor("crew"), list[Exit]()

@@ -43,7 +43,7 @@ async def test_a_second_answer_is_ignored_and_says_so() -> None:
     assert await reply.wait() == 1
 
 
-async def test_a_failed_reply_that_nobody_waits_for_makes_no_noise() -> None:
+async def test_a_failed_reply_without_a_waiter_is_not_logged() -> None:
     """No "exception was never retrieved" from the loop."""
     async with quiet_loop():
         Reply[int]("callee").fail(ValueError())

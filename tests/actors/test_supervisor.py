@@ -317,7 +317,7 @@ async def test_a_permanent_child_that_returns_too_often_is_a_failure_that_says_s
             assert str(cause) == "'f' ended: returned"
 
 
-async def test_a_listener_that_fails_harms_nobody() -> None:
+async def test_a_listener_that_fails_affects_no_child() -> None:
     """Its error goes to the loop's exception handler; the restart happens."""
     complaints: list[object] = []
     loop = asyncio.get_running_loop()

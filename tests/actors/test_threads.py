@@ -222,7 +222,7 @@ def test_a_process_ends_while_a_thread_hangs() -> None:
     assert (said, process.returncode) == (b"the loop is closed\n", 0)
 
 
-async def test_threads_that_nobody_has_any_more_end() -> None:
+async def test_threads_without_an_owner_end() -> None:
     """Also where they were never closed."""
     threads = Threads("left", 1)
     begun = await threads.run(threading.current_thread)

@@ -125,7 +125,7 @@ def test_many_rows_are_looked_at_in_portions_for_orphans() -> None:
 
 
 @pytest.mark.parametrize("alike", [True, False])
-def test_a_book_that_nobody_uses_is_freed_in_portions(alike: bool) -> None:
+def test_a_book_that_is_not_used_is_freed_in_portions(alike: bool) -> None:
     """Whether its rows extend one key or many."""
     index = index_of(*(singles(MANY) if alike else [meta([number, 1], 1, 2) for number in range(MANY)]))
     book = index.remove_tier("disk")

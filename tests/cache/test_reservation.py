@@ -202,7 +202,7 @@ def test_a_row_that_extends_one_after_a_lost_one_has_no_parent() -> None:
     assert reservations.reserve(rows[-1], "disk", 1000, 0.0) == Refused("no_parent")
 
 
-def test_a_row_that_is_saved_again_is_nobodys_victim() -> None:
+def test_a_row_that_is_saved_again_is_no_victim() -> None:
     """It would be removed after the new copy was stored, and that with it."""
     _, second = chain(STORY, 10, 20)
     index, reservations = disk_with(second, *[meta([number], 0, 1) for number in range(8)])

@@ -33,7 +33,7 @@ def test_shares_keep_their_bounds(asked: list[ThreadChoice]) -> None:
 
 
 @given(choices)
-def test_nothing_is_left_that_somebody_could_use(asked: list[ThreadChoice]) -> None:
+def test_no_cpu_is_left_that_an_engine_could_use(asked: list[ThreadChoice]) -> None:
     """CPUs stay free only where all have what they can use."""
     granted = share_out(asked)
     wants = any(not one.is_fixed and threads < one.most for one, threads in zip(asked, granted, strict=True))

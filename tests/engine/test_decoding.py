@@ -129,7 +129,7 @@ def test_a_culprit_is_found_that_fails_only_after_its_beginning(memory: MemoryKi
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_context_that_decodes_nobody_is_broken(count: int) -> None:
+def test_a_context_that_decodes_no_request_is_broken(count: int) -> None:
     """The failure goes up; a single request cannot be shown to be the culprit."""
     with pytest.raises(BackendFailure, match="broken"):
         Table(count, fails_with(0, 1, 2)).decode()

@@ -111,7 +111,7 @@ def test_a_chunk_stays_between_its_bounds(
 
 
 @given(decodes, rows, seconds, seconds, st.integers(1, 4096))
-def test_whoever_may_wait_longer_gets_no_smaller_chunk(
+def test_a_longer_allowed_wait_gives_no_smaller_chunk(
     history: list[tuple[int, int, float]], n_rows: int, one: float, other: float, n_batch: int
 ) -> None:
     """The chunk never falls as the longest wait grows."""
@@ -177,7 +177,7 @@ def test_a_few_prompt_tokens_say_little_of_what_one_costs() -> None:
 
 
 @given(decodes, seconds, st.integers(0, 4096))
-def test_a_prompt_that_nobody_waits_for_changes_nothing(
+def test_a_prompt_that_no_stream_waits_for_changes_nothing(
     history: list[tuple[int, int, float]], took: float, prompt_tokens: int
 ) -> None:
     """A token of a large batch costs less than one of a chunk."""
@@ -375,7 +375,7 @@ def test_slices_smaller_than_the_chunk_teach_the_same(machine: Machine, parts: l
     assert machine.settle(2) <= 1.1 * machine.bound or not fits(machine)
 
 
-def test_a_small_slice_never_seems_dearer_than_a_large_one() -> None:
+def test_a_small_slice_never_seems_to_cost_more_than_a_large_one() -> None:
     """What four tokens cost once, in a slow spell, does not stand between 500 tokens and 250."""
     machine = Machine(0.0056, 0.00015)
     machine.decode(0)

@@ -72,7 +72,7 @@ async def test_a_request_is_prefilled_generated_and_finished() -> None:
     assert [token for delta in deltas for token in delta.token_ids] == done.token_ids
 
 
-async def test_text_comes_whole_when_nobody_streams() -> None:
+async def test_text_comes_whole_without_a_stream() -> None:
     """Without `stream` the loop is not woken for each token."""
     async with engine(stub()) as driver:
         driver.thread.submit(generate(1, range(10)))

@@ -144,7 +144,7 @@ def test_a_range_that_no_buffer_will_ever_hold_is_reported_as_too_large(nbytes: 
     assert (cells.capture(2, 0, 0, 10, "evict", []).payload is None) == (skipped == "too_large")
 
 
-async def test_buffers_come_back_when_nobody_holds_the_bytes() -> None:
+async def test_buffers_come_back_when_nothing_holds_the_bytes() -> None:
     """An outcome that is let go of gives its memory back."""
     buffers = BufferPool(64 * GRAIN)
     async with engine(stub(), buffers) as driver:
@@ -188,7 +188,7 @@ async def test_a_prompt_without_a_reply_is_computed_and_saved() -> None:
     assert [(one.start, one.end) for one in captures(driver)] == [(0, 32), (32, 40)]
 
 
-async def test_what_is_at_rest_is_copied_on_demand() -> None:
+async def test_an_idle_sequence_is_copied_on_demand() -> None:
     """With the reason that was asked for, and only what was asked for."""
     async with engine(stub()) as driver:
         driver.thread.submit(generate(1, range(40), max_new_tokens=0))

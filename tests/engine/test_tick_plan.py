@@ -255,7 +255,7 @@ def ticks(random: Random, n_batch: int, n_ubatch: int, most: int, count: int = 1
 
 @pytest.mark.slow
 @given(st.randoms(use_true_random=False), st.integers(1, 16), st.integers(0, 600), batches)
-def test_nobody_starves(random: Random, most: int, spare: int, n_ubatch: int) -> None:
+def test_no_prompt_starves(random: Random, most: int, spare: int, n_ubatch: int) -> None:
     """Whatever arrives, with whatever priority: each prompt goes on within the patience and a tick for each other, and
     no stream waits at all."""
     row_wait, prompt_wait = ticks(random, most + spare, n_ubatch, most)

@@ -101,7 +101,7 @@ def test_no_decode_is_too_large_and_no_stream_is_passed_over(
 # --- cells -------------------------------------------------------------------------------------------------------
 
 
-def test_nobody_decodes_beyond_what_was_granted() -> None:
+def test_no_request_decodes_beyond_what_was_granted() -> None:
     """It asks ahead, once, and stands still at its limit until there is a grant."""
     one = bench()
     one.do(generate(1, prompt(1), limit=12, max_new_tokens=8))
@@ -332,7 +332,7 @@ def test_a_sampler_that_fails_does_not_touch_the_others(drawn: int) -> None:
     assert end.token_ids == alone(prompt(1)).token_ids
 
 
-def test_a_copy_of_a_sequence_at_rest_does_not_change_it() -> None:
+def test_a_copy_of_an_idle_sequence_does_not_change_it() -> None:
     """It is answered under the ticket that it was asked with."""
     one = bench()
     one.do(generate(1, prompt(1, 30), max_new_tokens=1))

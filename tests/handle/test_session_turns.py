@@ -143,7 +143,7 @@ def test_a_turn_that_was_parked_comes_before_those_that_wait() -> None:
     assert looked_up(effects) == [5]
 
 
-def test_a_turn_that_was_cancelled_makes_nobody_busy() -> None:
+def test_after_a_cancelled_turn_the_next_one_waits_and_is_not_refused() -> None:
     """The engine is about to end it, and the next one waits for that; a third is one too many."""
     state = begun(state_with(), asked(1, A, session_id="s"))
     state, _ = run(state, CancelRequest(1), asked(2, B, session_id="s"))

@@ -107,7 +107,7 @@ async def test_rows_are_handed_on_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-async def test_rows_that_nobody_takes_any_more_are_let_go_at_once(number: int) -> None:
+async def test_rows_that_are_not_wanted_any_more_are_released_at_once(number: int) -> None:
     """Not when the garbage collector comes by: they lie in buffers that saves wait for. The first one's answer comes in
     the moment in which it is cancelled, the second one's was there."""
     pool = BufferPool(1 << 20)

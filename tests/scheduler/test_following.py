@@ -69,7 +69,7 @@ def test_a_prompt_that_begins_like_one_that_is_not_yet_at_work_shares_its_cells_
     assert jobs(effects)[1:] == [FORK_2, FORK_3]
 
 
-def test_what_is_at_rest_is_shared_at_once() -> None:
+def test_an_idle_sequence_is_shared_at_once() -> None:
     """Nothing has to be waited for but the engine's answer."""
     state, effects = run(state_with(kept(0, A)), asked(2, SECOND))
     assert effects[0] == SendJob(FORK_2)
@@ -119,7 +119,7 @@ def test_less_may_be_shared_than_was_hoped_for() -> None:
     assert cells(state) == 64
 
 
-def test_what_the_lead_has_saved_is_not_saved_again() -> None:
+def test_what_the_leader_has_saved_is_not_saved_again() -> None:
     """As far as it had come when the beginning was shared."""
     state = begun(state_with(), asked(1, A, plan=PLAN))
     state, _ = run(state, asked(2, SECOND, plan=PLAN), found(2), captured(1, 0, 20))
@@ -130,7 +130,7 @@ def test_what_the_lead_has_saved_is_not_saved_again() -> None:
 
 
 @pytest.mark.parametrize(("shared", "saved"), [(40, 40), (25, 40)])
-def test_what_a_lead_has_saved_is_not_saved_again_when_it_is_over(shared: int, saved: int) -> None:
+def test_what_a_leader_has_saved_is_not_saved_again_when_it_is_over(shared: int, saved: int) -> None:
     """Its end may be known before the engine has answered the follower's `Fork`."""
     state = begun(state_with(), asked(1, A, plan=PLAN))
     state, _ = run(state, asked(2, SECOND, plan=PLAN), found(2), finished(1, [], held=60, captured_to=60))
@@ -156,7 +156,7 @@ def test_of_those_that_lose_their_leader_the_first_goes_on_and_the_others_follow
     assert generate_of(effects).keep == 40
 
 
-def test_the_next_lead_may_itself_still_be_looked_up() -> None:
+def test_the_next_leader_may_itself_still_be_looked_up() -> None:
     """Then the engine is asked when that one begins."""
     state, _ = run(state_with(n_cells=ROOM), asked(1, A), asked(2, SECOND), asked(3, THIRD), found(3))
     state, effects = run(state, CancelRequest(1))
@@ -167,7 +167,7 @@ def test_the_next_lead_may_itself_still_be_looked_up() -> None:
 
 @pytest.mark.parametrize("over", [finished(1, [], held=60, captured_to=60), Failed(1, FAILURE)])
 @pytest.mark.parametrize("parking", [False, True])
-def test_of_a_lead_at_work_the_engine_says_what_was_shared(over: Any, parking: bool) -> None:
+def test_of_a_leader_at_work_the_engine_reports_what_was_shared(over: Any, parking: bool) -> None:
     """It was asked, so its answer is waited for, though the leader was to be parked and has ended before that."""
     state, _ = run(begun(state_with(n_cells=ROOM), asked(1, A)), Prefilled(1, 60, 60))
     state, _ = run(state, asked(2, SECOND, priority=1), asked(3, THIRD, priority=1), found(2), found(3))
@@ -205,7 +205,7 @@ def test_a_higher_priority_does_not_wait_for_the_prompt_of_a_lower_one() -> None
     assert FORK_2 in jobs(effects)
 
 
-def test_a_follower_is_cancelled_without_its_lead() -> None:
+def test_a_follower_is_cancelled_without_its_leader() -> None:
     """Its sequence is emptied, and what was to be shared with it is not."""
     state = begun(state_with(), asked(1, A))
     state, effects = run(state, asked(2, SECOND), CancelRequest(2))
@@ -242,7 +242,7 @@ def test_rows_are_looked_up_when_they_are_being_saved(memory: MemoryKind) -> Non
 
 
 @pytest.mark.parametrize("over", [finished(1, [], held=10, reason="cancelled"), Failed(1, FAILURE)])
-def test_when_the_lead_is_gone_what_it_has_saved_is_looked_up(over: Any) -> None:
+def test_when_the_leader_is_gone_what_it_has_saved_is_looked_up(over: Any) -> None:
     """Each begins with what there is."""
     state, effects = run(following("recurrent"), over)
     assert looked_up(effects) == [2, 3]
@@ -264,7 +264,7 @@ def test_when_the_leader_is_gone_one_of_its_followers_is_the_next(memory: Memory
 
 
 @pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
-def test_rows_that_the_lead_finds_saved_are_waited_for_no_longer(memory: MemoryKind) -> None:
+def test_rows_that_the_leader_finds_saved_are_waited_for_no_longer(memory: MemoryKind) -> None:
     """It will not save them again."""
     state, _ = run(
         state_with(memory=memory, n_cells=ROOM), asked(1, A, plan=PLAN), asked(2, SECOND, plan=PLAN),
@@ -282,7 +282,7 @@ def test_a_follower_that_waits_for_rows_is_cancelled_at_once() -> None:
     assert [type(effect) for effect in effects] == [SendJob, Complete]
 
 
-def test_nobody_waits_for_rows_of_a_prompt_that_is_in() -> None:
+def test_no_request_waits_for_rows_of_a_prompt_that_is_in() -> None:
     """They are being saved by then, and the cache knows of it."""
     state = begun(state_with(memory="recurrent", n_cells=ROOM), asked(1, A, plan=PLAN))
     _, effects = run(state, Prefilled(1, 60, 60), asked(2, SECOND))
@@ -315,7 +315,7 @@ def test_followers_that_waited_for_a_short_beginning_go_on_together(memory: Memo
 
 
 @pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
-def test_nobody_waits_for_rows_of_one_that_saves_none(memory: MemoryKind) -> None:
+def test_no_request_waits_for_rows_of_one_that_saves_none(memory: MemoryKind) -> None:
     """It began while the cache was away; its followers go on as soon as that is known."""
     state, _ = run(state_with(memory=memory, n_cells=ROOM), asked(1, A, plan=PLAN), asked(2, SECOND))
     assert stage(state, 2) == "following"

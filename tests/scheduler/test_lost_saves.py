@@ -24,7 +24,7 @@ def lost(request_id: int, tokens: list[int], start: int, end: int, identity: Ide
     return SaveLost(request_id, key, start, end)
 
 
-def test_what_is_at_rest_is_saved_again_from_where_a_row_was_lost() -> None:
+def test_an_idle_sequence_is_saved_again_from_where_a_row_was_lost() -> None:
     """By an eviction; nothing happens before."""
     state, effects = run(state_with(kept(0, A)), lost(1, A, 20, 40))
     assert (state.slots[0].captured_to, effects) == (20, [])
@@ -101,7 +101,7 @@ def test_a_parked_request_remembers_the_loss() -> None:
 # --- while everything is saved -----------------------------------------------------------------------------------
 
 
-def test_a_row_that_was_lost_is_made_up_for_by_the_eviction_under_way() -> None:
+def test_a_row_that_was_lost_is_saved_again_by_the_eviction_under_way() -> None:
     """Before what extends it, which is tried again."""
     state, effects = run(state_with(kept(0, A, captured_to=40)), EVICT)
     assert [(job.start, job.end) for job in jobs(effects)] == [(40, 60)]

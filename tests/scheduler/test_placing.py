@@ -134,7 +134,7 @@ def test_what_a_cancelled_request_has_computed_is_shared_while_it_leaves() -> No
 # --- which sequence -----------------------------------------------------------------------------------------------
 
 
-def test_without_a_free_sequence_the_first_of_those_at_rest_goes() -> None:
+def test_without_a_free_sequence_the_first_of_the_idle_goes() -> None:
     """Saved ones first, the longest unused first; then those not saved; sessions last."""
     slots = [
         kept(0, A, session_id="s", used_at=1.0), kept(1, B, captured_to=59, used_at=2.0), kept(2, C, used_at=4.0),
@@ -168,7 +168,7 @@ def test_the_only_sequence_of_another_tenant_is_emptied() -> None:
 # --- cells --------------------------------------------------------------------------------------------------------
 
 
-def test_those_at_rest_go_until_there_are_cells() -> None:
+def test_idle_sequences_go_until_there_are_cells() -> None:
     """As few as are enough, in their order; the source of the beginning is the last of them."""
     state = state_with(kept(0, A, used_at=1.0), kept(1, B, used_at=2.0), kept(2, C, used_at=3.0), n_seq_max=4)
     assert placed(state, waiting(1, D)).evict == (0,)
@@ -182,7 +182,7 @@ def test_a_source_that_has_to_go_leaves_what_is_shared() -> None:
     assert (found.seq_id, found.source, found.keep, found.evict) == (1, 0, 40, (0,))
 
 
-def test_sequences_at_rest_keep_only_so_many_cells_beside_a_request() -> None:
+def test_idle_sequences_keep_only_so_many_cells_beside_a_request() -> None:
     """Though there is room for all."""
     slots = (kept(0, A, used_at=1.0), kept(1, B, used_at=2.0))
     for most, evict in ((120, ()), (119, (0,)), (60, (0,)), (59, (0, 1))):
@@ -223,7 +223,7 @@ def test_a_higher_priority_takes_cells() -> None:
     assert place(state, waiting(4, range(150), priority=2)) is None
 
 
-def test_nobody_is_parked_where_a_sequence_at_rest_can_go() -> None:
+def test_no_request_is_parked_where_an_idle_sequence_can_go() -> None:
     """Even if it is held for a session."""
     state = begun(state_with(kept(0, A, session_id="s"), n_seq_max=2), asked(1, B))
     found = placed(state, waiting(2, C, priority=5))

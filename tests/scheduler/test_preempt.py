@@ -60,7 +60,7 @@ def test_a_parked_request_displaces_the_equal_that_has_worked_longest() -> None:
     ("at", "back", "now"), [(5.1, 1.0, 7.0), (1.0, 5.1, 7.0), (1.0, None, 7.0)],
     ids=["it has not waited for a turn", "none has worked for one", "one that is not back has not begun its turn"],
 )  # fmt: skip
-def test_nobody_is_displaced_before_a_turn(at: float, back: float | None, now: float) -> None:
+def test_no_request_is_displaced_before_a_turn(at: float, back: float | None, now: float) -> None:
     """Whoever is restored, or computes again what was not saved, is left there until it has got on for a turn."""
     assert place(since(FULL, back, back), parked(3, C, at=at), now=now) is None
 
@@ -289,7 +289,7 @@ def crowd_takes_turns(shape: Shape, lengths: Sequence[int], reply: int, fast: bo
 
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(crowds)
-def test_nobody_is_parked_for_longer_than_is_stated(crowd: tuple[Shape, list[int], int, bool, float]) -> None:
+def test_no_request_is_parked_for_longer_than_is_stated(crowd: tuple[Shape, list[int], int, bool, float]) -> None:
     """A first look, see the next test."""
     crowd_takes_turns(*crowd)
 
@@ -297,7 +297,7 @@ def test_nobody_is_parked_for_longer_than_is_stated(crowd: tuple[Shape, list[int
 @pytest.mark.slow
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(crowds)
-def test_nobody_is_parked_for_longer_than_is_stated_in_many_crowds(
+def test_no_request_is_parked_for_longer_than_is_stated_in_many_crowds(
     crowd: tuple[Shape, list[int], int, bool, float],
 ) -> None:
     """ceil(parked / that fit) turns and moves; each gets on before it is parked again; and parks are bounded."""

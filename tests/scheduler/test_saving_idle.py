@@ -103,7 +103,7 @@ def test_an_eviction_does_not_wait_for_what_becomes_idle_after_it() -> None:
 
 
 @pytest.mark.parametrize("event", [EVICT, SHUTDOWN], ids=lambda event: event.reason)
-def test_a_model_at_rest_saves_what_it_holds_and_forgets_it(event: SaveAll) -> None:
+def test_an_idle_model_saves_what_it_holds_and_forgets_it(event: SaveAll) -> None:
     """From where the last row ended; the answer comes when the copy was handed over."""
     state, effects = run(RESTED, event)
     assert effects == [capture(event.reason)]
@@ -256,7 +256,7 @@ def test_an_eviction_leaves_a_request_alone(state: Any) -> None:
     assert after == state
 
 
-def test_an_eviction_saves_what_is_at_rest_beside_a_request_at_work() -> None:
+def test_an_eviction_saves_what_is_idle_beside_a_request_at_work() -> None:
     """Which goes on, and keeps its sequence when it is over."""
     state, effects = run(BOTH, EVICT)
     assert effects == [capture("evict")]
@@ -267,7 +267,7 @@ def test_an_eviction_saves_what_is_at_rest_beside_a_request_at_work() -> None:
     assert [slot.length for slot in state.slots] == [0, 60]
 
 
-def test_what_comes_to_rest_while_an_eviction_is_under_way_goes_with_it() -> None:
+def test_what_becomes_idle_while_an_eviction_is_under_way_goes_with_it() -> None:
     """And the answer waits for its copy as for the others."""
     state, _ = run(BOTH, EVICT)
     state, effects = run(state, finished(2, [], held=60, captured_to=40))

@@ -103,7 +103,7 @@ def test_a_reply_gets_more_cells_as_it_grows() -> None:
         assert run(state, Wants(1, limit)) == (state, [])
 
 
-def test_what_is_at_rest_goes_for_a_reply() -> None:
+def test_an_idle_sequence_goes_for_a_reply() -> None:
     """Copied out first, where it is not saved; no more goes than is needed."""
     state = state_with(kept(1, B, captured_to=40, used_at=1.0), kept(2, C[:10], session_id="s"), n_cells=64 + 60 + 10)
     state = begun(state, asked(1, A))
@@ -263,7 +263,7 @@ def test_a_request_that_has_not_begun_does_not_go_back_for_one_of_lower_rank() -
 
 @pytest.mark.parametrize("end", [CancelRequest(2), SaveAll(9, "shutdown")], ids=lambda end: type(end).__name__)
 @pytest.mark.parametrize("asked_before", [True, False])
-def test_nobody_makes_room_for_one_that_was_cancelled(end: Any, asked_before: bool) -> None:
+def test_no_room_is_made_for_a_request_that_was_cancelled(end: Any, asked_before: bool) -> None:
     """It will not grow any more, whether it had asked before, or its `Wants` was still to come."""
     state = begun(state_with(n_cells=132), asked(1, A), asked(2, B, priority=1))
     state, _ = run(state, Wants(2, 64))
@@ -330,7 +330,7 @@ def test_while_one_is_being_parked_no_other_is_parked_for_a_growing_request() ->
     assert effects == [SendJob(Grant(1, 69)), SendJob(Grant(2, 69))]
 
 
-def test_while_one_stands_still_for_want_of_cells_nobody_is_admitted() -> None:
+def test_while_one_stalls_for_want_of_cells_none_is_admitted() -> None:
     """Also where none can be parked for it yet, as rows are being restored for the other: a higher priority that comes
     would push out the one that has asked."""
     state = begun(state_with(n_cells=64 + 64), asked(1, A, max_new_tokens=60))

@@ -348,7 +348,9 @@ async def test_evicting_leaves_those_at_work_alone() -> None:
 
 
 @pytest.mark.parametrize("how", ["unload", "close", "evict"])
-async def test_a_tier_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+async def test_a_tier_that_hangs_delays_no_end_beyond_its_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     """`evict_save_timeout_ms` is the longest that unloading, evicting and closing wait."""
     gate = Gate(monkeypatch)
     with anyio.fail_after(10):

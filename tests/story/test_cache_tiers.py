@@ -254,7 +254,7 @@ async def test_rows_that_are_to_go_are_not_found_while_others_are_removed(
 
 
 @pytest.mark.parametrize("disk", ["keeps up", "waits for replies"])
-async def test_bytes_that_nobody_knows_cost_rows_and_not_the_cache(
+async def test_unknown_bytes_cost_rows_and_not_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: str
 ) -> None:
     """A foreign file takes a part of the quota: old rows go for new ones, as they would without it.

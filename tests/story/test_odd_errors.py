@@ -100,7 +100,7 @@ async def test_an_engine_that_fails_to_free_its_memory_has_ended(place: str) -> 
             assert engine_threads() == []
 
 
-async def test_open_calls_hear_of_a_crash_before_the_memory_is_free() -> None:
+async def test_open_calls_fail_before_the_memory_is_free() -> None:
     """Freeing it may take long, or hang."""
     freeing, go_on = threading.Event(), threading.Event()
 

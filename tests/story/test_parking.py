@@ -71,7 +71,7 @@ async def test_a_higher_priority_pushes_the_lowest_out_when_it_arrives(monkeypat
     assert [reply.generated for reply in replies] == [stub_reply(prompt, REPLY) for prompt in prompts(4)]
 
 
-async def test_nobody_steps_back_for_an_equal() -> None:
+async def test_no_request_is_parked_for_an_equal_without_a_sequence() -> None:
     """Where sequences are short and cells are not, later requests wait."""
     async with crowded(context_opts={"n_ctx": 4096}) as (_, model):
         replies = await together(model, prompts(8))

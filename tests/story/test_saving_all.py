@@ -159,7 +159,7 @@ async def saved(model: erllama.Model, prompt: str) -> int:
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
-async def test_what_a_tier_that_was_stopped_did_not_take_is_made_up_for(tmp_path: Path, memory: str) -> None:
+async def test_what_a_tier_that_was_stopped_did_not_take_is_saved_again(tmp_path: Path, memory: str) -> None:
     """Rows of the prompt and of the reply: once it runs again, an eviction saves them all."""
     async with model_at(tmp_path, memory) as (runtime, model):
         spec, _ = runtime._tiers._held[TIER]

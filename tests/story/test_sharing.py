@@ -195,7 +195,7 @@ async def test_without_saves_only_full_attention_shares() -> None:
 
 
 @pytest.mark.parametrize(("kept_tokens", "live"), [(0, 0), (200, 1), (1000, 3)])
-async def test_what_is_kept_is_bounded_while_somebody_works(kept_tokens: int, live: int) -> None:
+async def test_what_is_kept_is_bounded_while_a_request_is_at_work(kept_tokens: int, live: int) -> None:
     """The longest unused goes first; what was let go of is in the cache."""
     others = [list(text(180, number).encode()) for number in range(20, 23)]
     async with gated(scheduler={"kept_tokens": kept_tokens}) as (runtime, model, gate):

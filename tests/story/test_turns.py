@@ -89,7 +89,7 @@ async def test_a_turn_ends_though_nothing_happens(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("memory", ["full", "window", "hybrid"])
-async def test_nobody_is_silent_for_as_long_as_others_take(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_stream_pauses_for_as_long_as_the_others_take(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is parked again and again, the first too, and says what it says alone."""
     seen = await pauses(monkeypatch, memory, prompts(3), {"turn_ms": 10})
     assert min(seen.parks) > 1

@@ -247,7 +247,7 @@ async def test_the_buffer_of_a_row_that_was_not_saved_is_free_at_once(tmp_path: 
         await until(lambda: pool.leased == 0)  # the writer's thread lets go of its last job by itself
 
 
-async def test_nobody_waits_for_ever_while_a_change_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_caller_waits_for_ever_while_a_change_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that wait after it hear of it, also those that come later; it goes on, and so do they."""
     monkeypatch.setattr(base, "STUCK_SECONDS", 0.01)
     tier = PlayedTier()
@@ -267,7 +267,7 @@ async def test_nobody_waits_for_ever_while_a_change_hangs(monkeypatch: pytest.Mo
         assert [removed.ok for removed in bench.cache.told(Removed)] == [True]
 
 
-async def test_nobody_waits_for_ever_while_a_read_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_caller_waits_for_ever_while_a_read_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow queue that moves is none of its business, and it is none of the queue's."""
     monkeypatch.setattr(base, "STUCK_SECONDS", 0.01)
     tier = PlayedTier()

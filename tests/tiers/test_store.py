@@ -129,7 +129,7 @@ def test_what_could_not_be_taken_back_is_forgotten_with_its_directory(tmp_path: 
 # --- sweeping ------------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_removes_what_nobody_owns(tmp_path: Path, store: Store) -> None:
+def test_a_sweep_removes_stray_files(tmp_path: Path, store: Store) -> None:
     """Rows are known by their keys, pending ones by their names."""
     names = [publish(store, number) for number in range(3)]
     freed = store.sweep({key_of(0)}, {names[1]})

@@ -144,7 +144,7 @@ def test_an_exception_goes_to_the_standard_library_as_one(caplog: pytest.LogCapt
 
 
 @pytest.mark.usefixtures("unconfigured")
-def test_levels_that_nobody_listens_to_cost_no_record(caplog: pytest.LogCaptureFixture) -> None:
+def test_levels_without_a_listener_cost_no_record(caplog: pytest.LogCaptureFixture) -> None:
     """The standard library's level is asked first."""
     with caplog.at_level(logging.WARNING, logger="erllama_py"):
         get_logger().debug("chatter")
