@@ -16,7 +16,7 @@ from typing import Self
 
 import anyio
 
-from erllama_py import switch_interval, tree
+from erllama_py import errors, switch_interval, tree
 from erllama_py.actors import (
     ActorEnded,
     ActorError,
@@ -34,16 +34,6 @@ from erllama_py.actors import (
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.handle import Cache
 from erllama_py.engine import BackendFactory, make_backend
-from erllama_py.errors import (
-    ErllamaError,
-    InvalidOption,
-    ModelNotLoaded,
-    RuntimeClosed,
-    RuntimeFailed,
-    RuntimeReused,
-    TierFailed,
-    WrongLoop,
-)
 from erllama_py.handle.by_id import ModelCalls
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.model import Model, board_of
@@ -94,7 +84,7 @@ class Runtime(ModelCalls):
         backend_factory: BackendFactory = make_backend,
     ) -> None:
         self._make_backend = backend_factory
-        self._names = Names(Home(WrongLoop))
+        self._names = Names(Home(errors.WrongLoop))
         self._options = options = parse_runtime_options(
             tiers, policy, pressure, ram_quota_bytes=ram_quota_bytes, save_buffer_bytes=save_buffer_bytes,
             switch_seconds=switch_seconds, home=home,
@@ -118,7 +108,7 @@ class Runtime(ModelCalls):
 
     async def __aenter__(self) -> Self:
         if self._entered:
-            raise RuntimeReused
+            raise errors.RuntimeReused
         self._entered = True
         try:
             await self._names.home.settle()
@@ -126,7 +116,7 @@ class Runtime(ModelCalls):
         except BaseException as error:
             self._names.home.leave()
             if isinstance(error, ActorError):
-                raise RuntimeFailed(str(error)) from error
+                raise errors.RuntimeFailed(str(error)) from error
             raise
         self._open = True
         options = self._options
@@ -161,7 +151,7 @@ class Runtime(ModelCalls):
         try:
             await self._tree.__aexit__(kind, error, traceback)
         except ActorError as failure:  # the root ended by itself
-            raise RuntimeFailed(str(failure)) from failure
+            raise errors.RuntimeFailed(str(failure)) from failure
         finally:
             self._models.clear()
             self._names.home.leave()
@@ -185,12 +175,12 @@ class Runtime(ModelCalls):
         """
         self._check_open()
         if on_progress is not None and not callable(on_progress):
-            raise InvalidOption("on_progress", f"expected a function, got {type(on_progress).__name__}")
+            raise errors.InvalidOption("on_progress", f"expected a function, got {type(on_progress).__name__}")
         if config is not None:
             checked_id, checked = check_name(model_id), parse_model_config(config, self._options.policy)
         elif isinstance(model_id, str):
             example = 'load_model({"model_path": "model.gguf"}), or an id before it'
-            raise InvalidOption("config", f"a str alone is an id: give a configuration, as in {example}")
+            raise errors.InvalidOption("config", f"a str alone is an id: give a configuration, as in {example}")
         else:
             checked_id, checked = self._models.new_id(), parse_model_config(model_id, self._options.policy)
         check_tier(checked, self._tiers.kinds())
@@ -266,7 +256,7 @@ class Runtime(ModelCalls):
         try:
             return Supervised(await self._branches["user"].start_child(spec), self._names.home.check)
         except NameTaken:
-            raise InvalidOption("name", f"{name!r} is supervised already") from None
+            raise errors.InvalidOption("name", f"{name!r} is supervised already") from None
         except ActorError as error:  # it was stopped before it began: its branch ends, or was cancelled from outside
             raise self._gone() from error
 
@@ -296,14 +286,14 @@ class Runtime(ModelCalls):
         """If the runtime ended while something was started, that is the error; else the start's own."""
         try:
             yield
-        except (ModelNotLoaded, TierFailed) as error:
+        except (errors.ModelNotLoaded, errors.TierFailed) as error:
             if not self._open:
                 raise self._gone() from error
             raise
 
-    def _gone(self) -> ErllamaError:
+    def _gone(self) -> errors.ErllamaError:
         failure = self._tree.failure
-        return RuntimeClosed() if failure is None else RuntimeFailed(str(failure))
+        return errors.RuntimeClosed() if failure is None else errors.RuntimeFailed(str(failure))
 
     def _failed(self, failure: BaseException) -> None:
         """The tree gives up: nothing is accepted any more, and all waiting callers are woken, whichever task opened the
@@ -321,5 +311,6 @@ class Runtime(ModelCalls):
         self._check_open()
         board = self._models.get(model.id if isinstance(model, Model) else check_name(model))
         if isinstance(model, Model) and board_of(model) is not board:
-            raise ModelNotLoaded(board.model_id)  # a handle is one load's: it never acts on the next one of its id
+            # A handle is one load's: it never acts on the next one of its id.
+            raise errors.ModelNotLoaded(board.model_id)
         return board

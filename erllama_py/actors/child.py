@@ -85,8 +85,13 @@ class TreeNode:
 
 
 @runtime_checkable
-class _Inner(Runnable, Protocol):
-    def snapshot(self) -> TreeNode: ...
+class AnySupervisor(Runnable, Protocol):
+    """A runnable that has a name and can show what is below it: both kinds of supervisor are."""
+
+    name: str
+
+    def snapshot(self) -> TreeNode:
+        """The supervisor and all below it."""
 
 
 class Child:
@@ -163,7 +168,7 @@ class Child:
         kind = runnable.kind if runnable is not None else "child"
         detail = self.spec.detail() if self.state == "running" else None
         node = TreeNode(self.spec.name, kind, self.state, self.restarts, uptime, self.last_failure, detail)
-        return replace(node, children=runnable.snapshot().children) if isinstance(runnable, _Inner) else node
+        return replace(node, children=runnable.snapshot().children) if isinstance(runnable, AnySupervisor) else node
 
 
 def restart_is_due(spec: ChildSpec, exit: Exit) -> bool:

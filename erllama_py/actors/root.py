@@ -11,21 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol
 
-from erllama_py.actors.child import TreeNode
+from erllama_py.actors.child import AnySupervisor, TreeNode
 from erllama_py.actors.errors import ActorEnded, SupervisorClosed
 from erllama_py.actors.exits import Exit, Raised, describe
-from erllama_py.actors.running import Run, Runnable, call_listener, settle
-
-
-class RootSupervisor(Runnable, Protocol):
-    """A runnable that has a name and can show what is below it: both kinds of supervisor are."""
-
-    name: str
-
-    def snapshot(self) -> TreeNode:
-        """The supervisor and all below it."""
+from erllama_py.actors.running import Run, call_listener, settle
 
 
 class Tree:
@@ -33,7 +23,7 @@ class Tree:
     `on_failure` gets it before anything below the root is stopped."""
 
     def __init__(
-        self, root: RootSupervisor, on_failure: Callable[[BaseException], object] = lambda failure: None
+        self, root: AnySupervisor, on_failure: Callable[[BaseException], object] = lambda failure: None
     ) -> None:
         self.failure: BaseException | None = None
         self._root = root

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from erllama_py.cpus import ThreadChoice
 from erllama_py.engine.backend import Backend
-from erllama_py.engine.cpu_watch import Pressures, Sort, Watch
+from erllama_py.engine.cpu_watch import CpuTimes, Pressures, Sort
 from erllama_py.engine.thread_count import Counting, next_count, observed
 from erllama_py.engine.thread_trial import Shape
 
@@ -21,15 +21,16 @@ MANY = 32
 
 
 class ComputeThreads:
-    """See the module. `on_count(count)` is called when the number of compute threads has changed for good."""
+    """See the module. `on_count(count)` is called when the number of compute threads has changed for good; `read` is
+    `CpuWatch.read`."""
 
     def __init__(
-        self, backend: Backend, choice: ThreadChoice, share: CpuShare, watch: Watch, on_count: Callable[[int], object],
-        clock: Callable[[], float] = time.perf_counter,
+        self, backend: Backend, choice: ThreadChoice, share: CpuShare, read: Callable[[], CpuTimes | None],
+        on_count: Callable[[int], object], clock: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
         self._backend, self._choice, self._share = backend, choice, share
         self._on_count, self._clock = on_count, clock
-        self._pressures = Pressures(watch)
+        self._pressures = Pressures(read)
         self._seat = Seat(choice)
         self._states: dict[Sort, Counting] = {"few": Counting(choice.few), "many": Counting(choice.many)}
         self._sort: Sort = "few"

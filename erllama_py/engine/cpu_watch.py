@@ -16,9 +16,9 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import msgspec
 
@@ -138,12 +138,6 @@ class _Files:
         return result
 
 
-class Watch(Protocol):
-    """What `CpuWatch` does."""
-
-    def read(self) -> CpuTimes | None: ...
-
-
 class Pressures:
     """What the kernel has reported of each sort of decodes: means over stretches of that sort, `WATCH_SECONDS` in
     total.
@@ -151,8 +145,8 @@ class Pressures:
     One request may be too short for a mean, and sorts of decodes may take turns.
     """
 
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
+    def __init__(self, read: Callable[[], CpuTimes | None]) -> None:
+        self._read = read
         self._stretch: tuple[Sort, float, CpuTimes | None] | None = None  # under way: its sort, and its beginning
         self._sums: dict[Sort, tuple[float, float, float]] = {}  # seconds waited, idle and passed
         self._pressures: dict[Sort, Pressure | None] = {"few": CALM, "many": CALM}
@@ -169,14 +163,14 @@ class Pressures:
                 return
             times = self.end(now)
         else:
-            times = self._watch.read()
+            times = self._read()
         self._stretch = sort, now, times
 
     def end(self, now: float) -> CpuTimes | None:
         """No decode follows; what was read."""
         if self._stretch is None:
             return None
-        (sort, since, before), after = self._stretch, self._watch.read()
+        (sort, since, before), after = self._stretch, self._read()
         self._stretch = None
         if (before is None) is not (after is None):
             return after  # it does report, but failed to once

@@ -129,7 +129,7 @@ class EngineThread:
             facts = self._facts = self._backend.load(self._load_progress)
             cells = Cells(self._backend, self._buffers)
             choice = msgspec.structs.replace(self._choice, on_gpu=facts.on_gpu)
-            on_count, watch = partial(self._call_loop, self._on_threads), CpuWatch(usable_cpus())
+            on_count, watch = partial(self._call_loop, self._on_threads), CpuWatch(usable_cpus()).read
             threads = ComputeThreads(self._backend, choice, PROCESS, watch, on_count)
             worker = Worker(
                 self._backend, cells, threads, facts, self._scheduler, self._thread.name, self._post, self._alone

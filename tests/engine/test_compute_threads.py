@@ -35,7 +35,7 @@ def resting() -> Resting:
 
 
 def threads_of(backend: StubBackend, choice: ThreadChoice, share: CpuShare | None = None) -> ComputeThreads:
-    return ComputeThreads(backend, choice, share or CpuShare(), NoWatch(), lambda count: None)
+    return ComputeThreads(backend, choice, share or CpuShare(), NoWatch().read, lambda count: None)
 
 
 @pytest.mark.parametrize(("few", "many", "fixed_few", "fixed_many", "row", "prompt_"), [
@@ -183,7 +183,7 @@ def test_the_times_of_a_trial_do_not_size_slices(trying: bool) -> None:
         is_trying = property(lambda self: trying)
 
     one = bench()
-    one.worker.threads = Threads(one.backend, TWO, CpuShare(), NoWatch(), lambda count: None)
+    one.worker.threads = Threads(one.backend, TWO, CpuShare(), NoWatch().read, lambda count: None)
     one.do(generate(1, prompt(1), max_new_tokens=4))
     one.run()
     assert (one.worker._times.row_seconds == 0.0) is trying

@@ -51,7 +51,7 @@ ONE_THREAD = ThreadChoice(few=1, many=1, fixed_few=True, fixed_many=True)
 
 def fixed_threads(backend: Backend) -> ComputeThreads:
     """One thread, whatever happens."""
-    return ComputeThreads(backend, ONE_THREAD, CpuShare(), NoWatch(), lambda count: None)
+    return ComputeThreads(backend, ONE_THREAD, CpuShare(), NoWatch().read, lambda count: None)
 
 
 class Driver:

@@ -38,7 +38,7 @@ class Machine:
         self._best: dict[tuple[object, ...], float] = {}  # by everything that it depends on
         self._waited = self._idle = 0.0
         choice = ThreadChoice(few=cpus, many=cpus, cpus=cpus)
-        self.threads = ComputeThreads(self.backend, choice, self.share, self, self.told.append, lambda: self.now)
+        self.threads = ComputeThreads(self.backend, choice, self.share, self.read, self.told.append, lambda: self.now)
 
     def __repr__(self) -> str:
         sizes = f"{self.cpus} CPUs, {self.busy} busy, work {self.work}, penalty {self.penalty}, noise {self.noise}"
