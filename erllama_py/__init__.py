@@ -74,8 +74,8 @@ from erllama_py.options.mappings import (
 )
 from erllama_py.options.model import ContextOpts, ModelConfig, ModelOpts, SchedulerOpts, StubOpts
 from erllama_py.options.policy import PolicyOpts
-from erllama_py.options.pressure import PressureOpts
 from erllama_py.options.request import RequestOptions
+from erllama_py.options.runtime import PressureOpts
 from erllama_py.options.tiers import DiskTier, RamFileTier, TierSpec
 from erllama_py.results import (
     CacheDelta,

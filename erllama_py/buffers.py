@@ -1,8 +1,8 @@
-"""Memory for KV bytes that is used again and again, within a budget.
+"""Reusable memory for KV bytes, within a budget.
 
 Fresh memory costs a page fault for every 4 KiB at its first use, which makes copying a KV state out some thirty
 times slower than into memory that was used before. `BufferPool` owns such blocks. `take` leases one as a
-`memoryview`; the block comes back by itself when the last view of the lease is gone, wherever it went and
+`memoryview`; the block returns to the pool when the last view of the lease is gone, wherever it went and
 however that ended, so no crash and no cancel can leak one or hand it out twice. Any thread may call it.
 """
 
@@ -19,8 +19,8 @@ Block = numpy.typing.NDArray[numpy.uint8]
 
 GRAIN = 1 << 20  # blocks are made in whole MiB, so that rows of almost the same size share them
 
-# A block is lent for rows down to this part of it. All of a block counts as leased: four of 64 MiB, lent for rows of
-# 1 MiB, would use up 256.
+# A block is lent only for rows of at least this fraction of its size, because all of it counts as leased: four blocks
+# of 64 MiB, lent for rows of 1 MiB, would use up 256 MiB.
 MOST_SPARE = 2
 
 
@@ -40,7 +40,7 @@ class BufferPool:
 
     @property
     def leased(self) -> int:
-        """Bytes that are out."""
+        """Bytes that are leased now."""
         with self._lock:
             self._collect()
             return self._held - sum(block.nbytes for block in self._idle)
@@ -75,7 +75,7 @@ class BufferPool:
     def warm(self, count: int, nbytes: int) -> None:
         """Have `count` blocks for `nbytes` bytes each in memory, as far as the budget goes; takes milliseconds each.
 
-        For a caller that will need them in a hurry.
+        For a caller that will then not wait for fresh memory.
         """
         leases = [self.take(nbytes) for _ in range(count)]
         for lease in leases:

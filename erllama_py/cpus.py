@@ -1,7 +1,7 @@
 """How many CPUs this process may use, by its CPU set, its cgroups' quotas and its physical cores; what engines get.
 
 `allowance` and `choose_threads` compute; `read_allowance` reads what the kernel says and never fails: what cannot be
-read does not bound. Formats: sched_getaffinity(2); cgroup v2 `cpu.max` and v1 `cpu.cfs_quota_us`, `cpu.cfs_period_us`
+read sets no bound. Formats: sched_getaffinity(2); cgroup v2 `cpu.max` and v1 `cpu.cfs_quota_us`, `cpu.cfs_period_us`
 (kernel docs, admin-guide/cgroup-v2.rst and scheduler/sched-bwc.rst); `topology/core_cpus_list` (kernel docs, ABI,
 sysfs-devices-system-cpu).
 """
@@ -30,15 +30,15 @@ class ThreadChoice(msgspec.Struct, frozen=True, kw_only=True):
 
     few: int  # for decodes of few tokens
     many: int  # for decodes of many
-    fixed_few: bool = False  # whether `few` was given: exactly so many are used then
+    fixed_few: bool = False  # whether `few` was given: exactly that many are used then
     fixed_many: bool = False
     cpus: int = 1  # what all engines of the process share
     on_gpu: bool = False  # whether a GPU computes: the threads have next to nothing to do then
 
     @property
     def most(self) -> int:
-        """The larger number."""
-        return max(self.few, self.many)
+        """The larger number; one where a GPU computes."""
+        return 1 if self.on_gpu else max(self.few, self.many)
 
     @property
     def is_fixed(self) -> bool:
@@ -47,7 +47,7 @@ class ThreadChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def choose_threads(context: ContextOpts, allowed: Allowance) -> tuple[ThreadChoice, str]:
-    """The threads that an engine may use, and why so many. Numbers of the user are obeyed."""
+    """The threads that an engine may use, and why that many. Numbers that the user has set are kept."""
     most = min(allowed.threads, MAX_THREADS)
     choice = ThreadChoice(
         few=context.n_threads or most, many=context.n_threads_batch or most, fixed_few=context.n_threads is not None,
@@ -60,8 +60,8 @@ def allowance(cpus: Collection[int], cores: Mapping[int, str], quota: float | No
     """The threads for a set of CPUs. `cores` names the core of a CPU where that is known, `quota` is in CPUs.
 
     Two hyper-threads of a core share its arithmetic units, which is all that matrix products are made of: a second
-    thread there gains nothing and waits at the same barriers. A quota is rounded down, because what is used beyond it
-    is paid back by standing still, all threads at once.
+    thread there gains nothing and waits at the same barriers. A quota is rounded down, because exceeding it stalls all
+    threads at once.
     """
     named = {cores[cpu] for cpu in cpus if cpu in cores}
     n_cores = len(named) + sum(1 for cpu in cpus if cpu not in cores)
@@ -102,11 +102,11 @@ def _cores(root: Path, cpus: Collection[int]) -> dict[int, str]:
 
 def _quota(root: Path) -> float | None:
     """The least quota of the cgroups that this process is in and of those around them, in CPUs."""
-    quotas = [quota for folder in _cgroups(root) if (quota := _quota_of(folder)) is not None]
+    quotas = [quota for folder in cgroups(root) if (quota := _quota_of(folder)) is not None]
     return min(quotas, default=None)
 
 
-def _cgroups(root: Path) -> Iterator[Path]:
+def cgroups(root: Path) -> Iterator[Path]:
     """The folders of this process's cgroups up to the top: of version 2, and of version 1's `cpu` controller. In a
     container they may be mounted at the top under another path than `/proc/self/cgroup` says: the top counts too."""
     mount = root / "sys/fs/cgroup"

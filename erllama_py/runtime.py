@@ -16,7 +16,7 @@ from typing import Self
 
 import anyio
 
-from erllama_py import switch_interval, tree
+from erllama_py import errors, switch_interval, tree
 from erllama_py.actors import (
     ActorEnded,
     ActorError,
@@ -33,17 +33,7 @@ from erllama_py.actors import (
 )
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.handle import Cache
-from erllama_py.engine.backends import BackendFactory, make_backend
-from erllama_py.errors import (
-    ErllamaError,
-    InvalidOption,
-    ModelNotLoaded,
-    RuntimeClosed,
-    RuntimeFailed,
-    RuntimeReused,
-    TierFailed,
-    WrongLoop,
-)
+from erllama_py.engine import BackendFactory, make_backend
 from erllama_py.handle.by_id import ModelCalls
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.model import Model, board_of
@@ -54,8 +44,7 @@ from erllama_py.options.check import under
 from erllama_py.options.mappings import ModelConfigDict, PolicyOptsDict, PressureOptsDict, RestartLimitsDict, TierDict
 from erllama_py.options.model import ModelConfig, check_name, check_tier, parse_model_config
 from erllama_py.options.policy import PolicyOpts
-from erllama_py.options.pressure import PressureOpts
-from erllama_py.options.runtime import SAVE_BUFFER_BYTES, SWITCH_SECONDS, parse_runtime_options
+from erllama_py.options.runtime import SAVE_BUFFER_BYTES, SWITCH_SECONDS, PressureOpts, parse_runtime_options
 from erllama_py.options.tiers import TierSpec, parse_tier
 from erllama_py.results import LoadProgress, ModelInfo, PressureState
 from erllama_py.tiers.registry import TierRegistry
@@ -95,7 +84,7 @@ class Runtime(ModelCalls):
         backend_factory: BackendFactory = make_backend,
     ) -> None:
         self._make_backend = backend_factory
-        self._names = Names(Home(WrongLoop))
+        self._names = Names(Home(errors.WrongLoop))
         self._options = options = parse_runtime_options(
             tiers, policy, pressure, ram_quota_bytes=ram_quota_bytes, save_buffer_bytes=save_buffer_bytes,
             switch_seconds=switch_seconds, home=home,
@@ -119,7 +108,7 @@ class Runtime(ModelCalls):
 
     async def __aenter__(self) -> Self:
         if self._entered:
-            raise RuntimeReused
+            raise errors.RuntimeReused
         self._entered = True
         try:
             await self._names.home.settle()
@@ -127,7 +116,7 @@ class Runtime(ModelCalls):
         except BaseException as error:
             self._names.home.leave()
             if isinstance(error, ActorError):
-                raise RuntimeFailed(str(error)) from error
+                raise errors.RuntimeFailed(str(error)) from error
             raise
         self._open = True
         options = self._options
@@ -162,7 +151,7 @@ class Runtime(ModelCalls):
         try:
             await self._tree.__aexit__(kind, error, traceback)
         except ActorError as failure:  # the root ended by itself
-            raise RuntimeFailed(str(failure)) from failure
+            raise errors.RuntimeFailed(str(failure)) from failure
         finally:
             self._models.clear()
             self._names.home.leave()
@@ -186,12 +175,12 @@ class Runtime(ModelCalls):
         """
         self._check_open()
         if on_progress is not None and not callable(on_progress):
-            raise InvalidOption("on_progress", f"expected a function, got {type(on_progress).__name__}")
+            raise errors.InvalidOption("on_progress", f"expected a function, got {type(on_progress).__name__}")
         if config is not None:
             checked_id, checked = check_name(model_id), parse_model_config(config, self._options.policy)
         elif isinstance(model_id, str):
             example = 'load_model({"model_path": "model.gguf"}), or an id before it'
-            raise InvalidOption("config", f"a str alone is an id: give a configuration, as in {example}")
+            raise errors.InvalidOption("config", f"a str alone is an id: give a configuration, as in {example}")
         else:
             checked_id, checked = self._models.new_id(), parse_model_config(model_id, self._options.policy)
         check_tier(checked, self._tiers.kinds())
@@ -219,7 +208,7 @@ class Runtime(ModelCalls):
         """Start a tier by name; returns when it can store rows, while it reads its old ones in the background.
 
         Raises `InvalidOption`, `TierTaken`, `TierLocked` when another process has the directory, `TierFailed`,
-        and `TierStuck` when the directory does not open, after two minutes at most; the name stays taken as long.
+        and `TierStuck` when the directory does not open, after two minutes at most; until it ends the name stays taken.
         """
         self._check_open()
         with under("spec"):
@@ -237,7 +226,7 @@ class Runtime(ModelCalls):
         await self._tiers.stop(check_name(name, "name"))
 
     async def pressure(self) -> PressureState | None:
-        """What the pressure monitor has seen and done; None where the runtime has none, or it comes back just now."""
+        """What the pressure monitor has seen and done; None if the runtime has none, or while it restarts."""
         self._check_open()
         try:
             state: PressureState = await self._names.call(tree.PRESSURE, GetPressure())
@@ -255,18 +244,19 @@ class Runtime(ModelCalls):
         restart: Restart = "permanent",
         limits: RestartLimits | RestartLimitsDict | None = None,
     ) -> Supervised:
-        """Run a coroutine function of yours, an agent loop, under the tree.
+        """Run your own coroutine function, such as an agent loop, under the tree.
 
         `"permanent"` restarts it whenever it ends, `"transient"` only when it raises, `"temporary"` never. Over its
-        `limits`, a `RestartLimits` or a mapping, it is marked failed and the rest of the tree lives on; it leaves the
-        tree when it is stopped, or ends for good without that. Raises `InvalidOption`, also for a name that is taken.
+        `limits`, a `RestartLimits` or a mapping, it is marked failed and the rest of the tree keeps running; it leaves
+        the tree when it is stopped, or ends for good without failing. Raises `InvalidOption`, also for a name that is
+        taken.
         """
         self._check_open()
         spec = tree.user_child(check_name(name, "name"), function, restart, parse_supervise(function, restart, limits))
         try:
             return Supervised(await self._branches["user"].start_child(spec), self._names.home.check)
         except NameTaken:
-            raise InvalidOption("name", f"{name!r} is supervised already") from None
+            raise errors.InvalidOption("name", f"{name!r} is supervised already") from None
         except ActorError as error:  # it was stopped before it began: its branch ends, or was cancelled from outside
             raise self._gone() from error
 
@@ -293,23 +283,23 @@ class Runtime(ModelCalls):
 
     @contextmanager
     def _or_gone(self) -> Iterator[None]:
-        """What is started ends with the runtime, where that is what ended it; else it has an error of its own."""
+        """If the runtime ended while something was started, that is the error; else the start's own."""
         try:
             yield
-        except (ModelNotLoaded, TierFailed) as error:
+        except (errors.ModelNotLoaded, errors.TierFailed) as error:
             if not self._open:
                 raise self._gone() from error
             raise
 
-    def _gone(self) -> ErllamaError:
+    def _gone(self) -> errors.ErllamaError:
         failure = self._tree.failure
-        return RuntimeClosed() if failure is None else RuntimeFailed(str(failure))
+        return errors.RuntimeClosed() if failure is None else errors.RuntimeFailed(str(failure))
 
     def _failed(self, failure: BaseException) -> None:
-        """The tree gives up: nothing is accepted any more, and all callers that wait are woken, whoever opened the
+        """The tree gives up: nothing is accepted any more, and all waiting callers are woken, whichever task opened the
         runtime."""
         self._open = False
-        switch_interval.release(self)  # nobody may come to leave the block
+        switch_interval.release(self)  # the block may never be left
         if isinstance(failure, ActorEnded) and isinstance(failure.exit, Stopped):
             get_logger().error("the tasks of a runtime were cancelled: was its block not left before the loop ended?")
         else:
@@ -321,5 +311,6 @@ class Runtime(ModelCalls):
         self._check_open()
         board = self._models.get(model.id if isinstance(model, Model) else check_name(model))
         if isinstance(model, Model) and board_of(model) is not board:
-            raise ModelNotLoaded(board.model_id)  # a handle is one load's: it never acts on the next one of its id
+            # A handle is one load's: it never acts on the next one of its id.
+            raise errors.ModelNotLoaded(board.model_id)
         return board

@@ -1,7 +1,7 @@
 """The interpreter's switch interval, shared by all runtimes of a process.
 
-It is one setting for the whole process, so the shortest wish of those who hold one counts, and what was set
-before comes back when the last lets go, in whatever order they do.
+It is one setting for the whole process, so the shortest interval that a runtime asks for counts, and what was set
+before is restored after the last release, in any order.
 """
 
 from __future__ import annotations

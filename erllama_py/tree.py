@@ -1,7 +1,7 @@
-"""The supervision tree as data: who is in it, in what order, restarted how.
+"""The supervision tree as data: its members, their order, and how each is restarted.
 
-`TREE` is the whole of it. `build` makes supervisors of it, `describe` draws it (the page `docs/internals/actors.md`
-shows that drawing, and a test compares them). Children start from top to bottom and stop from bottom to top, so agent
+`TREE` is the whole of it, and `build` makes supervisors of it. The page `docs/internals/actors.md` shows it drawn, and
+a test compares the two. Children start from top to bottom and stop from bottom to top, so agent
 loops end before the models they use. This file sees every room and decides nothing at run time.
 """
 
@@ -30,11 +30,10 @@ from erllama_py.actors import (
 )
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.actor import CacheActor
-from erllama_py.engine.backends import BackendFactory
+from erllama_py.engine import BackendFactory
 from erllama_py.model.actor import ModelActor
 from erllama_py.model.board import ModelBoard
-from erllama_py.options.pressure import PressureOpts
-from erllama_py.options.runtime import RAM_TIER
+from erllama_py.options.runtime import RAM_TIER, PressureOpts
 from erllama_py.options.tiers import RamTier, TierSpec
 from erllama_py.scheduler.messages import actor_name
 from erllama_py.tiers.directory import DirectoryTier
@@ -68,7 +67,7 @@ class Branch:
 MODEL_LIMITS = RestartLimits(intensity=5, period=60.0)
 # A directory that is gone for a moment comes back within the backoff; one that is gone for good is given up.
 TIER_LIMITS = RestartLimits(intensity=5, period=60.0)
-# The cache and its tier in memory have no outside to fail for: more than this is an error in them.
+# The cache and its tier in memory depend on nothing outside: more failures than this are a fault of theirs.
 CACHE_LIMITS = RestartLimits(intensity=5, period=60.0)
 WATCH_LIMITS = RestartLimits(intensity=5, period=60.0)
 # Agent loops fail for outside reasons (a service that is down) and cost nothing to restart.
@@ -104,19 +103,6 @@ TREE: tuple[Group | Branch, ...] = (
     Branch("models", "one model actor per loaded model, each with its engine thread", MODEL_LIMITS),
     Branch("user", "what runtime.supervise was given: agent loops", USER_LIMITS),
 )
-
-
-def describe() -> str:
-    """The tree, drawn."""
-    lines = [f"{ROOT} (one_for_one)"]
-    for branch in TREE:
-        last = branch is TREE[-1]
-        kind = f"{branch.strategy}, not vital" if isinstance(branch, Group) else "dynamic, one_for_one"
-        lines.append(f"{'└' if last else '├'}── {branch.name} ({kind})")
-        children = [f"{name}: {what}" for name, what in branch.holds] if isinstance(branch, Group) else [branch.holds]
-        for child in children:
-            lines.append(f"{' ' if last else '│'}   {'└' if child is children[-1] else '├'}── {child}")
-    return "\n".join(lines)
 
 
 def build(ram: RamTier, names: Names) -> tuple[Supervisor, dict[str, DynamicSupervisor]]:

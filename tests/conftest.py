@@ -51,7 +51,8 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def pytest_unconfigure() -> None:
-    """Close what llama-cpp-python leaves open until the interpreter ends, which would be said behind the last line."""
+    """Close what llama-cpp-python leaves open until the interpreter ends, which would be printed after the last
+    line."""
     utils = sys.modules.get("llama_cpp._utils")
     for file in (getattr(utils, "outnull_file", None), getattr(utils, "errnull_file", None)):
         if file is not None:

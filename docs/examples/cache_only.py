@@ -3,7 +3,7 @@
 python cache_only.py /tmp/some_folder
 
 The state here is made up: 16 bytes for each token. What counts is the shape of it: a row for each span of tokens, each
-behind the one before, found again by the tokens alone, also by another process.
+after the one before, found again by the tokens alone, also by another process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def state_of(tokens: list[int], start: int) -> bytes:
 
 
 async def save(cache: erllama.Cache, tokens: list[int]) -> None:
-    """Save the state of `tokens`, span by span, behind what is there already."""
+    """Save the state of `tokens`, span by span, after what is there already."""
     found = await cache.find(IDENTITY, tokens)
     for start in range(found.tokens, len(tokens), SPAN):
         end = min(start + SPAN, len(tokens))

@@ -1,6 +1,6 @@
 """A small OTP on asyncio: mailboxes, actors, names and supervisors that know nothing of what they run.
 
-What it promises, and its tests hold it to, also under cancellation at each await: started means ready; a call ends
+What it promises, also under cancellation at any await (its tests check all of it): started means ready; a call ends
 when the callee ends, with the cause; the first error is the one you see; mailboxes are bounded and say when full; a
 name is free before its owner's restart begins; a restart makes a new actor with new state.
 """
@@ -10,11 +10,13 @@ from __future__ import annotations
 from erllama_py.actors.actor import Actor as Actor
 from erllama_py.actors.actor import ActorRun as ActorRun
 from erllama_py.actors.actor import Answer as Answer
+from erllama_py.actors.actor import StateMachine as StateMachine
 from erllama_py.actors.actor import Stop as Stop
 from erllama_py.actors.background import Background as Background
 from erllama_py.actors.child import ChildFailure as ChildFailure
 from erllama_py.actors.child import ChildSpec as ChildSpec
 from erllama_py.actors.child import Restart as Restart
+from erllama_py.actors.child import TreeNode as TreeNode
 from erllama_py.actors.clock import Clock as Clock
 from erllama_py.actors.clock import MonotonicClock as MonotonicClock
 from erllama_py.actors.dynamic import DynamicSupervisor as DynamicSupervisor
@@ -50,7 +52,6 @@ from erllama_py.actors.root import Tree as Tree
 from erllama_py.actors.running import FunctionRun as FunctionRun
 from erllama_py.actors.running import Runnable as Runnable
 from erllama_py.actors.running import settle as settle
-from erllama_py.actors.snapshot import TreeNode as TreeNode
-from erllama_py.actors.state_machine import StateMachine as StateMachine
+from erllama_py.actors.running import wait_any as wait_any
 from erllama_py.actors.supervisor import Supervisor as Supervisor
 from erllama_py.actors.threads import Threads as Threads

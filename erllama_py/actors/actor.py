@@ -2,15 +2,16 @@
 
     init → ready → handle … → terminate
 
-`Actor` is what users write; `ActorRun` gives one instance one life, in one task, and owns the order in which it
-ends: the mailbox closes and every open call fails at once, then `terminate` runs, then the name is free, then the
-run is over. `terminate` runs after every `init` that was begun, also one that failed or was cancelled.
+`Actor` is what users write; `ActorRun` runs one instance once, in one task, and owns the order in which it ends: the
+mailbox closes and every open call fails at once, then `terminate` runs, then the name is free, then the run is over.
+`terminate` runs after every `init` that was begun, also one that failed or was cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -22,6 +23,9 @@ from erllama_py.actors.replies import Reply
 from erllama_py.actors.running import ended_by_cancel, outlast
 
 M = TypeVar("M")
+S = TypeVar("S")
+E = TypeVar("E")
+F = TypeVar("F")
 
 
 @dataclass(frozen=True)
@@ -53,21 +57,64 @@ class Actor(Generic[M]):
     async def handle(self, message: M, reply: Reply[Any] | None) -> Answer | Stop | None:
         """Take one message; `reply` is None for a cast.
 
-        `None` says nothing now: keep `reply` to settle it later. An error ends the actor; to fail only this call,
-        use `reply.fail`. While this awaits, no other message is taken.
+        Returning `None` answers nothing yet: keep `reply` to settle it later. An error ends the actor; to fail only
+        this call, use `reply.fail`. While this awaits, no other message is taken.
         """
         raise NotImplementedError
 
     async def terminate(self, exit: Exit) -> None:
-        """Let go of everything, also of what an unfinished `init` has got so far; `exit` is why.
+        """Release everything, also what an unfinished `init` has acquired; `exit` is why the actor ends.
 
         A cancellation does not reach this. After twice the `stop_timeout` the supervisor abandons the actor, marked as
         failed and never restarted, and its name stays taken until this returns.
         """
 
 
+class StateMachine(Actor[E], Generic[S, E, F]):
+    """An actor that decides by one function: `(state, event) → (state, effects)`.
+
+    Override `transition`, which decides, and `perform`, which acts; set `state` in `__init__` or `init`. All effects of
+    one transition are performed in order; events that come out of them are fed in next, before the mailbox and before
+    events that were left over from earlier.
+    """
+
+    kind: ClassVar[str] = "state machine"
+    state: S
+
+    def transition(self, state: S, event: E) -> tuple[S, Sequence[F]]:
+        """The next state and what to do. Pure: no clock, no waiting, no side effect."""
+        raise NotImplementedError
+
+    async def perform(self, effect: F) -> E | Stop | None:
+        """Do one effect. An event is fed in next; `Stop` ends the actor, leaving out whatever was still to do."""
+        raise NotImplementedError
+
+    def event_of(self, message: E, reply: Reply[Any] | None) -> E:
+        """The event that a message is. Override it to attach the reply, e.g. as a field of the event."""
+        return message
+
+    async def handle(self, message: E, reply: Reply[Any] | None) -> Stop | None:
+        """Feed the message in, then everything that follows from it."""
+        events = deque([self.event_of(message, reply)])
+        while events:
+            self.state, effects = self.transition(self.state, events.popleft())
+            follow_ups: list[E] = []
+            for effect in effects:
+                event = await self.perform(effect)
+                if isinstance(event, Stop):
+                    return event
+                if event is not None:
+                    follow_ups.append(event)
+            events.extendleft(reversed(follow_ups))
+        return None
+
+    def __repr__(self) -> str:
+        name, state = getattr(self, "name", "unnamed"), getattr(self, "state", "no state yet")
+        return f"<{type(self).__name__} {name!r} {state!r}>"
+
+
 class ActorRun:
-    """One life of the actor that `factory` makes: a `Runnable`. `name` is that in `names`, `capacity` its mailbox's."""
+    """One run of the actor that `factory` makes: a `Runnable`. It is `name` in `names`; its mailbox has `capacity`."""
 
     def __init__(self, name: str, factory: Callable[[], Actor[Any]], names: Names, *, capacity: int = 1000) -> None:
         self.name = name
@@ -79,7 +126,7 @@ class ActorRun:
         self._init_cancelled = False
 
     async def run(self, ready: Callable[[], None], ending: Callable[[Exit], bool]) -> Exit:
-        """Live. Raises only `NameTaken` and what the factory raises."""
+        """Run to the end. Raises only `NameTaken` and what the factory raises."""
         task = asyncio.current_task()
         assert task is not None
         actor = self._factory()
@@ -98,7 +145,7 @@ class ActorRun:
             self._names.unregister(self.name, ref)
 
     def request_stop(self) -> None:
-        """End before the next message; inside `init`, cancel it. Once is enough, more does no harm."""
+        """End before the next message; inside `init`, cancel it. Allowed more than once."""
         if self._mailbox.closed:
             return
         self._mailbox.put(StopRequest(), urgent=True)
@@ -129,7 +176,7 @@ class ActorRun:
                 return Stopped()
             message, reply = envelope
             result = await actor.handle(message, reply)
-            # The loop waits for the next message for as long as it takes: it must not hold on to the last one.
+            # Waiting for the next message may take long, and must not keep the last one alive.
             del envelope, message
             answer = result.answer if isinstance(result, Stop) else result
             if answer is not None and reply is not None:

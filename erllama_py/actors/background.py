@@ -1,7 +1,7 @@
 """Work that an actor does beside its messages, in tasks of its own.
 
 `Background` owns the tasks that `handle` starts so that no message waits for another one's work; the actor's
-`terminate` stops them. What blocks has `Threads`.
+`terminate` stops them. For work that blocks there is `Threads`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from erllama_py.actors.replies import Reply
 
 
 class Background:
-    """The tasks of one actor. An error that nobody waits for goes to the loop's exception handler."""
+    """The tasks of one actor. An error of work that answers no call goes to the loop's exception handler."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
-        """Run `work`, for nobody."""
+        """Run `work`, which answers no call."""
         return self.answer(None, work)
 
     def answer(self, reply: Reply[Any] | None, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
@@ -31,7 +31,7 @@ class Background:
 
         def ended(_: object) -> None:
             self._tasks.discard(task)
-            work.close()  # where a cancellation came before its first step
+            work.close()  # if it was cancelled before its first step
 
         def abandoned() -> None:
             task.cancel()

@@ -1,6 +1,6 @@
 """A child as data, and one supervised place in a tree.
 
-`ChildSpec` describes a child. `Child` is its place: it outlives the single runs, owns the current `Run` and what
+`ChildSpec` describes a child. `Child` is its place: it outlives its runs, owns the current `Run` and what
 the tree shows of it. Supervisors decide when it begins and stops; it decides nothing.
 
     starting → running → (stopping) → stopped | finished | failed, or backoff → starting …
@@ -8,7 +8,7 @@ the tree shows of it. Supervisors decide when it begins and stops; it decides no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
@@ -17,7 +17,6 @@ from erllama_py.actors.errors import ActorEnded, RestartLimitReached, StopTimeou
 from erllama_py.actors.exits import Exit, Raised, Stopped, describe
 from erllama_py.actors.restart_budget import RestartLimits
 from erllama_py.actors.running import Future, Run, Runnable
-from erllama_py.actors.snapshot import TreeNode
 
 Restart = Literal["permanent", "transient", "temporary"]
 ChildState = Literal["starting", "running", "stopping", "backoff", "failed", "stopped", "finished"]
@@ -30,7 +29,7 @@ class ChildSpec:
     `start` makes a new runnable for each run. `permanent` children are restarted however they end, `transient` ones
     when they fail, `temporary` ones never. `stop_timeout` is in seconds: how long a stop waits before it cancels, and
     again before it abandons the child; give supervisors `math.inf`, their children have deadlines of their own.
-    A supervisor that is not `vital` is marked failed when it gives up, and not restarted at its parent's expense.
+    A supervisor that is not `vital` is only marked failed when it gives up: its parent's budget stays untouched.
     `detail` gives a phrase for the tree while the child runs, None for nothing. For children of a dynamic supervisor:
     `limits` is a budget of the child's own; `on_ended` is called once, when there will be no further run, whatever the
     reason, and before those that wait for the child are woken.
@@ -62,9 +61,37 @@ class ChildFailure:
     delay: float | None = None
 
 
+@dataclass(frozen=True)
+class TreeNode:
+    """One supervisor or child at one moment, as data that prints as a tree; it holds no reference to what it shows.
+
+    `state` is `"starting"`, `"running"`, `"backoff"` (it waits to be restarted), `"stopping"`, `"stopped"`, `"failed"`
+    (it is not restarted any more) or `"finished"`. `uptime` is in seconds since it was last ready, None while it is not
+    running; `restarts` counts since it was first started; `last_failure` is one line, None while there was none;
+    `detail` is what the child itself reports.
+    """
+
+    name: str
+    kind: str
+    state: str
+    restarts: int
+    uptime: float | None
+    last_failure: str | None
+    detail: str | None = None
+    children: tuple[TreeNode, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+
 @runtime_checkable
-class _Inner(Runnable, Protocol):
-    def snapshot(self) -> TreeNode: ...
+class AnySupervisor(Runnable, Protocol):
+    """A runnable that has a name and can show what is below it: both kinds of supervisor are."""
+
+    name: str
+
+    def snapshot(self) -> TreeNode:
+        """The supervisor and all below it."""
 
 
 class Child:
@@ -88,7 +115,7 @@ class Child:
 
     @property
     def to_be_stopped(self) -> bool:
-        """Whether there is something that `stop` would change."""
+        """Whether `stop` would change anything."""
         return self.state not in ("failed", "stopped", "finished")
 
     def begin(self, is_last: Callable[[Exit], bool] = lambda exit: False) -> Run:
@@ -112,10 +139,10 @@ class Child:
             self.last_failure = describe(failure)
 
     async def stop(self) -> Exit:
-        """End the run, asking first, in at most twice `stop_timeout`; how it ended.
+        """End the run, asking first, in at most twice `stop_timeout`; returns how it ended.
 
-        If it did not, it is abandoned: `failed`, with `left_behind` set. A failure that it announced before is the
-        exit.
+        If it did not, it is abandoned: `failed`, with `left_behind` set. A failure that it announced before is then
+        returned.
         """
         if self.run is None:
             self.mark_ended("stopped")
@@ -141,16 +168,40 @@ class Child:
         kind = runnable.kind if runnable is not None else "child"
         detail = self.spec.detail() if self.state == "running" else None
         node = TreeNode(self.spec.name, kind, self.state, self.restarts, uptime, self.last_failure, detail)
-        return replace(node, children=runnable.snapshot().children) if isinstance(runnable, _Inner) else node
+        return replace(node, children=runnable.snapshot().children) if isinstance(runnable, AnySupervisor) else node
 
 
 def restart_is_due(spec: ChildSpec, exit: Exit) -> bool:
-    """Whether a child that ended by itself comes back."""
+    """Whether a child that ended by itself is restarted."""
     if isinstance(exit, Raised) and isinstance(exit.error, RestartLimitReached) and not spec.vital:
         return False
     return spec.restart == "permanent" or (spec.restart == "transient" and isinstance(exit, Raised))
 
 
 def failure_of(name: str, exit: Exit) -> BaseException:
-    """The error that an ending amounts to, where the child should not have ended."""
+    """The error to report for an end that should not have happened."""
     return exit.error if isinstance(exit, Raised) else ActorEnded(name, exit)
+
+
+def _lines(node: TreeNode) -> Iterator[str]:
+    yield _line(node)
+    for number, child in enumerate(node.children, 1):
+        last = number == len(node.children)
+        branch, trunk = ("└── ", "    ") if last else ("├── ", "│   ")
+        first, *rest = _lines(child)
+        yield branch + first
+        for line in rest:
+            yield trunk + line
+
+
+def _line(node: TreeNode) -> str:
+    facts = [f"{node.name} ({node.kind}) {node.state}"]
+    if node.uptime is not None:
+        facts.append(f"up {node.uptime:.1f} s")
+    if node.restarts:
+        facts.append(f"{node.restarts} restart{'s' if node.restarts > 1 else ''}")
+    if node.detail is not None:
+        facts.append(node.detail)
+    if node.last_failure is not None:
+        facts.append(f"last failure {node.last_failure}")
+    return ", ".join(facts)

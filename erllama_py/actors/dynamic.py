@@ -1,9 +1,9 @@
-"""A supervisor whose children come and go by name, each with a life of its own.
+"""A supervisor whose children are added and removed by name, each restarted independently.
 
 Owns the keepers of its children, one for each name. Protocol: `start_child` returns when the child is ready, or raises
 the child's own error; later failures restart that child alone, within its own budget; over it, the child is kept as
-`failed`, reported, and the others live on. One that ended well, or is temporary, is forgotten; its `Keeper` still knows
-how. No child's start or stop waits for another's.
+`failed`, reported, and the others keep running. One that ended well, or is temporary, is removed; its `Keeper` still
+has the exit. No child's start or stop waits for another's.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ class DynamicSupervisor(SupervisorBase):
         self._context = contextvars.copy_context()
 
     async def start_child(self, spec: ChildSpec) -> Keeper:
-        """Start a child and wait until it is ready; the handle of this child, whatever goes by its name later.
+        """Start a child and wait until it is ready; returns the handle of this child alone, also if another takes its
+        name later.
 
         Raises `NameTaken` at once while the name is in use, also by a child that failed and was not taken out;
         `SupervisorClosed`; `ActorEnded` when the child is stopped while it starts; and the child's own error, as it is,
-        when its start fails: then it is gone and not restarted. A caller that is cancelled takes the start back: it
-        waits until the child is gone.
+        when its start fails: then it is gone and not restarted. Cancelling the caller undoes the start: it waits until
+        the child is gone.
         """
         keeper = self.begin_child(spec)
         await self.wait_started(keeper)

@@ -52,15 +52,15 @@ class NameTaken(NamedError):
 
 
 class NameNotFound(NamedError):
-    """Nothing goes by this name: it never did, has ended, or is between two runs."""
+    """No actor has this name: it never existed, has ended, or is between two runs."""
 
-    text = "nothing goes by the name {!r}"
+    text = "no actor has the name {!r}"
 
 
 class ActorEnded(ActorError):
-    """What was called, or being started, has ended with `exit`; where it crashed, `__cause__` is the crash.
+    """The actor that was called, or was being started, has ended with `exit`; if it crashed, `__cause__` is the crash.
 
-    `last` says that its supervisor will not start it again, where that is known when it ends.
+    `last`: it is known that its supervisor will not start it again.
     """
 
     def __init__(self, name: str, exit: Exit, last: bool = False) -> None:
@@ -93,7 +93,7 @@ class SelfCall(NamedError):
 class UnexpectedCancel(ActorError):
     """The code of a child was not cancelled, but awaited something that was; `__cause__` is that `CancelledError`.
 
-    It stands in for it because a `CancelledError` that is passed on would look like a cancellation of the caller.
+    It is raised instead, because a `CancelledError` that is passed on would look like a cancellation of the caller.
     """
 
     def __str__(self) -> str:
@@ -101,9 +101,9 @@ class UnexpectedCancel(ActorError):
 
 
 class RestartLimitReached(ActorError):
-    """The child `name` ended once more after `restarts` restarts within `period` seconds.
+    """The child `name` ended again after `restarts` restarts within `period` seconds.
 
-    `__cause__` is its last failure: an `ActorEnded` where it did not fail, but returned although it is permanent. Under
+    `__cause__` is its last failure: an `ActorEnded` if it returned although it is permanent. Under
     a static supervisor the restarts of its siblings are counted in.
     """
 
@@ -119,12 +119,12 @@ class RestartLimitReached(ActorError):
 
     @property
     def returned(self) -> bool:
-        """Whether it did not fail the last time, but returned although it is permanent."""
+        """Whether its last end was no failure: it returned although it is permanent."""
         return isinstance(self.__cause__, ActorEnded) and isinstance(self.__cause__.exit, Returned)
 
 
 class StopTimeout(ActorError):
-    """A child did not end, not even cancelled: it was waited for `seconds` twice, then abandoned."""
+    """A child did not end, even when cancelled: after two waits of `seconds` it was abandoned."""
 
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(name, seconds)

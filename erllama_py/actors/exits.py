@@ -1,4 +1,4 @@
-"""How a thing ended: three frozen dataclasses that every part of the kit uses to say it.
+"""How something ended: three frozen dataclasses that every part of the kit uses.
 
 Owns nothing. `Returned` and `Stopped` are good endings, `Raised` is a failure.
 """
@@ -47,7 +47,7 @@ def describe(error: BaseException) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """The text of an error; the name of its class where it has none, or raises instead of telling it."""
+    """The text of an error; the name of its class if it has none, or if asking for it raises."""
     try:
         return str(error) or type(error).__name__
     except Exception:

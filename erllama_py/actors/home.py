@@ -1,7 +1,7 @@
-"""Where a tree lives: one event loop, and threads of its own for what its callers need done.
+"""Where a tree lives: one event loop, and its own threads for the work of its callers.
 
-Nothing of a tree may be touched from elsewhere: a mailbox that is filled from another thread wakes nobody, and a future
-of one loop is never done in another. `check` raises at once, where it would else hang.
+Nothing of a tree may be used from elsewhere: filling a mailbox from another thread wakes no task, and a future of one
+loop never completes in another. `check` raises at once instead of letting the call hang.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from collections.abc import Callable
 
 from erllama_py.actors.threads import Threads
 
-# What they do is computing (tokenizing, rendering templates), so more than the CPUs gain nothing. The others are for
-# work that does not end soon: so many such pieces hold up nobody.
+# They compute (tokenizing, rendering templates), so more threads than CPUs gain no speed. The rest are spare, so that
+# even dozens of calls that take long do not delay others.
 THREADS = 40
 BEGUN = 8
 
 
 class WrongLoop(Exception):
-    """Something of a tree was used outside its event loop. No `ActorError`: nobody shall take it for one that ended."""
+    """Something of a tree was used outside its event loop. Not an `ActorError`, which would mean that an actor has
+    ended."""
 
     def __init__(self, home: str, here: str) -> None:
         super().__init__(home, here)
@@ -39,7 +40,7 @@ class Home:
         self._place = ""
 
     async def settle(self) -> None:
-        """Be at home in the running loop, with threads that are begun before they are needed."""
+        """Bind the tree to the running loop, and start threads before they are needed."""
         self._loop = asyncio.get_running_loop()
         self._place = describe_place()
         await self.threads.begin(BEGUN)
@@ -50,7 +51,7 @@ class Home:
             raise self._wrong_loop(self._place, describe_place())
 
     def leave(self) -> None:
-        """Be at home nowhere any more, and let the threads end."""
+        """Unbind from the loop, and let the threads end."""
         self._loop = None
         self.threads.close()
 

@@ -3,8 +3,8 @@
 Owns the child's restart history. It is what `start_child` returns: a handle of this child alone, never of a later one
 of the same name. Protocol: `started` gets None once the first run is ready, or the error of a first start that failed;
 `ended` gets the exit when there will be no further run. Both are plain futures that never carry an exception. Before
-`ended` is set, a child that leaves nothing to look at (it was stopped, never started, returned, or is temporary) is
-forgotten by its supervisor.
+`ended` is set, a child with nothing left to show (it was stopped, never started, returned, or is temporary) is removed
+by its supervisor.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ class Keeper:
         """Stop the child, whatever it is doing, and return when it and its name are gone. Allowed twice.
 
         One that has failed is taken out of the tree. Raises `StopTimeout` when the child had to be abandoned, and
-        again while it still runs, kept as `failed`. A caller that is cancelled leaves; the stop goes on.
+        again while it still runs, kept as `failed`. Cancelling the caller does not cancel the stop.
         """
         self.request_stop()
         await asyncio.wait((self.ended,))
-        if self.child.alive and self.child.left_behind is None:  # its own end, and not this one's, was cut short
+        if self.child.alive and self.child.left_behind is None:  # the keeper was cut short
             await self.child.stop()
         if self.child.left_behind is not None and self.child.alive:
             raise self.child.left_behind.with_traceback(None)
@@ -77,7 +77,7 @@ class Keeper:
         return self.ended.result()
 
     def begin(self, context: contextvars.Context) -> None:
-        """Start the life, in a copy of `context`."""
+        """Start the keeper's task, in a copy of `context`."""
         name = f"keeper of {self.name}"
         self._task = asyncio.get_running_loop().create_task(self._keep(), name=name, context=context.copy())
         # A task that is cancelled before its first step never gets to its `finally`.
@@ -106,7 +106,7 @@ class Keeper:
         """Without a grace period: end the child with this task."""
         run = self.child.run
         if self.child.alive and run is not None and self.child.left_behind is None:
-            if not run.task.cancelling():  # a second time would mean that nobody waits for it either
+            if not run.task.cancelling():  # a second cancellation would cut its clean-up short
                 run.task.cancel()
             await wait_any(run.task, clock=self._clock, seconds=self.child.spec.stop_timeout)
 
@@ -128,7 +128,7 @@ class Keeper:
         self.ended.set_result(exit)
 
     async def _live(self) -> Exit:
-        """Run after run; how the last one ended."""
+        """Run after run; returns how the last one ended."""
         while True:
             exit = await self._run_once(self.child.begin(self._is_last))
             if self._stop.done() or not self.started.done() or self.child.left_behind is not None:
@@ -148,7 +148,8 @@ class Keeper:
                 return Stopped()
 
     def _is_last(self, exit: Exit) -> bool:
-        """Whether a run that ends so is the last: decided at its end, so that open calls hear it with their error."""
+        """Whether a run with this exit is the last: decided as it ends, so that the errors of open calls can report
+        it."""
         if self._stop.done() or not self.started.done() or not restart_is_due(self.child.spec, exit):
             return True
         decision = self._decide()

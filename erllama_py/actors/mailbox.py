@@ -41,7 +41,7 @@ class Mailbox(Generic[M]):
         """Queue `item`, or raise `MailboxClosed` or `MailboxFull`.
 
         Urgent items are taken before all others and never refused for fullness. With `bounded=False` an item keeps
-        its place in the order and is not refused either: for what takes work back, such as a cancel.
+        its place in the order and is not refused either: for messages that undo work, such as a cancel.
         """
         if self.closed:
             raise MailboxClosed(self.name)

@@ -1,4 +1,4 @@
-"""The registry: which actor goes by which name right now.
+"""The registry: which actor has which name right now.
 
 Owns the table of names and its watchers. An actor's runner registers it before `init` (so that messages can wait)
 and unregisters it after `terminate`; a name is therefore free before its owner's restart begins. All methods
@@ -19,7 +19,7 @@ from erllama_py.actors.running import call_listener
 
 @dataclass(frozen=True)
 class NameChange:
-    """`name` now belongs to `ref`, or to nobody."""
+    """`name` now belongs to `ref`, or to no actor."""
 
     name: str
     ref: ActorRef[Any] | None

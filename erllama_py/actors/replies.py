@@ -2,7 +2,7 @@
 
 The callee settles it (`send` or `fail`), now or later, from any task of the loop. A second answer is ignored and
 returns false, since an answer may race with the end of the actor. One task waits, once: when that wait is cancelled the
-reply is *abandoned*, which the callee can hear of, and an answer goes nowhere.
+reply is *abandoned*: the callee can learn that, and an answer is dropped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Reply(Generic[T]):
     """See the module's text.
 
     `callee` is for errors and `repr`; `answering` is the task that must not wait here, because it would wait for
-    itself; the reply leaves `among` once it need not be settled any more.
+    itself; the reply is taken out of `among` once it needs no answer any more.
     """
 
     __slots__ = ("_among", "_answering", "_event", "_on_abandoned", "_on_settled", "_outcome", "abandoned", "callee")
@@ -53,7 +53,7 @@ class Reply(Generic[T]):
         return self._settle(Raised(error))
 
     def abandon(self) -> None:
-        """Say that nobody waits for the answer any more. Without effect when it is settled."""
+        """Give up waiting for the answer. Without effect when it is settled."""
         if not self.settled and not self.abandoned:
             self.abandoned = True
             self._leave()
@@ -95,7 +95,7 @@ class Reply(Generic[T]):
         if self._outcome is not None:
             return False
         self._outcome = outcome
-        self._on_abandoned.clear()  # never called any more, and what they hold is let go
+        self._on_abandoned.clear()  # never called any more: release what they hold
         self._event.set()
         self._leave()
         _run(self._on_settled)

@@ -20,8 +20,8 @@ NotNegative = Annotated[float, Meta(ge=0.0)]
 class RestartLimits(msgspec.Struct, frozen=True):
     """How often, and after which delays, something is restarted before it is given up. Times are in seconds.
 
-    Three restarts a minute is enough for a fault that passes and stops soon on one that does not. The first delay is
-    short because most faults do not repeat.
+    Three restarts a minute outlast a passing fault and stop soon on a lasting one. The first delay is short because
+    most faults do not repeat.
     """
 
     intensity: Annotated[int, Meta(ge=0)] = 3
@@ -31,11 +31,11 @@ class RestartLimits(msgspec.Struct, frozen=True):
     backoff_first: NotNegative = 0.05
     """Delay of the first restart."""
     backoff_factor: Annotated[float, Meta(ge=1.0)] = 2.0
-    """What the delay is multiplied by for each further one: a broken neighbour has time to come back."""
+    """What the delay is multiplied by for each further one, so that a failed dependency has time to recover."""
     backoff_max: NotNegative = 5.0
     """The longest delay."""
     jitter: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.25
-    """Fraction of the delay, either way, by which it is drawn: what failed together does not come back together."""
+    """Largest random change of the delay, as a fraction: what failed together does not restart together."""
 
     def __post_init__(self) -> None:
         if self.intensity < 0 or self.period <= 0:
@@ -46,7 +46,7 @@ class RestartLimits(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class RestartAfter:
-    """Restart once `delay` seconds have passed; `history` is what to decide with next time."""
+    """Restart once `delay` seconds have passed; `history` is for the next decision."""
 
     delay: float
     history: tuple[float, ...]
@@ -82,7 +82,7 @@ def backoff(limits: RestartLimits, restarts: int) -> float:
 def affected_children(strategy: Strategy, order: Sequence[str], failed: str) -> tuple[str, ...]:
     """The children, in start order, that are stopped and restarted when `failed` fails; itself included.
 
-    `order` is the start order: what comes later may rest on what comes earlier, never the other way round.
+    `order` is the start order: later children may depend on earlier ones, never the other way round.
     """
     if strategy == "one_for_one":
         return (failed,)

@@ -11,29 +11,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol
 
+from erllama_py.actors.child import AnySupervisor, TreeNode
 from erllama_py.actors.errors import ActorEnded, SupervisorClosed
 from erllama_py.actors.exits import Exit, Raised, describe
-from erllama_py.actors.running import Run, Runnable, call_listener, settle
-from erllama_py.actors.snapshot import TreeNode
-
-
-class RootSupervisor(Runnable, Protocol):
-    """A runnable that has a name and can show what is below it: both kinds of supervisor are."""
-
-    name: str
-
-    def snapshot(self) -> TreeNode:
-        """The supervisor and all below it."""
+from erllama_py.actors.running import Run, call_listener, settle
 
 
 class Tree:
     """See the module's text. It runs once. `failure` is why the root ends by itself, None while it does not;
-    `on_failure` hears of it before anything below the root is stopped."""
+    `on_failure` gets it before anything below the root is stopped."""
 
     def __init__(
-        self, root: RootSupervisor, on_failure: Callable[[BaseException], object] = lambda failure: None
+        self, root: AnySupervisor, on_failure: Callable[[BaseException], object] = lambda failure: None
     ) -> None:
         self.failure: BaseException | None = None
         self._root = root
@@ -46,8 +36,8 @@ class Tree:
     async def start(self) -> None:
         """Start the tree and return when all of it is ready.
 
-        Raises the first error of a child that could not start, as it is, after stopping those that could. A caller
-        that is cancelled takes the start back, and `SupervisorClosed` says that `stop` did.
+        Raises the first error of a child that could not start, as it is, after stopping those that could. Cancelling
+        the caller undoes the start; `SupervisorClosed` means that `stop` ended it.
         """
         if self._run is not None:
             raise RuntimeError(f"the tree {self._root.name!r} was started already")
@@ -68,7 +58,7 @@ class Tree:
     async def stop(self) -> None:
         """End the tree and return when it has ended; its deadlines bound that. Allowed twice, and before a start.
 
-        A cancellation is held back until then. Raises nothing of the tree's: see `failure`.
+        A cancellation is held back until then. A failure of the tree is not raised here: see `failure`.
         """
         self._stopping = True
         if self._run is not None:
@@ -126,7 +116,7 @@ class Tree:
 
 
 async def _absorb_cancel() -> None:
-    """Take the cancellation that was asked for and has not arrived, because the block ended first."""
+    """Consume the cancellation that was requested but not delivered, because the block ended first."""
     try:
         await asyncio.sleep(0)
     except asyncio.CancelledError:

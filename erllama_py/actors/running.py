@@ -22,8 +22,8 @@ from erllama_py.actors.exits import Exit, Raised, Returned, Stopped
 T = TypeVar("T")
 Future = asyncio.Future[Any]
 
-# A task that is cancelled before its first step does nothing at all. A sweep that cancels all tasks of a process hits
-# those too that were just made to clean up: so many times they are made again.
+# A task that is cancelled before its first step does nothing at all. Whatever cancels all tasks of a process also hits
+# those just made to clean up: they are made again, at most this many times.
 SWEEPS = 100
 
 
@@ -39,7 +39,7 @@ class Runnable(Protocol):
 
         An error before `ready` belongs to the caller that asked for the start. One that has work to do after its end is
         decided announces the exit with `ending`: its stop deadlines count from there, and the answer says whether this
-        was the last run. Being cancelled means: end now; a second cancellation means that nobody waits any more.
+        was the last run. Being cancelled means: end now; a second cancellation means: wait for nothing more.
         """
 
     def request_stop(self) -> None:
@@ -50,7 +50,7 @@ class Run:
     """One run of what `make` makes.
 
     `ready`, `ending` (with the exit that is coming) and `task` are futures to wait on, done in this order; `ready` may
-    stay out, the others do not. `is_last` is asked, once, whether an end that is coming is the end for good.
+    never be done, the others always are. `is_last` is called once with the coming exit: will no run follow?
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Run:
             self.runnable.request_stop()
 
     async def stop(self, seconds: float, clock: Clock, hurry: Future) -> bool:
-        """End it; whether it ended. Ask, wait `seconds` or until `hurry` is done, cancel, wait `seconds`."""
+        """End it; returns whether it ended. Ask, wait `seconds` or until `hurry` is done, cancel, wait `seconds`."""
         self.request_stop()
         await wait_any(self.task, hurry, clock=clock, seconds=seconds)
         if not self.task.done():
@@ -123,7 +123,7 @@ class FunctionRun:
         self._stop_requested = False
 
     async def run(self, ready: Callable[[], None], ending: Callable[[Exit], bool]) -> Exit:
-        """Await the function. Told apart: it returned, it raised, it was stopped (whatever it then returned)."""
+        """Await the function. The exit is `Returned`, `Raised`, or `Stopped`, whatever it returned once stopped."""
         self._task = asyncio.current_task()
         ready()
         try:
@@ -133,7 +133,7 @@ class FunctionRun:
         return Stopped() if self._stop_requested else Returned(value)
 
     def request_stop(self) -> None:
-        """Cancel it, once: what it does about that is not cut short before the deadline."""
+        """Cancel it, once: its clean-up is not cut short before the deadline."""
         if self._task is not None and not self._stop_requested:
             self._stop_requested = True
             self._task.cancel()
@@ -176,12 +176,12 @@ async def settle(future: Future) -> None:
         try:
             raise held_back
         finally:
-            # Else the error and this frame hold each other, and with them all that the callers hold.
+            # Otherwise the error and this frame keep each other alive, and all that the callers hold.
             del held_back
 
 
 async def outlast(work: Coroutine[Any, Any, T], on_cancel: Callable[[], None] | None = None) -> T:
-    """Run `work` to its end in a task of its own, whatever cancels the current one, and give its result.
+    """Run `work` to its end in a task of its own, even if the current one is cancelled, and return its result.
 
     Each cancellation calls `on_cancel`. From the second on (those that came before this are counted in) they are
     passed on to `work`, at its first await or later: it has had its time, and an event loop that is being closed must
@@ -218,7 +218,7 @@ async def outlast(work: Coroutine[Any, Any, T], on_cancel: Callable[[], None] | 
 
 
 def call_listener(listener: Callable[..., object], *args: object) -> None:
-    """Call it; an error in it goes to the loop's exception handler, and disturbs nobody else."""
+    """Call it; an error in it goes to the loop's exception handler, and is not passed on."""
     try:
         listener(*args)
     except Exception as error:

@@ -11,12 +11,11 @@ import asyncio
 import random as random_module
 from collections.abc import Callable, Sequence
 
-from erllama_py.actors.child import Child, ChildFailure, ChildState
+from erllama_py.actors.child import Child, ChildFailure, ChildState, TreeNode
 from erllama_py.actors.clock import Clock, MonotonicClock
 from erllama_py.actors.exits import Exit, Raised, Stopped
 from erllama_py.actors.restart_budget import RestartLimits
 from erllama_py.actors.running import Future, call_listener, ended_by_cancel, outlast
-from erllama_py.actors.snapshot import TreeNode
 
 Listener = Callable[[ChildFailure], None]
 
@@ -57,7 +56,7 @@ class SupervisorBase:
             exit = Raised(error)
         self._state = "stopping"
         ending(exit)
-        # Also says it to a child that is only now being started: nobody may join from here on.
+        # This also stops a child that is being started just now: no child may be added from here on.
         self.request_stop()
         try:
             await outlast(self._stop_all(), self._make_haste)
@@ -86,7 +85,7 @@ class SupervisorBase:
         raise NotImplementedError
 
     async def _stop_all(self) -> None:
-        """End all children; cancelled only when nobody waits for that any more."""
+        """End all children; cancelled only when that is not waited for any more."""
         raise NotImplementedError
 
     def _places(self) -> Sequence[Child]:

@@ -21,7 +21,7 @@ from erllama_py.actors.supervising import Listener, SupervisorBase
 
 
 class Supervisor(SupervisorBase):
-    """See the module's text. `on_failure` hears of each failure and what comes of it; `random` is in `[0, 1)`."""
+    """See the module's text. `on_failure` gets each failure and its outcome; `random` is in `[0, 1)`."""
 
     def __init__(
         self, name: str, children: Sequence[ChildSpec], strategy: Strategy = "one_for_one",
@@ -78,7 +78,7 @@ class Supervisor(SupervisorBase):
             await self._take_end(self._children[name], exit)
 
     async def _start(self, child: Child, stop: Future) -> Exit | None:
-        """Start a child and wait until it is ready; how it ended, if it did before."""
+        """Start a child and wait until it is ready; returns how it ended, if it ended first."""
         run = child.begin()
         await wait_any(run.ready, run.ending, stop)
         if run.ready.done():
@@ -87,7 +87,7 @@ class Supervisor(SupervisorBase):
         return await self._stop_child(child)
 
     async def _take_end(self, child: Child, exit: Exit) -> None:
-        """A child has ended by itself: let it be, restart what the strategy names, or give up."""
+        """A child has ended by itself: leave it, restart what the strategy names, or give up."""
         name, restarts = child.spec.name, child.restarts
         if child.left_behind is not None:
             return
@@ -112,8 +112,8 @@ class Supervisor(SupervisorBase):
 
     async def _take_down(self, child: Child, due: float) -> None:
         """Stop a child if it runs, and plan its restart. A transient child that had finished comes back too: what it
-        rested on is new now. Temporary children do not, nor does one that was abandoned: it still holds what a second
-        one would need."""
+        depended on is new. Temporary children do not, nor does one that was abandoned: it still holds what a second one
+        would need."""
         if child.to_be_stopped:
             await self._stop_child(child)
         if child.left_behind is None and child.spec.restart != "temporary":

@@ -1,7 +1,7 @@
-"""Threads for what blocks or takes long, of their owner alone. The only file that may hand work to a thread.
+"""Threads for work that blocks or takes long, private to their owner. The only file that may hand work to a thread.
 
-The default threads of anyio and of the event loop belong to the application. Were they used up by calls that wait for
-something here, and that for a thread, it would be a deadlock.
+The default threads of anyio and of the event loop belong to the application. If the application's calls used them all
+up waiting for something here, and that needed such a thread, both would wait for ever.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Threads:
         return self._pool
 
     async def begin(self, count: int | None = None) -> None:
-        """Begin `count` threads now, by default all, while nobody waits for them.
+        """Begin `count` threads now, by default all, before work waits for them.
 
         Starting a thread holds up the starter until it runs: up to 37 ms on the loop beside busy engine threads. So
         the loop begins one, and that one the others.
@@ -44,7 +44,7 @@ class Threads:
         await self.run(self._begin_others, (count or self._count) - 1)
 
     def _begin_others(self, others: int) -> None:
-        all_there = threading.Barrier(max(1, others))  # none is idle before, and so each task begins a thread
+        all_there = threading.Barrier(max(1, others))  # no thread is idle until all are there, so each task begins one
         try:
             for _ in range(others):
                 self._pool.submit(all_there.wait)
@@ -52,8 +52,8 @@ class Threads:
             all_there.abort()
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
-        """Call `function` on a thread. Once begun it runs to its end, and a cancellation takes effect after that:
-        nothing that it was given is reused meanwhile, and what it did is known. A second one does not wait for it."""
+        """Call `function` on a thread. Once begun it runs to its end, and a cancellation takes effect after that: so
+        its arguments are not reused meanwhile, and its outcome is known. A second cancellation does not wait."""
         work = self._pool.submit(_call, function, *args)
         future = asyncio.wrap_future(work)
         try:
@@ -66,12 +66,12 @@ class Threads:
         return future.result()
 
     async def abandon(self, function: Callable[..., T], *args: object) -> T:
-        """Call `function` on a thread; a cancellation leaves it alone there, to end when it does, for nobody."""
+        """Call `function` on a thread; a cancelled caller does not wait for it, and its result is dropped."""
         return await asyncio.wrap_future(self._pool.submit(_call, function, *args))
 
     async def finish(self, function: Callable[..., T], *args: object) -> T:
-        """Call `function` on a thread; one cancellation is dropped: for what must be done, and made known, once begun.
-        After a second one it is not waited for."""
+        """Call `function` on a thread; one cancellation is ignored: for work that, once begun, must be done and
+        reported. A second cancellation does not wait."""
         future = asyncio.get_running_loop().run_in_executor(self._pool, _call, function, *args)
         future.add_done_callback(lambda done: done.cancelled() or done.exception())  # retrieved
         task = asyncio.current_task()
@@ -120,7 +120,7 @@ class _Pool(Executor):
 def _work(tasks: Tasks, idle: threading.Semaphore) -> None:
     while (task := tasks.get()) is not None:
         task()
-        del task  # what it was given is let go of before the next comes
+        del task  # release its arguments before waiting for the next one
         idle.release()
     tasks.put(None)  # for the other threads
 
@@ -142,7 +142,7 @@ async def _end(future: asyncio.Future[T]) -> None:
 
 
 def _call(function: Callable[..., T], *args: object) -> T:
-    """What no future can hold, or would end the loop where it is raised again, becomes an error as any other."""
+    """An exception that no future can hold, or that would end the loop when raised there, becomes a `RuntimeError`."""
     try:
         return function(*args)
     except BaseException as error:

@@ -12,38 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, ClassVar
 
 from erllama_py.actors import Actor, ActorError, Answer, Background, Exit, NameChange, Reply
+from erllama_py.cache import messages
 from erllama_py.cache.book import Book
 from erllama_py.cache.eviction import PORTION
-from erllama_py.cache.index import Index
-from erllama_py.cache.messages import (
-    CacheMessage,
-    EvictBytes,
-    Explain,
-    Find,
-    Gc,
-    Hit,
-    HolderGone,
-    ListRows,
-    ListTiers,
-    ReadCounters,
-    Save,
-    SaveLost,
-    Skipped,
-    Used,
-    WaitOver,
-)
+from erllama_py.cache.index import Index, row_infos, tier_infos
+from erllama_py.cache.messages import CacheMessage, Hit, SaveLost
 from erllama_py.cache.removals import Removals
 from erllama_py.cache.reservation import Refused, Reservations, row_bytes
-from erllama_py.cache.views import TierStates, row_infos
 from erllama_py.cache.waiting import OPENING, Waiting, awaited
 from erllama_py.cache.walk import walk
-from erllama_py.counters import Counters
 from erllama_py.errors import TierStuck
 from erllama_py.results import RowInfo
 from erllama_py.tiers.messages import (
@@ -75,16 +59,15 @@ class CacheActor(Actor[CacheMessage]):
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self.index = Index()
         self.reservations = Reservations(self.index)
-        self.counters = Counters()
+        self.counters = defaultdict[str, float](float)  # by dotted name
         self._now = now
-        self._tiers = TierStates()
         self._found: dict[tuple[str, int], Hit] = {}  # look-ups that hold pins, by holder and request
-        self._holders: dict[tuple[str, bytes], tuple[str, SaveLost]] = {}  # who hears of a pending row that is given up
+        self._holders: dict[tuple[str, bytes], tuple[str, SaveLost]] = {}  # who is told if a pending row is given up
         self._background = Background("cache")
 
     async def init(self) -> None:
-        self._removals = Removals(self.index, self.reservations, self.counters, self._background, self.names, self._now)
-        self._waiting = Waiting(lambda ticket: self.ref.cast(WaitOver(ticket), bounded=False))
+        self._removals = Removals(self.index, self.reservations, self.counters, self.names, self._now)
+        self._waiting = Waiting(lambda ticket: self.ref.cast(messages.WaitOver(ticket), bounded=False))
         self._unsubscribe = self.names.subscribe(self._name_changed)
         for name in self.names:
             if tier_of_actor(name) is not None:
@@ -102,11 +85,11 @@ class CacheActor(Actor[CacheMessage]):
 
     async def handle(self, message: CacheMessage, reply: Reply[Any] | None) -> Answer | None:
         match message:
-            case Find() if reply is not None:
+            case messages.Find() if reply is not None:
                 self._find(message, reply)
-            case Used():
+            case messages.Used():
                 self._used(message)
-            case Save():
+            case messages.Save():
                 self._save(message)
             case Recheck(reservation):
                 return Answer(self.reservations.stands(reservation))
@@ -114,21 +97,21 @@ class CacheActor(Actor[CacheMessage]):
                 self._put_failed(tier, reservation, problem)
             case Flush() if reply is not None:
                 self._background.answer(reply, self._flush(self._ask_all(message)))
-            case EvictBytes() if reply is not None:
+            case messages.EvictBytes() if reply is not None:
                 self._background.answer(reply, self._removals.evict(message))
-            case Gc() if reply is not None:
+            case messages.Gc() if reply is not None:
                 self._background.answer(reply, self._removals.gc())
-            case HolderGone(name):
+            case messages.HolderGone(name):
                 self._holder_gone(name)
-            case WaitOver(ticket):
+            case messages.WaitOver(ticket):
                 self._answer_all(self._waiting.release(ticket))
             case Removed():
                 self._removals.done(message)
-            case Skipped(reason):
-                self.counters.add(f"saves.dropped.{reason}")
-            case ListRows() if reply is not None:
+            case messages.Skipped(reason):
+                self.counters[f"saves.dropped.{reason}"] += 1
+            case messages.ListRows() if reply is not None:
                 self._background.answer(reply, self._list_rows())
-            case Explain() | ReadCounters() | ListTiers():
+            case messages.Explain() | messages.ReadCounters() | messages.ListTiers():
                 return Answer(self._probe(message))
             case TierUp() | TierRows() | RowStored() | RowLost() | BadFiles() | TierHealth():
                 self._tier_reports(message)
@@ -138,27 +121,27 @@ class CacheActor(Actor[CacheMessage]):
 
     # --- look-ups ------------------------------------------------------------------------------------------------
 
-    def _find(self, find: Find, reply: Reply[Any]) -> None:
-        if (key := awaited(find, self.index, self.reservations, self._tiers.opening)) is not None:
+    def _find(self, find: messages.Find, reply: Reply[Any]) -> None:
+        if (key := awaited(find, self.index, self.reservations, self.index.is_opening)) is not None:
             self._waiting.add(key, find, reply)
         else:
             self._answer(find, reply)
 
-    def _answer(self, find: Find, reply: Reply[Any]) -> None:
+    def _answer(self, find: messages.Find, reply: Reply[Any]) -> None:
         if reply.abandoned:  # the ticket may be that of another look-up by now: its pins are not to be touched
             return
         began = time.perf_counter()
         hit = self._walk(find)
-        self.counters.add("seconds.walk", time.perf_counter() - began)
+        self.counters["seconds.walk"] += time.perf_counter() - began
         ticket = (find.holder, find.request_id)
         self.index.pin([row.meta.key for row in hit.chain], ticket)
         self._found[ticket] = hit
         reply.send(hit)
 
-    def _walk(self, find: Find | Explain) -> Hit:
+    def _walk(self, find: messages.Find | messages.Explain) -> Hit:
         return walk(self.index, find.identity, find.tokens, cuttable=find.cuttable, tier=find.tier)
 
-    def _answer_all(self, waiters: Iterable[tuple[Find, Reply[Any]]]) -> None:
+    def _answer_all(self, waiters: Iterable[tuple[messages.Find, Reply[Any]]]) -> None:
         for find, reply in waiters:
             self._answer(find, reply)
 
@@ -167,26 +150,26 @@ class CacheActor(Actor[CacheMessage]):
         self._removals.unpinned()
         return self._found.pop(ticket, None)
 
-    def _used(self, used: Used) -> None:
+    def _used(self, used: messages.Used) -> None:
         self._waiting.leave(used.holder, used.request_id)
         hit = self._release((used.holder, used.request_id))
-        add = self.counters.add
+        counters = self.counters
         if used.kind == "cancelled":
             return
         if used.kind == "cold":
             miss = hit.miss if hit is not None else None
-            add(f"misses.{miss.reason if miss else 'unanswered' if hit is None else 'unreadable'}")
+            counters[f"misses.{miss.reason if miss else 'unanswered' if hit is None else 'unreadable'}"] += 1
         else:
-            add(f"hits.{used.kind}")
+            counters[f"hits.{used.kind}"] += 1
         if not used.rows:
             return
         now = self._now()
         self.index.touch([row.meta.key for row in used.rows], now)
-        add(f"hits.tier.{used.rows[-1].tier}")
-        add("restored.rows", len(used.rows))
-        add("restored.tokens", used.rows[-1].meta.end - used.rows[0].meta.start)
-        add("restored.bytes", sum(row.nbytes for row in used.rows))
-        add("seconds.restore", used.seconds)
+        counters[f"hits.tier.{used.rows[-1].tier}"] += 1
+        counters["restored.rows"] += len(used.rows)
+        counters["restored.tokens"] += used.rows[-1].meta.end - used.rows[0].meta.start
+        counters["restored.bytes"] += sum(row.nbytes for row in used.rows)
+        counters["seconds.restore"] += used.seconds
         for row in used.rows:
             if (known := self.index.get(row.meta.key)) is not None:
                 self._cast(tier_actor_name(row.tier), Touch(row.meta.key, known.hits, now))
@@ -201,15 +184,15 @@ class CacheActor(Actor[CacheMessage]):
 
     # --- saves ---------------------------------------------------------------------------------------------------
 
-    def _save(self, save: Save) -> None:
-        self.counters.add("seconds.pack", save.pack_seconds)
+    def _save(self, save: messages.Save) -> None:
+        self.counters["seconds.pack"] += save.pack_seconds
         meta = save.row.meta
         decision = self.reservations.reserve(meta, save.tier, row_bytes(meta), self._now())
         lost = SaveLost(save.request_id, meta.key, meta.start, meta.end)
-        self._removals.drop(save.tier, decision.victims)  # before the row: the tier does things in their order
+        self._removals.drop(save.tier, decision.victims)  # before the row: the tier works in order
         if isinstance(decision, Refused):
             duplicate = decision.reason == "duplicate"
-            self.counters.add("saves.duplicate" if duplicate else f"saves.dropped.{decision.reason}")
+            self.counters["saves.duplicate" if duplicate else f"saves.dropped.{decision.reason}"] += 1
             if not duplicate:
                 self._cast(save.holder, lost)
             return
@@ -219,7 +202,7 @@ class CacheActor(Actor[CacheMessage]):
 
     def _put_failed(self, tier: str, reservation: int, problem: str) -> None:
         given_up = self.reservations.release(reservation)
-        if not given_up:  # reported already, or a save of a cache that is no more
+        if not given_up:  # reported already, or a save of a cache that has crashed since
             return
         self._given_up(tier, given_up[:1], problem)
         self._given_up(tier, given_up[1:], "no_parent")
@@ -227,15 +210,15 @@ class CacheActor(Actor[CacheMessage]):
             book.was_full()
 
     def _given_up(self, tier: str, keys: Sequence[bytes], problem: str) -> None:
-        """These rows will not come: look-ups stop waiting for them, and the models that saved them hear of it."""
+        """These rows will not come: look-ups stop waiting for them, and the models that saved them get a `SaveLost`."""
         for key in keys:
-            self.counters.add(f"saves.dropped.{problem}")
+            self.counters[f"saves.dropped.{problem}"] += 1
             self._answer_all(self._waiting.settled(key))
             if (asked := self._holders.pop((tier, key), None)) is not None:
                 self._cast(*asked)
 
     def _ask_all(self, flush: Flush) -> list[tuple[str, Book, Reply[None]]]:
-        """Hand the question on: in each tier's queue it stands after all that was sent there before."""
+        """Send a `Flush` to each tier: in its queue it comes after all that was sent before."""
         actors = [(name, book, self.names.whereis(tier_actor_name(name))) for name, book in self.index.books.items()]
         return [
             (name, book, actor.begin_call(flush))
@@ -263,13 +246,12 @@ class CacheActor(Actor[CacheMessage]):
             case TierUp(tier, kind, quota):
                 self._tier_gone(tier)  # with what was pending in its predecessor
                 self.index.add_tier(tier, kind, quota)
-                self._tiers.up(tier)
             case TierRows(tier, rows, done, total) if tier in self.index.books:  # else it is about to introduce itself
                 for row in rows:
                     self.index.add(tier, row)
-                self._tiers.looked_at(tier, done, total)
+                self.index.books[tier].opened = done / total if total else 1.0
                 if done == total:
-                    self._removals.shrink(tier)
+                    self._background.start(self._removals.shrink(tier))
                     self._answer_opened()
             case RowStored(tier, reservation, row):
                 self.reservations.settle(reservation)
@@ -278,24 +260,24 @@ class CacheActor(Actor[CacheMessage]):
                 if (book := self.index.books.get(tier)) is not None:
                     book.has_taken(row.nbytes)
                     self._removals.replaced(tier, row.meta.key)
-                self.counters.add(f"saves.{row.meta.reason}")
-                self.counters.add(f"saves.bytes.{tier}", row.nbytes)
+                self.counters[f"saves.{row.meta.reason}"] += 1
+                self.counters[f"saves.bytes.{tier}"] += row.nbytes
                 self._answer_all(self._waiting.settled(row.meta.key))
             case RowLost(tier, key, reason):
-                self.counters.add(f"bad.{reason}")
+                self.counters[f"bad.{reason}"] += 1
                 if reason == "refused":
                     self._removals.refuse(tier, key)
                 else:
                     self.index.drop(tier, key, "bad")
             case BadFiles(tier, counts):
                 for reason, count in counts.items():
-                    self.counters.add(f"bad.{reason}", count)
-            case TierHealth(tier, problem):
-                self._tiers.health(tier, problem)
+                    self.counters[f"bad.{reason}"] += count
+            case TierHealth(tier, problem) if tier in self.index.books:
+                self.index.books[tier].problem = problem
 
     def _answer_opened(self) -> None:
         """Answer the look-ups that waited for rows to be known, once all are."""
-        if not self._tiers.opening:
+        if not self.index.is_opening:
             self._answer_all(self._waiting.settled(OPENING))
 
     def _tier_gone(self, tier: str) -> None:
@@ -303,7 +285,6 @@ class CacheActor(Actor[CacheMessage]):
         if (book := self.index.remove_tier(tier)) is not None:
             self._background.start(_shed(book))
         self._given_up(tier, given_up, "no_tier")  # after that: no look-up that waited is sent there
-        self._tiers.gone(tier)
 
     # --- the rest ------------------------------------------------------------------------------------------------
 
@@ -315,18 +296,18 @@ class CacheActor(Actor[CacheMessage]):
             await asyncio.sleep(0)
         return infos
 
-    def _probe(self, question: Explain | ReadCounters | ListTiers) -> object:
+    def _probe(self, question: messages.Explain | messages.ReadCounters | messages.ListTiers) -> object:
         match question:
-            case Explain():
+            case messages.Explain():
                 return self._walk(question)
-            case ReadCounters():
-                return self.counters.read()
-            case ListTiers():
-                return self._tiers.infos(self.index)
+            case messages.ReadCounters():
+                return dict(sorted(self.counters.items()))
+            case messages.ListTiers():
+                return tier_infos(self.index)
 
     def _name_changed(self, change: NameChange) -> None:
         if change.ref is None and self.ref.exit is None:
-            self.ref.cast(HolderGone(change.name), bounded=False)
+            self.ref.cast(messages.HolderGone(change.name), bounded=False)
 
     def _cast(self, name: str, message: Put | Touch | SaveLost) -> bool:
         with suppress(ActorError):
@@ -336,6 +317,6 @@ class CacheActor(Actor[CacheMessage]):
 
 
 async def _shed(book: Book) -> None:
-    """Free the memory of a book that nobody uses any more, in portions."""
+    """Free the memory of a book that is no longer used, in portions."""
     for _ in book.shed(PORTION):
         await asyncio.sleep(0)

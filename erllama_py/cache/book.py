@@ -1,6 +1,6 @@
 """What one tier holds, as the index keeps it: its rows, pending ones, and which extends which. Pure.
 
-A tier that is gone takes its book along, so nothing of it is found from that moment on, however many rows it had.
+The book of a tier that is gone is dropped as a whole, so none of its rows is found from that moment on.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from erllama_py.cache.keys import TOKEN_BYTES, Identity
 from erllama_py.cache.orders import Child, Leaves, Siblings
 from erllama_py.tiers.messages import RowMeta, StoredRow
 
-# A tier that was full is asked to hold more by this part of each row that it takes: one save in about so many is lost
-# to a disk that stays full, and after as many it shows that there is room again.
+# After a tier was full, each row that it takes raises its capacity by a sixteenth of the row's size: about one save in
+# 16 is lost while the disk stays full, and after as many saves it shows if there is room again.
 TRY_SHARE = 16
 
 
@@ -38,9 +38,11 @@ class Book:
         self.reserved = 0  # bytes of pending rows
         self.rows: dict[bytes, Copy] = {}
         self.pending: dict[bytes, RowMeta] = {}
-        self.removing: dict[bytes, int] = {}  # rows that the tier has not let go of yet, and their bytes
+        self.removing: dict[bytes, int] = {}  # rows that the tier has yet to remove, and their bytes
         self.capacity = quota  # bytes that the tier is asked to hold
         self.full_at = quota  # bytes that it held when it had no room for more
+        self.opened = 0.0  # which part of it was scanned; below 1.0 it is *opening*
+        self.problem: str | None = None  # why it cannot be written
         self.leaves = Leaves()
         self._children: dict[bytes, Child | Siblings] = {}
         self._identities: dict[bytes, Counter[Identity]] = {}  # settings of the rows of each model
@@ -55,7 +57,7 @@ class Book:
     # --- rows ----------------------------------------------------------------------------------------------------
 
     def add(self, row: StoredRow) -> None:
-        """The tier has this row. Allowed again."""
+        """The tier has this row. Allowed twice."""
         meta = row.meta
         self.drop(meta.key)
         self.rows[meta.key] = Copy(meta, row.nbytes, row.hits, row.used_at)
@@ -73,7 +75,7 @@ class Book:
         return copy
 
     def reserve(self, meta: RowMeta, nbytes: int) -> None:
-        """A row is to come."""
+        """A row will be stored."""
         self.pending[meta.key] = meta
         self.reserved += nbytes
         self._link(meta)
@@ -81,13 +83,13 @@ class Book:
             self._builds[meta.fingerprint] = meta.build
 
     def unreserve(self, meta: RowMeta, nbytes: int) -> None:
-        """It has arrived, or never will."""
+        """It was stored, or never will be."""
         if self.pending.pop(meta.key, None) is not None:
             self.reserved -= nbytes
             self._unlink(meta)
 
     def use(self, key: bytes, hits: int, used_at: float) -> None:
-        """A row, if it is here, was hit so often, last then."""
+        """A row, if it is here, has this many hits and was last used at `used_at`."""
         copy = self.rows.get(key)
         if copy is not None:
             copy.hits, copy.used_at = hits, used_at
@@ -96,19 +98,19 @@ class Book:
     # --- room ----------------------------------------------------------------------------------------------------
 
     def used(self) -> int:
-        """Bytes that the tier holds, those that it has not let go of yet counted."""
+        """Bytes that the tier holds, rows that it has yet to remove included."""
         return self.stored + sum(self.removing.values())
 
     def excess(self, nbytes: int) -> int:
-        """Bytes that are to go for a row of `nbytes` bytes that is reserved already.
+        """Bytes to evict for a row of `nbytes` bytes that is reserved already.
 
-        A row that is larger than all that the tier can hold is worth a try, but no other row.
+        A row that is larger than all that the tier can hold is tried, but nothing is evicted for it.
         """
         limit = self.capacity if nbytes <= self.capacity else self.quota
         return self.stored + self.reserved - limit
 
     def was_full(self) -> None:
-        """The tier had no room although its quota has: there are bytes that nobody here knows, or its device is small.
+        """The tier had no room although its quota has: it holds bytes unknown to the index, or its device is small.
 
         What it holds is all that it can hold, for the time being.
         """
@@ -136,7 +138,8 @@ class Book:
         return () if children is None else children.ends
 
     def nearest(self, key: bytes, start: int, tokens: bytes) -> Iterator[tuple[int, Child]]:
-        """They, and what they have in common with packed `tokens` from `start` on; those with most in common first."""
+        """What each row that extends `key` has in common with packed `tokens` from `start` on, and the row; most in
+        common first."""
         children = self._children.get(key)
         if children is None:
             return iter(())
@@ -150,8 +153,8 @@ class Book:
     def is_reachable(self, meta: RowMeta) -> bool:
         """Whether rows that are here or pending lead from position 0 to where this row starts.
 
-        Followed again each time, some 0.1 ms for 1,000 rows: to remember it, all that extends a lost row would have to
-        be visited.
+        The chain is followed each time (0.1 ms for 1,000 rows): a remembered answer would have to be updated for all
+        that extends a lost row.
         """
         while meta.start:
             parent = self.pending.get(meta.parent)
@@ -167,14 +170,13 @@ class Book:
         return any(one != identity for one in self._identities.get(identity.fingerprint, ()))
 
     def is_stale(self, meta: RowMeta) -> bool:
-        """Whether another build has made this row than the one that runs its model now: nobody will find it."""
+        """Whether this row is of another build than the one that runs its model now, so that no look-up finds it."""
         return self._builds.get(meta.fingerprint, meta.build) != meta.build
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
     def shed(self, portion: int) -> Iterator[None]:
-        """Let go of so many rows at each step, of a book that nobody uses any more: a hundred thousand that are freed
-        at once take 100 ms."""
+        """Free this many rows of an unused book at each step: freeing a hundred thousand at once takes 100 ms."""
         while self.rows or self._children:
             for _ in range(min(portion, len(self.rows))):
                 self.rows.popitem()
@@ -219,7 +221,7 @@ class Book:
             self._builds.pop(meta.fingerprint, None)
 
     def _place(self, key: bytes) -> None:
-        """Put a row where its last use belongs, if it is here and a leaf."""
+        """Put a row into the order of last use, if it is here and a leaf."""
         if key in self.rows and key not in self._children:
             self.leaves.add(key, self.rows[key].used_at)
 

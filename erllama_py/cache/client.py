@@ -18,7 +18,7 @@ class CacheClient:
         self._names = names
 
     async def find(self, message: Find | Explain) -> Hit | None:
-        """What the cache has for a prompt; None when it cannot say."""
+        """What the cache has for a prompt; None when it cannot answer."""
         try:
             hit: Hit = await self._names.call(CACHE, message)
         except ActorError:

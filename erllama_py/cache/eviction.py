@@ -1,12 +1,12 @@
 """Which rows a tier gives up for room: pure decisions over the index.
 
-Leaves first, never what is pinned. Of the leaves the one goes whose hits and prefill time are worth least for its
-bytes, halved for each `HALF_LIFE` since it was used; before those go rows that are of no use: made by another build
-than the one that runs their model now, or that extend nothing in the tier.
+Leaves first, never what is pinned. Useless rows go before all others: those made by another build than the one that
+runs their model now, and those that extend nothing in the tier. Of the other leaves, the one goes first that is worth
+least: hits × prefill time per byte, halved for each `HALF_LIFE` since it was used.
 
 That order is exact among up to `SAMPLE` leaves. With more, those that were not used for longest are compared, a sample
-that is refilled as rows are chosen: a save must not wait for a look at a hundred thousand rows, and what is of no use
-is not used. That no victim is pinned or has a child there is always exact.
+that is refilled as rows are chosen: a save must not wait until a hundred thousand rows are compared, and useless rows
+are among the longest unused. That no victim is pinned or has a child there is always exact.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ LOCK_BYTES = 4096
 
 
 def score(meta: RowMeta, nbytes: int, hits: int, used_at: float, now: float) -> float:
-    """What a row is worth: seconds of prefill that it spares, by its hits, per byte, halved for each `HALF_LIFE`.
+    """What a row is worth: the seconds of prefill that it saves, times its hits, per byte, halved for each `HALF_LIFE`.
 
-    A row without hits counts as one that was hit once: it may be the next turn's. Times are in seconds.
+    A row without hits counts as one that was hit once: the next turn may hit it. Times are in seconds.
     """
     age = max(0.0, now - max(used_at, meta.created_at))
     return (meta.prefill_seconds + 1e-6) * (1 + hits) / max(nbytes, 1) * math.exp2(-age / HALF_LIFE)
@@ -47,7 +47,7 @@ def score(meta: RowMeta, nbytes: int, hits: int, used_at: float, now: float) -> 
 def choose_victims(index: Index, tier: str, excess: int, now: float) -> tuple[tuple[bytes, ...], int]:
     """Rows of `excess` bytes or more to remove from a tier, children before parents, and their bytes.
 
-    Fewer where not more can go; never more than `PORTION` rows.
+    Fewer if no more can go; never more than `PORTION` rows.
     """
     book = index.books[tier]
     gone: Counter[bytes] = Counter()  # kids of a key that are among the victims
@@ -73,7 +73,7 @@ def choose_victims(index: Index, tier: str, excess: int, now: float) -> tuple[tu
 
 # --- many rows, in portions ----------------------------------------------------------------------------------------
 #
-# Each portion must be out of the index before the next one is asked for, which is chosen from what is there by then.
+# Each portion must be out of the index before the next one is asked for: that is chosen from what is left by then.
 
 Portions = Iterator[tuple[str, tuple[bytes, ...]]]  # a tier and keys of rows in it, `PORTION` at most
 
@@ -102,7 +102,7 @@ def surplus(index: Index, tier: str, now: float) -> Portions:
 def orphans(index: Index, tier: str) -> Portions:
     """Rows of a tier whose chain is broken there, because a row before them is gone; parents before children.
 
-    Pinned ones are left out, with all that extends them: somebody who found them before, or through another tier, reads
+    Pinned ones are left out, with all that extends them: a look-up that found them before, or in another tier, reads
     them.
     """
     unseen = deque(index.books[tier].rows)

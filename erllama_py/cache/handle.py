@@ -1,4 +1,4 @@
-"""The cache as an application sees it: `runtime.cache`. Bytes in, bytes out, and what there is to know.
+"""The cache as an application sees it: `runtime.cache`. Bytes in, bytes out, and what is known of rows and tiers.
 
 Models use the cache by themselves. This handle is for looking into it, for making room, and for other sources of KV
 bytes: `put` and `read` need no model. What it is given is checked here (`checks`).
@@ -13,23 +13,9 @@ from contextlib import suppress
 from typing import Any
 
 from erllama_py.actors import ActorError, Names
-from erllama_py.cache import checks
+from erllama_py.cache import checks, messages
 from erllama_py.cache.keys import TOKEN_BYTES, Identity, prefix_keys
-from erllama_py.cache.messages import (
-    CacheMessage,
-    EvictBytes,
-    Find,
-    Gc,
-    Hit,
-    ListRows,
-    ListTiers,
-    Located,
-    ReadCounters,
-    RowMeta,
-    Save,
-    Used,
-    UsedKind,
-)
+from erllama_py.cache.messages import Hit, RowMeta
 from erllama_py.errors import CacheUnavailable, RowUnavailable
 from erllama_py.results import FoundPrefix, RowInfo, TierInfo
 from erllama_py.tiers.messages import CACHE, Flush, Get, RowBytes, SaveReason, tier_actor_name
@@ -50,17 +36,17 @@ class Cache:
 
     async def counters(self) -> dict[str, float]:
         """All counters by name; the caching guide lists them."""
-        counters: dict[str, float] = await self._call(ReadCounters())
+        counters: dict[str, float] = await self._call(messages.ReadCounters())
         return counters
 
     async def rows(self) -> list[RowInfo]:
         """Every row of every tier."""
-        rows: list[RowInfo] = await self._call(ListRows())
+        rows: list[RowInfo] = await self._call(messages.ListRows())
         return rows
 
     async def tiers(self) -> list[TierInfo]:
         """Every tier that runs: how full it is, how far its opening is, and whether it can be written."""
-        tiers: list[TierInfo] = await self._call(ListTiers())
+        tiers: list[TierInfo] = await self._call(messages.ListTiers())
         return tiers
 
     async def evict_bytes(self, nbytes: int, tiers: Sequence[str] = ("ram", "ram_file")) -> int:
@@ -68,12 +54,12 @@ class Cache:
 
         Tiers come and go: one that does not run has nothing to free, and is no error.
         """
-        freed: int = await self._call(EvictBytes(checks.nbytes(nbytes), checks.tiers(tiers)))
+        freed: int = await self._call(messages.EvictBytes(checks.nbytes(nbytes), checks.tiers(tiers)))
         return freed
 
     async def gc(self) -> int:
         """Remove rows that nothing can reach and files that were set aside; the bytes freed."""
-        freed: int = await self._call(Gc())
+        freed: int = await self._call(messages.Gc())
         return freed
 
     async def flush(self) -> None:
@@ -110,12 +96,12 @@ class Cache:
             logits_bytes=len(checks.logits(logits)), reason=checks.reason(reason), created_at=time.time(),
             prefill_seconds=checks.seconds(prefill_seconds),
         )  # fmt: skip
-        self._cast(Save(row=RowBytes(meta, view, logits), tier=checks.tier(tier)))
+        self._cast(messages.Save(row=RowBytes(meta, view, logits), tier=checks.tier(tier)))
         return key
 
     async def find(self, identity: Identity, tokens: Sequence[int]) -> FoundPrefix:
         """The longest saved prefix of `tokens` that ends where a row does, with the keys and tiers of its rows."""
-        hit = await self._find(identity, tokens, next(_tickets))
+        hit = await self._find(identity, tokens)
         rows = tuple((row.meta.key, row.tier) for row in hit.chain)
         return FoundPrefix(tokens=hit.length, exact=hit.exact, rows=rows)
 
@@ -128,30 +114,30 @@ class Cache:
             raise RowUnavailable(tier, "the tier does not run", key) from error
         return row
 
-    async def _find(self, identity: Identity, tokens: Sequence[int], ticket: int) -> Hit:
-        holder = f"handle {id(self)}"
-        question = Find(
+    async def _find(self, identity: Identity, tokens: Sequence[int]) -> Hit:
+        holder, ticket = f"handle {id(self)}", next(_tickets)
+        question = messages.Find(
             holder=holder, request_id=ticket, identity=checks.identity(identity), tokens=checks.tokens(tokens),
             cuttable=False, tier="",
         )  # fmt: skip
-        kind: UsedKind = "cancelled"
-        rows: tuple[Located, ...] = ()
+        kind: messages.UsedKind = "cancelled"
+        rows: tuple[messages.Located, ...] = ()
         try:
             hit: Hit = await self._call(question)
             kind, rows = "exact" if hit.exact else "partial" if hit.chain else "cold", hit.chain
         finally:
-            # Also where the answer came and the task was cancelled before it ran: nobody else frees these rows.
+            # Also if the answer came and the task was cancelled before it ran: nothing else frees these rows.
             with suppress(CacheUnavailable):
-                self._cast(Used(holder=holder, request_id=ticket, kind=kind, rows=rows, seconds=0.0))
+                self._cast(messages.Used(holder=holder, request_id=ticket, kind=kind, rows=rows, seconds=0.0))
         return hit
 
-    async def _call(self, message: CacheMessage) -> Any:
+    async def _call(self, message: messages.CacheMessage) -> Any:
         try:
             return await self._names.call(CACHE, message)
         except ActorError as error:
             raise CacheUnavailable from error
 
-    def _cast(self, message: CacheMessage) -> None:
+    def _cast(self, message: messages.CacheMessage) -> None:
         try:
             self._names.cast(CACHE, message, bounded=False)
         except ActorError as error:

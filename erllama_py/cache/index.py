@@ -1,12 +1,12 @@
-"""Which rows there are, in which tiers, and how they hang together: the cache's memory. No I/O, no clock.
+"""Which rows there are, in which tiers, and which extends which: the cache's memory. No I/O, no clock.
 
 Rows form a prefix tree: a row's parent is the row that ends where it starts. Each tier holds whole chains of it, so
-that what it keeps after a restart is of use by itself, and has a book of its own (`book`); a row is a *leaf* of a tier
+that its rows are usable without other tiers after a restart, and has its own book (`book`); a row is a *leaf* of a tier
 when no row there, stored or pending, extends it. Only leaves are evicted.
 
-The same key may lie in several tiers, and there with other starts: what was cut elsewhere ends at the same place. Rows
-come in any order; one to which no chain leads from position 0 is an *orphan*: never found, and kept until its chain is
-whole again, until a row with its key is saved with another start, or until it is evicted.
+The same key may lie in several tiers with different starts: spans that were cut differently may end at the same place.
+Rows come in any order; one to which no chain leads from position 0 is an *orphan*: never found, and kept until its
+chain is whole again, until a row with its key is saved with another start, or until it is evicted.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import msgspec
 
 from erllama_py.cache.book import Book, Copy
 from erllama_py.cache.keys import Identity
+from erllama_py.results import RowInfo, TierInfo
 from erllama_py.tiers.messages import RowMeta, StoredRow
 
 Loss = Literal["evicted", "bad"]
@@ -36,7 +37,7 @@ class Entry(msgspec.Struct, frozen=True):
 
     @property
     def hits(self) -> int:
-        """How often it was used; all copies know."""
+        """How often it was used: the same in all copies."""
         return max((copy.hits for copy in self.copies.values()), default=0)
 
     @property
@@ -67,7 +68,7 @@ class Losses:
             self.forget(next(iter(self._lost)))
 
     def forget(self, key: bytes) -> None:
-        """It is back, or too long ago."""
+        """It is back, or was lost too long ago."""
         if (lost := self._lost.pop(key, None)) is None:
             return
         parent, end, _ = lost
@@ -105,8 +106,13 @@ class Index:
         self.books[name] = Book(kind, quota_bytes)
 
     def remove_tier(self, name: str) -> Book | None:
-        """Forget a tier's rows, pending ones too: its book, which nobody uses any more."""
+        """Forget a tier's rows, pending ones too; returns its book, to be freed."""
         return self.books.pop(name, None)
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether any tier may have rows that are not known yet."""
+        return any(book.opened < 1.0 for book in self.books.values())
 
     # --- rows ----------------------------------------------------------------------------------------------------
 
@@ -165,7 +171,7 @@ class Index:
                 del self._pins[key]
 
     def is_pinned(self, key: bytes) -> bool:
-        """Whether somebody reads this row."""
+        """Whether any holder has pinned this row."""
         return self._pins[key] > 0
 
     # --- which row extends which, in whatever tier ----------------------------------------------------------------
@@ -194,3 +200,31 @@ class Index:
     def _use(self, key: bytes, hits: int, used_at: float) -> None:
         for book in self.books.values():
             book.use(key, hits, used_at)
+
+
+# --- as the application sees it --------------------------------------------------------------------------------------
+
+
+def row_infos(rows: Iterable[Entry]) -> list[RowInfo]:
+    """Every copy of these rows."""
+    return [
+        RowInfo(
+            key=row.key, parent=copy.meta.parent, start=copy.meta.start, end=copy.meta.end, tier=tier,
+            nbytes=copy.nbytes, reason=copy.meta.reason, hits=row.hits, created_at=copy.meta.created_at,
+            used_at=row.used_at, prefill_seconds=copy.meta.prefill_seconds, fingerprint=copy.meta.fingerprint,
+            build=copy.meta.build,
+        )
+        for row in rows
+        for tier, copy in row.copies.items()
+    ]  # fmt: skip
+
+
+def tier_infos(index: Index) -> list[TierInfo]:
+    """Every tier that runs."""
+    return [
+        TierInfo(
+            name=tier, kind=book.kind, quota_bytes=book.quota, used_bytes=book.used(), rows=len(book.rows),
+            opened=book.opened, problem=book.problem,
+        )
+        for tier, book in index.books.items()
+    ]  # fmt: skip

@@ -26,11 +26,11 @@ from erllama_py.options.model import ContextOpts
 #   that is repeated on one machine should not change with the build that another process there saved with.
 #
 # Left out, so that changing them keeps a cache warm:
-# - `flash_attn` as it was asked for: what came of it counts;
+# - `flash_attn` as it was asked for: what it was resolved to counts;
 # - `n_ctx`, but for those factors: cells that are empty change nothing in those that are not;
 # - `n_seq_max`: the cells of all sequences lie in one cache, and each sees its own;
 # - `n_batch`, `n_ubatch`, `n_threads`, `n_threads_batch`: how the work is cut. The last bits can differ, as they do
-#   between any two shapes of a batch, so with whatever neighbours a sequence happens to have; the state is the same.
+#   between any two shapes of a batch, so with whatever other sequences share a decode; the state is the same.
 # - `offload_kqv`, and of the model's options `n_gpu_layers`, `split_mode`, `main_gpu`, `tensor_split`: where the work
 #   is done. Two devices round differently, and that is all: it is one state in one layout. Nor is the device a property
 #   of a model or a build: llama.cpp picks one for each operation, and a build with a GPU computes large batches there
@@ -71,7 +71,7 @@ def ctx_params_hash(context: ContextOpts, build: str, *, flash_attn: bool, long_
 
 
 class Identity(msgspec.Struct, frozen=True, order=True):
-    """Whose KV state a row is: model file, quantisation, settings of the context. Rows of two are never mixed.
+    """What a row's KV state depends on: model file, quantisation, settings of the context. Rows of two are never mixed.
 
     `fingerprint` (32 bytes) is the model file's, with a salt and adapters folded in; `ctx_params_hash` has 32 bytes.
     """

@@ -44,7 +44,7 @@ UsedKind = Literal["exact", "resume", "partial", "live", "cold", "cancelled"]
 class Used(msgspec.Struct, frozen=True, kw_only=True):
     """A cast: what came of a look-up. Its rows are free again; `rows` of them were restored.
 
-    `"cancelled"`: nothing was begun with it, so it is neither a hit nor a miss.
+    `"cancelled"`: the request never began, so this is neither a hit nor a miss.
     """
 
     holder: str

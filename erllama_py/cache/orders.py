@@ -1,4 +1,4 @@
-"""The orders in which a tier's book keeps rows: those that may go by their last use, siblings by their tokens. Pure.
+"""The orders in which a tier's book keeps rows: leaves by their last use, siblings by their tokens. Pure.
 
 `Leaves` is a heap whose outdated entries are dropped when they are met: a row that is used, or has become a leaf again,
 gets a new entry, and a hundred thousand rows that a directory reports in no order at all are in order at once.
@@ -27,7 +27,7 @@ Mark = tuple[float, int, bytes]  # last use, a number, key
 
 
 class Leaves:
-    """Owns the order; which rows are leaves is said from outside."""
+    """Owns the order; the caller knows which rows are leaves."""
 
     __slots__ = ("_heap", "_numbers", "_valid")
 
@@ -72,7 +72,7 @@ class Leaves:
 
 
 class Child(msgspec.Struct, frozen=True, order=True, gc=False):
-    """A row that extends a key; by itself it stands for one without siblings, as most are."""
+    """A row that extends a key; alone it also serves as the order of a row without siblings, as most are."""
 
     tokens: bytes
     key: bytes
@@ -110,12 +110,12 @@ class Siblings:
         return iter(self._order)
 
     def add(self, child: Child) -> None:
-        """A row is there once more."""
+        """Count one more copy of a row."""
         self.ends[child.end] += 1
         bisect.insort(self._order, child)
 
     def remove(self, child: Child) -> None:
-        """It is there once less."""
+        """Count one copy less."""
         del self._order[bisect.bisect_left(self._order, child)]
         self.ends[child.end] -= 1
         if not self.ends[child.end]:
@@ -143,5 +143,5 @@ class Siblings:
                 after = common_prefix(order[right].tokens, rest) if right < len(order) else -1
 
     def shed(self, most: int) -> None:
-        """Let go of so many, where nobody will ask any more."""
+        """Free at most this many; the order is not used any more."""
         del self._order[-most:]

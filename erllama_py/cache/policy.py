@@ -5,13 +5,13 @@ follows, and at anchors, where conversations diverge. The laws: ends ascend, eac
 the end of a prompt that cannot be cut back), and no two of one plan are closer than `LEAST_ROW_TOKENS` unless both are
 fixed or the grid itself is finer.
 
-**Whether rows are worth reading** (`is_worth`): what is spared against what it costs.
+**Whether rows are worth reading** (`is_worth`): what reading saves against what it costs.
 
     tokens × seconds a token   against   FIXED_SECONDS + bytes / BYTES_PER_SECOND
 
 The seconds a token are the rows' own: `RowMeta.prefill_seconds` for their spans, of those rows that have any. More
-tokens, or dearer ones, never make rows less worth, and more bytes never more. Live cells that are shared cost nothing,
-and are not weighed here.
+tokens, or costlier ones, never lower the worth of rows, and more bytes never raise it. Live cells that are shared cost
+nothing, and are not weighed here.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from collections.abc import Iterable, Sequence
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.tiers.messages import RowMeta
 
-# Closer ends are one row. Not for the time: 32 tokens of a 135M model take 0.2 s on two cores, a synced file 5 to 20
-# ms. But a row has a file, however short it is: two syncs, a page or two beside its cells, and a header to be read
-# whenever its directory is opened (10,000 of them: half a second), for a hit that is at most this much longer. A grid
-# end this close to an anchor is left out.
+# Ends closer than this share one row. Not to save time: 32 tokens of a 135M model take 0.2 s on two cores, a synced
+# file 5 to 20 ms. But a row has a file, however short it is: two syncs, a page or two beside its cells, and a header to
+# be read whenever its directory is opened (10,000 of them: half a second), for a hit that is at most this much longer.
+# A grid end this close to an anchor is left out.
 LEAST_ROW_TOKENS = 32
 
 # A recurrent state has a fixed size, however few tokens a row spans. Ends on the grid are spread out until the state
@@ -37,9 +37,9 @@ STATE_BYTES_PER_TOKEN = 64 << 10
 BYTES_PER_SECOND = 2.0e9
 # What a row costs however short it is: an open file, its header, messages between threads.
 FIXED_SECONDS = 0.0003
-# No model computes tokens faster: where less was measured, it was not the model that was (the stub of the tests).
+# No real model computes tokens faster: a smaller number is not a model's (the stub of the tests gives such).
 LEAST_TOKEN_SECONDS = 0.00002
-# So many tokens are worth rows of which nobody knows what they took: those that an application has put there.
+# Rows whose compute time is unknown, because an application put them there, are read for this many tokens.
 TOKENS_IF_UNKNOWN = 16
 
 
@@ -72,14 +72,14 @@ def prompt_ends(
 
 
 def is_worth(tokens: int, token_seconds: float, nbytes: int) -> bool:
-    """Whether `nbytes` should be read to spare `tokens`; 0 seconds a token are unknown."""
+    """Whether `nbytes` should be read to save computing `tokens`; 0 seconds a token means unknown."""
     if token_seconds <= 0:
         return tokens >= TOKENS_IF_UNKNOWN
     return tokens * max(token_seconds, LEAST_TOKEN_SECONDS) >= FIXED_SECONDS + nbytes / BYTES_PER_SECOND
 
 
 def token_seconds(metas: Iterable[RowMeta]) -> float:
-    """What a token of these rows took to compute, on average over those of which it is known; 0 if of none."""
+    """What a token of these rows took to compute, on average over the rows that have a time; 0 if none has."""
     seconds, tokens = 0.0, 0
     for meta in metas:
         if meta.prefill_seconds > 0:

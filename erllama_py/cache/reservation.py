@@ -2,7 +2,7 @@
 
 `reserve` decides whether a row is wanted, and which rows must go for it. A reservation stands until it is settled or
 released; when it is released, so is every one that extends it, for a tier holds whole chains. Bytes of rows that are to
-go count until the tier has let go of them.
+go count until the tier has removed them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Reserved(msgspec.Struct, frozen=True):
 class Refused(msgspec.Struct, frozen=True):
     """The row is not wanted, or cannot be had.
 
-    `victims` are to be removed all the same: more rows must go for this one than can at once, and a later one is to
-    find the room.
+    `victims` are to be removed all the same: this row needs more room than one portion of evictions gives, and a later
+    one will find it.
     """
 
     reason: Literal["duplicate", "no_room", "no_parent", "no_tier", "too_large"]
@@ -74,7 +74,7 @@ class Reservations:
         if book is None:
             return Refused("no_tier")
         copy = book.rows.get(meta.key)
-        # One that no chain leads to is of no use to anybody: it is replaced.
+        # A copy that no chain leads to is useless: it is replaced.
         if meta.key in book.pending or (copy is not None and book.is_reachable(copy.meta)):
             return Refused("duplicate")
         if nbytes > book.quota:
@@ -105,7 +105,7 @@ class Reservations:
         return self._open[next(iter(numbers))].meta.end if numbers else None
 
     def settle(self, number: int) -> None:
-        """The row is stored; the index hears of it by itself."""
+        """The row is stored; the index is updated separately."""
         self._close(number)
 
     def release(self, number: int) -> list[bytes]:
@@ -118,7 +118,7 @@ class Reservations:
         return released
 
     def release_tier(self, tier: str) -> list[bytes]:
-        """A tier is gone, and what was pending there; their keys."""
+        """A tier is gone with its pending rows; their keys."""
         numbers = [number for number, one in self._open.items() if one.tier == tier]
         return [closed.meta.key for number in numbers if (closed := self._close(number)) is not None]
 
@@ -131,7 +131,7 @@ class Reservations:
                     self._index.drop(tier, key, why)
 
     def confirm_removed(self, tier: str, keys: Iterable[bytes]) -> None:
-        """The tier has let go of them."""
+        """The tier has removed them."""
         if (book := self._index.books.get(tier)) is not None:
             for key in keys:
                 # A tier that was asked for its rows meanwhile has reported it again before it removed it.

@@ -1,6 +1,6 @@
 """Look-ups that wait for a save under way, or for tiers that are being opened. Owns them, and their timers.
 
-Each waits for one key; it is let go when that row is stored, when its save has failed, or when its time is up.
+Each waits for one key; it is released when that row is stored, when its save has failed, or when its time is up.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def awaited(find: Find, index: Index, reservations: Reservations, opening: bool)
 
 
 class Waiting:
-    """`time_up` is called with a ticket when somebody has waited long enough; `release` it then."""
+    """`time_up` is called with a ticket when a look-up has waited long enough; `release` it then."""
 
     def __init__(self, time_up: Callable[[int], None]) -> None:
         self._time_up = time_up
@@ -66,9 +66,9 @@ class Waiting:
         return [self._take(ticket)] if ticket in self._waiters else []
 
     def leave(self, holder: str, request_id: int) -> None:
-        """This look-up waits no more, and nothing is answered: its model has ended it.
+        """Drop this look-up without an answer: its model has ended it.
 
-        Its task may not have run yet since it was cancelled. Were it answered until then, its pins would stay.
+        Its task may not have run yet since it was cancelled. An answer before that would leave pins behind.
         """
         for ticket, (_, (find, reply), _) in list(self._waiters.items()):
             if (find.holder, find.request_id) == (holder, request_id):

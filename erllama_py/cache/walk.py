@@ -9,7 +9,6 @@ and nothing that does not match it token for token.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -20,8 +19,8 @@ from erllama_py.cache.policy import is_worth, token_seconds
 from erllama_py.options.tiers import KINDS
 from erllama_py.tiers.messages import RowMeta
 
-# Rows that give equally much when they are cut back, looked at for the one that is read fastest: the choice decides
-# milliseconds, and there may be thousands.
+# Of rows that give equally much when cut back, at most this many are compared for the one that is read fastest: it is a
+# matter of milliseconds, and there may be thousands.
 EQUALS = 16
 
 
@@ -34,7 +33,7 @@ class Located(msgspec.Struct, frozen=True):
 
 
 class Miss(msgspec.Struct, frozen=True):
-    """Why there is no more. `position` is the first token that is not found, or that differs.
+    """Why no more was found. `position` is the first token that is not found, or that differs.
 
     `"empty"`: no row of this model that a chain leads to; `"other_parameters"`: only such as were made with other
     settings; `"diverges"`: what is saved goes on with another token; `"ends"`: what is saved ends there;
@@ -155,8 +154,8 @@ def _slowness(index: Index, row: Located) -> tuple[int, int]:
 
 
 def _partial(index: Index, path: _Path, tokens: bytes, length: int) -> tuple[Located | None, int]:
-    """The row that gives most when it is cut back, and to where: it extends the path, further than `length`. By so much
-    that it is worth reading."""
+    """The row that gives most when it is cut back, and where to cut it: it extends the path beyond `length`, by enough
+    to be worth reading."""
     found: Located | None = None
     longest = length
     for start in path.best:
@@ -167,7 +166,8 @@ def _partial(index: Index, path: _Path, tokens: bytes, length: int) -> tuple[Loc
             end = start + common
             if end < longest or compared >= EQUALS:
                 break
-            for one in _copies(row):
+            for tier, copy in row.copies.items():
+                one = Located(copy.meta, tier, copy.nbytes)
                 if one.meta.parent != path.keys[start] or not _matches(one.meta, tokens, end):
                     continue
                 compared += 1
@@ -177,10 +177,6 @@ def _partial(index: Index, path: _Path, tokens: bytes, length: int) -> tuple[Loc
                 if end > longest or better:
                     found, longest = one, end
     return found, longest
-
-
-def _copies(row: Entry) -> Iterator[Located]:
-    return (Located(copy.meta, tier, copy.nbytes) for tier, copy in row.copies.items())
 
 
 def _miss(index: Index, identity: Identity, path: _Path, tokens: bytes, length: int, n_tokens: int) -> Miss:

@@ -5,7 +5,7 @@ is cut into tokens changes nothing.
 
 The stop sequence that occurs first wins; where several begin at the same place, the shortest, since the reply is
 the same and no more text is needed to know it. Text is held back as long as it could be the beginning of a
-stop sequence. So can a whole stop sequence be: with "cd" and "abcdef", the text "abcd" is not decided yet.
+stop sequence. That goes for a whole stop sequence too: with "cd" and "abcdef", the text "abcd" is not decided yet.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class StopMatcher:
         self._held = ""
 
     def feed(self, text: str) -> str:
-        """What is safe to emit after `text` came in; empty for ever after a match."""
+        """What is safe to emit after `text` came in; always empty after a match."""
         if self.matched is not None:
             return ""
         if not self._stops:
@@ -59,7 +59,7 @@ class StopMatcher:
         return best, winner
 
     def _begun(self, text: str, end: int) -> int:
-        """Where before `end` a stop sequence begins that the text breaks off; `end` if nowhere."""
+        """Where before `end` a stop sequence begins that the text does not complete; `end` if nowhere."""
         for start in range(max(0, len(text) - self._longest + 1), end):
             if text[start] in self._first_characters:
                 rest = text[start:]
@@ -84,7 +84,7 @@ class TextAssembler:
         return self._matcher.matched
 
     def feed(self, data: bytes) -> str:
-        """The text that is due after `data`; empty for ever after a match."""
+        """The text that is due after `data`; always empty after a match."""
         return self._matcher.feed(self._decode(data))
 
     def finish(self) -> str:

@@ -1,12 +1,12 @@
 """The chat template that a GGUF brings: Jinja, rendered in a sandbox.
 
-A template is a program of whoever made the model file. The sandbox keeps it from Python's internals, from
+A template is a program that comes with the model file. The sandbox keeps it from Python's internals, from
 changing what it is given, and from ranges of more than 100,000 items; it does not bound its time or memory. What
 templates may use beside plain Jinja follows what authors test them with, the Transformers library:
 https://huggingface.co/docs/transformers/chat_templating_writing (blocks trimmed, `break` and `continue`,
 `raise_exception`, `strftime_now`, `tojson` without HTML escapes, `{% generation %}`).
 
-All that goes wrong is a `ChatTemplateError`.
+Every failure is a `ChatTemplateError`.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def check_messages(messages: object) -> list[dict[str, Any]]:
 
 
 def check_tools(tools: object) -> list[dict[str, Any]] | None:
-    """The tools as plain dicts; an empty list is as none, since templates ask `tools is not none` too."""
+    """The tools as plain dicts; an empty list counts as none, since templates ask `tools is not none` too."""
     if tools is None:
         return None
     if not _is_list(tools) or not all(isinstance(tool, Mapping) for tool in tools):

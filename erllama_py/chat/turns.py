@@ -1,10 +1,17 @@
-"""What a chat template puts after a reply when the conversation goes on.
+"""Where a conversation can be continued, and where others diverge from it: found by rendering it with made-up texts.
+Pure.
 
-Pure. With that text, the next turn's prompt is made from the tokens that were really read and sampled, instead of
-from a rendering of the whole conversation, whose tokens may be others: a text can be made of tokens in several ways, a
-reply may end inside a character or go beyond its stop sequence, and some templates trim replies or drop their thoughts.
+**What follows a reply** when the conversation goes on (`text_after_reply`). With that text, the next turn's prompt is
+made from the tokens that were really read and sampled, instead of from a rendering of the whole conversation, whose
+tokens may be others: a text can be made of tokens in several ways, a reply may end inside a character or go beyond its
+stop sequence, and some templates trim replies or drop their thoughts. The text is found by rendering the conversation
+with a made-up reply in place of the last one: it is what follows.
 
-The text is found by rendering the conversation with a made-up reply in place of the last one: it is what follows.
+**Anchors**: token positions of a rendered prompt at which rows should end, because conversations diverge there
+(`anchors`). Two places: the end of system prompt and tools, where another conversation with the same ones diverges, and
+the end of what precedes the last user message, where a turn that is edited or asked again does. Each is found by
+rendering the conversation cut short there, with a made-up user message: what stands before that message's text does not
+depend on what users say. So neither does the position, and conversations with the same beginning get the same one.
 """
 
 from __future__ import annotations
@@ -15,35 +22,75 @@ from typing import Any
 from erllama_py.errors import ChatTemplateError
 
 Message = Mapping[str, Any]
+Render = Callable[[Sequence[Message], bool], str]
+"""Takes messages and whether to open the answer, and brings the tools along."""
 
 # Letters alone, since templates trim replies, cut thoughts out of them and escape them.
-MADE_UP = "replyQzXvKwJhere"
-EARLIER = "earlierQzXvKwJreply"
+MADE_UP_REPLY = "replyQzXvKwJhere"
+EARLIER_REPLY = "earlierQzXvKwJreply"
+
+OPENING_ROLES = ("system", "developer")
+# No conversation says this, and templates that trim or escape texts leave letters and digits as they are. If one does
+# say it, the position found is merely an earlier one.
+MADE_UP_MESSAGE = "Q7vXkZ0wJ3anchorY9fHpB5"
 
 
-def text_after_reply(
-    said: Sequence[Message], new: Sequence[Message], render: Callable[[Sequence[Message], bool], str]
-) -> str | None:
+def text_after_reply(said: Sequence[Message], new: Sequence[Message], render: Render) -> str | None:
     """What stands between the last reply in `said` and the next one, once the messages `new` are added to it.
 
-    `said` ends with the reply; the text begins with what ends a turn (`<|im_end|>`), whether the model has said that
-    itself or not. `render` takes messages and whether to open the answer, and brings the tools along; it is called
+    `said` ends with the reply; the text begins with what ends a turn (`<|im_end|>`), whether the model has generated
+    that itself or not. `render` takes messages and whether to open the answer, and brings the tools along; it is called
     three times. None where the conversation cannot go on in this way: the last message is no plain reply, or the
-    template refuses, does not show a reply once, or shows what comes before it otherwise than it did.
+    template refuses, does not show a reply once, or renders what comes before it differently than before.
     """
     if not said or not _speaks(said[-1]) or said[-1].get("tool_calls"):
         return None
-    # The thoughts of old replies are dropped by many templates. That moves nothing: what was read stays as it was.
-    *before, reply = ({**one, "content": EARLIER} if _speaks(one) else one for one in said)
+    # The thoughts of old replies are dropped by many templates. That changes nothing here: the tokens that were read
+    # stay.
+    *before, reply = ({**one, "content": EARLIER_REPLY} if _speaks(one) else one for one in said)
     try:
         # What the reply was an answer to. Some templates end a text that has no answer, and others open thoughts that
         # they do not show later: one of the two is what stands before the answer.
         asked = render(before, False), render(before, True)
-        text = render([*before, {**reply, "content": MADE_UP}, *new], True)
+        text = render([*before, {**reply, "content": MADE_UP_REPLY}, *new], True)
     except ChatTemplateError:
         return None
-    head, *tails = text.split(MADE_UP)
+    head, *tails = text.split(MADE_UP_REPLY)
     return tails[0] if len(tails) == 1 and head.startswith(asked) else None
+
+
+def anchors(
+    messages: Sequence[Message], tokens: Sequence[int], render: Render,
+    tokenize: Callable[[str], list[int]], has_tools: bool,
+) -> tuple[int, ...]:  # fmt: skip
+    """Ascending positions in `tokens`, the rendered prompt: none, one or two, above 0 and below its length.
+
+    `render` takes messages and whether to open the answer, and brings the tools along; `tokenize` is what made
+    `tokens`. Each is called once a position. A template that refuses the shortened conversation gives no position.
+    """
+    opening = next((n for n, one in enumerate(messages) if one["role"] not in OPENING_ROLES), len(messages))
+    last_user = max((n for n, one in enumerate(messages) if one["role"] == "user"), default=0)
+    cuts = {opening} if opening or has_tools else set()
+    if last_user > 0:
+        cuts.add(last_user)
+    found = {_parting(messages[:cut], tokens, render, tokenize) for cut in cuts}
+    return tuple(sorted(position for position in found if 0 < position < len(tokens)))
+
+
+def _parting(
+    before: Sequence[Message], tokens: Sequence[int], render: Render,
+    tokenize: Callable[[str], list[int]],
+) -> int:  # fmt: skip
+    """Where a user message after `before` begins, in tokens that no text of it can change; 0 if that is nowhere."""
+    try:
+        text = render([*before, {"role": "user", "content": MADE_UP_MESSAGE}], True)
+    except ChatTemplateError:
+        return 0
+    head, met, _ = text.partition(MADE_UP_MESSAGE)
+    # The last token before a text may merge with how it begins ("\n" with another "\n"), so it is not counted in.
+    shared = tokenize(head)[:-1] if met else []
+    # A template may put elsewhere, in the whole conversation, what comes first in the shortened one.
+    return len(shared) if list(tokens[: len(shared)]) == shared else 0
 
 
 def _speaks(message: Message) -> bool:

@@ -180,8 +180,8 @@ class Backend(Protocol):
 
     def load(self, progress: Callable[[float], bool]) -> ModelFacts:
         """Load weights, then allocate the context. `progress` gets a fraction and answers whether to go on;
-        when it answers false, `LoadCancelled` is raised. Raises `ModelLoadError`, also where a file is not the one any
-        more that `inspect` has read; frees all when it raises."""
+        when it answers false, `LoadCancelled` is raised. Raises `ModelLoadError`, also if a file has changed since
+        `inspect` read it; frees all when it raises."""
 
     def set_threads(self, single: int, several: int) -> None:
         """How many threads compute the decodes to come: those of a single token, and those of several.
@@ -190,7 +190,7 @@ class Backend(Protocol):
         """
 
     def rest(self) -> None:
-        """Give back the threads that compute, until the next decode: there is nothing to do, or one is enough."""
+        """Release the compute threads until the next decode: there is nothing to do, or one is enough."""
 
     def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
         """Run the model once over all slices, `n_batch` tokens at most. Raises `BackendFailure`."""
@@ -204,10 +204,10 @@ class Backend(Protocol):
     def share(self, source: int, seq_id: int, length: int) -> bool:
         """Let `seq_id`, which is emptied first, hold the first `length` positions of `source` too, uncopied.
 
-        `source` must hold them, and be another sequence. Shared cells count once; each of the two may then go on,
-        be cut back or be dropped, and the other never notices. False, and nothing is changed, where the memory
-        cannot: only full attention can. A sliding window drops cells one by one that the other sequence
-        would still need; a recurrent state is one.
+        `source` must hold them, and be another sequence. Shared cells count once; each of the two may then grow, be cut
+        back or be dropped without effect on the other. False, and nothing is changed, where the memory cannot: only
+        full attention can. A sliding window drops cells one by one that the other sequence would still need; a
+        recurrent state is one.
         """
 
     def positions(self, seq_id: int) -> tuple[int, int]:
@@ -217,19 +217,19 @@ class Backend(Protocol):
         """A copy of the logits of slice `index` of the last decode: `n_vocab` 32-bit floats."""
 
     def capture(self, seq_id: int, start: int, end: int, take: Callable[[int], memoryview | None]) -> memoryview | None:
-        """Copy out what extends a capture of everything before `start` up to `end`.
+        """Copy out what makes a capture of everything before `start` one of everything before `end`.
 
-        `take` is asked once for a buffer of at least the size it is given; where it has none, nothing is done
-        and the answer is None. Else it is the buffer's filled part. The sequence must hold `[start, end)`;
-        a recurrent or hybrid one must end at `end`, and of a sliding window everything from
-        `max(start, end - n_swa + 1)` on must be there: `CannotCapture` is raised otherwise.
+        `take` is called once with the size that a buffer must have at least; if it returns None, nothing is done and
+        the result is None. Otherwise the result is the buffer's filled part. The sequence must hold `[start, end)`; a
+        recurrent or hybrid one must end at `end`, and of a sliding window everything from `max(start, end - n_swa + 1)`
+        on must be there: `CannotCapture` is raised otherwise.
         """
 
     def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> bool:
-        """Put captured bytes back: the sequence ends at `start` and then ends at `end`.
+        """Put captured bytes back into a sequence that ends at `start`; it ends at `end` then.
 
         False where the bytes are not of such a range of this model, or there are no cells for them: the
-        sequence is then as it was, or empty (see `positions`). Other sequences never notice.
+        sequence is then as it was, or empty (see `positions`). Other sequences are not affected.
         """
 
     def abort(self, flag: bool) -> None:

@@ -51,7 +51,7 @@ class Captures:
         return span_end(self._settled_to, position, self._memory), "evict"
 
     def settle(self, end: int, captured: bool) -> None:
-        """The range up to `end` was copied, or cannot be: it is over with either way."""
+        """The range up to `end` was copied, or cannot be: either way it is not tried again."""
         self._settled_to = end
         if captured:
             self.captured_to = end
@@ -65,7 +65,7 @@ class Captures:
 
         A recurrent state must stand at the range's end. A sliding window loses cells with each micro-batch that
         follows, so the decode ends in the micro-batch in which the range does; and on the grid of micro-batches, as
-        every slice does: what begins beside it takes longer to compute (a twentieth, with Gemma 3).
+        every slice does: one that begins off that grid takes longer to compute (a twentieth, with Gemma 3).
         """
         if not self._ends or self._ends[0] <= position:
             return None

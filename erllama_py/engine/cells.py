@@ -13,7 +13,7 @@ from erllama_py.engine.backend import Backend, CannotCapture
 from erllama_py.engine.jobs import Captured, Fork, Forked, Restore, Restored
 from erllama_py.options.model import SaveReason, SkipReason
 
-# A decode of fewer tokens says nothing of what a prompt costs: single rows take several times as long for each.
+# A decode of fewer tokens does not show what a prompt costs: single rows take several times as long for each.
 TYPICAL_TOKENS = 16
 
 
@@ -27,7 +27,7 @@ class Cells:
         self._token_seconds = 0.0  # of prefill, as last seen
 
     def decoded(self, tokens: int, seconds: float) -> None:
-        """A decode of so many tokens took so long."""
+        """A decode of `tokens` tokens took `seconds`."""
         if tokens >= TYPICAL_TOKENS or not self._token_seconds:
             self._token_seconds = seconds / tokens
 
@@ -58,7 +58,7 @@ class Cells:
     def restore(self, job: Restore) -> Restored:
         """Put captured bytes back from position `start` on; a refusal leaves what is before it, or nothing."""
         began, seq_id, start = time.perf_counter(), job.seq_id, job.start
-        # After a refused row, those that follow have no place.
+        # After a refused row, those that follow do not fit on.
         ok = self.length(seq_id) >= start and self.cut(seq_id, start)
         ok = ok and self._backend.restore(seq_id, start, job.end, job.payload)
         return Restored(job.request_id, job.end, ok, self.length(seq_id), time.perf_counter() - began)

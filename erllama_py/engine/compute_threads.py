@@ -6,36 +6,32 @@ has learned of two sorts of decodes: those of few tokens and those of many.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from erllama_py.cpus import ThreadChoice
 from erllama_py.engine.backend import Backend
-from erllama_py.engine.cpu_pressure import Pressures, Sort, Watch
-from erllama_py.engine.cpu_share import Claim, CpuShare, Seat
+from erllama_py.engine.cpu_watch import CpuTimes, Pressures, Sort
 from erllama_py.engine.thread_count import Counting, next_count, observed
 from erllama_py.engine.thread_trial import Shape
 
-# From so many tokens on, matrix products keep the arithmetic units busy: more threads then help, whatever memory does.
+# From this many tokens on, matrix products keep the arithmetic units busy: more threads help, even if memory is slow.
 MANY = 32
 
 
-def claim_of(choice: ThreadChoice) -> Claim:
-    """What an engine asks of the share."""
-    return Claim(1 if choice.on_gpu else choice.most, choice.is_fixed, choice.cpus)
-
-
 class ComputeThreads:
-    """See the module. `on_count(count)` hears how many compute from now on, when that has changed for good."""
+    """See the module. `on_count(count)` is called when the number of compute threads has changed for good; `read` is
+    `CpuWatch.read`."""
 
     def __init__(
-        self, backend: Backend, choice: ThreadChoice, share: CpuShare, watch: Watch, on_count: Callable[[int], object],
-        clock: Callable[[], float] = time.perf_counter,
+        self, backend: Backend, choice: ThreadChoice, share: CpuShare, read: Callable[[], CpuTimes | None],
+        on_count: Callable[[int], object], clock: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
         self._backend, self._choice, self._share = backend, choice, share
         self._on_count, self._clock = on_count, clock
-        self._pressures = Pressures(watch)
-        self._seat = Seat(claim_of(choice))
+        self._pressures = Pressures(read)
+        self._seat = Seat(choice)
         self._states: dict[Sort, Counting] = {"few": Counting(choice.few), "many": Counting(choice.many)}
         self._sort: Sort = "few"
         self._has_pool = False  # whether there may be threads that have computed for this one
@@ -51,7 +47,8 @@ class ComputeThreads:
         self._sort = "many" if rows + tokens >= MANY else "few"
         self._look(before)
         count = self._count(Shape(rows, tokens))
-        # llama.cpp takes one number for a single token and another for several, whatever is few here.
+        # llama.cpp takes one number for a single token and another for several; what counts as few here is another
+        # matter.
         single = choice.few if choice.fixed_few else count
         several = choice.many if choice.fixed_many else count
         self._backend.set_threads(single, several)
@@ -75,12 +72,11 @@ class ComputeThreads:
 
     @property
     def is_trying(self) -> bool:
-        """Whether the decode under way is computed by a number that is only tried: its time says little about those to
-        come."""
+        """Whether the decode under way uses a number of threads on trial: its time says little about later decodes."""
         return self._states[self._sort].is_other
 
     def took(self, seconds: float) -> None:
-        """The decode has taken so long."""
+        """The decode has taken `seconds`."""
         self._states[self._sort] = observed(self._states[self._sort], seconds, self._clock())
 
     def pause(self) -> None:
@@ -113,3 +109,65 @@ class ComputeThreads:
 
     def _in_trial(self, sort: Sort) -> bool:
         return self._states[sort].trial is not None
+
+
+# --- the share -----------------------------------------------------------------------------------------------------
+
+
+def share_out(choices: Sequence[ThreadChoice]) -> list[int]:
+    """Threads for each engine, in order: fixed ones get their number, the others equal parts of the rest, 1 at
+    least."""
+    fixed = sum(choice.most for choice in choices if choice.is_fixed)
+    left = max((choice.cpus for choice in choices), default=0) - fixed
+    granted = [choice.most for choice in choices]
+    shared = sorted((n for n, choice in enumerate(choices) if not choice.is_fixed), key=lambda n: choices[n].most)
+    for place, number in enumerate(shared):
+        part = -(-max(left, 0) // (len(shared) - place))
+        granted[number] = max(1, min(part, choices[number].most))
+        left -= granted[number]
+    return granted
+
+
+class Seat:
+    """One engine at work; `granted` is read by its thread before each decode."""
+
+    def __init__(self, choice: ThreadChoice) -> None:
+        self.choice = choice
+        self.granted = choice.most
+
+
+class CpuShare:
+    """The engines of a process that decode at the same time, and how they share its CPUs. From any thread.
+
+    Each takes a seat before it decodes and leaves it when it has nothing to do; both are rare, so all grants are
+    computed then, and read without a lock.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seats: list[Seat] = []
+
+    def __repr__(self) -> str:
+        return f"<CpuShare {[seat.granted for seat in self._seats]}>"
+
+    def take(self, seat: Seat) -> None:
+        """This engine decodes from now on. Allowed twice."""
+        with self._lock:
+            if seat not in self._seats:
+                self._seats.append(seat)
+                self._share()
+
+    def leave(self, seat: Seat) -> None:
+        """It has nothing to decode any more. Allowed twice."""
+        with self._lock:
+            if seat in self._seats:
+                self._seats.remove(seat)
+                self._share()
+
+    def _share(self) -> None:
+        for seat, granted in zip(self._seats, share_out([seat.choice for seat in self._seats]), strict=True):
+            seat.granted = granted
+
+
+# CPUs belong to the process: engines of all its runtimes share them.
+PROCESS = CpuShare()

@@ -33,7 +33,7 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Decoder:
-    """See the module. `fail` is a drill: every decode fails from then on. `heart` beats with each decode."""
+    """See the module. `fail` is a drill: every decode fails from then on. `heart` measures each decode."""
 
     def __init__(
         self, backend: Backend, facts: ModelFacts, settle: Callable[[Sequence[Part], Sequence[Slice]], None],
@@ -103,7 +103,8 @@ class Decoder:
         return Result(failed=failed)
 
     def _reach(self, running: Running, end: int) -> None:
-        """Decode a request alone up to `end`: what was lost too, or a later failure would make all lose it for ever."""
+        """Decode a request alone up to `end`, and what it had lost first: else a later failure could lose that for
+        ever."""
         while running.position < end and (need := running.need()):
             tokens = min(need.tokens, end - running.position, self._n_batch)
             if self._run([Part(running, tokens)]) is not DecodeStatus.DONE:

@@ -1,4 +1,4 @@
-"""Errors as data: how what went wrong in an engine reaches the callers, also from another process.
+"""Errors as data: how an engine's errors reach the callers, also from another process.
 
 An error of this library keeps its class and all of its fields. Any other, or one whose fields do not fit, is sent as
 the name of its class and its text; where the engine is in this process, `EngineThread.failure` is the error itself.
@@ -14,12 +14,12 @@ import msgspec
 
 from erllama_py.errors import KINDS, ErllamaError
 
-# Causes that are sent with an error: more than any has, and an end for those that are their own cause.
+# Most causes that are sent with an error: more than any has; it ends a chain that leads back to itself.
 MOST_CAUSES = 8
 
 
 class ForeignError(Exception):
-    """An error of another process that is none of this library's: the name of its class, and its text."""
+    """An error of another process that is not one of this library's: the name of its class, and its text."""
 
     def __init__(self, kind: str, problem: str) -> None:
         super().__init__(kind, problem)

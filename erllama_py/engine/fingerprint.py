@@ -85,7 +85,7 @@ def combine(hashes: Sequence[str]) -> str:
 
 
 def usable(stored: bytes, state: FileState) -> str | None:
-    """The hash in a stored entry, if it is of this very state of the file; a torn or foreign entry is none."""
+    """The hash in a stored entry, if it is of this very state of the file; a torn or foreign entry counts as none."""
     try:
         entry = msgspec.json.decode(stored, type=Remembered)
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -95,8 +95,8 @@ def usable(stored: bytes, state: FileState) -> str | None:
 
 
 def believed(config: ModelConfig, recalled: list[str | None]) -> list[str | None]:
-    """What counts of a memory. One that does not confirm what was given counts for nothing: it takes a read of the
-    files to refuse them."""
+    """The remembered hashes that count. If they do not confirm a given fingerprint none counts: files are refused only
+    after they were read."""
     hashes = [digest for digest in recalled if digest is not None]
     confirms = len(hashes) == len(recalled) and combine(hashes) == config.fingerprint
     if config.remember_fingerprint and (config.fingerprint is None or confirms):
@@ -156,5 +156,5 @@ def _blocks(path: str, length: int) -> Iterator[memoryview]:
 
 
 def identify(file: ModelFile, mode: str) -> FileState:
-    """What a hash of this file is remembered by; all paths to it lead to one."""
+    """What a hash of this file is remembered by; the same for all paths to it."""
     return FileState(os.path.realpath(file.path), file.size, file.mtime, file.inode, mode)

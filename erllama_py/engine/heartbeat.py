@@ -1,8 +1,8 @@
-"""Whether the decode under way takes far longer than those before it: a rule, and the two marks that it is fed by.
+"""Whether the decode under way takes far longer than those before it: a rule, and what measures for it.
 
 A decode of n tokens takes at most about as long as a longer one did, and n times what a token has cost in any. Several
-times that is far longer, on a slow machine too. What past decodes took fades, so that one that stood still for an hour
-does not excuse those after it.
+times that is far longer, on a slow machine too. What past decodes took fades, so that one that hung for an hour does
+not hide those after it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from collections.abc import Callable
 
 import msgspec
 
-# So many times as long as the slowest of late, or as its tokens by the dearest. A token of a batch costs no more than
-# one that is decoded alone, so the second is already an estimate from above.
+# Far too long is this many times the slowest recent decode, or this many times the decode's tokens at the highest
+# recent cost. A token of a batch costs no more than one that is decoded alone, so the second is already a high
+# estimate.
 TIMES_SLOWEST = 10.0
 TIMES_TOKENS = 3.0
-# Never before this: a machine that swaps, or a neighbour that takes all CPUs, holds up short decodes for seconds.
+# Never before this: a machine that swaps, or another process that takes all CPUs, delays short decodes for seconds.
 LEAST_SECONDS = 10.0
 # Before any decode has ended: weights may still be read from a slow disk, for a batch that takes minutes.
 FIRST_SECONDS = 60.0
@@ -25,7 +26,7 @@ FADE = 0.99  # for each decode: half is left after 69
 
 
 class Pace(msgspec.Struct, frozen=True):
-    """What decodes of late took at most, in seconds, and in seconds a token; 0.0 before the first."""
+    """What recent decodes took at most, in seconds, and in seconds a token; 0.0 before the first."""
 
     slowest: float = 0.0
     per_token: float = 0.0
@@ -37,7 +38,7 @@ def observed(pace: Pace, tokens: int, seconds: float) -> Pace:
 
 
 def patience(pace: Pace, tokens: int) -> float:
-    """After how many seconds a decode of so many tokens takes far too long."""
+    """After how many seconds a decode of `tokens` tokens takes far too long."""
     if not pace.slowest:
         return FIRST_SECONDS + FIRST_SECONDS_PER_TOKEN * tokens
     return max(LEAST_SECONDS, TIMES_SLOWEST * pace.slowest, TIMES_TOKENS * pace.per_token * tokens)
@@ -56,7 +57,7 @@ class Heart:
         self._under_way = (self._clock(), tokens)
 
     def ends(self, done: bool) -> None:
-        """That decode. One that was not `done` says nothing of how long they take."""
+        """That decode has ended. One that was not `done` is no measurement."""
         if self._under_way is not None and done:
             began, tokens = self._under_way
             self._pace = observed(self._pace, tokens, self._clock() - began)

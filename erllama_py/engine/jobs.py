@@ -16,7 +16,7 @@ from erllama_py.options.model import SaveReason, SkipReason
 from erllama_py.options.sampling import Sampling
 from erllama_py.results import FinishReason
 
-# Where a range can end anywhere, it has at most so many tokens: 12 MB of a model of 135M parameters, 64 MB of one of 8
+# A range that can end anywhere has at most this many tokens: 12 MB of a model of 135M parameters, 64 MB of one of 8
 # billion, some milliseconds for which a stream stalls. It ends at a multiple, as rows do that others may share.
 MOST_TOKENS = 512
 
@@ -64,14 +64,14 @@ class CapturePlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Grant(msgspec.Struct, frozen=True, tag=True):
-    """There are cells for a request up to position `limit` now. No effect when it is over."""
+    """A request has cells up to position `limit` now. No effect when it is over."""
 
     request_id: int
     limit: int
 
 
 class Park(msgspec.Struct, frozen=True, tag=True):
-    """Take a request out of its sequence: copy out what is not yet, one range a tick, free the cells, keep the rest.
+    """Take a request out of its sequence: copy out what is not saved, one range a tick, free the cells, keep the rest.
 
     Answered with `Captured`, if there is something to copy, and `Parked`; not at all when it is over already.
     """
@@ -127,8 +127,8 @@ class Capture(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 def span_end(start: int, end: int, memory: MemoryKind) -> int:
-    """Where the first of the ranges ends that `[start, end)` is copied out in. Only full attention has more than one:
-    what others hold of an earlier end is gone."""
+    """Where the first range ends when `[start, end)` is copied out in several. Only full attention has more than one:
+    other kinds of memory do not hold an earlier end any more."""
     return min(end, (start // MOST_TOKENS + 1) * MOST_TOKENS) if memory == "full" else end
 
 
@@ -174,7 +174,7 @@ class Wants(msgspec.Struct, frozen=True, tag=True):
 
 
 class Parked(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """A request is out of its sequence, which is empty. It stands at `held` tokens, `token_ids` of them sampled."""
+    """A request is out of its sequence, which is empty. It had got to `held` tokens, `token_ids` of them sampled."""
 
     request_id: int
     held: int
@@ -182,7 +182,7 @@ class Parked(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Resumed(msgspec.Struct, frozen=True, tag=True):
-    """A request that was parked is back: it has come further than it ever was."""
+    """A request that was parked is back: it has passed the position where it was parked."""
 
     request_id: int
 
@@ -215,7 +215,7 @@ class Captured(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     end: int
     reason: SaveReason
     payload: memoryview | None
-    # "no_buffer": the budget is used up; "too_large": all of it would not do; "forgotten": cells have left a window
+    # "no_buffer": the budget is used up; "too_large": more than all of it; "forgotten": cells have left a window
     skipped: SkipReason | None
     seconds: float
     compute_seconds: float

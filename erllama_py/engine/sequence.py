@@ -15,10 +15,10 @@ from erllama_py.engine.jobs import Finished, Generate, Text
 from erllama_py.engine.tick_plan import Need
 from erllama_py.results import FinishReason
 
-# Tokens that go before copies which can wait: a reader waits for the first, and sees by the second that it goes on.
+# Tokens that are sent before copies that can wait: a reader waits for the first, and the second shows that more come.
 FIRST_TOKENS = 2
 
-# Cells are asked for so many tokens before they are needed: at 500 tokens a second, 30 ms for the loop to answer.
+# Cells are asked for this many tokens before they are needed: at 500 tokens a second, 30 ms for the loop to answer.
 ASK_AHEAD = 16
 
 
@@ -59,7 +59,7 @@ class Running:
 
     @property
     def copies_wait(self) -> bool:
-        """Whether its first tokens go before what is to be copied out; one that is over copies at its end."""
+        """Whether copies wait until its first tokens are out; a request that is over makes them at its end."""
         return self.captures.can_wait and self.generating and len(self.tokens) < FIRST_TOKENS
 
     @property

@@ -13,21 +13,21 @@ What a token costs depends on the size of the slice (the numbers are in `docs/be
 measured for each power of two. The cost of a row is measured by decodes of rows alone. Where prompts follow each other
 there are none, so now and then a decode is left to the rows: without it the two costs could not be separated.
 
-What the sum says is the middle, and streams notice the longest wait. So it is also measured how far decodes go beyond
-it, much as RFC 6298 does for the round trips of TCP: the less even the machine is, the smaller are the chunks.
+The sum predicts the average, but streams notice the longest wait. So how far decodes exceed it is measured too, much as
+RFC 6298 does for round trips of TCP: the less even the machine, the smaller the chunks.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-# The least that goes in beside rows. A token costs 2.5 ms in a slice of four and 6 alone (SmolLM2 on two cores; 2.2
-# where 512 are read at a time), and a prompt is to get on even where four are too much.
+# Fewest prompt tokens beside rows. A token costs 2.5 ms in a slice of four and 6 alone (SmolLM2 on two cores; 2.2 where
+# 512 are read at a time), and a prompt must advance even where four are too many.
 LEAST_CHUNK = 4
 
 # From `GRAIN_FROM` on, rows and prompt tokens together are a multiple of `GRAIN`, for where llama.cpp repacks quantised
 # weights, it multiplies four tokens at a time, and what is left over one by one. Gemma 3 in Q4_K_M on two cores: a row
-# and 15 tokens take 38 ms, a row and 16 take 43; 69 and 76 with 31 and 32. With fewer it costs nothing that one sees.
+# and 15 tokens take 38 ms, a row and 16 take 43; 69 and 76 with 31 and 32. With fewer it costs nothing measurable.
 GRAIN, GRAIN_FROM = 4, 16
 
 # Flash attention on a CPU takes 64 tokens at a time, and what is left over costs nearly as much: after 2,700 tokens, a
@@ -38,62 +38,62 @@ TILE = 64
 # `1 + r` times as long as without prompts, and prompts up to `(1 + r) / r` times as long as without streams: 2 and 2.
 SHARE = 1.0
 
-# A decode in so many is left to the rows. Their tokens are wanted anyway, so the prompts lose a sixteenth of what the
-# rows cost: a percent where these are a tenth of a decode, three where they are half of it.
+# One decode in this many is left to the rows. Their tokens are wanted anyway, so the prompts lose a sixteenth of what
+# the rows cost: a percent where these are a tenth of a decode, three where they are half of it.
 ROWS_ALONE_EVERY = 16
 
-# What rows cost is the mean of so many decodes without the slowest: one outlier is nothing, and a change is known with
-# the second. It must not be too low: what rows take beyond it is put down to the prompt's tokens, slices become
-# smaller, and in a small slice the two cannot be separated.
+# What rows cost is the mean of this many decodes without the slowest: one outlier changes nothing, and a real change
+# shows with the second. It must not be too low: what rows take beyond it is attributed to the prompt's tokens, slices
+# become smaller, and in a small slice the two cannot be separated.
 KEPT = 3
 
-# How far an estimate goes towards a new measurement. Costs grow while a prompt is read, since its tokens look back at
+# The weight of a new measurement in an estimate. Costs grow while a prompt is read, since its tokens look back at
 # ever more, so an estimate that follows slowly is always too low: with a quarter, 3 % at the end of 2,800 tokens.
 GAIN = 0.5
 
-# How far the growth that is expected from one decode to the next goes along. One of 370 ms is 8 % dearer than the last.
+# The same for the growth of costs from one decode to the next: a decode of 370 ms costs 8 % more than the last.
 DRIFT = 0.25
 
-# A decode that takes so many times as long as expected is a surprise, and may be an accident (a page fault, another
+# A decode that takes this many times as long as expected is a surprise, and may be an accident (a page fault, another
 # process): it counts for nothing, but the next one is left to the rows, to learn what they cost now. Two in a row are
 # believed.
 SURPRISE = 2.0
 
-# How far the estimates for other sizes go along, as an exponent of the factor by which one changes: it is half the
+# How far the estimates for other sizes follow, as an exponent of the factor by which one changes: it is half the
 # machine that has changed, and half the size that is different.
 OTHERS = 0.5
 
-# How far the estimate for larger slices goes towards that of the slice just measured when it is above. They are not
-# dearer by nature, so a bad measurement is forgotten, and they are tried again.
+# How far the estimate for larger slices comes down to that of the slice just measured. They do not cost more by nature,
+# so a bad measurement is forgotten, and they are tried again.
 FORGET = 0.25
 
-# A wait is filled up to what a decode takes that goes so many times as far beyond the expected as the mean does, those
-# that do not counted as 0. Where times scatter evenly that is two standard deviations: one decode of 40 is longer.
+# Chunks leave room for a decode that exceeds its expected time by this many times the mean excess (0 counts where there
+# is none). Where times scatter evenly that is two standard deviations: one decode of 40 is longer.
 BEYOND = 5.0
 
-# How far that mean goes towards a new measurement: an eighth, so a slow decode is remembered for a second or so.
+# The weight of a new measurement in that mean: an eighth, so a slow decode is remembered for a second or so.
 BEYOND_SHARE = 0.125
 
-# A decode counts as at most this much beyond, and as much is left free at most, both as shares of what was expected. On
-# a machine that is less even nobody can promise anything.
+# The most that an excess counts for, and the most room that is left for it, both as shares of the expected time. On a
+# machine that is less even nothing can be promised.
 MOST_BEYOND = 0.5
 
 CLOCK = 1e-9  # no decode is shorter
-MOST_SECONDS = 1e6  # and no token is dearer: what is scaled again and again stays a number
+MOST_SECONDS = 1e6  # and no token costs more: estimates stay finite, however often they are scaled
 
 SIZES = 13  # powers of two up to 4096 tokens in a decode; larger ones count as that
 
 
 class TickTimes(msgspec.Struct, frozen=True):
-    """What decodes have cost of late, in seconds. Zero: not measured yet."""
+    """What recent decodes have cost, in seconds. Zero: not measured yet."""
 
     rows: tuple[float, ...] = ()  # the last decodes of rows alone, `KEPT` at most
     tokens: tuple[float, ...] = (0.0,) * SIZES  # what a prompt token adds, by the `_size` of the decode
     row_then: float = 0.0  # `row_seconds` when tokens were measured last
     since: int = 0  # decodes with prompts since the last one of rows alone
-    drift: float = 0.0  # by which part tokens become dearer from one decode to the next
+    drift: float = 0.0  # by which part tokens cost more from one decode to the next
     ratio: float = 1.0  # what the last one with a prompt took, of what was expected
-    beyond: float = 0.0  # how far decodes with prompts go beyond what was expected, in the mean, as a share of that
+    beyond: float = 0.0  # mean excess of decodes with prompts over the expected time, as a share of that
 
     @property
     def row_seconds(self) -> float:
@@ -102,7 +102,7 @@ class TickTimes(msgspec.Struct, frozen=True):
         return sum(kept) / len(kept) if kept else 0.0
 
     def token_seconds(self, total: int) -> float:
-        """What a prompt token adds to a decode of so many tokens, rows included; before it was measured, what it adds
+        """What a prompt token adds to a decode of `total` tokens, rows included; before that was measured, what it adds
         to a smaller decode, else to a larger one."""
         size = _size(total)
         known = [*reversed(self.tokens[: size + 1]), *self.tokens[size + 1 :]]
@@ -118,7 +118,7 @@ class TickTimes(msgspec.Struct, frozen=True):
 def observed(times: TickTimes, rows: int, prompt_tokens: int, seconds: float) -> TickTimes:
     """The times after a decode of `rows` decode rows and `prompt_tokens` took `seconds`."""
     if not rows:
-        return times  # nobody waited: a token of a large batch costs less than one of those that are waited for
+        return times  # no stream waited: a token of a large batch costs less than in slices that streams wait for
     seconds = max(seconds, CLOCK)
     if not prompt_tokens:
         return msgspec.structs.replace(times, rows=(*times.rows, seconds)[-KEPT:], since=0)
@@ -132,7 +132,7 @@ def observed(times: TickTimes, rows: int, prompt_tokens: int, seconds: float) ->
         now = added
     elif min(ratio, times.ratio) >= SURPRISE and times.rows and times.rows[-1] < seconds:
         # What rows cost now is known from the decode in between, and the rest is the tokens'. Beside few of them it may
-        # as well be the rows' that time: none becomes dearer by more than the whole has.
+        # as well be the rows' that time: none costs more by a larger factor than the whole has.
         kept, row = times.rows[-1:], times.rows[-1]
         now = min(each * ratio, (seconds - row) / prompt_tokens)
         others = now / each
@@ -154,10 +154,10 @@ def observed(times: TickTimes, rows: int, prompt_tokens: int, seconds: float) ->
 
 
 def chunk_size(times: TickTimes, rows: int, max_stall_seconds: float, n_batch: int) -> int:
-    """Prompt tokens for a decode that has so many rows, and that rarely lasts longer than `max_stall_seconds` or
+    """Prompt tokens for a decode of `rows` rows that rarely lasts longer than `max_stall_seconds` or
     twice the time of the rows.
 
-    From `LEAST_CHUNK` to what `n_batch` has room for; 0 where it is to be found out what rows cost by themselves.
+    From `LEAST_CHUNK` to what `n_batch` has room for; 0 when the cost of rows alone is to be measured.
     """
     room = max(0, n_batch - rows)
     if not times.rows or times.since >= ROWS_ALONE_EVERY:

@@ -37,7 +37,7 @@ from erllama_py.options.model import ModelConfig
 from erllama_py.options.sampling import Sampling
 
 SPECIAL = {END: b"<|end|>", 257: b"<|im_start|>", 258: b"<|im_end|>"}
-LOAD_STEPS = 10  # a load reports so many steps, and can be cancelled between two of them
+LOAD_STEPS = 10  # steps that a load reports; it can be cancelled between two of them
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

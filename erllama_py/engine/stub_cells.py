@@ -83,7 +83,7 @@ class StubCells:
         return value
 
     def _forget(self, cells: _Sequence, last_ubatch: int) -> None:
-        """What the token at `last_ubatch` and those after it do not look back to goes."""
+        """Drop the cells that the token at `last_ubatch` and those after it do not look back to."""
         if self._at_end_only:
             self._drop(cells, list(cells)[:-1])
         elif self._window:
@@ -150,7 +150,7 @@ class StubCells:
         cells = self._of(seq_id)
         if first > start or self._at_end_only:  # what lies before a gap counts no more
             self._drop(cells, list(cells))
-        else:  # what makes room for them is what a token at `start` does not look back to
+        else:  # cells that a token at `start` does not look back to make room
             self._forget(cells, start)
         for position, value in zip(range(first, end), values, strict=True):
             self._write(cells, position, value)

@@ -26,8 +26,7 @@ from erllama_py.buffers import BufferPool
 from erllama_py.cpus import ThreadChoice, usable_cpus
 from erllama_py.engine.backend import Backend, LoadCancelled, ModelFacts
 from erllama_py.engine.cells import Cells
-from erllama_py.engine.compute_threads import ComputeThreads
-from erllama_py.engine.cpu_share import PROCESS
+from erllama_py.engine.compute_threads import PROCESS, ComputeThreads
 from erllama_py.engine.cpu_watch import CpuWatch
 from erllama_py.engine.failure import failure_of
 from erllama_py.engine.heartbeat import Heart
@@ -36,7 +35,7 @@ from erllama_py.engine.worker import Worker
 from erllama_py.options.model import SchedulerOpts
 from erllama_py.watch.log import get_logger
 
-# So long an engine keeps its part of the CPUs when it has nothing to do. One request follows another within a few
+# How long an idle engine keeps its part of the CPUs. One request follows another within a few
 # milliseconds; if the part were free in between, another engine would begin a batch with all CPUs, and for as long as
 # that takes there would be more threads than CPUs.
 LULL_SECONDS = 0.05
@@ -83,7 +82,7 @@ class EngineThread:
         self._on_progress = on_progress
         try:
             self._thread.start()
-        except RuntimeError:  # the system has no thread left: there is none to wait for
+        except RuntimeError:  # the system has no thread left: nothing to wait for
             self.ended.set()
             raise
         await self._load_over.wait()
@@ -130,7 +129,7 @@ class EngineThread:
             facts = self._facts = self._backend.load(self._load_progress)
             cells = Cells(self._backend, self._buffers)
             choice = msgspec.structs.replace(self._choice, on_gpu=facts.on_gpu)
-            on_count, watch = partial(self._call_loop, self._on_threads), CpuWatch(usable_cpus())
+            on_count, watch = partial(self._call_loop, self._on_threads), CpuWatch(usable_cpus()).read
             threads = ComputeThreads(self._backend, choice, PROCESS, watch, on_count)
             worker = Worker(
                 self._backend, cells, threads, facts, self._scheduler, self._thread.name, self._post, self._alone
@@ -149,7 +148,8 @@ class EngineThread:
             self._end(worker)
 
     def _end(self, worker: Worker | None) -> None:
-        """Tell of the end first: freeing the memory may take long, hang or fail, and nobody waits for that unawares."""
+        """Report the end first: freeing the memory may take long, hang or fail, and open calls must not wait for
+        that."""
         if worker is not None:
             worker.flush()
         if self.failure is not None:
@@ -194,9 +194,9 @@ class EngineThread:
         return self._jobs.get()
 
     def _may_pass(self, worker: Worker, job: Job) -> bool:
-        """Whether a job need not wait for the copies that are to be made, one a tick. Until then a cancelled request
-        keeps decoding and one without cells stalls. All other jobs need those before them: copies fill the sequences
-        that requests begin in. A grant has its cells from the drops before it."""
+        """Whether a job may go before pending copies, of which one is made a tick: a `Cancel` of a request at work,
+        which would keep decoding, and its `Grant`, without which it would stall. Not a grant after a drop, which may
+        free its cells. All other jobs keep their order: copies fill the sequences that requests begin in."""
         match job:
             case Cancel(request_id):
                 return worker.runs(request_id)

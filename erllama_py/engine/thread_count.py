@@ -9,7 +9,7 @@ CPUs were seen idle, seldom where none are. The faster one is the new best.
     calm ──threads wait──▶ trial of fewer ──faster──▶ fewer is best ──CPUs idle, or long ago──▶ trial of more ──▶ …
                                 └── slower: not again for a while, the longer the more it has cost
 
-On a machine that nobody else uses no trial is ever held, and the count never changes. Where the kernel reports nothing,
+On a machine without other work no trial is ever held, and the count never changes. Where the kernel reports nothing,
 trials are held by the clock alone. Times are in seconds of the engine's clock.
 """
 
@@ -22,23 +22,23 @@ import msgspec
 
 from erllama_py.engine.thread_trial import Shape, Trial
 
-# Threads of the process that waited for a CPU, in the mean: from here on, those that compute are held up. One busy
+# Mean number of threads of the process that waited for a CPU: from here on, those that compute are held up. One busy
 # process beside as many threads as CPUs makes 0.67 of two wait, and 0.94 of sixteen; the event loop of a server, less
 # than 0.1.
 HELD_UP = 0.3
 
-# CPUs idle in the mean, from which on another thread may have one. Half a CPU is not worth a thread: it would wait.
+# Mean number of idle CPUs from which on another thread may have one. Half a CPU is not worth a thread: it would wait.
 IDLE = 0.7
 
-# The pause after a trial, in seconds at least and as so many times what the trial has lost: trials take a twentieth of
-# the time, however much slower the wrong number is; a fifth where the kernel has other news since, as of a neighbour
-# that comes and goes.
+# The pause after a trial: at least this many seconds, and this many times what the trial has lost. So trials take a
+# twentieth of the time, however slow the wrong number is; a fifth where the kernel reports something new since, such as
+# another process that comes and goes.
 PAUSE, LOSSES = 2.0, 20.0
 NEWS_PAUSE, NEWS_LOSSES = 0.5, 5.0
 
 # The pause before more threads are tried although no CPU was seen idle, in seconds: others may give way, as processes
 # of a low priority do, but seldom will. The kernel favours threads that have slept, so a few decodes by more of them
-# look better than many are: with a trial each two seconds, one of five was won by chance, and half a second lost.
+# look better than many are: with a trial every two seconds, one of five was won by chance, and half a second lost.
 UNSEEN_PAUSE = 15.0
 
 News = Literal["calm", "held up", "idle"]
@@ -48,7 +48,7 @@ class Pressure(msgspec.Struct, frozen=True):
     """What the kernel has reported of the last tenths of a second, in means over them."""
 
     waiting: float  # threads of this process that waited for a CPU
-    idle: float  # CPUs that nobody used
+    idle: float  # CPUs that no process used
 
 
 class Counting(msgspec.Struct, frozen=True):
@@ -109,7 +109,7 @@ def observed(counting: Counting, seconds: float, now: float) -> Counting:
     if verdict is None:
         return counting
     if verdict:
-        # The way may lead further; but what the kernel has reported is of the old count, until it is asked again.
+        # Another step may follow; but what the kernel has reported is of the old count, until it is asked again.
         won = msgspec.structs.replace(counting, best=trial.count, lost=0, has_news=True, trial=None)
         return _ended(won, now)
     fewer = trial.count if trial.count < trial.best else counting.lost

@@ -1,6 +1,6 @@
-"""Whether another number of threads is faster than the best so far: what some decodes by each have taken. Pure.
+"""Whether another number of threads is faster than the best so far: by the times of some decodes with each. Pure.
 
-`Trial` is asked before each decode whose turn it is, and hears what the decode has taken. Times are in seconds.
+`Trial` says before each decode which count's turn it is, and gets the decode's time after it. Times are in seconds.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ import math
 
 import msgspec
 
-# A trial is over after so many decodes; or after so few, once they have taken as long as that: with decodes of 5 ms
-# chance evens out over eight, and eight decodes of a second are too many to lose.
+# A trial is over after this many decodes, or after fewer once they have taken this long: eight decodes of 5 ms are
+# needed to even out chance, and eight of a second would be too many to lose.
 TRIAL_DECODES = 8
 LEAST_DECODES = 4
 TRIAL_SECONDS = 1.0
 
-# A trial that is not over after so many decodes is given up: hardly two of them were alike.
+# A trial that is not over after this many decodes is given up: hardly two of them were alike.
 MOST_DECODES = 64
 
-# A trial is lost at once when the other count has cost so many decodes of the best more than it would have.
+# A trial is lost at once when the other count has cost this many decodes more than the best would have.
 LOST = 5.0
 
-# Fewer threads win a draw, and what is nearly one: the CPUs that they leave are of use to others. More threads must be
+# Fewer threads win a tie, or nearly a tie: the CPUs that they leave are of use to others. More threads must be
 # faster by more than chance.
 FEWER = 1.02
 MORE = 0.97
@@ -53,12 +53,13 @@ class Pairs(msgspec.Struct, frozen=True):
 
     @property
     def is_other(self) -> bool:
-        """Whose turn it is. The order makes up for times that rise or fall steadily, as they do in a longer context."""
+        """Whether it is the other count's turn. The order cancels out times that rise or fall steadily, as they do in
+        a longer context."""
         return (len(self.best_seconds) + len(self.seconds)) % 4 in (1, 2)
 
     @property
     def is_even(self) -> bool:
-        """Whether both have had as many."""
+        """Whether both counts have had equally many."""
         return len(self.best_seconds) == len(self.seconds)
 
     @property
@@ -82,7 +83,7 @@ class Trial(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, all_pairs=(alike, *others))
 
     def observed(self, seconds: float) -> Trial:
-        """It has taken so long."""
+        """It has taken `seconds`."""
         first, *others = self.all_pairs
         if first.is_other:
             first = msgspec.structs.replace(first, seconds=(*first.seconds, seconds))
@@ -97,7 +98,7 @@ class Trial(msgspec.Struct, frozen=True):
 
     @property
     def is_endless(self) -> bool:
-        """Whether it comes to nothing."""
+        """Whether it will never reach a verdict."""
         return sum(len(pairs.best_seconds) + len(pairs.seconds) for pairs in self.all_pairs) >= MOST_DECODES
 
     @property

@@ -6,15 +6,15 @@ The laws of a plan, each a property that is tested:
   waited longest go, so with at most twice as many none waits for more than one tick.
 - **Prompts take what is left**, and while anyone is decoding at most `chunk` tokens in total, none if that is 0. Alone,
   a prompt has the whole batch. Where rows and chunk leave room, the first prompt in line always gets a slice.
-- **The line** is: prompts that have waited `PATIENCE` ticks for each other one (longest first), then the higher
+- **The line** is: prompts that have waited `PATIENCE` ticks for each competing prompt (longest first), then the higher
   priority, then the earlier. So budgets follow priorities, and none starves: with at most `n_batch` needs, so that
   rows leave room for one prompt token, of `n` prompts each is served after `PATIENCE * n + n` ticks.
 - **Slices are as large as the room.** Where that is a micro-batch or more, they end on multiples of it, so that a
   prompt is cut at the same positions whatever went before: a reuse, other prompts, rows. Below, nothing is gained by
   a grid: what a chunk was measured to hold is never the same twice, and the grid would leave up to half of it empty.
 - **One prompt is finished before the next.** What the first in line leaves goes to those after it if they end with
-  it, or if it is a quarter of what prompts had: crumbs would keep a prompt at the end of the line for good, for one
-  that gets a slice has not waited.
+  it, or if it is a quarter of what prompts had: tiny slices would keep a prompt at the end of the line for good, since
+  one that gets a slice no longer counts as waiting.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-# Ticks that a prompt may be passed over for each other one that is read. However many there are, the first has
-# eight ninths of the budget: with the same patience for all, a crowd would be overdue together, and take turns
-# whatever its priorities. Of two, with ticks of a tenth of a second, the lower one moves about once a second.
+# Ticks that a prompt may be skipped for each competing prompt. However many there are, the first has eight ninths of
+# the budget: with a limit that does not grow with them, all of a crowd would be overdue together, and take turns
+# whatever their priorities. Of two, with ticks of a tenth of a second, the lower one moves about once a second.
 PATIENCE = 8
 
-# A prompt after the first gets at least such a part of the room: so less than a quarter of a tick stays unused where
-# one ends in it, and no prompt is cut into crumbs.
+# A prompt after the first gets at least this part of the room: so less than a quarter of a tick stays unused where
+# one ends in it, and no prompt is cut into tiny slices.
 PART = 4
 
 
@@ -54,7 +54,7 @@ class Portion(msgspec.Struct, frozen=True):
 def plan_tick(needs: Sequence[Need], n_batch: int, n_ubatch: int, chunk: int | None = None) -> list[Portion]:
     """Portions for one decode, `n_batch` tokens at most, in the order in which they are to be decoded.
 
-    `chunk` limits the prompt tokens of a decode that someone's next token waits for.
+    `chunk` limits the prompt tokens of a decode that also has a row.
     """
     rows = sorted((index for index, need in enumerate(needs) if need.decoding), key=lambda index: _row(needs[index]))
     portions = [Portion(index, 1) for index in rows[:n_batch]]
@@ -74,7 +74,7 @@ def plan_tick(needs: Sequence[Need], n_batch: int, n_ubatch: int, chunk: int | N
 
 
 def patience_of(n_prompts: int) -> int:
-    """Ticks after which one of so many prompts goes before those of higher priorities."""
+    """Ticks after which one of `n_prompts` prompts goes before those of higher priorities."""
     return PATIENCE * max(1, n_prompts - 1)
 
 

@@ -14,33 +14,13 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from erllama_py.engine import jobs
 from erllama_py.engine.backend import Backend, BackendFailure, ModelFacts, Slice
 from erllama_py.engine.cells import Cells
 from erllama_py.engine.compute_threads import ComputeThreads
 from erllama_py.engine.decoding import Decoder, Part
 from erllama_py.engine.failure import failure_of
 from erllama_py.engine.heartbeat import Heart
-from erllama_py.engine.jobs import (
-    Cancel,
-    Capture,
-    DrillFault,
-    Drop,
-    Failed,
-    Fault,
-    Fork,
-    Generate,
-    Grant,
-    Job,
-    Outcome,
-    Park,
-    Parked,
-    Prefilled,
-    PromptLogits,
-    Restore,
-    Resume,
-    Resumed,
-    Wants,
-)
 from erllama_py.engine.sequence import Running
 from erllama_py.engine.stall import TickTimes, chunk_size, observed
 from erllama_py.engine.tick_plan import Need, plan_tick
@@ -55,11 +35,12 @@ CAPTURES_BETWEEN_TOKENS = 1
 
 
 class Worker:
-    """See the module. `alone(request_id)` hears whose decode it is when it is only one's, and None after it."""
+    """See the module. `alone(request_id)` is called before a decode for that request alone, and `alone(None)` after
+    it."""
 
     def __init__(
         self, backend: Backend, cells: Cells, threads: ComputeThreads, facts: ModelFacts, scheduler: SchedulerOpts,
-        name: str, post: Callable[[Sequence[Outcome]], None], alone: Callable[[int | None], None],
+        name: str, post: Callable[[Sequence[jobs.Outcome]], None], alone: Callable[[int | None], None],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
         self._backend, self._cells, self._facts, self._scheduler = backend, cells, facts, scheduler
@@ -70,8 +51,8 @@ class Worker:
         self._log = get_logger(thread=name)
         self._running: dict[int, Running] = {}
         self._parked: dict[int, Running] = {}
-        self._forks: list[Fork] = []
-        self._outcomes: list[Outcome] = []
+        self._forks: list[jobs.Fork] = []
+        self._outcomes: list[jobs.Outcome] = []
         self._times = TickTimes()
         self._decoded_at = clock()
 
@@ -102,47 +83,47 @@ class Worker:
     # --- jobs --------------------------------------------------------------------------------------------
 
     def runs(self, request_id: int) -> bool:
-        """Whether a request was begun and is neither over nor parked: no job that waits is still to begin it."""
+        """Whether a request was begun and is neither over nor parked: no waiting job will begin it."""
         return request_id in self._running
 
-    def do(self, job: Job) -> None:
+    def do(self, job: jobs.Job) -> None:
         match job:
-            case Generate():
+            case jobs.Generate():
                 self._begin(job)
-            case Grant(request_id, limit):
+            case jobs.Grant(request_id, limit):
                 if running := self._running.get(request_id):
                     running.grant(limit)
-            case Park(request_id):
+            case jobs.Park(request_id):
                 if running := self._running.get(request_id):
                     running.parking = True
-            case Resume():
+            case jobs.Resume():
                 self._resume(job)
-            case Fork():
+            case jobs.Fork():
                 self._forks.append(job)
                 self._do_forks()
-            case Restore():
+            case jobs.Restore():
                 self._outcomes.append(self._cells.restore(job))
-                self.flush()  # the next row is read while this thread puts in those that have come
-            case Capture():
+                self.flush()  # the next row is read while this thread restores those that have come
+            case jobs.Capture():
                 copied = self._cells.capture(job.request_id, job.seq_id, job.start, job.end, job.reason, [])
                 self._outcomes.append(copied)
-            case Drop(seq_id, start):
+            case jobs.Drop(seq_id, start):
                 self._forget_forks(seq_id)
                 self._backend.remove(seq_id, start, -1)
-            case Cancel(request_id):
+            case jobs.Cancel(request_id):
                 if parked := self._parked.pop(request_id, None):
                     self._running[request_id] = parked
                 if (running := self._running.get(request_id)) and running.finish is None:
                     running.cancel()
-            case Fault("thread"):
-                raise DrillFault("the engine thread was told to fail")
-            case Fault():
+            case jobs.Fault("thread"):
+                raise jobs.DrillFault("the engine thread was told to fail")
+            case jobs.Fault():
                 self._decoder.fail = True
 
-    def _begin(self, job: Generate) -> None:
+    def _begin(self, job: jobs.Generate) -> None:
         self._forget_forks(job.seq_id)
         if not self._cells.cut(job.seq_id, job.keep):
-            # Nothing that was planned for. Ending the engine would be no cure: it would come back to the same rows.
+            # This should not happen. Ending the engine would not help: it would come back to the same rows.
             self._log.warning("a sequence does not hold what it should; computing all of it", keep=job.keep)
             self._empty(job.seq_id)
             job = msgspec.structs.replace(job, keep=0, logits=None)
@@ -155,10 +136,10 @@ class Worker:
         if not running.captures.can_wait:
             self._capture_due(running)  # of what is kept: a recurrent state stands there only now
         if job.keep == len(job.tokens):
-            self._outcomes.append(Prefilled(job.request_id, job.keep, job.keep))
+            self._outcomes.append(jobs.Prefilled(job.request_id, job.keep, job.keep))
             self._draw(running, lambda: running.sampler.sample_from(job.logits or b""))
 
-    def _resume(self, job: Resume) -> None:
+    def _resume(self, job: jobs.Resume) -> None:
         running = self._parked.pop(job.request_id, None)
         if running is None:  # cancelled meanwhile
             return
@@ -206,7 +187,7 @@ class Worker:
         for running in self._running.values():
             if running.wants:
                 running.asked = True
-                self._outcomes.append(Wants(running.job.request_id, running.limit))
+                self._outcomes.append(jobs.Wants(running.job.request_id, running.limit))
         self.flush()
 
     def _decode(self, needs: dict[Running, Need]) -> None:
@@ -255,13 +236,13 @@ class Worker:
         running.decoded(part.tokens)
         if running.returning and running.reached > reached:
             running.returning = False
-            self._outcomes.append(Resumed(job.request_id))
+            self._outcomes.append(jobs.Resumed(job.request_id))
         if prefilling and running.reached > reached:
-            self._outcomes.append(Prefilled(job.request_id, running.position, len(job.tokens)))
+            self._outcomes.append(jobs.Prefilled(job.request_id, running.position, len(job.tokens)))
         if logits is None:
             return
         if prefilling and job.keep_logits:
-            self._outcomes.append(PromptLogits(job.request_id, self._backend.logits(logits)))
+            self._outcomes.append(jobs.PromptLogits(job.request_id, self._backend.logits(logits)))
         self._draw(running, lambda: running.sampler.sample(logits))
 
     def _draw(self, running: Running, draw: Callable[[], int]) -> None:
@@ -315,9 +296,9 @@ class Worker:
         self._empty(running.seq_id)
         request_id = running.job.request_id
         self._parked[request_id] = self._running.pop(request_id)
-        self._do_forks()  # they get nothing
+        self._do_forks()  # forks of it get nothing
         running.park()
-        self._outcomes.append(Parked(request_id=request_id, held=held, token_ids=list(running.tokens)))
+        self._outcomes.append(jobs.Parked(request_id=request_id, held=held, token_ids=list(running.tokens)))
 
     # --- ends --------------------------------------------------------------------------------------------
 
@@ -341,7 +322,7 @@ class Worker:
         self._fail(running.job.request_id, error)
 
     def _fail(self, request_id: int, error: ErllamaError) -> None:
-        self._outcomes.append(Failed(request_id, failure_of(error)))
+        self._outcomes.append(jobs.Failed(request_id, failure_of(error)))
 
     def _finish_all(self) -> None:
         now, over = self._clock(), [running for running in self._running.values() if running.finish is not None]

@@ -20,16 +20,17 @@ from typing import Literal, TypeVar
 
 import anyio
 import anyio.lowlevel
+import msgspec
 
 from erllama_py.actors import ActorEnded, ActorError, ActorRef, Names, Raised, Reply, text_of
 from erllama_py.cache.client import CacheClient
-from erllama_py.cache.keys import Identity
+from erllama_py.cache.keys import Identity, fold_salt
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import ModelCrashed, ModelNotLoaded, TokenizerOnly
 from erllama_py.handle.token_options import asks_much, by_id, names_tokens
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.request import capture_plan, make_request, salted, too_late
+from erllama_py.model.request import capture_plan, make_request, too_late
 from erllama_py.options.request import RequestOptions, parse_request_options
 from erllama_py.results import Completion, Event
 from erllama_py.scheduler.messages import (
@@ -45,16 +46,16 @@ from erllama_py.scheduler.messages import (
 from erllama_py.watch.log import get_logger
 
 # Longer texts (in characters) and token lists are worked on by a worker thread: a hop to one and back takes
-# about 0.1 ms, and tokenizing so many characters of English with SmolLM2 about 1 ms.
+# about 0.1 ms, and tokenizing this many characters of English with SmolLM2 about 1 ms.
 INLINE_LENGTH = 4_000
 
 Prepared = tuple[list[int], tuple[int, ...]]  # the tokens of a prompt, and where others may diverge from it
 T = TypeVar("T")
-_tickets = itertools.count(1)  # unique in the process, so that a late cancel never meets another request
+_tickets = itertools.count(1)  # unique in the process, so that a late cancel never hits another request
 
 
-def _nobody(event: Event) -> None:
-    """Reads a stream that nobody asked for."""
+def _discard(event: Event) -> None:
+    """Take the events of a request without a stream."""
 
 
 class Caller:
@@ -64,7 +65,7 @@ class Caller:
         self.board = board
         self.cache = CacheClient(names)
         self.threads = names.home.threads
-        self.check_loop = names.home.check  # before anything of the model is touched, and above all waited for
+        self.check_loop = names.home.check  # called first, before anything of the model is waited for
         self._unload = unload
 
     @property
@@ -73,10 +74,11 @@ class Caller:
         return self.board.model_id
 
     def identity(self, options: RequestOptions) -> Identity:
-        """Whose rows a request with these options may meet."""
+        """The identity of the rows that a request with these options may use."""
         identity, config = self.board.identity, self.board.config
         assert identity is not None
-        return salted(identity, options.cache_salt or config.cache_salt)
+        salted = fold_salt(identity.fingerprint, options.cache_salt or config.cache_salt)
+        return msgspec.structs.replace(identity, fingerprint=salted)
 
     async def actor(self) -> ActorRef[Message]:
         """The actor, once it can take a request: while it crashes and comes back this waits for it."""
@@ -94,7 +96,7 @@ class Caller:
                     return use(vocabulary)
                 return await self.threads.run(use, vocabulary)
             except ModelNotLoaded:
-                # The engine let go of it meanwhile. If that was a crash, the next one is being loaded.
+                # The engine has closed it meanwhile. If that was a crash, the next one is being loaded.
                 self.board.check()
                 await anyio.lowlevel.checkpoint()
 
@@ -110,7 +112,7 @@ class Caller:
         self.tell(CancelRequest(request_id))
 
     def end_session(self, session_id: str, options: RequestOptions) -> None:
-        """Have the sequence of a session held no more; a model that never was up holds none."""
+        """Stop holding a session's sequence; a model that was never up holds none."""
         if self.board.identity is not None:
             self.tell(EndSession((self.identity(options), session_id)))
 
@@ -138,7 +140,7 @@ class Caller:
         await self._unload(self.board)
 
     def tell(self, message: CancelRequest | EndSession) -> None:
-        """Say something to the actor, if it is there; never to that of a later model with the same id."""
+        """Send a message to the actor, if it is there; never to that of a later model with the same id."""
         self.check_loop()
         if ref := self.board.ref:
             ref.cast(message, bounded=False)
@@ -156,7 +158,7 @@ class Caller:
         return await self.result(reply)
 
     async def result(self, reply: Reply[Completion]) -> Completion:
-        """What a request has come to. Raises a `RequestError` or a `ModelUnavailable`."""
+        """The result of a request. Raises a `RequestError` or a `ModelUnavailable`."""
         with caller_errors(self.board):
             return await reply.wait()
 
@@ -166,7 +168,7 @@ class Caller:
     ) -> tuple[int, Reply[Completion]]:  # fmt: skip
         """Check the options, prepare the prompt and submit it; the request's id, and the reply to wait for.
 
-        A deadline that passes before there is a request gives what it gives one that waits in the queue.
+        If the deadline passes before there is a request, the result is that of one that still waits in the queue.
         """
         self.check_loop()
         self.check_has_weights()
@@ -178,7 +180,7 @@ class Caller:
                 checked = await self._by_id(checked)
                 tokens, anchors = await prepare()
                 if ends_at is not None and feed is None:
-                    feed = _nobody  # what has come so far must be known here when the deadline passes
+                    feed = _discard  # what has come so far must be known here when the deadline passes
                 request_id, reply = await self._submit(tokens, anchors, checked, feed, now, prefill_only)
         except TimeoutError:
             if not timeout.expired():

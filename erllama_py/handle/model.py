@@ -1,6 +1,6 @@
 """The handle of one model: what callers ask of it, checked and tokenized on their side, then sent through its `caller`.
 
-A bad prompt or option is refused here, before the actor hears of it. While the model loads again after a
+A bad prompt or option is refused here, before it reaches the actor. While the model loads again after a
 crash, calls wait for it; when it is gone for good they raise. Nothing here outlives its call.
 """
 
@@ -158,7 +158,7 @@ class Model:
         """Save what is not saved yet, unload the model, and return when its memory is free.
 
         Saving takes at most the policy's `evict_save_timeout_ms`. Open calls get `ModelNotLoaded`. Where it is called
-        again, all callers wait for the same end; one that is cancelled does not keep it from coming. Raises
+        again, all callers wait for the same end; cancelling one does not stop the unload. Raises
         `ModelStuck` when its engine thread does not end: the memory stays taken, and so does the id.
         """
         await self._caller.unload()
@@ -175,11 +175,7 @@ class Model:
         return await self._prompts.detokenize(tokens, special=special)
 
     async def apply_chat_template(
-        self,
-        messages: Sequence[ChatMessage],
-        *,
-        tools: Tools | None = None,
-        add_generation_prompt: bool = True,
+        self, messages: Sequence[ChatMessage], *, tools: Tools | None = None, add_generation_prompt: bool = True
     ) -> list[int]:
         """The conversation as token ids, rendered by the GGUF's own Jinja template. Raises `ChatTemplateError`."""
         return await self._prompts.render(messages, tools, add_generation_prompt=add_generation_prompt)
@@ -213,7 +209,7 @@ class Model:
         )  # fmt: skip
 
     async def list_cached_prefixes(self, tokens: Sequence[int], *, cache_salt: str | None = None) -> list[CachedPrefix]:
-        """The prefixes of `tokens` that are saved, the longest last: each could be a start."""
+        """The prefixes of `tokens` that are saved, the longest last: a request could start from each."""
         return cached_prefixes(await self._look(await self._prompts.tokens(tokens), cache_salt))
 
     async def _look(self, tokens: list[int], salt: object) -> Hit | None:
@@ -266,5 +262,5 @@ class Model:
 
 
 def board_of(model: Model) -> ModelBoard:
-    """The board of the load that a handle is of."""
+    """The board of the load that a handle belongs to."""
     return model._caller.board

@@ -1,5 +1,5 @@
 """From what a caller passes to the tokens of a prompt: texts, token ids and conversations, through the model's own
-vocabulary and chat template. What is wrong with them is said here, and the actor never hears of it."""
+vocabulary and chat template. Bad input raises here, and never reaches the actor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from erllama_py.chat.anchors import anchors as find_anchors
+from erllama_py.chat.turns import anchors as find_anchors
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import InvalidText
 from erllama_py.handle.caller import INLINE_LENGTH, Caller, Prepared

@@ -247,7 +247,7 @@ class Session:
 
 
 class Claim:
-    """One call's hold of its session, from `take` until `held` is closed, and the turn that it made."""
+    """One call's exclusive use of its session, from `take` until `held` is closed, and the turn that it made."""
 
     def __init__(self, session: Session) -> None:
         self.turn: Turn | None = None
@@ -287,7 +287,7 @@ class _TurnRun:
             raise
 
     async def result(self, reply: Reply[Completion]) -> Completion:
-        """Commit the turn and let go of the session."""
+        """Commit the turn and release the session."""
         with self._claim.held:
             self._committed = True
             return await self._session._commit(self._claim, reply)

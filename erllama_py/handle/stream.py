@@ -39,14 +39,14 @@ class Run(Protocol):
         """Finish it with what it has."""
 
     async def result(self, reply: Reply[Completion]) -> Completion:
-        """What it has come to."""
+        """Its result."""
 
     async def left(self, reply: Reply[Completion], error: BaseException | None) -> None:
         """The block was left, by this error if by any; a request that was not over has been cancelled."""
 
 
 class Call:
-    """A request that stands for itself."""
+    """A request that is no turn of a `Session`."""
 
     def __init__(
         self, caller: Caller, prepare: Callable[[], Awaitable[Prepared]], options: Mapping[str, object]
@@ -74,7 +74,7 @@ class Stream:
         self._request_id: int | None = None
         self._reply: Reply[Completion] | None = None
         self._over = False  # `Done` was handed out, or an error raised
-        self._left = False  # so was the block
+        self._left = False  # the block was left
 
     @property
     def request_id(self) -> int:

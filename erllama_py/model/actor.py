@@ -21,45 +21,18 @@ from erllama_py.actors import Background, Exit, Reply, StateMachine, Stop, Threa
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.client import CacheClient
 from erllama_py.cache.messages import RowBytes, Save, SaveLost, Skipped
-from erllama_py.engine.backends import BackendFactory
+from erllama_py.engine import BackendFactory
 from erllama_py.engine.failure import Failure
 from erllama_py.engine.jobs import DrillFault, Outcome
 from erllama_py.engine.thread import EngineThread
 from erllama_py.model import open_request
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.kept_logits import KeptLogits
 from erllama_py.model.loading import describe, prepare_off_loop, range_bytes, report_weights
-from erllama_py.model.look_ups import LookUps
+from erllama_py.model.look_ups import KeptLogits, LookUps
 from erllama_py.model.open_request import OpenRequest
 from erllama_py.model.request import make_completion, row_meta
-from erllama_py.scheduler import machine
-from erllama_py.scheduler.messages import (
-    AnswerSaved,
-    AwaitBuffers,
-    BuffersBack,
-    CancelRequest,
-    Complete,
-    Crash,
-    Effect,
-    Emit,
-    EndLookUp,
-    EngineOutcomes,
-    FailRequest,
-    Found,
-    KeepLogits,
-    LeaveSaveAll,
-    Look,
-    LookUp,
-    Message,
-    ReadRows,
-    Refuse,
-    RowRead,
-    RowTaken,
-    SaveAll,
-    SaveRow,
-    SendJob,
-    Submit,
-)
+from erllama_py.scheduler import machine, messages
+from erllama_py.scheduler.messages import Effect, Message
 from erllama_py.scheduler.outcomes import texts_of
 from erllama_py.scheduler.reuse import is_cuttable
 from erllama_py.scheduler.state import State, limits_of, new_state
@@ -67,7 +40,7 @@ from erllama_py.watch.log import get_logger
 
 # Buffers that are made while a model loads: a tick copies two ranges at most, while those of the last are written.
 WARM_BUFFERS = 4
-WATCH_SECONDS = 1.0  # so often it is looked whether a decode hangs
+WATCH_SECONDS = 1.0  # between two checks for a decode that hangs
 
 
 class ModelActor(StateMachine[State, Message, Effect]):
@@ -89,7 +62,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self._remember = remember  # the folder of remembered fingerprints
         self._thread: EngineThread | None = None
         self._open: dict[int, OpenRequest] = {}
-        self._undecided = 0  # batches of the engine's that wait in the mailbox
+        self._undecided = 0  # engine batches that wait in the mailbox
         self._look_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._log = get_logger(model=board.model_id)
@@ -97,7 +70,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
     async def init(self) -> None:
         board, began = self._board, time.perf_counter()
         self._cache = CacheClient(self.names)
-        self._look_ups = LookUps(self._cache, self.name, self._post, self._kept.get)
+        self._look_ups = LookUps(self._cache, self.name, self._kept, self._post)
         board.begins(self.ref)
         # On a worker thread, because the first of a kind imports its code, some 20 ms of it.
         backend = await self._loading.abandon(self._make_backend, board.model_id, board.config)
@@ -122,8 +95,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
 
     def _take_outcomes(self, outcomes: Sequence[Outcome]) -> None:
         """Called on the loop, once a tick of the engine thread. Text goes straight to its streams: one wake-up of the
-        loop for each token, and no message. All else is decided on, and text that comes after it waits for that in the
-        mailbox. Urgent, so that it is never refused."""
+        loop for each token, and no message. All else needs a decision, and text after it waits in the mailbox too, to
+        keep the order. Urgent, so that it is never refused."""
         if self.ref.exit is not None:  # an actor that is ending has answered everything
             return
         if not self._undecided and (texts := texts_of(outcomes)) is not None:
@@ -131,19 +104,19 @@ class ModelActor(StateMachine[State, Message, Effect]):
                 self._emit(text)
             return
         self._undecided += 1
-        self.ref.cast(EngineOutcomes(list(outcomes)), urgent=True)
+        self.ref.cast(messages.EngineOutcomes(list(outcomes)), urgent=True)
 
     async def handle(self, message: Message, reply: Reply[Any] | None) -> Stop | None:
-        """Count what the engine has reported and was not taken in yet."""
+        """Handle it, and count the engine batches that still wait in the mailbox."""
         stop = await super().handle(message, reply)
-        self._undecided -= isinstance(message, EngineOutcomes)
+        self._undecided -= isinstance(message, messages.EngineOutcomes)
         return stop
 
-    def _emit(self, effect: Emit) -> None:
+    def _emit(self, effect: messages.Emit) -> None:
         if one := self._open.get(effect.request_id):
             one.emit(effect.event)
 
-    def _post(self, event: Found | RowRead | Look | BuffersBack | SaveLost) -> None:
+    def _post(self, event: messages.Found | messages.RowRead | messages.Look | messages.BuffersBack | SaveLost) -> None:
         if self.ref.exit is None:
             self.ref.cast(event, urgent=True)
 
@@ -151,17 +124,17 @@ class ModelActor(StateMachine[State, Message, Effect]):
 
     def event_of(self, message: Message, reply: Reply[Any] | None) -> Message:
         """Keep the reply of a request until its effect answers it; a caller that goes away cancels it."""
-        if isinstance(message, Submit) and reply is not None:
+        if isinstance(message, messages.Submit) and reply is not None:
             request_id = message.request.id
             self._open[request_id] = OpenRequest(message, reply)
-            reply.on_abandoned(lambda: self.ref.cast(CancelRequest(request_id), bounded=False))
-        elif isinstance(message, CancelRequest):
+            reply.on_abandoned(lambda: self.ref.cast(messages.CancelRequest(request_id), bounded=False))
+        elif isinstance(message, messages.CancelRequest):
             asyncio.get_running_loop().call_later(open_request.SETTLE_SECONDS, self._settle, message.request_id)
-        elif isinstance(message, SaveAll) and reply is not None:
+        elif isinstance(message, messages.SaveAll) and reply is not None:
             ticket = message.ticket
             self._saves[ticket] = reply
-            reply.on_abandoned(lambda: self.ref.cast(LeaveSaveAll(ticket), bounded=False))
-        elif isinstance(message, LeaveSaveAll):
+            reply.on_abandoned(lambda: self.ref.cast(messages.LeaveSaveAll(ticket), bounded=False))
+        elif isinstance(message, messages.LeaveSaveAll):
             self._saves.pop(message.ticket, None)
         return message
 
@@ -183,7 +156,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
     def _look_again(self, when: float | None, now: float) -> None:
         """Have a `Look` come when something is due without an event."""
         due = self._look_at is not None and self._look_at <= now
-        if when == self._look_at or due:  # one that is due comes yet: not every event does what it is for
+        if when == self._look_at or due:  # a `Look` that is due still comes: other events do not do its work
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -195,44 +168,44 @@ class ModelActor(StateMachine[State, Message, Effect]):
     def _look_due(self) -> None:
         # A loop's timer may come some tenths of a millisecond early: then nothing is due, and another is set.
         self._look_at, self._timer = None, None
-        self._post(Look())
+        self._post(messages.Look())
 
     async def perform(self, effect: Effect) -> None:
         assert self._thread is not None
         assert self._look_ups is not None
         match effect:
-            case SendJob(job):
+            case messages.SendJob(job):
                 self._thread.submit(job)
-            case Emit():
+            case messages.Emit():
                 self._emit(effect)
-            case LookUp(request):
+            case messages.LookUp(request):
                 self._look_ups.find(request, self._board.config.tier_srv, is_cuttable(self.state.limits.memory))
-            case ReadRows():
+            case messages.ReadRows():
                 self._look_ups.read(effect)
-            case RowTaken(request_id):
+            case messages.RowTaken(request_id):
                 self._look_ups.taken(request_id)
-            case EndLookUp():
+            case messages.EndLookUp():
                 self._look_ups.end(effect)
-            case SaveRow():
+            case messages.SaveRow():
                 self._save(effect)
-            case KeepLogits(key, logits):
+            case messages.KeepLogits(key, logits):
                 self._kept.put(key, logits)
-            case AwaitBuffers():
+            case messages.AwaitBuffers():
                 self._background.start(self._await_buffers())
-            case AnswerSaved(ticket):
+            case messages.AnswerSaved(ticket):
                 self._background.answer(self._saves.pop(ticket), self._cache.flush())
-            case Complete(request):
+            case messages.Complete(request):
                 if one := self._open.pop(request.id, None):
                     one.reply.send(make_completion(effect, time.monotonic()))
-            case FailRequest(request_id, failure):
+            case messages.FailRequest(request_id, failure):
                 if one := self._open.pop(request_id, None):
                     error = failure.error()
                     one.reply.fail(error if isinstance(error, errors.ErllamaError) else _told(error))
-            case Refuse(request, waiting):
+            case messages.Refuse(request, waiting):
                 self._open.pop(request.id).reply.fail(self._refusal(request.session_id or "", waiting))
-            case Crash(None):
+            case messages.Crash(None):
                 raise DrillFault("the model's actor was told to fail")
-            case Crash(Failure() as failure):
+            case messages.Crash(Failure() as failure):
                 raise self._thread.failure or failure.error()
 
     def _refusal(self, session_id: str, waiting: int | None) -> errors.ErllamaError:
@@ -240,7 +213,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
             return errors.SessionBusy(errors.BUSY, session_id)
         return errors.QueueFull(self._board.model_id, waiting, self.state.limits.max_pending)
 
-    def _save(self, effect: SaveRow) -> None:
+    def _save(self, effect: messages.SaveRow) -> None:
         captured, facts = effect.captured, self._board.facts
         assert facts is not None
         if captured.payload is None:
@@ -256,7 +229,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
 
     async def _await_buffers(self) -> None:
         await self._cache.flush()
-        self._post(BuffersBack())
+        self._post(messages.BuffersBack())
 
     async def _watch(self, thread: EngineThread) -> None:
         while True:
@@ -269,20 +242,20 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self._board.crashed()
         self._loading.close()
         if self._thread is not None:
-            self._thread.ask_to_stop()  # first of all: where nothing here is waited for, it ends all the same
+            self._thread.ask_to_stop()  # first of all, so that it ends even if nothing below is waited for
         if self._timer is not None:
             self._timer.cancel()
         await self._background.stop()
         if self._look_ups is not None:
             await self._look_ups.stop()
         if self._thread is not None:
-            # As long as it takes: until then the memory is taken, and with this actor its name. How long that may be
-            # waited for, the supervisor knows, and it never starts another one beside it.
+            # Without a limit: until then the memory, and this actor's name, stay taken. The supervisor limits its own
+            # wait, and never starts another one beside this.
             await self._thread.stop()
 
 
 def _told(error: Exception) -> errors.RequestError:
-    """What a request has failed with is one of ours, also where a backend has raised what was none."""
+    """The error that a request has failed with, as one of ours: a backend may have raised any other."""
     told = errors.RequestError(str(error))
     told.__cause__ = error
     return told

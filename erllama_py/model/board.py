@@ -1,7 +1,7 @@
 """The status of one load of a model, readable without a message: from `load_model` until its memory is free.
 
-Written by its actors (what they do), its supervisor (how it has ended) and an unload (it is to be gone); the phase, and
-whether requests are taken, follow from these three. All of it is on the event loop, so a probe costs no message.
+Written by its actors (what they do), its supervisor (how it has ended) and an unload (that it is to end); the phase,
+and whether requests are taken, follow from these three. All of it is on the event loop, so a probe costs no message.
 
     loading ─▶ idle ⇄ prefilling ⇄ generating ⇄ hanging      any ─crash─▶ restarting ─▶ idle, or failed
     any ─unload─▶ unloaded
@@ -37,7 +37,7 @@ class ModelBoard:
         self.config = config
         self.on_progress = on_progress
         self.restarts = 0
-        self.threads_used = 0  # by its engine, of late
+        self.threads_used = 0  # by the last decodes of its engine
         self.last_hit: CacheHit | None = None
         self.info: ModelInfo | None = None
         self.facts: ModelFacts | None = None
@@ -45,10 +45,10 @@ class ModelBoard:
         self.vocabulary: Vocabulary | None = None
         self.template: ChatTemplate | None = None
         self._ref: ActorRef[Message] | None = None
-        self._ready = False  # that actor
+        self._ready = False  # whether that actor is
         self._state: State | None = None
         self._overdue: float | None = None
-        self._failure: BaseException | None = None  # that its supervisor gave it up for
+        self._failure: BaseException | None = None  # why its supervisor gave it up
         self._closed: Callable[[], ErllamaError] | None = None
         self._changed = anyio.Event()
 
@@ -62,7 +62,8 @@ class ModelBoard:
         self._ref, self._ready, self._overdue = ref, False, None
 
     def progress(self, step: LoadProgress) -> None:
-        """A step of a load; nothing is reported of a load that is over. A caller's mistake is logged, once."""
+        """A step of a load; nothing is reported of a load that is over. If the callback raises, that is logged, and it
+        is not called again."""
         if self.on_progress is None or self.phase not in ("loading", "restarting"):
             return
         try:
@@ -100,7 +101,7 @@ class ModelBoard:
         self._overdue = overdue
 
     def crashed(self) -> None:
-        """The actor is ending. If nobody asked for it, its supervisor decides whether there will be another."""
+        """The actor is ending. If that was not requested, its supervisor decides whether there will be another."""
         self.restarts += self.info is not None and not self.is_closed
 
     # --- written by others -------------------------------------------------------------------------------------
@@ -128,7 +129,7 @@ class ModelBoard:
 
     @property
     def ref(self) -> ActorRef[Message] | None:
-        """The actor of now, also while it loads or is to end; never that of a later load."""
+        """The current actor, also while it loads or is to end; never that of a later load."""
         return self._ref if self._ref is not None and self._ref.exit is None else None
 
     @property
@@ -148,7 +149,7 @@ class ModelBoard:
 
     @property
     def is_unloaded(self) -> bool:
-        """Whether it was asked to be gone, or ended with all that its supervisor had."""
+        """Whether it was unloaded, or ended together with its supervisor."""
         return self._closed is not None
 
     @property

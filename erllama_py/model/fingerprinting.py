@@ -1,7 +1,7 @@
 """Finding the fingerprint of a model that is being loaded: remembered, or hashed and then remembered.
 
-The memory is a folder of small JSON files, read and written from the loop by `aiofiles`, on the load's own threads. It
-is never a reason for a load to fail. What is hashed, and what is believed, is in `engine.fingerprint`.
+The memory is a folder of small JSON files, read and written from the loop by `aiofiles`, on the load's own threads. No
+failure of it fails a load. What is hashed, and which remembered hash counts, is in `engine.fingerprint`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,8 @@ import aiofiles.os
 import msgspec
 
 from erllama_py.actors import Threads, settle
+from erllama_py.engine import fingerprint
 from erllama_py.engine.backend import FileFacts, LoadCancelled
-from erllama_py.engine.fingerprint import (
-    FileState,
-    Remembered,
-    believed,
-    combine,
-    hash_file,
-    identify,
-    plan_hash,
-    store_path,
-    usable,
-)
 from erllama_py.errors import FingerprintMismatch
 from erllama_py.options.model import ModelConfig
 
@@ -55,7 +45,7 @@ async def find_fingerprint(
     if config.fingerprint_mode == "fast_unsafe":
         assert config.fingerprint is not None  # checked at the door
         return config.fingerprint
-    found = combine(await _known_or_hashed(config, facts, folder, progress, threads))
+    found = fingerprint.combine(await _known_or_hashed(config, facts, folder, progress, threads))
     if config.fingerprint is not None and config.fingerprint != found:
         raise FingerprintMismatch(facts.files[0].path, config.fingerprint, found)
     return found
@@ -65,9 +55,9 @@ async def _known_or_hashed(
     config: ModelConfig, facts: FileFacts, folder: Path, progress: Progress, threads: Threads
 ) -> list[str]:
     files, mode, executor = facts.files, config.fingerprint_mode, threads.executor
-    states = [await threads.abandon(identify, file, mode) for file in files]
-    plans = [plan_hash(mode, file) for file in files]
-    known = believed(config, [await recall(folder, state, executor) for state in states])
+    states = [await threads.abandon(fingerprint.identify, file, mode) for file in files]
+    plans = [fingerprint.plan_hash(mode, file) for file in files]
+    known = fingerprint.believed(config, [await recall(folder, state, executor) for state in states])
     hashes, done, total = list[str](), 0, sum(plan.length for plan in plans)
 
     def advance(count: int) -> None:
@@ -81,45 +71,46 @@ async def _known_or_hashed(
             advance(plan.length)
             hashes.append(digest)
             continue
-        hashes.append(await threads.abandon(hash_file, file, plan, advance))
+        hashes.append(await threads.abandon(fingerprint.hash_file, file, plan, advance))
         if config.remember_fingerprint:
-            await store(folder, Remembered(state, hashes[-1]), executor)
+            await store(folder, fingerprint.Remembered(state, hashes[-1]), executor)
     return hashes
 
 
-# A file that a cancellation finds half opened would stay open until it is collected, and a temporary one for good: both
-# calls run to their end. Closed by hand, as the end of `async with aiofiles.open(…)` takes the application's threads.
+# Cancelled while it is being opened, a file would stay open until it is collected, and a temporary one would stay for
+# good: so both calls run to their end. Closed by hand, as the end of `async with aiofiles.open(…)` takes the
+# application's threads.
 
 
-async def recall(folder: Path, state: FileState, executor: Executor) -> str | None:
+async def recall(folder: Path, state: fingerprint.FileState, executor: Executor) -> str | None:
     """The remembered hash, if the file is still the same."""
     recalling = asyncio.ensure_future(_recall(folder, state, executor))
     await settle(recalling)
     return recalling.result()
 
 
-async def store(folder: Path, entry: Remembered, executor: Executor) -> None:
-    """Remember a hash, whole or not at all. A store that cannot be written is done without."""
+async def store(folder: Path, entry: fingerprint.Remembered, executor: Executor) -> None:
+    """Remember a hash, whole or not at all. If that fails, nothing is remembered."""
     await settle(asyncio.ensure_future(_store(folder, entry, executor)))
 
 
-async def _recall(folder: Path, state: FileState, executor: Executor) -> str | None:
+async def _recall(folder: Path, state: fingerprint.FileState, executor: Executor) -> str | None:
     try:
-        file = await aiofiles.open(store_path(folder, state), "rb", opener=_unwaited, executor=executor)
+        file = await aiofiles.open(fingerprint.store_path(folder, state), "rb", opener=_unwaited, executor=executor)
         try:
             content: bytes = await file.read(MOST_BYTES) or b""  # a pipe may have nothing yet
         finally:
             await file.close()
     except OSError:
         return None
-    return usable(content, state)
+    return fingerprint.usable(content, state)
 
 
-async def _store(folder: Path, entry: Remembered, executor: Executor) -> None:
+async def _store(folder: Path, entry: fingerprint.Remembered, executor: Executor) -> None:
     with suppress(OSError, UnicodeEncodeError):  # the latter: a path that JSON cannot hold
         content = msgspec.json.encode(entry)
         await aiofiles.os.makedirs(folder, mode=0o700, exist_ok=True, executor=executor)
-        whole = store_path(folder, entry.identity)
+        whole = fingerprint.store_path(folder, entry.identity)
         temporary = whole.with_suffix(f".{os.getpid()}-{next(_numbers)}.tmp")
         try:
             file = await aiofiles.open(temporary, "xb", opener=_private, executor=executor)

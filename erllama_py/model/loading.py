@@ -46,10 +46,10 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cell_bytes(facts: FileFacts, context: ContextOpts) -> int:
-    """Bytes of all KV cells: an estimate from below.
+    """Bytes of all KV cells: a low estimate.
 
-    `kv_bytes_per_token` is in f16, half of it keys and half of it values. Which layers of a sliding-window
-    model attend to everything is the architecture's secret, so all count with the window alone.
+    `kv_bytes_per_token` is in f16, half of it keys and half of it values. Which layers of a sliding-window model attend
+    to everything is not in the file, so all count with the window alone.
     """
     windowed = facts.sliding_window > 0 and not context.swa_full
     cells = min(context.n_ctx, facts.sliding_window) if windowed else context.n_ctx
@@ -57,7 +57,7 @@ def cell_bytes(facts: FileFacts, context: ContextOpts) -> int:
 
 
 def range_bytes(facts: FileFacts, config: ModelConfig) -> int:
-    """Bytes of a long range of cells as it is copied out to be saved: an estimate from above; 0 where nothing is saved.
+    """Bytes of a long range of cells as it is copied out to be saved: a high estimate; 0 where nothing is saved.
 
     Beside the cells there are their positions and each layer's head, some 0.2 %; a sixteenth is plenty.
     """
@@ -75,7 +75,7 @@ def _bytes_per_cell(facts: FileFacts, context: ContextOpts) -> float:
 
 
 def resident_bytes(config: ModelConfig, facts: FileFacts) -> int:
-    """Bytes that a load takes of this machine's memory for good: an estimate from below, as it refuses loads.
+    """Bytes that a load takes of this machine's memory for good: a low estimate, as loads are refused by it.
 
     Mapped weights can be read again from the file, and weights and cells on a GPU lie elsewhere.
     """

@@ -1,8 +1,9 @@
-"""A request that is not answered yet: its reply, its stream, and what has come of it so far.
+"""A request that is not answered yet: its reply, its stream, and its text and tokens so far.
 
 A request that is cancelled, by its caller or by its deadline, is answered by the engine, which knows best what it had.
 Where the engine does not report it within `SETTLE_SECONDS`, because a decode takes long or hangs, the caller gets what
-has come so far. What the engine says later goes nowhere: the state machine still hears of it, and frees the cells.
+has come so far. What the engine reports later is dropped for the caller: only the state machine gets it, and frees the
+cells.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from erllama_py.engine.jobs import Finished
 from erllama_py.results import Completion, Event, TextDelta
 from erllama_py.scheduler.messages import Outline, Submit
 
-SETTLE_SECONDS = 0.25  # a tick of an engine that does well, and some more
+SETTLE_SECONDS = 0.25  # more than a tick of a healthy engine
 
 
 class OpenRequest:
@@ -38,7 +39,7 @@ class OpenRequest:
         self._submit.feed(event)
 
     def so_far(self, outline: Outline, started_at: float | None, now: float) -> Finished:
-        """What the engine would say of it. How many of its tokens lie in the cells, nobody else knows."""
+        """What the engine would report, but for how many tokens lie in the cells: only the engine knows that."""
         began = now if started_at is None else started_at + outline.lookup_seconds + outline.restore_seconds
         first = self._first_at or now
         return Finished(

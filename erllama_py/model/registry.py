@@ -1,8 +1,8 @@
-"""The models of one runtime by id: loads and unloads, in whatever order they meet.
+"""The models of one runtime by id: loads and unloads, in any order.
 
-Owns the boards, one for each load, and their keepers. An id is free when its keeper has ended, with all that it kept:
-not while a load, an unload or an engine that does not end still holds the memory. An unload belongs to nobody: once it
-is asked for it goes on, and all its callers wait for the same end.
+Owns the boards, one for each load, and their keepers. An id is free when its keeper has ended and everything is
+released: not while a load, an unload or an engine that does not end still holds the memory. An unload belongs to no
+caller: once requested it goes on, and all its callers wait for the same end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from erllama_py.results import LoadProgress
 
 
 class Registry:
-    """See the module. `branch` is the supervisor of now, `child` describes the child of a board, `save` saves what a
+    """See the module. `branch` is the current supervisor, `child` describes the child of a board, `save` saves what a
     model holds, in bounded time."""
 
     def __init__(
@@ -54,7 +54,7 @@ class Registry:
     async def load(
         self, model_id: str, config: ModelConfig, on_progress: Callable[[LoadProgress], object] | None
     ) -> ModelBoard:
-        """Load a model. A caller that is cancelled takes it back.
+        """Load a model. Cancelling the caller undoes it.
 
         Raises the load's own error, `AlreadyLoaded`, `ModelStuck` where the last model of this id still holds its
         memory, `ModelNotLoaded` when it is unloaded meanwhile, or ends with its supervisor.
@@ -89,7 +89,7 @@ class Registry:
             ending = self._ends[board] = asyncio.ensure_future(self._end(board))
             ending.add_done_callback(partial(self._ended, board))
         await asyncio.wait((ending,))
-        if ending.cancelled():  # from outside, as everything was: the memory is freed all the same
+        if ending.cancelled():  # all tasks were cancelled from outside: the memory is freed anyway
             raise RuntimeClosed
         ending.result()
 
@@ -121,7 +121,7 @@ class Registry:
             ending.exception()  # all its callers may have gone
 
     async def _take_down(self, board: ModelBoard) -> None:
-        if (keeper := self._keepers.get(board)) is None:  # its load took it down, as it failed or was taken back
+        if (keeper := self._keepers.get(board)) is None:  # its load ended it, having failed or been cancelled
             return
         try:
             await keeper.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from erllama_py.cache.keys import TOKEN_BYTES, Identity, fold_salt, pack_tokens, prefix_keys
+from erllama_py.cache.keys import TOKEN_BYTES, Identity, pack_tokens, prefix_keys
 from erllama_py.cache.messages import RowMeta
 from erllama_py.cache.policy import grid_stride, prompt_ends
 from erllama_py.engine.backend import ModelFacts
@@ -80,11 +80,6 @@ def make_request(
         session_wait=options.session_wait,
         queue_wait=math.inf if options.queue_wait is True else float(options.queue_wait),
     )  # fmt: skip
-
-
-def salted(identity: Identity, salt: str | None) -> Identity:
-    """Whose rows a request with this salt may meet."""
-    return Identity(fold_salt(identity.fingerprint, salt), identity.quant_bits, identity.ctx_params_hash)
 
 
 def capture_plan(n_tokens: int, policy: PolicyOpts, facts: ModelFacts, anchors: Sequence[int]) -> CapturePlan | None:

@@ -82,7 +82,7 @@ def convert(options: object, kind: type[S], **prepare: Callable[[Any], object]) 
 
 @contextmanager
 def under(path: str) -> Iterator[None]:
-    """Have a refusal of the options in this block name them as the caller does: below `path`."""
+    """Errors about options in this block name them with the caller's path: below `path`."""
     try:
         yield
     except InvalidOption as error:
@@ -160,7 +160,7 @@ def shown(value: object) -> str:
 
 
 def not_among(option: str, known: Iterable[str], value: object, expected: str = "") -> InvalidOption:
-    """The error for a value that is none of the known words, with the nearest of them."""
+    """The error for a value that is not one of the known words, with the nearest of them."""
     words = sorted(known)
     close = difflib.get_close_matches(value, words, n=1) if isinstance(value, str) else []
     problem = f"expected {expected}one of {', '.join(map(repr, words))}, got {shown(value)}"

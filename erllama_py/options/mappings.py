@@ -1,6 +1,6 @@
 """Options as mappings, for type checkers and editors: each has the names and types of the struct that documents it.
 
-Where a mapping may hold more than its struct, the door makes the struct's value of it: a path object, a single stop
+Where a mapping may hold more than its struct, parsing converts it: a path object, a single stop
 sequence, 32 bytes for 64 hex digits, a list. A section may be a mapping or a struct.
 """
 
@@ -11,7 +11,7 @@ from typing import Literal, TypedDict
 
 from erllama_py.options.model import ContextOpts, KVType, ModelOpts, SchedulerOpts, StubOpts
 from erllama_py.options.policy import PolicyOpts
-from erllama_py.options.pressure import Source
+from erllama_py.options.runtime import Source
 from erllama_py.options.sampling import SamplerName
 
 

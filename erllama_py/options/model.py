@@ -109,8 +109,8 @@ class ContextOpts(Options, frozen=True):
     """Sliding-window models: keep all cells, so that sequences can be cut back anywhere, at the price of memory."""
 
 
-# A waiting request holds its tokens and nothing else, so the limit is about patience: at one request a second, the
-# last one waits for some minutes.
+# A waiting request holds its tokens and nothing else, so the limit bounds the wait: at one request a second, the last
+# one waits for some minutes.
 MAX_PENDING = 256
 
 
@@ -253,7 +253,7 @@ def _check_model(config: ModelConfig) -> None:
     if config.stub.memory == "window" and not config.stub.n_swa:
         raise InvalidOption("stub.n_swa", "a memory with a window needs its width")
     if config.fingerprint_mode == "fast_unsafe" and config.fingerprint is None:
-        raise InvalidOption("fingerprint", "'fast_unsafe' trusts what is given, and nothing is")
+        raise InvalidOption("fingerprint", "'fast_unsafe' trusts a given fingerprint, and none is given")
     if config.context_size is not None and config.context_size != config.context_opts.n_ctx:
         raise InvalidOption("context_size", f"it is {config.context_size}, but n_ctx is {config.context_opts.n_ctx}")
     split = config.model_opts.tensor_split
@@ -263,7 +263,7 @@ def _check_model(config: ModelConfig) -> None:
 
 def _check_context(context: ContextOpts) -> None:
     if context.n_seq_max > min(context.n_batch, context.n_ctx):
-        problem = f"n_batch and n_ctx must hold a token of each, and are {context.n_batch} and {context.n_ctx}"
+        problem = f"n_batch and n_ctx must hold a token of each sequence, and are {context.n_batch} and {context.n_ctx}"
         raise InvalidOption("context_opts.n_seq_max", problem)
     if context.n_ubatch is not None and context.n_ubatch > context.n_batch:
         raise InvalidOption("context_opts.n_ubatch", f"it must not be above n_batch, which is {context.n_batch}")

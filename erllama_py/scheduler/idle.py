@@ -29,8 +29,8 @@ from erllama_py.scheduler.messages import AnswerSaved, AwaitBuffers, Effect, Sav
 from erllama_py.scheduler.stages import sought
 from erllama_py.scheduler.state import Copy, Saving, State, changed, with_request, with_slot, without
 
-# Sessions that have lost their sequence and are remembered, some 100 bytes each. One that was silent for so many others
-# has long been saved, and needs no key to be found.
+# Sessions that have lost their sequence and are remembered, some 100 bytes each. One that was silent while this many
+# others came has long been saved, and needs no key to be found.
 MOST_LEFT = 1000
 
 # How many times a range that finds no buffer is tried again. Each time everything pending has been stored, so only
@@ -39,13 +39,13 @@ MOST_TRIES = 100
 
 
 def unsaved(state: State, slot: Slot) -> Identity | None:
-    """Whose it is, if an idle sequence holds something that is to be saved and is not."""
+    """The identity of an idle sequence, if it holds something that is still to be saved."""
     least = state.limits.min_tokens
     return None if least is None or slot.length < max(least, slot.captured_to + 1) else slot.identity
 
 
 def copy_out(state: State, slot: Slot) -> tuple[State, list[Effect]]:
-    """Save what an idle sequence holds and is not saved."""
+    """Save what an idle sequence holds that is not saved yet."""
     identity = unsaved(state, slot)
     if identity is None:
         return _left(state, slot, slot.captured_to), []
@@ -60,7 +60,7 @@ def copy_out(state: State, slot: Slot) -> tuple[State, list[Effect]]:
 
 
 def _copy_range(state: State, slot: Slot, copy: Copy, start: int, reason: SaveReason) -> tuple[State, Capture]:
-    """Copy the first of the ranges out of an idle sequence that are left from `start` on."""
+    """Copy the first range that is left from `start` on out of an idle sequence."""
     ticket, end = state.next_ticket, span_end(start, slot.length, state.limits.memory)
     state = changed(state, copies={**state.copies, ticket: copy}, next_ticket=ticket - 1)
     return state, Capture(request_id=ticket, seq_id=slot.seq_id, start=start, end=end, reason=reason)
@@ -90,7 +90,7 @@ def forget(state: State, slot: Slot) -> tuple[State, list[Effect]]:
 
 
 def end_session(state: State, session: SessionKey) -> tuple[State, list[Effect]]:
-    """Its sequence is one like all others from now on."""
+    """Its sequence is an idle one like any other from now on."""
     state = changed(state, left=without(state.left, session))
     for slot in state.slots:
         if slot.session == session:
@@ -178,7 +178,7 @@ def _range_over(state: State, slot: Slot, copy: Copy, captured: Captured) -> tup
         # Where what it extends was lost meanwhile, that comes first.
         end = max(slot.captured_to, captured.end) if slot.captured_to >= captured.start else slot.captured_to
         return with_slot(state, changed(slot, captured_to=end)), []
-    # What follows extends what cannot be had.
+    # What follows would extend a range that was not copied.
     return forget(state, slot) if state.save_alls else (state, [])
 
 
@@ -202,7 +202,7 @@ def save_lost(state: State, lost: SaveLost) -> tuple[State, list[Effect]]:
         if slot.captured_to <= lost.start or slot.identity is None or not _leads(slot.identity, slot.packed, lost):
             continue
         if lost.request_id < 0 and slot.is_idle and state.saving is not None and state.saving.seq_id == slot.seq_id:
-            # Copied out for a `SaveAll` just now, and its tier does not take it: again it would be the same.
+            # Copied out for a `SaveAll` just now, and its tier did not take it: another try would fail too.
             state, more = forget(state, slot)
             effects += more
         else:

@@ -11,26 +11,9 @@ from typing import assert_never
 
 from erllama_py.cache.messages import SaveLost
 from erllama_py.engine.jobs import Cancel, Fault
+from erllama_py.scheduler import messages
 from erllama_py.scheduler.idle import buffers_back, end_session, evict_silent, next_silent, save_lost, save_next
-from erllama_py.scheduler.messages import (
-    BuffersBack,
-    CancelRequest,
-    Complete,
-    Crash,
-    Effect,
-    EndSession,
-    EngineOutcomes,
-    Found,
-    InjectFault,
-    LeaveSaveAll,
-    Look,
-    Message,
-    Refuse,
-    RowRead,
-    SaveAll,
-    SendJob,
-    Submit,
-)
+from erllama_py.scheduler.messages import Effect, Message
 from erllama_py.scheduler.outcomes import engine_outcome
 from erllama_py.scheduler.preempt import next_turn
 from erllama_py.scheduler.scheduling import schedule, then_schedule
@@ -53,38 +36,38 @@ from erllama_py.scheduler.state import State, changed, with_request, without_req
 def transition(state: State, event: Message, now: float) -> tuple[State, list[Effect]]:
     """What `event` changes and what is to be done about it. `now` is the monotonic clock's, in seconds."""
     match event:
-        case EngineOutcomes(batch):
+        case messages.EngineOutcomes(batch):
             effects: list[Effect] = []
             for outcome in batch:
                 state, more = engine_outcome(state, outcome, now)
                 effects += more
             return state, effects
-        case Submit():
+        case messages.Submit():
             return _submit(state, event, now)
-        case CancelRequest(request_id):
+        case messages.CancelRequest(request_id):
             return _cancel(state, request_id, now)
-        case Found():
+        case messages.Found():
             return then_schedule(found(state, event, now), now)
-        case RowRead():
+        case messages.RowRead():
             return then_schedule(row_read(state, event, now), now)
-        case SaveAll():
+        case messages.SaveAll():
             return then_schedule(_save_all(state, event, now), now)
-        case LeaveSaveAll(ticket):
+        case messages.LeaveSaveAll(ticket):
             return changed(state, save_alls=tuple(one for one in state.save_alls if one.ticket != ticket)), []
-        case BuffersBack():
+        case messages.BuffersBack():
             return then_schedule(buffers_back(state), now)
         case SaveLost():
             return then_schedule(save_lost(state, event), now)
-        case EndSession(session):
+        case messages.EndSession(session):
             return end_session(state, session)
-        case Look():
+        case messages.Look():
             return then_schedule(_look(state, now), now)
-        case InjectFault("actor"):
-            return state, [Crash(None)]
-        case InjectFault("thread"):
-            return state, [SendJob(Fault("thread"))]
-        case InjectFault():
-            return state, [SendJob(Fault("decode"))]
+        case messages.InjectFault("actor"):
+            return state, [messages.Crash(None)]
+        case messages.InjectFault("thread"):
+            return state, [messages.SendJob(Fault("thread"))]
+        case messages.InjectFault():
+            return state, [messages.SendJob(Fault("decode"))]
         case _ as never:
             assert_never(never)
 
@@ -95,13 +78,13 @@ def next_look(state: State, now: float) -> float | None:
     return min((when for when in times if when is not None), default=None)
 
 
-def _submit(state: State, event: Submit, now: float) -> tuple[State, list[Effect]]:
+def _submit(state: State, event: messages.Submit, now: float) -> tuple[State, list[Effect]]:
     request, mine = event.request, event.request.session
     if mine is not None and not request.session_wait:
         # One that was cancelled is as good as over, and its caller cannot wait for the rest of it.
         placed = (one for one in (*state.placed.values(), *state.parked.values()) if one.core.request.session == mine)
         if any(not is_leaving(one) for one in placed) or any(state.queue.of_session(mine)):
-            return state, [Refuse(request)]
+            return state, [messages.Refuse(request)]
     waiting, pending = Waiting(Core(request, event.feed is not None)), state.pending
     after, effects = schedule(with_request(state, waiting), now)
     # A request waiting for its own session may leave sequences free, so this one is too many only if it, or one that it
@@ -109,16 +92,16 @@ def _submit(state: State, event: Submit, now: float) -> tuple[State, list[Effect
     if after.pending <= max(pending, state.limits.max_pending):
         return after, effects
     if not request.queue_wait:
-        return state, [Refuse(request, pending)]
+        return state, [messages.Refuse(request, pending)]
     return schedule(with_request(state, changed(waiting, room_by=now + request.queue_wait)), now)
 
 
 def _look(state: State, now: float) -> tuple[State, list[Effect]]:
-    """See what is over by now: the patience of those that wait for room, and what is held for silent sessions."""
+    """End what has expired: waits for room in the queue, and sequences held for silent sessions."""
     effects: list[Effect] = []
     while (one := state.queue.first_end()) is not None and one.room_by is not None and one.room_by <= now:
         state = without_request(state, one.core.request.id)
-        effects.append(Refuse(one.core.request, state.pending))
+        effects.append(messages.Refuse(one.core.request, state.pending))
     state, more = evict_silent(state, now)
     return state, [*effects, *more]
 
@@ -139,25 +122,27 @@ def _cancel(state: State, request_id: int, now: float) -> tuple[State, list[Effe
             state = with_request(state, _left(one))
         else:
             state = with_request(state, Parked(one.core, changed(one.begun, leaving=True)))
-        effects.append(SendJob(Cancel(request_id)))
+        effects.append(messages.SendJob(Cancel(request_id)))
     else:
         core, state = one.core, without_request(state, request_id)
-        effects.append(Complete(core.request, cancelled_outline(core, starting, now), None, core.started_at, None))
+        effects.append(
+            messages.Complete(core.request, cancelled_outline(core, starting, now), None, core.started_at, None)
+        )
     return then_schedule((state, effects), now)
 
 
-def cut_short(state: State, request_id: int, now: float) -> Complete | None:
+def cut_short(state: State, request_id: int, now: float) -> messages.Complete | None:
     """The answer to a request that was cancelled, but for what the engine had of it; None where it is over."""
     one = state.find(request_id)
     if one is None:
         return None
     starting = one if isinstance(one, Following | Looking | Restoring) else None
     said = cancelled_outline(one.core, starting, now) if one.begun is None else outline(one.begun)
-    return Complete(one.core.request, said, None, one.core.started_at, None)
+    return messages.Complete(one.core.request, said, None, one.core.started_at, None)
 
 
-def _save_all(state: State, event: SaveAll, now: float) -> tuple[State, list[Effect]]:
-    """Save and forget what is idle; with `"shutdown"` that is soon all."""
+def _save_all(state: State, event: messages.SaveAll, now: float) -> tuple[State, list[Effect]]:
+    """Save and forget what is idle; `"shutdown"` ends the requests at work, so that this is soon everything."""
     stopping = state.stopping or event.reason == "shutdown"
     until = math.inf if stopping else now
     state = changed(state, save_alls=(*state.save_alls, event), save_until=until, stopping=stopping)
@@ -165,7 +150,7 @@ def _save_all(state: State, event: SaveAll, now: float) -> tuple[State, list[Eff
     for one in state.placed.values() if stopping else ():
         if isinstance(one, Working | Parking):
             state = with_request(state, _left(one))
-            effects.append(SendJob(Cancel(one.core.request.id)))
+            effects.append(messages.SendJob(Cancel(one.core.request.id)))
         else:
             state, more = leave_start(state, one, now)
             effects += more

@@ -31,7 +31,7 @@ def actor_name(model_id: str) -> str:
 
 
 def session_key(identity: Identity | None, session_id: str | None) -> SessionKey | None:
-    """Which session it is; None where it is none."""
+    """The key of a session; None without one."""
     return None if identity is None or session_id is None else (identity, session_id)
 
 
@@ -80,9 +80,9 @@ class CancelRequest(msgspec.Struct, frozen=True):
 
 
 class SaveAll(msgspec.Struct, frozen=True):
-    """Save what idle sequences hold by now and is not saved, forget it, and answer when it is stored.
+    """Save what idle sequences hold now and is not saved yet, forget it, and answer when it is stored.
 
-    `"shutdown"` ends the requests at work first, so that all are idle. `ticket` is from the requests' ids.
+    `"shutdown"` ends the requests at work first, so that all are idle. `ticket` is drawn like a request's id.
     """
 
     ticket: int
@@ -90,7 +90,7 @@ class SaveAll(msgspec.Struct, frozen=True):
 
 
 class LeaveSaveAll(msgspec.Struct, frozen=True):
-    """Nobody waits for a `SaveAll` any more; no effect when it is over."""
+    """The caller of a `SaveAll` does not wait any more; no effect when it is over."""
 
     ticket: int
 
@@ -106,7 +106,7 @@ class EndSession(msgspec.Struct, frozen=True):
 
 
 class Look(msgspec.Struct, frozen=True):
-    """Time has passed: see whose session has been silent for too long, and whose turn is over."""
+    """Time has passed: see which sessions have been silent for too long, and which turns are over."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -156,13 +156,13 @@ class Emit(msgspec.Struct, frozen=True):
 
 
 class LookUp(msgspec.Struct, frozen=True):
-    """Ask the cache for a prompt; `Found` comes of it."""
+    """Ask the cache for a prompt; answered with `Found`."""
 
     request: Request
 
 
 class ReadRows(msgspec.Struct, frozen=True):
-    """Read rows of the last look-up, in order; a `RowRead` comes of each."""
+    """Read rows of the last look-up, in order; each is answered with a `RowRead`."""
 
     request_id: int
     rows: tuple[Located, ...]
@@ -202,7 +202,7 @@ class KeepLogits(msgspec.Struct, frozen=True):
 
 
 class AwaitBuffers(msgspec.Struct, frozen=True):
-    """Wait until everything that was handed to the cache is stored or given up; `BuffersBack` comes of it."""
+    """Wait until everything that was handed to the cache is stored or given up; answered with `BuffersBack`."""
 
 
 class AnswerSaved(msgspec.Struct, frozen=True):
@@ -245,7 +245,7 @@ class FailRequest(msgspec.Struct, frozen=True):
 
 
 class Refuse(msgspec.Struct, frozen=True):
-    """Answer a request with `SessionBusy`, or with `QueueFull` where so many wait."""
+    """Answer a request with `SessionBusy`, or with `QueueFull` and how many wait."""
 
     request: Request
     waiting: int | None = None

@@ -10,21 +10,6 @@ from typing import assert_never
 
 from erllama_py.cache.keys import TOKEN_BYTES, pack_tokens, prefix_keys
 from erllama_py.engine import jobs
-from erllama_py.engine.jobs import (
-    Captured,
-    Died,
-    Drop,
-    Failed,
-    Finished,
-    Forked,
-    Outcome,
-    Prefilled,
-    PromptLogits,
-    Restored,
-    Resumed,
-    Text,
-    Wants,
-)
 from erllama_py.results import Progress, TextDelta
 from erllama_py.scheduler.cells import Slot
 from erllama_py.scheduler.idle import copied, save_next
@@ -37,51 +22,51 @@ from erllama_py.scheduler.starting import is_back, outline, restored
 from erllama_py.scheduler.state import State, changed, idle_after, slot_of, with_request, with_slot, without_request
 
 
-def engine_outcome(state: State, outcome: Outcome, now: float) -> tuple[State, list[Effect]]:
+def engine_outcome(state: State, outcome: jobs.Outcome, now: float) -> tuple[State, list[Effect]]:
     """What `outcome` changes and what is to be done about it."""
     match outcome:
-        case Prefilled(request_id, done, total):
+        case jobs.Prefilled(request_id, done, total):
             return _prefilled(state, request_id, done, total, now)
-        case Resumed(request_id):
+        case jobs.Resumed(request_id):
             return _resumed(state, request_id, now)
-        case Wants(request_id, limit):
+        case jobs.Wants(request_id, limit):
             return _wants(state, request_id, limit, now)
         case jobs.Parked():
             return _parked(state, outcome, now)
-        case Forked():
+        case jobs.Forked():
             return then_schedule(forked(state, outcome, now), now)
-        case Restored():
+        case jobs.Restored():
             return then_schedule(restored(state, outcome, now), now)
-        case Captured():
+        case jobs.Captured():
             return _captured(state, outcome, now)
-        case PromptLogits(request_id, logits):
+        case jobs.PromptLogits(request_id, logits):
             return _prompt_logits(state, request_id, logits)
-        case Text():
+        case jobs.Text():
             return state, [_emit(outcome)]
-        case Finished():
+        case jobs.Finished():
             return _finished(state, outcome, now)
-        case Failed():
+        case jobs.Failed():
             return _failed(state, outcome, now)
-        case Died(failure):
+        case jobs.Died(failure):
             return state, [Crash(failure)]
         case _ as never:
             assert_never(never)
 
 
-def texts_of(batch: Sequence[Outcome]) -> list[Emit] | None:
+def texts_of(batch: Sequence[jobs.Outcome]) -> list[Emit] | None:
     """What becomes of a batch that is nothing but text, whatever the state, which stays as it is; else None.
 
     Most ticks bring nothing else. So the machine need not be woken for it, if what came before has been handled.
     """
     effects: list[Emit] = []
     for outcome in batch:
-        if not isinstance(outcome, Text):
+        if not isinstance(outcome, jobs.Text):
             return None
         effects.append(_emit(outcome))
     return effects
 
 
-def _emit(text: Text) -> Emit:
+def _emit(text: jobs.Text) -> Emit:
     return Emit(text.request_id, TextDelta(text.text, text.token_ids))
 
 
@@ -140,7 +125,7 @@ def _prompt_logits(state: State, request_id: int, logits: bytes) -> tuple[State,
     return state, [KeepLogits(one.core.request.key, logits)]
 
 
-def _captured(state: State, captured: Captured, now: float) -> tuple[State, list[Effect]]:
+def _captured(state: State, captured: jobs.Captured, now: float) -> tuple[State, list[Effect]]:
     if captured.request_id in state.copies:
         return then_schedule(copied(state, captured), now)
     one = _at_work(state, captured.request_id)
@@ -158,7 +143,7 @@ def _captured(state: State, captured: Captured, now: float) -> tuple[State, list
     return state, [save, *effects]
 
 
-def _finished(state: State, finished: Finished, now: float) -> tuple[State, list[Effect]]:
+def _finished(state: State, finished: jobs.Finished, now: float) -> tuple[State, list[Effect]]:
     one = state.find(finished.request_id)
     if one is None or one.begun is None or not (isinstance(one, Working | Parking) or one.begun.leaving):
         return state, []
@@ -175,7 +160,7 @@ def _finished(state: State, finished: Finished, now: float) -> tuple[State, list
     return _leave(state, left, [] if state.stopping else [answer], now)
 
 
-def _failed(state: State, failed: Failed, now: float) -> tuple[State, list[Effect]]:
+def _failed(state: State, failed: jobs.Failed, now: float) -> tuple[State, list[Effect]]:
     one = state.find(failed.request_id)
     if one is None:
         return state, []
@@ -184,7 +169,7 @@ def _failed(state: State, failed: Failed, now: float) -> tuple[State, list[Effec
         # What the sequence holds after a failure is not known: the next request starts from nothing.
         seq_id = one.allocation.seq_id
         state = with_slot(state, Slot(seq_id))
-        effects.append(SendJob(Drop(seq_id)))
+        effects.append(SendJob(jobs.Drop(seq_id)))
     return _leave(state, one, effects, now)
 
 

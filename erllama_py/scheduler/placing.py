@@ -18,10 +18,10 @@ from erllama_py.scheduler.reuse import reusable
 from erllama_py.scheduler.stages import Open, Parking, Placed, Queued, is_prefilled, leader_of, sought
 from erllama_py.scheduler.state import State, slot_of
 
-# A beginning is shared from so many tokens on. Sharing cells costs nothing, but a request that shares those of another
-# waits until they are computed, and nearly all prompts begin alike for a few tokens, those of their template.
+# A beginning is shared from this many tokens on. Sharing cells costs nothing, but a request that shares those of
+# another waits until they are computed, and nearly all prompts begin alike for a few tokens, those of their template.
 LEAST_SHARED = 16
-# A session leaves the sequence that it extends only for cells that spare it so many tokens more: the next request that
+# A session leaves the sequence that it extends only for cells that save it this many tokens more: the next request that
 # comes may take that sequence, with all that only it holds.
 LEAST_TO_LEAVE = 16
 
@@ -33,7 +33,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     keep: int
     source: int | None  # the sequence that they are shared with; None: they are there already
     leader: int | None
-    """The request that still computes them, or what it saves of them; waited for until it is at `leader_end`."""
+    """The request that is still computing them, or is about to save them; waited for until it is at `leader_end`."""
     leader_end: int
     pieces: Pieces
     limit: int  # the position up to which there are cells
@@ -85,7 +85,7 @@ def place(state: State, one: Queued, now: float) -> Place | Park | None:
 
 
 def beginning(state: State, one: Open) -> Beginning:
-    """What gives a prompt the most."""
+    """The beginning that gives a prompt the most tokens."""
     mine, other = _own(state, one), shared(state, one)
     own = mine.seq_id is not None and state.slots[mine.seq_id].session_id is not None
     least = mine.keep + (LEAST_TO_LEAVE if own else 1)  # a session leaves its cells only for what is worth it
@@ -149,7 +149,7 @@ def _own(state: State, one: Open) -> Beginning:
 
 
 def shared(state: State, one: Open) -> Beginning:
-    """What else it begins like: an idle sequence, or a request at work, whose prompt is or will be computed.
+    """The longest beginning to share: of an idle sequence, or of a request at work whose prompt is or will be computed.
 
     Only full attention shares cells. Of other kinds of memory the rows are shared that the first of them saves.
     """

@@ -6,9 +6,9 @@ Requests of one priority that do not fit together take turns:
 
 Parked ones come first, in the order in which they were parked; a request that was never started displaces no equal.
 A turn counts from when a request is *back*: it has computed something that it had not when it was parked. It lasts
-`turn_seconds`, or `TURN_SHARE` times as long as coming back took, if that is longer: from the place on, or from when
-what it shares with another was there. So each request that is given a place gets on, and coming back takes a ninth at
-most of it and a whole turn. Only for one that grows, or for a higher priority, a turn may end before.
+`turn_seconds`, or `TURN_SHARE` times as long as coming back took, if that is longer: counted from when it got the
+place, or the cells that it shares. So each request that gets a place advances, and coming back takes at most a ninth of
+it and a whole turn. A turn ends early only for a request that grows, or for a higher priority.
 
 The bound, where `p` requests of one priority are parked and at least `k` fit at a time: none is parked for longer than
 `ceil(p / k)` times (the longest turn + what it takes to park one and bring another back), and coming back once.
@@ -33,9 +33,9 @@ from erllama_py.scheduler.stages import (
 )
 from erllama_py.scheduler.state import State
 
-# A turn is so many times as long as coming back took. Where nothing is saved all is computed again, for seconds maybe,
-# and the others' decodes carry parts of it: with 4 instead of 8, four streams of SmolLM2 lost a third of their rate.
-# Where rows come back, in some tens of milliseconds, `turn_seconds` is the longer one.
+# A turn is this many times as long as coming back took. Where nothing is saved all is computed again, for seconds
+# maybe, and the others' decodes carry parts of it: with 4 instead of 8, four streams of SmolLM2 lost a third of their
+# rate. Where rows come back, in some tens of milliseconds, `turn_seconds` is the longer one.
 TURN_SHARE = 8
 
 
@@ -43,8 +43,8 @@ def next_up(state: State) -> Queued | None:
     """The next that gets a place: the first in the queue that does not wait for its session.
 
     A session's turns come one after the other: the one that was started, then by arrival. Ids are drawn before long
-    prompts are hashed, so a request that was started may meet one with a lower id. None begins as long as what the
-    session has left is copied out.
+    prompts are hashed, so a request that was started may meet one with a lower id. None begins while what the session
+    has left is still being copied out.
     """
     if not state.pending:
         return None
@@ -113,7 +113,7 @@ def _are_equal(one: Placed, other: Queued) -> bool:
 
 
 def next_turn(state: State, now: float) -> float | None:
-    """When the next in the queue may displace one more than now."""
+    """When the next in the queue may displace one request more than now."""
     one = next_up(state)
     if not isinstance(one, Parked) or state.stopping:
         return None
@@ -141,7 +141,7 @@ def gives_way(state: State, growing: Working, working: Sequence[Working], now: f
 
 
 def _comes_back(working: Working) -> bool:
-    """Whether a request that was parked has yet to get on, and has the cells to do so."""
+    """Whether a request that was parked has yet to advance, and has the cells to do so."""
     if working.begun.parks == 0 or working.back_at is not None:
         return False
     return working.allocation.limit >= sought(working).n_tokens

@@ -11,21 +11,14 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from operator import itemgetter
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from erllama_py.scheduler.messages import SessionKey
 from erllama_py.scheduler.stages import Waiting, rank
 
-
-class Comparable(Protocol):
-    """What has an order."""
-
-    def __lt__(self, other: Any, /) -> bool: ...
-
-
-K = TypeVar("K", bound=Comparable)
+K = TypeVar("K", bound=Any)  # what has an order
 V = TypeVar("V")
 
 # Entries of a block of `Ordered`. A change copies one block and the list of blocks: with 64, two lists of 64 at 4,096.
@@ -96,7 +89,7 @@ class Queue(msgspec.Struct, frozen=True):
         return len(self.requests)
 
     def __iter__(self) -> Iterator[Waiting]:
-        """As they were called for."""
+        """By id, so in the order of the calls."""
         return iter(self.requests)
 
     def get(self, request_id: int) -> Waiting | None:

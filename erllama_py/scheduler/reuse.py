@@ -2,7 +2,7 @@
 
 The laws: what is kept is a prefix of the prompt; its last token is computed unless its logits are known; no memory
 is cut where it cannot be; a row is restored whole, after the one before it, and only the last one may be cut back;
-rows are taken where they give more than the live cells do, by so much that reading them takes less than it spares.
+rows are taken where they give enough more than the live cells do that reading them takes less time than it saves.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def usable_rows(
 ) -> tuple[tuple[Located, ...], int, bool]:
     """The rows of a hit that help, how many tokens they give, and whether that is the whole prompt with logits.
 
-    Where the prompt's last token must be computed again, a sequence is cut back by one, within its last row; where that
-    cannot be, it does without the row that ends there. What is reached by whole rows then is used.
+    If the prompt's last token must be computed again, the sequence is cut back by one, within its last row. If that is
+    impossible, the row that ends there is left out, and what whole rows reach without it is used.
     """
     if hit is None:
         return (), 0, False
@@ -130,7 +130,7 @@ def choose_start(
     to_read = tuple(row for row in rows if row.meta.end > base)
     nbytes = sum(row.nbytes for row in to_read)
     gains = length > live.keep and is_worth(length - live.keep, token_seconds(row.meta for row in to_read), nbytes)
-    # Rows that end with the prompt and have its logits spare even the one decode.
+    # Rows that end with the prompt and have its logits save even the one decode.
     if not rows or not (gains or (by_logits and not at_end)):
         miss = live.miss_reason if live.keep else NOT_WORTH if rows else missed
         kind: CacheHitKind = "live" if live.keep else "cold"

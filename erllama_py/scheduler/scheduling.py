@@ -2,8 +2,8 @@
 
     a request asks for more cells ─▶ feed: idle sequences go, or one is parked ─▶ Grant
     something became free ─▶ admit: the next in the queue gets a place ─▶ LookUp, Fork
-    the queue became shorter ─▶ let in: requests that waited for room there have it
-    a request is at work ─▶ trim: no more is kept beside it than may be
+    the queue became shorter ─▶ let in: requests that waited for room there get it
+    a request is at work ─▶ trim: no more is kept beside it than allowed
 
 Cells come free when a `Drop` was sent, or `Parked` has come.
 """
@@ -52,7 +52,8 @@ def then_schedule(done: tuple[State, list[Effect]], now: float) -> tuple[State, 
 
 
 def _trim(state: State) -> tuple[State, list[Effect]]:
-    """No more is kept than may be while a request is at work; a `SaveAll` lets go of everything, and loses nothing."""
+    """While a request is at work, keep no more than allowed; not during a `SaveAll`, which frees all and loses
+    nothing."""
     effects: list[Effect] = []
     while state.placed and not state.save_alls and placing.has_too_many(state, state.idle):
         state, more = evict(state, state.idle[0])
@@ -61,7 +62,7 @@ def _trim(state: State) -> tuple[State, list[Effect]]:
 
 
 def _let_in(state: State) -> State:
-    """Those that have waited the longest for room in the queue have it, as far as there is some."""
+    """Give room in the queue to the first of those that wait for it."""
     queue = state.queue
     room = state.limits.max_pending - (state.pending - len(queue.outside))
     while room > 0 and (first := queue.first_outside()) is not None:
@@ -99,7 +100,7 @@ def _grow(state: State, working: Working, now: float) -> tuple[State, list[Effec
     candidates = parkable(state)
     if is_parking(state):
         return state, effects
-    if len(candidates) < 2:  # those that are about to be at work have cells, and wait for it, maybe
+    if len(candidates) < 2:  # requests that have not begun hold cells too
         last = max(returnable(state), key=rank, default=None)
         if last is None:
             return state, effects
@@ -165,7 +166,7 @@ def _displace(state: State, park: placing.Park, now: float) -> tuple[State, list
 
 
 def _unpin(state: State, one: Queued) -> State:
-    """Where a turn does not extend what its session stands at, that sequence is the first to go."""
+    """If a turn does not extend its session's sequence, that sequence is the first to go."""
     prompt = sought(one)
     for slot in state.idle:
         mine = slot.session is not None and slot.session == prompt.session

@@ -17,7 +17,7 @@ from erllama_py.scheduler.stages import Following, Looking, Open, Parking, Share
 from erllama_py.scheduler.starting import fork_job, start
 from erllama_py.scheduler.state import State, changed, slot_of, with_request, with_slot
 
-# Seconds that are waited for a save under way of what a request begins with, before it is computed again.
+# Seconds that a request waits for a pending save of its beginning before it computes that again.
 SAVE_WAIT = 10.0
 
 
@@ -42,17 +42,17 @@ def forked(state: State, outcome: Forked, now: float) -> tuple[State, list[Effec
 
 
 def _shares(state: State, looking: Looking, leader: int | None, length: int, now: float) -> tuple[State, list[Effect]]:
-    """A follower has so many tokens of its share: start it, unless there is more to share."""
+    """A follower has `length` tokens of its share: start it, unless there is more to share."""
     packed = sought(looking).packed[: TOKEN_BYTES * length]
     state = with_slot(state, changed(slot_of(state, looking), packed=packed))
     saved = max(looking.saved_by_leader, _saved_by(state.find(leader), length) if leader is not None else 0)
     looking = changed(looking, share=None, since=now, saved_by_leader=saved)
     state = with_request(state, looking)
-    # For as much more as would be worth it from the start, because it waits again.
+    # Only for as much more as is worth sharing at all, because it has to wait again.
     again = shared(state, looking)
     if again.source is not None and again.keep >= length + LEAST_SHARED:
         state, effects = follow(state, looking, again.source, Share(again.leader, again.keep))
-        # What it has so far would be counted nowhere while it waits.
+        # The cells that it has so far would not be counted while it waits.
         return state, [SendJob(Drop(looking.allocation.seq_id)), *effects] if length else effects
     return start(state, looking, looking.answer, now) if looking.answer is not None else (state, [])
 

@@ -51,8 +51,8 @@ class Allocation(msgspec.Struct, frozen=True):
 
     seq_id: int
     limit: int  # the position up to which it has cells
-    goes_on: bool = False  # it was idle
-    sticky: bool = False  # and was its session's
+    goes_on: bool = False  # an idle sequence that it continues
+    sticky: bool = False  # and that was its session's
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -88,7 +88,7 @@ class Following(msgspec.Struct, frozen=True):
 
 
 class Looking(msgspec.Struct, frozen=True):
-    """The cache was asked what it has. It is also waited for a share that the engine is to be, or was, asked for."""
+    """The cache was asked what it has. A share that the engine was, or will be, asked for is waited for too."""
 
     core: Core
     begun: Begun | None
@@ -124,7 +124,7 @@ class Working(msgspec.Struct, frozen=True):
     allocation: Allocation
     since: float
     starving: bool = False  # it has asked for more cells
-    back_at: float | None = None  # since when it gets on, see `preempt`
+    back_at: float | None = None  # since when it has advanced, see `preempt`
     came_in: float = 0.0  # seconds until then: look-up, restoring, and computing again what could not be
 
 
@@ -177,5 +177,5 @@ def queue_rank(one: Queued) -> tuple[int, bool, float, int]:
 
 
 def unplaced(one: Starting) -> Queued:
-    """The request back in the queue: what it has found and what it was given is let go of."""
+    """The request back in the queue: what it has found and what it was given is dropped."""
     return Waiting(one.core) if one.begun is None else Parked(one.core, one.begun)

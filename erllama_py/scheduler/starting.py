@@ -3,7 +3,7 @@
     Found ─▶ choose_start ─▶ ReadRows ─RowRead─▶ Restore ─Restored─▶ … ─▶ Generate, or Resume
 
 Rows are sent to the engine as they come, and the generation begins when all are in. A row that cannot be read, or
-that the engine refuses, ends the chain there: the request starts from what it has, and never fails for it.
+that the engine refuses, ends the chain there: the request starts from what it has, and never fails because of it.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def with_pieces(state: State, one: Placed, pieces: Pieces) -> State:
 
 
 def _with_cells(state: State, one: Placed, start: int, end: int) -> tuple[State, bool]:
-    """The state in which a request may write its own cells from `start` to `end`, and whether there are as many. Where
-    there are not it begins with what there is, and asks for more."""
+    """The state in which a request may write its own cells from `start` to `end`, and whether there are as many. If
+    not, it begins with what there is, and asks for more."""
     pieces, block = slot_of(state, one).pieces, state.next_block
     state = changed(state, next_block=block + 1)
     after = with_pieces(state, one, written(pieces, start, end, block))
@@ -168,7 +168,7 @@ def _work(state: State, restoring: Restoring, now: float) -> tuple[State, list[E
         begun = changed(restoring.begun, captured_to=max(restoring.begun.captured_to, saved_to))
         working = Working(core, begun, allocation, restoring.since)
     else:
-        if restoring.hit is None:  # what is saved already is not known: nothing is, until the cache is back
+        if restoring.hit is None:  # what is saved already is unknown: save nothing until the cache is back
             request = changed(request, plan=None)
         job = Generate(
             request_id=request.id, seq_id=slot.seq_id, tokens=request.tokens, keep=hit.prefix_len,
@@ -180,10 +180,10 @@ def _work(state: State, restoring: Restoring, now: float) -> tuple[State, list[E
         begun = Begun(_outline_of(restoring, hit, now), request, captured_to=saved_to)
         core = changed(core, request=request, lost_from=NOTHING_LOST)
         working = Working(core, begun, allocation, restoring.since)
-        if request.plan is not None:  # else its prompt is lost when it is parked, so its turn begins after that
+        if request.plan is not None:  # else parking loses its prompt: the turn begins after that
             working = is_back(working, now)
     state = changed(with_request(state, working), last_hit=hit)
-    # The engine lets the followers share what is computed now when it is there.
+    # What is computed now, the engine shares with the followers once it is there.
     forks = [fork_job(one, slot.seq_id, share.end) for one, share in _followers(state, request.id)]
     return state, [ended, SendJob(job), *forks]
 
@@ -210,7 +210,7 @@ def _reached(restoring: Restoring) -> tuple[CacheHit, bool, int]:
 
 
 def is_back(working: Working, now: float) -> Working:
-    """A request gets on from now on: its turn begins."""
+    """A request advances from now on: its turn begins."""
     return changed(working, back_at=now, came_in=now - working.since)
 
 
@@ -277,5 +277,5 @@ def _outline(core: Core, found_at: float, now: float) -> Outline:
 
 
 def outline(begun: Begun) -> Outline:
-    """How a request began, and what was saved of it; that it was parked counts, not how it resumed."""
+    """How a request began, and what was saved of it; parks are counted, but not how it resumed."""
     return changed(begun.outline, created=begun.created, parks=begun.parks)

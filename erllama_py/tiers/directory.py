@@ -83,7 +83,7 @@ class DirectoryTier(TierActor):
                 if meta.key in self.rows:
                     self.lost([meta.key], "gone")
             if isinstance(error, OSError | TierFailed | TierLocked):
-                raise self._fell_ill(error) from error
+                raise self._not_writable(error) from error
             raise
         self._set_problem(None)
         return row
@@ -128,7 +128,7 @@ class DirectoryTier(TierActor):
             self._usage.pop(name, None)
         freed, error = await self._writing.finish(self.store.delete, names)
         if error is not None:
-            self._fell_ill(error)
+            self._not_writable(error)
         return freed
 
     async def sweep(self) -> int:
@@ -175,7 +175,7 @@ class DirectoryTier(TierActor):
             await opening.scan(report)
         except Exception:
             if not opening.abandoned:
-                self.tell_rows((), 0, 0)  # nobody is to wait for the rest
+                self.tell_rows((), 0, 0)  # no look-up is to wait for the rest
             raise
         # The first restore after a start should not wait for fresh memory, which takes longer than reading does.
         await self._reading.run(self._buffers.warm, WARM_BUFFERS if largest else 0, largest)
@@ -196,7 +196,7 @@ class DirectoryTier(TierActor):
         return +counts
 
     def _set_aside(self, name: str, bad: BadFile) -> bool:
-        """Whether this is still the file of that name; it is out of the way then, as far as that can be done."""
+        """Move a bad file out of the way, if that works; whether it was still the file of that name."""
         try:
             return self.store.set_aside(name, bad.file_id, bad.kind)
         except (OSError, TierError) as error:
@@ -206,7 +206,7 @@ class DirectoryTier(TierActor):
     async def _reopen(self) -> None:
         """Open the directory again: forget the rows that are not in it, and look at what is new."""
         opened = await self._writing.finish(self.store.reopen_if_lost)
-        if opened is None:  # by somebody else meanwhile
+        if opened is None:  # another message did so meanwhile
             return
         place, names = opened
         self._log.warning("the directory was not the same any more, and was opened again", root=self.store.root)
@@ -231,7 +231,7 @@ class DirectoryTier(TierActor):
         self._usage_due = None
         await self._writing.finish(self.store.write_usage, usage)
 
-    def _fell_ill(self, error: OSError | TierError) -> TierError:
+    def _not_writable(self, error: OSError | TierError) -> TierError:
         problem = f"cannot be written: {words(error)}" if isinstance(error, OSError) else error.problem
         self._set_problem(problem)
         no_room = isinstance(error, OSError) and error.errno in NO_ROOM

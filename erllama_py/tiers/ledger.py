@@ -11,7 +11,8 @@ from collections.abc import Mapping
 # File systems give out whole blocks; 4 KiB is the block of all common ones and the page of a memory file system.
 BLOCK = 4096
 
-# What was set aside is evidence for a person to look at, not a store: so many files, and so much of the quota.
+# What was set aside is evidence for a person to look at, not a store: at most this many files, and this fraction of the
+# quota.
 MOST_ASIDE = 64
 ASIDE_SHARE = 16
 
@@ -55,7 +56,7 @@ class Ledger:
         self.used -= self.aside.pop(name, 0)
 
     def surplus_aside(self) -> str | None:
-        """The file in `aside` that has to go next, if one has."""
+        """The file in `aside` that has to go next, if any."""
         too_many = len(self.aside) > MOST_ASIDE
         too_large = sum(self.aside.values()) > self.quota // ASIDE_SHARE
         return next(iter(self.aside)) if self.aside and (too_many or too_large) else None

@@ -25,7 +25,7 @@ PRIVATE_FILE = 0o600
 
 
 class Place:
-    """An open, locked directory. Closing frees the lock; so does letting go of the last reference."""
+    """An open, locked directory. Closing frees the lock; so does dropping the last reference."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -65,7 +65,7 @@ class Place:
                 os.close(descriptor)
 
     def close(self) -> None:
-        """Free the lock and close the directory, which nobody reads any more. Allowed twice."""
+        """Free the lock and close the directory, which is not read any more. Allowed twice."""
         self.unlock()
         self.let_go()
 
@@ -163,7 +163,7 @@ def _check_owner(tier: str, place: Place) -> None:
         raise TierFailed(
             tier, f"the directory {place.root} is open to others and holds something else; use a new one, or chmod 700"
         )
-    # A cleaner of old files takes the lock away: nobody writes to it.
+    # A cleaner of old files may remove the lock, because its file never changes.
     if LOCK not in entries and entries & ALL and not (private and entries >= {ROWS, ASIDE} and _only_rows(place)):
         raise TierFailed(
             tier, f"the directory {place.root} has a {ROWS!r} or {ASIDE!r}, but no {LOCK!r}, and does not look like a "

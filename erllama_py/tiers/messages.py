@@ -92,7 +92,7 @@ class ReservationGone(TierError):
 
 
 class Put(msgspec.Struct, frozen=True):
-    """Store a row. The cache hears of it as `RowStored` or `PutFailed`; a call is answered with `StoredRow` after that.
+    """Store a row. The cache gets `RowStored` or `PutFailed`; a call is answered with `StoredRow` after that.
 
     Fails with `TierFull` (no room, be it in the quota or on the device), `TierFailed` (the store cannot be written now)
     or `ReservationGone`. The row's bytes must not change until then.
@@ -109,7 +109,7 @@ class Get(msgspec.Struct, frozen=True):
 
 
 class Delete(msgspec.Struct, frozen=True):
-    """Remove rows; those that are not there are no error. The cache hears of it as `Removed`; a call is answered with
+    """Remove rows; those that are not there are no error. The cache gets `Removed`; a call is answered with
     the bytes freed."""
 
     keys: tuple[bytes, ...]
@@ -128,13 +128,13 @@ class Touch(msgspec.Struct, frozen=True):
 
 
 class Introduce(msgspec.Struct, frozen=True):
-    """A cast: tell the cache about this tier and all of its rows again."""
+    """A cast: report this tier and all of its rows to the cache again."""
 
 
 class Sweep(msgspec.Struct, frozen=True):
-    """Remove what was set aside and what nobody owns. Answered with the bytes freed.
+    """Remove what was set aside, and stray files. Answered with the bytes freed.
 
-    What could not be read for a moment is looked at again then; a file that cannot be read is no stray.
+    Files that could not be read for a moment are looked at again then; a file that cannot be read is no stray.
     """
 
 
@@ -179,7 +179,7 @@ class PutFailed(msgspec.Struct, frozen=True):
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """These rows are out of the tier, their bytes free; not `ok`: that failed, and nobody knows which are there."""
+    """These rows are out of the tier, their bytes free; not `ok`: that failed, and which are left is unknown."""
 
     tier: str
     keys: tuple[bytes, ...]

@@ -2,8 +2,8 @@
 
 An `Opening` owns the names of which no row is known: those to be looked at, those that could not be read for a moment,
 and those that cannot be read. `Sweep` must not remove them. A put, a deletion or a loss settles a file's name, and
-discards what the scan has read of it. A directory that is opened again
-has another `Opening`; the one before is abandoned.
+discards what the scan has read of it. A directory that is opened again has another `Opening`; the one before is
+abandoned.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Opening:
         return self.again.union(self.unseen, self.unreadable)
 
     def settle(self, names: Iterable[str]) -> None:
-        """What these are is known, not from here."""
+        """What these files are is known from elsewhere."""
         for name in names:
             self.unseen.pop(name, None)
             self.again.discard(name)

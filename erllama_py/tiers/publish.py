@@ -28,7 +28,7 @@ class Files:
     """One method for each stage. `rows_fd` is the directory, held open."""
 
     def create(self, rows_fd: int, name: str) -> int:
-        """A new file to write, for the owner's eyes; its descriptor."""
+        """A new file to write, readable by its owner alone; its descriptor."""
         return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, PRIVATE_FILE, dir_fd=rows_fd)
 
     def allocate(self, fd: int, nbytes: int) -> None:
@@ -80,7 +80,7 @@ class Draft:
         self.layout = row_file.layout(row.meta)
         self.nbytes = on_disk(self.layout.file_bytes)
         self.name = row_file.file_name(row.meta.key)
-        # The process and a number: unlike every other one that can be there, as a directory has one owner.
+        # The process and a number: unique in the directory, which has one owner.
         self.temp = f"{os.getpid()}-{next(_numbers)}{TEMP_SUFFIX}"
         self.checksums = (b"", b"")
         self.named = False  # the target is our file
@@ -145,7 +145,7 @@ def _is_same(header: row_file.Header, draft: Draft) -> bool:
 
 
 def is_there(rows_fd: int, name: str) -> bool:
-    """Whether something has this name; where that cannot be told, its bytes stay counted."""
+    """Whether something has this name; if that cannot be found out, true, so that its bytes stay counted."""
     try:
         os.stat(name, dir_fd=rows_fd, follow_symlinks=False)
     except OSError as error:

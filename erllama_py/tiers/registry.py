@@ -13,10 +13,10 @@ from erllama_py.tiers.base import STUCK_SECONDS
 
 
 class TierRegistry:
-    """See the module. `branch` is the supervisor of now, `child` describes the child of a tier in a directory.
+    """See the module. `branch` is the current supervisor, `child` describes the child of a tier in a directory.
 
-    Which tiers there are is derived from their keepers: a caller may be gone before its tier is, and one that does not
-    end outlives its supervisor.
+    Which tiers there are is derived from their keepers: a caller may be gone before its tier is, and a tier that does
+    not end outlives its supervisor.
     """
 
     def __init__(

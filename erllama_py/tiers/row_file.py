@@ -24,7 +24,7 @@ from erllama_py.tiers.messages import RowMeta
 BadKind = Literal["foreign", "version", "torn", "flipped", "renamed"]
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
-# The first byte is no text and the last one ends a line, so that what passed through a conversion of texts shows.
+# The first byte is no text and the last one ends a line, so that a file damaged by a conversion of texts is recognised.
 MAGIC = b"\x89erlrow\n"
 VERSION = 1
 
@@ -66,7 +66,7 @@ USAGE_BYTES = _USAGE.size + _USAGE_CHECKSUM_BYTES
 _AFTER_USAGE = USAGE_OFFSET + USAGE_BYTES
 CHECKSUM_BYTES = 16  # xxh3-128
 
-# What reads past the page cache may ask for: the page of most machines, and a multiple of every sector in use.
+# What direct I/O may require: the page of most machines, and a multiple of every sector in use.
 ALIGNMENT = 4096
 # A first read of this many bytes holds the header of a span of 1,024 tokens (4,356 bytes and the build) and its zeros.
 HEAD_BYTES = 2 * ALIGNMENT
@@ -77,7 +77,7 @@ MAX_BUILD_BYTES = 4096
 MAX_PAYLOAD_BYTES = 1 << 40
 MAX_LOGITS_BYTES = 1 << 30
 
-# Never given to another reason, as files remember them.
+# A code is never given to another reason, because files hold them.
 REASON_CODES: dict[SaveReason, int] = {"cold": 1, "continued": 2, "finish": 3, "evict": 4, "shutdown": 5}
 _REASONS: dict[int, SaveReason] = {code: reason for reason, code in REASON_CODES.items()}
 
@@ -137,7 +137,7 @@ def key_of_file_name(name: str) -> bytes | None:
 def checksum(data: Bytes) -> bytes:
     """XXH3-128 of a payload or of logits, with seed 0, in its canonical (big-endian) form.
 
-    Above 64 KiB xxhash lets go of the interpreter's lock, so this belongs on a worker thread and blocks no other.
+    Above 64 KiB xxhash releases the interpreter's lock, so this belongs on a worker thread and blocks no other.
     """
     return xxhash.xxh3_128_digest(data)
 
@@ -216,7 +216,7 @@ def decode_header(head: bytes, file_bytes: int, name: str) -> Header:
         _bad("torn", f"{min(len(head), file_bytes)} bytes, and its header has {header_bytes}")
     if checksum(head[:USAGE_OFFSET] + head[_AFTER_USAGE:checked]) != head[checked:header_bytes]:
         _bad("flipped", "the checksum of the header does not hold")
-    # From here on the header is as it was written; what is impossible in it was written by somebody else.
+    # From here on the header is as it was written; what is impossible in it was not written by us.
     meta, payload_checksum, logits_checksum = _decode_meta(head[:checked])
     where = _layout(header_bytes, meta.payload_bytes, meta.logits_bytes)
     if file_bytes != where.file_bytes or len(head) < where.payload_offset:

@@ -24,7 +24,7 @@ from erllama_py.tiers.publish import TEMP_SUFFIX
 T = TypeVar("T")
 
 # 32 files take half a millisecond, the interpreter's switch interval under a runtime; a tenth of one is enough for
-# another thread to wake. Opening 10,000 rows takes 60 ms longer for it.
+# another thread to wake. This makes opening 10,000 rows 60 ms slower.
 BETWEEN_BREATHS = 32
 BREATH_SECONDS = 0.0001
 
@@ -33,7 +33,7 @@ FileId = tuple[int, int]  # device and inode: the file itself, whatever its name
 # No link is followed and no pipe is waited for: what is not a regular file gives an `OSError` when it is read.
 READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
-# What is short in the process or the machine, and says nothing about the file.
+# Shortages of the process or the machine, which say nothing about the file.
 PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 
 
@@ -124,7 +124,7 @@ def read_row(
             logits = os.pread(fd, header.meta.logits_bytes, header.layout.logits_offset)
             row_file.check_bytes(header, payload, logits)
         except row_file.BadRow as bad:
-            # Without the frames, which would hold the lent memory for as long as somebody keeps the error.
+            # Without the frames, which would hold the lent memory for as long as the error is kept.
             payload = None
             raise BadFile(bad.kind, bad.problem, file_id) from bad.with_traceback(None)
     finally:

@@ -115,7 +115,7 @@ class Store:
         return freed, first
 
     def forget(self, name: str) -> bool:
-        """A file is gone, not by us; False if there is one of that name all the same."""
+        """A file is gone that was not removed here; False if there still is one of that name."""
         if self.place is None or is_there(self.place.rows_fd, name):
             return False
         self.ledger.drop(name)
@@ -159,7 +159,7 @@ class Store:
                     os.close(fd)
 
     def close(self) -> None:
-        """Free the lock. Nobody is reading any more."""
+        """Free the lock. No read is under way any more."""
         if self.place is not None:
             self.place.close()
             self.place = None

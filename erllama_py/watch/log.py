@@ -2,9 +2,9 @@
 
 An application that configured structlog gets our events through its own processors, under the logger name
 `"erllama_py"`. Otherwise they go to the standard library's logger `"erllama_py"`: each record reads `event key='value'`
-and carries the key-values in its attribute `erllama`. Where nobody configured logging either, Python's last-resort
-handler writes warnings and errors to stderr: a model that fails is not silent. What llama.cpp says by itself is
-`"erllama_py.llama_cpp"`, and silent until the application adds a handler.
+and carries the key-values in its attribute `erllama`. Where logging is not configured either, Python's last-resort
+handler writes warnings and errors to stderr: a model that fails is not silent. llama.cpp's own messages go to
+`"erllama_py.llama_cpp"`, which is silent until the application adds a handler.
 """
 
 from __future__ import annotations

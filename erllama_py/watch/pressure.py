@@ -8,18 +8,17 @@ A source that fails or hangs is counted, and logged once until it works again; s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 
 from erllama_py.actors import Actor, Answer, Background, Clock, Exit, Reply
-from erllama_py.options.pressure import PressureOpts
+from erllama_py.options.runtime import PressureOpts
 from erllama_py.results import PressureState
 from erllama_py.watch.log import get_logger
-from erllama_py.watch.pressure_plan import Reading, plan
-from erllama_py.watch.pressure_reader import Reader
-from erllama_py.watch.pressure_sources import choose_source
+from erllama_py.watch.pressure_sources import Reader, Reading, choose_source
 
 Evict = Callable[[int, tuple[str, ...]], Awaitable[int]]
 
@@ -103,3 +102,10 @@ class PressureMonitor(Actor[GetPressure]):
 
     def _change(self, **fields: Any) -> None:
         self._state = msgspec.structs.replace(self._state, **fields)
+
+
+def plan(used: int, total: int, opts: PressureOpts) -> int:
+    """Bytes to evict: none below the high watermark, else what reaches the low one, and `min_evict_bytes` at least."""
+    if used < opts.high_watermark * total:
+        return 0
+    return max(used - math.floor(opts.low_watermark * total), opts.min_evict_bytes)

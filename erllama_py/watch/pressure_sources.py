@@ -1,30 +1,95 @@
-"""What measures how full the memory is: the machine or container, the GPUs, or a callable of the caller's.
+"""What measures how full the memory is, and how it is asked: one reading at a time, without delaying the monitor.
 
-All but the caller's read what others write, and block for a moment: they are called on a thread.
+A source is the machine or container, the GPUs, or a callable of the caller's, and may block, fail or hang. What blocks
+is called on a thread of its own, begun once: one that never returns keeps neither the runtime nor the process from
+ending. A reading that takes too long is given up; while it still hangs, no other is begun.
 """
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import math
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
+from erllama_py.actors import Clock, Threads, wait_any
+from erllama_py.cpus import cgroups
 from erllama_py.errors import InvalidOption
-from erllama_py.options.pressure import PressureOpts
-from erllama_py.watch.pressure_plan import Reading, fullest
+from erllama_py.options.runtime import PressureOpts
 
+HANG_SECONDS = 10.0  # readings are meant to take far less than one
 NVIDIA_SMI = "nvidia-smi"
 QUERY = ("--query-gpu=memory.used,memory.total", "--format=csv,noheader,nounits")
-# A driver that is not kept loaded takes some seconds to answer. Less than `pressure_reader.HANG_SECONDS`, so that an
-# nvidia-smi that hangs is killed before its thread is given up.
+# A driver that is not kept loaded takes some seconds to answer. Less than `HANG_SECONDS`, so that an nvidia-smi that
+# hangs is killed before its thread is given up.
 NVIDIA_SMI_SECONDS = 8.0
 
-PROC_CGROUP = Path("/proc/self/cgroup")
-CGROUPS = Path("/sys/fs/cgroup")
+
+class Reading(NamedTuple):
+    """Bytes of one memory."""
+
+    used: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        """The used share, from 0 to 1."""
+        return self.used / self.total
+
+
+class Reader:
+    """Calls `source`, async or not."""
+
+    def __init__(self, source: Callable[[], Any], clock: Clock) -> None:
+        self._source, self._clock = source, clock
+        self._is_async = inspect.iscoroutinefunction(source) or inspect.iscoroutinefunction(type(source).__call__)
+        self._task: asyncio.Task[Reading] | None = None
+        self._threads = Threads("pressure", 1)
+        self._in_thread = False
+
+    async def read(self) -> Reading:
+        """A reading. Raises `TimeoutError`, and whatever the source raises."""
+        if self._in_thread or (self._task is not None and not self._task.done()):
+            raise TimeoutError("an earlier reading has not ended yet")
+        self._task = task = asyncio.ensure_future(self._measure())
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # retrieved: it may be given up
+        try:
+            await wait_any(task, clock=self._clock, seconds=HANG_SECONDS)
+            if not task.done():
+                raise TimeoutError(f"no answer within {HANG_SECONDS:g} s")
+            if task.cancelled():  # by the source itself: raised here, that would look like our own cancellation
+                raise RuntimeError("the source was cancelled")
+            return task.result()
+        finally:
+            task.cancel()
+
+    async def _measure(self) -> Reading:
+        answer = await self._source() if self._is_async else await self._threads.abandon(self._call, self._source)
+        if inspect.isawaitable(answer):  # from a function that is not async, but makes something to await
+            answer = await answer
+        reading = read_answer(answer)
+        if isinstance(reading, Reading):
+            return reading
+        total = (await self._threads.abandon(self._call, system_memory)).total
+        return Reading(int(reading * total), total)
+
+    def _call(self, function: Callable[[], Any]) -> Any:
+        """On the thread. A call that was cancelled before it began blocks no later reading."""
+        self._in_thread = True
+        try:
+            return function()
+        finally:
+            self._in_thread = False
+
+    def close(self) -> None:
+        """Let the thread end after its current call."""
+        self._threads.close()
 
 
 def choose_source(opts: PressureOpts) -> Callable[[], Any] | None:
@@ -40,27 +105,12 @@ def choose_source(opts: PressureOpts) -> Callable[[], Any] | None:
     return opts.source
 
 
-def system_memory(proc_cgroup: Path = PROC_CGROUP, cgroups: Path = CGROUPS) -> Reading:
-    """The machine's memory, or that of a control group with a limit around this process, if it is fuller."""
+def system_memory(root: Path = Path("/")) -> Reading:
+    """The machine's memory, or that of a control group with a limit around this process, if it is fuller. Version 2
+    alone: https://docs.kernel.org/admin-guide/cgroup-v2.html. `root` is where `proc` and `sys` lie."""
     machine = psutil.virtual_memory()
-    return fullest([Reading(machine.total - machine.available, machine.total), *_limited(proc_cgroup, cgroups)])
-
-
-def _limited(proc_cgroup: Path, cgroups: Path) -> list[Reading]:
-    """The memory of this process's control group and of those around it, where limited. Version 2 alone.
-    https://docs.kernel.org/admin-guide/cgroup-v2.html"""
-    try:
-        lines = proc_cgroup.read_text().splitlines()
-    except OSError:
-        return []  # not a Linux
-    path = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/")
-    group = cgroups / path.lstrip("/")
-    readings = []
-    # Inside a container the path may be one of the machine's, which is not there; its own group is then the topmost.
-    for folder in (group, *group.parents):
-        if folder.is_relative_to(cgroups):
-            readings += _group_memory(folder)
-    return readings
+    limited = (reading for folder in cgroups(root) for reading in _group_memory(folder))
+    return fullest([Reading(machine.total - machine.available, machine.total), *limited])
 
 
 def _group_memory(folder: Path) -> list[Reading]:
@@ -96,3 +146,20 @@ def read_nvidia_smi(said: str) -> Reading:
     if not readings:
         raise ValueError(f"{NVIDIA_SMI} reports the memory of no GPU: {said.strip()!r:.80}")
     return fullest(readings)
+
+
+def fullest(readings: Iterable[Reading]) -> Reading:
+    """Of several memories, the one with the least left: that one fails first."""
+    return max(readings, key=lambda reading: reading.share)
+
+
+def read_answer(answer: object) -> Reading | float:
+    """What a caller's source answered: bytes, or a share from 0 to 1. Raises `ValueError`."""
+    match answer:
+        case bool():
+            pass
+        case int() | float() if 0 <= answer <= 1:
+            return float(answer)
+        case [int() | float() as used, int() | float() as total] if 0 <= used < math.inf and 1 <= total < math.inf:
+            return Reading(int(used), int(total))
+    raise ValueError(f"a source answers (used, total) in bytes or a share from 0 to 1, not {answer!r:.80}")

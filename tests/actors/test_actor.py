@@ -220,7 +220,7 @@ async def test_cancelling_the_run_ends_the_actor_in_order() -> None:
 
 
 async def test_one_cancellation_does_not_get_into_terminate_and_a_second_does() -> None:
-    """The first is the supervisor's; after the second nobody waits any more."""
+    """The first is the supervisor's; after the second it is not waited for any more."""
     stage = Stage()
     async with living(stage) as (_, run):
         stage.close("terminate a")
@@ -268,7 +268,7 @@ async def test_a_call_without_an_answer_in_time_says_so_and_abandons_the_reply()
 
 
 async def test_a_full_mailbox_refuses_calls_and_casts_but_not_urgent_ones() -> None:
-    """The caller is told at once; nothing is left open."""
+    """The caller gets the error at once; nothing is left open."""
     stage = Stage()
     async with living(stage, capacity=1) as (ref, _):
         stage.close("handle a")
@@ -297,7 +297,7 @@ async def test_an_actor_that_calls_itself_gets_an_error_instead_of_waiting_for_e
 
 
 async def test_awaiting_something_cancelled_is_a_failure_not_a_stop() -> None:
-    """A `CancelledError` that nobody asked for is not taken for a cancellation of the actor."""
+    """A `CancelledError` without a cancellation is not taken for a cancellation of the actor."""
     async with living(Stage()) as (ref, run):
         ref.cast("await a cancelled future")
         exit = await run.task

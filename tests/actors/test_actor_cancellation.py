@@ -109,7 +109,7 @@ async def test_an_actor_that_crashes_at_any_await_of_its_own_keeps_every_promise
     assert await at_each_checkpoint(scenario, lambda: error) >= 1
 
 
-async def test_a_caller_cancelled_at_any_await_abandons_its_call_and_harms_nobody() -> None:
+async def test_a_caller_cancelled_at_any_await_abandons_its_call_and_no_other() -> None:
     """The actor hears of it and serves the next one."""
 
     async def scenario(strike: Strike) -> None:

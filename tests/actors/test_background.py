@@ -42,7 +42,7 @@ async def test_work_settles_its_reply() -> None:
         assert len(tasks) == 0
 
 
-async def test_an_error_that_nobody_waits_for_is_told_to_the_loop() -> None:
+async def test_an_error_without_a_waiter_is_reported_to_the_loop() -> None:
     """It must not get lost."""
 
     async def work() -> None:

@@ -178,7 +178,7 @@ async def test_a_restart_that_fails_in_init_counts_towards_the_budget() -> None:
             assert str(exit.error.__cause__) == "init of a"
 
 
-async def test_how_a_function_ended_is_told_apart() -> None:
+async def test_each_way_a_function_ends_is_reported_as_such() -> None:
     """It returned, it raised, it was stopped."""
 
     async def give() -> int:
@@ -234,7 +234,7 @@ async def test_a_stop_during_backoff_is_at_once_and_many_stops_are_one() -> None
             assert stage.made["a"] == 1
 
 
-async def test_a_child_that_does_not_let_go_is_left_behind_failed_and_reported() -> None:
+async def test_a_child_that_does_not_end_is_abandoned_failed_and_reported() -> None:
     """Each stop says so, and it stays in the tree; once it has really ended, a stop takes it out."""
     async with quiet_loop():
         stage, clock, told = Stage(), ManualClock(), list[ChildFailure]()
@@ -263,7 +263,7 @@ async def test_a_child_that_does_not_let_go_is_left_behind_failed_and_reported()
 
 
 async def test_stopping_the_supervisor_stops_all_children_side_by_side() -> None:
-    """Running, starting and waiting ones; callers that wait for a start are told."""
+    """Running, starting and waiting ones; callers that wait for a start get an error."""
     async with quiet_loop():
         stage, clock = Stage(), ManualClock()
         supervisor = DynamicSupervisor("crew", ROUND, clock)
@@ -335,7 +335,7 @@ async def test_children_run_in_the_context_of_the_supervisor_not_of_their_starte
         assert seen == ["supervisor"]
 
 
-async def test_a_crashed_child_whose_terminate_hangs_is_left_behind_and_not_restarted() -> None:
+async def test_a_crashed_child_whose_terminate_hangs_is_abandoned_and_not_restarted() -> None:
     """A second one would fight it for what it still holds; the crash is the error one sees, with a note."""
     async with quiet_loop():
         stage, clock, told = Stage(), ManualClock(), list[ChildFailure]()
@@ -360,8 +360,8 @@ async def test_a_crashed_child_whose_terminate_hangs_is_left_behind_and_not_rest
             await wait_free(stage.names, "a")
 
 
-async def test_a_start_that_fails_and_hangs_shows_its_own_error_once_it_is_left_behind() -> None:
-    """The first error is the one you see, and nobody waits for ever."""
+async def test_a_start_that_fails_and_hangs_shows_its_own_error_once_it_is_abandoned() -> None:
+    """The first error is the one you see, and no caller waits for ever."""
     async with quiet_loop():
         stage, clock = Stage(), ManualClock()
         supervisor = DynamicSupervisor("crew", ROUND, clock)

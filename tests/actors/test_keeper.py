@@ -45,7 +45,7 @@ async def test_a_stale_handle_does_nothing_to_its_successor() -> None:
 
 
 async def test_a_failed_one_that_was_replaced_leaves_its_successor_in_the_tree() -> None:
-    """Taking a failed child out twice takes out nobody else."""
+    """Taking a failed child out twice takes out no other."""
     async with quiet_loop():
         stage, supervisor = Stage(), DynamicSupervisor("crew", NEVER)
         async with running(supervisor):
@@ -58,7 +58,7 @@ async def test_a_failed_one_that_was_replaced_leaves_its_successor_in_the_tree()
             assert supervisor.child_names() == ("a",)
 
 
-async def test_what_ended_for_good_is_told_once_whatever_the_reason() -> None:
+async def test_an_end_for_good_is_reported_once_whatever_the_reason() -> None:
     """Stopped, returned, raised, given up, failed to start, and with its supervisor: each exactly once."""
 
     async def give() -> int:
@@ -98,7 +98,7 @@ async def test_what_ended_for_good_is_told_once_whatever_the_reason() -> None:
 
 
 @pytest.mark.parametrize("turn", range(4))
-async def test_a_keeper_that_is_cancelled_from_outside_wakes_everybody_all_the_same(turn: int) -> None:
+async def test_a_keeper_that_is_cancelled_from_outside_still_wakes_all_waiters(turn: int) -> None:
     """Before its first step too: a sweep over all tasks of the process must not leave anybody waiting."""
     async with quiet_loop():
         stage, supervisor, told = Stage(), DynamicSupervisor("crew"), list[Exit]()
@@ -114,7 +114,7 @@ async def test_a_keeper_that_is_cancelled_from_outside_wakes_everybody_all_the_s
 
 
 async def test_the_crash_that_spends_the_budget_says_to_open_calls_that_it_was_the_last() -> None:
-    """The ones before it do not; whoever calls afterwards hears the same as those who were waiting."""
+    """The ones before it do not; whoever calls afterwards gets the same as those that were waiting."""
     async with quiet_loop():
         stage, clock, last = Stage(), ManualClock(), list[bool]()
         supervisor = DynamicSupervisor("crew", ROUND, clock)
@@ -139,7 +139,7 @@ async def test_the_crash_that_spends_the_budget_says_to_open_calls_that_it_was_t
         assert last == [False] * ROUND.intensity + [True]
 
 
-async def test_a_permanent_child_that_returns_is_told_apart_from_one_that_fails() -> None:
+async def test_a_permanent_child_that_returns_is_distinguished_from_one_that_fails() -> None:
     """The error says that it returned, and why that was no end."""
 
     async def give() -> int:

@@ -74,7 +74,7 @@ async def test_a_closed_mailbox_takes_and_gives_nothing() -> None:
 
 
 async def test_closing_wakes_a_taker_that_waits() -> None:
-    """Nobody waits for ever on a closed mailbox."""
+    """No taker waits for ever on a closed mailbox."""
     async with quiet_loop():
         mailbox: Mailbox[int] = Mailbox("box")
         taker = asyncio.ensure_future(mailbox.get())

@@ -47,7 +47,7 @@ async def test_only_its_owner_can_free_a_name() -> None:
     assert names.whereis("a") is new
 
 
-async def test_calls_and_casts_to_nobody_say_so() -> None:
+async def test_calls_and_casts_to_a_name_without_an_actor_raise() -> None:
     """`NameNotFound`, with the name."""
     names = Names()
     with pytest.raises(NameNotFound, match="'nobody'"):
@@ -56,7 +56,7 @@ async def test_calls_and_casts_to_nobody_say_so() -> None:
         names.cast("nobody", "hello")
 
 
-async def test_watchers_hear_of_every_change_until_they_unsubscribe() -> None:
+async def test_watchers_get_every_change_until_they_unsubscribe() -> None:
     """In order, with the new owner or None."""
     names, ref, heard = Names(), make_ref("a"), list[NameChange]()
     unsubscribe = names.subscribe(heard.append)

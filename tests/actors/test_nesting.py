@@ -168,6 +168,6 @@ def test_equal_children_do_not_confuse_the_drawing() -> None:
 
 
 def test_a_child_may_tell_something_of_its_own() -> None:
-    """A phrase behind its restarts; nothing of a child that has nothing to tell."""
+    """A phrase after its restarts; nothing for a child without one."""
     told = TreeNode("model", "actor", "running", 1, 2.0, "Crash: once", "2 of 4 threads")
     assert str(told) == "model (actor) running, up 2.0 s, 1 restart, 2 of 4 threads, last failure Crash: once"

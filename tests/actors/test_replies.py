@@ -12,7 +12,7 @@ from erllama_py.actors import ActorError, Reply
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_answer_reaches_the_one_who_waits() -> None:
+async def test_the_answer_reaches_the_waiter() -> None:
     """Sent before or after the wait begins."""
     early: Reply[int] = Reply("callee")
     assert early.send(1)
@@ -43,7 +43,7 @@ async def test_a_second_answer_is_ignored_and_says_so() -> None:
     assert await reply.wait() == 1
 
 
-async def test_a_failed_reply_that_nobody_waits_for_makes_no_noise() -> None:
+async def test_a_failed_reply_without_a_waiter_is_not_logged() -> None:
     """No "exception was never retrieved" from the loop."""
     async with quiet_loop():
         Reply[int]("callee").fail(ValueError())
@@ -82,7 +82,7 @@ async def test_callbacks_that_come_late_are_called_at_once_and_each_once() -> No
 
 
 async def test_a_settled_reply_cannot_be_abandoned() -> None:
-    """Who has an answer has not gone away."""
+    """A caller that got its answer has not gone away."""
     reply: Reply[int] = Reply("callee")
     reply.send(1)
     reply.abandon()

@@ -108,7 +108,7 @@ async def test_a_failure_is_raised_also_by_a_block_that_swallows_the_cancellatio
 
 @pytest.mark.parametrize("after_turns", range(25))
 async def test_a_failure_is_raised_at_whatever_moment_the_block_ends(after_turns: int) -> None:
-    """Before the crash is noticed, while the tree fails, or with the cancellation on its way: it does not stray."""
+    """Before the crash is noticed, while the tree fails, or with the cancellation pending: it hits no other task."""
     async with quiet_loop():
         stage = Stage()
         tree = make(stage)
@@ -212,7 +212,7 @@ async def test_an_error_while_stopping_is_not_lost() -> None:
 
 
 async def test_a_stop_during_the_start_takes_it_back() -> None:
-    """The starter is told, nothing is left."""
+    """The starter gets the error, nothing is left."""
     async with quiet_loop():
         stage = Stage()
         stage.close("init b")
@@ -225,7 +225,7 @@ async def test_a_stop_during_the_start_takes_it_back() -> None:
         assert not len(stage.names)
 
 
-async def test_a_block_cancelled_at_any_await_leaves_nothing_behind() -> None:
+async def test_a_block_cancelled_at_any_await_leaves_no_task() -> None:
     """In its start, its body and its stop."""
 
     async def scenario(strike: Strike) -> None:

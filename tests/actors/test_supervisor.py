@@ -44,7 +44,7 @@ def abc(stage: Stage, **options: object) -> list[ChildSpec]:
 def test_a_failure_affects_its_child_and_only_what_the_strategy_names(
     order: Sequence[str], data: st.DataObject
 ) -> None:
-    """The laws: the failed child is in; start order is kept; rest_for_one spares exactly what comes before."""
+    """The laws: the failed child is in; start order is kept; rest_for_one keeps exactly what comes before."""
     failed = data.draw(st.sampled_from(order))
     assert affected_children("one_for_one", order, failed) == (failed,)
     assert affected_children("one_for_all", order, failed) == tuple(order)
@@ -140,7 +140,9 @@ async def test_a_crash_restarts_what_the_strategy_names_after_the_backoff(strate
         ("temporary", "stop", "finished"),
     ],
 )
-async def test_the_restart_type_says_who_comes_back(restart: Restart, message: str, state: str) -> None:
+async def test_the_restart_type_decides_which_children_are_restarted(
+    restart: Restart, message: str, state: str
+) -> None:
     """Permanent always, transient after failures, temporary never."""
     async with quiet_loop():
         stage = Stage()
@@ -269,7 +271,7 @@ async def test_an_earlier_child_that_crashes_during_a_backoff_takes_the_waiting_
             assert [entry for entry in stage.log if entry.startswith("init")] == ["init a", "init b", "init c"]
 
 
-async def test_functions_under_a_supervisor_are_told_apart_by_how_they_end() -> None:
+async def test_functions_under_a_supervisor_are_handled_by_how_they_end() -> None:
     """A return finishes a transient one, an error restarts it, a stop cancels it."""
     async with quiet_loop():
         clock, ends = ManualClock(), asyncio.Queue[Exception | None]()
@@ -315,7 +317,7 @@ async def test_a_permanent_child_that_returns_too_often_is_a_failure_that_says_s
             assert str(cause) == "'f' ended: returned"
 
 
-async def test_a_listener_that_fails_harms_nobody() -> None:
+async def test_a_listener_that_fails_affects_no_child() -> None:
     """Its error goes to the loop's exception handler; the restart happens."""
     complaints: list[object] = []
     loop = asyncio.get_running_loop()

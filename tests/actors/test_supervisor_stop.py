@@ -22,7 +22,7 @@ def abc(stage: Stage, **options: object) -> list[ChildSpec]:
 
 
 async def test_a_stop_during_backoff_is_at_once() -> None:
-    """Nobody waits for a restart that will not happen."""
+    """No stop waits for a restart that will not happen."""
     async with quiet_loop():
         stage, clock = Stage(), ManualClock()
         supervisor = Supervisor("top", abc(stage), limits=ROUND, clock=clock)
@@ -68,7 +68,7 @@ async def test_a_child_that_is_busy_is_cancelled_after_its_deadline() -> None:
             assert not len(stage.names)
 
 
-async def test_a_terminate_that_hangs_is_left_behind_after_a_second_deadline_and_reported() -> None:
+async def test_a_terminate_that_hangs_is_abandoned_after_a_second_deadline_and_reported() -> None:
     """The others are stopped all the same; its name stays taken until it really ends."""
     async with quiet_loop():
         stage, clock, told = Stage(), ManualClock(), list[ChildFailure]()
@@ -106,7 +106,7 @@ async def test_a_cancelled_supervisor_cancels_its_children_without_waiting_for_t
             assert gone == ["c", "b", "a"]
 
 
-async def test_a_crashed_child_whose_terminate_hangs_is_left_behind_and_the_others_go_on() -> None:
+async def test_a_crashed_child_whose_terminate_hangs_is_abandoned_and_the_others_go_on() -> None:
     """It is not restarted: a second one would fight it for what it still holds."""
     async with quiet_loop():
         stage, clock, told = Stage(), ManualClock(), list[ChildFailure]()

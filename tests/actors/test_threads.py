@@ -68,7 +68,7 @@ async def test_a_thread_is_waited_for_when_its_caller_is_cancelled() -> None:
 
 @pytest.mark.parametrize("how", ["run", "finish"])
 async def test_a_second_cancellation_does_not_wait_for_a_thread(how: str) -> None:
-    """Nobody waits for what hangs, once the event loop is being closed."""
+    """Nothing waits for what hangs, once the event loop is being closed."""
     async with quiet_loop():
         threads, begun, go_on = Threads("a", 1), threading.Event(), threading.Event()
 
@@ -139,7 +139,7 @@ async def test_an_error_on_a_thread_is_the_callers() -> None:
 
 @pytest.mark.parametrize("way", ["run", "abandon"])
 async def test_work_that_has_not_begun_is_dropped_with_its_caller(way: str) -> None:
-    """It waits for nobody, and is never done."""
+    """It does not wait, and is never done."""
     async with quiet_loop():
         threads, go_on, done = Threads("a", 1), threading.Event(), list[str]()
         first = asyncio.create_task(threads.run(go_on.wait, GUARD_SECONDS))
@@ -222,8 +222,8 @@ def test_a_process_ends_while_a_thread_hangs() -> None:
     assert (said, process.returncode) == (b"the loop is closed\n", 0)
 
 
-async def test_threads_that_nobody_has_any_more_end() -> None:
-    """Also where nobody has closed them."""
+async def test_threads_without_an_owner_end() -> None:
+    """Also where they were never closed."""
     threads = Threads("left", 1)
     begun = await threads.run(threading.current_thread)
     del threads

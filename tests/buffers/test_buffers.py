@@ -33,7 +33,7 @@ def taken(pool: BufferPool, nbytes: int) -> memoryview:
 
 @pytest.mark.parametrize("nbytes", [0, 1, GRAIN - 1, GRAIN, GRAIN + 1, 3 * GRAIN])
 def test_a_lease_has_exactly_the_size_that_was_asked_for(nbytes: int) -> None:
-    """However large the block behind it is: whole MiB."""
+    """However large its block is: whole MiB."""
     pool = BufferPool(8 * GRAIN)
     view = taken(pool, nbytes)
     assert (view.nbytes, view.format, view.readonly) == (nbytes, "B", False)
@@ -125,7 +125,7 @@ def test_memory_is_used_again() -> None:
 
 
 def test_the_smallest_block_that_fits_is_taken() -> None:
-    """A large one is kept for who needs it."""
+    """A large one is kept for rows that need it."""
     pool = BufferPool(16 * GRAIN)
     leases = [taken(pool, size * GRAIN) for size in (5, 2, 3)]
     where = [address(lease) for lease in leases]

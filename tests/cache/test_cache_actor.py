@@ -51,7 +51,7 @@ async def test_the_loop_turns_while_many_rows_go(how: str) -> None:
 
 
 @pytest.mark.parametrize("message", [EvictBytes(1 << 40, ("disk",)), Gc()])
-async def test_whoever_stops_waiting_for_an_eviction_leaves_nothing_half_done(message: EvictBytes | Gc) -> None:
+async def test_a_caller_that_stops_waiting_for_an_eviction_leaves_nothing_half_done(message: EvictBytes | Gc) -> None:
     """At any moment: what is out of the index by then goes, the rest stays, and no coroutine is left un-awaited."""
     for after in range(2 * MANY // PORTION + 4):
         with warnings.catch_warnings(record=True) as caught:
@@ -89,7 +89,7 @@ async def test_a_tier_that_goes_is_forgotten_at_once_and_freed_bit_by_bit() -> N
 # --- rows that an engine refuses -----------------------------------------------------------------------------
 
 
-async def test_a_refused_row_that_somebody_else_reads_goes_when_nobody_does() -> None:
+async def test_a_refused_row_that_another_look_up_reads_goes_after_it() -> None:
     """It is hidden at once; its bytes stay until the last pin on it is gone."""
     (row,) = chain(STORY, 10)
     async with running() as bench:
@@ -109,7 +109,7 @@ async def test_a_refused_row_that_somebody_else_reads_goes_when_nobody_does() ->
         assert bench.actor.index.books["disk"].used() == 0
 
 
-async def test_a_refused_row_that_nobody_reads_goes_at_once() -> None:
+async def test_a_refused_row_that_is_not_pinned_goes_at_once() -> None:
     """Whoever found it has let go of it by then."""
     (row,) = chain(STORY, 10)
     async with running() as bench:
@@ -120,8 +120,8 @@ async def test_a_refused_row_that_nobody_reads_goes_at_once() -> None:
     assert (counters["bad.refused"], "evicted.disk" in counters) == (1, False)
 
 
-async def test_a_refused_row_that_is_saved_anew_stays() -> None:
-    """The bytes that were refused are replaced; nobody removes the new ones when the last reader has gone."""
+async def test_a_refused_row_that_is_saved_again_stays() -> None:
+    """The bytes that were refused are replaced; the new ones are not removed when the last reader has gone."""
     (row,) = chain(STORY, 10)
     async with running() as bench:
         bench.tier([row])

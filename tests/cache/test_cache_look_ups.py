@@ -1,4 +1,4 @@
-"""The cache's actor and those who look prompts up: who waits is answered, who has gone holds nothing, hits count."""
+"""The cache's actor and look-ups: those that wait are answered, those that are gone hold nothing, hits count."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def hit(number: int, rows: list[tuple[RowMeta, str, int]], kind: UsedKind = "par
     return Used(holder="m", request_id=number, kind=kind, rows=located, seconds=0.5)
 
 
-# --- who waits -----------------------------------------------------------------------------------------------
+# --- look-ups that wait --------------------------------------------------------------------------------------
 
 
-async def test_who_waits_for_a_row_is_answered_when_it_is_stored() -> None:
+async def test_a_look_up_that_waits_for_a_row_is_answered_when_it_is_stored() -> None:
     """At once, with it."""
     async with running() as bench:
         bench.tier([])
@@ -44,7 +44,7 @@ async def test_who_waits_for_a_row_is_answered_when_it_is_stored() -> None:
         assert (await answer(reply)).length == 10
 
 
-async def test_who_waits_for_a_row_is_answered_when_the_row_before_it_fails() -> None:
+async def test_a_look_up_that_waits_for_a_row_is_answered_when_the_row_before_it_fails() -> None:
     """It will not come either."""
     async with running() as bench:
         bench.tier([])
@@ -57,7 +57,7 @@ async def test_who_waits_for_a_row_is_answered_when_the_row_before_it_fails() ->
         assert (await answer(reply)).length == 0
 
 
-async def test_who_says_that_it_is_over_while_it_waits_is_pinned_nothing_any_more() -> None:
+async def test_a_look_up_that_is_ended_while_it_waits_gets_no_pins() -> None:
     """Also before its cancelled task has run: the row that it waited for comes with the next message."""
     async with running() as bench:
         bench.tier([])
@@ -71,7 +71,7 @@ async def test_who_says_that_it_is_over_while_it_waits_is_pinned_nothing_any_mor
         assert not bench.actor.index.is_pinned(FIRST.key)
 
 
-async def test_who_has_gone_while_waiting_takes_no_pins_of_a_later_look_up() -> None:
+async def test_a_caller_that_left_while_waiting_frees_no_pins_of_a_later_look_up() -> None:
     """A request that is taken up again asks with the same number."""
     async with running() as bench:
         bench.tier([FIRST])
@@ -125,7 +125,7 @@ async def test_a_look_up_that_is_cancelled_is_neither_hit_nor_miss() -> None:
         assert not bench.actor.index.is_pinned(FIRST.key)
 
 
-async def test_a_hit_is_told_to_the_tier_and_counts_after_a_restart() -> None:
+async def test_a_hit_is_reported_to_the_tier_and_counts_after_a_restart() -> None:
     """Of two rows that differ in nothing else the one that was hit stays."""
     rows = [meta([number], 0, 1) for number in range(2)]
     for used_row in rows:
@@ -152,7 +152,7 @@ async def test_a_row_that_is_stored_counts_its_bytes_and_the_time_of_its_copy() 
 
 
 async def test_a_tier_that_cannot_say_what_it_removed_is_asked_what_it_has() -> None:
-    """Nobody else knows."""
+    """No other actor knows."""
     async with running() as bench:
         bench.tier([FIRST])
         await bench.settled()

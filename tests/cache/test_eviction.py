@@ -1,4 +1,4 @@
-"""Who goes when room is needed: never what is pinned or gone on from, never more than the quota holds."""
+"""Which rows go when room is needed: never pinned or extended ones, never more than the quota holds."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_pinned_row_stays_and_so_does_all_before_it() -> None:
     assert len(choose_victims(index, "disk", 5000, 0.0)[0]) == 3
 
 
-def test_a_row_that_one_on_its_way_goes_on_from_stays() -> None:
+def test_a_row_that_a_pending_one_extends_stays() -> None:
     """Or the new one would hang in the air."""
     first, second = chain(STORY, 10, 20)
     index = index_of(first)
@@ -109,7 +109,7 @@ def test_what_is_of_no_use_goes_before_everything_else() -> None:
 
 @pytest.mark.parametrize("build", ["b1", ""])
 def test_the_build_that_saves_rows_of_a_model_is_the_one_that_runs_it(build: str) -> None:
-    """Of a tenant's too, and from its first save on; who names no build says nothing."""
+    """Of a tenant's too, and from its first save on; a save without a build changes nothing."""
     tenant = Identity(b"t" * 32, 4, b"c" * 32)
     stale, good = meta(STORY, 0, 10, build="b0", identity=tenant), meta(STORY, 0, 10, build="b0")
     index = index_of(good)
@@ -121,7 +121,7 @@ def test_the_build_that_saves_rows_of_a_model_is_the_one_that_runs_it(build: str
 
 
 def test_a_row_is_refused_for_a_reason() -> None:
-    """Each is told apart."""
+    """Each is reported as what it is."""
     first, second, third = chain(STORY, 10, 20, 30)
     index = index_of(first)
     reservations = Reservations(index)

@@ -1,4 +1,5 @@
-"""The cache without a model: what an application hands over is checked at the door, and a slip costs nobody else."""
+"""The cache without a model: what an application hands over is checked at the door, and bad arguments affect no other
+caller."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ I = erllama.Identity(b"f" * 32, 16, b"c" * 32)  # noqa: E741  # as short as the 
 TOKENS = list(range(100))
 TEXT: Any = "c" * 32
 
-Call = Callable[[Any], Awaitable[object]]  # given the handle, and untyped: as who does not check types writes it
+Call = Callable[[Any], Awaitable[object]]  # given the handle, and untyped, as code without type checks is
 
 SLIPS: dict[str, tuple[Call, str]] = {
     "no identity": (lambda c: c.find("x", TOKENS), "an identity is an `Identity`, not 'x'"),
@@ -38,7 +39,7 @@ SLIPS: dict[str, tuple[Call, str]] = {
     "a key of other digits": (lambda c: c.read("g" * 64, "ram"), "a key is 32 bytes or 64 hex digits"),
     "a list of tiers to read from": (lambda c: c.read(b"k" * 32, ["ram"]), "a tier is given by its name"),
     "a list of tiers to put to": (lambda c: c.put(I, [7], 0, b"x", tier=["d"]), "a tier is given by its name"),
-    "a start behind the end": (lambda c: c.put(I, [7], 1, b"x"), "before its end at 1, not 1"),
+    "a start after the end": (lambda c: c.put(I, [7], 1, b"x"), "before its end at 1, not 1"),
     "a row of nothing": (lambda c: c.put(I, [], 0, b"x"), "before its end at 0, not 0"),
     "a start that is no int": (lambda c: c.put(I, TOKENS, 1.0, b"x"), "not 1.0"),
     "text for a payload": (lambda c: c.put(I, [7], 0, "x"), "a payload is bytes"),
@@ -62,7 +63,7 @@ SLIPS: dict[str, tuple[Call, str]] = {
 
 
 @pytest.mark.parametrize("slip", SLIPS)
-async def test_a_slip_is_told_to_who_made_it(slip: str) -> None:
+async def test_bad_arguments_raise_at_the_caller(slip: str) -> None:
     """With what was expected; what was there is there, and nothing was counted."""
     call, problem = SLIPS[slip]
     async with erllama.Runtime() as runtime:
@@ -129,7 +130,7 @@ async def test_a_look_up_that_is_cancelled_holds_no_row() -> None:
 
 
 async def test_what_cannot_be_saved_is_dropped_and_counted() -> None:
-    """Behind a row that is not there, into a tier that does not run, twice, or more than the quota."""
+    """After a row that is not there, into a tier that does not run, twice, or more than the quota."""
     async with erllama.Runtime(ram_quota_bytes=1 << 20) as runtime:
         cache = runtime.cache
         await cache.put(I, TOKENS, 50, b"x")

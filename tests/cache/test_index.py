@@ -1,4 +1,4 @@
-"""The index: what it counts is what there is, and what goes leaves nothing behind."""
+"""The index: what it counts is what there is, and what goes leaves no trace."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MOVES = st.lists(
 
 
 def play(index: Index, moves: list[tuple[str, str, RowMeta]]) -> None:
-    """Do as told where it makes sense; rows come and go in any order."""
+    """Do each step where it makes sense; rows come and go in any order."""
     for second, (move, tier, row) in enumerate(moves):
         known = index.get(row.key)
         coming = None if known is None else known.reserved.get(tier)
@@ -58,7 +58,7 @@ def play(index: Index, moves: list[tuple[str, str, RowMeta]]) -> None:
 @pytest.mark.slow
 @given(MOVES)
 def test_the_books_of_each_tier_are_sums_over_its_rows(moves: list[tuple[str, str, RowMeta]]) -> None:
-    """Bytes, leaves and who goes on from whom, whatever came in whatever order, children before parents too."""
+    """Bytes, leaves and which row extends which, in any order, children before parents too."""
     index = index_of()
     play(index, moves)
     everything = [row for row in map(index.get, {row.key for _, _, row in moves}) if row is not None]
@@ -96,7 +96,7 @@ def test_tiers_that_go_leave_no_trace(moves: list[tuple[str, str, RowMeta]]) -> 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.lists(st.sampled_from([b"a", b"b"]), max_size=3))))
 def test_pins_are_counted_by_holder(moves: list[tuple[int, bool, list[bytes]]]) -> None:
-    """A row is free when everybody who took it has let go, and nobody can let go for another."""
+    """A row is free when every holder has unpinned it, and no holder can unpin for another."""
     index, model = index_of(), dict[int, list[bytes]]()
     for holder, takes, keys in moves:
         if takes:

@@ -188,7 +188,7 @@ def test_more_bytes_are_never_worth_more(count: int, each: float, nbytes: int, m
 
 
 @given(tokens, sizes)
-def test_where_nobody_knows_what_tokens_took_their_number_decides(count: int, nbytes: int) -> None:
+def test_where_the_cost_of_tokens_is_unknown_their_number_decides(count: int, nbytes: int) -> None:
     """An application may have put the rows there, and said nothing."""
     assert is_worth(count, 0.0, nbytes) == (count >= TOKENS_IF_UNKNOWN)
 
@@ -221,10 +221,11 @@ def test_the_seconds_a_token_are_those_of_all_rows_together() -> None:
     st.lists(st.tuples(st.integers(1, 500), st.floats(1e-6, 10.0)), max_size=5),
     st.lists(st.tuples(st.integers(1, 10_000), st.sampled_from([0.0, -1.0])), max_size=5),
 )
-def test_rows_of_which_nobody_knows_make_no_others_cheaper(
+def test_rows_of_unknown_cost_make_no_others_cheaper(
     known: list[tuple[int, float]], unknown: list[tuple[int, float]]
 ) -> None:
-    """Those that an application has put before the model's own: nobody said that they took no time."""
+    """Those that an application has put before the model's own: that their time is unknown does not mean that they took
+    none."""
 
     def rows(spans: list[tuple[int, float]]) -> list[RowMeta]:
         return [meta(list(range(tokens)), 0, tokens, prefill_seconds=seconds) for tokens, seconds in spans]

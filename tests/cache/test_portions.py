@@ -1,4 +1,4 @@
-"""Many rows that go at once: in portions, so that nobody waits for all of them, and from what is there by then."""
+"""Many rows that go at once: in portions, so that no message waits for all of them, and from what is there by then."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def singles(count: int, first: int = 0) -> list[RowMeta]:
 
 
 def taken(index: Index, portions: Portions) -> dict[str, int]:
-    """Do as told, portion by portion; how many rows each tier gave. None may be larger than a portion."""
+    """Do it portion by portion; how many rows each tier gave. None may be larger than a portion."""
     given: Counter[str] = Counter()
     for tier, keys in portions:
         assert len(keys) <= PORTION
@@ -64,7 +64,7 @@ def test_several_tiers_give_by_their_share() -> None:
 
 
 def test_a_chain_that_is_longer_than_a_portion_goes_from_its_end() -> None:
-    """No row is ever without the one that it goes on from."""
+    """No row is ever without the one that it extends."""
     rows = chain(list(range(PORTION + 50)), *range(1, PORTION + 51))
     index = index_of(*rows)
     for _, keys in evict_bytes(index, ["disk"], QUOTA, 0.0):
@@ -90,7 +90,7 @@ def test_what_happens_between_two_portions_counts() -> None:
 
 
 def test_a_tier_with_a_smaller_quota_gives_up_what_is_too_much() -> None:
-    """And nothing that somebody else has removed by then. The lock of a directory counts."""
+    """And nothing that was removed otherwise by then. The lock of a directory counts."""
     index = index_of(*singles(MANY), quota=1000 * PORTION + LOCK)
     assert taken(index, surplus(index, "disk", 0.0)) == {"disk": MANY - PORTION}
     assert taken(index, surplus(index, "disk", 0.0)) == {}
@@ -105,7 +105,7 @@ def test_a_tier_with_a_smaller_quota_gives_up_what_is_too_much() -> None:
 
 
 def test_orphans_are_what_hangs_on_nothing() -> None:
-    """With all that goes on from them, in whatever order the index has them; unless somebody reads them."""
+    """With all that extends them, in whatever order the index has them; unless they are pinned."""
     first, *rest = chain(STORY, *range(10, 100, 10))
     for order in (rest, rest[::-1]):
         index = index_of(first, *order)
@@ -125,8 +125,8 @@ def test_many_rows_are_looked_at_in_portions_for_orphans() -> None:
 
 
 @pytest.mark.parametrize("alike", [True, False])
-def test_a_book_that_nobody_uses_is_freed_in_portions(alike: bool) -> None:
-    """Whether its rows go on from one key or from many."""
+def test_a_book_that_is_not_used_is_freed_in_portions(alike: bool) -> None:
+    """Whether its rows extend one key or many."""
     index = index_of(*(singles(MANY) if alike else [meta([number, 1], 1, 2) for number in range(MANY)]))
     book = index.remove_tier("disk")
     assert book is not None

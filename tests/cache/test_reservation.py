@@ -111,7 +111,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def restart_tier(self) -> None:
-        """What was on its way is given up; what is there comes back in another order, what is to be removed too."""
+        """What was pending is given up; what is there comes back in another order, what is to be removed too."""
         self.reservations.release_tier("disk")
         assert len(self.reservations) == 0
         self.index.add_tier("disk", "disk", QUOTA)
@@ -138,7 +138,7 @@ class Life(RuleBasedStateMachine):
             assert self.reservations.stands(number) == self.is_whole(one.meta)
 
     def is_whole(self, row: RowMeta) -> bool:
-        """Whether rows that are there, or on their way, lead to it, whichever copy of a key."""
+        """Whether rows that are stored or pending lead to it, whichever copy of a key."""
         book = self.index.books["disk"]
         before = [book.pending.get(row.parent), *[copy.meta for key, copy in book.rows.items() if key == row.parent]]
         return row.start == 0 or any(one is not None and self.is_whole(one) for one in before)
@@ -162,8 +162,8 @@ def disk_with(*rows: RowMeta) -> tuple[Index, Reservations]:
     return index, Reservations(index)
 
 
-def test_a_row_does_not_stand_once_what_it_goes_on_from_is_lost() -> None:
-    """A file that is found damaged while the next row is on its way; it stands again if the row comes back."""
+def test_a_reservation_does_not_stand_once_the_row_before_it_is_lost() -> None:
+    """A file that is found damaged while the next row is pending; it stands again if the row comes back."""
     first, second = chain(STORY, 10, 20)
     index, reservations = disk_with(first)
     number = reserve(reservations, second)
@@ -173,8 +173,8 @@ def test_a_row_does_not_stand_once_what_it_goes_on_from_is_lost() -> None:
     assert reservations.stands(number)
 
 
-def test_a_row_behind_a_lost_one_is_saved_again_with_another_start() -> None:
-    """Nobody finds the old copy any more; what goes on from it is found again behind the new one."""
+def test_a_row_after_a_lost_one_is_saved_again_with_another_start() -> None:
+    """The old copy is not found any more; what extends it is found again after the new one."""
     first, second, third = chain(STORY, 10, 20, 30)
     index, reservations = disk_with(second, third)
     packed = pack_tokens(STORY[:30])
@@ -191,7 +191,7 @@ def test_a_row_behind_a_lost_one_is_saved_again_with_another_start() -> None:
     assert reservations.reserve(second, "disk", 1000, 0.0) == Refused("duplicate")
 
 
-def test_a_row_that_goes_on_from_one_behind_a_lost_one_has_no_parent() -> None:
+def test_a_row_that_extends_one_after_a_lost_one_has_no_parent() -> None:
     """However long the chain between them is; nor does it stand, if the row was lost meanwhile."""
     rows = chain(STORY, *range(10, 91, 10))
     index, reservations = disk_with(*rows[:-1])
@@ -202,8 +202,8 @@ def test_a_row_that_goes_on_from_one_behind_a_lost_one_has_no_parent() -> None:
     assert reservations.reserve(rows[-1], "disk", 1000, 0.0) == Refused("no_parent")
 
 
-def test_a_row_that_is_saved_again_is_nobodys_victim() -> None:
-    """It would be removed behind the new copy, and that with it."""
+def test_a_row_that_is_saved_again_is_no_victim() -> None:
+    """It would be removed after the new copy was stored, and that with it."""
     _, second = chain(STORY, 10, 20)
     index, reservations = disk_with(second, *[meta([number], 0, 1) for number in range(8)])
     reserve(reservations, meta(STORY, 0, 20))
@@ -213,7 +213,7 @@ def test_a_row_that_is_saved_again_is_nobodys_victim() -> None:
     assert [key for _, keys in orphans(index, "disk") for key in keys] == []
 
 
-def test_a_long_chain_on_its_way_is_given_up_as_one() -> None:
+def test_a_long_pending_chain_is_given_up_as_one() -> None:
     """Far more rows than calls may be nested."""
     tokens = list(range(1100))
     rows = chain(tokens, *range(1, 1100))
@@ -265,7 +265,7 @@ def test_a_refusal_evicts_nothing() -> None:
 
 
 def test_a_save_that_fails_in_one_tier_goes_on_in_another() -> None:
-    """What goes on from it falls only where it failed."""
+    """What extends it is given up only where it failed."""
     first, second = chain(STORY, 10, 20)
     index, reservations = disk_with()
     index.add_tier("ram", "ram", QUOTA)

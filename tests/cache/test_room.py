@@ -85,7 +85,7 @@ def test_a_row_that_is_larger_than_all_that_fits_costs_no_other() -> None:
 
 
 def test_saves_that_fail_one_after_the_other_evict_nothing_more() -> None:
-    """Ten rows on their way to a full disk all meet the same cause."""
+    """Ten rows pending in a full tier all fail for the same cause."""
     tier = Tier(20_000)
     for number in range(20):
         tier.save(number)

@@ -1,4 +1,4 @@
-"""What a look-up waits for: a row that is on its way, tiers that are being opened, or nothing."""
+"""What a look-up waits for: a pending row, tiers that are being opened, or nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def find(tokens: list[int] = PROMPT, parent_key: bytes | None = None, wait_secon
 
 @pytest.fixture
 def books() -> tuple[Index, Reservations]:
-    """A disk that has the first row, and to which the second is on its way."""
+    """A disk that has the first row, with the second one pending."""
     index = Index()
     index.add_tier("disk", "disk", 1 << 30)
     index.add("disk", stored(FIRST))
@@ -34,12 +34,12 @@ def books() -> tuple[Index, Reservations]:
 
 
 @pytest.mark.parametrize("opening", [False, True])
-def test_a_row_on_its_way_is_awaited_by_who_names_it(books: tuple[Index, Reservations], opening: bool) -> None:
+def test_a_pending_row_is_awaited_by_a_look_up_that_names_it(books: tuple[Index, Reservations], opening: bool) -> None:
     """Where it is on the prompt's path, and they have time; one that is there already is not."""
     assert awaited(find(parent_key=SECOND.key), *books, opening) == SECOND.key
     assert awaited(find(parent_key=FIRST.key), *books, opening) is None
     else_ = OPENING if opening else None
-    assert awaited(find(PROMPT[:80], SECOND.key), *books, opening) == else_  # it ends behind the prompt
+    assert awaited(find(PROMPT[:80], SECOND.key), *books, opening) == else_  # it ends after the prompt
     assert awaited(find([7] * 96, SECOND.key), *books, opening) == else_
     assert awaited(find(parent_key=SECOND.key, wait_seconds=0.0), *books, opening) is None
 
@@ -48,7 +48,7 @@ def test_a_row_on_its_way_is_awaited_by_who_names_it(books: tuple[Index, Reserva
 def test_tiers_that_open_are_awaited_where_more_may_be_found(
     books: tuple[Index, Reservations], parent_key: bytes | None
 ) -> None:
-    """Not by who finds all of the prompt, nor by who has no time."""
+    """Not by a look-up that finds all of the prompt, nor by one without time to wait."""
     assert awaited(find(parent_key=parent_key), *books, True) == OPENING
     assert awaited(find(parent_key=parent_key), *books, False) is None
     assert awaited(find(PROMPT[:64], parent_key), *books, True) is None

@@ -135,7 +135,7 @@ def test_rows_of_two_owners_never_meet() -> None:
         assert (hit.chain, hit.length, hit.miss and hit.miss.reason) == ((), 0, reason)
 
 
-def test_rows_behind_a_lost_one_are_no_rows_with_other_settings() -> None:
+def test_rows_after_a_lost_one_do_not_count_as_rows_with_other_settings() -> None:
     """Nothing leads to them, whatever became of the first."""
     _, second = chain(STORY, 32, 64)
     miss = look(index_of(second), STORY).miss
@@ -152,7 +152,7 @@ def test_a_row_is_read_from_the_fastest_tier() -> None:
 
 
 def test_ends_at_unaligned_places_are_found() -> None:
-    """A reply's end, and the prompt that goes on from it."""
+    """A reply's end, and the prompt that extends it."""
     index = index_of(*chain(STORY, 32, 51))
     assert look(index, STORY).length == 51
 
@@ -165,16 +165,16 @@ def test_every_end_on_the_path_is_reached() -> None:
     assert [(row.meta.start, row.meta.end) for row in hit.reached] == [(0, 32), (32, 40), (32, 64)]
 
 
-def test_a_row_that_parts_from_the_prompt_inside_is_used_up_to_there_where_cells_can_be_cut() -> None:
+def test_a_row_that_diverges_from_the_prompt_is_used_up_to_there_where_cells_can_be_cut() -> None:
     """Otherwise the row before it is the last."""
-    index = index_of(*chain(OTHER, 32, 80))  # parts from STORY at 32
+    index = index_of(*chain(OTHER, 32, 80))  # diverges from STORY at 32
     prompt = OTHER[:60] + [9] * 20
     assert look(index, prompt, cuttable=True).length == 60
     assert look(index, prompt, cuttable=False).length == 32
 
 
-def test_what_is_on_its_way_counts_as_saved_but_cannot_be_read() -> None:
-    """New rows continue behind it; the hit ends before it."""
+def test_a_pending_row_counts_as_saved_but_cannot_be_read() -> None:
+    """New rows continue after it; the hit ends before it."""
     first, second = chain(STORY, 32, 64)
     index = index_of(first)
     index.books["disk"].reserve(second, 1000)

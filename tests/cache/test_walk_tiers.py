@@ -1,4 +1,4 @@
-"""The walk over several tiers, some rows on their way, against a search of all rows; and what makes it hard."""
+"""The walk over several tiers, some rows pending, against a search of all rows; and what makes it hard."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def spell(letters: list[int]) -> list[int]:
 
 
 def index_of(places: list[tuple[RowMeta, str, bool]]) -> Index:
-    """Rows, each in a tier, there already or on its way."""
+    """Rows, each in a tier, stored or pending."""
     index = Index()
     index.add_tier("ram", "ram", 1 << 40)
     index.add_tier("disk", "disk", 1 << 40)
@@ -76,7 +76,7 @@ def reached(rows: list[RowMeta], prompt: list[int]) -> dict[int, bytes]:
 def test_it_finds_what_a_search_of_everything_finds(
     world: tuple[list[tuple[RowMeta, str, bool]], list[int]], cuttable: bool, tier: str
 ) -> None:
-    """How far the prompt can be read, what is saved of it in one tier, and where it parts from everything saved."""
+    """How far the prompt can be read, what is saved of it in one tier, and where it diverges from everything saved."""
     places, prompt = world
     hit = walk(index_of(places), IDENTITY, pack_tokens(prompt), cuttable=cuttable, tier=tier)
     there = [row for row, _, stands in places if stands]
@@ -103,7 +103,7 @@ def test_it_finds_what_a_search_of_everything_finds(
 def test_each_row_of_a_chain_is_the_next_part_of_the_prompt(
     world: tuple[list[tuple[RowMeta, str, bool]], list[int]], cuttable: bool
 ) -> None:
-    """From 0 without a gap, there and not on its way, from memory where memory has the same row."""
+    """From 0 without a gap, stored and not pending, from memory where memory has the same row."""
     places, prompt = world
     hit = walk(index_of(places), IDENTITY, pack_tokens(prompt), cuttable=cuttable)
     position, parent = 0, IDENTITY.root
@@ -179,9 +179,9 @@ def test_a_row_whose_tokens_are_not_those_of_its_key_is_never_used(cuttable: boo
     assert (hit.length, [row.tier for row in hit.chain]) == (200, ["disk", "disk"])
 
 
-def test_a_row_on_its_way_to_a_tier_that_has_it_cut_otherwise_is_saved() -> None:
+def test_a_row_pending_in_a_tier_that_has_it_with_another_start_is_saved() -> None:
     """A directory that is still being read may have what is saved again meanwhile."""
     first, second = chain(PROMPT, 100, 200)
-    other = meta(PROMPT, 150, 200)  # goes on from what this tier does not have
+    other = meta(PROMPT, 150, 200)  # extends what this tier does not have
     index = index_of([(first, "disk", True), (second, "disk", False), (other, "disk", True)])
     assert find(index, PROMPT).saved_to == 200

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.chat.anchors import MADE_UP, Message, anchors
 from erllama_py.chat.template import ChatTemplate
+from erllama_py.chat.turns import MADE_UP_MESSAGE, Message, anchors
 from erllama_py.engine.stub import CHAT_TEMPLATE as CHATML
 
 # The system text goes into the first user's turn, and turns alternate.
@@ -107,7 +107,7 @@ def test_conversations_with_one_system_prompt_have_one_first_anchor(
 
 @pytest.mark.parametrize("tokenize", TOKENIZERS)
 @given(texts, texts, texts, st.lists(st.tuples(texts, texts), max_size=3))
-def test_a_turn_asked_again_parts_behind_the_last_anchor(
+def test_a_turn_asked_again_diverges_after_the_last_anchor(
     tokenize: Tokenize, prompt: str, one: str, other: str, turns: list[tuple[str, str]]
 ) -> None:
     """The conversation before it is shared whole, up to a token."""
@@ -120,7 +120,10 @@ def test_a_turn_asked_again_parts_behind_the_last_anchor(
     assert mine_at[-1] >= len(ends)
 
 
-@given(texts, st.lists(st.sampled_from([system("s"), user("u"), said("a"), user(MADE_UP)]), min_size=1, max_size=6))
+SHAPES = st.sampled_from([system("s"), user("u"), said("a"), user(MADE_UP_MESSAGE)])
+
+
+@given(texts, st.lists(SHAPES, min_size=1, max_size=6))
 def test_anchors_ascend_inside_the_prompt(prompt: str, messages: list[dict[str, Any]]) -> None:
     """For conversations of any shape: at most two, each leaving a token to compute."""
     for source in (CHATML, BARE, TOOLS_LAST, HIDES_USERS):
@@ -164,7 +167,7 @@ def test_several_opening_messages_are_shared_together() -> None:
 
 
 def test_results_of_tools_after_the_question_move_no_anchor() -> None:
-    """An agent's later steps go on from the same question."""
+    """An agent's later steps continue the same question."""
     chat = [system("A"), user("Hi"), said("calling"), {"role": "tool", "content": "12"}]
     assert found(CHATML, chat)[1] == found(CHATML, chat[:2])[1]
 
@@ -196,7 +199,7 @@ def test_a_template_that_leaves_users_out_gives_no_anchor() -> None:
 
 
 def test_a_text_that_merges_with_the_template_shares_the_anchor() -> None:
-    """A line feed first makes one token with the template's own: it is the one behind the anchor."""
+    """A line feed first makes one token with the template's own: it is the one after the anchor."""
     plain, at = found(CHATML, [system("A"), user("Hi")], as_words)
     merged, merged_at = found(CHATML, [system("A"), user("\n\nHi")], as_words)
     assert at == merged_at

@@ -106,7 +106,7 @@ def render(source: str, messages: Any = HELLO, **options: Any) -> str:
 
 
 def test_chatml_gives_each_message_its_frame_and_opens_the_answer() -> None:
-    """Blocks leave no blank line and no indentation behind."""
+    """Blocks leave no blank line and no indentation."""
     messages = [{"role": "system", "content": "Be brief."}, *HELLO]
     frames = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n"
     assert render(CHATML, messages) == frames + "<|im_start|>assistant\n"
@@ -193,6 +193,6 @@ def test_what_templates_know_of_a_message_is_all_its_fields() -> None:
 
 
 def test_a_template_renders_again_and_again() -> None:
-    """One rendering leaves nothing behind for the next."""
+    """One rendering leaves nothing for the next."""
     template = a_template("{% set n = namespace(n=1) %}{% set n.n = n.n + 1 %}{{ n.n }}{{ messages[0].content }}")
     assert [template.render(HELLO) for _ in range(2)] == ["2Hello", "2Hello"]

@@ -161,6 +161,6 @@ def test_tools_are_mappings(tools: Any) -> None:
 
 @given(st.text("{}%#-_'\"|.()[]abi0 \n", max_size=30))
 def test_whatever_the_source_nothing_but_our_error_gets_out(source: str) -> None:
-    """A template renders to text or is refused; it never brings down who renders it."""
+    """A template renders to text or is refused; it never crashes the code that renders it."""
     with contextlib.suppress(ChatTemplateError):
         assert isinstance(ChatTemplate(source, "", "").render(HELLO), str)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama_py.chat.template import ChatTemplate
-from erllama_py.chat.turns import MADE_UP, Message, text_after_reply
+from erllama_py.chat.turns import MADE_UP_REPLY, Message, text_after_reply
 from erllama_py.engine.stub import CHAT_TEMPLATE as CHATML
 
 # The system text goes into the first user's turn; texts are trimmed and turns alternate.
@@ -91,7 +91,7 @@ def test_prompt_reply_and_what_follows_are_the_whole(
 
 @pytest.mark.parametrize("source", [TRIMMING, HEADERS])
 @given(turns, texts, texts, texts)
-def test_a_template_that_trims_replies_is_followed_behind_them(
+def test_a_template_that_trims_replies_is_followed_after_them(
     source: str, before: list[tuple[str, str]], asked: str, answer: str, new: str
 ) -> None:
     """The reply keeps its spaces, which were read; all else is the template's."""
@@ -124,9 +124,11 @@ def test_what_follows_does_not_depend_on_the_reply(
 
 
 @pytest.mark.parametrize("source", KEEPING)
-@given(st.lists(st.sampled_from([user("u"), said("a"), said(MADE_UP), user(MADE_UP), user("")]), max_size=5))
+@given(
+    st.lists(st.sampled_from([user("u"), said("a"), said(MADE_UP_REPLY), user(MADE_UP_REPLY), user("")]), max_size=5)
+)
 def test_any_messages_give_a_text_or_none(source: str, messages: list[dict[str, Any]]) -> None:
-    """Also those that a template refuses, or that say what nobody says."""
+    """Also those that a template refuses, or with the made-up texts."""
     after = text_after_reply(messages, [user("n")], rendering(source))
     assert after is None or messages[-1]["role"] == "assistant"
 

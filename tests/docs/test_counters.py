@@ -1,8 +1,7 @@
 """The table of counters in the caching guide is what the code counts: no name more, no name less.
 
-The code's side is read from its syntax: the first argument of every `counters.add(…)`, where `{…}` in an f-string
-stands for a set of words. Which words is told by the types that they have; where they are plain strings, by the
-calls that say them.
+The code's side is read from its syntax: the name in every `counters[…] += …`, where `{…}` in an f-string
+stands for a set of words. Which words, their types say; where they are plain strings, the calls that pass them.
 """
 
 from __future__ import annotations
@@ -51,11 +50,12 @@ def name_of(call: ast.Call) -> str:
 def counted() -> set[str]:
     """The names that the cache counts."""
     names: set[str] = set()
-    for call in calls("cache"):
-        function = call.func
-        through = isinstance(function, ast.Attribute) and getattr(function.value, "attr", "").endswith("counters")
-        if name_of(call) == "add" and (through or isinstance(function, ast.Name)):
-            names |= set(spelled(call.args[0]))
+    for path in sources("erllama_py/cache"):
+        for node in ast.walk(syntax(path)):
+            if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Subscript):
+                book = node.target.value
+                if (book.attr if isinstance(book, ast.Attribute) else getattr(book, "id", "")).endswith("counters"):
+                    names |= set(spelled(node.target.slice))
     return names
 
 
@@ -93,7 +93,7 @@ def words() -> dict[str, set[str]]:
         "misses.": literals(Miss, "reason"),
         "saves.": set(get_args(SaveReason)),
         "saves.bytes.": TIER,
-        # The errors of tiers are told by their class names; the table says so in words.
+        # The errors of tiers are counted by their class names; the table says so in words.
         "saves.dropped.": (literals(Refused, "reason") - {"duplicate"})
         | set(get_args(SkipReason))
         | said_to("_given_up", "cache")

@@ -16,7 +16,7 @@ from erllama_py.engine.backend import Backend, BackendFailure, CannotCapture, De
 from erllama_py.options.sampling import Sampling
 
 PROMPT = [(7 * i + i * i) % 250 for i in range(330)]
-ENDS = (64, 128, 192, 256, 301)  # on the grid, and one where a prompt might part from another
+ENDS = (64, 128, 192, 256, 301)  # on the grid, and one where a prompt might diverge from another
 Row = tuple[int, int, memoryview]
 
 
@@ -267,7 +267,8 @@ def test_what_is_no_such_range_is_refused(backend: Backend) -> None:
 
 
 def test_ranges_of_another_model_are_refused(subject: Subject, backend: Backend, models: Path) -> None:
-    """Of another shape, that is: who made numbers of the same shape is known by the key that they are found under."""
+    """Of another shape, that is: which model made numbers of the same shape shows in the key that they are found
+    under."""
     name, memory, _ = subject
     decode(backend, 0, 0, 64)
     for kind in KINDS:
@@ -355,7 +356,7 @@ def test_logits_are_of_the_slice_that_is_asked_for(backend: Backend) -> None:
 
 
 def test_the_size_of_a_state_is_measured_by_the_load(subject: Subject) -> None:
-    """Where there is a recurrent state, each captured range carries it; the load leaves no cell behind."""
+    """Where there is a recurrent state, each captured range carries it; the load leaves no cell taken."""
     backend = subject[2]()
     facts = backend.load(lambda _done: True)
     assert all(backend.positions(seq_id) == (-1, -1) for seq_id in range(facts.n_seq_max))

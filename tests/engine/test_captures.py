@@ -81,7 +81,7 @@ def test_ranges_follow_each_other_and_none_is_asked_for_twice(
     if last := captures.last(driven.position):
         assert last == (driven.position, "finish")
         driven.take(last, data.draw(oks))
-    # Nothing is due behind, and what was captured has no hole.
+    # Nothing is due after that, and what was captured has no hole.
     assert captures.due(driven.position) is None
     at = made.captured_to
     for start, end, _ in driven.captured:
@@ -120,7 +120,7 @@ def test_without_a_plan_nothing_is_ever_due(memory: MemoryKind) -> None:
 
 @pytest.mark.parametrize("memory", AT_END)
 def test_a_recurrent_state_stops_at_each_end(memory: MemoryKind) -> None:
-    """The decode goes exactly there: the state behind cannot be had any more."""
+    """The decode goes exactly there: the state after it cannot be had any more."""
     captures = Captures(plan(20, 33), 70, 0, memory)
     assert captures.reach(0, 8) == 20
     assert captures.reach(13, 8) == 7
@@ -139,7 +139,7 @@ def test_a_sliding_window_stops_with_the_micro_batch_of_each_end() -> None:
 
 
 def test_a_sliding_window_stops_on_the_grid() -> None:
-    """Also where a prompt goes on beside it; if the end lies behind the grid's next line, in two steps."""
+    """Also where a prompt goes on beside it; if the end lies after the grid's next line, in two steps."""
     captures = Captures(plan(20), 70, 0, "window")
     assert captures.reach(19, 8) == 5
     assert captures.reach(1, 8) == 23
@@ -149,7 +149,7 @@ def test_a_sliding_window_stops_on_the_grid() -> None:
 
 
 def test_full_attention_never_stops() -> None:
-    """Its cells stay; the ranges behind are copied when the decode is over."""
+    """Its cells stay; the ranges after it are copied when the decode is over."""
     captures = Captures(plan(20, 33), 70, 0, "full")
     assert captures.reach(0, 8) is None
     assert captures.due(70) == (20, "cold")
@@ -172,7 +172,7 @@ def test_a_recurrent_state_that_stands_at_an_end_is_taken_at_once(memory: Memory
 
 
 def test_a_failed_range_makes_the_next_one_longer() -> None:
-    """No hole: its cells go with those behind it."""
+    """No hole: its cells go with those after it."""
     captures = Captures(plan(20, 40), 50, 0, "full")
     captures.settle(20, False)
     assert (captures.captured_to, captures.due(50)) == (0, (40, "cold"))

@@ -1,4 +1,4 @@
-"""An engine's threads: numbers that were given, shares, rests, and what is told of them."""
+"""An engine's threads: numbers that were given, shares, rests, and what is reported of them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from helpers.worker import bench, prompt
 
 from erllama_py.cpus import ThreadChoice
 from erllama_py.engine import thread
-from erllama_py.engine.compute_threads import MANY, ComputeThreads
-from erllama_py.engine.cpu_pressure import WATCH_SECONDS
-from erllama_py.engine.cpu_share import PROCESS, CpuShare
+from erllama_py.engine.compute_threads import MANY, PROCESS, ComputeThreads, CpuShare
+from erllama_py.engine.cpu_watch import WATCH_SECONDS
 from erllama_py.engine.stub import StubBackend
 from erllama_py.engine.thread_trial import Shape
 
@@ -36,7 +35,7 @@ def resting() -> Resting:
 
 
 def threads_of(backend: StubBackend, choice: ThreadChoice, share: CpuShare | None = None) -> ComputeThreads:
-    return ComputeThreads(backend, choice, share or CpuShare(), NoWatch(), lambda count: None)
+    return ComputeThreads(backend, choice, share or CpuShare(), NoWatch().read, lambda count: None)
 
 
 @pytest.mark.parametrize(("few", "many", "fixed_few", "fixed_many", "row", "prompt_"), [
@@ -119,7 +118,7 @@ def test_an_engine_tells_what_it_has_settled_on() -> None:
 
 @pytest.mark.parametrize("how", [ComputeThreads.pause, ComputeThreads.rest])
 def test_a_rest_says_nothing_of_the_cpus(how: Callable[[ComputeThreads], None]) -> None:
-    """They were idle because nobody decoded: no reason to try more threads."""
+    """They were idle because no decode was under way: no reason to try more threads."""
     machine = Machine(2)
     machine.busy = 2
     machine.run(4.0)
@@ -178,13 +177,13 @@ def test_a_kernel_that_fails_to_tell_once_is_no_reason_to_try_anything() -> None
 
 @pytest.mark.parametrize("trying", [True, False])
 def test_the_times_of_a_trial_do_not_size_slices(trying: bool) -> None:
-    """What streams wait for is told by decodes as they will be."""
+    """Only decodes by the settled number show what streams will wait for."""
 
     class Threads(ComputeThreads):
         is_trying = property(lambda self: trying)
 
     one = bench()
-    one.worker.threads = Threads(one.backend, TWO, CpuShare(), NoWatch(), lambda count: None)
+    one.worker.threads = Threads(one.backend, TWO, CpuShare(), NoWatch().read, lambda count: None)
     one.do(generate(1, prompt(1), max_new_tokens=4))
     one.run()
     assert (one.worker._times.row_seconds == 0.0) is trying

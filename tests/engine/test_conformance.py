@@ -29,7 +29,7 @@ def shared(subject: Subject) -> Iterator[Backend]:
 
 
 def noting(seen: list[float]) -> Callable[[float], bool]:
-    """A progress that keeps what it is told and goes on."""
+    """A progress that keeps what is reported and goes on."""
 
     def progress(done: float) -> bool:
         seen.append(done)
@@ -138,7 +138,7 @@ def test_a_tail_that_is_removed_and_decoded_again_changes_nothing(subject: Subje
         assert backend.positions(0) == before
 
 
-def test_a_sequence_removed_as_a_whole_can_be_used_anew(backend: Backend) -> None:
+def test_a_sequence_removed_as_a_whole_can_be_used_again(backend: Backend) -> None:
     """Every kind of memory can drop a whole sequence, and nothing of it is left."""
     first = complete(backend, 0, PROMPT)
     assert backend.remove(0, 0, -1)
@@ -213,7 +213,8 @@ def play(backend: Backend, chats: list[Chat]) -> list[list[int]]:
 
 def test_eight_sequences_side_by_side_say_what_each_says_alone(subject: Subject) -> None:
     """Each has its own steps, seed and grammar. They come one after the other and leave when they are done, so that
-    prompts and single tokens share decodes and a slice's index changes: nobody's draws depend on who else is there.
+    prompts and single tokens share decodes and a slice's index changes: no draw depends on what other requests there
+    are.
 
     Attention is computed in 32 bits throughout. Flash attention adds up in 16: with other rows beside it, the logits
     of the tiny models then change by a hundredth, which is enough for another draw.

@@ -63,7 +63,7 @@ def test_idle_and_stolen_time_are_those_of_the_usable_cpus(tmp_path: Path) -> No
     assert after.waited - before.waited == pytest.approx(0.2)
 
 
-def test_where_nothing_is_told_nothing_is_known(tmp_path: Path) -> None:
+def test_without_kernel_files_nothing_is_known(tmp_path: Path) -> None:
     """No such files, or others than expected."""
     assert CpuWatch({0}, tmp_path).read() is None
     kernel(tmp_path, {1: 0})

@@ -1,4 +1,4 @@
-"""How many CPUs a process may use: its set, its quotas, the cores behind them; and what engines get of it."""
+"""How many CPUs a process may use: its set, its quotas, its physical cores; and what engines get of it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def eight_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_at_least_one_thread_and_never_more_than_any_bound(
     cpus: set[int], cores: dict[int, str], quota: float | None
 ) -> None:
-    """The set, the cores behind it and the quota each bound it; one thread there always is."""
+    """The set, its physical cores and the quota each bound it; one thread there always is."""
     allowed = allowance(cpus, cores, quota)
     assert 1 <= allowed.threads <= max(1, len(cpus))
     known = {cores[cpu] for cpu in cpus if cpu in cores}

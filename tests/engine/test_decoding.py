@@ -1,4 +1,5 @@
-"""What is left of a decode that fails: smaller batches where cells are short, one by one where somebody is to blame."""
+"""What is left of a decode that fails: smaller batches where cells are short, one by one where a request is the
+culprit."""
 
 from __future__ import annotations
 
@@ -85,14 +86,14 @@ def test_a_decode_that_succeeds_is_settled_once() -> None:
     ],
 )
 def test_a_batch_that_finds_no_cells_gets_smaller(room: int, tried: Any, settled: Any) -> None:
-    """Half of the requests, then half of the tokens; who is left out has its turn in the next tick."""
+    """Half of the requests, then half of the tokens; those left out have their turn in the next tick."""
     table = Table(4, room_for(room))
     assert table.decode() == Result(whole=False)
     assert (table.tried, table.settled) == (tried, settled)
 
 
-def test_who_finds_no_cell_for_one_token_is_stuck() -> None:
-    """Nobody else is: they were not tried."""
+def test_a_request_that_finds_no_cell_for_one_token_is_stuck() -> None:
+    """No other is: they were not tried."""
     table = Table(2, room_for(0))
     result = table.decode()
     assert (result.whole, table.numbers(result.stuck), result.failed) == (False, [0], ())
@@ -109,7 +110,7 @@ def test_the_culprit_is_found_by_trying_each_alone(culprits: tuple[int, ...]) ->
 
 
 @pytest.mark.parametrize("memory", ["full", "recurrent"])
-def test_a_culprit_is_found_that_fails_behind_its_beginning_only(memory: MemoryKind) -> None:
+def test_a_culprit_is_found_that_fails_only_after_its_beginning(memory: MemoryKind) -> None:
     """A recurrent state is lost with the decode that fails: each is computed up to where it was, and further, alone."""
 
     def script(slices: Sequence[Slice]) -> DecodeStatus:
@@ -128,8 +129,8 @@ def test_a_culprit_is_found_that_fails_behind_its_beginning_only(memory: MemoryK
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_context_that_decodes_nobody_is_broken(count: int) -> None:
-    """The failure goes up; of a single request nobody can say whether it is to blame."""
+def test_a_context_that_decodes_no_request_is_broken(count: int) -> None:
+    """The failure goes up; a single request cannot be shown to be the culprit."""
     with pytest.raises(BackendFailure, match="broken"):
         Table(count, fails_with(0, 1, 2)).decode()
 

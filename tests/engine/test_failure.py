@@ -45,7 +45,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 
 
 def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
-    """Anything that a struct may hold. A `Failure` is that of an error: it is told by one."""
+    """Anything that a struct may hold. A `Failure` is always made from an error."""
     if kind is Failure:
         return raised.map(failure_of)
     return st.builds(kind, **{name: values(hint) for name, hint in typing.get_type_hints(kind).items()})
@@ -99,7 +99,7 @@ def test_an_error_that_is_its_own_cause_comes_to_an_end() -> None:
     assert failure_of(error).error().__cause__ is not None
 
 
-def test_an_error_of_an_application_is_told_by_its_text() -> None:
+def test_an_error_of_an_application_is_sent_as_its_text() -> None:
     """Its fields are not known on the other side, nor is its class mistaken for one of ours of the same name."""
 
     class SamplerFailed(erllama.RequestError):
@@ -126,12 +126,12 @@ def test_a_job_or_outcome_stays_what_it_is(kind: Any, data: st.DataObject) -> No
     assert crossed(message, union) == message
 
 
-def test_an_error_with_fields_of_wrong_types_is_told_by_its_text() -> None:
+def test_an_error_with_fields_of_wrong_types_is_sent_as_its_text() -> None:
     """A backend's mistake, or one field missing: it crosses as a foreign error, and nothing fails on the way."""
     number: Any = 17
     wrong, bare = erllama.SamplerFailed(number), erllama.ContextOverflow("long")
     del bare.problem
-    for error, text in ((wrong, "SamplerFailed: 17"), (bare, "ContextOverflow: its text raises AttributeError")):
+    for error, text in ((wrong, "SamplerFailed: 17"), (bare, "ContextOverflow: its text raises KeyError")):
         again = crossed(failure_of(error), Failure).error()
         assert isinstance(again, ForeignError)
         assert str(again) == text

@@ -158,7 +158,7 @@ def test_a_file_that_cannot_be_read_is_not_found(model: Path, memory: Path, brea
 
 @pytest.mark.usefixtures("small_blocks")
 def test_a_cancelled_load_stops_at_the_next_block(model: Path, memory: Path) -> None:
-    """And leaves nothing behind that could pass for a fingerprint."""
+    """And leaves nothing that could pass for a fingerprint."""
     progress = Recorder(stop_after=3)
     with pytest.raises(LoadCancelled):
         fingerprint_file(config(model), facts(model), memory, progress)
@@ -225,7 +225,7 @@ def test_a_memory_that_contradicts_what_was_given_is_checked(model: Path, memory
 
 
 def test_only_the_owner_can_read_what_is_remembered(model: Path, memory: Path) -> None:
-    """Paths of models are nobody else's business; no temporary file stays."""
+    """Other users must not see paths of models; no temporary file stays."""
     fingerprint_file(config(model), facts(model), memory, Recorder())
     (entry,) = entries(memory)
     assert entry.suffix == ".json"
@@ -254,7 +254,7 @@ def test_a_failed_write_leaves_no_temporary_file(model: Path, memory: Path, monk
 
 @pytest.mark.parametrize("written", [False, True])
 def test_an_entry_that_is_a_pipe_holds_up_no_load(model: Path, memory: Path, written: bool) -> None:
-    """With nobody at its other end, or somebody who says nothing; the hash takes its place."""
+    """Without a writer, or with one that writes nothing; the hash takes its place."""
     path = store_path(memory, identify(model_file(model), "safe"))
     memory.mkdir(parents=True)
     os.mkfifo(path)

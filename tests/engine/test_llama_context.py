@@ -298,7 +298,7 @@ def test_a_full_size_window_cache_forgets_nothing(models: Path, configure: Confi
 
 @pytest.mark.slow
 def test_a_long_decode_is_stopped_from_another_thread(models: Path, configure: Configure) -> None:
-    """What is left are whole micro-batches, and the sequence can go on from there."""
+    """What is left are whole micro-batches, and the sequence can continue from there."""
     backend = loaded(configure(tiny_gguf("dense", models), n_ctx=16384, n_batch=16384))
     tokens = [7 * i % 250 for i in range(16000)]
     thread = threading.Thread(target=backend.abort, args=(True,))
@@ -322,7 +322,7 @@ def test_an_abort_before_the_load_is_remembered(models: Path, configure: Configu
     backend.close()
 
 
-def test_closing_waits_for_those_who_tokenize(models: Path, configure: Configure) -> None:
+def test_closing_waits_for_calls_that_tokenize(models: Path, configure: Configure) -> None:
     """Calls in other threads end well or with `ModelNotLoaded`; none meets freed memory."""
     backend = loaded(configure(tiny_gguf("dense", models)))
     errors: list[BaseException] = []

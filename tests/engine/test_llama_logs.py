@@ -87,7 +87,7 @@ def test_bytes_that_are_no_text_are_logged_all_the_same(lines: Lines) -> None:
     assert lines() == [("ERROR", "\ufffd", None)]
 
 
-def test_a_load_is_told_once_under_its_model_and_nothing_is_printed(
+def test_a_load_is_logged_once_under_its_model_and_nothing_is_printed(
     models: Path, configure: Configure, lines: Lines, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Chatter at debug; two models side by side keep their own lines."""

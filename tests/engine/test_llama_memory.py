@@ -1,4 +1,4 @@
-"""What loads of llama.cpp leave behind: no memory, no file, and no import before the first of them."""
+"""Loads of llama.cpp leak nothing: no memory, no file; and nothing is imported before the first of them."""
 
 from __future__ import annotations
 

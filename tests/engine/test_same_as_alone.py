@@ -3,7 +3,7 @@
 Requests arrive while others run, wait for cells, leave their sequence and come back, begin in the cells of another. A
 seeded die decides all of it. Weights, cells and attention are in 32 bits and attention takes no shortcut: rows of one
 decode then have next to no influence on each other's logits, and those of the tiny models lie far enough apart that a
-greedy reply does not change. It is compared token for token with that of a context which serves nobody else.
+greedy reply does not change. It is compared token for token with that of a context that serves no other request.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Crowd:
         self._rows: dict[int, list[Captured]] = {number: [] for number in asked}
         scheduler = SchedulerOpts(prefill_chunk_size=dice.choice([8, 24, 64]))
         cells = Cells(backend, BufferPool(1 << 26))
-        self._wants: dict[int, int] = {}  # who waits for cells, and its limit so far
+        self._wants: dict[int, int] = {}  # requests that wait for cells, and their limits so far
         self._told: list[Outcome] = []
         self._worker = Worker(
             backend, cells, fixed_threads(backend), facts, scheduler, "crowd", self._told.extend, lambda _alone: None
@@ -192,7 +192,7 @@ def make(request: pytest.FixtureRequest, models: Path) -> Iterator[Maker]:
 
 
 def alone(make: Maker, tokens: list[int]) -> list[int]:
-    """The reply of a context that serves nobody else."""
+    """The reply of a context that serves no other request."""
     backend, outcomes = make(1), list[Outcome]()
     facts = backend.load(lambda _done: True)
     cells = Cells(backend, BufferPool(1 << 20))
@@ -209,7 +209,7 @@ def alone(make: Maker, tokens: list[int]) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_reply_does_not_depend_on_who_else_is_served(make: Maker) -> None:
+def test_a_reply_does_not_depend_on_other_requests(make: Maker) -> None:
     """Side by side, arriving at any tick, parked in the prompt or in the reply, restored or computed again, forked."""
     seen: Counter[str] = Counter()
     for seed in range(5):

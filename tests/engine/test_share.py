@@ -148,7 +148,7 @@ def test_a_range_of_a_fork_is_captured_like_one_of_its_source(backend: Backend, 
     elsewhere.close()
 
 
-def test_a_row_is_restored_behind_shared_cells(backend: Backend, fresh: Backend) -> None:
+def test_a_row_is_restored_after_shared_cells(backend: Backend, fresh: Backend) -> None:
     """What the cache holds beyond the common beginning goes into the fork alone."""
     payload = capture(backend, 0, SHORTER, LENGTH)
     decode(fresh, Slice(0, 0, PROMPT[:SHORTER], False))
@@ -177,7 +177,7 @@ def test_cutting_one_back_leaves_the_other_whole(backend: Backend, fresh: Backen
 
 
 def test_a_fork_outlives_its_source(backend: Backend, fresh: Backend) -> None:
-    """The source is dropped and its sequence used anew; a fork of the fork does as well."""
+    """The source is dropped and its sequence used again; the same for a fork of the fork."""
     assert backend.share(0, 1, LENGTH)
     assert backend.remove(0, 0, -1)
     assert backend.positions(0) == (-1, -1)
@@ -231,7 +231,8 @@ def test_a_cell_is_free_when_its_last_sequence_lets_go_of_it(make: Make) -> None
 
 
 def test_cells_are_never_lost_or_counted_twice_on_a_long_walk(make: Make) -> None:
-    """Shares, cuts and decodes at random beside a plain account of who holds which cell: the same answers."""
+    """Shares, cuts and decodes at random beside a plain account of which sequence holds which cell: the same
+    answers."""
     backend, dice, n_cells = make(n_ctx=256, n_batch=64), random.Random(4), 256
     held: list[list[int]] = [[] for _ in range(4)]  # the cells of each sequence, numbered as they are first written
     written = full = 0

@@ -111,7 +111,7 @@ def test_a_chunk_stays_between_its_bounds(
 
 
 @given(decodes, rows, seconds, seconds, st.integers(1, 4096))
-def test_whoever_may_wait_longer_gets_no_smaller_chunk(
+def test_a_longer_allowed_wait_gives_no_smaller_chunk(
     history: list[tuple[int, int, float]], n_rows: int, one: float, other: float, n_batch: int
 ) -> None:
     """The chunk never falls as the longest wait grows."""
@@ -140,7 +140,7 @@ def test_rows_and_chunk_are_whole_fours(history: list[tuple[int, int, float]], n
 
 
 def test_a_tile_of_attention_is_not_begun_for_a_few_tokens() -> None:
-    """64 in all where 72 would fit, and 76 where 76 do."""
+    """64 in total where 72 would fit, and 76 where 76 do."""
     now = TickTimes(rows=(0.01,), tokens=(0.001,) * 13)
     assert chunk_size(now, 1, 0.0815, BATCH) == 63
     assert chunk_size(now, 1, 0.0855, BATCH) == 75
@@ -177,7 +177,7 @@ def test_a_few_prompt_tokens_say_little_of_what_one_costs() -> None:
 
 
 @given(decodes, seconds, st.integers(0, 4096))
-def test_a_prompt_that_nobody_waits_for_changes_nothing(
+def test_a_prompt_that_no_stream_waits_for_changes_nothing(
     history: list[tuple[int, int, float]], took: float, prompt_tokens: int
 ) -> None:
     """A token of a large batch costs less than one of a chunk."""
@@ -186,7 +186,7 @@ def test_a_prompt_that_nobody_waits_for_changes_nothing(
 
 
 def test_sizes_have_costs_of_their_own() -> None:
-    """A slice of 200 tokens is half as dear for each as one of 8; both are known, and a size that is not is taken to
+    """A slice of 200 tokens costs half as much for each as one of 8; both are known, and a size that is not is taken to
     cost what the next smaller one does."""
     machine = Machine(0.01, 0.0)
     for _ in range(30):
@@ -211,7 +211,8 @@ def test_larger_slices_are_tried_one_size_at_a_time() -> None:
 
 
 def test_two_surprises_in_a_row_are_believed() -> None:
-    """Rows and tokens ten times dearer: one decode says little, and the second all, with the one of rows in between."""
+    """Rows and tokens cost ten times more: one decode shows little, and the second all, with the one of rows in
+    between."""
     now = TickTimes(rows=(0.01,) * 3, tokens=(0.001,) * 13, row_then=0.01)
     once = observed(now, 1, 90, 1.0)
     assert once.token_seconds(91) <= 0.0016
@@ -222,7 +223,7 @@ def test_two_surprises_in_a_row_are_believed() -> None:
 
 
 def test_a_bad_estimate_for_large_slices_is_forgotten() -> None:
-    """It is not tried while it says that it is too dear; decodes of smaller ones bring it down."""
+    """It is not tried while it says that it costs too much; decodes of smaller ones bring it down."""
     now = TickTimes(rows=(0.01,), tokens=tuple(0.001 if size < 7 else 0.1 for size in range(13)), row_then=0.01)
     assert chunk_size(now, 1, 0.2, BATCH) == 59
     for _ in range(120):
@@ -315,7 +316,7 @@ def test_few_decodes_are_too_long_when_a_machine_slows_down(machine: Machine, sp
 
 @given(machines(), machines(), st.booleans())
 def test_the_chunk_follows_costs_that_change(machine: Machine, later: Machine, rows_alone: bool) -> None:
-    """More rows, a longer context, another process: the same holds again, whatever has become dearer."""
+    """More rows, a longer context, another process: the same holds again, whatever costs more now."""
     machine.decode(0)
     machine.settle(20)
     machine.fixed, machine.each, machine.small = later.fixed, later.each, later.small
@@ -374,7 +375,7 @@ def test_slices_smaller_than_the_chunk_teach_the_same(machine: Machine, parts: l
     assert machine.settle(2) <= 1.1 * machine.bound or not fits(machine)
 
 
-def test_a_small_slice_never_seems_dearer_than_a_large_one() -> None:
+def test_a_small_slice_never_seems_to_cost_more_than_a_large_one() -> None:
     """What four tokens cost once, in a slow spell, does not stand between 500 tokens and 250."""
     machine = Machine(0.0056, 0.00015)
     machine.decode(0)

@@ -73,7 +73,7 @@ async def test_a_request_is_prefilled_generated_and_finished() -> None:
     assert [token for delta in deltas for token in delta.token_ids] == done.token_ids
 
 
-async def test_text_comes_whole_when_nobody_streams() -> None:
+async def test_text_comes_whole_without_a_stream() -> None:
     """Without `stream` the loop is not woken for each token."""
     async with engine(stub()) as driver:
         driver.thread.submit(generate(1, range(10)))
@@ -162,7 +162,7 @@ ROW = Restore(request_id=9, seq_id=2, start=0, end=8, payload=memoryview(b""))
 
 
 @pytest.mark.parametrize("job", [Cancel(1), Grant(1, 1 << 30)], ids=lambda job: type(job).__name__)
-async def test_who_is_at_work_does_not_wait_for_the_rows_of_others(job: Job) -> None:
+async def test_a_request_at_work_does_not_wait_for_the_rows_of_others(job: Job) -> None:
     """A cancel, and more cells, are heard before the copies that wait, one of which is made in a tick."""
     turnstile = Turnstile("test", parse_model_config({"backend": "stub", "context_opts": {"n_seq_max": 3}}))
     async with engine(turnstile) as driver:

@@ -110,7 +110,7 @@ async def test_a_row_in_the_wrong_place_is_refused_and_the_rest_stays() -> None:
 
 
 async def test_without_a_buffer_nothing_is_copied_and_the_next_range_is_longer() -> None:
-    """Decoding never waits for room: the range is skipped, told, and no hole is left."""
+    """Decoding never waits for room: the range is skipped and reported, and no hole is left."""
     buffers = BufferPool(GRAIN)
     held = buffers.take(1)
     async with engine(stub(context_opts=SMALL), buffers) as driver:
@@ -129,7 +129,7 @@ async def test_without_a_buffer_nothing_is_copied_and_the_next_range_is_longer()
 
 
 @pytest.mark.parametrize(("nbytes", "skipped"), [(GRAIN, "no_buffer"), (GRAIN + 1, "too_large")])
-def test_a_range_that_no_buffer_will_ever_hold_is_told_apart(nbytes: int, skipped: str) -> None:
+def test_a_range_that_no_buffer_will_ever_hold_is_reported_as_too_large(nbytes: int, skipped: str) -> None:
     """Buffers are lent in whole MiB, so what is left of the budget beside those is none."""
 
     class Backend(StubBackend):
@@ -144,7 +144,7 @@ def test_a_range_that_no_buffer_will_ever_hold_is_told_apart(nbytes: int, skippe
     assert (cells.capture(2, 0, 0, 10, "evict", []).payload is None) == (skipped == "too_large")
 
 
-async def test_buffers_come_back_when_nobody_holds_the_bytes() -> None:
+async def test_buffers_come_back_when_nothing_holds_the_bytes() -> None:
     """An outcome that is let go of gives its memory back."""
     buffers = BufferPool(64 * GRAIN)
     async with engine(stub(), buffers) as driver:
@@ -156,7 +156,7 @@ async def test_buffers_come_back_when_nobody_holds_the_bytes() -> None:
         await until(lambda: buffers.leased == 0)  # the thread lets go of what it has posted by itself
 
 
-async def test_a_token_does_not_wait_for_the_copy_behind_it() -> None:
+async def test_a_token_does_not_wait_for_the_copy_after_it() -> None:
     """What was drawn in a tick is posted before cells are copied in it."""
     async with engine(stub()) as driver:
         driver.thread.submit(generate(1, range(40), stream=True, saves=plan(20)))
@@ -188,7 +188,7 @@ async def test_a_prompt_without_a_reply_is_computed_and_saved() -> None:
     assert [(one.start, one.end) for one in captures(driver)] == [(0, 32), (32, 40)]
 
 
-async def test_what_is_at_rest_is_copied_on_demand() -> None:
+async def test_an_idle_sequence_is_copied_on_demand() -> None:
     """With the reason that was asked for, and only what was asked for."""
     async with engine(stub()) as driver:
         driver.thread.submit(generate(1, range(40), max_new_tokens=0))

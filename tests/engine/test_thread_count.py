@@ -7,7 +7,8 @@ from helpers.machine import ROW, Machine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.engine.cpu_share import Claim, Seat
+from erllama_py.cpus import ThreadChoice
+from erllama_py.engine.compute_threads import Seat
 from erllama_py.engine.thread_count import UNSEEN_PAUSE, Counting, Pressure, next_count, observed
 from erllama_py.engine.thread_trial import LOST, MOST_DECODES, TRIAL_DECODES, Shape
 
@@ -69,7 +70,7 @@ def test_others_that_come_and_go_do_not_stop_it(machine: Machine, every: float) 
     )
 )
 def test_a_count_stays_between_one_and_what_is_granted(steps: list[tuple[int, float, float, float]]) -> None:
-    """Whatever was granted, measured and told."""
+    """Whatever was granted, measured and reported."""
     counting, now = Counting(16), 0.0
     for most, seconds, waiting, idle in steps:
         told = Pressure(waiting, idle) if idle < 15.0 else None
@@ -84,7 +85,7 @@ def test_a_smaller_share_needs_no_trial_and_neither_does_getting_it_back() -> No
     """Another engine begins and ends: half of the CPUs meanwhile, then all, at once."""
     machine = Machine(8)
     machine.run(1.0)
-    machine.share.take(other := Seat(Claim(8, cpus=8)))
+    machine.share.take(other := Seat(ThreadChoice(few=8, many=8, cpus=8)))
     assert [machine.decode() for _ in range(20)] == [4] * 20
     machine.share.leave(other)
     assert [machine.decode() for _ in range(20)] == [8] * 20
@@ -133,7 +134,7 @@ def test_requests_that_come_and_go_do_not_keep_it_from_finding_out(
 def test_an_engine_with_a_smaller_share_finds_out_too(cpus: int, busy: int, penalty: float) -> None:
     """Another engine is at work, and so are others: of its share, as many threads as are fastest or nearly so."""
     machine = Machine(cpus, penalty=penalty)
-    machine.share.take(Seat(Claim(cpus, cpus=cpus)))
+    machine.share.take(Seat(ThreadChoice(few=cpus, many=cpus, cpus=cpus)))
     machine.run(1.0)
     machine.busy = busy + cpus // 2
     machine.run(30.0 + 100 * machine.takes(cpus))
@@ -191,7 +192,8 @@ def test_alike_are_decodes_of_as_many_rows_and_about_as_many_prompt_tokens(
 
 
 def test_a_number_that_is_much_slower_costs_one_decode() -> None:
-    """Two threads beside two busy processes took a second where one took 25 ms: nobody waits for eight of those."""
+    """Two threads beside two busy processes took a second where one took 25 ms: the trial ends before eight of
+    those."""
     counting = Counting(1, ended_at=0.0)
     counting, _ = next_count(counting, 2, ROW, QUIET, 100.0)
     counting = observed(counting, 0.025, 100.0)

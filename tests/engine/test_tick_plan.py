@@ -119,7 +119,7 @@ def test_a_prompt_after_the_first_gets_a_quarter_or_its_end(
 def test_a_higher_priority_has_its_budget_first(
     wanted: list[Need], n_batch: int, n_ubatch: int, chunk: int | None
 ) -> None:
-    """Who is first by priority and arrival gets what it would alone, unless others have waited for too long: then the
+    """The first by priority and arrival gets what it would alone, unless others have waited for too long: then the
     one of them that has waited longest does."""
     asked = [need for need in wanted if not need.decoding]
     overdue = [need for need in asked if need.waited >= patience_of(len(asked))]
@@ -140,7 +140,7 @@ def test_alone_a_prompt_has_the_whole_batch(need: Need, n_batch: int, chunk: int
     assert plan_tick([alone], n_batch, n_batch, chunk) == [Portion(0, min(alone.tokens, n_batch))]
 
 
-def test_who_has_waited_long_goes_before_a_higher_priority() -> None:
+def test_a_prompt_that_has_waited_long_goes_before_a_higher_priority() -> None:
     """After `PATIENCE` ticks for each other prompt the order is by waiting; before that it is by priority, then by
     arrival."""
     wanted = [
@@ -255,7 +255,7 @@ def ticks(random: Random, n_batch: int, n_ubatch: int, most: int, count: int = 1
 
 @pytest.mark.slow
 @given(st.randoms(use_true_random=False), st.integers(1, 16), st.integers(0, 600), batches)
-def test_nobody_starves(random: Random, most: int, spare: int, n_ubatch: int) -> None:
+def test_no_prompt_starves(random: Random, most: int, spare: int, n_ubatch: int) -> None:
     """Whatever arrives, with whatever priority: each prompt goes on within the patience and a tick for each other, and
     no stream waits at all."""
     row_wait, prompt_wait = ticks(random, most + spare, n_ubatch, most)

@@ -1,4 +1,4 @@
-"""Ticks of the worker: who is in a decode, who waits for cells, who shares them, who pays for a fault."""
+"""Ticks of the worker: which requests are in a decode, wait for cells, share them, or fail for a fault."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from erllama_py.errors import SamplerFailed
 from erllama_py.options.model import SchedulerOpts
 from erllama_py.options.sampling import Sampling
 
-# --- who is in a decode ------------------------------------------------------------------------------------------
+# --- what is in a decode -----------------------------------------------------------------------------------------
 
 
 def test_all_that_generate_are_rows_of_one_decode() -> None:
@@ -65,7 +65,7 @@ def test_rows_come_first_and_prompts_in_slices_that_streams_wait_for() -> None:
     assert again.decodes == [[(0, 64)], [(0, 36)]]
 
 
-def test_a_decode_that_is_one_requests_alone_is_told_and_no_other() -> None:
+def test_a_decode_for_one_request_alone_is_announced_and_no_other() -> None:
     """Only such a one may be aborted for a cancel."""
     many = bench()
     many.do(generate(1, prompt(1), max_new_tokens=2), generate(2, prompt(2), seq_id=1, max_new_tokens=4))
@@ -82,7 +82,7 @@ def test_a_decode_that_is_one_requests_alone_is_told_and_no_other() -> None:
 def test_no_decode_is_too_large_and_no_stream_is_passed_over(
     asked: list[tuple[int, int, int]], n_batch: int, chunk: int
 ) -> None:
-    """Whoever comes at whatever tick: each decode has a row of each who generates, and all say what they say alone."""
+    """Whichever comes at whatever tick: each decode has a row of each that generates, and all replies are as alone."""
     context = {"n_batch": n_batch, "n_ubatch": min(n_batch, 16), "n_seq_max": 6}
     many = bench(context_opts=context, scheduler=SchedulerOpts(prefill_chunk_size=chunk))
     for n, (length, reply, ticks) in enumerate(asked):
@@ -102,7 +102,7 @@ def test_no_decode_is_too_large_and_no_stream_is_passed_over(
 # --- cells -------------------------------------------------------------------------------------------------------
 
 
-def test_nobody_decodes_beyond_what_was_granted() -> None:
+def test_no_request_decodes_beyond_what_was_granted() -> None:
     """It asks ahead, once, and stands still at its limit until there is a grant."""
     one = bench()
     one.do(generate(1, prompt(1), limit=12, max_new_tokens=8))
@@ -121,7 +121,7 @@ def test_nobody_decodes_beyond_what_was_granted() -> None:
     assert (end.token_ids, end.held) == (alone(prompt(1)).token_ids, 17)
 
 
-def test_who_is_answered_in_time_never_stands_still() -> None:
+def test_a_request_that_gets_its_grant_in_time_never_stalls() -> None:
     """More cells are asked for while there are some left: the answer may take some ticks."""
     one = bench()
     one.do(generate(1, prompt(1), limit=40, max_new_tokens=60))
@@ -136,7 +136,7 @@ def test_who_is_answered_in_time_never_stands_still() -> None:
 
 
 def test_a_prompt_too_is_read_as_far_as_there_are_cells() -> None:
-    """And goes on from there."""
+    """And continues from there."""
     one = bench()
     one.do(generate(1, prompt(1, 50), limit=20, max_new_tokens=1))
     one.run()
@@ -147,7 +147,7 @@ def test_a_prompt_too_is_read_as_far_as_there_are_cells() -> None:
     assert one.ended(1).request_id == 1
 
 
-def test_a_full_cache_costs_only_who_finds_no_cell() -> None:
+def test_a_full_cache_fails_only_the_request_that_finds_no_cell() -> None:
     """Where the books are wrong after all, the others go on; batches get smaller first."""
     many = bench(context_opts={"n_ctx": 40})
     many.do(generate(1, prompt(1, 20), max_new_tokens=6), generate(2, prompt(2, 30), seq_id=1, max_new_tokens=6))
@@ -162,7 +162,7 @@ def test_a_full_cache_costs_only_who_finds_no_cell() -> None:
 # --- jobs -------------------------------------------------------------------------------------------------------------
 
 
-def test_jobs_for_those_who_are_over_do_nothing() -> None:
+def test_jobs_for_finished_requests_do_nothing() -> None:
     """Messages cross each other."""
     one = bench()
     one.do(generate(1, prompt(1), max_new_tokens=1))
@@ -184,7 +184,7 @@ CANCELLED_WHEN: dict[str, tuple[int, dict[str, Any], int, int]] = {
 
 @pytest.mark.parametrize("when", CANCELLED_WHEN)
 def test_a_cancel_takes_effect_with_the_next_tick(when: str) -> None:
-    """It takes part in no decode any more, keeps what it has until that is dropped, and nobody else notices."""
+    """It takes part in no decode any more, keeps what it has until that is dropped, and no other is affected."""
     length, fields, ticks, held = CANCELLED_WHEN[when]
     many = bench(context_opts={"n_batch": 74})
     many.do(generate(2, prompt(2), seq_id=1, max_new_tokens=12))
@@ -240,7 +240,7 @@ def test_a_fork_gets_what_there_is_when_its_source_leaves(leaves: str) -> None:
 
 
 def test_a_sequence_that_was_given_up_gets_no_share() -> None:
-    """Nor one that somebody is at work in by then."""
+    """Nor one that another request is at work in by then."""
     many = bench()
     forks = (Fork(request_id=2, source=0, seq_id=1, length=90), Fork(request_id=3, source=0, seq_id=2, length=90))
     many.do(generate(1, prompt(1, 100), max_new_tokens=1), *forks)
@@ -252,8 +252,8 @@ def test_a_sequence_that_was_given_up_gets_no_share() -> None:
     assert isinstance(many.ended(3), Finished)
 
 
-def test_what_is_behind_a_position_can_be_dropped() -> None:
-    """The beginning stays, for whoever goes on from it."""
+def test_what_comes_after_a_position_can_be_dropped() -> None:
+    """The beginning stays, for whatever extends it."""
     one = bench()
     one.do(generate(1, prompt(1, 30), max_new_tokens=1))
     one.run()
@@ -264,7 +264,7 @@ def test_what_is_behind_a_position_can_be_dropped() -> None:
 # --- faults ------------------------------------------------------------------------------------------------------
 
 
-def test_who_breaks_a_decode_fails_alone() -> None:
+def test_a_request_that_breaks_a_decode_fails_alone() -> None:
     """The others are decoded without it, in the same tick, and give the replies that they give alone."""
     many = bench()
     many.do(*(generate(n, prompt(n), seq_id=n - 1) for n in (1, 2, 3)))
@@ -281,7 +281,7 @@ def test_who_breaks_a_decode_fails_alone() -> None:
 
 
 def test_when_all_fail_the_engine_does() -> None:
-    """Nobody is to blame; the context is broken, and its supervisor knows what to do."""
+    """No request is the culprit; the context is broken, and its supervisor knows what to do."""
     many = bench()
     many.do(*(generate(n, prompt(n), seq_id=n - 1) for n in (1, 2)))
     many.recorder.broken |= {0, 1}
@@ -333,7 +333,7 @@ def test_a_sampler_that_fails_does_not_touch_the_others(drawn: int) -> None:
     assert end.token_ids == alone(prompt(1)).token_ids
 
 
-def test_a_copy_of_a_sequence_at_rest_does_not_change_it() -> None:
+def test_a_copy_of_an_idle_sequence_does_not_change_it() -> None:
     """It is answered under the ticket that it was asked with."""
     one = bench()
     one.do(generate(1, prompt(1, 30), max_new_tokens=1))

@@ -24,7 +24,7 @@ def of_memory(memory: MemoryKind, **context: Any) -> Bench:
 
 
 def order(one: Bench) -> list[str | int]:
-    """What was told of request 1, in order: its text, and where the ranges end that were copied."""
+    """What was reported of request 1, in order: its text, and where the ranges end that were copied."""
     told: list[str | int] = []
     for outcome in one.outcomes:
         if isinstance(outcome, Captured):

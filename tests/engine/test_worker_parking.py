@@ -1,4 +1,5 @@
-"""Parking on the thread: a request leaves its sequence, somebody else is there, and it goes on exactly where it was."""
+"""Parking on the thread: a request leaves its sequence, another one uses it, and the request goes on exactly where it
+was."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ def test_a_parked_request_goes_on_exactly_where_it_was(after: int) -> None:
     (parked,) = one.of(Parked)
     assert (parked.held, parked.token_ids) == (20 + after, whole.token_ids[: after + 1])
     assert one.used() == 0
-    one.do(generate(2, prompt(2), max_new_tokens=3))  # somebody else is in its sequence meanwhile
+    one.do(generate(2, prompt(2), max_new_tokens=3))  # another request is in its sequence meanwhile
     one.run()
     decoded = sum(count for parts in one.decodes for _, count in parts)
     for copied in one.of(Captured, 1):
@@ -75,7 +76,7 @@ def test_what_is_lost_of_a_parked_request_is_computed_again() -> None:
 
 @pytest.mark.parametrize("sampled", [0, 3])
 def test_a_request_is_back_when_it_has_come_further_than_it_was(sampled: int) -> None:
-    """Told once, and not while it computes again what was lost; parked before that, it is not told at all."""
+    """Reported once, and not while it computes again what was lost; if it is parked before that, not at all."""
     one = bench(context_opts={"n_batch": 32})
     one.do(generate(1, prompt(1, 100)))
     one.tick(1 if not sampled else 4 + sampled)
@@ -94,7 +95,7 @@ def test_a_request_is_back_when_it_has_come_further_than_it_was(sampled: int) ->
 
 
 def test_a_park_may_cut_a_character_or_a_stop_sequence() -> None:
-    """Parked behind every single token: the text comes out whole, up to the stop sequence, and ends there."""
+    """Parked after every single token: the text comes out whole, up to the stop sequence, and ends there."""
     one, said = bench(), "né日本 x STOP and more".encode()
     job = generate(1, prompt(1), max_new_tokens=100, stop_sequences=("x STOP", "x STILL"), stream=True)
     sampler = one.script(job, said)
@@ -156,7 +157,7 @@ def test_parking_without_memory_for_copies_still_ends() -> None:
 
 
 @pytest.mark.parametrize("parked", [False, True])
-def test_a_cancel_ends_a_request_while_it_is_parked_or_on_its_way_out(parked: bool) -> None:
+def test_a_cancel_ends_a_request_while_it_is_parked_or_being_parked(parked: bool) -> None:
     """With all that it had so far; it is answered once."""
     one = bench()
     one.do(generate(1, prompt(1, 60), saves=PLAN))
@@ -177,7 +178,7 @@ def test_a_cancel_ends_a_request_while_it_is_parked_or_on_its_way_out(parked: bo
 
 @pytest.mark.parametrize("ends", ["by itself", "cancelled"])
 @pytest.mark.parametrize("ranges", [1, 4, 6, 7])
-def test_who_is_over_is_not_parked(ends: str, ranges: int) -> None:
+def test_a_finished_request_is_not_parked(ends: str, ranges: int) -> None:
     """However many ticks the copies of its end take while others go on, and though a park has come: it says how it
     ended."""
     many = bench(scheduler=SchedulerOpts(prefill_chunk_size=500), context_opts={"n_batch": 512})
@@ -197,8 +198,8 @@ def test_who_is_over_is_not_parked(ends: str, ranges: int) -> None:
     assert many.of(Parked) == []
 
 
-def test_who_is_cancelled_while_it_is_parked_has_no_sequence() -> None:
-    """The one it had is somebody else's by then, and its end touches nothing there."""
+def test_a_request_cancelled_while_parked_has_no_sequence() -> None:
+    """The one it had belongs to another request by then, and its end touches nothing there."""
     many = bench()
     many.do(generate(1, prompt(1)))
     many.tick(2)
@@ -213,7 +214,7 @@ def test_who_is_cancelled_while_it_is_parked_has_no_sequence() -> None:
 
 
 def test_what_is_computed_again_is_no_progress() -> None:
-    """Of a prompt that is parked half way: each step is told once, and none goes back."""
+    """Of a prompt that is parked half way: each step is reported once, and none goes back."""
     one = bench()
     one.do(generate(1, prompt(1, 300), max_new_tokens=2))
     one.tick(3)

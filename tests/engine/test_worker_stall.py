@@ -76,7 +76,7 @@ def test_a_prompt_is_read_faster_again_when_a_slow_spell_is_over() -> None:
 
 def test_several_prompts_at_once_take_as_long_as_one_after_the_other() -> None:
     """Eight of 700 tokens with replies of 24: the rows are shared, the prompts do not hold each other up, and they are
-    in one after the other. Nobody who streams waits for longer than is allowed."""
+    in one after the other. No stream waits for longer than is allowed."""
     jobs = [generate(n, prompt(n, 700), seq_id=n, max_new_tokens=24) for n in range(1, 9)]
     alone = timed(0.01, 0.002)
     for job in jobs:

@@ -30,7 +30,7 @@ class Counting(dict[str, str]):
 
 
 class Scripted:
-    """A model whose chats end as they are told, and then well."""
+    """A model whose chats end as given, and then well."""
 
     def __init__(self, *failures: Exception) -> None:
         self.asked: list[str] = []
@@ -119,7 +119,7 @@ async def test_a_loop_that_keeps_failing_is_reported(monkeypatch: pytest.MonkeyP
 
 
 async def test_a_loop_that_is_stopped_drops_its_request_and_keeps_its_task() -> None:
-    """The model is free at once, though the request had not got anywhere; a loop started later goes on from there."""
+    """The model is free at once, though the request had not got anywhere; a loop started later continues from there."""
     async with slow_stub() as (runtime, model, gate):
         agent = agent_with(model, *QUESTIONS)
         loop = await runtime.supervise("agent", agent.run, restart="transient")

@@ -120,7 +120,7 @@ class Failing:
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
 )
 async def test_each_family_of_errors_has_its_status(error: erllama.ErllamaError, status: int) -> None:
-    """And a client is told to come again where that can help."""
+    """And a client is asked to retry where that can help."""
     async with running() as (app, client):
         app.state.model = Failing(error)
         answer = await client.post("/complete", json={"prompt": "x"})

@@ -51,7 +51,7 @@ def served(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @pytest.mark.slow
-def test_a_server_that_is_told_to_stop_leaves_its_state_behind(tmp_path: Path) -> None:
+def test_a_server_that_is_asked_to_stop_saves_its_state(tmp_path: Path) -> None:
     """It ends by itself, its rows are there, and a new one answers the same from them."""
     body = {"prompt": "x" * 100, "options": {"temperature": 0.0, "response_tokens": 20}}
     rows, answers = tmp_path / "kvc" / "rows", []

@@ -52,7 +52,7 @@ def test_each_row_ends_a_cached_prefix() -> None:
 
 
 def test_a_copied_range_becomes_the_row_of_its_span() -> None:
-    """Keys at both ends, the tokens between, and what it took; tokens behind its end make no difference."""
+    """Keys at both ends, the tokens between, and what it took; tokens after its end make no difference."""
     copied = captured(1, 20, 40, payload=memoryview(bytes(1000)), compute_seconds=1.0)
     expected = msgspec.structs.replace(meta(PROMPT, 20, 40), created_at=7.0, logits_bytes=4)
     for tokens in (PROMPT, PROMPT[:40]):

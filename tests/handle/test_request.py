@@ -92,7 +92,7 @@ def test_time_that_a_shared_prompt_is_waited_for_is_counted() -> None:
         assert times(stats_of(effects)) == (1.0, 6.0, 0.0, 7.1)
 
 
-def test_who_is_cancelled_has_waited_until_then() -> None:
+def test_a_cancelled_request_has_waited_until_then() -> None:
     """In the queue, for the cache, or for a shared prompt."""
     state = begun(state_with(n_seq_max=2), asked(1, A))
     state, _ = run(state, asked(2, [*A[:40], *B[:20]]), now=1.0)
@@ -103,7 +103,7 @@ def test_who_is_cancelled_has_waited_until_then() -> None:
     assert times(stats_of(effects, 6.0)) == (6.0, 0.0, 0.0, 6.0)
 
 
-def test_who_is_too_late_to_be_a_request_has_waited_until_then() -> None:
+def test_a_call_that_is_too_late_for_a_request_has_waited_until_then() -> None:
     """The same as one whose deadline passes in the queue."""
     late = too_late(2.0, 5.0)
     assert times(late.stats) == (3.0, 0.0, 0.0, 3.0)

@@ -39,7 +39,7 @@ def test_the_next_turn_goes_on_in_its_own_sequence() -> None:
     assert (state.slots[1].session_id, state.slots[1].used_at) == ("s", 9.0)
 
 
-def test_a_turn_that_parts_from_its_session_lets_go_of_its_sequence() -> None:
+def test_a_turn_that_diverges_from_its_session_releases_its_sequence() -> None:
     """It is the first to go then: the conversation went another way."""
     slots = (kept(0, B, used_at=1.0), kept(1, A, session_id="s", used_at=5.0), kept(2, C, used_at=2.0))
     state, effects = run(state_with(*slots, n_cells=1000), asked(1, [1, 2, 3], session_id="s"))
@@ -96,7 +96,7 @@ def test_another_tenant_with_the_same_id_has_a_session_of_its_own() -> None:
 
 
 def test_another_tenant_ends_no_session_of_the_same_id() -> None:
-    """Neither one at rest, nor one at work, nor the way back to one that was evicted."""
+    """Neither an idle one, nor one at work, nor the key of one that was evicted."""
     gone = kept(1, C, session_id="u")
     state = begun(state_with(kept(2, B, session_id="t")), asked(1, A, session_id="s"))
     state, _ = evict(with_slot(state, gone), gone)
@@ -105,7 +105,7 @@ def test_another_tenant_ends_no_session_of_the_same_id() -> None:
         assert run(state, EndSession((STRANGER, session_id))) == (state, [])
 
 
-def test_who_was_evicted_is_found_by_its_own_tenant_alone() -> None:
+def test_an_evicted_session_is_found_by_its_own_tenant_alone() -> None:
     """The key of the last row goes with whose session it was."""
     state, _ = evict(state_with(kept(0, A, session_id="s")), kept(0, A, session_id="s"))
     (key,) = prefix_keys(IDENTITY, kept(0, A).packed, (60,))
@@ -143,7 +143,7 @@ def test_a_turn_that_was_parked_comes_before_those_that_wait() -> None:
     assert looked_up(effects) == [5]
 
 
-def test_a_turn_that_was_cancelled_makes_nobody_busy() -> None:
+def test_after_a_cancelled_turn_the_next_one_waits_and_is_not_refused() -> None:
     """The engine is about to end it, and the next one waits for that; a third is one too many."""
     state = begun(state_with(), asked(1, A, session_id="s"))
     state, _ = run(state, CancelRequest(1), asked(2, B, session_id="s"))
@@ -154,7 +154,7 @@ def test_a_turn_that_was_cancelled_makes_nobody_busy() -> None:
     assert looked_up(effects) == [2]
 
 
-def test_who_could_begin_is_never_one_too_many() -> None:
+def test_a_request_that_could_begin_is_never_one_too_many() -> None:
     """A turn that waits for its session takes a place in the queue, and no sequence."""
     state = begun(state_with(max_pending=1), asked(1, A, session_id="s"))
     state, _ = run(state, asked(2, B, session_id="s", session_wait=True))
@@ -175,7 +175,7 @@ def test_the_end_of_a_session_frees_its_parked_turn_too() -> None:
     assert looked_up(effects) == [6]
 
 
-def test_an_ended_session_leaves_nothing_behind() -> None:
+def test_an_ended_session_holds_nothing() -> None:
     """The key of what was saved of it goes, those of others stay."""
     slots = (kept(0, A, session_id="s"), kept(1, B, session_id="t"))
     state = state_with(*slots)

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
+from erllama_py.engine import make_backend
 from erllama_py.engine.backend import Backend, DecodeStatus, MemoryKind, Slice
-from erllama_py.engine.backends import make_backend
 from erllama_py.options.model import ModelConfig
 from erllama_py.options.sampling import Sampling
 from helpers.tiny_gguf import WINDOW, Kind, tiny_gguf

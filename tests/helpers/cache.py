@@ -20,8 +20,8 @@ import pytest
 
 import erllama_py as erllama
 from erllama_py.cache.waiting import Waiting
+from erllama_py.engine import BackendFactory, make_backend
 from erllama_py.engine.backend import Backend, DecodeStatus, Slice
-from erllama_py.engine.backends import BackendFactory, make_backend
 from erllama_py.engine.stub import StubBackend
 from erllama_py.engine.stub_logits import END_ODDS, LETTERS
 from erllama_py.options.model import ModelConfig

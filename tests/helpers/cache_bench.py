@@ -1,4 +1,4 @@
-"""The cache's actor by itself, beside a tier that is played here and keeps what it is told."""
+"""The cache's actor by itself, beside a fake tier that keeps the messages it gets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from helpers.rows import IDENTITY, meta, stored
 
 
 class Played(Actor[Any]):
-    """Keeps what it is told, and lets go of rows at once."""
+    """Keeps the messages it gets, and removes rows at once."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []
@@ -51,7 +51,7 @@ class Bench:
             self.ref.cast(message, bounded=False)
 
     async def settled(self) -> dict[str, float]:
-        """The counters, once everything that was told has been taken; also what that made the tier say."""
+        """The counters, once every message has been handled; also those that the tier sent for it."""
         for _ in range(10):
             await self.ref.call(ListTiers())
         counters: dict[str, float] = await self.ref.call(ReadCounters())
@@ -63,7 +63,7 @@ class Bench:
         self.tell(TierRows("disk", tuple(map(stored, rows)), len(rows), len(rows)))
 
     async def save(self, number: int, payload_bytes: int = 1) -> list[Put]:
-        """Hand a row over; what the tier was told to store by then."""
+        """Hand a row over; what the tier was asked to store by then."""
         return await self.save_row(meta([number], 0, 1, payload_bytes=payload_bytes))
 
     async def save_row(self, row: RowMeta, pack_seconds: float = 0.0) -> list[Put]:
@@ -82,7 +82,7 @@ class Bench:
         )  # fmt: skip
 
     def removed(self) -> list[bytes]:
-        """The keys of rows that the tier was told to remove."""
+        """The keys of rows that the tier was asked to remove."""
         return [key for message in self.disk.told if isinstance(message, Delete) for key in message.keys]
 
 

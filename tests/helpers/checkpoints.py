@@ -2,7 +2,7 @@
 
 A checkpoint is a point at which the coroutine really gives way to the event loop. `at_each_checkpoint` runs a scenario
 once for each: what the scenario wraps in `Strike.coroutine` is struck there, and the scenario then checks its
-invariants. `quiet_loop` fails a block that leaves tasks behind or makes the event loop complain.
+invariants. `quiet_loop` fails a block that leaves tasks or makes the event loop complain.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ async def at_each_checkpoint(
 
 @asynccontextmanager
 async def quiet_loop() -> AsyncIterator[None]:
-    """A block that must leave no task behind and nothing for the loop's exception handler."""
+    """A block that must leave no task running and nothing for the loop's exception handler."""
     loop = asyncio.get_running_loop()
     complaints: list[dict[str, Any]] = []
     before = asyncio.all_tasks()
@@ -90,7 +90,7 @@ async def quiet_loop() -> AsyncIterator[None]:
         # Unretrieved exceptions are only complained of when their task is collected.
         gc.collect(0)
         left = asyncio.all_tasks() - before
-        assert not left, f"tasks left behind: {left}"
+        assert not left, f"tasks left: {left}"
         assert not complaints, f"the event loop complained: {complaints}"
     finally:
         loop.set_exception_handler(old_handler)

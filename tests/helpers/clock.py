@@ -1,7 +1,7 @@
 """A clock that stands still until a test moves it.
 
-Owns the sleepers. Protocol: `advance` moves the time and wakes who is due; `sleeping` waits until somebody sleeps, so
-that a test never has to guess whether the code has got that far.
+Owns the sleepers. Protocol: `advance` moves the time and wakes sleepers that are due; `sleeping` waits until a task
+sleeps, so that a test never has to guess whether the code has got that far.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ManualClock:
             del self._sleepers[sleeper]
 
     def advance(self, seconds: float) -> None:
-        """Move the time on and wake everybody who is due."""
+        """Move the time on and wake all sleepers that are due."""
         self._now += seconds
         for sleeper, due in self._sleepers.items():
             # A sum of floats may fall short of what a test means by a nanosecond.
@@ -43,7 +43,7 @@ class ManualClock:
                 sleeper.set_result(None)
 
     async def sleeping(self, seconds: float | None = None) -> float:
-        """Wait until somebody sleeps (and has `seconds` left, where given); the seconds until the first is due."""
+        """Wait until a task sleeps (and has `seconds` left, where given); the seconds until the first is due."""
         try:
             # For a test gone wrong: it shall fail rather than hang.
             async with asyncio.timeout(GUARD_SECONDS):
@@ -55,5 +55,5 @@ class ManualClock:
         return self.delays()[0]
 
     def delays(self) -> list[float]:
-        """Who sleeps, as the seconds they have left, soonest first."""
+        """The seconds that each sleeper has left, soonest first."""
         return sorted(due - self._now for sleeper, due in self._sleepers.items() if not sleeper.done())

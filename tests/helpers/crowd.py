@@ -97,7 +97,7 @@ class GatedCrowd:
         return GatedBackend(model_id, model_config, self.gate)
 
     async def until_parked(self) -> int:
-        """The id of the request that was parked; nobody decodes anything from now on."""
+        """The id of the request that was parked; nothing is decoded from now on."""
         await self.watch.once(lambda: bool(self.watch.parks))
         return self.watch.parks[0]
 

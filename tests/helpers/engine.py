@@ -11,8 +11,7 @@ import anyio
 from erllama_py.buffers import BufferPool
 from erllama_py.cpus import ThreadChoice
 from erllama_py.engine.backend import Backend
-from erllama_py.engine.compute_threads import ComputeThreads
-from erllama_py.engine.cpu_share import CpuShare
+from erllama_py.engine.compute_threads import ComputeThreads, CpuShare
 from erllama_py.engine.cpu_watch import CpuTimes
 from erllama_py.engine.jobs import Died, Failed, Finished, Generate, Outcome
 from erllama_py.engine.stub import StubBackend
@@ -53,7 +52,7 @@ ONE_THREAD = ThreadChoice(few=1, many=1, fixed_few=True, fixed_many=True)
 
 def fixed_threads(backend: Backend) -> ComputeThreads:
     """One thread, whatever happens."""
-    return ComputeThreads(backend, ONE_THREAD, CpuShare(), NoWatch(), lambda count: None)
+    return ComputeThreads(backend, ONE_THREAD, CpuShare(), NoWatch().read, lambda count: None)
 
 
 class Driver:

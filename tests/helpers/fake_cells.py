@@ -2,7 +2,7 @@
 
 `FakeCells` owns them. A cell has its token and its owner, so that what was kept, shared or restored can be compared
 with what it should be. Cells run out at `n_cells`, shared ones counted once; a sliding window forgets, and a recurrent
-state stands only at its end. Where the real ones would refuse what nobody should ask for, these fail.
+state stands only at its end. Where the real ones would refuse a request that should never be made, these fail.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class FakeCells:
         sequence.first = min(sequence.first, length)
 
     def write(self, seq_id: int, tokens: list[int], owner: Identity) -> None:
-        """Put tokens behind what there is."""
+        """Put tokens after what there is."""
         assert self.room_for(len(tokens)), "the cells of the context do not suffice"
         self.sequences[seq_id].cells += [Cell(token, owner) for token in tokens]
 

@@ -1,4 +1,4 @@
-"""An engine thread without a thread or a model: it does the jobs of `engine.jobs` when it is told to, in any portions.
+"""An engine thread without a thread or a model: it does the jobs of `engine.jobs` when asked to, in any portions.
 
 `FakeEngine` owns the requests that were begun, and the cells. It checks whatever an engine has to be able to rely on,
 and fails where that is not so: cells that are not there, a sequence given twice, a beginning that is not the prompt's
@@ -56,7 +56,7 @@ FIRST_DRAWN, N_DRAWN = 900, 5
 
 
 def logits_of(tokens: list[int]) -> bytes:
-    """The logits behind these tokens."""
+    """The logits after these tokens."""
     return zlib.crc32(pack_tokens(tokens)).to_bytes(4, "little")
 
 
@@ -89,7 +89,7 @@ class Work:
     asked: bool = False
     parking: bool = False
     finish: FinishReason | None = None
-    told: int = 0  # tokens that its stream has
+    told: int = 0  # tokens that its stream has got
     reached: int = 0  # how far it has ever come
     returning: bool = False  # it was parked, and has not come further yet
 
@@ -187,7 +187,7 @@ class FakeEngine:
                 raise AssertionError(f"no job for an engine in a test: {job}")
 
     def _check_beginning(self, owner: Identity, seq_id: int, keep: int, limit: int, tokens: list[int]) -> None:
-        """What a request is to go on from is what it needs, and nobody is in it."""
+        """The sequence that a request is to extend holds what it needs, and no other request is in it."""
         assert all(work.seq_id != seq_id for work in self.running.values())
         self.cells.cut(seq_id, keep)
         sequence = self.cells.sequences[seq_id]
@@ -330,7 +330,7 @@ class FakeEngine:
         self._do_forks()
 
     def fail(self, request_id: int) -> None:
-        """This request cannot be decoded any more; what its sequence holds stays until somebody drops it."""
+        """This request cannot be decoded any more; what its sequence holds stays until it is dropped."""
         del self.running[request_id]
         self._fail(request_id)
         self._do_forks()

@@ -47,7 +47,8 @@ Call = Callable[["Fuzz", random.Random], object]
 
 
 class Fuzz:
-    """See the module. `done` counts what came of the calls; `said` are the last of them, for who reads a failure."""
+    """See the module. `done` counts what came of the calls; `said` are the last of them, for the reader of a
+    failure."""
 
     def __init__(self, root: Path, watch: Watch, seed: int, steps: int, end: End) -> None:
         self.done: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""A model for eight requests at a time whose decodes wait for a gate, and tell who took part in them.
+"""A model for eight requests at a time whose decodes wait for a gate, and record which requests took part in them.
 
 With the gate shut a test lets requests arrive together; what the decodes were made of is in `Gated.parts`.
 """
@@ -26,7 +26,7 @@ UNLUCKY, DRAWS = 666, 4  # the seed of a sampler that fails after so many draws
 
 
 class Shown(GatedBackend):
-    """A stub behind a gate that notes what its decodes were made of, and fails where its test wants it to."""
+    """A stub with a gate that notes what its decodes were made of, and fails where its test wants it to."""
 
     def __init__(self, model_id: str, config: ModelConfig, gated: Gated) -> None:
         super().__init__(model_id, config, gated.gate)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 
 from erllama_py.cpus import ThreadChoice
-from erllama_py.engine.compute_threads import ComputeThreads
-from erllama_py.engine.cpu_share import CpuShare
+from erllama_py.engine.compute_threads import ComputeThreads, CpuShare
 from erllama_py.engine.cpu_watch import CpuTimes
 from erllama_py.engine.thread_trial import Shape
 from helpers.engine import stub
@@ -39,7 +38,7 @@ class Machine:
         self._best: dict[tuple[object, ...], float] = {}  # by everything that it depends on
         self._waited = self._idle = 0.0
         choice = ThreadChoice(few=cpus, many=cpus, cpus=cpus)
-        self.threads = ComputeThreads(self.backend, choice, self.share, self, self.told.append, lambda: self.now)
+        self.threads = ComputeThreads(self.backend, choice, self.share, self.read, self.told.append, lambda: self.now)
 
     def __repr__(self) -> str:
         sizes = f"{self.cpus} CPUs, {self.busy} busy, work {self.work}, penalty {self.penalty}, noise {self.noise}"

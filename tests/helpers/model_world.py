@@ -2,8 +2,8 @@
 
 `World` owns the state. It carries the machine's effects out against a fake engine and a shelf of rows, as late as it is
 told to by its steps, and checks after each what has to be true always: cells suffice, sequences and sessions are
-one request's at a time, nobody is passed by, look-ups are ended, and each request is answered once with the tokens that
-it is due. `settle` lets everything come to rest: nobody may be left over.
+one request's at a time, none is overtaken, look-ups are ended, and each request is answered once with the tokens that
+it is due. `settle` lets everything come to rest: none may be left over.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ Step = Ask | tuple[str, int]
 
 
 class World:
-    """See the module. `mail` is what the machine has not been told yet; `open` are look-ups that are not ended."""
+    """See the module. `mail` are events that the machine has not got yet; `open` are look-ups that are not ended."""
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
@@ -88,7 +88,7 @@ class World:
         self.answered: Counter[int] = Counter()
         self.texts: list[list[int]] = []
         self.tickets: set[int] = set()
-        self.left = False  # somebody who was to wait for a `SaveAll` has gone
+        self.left = False  # the caller of a `SaveAll` has gone
         # the cache
         self.shelf = RowShelf()
         self.saves: deque[SaveRow] = deque()
@@ -247,7 +247,7 @@ class World:
             self.tell(LeaveSaveAll(ticket))
 
     def unload(self, number: int) -> None:
-        """The model is shut down: nobody asks it for more."""
+        """The model is shut down: no more requests come."""
         if not self.state.stopping and number % 4 == 0:
             self.last_id += 1
             self.tickets.add(self.last_id)
@@ -282,7 +282,7 @@ class World:
         self.engine.tick(lambda request_id: PORTIONS[(number >> 3 * (request_id % 5)) & 7])
 
     def deliver(self, number: int) -> None:
-        """One of what the engine, the cache and their likes have sent, and so many more are on their way."""
+        """One of what the engine, the cache and their likes have sent, with how many more are pending."""
         outbox = self.engine.outbox
         self.mail += [EngineOutcomes([outcome]) for outcome in outbox[:number]]
         del outbox[:number]
@@ -345,7 +345,7 @@ class World:
         return ticked or busy > 0
 
     def round(self, number: int) -> bool:
-        """One look of everybody at what there is to do; whether there was anything."""
+        """Let each part do what there is to do; whether there was anything."""
         self.store(ALL)
         asking, reading = len(self.asking), len(self.reading)
         for _ in range(asking):
@@ -355,7 +355,7 @@ class World:
         return self.work(number) or asking + reading > 0
 
     def settle(self) -> None:
-        """Until nothing happens any more: nobody is left."""
+        """Until nothing happens any more: no request is left."""
         for _ in range(500 * (1 + len(self.asked))):
             if not self.round(1):
                 break
@@ -375,7 +375,7 @@ class World:
         self.check_saving_all()
 
     def check_saving_all(self) -> None:
-        """What is at rest is saved by an eviction, buffer or not; unless a window forgets, or rows were evicted."""
+        """What is idle is saved by an eviction, buffer or not; unless a window forgets, or rows were evicted."""
         kept = [slot for slot in self.state.idle if slot.length >= (self.state.limits.min_tokens or ALL)]
         self.engine.buffers_gone = True
         self.save_all(0)

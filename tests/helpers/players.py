@@ -77,7 +77,7 @@ class Stage:
 
 
 class Player(Actor[str]):
-    """Answers, keeps, crashes and stops as it is told; counts what it has handled."""
+    """Answers, keeps, crashes and stops as asked; counts what it has handled."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage

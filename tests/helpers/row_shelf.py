@@ -23,7 +23,8 @@ class RowShelf:
         self.whole = True  # nothing that was stored has gone
 
     def put(self, save: SaveRow, *, lose: bool = False) -> SaveLost | None:
-        """Store a range that was copied out, if it was; what is told of it, if what it goes on from is not there."""
+        """Store a range that was copied out, if it was; what is reported of it, if the row that it extends is not
+        there."""
         captured = save.captured
         if captured.payload is None:
             return None
@@ -49,7 +50,7 @@ class RowShelf:
         return self._rows.get(row.meta.key)
 
     def lose_half(self, first: int) -> None:
-        """Every second row goes, those that somebody is about to read too."""
+        """Every second row goes, those that are about to be read too."""
         self.whole = False
         for key in list(self._rows)[first % 2 :: 2]:
             self._index.drop(TIER, key)

@@ -63,7 +63,7 @@ def by_the_stub(prompt: Sequence[int], reply: Sequence[int]) -> bool:
 
 
 class SameAsBefore:
-    """A `Truth` for models that nobody can foretell: a prompt is always answered alike."""
+    """A `Truth` for models whose replies cannot be predicted: a prompt is always answered alike."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, ...], list[int]] = {}

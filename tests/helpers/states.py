@@ -1,4 +1,4 @@
-"""States of a model's machine with many sequences: some at rest, made as they are, and requests, made by its events."""
+"""States of a model's machine with many sequences: some idle, made as they are, and requests, made by its events."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def limits(**fields: Any) -> Limits:
 
 
 def kept(seq_id: int, tokens: Sequence[int], **fields: Any) -> Slot:
-    """A sequence at rest, all saved."""
+    """An idle sequence, all saved."""
     pieces = written((), 0, len(tokens), OWN_BLOCKS + seq_id)
     values: dict[str, Any] = {"identity": IDENTITY, "captured_to": len(tokens), "pieces": pieces}
     return Slot(seq_id, pack_tokens(tokens), **(values | fields))
 
 
 def state_with(*slots: Slot, **fields: Any) -> State:
-    """A model at rest that holds these sequences; `fields` are those of `limits`."""
+    """An idle model that holds these sequences; `fields` are those of `limits`."""
     state = new_state(limits(**fields))
     for slot in slots:
         state = with_slot(state, slot)

@@ -13,7 +13,7 @@ LOWEST = -1 << 30
 
 
 def check_turns(before: State, after: State) -> None:
-    """Nobody who waits and could begin is passed by."""
+    """No waiting request that could begin is overtaken."""
     waited = {one.core.request.id: one for one in queued(before)}
     begun = [waited[request_id] for request_id in after.placed if request_id in waited]
     for one in queued(after):
@@ -25,7 +25,7 @@ def check_turns(before: State, after: State) -> None:
 
 
 def check_parks(before: State, after: State, event: Message, now: float) -> None:
-    """Nobody is parked but for one that grows, for a higher priority, or after its turn."""
+    """No request is parked but for one that grows, for a higher priority, or after its turn."""
     outcomes = event.batch if isinstance(event, EngineOutcomes) else []
     grows = any(isinstance(one, Working) and one.starving for one in before.placed.values())
     grows = grows or any(isinstance(outcome, Wants) for outcome in outcomes)

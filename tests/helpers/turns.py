@@ -1,4 +1,4 @@
-"""Turns of sessions by their ids, on the stub backend: prompts that go on from each other, and short greedy replies."""
+"""Turns of sessions by their ids, on the stub backend: prompts that extend each other, and short greedy replies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def first_prompt(seed: int = 0) -> list[int]:
 
 
 def next_prompt(before: list[int], done: erllama.Completion, seed: int = 0) -> list[int]:
-    """The turn after `done`: twenty new tokens behind it, whose reply does not end before eight."""
+    """The turn after `done`: twenty new tokens after it, whose reply does not end before eight."""
     held = [*before, *done.generated]
     for number in range(1000 * seed, 1000 * seed + 1000):
         prompt = [*held, *text(20, number).encode()]

@@ -198,7 +198,7 @@ class Watch:
             raise AssertionError("\n".join(self.wrong[:10]))
 
     def is_busy(self, model_id: str) -> bool:
-        """Whether requests are left, or anything that they have left behind."""
+        """Whether requests are left, or anything of them."""
         state = self.states[model_id]
         return any((state.placed, state.parked, state.queue, state.copies, state.save_alls, state.saving))
 

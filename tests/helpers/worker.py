@@ -50,7 +50,7 @@ class Recorder:
 
 
 class Scripted:
-    """A sampler that draws what it is told to, whatever the logits; an error among that is raised."""
+    """A sampler that draws given tokens, whatever the logits; an error among that is raised."""
 
     def __init__(self, draws: Iterable[int | Exception]) -> None:
         self._draws = iter(draws)

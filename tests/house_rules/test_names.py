@@ -14,7 +14,7 @@ import reference
 from helpers.project import PACKAGE, TOP, fenced, sources, syntax
 
 import erllama_py
-from erllama_py import errors, options
+from erllama_py import errors, options, tree
 
 # Options that nothing outside of `options` reads, each with the reason.
 READ_AT_THE_DOOR = {
@@ -103,7 +103,7 @@ def read_names(path: Path) -> set[str]:
 
 
 def test_every_setting_is_read_by_code() -> None:
-    """A setting that nothing reads is a promise that nobody keeps."""
+    """A setting that nothing reads is a broken promise."""
     # The room itself touches every one of them to check it, which is not what is meant.
     readers = [path for path in sources("erllama_py") if PACKAGE / "options" not in path.parents]
     read = set().union(*map(read_names, readers))
@@ -115,13 +115,26 @@ def test_every_setting_is_read_by_code() -> None:
     assert set(READ_AT_THE_DOOR) - set(named) == set(), "an exception for an option that is gone"
 
 
-def test_the_drawn_tree_is_the_tree() -> None:
-    """The block marked `tree` in the internals is what `erllama_py.tree.describe` says."""
-    from erllama_py import tree
+def drawn() -> str:
+    """`erllama_py.tree.TREE`, as a tree."""
+    lines = [f"{tree.ROOT} (one_for_one)"]
+    for branch in tree.TREE:
+        last = branch is tree.TREE[-1]
+        kind = f"{branch.strategy}, not vital" if isinstance(branch, tree.Group) else "dynamic, one_for_one"
+        lines.append(f"{'└' if last else '├'}── {branch.name} ({kind})")
+        children = (
+            [f"{name}: {what}" for name, what in branch.holds] if isinstance(branch, tree.Group) else [branch.holds]
+        )
+        for child in children:
+            lines.append(f"{' ' if last else '│'}   {'└' if child is children[-1] else '├'}── {child}")
+    return "\n".join(lines)
 
+
+def test_the_drawn_tree_is_the_tree() -> None:
+    """The block marked `tree` in the internals."""
     drawings = [text for page in (TOP / "docs" / "internals").rglob("*.md") for _, text, _ in fenced(page, "tree")]
     if (TOP / "docs" / "internals").is_dir():
-        assert [drawing.strip() for drawing in drawings] == [tree.describe().strip()]
+        assert [drawing.strip() for drawing in drawings] == [drawn()]
 
 
 def test_the_newest_entry_of_the_changelog_is_this_version() -> None:

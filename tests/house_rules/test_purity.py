@@ -78,7 +78,7 @@ def test_what_says_that_it_is_pure_does_nothing(module: str) -> None:
 
 @pytest.mark.parametrize("module", PURE)
 def test_what_is_pure_sees_no_clock_loop_or_log_through_others(module: str) -> None:
-    """Options know paths, and that is all that is allowed behind a pure module's back."""
+    """Options know paths, and a pure module may import nothing else that is impure."""
     found = {other: outside(FILES_OF_OURS[other]) & CLOCKS_LOOPS_LOGS for other in reached(module)}
     assert {other: names for other, names in found.items() if names} == {}
 

@@ -9,8 +9,8 @@ from helpers.project import PACKAGE, label, sources, syntax
 # What hands work to threads that belong to the application: the default limiter of anyio, the loop's default executor.
 TAKEN_FROM_THE_APPLICATION = {"to_thread", "run_in_executor", "current_default_thread_limiter", "set_default_executor"}
 OUR_THREADS = PACKAGE / "actors" / "threads.py"
-# Each has one thread for its whole life, or one that may hang for ever.
-BEGINS_A_THREAD = {PACKAGE / "engine" / "thread.py", PACKAGE / "watch" / "pressure_reader.py"}
+# One thread for its whole life.
+BEGINS_A_THREAD = {PACKAGE / "engine" / "thread.py"}
 
 
 def test_no_work_is_handed_to_threads_of_the_application() -> None:
@@ -41,7 +41,7 @@ def test_files_are_read_and_written_on_threads_that_are_named() -> None:
 
 
 def test_threads_are_begun_where_the_list_says() -> None:
-    """A thread that nobody owns is one that nobody ends."""
+    """A thread without an owner is never ended."""
     found = set()
     for path in sources("erllama_py"):
         for node in ast.walk(syntax(path)):

@@ -54,7 +54,7 @@ REFUSED = erllama.InsufficientMemory("m.gguf", "too large", 2, 1)
 # What happens to the board, the phase that it then shows, and the error that callers get.
 ENDS: dict[str, tuple[Callable[[ModelBoard], object], str, erllama.ErllamaError]] = {
     "given up": (lambda board: board.ended(Raised(SPENT)), "failed", erllama.ModelCrashed("m", "once more", True)),
-    "left behind": (
+    "abandoned": (
         lambda board: board.ended(Raised(OSError("hung"))), "failed", erllama.ModelCrashed("m", "hung", True)
     ),
     "stopped": (lambda board: board.ended(Stopped()), "unloaded", erllama.ModelNotLoaded("m")),
@@ -67,8 +67,8 @@ ENDS: dict[str, tuple[Callable[[ModelBoard], object], str, erllama.ErllamaError]
 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("when", ["loading", "up", "restarting"])
-async def test_every_end_wakes_who_waits_with_its_error(end: str, when: str) -> None:
-    """Whenever it comes; from then on everybody gets the same."""
+async def test_every_end_wakes_waiting_callers_with_its_error(end: str, when: str) -> None:
+    """Whenever it comes; from then on all callers get the same."""
     life = Life()
     if when == "loading":
         life.begins()
@@ -96,7 +96,7 @@ async def test_every_end_wakes_who_waits_with_its_error(end: str, when: str) -> 
     assert (life.board.pending, life.board.active, life.board.vocabulary) == (0, 0, None)
 
 
-async def test_a_first_load_that_is_refused_tells_each_caller_anew() -> None:
+async def test_a_first_load_that_is_refused_gives_each_caller_a_new_error() -> None:
     """With an error of its own, so that none gets another's traceback; the load's comes from its loader."""
     life = Life()
     life.begins()
@@ -110,7 +110,7 @@ async def test_a_first_load_that_is_refused_tells_each_caller_anew() -> None:
     assert len({id(error) for error in (*seen, REFUSED)}) == 3
 
 
-async def test_phases_follow_from_who_is_there() -> None:
+async def test_phases_follow_from_which_actor_is_there() -> None:
     """No phase is written: an actor that ends is gone at once, and one that comes back is there."""
     life = Life()
     first = await life.up()

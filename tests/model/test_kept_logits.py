@@ -7,7 +7,7 @@ from collections import OrderedDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.model.kept_logits import KeptLogits
+from erllama_py.model.look_ups import KeptLogits
 
 
 def test_what_was_put_is_there() -> None:

@@ -1,4 +1,5 @@
-"""The tasks of look-ups: what the cache is asked and told, and how far rows are read ahead of the engine."""
+"""The tasks of look-ups: what the cache is asked and what is reported to it, and how far rows are read ahead of the
+engine."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from helpers.states import asked
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.client import CacheClient
 from erllama_py.cache.messages import CacheMessage, Explain, Find, Hit, Located, RowBytes, Used
-from erllama_py.model.look_ups import LookUps
+from erllama_py.model.look_ups import KeptLogits, LookUps
 from erllama_py.results import CacheHit, CacheHitKind
 from erllama_py.scheduler.messages import EndLookUp, Found, ReadRows, RowRead
 
@@ -53,7 +54,7 @@ class Client(CacheClient):
 async def look_ups() -> AsyncIterator[tuple[LookUps, Client, list[Found | RowRead]]]:
     """Those of a model `m`, and what they have posted."""
     client, posted = Client(), list[Found | RowRead]()
-    tasks = LookUps(client, "model:m", posted.append, lambda key: None)
+    tasks = LookUps(client, "model:m", KeptLogits(), posted.append)
     try:
         yield tasks, client, posted
     finally:
@@ -89,7 +90,7 @@ async def test_four_rows_are_read_ahead_and_no_more() -> None:
 
 
 async def test_rows_are_handed_on_in_their_order() -> None:
-    """Whichever is read first; and none behind one that cannot be read."""
+    """Whichever is read first; and none after one that cannot be read."""
     async with look_ups() as (tasks, client, posted):
         tasks.read(ReadRows(1, ROWS))
         await reads_begun(client, READ_AHEAD)
@@ -106,7 +107,7 @@ async def test_rows_are_handed_on_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-async def test_rows_that_nobody_takes_any_more_are_let_go_at_once(number: int) -> None:
+async def test_rows_that_are_not_wanted_any_more_are_released_at_once(number: int) -> None:
     """Not when the garbage collector comes by: they lie in buffers that saves wait for. The first one's answer comes in
     the moment in which it is cancelled, the second one's was there."""
     pool = BufferPool(1 << 20)

@@ -288,7 +288,7 @@ def test_a_file_name_that_is_no_text_is_taken() -> None:
 
 
 def test_a_relative_path_without_a_working_directory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The directory can be removed under a process; that is told as any other bad path."""
+    """The directory can be removed under a process; that is reported like any other bad path."""
 
     def gone() -> str:
         raise FileNotFoundError("no such directory")

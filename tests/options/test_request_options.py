@@ -248,7 +248,7 @@ def test_what_would_break_a_log_line_is_no_id(model_id: object) -> None:
 
 @pytest.mark.anyio
 async def test_every_option_is_read_on_the_way_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An option that is checked and then forgotten would be a promise that nobody keeps."""
+    """An option that is checked and then forgotten would be a broken promise."""
     read: set[str] = set()
 
     class Watched(RequestOptions, frozen=True):

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from erllama_py.chat.anchors import Message, anchors
 from erllama_py.chat.template import ChatTemplate
+from erllama_py.chat.turns import Message, anchors
 from erllama_py.engine.llama import LlamaBackend
 from erllama_py.options.model import parse_model_config
 from erllama_py.serve.models import fetch

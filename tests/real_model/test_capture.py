@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from erllama_py.engine import make_backend
 from erllama_py.engine.backend import Backend, DecodeStatus, Slice
-from erllama_py.engine.backends import make_backend
 from erllama_py.options.model import ModelConfig
 from erllama_py.options.sampling import Sampling
 from erllama_py.serve.models import fetch
@@ -16,7 +16,7 @@ from erllama_py.serve.models import fetch
 pytestmark = [pytest.mark.real_model, pytest.mark.slow]
 
 SPAN, SPANS = 256, 4  # four of them are twice as wide as Gemma 3's window
-STEP = 8  # tokens decoded behind a boundary to compare what comes of them
+STEP = 8  # tokens decoded after a boundary to compare what comes of them
 TEXT = "The keeper of the lighthouse wrote in his log each evening what he had seen from the gallery. "
 
 

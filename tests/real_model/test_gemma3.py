@@ -21,7 +21,7 @@ GREEDY: dict[str, Any] = {"temperature": 0.0, "response_tokens": 16}
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_what_is_kept_of_a_window_answers_as_a_fresh_model_does(anyio_backend: str) -> None:
-    """Within the window a cut is exact; beyond it the sequence is begun anew. Nothing is saved here."""
+    """Within the window a cut is exact; beyond it the sequence is begun again. Nothing is saved here."""
     async with erllama.Runtime(policy={"min_tokens": None}) as runtime:
         config: erllama.ModelConfigDict = {
             "model_path": fetch("gemma3"),

@@ -1,4 +1,5 @@
-"""Many requests at once with SmolLM2 and Gemma 3: a common beginning is computed once, and who finds no cells waits."""
+"""Many requests at once with SmolLM2 and Gemma 3: a common beginning is computed once, and a request that finds no
+cells waits."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def config(name: str, **context: Any) -> Any:
 
 
 async def asked(model: erllama.Model, questions: list[str]) -> list[list[int]]:
-    """Prompts of one beginning, a question behind it each."""
+    """Prompts of one beginning, each with a question after it."""
     begin = await model.tokenize(SYSTEM)
     return [[*begin, *(await model.tokenize(f"\n{question}\n", add_bos=False))] for question in questions]
 
@@ -56,7 +57,7 @@ async def test_eight_with_one_new_beginning_compute_it_once(name: str) -> None:
             assert done.generated
 
 
-async def test_who_finds_no_cells_is_parked_and_computes_nothing_again() -> None:
+async def test_a_request_that_finds_no_cells_is_parked_and_computes_nothing_again() -> None:
     """Six long replies of which two fit at a time: all are whole, and no token of them was prefilled twice."""
     async with erllama.Runtime() as runtime:
         model = await runtime.load_model("m", config("smollm2", n_ctx=512, n_seq_max=6))
@@ -65,8 +66,9 @@ async def test_who_finds_no_cells_is_parked_and_computes_nothing_again() -> None
         assert [len(one.generated) for one in done] == [200] * len(LANDS)
         assert sum(one.stats.parks for one in done) >= 3
         assert [one.stats.prefill_tokens for one in done] == [len(prompt) for prompt in prompts]
-        # Batches of other sizes round differently, so a reply alone may part from these where two tokens are nearly as
-        # likely. Each of these tokens is still what the model alone says to what comes before it, with few exceptions.
+        # Batches of other sizes round differently, so a reply alone may diverge from these where two tokens are nearly
+        # as likely. Each of these tokens is still what the model alone says to what comes before it, with few
+        # exceptions.
         said = 0
         for prompt, one in zip(prompts, done, strict=True):
             for length in range(20, 200, 20):

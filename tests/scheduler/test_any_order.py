@@ -1,4 +1,4 @@
-"""Many requests on one model, in any order of events: cells suffice, nobody is lost, and nothing is done twice."""
+"""Many requests on one model, in any order of events: cells suffice, no request is lost, and nothing is done twice."""
 
 from __future__ import annotations
 
@@ -99,11 +99,11 @@ FOUND: dict[str, tuple[Shape, list[Step]]] = {
         shape_of("full", 64, 5, 8),
         [ask(50, base=2), ask(20, max_new_tokens=2), ask(10), ask(20, base=2), ask(10, own=7)],
     ),
-    "who is parked finds all that it had, with logits, and has nothing to draw from them": (
+    "a parked request finds all that it had, with logits, and has nothing to draw from them": (
         shape_of("recurrent", 64, 2, 16, 0),
         [ask(100), ask(100, priority=2, plan=True), ("round", 1), ("look", 4)],
     ),
-    "who is to begin with another's cells has the same as that one when it begins": (
+    "a request that is to begin with another's cells has the same as that one when it begins": (
         shape_of("full", 64, 3, 4, 0),
         [ask(0), ask(0), ask(0), ask(16), ask(16)],
     ),
@@ -117,7 +117,9 @@ def test_what_was_found_once_stays_right(name: str) -> None:
 
 
 @pytest.mark.parametrize(("memory", "lengths"), [("full", (25, 30)), ("window", (39,)), ("hybrid", (39,))])
-def test_who_waits_for_the_cache_makes_room_for_who_is_at_work(memory: MemoryKind, lengths: Sequence[int]) -> None:
+def test_a_request_that_waits_for_the_cache_makes_room_for_one_at_work(
+    memory: MemoryKind, lengths: Sequence[int]
+) -> None:
     """They have cells, and no answer from the cache yet; one at work uses up the rest: the last is put back."""
     world = World(shape_of(memory, 64, 3, 4, 0))
     world.step(ask(0, own=7, max_new_tokens=60, stream=True, plan=True))

@@ -53,7 +53,7 @@ rests = st.tuples(st.just("rest"), sequences, lengths)
 
 @given(st.lists(begins | grows | rests, max_size=40))
 def test_cells_are_counted_as_if_each_had_a_name(steps: list[tuple[str, int]]) -> None:
-    """However often beginnings are shared, cut and written behind, and whoever goes first."""
+    """However often beginnings are shared, cut and extended, and whichever goes first."""
     cells = NamedCells()
     for name, *arguments in steps:
         getattr(cells, name)(*arguments)
@@ -81,7 +81,7 @@ def test_a_beginning_beside_its_sequence_takes_no_cells(pieces: Pieces, length: 
     assert count([pieces, cut(pieces, length)]) == count([pieces])
 
 
-def test_what_two_write_behind_a_shared_beginning_is_counted_for_each() -> None:
+def test_what_two_write_after_a_shared_beginning_is_counted_for_each() -> None:
     """A prompt of 100, two replies of 20 and 30."""
     first = written((), 0, 120, 1)
     second = written(first, 100, 130, 2)
@@ -90,14 +90,14 @@ def test_what_two_write_behind_a_shared_beginning_is_counted_for_each() -> None:
 
 
 def test_a_beginning_stays_for_as_long_as_one_shares_it() -> None:
-    """Who wrote it may be gone; the rest of the block goes with him."""
+    """The request that wrote it may be gone; the rest of the block goes with it."""
     first = written((), 0, 120, 1)
     second = written(first, 100, 130, 2)
     assert count([second]) == 130
     assert count([cut(first, 50), second]) == 130
 
 
-def test_who_goes_on_behind_a_cut_writes_in_a_block_of_its_own() -> None:
+def test_a_request_that_writes_after_a_cut_has_a_block_of_its_own() -> None:
     """Else its new cells would be taken for those that another still shares."""
     first = written((), 0, 100, 1)
     second = written(first, 80, 80, 2)
@@ -106,7 +106,7 @@ def test_who_goes_on_behind_a_cut_writes_in_a_block_of_its_own() -> None:
 
 
 def test_what_is_granted_and_not_yet_written_is_the_writers_own() -> None:
-    """An empty piece too: the cells that it grows by belong to nobody else."""
+    """An empty piece too: the cells that it grows by belong to no other."""
     base = written((), 0, 100, 1)
     left, right = written(base, 100, 100, 2), written(base, 100, 100, 3)
     assert count([base, left, right]) == 100

@@ -45,7 +45,7 @@ def cells(state: State) -> int:
 # --- shared cells -------------------------------------------------------------------------------------------------
 
 
-def test_who_begins_as_one_at_work_shares_its_cells() -> None:
+def test_a_prompt_that_begins_like_one_at_work_shares_its_cells() -> None:
     """The engine is asked at once, and does it when the beginning is computed; the cache is asked meanwhile."""
     state = begun(state_with(), asked(1, A))
     state, effects = run(state, asked(2, SECOND))
@@ -60,7 +60,7 @@ def test_who_begins_as_one_at_work_shares_its_cells() -> None:
         assert stage(after, 2) == "working"
 
 
-def test_who_begins_as_one_that_is_not_yet_at_work_shares_its_cells_later() -> None:
+def test_a_prompt_that_begins_like_one_that_is_not_yet_at_work_shares_its_cells_later() -> None:
     """The engine is asked as soon as it has begun with that one."""
     state, effects = run(state_with(), asked(1, A), asked(2, SECOND))
     assert jobs(effects) == []
@@ -69,7 +69,7 @@ def test_who_begins_as_one_that_is_not_yet_at_work_shares_its_cells_later() -> N
     assert jobs(effects)[1:] == [FORK_2, FORK_3]
 
 
-def test_what_is_at_rest_is_shared_at_once() -> None:
+def test_an_idle_sequence_is_shared_at_once() -> None:
     """Nothing has to be waited for but the engine's answer."""
     state, effects = run(state_with(kept(0, A)), asked(2, SECOND))
     assert effects[0] == SendJob(FORK_2)
@@ -77,7 +77,7 @@ def test_what_is_at_rest_is_shared_at_once() -> None:
     assert generate_of(effects).keep == 40
 
 
-def test_rows_go_behind_shared_cells() -> None:
+def test_rows_go_after_shared_cells() -> None:
     """Those that are there already are not read."""
     rows = rows_of(SECOND, 20, 40, 60)
     state = begun(state_with(), asked(1, A))
@@ -119,7 +119,7 @@ def test_less_may_be_shared_than_was_hoped_for() -> None:
     assert cells(state) == 64
 
 
-def test_what_the_lead_has_saved_is_not_saved_again() -> None:
+def test_what_the_leader_has_saved_is_not_saved_again() -> None:
     """As far as it had come when the beginning was shared."""
     state = begun(state_with(), asked(1, A, plan=PLAN))
     state, _ = run(state, asked(2, SECOND, plan=PLAN), found(2), captured(1, 0, 20))
@@ -130,8 +130,8 @@ def test_what_the_lead_has_saved_is_not_saved_again() -> None:
 
 
 @pytest.mark.parametrize(("shared", "saved"), [(40, 40), (25, 40)])
-def test_what_a_lead_has_saved_is_not_saved_again_when_it_is_over(shared: int, saved: int) -> None:
-    """Its end may be known before the answer to who shares with it."""
+def test_what_a_leader_has_saved_is_not_saved_again_when_it_is_over(shared: int, saved: int) -> None:
+    """Its end may be known before the engine has answered the follower's `Fork`."""
     state = begun(state_with(), asked(1, A, plan=PLAN))
     state, _ = run(state, asked(2, SECOND, plan=PLAN), found(2), finished(1, [], held=60, captured_to=60))
     _, effects = run(state, Forked(2, shared))
@@ -140,10 +140,10 @@ def test_what_a_lead_has_saved_is_not_saved_again_when_it_is_over(shared: int, s
     assert (saves.captured_to, saves.prompt_ends) == (saved, ())
 
 
-# --- the lead is gone ---------------------------------------------------------------------------------------------
+# --- the leader is gone -------------------------------------------------------------------------------------------
 
 
-def test_of_those_who_lose_their_lead_the_first_goes_on_and_the_others_follow_it() -> None:
+def test_of_those_that_lose_their_leader_the_first_goes_on_and_the_others_follow_it() -> None:
     """What none has computed is still computed once."""
     state, _ = run(state_with(n_cells=ROOM), asked(1, A), asked(2, SECOND), asked(3, THIRD), found(2), found(3))
     state, effects = run(state, CancelRequest(1))
@@ -156,7 +156,7 @@ def test_of_those_who_lose_their_lead_the_first_goes_on_and_the_others_follow_it
     assert generate_of(effects).keep == 40
 
 
-def test_the_next_lead_may_itself_still_be_looked_up() -> None:
+def test_the_next_leader_may_itself_still_be_looked_up() -> None:
     """Then the engine is asked when that one begins."""
     state, _ = run(state_with(n_cells=ROOM), asked(1, A), asked(2, SECOND), asked(3, THIRD), found(3))
     state, effects = run(state, CancelRequest(1))
@@ -167,8 +167,8 @@ def test_the_next_lead_may_itself_still_be_looked_up() -> None:
 
 @pytest.mark.parametrize("over", [finished(1, [], held=60, captured_to=60), Failed(1, FAILURE)])
 @pytest.mark.parametrize("parking", [False, True])
-def test_of_a_lead_at_work_the_engine_says_what_was_shared(over: Any, parking: bool) -> None:
-    """It was asked, so its answer is waited for, though the lead was to be parked and has ended before that."""
+def test_of_a_leader_at_work_the_engine_reports_what_was_shared(over: Any, parking: bool) -> None:
+    """It was asked, so its answer is waited for, though the leader was to be parked and has ended before that."""
     state, _ = run(begun(state_with(n_cells=ROOM), asked(1, A)), Prefilled(1, 60, 60))
     state, _ = run(state, asked(2, SECOND, priority=1), asked(3, THIRD, priority=1), found(2), found(3))
     if parking:
@@ -182,8 +182,8 @@ def test_of_a_lead_at_work_the_engine_says_what_was_shared(over: Any, parking: b
         assert generate_of(effects).keep == 40
 
 
-def test_who_follows_a_lead_that_is_parked_gets_what_it_has() -> None:
-    """The engine says so before the lead is out; what is missing is computed by the first of them."""
+def test_a_follower_of_a_leader_that_is_parked_gets_what_it_has() -> None:
+    """The engine reports it before the leader is out; what is missing is computed by the first of them."""
     state, _ = run(begun(state_with(n_cells=ROOM), asked(1, A)), Prefilled(1, 60, 60))
     state, _ = run(state, asked(2, SECOND, priority=1), asked(3, THIRD, priority=1), found(2), found(3))
     state, _ = run(state, asked(4, D, priority=1))
@@ -197,7 +197,7 @@ def test_who_follows_a_lead_that_is_parked_gets_what_it_has() -> None:
 
 
 def test_a_higher_priority_does_not_wait_for_the_prompt_of_a_lower_one() -> None:
-    """That may be read behind all others; once it is in, it is shared."""
+    """That may be read after all others; once it is in, it is shared."""
     state = begun(state_with(n_cells=ROOM), asked(1, A))
     for above, shares in ((asked(2, SECOND), True), (asked(2, SECOND, priority=1), False)):
         assert (FORK_2 in jobs(run(state, above)[1])) == shares
@@ -205,7 +205,7 @@ def test_a_higher_priority_does_not_wait_for_the_prompt_of_a_lower_one() -> None
     assert FORK_2 in jobs(effects)
 
 
-def test_a_follower_is_cancelled_without_its_lead() -> None:
+def test_a_follower_is_cancelled_without_its_leader() -> None:
     """Its sequence is emptied, and what was to be shared with it is not."""
     state = begun(state_with(), asked(1, A))
     state, effects = run(state, asked(2, SECOND), CancelRequest(2))
@@ -219,7 +219,7 @@ def test_a_follower_is_cancelled_without_its_lead() -> None:
 
 
 def following(memory: MemoryKind) -> State:
-    """Two behind one that saves what all three begin with, at 20 and at 40."""
+    """Two that follow one which saves what all three begin with, at 20 and at 40."""
     state = begun(state_with(memory=memory, n_cells=ROOM), asked(1, A, plan=PLAN))
     state, effects = run(state, asked(2, SECOND))
     assert effects == []
@@ -242,7 +242,7 @@ def test_rows_are_looked_up_when_they_are_being_saved(memory: MemoryKind) -> Non
 
 
 @pytest.mark.parametrize("over", [finished(1, [], held=10, reason="cancelled"), Failed(1, FAILURE)])
-def test_when_the_lead_is_gone_what_it_has_saved_is_looked_up(over: Any) -> None:
+def test_when_the_leader_is_gone_what_it_has_saved_is_looked_up(over: Any) -> None:
     """Each begins with what there is."""
     state, effects = run(following("recurrent"), over)
     assert looked_up(effects) == [2, 3]
@@ -251,7 +251,7 @@ def test_when_the_lead_is_gone_what_it_has_saved_is_looked_up(over: Any) -> None
 
 
 @pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
-def test_when_the_lead_is_gone_one_of_those_who_waited_is_the_next(memory: MemoryKind) -> None:
+def test_when_the_leader_is_gone_one_of_its_followers_is_the_next(memory: MemoryKind) -> None:
     """What is not saved yet is computed by it alone; the others wait for its rows."""
     state = begun(state_with(memory=memory, n_cells=ROOM), asked(1, A, plan=PLAN))
     state, _ = run(state, asked(2, SECOND, plan=PLAN), asked(3, THIRD, plan=PLAN))
@@ -264,7 +264,7 @@ def test_when_the_lead_is_gone_one_of_those_who_waited_is_the_next(memory: Memor
 
 
 @pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
-def test_rows_that_the_lead_finds_saved_are_waited_for_no_longer(memory: MemoryKind) -> None:
+def test_rows_that_the_leader_finds_saved_are_waited_for_no_longer(memory: MemoryKind) -> None:
     """It will not save them again."""
     state, _ = run(
         state_with(memory=memory, n_cells=ROOM), asked(1, A, plan=PLAN), asked(2, SECOND, plan=PLAN),
@@ -276,13 +276,13 @@ def test_rows_that_the_lead_finds_saved_are_waited_for_no_longer(memory: MemoryK
     assert looked_up(effects) == [2]
 
 
-def test_who_waits_for_rows_is_cancelled_at_once() -> None:
+def test_a_follower_that_waits_for_rows_is_cancelled_at_once() -> None:
     """There is no look-up to end."""
     _, effects = run(following("recurrent"), CancelRequest(2))
     assert [type(effect) for effect in effects] == [SendJob, Complete]
 
 
-def test_nobody_waits_for_rows_of_a_prompt_that_is_in() -> None:
+def test_no_request_waits_for_rows_of_a_prompt_that_is_in() -> None:
     """They are being saved by then, and the cache knows of it."""
     state = begun(state_with(memory="recurrent", n_cells=ROOM), asked(1, A, plan=PLAN))
     _, effects = run(state, Prefilled(1, 60, 60), asked(2, SECOND))
@@ -291,8 +291,8 @@ def test_nobody_waits_for_rows_of_a_prompt_that_is_in() -> None:
 
 @pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
 @pytest.mark.parametrize("saved", ["now", "already", "by nobody"])
-def test_who_waited_for_a_short_beginning_goes_on_together(memory: MemoryKind, saved: str) -> None:
-    """What they share behind it is longer, and only one of them computes that; the others wait for its rows."""
+def test_followers_that_waited_for_a_short_beginning_go_on_together(memory: MemoryKind, saved: str) -> None:
+    """What they share after it is longer, and only one of them computes that; the others wait for its rows."""
     stem, plan = [*A[:20], *B, *C], changed(PLAN, prompt_ends=(20, 60, 100))
     state, _ = run(state_with(memory=memory, n_seq_max=4, n_cells=ROOM), asked(1, [*A[:20], *D], plan=PLAN))
     if saved == "now":
@@ -315,8 +315,8 @@ def test_who_waited_for_a_short_beginning_goes_on_together(memory: MemoryKind, s
 
 
 @pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
-def test_nobody_waits_for_rows_of_one_that_saves_none(memory: MemoryKind) -> None:
-    """It began while the cache was away; who follows it goes on as soon as that is known."""
+def test_no_request_waits_for_rows_of_one_that_saves_none(memory: MemoryKind) -> None:
+    """It began while the cache was away; its followers go on as soon as that is known."""
     state, _ = run(state_with(memory=memory, n_cells=ROOM), asked(1, A, plan=PLAN), asked(2, SECOND))
     assert stage(state, 2) == "following"
     state, effects = run(state, found(1, None))

@@ -24,7 +24,7 @@ def lost(request_id: int, tokens: list[int], start: int, end: int, identity: Ide
     return SaveLost(request_id, key, start, end)
 
 
-def test_what_is_at_rest_is_saved_again_from_where_a_row_was_lost() -> None:
+def test_an_idle_sequence_is_saved_again_from_where_a_row_was_lost() -> None:
     """By an eviction; nothing happens before."""
     state, effects = run(state_with(kept(0, A)), lost(1, A, 20, 40))
     assert (state.slots[0].captured_to, effects) == (20, [])
@@ -58,10 +58,10 @@ def test_a_request_at_work_remembers_what_was_lost_of_it() -> None:
         assert [effect.saved_end for effect in effects if isinstance(effect, Complete)] == [None]
 
 
-def test_who_goes_on_from_what_another_has_saved_hears_of_it_too() -> None:
+def test_a_request_that_extends_what_another_has_saved_is_affected_too() -> None:
     """It was not saved again for it."""
     shared = [*PROMPT[:50], *B[:10]]
-    hit = msgspec.structs.replace(hit_of(shared, 40), chain=(), length=0)  # on its way, not to be had yet
+    hit = msgspec.structs.replace(hit_of(shared, 40), chain=(), length=0)  # pending, not to be had yet
     state, effects = run(state_with(), submit(1, shared), found(1, hit))
     plan = generate_of(effects).saves
     assert plan is not None
@@ -70,7 +70,7 @@ def test_who_goes_on_from_what_another_has_saved_hears_of_it_too() -> None:
     assert state.slots[0].captured_to == 0
 
 
-def test_who_has_not_begun_saves_it_itself() -> None:
+def test_a_request_that_has_not_begun_saves_the_lost_row_itself() -> None:
     """The row was lost between the look-up's answer and the first job; then nothing is missing."""
     hit = hit_of(PROMPT, 20)
     state, _ = run(state_with(), submit(1, PROMPT), found(1, hit), lost(7, PROMPT, 0, 20))
@@ -82,13 +82,13 @@ def test_who_has_not_begun_saves_it_itself() -> None:
     assert at(state, 1, Working).core.lost_from == NOTHING_LOST
 
 
-def test_who_waits_asks_by_itself() -> None:
+def test_a_waiting_request_looks_up_by_itself() -> None:
     """The cache knows what is saved."""
     state, _ = run(state_with(n_seq_max=1), submit(1, A), found(1), submit(2, PROMPT))
     assert run(state, lost(7, PROMPT, 0, 20)) == (state, [])
 
 
-def test_who_is_parked_remembers_it() -> None:
+def test_a_parked_request_remembers_the_loss() -> None:
     """What was settled on the thread is not copied out a second time before the request is over."""
     state = begun(state_with(n_cells=132), asked(1, A), asked(2, B, max_new_tokens=5))
     state, _ = run(state, Wants(1, 64), Wants(1, 68), captured(2, 0, 62, generated=[7, 8]))
@@ -101,8 +101,8 @@ def test_who_is_parked_remembers_it() -> None:
 # --- while everything is saved -----------------------------------------------------------------------------------
 
 
-def test_a_row_that_was_lost_is_made_up_for_by_the_eviction_under_way() -> None:
-    """Before what goes on from it, which is tried again."""
+def test_a_row_that_was_lost_is_saved_again_by_the_eviction_under_way() -> None:
+    """Before what extends it, which is tried again."""
     state, effects = run(state_with(kept(0, A, captured_to=40)), EVICT)
     assert [(job.start, job.end) for job in jobs(effects)] == [(40, 60)]
     state, _ = run(state, lost(7, A, 20, 40))
@@ -125,7 +125,7 @@ def test_a_range_that_an_eviction_has_saved_in_vain_is_not_tried_again() -> None
 
 
 def test_what_an_eviction_that_was_left_has_saved_in_vain_is_known() -> None:
-    """The sequence is at rest still, and the next eviction makes up for it."""
+    """The sequence is still idle, and the next eviction saves it."""
     state, _ = run(state_with(kept(0, A, captured_to=20)), EVICT, LEFT, captured(-1, 20, 60))
     assert state.slots[0].captured_to == 60
     state, _ = run(state, lost(-1, A, 20, 60))

@@ -163,18 +163,18 @@ def test_drills_reach_the_place_they_name() -> None:
 # --- what is saved and remembered on the way -------------------------------------------------------------------
 
 
-def test_a_plan_goes_on_from_what_is_saved() -> None:
+def test_a_plan_starts_from_what_is_saved() -> None:
     """Ends that are saved already are left out of it."""
     tokens = list(range(60))
     _, effects = run(IDLE, submit(1, tokens), found(1))
     assert generate_of(effects).saves == PLAN
-    hit = msgspec.structs.replace(hit_of(tokens, 20), chain=(), length=0)  # on its way, not to be had yet
+    hit = msgspec.structs.replace(hit_of(tokens, 20), chain=(), length=0)  # pending, not to be had yet
     _, effects = run(IDLE, submit(1, tokens), found(1, hit))
     assert generate_of(effects).saves == msgspec.structs.replace(PLAN, captured_to=20, prompt_ends=(40,))
 
 
 def test_nothing_is_saved_while_the_cache_is_away() -> None:
-    """Nobody knows what is saved already."""
+    """What is saved already is unknown."""
     assert generate_of(run(IDLE, submit(1), found(1, None))[1]).saves is None
     assert generate_of(run(IDLE, submit(1, plan=None), found(1))[1]).saves is None
 

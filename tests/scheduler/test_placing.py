@@ -1,4 +1,4 @@
-"""Where a request goes: what it begins with, who makes room for it, and when it has to wait."""
+"""Where a request goes: what it begins with, what makes room for it, and when it has to wait."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PARTED = [*A[:40], *C[:20]]  # begins as A does
 
 
 def place(state: State, one: Queued) -> Place | Park | None:
-    """At once: nobody has had a turn."""
+    """At once: none has had a turn."""
     return placing.place(state, one, now=0.0)
 
 
@@ -38,21 +38,21 @@ def placed(state: State, one: Queued) -> Place:
 
 
 def test_a_prompt_like_nothing_else_gets_a_free_sequence() -> None:
-    """With cells for itself and the first step of its reply; nobody has to go for it."""
+    """With cells for itself and the first step of its reply; none has to go for it."""
     assert place(state_with(kept(0, B)), waiting(1, A)) == Place(
         seq_id=1, keep=0, source=None, leader=None, leader_end=0, pieces=(Piece(1, 64),), limit=64, evict=()
     )
 
 
-def test_what_a_prompt_goes_on_from_is_taken_over() -> None:
+def test_a_sequence_that_a_prompt_extends_is_taken_over() -> None:
     """No other sequence is needed; what it adds is in a block of its own."""
     found = placed(state_with(kept(1, A[:40])), waiting(1, A))
     assert (found.seq_id, found.keep, found.source) == (1, 40, None)
     assert found.pieces == (Piece(OWN_BLOCKS + 1, 40), Piece(1, 64))
 
 
-def test_what_a_prompt_parts_from_stays_and_is_shared() -> None:
-    """Both go on: the conversation at rest may still be continued."""
+def test_a_sequence_that_a_prompt_diverges_from_stays_and_is_shared() -> None:
+    """Both go on: the idle conversation may still be continued."""
     found = placed(state_with(kept(1, A)), waiting(1, PARTED))
     assert (found.seq_id, found.keep, found.source, found.leader) == (0, 40, 1, None)
     assert found.pieces == (Piece(OWN_BLOCKS + 1, 40), Piece(1, 64))
@@ -64,14 +64,14 @@ def test_a_beginning_is_shared_if_it_is_worth_it(common: int, source: int | None
     assert placed(state_with(kept(0, A)), waiting(1, [*A[:common], *B])).source == source
 
 
-def test_what_is_still_computed_is_shared_with_who_computes_it() -> None:
+def test_what_is_still_being_computed_is_shared_with_the_request_that_computes_it() -> None:
     """Up to where the prompts part, wherever the engine stands."""
     begin = beginning(begun(state_with(), asked(1, A)), waiting(2, PARTED))
     assert begin == Beginning(keep=40, source=0, leader=1, leader_end=40)
 
 
 def test_the_longest_beginning_is_taken_and_among_equals_what_is_there_already() -> None:
-    """What is at rest can be shared at once, what is at work may still have to be computed."""
+    """What is idle can be shared at once, what is at work may still have to be computed."""
     state = with_slot(begun(state_with(), asked(1, [*A[:40], *D[:20]])), kept(2, [*A[:40], *B[:20]]))
     assert beginning(state, waiting(2, PARTED)).source == 2
     assert beginning(state, waiting(2, [*A[:40], *D[:10], *C])).source == 0
@@ -85,13 +85,13 @@ def test_a_longer_beginning_elsewhere_is_better_than_one_to_take_over() -> None:
 
 
 def test_the_cells_of_one_tenant_are_neither_taken_over_nor_shared() -> None:
-    """Whether they are at rest or at work."""
+    """Whether they are idle or at work."""
     state = begun(state_with(kept(2, A[:40], identity=OTHER)), asked(1, A, identity=OTHER))
     assert beginning(state, waiting(2, A)) == Beginning()
 
 
 def test_a_sessions_sequence_is_its_own_but_others_may_share_it() -> None:
-    """Nobody else writes behind it, and it is not cut."""
+    """No other request writes after it, and it is not cut."""
     state = state_with(kept(0, A[:40], session_id="s"))
     assert beginning(state, waiting(1, A, session_id="s")) == Beginning(seq_id=0, keep=40)
     for session in (None, "t"):
@@ -107,7 +107,7 @@ def test_a_sessions_own_sequence_is_before_a_longer_one() -> None:
 
 @pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
 def test_of_other_memories_rows_are_shared_not_cells(memory: Any) -> None:
-    """Who comes later waits for the last row that both begin with; once the prompt is in, all are being saved."""
+    """A later request waits for the last row that both begin with; once the prompt is in, all are being saved."""
     state = begun(state_with(memory=memory), asked(1, A, plan=PLAN))
     assert beginning(state, waiting(2, PARTED)) == Beginning(leader=1, leader_end=40)
     assert beginning(state, waiting(2, [*A[:39], *B])) == Beginning(leader=1, leader_end=20)
@@ -117,7 +117,7 @@ def test_of_other_memories_rows_are_shared_not_cells(memory: Any) -> None:
     assert beginning(state_with(kept(0, A), memory=memory), waiting(1, PARTED)) == Beginning()
 
 
-def test_nobody_follows_who_follows() -> None:
+def test_no_request_follows_a_follower() -> None:
     """A chain of waits would end all of them with its first."""
     state, _ = run(state_with(n_seq_max=4), asked(1, A), asked(2, PARTED))
     assert leader_of(at(state, 2, Looking)) == 1
@@ -125,7 +125,7 @@ def test_nobody_follows_who_follows() -> None:
 
 
 def test_what_a_cancelled_request_has_computed_is_shared_while_it_leaves() -> None:
-    """Who asks again at once finds it, or as much of it as there is."""
+    """A prompt that comes again at once finds it, or as much of it as there is."""
     state = begun(state_with(), asked(1, A))
     state, _ = run(state, CancelRequest(1))
     assert beginning(state, waiting(2, A)).leader == 1
@@ -134,7 +134,7 @@ def test_what_a_cancelled_request_has_computed_is_shared_while_it_leaves() -> No
 # --- which sequence -----------------------------------------------------------------------------------------------
 
 
-def test_without_a_free_sequence_the_first_of_those_at_rest_goes() -> None:
+def test_without_a_free_sequence_the_first_of_the_idle_goes() -> None:
     """Saved ones first, the longest unused first; then those not saved; sessions last."""
     slots = [
         kept(0, A, session_id="s", used_at=1.0), kept(1, B, captured_to=59, used_at=2.0), kept(2, C, used_at=4.0),
@@ -146,7 +146,7 @@ def test_without_a_free_sequence_the_first_of_those_at_rest_goes() -> None:
 
 
 def test_the_source_of_a_beginning_goes_last() -> None:
-    """Even behind what is held for a session."""
+    """Even after what is held for a session."""
     state = state_with(kept(0, A), kept(1, B, session_id="s"), kept(2, C, session_id="t"), n_cells=1000)
     found = placed(state, waiting(1, PARTED))
     assert (found.seq_id, found.source) == (1, 0)
@@ -168,7 +168,7 @@ def test_the_only_sequence_of_another_tenant_is_emptied() -> None:
 # --- cells --------------------------------------------------------------------------------------------------------
 
 
-def test_those_at_rest_go_until_there_are_cells() -> None:
+def test_idle_sequences_go_until_there_are_cells() -> None:
     """As few as are enough, in their order; the source of the beginning is the last of them."""
     state = state_with(kept(0, A, used_at=1.0), kept(1, B, used_at=2.0), kept(2, C, used_at=3.0), n_seq_max=4)
     assert placed(state, waiting(1, D)).evict == (0,)
@@ -182,7 +182,7 @@ def test_a_source_that_has_to_go_leaves_what_is_shared() -> None:
     assert (found.seq_id, found.source, found.keep, found.evict) == (1, 0, 40, (0,))
 
 
-def test_sequences_at_rest_keep_only_so_many_cells_beside_a_request() -> None:
+def test_idle_sequences_keep_only_so_many_cells_beside_a_request() -> None:
     """Though there is room for all."""
     slots = (kept(0, A, used_at=1.0), kept(1, B, used_at=2.0))
     for most, evict in ((120, ()), (119, (0,)), (60, (0,)), (59, (0, 1))):
@@ -204,12 +204,12 @@ def test_a_short_reply_is_given_all_its_cells() -> None:
     assert [most_cells(waiting(1, A, max_new_tokens=n)) for n in (0, 1, 6)] == [60, 60, 65]
 
 
-# --- who is parked ------------------------------------------------------------------------------------------------
+# --- which is parked ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("priority", "expected"), [(0, None), (1, Park((2,))), (-1, None)])
 def test_a_higher_priority_takes_a_sequence(priority: int, expected: Park | None) -> None:
-    """Nobody is parked for one of the same priority, or of a lower one."""
+    """None is parked for one of the same priority, or of a lower one."""
     state = begun(state_with(n_seq_max=2, n_cells=1000), asked(1, A), asked(2, B))
     assert place(state, waiting(3, C, priority=priority)) == expected
 
@@ -223,7 +223,7 @@ def test_a_higher_priority_takes_cells() -> None:
     assert place(state, waiting(4, range(150), priority=2)) is None
 
 
-def test_nobody_is_parked_where_a_sequence_at_rest_can_go() -> None:
+def test_no_request_is_parked_where_an_idle_sequence_can_go() -> None:
     """Even if it is held for a session."""
     state = begun(state_with(kept(0, A, session_id="s"), n_seq_max=2), asked(1, B))
     found = placed(state, waiting(2, C, priority=5))

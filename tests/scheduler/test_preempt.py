@@ -1,4 +1,4 @@
-"""Requests that do not fit together take turns: who displaces whom, when, and for how long anybody is parked."""
+"""Requests that do not fit together take turns: which displaces which, when, and for how long one is parked."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def since(state: State, *times: float | None, came_in: float = 0.0) -> State:
     return state
 
 
-# --- who displaces whom --------------------------------------------------------------------------------------------
+# --- which displaces which -----------------------------------------------------------------------------------------
 
 
 def test_a_parked_request_displaces_the_equal_that_has_worked_longest() -> None:
-    """Both have waited and worked for a turn; the one who came first has no privilege."""
+    """Both have waited and worked for a turn; the one that came first has no privilege."""
     state = since(FULL, 5.0, 4.0)
     assert place(state, parked(3, C, at=5.0), now=7.0) == Park((2,))
     assert place(since(FULL, 4.0, 5.0), parked(3, C, at=5.0), now=7.0) == Park((1,))
@@ -58,15 +58,15 @@ def test_a_parked_request_displaces_the_equal_that_has_worked_longest() -> None:
 
 @pytest.mark.parametrize(
     ("at", "back", "now"), [(5.1, 1.0, 7.0), (1.0, 5.1, 7.0), (1.0, None, 7.0)],
-    ids=["it has not waited for a turn", "nobody has worked for one", "who is not back has not begun its turn"],
+    ids=["it has not waited for a turn", "none has worked for one", "one that is not back has not begun its turn"],
 )  # fmt: skip
-def test_nobody_is_displaced_before_a_turn(at: float, back: float | None, now: float) -> None:
+def test_no_request_is_displaced_before_a_turn(at: float, back: float | None, now: float) -> None:
     """Whoever is restored, or computes again what was not saved, is left there until it has got on for a turn."""
     assert place(since(FULL, back, back), parked(3, C, at=at), now=now) is None
 
 
 def test_a_request_that_was_never_started_displaces_no_equal() -> None:
-    """However long it waits: those at work end some time, and it has shown nobody anything yet."""
+    """However long it waits: those at work end some time, and no stream of it pauses."""
     assert place(since(FULL, 0.0, 0.0), waiting(3, C), now=1000.0) is None
 
 
@@ -78,7 +78,7 @@ def test_a_higher_priority_is_never_displaced() -> None:
     assert place(state, parked(3, C, at=0.0, priority=1), now=7.0) == Park((2,))
 
 
-def test_who_takes_long_to_come_back_has_a_longer_turn() -> None:
+def test_a_request_that_takes_long_to_come_back_has_a_longer_turn() -> None:
     """So that coming back never takes more than a ninth of the time, saved or not."""
     state = since(FULL, 0.0, 0.0, came_in=3.0)
     assert [turn_end(state, working(state, n)) for n in (1, 2)] == [3.0 * TURN_SHARE] * 2
@@ -87,15 +87,15 @@ def test_who_takes_long_to_come_back_has_a_longer_turn() -> None:
 
 
 def test_coming_back_begins_with_the_look_up() -> None:
-    """It waits for what is still being saved, with cells that nobody uses meanwhile."""
+    """It waits for what is still being saved, with cells that are unused meanwhile."""
     state, _ = run(state_with(), asked(1, A, plan=PLAN), now=1.0)
     state, _ = run(state, found(1), now=4.0)
     assert (working(state, 1).back_at, working(state, 1).came_in) == (4.0, 3.0)
 
 
 @pytest.mark.parametrize(("first", "then"), [(found(2), Forked(2, 40)), (Forked(2, 40), found(2))])
-def test_who_waits_for_a_lead_comes_back_from_then_on(first: Any, then: Any) -> None:
-    """A lead may be as long in a prompt; who follows it is not to keep its place for eight times that."""
+def test_coming_back_counts_from_when_the_wait_for_a_leader_is_over(first: Any, then: Any) -> None:
+    """A leader's prompt may take that long; its follower is not to keep its place for eight times that."""
     state = begun(state_with(), asked(1, A, plan=PLAN))
     state, _ = run(state, asked(2, [*A[:40], *B[:20]], plan=PLAN), now=2.0)
     state, _ = run(state, first, now=5.0)
@@ -109,8 +109,8 @@ def test_a_prompt_that_is_not_saved_is_read_before_its_turn_begins() -> None:
     assert [working(state, n).back_at for n in (1, 2)] == [None, 1.0]  # of the clock of `run`
 
 
-def test_the_next_in_the_queue_is_who_was_parked_first() -> None:
-    """Before those who were never started, behind higher priorities; so nobody waits for ever."""
+def test_the_next_in_the_queue_is_the_one_parked_first() -> None:
+    """Before those that were never started, after higher priorities; so none waits for ever."""
     state = FULL
     queue: list[Queued] = [parked(3, C, at=3.0), parked(4, D, at=2.0), waiting(5, C), waiting(6, D, priority=1)]
     for one, expected in zip(reversed(queue), (6, 6, 6, 6), strict=True):
@@ -121,7 +121,7 @@ def test_the_next_in_the_queue_is_who_was_parked_first() -> None:
 
 
 def test_a_look_is_due_when_one_more_turn_is_over() -> None:
-    """Not before the one who waits has waited for one, and not for what is past."""
+    """Not before the waiting one has waited for one, and not for what is past."""
     state = with_request(since(FULL, 3.0, 4.5), parked(3, C, at=2.0))
     assert [next_turn(state, now) for now in (0.0, 4.0, 5.0, 6.4, 6.5)] == [5.0, 5.0, 6.5, 6.5, None]
     state = with_request(since(FULL, 0.0, 0.0), parked(3, C, at=2.0))
@@ -129,11 +129,11 @@ def test_a_look_is_due_when_one_more_turn_is_over() -> None:
     assert next_turn(with_request(since(FULL, 0.0, 0.0), waiting(3, C)), 0.0) is None
 
 
-# --- who gives way to one that grows -------------------------------------------------------------------------------
+# --- which gives way to one that grows -----------------------------------------------------------------------------
 
 
 def order(state: State, request_id: int, now: float) -> list[int]:
-    """Who would be parked for its growth, one after the other."""
+    """Those that would be parked for its growth, one after the other."""
     others, found = parkable(state), list[int]()
     while others and (last := gives_way(state, working(state, request_id), others, now)) is not None:
         found.append(last.core.request.id)
@@ -142,7 +142,7 @@ def order(state: State, request_id: int, now: float) -> list[int]:
 
 
 def test_the_lowest_priority_gives_way_first_then_the_latest_arrival() -> None:
-    """Never a higher one; who leaves already is not parked, nor who the engine has not begun."""
+    """Never a higher one; one that is leaving is not parked, nor one that the engine has not begun."""
     state = begun(
         state_with(n_seq_max=6, n_cells=1000),
         asked(1, A, priority=1), asked(2, B), asked(3, C), asked(4, D, priority=2), asked(5, [1, 2, 3]),
@@ -153,13 +153,13 @@ def test_the_lowest_priority_gives_way_first_then_the_latest_arrival() -> None:
     assert order(state, 4, 0.0) == [5, 2, 1, 4]
 
 
-def test_who_has_had_its_turn_gives_way_before_who_has_not() -> None:
+def test_a_request_that_has_had_its_turn_gives_way_before_one_that_has_not() -> None:
     """Whichever came first."""
     assert order(since(FULL, 0.0, 1.5), 2, now=3.0) == [1, 2]
     assert order(since(FULL, 0.0, 0.0), 1, now=3.0) == [2, 1]
 
 
-def test_who_comes_back_gets_on_before_it_gives_way_to_an_equal() -> None:
+def test_a_request_that_comes_back_advances_before_it_gives_way_to_an_equal() -> None:
     """It would have been restored for nothing; a higher priority does not wait for that."""
     state = since(FULL, 0.0, None)
     back = working(state, 2)
@@ -274,7 +274,7 @@ crowds = st.tuples(
 
 
 def crowd_takes_turns(shape: Shape, lengths: Sequence[int], reply: int, fast: bool, look_up: float) -> None:
-    """Let a crowd run; nobody waits longer than is stated, and moving stays within bounds."""
+    """Let a crowd run; none waits longer than is stated, and moving stays within bounds."""
     streams = Streams(shape, lengths, reply, fast=fast, look_up=look_up)
     took = streams.run()
     turn = max(shape.turn, TURN_SHARE * streams.came_in) + TICK_SECONDS
@@ -289,7 +289,7 @@ def crowd_takes_turns(shape: Shape, lengths: Sequence[int], reply: int, fast: bo
 
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(crowds)
-def test_nobody_is_parked_for_longer_than_is_stated(crowd: tuple[Shape, list[int], int, bool, float]) -> None:
+def test_no_request_is_parked_for_longer_than_is_stated(crowd: tuple[Shape, list[int], int, bool, float]) -> None:
     """A first look, see the next test."""
     crowd_takes_turns(*crowd)
 
@@ -297,7 +297,7 @@ def test_nobody_is_parked_for_longer_than_is_stated(crowd: tuple[Shape, list[int
 @pytest.mark.slow
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(crowds)
-def test_nobody_is_parked_for_longer_than_is_stated_in_many_crowds(
+def test_no_request_is_parked_for_longer_than_is_stated_in_many_crowds(
     crowd: tuple[Shape, list[int], int, bool, float],
 ) -> None:
     """ceil(parked / that fit) turns and moves; each gets on before it is parked again; and parks are bounded."""

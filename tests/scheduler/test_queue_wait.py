@@ -66,7 +66,7 @@ def test_one_without_patience_does_not_overtake_those_that_wait() -> None:
     assert run(state, late)[1] == [Refuse(late.request, 3)]
 
 
-def test_who_waits_for_ever_needs_no_look() -> None:
+def test_a_request_that_waits_without_limit_needs_no_look() -> None:
     """It is woken by what becomes free."""
     state, _ = run(full(), asked(4, D, queue_wait=math.inf))
     assert next_look(state, 1.0) is None
@@ -80,7 +80,7 @@ def test_who_waits_for_ever_needs_no_look() -> None:
 
 
 def test_it_is_cancelled_while_it_waits_for_room() -> None:
-    """It is answered, and leaves nothing behind."""
+    """It is answered, and nothing of it is left."""
     state, effects = run(full(), asked(4, D, queue_wait=5.0), CancelRequest(4))
     assert [type(effect) for effect in effects] == [Complete]
     assert state == full()

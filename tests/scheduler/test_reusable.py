@@ -19,7 +19,7 @@ kinds = st.sampled_from(["full", "window", "recurrent", "hybrid"])
 
 
 def slot_with(held: Sequence[int], first_held: int = 0) -> Slot:
-    """A sequence at rest."""
+    """An idle sequence."""
     return Slot(0, pack_tokens(held), first_held)
 
 

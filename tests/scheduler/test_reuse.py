@@ -157,7 +157,7 @@ CASES: list[tuple[str, MemoryKind, int, tuple[int, ...], int, tuple[int, ...], b
     ("or none, where its logits are kept", "full", 0, (40, 100), 100, (), True, ("exact", 0, (40, 100), 100)),
     ("a common beginning", "full", 0, (40, 80), 80, (), False, ("partial", 0, (40, 80), 80)),
     ("a row that is cut back", "full", 0, (40, 90), 60, (), False, ("partial", 0, (40, 90), 60)),
-    ("rows go behind live cells", "full", 40, (40, 80), 80, (), False, ("partial", 40, (80,), 80)),
+    ("rows go after live cells", "full", 40, (40, 80), 80, (), False, ("partial", 40, (80,), 80)),
     ("a row that was begun is taken whole", "full", 50, (40, 80), 80, (), False, ("partial", 40, (80,), 80)),
     ("live cells that are as good are kept", "full", 80, (40, 80), 80, (), False, ("live", 80, (), 80)),
     ("a single token more is worth a row", "full", 79, (40, 80), 80, (), False, ("partial", 40, (80,), 80)),
@@ -175,9 +175,9 @@ CASES: list[tuple[str, MemoryKind, int, tuple[int, ...], int, tuple[int, ...], b
     ("its row has the logits", "recurrent", 0, (60, 100), 100, (60, 100), False, ("exact", 0, (60, 100), 100)),
     ("those of another end are no help", "hybrid", 0, (60, 100), 100, (60,), False, ("partial", 0, (60,), 60)),
     ("those in memory are", "hybrid", 0, (60, 100), 100, (), True, ("exact", 0, (60, 100), 100)),
-    ("a live state that the prompt goes on from is kept", "recurrent", 95, (60, 100), 100, (), False,
+    ("a live state that the prompt extends is kept", "recurrent", 95, (60, 100), 100, (), False,
      ("live", 95, (), 95)),
-    ("one that is behind the rows is not", "recurrent", 20, (60,), 60, (), False, ("partial", 0, (60,), 60)),
+    ("one that is shorter than the rows is not", "recurrent", 20, (60,), 60, (), False, ("partial", 0, (60,), 60)),
 ]  # fmt: skip
 
 
@@ -192,7 +192,7 @@ def test_a_prompt_of_100_tokens_starts_here(row: Any) -> None:
 
 @pytest.mark.parametrize(("each", "nbytes", "kept"), [(0.004, 6_000_000, 99), (0.0001, 33_000_000, 90)])
 def test_rows_are_read_if_that_takes_less_than_they_spare(each: float, nbytes: int, kept: int) -> None:
-    """Behind 90 live cells: nine tokens take a CPU 36 ms and a GPU 1."""
+    """After 90 live cells: nine tokens take a CPU 36 ms and a GPU 1."""
     row = Located(meta([*PROMPT, *[9] * 50], 0, 150, prefill_seconds=150 * each), "disk", nbytes)
     hit = Hit(chain=(row,), length=100, saved_to=0, exact=True, miss=None)
     assert start_with("full", PROMPT[:90], hit).keep == kept

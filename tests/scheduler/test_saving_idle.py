@@ -1,4 +1,4 @@
-"""Saving what is at rest: an eviction waits for nobody at work, a shutdown ends them, and all is answered."""
+"""Saving idle sequences: an eviction does not wait for requests at work, a shutdown ends them, and all is answered."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from erllama_py.scheduler.messages import (
 from erllama_py.scheduler.state import changed, new_state, with_slot
 
 EVICT, SHUTDOWN = SaveAll(90, "evict"), SaveAll(91, "shutdown")
-# A long sequence is at rest, 100 tokens of it saved, and the ranges of the rest.
+# A long sequence is idle, 100 tokens of it saved, and the ranges of the rest.
 LONG = with_slot(IDLE, Slot(0, pack_tokens(range(1200)), 0, IDENTITY, 100, written((), 0, 1200, 1000)))
 SPANS = ((100, 512), (512, 1024), (1024, 1200))
 # Six tokens are live, three of them saved.
@@ -53,7 +53,7 @@ ROWS = rows_of(PROMPT, 20, 40)
 LOOKING, _ = run(IDLE, submit(2, PROMPT))
 RESTORING, _ = run(LOOKING, found(2, hit_of(PROMPT, 20, 40)), row_read(2, ROWS[0]))
 WORKING, _ = run(LOOKING, found(2))
-# The same six tokens at rest, and a request at work beside them.
+# The same six tokens idle, and a request at work beside them.
 BOTH, _ = run(
     new_state(changed(IDLE.limits, n_seq_max=2)),
     submit(1, [1, 2, 3, 4, 5, 6]), found(1), finished(1, [], held=6, captured_to=3), submit(2, PROMPT), found(2),
@@ -91,7 +91,7 @@ def test_sequences_are_copied_out_one_after_the_other() -> None:
     assert run(state, captured(-3, 3, 4))[1][1:] == [SendJob(Drop(2)), AnswerSaved(90)]
 
 
-def test_an_eviction_does_not_wait_for_what_comes_to_rest_behind_it() -> None:
+def test_an_eviction_does_not_wait_for_what_becomes_idle_after_it() -> None:
     """Where one request follows another there is always some; a later eviction takes it."""
     state, _ = run(BOTH, EVICT)
     state, _ = run(state, finished(2, [], held=len(PROMPT), captured_to=len(PROMPT)), now=2.0)
@@ -103,7 +103,7 @@ def test_an_eviction_does_not_wait_for_what_comes_to_rest_behind_it() -> None:
 
 
 @pytest.mark.parametrize("event", [EVICT, SHUTDOWN], ids=lambda event: event.reason)
-def test_a_model_at_rest_saves_what_it_holds_and_forgets_it(event: SaveAll) -> None:
+def test_an_idle_model_saves_what_it_holds_and_forgets_it(event: SaveAll) -> None:
     """From where the last row ended; the answer comes when the copy was handed over."""
     state, effects = run(RESTED, event)
     assert effects == [capture(event.reason)]
@@ -139,7 +139,7 @@ def no_buffer(ticket: int, start: int = 3, end: int = 6) -> Captured:
 
 
 def test_a_range_without_a_buffer_is_tried_again() -> None:
-    """When what was on its way is stored; nothing is dropped, and the ranges behind it follow."""
+    """When what was pending is stored; nothing is dropped, and the ranges after it follow."""
     state, _ = run(LONG, EVICT)
     for ticket in (-1, -2, -3):
         state, effects = run(state, no_buffer(ticket, *SPANS[0]))
@@ -168,7 +168,7 @@ def test_a_range_that_never_finds_a_buffer_is_given_up() -> None:
 
 @pytest.mark.parametrize("skipped", ["too_large", "forgotten"])
 def test_a_range_that_cannot_be_copied_is_given_up_at_once(skipped: str) -> None:
-    """And with it what goes on from it: its sequence is forgotten, and the next one has its turn."""
+    """And with it what extends it: its sequence is forgotten, and the next one has its turn."""
     state = new_state(changed(IDLE.limits, n_seq_max=2))
     state = with_slot(with_slot(state, LONG.slots[0]), Slot(1, pack_tokens([7, 8, 9]), 0, IDENTITY, used_at=1.0))
     state, _ = run(state, EVICT)
@@ -178,7 +178,7 @@ def test_a_range_that_cannot_be_copied_is_given_up_at_once(skipped: str) -> None
 
 
 def test_what_makes_room_for_a_request_does_not_wait_for_buffers() -> None:
-    """All is copied at once, and what finds no buffer is told to the cache: somebody waits for the cells."""
+    """All is copied at once, and what finds no buffer is reported to the cache: a request waits for the cells."""
     state, effects = run(LONG, submit(2, PROMPT))
     assert effects[:-1] == [*(capture("evict", -1 - n, 0, *span) for n, span in enumerate(SPANS)), SendJob(Drop(0))]
     state, effects = run(state, no_buffer(-1, *SPANS[0]))
@@ -228,7 +228,7 @@ def test_a_session_finds_what_was_saved_of_its_sequence() -> None:
     assert [part.left, whole.left] == [{slot.session: keys[0]}, {slot.session: keys[1]}]
 
 
-def test_who_does_not_wait_any_more_has_nothing_evicted() -> None:
+def test_a_caller_that_has_left_has_nothing_evicted() -> None:
     """The range under way is the last one; what comes to rest stays, and so does what was not yet saved."""
     state, _ = run(LONG, EVICT)
     state, effects = run(state, LeaveSaveAll(90))
@@ -242,7 +242,7 @@ def test_who_does_not_wait_any_more_has_nothing_evicted() -> None:
     assert run(state, LeaveSaveAll(90)) == (state, [])
 
 
-def test_others_who_wait_are_answered_all_the_same() -> None:
+def test_other_callers_that_wait_are_answered_all_the_same() -> None:
     """One has gone, the other stays."""
     state, _ = run(RESTED, EVICT, SaveAll(92, "evict"), LeaveSaveAll(90))
     assert run(state, captured(-1, 3, 6))[1][-1] == AnswerSaved(92)
@@ -250,13 +250,13 @@ def test_others_who_wait_are_answered_all_the_same() -> None:
 
 @pytest.mark.parametrize("state", [LOOKING, RESTORING, WORKING], ids=["looking", "restoring", "working"])
 def test_an_eviction_leaves_a_request_alone(state: Any) -> None:
-    """Whether the engine has begun it or not, nothing is at rest in its sequence."""
+    """Whether the engine has begun it or not, nothing idle is in its sequence."""
     after, effects = run(state, EVICT)
     assert effects == [AnswerSaved(90)]
     assert after == state
 
 
-def test_an_eviction_saves_what_is_at_rest_beside_a_request_at_work() -> None:
+def test_an_eviction_saves_what_is_idle_beside_a_request_at_work() -> None:
     """Which goes on, and keeps its sequence when it is over."""
     state, effects = run(BOTH, EVICT)
     assert effects == [capture("evict")]
@@ -267,7 +267,7 @@ def test_an_eviction_saves_what_is_at_rest_beside_a_request_at_work() -> None:
     assert [slot.length for slot in state.slots] == [0, 60]
 
 
-def test_what_comes_to_rest_while_an_eviction_is_under_way_goes_with_it() -> None:
+def test_what_becomes_idle_while_an_eviction_is_under_way_goes_with_it() -> None:
     """And the answer waits for its copy as for the others."""
     state, _ = run(BOTH, EVICT)
     state, effects = run(state, finished(2, [], held=60, captured_to=40))
@@ -280,7 +280,7 @@ def test_what_comes_to_rest_while_an_eviction_is_under_way_goes_with_it() -> Non
 
 
 def test_an_eviction_waits_for_copies_that_were_begun_before() -> None:
-    """What a request has pushed out was at rest as well."""
+    """What a request has displaced was idle as well."""
     state, effects = run(RESTED, submit(2, PROMPT))
     assert effects == [capture("evict"), SendJob(Drop(0)), LookUp(submit(2, PROMPT).request)]
     state, effects = run(state, EVICT)
@@ -309,7 +309,7 @@ def test_evictions_follow_each_other() -> None:
 
 
 def test_a_shutdown_ends_the_request_at_work() -> None:
-    """What it has is saved; who waits for it, or in the queue, learns from the model's end that it is over."""
+    """What it has is saved; callers that wait for it, or in the queue, learn from the model's end that it is over."""
     state, effects = run(WORKING, submit(3), SHUTDOWN)
     assert effects == [SendJob(Cancel(2))]
     state, effects = run(state, finished(2, [8], held=60, captured_to=40, reason="cancelled"))
@@ -353,12 +353,12 @@ def test_a_shutdown_while_rows_go_in_saves_nothing() -> None:
 
 
 def test_a_request_that_a_shutdown_ends_cannot_be_cancelled_again() -> None:
-    """The engine was told once."""
+    """The engine was asked once."""
     state, _ = run(WORKING, SHUTDOWN)
     assert run(state, CancelRequest(2)) == (state, [])
 
 
 def test_a_failure_during_a_shutdown_leaves_nothing_to_save() -> None:
-    """The request is told, and so is the caller."""
+    """The request gets an error, and so does the caller."""
     _, effects = run(WORKING, SHUTDOWN, Failed(2, FAILURE))
     assert effects == [FailRequest(2, FAILURE), SendJob(Drop(0)), AnswerSaved(91)]

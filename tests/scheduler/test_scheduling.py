@@ -1,4 +1,4 @@
-"""Who gets a place and cells next: the queue, grants, and those who are parked for others."""
+"""Which request gets a place and cells next: the queue, grants, and those parked for others."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_as_many_run_as_there_are_sequences() -> None:
 
 
 def test_the_queue_is_in_order_of_priority_then_of_arrival() -> None:
-    """Whoever came when: only who has a sequence is before them."""
+    """In whatever order they came: only those with a sequence are before them."""
     state = begun(state_with(n_seq_max=1), asked(1, A, priority=9))
     state, _ = run(state, asked(2, B), asked(3, B, priority=-1), asked(4, B, priority=3), asked(5, B))
     assert ids(state) == [4, 2, 5, 3]
@@ -73,7 +73,7 @@ def test_the_queue_is_in_order_of_priority_then_of_arrival() -> None:
         state, _ = run(state, found(following))
 
 
-def test_who_is_next_is_not_passed_by() -> None:
+def test_the_head_of_the_queue_is_not_overtaken() -> None:
     """A short prompt would fit; but then a long one might wait for ever."""
     state = begun(state_with(n_cells=132), asked(1, A))
     state, effects = run(state, asked(2, range(100)), asked(3, [1, 2, 3]))
@@ -83,7 +83,7 @@ def test_who_is_next_is_not_passed_by() -> None:
 
 
 def test_no_more_than_allowed_may_wait() -> None:
-    """One more is refused and told how many do; those at work do not count."""
+    """One more is refused with the number of them; those at work do not count."""
     state, _ = run(state_with(n_seq_max=1, max_pending=2), asked(1, A), asked(2, B), asked(3, C))
     refused = asked(4, D)
     assert run(state, refused) == (state, [Refuse(refused.request, 2)])
@@ -103,7 +103,7 @@ def test_a_reply_gets_more_cells_as_it_grows() -> None:
         assert run(state, Wants(1, limit)) == (state, [])
 
 
-def test_what_is_at_rest_goes_for_a_reply() -> None:
+def test_an_idle_sequence_goes_for_a_reply() -> None:
     """Copied out first, where it is not saved; no more goes than is needed."""
     state = state_with(kept(1, B, captured_to=40, used_at=1.0), kept(2, C[:10], session_id="s"), n_cells=64 + 60 + 10)
     state = begun(state, asked(1, A))
@@ -118,7 +118,7 @@ FULL, _ = run(FULL, Wants(1, 64))
 
 
 def test_without_cells_the_lowest_in_rank_is_parked() -> None:
-    """Once: nothing else is decided until it is out. Then who has asked gets them, and the parked one waits."""
+    """Once: nothing else is decided until it is out. Then the one that asked gets them, and the parked one waits."""
     state, effects = run(FULL, Wants(1, 68))
     assert effects == [SendJob(Park(2))]
     assert run(state, asked(3, [1, 2, 3]))[1] == []
@@ -129,7 +129,7 @@ def test_without_cells_the_lowest_in_rank_is_parked() -> None:
     assert ids(state) == [2]
 
 
-def test_who_asks_may_be_the_one_who_is_parked() -> None:
+def test_the_request_that_asks_for_cells_may_be_parked_itself() -> None:
     """The other one, of higher rank, goes on undisturbed."""
     state = begun(state_with(n_cells=132), asked(1, A), asked(2, B))
     state, _ = run(state, Wants(1, 64))
@@ -159,7 +159,7 @@ def test_a_parked_request_goes_on_where_it_stood() -> None:
 
 
 def test_a_parked_request_waits_by_its_rank() -> None:
-    """Before those who came later, behind those of higher priority."""
+    """Before those that came later, after those of higher priority."""
     state, _ = run(FULL, asked(3, C), asked(4, D, priority=1), Wants(1, 68))
     state, _ = run(state, Parked(request_id=2, held=60, token_ids=[]))
     assert ids(state) == [4, 2, 3]
@@ -193,8 +193,8 @@ def test_a_request_that_is_to_resume_is_cancelled_by_the_engine_too() -> None:
 
 
 @pytest.mark.parametrize("ending", ["finished", "failed"])
-def test_who_ends_before_it_is_parked_leaves_its_cells_all_the_same(ending: str) -> None:
-    """The engine had it done already; who has asked gets the cells."""
+def test_a_request_that_ends_before_it_is_parked_frees_its_cells_all_the_same(ending: str) -> None:
+    """The engine had it done already; the one that asked gets the cells."""
     state, _ = run(FULL, Wants(1, 68))
     over: Any = finished(2, [7], held=60, captured_to=60) if ending == "finished" else Failed(2, FAILURE)
     state, effects = run(state, over)
@@ -203,8 +203,8 @@ def test_who_ends_before_it_is_parked_leaves_its_cells_all_the_same(ending: str)
     assert run(state, Parked(request_id=2, held=60, token_ids=[])) == (state, [])
 
 
-def test_who_was_not_begun_goes_back_into_the_queue() -> None:
-    """With nobody to park, one that still looks up gives its cells back; it looks up anew when there are some."""
+def test_a_request_that_has_not_begun_goes_back_into_the_queue() -> None:
+    """With none to park, one that still looks up gives its cells back; it looks up again when there are some."""
     state = begun(state_with(n_cells=64 + 64), asked(1, A, max_new_tokens=60))
     state, _ = run(state, asked(2, B[:50]))
     assert stage(state, 2) == "looking"
@@ -231,8 +231,8 @@ def test_a_higher_priority_pushes_one_out() -> None:
     assert looked_up(effects) == [1]
 
 
-def test_a_higher_priority_sends_back_who_has_not_begun() -> None:
-    """Nothing is lost with it, so nobody has to be parked: it came last, and is looked up again."""
+def test_a_higher_priority_sends_back_a_request_that_has_not_begun() -> None:
+    """Nothing is lost with it, so none has to be parked: it came last, and is looked up again."""
     state = begun(state_with(n_seq_max=2), asked(1, A))
     state, _ = run(state, asked(2, B))
     state, effects = run(state, asked(3, C, priority=1))
@@ -241,7 +241,7 @@ def test_a_higher_priority_sends_back_who_has_not_begun() -> None:
     assert [stage(state, request_id) for request_id in (1, 2, 3)] == ["working", "waiting", "looking"]
 
 
-def test_the_logits_of_a_prompt_do_not_resume_what_was_sampled_behind_it() -> None:
+def test_the_logits_of_a_prompt_do_not_resume_what_was_sampled_after_it() -> None:
     """They belong to its end, not to where it was parked."""
     state, _ = run(FULL, PromptLogits(2, b"l"), Wants(1, 68))
     state, _ = run(state, Parked(request_id=2, held=62, token_ids=[7, 8, 9]))
@@ -250,7 +250,7 @@ def test_the_logits_of_a_prompt_do_not_resume_what_was_sampled_behind_it() -> No
     assert not at(state, 2, Restoring).start.by_logits
 
 
-def test_who_has_not_begun_does_not_go_back_for_one_of_lower_rank() -> None:
+def test_a_request_that_has_not_begun_does_not_go_back_for_one_of_lower_rank() -> None:
     """That one, though it is the only one at work, is parked itself: the other is about to be."""
     state = begun(state_with(n_cells=64 + 64), asked(1, A, max_new_tokens=60))
     state, _ = run(state, asked(2, B[:50], priority=9), Wants(1, 64), Wants(1, 68))
@@ -263,8 +263,8 @@ def test_who_has_not_begun_does_not_go_back_for_one_of_lower_rank() -> None:
 
 @pytest.mark.parametrize("end", [CancelRequest(2), SaveAll(9, "shutdown")], ids=lambda end: type(end).__name__)
 @pytest.mark.parametrize("asked_before", [True, False])
-def test_nobody_makes_room_for_one_that_was_cancelled(end: Any, asked_before: bool) -> None:
-    """It will not grow any more, whether it had asked before, or its question was on its way."""
+def test_no_room_is_made_for_a_request_that_was_cancelled(end: Any, asked_before: bool) -> None:
+    """It will not grow any more, whether it had asked before, or its `Wants` was still to come."""
     state = begun(state_with(n_cells=132), asked(1, A), asked(2, B, priority=1))
     state, _ = run(state, Wants(2, 64))
     if asked_before:
@@ -280,7 +280,7 @@ def test_nobody_makes_room_for_one_that_was_cancelled(end: Any, asked_before: bo
 
 
 def test_what_is_kept_beside_those_at_work_is_bounded() -> None:
-    """As soon as it comes to rest, and not only when somebody gets a place; a model at rest keeps all of it."""
+    """As soon as it is idle, and not only when a request gets a place; an idle model keeps all of it."""
     state = begun(state_with(n_cells=1000, kept_cells=70), asked(1, A), asked(2, B), asked(3, C))
     state, effects = run(state, finished(2, [], held=60, captured_to=60))
     assert jobs(effects) == []
@@ -308,8 +308,8 @@ def test_the_only_copy_of_a_session_is_kept(min_tokens: int | None, gone: list[D
 # --- one at a time ------------------------------------------------------------------------------------------------
 
 
-def test_while_one_is_on_its_way_out_nobody_else_is_parked_for_who_waits() -> None:
-    """Its sequence is what the one who waits gets, whatever happens meanwhile."""
+def test_while_one_is_being_parked_no_other_is_parked_for_a_waiting_request() -> None:
+    """Its sequence is what the waiting one gets, whatever happens meanwhile."""
     state = begun(state_with(n_seq_max=2, n_cells=1000), asked(1, A), asked(2, B))
     state, effects = run(state, asked(3, C, priority=1))
     assert effects == [SendJob(Park(2))]
@@ -319,8 +319,8 @@ def test_while_one_is_on_its_way_out_nobody_else_is_parked_for_who_waits() -> No
     assert (looked_up(effects), jobs(effects)) == ([3], [])
 
 
-def test_while_one_is_on_its_way_out_nobody_else_is_parked_for_who_grows() -> None:
-    """Its cells may be enough for all who have asked."""
+def test_while_one_is_being_parked_no_other_is_parked_for_a_growing_request() -> None:
+    """Its cells may be enough for all that have asked."""
     state = begun(state_with(n_cells=200), *(asked(n, prompt) for n, prompt in ((1, A), (2, B), (3, C))))
     state, effects = run(state, Wants(1, 64), Wants(2, 64), Wants(1, 68))
     assert effects == [SendJob(Park(3))]
@@ -330,8 +330,8 @@ def test_while_one_is_on_its_way_out_nobody_else_is_parked_for_who_grows() -> No
     assert effects == [SendJob(Grant(1, 69)), SendJob(Grant(2, 69))]
 
 
-def test_while_one_stands_still_for_want_of_cells_nobody_is_admitted() -> None:
-    """Also where nobody can be parked for it yet, as rows are on their way to the other: a higher priority that comes
+def test_while_one_stalls_for_want_of_cells_none_is_admitted() -> None:
+    """Also where none can be parked for it yet, as rows are being restored for the other: a higher priority that comes
     would push out the one that has asked."""
     state = begun(state_with(n_cells=64 + 64), asked(1, A, max_new_tokens=60))
     state, _ = run(state, asked(2, B[:50]), found(2, hit_of(B[:50], 20)), Wants(1, 64), Wants(1, 68), Wants(1, 72))

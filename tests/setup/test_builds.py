@@ -127,7 +127,7 @@ def test_an_unclear_wish_is_refused() -> None:
     ],
 )
 def test_what_an_environment_was_made_with_is_known(stamp: dict[str, str], made: str | None) -> None:
-    """Also where it was made before builds were chosen by CPU; not where somebody else made it."""
+    """Also where it was made before builds were chosen by CPU; not where it was made by hand."""
     assert builds.made(stamp) == made
 
 
@@ -160,7 +160,7 @@ def test_builds_that_differ_are_kept_apart(one: tuple[str, str, str], other: tup
 
 
 def test_a_folder_of_wheels_says_what_is_in_it() -> None:
-    """For whoever looks for what takes the room."""
+    """To show what takes the room."""
     own = builds.choose(Asked(), ZEN_5.split())
     assert builds.wheel_folder("0.3.36", Build(), "linux").startswith("0.3.36-portable-")
     assert builds.wheel_folder("0.3.36", own, "linux").startswith("0.3.36-avx512-vbmi-vnni-bf16-avxvnni-")
@@ -183,6 +183,6 @@ def test_a_trial_fails_by_what_it_finds_and_by_a_trap(status: int, output: str, 
 
 @pytest.mark.parametrize("status", [1, 2, -signal.SIGKILL, -signal.SIGTERM])
 def test_a_trial_that_tried_nothing_says_nothing_of_the_build(status: int) -> None:
-    """A package that is missing, or somebody who ends the process: set-up fails, and the next make tries again."""
+    """A package that is missing, or an interrupt: set-up fails, and the next make tries again."""
     with pytest.raises(SetupProblem, match="could not be run"):
         builds.trial_verdict(status, "")

@@ -254,7 +254,7 @@ def test_a_failed_trial_is_known_where_it_cannot_be_shared(machine: Pretended) -
 
 @pytest.mark.parametrize("note", ["", "null", "[]", "{", '{"a": 1}', '"text"'])
 def test_a_damaged_note_of_failed_trials_is_an_empty_one(machine: Pretended, note: str) -> None:
-    """And is written anew by the next failure."""
+    """And is written again by the next failure."""
     machine.wheels.mkdir(parents=True)
     (machine.wheels / "failed.json").write_text(note)
     machine.trial("kill -ILL $$")

@@ -86,7 +86,7 @@ def test_the_newest_interpreter_that_makes_environments_is_taken() -> None:
 def test_without_a_fitting_interpreter_one_line_says_what_to_do(
     found: list[Python], asked: str | None, line: str
 ) -> None:
-    """Too old, missing, and Debian's Python without its venv package are told apart."""
+    """Too old, missing, and Debian's Python without its venv package are distinguished."""
     with pytest.raises(SetupProblem) as raised:
         plan.choose_python(found, asked)
     assert str(raised.value) == line
@@ -125,7 +125,7 @@ def test_the_counter_of_the_build_is_read_from_its_output() -> None:
         ("", "it ended without a reason"),
     ],
 )  # fmt: skip
-def test_a_failure_is_told_in_one_line(log: str, line: str) -> None:
+def test_a_failure_is_reported_in_one_line(log: str, line: str) -> None:
     """Causes that users can do something about have words of their own; else the error itself is shown."""
     assert plan.explain(log) == line
 

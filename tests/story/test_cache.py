@@ -1,4 +1,4 @@
-"""Warm replies: what is found again after a restart, by whom, and that nobody can tell it from a cold one."""
+"""Warm replies: what is found again after a restart, by which requests, and that the reply is that of a cold start."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_a_prompt_is_warm_after_a_restart(tmp_path: Path, memory: str, kin
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_the_last_tokens_of_a_prompt_come_back_too(tmp_path: Path, memory: str) -> None:
-    """A few behind the last boundary, in a row that goes on with the reply: dear tokens are worth reading it."""
+    """A few after the last boundary, in a row that continues with the reply: costly tokens are worth reading it."""
     prompt, slow = PROMPT[:266], {"seconds_per_token": 0.001}
     async with model_at(tmp_path, memory, stub=slow) as (_, model):
         first = await ask(model, prompt)
@@ -102,7 +102,7 @@ async def test_a_conversation_goes_on_after_a_restart_from_where_its_reply_ended
 
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_a_long_reply_is_saved_as_it_grows(tmp_path: Path, memory: str) -> None:
-    """Every `continued_interval` tokens, counted from the prompt's end: a prompt that ends behind one hits there."""
+    """Every `continued_interval` tokens, counted from the prompt's end: a prompt that ends after one hits there."""
     async with model_at(tmp_path, memory) as (runtime, model):
         reply = await ask(model, PROMPT, LONG)
         await runtime.cache.flush()
@@ -225,7 +225,7 @@ async def test_a_salt_separates_rows_and_live_cells() -> None:
 
 
 async def test_a_salt_separates_what_can_be_learnt_of_rows() -> None:
-    """Whoever has not the salt is not told that a prompt was ever seen: nor which of its prefixes are there."""
+    """Without the salt it is not visible that a prompt was ever seen, nor which of its prefixes are there."""
     async with ram_model(policy={"min_tokens": 16, "boundary_align_tokens": 64}) as (runtime, model):
         await ask(model, PROMPT, cache_salt="a")
         await runtime.cache.flush()

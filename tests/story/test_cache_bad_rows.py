@@ -1,4 +1,4 @@
-"""Rows that turn out to be bad: never served, told once, and the request goes on from what is good."""
+"""Rows that turn out to be bad: never served, reported once, and the request starts from what is good."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.parametrize("place", [0, 40, 300, 4100, -5])
 async def test_a_flipped_bit_is_never_served(tmp_path: Path, place: int) -> None:
-    """The request goes on from the rows before it; the file is counted and set aside, and the row is saved anew."""
+    """The request starts from the rows before it; the file is counted and set aside, and the row is saved again."""
     async with model_at(tmp_path) as (runtime, model):
         await ask(model, PROMPT)
         await runtime.cache.flush()
@@ -100,7 +100,7 @@ async def test_a_directory_that_is_deleted_costs_rows_and_no_reply(
 
 
 async def test_a_row_that_the_engine_refuses_costs_that_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The request goes on from what is in the cells; the row is thrown out, and saved anew."""
+    """The request starts from what is in the cells; the row is removed, and saved again."""
     async with ram_model() as (runtime, model):
         await ask(model, PROMPT)
         await ask(model, text(40, seed=1))

@@ -166,7 +166,7 @@ async def test_the_pins_of_a_model_that_dies_are_freed(tmp_path: Path, monkeypat
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["actor", "thread", "decode"])
 async def test_a_model_that_dies_is_warm_when_it_is_back(tmp_path: Path, where: Any) -> None:
-    """What it had saved by then; what was on its way arrives without it."""
+    """What it had saved by then; what was pending arrives without it."""
     async with model_at(tmp_path, stub={"seconds_per_token": 0.002}) as (runtime, model):
         asked = asyncio.create_task(ask(model, PROMPT, 300))
 
@@ -231,7 +231,7 @@ async def test_a_caller_that_is_cancelled_while_its_start_is_under_way_leaves_no
 async def test_a_crash_while_a_full_tier_makes_room_loses_no_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    """Rows that were told to go are there still, and known, or gone: not one byte is taken by what nobody knows."""
+    """Rows that were to be removed are still there and known, or gone: not one byte is taken by unknown files."""
     async with model_at(tmp_path, quota_bytes=1 << 20) as (runtime, model):
         number = 0
         while (await runtime.cache.counters()).get(f"evicted.{TIER}", 0) == 0:

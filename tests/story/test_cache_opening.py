@@ -92,8 +92,8 @@ async def test_a_request_that_gives_up_its_wait_leaves_nothing(tmp_path: Path, m
         assert (await ask(model, PROMPT)).cache_hit_kind == "exact"
 
 
-async def test_an_opening_that_fails_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They go on with the rows that are known; the loop's exception handler hears why, and the tier takes new ones."""
+async def test_an_opening_that_fails_delays_no_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go on with the rows that are known; the loop's handler gets the reason, and the tier takes new ones."""
     await fill(tmp_path)
 
     def fail(*args: object) -> None:

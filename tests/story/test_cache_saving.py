@@ -1,4 +1,4 @@
-"""What is saved, when, and who waits for it: gates, `parent_key`, cancelled requests, evicting, unloading."""
+"""What is saved, when, and what waits for it: gates, `parent_key`, cancelled requests, evicting, unloading."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ async def test_the_wait_for_a_parent_ends_in_time(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_the_wait_for_a_parent_ends_when_its_save_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for a row that will not come."""
+    """No look-up waits for a row that will not come."""
     async with ram_model(policy=FINISH_ONLY) as (runtime, model):
         gate, waits = Gate(monkeypatch), look_up_waits(monkeypatch)
         first, turn = await first_turn(model)
@@ -247,7 +247,7 @@ async def test_a_prompt_can_be_prefilled_and_saved_without_a_reply(tmp_path: Pat
 
 
 async def test_a_generation_that_is_cancelled_leaves_what_it_computed(tmp_path: Path) -> None:
-    """Prompt and the reply so far are saved; the same conversation goes on from there after a restart."""
+    """Prompt and the reply so far are saved; the same conversation continues from there after a restart."""
     make = Stalling(after=2 + 20)
     async with model_at(tmp_path, make=make) as (_, model):
         stream = model.stream(PROMPT, temperature=0.0, response_tokens=300)
@@ -285,7 +285,7 @@ async def test_a_prefill_that_is_cancelled_leaves_what_it_computed(tmp_path: Pat
     assert warm.reply == await cold(prompt, memory=memory)
 
 
-# --- what is at rest -----------------------------------------------------------------------------------------
+# --- what is idle --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
@@ -328,7 +328,7 @@ async def test_evicting_a_model_frees_its_cells() -> None:
 
 
 async def test_evicting_leaves_those_at_work_alone() -> None:
-    """What is at rest is saved and forgotten at once; who is at work ends as if nothing had been."""
+    """Idle sequences are saved and forgotten at once; requests at work end as usual."""
     gate, other = threading.Event(), text(200, seed=3)
     make = functools.partial(GatedBackend, gate=gate)
     async with ram_model(make=make, context_opts={"n_seq_max": 3}) as (runtime, model):
@@ -341,14 +341,16 @@ async def test_evicting_leaves_those_at_work_alone() -> None:
         await runtime.evict(model)
         assert not any(task.done() for task in asked)
         found = await model.explain(other)
-        assert (found.live_tokens, found.hit_tokens) == (0, 192)  # the row behind would spare but 8 tokens
+        assert (found.live_tokens, found.hit_tokens) == (0, 192)  # the row after it would save only 8 tokens
         gate.set()
         for task, end in zip(asked, ("", "!"), strict=True):
             assert (await task).reply == await cold(PROMPT + end, 100)
 
 
 @pytest.mark.parametrize("how", ["unload", "close", "evict"])
-async def test_a_tier_that_hangs_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+async def test_a_tier_that_hangs_delays_no_end_beyond_its_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     """`evict_save_timeout_ms` is the longest that unloading, evicting and closing wait."""
     gate = Gate(monkeypatch)
     with anyio.fail_after(10):

@@ -231,7 +231,7 @@ async def test_a_tier_that_is_stopped_while_rows_are_removed_is_no_error(
 async def test_rows_that_are_to_go_are_not_found_while_others_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What an eviction has chosen is free for nobody to pin or to go on from, however slow the tier before it is."""
+    """A row that an eviction has chosen cannot be pinned or extended, however slow the tier before it is."""
     async with model_at(tmp_path) as (runtime, model):
         other = await runtime.load_model("other", config())
         for one in (other, model):
@@ -254,10 +254,10 @@ async def test_rows_that_are_to_go_are_not_found_while_others_are_removed(
 
 
 @pytest.mark.parametrize("disk", ["keeps up", "waits for replies"])
-async def test_bytes_that_nobody_knows_cost_rows_and_not_the_cache(
+async def test_unknown_bytes_cost_rows_and_not_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: str
 ) -> None:
-    """A file of somebody else's takes a part of the quota: old rows go for new ones, as they would without it.
+    """A foreign file takes a part of the quota: old rows go for new ones, as they would without it.
 
     Also where all rows of a conversation are reserved before the first of them finds the tier full: one row is refused
     for want of room, and those that extend it are not tried.
@@ -293,7 +293,7 @@ async def test_bytes_that_nobody_knows_cost_rows_and_not_the_cache(
 
 
 async def test_files_that_were_set_aside_outlive_a_full_tier(tmp_path: Path) -> None:
-    """They are evidence: rows are given up for room, and evidence only when somebody asks for that."""
+    """They are evidence: rows are given up for room, and evidence only when that is asked for."""
     async with model_at(tmp_path, quota_bytes=MIB) as (runtime, model):
         await ask(model, PROMPT)
     for path in row_files(tmp_path)[:2]:

@@ -68,7 +68,7 @@ async def test_a_repeat_after_a_restart_says_the_same(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_the_next_turn_after_a_restart_goes_on_from_the_reply(folder: Path, tmp_path: Path, kind: Kind) -> None:
+async def test_the_next_turn_after_a_restart_extends_the_reply(folder: Path, tmp_path: Path, kind: Kind) -> None:
     """From the end of the last row, which lies where the reply ended, with nothing computed twice."""
     options, prompt = config(tiny_gguf(kind, folder)), words(150)
     (first,) = await ask(tmp_path / "t", options, prompt, response_tokens=50)

@@ -39,7 +39,7 @@ async def test_a_load_cancelled_anywhere_leaves_nothing() -> None:
 
 
 async def test_an_unload_cancelled_anywhere_still_unloads() -> None:
-    """Who asked has gone; the model goes too, and its memory is freed."""
+    """The caller has gone; the model goes too, and its memory is freed."""
 
     async def scenario(strike: Strike) -> None:
         async with stub_runtime() as (runtime, model):
@@ -137,7 +137,7 @@ async def turn(model: erllama.Model, session: erllama.Session, how: str) -> None
 
 @asynccontextmanager
 async def with_session() -> AsyncIterator[tuple[erllama.Runtime, erllama.Model, erllama.Session]]:
-    """A model that holds a session of one turn; afterwards the session goes on from there, in one sequence."""
+    """A model that holds a session of one turn; afterwards the session continues from there, in one sequence."""
     async with erllama.Runtime() as runtime:
         options: erllama.ModelConfigDict = {
             **STUB,
@@ -160,7 +160,7 @@ async def with_session() -> AsyncIterator[tuple[erllama.Runtime, erllama.Model, 
 
 @pytest.mark.parametrize("how", TURNS)
 async def test_a_turn_cancelled_anywhere_leaves_its_session_free(how: str) -> None:
-    """It holds one sequence, is not busy, and the next turn goes on from what it has."""
+    """It holds one sequence, is not busy, and the next turn extends what it has."""
 
     async def scenario(strike: Strike) -> None:
         async with with_session() as (_, model, session):

@@ -1,4 +1,4 @@
-"""Every public call, cancelled at every point: nothing is left behind, and no coroutine that nobody awaited."""
+"""Every public call, cancelled at every point: nothing leaks, and no coroutine is left unawaited."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ async def test_a_call_that_begins_and_ends_something_can_be_cancelled_anywhere(n
 
 
 async def test_a_tier_whose_stop_was_cancelled_ends_and_can_be_started_again(tmp_path: Path) -> None:
-    """Its name is free when it is gone, though nobody has waited for that."""
+    """Its name is free when it is gone, though nothing has waited for that."""
     tier = erllama.DiskTier(str(tmp_path / "d"))
     async with erllama.Runtime(tiers={"d": tier}) as runtime:
         stop = asyncio.create_task(runtime.stop_tier("d"))

@@ -36,7 +36,7 @@ async def test_eight_at_once_take_as_many_decodes_as_one(memory: str, monkeypatc
 
 
 async def test_more_requests_than_sequences_take_turns() -> None:
-    """A hundred of them; who finds no sequence waits, and nobody is forgotten."""
+    """A hundred of them; those that find no sequence wait, and none is forgotten."""
     async with gated(context={"n_ctx": 4096, "n_seq_max": 3}) as (_, model, gate):
         gate.gate.set()
         replies = await together(model, prompts(100), length=LENGTH)
@@ -76,8 +76,8 @@ async def test_a_request_that_fails_does_so_alone(
 
 @pytest.mark.parametrize("how", ["task", "cancel", "leave", "deadline"])
 @pytest.mark.parametrize("when", ["waiting", "following", "prefilling", "generating"])
-async def test_who_is_cancelled_makes_room_at_once(how: str, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At any stage and in any way: the next one is served, and no cell stays behind."""
+async def test_a_cancelled_request_makes_room_at_once(how: str, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At any stage and in any way: the next one is served, and no cell stays taken."""
     watch = Watch(monkeypatch)
     long = [*prompts(1, 200, 50)[0]]
     context = {"n_ctx": 1024, "n_seq_max": 2 if when == "following" else 1}
@@ -131,8 +131,8 @@ async def test_who_is_cancelled_makes_room_at_once(how: str, when: str, monkeypa
 
 
 @pytest.mark.parametrize("where", ["actor", "thread", "decode"])
-async def test_a_crash_with_eight_at_work_is_told_to_all_of_them(where: Any) -> None:
-    """Also to those who wait; the model comes back and serves the next ones."""
+async def test_a_crash_with_eight_at_work_fails_all_of_them(where: Any) -> None:
+    """Also those that wait; the model comes back and serves the next ones."""
     async with gated(scheduler={"max_pending": 4}) as (_, model, gate):
         asked = [
             asyncio.create_task(model.complete(list(prompt), response_tokens=LENGTH, temperature=0.0))
@@ -150,8 +150,8 @@ async def test_a_crash_with_eight_at_work_is_told_to_all_of_them(where: Any) -> 
 
 
 @pytest.mark.parametrize("how", ["unload", "close"])
-async def test_the_end_of_a_model_is_told_to_all_of_its_requests(how: str) -> None:
-    """Those at work and those who wait; nothing is left behind."""
+async def test_the_end_of_a_model_is_reported_to_all_of_its_requests(how: str) -> None:
+    """Those at work and those that wait; nothing is left."""
     async with gated() as (runtime, model, gate):
         asked = [
             asyncio.create_task(model.complete(list(prompt), response_tokens=200, temperature=0.0))
@@ -168,7 +168,7 @@ async def test_the_end_of_a_model_is_told_to_all_of_its_requests(how: str) -> No
 
 
 async def test_a_full_queue_refuses_with_its_numbers() -> None:
-    """And takes the next one as soon as somebody is through."""
+    """And takes the next one as soon as one is done."""
     async with gated(context={"n_ctx": 512, "n_seq_max": 1}, scheduler={"max_pending": 2}) as (_, model, gate):
         asked = asyncio.create_task(together(model, prompts(3), length=LENGTH))
         await arrived(model, 3)
@@ -180,7 +180,7 @@ async def test_a_full_queue_refuses_with_its_numbers() -> None:
         assert (await together(model, prompts(1), length=4))[0].finish_reason == "length"
 
 
-async def test_only_those_who_wait_count_towards_a_full_queue() -> None:
+async def test_only_waiting_requests_count_towards_a_full_queue() -> None:
     """Eight find a sequence each; the ninth waits, and the tenth is one too many, of whatever priority."""
     async with gated(scheduler={"max_pending": 1}) as (_, model, gate):
         asked = asyncio.create_task(together(model, prompts(9), length=LENGTH))
@@ -227,7 +227,7 @@ async def test_chats_with_one_system_prompt_compute_it_once() -> None:
         await arrived(model, 4)
         gate.gate.set()
         replies = await asyncio.gather(*asked)
-    # Templates are rendered on threads of their own: who comes first is not known.
+    # Templates are rendered on threads of their own: which request comes first is not known.
     *others, first = sorted(replies, key=lambda reply: reply.stats.prefill_tokens)
     assert first.stats.prefill_tokens == first.prompt_tokens
     assert {reply.cache_hit_kind for reply in others} == {"live"}

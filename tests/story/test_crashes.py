@@ -1,4 +1,4 @@
-"""Faults on purpose, with the stub backend: who hears of them, and what comes back."""
+"""Faults on purpose, with the stub backend: which calls fail, and what is restarted."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ async def hanging(after: int, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 
 @pytest.mark.parametrize("after", [0, 3], ids=["prompt", "reply"])
 async def test_it_holds_although_a_decode_hangs(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For all who take part in that decode, and all who wait; the engine's later answers go nowhere."""
+    """For all requests in that decode, and all that wait; the engine's later answers are dropped."""
     async with hanging(after, monkeypatch) as (model, backend):
         deadlines = Deadlines(monkeypatch)
         calls = [model.complete("hello", deadline=FAR, response_tokens=50, temperature=0.0) for _ in range(12)]
@@ -191,7 +191,7 @@ async def test_it_holds_although_a_decode_hangs(after: int, monkeypatch: pytest.
 
 
 async def test_a_stream_ends_with_what_it_has_shown_when_a_decode_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By `cancel` as by its deadline; and a session goes on from there."""
+    """By `cancel` as by its deadline; and a session continues from there."""
     async with hanging(4, monkeypatch) as (model, backend):
         session = model.session()
         async with session.stream_chat("hello", response_tokens=50, temperature=0.0) as events:

@@ -91,7 +91,7 @@ async def failed(call: Callable[[], Awaitable[object]]) -> Exception:
 
 
 @pytest.mark.parametrize("branch", ["tiers", "watch", "models", "user"])
-async def test_a_root_that_gives_up_wakes_everybody_whoever_opened_the_runtime(
+async def test_a_root_that_gives_up_wakes_all_whichever_task_opened_the_runtime(
     branch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The task that opened it is long over: all calls, open and new ones, end with an error of ours."""

@@ -36,7 +36,7 @@ def right(asked: Any, replies: list[erllama.Completion], length: int = LENGTH) -
 async def test_a_decode_that_fails_for_one_while_others_speak_goes_on_with_them(
     memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory that cannot be cut is computed again; no token is drawn twice, and nobody crashes."""
+    """Memory that cannot be cut is computed again; no token is drawn twice, and nothing crashes."""
     watch = Watch(monkeypatch)
     async with gated(memory) as (_, model, gate):
         waiting = asyncio.create_task(together(model, prompts(4), length=LENGTH))
@@ -54,7 +54,7 @@ async def test_a_decode_that_fails_for_one_while_others_speak_goes_on_with_them(
 
 
 async def test_a_sampler_that_fails_ends_its_stream_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind the text that it has brought."""
+    """After the text that it has brought."""
     watch = Watch(monkeypatch)
     async with gated() as (_, model, gate):
         waiting = asyncio.create_task(together(model, prompts(4), length=LENGTH))
@@ -102,7 +102,7 @@ async def test_when_the_first_leaves_half_way_the_next_goes_on_from_there(
         await watch.at_rest()
     assert right(all_prompts[1:], replies)
     twice = computed + sum(reply.stats.prefill_tokens for reply in replies) - len(SYSTEM) - 4 * OWN
-    # Cells are taken over to the token; of rows the last one may still be on its way when it is looked for.
+    # Cells are taken over to the token; of rows the last one may still be pending when it is looked for.
     assert twice == 0 if memory == "full" else 0 <= twice <= 32
 
 
@@ -138,7 +138,7 @@ async def test_when_the_first_fails_half_way_another_computes_the_beginning(
 
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("how", ["task", "cancel"])
-async def test_who_is_cancelled_while_it_is_restored_makes_room(
+async def test_a_request_that_is_cancelled_while_it_is_restored_makes_room(
     memory: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row is being read for it; the next one is served at once, and whoever asks again finds the rows."""
@@ -168,7 +168,7 @@ async def test_who_is_cancelled_while_it_is_restored_makes_room(
 @pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
 @pytest.mark.parametrize("how", ["task", "cancel", "deadline"])
 async def test_a_follower_of_rows_can_leave(memory: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one that it follows does not notice, nor does the one behind it."""
+    """Neither its leader nor the request after it is affected."""
     watch, all_prompts = Watch(monkeypatch), asked(3)
     async with gated(memory) as (_, model, gate):
         first = asyncio.create_task(together(model, all_prompts[:1], length=LENGTH))

@@ -1,4 +1,4 @@
-"""An engine that hangs: it is reported, it is never loaded a second time beside itself, and it holds nobody up."""
+"""An engine that hangs: it is reported, it is never loaded a second time beside itself, and it delays no other call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HANGS: erllama.ModelConfigDict = {**STUB, "stub": {"hang_decode_after": 0}, "pol
 
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine is soon left behind."""
+    """Engines are abandoned after a short deadline."""
     monkeypatch.setattr("erllama_py.tree.MODEL_STOP_SECONDS", 0.01)
 
 
@@ -110,7 +110,7 @@ async def loaded_as_soon_as_it_can_be(runtime: erllama.Runtime) -> erllama.Model
 
 
 async def test_one_that_has_ended_after_all_is_unloaded_as_any_other() -> None:
-    """It was crashed and left behind; nobody has unloaded it meanwhile."""
+    """It was crashed and abandoned, and not unloaded meanwhile."""
     async with engines() as (runtime, made):
         model = await runtime.load_model("m", HANGS)
         async with asking(model, made):
@@ -199,7 +199,7 @@ async def test_a_decode_that_hangs_is_reported_until_it_ends(caplog: pytest.LogC
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("end", ["unload", "close"])
 async def test_an_engine_that_is_known_to_hang_is_asked_for_no_save(end: str) -> None:
-    """Nobody waits for what will not come: an unload or the runtime's end is over when it is left behind."""
+    """No call waits for what will not come: an unload or the runtime's end is over when the engine is abandoned."""
     async with engines() as (runtime, made):
         model = await runtime.load_model("m", {**HANGS, "policy": {"evict_save_timeout_ms": 10**9}})
         async with asking(model, made):

@@ -11,8 +11,8 @@ import pytest
 from helpers.cache import CONTEXT, PROMPT, ask, model_at, ram_model
 
 from erllama_py.cache.keys import Identity
+from erllama_py.engine import BackendFactory
 from erllama_py.engine.backend import FileFacts, ModelFacts
-from erllama_py.engine.backends import BackendFactory
 from erllama_py.engine.stub import StubBackend
 from erllama_py.options.model import ModelConfig
 
@@ -70,7 +70,7 @@ async def test_factors_for_long_contexts_count_where_they_are_used(tmp_path: Pat
 
 
 async def test_rows_of_another_build_go_first() -> None:
-    """Who saved last runs the model now: rows of other builds are of no use, whatever they would spare."""
+    """The build that saved last runs the model now: rows of other builds are useless, whatever they would save."""
     async with ram_model(make=saying({}, {"build": "newer"})) as (runtime, model):
         info, cache = model.info, runtime.cache
         identity = Identity(bytes.fromhex(info.fingerprint), info.quant_bits, bytes.fromhex(info.ctx_params_hash))

@@ -137,7 +137,7 @@ async def test_what_needs_no_model_needs_none_that_is_loaded() -> None:
 
 
 async def test_a_load_that_follows_an_unload_of_a_load_is_another_one() -> None:
-    """The first is told that it is gone, and takes nothing of the second with it."""
+    """Calls of the first get an error, and nothing of the second is affected."""
     async with loading() as (runtime, first, doors):
         await runtime.unload("m")
         second = asyncio.create_task(runtime.load_model("m", STUB))

@@ -1,4 +1,4 @@
-"""Loading, unloading and closing, with the stub backend: nothing is left behind, whatever goes wrong."""
+"""Loading, unloading and closing, with the stub backend: nothing leaks, whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ async def test_a_second_load_of_an_id_is_refused_also_while_it_loads() -> None:
         assert (await model.complete("hello", response_tokens=1, temperature=0.0)).generated
 
 
-async def test_a_load_that_takes_its_time_delays_nobody() -> None:
-    """While one model loads, another answers, a third is loaded and answers too, and the probes say who loads."""
+async def test_a_load_that_takes_long_delays_no_other_model() -> None:
+    """While one model loads, another answers, a third is loaded and answers too, and the probes show which one
+    loads."""
     async with stub_runtime() as (runtime, model), anyio.create_task_group() as group:
         group.start_soon(runtime.load_model, "slow", SLOW)
         await until(lambda: len(engine_threads()) == 2)
@@ -219,7 +220,7 @@ BAD_LOADS: list[tuple[str, Any, type[erllama.ErllamaError]]] = [
 
 
 @pytest.mark.parametrize(("config", "error"), [pytest.param(*row[1:], id=row[0]) for row in BAD_LOADS])
-async def test_a_bad_configuration_is_refused_and_disturbs_nobody(config: Any, error: type[Exception]) -> None:
+async def test_a_bad_configuration_is_refused_and_affects_no_model(config: Any, error: type[Exception]) -> None:
     """Its own error class, before anything is loaded; the other model goes on and the id is free."""
     async with stub_runtime() as (runtime, model):
         with pytest.raises(error):

@@ -43,7 +43,7 @@ def backend(error: type[BaseException], *places: str) -> type[StubBackend]:
 @pytest.mark.parametrize("error", ODD)
 @pytest.mark.parametrize("place", ["factory", "inspect", "load"])
 async def test_whatever_a_load_raises_is_an_error_of_ours(place: str, error: type[BaseException]) -> None:
-    """Nobody waits for it, the loop goes on, and its id is free."""
+    """No call waits for it, the loop goes on, and its id is free."""
     broken = backend(error, "__init__" if place == "factory" else place)
     made: list[Callable[..., StubBackend]] = [StubBackend, broken, broken]
     async with erllama.Runtime(backend_factory=lambda *given: made.pop()(*given)) as runtime:
@@ -100,7 +100,7 @@ async def test_an_engine_that_fails_to_free_its_memory_has_ended(place: str) -> 
             assert engine_threads() == []
 
 
-async def test_open_calls_hear_of_a_crash_before_the_memory_is_free() -> None:
+async def test_open_calls_fail_before_the_memory_is_free() -> None:
     """Freeing it may take long, or hang."""
     freeing, go_on = threading.Event(), threading.Event()
 

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.anyio
 async def test_many_requests_that_do_not_fit_together_all_say_what_they_say_alone(
     memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight replies of 200 tokens in a context of 256 cells; nobody fails, and the stats tell of parks."""
+    """Eight replies of 200 tokens in a context of 256 cells; no request fails, and the stats count the parks."""
     watch = Watch(monkeypatch)
     async with crowded(memory) as (_, model):
         replies = await together(model, prompts(8))
@@ -71,8 +71,8 @@ async def test_a_higher_priority_pushes_the_lowest_out_when_it_arrives(monkeypat
     assert [reply.generated for reply in replies] == [stub_reply(prompt, REPLY) for prompt in prompts(4)]
 
 
-async def test_nobody_steps_back_for_an_equal() -> None:
-    """Where sequences are short and cells are not, who comes later waits."""
+async def test_no_request_is_parked_for_an_equal_without_a_sequence() -> None:
+    """Where sequences are short and cells are not, later requests wait."""
     async with crowded(context_opts={"n_ctx": 4096}) as (_, model):
         replies = await together(model, prompts(8))
     assert [reply.stats.parks for reply in replies] == [0] * 8
@@ -121,7 +121,7 @@ async def test_what_was_parked_is_restored_and_not_computed_again(monkeypatch: p
 
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_without_saving_what_was_parked_is_computed_again(memory: str) -> None:
-    """With `min_tokens` None nothing is in any tier; parking costs time then, and nobody fails."""
+    """With `min_tokens` None nothing is in any tier; parking costs time then, and no request fails."""
     gates = {"min_tokens": None, "cold_min_tokens": None}
     async with crowded(memory, policy=gates) as (_, model):
         replies = await together(model, prompts(6))
@@ -133,7 +133,7 @@ async def test_without_saving_what_was_parked_is_computed_again(memory: str) -> 
 
 
 @pytest.mark.parametrize("length", [182, 214])
-async def test_a_cancel_ends_who_is_on_its_way_out(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancel_ends_a_request_that_is_being_parked(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though its ranges are copied out over several ticks, and others go on in between: its caller gets an answer."""
     watch = Watch(monkeypatch)
     first, second, long = [*prompts(2), prompts(1, length)[0]]
@@ -162,7 +162,7 @@ async def test_a_cancel_ends_who_is_on_its_way_out(length: int, monkeypatch: pyt
     assert (cancelled.finish_reason, cancelled.stats.parks) == ("cancelled", 0)
 
 
-async def test_who_cannot_fit_alone_fails_before_it_begins_and_the_others_do_not() -> None:
+async def test_a_request_that_cannot_fit_alone_fails_before_it_begins_and_the_others_do_not() -> None:
     """With the numbers: what it has, and what there is."""
     asked = [*prompts(3), *prompts(1, CELLS, 1)]
     async with crowded() as (_, model):
@@ -247,7 +247,7 @@ async def test_a_tier_that_fails_while_a_request_is_parked_costs_time_and_no_rep
 
 
 @pytest.mark.parametrize("where", ["actor", "thread", "decode"])
-async def test_a_crash_of_the_model_takes_who_is_parked_with_it(monkeypatch: pytest.MonkeyPatch, where: Any) -> None:
+async def test_a_crash_of_the_model_fails_parked_requests_too(monkeypatch: pytest.MonkeyPatch, where: Any) -> None:
     """Both learn of it; the model that comes back answers both."""
     crowd = GatedCrowd(monkeypatch)
     async with crowded(runtime_options={"backend_factory": crowd.make}) as (_, model):
@@ -290,7 +290,9 @@ async def test_a_higher_priority_does_not_wait_for_the_prompts_of_others(monkeyp
     assert list(done.values()) == [False]
 
 
-async def test_what_is_shared_with_one_who_has_not_begun_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_shared_with_a_request_that_has_not_begun_is_counted_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Three with the same beginning arrive before the cache has answered the first: the books know one beginning."""
     watch, start = Watch(monkeypatch), prompts(1, 100, 1)[0]
     finds = Held(monkeypatch, CacheClient, "find")

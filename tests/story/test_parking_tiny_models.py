@@ -1,4 +1,5 @@
-"""Parking through llama.cpp, on tiny random GGUFs of every kind of memory: who was parked goes on as if nothing was.
+"""Parking through llama.cpp, on tiny random GGUFs of every kind of memory: a parked request goes on as if it had not
+been.
 
 Weights and cells are in 32 bits and attention is computed without shortcuts, so that a reply does not depend on who
 shares a batch with it; each must be, token for token, the one that the prompt gets alone.

@@ -1,4 +1,4 @@
-"""Who goes first, who steps back, and who runs out of time."""
+"""Which requests go first, which are displaced, and which run out of time."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Line:
 
 
 async def test_the_higher_priority_goes_first_and_equals_in_their_order() -> None:
-    """Of those who wait; who runs is pushed out by a higher one, and goes on as the first of its own priority."""
+    """Of those that wait; one at work is displaced by a higher one, and goes on as the first of its own priority."""
     async with gated(context=ONE) as (_, model, gate):
         line = Line(model)
         for number, priority in enumerate((0, 0, -1, 5, 0, 5, -1)):
@@ -57,7 +57,7 @@ async def test_the_higher_priority_goes_first_and_equals_in_their_order() -> Non
     assert line.ended == [3, 5, 0, 1, 4, 2, 6]
 
 
-async def test_who_is_pushed_out_loses_nothing() -> None:
+async def test_a_displaced_request_loses_nothing() -> None:
     """It was generating; its reply is whole, and it says that it was parked."""
     async with gated(context=ONE) as (_, model, gate):
         line = Line(model)
@@ -100,7 +100,7 @@ async def test_a_deadline_of_one_that_waits_gives_an_empty_answer() -> None:
 
 
 async def test_a_deadline_of_one_that_reads_its_prompt_ends_the_decode() -> None:
-    """Nobody waits for a batch to end that nobody wants."""
+    """No call waits for the end of a batch that is not wanted any more."""
     async with gated(context=ONE) as (_, model, gate):
         late = await model.complete(list(prompts(1)[0]), deadline=0.01)
         assert (late.finish_reason, late.generated, model.queue_depth) == ("cancelled", [], 0)

@@ -36,7 +36,7 @@ async def fill(model: erllama.Model) -> list[Asked]:
 
 
 @pytest.mark.parametrize("waiting", [1500, 0])
-async def test_a_burst_is_refused_by_nobody_but_the_queue(waiting: int) -> None:
+async def test_a_burst_is_refused_only_by_the_queue(waiting: int) -> None:
     """1,500 calls in one turn of the loop: as many wait as may, or wait for that; the mailbox refuses none of them."""
     count, max_pending = 1500, waiting or 100
     patience = not waiting
@@ -98,8 +98,8 @@ ENDS: dict[str, tuple[type[BaseException] | None, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("how", ENDS)
-async def test_whatever_ends_the_wait_its_caller_hears_of_it(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an answer or its own error, and nothing of it stays behind."""
+async def test_whatever_ends_the_wait_its_caller_is_answered(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an answer or its own error, and nothing of it is left."""
     expected, options = ENDS[how]
     watch = Watch(monkeypatch)
     async with gated(**FULL) as (runtime, model, gate):

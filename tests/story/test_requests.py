@@ -273,7 +273,7 @@ async def test_a_prompt_that_fills_the_context_gets_one_token() -> None:
 
 
 async def test_a_stream_is_not_read_after_its_block() -> None:
-    """Nothing would come of it, and nobody would know why."""
+    """No event would come, and no error would say why."""
     async with stub_runtime() as (_, model):
         async with model.stream("hello", response_tokens=4) as events:
             pass

@@ -1,4 +1,4 @@
-"""A save at each step on its way to the disk: where it is held up, or its cache or tier crashes, no other suffers."""
+"""A save at each step to the disk: if it is delayed, or its cache or tier crashes, no other is affected."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def test_a_crash_at_any_step_of_a_save_leaves_whole_rows_that_are_known_or
     assert done.reply == await cold(PROMPT)
 
 
-async def test_a_disk_that_is_blocked_takes_no_more_than_the_buffers_and_holds_up_nobody_else(
+async def test_a_disk_that_is_blocked_takes_no_more_than_the_buffers_and_delays_no_other_tier(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Replies come, rows in memory are saved and hit, and what the disk does not take is dropped and counted."""

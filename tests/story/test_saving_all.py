@@ -75,8 +75,10 @@ async def test_models_that_save_at_a_time_share_the_buffers(tmp_path: Path) -> N
         assert [(await model.explain(text(LONG))).hit_tokens for model in models] == [LONG] * 3
 
 
-async def test_who_evicts_and_goes_leaves_the_rest_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tier hangs and there is no buffer: after its time the eviction is over, and nothing at rest is lost for it."""
+async def test_an_eviction_whose_caller_leaves_keeps_the_rest_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tier hangs and there is no buffer: after its time the eviction is over, and no idle sequence is lost for it."""
     watch, gate = Watch(monkeypatch), Gate(monkeypatch)
     policy, small = {**FINISH_ONLY, "evict_save_timeout_ms": 20}, {"save_buffer_bytes": MIB}
     async with model_at(tmp_path, policy=policy, runtime_options=small, context_opts={"n_seq_max": 2}) as both:
@@ -96,9 +98,11 @@ async def test_who_evicts_and_goes_leaves_the_rest_as_it_is(tmp_path: Path, monk
 
 @pytest.mark.parametrize(("memory", "tokens"), [("full", 20), ("window", 20), ("recurrent", 0), ("hybrid", 0)])
 @pytest.mark.parametrize("how", ["unload", "close"])
-async def test_who_is_at_work_at_the_end_leaves_what_it_has(tmp_path: Path, memory: str, tokens: int, how: str) -> None:
-    """It is told that the model is gone; prompt and reply so far are found after a restart. A recurrent state does not
-    survive a decode that is stopped half-way; the row of the prompt's end does."""
+async def test_requests_at_work_at_the_end_save_what_they_have(
+    tmp_path: Path, memory: str, tokens: int, how: str
+) -> None:
+    """It gets an error that the model is gone; prompt and reply so far are found after a restart. A recurrent state
+    does not survive a decode that is stopped half-way; the row of the prompt's end does."""
     make = Stalling(after=2 + 20)
     async with model_at(tmp_path, memory, policy=FINISH_ONLY, make=make) as (runtime, model):
         asked = asyncio.create_task(ask(model, PROMPT, 300))
@@ -155,7 +159,7 @@ async def saved(model: erllama.Model, prompt: str) -> int:
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
-async def test_what_a_tier_that_was_stopped_did_not_take_is_made_up_for(tmp_path: Path, memory: str) -> None:
+async def test_what_a_tier_that_was_stopped_did_not_take_is_saved_again(tmp_path: Path, memory: str) -> None:
     """Rows of the prompt and of the reply: once it runs again, an eviction saves them all."""
     async with model_at(tmp_path, memory) as (runtime, model):
         spec, _ = runtime._tiers._held[TIER]
@@ -170,7 +174,7 @@ async def test_what_a_tier_that_was_stopped_did_not_take_is_made_up_for(tmp_path
 
 
 @pytest.mark.parametrize("how", ["it fails", f"tier:{TIER}"])
-async def test_what_was_on_its_way_to_a_tier_that_fails_is_made_up_for(
+async def test_rows_pending_in_a_tier_that_fails_are_saved_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Or whose actor crashes: no row is stored; the end of the runtime saves them all."""
@@ -189,7 +193,7 @@ async def test_what_was_on_its_way_to_a_tier_that_fails_is_made_up_for(
         assert await saved(model, PROMPT + done.reply[:11]) == done.committed_tokens
 
 
-async def test_what_a_cache_that_is_down_was_not_told_is_made_up_for(
+async def test_rows_that_a_cache_that_is_down_did_not_get_are_saved_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its name is free while it restarts, and a cast goes nowhere."""

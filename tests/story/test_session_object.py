@@ -19,7 +19,7 @@ SHORT: dict[str, Any] = {"response_tokens": 8, "temperature": 0.0}
 AFTER = "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 
 
-async def test_a_turn_goes_on_behind_all_tokens_of_the_one_before() -> None:
+async def test_a_turn_extends_all_tokens_of_the_one_before() -> None:
     """Prompt, reply, what the template puts between, and so on: nothing is lost, only what is new is computed."""
     async with stub_runtime() as (_, model), model.session() as session:
         first = await session.chat("Hello", **SHORT)
@@ -60,7 +60,7 @@ async def test_replies_are_those_of_a_model_that_reads_the_same_tokens_cold() ->
 
 
 async def test_a_stop_sequence_cuts_the_message_and_not_the_tokens() -> None:
-    """A rendering would have lost the tokens of the stop sequence, and everything behind."""
+    """A rendering would have lost the tokens of the stop sequence, and everything after it."""
     async with stub_runtime() as (_, model), model.session() as session:
         first = await session.chat("Hello", temperature=0.0, stop_sequences=[" "])
         assert first.stop_sequence == " "
@@ -93,7 +93,7 @@ async def test_each_session_has_its_own_id() -> None:
             await model.session().chat("Hello", **untyped(session_id="other"))
 
 
-async def test_raw_text_goes_on_behind_the_tokens() -> None:
+async def test_raw_text_extends_the_tokens() -> None:
     """As text or as tokens; together they are one text of the assistant."""
     async with stub_runtime() as (_, model), model.session() as session:
         one = await session.complete("Once", **SHORT)
@@ -107,7 +107,7 @@ async def test_raw_text_goes_on_behind_the_tokens() -> None:
 
 
 async def test_the_begin_token_stands_at_the_beginning_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is put behind other tokens begins nothing: neither raw text nor what follows a reply."""
+    """Text appended to other tokens gets no begin token: neither raw text nor what follows a reply."""
     plain = StubVocabulary.tokenize
 
     def tokenize(self: StubVocabulary, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
@@ -127,7 +127,7 @@ async def test_the_begin_token_stands_at_the_beginning_alone(monkeypatch: pytest
 
 
 async def test_a_reply_that_was_cut_short_goes_on() -> None:
-    """An empty text adds nothing: the reply is what it would have been at once, and the chat goes on behind it."""
+    """An empty text adds nothing: the reply is what it would have been at once, and the chat continues after it."""
     async with stub_runtime() as (_, model), model.session() as session, model.session() as whole:
         await session.chat("Hello", response_tokens=4, temperature=0.0)
         await session.complete("", response_tokens=4, temperature=0.0)
@@ -140,7 +140,7 @@ async def test_a_reply_that_was_cut_short_goes_on() -> None:
 
 
 async def test_a_chat_after_raw_text_is_rendered_whole() -> None:
-    """The text was no turn of the template's, so it cannot go on behind it exactly."""
+    """The text was no turn of the template's, so the chat cannot continue it exactly."""
     opening = [{"role": "system", "content": "Be brief."}]
     async with stub_runtime() as (_, model), model.session(messages=opening) as session:
         await session.complete("Once", **SHORT)

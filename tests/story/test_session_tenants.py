@@ -150,7 +150,7 @@ async def test_tools_are_given_to_the_session() -> None:
             await model.session().chat("Hello", **untyped(tools=[]))
 
 
-async def test_what_a_session_was_told_is_its_own() -> None:
+async def test_messages_given_to_a_session_are_copied() -> None:
     """A caller may go on with its lists and dicts, and with those that it reads."""
     opening = {"role": "system", "content": "Be brief."}
     call = {"role": "assistant", "content": "", "tool_calls": [{"name": "clock"}]}

@@ -71,7 +71,7 @@ async def test_a_turn_that_is_left_before_its_reply_began_is_none() -> None:
 
 
 async def test_a_caller_that_is_cancelled_leaves_the_session_as_it_was() -> None:
-    """Nobody knows then what had been generated; the turn can be said again."""
+    """What had been generated is not known then; the turn can be sent again."""
     async with slow_stub() as (_, model, gate):
         session = model.session()
 

@@ -72,7 +72,7 @@ async def test_a_prompt_that_diverges_drops_what_was_held(memory: str, monkeypat
 
 
 async def test_the_session_of_another_is_not_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A prompt that goes on from it shares its cells, or its rows; the session itself stays where it stands."""
+    """A prompt that extends it shares its cells, or its rows; the session itself stays where it stands."""
     watch = Watch(monkeypatch)
     async with crowded(context_opts=WIDE) as (_, model):
         prompt = first_prompt()
@@ -99,7 +99,7 @@ async def test_a_session_stays_in_its_cells_where_others_spare_hardly_more() -> 
 
 
 async def test_a_session_holds_one_sequence_also_where_another_gives_it_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same turn was answered to somebody else before: sharing his cells spares more than its own."""
+    """The same turn was answered for another session before: sharing those cells saves more than its own."""
     watch = Watch(monkeypatch)
     async with crowded(context_opts=WIDE) as (_, model):
         prompt = first_prompt()
@@ -112,7 +112,7 @@ async def test_a_session_holds_one_sequence_also_where_another_gives_it_more(mon
 
 
 async def test_another_tenant_with_the_same_id_shares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The id is no key to somebody else's cells."""
+    """The id is no key to another tenant's cells."""
     watch = Watch(monkeypatch)
     async with crowded(context_opts=WIDE) as (_, model):
         prompt = first_prompt()
@@ -125,7 +125,7 @@ async def test_another_tenant_with_the_same_id_shares_nothing(monkeypatch: pytes
 
 
 async def test_a_second_request_on_a_busy_session_is_refused_or_waits() -> None:
-    """As it asks for; what waits goes on from where the first has ended."""
+    """As it asks for; the waiting turn continues where the first has ended."""
     async with slow_stub() as (_, model, gate):
         prompt = first_prompt()
         first = asyncio.create_task(model.complete(prompt, session_id="s", **SHORT))
@@ -155,7 +155,7 @@ async def test_a_second_request_on_a_busy_session_is_refused_or_waits() -> None:
 
 
 async def test_other_sessions_pass_one_that_waits_for_its_turn() -> None:
-    """A queue of one session holds nobody else up, of whatever priority it is."""
+    """A queue of one session delays no other request, of whatever priority it is."""
     async with crowded(context_opts=WIDE) as (_, model):
         ends: list[str] = []
 
@@ -172,7 +172,7 @@ async def test_other_sessions_pass_one_that_waits_for_its_turn() -> None:
 
 
 async def test_a_turn_that_waits_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one behind it goes on."""
+    """The one after it goes on."""
     watch = Watch(monkeypatch)
     async with slow_stub() as (_, model, gate):
         ask = {"session_id": "s", "session_wait": True, **SHORT}
@@ -223,7 +223,7 @@ async def test_a_session_that_ends_while_its_turn_is_under_way_is_free_for_anoth
 
 
 async def test_a_cancelled_turn_leaves_the_session_where_it_came_to() -> None:
-    """The next one goes on from there."""
+    """The next one continues from there."""
     async with crowded(context_opts=WIDE) as (_, model):
         prompt = list(prompts(1)[0])
         async with model.stream(prompt, session_id="s", response_tokens=200, temperature=0.0) as events:

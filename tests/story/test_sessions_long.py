@@ -40,7 +40,7 @@ async def test_a_silent_session_is_saved_and_comes_back_when_it_speaks(monkeypat
 
 
 async def test_only_the_silent_of_the_sessions_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each has its own time, counted from its last turn; what is held for nobody stays."""
+    """Each has its own time, counted from its last turn; what is held for no session stays."""
     watch = Watch(monkeypatch)
     async with crowded(context_opts=WIDE, scheduler={"session_idle_ms": 3_600_000}) as (_, model):
         for name in ("s", "t", None):

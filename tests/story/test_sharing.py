@@ -125,7 +125,7 @@ async def test_a_prompt_shares_what_is_there(when: str) -> None:
         assert (await one).generated == stub_reply(first, 100)
 
 
-async def test_who_cancels_and_asks_again_at_once_computes_nothing_twice() -> None:
+async def test_a_cancelled_prompt_that_comes_again_at_once_is_not_computed_twice() -> None:
     """What the cancelled one has computed is shared while it leaves."""
     (prompt,) = asked(1)
     async with gated(stub={"seconds_per_token": 0.0002}) as (_, model, gate):
@@ -171,8 +171,8 @@ async def test_when_the_first_is_cancelled_another_takes_over(memory: str) -> No
     assert sum(reply.stats.prefill_tokens for reply in replies) == len(SYSTEM) + 4 * OWN
 
 
-async def test_a_crash_half_way_is_told_to_all_and_the_next_start_anew() -> None:
-    """Those who wait for the first one wait no longer."""
+async def test_a_crash_half_way_fails_all_and_the_next_start_again() -> None:
+    """Those that wait for the first one wait no longer."""
     prompts = asked(5)
     async with gated() as (_, model, gate):
         waiting = [asyncio.create_task(model.complete(prompt, **GREEDY)) for prompt in prompts]
@@ -185,7 +185,7 @@ async def test_a_crash_half_way_is_told_to_all_and_the_next_start_anew() -> None
 
 
 async def test_without_saves_only_full_attention_shares() -> None:
-    """There are no rows to wait for: each computes its own, and nobody waits for anybody."""
+    """There are no rows to wait for: each computes its own, and none waits for another."""
     prompts = asked(4)
     async with gated("window", policy={"min_tokens": None, "cold_min_tokens": None}) as (_, model, gate):
         gate.gate.set()
@@ -195,7 +195,7 @@ async def test_without_saves_only_full_attention_shares() -> None:
 
 
 @pytest.mark.parametrize(("kept_tokens", "live"), [(0, 0), (200, 1), (1000, 3)])
-async def test_what_is_kept_is_bounded_while_somebody_works(kept_tokens: int, live: int) -> None:
+async def test_what_is_kept_is_bounded_while_a_request_is_at_work(kept_tokens: int, live: int) -> None:
     """The longest unused goes first; what was let go of is in the cache."""
     others = [list(text(180, number).encode()) for number in range(20, 23)]
     async with gated(scheduler={"kept_tokens": kept_tokens}) as (runtime, model, gate):
@@ -210,7 +210,7 @@ async def test_what_is_kept_is_bounded_while_somebody_works(kept_tokens: int, li
 
 
 async def test_what_is_saved_goes_before_what_would_have_to_be_computed_again() -> None:
-    """Among those at rest; then the longest unused, and the sequence of a session last of all."""
+    """Among the idle ones; then the longest unused, and the sequence of a session last of all."""
     async with gated(scheduler={"kept_tokens": 250}, policy={"min_tokens": 100}) as (_, model, gate):
         gate.gate.set()
         short, *others = asked_before = [text(length, 40 + length) for length in (60, 150, 151, 152)]

@@ -22,7 +22,7 @@ ROUNDS, REQUESTS = 2, 120
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids="-".join)
 async def test_a_model_is_soaked(subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All requests have ended, nothing is pinned, no cell is used by nobody, no task and no thread is left."""
+    """All requests have ended, nothing is pinned, no cell is used without a request, no task and no thread is left."""
     tasks, watch = asyncio.all_tasks(), Watch(monkeypatch)
     async with erllama.Runtime() as runtime:
         soak = await soaked(runtime, subject, tmp_path, watch)

@@ -58,7 +58,7 @@ async def test_a_token_costs_one_wake_up_and_no_message(monkeypatch: pytest.Monk
         assert actor is not None
         async with model.stream("hello", **GREEDY) as events:
             steps.release()
-            seen = [await anext(events), await anext(events)]  # what the machine is told of
+            seen = [await anext(events), await anext(events)]  # what the machine handles
             assert isinstance(seen[1], erllama.TextDelta)
             waits.clear()
             before, messages = actor._mailbox.received, []

@@ -15,7 +15,7 @@ import erllama_py as erllama
 pytestmark = pytest.mark.anyio
 
 
-async def test_an_agent_loop_is_restarted_and_told_apart() -> None:
+async def test_an_agent_loop_is_restarted_by_how_it_ends() -> None:
     """Returned, raised and stopped are three different ends."""
     runs: list[int] = []
 
@@ -91,7 +91,7 @@ async def test_supervise_refuses_what_it_cannot_run() -> None:
 
 
 async def test_a_loop_with_the_name_of_a_model_s_actor_does_the_model_no_harm() -> None:
-    """Who is called what does not matter: a failure is that of the one who failed."""
+    """Names do not matter: a failure is attributed to the function that failed."""
 
     async def fails() -> None:
         raise RuntimeError("always")
@@ -150,7 +150,7 @@ async def test_a_loop_that_does_not_end_stays_in_the_tree_however_often_it_is_st
         assert "loop" not in str(runtime.tree())
 
 
-async def test_a_permanent_loop_that_returns_at_once_is_told_apart() -> None:
+async def test_a_permanent_loop_that_returns_at_once_is_reported_as_returned() -> None:
     """The error says that it returned, not that it failed."""
 
     async def returns() -> None:

@@ -1,4 +1,4 @@
-"""What is told of threads: chosen, and used."""
+"""What is reported of threads: chosen, and used."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def test_a_model_tells_how_many_threads_it_may_use_and_why() -> None:
         assert "3 of 3 threads" in str(runtime.tree())
 
 
-async def test_what_its_engine_has_settled_on_is_told() -> None:
+async def test_the_number_that_its_engine_has_settled_on_is_reported() -> None:
     """In `info` and in the tree; a model that is down uses none."""
     async with erllama.Runtime() as runtime:
         model = await runtime.load_model("one", stub())
@@ -44,7 +44,7 @@ async def test_what_its_engine_has_settled_on_is_told() -> None:
         assert "thread" not in str(runtime.tree())
 
 
-async def test_a_restart_counts_anew() -> None:
+async def test_a_restart_begins_with_all_threads() -> None:
     """A new engine begins with all that it may use."""
     async with erllama.Runtime() as runtime:
         model = await runtime.load_model("one", stub(n_threads=2))

@@ -47,7 +47,7 @@ async def test_the_next_turn_is_warm_and_says_what_a_cold_one_says(folder: Path,
 async def test_another_question_after_the_same_start_is_answered_as_if_cold(
     folder: Path, kind: Kind, length: int
 ) -> None:
-    """Cut back where the memory allows it, begun anew where it does not; never silently wrong.
+    """Cut back where the memory allows it, begun again where it does not; never silently wrong.
 
     The window is 64 tokens: after 150 tokens its cells before the cut are partly forgotten.
     """

@@ -80,7 +80,7 @@ async def pauses(
 
 
 async def test_a_turn_ends_though_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is at work has been given 128 cells, and asks for none; a look comes when its turn is over."""
+    """The requests at work have 128 cells each and ask for none; a look comes when a turn is over."""
     context = {"n_ctx": 2048, "n_seq_max": 2}
     few_rows = {"boundary_align_tokens": 512, "continued_interval": 512}
     asked = prompts(2, 800, 260)
@@ -89,7 +89,7 @@ async def test_a_turn_ends_though_nothing_happens(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("memory", ["full", "window", "hybrid"])
-async def test_nobody_is_silent_for_as_long_as_others_take(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_stream_pauses_for_as_long_as_the_others_take(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is parked again and again, the first too, and says what it says alone."""
     seen = await pauses(monkeypatch, memory, prompts(3), {"turn_ms": 10})
     assert min(seen.parks) > 1

@@ -129,7 +129,7 @@ async def test_sessions_streams_and_loops_are_refused_elsewhere() -> None:
         await loop.stop()
 
 
-def test_a_second_asyncio_run_is_told_where_the_runtime_lives() -> None:
+def test_a_second_asyncio_run_learns_where_the_runtime_lives() -> None:
     """One that was opened in the first and never closed; one that was closed says that instead.
 
     The interpreter's switch interval is given back by both.

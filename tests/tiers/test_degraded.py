@@ -54,7 +54,7 @@ async def test_what_cannot_be_removed_stays_counted_and_is_tried_again(tmp_path:
 
 
 async def test_rows_that_could_not_be_deleted_are_removed_by_the_next_row(tmp_path: Path) -> None:
-    """The cache counts them as gone: they would take room until somebody sweeps."""
+    """The cache counts them as gone: they would take room until a sweep."""
     broken = [False]
 
     def at_stage(stage: Stage) -> None:
@@ -126,7 +126,7 @@ async def test_an_ill_tier_serves_what_it_can_still_read(tmp_path: Path) -> None
 
 
 async def test_a_directory_that_another_tier_took_meanwhile_is_left_alone(tmp_path: Path) -> None:
-    """It was removed, and made again by somebody else: their lock stands."""
+    """It was removed, and made again by another owner: that lock stands."""
     root = tmp_path / "kv"
     async with tier_running(lambda: tier_at(root)) as bench:
         shutil.rmtree(root)

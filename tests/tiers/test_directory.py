@@ -1,4 +1,5 @@
-"""A tier of files: opening, reading, removing, setting aside, remembering hits; who may look, and who may not write."""
+"""A tier of files: opening, reading, removing, setting aside, remembering hits; access rights, and a tier that cannot
+be written."""
 
 from __future__ import annotations
 
@@ -63,7 +64,7 @@ async def check_whole(bench: Bench, number: int) -> None:
 
 
 async def test_a_row_comes_back_as_it_was_put(tmp_path: Path) -> None:
-    """And the cache is told before the caller."""
+    """And the cache gets the report before the caller its answer."""
     async with tier_running(lambda: tier_at(tmp_path / "kv")) as bench:
         row = await bench.put(1)
         assert bench.cache.told(RowStored) == [RowStored("d", 1, row)]
@@ -109,7 +110,7 @@ async def test_a_restart_brings_the_rows_back(tmp_path: Path) -> None:
         await check_whole(bench, 2)
 
 
-async def test_rows_are_told_in_batches_with_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rows_are_reported_in_batches_with_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small batches stand for many rows."""
     await filled(tmp_path, 5)
     monkeypatch.setattr("erllama_py.tiers.opening.BATCH", 2)
@@ -121,7 +122,7 @@ async def test_rows_are_told_in_batches_with_progress(tmp_path: Path, monkeypatc
         assert done == sorted(done)
 
 
-async def test_a_new_cache_is_told_everything_again(tmp_path: Path) -> None:
+async def test_a_new_cache_gets_all_reports_again(tmp_path: Path) -> None:
     """`Introduce` gives the rows that are there, with their hits."""
     async with tier_running(lambda: tier_at(tmp_path)) as bench:
         await bench.cache.opened()
@@ -200,7 +201,7 @@ def damage(root: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["torn", "flipped", "foreign", "renamed", "version"])
 async def test_a_bad_row_is_never_served(tmp_path: Path, kind: str) -> None:
-    """Told apart, set aside, and reported; the others are served."""
+    """Recognised, set aside, and reported; the others are served."""
     async with tier_running(lambda: tier_at(tmp_path)) as bench:
         await bench.put(0)
         await bench.put(1)
@@ -263,7 +264,7 @@ async def test_what_is_aside_is_bounded_and_the_oldest_go_first(tmp_path: Path) 
 
 
 async def test_a_sweep_waits_for_rows_that_are_pending(tmp_path: Path) -> None:
-    """A temp file in work is nobody's stray; what is none is removed."""
+    """A temp file that is being written is no stray; any other is removed."""
     async with tier_running(lambda: tier_at(tmp_path)) as bench:
         await bench.cache.opened()
         await bench.put(0)

@@ -183,7 +183,7 @@ def test_a_failure_leaves_no_descriptor_open(
 
 
 def test_a_new_directory_is_on_the_device_with_all_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row that was announced must not be lost with a directory that nobody has synced."""
+    """A row that was announced must not be lost with a directory that was not synced."""
     synced: set[int] = set()
     fsync = os.fsync
 

@@ -74,7 +74,7 @@ async def test_a_row_that_is_deleted_while_its_header_is_read_is_not_found(
 async def test_a_row_that_is_put_while_its_header_is_read_is_the_one_that_was_put(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was: str
 ) -> None:
-    """Neither are the hits of the old file told for it, nor is it set aside for what the old one was."""
+    """The hits of the old file are not reported for it, and it is not set aside because the old one was bad."""
     await filled(tmp_path, 1)
     if was == "bad":
         path_of(tmp_path, 0).write_bytes(b"bad")
@@ -93,7 +93,7 @@ async def test_a_row_that_is_put_while_its_header_is_read_is_the_one_that_was_pu
 async def test_a_sweep_while_opening_spares_what_was_not_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody knows yet whether these are rows."""
+    """It is not known yet whether these are rows."""
     await filled(tmp_path)
     held = HeldThread(monkeypatch, LOOK_AT, look_at)
     async with tier_running(lambda: tier_at(tmp_path)) as bench:
@@ -163,7 +163,7 @@ async def test_a_file_that_cannot_be_read_stays_where_it_is(tmp_path: Path, monk
 
 
 async def test_an_opening_that_failed_loses_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for the rest, whoever asks; a sweep spares it and has it looked at."""
+    """No look-up waits for the rest; a sweep keeps it and has it scanned."""
     await filled(tmp_path)
     failed = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -199,7 +199,7 @@ def take_away(root: Path) -> Path:
 @pytest.mark.parametrize(
     ("path", "original"),
     [("take_census", take_census), ("Store.reopen_if_lost", Store.reopen_if_lost)],
-    ids=["it is being opened", "it is open and not told yet"],
+    ids=["it is being opened", "it is open and not reported yet"],
 )
 async def test_a_sweep_that_was_asked_for_before_a_directory_came_back_removes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, original: Callable[..., Any]
@@ -219,7 +219,7 @@ async def test_a_sweep_that_was_asked_for_before_a_directory_came_back_removes_n
         await held.reached.wait()
         sweeping = bench.ref.begin_call(Sweep())
         bench.ref.cast(Introduce())
-        await bench.cache.until(lambda: isinstance(bench.cache.reports[-1], TierRows))  # the sweep is on its way
+        await bench.cache.until(lambda: isinstance(bench.cache.reports[-1], TierRows))  # the sweep is under way
         held.go_on()
         assert await sweeping.wait() == 0
         await putting.wait()
@@ -228,7 +228,7 @@ async def test_a_sweep_that_was_asked_for_before_a_directory_came_back_removes_n
         assert await served(bench, 0)
 
 
-async def test_a_directory_that_comes_back_while_it_is_looked_at_is_looked_at_anew(
+async def test_a_directory_that_comes_back_during_its_scan_is_scanned_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is found of the old one, late, says nothing about the names of the new one."""

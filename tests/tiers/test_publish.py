@@ -67,7 +67,7 @@ async def test_an_error_at_any_stage_leaves_nothing_and_heals(tmp_path: Path, st
 
 @pytest.mark.parametrize("stage", PLAIN, ids=lambda stage: stage.value)
 async def test_a_process_that_ends_at_any_stage_leaves_a_whole_row_or_none(tmp_path: Path, stage: Stage) -> None:
-    """What it leaves behind is opened, and temp files are gone."""
+    """What it leaves is opened, and temp files are gone."""
     store = Store("d", str(tmp_path), QUOTA, TamperedFiles(Dying(stage)), BufferPool(0))
     store.open()
     message = put_of(meta_of(1))
@@ -109,7 +109,7 @@ async def test_a_tier_that_stops_before_the_link_leaves_nothing(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("stage", [Stage.LINK, Stage.UNLINK, Stage.SYNC_DIRECTORY], ids=lambda stage: stage.value)
-async def test_past_the_link_a_row_is_stored_and_told_though_the_tier_stops(tmp_path: Path, stage: Stage) -> None:
+async def test_after_the_link_a_row_is_stored_and_reported_though_the_tier_stops(tmp_path: Path, stage: Stage) -> None:
     """From the link on there is no way back: the cache must know what is there. What is queued is not begun."""
     waiting = Waiting(stage)
     async with tier_running(lambda: tier_at(tmp_path, TamperedFiles(waiting))) as bench:
@@ -141,7 +141,7 @@ async def test_blocks_are_taken_before_anything_is_written(tmp_path: Path) -> No
 
 
 async def test_a_row_is_on_the_device_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole; and its name is before it is told."""
+    """Whole; and it has its name before it is reported."""
     synced: dict[int, int] = {}
 
     def watch(name: str) -> None:
@@ -189,7 +189,7 @@ async def test_a_reservation_that_does_not_stand_publishes_nothing(tmp_path: Pat
 
 
 async def test_the_same_row_is_adopted(tmp_path: Path) -> None:
-    """The file stays; it is told like a new one, with the hits that it has."""
+    """The file stays; it is reported like a new one, with the hits that it has."""
     async with tier_running(lambda: tier_at(tmp_path)) as bench:
         await bench.put(1)
         path = path_of(tmp_path, 1)
@@ -297,7 +297,7 @@ async def test_bytes_that_are_not_those_of_the_row_are_refused(tmp_path: Path) -
 
 
 async def test_without_a_cache_nothing_is_published(tmp_path: Path) -> None:
-    """Nobody is there to say that the row is wanted."""
+    """Nothing is there to confirm that the row is wanted."""
     cache = FakeCache()
     async with tier_running(lambda: tier_at(tmp_path), cache) as bench:
         beside = bench.names.whereis("cache")

@@ -88,7 +88,7 @@ class PlayedTier(TierActor):
 
 
 def ended(bench: Bench) -> dict[int, str | None]:
-    """How each row ended, in the order in which the cache was told."""
+    """How each row ended, in the order of the reports to the cache."""
     told = (report for report in bench.cache.reports if isinstance(report, RowStored | PutFailed))
     return {one.reservation: one.problem if isinstance(one, PutFailed) else None for one in told}
 
@@ -120,7 +120,7 @@ async def test_a_row_that_cannot_be_written_costs_no_other(error: Exception) -> 
         assert tier.done == [0, 2, 3, 4]
 
 
-async def test_rows_that_cannot_be_removed_are_told_and_cost_no_other() -> None:
+async def test_rows_that_cannot_be_removed_are_reported_and_affect_no_other() -> None:
     """The cache asks what is there; the next row is stored."""
     tier = PlayedTier()
     async with tier_running(lambda: tier) as bench:
@@ -133,7 +133,7 @@ async def test_rows_that_cannot_be_removed_are_told_and_cost_no_other() -> None:
 
 
 async def test_everything_that_changes_a_tier_happens_one_at_a_time_in_order() -> None:
-    """Parents before children, and room before the row that needs it; and so it is told."""
+    """Parents before children, and room before the row that needs it; reported in that order."""
     tier = PlayedTier()
     async with tier_running(lambda: tier) as bench:
         tier.gate.clear()
@@ -247,7 +247,7 @@ async def test_the_buffer_of_a_row_that_was_not_saved_is_free_at_once(tmp_path: 
         await until(lambda: pool.leased == 0)  # the writer's thread lets go of its last job by itself
 
 
-async def test_nobody_waits_for_ever_while_a_change_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_caller_waits_for_ever_while_a_change_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that wait after it hear of it, also those that come later; it goes on, and so do they."""
     monkeypatch.setattr(base, "STUCK_SECONDS", 0.01)
     tier = PlayedTier()
@@ -267,7 +267,7 @@ async def test_nobody_waits_for_ever_while_a_change_hangs(monkeypatch: pytest.Mo
         assert [removed.ok for removed in bench.cache.told(Removed)] == [True]
 
 
-async def test_nobody_waits_for_ever_while_a_read_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_caller_waits_for_ever_while_a_read_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow queue that moves is none of its business, and it is none of the queue's."""
     monkeypatch.setattr(base, "STUCK_SECONDS", 0.01)
     tier = PlayedTier()

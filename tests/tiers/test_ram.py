@@ -1,4 +1,4 @@
-"""The tier in memory: copies that nobody changes, within a quota, and the same word to the cache."""
+"""The tier in memory: copies that never change, within a quota, and the same reports to the cache."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_a_row_comes_back_as_it_was_put() -> None:
         assert first.payload.obj is second.payload.obj
 
 
-async def test_a_cache_that_comes_later_is_told_everything() -> None:
+async def test_a_cache_that_comes_later_gets_all_reports() -> None:
     """Rows outlive the cache's actor."""
     async with tier_running(ram) as bench:
         assert bench.cache.reports == [] or isinstance(bench.cache.reports[0], TierUp)

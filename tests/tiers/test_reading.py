@@ -66,10 +66,10 @@ async def test_a_row_that_is_put_while_a_bad_one_is_read_stands(
 
 
 @pytest.mark.parametrize("make_other", [link, pipe], ids=lambda make: make.__name__)
-async def test_a_row_that_cannot_be_read_for_good_is_lost_and_can_be_put_anew(
+async def test_a_row_that_cannot_be_read_for_good_is_lost_and_can_be_put_again(
     tmp_path: Path, make_other: Callable[[Path], None]
 ) -> None:
-    """Else everybody who wants it would be told that it is there."""
+    """Else every look-up for it would find it again."""
     async with tier_running(lambda: tier_at(tmp_path)) as bench:
         await bench.put(1)
         make_other(path_of(tmp_path, 1))
@@ -108,7 +108,7 @@ async def test_an_error_of_the_device_loses_the_row_and_not_the_file(
 async def test_a_row_that_cannot_be_read_for_a_moment_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """What is short is short for everybody, and the row is as good as before."""
+    """The shortage is not of this row, which is as good as before."""
 
     def fail(*args: Any) -> None:
         raise OSError(number, os.strerror(number))

@@ -1,4 +1,4 @@
-"""The file format of a row: what is written is read back, and whatever else is there is told apart and refused."""
+"""The file format of a row: what is written is read back, and whatever else is there is recognised and refused."""
 
 from __future__ import annotations
 
@@ -295,12 +295,12 @@ def test_a_file_that_ends_where_it_was_not_asked_is_torn() -> None:
 @example(b"\x7fELF")
 @example(row_file.MAGIC[1:] + bytes(5000))
 def test_something_else_is_foreign(file: bytes) -> None:
-    """Whatever it is; but where nothing is left, nobody can tell that it was no row."""
+    """Whatever it is; but an empty file cannot be recognised as no row."""
     assert kind_of(file) == ("foreign" if file[:8] != row_file.MAGIC[: len(file)] else "torn")
 
 
 @given(st.integers(0, 2**32 - 1).filter(lambda version: version != row_file.VERSION), st.binary())
-def test_another_version_is_told_from_damage(version: int, rest: bytes) -> None:
+def test_another_version_is_distinguished_from_damage(version: int, rest: bytes) -> None:
     """Magic and version have their places in every version; nothing else needs to be as it is in ours."""
     start = row_file.MAGIC + struct.pack("<I", version)
     assert kind_of(start + whole()[12:]) == "version"
@@ -332,7 +332,7 @@ def test_absurd_lengths_are_refused_before_more_is_read(tokens: int, build_bytes
 
 @given(st.text() | hashes.map(row_file.file_name))
 def test_a_row_under_another_name_is_renamed(name: str) -> None:
-    """Whole and sound, but who asks for that name wants another row."""
+    """Whole and sound, but that name is for another row."""
     assert kind_of(whole(), name) == (None if name == NAME else "renamed")
 
 
@@ -353,7 +353,7 @@ def test_what_holds_but_cannot_be_is_foreign(field: str, value: float) -> None:
 
 
 def test_a_build_that_is_no_text_is_foreign() -> None:
-    """Its bytes are as they were written, so it was not us who wrote them."""
+    """Its bytes are as they were written, so they were not written by us."""
     file = bytearray(whole())
     file[row_file.FIXED_BYTES] = 0xFF
     assert kind_of(resealed(file)) == "foreign"

@@ -1,4 +1,4 @@
-"""The store behind a tier of files: opened again, swept, written to, on a file system that does not play along."""
+"""The store of a tier of files: opened again, swept, written to, on a file system that fails."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def set_aside(store: Store, name: str) -> bool:
 
 
 def test_an_opening_that_fails_keeps_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also while somebody has the error, with all that its traceback refers to."""
+    """Also while the error is kept, with all that its traceback refers to."""
 
     def fail(*args: object) -> None:
         raise OSError(5, "Input/output error")
@@ -77,7 +77,7 @@ def test_an_opening_that_fails_keeps_no_lock(tmp_path: Path, monkeypatch: pytest
 def test_a_directory_that_is_opened_again_keeps_its_lock_all_the_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
 ) -> None:
-    """The same file is its lock: nobody comes in between, and no attempt that fails loses it."""
+    """The same file is its lock: no other process gets it in between, and no attempt that fails loses it."""
     store = store_at(tmp_path)
     old, _ = store.open()
     shutil.rmtree(tmp_path / gone)
@@ -129,8 +129,8 @@ def test_what_could_not_be_taken_back_is_forgotten_with_its_directory(tmp_path: 
 # --- sweeping ------------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_removes_what_nobody_owns(tmp_path: Path, store: Store) -> None:
-    """Rows are known by their keys, what is on its way by its name."""
+def test_a_sweep_removes_stray_files(tmp_path: Path, store: Store) -> None:
+    """Rows are known by their keys, pending ones by their names."""
     names = [publish(store, number) for number in range(3)]
     freed = store.sweep({key_of(0)}, {names[1]})
     assert sorted(os.listdir(tmp_path / "rows")) == sorted(names[:2])
@@ -183,7 +183,7 @@ def test_evidence_of_a_larger_quota_leaves_room_for_rows(tmp_path: Path, store: 
 
 
 def test_evidence_keeps_the_name_of_its_row(tmp_path: Path, store: Store) -> None:
-    """Who looks at it finds out which row it was; and no name is too long."""
+    """The name shows which row it was; and no name is too long."""
     name = publish(store, 1)
     long = "\U0001f40c" * 63  # 252 bytes
     (tmp_path / "rows" / long).write_bytes(b"x")
@@ -198,7 +198,7 @@ def test_evidence_keeps_the_name_of_its_row(tmp_path: Path, store: Store) -> Non
 
 
 def test_usage_is_not_written_into_a_pipe(tmp_path: Path, store: Store) -> None:
-    """Nobody reads it: to open it would wait for ever."""
+    """It has no reader: to open it would wait for ever."""
     name = publish(store, 1)
     (tmp_path / "rows" / name).unlink()
     os.mkfifo(tmp_path / "rows" / name)
@@ -210,7 +210,7 @@ def test_usage_is_not_written_into_a_pipe(tmp_path: Path, store: Store) -> None:
 
 @pytest.mark.parametrize("what", ["delete", "sweep", "usage"])
 def test_many_files_in_a_row_leave_moments_for_others(store: Store, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    """Short calls one after the other keep the interpreter from everybody else."""
+    """Short calls one after the other keep the interpreter from all other threads."""
     names = [publish(store, number) for number in range(4)]
     monkeypatch.setattr("erllama_py.tiers.scan.BETWEEN_BREATHS", 2)
     breaths: list[float] = []

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.slow
 async def test_a_directory_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
-    """The error names the directory and the process; a killed owner leaves no lock behind."""
+    """The error names the directory and the process; a killed owner leaves no lock."""
     child = await asyncio.to_thread(start_writer, tmp_path)
     try:
         assert await asyncio.to_thread(said, child) == "open"

@@ -53,14 +53,15 @@ asyncio.run(main())
 
 
 def test_an_application_that_configures_nothing_sees_failures_and_nothing_else() -> None:
-    """On stderr, by the last-resort handler: who failed, under whom, of what, with the traceback. Nothing on stdout."""
+    """On stderr, by the last-resort handler: which child failed, its supervisor, the cause, with the traceback. Nothing
+    on stdout."""
     done = subprocess.run([sys.executable, "-c", FAILS], cwd=TOP, capture_output=True, text=True, check=True)
     assert done.stdout == ""
     events = [line for line in done.stderr.splitlines() if "supervisor=" in line]
     facts = "supervisor='user' child='agent'"
     error = "error='ZeroDivisionError: of the agent'"
     assert re.sub(r"\d\.\d+", "0.0", "\n".join(events[-2:])) == (
-        f"restarting what failed {facts} restarts=0 {error} delay_seconds=0.0\n"
+        f"restarting a failed child {facts} restarts=0 {error} delay_seconds=0.0\n"
         f"gave up restarting {facts} restarts=1 {error}"
     )
     assert done.stderr.count('raise ZeroDivisionError("of the agent")') + done.stderr.count("in agent\n") >= 2
@@ -84,20 +85,20 @@ def test_what_llama_cpp_says_is_silent_until_there_is_a_handler(
 @pytest.mark.parametrize(
     ("error", "outcome", "level", "event", "raised"),
     [
-        (ZeroDivisionError("x"), "restarting", "WARNING", "restarting what failed", True),
+        (ZeroDivisionError("x"), "restarting", "WARNING", "restarting a failed child", True),
         (ZeroDivisionError("x"), "gave_up", "ERROR", "gave up restarting", True),
         (
             ActorEnded("loop", Returned()),
             "restarting",
             "WARNING",
-            "restarting what returned, as it is permanent",
+            "restarting a permanent child that returned",
             False,
         ),
         (
             ActorEnded("loop", Returned()),
             "gave_up",
             "ERROR",
-            "gave up restarting what returns, as it is permanent",
+            "gave up restarting a permanent child that returns",
             False,
         ),
         (StopTimeout("loop", 1.0), "abandoned", "ERROR", "abandoned: it does not end", False),
@@ -143,7 +144,7 @@ def test_an_exception_goes_to_the_standard_library_as_one(caplog: pytest.LogCapt
 
 
 @pytest.mark.usefixtures("unconfigured")
-def test_levels_that_nobody_listens_to_cost_no_record(caplog: pytest.LogCaptureFixture) -> None:
+def test_levels_without_a_listener_cost_no_record(caplog: pytest.LogCaptureFixture) -> None:
     """The standard library's level is asked first."""
     with caplog.at_level(logging.WARNING, logger="erllama_py"):
         get_logger().debug("chatter")

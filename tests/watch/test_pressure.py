@@ -17,11 +17,10 @@ from helpers.players import running
 
 from erllama_py.actors import ActorEnded, ActorRun, ChildSpec, Names, Returned, Supervisor
 from erllama_py.errors import InvalidOption
-from erllama_py.options.pressure import PressureOpts
+from erllama_py.options.runtime import PressureOpts
 from erllama_py.results import PressureState
 from erllama_py.watch.pressure import GetPressure, PressureMonitor
-from erllama_py.watch.pressure_plan import Reading
-from erllama_py.watch.pressure_reader import HANG_SECONDS, Reader
+from erllama_py.watch.pressure_sources import HANG_SECONDS, Reader, Reading
 
 pytestmark = pytest.mark.anyio
 
@@ -54,7 +53,7 @@ class Scene:
 
     @asynccontextmanager
     async def runs(self) -> AsyncIterator[Scene]:
-        """The monitor under a supervisor; it is stopped at the end, and leaves nothing behind."""
+        """The monitor under a supervisor; it is stopped at the end, and leaves no task."""
 
         def monitor() -> PressureMonitor:
             return PressureMonitor(self.opts, self.evict, self.clock)
@@ -154,7 +153,7 @@ async def test_the_machine_can_be_its_source() -> None:
 @pytest.mark.parametrize(
     "failure", [RuntimeError("no sensor"), asyncio.CancelledError(), (1, 0), StopIteration()], ids=lambda one: repr(one)
 )
-async def test_a_source_that_fails_is_told_once_and_asked_again(
+async def test_a_source_that_fails_is_logged_once_and_asked_again(
     failure: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each failure is counted, the first of a row is logged, and the next good reading ends it."""
@@ -184,7 +183,7 @@ async def test_a_function_that_fails_on_its_thread_is_a_failed_reading() -> None
         assert "no such device" in str((await scene.round()).problem)
 
 
-async def test_an_eviction_that_fails_is_told_once_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_eviction_that_fails_is_logged_once_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     """The cache may be restarting."""
     caplog.set_level(logging.WARNING, "erllama_py")
     async with Scene().runs() as scene:
@@ -268,7 +267,7 @@ async def test_a_hanging_source_does_not_hold_up_the_end() -> None:
 
 
 async def test_without_nvidia_smi_the_start_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    """Who asked for it learns at once, not from a log."""
+    """The caller gets the error at once, not from a log."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monitor = PressureMonitor(PressureOpts(source="nvidia_smi"), Scene().evict, ManualClock())
     with pytest.raises(InvalidOption, match="there is no nvidia-smi"):

@@ -11,10 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erllama_py.errors import InvalidOption
-from erllama_py.options.pressure import PressureOpts, parse_pressure
+from erllama_py.options.runtime import PressureOpts, parse_pressure
 from erllama_py.watch import pressure_sources
-from erllama_py.watch.pressure_plan import Reading, fullest, plan, read_answer
-from erllama_py.watch.pressure_sources import choose_source, read_nvidia_smi, system_memory
+from erllama_py.watch.pressure import plan
+from erllama_py.watch.pressure_sources import (
+    Reading,
+    choose_source,
+    fullest,
+    read_answer,
+    read_nvidia_smi,
+    system_memory,
+)
 
 GIB = 1 << 30
 
@@ -169,9 +176,10 @@ class Machine:
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for control groups, on a machine that is half full."""
     monkeypatch.setattr(psutil, "virtual_memory", Machine)
-    (tmp_path / "of_process").write_text("0::/outer/inner\n")
-    (tmp_path / "groups/outer/inner").mkdir(parents=True)
-    return tmp_path / "groups"
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/outer/inner\n")
+    (tmp_path / "sys/fs/cgroup/outer/inner").mkdir(parents=True)
+    return tmp_path / "sys/fs/cgroup"
 
 
 def limit(folder: Path, maximum: str, current: int, cached: int = 0) -> None:
@@ -182,7 +190,7 @@ def limit(folder: Path, maximum: str, current: int, cached: int = 0) -> None:
 
 
 def system(groups: Path) -> Reading:
-    return system_memory(groups.parent / "of_process", groups)
+    return system_memory(groups.parents[2])
 
 
 def test_the_machine_counts_where_no_group_limits_it(groups: Path) -> None:
@@ -190,7 +198,7 @@ def test_the_machine_counts_where_no_group_limits_it(groups: Path) -> None:
     assert system(groups) == Reading(32 * GIB, 64 * GIB)
     limit(groups / "outer/inner", "max", 60 * GIB)
     assert system(groups) == Reading(32 * GIB, 64 * GIB)
-    assert system_memory(groups / "no such file", groups) == Reading(32 * GIB, 64 * GIB)
+    assert system_memory(groups / "no such folder") == Reading(32 * GIB, 64 * GIB)
 
 
 def test_a_group_that_is_fuller_than_the_machine_counts(groups: Path) -> None:
@@ -206,7 +214,7 @@ def test_a_group_that_is_fuller_than_the_machine_counts(groups: Path) -> None:
 
 def test_a_container_finds_its_group_at_the_top(groups: Path) -> None:
     """Its path is then one of the machine's, which is not there inside."""
-    (groups.parent / "of_process").write_text("4:memory:/x\n0::/system.slice/container\n")
+    (groups.parents[2] / "proc/self/cgroup").write_text("4:memory:/x\n0::/system.slice/container\n")
     limit(groups, str(4 * GIB), 3 * GIB)
     assert system(groups) == Reading(3 * GIB, 4 * GIB)
 

@@ -176,7 +176,7 @@ class Context:
         return first, self._quick.memory_seq_pos_max(self._memory, seq_id)
 
     def window_begins(self, seq_id: int, first: int) -> None:
-        """What the sequence has of its window from before `first` has a gap after it, and counts no more.
+        """Do not count what the sequence holds of its window before `first`: a gap follows it.
 
         A restored range brings just the window of its end, while what the range before it brought still lies in
         the cache: llama.cpp then gives a first position that is not followed by all others.

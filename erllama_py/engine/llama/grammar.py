@@ -41,7 +41,7 @@ def make_grammar(library: Library, vocabulary: Any, model_id: str, text: str) ->
         raise InvalidGrammar(f"the grammar has no UTF-8 form: {error.reason}") from error
     with LogContext(model_id, hold=True) as log, captured_stderr() as stderr:
         sampler = library.c.llama_sampler_init_grammar(vocabulary, data, b"root")
-    log.release(expected=not sampler)  # a bad grammar is its caller's error, who gets it
+    log.release(expected=not sampler)  # a bad grammar is reported to its caller
     if sampler:
         return sampler
     said = _PARSER_SAYS.search(stderr.text)

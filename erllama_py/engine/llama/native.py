@@ -4,10 +4,9 @@
 and more), initialises the backends of llama.cpp once for the process and routes its log. The bindings'
 functions are reached in two ways:
 
-- `Library.c` is the bindings' module. Its functions let go of the GIL: for what takes long.
-- `Library.quick` has twins of the short ones that keep the GIL. Giving it up around a call of a microsecond
-  means to queue up for it again, up to a switch interval (5 ms) when the event loop is busy, which is as
-  long as a whole decode.
+- `Library.c` is the bindings' module. Its functions release the GIL: for calls that take long.
+- `Library.quick` has twins of the short ones that keep the GIL. Releasing it around a call of a microsecond means
+  queueing for it again, up to a switch interval (5 ms) when the event loop is busy, which is as long as a whole decode.
 """
 
 from __future__ import annotations
@@ -158,7 +157,8 @@ class Library:
 
 
 def build_name(version: str, ggml: str, commit: str, system_info: str) -> str:
-    """The build as it is in every key and in the header of every row: two that may compute other bits differ in it."""
+    """The build as it is in every key and in the header of every row: builds that may compute different bits have
+    different names."""
     return f"llama-cpp-python {version}, ggml {ggml} ({commit}), cpu {cpu_features(system_info)}"
 
 

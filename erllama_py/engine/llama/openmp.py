@@ -1,9 +1,9 @@
 """GNU OpenMP, which runs llama.cpp's threads on Linux: how long they spin, and how they are given back.
 
 Its threads wait for each other by spinning. It spins for as long as a scheduler's slice where it may use all CPUs, and
-hardly at all once a process has more of its threads than CPUs, the idle ones counted. Both are wrong here: a thread
-that waits for another that has no CPU keeps it from having one, and a model that is merely loaded makes others slow.
-Interfaces: libgomp manual, GOMP_SPINCOUNT; OpenMP 5.0, `omp_pause_resource_all`. Measurements: docs/benchmarks.md.
+hardly at all once a process has more of its threads than CPUs, the idle ones counted. Both are wrong here: a spinning
+thread keeps the one it waits for from getting a CPU, and a model that is merely loaded makes others slow. Interfaces:
+libgomp manual, GOMP_SPINCOUNT; OpenMP 5.0, `omp_pause_resource_all`. Measurements: docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def short_spin() -> Iterator[None]:
     """Libraries that are loaded in this block spin for a short time, unless the user has chosen how they wait.
 
     libgomp reads its settings once, when it is loaded; one that another package has loaded before keeps its own. They
-    are taken back, because child processes would inherit them.
+    are removed afterwards: child processes would inherit them.
     """
     if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         yield

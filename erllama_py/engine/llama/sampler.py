@@ -5,7 +5,7 @@ row of logits is cut first (`rows`, `steps.cut`), so that the chain draws exactl
 likeliest token, where nothing changes logits, needs no chain at all.
 
 With a grammar we hold all candidates ourselves, because a grammar that allows no token, or is handed one that it does
-not allow, makes llama.cpp raise a C++ exception, which ends the process when it meets Python's frames.
+not allow, makes llama.cpp raise a C++ exception, which ends the process when it reaches Python's frames.
 """
 
 from __future__ import annotations

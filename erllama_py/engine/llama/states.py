@@ -95,7 +95,7 @@ class States:
     def state_bytes(self) -> int:
         """Bytes of a recurrent state, as each captured range carries it; only where there is one.
 
-        llama.cpp does not tell, so one token is decoded, measured and dropped again. Of a hybrid it can leave out
+        llama.cpp does not report it, so one token is decoded, measured and dropped again. Of a hybrid it can leave out
         what full attention keeps; should its attention have a window, the one cell of that is counted in.
         """
         if self._context.decode([Slice(0, 0, (0,), False)]) is not DecodeStatus.DONE:
@@ -106,7 +106,7 @@ class States:
         return size - _PREAMBLE * 4
 
     def _first(self, start: int, end: int) -> int:
-        """The first position of the range that must be there: a token at `end` looks back so far."""
+        """The first position of the range that must be there: a token at `end` looks back to there."""
         return max(start, end - self._n_swa + 1) if self._n_swa else start
 
     def _scratch_holds(self, start: int, end: int) -> bool:

@@ -7,21 +7,43 @@ engine) are translated at their border and travel as the `__cause__` of one of t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, dataclass_transform
 
-from erllama_py.errors.base import KINDS as KINDS
-from erllama_py.errors.base import ErllamaError as ErllamaError
-from erllama_py.errors.tree import RestartLimitReached as RestartLimitReached
-from erllama_py.errors.tree import RuntimeClosed as RuntimeClosed
-from erllama_py.errors.tree import RuntimeFailed as RuntimeFailed
-from erllama_py.errors.tree import RuntimeReused as RuntimeReused
-from erllama_py.errors.tree import SupervisedStuck as SupervisedStuck
-from erllama_py.errors.tree import WrongLoop as WrongLoop
+# Each error of this library by the name of its class, for those that come from another process.
+KINDS: dict[str, type[ErllamaError]] = {}
+
+
+@dataclass_transform(eq_default=False)
+@dataclass(eq=False)
+class ErllamaError(Exception):
+    """The root of all errors of this library."""
+
+    text = ""  # `describe`, with the fields filled in
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        dataclass(eq=False)(cls)
+        KINDS.setdefault(cls.__name__, cls)
+
+    def __post_init__(self) -> None:
+        # `args` holds the fields in order, so that errors can be pickled and copied.
+        self.args = tuple(getattr(self, field.name) for field in fields(self))
+
+    def __str__(self) -> str:
+        return str(self.describe())  # a field may be no text, where a backend has filled it
+
+    def describe(self) -> str:
+        """One sentence with the facts."""
+        return self.text.format_map(vars(self)) if self.text else type(self).__name__
+
+
+KINDS[ErllamaError.__name__] = ErllamaError
+
 
 # --- options -----------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
 class InvalidOption(ErllamaError):
     """An option is unknown, of the wrong type, or has a value that cannot work.
 
@@ -38,7 +60,6 @@ class InvalidOption(ErllamaError):
         return f"option {self.option!r}: {self.problem}{hint}"
 
 
-@dataclass(eq=False)
 class TierNotFound(ErllamaError):
     """`tier_srv` names no tier that is running."""
 
@@ -49,7 +70,6 @@ class TierNotFound(ErllamaError):
         return f"no tier is running under the name {self.tier_srv!r}; running: {', '.join(self.running) or 'none'}"
 
 
-@dataclass(eq=False)
 class TierMismatch(ErllamaError):
     """`tier` is not the kind of the tier that `tier_srv` names."""
 
@@ -57,32 +77,27 @@ class TierMismatch(ErllamaError):
     asked: str
     running: str
 
-    def describe(self) -> str:
-        return f"tier_srv names {self.tier_srv!r}, a tier of the kind {self.running!r}, but tier is {self.asked!r}"
+    text = "tier_srv names {tier_srv!r}, a tier of the kind {running!r}, but tier is {asked!r}"
 
 
 # --- loading -----------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
 class AlreadyLoaded(ErllamaError):
     """A model with this id is loaded, or is being loaded right now."""
 
     model_id: str
 
-    def describe(self) -> str:
-        return f"a model with the id {self.model_id!r} is loaded or loading already"
+    text = "a model with the id {model_id!r} is loaded or loading already"
 
 
-@dataclass(eq=False)
 class ModelLoadError(ErllamaError):
     """The model could not be loaded; the subclasses say why where the reason is known."""
 
     model_path: str
     problem: str
 
-    def describe(self) -> str:
-        return f"cannot load {self.model_path}: {self.problem}"
+    text = "cannot load {model_path}: {problem}"
 
 
 class ModelFileNotFound(ModelLoadError):
@@ -101,7 +116,6 @@ class UnsupportedModel(ModelLoadError):
     """A GGUF file whose architecture or content this llama.cpp build cannot run."""
 
 
-@dataclass(eq=False)
 class InsufficientMemory(ModelLoadError):
     """Weights and context would not fit into memory. `needed` and `available` are in bytes."""
 
@@ -109,7 +123,6 @@ class InsufficientMemory(ModelLoadError):
     available: int = 0
 
 
-@dataclass(eq=False)
 class FingerprintMismatch(ErllamaError):
     """The file at `model_path` does not have the fingerprint that was given. Both are 64 hex digits."""
 
@@ -117,11 +130,9 @@ class FingerprintMismatch(ErllamaError):
     given: str
     found: str
 
-    def describe(self) -> str:
-        return f"{self.model_path} has the fingerprint {self.found}, not {self.given}"
+    text = "{model_path} has the fingerprint {found}, not {given}"
 
 
-@dataclass(eq=False)
 class QuantMismatch(ErllamaError):
     """`quant_type` or `quant_bits` was given and the file says otherwise."""
 
@@ -129,22 +140,19 @@ class QuantMismatch(ErllamaError):
     given: str
     found: str
 
-    def describe(self) -> str:
-        return f"{self.option} was given as {self.given}, but the file says {self.found}"
+    text = "{option} was given as {given}, but the file says {found}"
 
 
 # --- tiers -------------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
 class TierError(ErllamaError):
     """A family: a tier cannot do what was asked. A request never fails with one: it goes on without the tier."""
 
     tier: str
     problem: str
 
-    def describe(self) -> str:
-        return f"tier {self.tier!r}: {self.problem}"
+    text = "tier {tier!r}: {problem}"
 
 
 class TierLocked(TierError):
@@ -155,9 +163,8 @@ class TierFailed(TierError):
     """The store cannot be opened, read or written; the operating system's error is the `__cause__`."""
 
 
-@dataclass(eq=False)
 class TierStuck(TierFailed):
-    """The tier's device has not answered for `seconds`. What was asked for is still done where it answers again."""
+    """The tier's device has not answered for `seconds`. What was asked for is still done once it answers again."""
 
     seconds: float = 0.0
 
@@ -170,25 +177,21 @@ class TierTaken(TierError):
     """A tier of this name runs already, or has failed and is still there."""
 
 
-@dataclass(eq=False)
 class RowUnavailable(TierError):
     """The row is gone or was found to be bad; `key` is its key."""
 
     key: bytes = b""
 
 
-@dataclass(eq=False)
 class CacheUnavailable(ErllamaError):
     """The cache is restarting, or the runtime is closed. Requests never see it: they go on without the cache."""
 
-    def describe(self) -> str:
-        return "the cache is not running"
+    text = "the cache is not running"
 
 
 # --- fetching ----------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
 class ModelFetchError(ErllamaError):
     """A model file could not be fetched: no index, no room on the disk, or other bytes than were expected.
 
@@ -198,35 +201,30 @@ class ModelFetchError(ErllamaError):
     name: str
     problem: str
 
-    def describe(self) -> str:
-        return f"cannot fetch the model {self.name!r}: {self.problem}"
+    text = "cannot fetch the model {name!r}: {problem}"
 
 
 # --- a model that cannot be used -----------------------------------------------------------------------
 
 
-@dataclass(eq=False)
 class ModelUnavailable(ErllamaError):
     """A family: the model that was asked cannot answer."""
 
     model_id: str
 
-    def describe(self) -> str:
-        return f"the model {self.model_id!r} is not available"
+    text = "the model {model_id!r} is not available"
 
 
 class ModelNotLoaded(ModelUnavailable):
     """No model with this id is loaded: it never was, or it was unloaded (open calls get this too)."""
 
-    def describe(self) -> str:
-        return f"no model with the id {self.model_id!r} is loaded"
+    text = "no model with the id {model_id!r} is loaded"
 
 
-@dataclass(eq=False)
 class ModelCrashed(ModelUnavailable):
     """The model ended while it had this request; `__cause__` is what ended it.
 
-    The supervisor brings the model back by itself unless `gave_up` is true: then it has crashed too often
+    The supervisor restarts the model unless `gave_up` is true: then it has crashed too often
     and stays down until it is unloaded and loaded again.
     """
 
@@ -241,11 +239,9 @@ class ModelCrashed(ModelUnavailable):
 class ModelStuck(ModelUnavailable):
     """The model's engine thread did not end in time: its memory stays taken, and its id with it."""
 
-    def describe(self) -> str:
-        return f"the engine of {self.model_id!r} does not end; its memory is not free"
+    text = "the engine of {model_id!r} does not end; its memory is not free"
 
 
-@dataclass(eq=False)
 class QueueFull(ModelUnavailable):
     """The model has as many requests waiting as it accepts; with `queue_wait` the next one waits for room."""
 
@@ -257,25 +253,21 @@ class QueueFull(ModelUnavailable):
         return f"{full}; queue_wait=True waits for room"
 
 
-@dataclass(eq=False)
 class TokenizerOnly(ModelUnavailable):
     """The model was loaded with `vocab_only` and has no weights to generate with."""
 
-    def describe(self) -> str:
-        return f"the model {self.model_id!r} was loaded with vocab_only: it tokenizes, but cannot generate"
+    text = "the model {model_id!r} was loaded with vocab_only: it tokenizes, but cannot generate"
 
 
 # --- one request ---------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
 class RequestError(ErllamaError):
     """A family: this one request cannot be served; the model and its other requests go on."""
 
     problem: str
 
-    def describe(self) -> str:
-        return self.problem
+    text = "{problem}"
 
 
 class EmptyPrompt(RequestError):
@@ -286,7 +278,6 @@ class InvalidText(RequestError):
     """Text that has no UTF-8 form (a lone surrogate), or bytes where text was due."""
 
 
-@dataclass(eq=False)
 class TokenOutOfRange(RequestError):
     """A token id that is not in the model's vocabulary of `n_vocab` tokens."""
 
@@ -294,7 +285,6 @@ class TokenOutOfRange(RequestError):
     n_vocab: int = 0
 
 
-@dataclass(eq=False)
 class ContextOverflow(RequestError):
     """The prompt does not leave room for one new token in the context. All counts are in tokens."""
 
@@ -325,18 +315,80 @@ class StreamMisused(RequestError):
 BUSY = "a turn is under way; session_wait=True waits for it"
 
 
-@dataclass(eq=False)
 class SessionBusy(RequestError):
     """A turn of this session is under way; with `session_wait` the next one waits for it."""
 
     session_id: str = ""
 
-    def describe(self) -> str:
-        return f"session {self.session_id!r}: {self.problem}"
+    text = "session {session_id!r}: {problem}"
 
 
-@dataclass(eq=False)
 class SessionEnded(RequestError):
     """A turn of a `Session` that was ended."""
 
     session_id: str = ""
+
+
+# --- a runtime and its tree ----------------------------------------------------------------------
+
+
+class RuntimeClosed(ErllamaError):
+    """The runtime is closed, closing, or was never opened."""
+
+    text = "the runtime is not open: its calls belong inside `async with Runtime() as runtime`"
+
+
+class WrongLoop(ErllamaError):
+    """A runtime, or something of it, was used outside the event loop that it was opened in.
+
+    `home` says where it lives, `here` where it was used. From another thread, hand the call over with
+    `asyncio.run_coroutine_threadsafe` or `anyio.from_thread.run`; for another `asyncio.run`, open another runtime.
+    """
+
+    home: str
+    here: str
+
+    def describe(self) -> str:
+        advice = "hand the call over with asyncio.run_coroutine_threadsafe, or open a runtime in each asyncio.run"
+        return f"the runtime lives in {self.home}, and was used in {self.here}: {advice}"
+
+
+class RuntimeReused(ErllamaError):
+    """A runtime was entered a second time; make a new one."""
+
+    text = "a runtime can be entered once; make a new one"
+
+
+class RuntimeFailed(ErllamaError):
+    """The supervision tree gave up; `__cause__` is the failure that restarts did not cure."""
+
+    problem: str
+
+    text = "the supervision tree gave up: {problem}"
+
+
+class RestartLimitReached(ErllamaError):
+    """A supervised function ended again after `restarts` restarts within `period` seconds, and was given up.
+
+    `__cause__` is its last error. `returned`: it raised nothing, but returned, and was restarted for being permanent.
+    """
+
+    name: str
+    restarts: int
+    period: float
+    returned: bool = False
+
+    def describe(self) -> str:
+        after = f"after {self.restarts} restarts within {self.period:g} s"
+        if self.returned:
+            return f'{self.name!r} returned {after}; under restart="permanent" returning is a reason to restart'
+        return f"{self.name!r} failed {after}: {self.__cause__!r}"
+
+
+class SupervisedStuck(ErllamaError):
+    """A supervised function did not end within `seconds` of being stopped; it runs on, and stays in the tree."""
+
+    name: str
+    seconds: float
+
+    text = "{name!r} did not end within {seconds:g} s of being stopped, and still runs"
