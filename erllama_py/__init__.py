@@ -94,6 +94,8 @@ from erllama_py.results import (
     Stats,
     TextDelta,
     TierInfo,
+    TokenLogprob,
+    TopLogprob,
 )
 from erllama_py.runtime import Runtime
 
@@ -191,8 +193,10 @@ __all__ = [
     "TierSpec",
     "TierStuck",
     "TierTaken",
+    "TokenLogprob",
     "TokenOutOfRange",
     "TokenizerOnly",
+    "TopLogprob",
     "TreeNode",
     "TruncatedGGUF",
     "TurnOptionsDict",

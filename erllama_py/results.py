@@ -55,6 +55,34 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """How often it was parked: taken out of its cells for others, and put back."""
 
 
+class TopLogprob(msgspec.Struct, frozen=True):
+    """One of the likeliest tokens at a place of a text."""
+
+    token_id: int
+    """Its id."""
+    bytes: bytes
+    """Its UTF-8 bytes, maybe a part of a character; of a control token its name."""
+    logprob: float
+    """Natural logarithm of its probability."""
+
+    @property
+    def token(self) -> str:
+        """Its text; bytes that are no UTF-8 by themselves show as U+FFFD."""
+        return self.bytes.decode(errors="replace")
+
+
+class TokenLogprob(TopLogprob, frozen=True, kw_only=True):
+    """How likely a token was, given all before it. Logarithms are natural; all by the softmax of the model's logits."""
+
+    top_logprobs: tuple[TopLogprob, ...] = ()
+    """The likeliest tokens there, the likeliest first; the token itself is among them where it is one of them."""
+    logprob_after: float | None = None
+    """Of what all steps of the chain have left: the draw was by these odds; 0.0 where the likeliest token is taken.
+    `None` unless it was asked for."""
+    top_logprobs_after: tuple[TopLogprob, ...] = ()
+    """The likeliest of what was left; what could not be drawn is not there."""
+
+
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to one prompt. Counts are in tokens."""
 
@@ -80,6 +108,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     stop_token_id: int | None = None
     """The token that ended the reply and is not in it: the model's own, one of `stop_token_ids`, or one that a stop
     sequence names."""
+    logprobs: list[TokenLogprob] | None = None
+    """How likely each token of `generated` was; `None` unless it was asked for."""
     cache_delta: CacheDelta
     """Tokens read from the cache and given to it."""
     stats: Stats
@@ -93,6 +123,8 @@ class TextDelta(msgspec.Struct, frozen=True, tag="text"):
     """The text that was added."""
     token_ids: list[int]
     """The tokens that made it."""
+    logprobs: list[TokenLogprob] | None = None
+    """How likely each of them was; `None` unless it was asked for."""
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):

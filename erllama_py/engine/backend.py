@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -111,6 +111,13 @@ class DecodeStatus(enum.Enum):
     ABORTED = "aborted"  # `abort` was called; whole micro-batches may be in, see `positions`
 
 
+class Likeliest(NamedTuple):
+    """Of one draw: the log-probability of a token, and the likeliest tokens with theirs, the likeliest first."""
+
+    logprob: float
+    top: list[tuple[int, float]]
+
+
 class Sampler(Protocol):
     """The sampler chain of one request, with a state of its own."""
 
@@ -132,6 +139,10 @@ class Sampler(Protocol):
     @property
     def is_over(self) -> bool:
         """Whether the structure is complete: nothing may follow. False without one."""
+
+    def likeliest(self, count: int, *, after: bool = False) -> Likeliest:
+        """How likely the token drawn last was, and the `count` likeliest: by the model alone, or `after` all steps of
+        the chain. To be asked before anything else is drawn or decoded."""
 
     def close(self) -> None:
         """Free it. Allowed twice."""

@@ -14,11 +14,22 @@ from erllama_py.engine.backend import MemoryKind
 from erllama_py.engine.failure import Failure
 from erllama_py.options.model import SaveReason, SkipReason
 from erllama_py.options.sampling import Sampling
-from erllama_py.results import FinishReason
+from erllama_py.results import FinishReason, TokenLogprob
 
 # A range that can end anywhere has at most this many tokens: 12 MB of a model of 135M parameters, 64 MB of one of 8
 # billion, some milliseconds for which a stream stalls. It ends at a multiple, as rows do that others may share.
 MOST_TOKENS = 512
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What is told of a request beside tokens and text; the options of the same names."""
+
+    special: bool = False
+    logprobs: int | None = None
+    logprobs_after: bool = False
+
+
+NOTHING_MORE = Report()
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -28,9 +39,9 @@ class Generate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     dropped first. All of `tokens` may be kept where `logits`, those at their end, are given: the first token
     is then drawn without a decode. `limit` is the position up to which there are cells for it, see `Wants`.
     `max_new_tokens` ≥ 0; with 0 nothing is drawn. `stop_sequences` end the text where the earliest of them
-    begins; the sampling's `stop_token_ids` end it as the model's own end tokens do. `special` shows control tokens in
-    the text. `stream` asks for a `Text` per tick; without it the text comes whole, in `Finished`. `saves` says
-    which ranges to copy out on the way, `keep_logits` whether the logits at the prompt's end are wanted.
+    begins; the sampling's `stop_token_ids` end it as the model's own end tokens do. `stream` asks for a
+    `Text` per tick; without it the text comes whole, in `Finished`. `saves` says which ranges to copy out on the way,
+    `keep_logits` whether the logits at the prompt's end are wanted.
     """
 
     request_id: int
@@ -41,7 +52,7 @@ class Generate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     max_new_tokens: int
     sampling: Sampling
     stop_sequences: tuple[str, ...] = ()
-    special: bool = False
+    report: Report = NOTHING_MORE
     stream: bool = False
     priority: int = 0
     saves: CapturePlan | None = None
@@ -235,6 +246,7 @@ class Text(msgspec.Struct, frozen=True, tag=True):
     request_id: int
     text: str
     token_ids: list[int]
+    logprobs: list[TokenLogprob] | None = None  # of these tokens, where they are wanted
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -257,6 +269,7 @@ class Finished(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     decode_seconds: float
     decodes: int  # calls of the backend's decode that this request took part in after its prefill
     stop_token_id: int | None = None  # the token that ended it
+    logprobs: list[TokenLogprob] | None = None  # of all tokens sampled, where they are wanted
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

@@ -12,8 +12,9 @@ from erllama_py.chat.assemble import TextAssembler
 from erllama_py.engine.backend import ModelFacts, Sampler, Slice, Vocabulary
 from erllama_py.engine.captures import Captures
 from erllama_py.engine.jobs import Finished, Generate, Text
+from erllama_py.engine.logprobs import described
 from erllama_py.engine.tick_plan import Need
-from erllama_py.results import FinishReason
+from erllama_py.results import FinishReason, TokenLogprob
 
 # Tokens that are sent before copies that can wait: a reader waits for the first, and the second shows that more come.
 FIRST_TOKENS = 2
@@ -40,6 +41,7 @@ class Running:
         self.tokens: list[int] = []  # sampled so far, the end token left out
         self.finish: FinishReason | None = None
         self._n_ubatch = facts.n_ubatch
+        self._logprobs: list[TokenLogprob] | None = None if job.report.logprobs is None else []
         self._stops = frozenset(job.sampling.stop_token_ids)
         self._stop_token: int | None = None
         self._stop_name: str | None = None  # the stop sequence that names it
@@ -124,6 +126,7 @@ class Running:
 
     def sampled(self, token: int, vocabulary: Vocabulary, now: float) -> None:
         """Take in the token drawn after the last slice; it ends the request or is the next to be decoded."""
+        job = self.job
         if self._prefilled is None:
             self._prefilled = now
         if vocabulary.is_end(token) or token in self._stops:
@@ -134,11 +137,19 @@ class Running:
             return
         self.tokens.append(token)
         self._fresh.append(token)
-        self._pieces.append(self._assembler.feed(vocabulary.token_bytes(token, special=self.job.special)))
+        if self._logprobs is not None:
+            self._logprobs.append(self._described(token, vocabulary))
+        self._pieces.append(self._assembler.feed(vocabulary.token_bytes(token, special=job.report.special)))
         if self._assembler.matched is not None:
             self.finish = "stop"
-        elif len(self.tokens) >= self.job.max_new_tokens:
+        elif len(self.tokens) >= job.max_new_tokens:
             self._end("length")
+
+    def _described(self, token: int, vocabulary: Vocabulary) -> TokenLogprob:
+        """How likely the token was that has just been drawn."""
+        count = self.job.report.logprobs or 0
+        after = self.sampler.likeliest(count, after=True) if self.job.report.logprobs_after else None
+        return described(token, self.sampler.likeliest(count), after, vocabulary)
 
     def _named(self, token: int, vocabulary: Vocabulary) -> str | None:
         """The stop sequence that names this token."""
@@ -165,7 +176,8 @@ class Running:
             return None
         self._taken = len(self._pieces)
         fresh, self._fresh = self._fresh, []
-        return Text(self.job.request_id, text, fresh)
+        logprobs = None if self._logprobs is None else self._logprobs[len(self.tokens) - len(fresh) :]
+        return Text(self.job.request_id, text, fresh, logprobs)
 
     def finished(self, first_held: int, now: float) -> Finished:
         """The closing outcome; `finish` is set. `first_held` is the sequence's lowest position."""
@@ -177,4 +189,5 @@ class Running:
             text="".join(self._pieces), token_ids=self.tokens, held=self.position, first_held=first_held,
             captured_to=self.captures.captured_to, prefill_tokens=self._prefill_tokens,
             prefill_seconds=prefilled - self._began, decode_seconds=now - prefilled, decodes=self._decodes,
+            logprobs=self._logprobs,
         )  # fmt: skip

@@ -20,8 +20,17 @@ from typing import Any
 
 import numpy
 
-from erllama_py.engine.backend import BackendFailure, DecodeStatus, FileFacts, LoadCancelled, ModelFacts, Slice
+from erllama_py.engine.backend import (
+    BackendFailure,
+    DecodeStatus,
+    FileFacts,
+    Likeliest,
+    LoadCancelled,
+    ModelFacts,
+    Slice,
+)
 from erllama_py.engine.banned import Banned, banned
+from erllama_py.engine.logprobs import of_row
 from erllama_py.engine.structure import Tokenizer
 from erllama_py.engine.stub_cells import VALUE_BYTES, StubCells
 from erllama_py.engine.stub_logits import END, LOGIT_BYTES, row_of, token_of, value_of
@@ -125,6 +134,7 @@ class StubSampler:
         self._banned = banned
         self._biases = {int(token): bias for token, bias in sampling.logit_bias.items()}
         self._drawn = 0
+        self._last: tuple[int, int, int]  # the token drawn last, the value of its row, that of the draw
 
     def sample(self, index: int) -> int:
         return self._draw(self._values[index])
@@ -134,20 +144,35 @@ class StubSampler:
             raise SamplerFailed(f"{len(logits)} bytes are not the logits of {self._n_vocab} tokens")
         return self._draw(value_of(numpy.frombuffer(logits, "f4")))
 
+    def likeliest(self, count: int, *, after: bool = False) -> Likeliest:
+        token, value, drawn = self._last
+        if not after:
+            return of_row(row_of(value, self._n_vocab), token, numpy.arange(self._n_vocab), count)
+        if self._seed is None:
+            return Likeliest(0.0, [(token, 0.0)][:count])
+        return of_row(self._left(drawn, self._drawn - 1), token, numpy.arange(self._n_vocab), count)
+
     def _draw(self, value: int) -> int:
+        drawn = value
         if self._seed is not None:
-            value = zlib.crc32(self._seed.to_bytes(4, "little") + self._drawn.to_bytes(4, "little"), value)
-        banned = self._banned.after(self._drawn)
+            drawn = zlib.crc32(self._seed.to_bytes(4, "little") + self._drawn.to_bytes(4, "little"), value)
+        token = token_of(drawn)
+        if self._biases or self._banned.after(self._drawn):
+            row = self._left(drawn, self._drawn)
+            token = int(row.argmax())
+            if row[token] == -math.inf:
+                raise SamplerFailed("every token is banned")
         self._drawn += 1
-        if not banned and not self._biases:
-            return token_of(value)
+        self._last = token, value, drawn
+        return token
+
+    def _left(self, value: int, count: int) -> Any:
+        """The row of a value after biases and bans, as the draw after `count` others sees it."""
         row = row_of(value, self._n_vocab)
         for token, bias in self._biases.items():
             row[token] += bias
-        row[list(banned)] = -math.inf
-        if row.max() == -math.inf:
-            raise SamplerFailed("every token is banned")
-        return int(row.argmax())
+        row[list(self._banned.after(count))] = -math.inf
+        return row
 
     def forced(self) -> list[int]:
         return []

@@ -12,7 +12,7 @@ import time
 
 from erllama_py.actors import Reply
 from erllama_py.engine.jobs import Finished
-from erllama_py.results import Completion, Event, TextDelta
+from erllama_py.results import Completion, Event, TextDelta, TokenLogprob
 from erllama_py.scheduler.messages import Outline, Submit
 
 SETTLE_SECONDS = 0.25  # more than a tick of a healthy engine
@@ -26,6 +26,7 @@ class OpenRequest:
         self._submit = submit
         self._texts: list[str] = []
         self._tokens: list[int] = []
+        self._logprobs: list[TokenLogprob] = []
         self._first_at: float | None = None
 
     def emit(self, event: Event) -> None:
@@ -36,6 +37,7 @@ class OpenRequest:
             self._first_at = self._first_at or time.monotonic()
             self._texts.append(event.text)
             self._tokens += event.token_ids
+            self._logprobs += event.logprobs or ()
         self._submit.feed(event)
 
     def so_far(self, outline: Outline, started_at: float | None, now: float) -> Finished:
@@ -46,4 +48,5 @@ class OpenRequest:
             request_id=self._submit.request.id, reason="cancelled", stop_sequence=None, text="".join(self._texts),
             token_ids=self._tokens, held=0, first_held=-1, captured_to=0, prefill_tokens=0,
             prefill_seconds=max(0.0, first - began), decode_seconds=now - first, decodes=max(0, len(self._tokens) - 1),
+            logprobs=self._logprobs,
         )  # fmt: skip

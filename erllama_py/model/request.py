@@ -9,7 +9,7 @@ from erllama_py.cache.keys import TOKEN_BYTES, Identity, pack_tokens, prefix_key
 from erllama_py.cache.messages import RowMeta
 from erllama_py.cache.policy import grid_stride, prompt_ends
 from erllama_py.engine.backend import ModelFacts
-from erllama_py.engine.jobs import CapturePlan, Finished
+from erllama_py.engine.jobs import CapturePlan, Finished, Report
 from erllama_py.errors import ContextOverflow, EmptyPrompt, RequestError, TokenOutOfRange
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.request import RequestOptions
@@ -67,7 +67,7 @@ def make_request(
         max_new_tokens=0 if prefill_only else min(options.response_tokens or room, room),
         sampling=Sampling(**{name: getattr(options, name) for name in Sampling.__struct_fields__} | {"seed": seed}),
         stop_sequences=options.stop_sequences,
-        special=options.special,
+        report=Report(options.special, options.logprobs, options.logprobs_after),
         submitted_at=now,
         identity=identity,
         packed=packed,
@@ -112,6 +112,7 @@ def make_completion(answer: Complete, now: float) -> Completion:
         finish_reason=finished.reason,
         stop_sequence=finished.stop_sequence,
         stop_token_id=finished.stop_token_id,
+        logprobs=None if request.report.logprobs is None else [*(finished.logprobs or ())],
         cache_delta=CacheDelta(read=outline.hit.prefix_len, created=outline.created),
         stats=Stats(
             queued_seconds=queued, lookup_seconds=outline.lookup_seconds, restore_seconds=outline.restore_seconds,

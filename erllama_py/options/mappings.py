@@ -22,6 +22,8 @@ class TurnOptionsDict(TypedDict, total=False):
     stop_sequences: str | list[str] | tuple[str, ...]
     stop_token_ids: list[int] | tuple[int, ...]
     special: bool
+    logprobs: int | None
+    logprobs_after: bool
     temperature: float
     dynatemp_range: float
     dynatemp_exponent: float

@@ -22,6 +22,9 @@ MAX_STOP_CHARACTERS = 4096
 StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]  # empty would end each reply at once
 
 
+MAX_LOGPROBS = 20  # as in OpenAI's API
+
+
 class RequestOptions(Sampling, frozen=True):
     """What `complete`, `stream` and `chat` take beside the prompt."""
 
@@ -32,6 +35,11 @@ class RequestOptions(Sampling, frozen=True):
     name of a control token, such as `<|im_end|>`, ends it when that token is drawn."""
     special: bool = False
     """Show control tokens in the text of the reply and its events; otherwise they are in its token ids alone."""
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    """Tell of each token of the reply how likely it was, and which so many tokens were the likeliest there, by the
+    model's logits alone. A draw then takes 0.1 ms longer at 128,000 tokens in the vocabulary. `None` is off."""
+    logprobs_after: bool = False
+    """With `logprobs`: tell it of the odds too that all steps of the draw have left."""
     parent_key: bytes | None = None
     """The `finish_key` of the previous turn, 32 bytes or 64 hex digits: a save of it under way is waited for."""
     cache_salt: Salt | None = None
@@ -71,6 +79,8 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
         parent_key=lambda key: bytes.fromhex(hex_digest(key)),
         queue_wait=lambda wait: True if wait == math.inf else wait,
     )
+    if request.logprobs_after and request.logprobs is None:
+        raise InvalidOption("logprobs_after", "it adds to what logprobs tells, and that is off")
     for stop in request.stop_sequences:
         check_utf8("stop_sequences", stop)
     for name in ("grammar", "cache_salt", "session_id"):

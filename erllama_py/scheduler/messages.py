@@ -15,7 +15,7 @@ import msgspec
 from erllama_py.cache.keys import Identity
 from erllama_py.cache.messages import Hit, Located, RowBytes, SaveLost
 from erllama_py.engine.failure import Failure
-from erllama_py.engine.jobs import Captured, CapturePlan, Finished, Job, Outcome
+from erllama_py.engine.jobs import NOTHING_MORE, Captured, CapturePlan, Finished, Job, Outcome, Report
 from erllama_py.options.sampling import Sampling
 from erllama_py.results import CacheHit, Event
 
@@ -43,7 +43,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     max_new_tokens: int
     sampling: Sampling
     stop_sequences: tuple[str, ...]
-    special: bool = False
+    report: Report = NOTHING_MORE
     submitted_at: float  # seconds of the monotonic clock
     identity: Identity
     packed: bytes  # the tokens as they are hashed

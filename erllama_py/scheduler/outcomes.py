@@ -67,7 +67,7 @@ def texts_of(batch: Sequence[jobs.Outcome]) -> list[Emit] | None:
 
 
 def _emit(text: jobs.Text) -> Emit:
-    return Emit(text.request_id, TextDelta(text.text, text.token_ids))
+    return Emit(text.request_id, TextDelta(text.text, text.token_ids, text.logprobs))
 
 
 def _at_work(state: State, request_id: int) -> Working | Parking | None:

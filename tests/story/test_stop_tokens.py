@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.both_backends import BACKENDS, loaded
 from helpers.engine import generate
 from helpers.runtime import stub_runtime
 from helpers.tiny_gguf import tiny_gguf
 from helpers.worker import bench, prompt
 
 import erllama_py as erllama
-from erllama_py.engine.jobs import Finished, Text
+from erllama_py.engine.jobs import Finished, Report, Text
 from erllama_py.options.sampling import Sampling
 
 pytestmark = pytest.mark.anyio
@@ -21,14 +23,12 @@ GREEDY: dict[str, Any] = {"temperature": 0.0, "response_tokens": 12}
 START = 257  # the stub's <|im_start|>, which it never draws by itself
 
 
-@pytest.fixture(params=["stub", "llama"])
-async def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    config: Any = {"backend": "stub", "context_opts": {"n_ctx": 512, "n_seq_max": 4}}
-    if request.param == "llama":
-        folder: Path = tmp_path_factory.getbasetemp()
-        config = {"model_path": tiny_gguf("dense", folder), "context_opts": {"n_ctx": 512, "n_threads": 1}}
-    async with erllama.Runtime() as runtime:
-        yield await runtime.load_model("one", config)
+@pytest.fixture(params=BACKENDS)
+async def model(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[erllama.Model]:
+    async with loaded(request.param, tmp_path_factory.getbasetemp()) as one:
+        yield one
 
 
 async def test_a_stop_token_ends_the_reply_and_is_no_part_of_it(model: erllama.Model) -> None:
@@ -96,7 +96,7 @@ def test_a_stream_shows_control_tokens_if_it_is_asked_to() -> None:
     """In the text of the events as in that of the reply."""
     for special, text in ((False, "ab"), (True, "a<|im_start|>b")):
         one = bench()
-        job = generate(1, prompt(1), max_new_tokens=3, stream=True, special=special)
+        job = generate(1, prompt(1), max_new_tokens=3, stream=True, report=Report(special))
         one.script(job, [ord("a"), START, ord("b")])
         one.run()
         end = one.ended(1)

@@ -16,11 +16,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from erllama_py.engine.backend import Likeliest
 from erllama_py.engine.banned import Banned
 from erllama_py.engine.llama import steps
 from erllama_py.engine.llama.context import Context
 from erllama_py.engine.llama.native import Library
 from erllama_py.engine.llama.rows import Rows
+from erllama_py.engine.logprobs import of_row, of_some
 from erllama_py.errors import SamplerFailed
 from erllama_py.options.sampling import Sampling
 
@@ -49,6 +51,10 @@ class Candidates:
         self.logits[:size] = logits if ids is None else logits[ids]
         self.array.data, self.array.size, self.array.selected, self.array.sorted = self._data, size, -1, False
 
+    def left(self) -> tuple[Any, Any]:
+        """The tokens that a chain has left, and their logits after it."""
+        return self._ids[: self.array.size], self.logits[: self.array.size]
+
     def selected(self) -> int:
         """The token that a chain has chosen, -1 where it chose none."""
         array = self.array
@@ -72,6 +78,8 @@ class LlamaSampler:
         self._recent.extend(history)
         self._biased = [token for token, _ in steps.biases(sampling)]
         self._banned, self._drawn = banned, 0
+        self._is_greedy = sampling.temperature <= 0.0
+        self._last: tuple[Rows, int, int]
         self._is_plain = self._cut == steps.Cut(top=1) and not self._recent.maxlen and not self._biased
         self._chain = make_chain(making, sampling, self._recent)
 
@@ -87,6 +95,16 @@ class LlamaSampler:
         values = self._numpy.frombuffer(logits, dtype="f4").reshape(1, self._n_vocab)
         return self._draw(Rows(self._numpy, values), 0)
 
+    def likeliest(self, count: int, *, after: bool = False) -> Likeliest:
+        """See `Sampler.likeliest`."""
+        rows, row, token = self._last
+        if not after:
+            return of_row(rows.logits[row], token, rows.top(row, max(1, count)), count)
+        if self._is_greedy:
+            return Likeliest(0.0, [(token, 0.0)][:count])
+        ids, logits = self._candidates.left()
+        return of_some(ids, logits, token, count)
+
     def _draw(self, rows: Rows, row: int) -> int:
         if self._chain is None:
             raise SamplerFailed("the sampler is closed")
@@ -99,6 +117,7 @@ class LlamaSampler:
             self._quick.sampler_accept(self._chain, token)
             self._recent.append(token)
         self._drawn += 1
+        self._last = rows, row, token
         return token
 
     def _by_chain(self, rows: Rows, row: int, banned: frozenset[int]) -> int:
