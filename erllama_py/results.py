@@ -60,18 +60,15 @@ class TopLogprob(msgspec.Struct, frozen=True):
 
     token_id: int
     """Its id."""
+    token: str
+    """Its text; bytes that are no UTF-8 by themselves show as U+FFFD."""
     bytes: bytes
     """Its UTF-8 bytes, maybe a part of a character; of a control token its name."""
     logprob: float
     """Natural logarithm of its probability."""
 
-    @property
-    def token(self) -> str:
-        """Its text; bytes that are no UTF-8 by themselves show as U+FFFD."""
-        return self.bytes.decode(errors="replace")
 
-
-class TokenLogprob(TopLogprob, frozen=True, kw_only=True):
+class TokenLogprob(TopLogprob, frozen=True):
     """How likely a token was, given all before it. Logarithms are natural; all by the softmax of the model's logits."""
 
     top_logprobs: tuple[TopLogprob, ...] = ()

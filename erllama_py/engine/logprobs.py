@@ -48,10 +48,12 @@ def _ranked(ids: Any, logits: Any, total: float, count: int) -> list[tuple[int, 
 
 def described(token: int, before: Likeliest, after: Likeliest | None, vocabulary: Vocabulary) -> TokenLogprob:
     """What callers get to see of a token that was drawn, or that stands in a prompt."""
+    text = vocabulary.token_bytes(token, special=True)
     return TokenLogprob(
-        token_id=token,
-        bytes=vocabulary.token_bytes(token, special=True),
-        logprob=before.logprob,
+        token,
+        text.decode(errors="replace"),
+        text,
+        before.logprob,
         top_logprobs=_shown(before.top, vocabulary),
         logprob_after=None if after is None else after.logprob,
         top_logprobs_after=() if after is None else _shown(after.top, vocabulary),
@@ -59,4 +61,8 @@ def described(token: int, before: Likeliest, after: Likeliest | None, vocabulary
 
 
 def _shown(top: Sequence[tuple[int, float]], vocabulary: Vocabulary) -> tuple[TopLogprob, ...]:
-    return tuple(TopLogprob(one, vocabulary.token_bytes(one, special=True), value) for one, value in top)
+    texts = [vocabulary.token_bytes(token, special=True) for token, _ in top]
+    return tuple(
+        TopLogprob(token, text.decode(errors="replace"), text, value)
+        for (token, value), text in zip(top, texts, strict=True)
+    )
