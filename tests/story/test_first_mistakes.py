@@ -47,7 +47,7 @@ CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda model: model.complete("a", num_predict=3), "did you mean 'response_tokens'?"),
     (lambda model: model.complete("a", stop=["b"]), "did you mean 'stop_sequences'?"),
     (lambda model: model.complete("a", repeat_penalty=1.1), "did you mean 'repetition_penalty'?"),
-    (lambda model: model.complete("a", stream=True), "there is no such option; there are response_tokens, stop_sequ"),
+    (lambda model: model.complete("a", stream=True), "there is no such option; there are temperature, dynatemp_"),
     (lambda model: model.complete("a", options={"topk": 1}), "did you mean 'top_k'?"),
     (lambda model: model.complete("a", options=[1]), "expected a mapping or RequestOptions, got list"),
     (lambda model: model.detokenize("abc"), "expected a list of token ids, not str"),

@@ -1,0 +1,155 @@
+"""Each draw gives the token that llama.cpp's own chain draws from all tokens, whatever the options are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.draws import NOTHING, Draws
+from helpers.tiny_gguf import tiny_gguf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from erllama_py.engine.banned import Banned
+from erllama_py.engine.llama.native import Library, library
+from erllama_py.engine.llama.weights import load_model
+from erllama_py.options.model import ModelConfig
+from erllama_py.options.sampling import SAMPLERS, Sampling
+
+SIZES = (40, 128, 300, 5003)  # fewer tokens than groups have, whole groups, and some left over
+DRAWS = 6
+
+
+@pytest.fixture(scope="module")
+def words(models: Path, configure: Callable[..., ModelConfig]) -> Iterator[Any]:
+    """The `llama_vocab *` of a tiny model."""
+    lib, path = library(), tiny_gguf("dense", models)
+    model = load_model(lib, str(path), configure(path, model_opts={"vocab_only": True}), "tiny", lambda _: True)
+    yield lib.c.llama_model_get_vocab(model)
+    lib.c.llama_model_free(model)
+
+
+@pytest.fixture(scope="module")
+def draws(words: Any) -> dict[int, Draws]:
+    """By the size of the vocabulary."""
+    lib: Library = library()
+    return {n_vocab: Draws(lib, n_vocab, words) for n_vocab in SIZES}
+
+
+def off_or(*values: Any) -> st.SearchStrategy[Any]:
+    """The first, which is off, half of the time."""
+    return st.just(values[0]) | st.sampled_from(values[1:])
+
+
+@st.composite
+def samplings(draw: st.DrawFn) -> Sampling:
+    """Any way to draw that the door lets in, and some that it does not."""
+    order = draw(st.just(list(SAMPLERS)) | st.permutations(SAMPLERS).map(list))
+    biases = st.dictionaries(st.integers(0, 39), st.sampled_from([5.0, -5.0, 0.5, 1e4, -1e4]), max_size=5)
+    return Sampling(
+        temperature=draw(st.sampled_from([0.0, 0.5, 0.8, 1.0, 1.7])),
+        dynatemp_range=draw(off_or(0.0, 0.4)), dynatemp_exponent=draw(st.sampled_from([1.0, 2.0])),
+        top_k=draw(st.sampled_from([0, 1, 5, 40, 200, 10**6])), top_p=draw(off_or(1.0, 0.95, 0.5)),
+        min_p=draw(off_or(0.0, 0.05, 0.3, 0.999)), typical_p=draw(off_or(1.0, 0.9, 0.2)),
+        top_n_sigma=draw(off_or(0.0, 1.0, 2.0)), xtc_probability=draw(off_or(0.0, 0.5, 1.0)),
+        xtc_threshold=draw(st.sampled_from([0.1, 0.01])), repetition_penalty=draw(off_or(1.0, 1.2, 0.8)),
+        frequency_penalty=draw(off_or(0.0, 0.5, -0.5)), presence_penalty=draw(off_or(0.0, 0.7, -2.0)),
+        penalty_last_n=draw(st.sampled_from([-1, 0, 5, 64])), dry_multiplier=draw(off_or(0.0, 0.8, 3.0)),
+        dry_allowed_length=draw(st.sampled_from([0, 1, 2])), dry_penalty_last_n=draw(st.sampled_from([-1, 0, 16])),
+        dry_sequence_breakers=draw(st.sampled_from([(), ("\n", "a"), ("th",)])), mirostat=draw(off_or(0, 1, 2)),
+        mirostat_tau=draw(st.sampled_from([2.0, 5.0])), adaptive_p=draw(off_or(None, 0.3, 0.9)),
+        logit_bias=draw(st.just({}) | biases), seed=draw(st.integers(0, 2**32 - 1)), samplers=tuple(order),
+    )  # fmt: skip
+
+
+@st.composite
+def bans(draw: st.DrawFn) -> Banned:
+    """Nothing, or some of the tokens that there are in every vocabulary, more of them at first; never all."""
+    some = st.frozensets(st.integers(0, 35), max_size=20)
+    always, at_first = draw(some), draw(some)
+    return draw(st.just(NOTHING) | st.just(Banned(always, always | at_first, draw(st.integers(0, 5)))))
+
+
+def rows_of(seed: int, n_vocab: int, shape: str) -> Any:
+    """Rows as models give them: spread evenly, with few tokens far above the others, or with some ruled out."""
+    random = np.random.default_rng(seed)
+    rows = random.normal(0, {"flat": 0.5, "wide": 8.0}.get(shape, 3.0), (DRAWS, n_vocab))
+    if shape == "peaked":
+        rows[:, random.integers(0, n_vocab, 12)] += random.exponential(6.0, 12)
+    if shape == "ruled out":
+        rows[random.random(rows.shape) < 0.4] = -math.inf
+        rows[:, [36, 37, 38, 39]] = random.normal(0, 3.0, 4)  # what `bans` never bans
+    return rows.astype("f4")
+
+
+@given(
+    n_vocab=st.sampled_from(SIZES), sampling=samplings(), banned=bans(), seed=st.integers(0, 2**32 - 1),
+    shape=st.sampled_from(["flat", "even", "wide", "peaked", "ruled out"]), pattern=st.integers(0, 60),
+    kept=st.booleans(), data=st.data(),
+)  # fmt: skip
+def test_a_draw_is_that_of_llama_cpps_chain_over_all_tokens(
+    draws: dict[int, Draws], n_vocab: int, sampling: Sampling, banned: Banned, seed: int, shape: str, pattern: int,
+    kept: bool, data: st.DataObject,
+) -> None:  # fmt: skip
+    """All options, orders, biases, banned tokens and histories; from a decode and from kept logits."""
+    world, rows = draws[n_vocab], rows_of(seed, n_vocab, shape)
+    world.decoded.show(rows)
+    history = data.draw(st.lists(st.integers(0, min(n_vocab, 12) - 1), max_size=12)) * (1 + pattern // 12)
+    ours, theirs = world.sampler(sampling, history, banned), world.chain(sampling, history, banned)
+    drawn = [ours.sample_from(rows[i].tobytes()) if kept else ours.sample(i) for i in range(DRAWS)]
+    ours.close()
+    expected = [theirs.sample(i) for i in range(DRAWS)]
+    theirs.close()
+    assert drawn == expected
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1), temperature=st.sampled_from([0.0, 0.8]), bias=st.booleans(), banned=bans(),
+    n_vocab=st.sampled_from(SIZES),
+)  # fmt: skip
+def test_equal_logits_are_drawn_as_by_llama_cpp_where_it_has_an_order(
+    draws: dict[int, Draws], seed: int, temperature: float, bias: bool, banned: Banned, n_vocab: int
+) -> None:
+    """Without a sort: the lowest of equals is the likeliest, and `min_p` keeps all of them in their order."""
+    rows = np.random.default_rng(seed).integers(0, 3, (DRAWS, n_vocab)).astype("f4")
+    world = draws[n_vocab]
+    world.decoded.show(rows)
+    biases: dict[int | str, float] = {36: 1.0, 39: 1.0} if bias else {}
+    sampling = Sampling(temperature=temperature, samplers=("min_p", "temperature"), min_p=0.3, logit_bias=biases)
+    ours, theirs = world.sampler(sampling, (), banned), world.chain(sampling, (), banned)
+    assert [ours.sample(i) for i in range(DRAWS)] == [theirs.sample(i) for i in range(DRAWS)]
+    ours.close()
+    theirs.close()
+
+
+EXTREME = st.sampled_from([1.2e-38, 1e-20, 1e-6, 1.0, 1e6, 3.4e38])
+
+
+@given(
+    temperature=EXTREME, dynatemp_range=EXTREME, dynatemp_exponent=EXTREME, repetition_penalty=EXTREME,
+    frequency_penalty=EXTREME, presence_penalty=EXTREME, dry_multiplier=EXTREME, mirostat_tau=EXTREME,
+    top_n_sigma=EXTREME, mirostat=st.sampled_from([0, 1, 2]), adaptive_p=st.sampled_from([None, 0.0, 1.0]),
+    sign=st.sampled_from([1, -1]), used=st.permutations(SAMPLERS), count=st.integers(0, 9),
+)  # fmt: skip
+def test_values_at_the_bounds_draw_a_token_or_fail_the_request(
+    draws: dict[int, Draws], temperature: float, dynatemp_range: float, dynatemp_exponent: float, sign: int,
+    repetition_penalty: float, frequency_penalty: float, presence_penalty: float, dry_multiplier: float,
+    mirostat_tau: float, top_n_sigma: float, mirostat: Any, adaptive_p: float | None, used: list[Any], count: int,
+) -> None:  # fmt: skip
+    """What is not a number any more after the samplers never ends the process."""
+    sampling = Sampling(
+        temperature=temperature, dynatemp_range=dynatemp_range, dynatemp_exponent=dynatemp_exponent, mirostat=mirostat,
+        repetition_penalty=repetition_penalty, frequency_penalty=sign * frequency_penalty, adaptive_p=adaptive_p,
+        presence_penalty=sign * presence_penalty, dry_multiplier=dry_multiplier, mirostat_tau=mirostat_tau,
+        top_n_sigma=top_n_sigma, samplers=tuple(used[:count]), seed=1,
+    )  # fmt: skip
+    world = draws[300]
+    world.decoded.show(rows_of(1, 300, "peaked"))
+    sampler = world.sampler(sampling, [1, 2, 3, 1, 2, 3, 1, 2])
+    for i in range(DRAWS):
+        assert 0 <= sampler.sample(i) < 300
+    sampler.close()
