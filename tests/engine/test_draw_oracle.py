@@ -49,7 +49,8 @@ def off_or(*values: Any) -> st.SearchStrategy[Any]:
 def samplings(draw: st.DrawFn) -> Sampling:
     """Any way to draw that the door lets in, and some that it does not."""
     order = draw(st.just(list(SAMPLERS)) | st.permutations(SAMPLERS).map(list))
-    biases = st.dictionaries(st.integers(0, 39), st.sampled_from([5.0, -5.0, 0.5, 1e4, -1e4]), max_size=5)
+    bias = st.sampled_from([5.0, -5.0, 0.5, 1e4, -1e4])
+    biases: st.SearchStrategy[dict[Any, float]] = st.just({}) | st.dictionaries(st.integers(0, 39), bias, max_size=5)
     return Sampling(
         temperature=draw(st.sampled_from([0.0, 0.5, 0.8, 1.0, 1.7])),
         dynatemp_range=draw(off_or(0.0, 0.4)), dynatemp_exponent=draw(st.sampled_from([1.0, 2.0])),
@@ -62,7 +63,7 @@ def samplings(draw: st.DrawFn) -> Sampling:
         dry_allowed_length=draw(st.sampled_from([0, 1, 2])), dry_penalty_last_n=draw(st.sampled_from([-1, 0, 16])),
         dry_sequence_breakers=draw(st.sampled_from([(), ("\n", "a"), ("th",)])), mirostat=draw(off_or(0, 1, 2)),
         mirostat_tau=draw(st.sampled_from([2.0, 5.0])), adaptive_p=draw(off_or(None, 0.3, 0.9)),
-        logit_bias=draw(st.just({}) | biases), seed=draw(st.integers(0, 2**32 - 1)), samplers=tuple(order),
+        logit_bias=draw(biases), seed=draw(st.integers(0, 2**32 - 1)), samplers=tuple(order),
     )  # fmt: skip
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from erllama_py.engine.banned import Banned
+from erllama_py.engine.llama.candidates import Candidates
 from erllama_py.engine.llama.native import Library
 from erllama_py.engine.llama.rows import Rows
-from erllama_py.engine.llama.sampler import Candidates, LlamaSampler, make_chain
+from erllama_py.engine.llama.sampler import LlamaSampler, make_chain
 from erllama_py.engine.llama.steps import Making
 from erllama_py.options.sampling import Sampling
 

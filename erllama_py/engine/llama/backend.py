@@ -23,13 +23,14 @@ from erllama_py.engine.backend import (
 )
 from erllama_py.engine.banned import banned
 from erllama_py.engine.fingerprint import check_unchanged
+from erllama_py.engine.llama.candidates import Candidates
 from erllama_py.engine.llama.context import Context
 from erllama_py.engine.llama.gguf_file import read_facts
 from erllama_py.engine.llama.gguf_header import check_file
 from erllama_py.engine.llama.grammar import make_grammar
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import AbortFlag, Library, library
-from erllama_py.engine.llama.sampler import Candidates, LlamaSampler
+from erllama_py.engine.llama.sampler import LlamaSampler
 from erllama_py.engine.llama.states import States
 from erllama_py.engine.llama.steps import Making
 from erllama_py.engine.llama.vocabulary import LlamaVocabulary

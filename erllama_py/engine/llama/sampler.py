@@ -1,7 +1,7 @@
 """Drawing tokens: one llama.cpp sampler chain for each request, given only what can still be drawn.
 
 llama.cpp's own draw makes a list of all candidates, which costs more than everything else of a tick on a GPU. Here the
-row of logits is cut first (`rows`, `steps.cut`), so that the chain draws exactly what it would from all tokens. The
+row of logits is cut first (`candidates`), so that the chain draws exactly what it would from all tokens. The
 likeliest token, where nothing changes logits, needs no chain at all.
 
 With a grammar we hold all candidates ourselves, because a grammar that allows no token, or is handed one that it does
@@ -12,53 +12,18 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from erllama_py.engine.backend import Likeliest
 from erllama_py.engine.banned import Banned
 from erllama_py.engine.llama import steps
+from erllama_py.engine.llama.candidates import Candidates, Cutter
 from erllama_py.engine.llama.context import Context
-from erllama_py.engine.llama.native import Library
 from erllama_py.engine.llama.rows import Rows
 from erllama_py.engine.logprobs import of_row, of_some
 from erllama_py.errors import SamplerFailed
 from erllama_py.options.sampling import Sampling
-
-_CANDIDATE = [("id", "i4"), ("logit", "f4"), ("p", "f4")]  # llama_token_data
-_SLACK = 1e-3  # of a logit: the chain computes in 32 bits what is compared here
-
-
-class Candidates:
-    """Tokens with their logits, as a `llama_token_data_array` that samplers work on in place.
-
-    One for each context is enough: a draw fills it again and nothing of it outlives the draw.
-    """
-
-    def __init__(self, library: Library, n_vocab: int) -> None:
-        self.numpy = library.numpy
-        self._all = self.numpy.arange(n_vocab, dtype="i4")
-        self.items = self.numpy.zeros(n_vocab, dtype=_CANDIDATE)
-        self._ids, self.logits = self.items["id"], self.items["logit"]
-        self._data = ctypes.cast(self.items.ctypes.data, library.c.llama_token_data_p)
-        self.array = library.c.llama_token_data_array(self._data, n_vocab, -1, False)
-
-    def fill(self, logits: Any, ids: Any = None) -> None:
-        """The tokens `ids`, all where it is None, with their logits of a row."""
-        size = len(self._all) if ids is None else len(ids)
-        self._ids[:size] = self._all if ids is None else ids
-        self.logits[:size] = logits if ids is None else logits[ids]
-        self.array.data, self.array.size, self.array.selected, self.array.sorted = self._data, size, -1, False
-
-    def left(self) -> tuple[Any, Any]:
-        """The tokens that a chain has left, and their logits after it."""
-        return self._ids[: self.array.size], self.logits[: self.array.size]
-
-    def selected(self) -> int:
-        """The token that a chain has chosen, -1 where it chose none."""
-        array = self.array
-        return int(self._ids[array.selected]) if 0 <= array.selected < array.size else -1
 
 
 class LlamaSampler:
@@ -73,15 +38,11 @@ class LlamaSampler:
         self._n_vocab = making.n_vocab
         self._grammar = grammar
         self._on_close = closed
-        self._cut = steps.cut(sampling)
-        self._recent: deque[int] = deque(maxlen=steps.window(steps.changes_few(sampling), making.n_ctx))
-        self._recent.extend(history)
-        self._biased = [token for token, _ in steps.biases(sampling)]
+        self._cutter = Cutter(making, sampling, history)
         self._banned, self._drawn = banned, 0
         self._is_greedy = sampling.temperature <= 0.0
         self._last: tuple[Rows, int, int]
-        self._is_plain = self._cut == steps.Cut(top=1) and not self._recent.maxlen and not self._biased
-        self._chain = make_chain(making, sampling, self._recent)
+        self._chain = make_chain(making, sampling, self._cutter.recent)
 
     def sample(self, index: int) -> int:
         if self._chain is None:
@@ -109,19 +70,19 @@ class LlamaSampler:
         if self._chain is None:
             raise SamplerFailed("the sampler is closed")
         banned = self._banned.after(self._drawn)
-        token = rows.best(row) if self._grammar is None and self._is_plain else None
+        token = rows.best(row) if self._grammar is None and self._cutter.is_plain else None
         if token == -1 or (token is None and not rows.is_valid(row)):
             raise SamplerFailed("the model's output is not a number")
         if token is None or token in banned:
             token = self._by_chain(rows, row, banned) if self._grammar is None else self._by_grammar(rows, row, banned)
             self._quick.sampler_accept(self._chain, token)
-            self._recent.append(token)
+            self._cutter.saw(token)
         self._drawn += 1
         self._last = rows, row, token
         return token
 
     def _by_chain(self, rows: Rows, row: int, banned: frozenset[int]) -> int:
-        ids = self._ids(rows, row, banned)
+        ids = self._cutter.ids(rows, row, banned)
         if ids is not None and not len(ids):  # llama.cpp would end the process
             raise SamplerFailed("every token is banned")
         self._candidates.fill(rows.logits[row], ids)
@@ -129,25 +90,6 @@ class LlamaSampler:
         if token < 0:
             raise SamplerFailed("no token was drawn")
         return token
-
-    def _ids(self, rows: Rows, row: int, banned: frozenset[int]) -> Any:
-        """The tokens that can be drawn, ascending, with all whose logits the chain changes; None for all."""
-        numpy, (top, near) = self._numpy, self._cut
-        changed = numpy.array(sorted({*self._recent, *self._biased} - banned), dtype="i4")
-        ids = None
-        if top is not None or near is not None:
-            # Of the k likeliest of those left after the changes, at most as many as were changed or banned are not
-            # among the k likeliest before.
-            ids = rows.top(row, (top or 1) + len(changed) + len(banned))
-        if near is not None:
-            unchanged = _without(numpy, _without(numpy, ids, changed), banned)
-            best = float(rows.logits[row][unchanged].max()) if len(unchanged) else -math.inf
-            ids = rows.from_logit(row, best - near - _SLACK)
-        if ids is None and banned:
-            ids = numpy.arange(self._n_vocab, dtype="i4")
-        if ids is None:
-            return None
-        return _without(numpy, numpy.union1d(ids, changed) if len(changed) else ids, banned)
 
     def _by_grammar(self, rows: Rows, row: int, banned: frozenset[int]) -> int:
         candidates = self._candidates
@@ -187,20 +129,15 @@ class LlamaSampler:
             self._c.llama_sampler_free(grammar)
 
 
-def _without(numpy: Any, ids: Any, others: Any) -> Any:
-    """`ids` less the others."""
-    return ids[numpy.isin(ids, list(others), invert=True)] if len(others) else ids
-
-
 def make_chain(making: steps.Making, sampling: Sampling, history: Sequence[int]) -> Any:
     """A `llama_sampler *` with every step of a request. Those that look back have seen `history`."""
-    c = making.library.c
+    c, accept = making.library.c, making.library.quick.sampler_accept
     chain = c.llama_sampler_chain_init(c.llama_sampler_chain_params(no_perf=True))
     for step in steps.used(sampling):
         sampler = step.make(making, sampling)
         if step.kind == "few":
             for token in history:
-                c.llama_sampler_accept(sampler, token)
+                accept(sampler, token)
         c.llama_sampler_chain_add(chain, sampler)
     c.llama_sampler_chain_add(chain, steps.draw(making, sampling))
     return chain
