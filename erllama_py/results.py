@@ -111,6 +111,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens read from the cache and given to it."""
     stats: Stats
     """Where the time went."""
+    alternatives: tuple[Completion, ...] = ()
+    """With `n` above 1: all the replies, this one first; each is as if it had been asked for alone."""
 
 
 class TextDelta(msgspec.Struct, frozen=True, tag="text"):
@@ -122,6 +124,8 @@ class TextDelta(msgspec.Struct, frozen=True, tag="text"):
     """The tokens that made it."""
     logprobs: list[TokenLogprob] | None = None
     """How likely each of them was; `None` unless it was asked for."""
+    index: int = 0
+    """Which of `n` replies they are of."""
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -131,6 +135,8 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     """Tokens that are in the cells."""
     total: int
     """Tokens of the prompt."""
+    index: int = 0
+    """For which of `n` replies."""
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):

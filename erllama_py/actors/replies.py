@@ -44,6 +44,11 @@ class Reply(Generic[T]):
         """Whether there is an answer or an error."""
         return self._outcome is not None
 
+    @property
+    def outcome(self) -> Exit | None:
+        """`Returned` with the answer, or `Raised` with the error; None before it is settled."""
+        return self._outcome
+
     def send(self, value: T) -> bool:
         """Answer the call. False, and without effect, when it is settled; false also when it is abandoned."""
         return self._settle(Returned(value))

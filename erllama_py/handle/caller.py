@@ -28,6 +28,7 @@ from erllama_py.cache.keys import Identity, fold_salt
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import ModelCrashed, ModelNotLoaded, TokenizerOnly
+from erllama_py.handle.alternatives import alternative, feed_of, joined, together
 from erllama_py.handle.token_options import asks_much, by_id, names_tokens
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.request import capture_plan, make_request, too_late
@@ -107,9 +108,10 @@ class Caller:
         return self.board.template
 
     def cancel(self, request_id: int) -> None:
-        """Finish a request with what it has."""
+        """Finish a request with what it has, and its alternatives with it."""
         # Not urgent: it must not overtake the request that it cancels.
-        self.tell(CancelRequest(request_id))
+        for one in self.board.alternatives.get(request_id, (request_id,)):
+            self.tell(CancelRequest(one))
 
     def end_session(self, session_id: str, options: RequestOptions) -> None:
         """Stop holding a session's sequence; a model that was never up holds none."""
@@ -186,10 +188,11 @@ class Caller:
             if not timeout.expired():
                 raise
             reply = Reply(self.model_id)
-            reply.send(too_late(now, time.monotonic()))
+            late = too_late(now, time.monotonic())
+            reply.send(late if checked.n == 1 or prefill_only else together([late] * checked.n))
             return next(_tickets), reply
         if ends_at is not None:
-            timer = loop.call_at(ends_at, self.tell, CancelRequest(request_id))
+            timer = loop.call_at(ends_at, self.cancel, request_id)
             reply.on_settled(timer.cancel)
         return request_id, reply
 
@@ -216,8 +219,19 @@ class Caller:
         )  # fmt: skip
         # Packing and hashing 100,000 tokens takes some milliseconds.
         request = make() if len(tokens) <= INLINE_LENGTH else await self.threads.run(make)
+        requests = [request]
+        if not prefill_only:
+            requests += [alternative(request, next(_tickets), index) for index in range(1, checked.n)]
         with caller_errors(self.board):  # the state machine counts those that wait, and not the mailbox
-            return request.id, ref.begin_call(Submit(request, feed), bounded=False)
+            replies = [
+                ref.begin_call(Submit(one, feed_of(feed, index)), bounded=False) for index, one in enumerate(requests)
+            ]
+        if len(replies) == 1:
+            return request.id, replies[0]
+        reply, group = joined(replies, self.model_id), self.board.alternatives
+        group[request.id] = tuple(one.id for one in requests)
+        reply.on_settled(partial(group.__delitem__, request.id))
+        return request.id, reply
 
 
 @contextlib.contextmanager

@@ -78,7 +78,7 @@ class Stream:
 
     @property
     def request_id(self) -> int:
-        """The id that `cancel` takes; only inside the block."""
+        """The id that `cancel` takes, of all alternatives together; only inside the block."""
         return self._entered()
 
     def cancel(self) -> None:

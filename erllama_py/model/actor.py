@@ -127,7 +127,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         if isinstance(message, messages.Submit) and reply is not None:
             request_id = message.request.id
             self._open[request_id] = OpenRequest(message, reply)
-            reply.on_abandoned(lambda: self.ref.cast(messages.CancelRequest(request_id), bounded=False))
+            reply.on_abandoned(lambda: self._abandoned(request_id))
         elif isinstance(message, messages.CancelRequest):
             asyncio.get_running_loop().call_later(open_request.SETTLE_SECONDS, self._settle, message.request_id)
         elif isinstance(message, messages.SaveAll) and reply is not None:
@@ -137,6 +137,11 @@ class ModelActor(StateMachine[State, Message, Effect]):
         elif isinstance(message, messages.LeaveSaveAll):
             self._saves.pop(message.ticket, None)
         return message
+
+    def _abandoned(self, request_id: int) -> None:
+        """Cancel a request that nobody waits for any more; an actor that is ending fails it anyway."""
+        if self.ref.exit is None:
+            self.ref.cast(messages.CancelRequest(request_id), bounded=False)
 
     def _settle(self, request_id: int) -> None:
         """Answer a request that was cancelled with what has come so far, if the engine has not said what it had."""

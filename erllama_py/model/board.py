@@ -44,6 +44,8 @@ class ModelBoard:
         self.identity: Identity | None = None  # of what is saved without a salt
         self.vocabulary: Vocabulary | None = None
         self.template: ChatTemplate | None = None
+        # The ids of requests that are replies to one call, by that of the first, while it is under way.
+        self.alternatives: dict[int, tuple[int, ...]] = {}
         self._ref: ActorRef[Message] | None = None
         self._ready = False  # whether that actor is
         self._state: State | None = None

@@ -65,6 +65,7 @@ class TurnOptionsDict(TypedDict, total=False):
 class RequestOptionsDict(TurnOptionsDict, total=False):
     """`RequestOptions` by keyword: what `complete`, `stream`, `chat` and their kin take beside the prompt."""
 
+    n: int
     session_id: str | None
 
 

@@ -22,6 +22,7 @@ MAX_STOP_CHARACTERS = 4096
 StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]  # empty would end each reply at once
 
 
+MAX_ALTERNATIVES = 64  # each takes a place in the queue, whether there is one or not
 MAX_LOGPROBS = 20  # as in OpenAI's API
 
 
@@ -35,6 +36,10 @@ class RequestOptions(Sampling, frozen=True):
     name of a control token, such as `<|im_end|>`, ends it when that token is drawn."""
     special: bool = False
     """Show control tokens in the text of the reply and its events; otherwise they are in its token ids alone."""
+    n: Annotated[int, Meta(ge=1, le=MAX_ALTERNATIVES)] = 1
+    """How many replies to draw, with `seed`, `seed` + 1 and so on. The prompt is computed once where the model's memory
+    lets sequences share it; they run side by side as far as `n_seq_max` allows, the rest after them. In a full queue
+    one place is enough for all."""
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     """Tell of each token of the reply how likely it was, and which so many tokens were the likeliest there, by the
     model's logits alone. A draw then takes 0.1 ms longer at 128,000 tokens in the vocabulary. `None` is off."""
@@ -79,8 +84,6 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
         parent_key=lambda key: bytes.fromhex(hex_digest(key)),
         queue_wait=lambda wait: True if wait == math.inf else wait,
     )
-    if request.logprobs_after and request.logprobs is None:
-        raise InvalidOption("logprobs_after", "it adds to what logprobs tells, and that is off")
     for stop in request.stop_sequences:
         check_utf8("stop_sequences", stop)
     for name in ("grammar", "cache_salt", "session_id"):
@@ -98,4 +101,10 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
         if not abs(bias) <= MAX_BIAS and bias != -math.inf:
             raise InvalidOption("logit_bias", f"expected -inf, or at most {MAX_BIAS:g} either way, got {bias}")
     check_combinations(request, request.response_tokens, structured=request.grammar is not None)
+    if request.logprobs_after and request.logprobs is None:
+        raise InvalidOption("logprobs_after", "it adds to what logprobs tells, and that is off")
+    if request.n > 1 and request.session_id is not None:
+        raise InvalidOption("n", "a session goes on from one reply")
+    if request.n > 1 and request.temperature == 0.0:
+        raise InvalidOption("n", "at temperature 0.0 all replies would be the same")
     return request
