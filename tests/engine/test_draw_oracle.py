@@ -109,6 +109,29 @@ def test_a_draw_is_that_of_llama_cpps_chain_over_all_tokens(
 
 
 @given(
+    sampling=st.builds(
+        Sampling, temperature=st.sampled_from([0.0, 1.0, 3.0]), top_k=st.integers(1, 3),
+        min_p=st.sampled_from([0.1, 0.5]), frequency_penalty=st.sampled_from([0.0, 4.0]), penalty_last_n=st.just(8), seed=st.integers(0, 99),
+        logit_bias=st.just({}) | st.just({1: -6.0, 2: -6.0}),
+        samplers=st.sampled_from([("penalties", "min_p"), ("penalties", "temperature", "min_p"), ("penalties", "top_k")]),
+    ),
+    seed=st.integers(0, 2**32 - 1), banned=bans(),
+)  # fmt: skip
+def test_tokens_that_give_way_let_the_next_ones_in(
+    draws: dict[int, Draws], sampling: Sampling, seed: int, banned: Banned
+) -> None:
+    """Where what is penalised, biased or banned are just the likeliest, and others stand close to the border."""
+    world, random = draws[5003], np.random.default_rng(seed)
+    rows = random.normal(0, 0.3, (DRAWS, 5003)).astype("f4")
+    rows[:, :10] += np.linspace(5, 4, 10, dtype="f4")  # the likeliest
+    world.decoded.show(rows)
+    ours, theirs = world.sampler(sampling, range(8), banned), world.chain(sampling, range(8), banned)
+    assert [ours.sample(i) for i in range(DRAWS)] == [theirs.sample(i) for i in range(DRAWS)]
+    ours.close()
+    theirs.close()
+
+
+@given(
     seed=st.integers(0, 2**32 - 1), temperature=st.sampled_from([0.0, 0.8]), bias=st.booleans(), banned=bans(),
     n_vocab=st.sampled_from(SIZES),
 )  # fmt: skip
