@@ -26,6 +26,7 @@ class Captures:
         # A recurrent state is only ever the one at the sequence's end: earlier ones are gone.
         least = keep if self._stands_at_end else self.captured_to + 1
         self._ends = [end for end in plan.prompt_ends if end >= max(least, self.captured_to + 1)] if plan else []
+        self._prompt_length = prompt_length
         self._next_continued = prompt_length + plan.interval if plan else 0
 
     def due(self, position: int) -> tuple[int, SaveReason] | None:
@@ -60,13 +61,15 @@ class Captures:
             self._next_continued += self._plan.interval
 
     def reach(self, position: int, n_ubatch: int) -> int | None:
-        """How many prompt tokens from `position` on may go into one decode, so that the next range can still be
-        copied after it: None for any number.
+        """How many tokens from `position` on may go into one decode, so that the next range can still be copied after
+        it: None for any number.
 
         A recurrent state must stand at the range's end. A sliding window loses cells with each micro-batch that
         follows, so the decode ends in the micro-batch in which the range does; and on the grid of micro-batches, as
         every slice does: one that begins off that grid takes longer to compute (a twentieth, with Gemma 3).
         """
+        if self._plan is not None and position >= self._prompt_length:
+            return None if self.can_wait else max(1, self._next_continued - position)  # several are rare
         if not self._ends or self._ends[0] <= position:
             return None
         ahead = self._ends[0] - position

@@ -53,6 +53,7 @@ class Running:
         self._prefilled: float | None = None
         self._prefill_tokens = 0
         self._decodes = 0
+        self._row = 1  # tokens that the last draw has added: one, and those that a structure forces after it
 
     @property
     def generating(self) -> bool:
@@ -69,6 +70,11 @@ class Running:
         return len(self.job.tokens) + len(self.tokens)
 
     @property
+    def _ahead(self) -> int:
+        """How far it will come with what is drawn: the last token is decoded when another is wanted."""
+        return self._total - 1 if self.generating and not self.returning else 0
+
+    @property
     def most_held(self) -> int:
         """Most tokens that may be in the cells when the next is to be drawn from logits."""
         return self._total - 1
@@ -76,7 +82,7 @@ class Running:
     def need(self) -> Need | None:
         """What it could put into a decode; None when it is over, or stalls for want of cells."""
         left = self._total - self.position
-        decoding = self.generating and left == 1
+        decoding = self.generating and left <= self._row
         tokens = min(left, self.limit - self.position)
         reach = self.captures.reach(self.position, self._n_ubatch)
         if reach is not None:
@@ -90,7 +96,7 @@ class Running:
         """Whether more cells are to be asked for now."""
         last = len(self.job.tokens) + max(0, self.job.max_new_tokens - 1)  # what is sampled last is never decoded
         needed = self.finish is None and not self.parking and self.limit < last
-        return needed and not self.asked and self.limit - self.position <= ASK_AHEAD
+        return needed and not self.asked and self.limit - max(self.position, self._ahead) <= ASK_AHEAD
 
     def grant(self, limit: int) -> None:
         """There are cells up to `limit`."""
@@ -118,10 +124,9 @@ class Running:
     def decoded(self, count: int) -> None:
         """`count` tokens of the last slice are in."""
         self.position += count
+        new = max(0, self.position - self.reached) if self.generating else 0  # not computed again
         self.reached = max(self.reached, self.position)
-        # The last token of what is computed again was sampled, and would have been decoded anyway.
-        new = self.generating and self.position == self._total
-        self._decodes += new
+        self._decodes += new > 0
         self._prefill_tokens += count - new
 
     def sampled(self, token: int, vocabulary: Vocabulary, now: float) -> None:
@@ -144,6 +149,21 @@ class Running:
             self.finish = "stop"
         elif len(self.tokens) >= job.max_new_tokens:
             self._end("length")
+
+    def follow(self, vocabulary: Vocabulary, now: float) -> None:
+        """After a draw: what the structure leaves no choice about, and its end. Where log-probabilities are wanted each
+        token is drawn, for only a row of logits has them."""
+        forced = [] if self.finish is not None or self._logprobs is not None else self.sampler.forced()
+        before = len(self.tokens)
+        for token in forced:
+            if self.finish is None:
+                self.sampled(token, vocabulary, now)
+        added = len(self.tokens) - before
+        self._row = 1 + added
+        if self.sampler.is_over and added == len(forced):
+            if self.finish is None:
+                self._end("stop")
+            self.finish = "stop"  # also where it has just as many tokens as it may have
 
     def _described(self, token: int, vocabulary: Vocabulary) -> TokenLogprob:
         """How likely the token was that has just been drawn."""

@@ -30,6 +30,7 @@ MOST_FORCED = 64  # tokens in one go: longer runs are found piece by piece, so t
 STEP_FUEL, STEP_ITEMS, LEXER_STATES = 100_000, 50_000, 50_000
 
 Words = numpy.typing.NDArray[numpy.uint32]
+Flags = numpy.typing.NDArray[numpy.bool_]
 
 
 class Tokenizer:
@@ -138,6 +139,13 @@ class Matcher:
                 self._check()
             self._is_filled = True
         return self._row
+
+    def allowed(self, count: int) -> Flags:
+        """Whether each of the first `count` tokens may come next. Raises `SamplerFailed` where none may."""
+        flags = numpy.unpackbits(self.mask().view(numpy.uint8), bitorder="little", count=count).view(numpy.bool_)
+        if not flags.any():
+            raise SamplerFailed("the structure allows no token here")
+        return flags
 
     def allows(self, token: int) -> bool:
         """Whether this token may come next. Raises `SamplerFailed`."""

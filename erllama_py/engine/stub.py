@@ -15,7 +15,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy
@@ -31,11 +31,10 @@ from erllama_py.engine.backend import (
 )
 from erllama_py.engine.banned import Banned, banned
 from erllama_py.engine.logprobs import of_row
-from erllama_py.engine.structure import Tokenizer
+from erllama_py.engine.structure import Matcher, Tokenizer, compile
 from erllama_py.engine.stub_cells import VALUE_BYTES, StubCells
-from erllama_py.engine.stub_logits import END, LOGIT_BYTES, row_of, token_of, value_of
+from erllama_py.engine.stub_logits import END, LOGIT_BYTES, row_of, row_under_structure, token_of, value_of
 from erllama_py.errors import (
-    InvalidGrammar,
     InvalidText,
     ModelLoadError,
     ModelNotLoaded,
@@ -127,14 +126,17 @@ class _Words:
 class StubSampler:
     """Greedy at temperature 0; otherwise the seed and the count of draws change the choice."""
 
-    def __init__(self, values: list[int], n_vocab: int, sampling: Sampling, banned: Banned) -> None:
+    def __init__(
+        self, values: list[int], n_vocab: int, sampling: Sampling, banned: Banned, matcher: Matcher | None
+    ) -> None:
+        self._matcher = matcher
         self._values = values  # the backend's logits: one cell value per slice of the last decode
         self._n_vocab = n_vocab
         self._seed = sampling.seed if sampling.temperature > 0 else None
         self._banned = banned
         self._biases = {int(token): bias for token, bias in sampling.logit_bias.items()}
         self._drawn = 0
-        self._last: tuple[int, int, int]  # the token drawn last, the value of its row, that of the draw
+        self._last: tuple[int, int, Callable[[], Any]]  # token, value of its row, and the row that it was drawn from
 
     def sample(self, index: int) -> int:
         return self._draw(self._values[index])
@@ -145,41 +147,47 @@ class StubSampler:
         return self._draw(value_of(numpy.frombuffer(logits, "f4")))
 
     def likeliest(self, count: int, *, after: bool = False) -> Likeliest:
-        token, value, drawn = self._last
+        token, value, left = self._last
         if not after:
             return of_row(row_of(value, self._n_vocab), token, numpy.arange(self._n_vocab), count)
         if self._seed is None:
             return Likeliest(0.0, [(token, 0.0)][:count])
-        return of_row(self._left(drawn, self._drawn - 1), token, numpy.arange(self._n_vocab), count)
+        return of_row(left(), token, numpy.arange(self._n_vocab), count)
 
     def _draw(self, value: int) -> int:
         drawn = value
         if self._seed is not None:
             drawn = zlib.crc32(self._seed.to_bytes(4, "little") + self._drawn.to_bytes(4, "little"), value)
-        token = token_of(drawn)
-        if self._biases or self._banned.after(self._drawn):
-            row = self._left(drawn, self._drawn)
+        token, banned = token_of(drawn), self._banned.after(self._drawn)
+        allowed = None if self._matcher is None else self._matcher.allowed(self._n_vocab)
+        left = partial(self._left, drawn, banned, allowed)
+        if self._biases or banned or allowed is not None:
+            row = left()
             token = int(row.argmax())
             if row[token] == -math.inf:
                 raise SamplerFailed("every token is banned")
+        if self._matcher is not None:
+            self._matcher.accept(token)
         self._drawn += 1
-        self._last = token, value, drawn
+        self._last = token, value, left
         return token
 
-    def _left(self, value: int, count: int) -> Any:
-        """The row of a value after biases and bans, as the draw after `count` others sees it."""
-        row = row_of(value, self._n_vocab)
+    def _left(self, value: int, banned: frozenset[int], allowed: Any) -> Any:
+        """The row of a value after biases, bans and the structure."""
+        row = row_of(value, self._n_vocab) if allowed is None else row_under_structure(value, allowed)
         for token, bias in self._biases.items():
             row[token] += bias
-        row[list(self._banned.after(count))] = -math.inf
+        row[list(banned)] = -math.inf
         return row
 
     def forced(self) -> list[int]:
-        return []
+        tokens = [] if self._matcher is None else self._matcher.forced()
+        self._drawn += len(tokens)
+        return tokens
 
     @property
     def is_over(self) -> bool:
-        return False
+        return self._matcher is not None and self._matcher.is_over
 
     def close(self) -> None:
         pass
@@ -252,9 +260,10 @@ class StubBackend:
         return DecodeStatus.DONE
 
     def sampler(self, sampling: Sampling, history: Sequence[int]) -> StubSampler:
-        if sampling.grammar is not None and "root" not in sampling.grammar:
-            raise InvalidGrammar("the grammar has no root rule")
-        return StubSampler(self._values, self.vocabulary.n_vocab, sampling, banned(sampling, self.vocabulary))
+        matcher = None
+        if sampling.grammar is not None:
+            matcher = compile(sampling.grammar, self.vocabulary.structure_tokenizer())
+        return StubSampler(self._values, self.vocabulary.n_vocab, sampling, banned(sampling, self.vocabulary), matcher)
 
     def remove(self, seq_id: int, start: int, end: int) -> bool:
         return self._cells.remove(seq_id, start, end)

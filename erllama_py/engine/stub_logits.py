@@ -13,6 +13,8 @@ import numpy
 END = 256
 LETTERS = b"etaoin shrdlu cmfwyp "  # what replies are made of; frequent letters, so that stop strings are met
 END_ODDS = 97  # one token in so many ends a generation: replies of a usable length, not endless ones
+# What a reply under a structure goes on with in one of so many draws, if it may: else texts and spaces would not end.
+ENDS_ODDS, ENDS = 4, [*b'":,}]', END]
 LOGIT_BYTES = 4
 _HALF = 1 << 16  # a half of the value is kept in the logit of token 0, the other in that of token 1
 _LEAST = -50.0  # of these two
@@ -33,6 +35,15 @@ def row_of(value: int, n_vocab: int) -> Any:
     order = [*([END] if value % END_ODDS == 0 else []), *LETTERS[first:], *LETTERS[:first]]
     for rank, token in reversed([*enumerate(order)]):  # some letters are there twice: the first counts
         row[token] = -0.5 * rank
+    return row
+
+
+def row_under_structure(value: int, allowed: Any) -> Any:
+    """The same for draws under a structure: only tokens that are allowed."""
+    row = row_of(value, len(allowed))
+    if value % ENDS_ODDS == 0:
+        row[ENDS] -= _LEAST
+    row[~allowed] = -numpy.inf
     return row
 
 

@@ -4,6 +4,8 @@ The laws of a plan, each a property that is tested:
 
 - **Streams first.** Every decode row is in, before any prompt. Were there more than `n_batch` of them, those that
   waited longest go, so with at most twice as many none waits for more than one tick.
+- **Forced tokens go with their row.** What a structure has added to a stream's next token takes of the room that
+  prompts would have: all of it, or half where prompts wait. What does not fit follows in the next ticks.
 - **Prompts take what is left**, and while anyone is decoding at most `chunk` tokens in total, none if that is 0. Alone,
   a prompt has the whole batch. Where rows and chunk leave room, the first prompt in line always gets a slice.
 - **The line** is: prompts that have waited `PATIENCE` ticks for each competing prompt (longest first), then the higher
@@ -38,7 +40,7 @@ class Need(msgspec.Struct, frozen=True):
 
     position: int
     tokens: int
-    decoding: bool  # a stream waits for its next token; `tokens` is then 1
+    decoding: bool  # a stream waits for its next token; `tokens` is then 1, or more where a structure forces them
     priority: int = 0  # higher goes first
     arrival: int = 0  # the request's id: the lower came first
     waited: int = 0  # ticks since it was last part of a decode
@@ -57,12 +59,13 @@ def plan_tick(needs: Sequence[Need], n_batch: int, n_ubatch: int, chunk: int | N
     `chunk` limits the prompt tokens of a decode that also has a row.
     """
     rows = sorted((index for index, need in enumerate(needs) if need.decoding), key=lambda index: _row(needs[index]))
-    portions = [Portion(index, 1) for index in rows[:n_batch]]
-    room = n_batch - len(portions)
+    room = max(0, n_batch - len(rows))
     if rows and chunk is not None:
         room = min(room, chunk)
-    least, part = 1, -(-room // PART)
     prompts = [index for index, need in enumerate(needs) if not need.decoding]
+    portions = _rows(needs, rows[:n_batch], room // 2 if prompts else room)
+    room -= sum(portion.tokens - 1 for portion in portions)
+    least, part = 1, -(-room // PART)
     patience = patience_of(len(prompts))
     for index in sorted(prompts, key=lambda index: _prompt(needs[index], patience)):
         tokens = slice_length(needs[index].position, needs[index].tokens, room, n_ubatch)
@@ -70,6 +73,16 @@ def plan_tick(needs: Sequence[Need], n_batch: int, n_ubatch: int, chunk: int | N
             portions.append(Portion(index, tokens))
             room -= tokens
             least = part
+    return portions
+
+
+def _rows(needs: Sequence[Need], rows: Sequence[int], room: int) -> list[Portion]:
+    """Each of the rows, with as many of its forced tokens as there is room for."""
+    portions = []
+    for index in rows:
+        forced = min(needs[index].tokens - 1, room)
+        room -= forced
+        portions.append(Portion(index, 1 + forced))
     return portions
 
 

@@ -254,6 +254,7 @@ class Worker:
         try:
             token = draw()
             running.sampled(token, self._backend.vocabulary, now())
+            running.follow(self._backend.vocabulary, now())
         except ErllamaError as error:
             self._drop(running, error)
             return

@@ -49,7 +49,7 @@ class Shown(GatedBackend):
         sampler = super().sampler(sampling, history)
         if sampling.seed != UNLUCKY:
             return sampler
-        return Unlucky(self._values, self.vocabulary.n_vocab, sampling, banned(sampling, self.vocabulary))
+        return Unlucky(self._values, self.vocabulary.n_vocab, sampling, banned(sampling, self.vocabulary), None)
 
 
 class Unlucky(StubSampler):

@@ -27,7 +27,6 @@ from erllama_py.engine.llama.candidates import Candidates
 from erllama_py.engine.llama.context import Context
 from erllama_py.engine.llama.gguf_file import read_facts
 from erllama_py.engine.llama.gguf_header import check_file
-from erllama_py.engine.llama.grammar import make_grammar
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import AbortFlag, Library, library
 from erllama_py.engine.llama.sampler import LlamaSampler
@@ -35,6 +34,7 @@ from erllama_py.engine.llama.states import States
 from erllama_py.engine.llama.steps import Making
 from erllama_py.engine.llama.vocabulary import LlamaVocabulary
 from erllama_py.engine.llama.weights import load_model, make_context
+from erllama_py.engine.structure import compile
 from erllama_py.errors import ModelLoadError, ModelNotLoaded, TokenizerOnly, TokenOutOfRange
 from erllama_py.options.model import ModelConfig
 from erllama_py.options.sampling import Sampling
@@ -151,12 +151,12 @@ class LlamaBackend:
         for token in history:
             if not 0 <= token < n_vocab:
                 raise TokenOutOfRange(f"token {token} in the history", token=token, n_vocab=n_vocab)
-        grammar = None
+        matcher = None
         if sampling.grammar is not None:
-            grammar = make_grammar(lib, lib.c.llama_model_get_vocab(self._model), self._model_id, sampling.grammar)
+            matcher = compile(sampling.grammar, self._vocabulary.structure_tokenizer())
         making = Making(lib, lib.c.llama_model_get_vocab(self._model), n_vocab, self._context.n_ctx)
         sampler = LlamaSampler(
-            making, self._context, self._candidates, sampling, history, banned(sampling, self.vocabulary), grammar,
+            making, self._context, self._candidates, sampling, history, banned(sampling, self.vocabulary), matcher,
             self._samplers.discard,
         )  # fmt: skip
         self._samplers.add(sampler)

@@ -19,6 +19,7 @@ from erllama_py.options.sampling import Sampling
 
 _CANDIDATE = [("id", "i4"), ("logit", "f4"), ("p", "f4")]  # llama_token_data
 _SLACK = 1e-3  # of a logit: the chain computes in 32 bits what is compared here
+_FEW = 256  # tokens that a structure allows: to cut so short a list costs more than it saves
 
 
 class Candidates:
@@ -104,6 +105,16 @@ class Cutter:
         ids = numpy.concatenate((free, changed[~self._is_banned[changed]] if banned else changed))
         ids.sort()
         return ids
+
+    def ids_among(self, allowed: Any, rows: Rows, row: int, banned: frozenset[int]) -> Any:
+        """The same, of the tokens that are `allowed` (one flag for each): what the chain draws from is only these."""
+        numpy = self._numpy
+        if self._cut == steps.Cut() or numpy.count_nonzero(allowed) <= _FEW:
+            ids = numpy.flatnonzero(allowed).astype("i4")
+            return ids[numpy.isin(ids, list(banned), invert=True)] if banned else ids
+        logits = numpy.where(allowed, rows.logits[row], -math.inf)
+        ids = self.ids(Rows(numpy, logits.reshape(1, -1)), 0, banned)
+        return ids[allowed[ids]]
 
     def _free(self, ids: Any, banned: frozenset[int]) -> Any:
         """Those of the tokens that the chain does not change, and that are not banned."""

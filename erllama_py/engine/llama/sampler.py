@@ -4,14 +4,13 @@ llama.cpp's own draw makes a list of all candidates, which costs more than every
 row of logits is cut first (`candidates`), so that the chain draws exactly what it would from all tokens. The
 likeliest token, where nothing changes logits, needs no chain at all.
 
-With a grammar we hold all candidates ourselves, because a grammar that allows no token, or is handed one that it does
-not allow, makes llama.cpp raise a C++ exception, which ends the process when it reaches Python's frames.
+Under a structure only the tokens that it allows are candidates; the rest is the same. The likeliest token of all is
+looked at first: mostly the structure allows it.
 """
 
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,21 +21,22 @@ from erllama_py.engine.llama.candidates import Candidates, Cutter
 from erllama_py.engine.llama.context import Context
 from erllama_py.engine.llama.rows import Rows
 from erllama_py.engine.logprobs import of_row, of_some
+from erllama_py.engine.structure import Matcher
 from erllama_py.errors import SamplerFailed
 from erllama_py.options.sampling import Sampling
 
 
 class LlamaSampler:
-    """The chain of one request, a `Sampler`; `grammar` is its grammar step, if it has one. Both belong to it."""
+    """The chain of one request, a `Sampler`, and the matcher of its structure, if it has one. Both belong to it."""
 
     def __init__(
         self, making: steps.Making, context: Context, candidates: Candidates, sampling: Sampling,
-        history: Sequence[int], banned: Banned, grammar: Any, closed: Callable[[LlamaSampler], None],
+        history: Sequence[int], banned: Banned, matcher: Matcher | None, closed: Callable[[LlamaSampler], None],
     ) -> None:  # fmt: skip
         self._c, self._quick, self._numpy = making.library.c, making.library.quick, making.library.numpy
         self._context, self._candidates = context, candidates
         self._n_vocab = making.n_vocab
-        self._grammar = grammar
+        self._matcher = matcher
         self._on_close = closed
         self._cutter = Cutter(making, sampling, history)
         self._banned, self._drawn = banned, 0
@@ -70,19 +70,27 @@ class LlamaSampler:
         if self._chain is None:
             raise SamplerFailed("the sampler is closed")
         banned = self._banned.after(self._drawn)
-        token = rows.best(row) if self._grammar is None and self._cutter.is_plain else None
+        token = rows.best(row) if self._cutter.is_plain else None
         if token == -1 or (token is None and not rows.is_valid(row)):
             raise SamplerFailed("the model's output is not a number")
-        if token is None or token in banned:
-            token = self._by_chain(rows, row, banned) if self._grammar is None else self._by_grammar(rows, row, banned)
-            self._quick.sampler_accept(self._chain, token)
-            self._cutter.saw(token)
+        if token is None or token in banned or not (self._matcher is None or self._matcher.allows(token)):
+            token = self._by_chain(rows, row, banned)
+            self._accept(token)
+        if self._matcher is not None:
+            self._matcher.accept(token)
         self._drawn += 1
         self._last = rows, row, token
         return token
 
+    def _accept(self, token: int) -> None:
+        self._quick.sampler_accept(self._chain, token)
+        self._cutter.saw(token)
+
     def _by_chain(self, rows: Rows, row: int, banned: frozenset[int]) -> int:
-        ids = self._cutter.ids(rows, row, banned)
+        if self._matcher is None:
+            ids = self._cutter.ids(rows, row, banned)
+        else:
+            ids = self._cutter.ids_among(self._matcher.allowed(self._n_vocab), rows, row, banned)
         if ids is not None and not len(ids):  # llama.cpp would end the process
             raise SamplerFailed("every token is banned")
         self._candidates.fill(rows.logits[row], ids)
@@ -91,42 +99,31 @@ class LlamaSampler:
             raise SamplerFailed("no token was drawn")
         return token
 
-    def _by_grammar(self, rows: Rows, row: int, banned: frozenset[int]) -> int:
-        candidates = self._candidates
-        candidates.fill(rows.logits[row])
-        if banned:
-            candidates.logits[list(banned)] = -math.inf
-        # The slow step, milliseconds for a large vocabulary: through the function that lets the GIL go.
-        self._c.llama_sampler_apply(self._grammar, candidates.array)
-        allowed = self._numpy.isfinite(candidates.logits)
-        if not allowed.any():
-            raise SamplerFailed("the grammar allows no token here")
-        token = self._apply_chain()
-        if token < 0 or not allowed[token]:
-            raise SamplerFailed("no token that the grammar allows was drawn")
-        self._quick.sampler_accept(self._grammar, token)
-        return token
-
     def _apply_chain(self) -> int:
         """The token that the chain selects among the candidates, -1 when it selects none."""
         self._quick.sampler_apply(self._chain, self._candidates.array)
         return self._candidates.selected()
 
     def forced(self) -> list[int]:
-        return []
+        """See `Sampler.forced`."""
+        if self._matcher is None or self._chain is None:
+            return []
+        tokens = self._matcher.forced()
+        for token in tokens if not self._cutter.is_plain else ():
+            self._accept(token)
+        self._drawn += len(tokens)
+        return tokens
 
     @property
     def is_over(self) -> bool:
-        return False
+        """See `Sampler.is_over`."""
+        return self._matcher is not None and self._matcher.is_over
 
     def close(self) -> None:
-        chain, self._chain = self._chain, None
-        grammar, self._grammar = self._grammar, None
+        chain, self._chain, self._matcher = self._chain, None, None
         if chain is not None:
             self._c.llama_sampler_free(chain)
             self._on_close(self)
-        if grammar is not None:
-            self._c.llama_sampler_free(grammar)
 
 
 def make_chain(making: steps.Making, sampling: Sampling, history: Sequence[int]) -> Any:
