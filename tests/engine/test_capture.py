@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers.backends import MEMORY, Subject, make_subject, write_on
+from helpers.structures import regex
 from helpers.tiny_gguf import KINDS, WINDOW
 
 from erllama_py.engine.backend import Backend, BackendFailure, CannotCapture, DecodeStatus, Slice
@@ -322,7 +323,7 @@ def test_cells_can_all_be_used_after_many_captures_and_restores(subject: Subject
 # --- kept logits ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("grammar", [None, "root ::= [a-z ]+"])
+@pytest.mark.parametrize("grammar", [None, regex("[a-z ]+")])
 def test_a_draw_from_kept_logits_is_the_draw_that_the_live_ones_give(backend: Backend, grammar: str | None) -> None:
     """Over many seeds, with penalties and grammars, for draw after draw."""
     decode(backend, 0, 0, 100)

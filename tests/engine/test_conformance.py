@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 from helpers.backends import GREEDY, Subject, complete, write_on
+from helpers.structures import lark, regex
 from helpers.tiny_gguf import WINDOW
 from hypothesis import given
 from hypothesis import strategies as st
@@ -221,7 +222,7 @@ def test_eight_sequences_side_by_side_say_what_each_says_alone(subject: Subject)
     """
     backend = subject[2](n_ctx=1024, n_seq_max=8, flash_attn=False, type_k="f32", type_v="f32")
     backend.load(lambda _done: True)
-    grammars = ("root ::= [a-z ]+", 'root ::= [A-Z ]+ "."', None, 'root ::= "{" [0-9]+ "}"')
+    grammars = (regex("[a-z ]{9,}"), regex("[A-Z]+[.]"), None, lark('start: "{" /[0-9]+/ "}"'))
     chats = [
         Chat(
             seq_id=i,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from helpers.structures import regex
 from helpers.tiny_gguf import WINDOW, Kind, tiny_gguf
 
 from erllama_py.engine.backend import BackendFailure, DecodeStatus, Slice
@@ -233,7 +234,7 @@ def test_logits_of_a_decode_that_did_not_happen_are_gone(dense: LlamaBackend) ->
 
 @pytest.mark.parametrize("token", [0, 100, -1])
 @pytest.mark.parametrize(
-    "sampling", [Sampling(), GREEDY, Sampling(grammar="root ::= .*")], ids=["hot", "greedy", "grammar"]
+    "sampling", [Sampling(), GREEDY, Sampling(grammar=regex(".*"))], ids=["hot", "greedy", "grammar"]
 )
 def test_logits_that_are_not_numbers_fail_the_request(dense: LlamaBackend, sampling: Sampling, token: int) -> None:
     """llama.cpp would sort them and read where nothing is."""
@@ -258,7 +259,7 @@ def test_a_sampler_outlives_its_backend_without_harm(models: Path, configure: Co
     """Closing the backend closes the samplers; using or closing one afterwards touches nothing."""
     backend = loaded(configure(tiny_gguf("dense", models)))
     backend.decode([Slice(0, 0, PROMPT, True)])
-    samplers = [backend.sampler(Sampling(grammar=grammar), []) for grammar in (None, "root ::= .*")]
+    samplers = [backend.sampler(Sampling(grammar=grammar), []) for grammar in (None, regex(".*"))]
     backend.close()
     for sampler in samplers:
         with pytest.raises(SamplerFailed):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from helpers.structures import regex
 from helpers.tiny_gguf import broken_gguf, tiny_gguf
 
 from erllama_py.engine.backend import LoadCancelled, Slice
@@ -33,7 +34,7 @@ def load_and_close(config: ModelConfig, cancel: bool = False) -> None:
         try:
             backend.load(lambda _: not cancel or next(steps) < 10)
             backend.decode([Slice(0, 0, PROMPT, True)])
-            backend.sampler(Sampling(grammar="root ::= .*"), []).sample(0)
+            backend.sampler(Sampling(grammar=regex(".*")), []).sample(0)
         except (ErllamaError, LoadCancelled):
             pass
         backend.close()

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from helpers.backends import make_subject
 from helpers.engine import fixed_threads, generate
+from helpers.structures import ENDLESS as ENDLESS_TEXT
 from helpers.tiny_gguf import KINDS, Kind
 
 from erllama_py.buffers import BufferPool
@@ -50,7 +51,7 @@ SEQUENCES = 4
 REQUESTS, REPLY = 8, 24
 COMMON = 50  # tokens that half of the prompts begin with
 # Without a grammar the replies of random weights end anywhere.
-ENDLESS = Sampling(temperature=0.0, grammar="root ::= [a-z ] root")
+ENDLESS = Sampling(temperature=0.0, grammar=ENDLESS_TEXT)
 MOST_STEPS = 2000  # for a test gone wrong
 
 

@@ -7,12 +7,11 @@ import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy
 import pytest
 from helpers.backends import make_subject
-from llguidance import LLMatcher
+from helpers.structures import lark, regex, schema
 
 from erllama_py.engine import structure
 from erllama_py.engine.backend import Backend, Vocabulary
@@ -27,11 +26,7 @@ SCHEMA = {
 }
 
 
-def json_schema(schema: dict[str, Any]) -> str:
-    return LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
-
-
-LETTERS = LLMatcher.grammar_from_regex("[a-c]{1,3}")
+LETTERS = regex("[a-c]{1,3}")
 
 
 @pytest.fixture(scope="module", params=["llama", "stub"])
@@ -73,7 +68,7 @@ def test_what_is_allowed_is_what_the_grammar_says(words: Vocabulary) -> None:
 
 def test_a_reply_that_is_complete_is_over(words: Vocabulary) -> None:
     """Only its end may follow, whether that is drawn or not."""
-    matcher = compile(LLMatcher.grammar_from_lark('start: "ab" | "ac"'), words.structure_tokenizer())
+    matcher = compile(lark('start: "ab" | "ac"'), words.structure_tokenizer())
     for token in words.tokenize("ac", add_special=False, parse_special=False):
         matcher.accept(token)
     assert matcher.is_over
@@ -93,7 +88,7 @@ def test_a_token_that_may_not_come_is_refused(words: Vocabulary) -> None:
 
 def test_copies_do_not_know_of_each_other(words: Vocabulary) -> None:
     """One goes on, the other stays; both may be copied again."""
-    one = compile(json_schema(SCHEMA), words.structure_tokenizer())
+    one = compile(schema(SCHEMA), words.structure_tokenizer())
     one.forced()
     other = one.copy()
     before = allowed(other)
@@ -127,15 +122,15 @@ def text_of(words: Vocabulary, token: int) -> str:
 def test_what_is_forced_is_what_would_be_drawn(words: Vocabulary, seed: int) -> None:
     """Token by token, with the same luck, the same reply; it is of the schema, and most of it was forced."""
     tokenizer = words.structure_tokenizer()
-    one = draw(words, compile(json_schema(SCHEMA), tokenizer), random.Random(seed), forced=True)
-    assert one == draw(words, compile(json_schema(SCHEMA), tokenizer), random.Random(seed), forced=False)
+    one = draw(words, compile(schema(SCHEMA), tokenizer), random.Random(seed), forced=True)
+    assert one == draw(words, compile(schema(SCHEMA), tokenizer), random.Random(seed), forced=False)
     assert json.loads(text(words, one))["kind"] in ("alpha-centauri", "beta")
 
 
 def test_long_runs_are_forced_piece_by_piece(words: Vocabulary) -> None:
     """No call takes long; what is left comes with the next."""
     run = "abc " * 200
-    matcher = compile(LLMatcher.grammar_from_lark(f'start: "{run}"'), words.structure_tokenizer())
+    matcher = compile(lark(f'start: "{run}"'), words.structure_tokenizer())
     pieces = []
     while piece := matcher.forced():
         pieces.append(piece)
@@ -147,10 +142,10 @@ def test_long_runs_are_forced_piece_by_piece(words: Vocabulary) -> None:
 BAD = {
     "nothing": "",
     "no grammar": "start ::= nonsense",
-    "no start rule": LLMatcher.grammar_from_lark('stop: "a"'),
-    "bad regex": LLMatcher.grammar_from_regex("("),
-    "unknown type": json_schema({"type": "nothing"}),
-    "unknown keyword": json_schema({"type": "object", "minProperties": 1, "unevaluatedProperties": False}),
+    "no start rule": lark('stop: "a"'),
+    "bad regex": regex("("),
+    "unknown type": schema({"type": "nothing"}),
+    "unknown keyword": schema({"type": "object", "minProperties": 1, "unevaluatedProperties": False}),
     "no text": "start: \ud800",
     "too long": "start: " + '"a" ' * (structure.MOST_CHARACTERS // 4),
 }
@@ -170,7 +165,7 @@ def test_bad_grammars_are_told(words: Vocabulary, grammar: str) -> None:
 def test_so_many_are_kept_and_no_more(words: Vocabulary) -> None:
     """The one that was not asked for the longest goes."""
     tokenizer = words.structure_tokenizer()
-    grammars = [LLMatcher.grammar_from_regex(f"a{{{count}}}") for count in range(1, structure.MOST_COMPILED + 2)]
+    grammars = [regex(f"a{{{count}}}") for count in range(1, structure.MOST_COMPILED + 2)]
     for grammar in grammars:
         compile(grammars[0], tokenizer)
         compile(grammar, tokenizer)
@@ -200,6 +195,6 @@ def test_a_closed_vocabulary_compiles_no_more(name: str, models: Path) -> None:
     compile(LETTERS, tokenizer)
     backend.close()
     with pytest.raises(ModelNotLoaded):
-        compile(LLMatcher.grammar_from_regex("x"), tokenizer)
+        compile(regex("x"), tokenizer)
     with pytest.raises(ModelNotLoaded):
         backend.vocabulary.structure_tokenizer()

@@ -13,6 +13,7 @@ from erllama_py.engine.llama.native import Library
 from erllama_py.engine.llama.rows import Rows
 from erllama_py.engine.llama.sampler import LlamaSampler, make_chain
 from erllama_py.engine.llama.steps import Making
+from erllama_py.engine.structure import Matcher
 from erllama_py.options.sampling import Sampling
 
 NOTHING = Banned(frozenset(), frozenset(), 0)
@@ -45,22 +46,29 @@ class Draws:
         self.decoded = Decoded()
         self._candidates = Candidates(library, n_vocab)
 
-    def sampler(self, sampling: Sampling, history: Sequence[int] = (), banned: Banned = NOTHING) -> LlamaSampler:
+    def sampler(
+        self, sampling: Sampling, history: Sequence[int] = (), banned: Banned = NOTHING, matcher: Matcher | None = None
+    ) -> LlamaSampler:
         """Ours."""
         context: Any = self.decoded
         return LlamaSampler(
-            self.making, context, self._candidates, sampling, history, banned, None, lambda sampler: None
+            self.making, context, self._candidates, sampling, history, banned, matcher, lambda sampler: None
         )
 
-    def chain(self, sampling: Sampling, history: Sequence[int] = (), banned: Banned = NOTHING) -> Chain:
-        """llama.cpp's."""
-        return Chain(self, sampling, history, banned)
+    def chain(
+        self, sampling: Sampling, history: Sequence[int] = (), banned: Banned = NOTHING, masks: Any = None
+    ) -> Chain:
+        """llama.cpp's; `masks` says for each draw which tokens it may give."""
+        return Chain(self, sampling, history, banned, masks)
 
 
 class Chain:
     """llama.cpp's chain, given all tokens that are not banned."""
 
-    def __init__(self, draws: Draws, sampling: Sampling, history: Sequence[int], banned: Banned) -> None:
+    def __init__(
+        self, draws: Draws, sampling: Sampling, history: Sequence[int], banned: Banned, masks: Any = None
+    ) -> None:
+        self._masks = masks
         self._library, self._decoded = draws.library, draws.decoded
         self._candidates = Candidates(draws.library, draws.making.n_vocab)
         self._all = np.arange(draws.making.n_vocab, dtype="i4")
@@ -71,6 +79,8 @@ class Chain:
         """The token that it draws from a row."""
         banned = self._banned.after(self._drawn)
         allowed = np.setdiff1d(self._all, list(banned)) if banned else None
+        if self._masks is not None:
+            allowed = np.setdiff1d(np.flatnonzero(self._masks[self._drawn]), list(banned)).astype("i4")
         self._candidates.fill(self._decoded.logits[index], allowed)
         self._library.quick.sampler_apply(self._chain, self._candidates.array)
         token = self._candidates.selected()

@@ -21,7 +21,7 @@ _LEVELS: dict[int, Level] = {3: "warning", 4: "error"}
 _CONTINUE = 5
 
 # What llama.cpp says last when a load fails; the reason is in a line before.
-_GENERIC = re.compile(r"failed to load model(?: from .*)?$|failed to parse grammar$|failed to decode, ret = ")
+_GENERIC = re.compile(r"failed to load model(?: from .*)?$|failed to decode, ret = ")
 _PREFIX = re.compile(r"^\w+: (error loading model: |failed to initialize the context: )?")
 
 
