@@ -293,7 +293,20 @@ class ContextOverflow(RequestError):
 
 
 class InvalidGrammar(RequestError):
-    """The GBNF grammar does not parse, or has no root rule."""
+    """What the reply is to follow cannot be: it does not parse, no reply can follow it, or it is beyond a limit."""
+
+
+@dataclass(eq=False)
+class InvalidSchema(InvalidGrammar):
+    """A JSON schema that no grammar can hold. `keyword` is what it founders on, where that has a name, and `path` where
+    it lies, as a JSON pointer."""
+
+    keyword: str = ""
+    path: str = "#"
+
+    def describe(self) -> str:
+        where = f"{self.path}: " if self.path != "#" else ""
+        return f"{where}{self.keyword}: {self.problem}" if self.keyword else where + self.problem
 
 
 class SamplerFailed(RequestError):

@@ -1,0 +1,53 @@
+"""Types as JSON: the schema of a type, and the value of that type in a reply.
+
+msgspec knows builtin types and their containers, enums, `Literal`, dataclasses, `TypedDict`, `NamedTuple` and its own
+structs. Pydantic's models are left to pydantic, which is there where an application has one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from erllama_py.errors import InvalidSchema
+
+
+def schema_of(kind: Any) -> dict[str, Any]:
+    """The JSON schema of a type. Raises `InvalidSchema` for one that has none."""
+    try:
+        adapter = _pydantic(kind)
+        schema: dict[str, Any] = msgspec.json.schema(kind) if adapter is None else adapter.json_schema()
+    except Exception as error:  # the type's own code may run
+        raise InvalidSchema(f"{kind!r} has no JSON schema: {error}") from error
+    return schema
+
+
+def reader(kind: Any) -> Callable[[str], object]:
+    """A function from a reply to its value: plain Python values for a schema, else of the type. It raises what the
+    type's own checks raise."""
+    if isinstance(kind, dict):
+        return json.loads
+    adapter = _pydantic(kind)
+    read: Callable[[str], object] = msgspec.json.Decoder(kind).decode if adapter is None else adapter.validate_json
+    return read
+
+
+def _pydantic(kind: Any) -> Any:
+    """Pydantic's adapter of a type that is one of its own, or holds one; `None` for all others."""
+    if "pydantic" not in sys.modules or not _is_foreign(kind):
+        return None
+    return sys.modules["pydantic"].TypeAdapter(kind)
+
+
+def _is_foreign(kind: Any) -> bool:
+    if hasattr(kind, "__pydantic_validator__"):
+        return True
+    try:
+        msgspec.json.schema(kind)
+    except Exception:  # a container of such a model, among others: pydantic says what it makes of it
+        return True
+    return False

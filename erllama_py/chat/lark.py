@@ -1,0 +1,44 @@
+"""Grammars in Lark's form, held against limits before llguidance compiles them: it follows chains of rules by recursion,
+and what a class of characters costs grows with the square of its length. llguidance itself says what is wrong in them.
+"""
+
+from __future__ import annotations
+
+import re
+
+from erllama_py.chat.gbnf import check_chain
+from erllama_py.errors import InvalidGrammar
+
+MAX_REGEX = 16_384  # characters of one regular expression
+MAX_COLONS = 1_000  # no grammar has more rules than colons, however it is read
+
+_PIECES = re.compile(
+    r'(?P<text>"(?:\\.|[^"\\\n])*")|(?P<comment>//[^\n]*)|(?P<regex>/(?:\\.|[^/\\])+/)|(?P<name>[A-Za-z_]\w*)|(?P<other>.)',
+    re.DOTALL,
+)
+_RULE = re.compile(r"^[ \t]*[?!]?([A-Za-z_]\w*)[^\n:|\"/]*:(?!:)", re.MULTILINE)
+
+
+def check_lark(text: str) -> None:
+    """Raises `InvalidGrammar` for a text that is no Lark, or beyond a limit."""
+    if text.count(":") > MAX_COLONS:
+        raise InvalidGrammar(f"the grammar has more than {MAX_COLONS} colons")
+    if _RULE.search(text) is None:
+        raise InvalidGrammar("expecting a rule: `root ::= …` in GBNF, or `start: …` in Lark")
+    if "%lark" in text:
+        raise InvalidGrammar("a grammar in a grammar, `%lark`, is not taken")
+    for piece in _PIECES.finditer(text):
+        if piece["regex"] and len(piece["regex"]) > MAX_REGEX:
+            raise InvalidGrammar(f"a regular expression has more than {MAX_REGEX} characters")
+    check_chain(_references(text))
+
+
+def _references(text: str) -> dict[str, set[str]]:
+    """The names in each rule."""
+    begins = [*_RULE.finditer(text)]
+    ends = [one.start() for one in begins[1:]] + [len(text)]
+    found: dict[str, set[str]] = {}
+    for one, end in zip(begins, ends, strict=True):
+        names = {piece["name"] for piece in _PIECES.finditer(text, one.end(), end) if piece["name"]}
+        found.setdefault(one[1], set()).update(names)
+    return found

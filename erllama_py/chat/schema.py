@@ -1,0 +1,159 @@
+"""JSON schemas as a grammar can hold them: checked keyword by keyword, in bounded time, before anything compiles them.
+
+What is refused here would otherwise take long, end the process (the compiler follows references by recursion), or be
+ignored. Keywords and their meaning: JSON Schema 2020-12, https://json-schema.org/draft/2020-12.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote
+
+from erllama_py.errors import InvalidSchema
+
+# Within these the compiler took at most 0.1 s of any schema that was tried, and 1 MB of stack.
+MAX_VALUES = 6_000  # of the whole schema: each mapping, list, text, number
+MAX_CHARACTERS = 65_536  # of all its texts, keys included
+MAX_TEXT = 16_384  # of one text; the time that a pattern takes grows with the square of its length
+MAX_NESTED = 100  # mappings and lists in each other; the compiler takes 128
+MAX_DEPTH = 400  # schemas in each other, where a reference counts as the schema that it leads to
+
+# Not held by a grammar. Annotations and unknown keywords change nothing and are let in, as the standard has it.
+UNSUPPORTED = frozenset({
+    "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies", "propertyNames",
+    "unevaluatedProperties", "unevaluatedItems", "contains", "minContains", "maxContains", "uniqueItems",
+    "contentEncoding", "$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor", "x-guidance",
+})  # fmt: skip
+FORMATS = ("date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid")
+
+_NAMED = ("properties", "patternProperties", "$defs", "definitions")  # keywords that hold schemas by name
+_LISTED = ("anyOf", "allOf", "oneOf", "prefixItems")
+_SINGLE = ("items", "additionalProperties", "additionalItems")
+_COMBINED = frozenset({"properties", "anyOf", "allOf", "oneOf", "$ref"})
+_OPEN = frozenset({"additionalProperties", "patternProperties", "minProperties"})
+
+Found = tuple[str, Any, int]  # where a schema lies, as a JSON pointer; the schema; how many it is in
+
+
+def schema_text(schema: object, **guidance: object) -> str:
+    """A schema as JSON, closed where it does not say otherwise, see `_close`. Raises `InvalidSchema`.
+
+    `guidance` goes to the compiler with it.
+    """
+    if not isinstance(schema, dict):
+        raise InvalidSchema(f"a schema is a mapping, not {type(schema).__name__}")
+    check_size(schema)
+    copied: dict[str, Any] = json.loads(json.dumps(schema))  # the caller's own is left as it is
+    places = list(_schemas(copied))
+    known = {path for path, _, _ in places}
+    found = [(path, one) for path, one, _ in places if isinstance(one, dict)]
+    for path, one in found:
+        _check_keywords(one, path, known)
+    _check_depth(found)
+    _close([one for _, one in found])
+    return json.dumps({**copied, "x-guidance": guidance}, ensure_ascii=False)
+
+
+def check_size(value: object) -> None:
+    """Refuse what is no JSON, or too much of it. Raises `InvalidSchema`."""
+    values = characters = 0
+    open_: list[tuple[object, str, int]] = [(value, "#", 0)]
+    while open_:
+        one, path, depth = open_.pop()
+        values += 1
+        if values > MAX_VALUES:
+            raise InvalidSchema(f"the schema has more than {MAX_VALUES} values")
+        if depth > MAX_NESTED:
+            raise InvalidSchema(f"the schema nests more than {MAX_NESTED} mappings and lists", path=path[:200])
+        if isinstance(one, dict):
+            characters += sum(_length(key, path) for key in one)
+            open_ += [(below, f"{path}/{key}", depth + 1) for key, below in one.items()]
+        elif isinstance(one, list | tuple):
+            open_ += [(below, f"{path}/{index}", depth + 1) for index, below in enumerate(one[: MAX_VALUES + 1])]
+        else:
+            characters += _length(one, path) if isinstance(one, str) else 0
+            _check_number(one, path)
+        if characters > MAX_CHARACTERS:
+            raise InvalidSchema(f"the schema has more than {MAX_CHARACTERS} characters")
+
+
+def _length(text: object, path: str) -> int:
+    if not isinstance(text, str):
+        raise InvalidSchema(f"the names of a schema are str, not {type(text).__name__}", path=path)
+    if len(text) > MAX_TEXT:
+        raise InvalidSchema(f"a text of {len(text)} characters is longer than {MAX_TEXT}", path=path)
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidSchema("a text has no UTF-8 form: it holds a lone surrogate", path=path) from None
+
+
+def _check_number(value: object, path: str) -> None:
+    if isinstance(value, int) and value.bit_length() > 63:
+        raise InvalidSchema("an integer has more than 64 bits", path=path)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidSchema(f"{value} is no number of JSON", path=path)
+    if not isinstance(value, str | int | float | None):
+        raise InvalidSchema(f"{type(value).__name__} has no JSON form", path=path)
+
+
+def _schemas(schema: object, path: str = "#", level: int = 0) -> Iterator[Found]:
+    """A schema and all those in it, outermost first. The recursion is bounded by `MAX_NESTED`."""
+    yield path, schema, level
+    for keyword, value in schema.items() if isinstance(schema, dict) else ():
+        if keyword in _NAMED and isinstance(value, dict):
+            for name, below in value.items():
+                yield from _schemas(below, f"{path}/{keyword}/{_escaped(name)}", level + 1)
+        elif keyword in _LISTED and isinstance(value, list):
+            for index, below in enumerate(value):
+                yield from _schemas(below, f"{path}/{keyword}/{index}", level + 1)
+        elif keyword in _SINGLE and isinstance(value, dict | bool):
+            yield from _schemas(value, f"{path}/{keyword}", level + 1)
+
+
+def _escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")  # RFC 6901, section 3
+
+
+def _check_keywords(schema: dict[str, Any], path: str, known: set[str]) -> None:
+    for keyword in schema:
+        if keyword in UNSUPPORTED:
+            raise InvalidSchema("no grammar holds this keyword", keyword, path)
+    if "$id" in schema and path != "#":
+        raise InvalidSchema("a schema in another has no address of its own", "$id", path)
+    reference = schema.get("$ref", "#")
+    if not isinstance(reference, str) or not reference.startswith("#"):
+        raise InvalidSchema(f"{reference!r} is not in this schema, and nothing is fetched", "$ref", path)
+    if unquote(reference) not in known:
+        raise InvalidSchema(f"{reference!r} leads to no schema in this one", "$ref", path)
+    if (format_ := schema.get("format")) is not None and format_ not in FORMATS:
+        raise InvalidSchema(f"no grammar is known for {format_!r}, only for {', '.join(FORMATS)}", "format", path)
+
+
+def _check_depth(found: list[tuple[str, dict[str, Any]]]) -> None:
+    """Bound the compiler's recursion: it enters each schema that a reference leads to once, and goes to its depth."""
+    targets = {unquote(one["$ref"]) for _, one in found if "$ref" in one}
+    if sum(_depth(one) for path, one in found if path in targets or path == "#") > MAX_DEPTH:
+        raise InvalidSchema(f"the schema and those that it refers to are more than {MAX_DEPTH} deep together", "$ref")
+
+
+def _depth(schema: dict[str, Any]) -> int:
+    named = ("#/$defs/", "#/definitions/")  # entered by reference alone
+    return max(level for path, _, level in _schemas(schema) if not path.startswith(named)) + 1
+
+
+def _close(schemas: list[dict[str, Any]]) -> None:
+    """Have objects hold the properties that they name, and no others, unless the schema says `additionalProperties`.
+
+    That narrows the schema: each reply is still valid by the caller's. Where schemas are combined, closing one could
+    shut out what another asks for, and the standard's rule stands.
+    """
+    if any(len(_COMBINED & one.keys()) > 1 or len(one.get("allOf", ())) > 1 for one in schemas):
+        return
+    for one in schemas:
+        named = one.get("properties")
+        if isinstance(named, dict) and not _OPEN & one.keys() and named.keys() >= set(one.get("required", ())):
+            one["additionalProperties"] = False
