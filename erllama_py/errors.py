@@ -193,10 +193,8 @@ class CacheUnavailable(ErllamaError):
 
 
 class ModelFetchError(ErllamaError):
-    """A model file could not be fetched: no index, no room on the disk, or other bytes than were expected.
-
-    `name` is the short name that was asked for; nothing but whole, checked files is ever kept.
-    """
+    """A model file, asked for by its short `name`, could not be fetched: no index, no room, or other bytes than
+    expected. Nothing but whole, checked files is ever kept."""
 
     name: str
     problem: str
@@ -298,15 +296,10 @@ class InvalidGrammar(RequestError):
 
 @dataclass(eq=False)
 class InvalidSchema(InvalidGrammar):
-    """A JSON schema that no grammar can hold. `keyword` is what it founders on, where that has a name, and `path` where
-    it lies, as a JSON pointer."""
+    """A JSON schema that no grammar can hold: `keyword` is what it fails on, `path` where, as a JSON pointer."""
 
     keyword: str = ""
     path: str = "#"
-
-    def describe(self) -> str:
-        where = f"{self.path}: " if self.path != "#" else ""
-        return f"{where}{self.keyword}: {self.problem}" if self.keyword else where + self.problem
 
 
 class SamplerFailed(RequestError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -111,6 +111,11 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens read from the cache and given to it."""
     stats: Stats
     """Where the time went."""
+    parsed: Any = None
+    """With `json_schema` the value of the reply, of the type that was given; with `choice` the choice. `None` without
+    them, where the reply was cut short (`finish_reason` is not `"stop"`), and where `parse_error` says why."""
+    parse_error: str | None = None
+    """What the type's own checks say of a reply that is whole: a grammar does not know of them."""
     alternatives: tuple[Completion, ...] = ()
     """With `n` above 1: all the replies, this one first; each is as if it had been asked for alone."""
 

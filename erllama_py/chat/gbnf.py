@@ -28,7 +28,7 @@ _TIMES = re.compile(r"[*+?]|\{\s*(\d+)\s*(,?)\s*(\d*)\s*\}")
 _TOKEN = re.compile(r"(!?)<(\[\d+\]|[^>\s\[\]]+)>")
 _ESCAPE = re.compile(r'\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([tnr\\"\[\]]))')
 _PLAIN = {"t": "\t", "n": "\n", "r": "\r"}
-_BEGINS = re.compile(r"(?:\s|#[^\r\n]*|//[^\r\n]*)*[a-zA-Z0-9_-]+\s*::=")
+_BEGINS = re.compile(r"(?:\s|#[^\r\n]*+|//[^\r\n]*+)*+[a-zA-Z0-9_-]++\s*+::=")
 
 
 class Element(msgspec.Struct, frozen=True):

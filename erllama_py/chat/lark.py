@@ -1,5 +1,7 @@
-"""Grammars in Lark's form, held against limits before llguidance compiles them: it follows chains of rules by recursion,
-and what a class of characters costs grows with the square of its length. llguidance itself says what is wrong in them.
+"""Grammars in Lark's form, held against limits before llguidance compiles them.
+
+It follows chains of rules by recursion, and what a class of characters costs grows with the square of its length. What
+is wrong in a grammar llguidance says itself.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def schema_text(schema: object, **guidance: object) -> str:
     `guidance` goes to the compiler with it.
     """
     if not isinstance(schema, dict):
-        raise InvalidSchema(f"a schema is a mapping, not {type(schema).__name__}")
+        raise _wrong(f"a schema is a mapping, not {type(schema).__name__}")
     check_size(schema)
     copied: dict[str, Any] = json.loads(json.dumps(schema))  # the caller's own is left as it is
     places = list(_schemas(copied))
@@ -65,9 +65,9 @@ def check_size(value: object) -> None:
         one, path, depth = open_.pop()
         values += 1
         if values > MAX_VALUES:
-            raise InvalidSchema(f"the schema has more than {MAX_VALUES} values")
+            raise _wrong(f"the schema has more than {MAX_VALUES} values")
         if depth > MAX_NESTED:
-            raise InvalidSchema(f"the schema nests more than {MAX_NESTED} mappings and lists", path=path[:200])
+            raise _wrong(f"the schema nests more than {MAX_NESTED} mappings and lists", path=path)
         if isinstance(one, dict):
             characters += sum(_length(key, path) for key in one)
             open_ += [(below, f"{path}/{key}", depth + 1) for key, below in one.items()]
@@ -77,27 +77,27 @@ def check_size(value: object) -> None:
             characters += _length(one, path) if isinstance(one, str) else 0
             _check_number(one, path)
         if characters > MAX_CHARACTERS:
-            raise InvalidSchema(f"the schema has more than {MAX_CHARACTERS} characters")
+            raise _wrong(f"the schema has more than {MAX_CHARACTERS} characters")
 
 
 def _length(text: object, path: str) -> int:
     if not isinstance(text, str):
-        raise InvalidSchema(f"the names of a schema are str, not {type(text).__name__}", path=path)
+        raise _wrong(f"the names of a schema are str, not {type(text).__name__}", path=path)
     if len(text) > MAX_TEXT:
-        raise InvalidSchema(f"a text of {len(text)} characters is longer than {MAX_TEXT}", path=path)
+        raise _wrong(f"a text of {len(text)} characters is longer than {MAX_TEXT}", path=path)
     try:
         return len(text.encode())
     except UnicodeEncodeError:
-        raise InvalidSchema("a text has no UTF-8 form: it holds a lone surrogate", path=path) from None
+        raise _wrong("a text has no UTF-8 form: it holds a lone surrogate", path=path) from None
 
 
 def _check_number(value: object, path: str) -> None:
     if isinstance(value, int) and value.bit_length() > 63:
-        raise InvalidSchema("an integer has more than 64 bits", path=path)
+        raise _wrong("an integer has more than 64 bits", path=path)
     if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidSchema(f"{value} is no number of JSON", path=path)
+        raise _wrong(f"{value} is no number of JSON", path=path)
     if not isinstance(value, str | int | float | None):
-        raise InvalidSchema(f"{type(value).__name__} has no JSON form", path=path)
+        raise _wrong(f"{type(value).__name__} has no JSON form", path=path)
 
 
 def _schemas(schema: object, path: str = "#", level: int = 0) -> Iterator[Found]:
@@ -121,23 +121,23 @@ def _escaped(name: str) -> str:
 def _check_keywords(schema: dict[str, Any], path: str, known: set[str]) -> None:
     for keyword in schema:
         if keyword in UNSUPPORTED:
-            raise InvalidSchema("no grammar holds this keyword", keyword, path)
+            raise _wrong("no grammar holds this keyword", keyword, path)
     if "$id" in schema and path != "#":
-        raise InvalidSchema("a schema in another has no address of its own", "$id", path)
+        raise _wrong("a schema in another has no address of its own", "$id", path)
     reference = schema.get("$ref", "#")
     if not isinstance(reference, str) or not reference.startswith("#"):
-        raise InvalidSchema(f"{reference!r} is not in this schema, and nothing is fetched", "$ref", path)
+        raise _wrong(f"{reference!r} is not in this schema, and nothing is fetched", "$ref", path)
     if unquote(reference) not in known:
-        raise InvalidSchema(f"{reference!r} leads to no schema in this one", "$ref", path)
+        raise _wrong(f"{reference!r} leads to no schema in this one", "$ref", path)
     if (format_ := schema.get("format")) is not None and format_ not in FORMATS:
-        raise InvalidSchema(f"no grammar is known for {format_!r}, only for {', '.join(FORMATS)}", "format", path)
+        raise _wrong(f"no grammar is known for {format_!r}, only for {', '.join(FORMATS)}", "format", path)
 
 
 def _check_depth(found: list[tuple[str, dict[str, Any]]]) -> None:
     """Bound the compiler's recursion: it enters each schema that a reference leads to once, and goes to its depth."""
     targets = {unquote(one["$ref"]) for _, one in found if "$ref" in one}
     if sum(_depth(one) for path, one in found if path in targets or path == "#") > MAX_DEPTH:
-        raise InvalidSchema(f"the schema and those that it refers to are more than {MAX_DEPTH} deep together", "$ref")
+        raise _wrong(f"the schema and those that it refers to are more than {MAX_DEPTH} deep together", "$ref")
 
 
 def _depth(schema: dict[str, Any]) -> int:
@@ -157,3 +157,8 @@ def _close(schemas: list[dict[str, Any]]) -> None:
         named = one.get("properties")
         if isinstance(named, dict) and not _OPEN & one.keys() and named.keys() >= set(one.get("required", ())):
             one["additionalProperties"] = False
+
+
+def _wrong(problem: str, keyword: str = "", path: str = "#") -> InvalidSchema:
+    where = "" if path == "#" else f"{path[:200]}: "
+    return InvalidSchema(f"{where}{keyword and keyword + ': '}{problem}", keyword, path)

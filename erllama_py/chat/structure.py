@@ -27,7 +27,11 @@ _SLASHED = {"/": "\\/", "\n": "\\n"}
 
 
 def structure_text(
-    *, json_schema: Any = None, regex: str | None = None, choice: Sequence[str] | None = None, grammar: str | None = None
+    *,
+    json_schema: Any = None,
+    regex: str | None = None,
+    choice: Sequence[str] | None = None,
+    grammar: str | None = None,
 ) -> str | None:
     """The grammar of the one that is given; `None` where none is. Raises `InvalidGrammar`."""
     if json_schema is not None:

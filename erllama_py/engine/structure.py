@@ -25,9 +25,10 @@ MOST_COMPILED = 32  # grammars kept for each model: 0.1 MB for a common schema
 MOST_CHARACTERS = 1 << 20  # of a grammar; it takes about 0.1 s to be read
 MOST_FORCED = 64  # tokens in one go: longer runs are found piece by piece, so that no draw takes long
 
-# At about 14,000 steps of the lexer and 20,000 items of the parser a millisecond (llguidance's own figures), a mask
-# takes some milliseconds at most before its request fails. A state of the lexer takes 1 to 2 KB.
-STEP_FUEL, STEP_ITEMS, LEXER_STATES = 100_000, 50_000, 50_000
+# What a grammar may cost before its request fails. Measured (two cores, 49,152 tokens, grammars made to explode): to
+# compile, 20 ms; a mask, 3 ms for as long as it runs, and 20 to 60 ms once, when it fails. With llguidance's own limits
+# such a mask took 840 ms. Common schemas take a hundredth. A state of the lexer takes 1 to 2 KB.
+COMPILE_FUEL, STEP_FUEL, STEP_ITEMS, LEXER_STATES, SYMBOLS = 200_000, 50_000, 2_500, 20_000, 50_000
 
 Words = numpy.typing.NDArray[numpy.uint32]
 Flags = numpy.typing.NDArray[numpy.bool_]
@@ -86,13 +87,16 @@ def _limits() -> Any:
     import llguidance
 
     return llguidance.LLParserLimits(
-        step_lexer_fuel=STEP_FUEL, step_max_items=STEP_ITEMS, max_lexer_states=LEXER_STATES, verbose_errors=False
-    )
+        initial_lexer_fuel=COMPILE_FUEL, step_lexer_fuel=STEP_FUEL, step_max_items=STEP_ITEMS,
+        max_lexer_states=LEXER_STATES, max_grammar_size=SYMBOLS, verbose_errors=False,
+    )  # fmt: skip
 
 
 def _words(error: str) -> str:
     """What llguidance says of a grammar, without the excerpts that follow."""
-    return (error.strip() or "the grammar is not valid").splitlines()[0][:400]
+    lines = [line.strip() for line in error.splitlines() if line.strip()] or ["the grammar is not valid"]
+    reasons = [line for line in lines if line.startswith("error: ")]  # a regular expression is shown before it
+    return " ".join(lines[:1] + reasons[:1])[:400]
 
 
 class Matcher:

@@ -29,6 +29,7 @@ from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import ModelCrashed, ModelNotLoaded, TokenizerOnly
 from erllama_py.handle.alternatives import alternative, feed_of, joined, together
+from erllama_py.handle.structured import ParsedReply, Read, is_structured, structured
 from erllama_py.handle.token_options import asks_much, by_id, names_tokens
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.request import capture_plan, make_request, too_late
@@ -50,6 +51,9 @@ from erllama_py.watch.log import get_logger
 # about 0.1 ms, and tokenizing this many characters of English with SmolLM2 about 1 ms.
 INLINE_LENGTH = 4_000
 
+# Structures of one model that are checked at the same time: one that takes long holds up other structures alone.
+CHECKS = 2
+
 Prepared = tuple[list[int], tuple[int, ...]]  # the tokens of a prompt, and where others may diverge from it
 T = TypeVar("T")
 _tickets = itertools.count(1)  # unique in the process, so that a late cancel never hits another request
@@ -68,6 +72,7 @@ class Caller:
         self.threads = names.home.threads
         self.check_loop = names.home.check  # called first, before anything of the model is waited for
         self._unload = unload
+        self._checks = anyio.Semaphore(CHECKS)
 
     @property
     def model_id(self) -> str:
@@ -179,7 +184,7 @@ class Caller:
         ends_at = None if checked.deadline is None else called + checked.deadline
         try:
             async with asyncio.timeout_at(ends_at) as timeout:
-                checked = await self._by_id(checked)
+                checked, read = await self._structured(await self._by_id(checked))
                 tokens, anchors = await prepare()
                 if ends_at is not None and feed is None:
                     feed = _discard  # what has come so far must be known here when the deadline passes
@@ -194,7 +199,14 @@ class Caller:
         if ends_at is not None:
             timer = loop.call_at(ends_at, self.cancel, request_id)
             reply.on_settled(timer.cancel)
-        return request_id, reply
+        return request_id, reply if read is None else ParsedReply(reply, read)
+
+    async def _structured(self, checked: RequestOptions) -> tuple[RequestOptions, Read | None]:
+        """The options with what the reply is to follow as the engine takes it. Raises `InvalidGrammar`."""
+        if not is_structured(checked):
+            return checked, None
+        async with self._checks:
+            return await self.use_vocabulary(partial(structured, checked), INLINE_LENGTH + 1)
 
     async def _by_id(self, checked: RequestOptions) -> RequestOptions:
         """The options with every token by its id. Raises `InvalidOption`."""

@@ -7,7 +7,7 @@ sequence, 32 bytes for 64 hex digits, a list. A section may be a mapping or a st
 from __future__ import annotations
 
 import os
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from erllama_py.options.model import ContextOpts, KVType, ModelOpts, SchedulerOpts, StubOpts
 from erllama_py.options.policy import PolicyOpts
@@ -58,6 +58,9 @@ class TurnOptionsDict(TypedDict, total=False):
     priority: int
     queue_wait: bool | float
     deadline: float | None
+    json_schema: Any
+    regex: str | None
+    choice: list[str] | tuple[str, ...] | None
     grammar: str | None
     cache_salt: str | None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 from msgspec.structs import asdict
@@ -26,8 +26,24 @@ MAX_ALTERNATIVES = 64  # each takes a place in the queue, whether there is one o
 MAX_LOGPROBS = 20  # as in OpenAI's API
 
 
+# What a reply can follow, at most one of them.
+STRUCTURES = ("json_schema", "regex", "choice", "grammar")
+MAX_CHOICES = 2000
+ChoiceText = Annotated[str, Meta(min_length=1)]
+
+
 class RequestOptions(Sampling, frozen=True):
     """What `complete`, `stream` and `chat` take beside the prompt."""
+
+    json_schema: Any = None
+    """The reply is JSON of this schema: a dict, or a type (a dataclass, a msgspec `Struct`, a typed dict, a pydantic
+    model, `list[int]`, …). `completion.parsed` is the value. Raises `InvalidSchema` for what no grammar can hold. Text
+    that the schema leaves no choice about is not sampled; each other token costs some 10 to 100 µs more."""
+    regex: Annotated[str, Meta(min_length=1)] | None = None
+    """The reply matches this regular expression as a whole, in the syntax of Rust's `regex` crate, without
+    look-around."""
+    choice: Annotated[tuple[ChoiceText, ...], Meta(min_length=1, max_length=MAX_CHOICES)] | None = None
+    """The reply is one of these texts."""
 
     response_tokens: Count | None = None
     """Most tokens of the reply; `None`: what the context leaves."""
@@ -86,7 +102,7 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
     )
     for stop in request.stop_sequences:
         check_utf8("stop_sequences", stop)
-    for name in ("grammar", "cache_salt", "session_id"):
+    for name in ("grammar", "regex", "cache_salt", "session_id"):
         if (text := getattr(request, name)) is not None:
             check_utf8(name, text)
     for breaker in request.dry_sequence_breakers:
@@ -100,7 +116,10 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
             check_utf8("logit_bias", token)
         if not abs(bias) <= MAX_BIAS and bias != -math.inf:
             raise InvalidOption("logit_bias", f"expected -inf, or at most {MAX_BIAS:g} either way, got {bias}")
-    check_combinations(request, request.response_tokens, structured=request.grammar is not None)
+    check_structure(request)
+    check_combinations(
+        request, request.response_tokens, structured=any(getattr(request, name) is not None for name in STRUCTURES)
+    )
     if request.logprobs_after and request.logprobs is None:
         raise InvalidOption("logprobs_after", "it adds to what logprobs tells, and that is off")
     if request.n > 1 and request.session_id is not None:
@@ -108,3 +127,15 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
     if request.n > 1 and request.temperature == 0.0:
         raise InvalidOption("n", "at temperature 0.0 all replies would be the same")
     return request
+
+
+def check_structure(request: RequestOptions) -> None:
+    """A reply follows one thing. Raises `InvalidOption`."""
+    given = [name for name in STRUCTURES if getattr(request, name) is not None]
+    if len(given) > 1:
+        raise InvalidOption(given[1], f"a reply follows one structure, and {given[0]!r} is given too")
+    for text in request.choice or ():
+        check_utf8("choice", text)
+    schema = request.json_schema
+    if isinstance(schema, bool | str | bytes | int | float | list | tuple):
+        raise InvalidOption("json_schema", f"a mapping or a type is expected, got {shown(schema)}")

@@ -99,4 +99,5 @@ class Sampling(Options, frozen=True):
     samplers: tuple[SamplerName, ...] = SAMPLERS
     """The samplers that are used, in this order; those whose option is off change nothing."""
     grammar: str | None = None
-    """A GBNF grammar that the reply follows. The engine reads it: a bad one, an empty one too, is `InvalidGrammar`."""
+    """The reply follows this grammar, in GBNF (`root ::= …`) or in Lark as llguidance reads it (`start: …`). The engine
+    is given it in llguidance's own form."""

@@ -18,6 +18,7 @@ from erllama_py.options.sampling import SamplerName
 WIDER: dict[str, object] = {
     "RequestOptions.stop_sequences": str | list[str] | tuple[str, ...],
     "RequestOptions.stop_token_ids": list[int] | tuple[int, ...],
+    "RequestOptions.choice": list[str] | tuple[str, ...] | None,
     "RequestOptions.parent_key": bytes | str | None,
     "RequestOptions.dry_sequence_breakers": list[str] | tuple[str, ...],
     "RequestOptions.samplers": list[SamplerName] | tuple[SamplerName, ...],

@@ -1,0 +1,39 @@
+"""Texts held against what a reply can be made to follow, by the byte vocabulary of the stub."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from erllama_py.chat.structure import structure_text
+from erllama_py.engine.structure import compile
+from erllama_py.engine.stub import StubVocabulary
+from erllama_py.errors import InvalidGrammar, SamplerFailed
+from erllama_py.handle.structured import check
+
+BYTES = StubVocabulary("bytes", 300)
+
+
+def follows(text: str, **structure: Any) -> bool:
+    """Whether a reply can be this text."""
+    grammar = structure_text(**structure)
+    assert grammar is not None
+    matcher = compile(grammar, BYTES.structure_tokenizer())
+    try:
+        for byte in text.encode():
+            if matcher.is_over or not matcher.allows(byte):
+                return False
+            matcher.accept(byte)
+    except SamplerFailed:
+        return False
+    return matcher.may_end
+
+
+def refusal(**structure: Any) -> str:
+    """Why no reply can follow it; empty where one can."""
+    try:
+        grammar = structure_text(**structure)
+        assert grammar is not None
+        check(grammar, BYTES.structure_tokenizer())
+    except InvalidGrammar as error:
+        return str(error)
+    return ""
