@@ -107,6 +107,9 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     sequence names."""
     logprobs: list[TokenLogprob] | None = None
     """How likely each token of `generated` was; `None` unless it was asked for."""
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    """How likely each token of the prompt was; `None` for the first. They are fewer where it was cancelled before the
+    prompt was read. `None` unless it was asked for."""
     cache_delta: CacheDelta
     """Tokens read from the cache and given to it."""
     stats: Stats

@@ -3,8 +3,8 @@
 `Backend` has no optional methods: `llama` and `stub` implement all of them and pass one conformance suite
 (`tests/engine/test_conformance.py`). Two kinds of methods:
 
-- on the engine thread only: `load`, `set_threads`, `rest`, `decode`, `logits`, `sampler`, `remove`, `share`,
-  `positions`, `capture`, `restore`, `close`;
+- on the engine thread only: `load`, `set_threads`, `rest`, `decode`, `logits`, `likeliest`, `sampler`, `remove`,
+  `share`, `positions`, `capture`, `restore`, `close`;
 - from any thread: `inspect` (before `load`), `abort`, and everything of `vocabulary` (after `load`).
 
 Errors that leave a backend are `ErllamaError`s, or a `BackendFailure` when the context cannot be trusted
@@ -101,6 +101,7 @@ class Slice(msgspec.Struct, frozen=True):
     start: int
     tokens: Sequence[int]
     logits: bool  # whether the last of them is to be sampled from
+    every: bool = False  # whether the logits of all of them are to be read, see `Backend.likeliest`
 
 
 class DecodeStatus(enum.Enum):
@@ -226,6 +227,13 @@ class Backend(Protocol):
 
     def logits(self, index: int) -> bytes:
         """A copy of the logits of slice `index` of the last decode: `n_vocab` 32-bit floats."""
+
+    def likeliest(self, index: int, offset: int, tokens: Sequence[int], count: int) -> list[Likeliest]:
+        """How likely each of `tokens` was after the token before it, and the `count` likeliest there.
+
+        By slice `index` of the last decode, which had the logits of `every` token; the first of `tokens` is the one
+        after token `offset` of the slice. Raises `SamplerFailed` where logits are no numbers.
+        """
 
     def capture(self, seq_id: int, start: int, end: int, take: Callable[[int], memoryview | None]) -> memoryview | None:
         """Copy out what makes a capture of everything before `start` one of everything before `end`.

@@ -27,6 +27,7 @@ class Report(msgspec.Struct, frozen=True):
     special: bool = False
     logprobs: int | None = None
     logprobs_after: bool = False
+    prompt_logprobs: int | None = None
 
 
 NOTHING_MORE = Report()
@@ -270,6 +271,7 @@ class Finished(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     decodes: int  # calls of the backend's decode that this request took part in after its prefill
     stop_token_id: int | None = None  # the token that ended it
     logprobs: list[TokenLogprob] | None = None  # of all tokens sampled, where they are wanted
+    prompt_logprobs: list[TokenLogprob | None] | None = None  # of the prompt's, as far as it was read
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

@@ -13,6 +13,7 @@ from erllama_py.engine.backend import ModelFacts, Sampler, Slice, Vocabulary
 from erllama_py.engine.captures import Captures
 from erllama_py.engine.jobs import Finished, Generate, Text
 from erllama_py.engine.logprobs import described
+from erllama_py.engine.prompt_scores import PromptScores
 from erllama_py.engine.tick_plan import Need
 from erllama_py.results import FinishReason, TokenLogprob
 
@@ -42,6 +43,8 @@ class Running:
         self.finish: FinishReason | None = None
         self._n_ubatch = facts.n_ubatch
         self._logprobs: list[TokenLogprob] | None = None if job.report.logprobs is None else []
+        count = job.report.prompt_logprobs
+        self.scores = None if count is None else PromptScores(job.tokens, count, facts.n_vocab)
         self._stops = frozenset(job.sampling.stop_token_ids)
         self._stop_token: int | None = None
         self._stop_name: str | None = None  # the stop sequence that names it
@@ -87,9 +90,16 @@ class Running:
         reach = self.captures.reach(self.position, self._n_ubatch)
         if reach is not None:
             tokens = min(tokens, reach)
+        if self.scores is not None and self.scores.wants(self.position, self.position + tokens):
+            tokens = min(tokens, self.scores.most(self.position))
         if self.finish is not None or self.parking or tokens < 1:
             return None
         return Need(self.position, tokens, decoding, self.job.priority, self.job.request_id, self.waited)
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether all logits of its next slice are to be read."""
+        return self.scores is not None and self.scores.wants(self.position, self._total)
 
     @property
     def wants(self) -> bool:
@@ -119,7 +129,8 @@ class Running:
         tokens = prompt[start:end]
         if end > len(prompt):
             tokens += self.tokens[max(0, start - len(prompt)) : end - len(prompt)]
-        return Slice(self.seq_id, start, tokens, end == self._total)
+        every = self.scores is not None and self.scores.wants(start, end)
+        return Slice(self.seq_id, start, tokens, end == self._total, every)
 
     def decoded(self, count: int) -> None:
         """`count` tokens of the last slice are in."""
@@ -210,4 +221,5 @@ class Running:
             captured_to=self.captures.captured_to, prefill_tokens=self._prefill_tokens,
             prefill_seconds=prefilled - self._began, decode_seconds=now - prefilled, decodes=self._decodes,
             logprobs=self._logprobs,
+            prompt_logprobs=None if self.scores is None else self.scores.found,
         )  # fmt: skip

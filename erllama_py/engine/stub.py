@@ -206,7 +206,8 @@ class StubBackend:
         context = config.context_opts
         n_ubatch = context.n_ubatch or context.n_batch
         self._cells = StubCells(config.stub, context.n_ctx, n_ubatch, context.n_seq_max)
-        self._values: list[int] = []
+        self._values: list[int] = []  # of each slice of the last decode, that of its last token
+        self._every: list[list[int]] = []
         self._abort = threading.Event()
         self._loaded = False
 
@@ -256,7 +257,8 @@ class StubBackend:
             return DecodeStatus.NO_CELLS
         if self._abort.wait(stub.seconds_per_token * count):
             return DecodeStatus.ABORTED
-        self._values[:] = [self._cells.append(part) for part in slices]
+        self._every = [self._cells.append(part) for part in slices]
+        self._values[:] = [values[-1] for values in self._every]
         return DecodeStatus.DONE
 
     def sampler(self, sampling: Sampling, history: Sequence[int]) -> StubSampler:
@@ -278,6 +280,11 @@ class StubBackend:
         if not 0 <= index < len(self._values):
             raise BackendFailure(f"slice {index} of the last decode has no logits")
         return bytes(row_of(self._values[index], self.vocabulary.n_vocab).tobytes())
+
+    def likeliest(self, index: int, offset: int, tokens: Sequence[int], count: int) -> list[Likeliest]:
+        n_vocab, values = self.vocabulary.n_vocab, self._every[index][offset : offset + len(tokens)]
+        ids = numpy.arange(n_vocab)
+        return [of_row(row_of(value, n_vocab), token, ids, count) for value, token in zip(values, tokens, strict=True)]
 
     def capture(self, seq_id: int, start: int, end: int, take: Callable[[int], memoryview | None]) -> memoryview | None:
         return self._cells.capture(seq_id, start, end, take)

@@ -68,19 +68,20 @@ class StubCells:
             cell.users -= 1
             self._used -= not cell.users
 
-    def append(self, part: Slice) -> int:
-        """Write the cells of a slice; its last value is what the next token is drawn from."""
+    def append(self, part: Slice) -> list[int]:
+        """Write the cells of a slice; from the last of their values the next token is drawn."""
         cells = self._of(part.seq_id)
         last = self.positions(part.seq_id)[1]
         if part.start != last + 1:
             raise BackendFailure(f"position {part.start} does not follow what sequence {part.seq_id} holds")
-        value = cells[last].value if cells else 0
+        value, values = cells[last].value if cells else 0, list[int]()
         for position, token in enumerate(part.tokens, part.start):
             value = zlib.crc32(token.to_bytes(4, "little"), value)
+            values.append(value)
             self._write(cells, position, value)
         last_ubatch = part.start + (len(part.tokens) - 1) // self._n_ubatch * self._n_ubatch
         self._forget(cells, last_ubatch)
-        return value
+        return values
 
     def _forget(self, cells: _Sequence, last_ubatch: int) -> None:
         """Drop the cells that the token at `last_ubatch` and those after it do not look back to."""

@@ -178,7 +178,7 @@ class Worker:
         """One decode for all that need one, and what follows from it."""
         needs = {running: need for running in self._running.values() if (need := running.need())}
         if needs:
-            self._decode(needs)
+            self._decode(_with_one_scoring(needs))
             self._do_forks()
         self._finish_all()
         # A finished request is closed in a later tick; parked, its `Finished` would never be sent.
@@ -225,11 +225,11 @@ class Worker:
         """What was decoded: draw from its logits, and copy out what is complete."""
         self._decoded_at = self._clock()
         for index, (part, fed) in enumerate(zip(parts, slices, strict=True)):
-            self._advance(part, index if fed.logits else None)
+            self._advance(part, index, fed)
         for part in parts:
             self._capture_due(part.running)
 
-    def _advance(self, part: Part, logits: int | None) -> None:
+    def _advance(self, part: Part, index: int, fed: Slice) -> None:
         running, job = part.running, part.running.job
         running.waited = 0
         prefilling, reached = not running.generating, running.reached
@@ -239,11 +239,24 @@ class Worker:
             self._outcomes.append(jobs.Resumed(job.request_id))
         if prefilling and running.reached > reached:
             self._outcomes.append(jobs.Prefilled(job.request_id, running.position, len(job.tokens)))
-        if logits is None:
+        if fed.every and not self._score(running, index, fed):
+            return
+        if not fed.logits:
             return
         if prefilling and job.keep_logits:
-            self._outcomes.append(jobs.PromptLogits(job.request_id, self._backend.logits(logits)))
-        self._draw(running, lambda: running.sampler.sample(logits))
+            self._outcomes.append(jobs.PromptLogits(job.request_id, self._backend.logits(index)))
+        self._draw(running, lambda: running.sampler.sample(index))
+
+    def _score(self, running: Running, index: int, fed: Slice) -> bool:
+        """Read how likely the tokens of a prompt were; false where that failed."""
+        assert running.scores is not None
+        self.flush()  # tokens that were drawn in this tick do not wait for it
+        try:
+            running.scores.read(self._backend, index, fed)
+        except ErllamaError as error:
+            self._drop(running, error)
+            return False
+        return True
 
     def _draw(self, running: Running, draw: Callable[[], int]) -> None:
         """The next token of a request whose last position has logits."""
@@ -338,3 +351,14 @@ class Worker:
             self._outcomes.append(running.finished(first, now))
         if over:
             self._do_forks()  # what they wait for will not come
+
+
+def _with_one_scoring(needs: dict[Running, Need]) -> dict[Running, Need]:
+    """Of prompts whose logits are all read one a decode, the one that has waited longest: these take memory."""
+    scoring = [running for running in needs if running.is_scoring]
+    if len(scoring) < 2:
+        return needs
+    first = max(scoring, key=lambda running: running.waited)
+    for running in scoring:
+        running.waited += running is not first
+    return {running: need for running, need in needs.items() if running is first or running not in scoring}

@@ -23,7 +23,8 @@ def alternative(first: Request, request_id: int, index: int) -> Request:
     """The request for another reply than the `first`; it has the room in the queue that that one has."""
     seed = ((first.sampling.seed or 0) + index) % SEEDS
     sampling = msgspec.structs.replace(first.sampling, seed=seed)
-    return msgspec.structs.replace(first, id=request_id, sampling=sampling, queue_wait=math.inf)
+    report = msgspec.structs.replace(first.report, prompt_logprobs=None)  # the prompt is the same
+    return msgspec.structs.replace(first, id=request_id, sampling=sampling, report=report, queue_wait=math.inf)
 
 
 def feed_of(feed: Feed | None, index: int) -> Feed | None:

@@ -67,7 +67,7 @@ def make_request(
         max_new_tokens=0 if prefill_only else min(options.response_tokens or room, room),
         sampling=Sampling(**{name: getattr(options, name) for name in Sampling.__struct_fields__} | {"seed": seed}),
         stop_sequences=options.stop_sequences,
-        report=Report(options.special, options.logprobs, options.logprobs_after),
+        report=Report(options.special, options.logprobs, options.logprobs_after, options.prompt_logprobs),
         submitted_at=now,
         identity=identity,
         packed=packed,
@@ -112,6 +112,7 @@ def make_completion(answer: Complete, now: float) -> Completion:
         finish_reason=finished.reason,
         stop_sequence=finished.stop_sequence,
         stop_token_id=finished.stop_token_id,
+        prompt_logprobs=None if request.report.prompt_logprobs is None else [*(finished.prompt_logprobs or ())],
         logprobs=None if request.report.logprobs is None else [*(finished.logprobs or ())],
         cache_delta=CacheDelta(read=outline.hit.prefix_len, created=outline.created),
         stats=Stats(

@@ -24,6 +24,7 @@ class TurnOptionsDict(TypedDict, total=False):
     special: bool
     logprobs: int | None
     logprobs_after: bool
+    prompt_logprobs: int | None
     temperature: float
     dynatemp_range: float
     dynatemp_exponent: float

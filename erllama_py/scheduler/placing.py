@@ -15,7 +15,7 @@ from erllama_py.cache.keys import common_prefix
 from erllama_py.scheduler.cells import Pieces, Slot, count, written
 from erllama_py.scheduler.preempt import victims
 from erllama_py.scheduler.reuse import reusable
-from erllama_py.scheduler.stages import Open, Parking, Placed, Queued, is_prefilled, leader_of, sought
+from erllama_py.scheduler.stages import Open, Parking, Placed, Queued, is_cold, is_prefilled, leader_of, sought
 from erllama_py.scheduler.state import State, slot_of
 
 # A beginning is shared from this many tokens on. Sharing cells costs nothing, but a request that shares those of
@@ -66,7 +66,7 @@ def place(state: State, one: Queued, now: float) -> Place | Park | None:
         slot = slot_of(state, displaced[0])
     prompt, limits = sought(one), state.limits
     if begin.seq_id is None and slot.is_idle and begin.source in (None, slot.seq_id):  # cut it back
-        same = slot.identity == prompt.identity
+        same = slot.identity == prompt.identity and not is_cold(one)
         reuse = reusable(slot, prompt.packed, limits.memory, limits.n_swa, with_logits=True)
         begin = msgspec.structs.replace(begin, seq_id=slot.seq_id, source=None, keep=reuse.keep if same else 0)
     limit = min(prompt.n_tokens + limits.quantum, most_cells(one))
@@ -86,6 +86,8 @@ def place(state: State, one: Queued, now: float) -> Place | Park | None:
 
 def beginning(state: State, one: Open) -> Beginning:
     """The beginning that gives a prompt the most tokens."""
+    if is_cold(one):
+        return Beginning()
     mine, other = _own(state, one), shared(state, one)
     own = mine.seq_id is not None and state.slots[mine.seq_id].session_id is not None
     least = mine.keep + (LEAST_TO_LEAVE if own else 1)  # a session leaves its cells only for what is worth it

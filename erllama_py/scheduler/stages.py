@@ -157,6 +157,11 @@ def is_prefilled(one: Open) -> bool:
     return one.begun is not None and one.begun.prefilled
 
 
+def is_cold(one: Open) -> bool:
+    """Whether it has to compute its prompt itself, from the first token on: the logits of all of it are wanted."""
+    return one.core.request.report.prompt_logprobs is not None and not is_prefilled(one)
+
+
 def leader_of(one: Open) -> int | None:
     """The request that computes what this one waits for."""
     match one:

@@ -25,11 +25,13 @@ from erllama_py.scheduler.stages import (
     Share,
     Starting,
     Working,
+    is_cold,
     sought,
 )
 from erllama_py.scheduler.state import State, changed, idle_after, slot_of, with_request, with_slot, without_request
 
 COLD = CacheHit("cold", 0)
+WHOLE = "prompt_logprobs has all of the prompt computed"
 
 
 def found(state: State, event: Found, now: float) -> tuple[State, list[Effect]]:
@@ -90,6 +92,8 @@ def start(state: State, looking: Looking, event: Found, now: float) -> tuple[Sta
         start = choose_start(
             slot, prompt.packed, limits.memory, limits.n_swa, hit, logits, min_tokens=limits.min_tokens
         )
+        if is_cold(looking):
+            start = Start(kind="cold", live=0, rows=(), keep=0, by_logits=False, miss_reason=WHOLE)
         last = start.rows[-1].meta.end if start.rows else 0  # it may reach further than what is kept of it
         after, fits = _with_cells(state, looking, start.live, max(looking.allocation.limit, last))
         return start, after, fits

@@ -15,6 +15,7 @@ from erllama_py.engine.backend import (
     BackendFailure,
     DecodeStatus,
     FileFacts,
+    Likeliest,
     MemoryKind,
     ModelFacts,
     ModelFile,
@@ -35,7 +36,7 @@ from erllama_py.engine.llama.steps import Making
 from erllama_py.engine.llama.vocabulary import LlamaVocabulary
 from erllama_py.engine.llama.weights import load_model, make_context
 from erllama_py.engine.structure import compile
-from erllama_py.errors import ModelLoadError, ModelNotLoaded, TokenizerOnly, TokenOutOfRange
+from erllama_py.errors import ModelLoadError, ModelNotLoaded, SamplerFailed, TokenizerOnly, TokenOutOfRange
 from erllama_py.options.model import ModelConfig
 from erllama_py.options.sampling import Sampling
 
@@ -173,6 +174,13 @@ class LlamaBackend:
 
     def logits(self, index: int) -> bytes:
         return self._opened(self._context).kept_logits(index, self.vocabulary.n_vocab)
+
+    def likeliest(self, index: int, offset: int, tokens: Sequence[int], count: int) -> list[Likeliest]:
+        rows, places = self._opened(self._context).every_row(index, self.vocabulary.n_vocab)
+        places = places[offset : offset + len(tokens)]
+        if not all(map(rows.is_valid, places)):
+            raise SamplerFailed("the model's output is not a number")
+        return [rows.likeliest(row, token, count) for row, token in zip(places, tokens, strict=True)]
 
     def capture(self, seq_id: int, start: int, end: int, take: Callable[[int], memoryview | None]) -> memoryview | None:
         return self._opened(self._states).capture(seq_id, start, end, take)

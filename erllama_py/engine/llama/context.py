@@ -37,6 +37,7 @@ class Context:
         self._log = LogContext(model_id, hold=True)
         self._begins: dict[int, int] = {}  # see `window_begins`
         self._rows: list[int] = []  # batch row of each slice of the last decode that has logits, else -1
+        self._read: list[range] = []  # of each slice: which of the rows of logits are its tokens'
         self._outputs_read: Rows | None = None  # llama.cpp keeps the logits of all of them one after the other
         self._make_batch(library)
 
@@ -62,13 +63,13 @@ class Context:
 
     def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
         """See `Backend.decode`. What llama.cpp would answer by ending the process is checked here."""
-        self._rows, self._outputs_read = [], None
-        rows = self._fill(slices)
+        self._rows, self._read, self._outputs_read = [], [], None
+        rows, read = self._fill(slices)
         with self._log as log:
             code = self._c.llama_decode(self.handle, self._batch)
         status = _STATUS.get(code)
         if status is DecodeStatus.DONE:
-            self._rows = rows
+            self._rows, self._read = rows, read
             log.release(expected=False)
             if self._devices:
                 self._c.llama_synchronize(self.handle)
@@ -81,10 +82,11 @@ class Context:
             self._forget(slices)
         return status
 
-    def _fill(self, slices: Sequence[Slice]) -> list[int]:
+    def _fill(self, slices: Sequence[Slice]) -> tuple[list[int], list[range]]:
         tokens, positions, sequences, outputs = self._tokens, self._positions, self._sequences, self._outputs
         rows: list[int] = []
-        row = 0
+        read: list[range] = []
+        row = n_read = 0
         for part in slices:
             count = len(part.tokens)
             end = row + count
@@ -99,12 +101,13 @@ class Context:
                 tokens[row:end] = list(part.tokens)
                 positions[row:end] = list(range(part.start, part.start + count))
                 sequences[row:end] = [part.seq_id] * count
-                outputs[row:end] = [0] * count
-            outputs[end - 1] = part.logits
+                outputs[row:end] = [part.every] * count
+            outputs[end - 1] = part.logits or part.every
             rows.append(end - 1 if part.logits else -1)
-            row = end
+            read.append(range(n_read, n_read + (count if part.every else part.logits)))
+            row, n_read = end, read[-1].stop
         self._batch.n_tokens = row
-        return rows
+        return rows, read
 
     def _forget(self, slices: Sequence[Slice]) -> None:
         """A recurrent state that a decode was stopped in is neither the old nor the new one: drop it."""
@@ -126,16 +129,25 @@ class Context:
         return ctypes.string_at(address, n_vocab * ctypes.sizeof(ctypes.c_float))
 
     def rows(self, index: int, n_vocab: int) -> tuple[Rows, int]:
-        """The rows of logits of the last decode, and which of them is that of slice `index`."""
+        """The rows of logits of the last decode, and which of them is that of the last token of slice `index`."""
         self.row(index)
+        return self._outputs_of(n_vocab), self._read[index][-1]
+
+    def every_row(self, index: int, n_vocab: int) -> tuple[Rows, range]:
+        """The rows of logits of the last decode, and which of them are those of the tokens of slice `index`."""
+        if not 0 <= index < len(self._read) or not self._read[index]:
+            raise BackendFailure(f"slice {index} of the last decode has no logits")
+        return self._outputs_of(n_vocab), self._read[index]
+
+    def _outputs_of(self, n_vocab: int) -> Rows:
         if self._outputs_read is None:
-            wanted = sum(row >= 0 for row in self._rows)
+            wanted = self._read[-1].stop
             address = self._quick.get_logits(self.handle)
             if address is None:
                 raise BackendFailure("llama.cpp has no logits for the last decode")
             values = (ctypes.c_float * (wanted * n_vocab)).from_address(address)
             self._outputs_read = Rows(self._numpy, self._numpy.frombuffer(values, "f4").reshape(wanted, n_vocab))
-        return self._outputs_read, sum(row >= 0 for row in self._rows[:index])
+        return self._outputs_read
 
     def remove(self, seq_id: int, start: int, end: int) -> bool:
         """See `Backend.remove`.

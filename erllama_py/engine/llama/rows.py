@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from erllama_py.engine.backend import Likeliest
+from erllama_py.engine.logprobs import of_row
+
 WIDTH = 64
 
 
@@ -41,6 +44,10 @@ class Rows:
             return numpy.arange(self.logits.shape[1], dtype="i4")
         least = len(maxima) - count
         return self.from_logit(row, numpy.partition(maxima, least)[least])
+
+    def likeliest(self, row: int, token: int, count: int) -> Likeliest:
+        """How likely a token is, and the `count` likeliest."""
+        return of_row(self.logits[row], token, self.top(row, max(1, count)), count)
 
     def from_logit(self, row: int, least: float) -> Any:
         """Ids of the tokens, ascending, whose logit is at least `least`."""

@@ -20,7 +20,7 @@ from erllama_py.engine.llama import steps
 from erllama_py.engine.llama.candidates import Candidates, Cutter
 from erllama_py.engine.llama.context import Context
 from erllama_py.engine.llama.rows import Rows
-from erllama_py.engine.logprobs import of_row, of_some
+from erllama_py.engine.logprobs import of_some
 from erllama_py.engine.structure import Matcher
 from erllama_py.errors import SamplerFailed
 from erllama_py.options.sampling import Sampling
@@ -60,7 +60,7 @@ class LlamaSampler:
         """See `Sampler.likeliest`."""
         rows, row, token = self._last
         if not after:
-            return of_row(rows.logits[row], token, rows.top(row, max(1, count)), count)
+            return rows.likeliest(row, token, count)
         if self._is_greedy:
             return Likeliest(0.0, [(token, 0.0)][:count])
         ids, logits = self._candidates.left()
