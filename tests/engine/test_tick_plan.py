@@ -18,6 +18,8 @@ waits = st.integers(0, 2 * PATIENCE) | st.integers(0, 20 * PATIENCE)
 rows = st.builds(Need, positions, st.just(1), st.just(True), priorities, st.integers(0, 99), waits)
 prompts = st.builds(Need, positions, st.integers(1, 4000), st.just(False), priorities, st.integers(0, 99), waits)
 needs = st.lists(st.one_of(rows, prompts), max_size=12)
+forced = st.builds(Need, positions, st.integers(1, 70), st.just(True), priorities, st.integers(0, 99), waits)
+structured = st.lists(st.one_of(rows, forced, prompts), max_size=12)
 batches = st.integers(1, 2048) | st.sampled_from([64, 512, 2048])
 chunks = st.none() | st.integers(1, 3000)
 
@@ -78,6 +80,37 @@ def test_decode_rows_come_before_prompts(wanted: list[Need], n_batch: int, n_uba
     assert all(wanted[portion.index].decoding for portion in first)
     assert not any(wanted[portion.index].decoding for portion in rest)
     assert bool(rest) == (decoding < n_batch and decoding < len(wanted))
+
+
+@given(structured, batches, batches, chunks)
+def test_forced_tokens_take_of_what_prompts_would_have(
+    wanted: list[Need], n_batch: int, n_ubatch: int, chunk: int | None
+) -> None:
+    """All of it, or half where there are prompts; rows before their forced tokens, in their order."""
+    portions = plan_tick(wanted, n_batch, n_ubatch, chunk)
+    of_rows = [portion for portion in portions if wanted[portion.index].decoding]
+    room, beside = budget(wanted, n_batch, chunk), sum(portion.tokens - 1 for portion in of_rows)
+    assert len(of_rows) == min(n_batch, sum(need.decoding for need in wanted))
+    assert beside == min(
+        room // 2 if any(not need.decoding for need in wanted) else room,
+        sum(wanted[portion.index].tokens - 1 for portion in of_rows),
+    )
+    cut = [place for place, portion in enumerate(of_rows) if portion.tokens < wanted[portion.index].tokens]
+    assert all(portion.tokens == 1 for portion in (of_rows[cut[0] + 1 :] if cut else []))
+    assert sum(portion.tokens for portion in prompt_portions(wanted, portions)) <= room - beside
+
+
+@given(structured, batches, batches, chunks)
+def test_forced_tokens_leave_the_other_laws_as_they_are(
+    wanted: list[Need], n_batch: int, n_ubatch: int, chunk: int | None
+) -> None:
+    """What fits, each once, and a prompt wherever rows and chunk leave room for one."""
+    portions = plan_tick(wanted, n_batch, n_ubatch, chunk)
+    assert sum(portion.tokens for portion in portions) <= n_batch
+    assert len({portion.index for portion in portions}) == len(portions)
+    assert all(1 <= portion.tokens <= wanted[portion.index].tokens for portion in portions)
+    waiting = any(not need.decoding for need in wanted)
+    assert bool(prompt_portions(wanted, portions)) == (waiting and budget(wanted, n_batch, chunk) > 0)
 
 
 @given(st.lists(rows, max_size=12), st.integers(1, 12))
