@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from copy import deepcopy
 from functools import partial
-from types import TracebackType
 from typing import Self, Unpack
 
 import anyio
@@ -167,9 +166,7 @@ class Session:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.end()
 
     # --- inside ------------------------------------------------------------------------------------------------
