@@ -28,7 +28,7 @@ from erllama_py.chat.turns import text_after_reply
 from erllama_py.errors import BUSY, ErllamaError, InvalidOption, SessionBusy, SessionEnded
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
-from erllama_py.handle.stream import Stream
+from erllama_py.handle.stream import Run, Stream
 from erllama_py.options.mappings import TurnOptionsDict
 from erllama_py.options.request import RequestOptions, merged
 from erllama_py.results import Completion
@@ -129,7 +129,7 @@ class Session:
         The turn is over with `Done`, or when the block is left. If that was early, or `events.cancel()` was called, the
         session continues from what had been generated.
         """
-        return Stream(_TurnRun(self, partial(self._chat_turn, message), merged(options, given)))
+        return self._stream(partial(self._chat_turn, message), merged(options, given))
 
     async def complete(
         self,
@@ -152,7 +152,7 @@ class Session:
         **given: Unpack[TurnOptionsDict],
     ) -> Stream:
         """`complete` as a stream of events; see `stream_chat`."""
-        return Stream(_TurnRun(self, partial(self._raw_turn, prompt), merged(options, given)))
+        return self._stream(partial(self._raw_turn, prompt), merged(options, given))
 
     # --- its end -----------------------------------------------------------------------------------------------
 
@@ -170,6 +170,10 @@ class Session:
         await self.end()
 
     # --- inside ------------------------------------------------------------------------------------------------
+
+    def _stream(self, prepare: Prepare, options: Mapping[str, object]) -> Stream:
+        run = _TurnRun(self, prepare, options)
+        return Stream(Run(self._caller, run.begin, run.result, run.left))
 
     async def _answer(self, prepare: Prepare, options: Mapping[str, object]) -> Completion:
         claim = Claim(self)
@@ -273,7 +277,6 @@ class _TurnRun:
         self._options = options
         self._claim = Claim(session)
         self._committed = False
-        self.cancel, self.check_loop = session._caller.cancel, session._caller.check_loop
 
     async def begin(self, feed: Feed) -> tuple[int, Reply[Completion]]:
         """Claim the session and submit the turn."""
