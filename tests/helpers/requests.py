@@ -70,7 +70,7 @@ def row_read(request_id: int, row: Located | None) -> RowRead:
 def restored(request_id: int, row: Located, *, ok: bool = True, held: int | None = None) -> Restored:
     end = row.meta.end
     left = end if ok else row.meta.start
-    return Restored(request_id, end, ok, left if held is None else held, 0.01)
+    return Restored(request_id, end, ok, left if held is None else held)
 
 
 def captured(request_id: int, start: int, end: int, **fields: Any) -> Captured:
