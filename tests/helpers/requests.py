@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from erllama_py.cache.keys import Identity, pack_tokens, prefix_keys
-from erllama_py.cache.messages import Hit, Located, Miss, RowBytes
+from erllama_py.cache.messages import Hit, Located, RowBytes
+from erllama_py.cache.walk import Miss
 from erllama_py.engine.backend import Sampling
 from erllama_py.engine.failure import failure_of
 from erllama_py.engine.jobs import Captured, CapturePlan, Finished, Generate, Outcome, Restore, Restored
