@@ -21,7 +21,6 @@ class Allowance(msgspec.Struct, frozen=True):
     """What a process may use."""
 
     threads: int  # threads that compute without being in each other's way
-    cpus: frozenset[int]  # the CPUs of its CPU set, by number
     why: str  # what bounds `threads`, in words
 
 
@@ -69,7 +68,7 @@ def allowance(cpus: Collection[int], cores: Mapping[int, str], quota: float | No
     if quota is not None and quota < threads:
         threads = max(1, int(quota))
         why = f"a quota of {quota:g} CPU{'s' if quota != 1 else ''} ({why})"
-    return Allowance(threads, frozenset(cpus), why)
+    return Allowance(threads, why)
 
 
 def _counted(n_cpus: int, n_cores: int) -> str:

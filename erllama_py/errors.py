@@ -246,9 +246,7 @@ class QueueFull(ModelUnavailable):
     waiting: int
     capacity: int
 
-    def describe(self) -> str:
-        full = f"the queue of {self.model_id!r} is full, {self.waiting} of {self.capacity} requests wait"
-        return f"{full}; queue_wait=True waits for room"
+    text = "the queue of {model_id!r} is full, {waiting} of {capacity} requests wait; queue_wait=True waits for room"
 
 
 class TokenizerOnly(ModelUnavailable):

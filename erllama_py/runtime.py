@@ -11,8 +11,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 
@@ -133,9 +132,7 @@ class Runtime(ModelCalls):
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc_info: Any) -> None:
         self._names.home.check()
         self._open = False
         try:
@@ -143,13 +140,11 @@ class Runtime(ModelCalls):
             with anyio.CancelScope(shield=True):
                 await self._models.close()
         finally:
-            await self._close_tree(kind, error, traceback)
+            await self._close_tree(*exc_info)
 
-    async def _close_tree(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def _close_tree(self, *exc_info: Any) -> None:
         try:
-            await self._tree.__aexit__(kind, error, traceback)
+            await self._tree.__aexit__(*exc_info)
         except ActorError as failure:  # the root ended by itself
             raise errors.RuntimeFailed(str(failure)) from failure
         finally:

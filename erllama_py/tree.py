@@ -59,7 +59,6 @@ class Branch:
 
     name: str
     holds: str  # what its children are, for the drawing
-    limits: RestartLimits  # of each child
 
 
 # Five restarts in a minute: a model that crashes on one bad request comes back for the next ones, a model that
@@ -98,10 +97,10 @@ TREE: tuple[Group | Branch, ...] = (
         ),
         CACHE_LIMITS,
     ),
-    Branch("tiers", "one actor per directory of rows, by name", TIER_LIMITS),
-    Branch("watch", "the pressure monitor, where one was asked for", WATCH_LIMITS),
-    Branch("models", "one model actor per loaded model, each with its engine thread", MODEL_LIMITS),
-    Branch("user", "what runtime.supervise was given: agent loops", USER_LIMITS),
+    Branch("tiers", "one actor per directory of rows, by name"),
+    Branch("watch", "the pressure monitor, where one was asked for"),
+    Branch("models", "one model actor per loaded model, each with its engine thread"),
+    Branch("user", "what runtime.supervise was given: agent loops"),
 )
 
 
@@ -149,7 +148,9 @@ def tier_child(name: str, spec: TierSpec, names: Names) -> ChildSpec:
 def pressure_child(opts: PressureOpts, evict: Evict, names: Names) -> ChildSpec:
     """The pressure monitor."""
     return ChildSpec(
-        PRESSURE, lambda: ActorRun(PRESSURE, lambda: PressureMonitor(opts, evict, MonotonicClock()), names)
+        PRESSURE,
+        lambda: ActorRun(PRESSURE, lambda: PressureMonitor(opts, evict, MonotonicClock()), names),
+        limits=WATCH_LIMITS,
     )
 
 

@@ -22,16 +22,12 @@ from erllama_py.actors.clock import MonotonicClock as MonotonicClock
 from erllama_py.actors.dynamic import DynamicSupervisor as DynamicSupervisor
 from erllama_py.actors.errors import ActorEnded as ActorEnded
 from erllama_py.actors.errors import ActorError as ActorError
-from erllama_py.actors.errors import CallTimeout as CallTimeout
 from erllama_py.actors.errors import MailboxClosed as MailboxClosed
-from erllama_py.actors.errors import MailboxFull as MailboxFull
 from erllama_py.actors.errors import NameNotFound as NameNotFound
 from erllama_py.actors.errors import NameTaken as NameTaken
 from erllama_py.actors.errors import RestartLimitReached as RestartLimitReached
-from erllama_py.actors.errors import SelfCall as SelfCall
 from erllama_py.actors.errors import StopTimeout as StopTimeout
 from erllama_py.actors.errors import SupervisorClosed as SupervisorClosed
-from erllama_py.actors.errors import UnexpectedCancel as UnexpectedCancel
 from erllama_py.actors.exits import Exit as Exit
 from erllama_py.actors.exits import Raised as Raised
 from erllama_py.actors.exits import Returned as Returned
@@ -41,7 +37,6 @@ from erllama_py.actors.exits import text_of as text_of
 from erllama_py.actors.home import Home as Home
 from erllama_py.actors.home import WrongLoop as WrongLoop
 from erllama_py.actors.keeper import Keeper as Keeper
-from erllama_py.actors.mailbox import Mailbox as Mailbox
 from erllama_py.actors.names import NameChange as NameChange
 from erllama_py.actors.names import Names as Names
 from erllama_py.actors.ref import ActorRef as ActorRef

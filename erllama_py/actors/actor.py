@@ -4,7 +4,8 @@
 
 `Actor` is what users write; `ActorRun` runs one instance once, in one task, and owns the order in which it ends: the
 mailbox closes and every open call fails at once, then `terminate` runs, then the name is free, then the run is over.
-`terminate` runs after every `init` that was begun, also one that failed or was cancelled.
+`terminate` runs after every `init` that was begun, also one that failed or was cancelled. A `StateMachine` is an actor
+that decides by one function.
 """
 
 from __future__ import annotations

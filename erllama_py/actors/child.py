@@ -1,7 +1,7 @@
 """A child as data, and one supervised place in a tree.
 
 `ChildSpec` describes a child. `Child` is its place: it outlives its runs, owns the current `Run` and what
-the tree shows of it. Supervisors decide when it begins and stops; it decides nothing.
+the tree shows of it, a `TreeNode`. Supervisors decide when it begins and stops; it decides nothing.
 
     starting → running → (stopping) → stopped | finished | failed, or backoff → starting …
 """

@@ -6,37 +6,34 @@ travel as they are (`start_child`) or as the `__cause__` of one of these (`Actor
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from erllama_py.actors.exits import Exit, Raised, Returned
 
 
 class ActorError(Exception):
-    """The root of all errors of the kit."""
+    """The root of all errors of the kit. `text` says what happened, from the facts in their order."""
+
+    text = ""
+
+    def __str__(self) -> str:
+        return self.text.format(*self.args) if self.text else super().__str__()
 
 
 class NamedError(ActorError):
     """An error whose one fact is the `name` of what it is about."""
 
-    text: ClassVar[str]
-
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.name = name
-
-    def __str__(self) -> str:
-        return self.text.format(self.name)
 
 
 class MailboxFull(ActorError):
     """The message was refused: `waiting` messages wait and the mailbox holds `capacity`. Nothing was queued."""
 
+    text = "the mailbox of {!r} is full: {} of {} messages wait"
+
     def __init__(self, name: str, waiting: int, capacity: int) -> None:
         super().__init__(name, waiting, capacity)
         self.name, self.waiting, self.capacity = name, waiting, capacity
-
-    def __str__(self) -> str:
-        return f"the mailbox of {self.name!r} is full: {self.waiting} of {self.capacity} messages wait"
 
 
 class MailboxClosed(NamedError):
@@ -63,25 +60,23 @@ class ActorEnded(ActorError):
     `last`: it is known that its supervisor will not start it again.
     """
 
+    text = "{!r} ended: {}"
+
     def __init__(self, name: str, exit: Exit, last: bool = False) -> None:
         super().__init__(name, exit, last)
         self.name, self.exit, self.last = name, exit, last
         if isinstance(exit, Raised):
             self.__cause__ = exit.error
 
-    def __str__(self) -> str:
-        return f"{self.name!r} ended: {self.exit}"
-
 
 class CallTimeout(ActorError):
     """No answer came within `seconds`. The callee learns of it (`Reply.abandoned`); it may still do the work."""
 
+    text = "{!r} did not answer within {:g} s"
+
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(name, seconds)
         self.name, self.seconds = name, seconds
-
-    def __str__(self) -> str:
-        return f"{self.name!r} did not answer within {self.seconds:g} s"
 
 
 class SelfCall(NamedError):
@@ -96,8 +91,7 @@ class UnexpectedCancel(ActorError):
     It is raised instead, because a `CancelledError` that is passed on would look like a cancellation of the caller.
     """
 
-    def __str__(self) -> str:
-        return "it awaited something that was cancelled"
+    text = "it awaited something that was cancelled"
 
 
 class RestartLimitReached(ActorError):
@@ -126,12 +120,11 @@ class RestartLimitReached(ActorError):
 class StopTimeout(ActorError):
     """A child did not end, even when cancelled: after two waits of `seconds` it was abandoned."""
 
+    text = "{0!r} did not end within {1:g} s of being stopped, nor {1:g} s later"
+
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(name, seconds)
         self.name, self.seconds = name, seconds
-
-    def __str__(self) -> str:
-        return f"{self.name!r} did not end within {self.seconds:g} s of being stopped, nor {self.seconds:g} s later"
 
 
 class SupervisorClosed(NamedError):

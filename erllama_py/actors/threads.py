@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import ParamSpec, TypeVar
@@ -45,10 +46,10 @@ class Threads:
 
     def _begin_others(self, others: int) -> None:
         all_there = threading.Barrier(max(1, others))  # no thread is idle until all are there, so each task begins one
-        try:
+        with suppress(RuntimeError):  # they were closed meanwhile
             for _ in range(others):
                 self._pool.submit(all_there.wait)
-        except RuntimeError:  # the system has no thread left: those that are there must do
+        if self._pool.begun <= others:  # also where the system has no thread left: those that are there must do
             all_there.abort()
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
@@ -93,7 +94,7 @@ class _Pool(Executor):
     would never end."""
 
     def __init__(self, name: str, count: int) -> None:
-        self._name, self._count, self._begun, self._closed = name, count, 0, False
+        self._name, self._count, self.begun, self._closed = name, count, 0, False
         self._lock, self._tasks, self._idle = threading.Lock(), Tasks(), threading.Semaphore(0)
 
     def submit(self, function: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> Future[T]:
@@ -101,10 +102,14 @@ class _Pool(Executor):
         with self._lock:
             if self._closed:
                 raise RuntimeError("these threads were closed")
-            if self._begun < self._count and not self._idle.acquire(blocking=False):
-                name = f"{self._name}_{self._begun}"
-                threading.Thread(target=_work, args=(self._tasks, self._idle), name=name, daemon=True).start()
-                self._begun += 1
+            if self.begun < self._count and not self._idle.acquire(blocking=False):
+                name = f"{self._name}_{self.begun}"
+                try:
+                    threading.Thread(target=_work, args=(self._tasks, self._idle), name=name, daemon=True).start()
+                    self.begun += 1
+                except RuntimeError:  # the system has no thread left
+                    if not self.begun:
+                        raise
             self._tasks.put(partial(_fulfil, future, partial(function, *args, **options)))
         return future
 

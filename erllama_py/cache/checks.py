@@ -65,24 +65,22 @@ def tiers(value: object) -> tuple[str, ...]:
     return tuple(map(tier, value))
 
 
-def nbytes(value: object) -> int:
+def nbytes(value: int) -> int:
     """A number of bytes."""
     _need(type(value) is int and value >= 0, "a number of bytes is an int of 0 or more", value)
-    assert isinstance(value, int)
     return value
 
 
-def start(value: object, end: int) -> int:
+def start(value: int, end: int) -> int:
     """Where a row starts that ends at `end`."""
     _need(type(value) is int and 0 <= value < end, f"a row starts at an int from 0 on, before its end at {end}", value)
-    assert isinstance(value, int)
     return value
 
 
-def payload(value: object) -> memoryview:
+def payload(value: bytes | bytearray | memoryview) -> memoryview:
     """The bytes of a row, wherever they lie."""
     try:
-        return memoryview(value).cast("B")  # type: ignore[arg-type]  # what is no buffer raises
+        return memoryview(value).cast("B")
     except TypeError:
         raise RequestError(f"a payload is bytes, or an array that lies in one piece, not {shown(value)}") from None
 

@@ -13,8 +13,7 @@ import msgspec
 from erllama_py.cache.keys import Identity
 from erllama_py.cache.walk import Hit as Hit
 from erllama_py.cache.walk import Located as Located
-from erllama_py.cache.walk import Miss as Miss
-from erllama_py.options.model import SkipReason as SkipReason
+from erllama_py.options.model import SkipReason
 from erllama_py.tiers.messages import Flush, TierReport
 from erllama_py.tiers.messages import RowBytes as RowBytes
 from erllama_py.tiers.messages import RowLost as RowLost

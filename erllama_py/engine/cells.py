@@ -57,11 +57,11 @@ class Cells:
 
     def restore(self, job: Restore) -> Restored:
         """Put captured bytes back from position `start` on; a refusal leaves what is before it, or nothing."""
-        began, seq_id, start = time.perf_counter(), job.seq_id, job.start
+        seq_id, start = job.seq_id, job.start
         # After a refused row, those that follow do not fit on.
         ok = self.length(seq_id) >= start and self.cut(seq_id, start)
         ok = ok and self._backend.restore(seq_id, start, job.end, job.payload)
-        return Restored(job.request_id, job.end, ok, self.length(seq_id), time.perf_counter() - began)
+        return Restored(job.request_id, job.end, ok, self.length(seq_id))
 
     def fork(self, job: Fork) -> Forked:
         """Share what a sequence holds of its first `length` cells with another."""

@@ -1,7 +1,8 @@
 """The threads of one engine: asks the rule before each decode, and the share and the kernel for its input.
 
 `ComputeThreads` is used by the worker, on the engine thread. It owns this engine's seat in the share, and what the rule
-has learned of two sorts of decodes: those of few tokens and those of many.
+has learned of two sorts of decodes: those of few tokens and those of many. `CpuShare` is one table for all engines of a
+process.
 """
 
 from __future__ import annotations

@@ -213,7 +213,6 @@ class Restored(msgspec.Struct, frozen=True, tag=True):
     end: int
     ok: bool
     held: int  # how many tokens the sequence holds now
-    seconds: float
 
 
 class Captured(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -6,7 +6,7 @@ crash, calls wait for it; when it is gone for good they raise. Nothing here outl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Unpack, get_args
 
@@ -15,11 +15,11 @@ import msgspec
 from erllama_py.cache.keys import pack_tokens
 from erllama_py.cache.messages import Explain, Hit
 from erllama_py.errors import InvalidOption, ModelNotLoaded
-from erllama_py.handle.caller import Caller
+from erllama_py.handle.caller import Caller, Prepared
 from erllama_py.handle.explanation import cached_prefixes, explain, longest_live, session_parting
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.session import Session
-from erllama_py.handle.stream import Call, Stream
+from erllama_py.handle.stream import Run, Stream
 from erllama_py.model.board import ModelBoard
 from erllama_py.options.mappings import RequestOptionsDict
 from erllama_py.options.request import RequestOptions, merged, parse_request_options
@@ -64,7 +64,7 @@ class Model:
         **given: Unpack[RequestOptionsDict],
     ) -> Stream:
         """Continue `prompt` as a stream of events: see `Stream`. Options as in `complete`."""
-        return Stream(Call(self._caller, partial(self._prompts.plain, prompt), merged(options, given)))
+        return self._stream(partial(self._prompts.plain, prompt), merged(options, given))
 
     async def chat(
         self,
@@ -86,7 +86,10 @@ class Model:
         **given: Unpack[RequestOptionsDict],
     ) -> Stream:
         """Answer a conversation as a stream of events. Options as in `complete`."""
-        return Stream(Call(self._caller, partial(self._prompts.chat, messages, tools), merged(options, given)))
+        return self._stream(partial(self._prompts.chat, messages, tools), merged(options, given))
+
+    def _stream(self, prepare: Callable[[], Awaitable[Prepared]], options: Mapping[str, object]) -> Stream:
+        return Stream(Run(self._caller, partial(self._caller.begin, prepare, options), self._caller.result))
 
     def session(
         self,

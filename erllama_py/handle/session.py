@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from copy import deepcopy
 from functools import partial
-from types import TracebackType
 from typing import Self, Unpack
 
 import anyio
@@ -29,7 +28,7 @@ from erllama_py.chat.turns import text_after_reply
 from erllama_py.errors import BUSY, ErllamaError, InvalidOption, SessionBusy, SessionEnded
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
-from erllama_py.handle.stream import Stream
+from erllama_py.handle.stream import Run, Stream
 from erllama_py.options.mappings import TurnOptionsDict
 from erllama_py.options.request import RequestOptions, merged
 from erllama_py.results import Completion
@@ -130,7 +129,7 @@ class Session:
         The turn is over with `Done`, or when the block is left. If that was early, or `events.cancel()` was called, the
         session continues from what had been generated.
         """
-        return Stream(_TurnRun(self, partial(self._chat_turn, message), merged(options, given)))
+        return self._stream(partial(self._chat_turn, message), merged(options, given))
 
     async def complete(
         self,
@@ -153,7 +152,7 @@ class Session:
         **given: Unpack[TurnOptionsDict],
     ) -> Stream:
         """`complete` as a stream of events; see `stream_chat`."""
-        return Stream(_TurnRun(self, partial(self._raw_turn, prompt), merged(options, given)))
+        return self._stream(partial(self._raw_turn, prompt), merged(options, given))
 
     # --- its end -----------------------------------------------------------------------------------------------
 
@@ -167,34 +166,19 @@ class Session:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.end()
 
     # --- inside ------------------------------------------------------------------------------------------------
 
+    def _stream(self, prepare: Prepare, options: Mapping[str, object]) -> Stream:
+        run = _TurnRun(self, prepare, options)
+        return Stream(Run(self._caller, run.begin, run.result, run.left))
+
     async def _answer(self, prepare: Prepare, options: Mapping[str, object]) -> Completion:
-        claim = Claim(self)
-        with claim.held:
-            _, reply = await self._begin(claim, prepare, options, None)
-            return await self._commit(claim, reply)
-
-    async def _begin(
-        self, claim: Claim, prepare: Prepare, options: Mapping[str, object], feed: Feed | None
-    ) -> tuple[int, Reply[Completion]]:
-        """Claim the session, build the turn and submit it."""
-        self._check(options)
-
-        async def prompt() -> tuple[list[int], tuple[int, ...]]:
-            await claim.take(wait=options.get("session_wait") is True)
-            if self._ended:
-                raise SessionEnded(f"the session {self.id!r} was ended", self.id)
-            claim.turn = turn = await prepare()
-            return turn.prompt, turn.anchors
-
-        passed = {**options, "session_id": self.id, "cache_salt": self._salt}
-        return await self._caller.begin(prompt, passed, feed)
+        run = _TurnRun(self, prepare, options)
+        _, reply = await run.begin(None)
+        return await run.result(reply)
 
     def _check(self, options: Mapping[str, object]) -> None:
         """Refuse what belongs to the session and not to its turns."""
@@ -234,28 +218,41 @@ class Session:
             text = last["content"] + text
         return Turn([*held, *added], messages, text, rendered=self._rendered)
 
-    async def _commit(self, claim: Claim, reply: Reply[Completion]) -> Completion:
-        """Wait for the result of a turn, and hold it. One that was cancelled before its reply began is dropped."""
-        completion = await self._caller.result(reply)
-        turn = claim.turn
-        if turn is not None and (completion.generated or completion.finish_reason != "cancelled"):
-            said = {"role": "assistant", "content": turn.opening + completion.reply}
-            self._messages = [*turn.messages, said]
-            self._tokens = turn.prompt + completion.generated
-            self._rendered, self._exact = turn.rendered, turn.exact
-        return completion
+    def _commit(self, turn: Turn, completion: Completion) -> None:
+        self._messages = [*turn.messages, {"role": "assistant", "content": turn.opening + completion.reply}]
+        self._tokens = turn.prompt + completion.generated
+        self._rendered, self._exact = turn.rendered, turn.exact
 
 
-class Claim:
-    """One call's exclusive use of its session, from `take` until `held` is closed, and the turn that it made."""
+class _TurnRun:
+    """The request of a turn. It has the session to itself from `begin` on, until its result is there or was left."""
 
-    def __init__(self, session: Session) -> None:
-        self.turn: Turn | None = None
-        self.held = ExitStack()
-        self._session = session
+    def __init__(self, session: Session, prepare: Prepare, options: Mapping[str, object]) -> None:
+        self._session, self._prepare, self._options = session, prepare, options
+        self._turn: Turn | None = None
+        self._held = ExitStack()
+        self._committed = False
 
-    async def take(self, wait: bool) -> None:
-        """Take the session. Raises `SessionBusy` where another call has it, unless it is to `wait` for that."""
+    async def begin(self, feed: Feed | None) -> tuple[int, Reply[Completion]]:
+        """Claim the session, build the turn and submit it."""
+        session, options = self._session, self._options
+        session._check(options)
+        passed = {**options, "session_id": session.id, "cache_salt": session._salt}
+        try:
+            return await session._caller.begin(self._prompt, passed, feed)
+        except BaseException:
+            self._held.close()
+            raise
+
+    async def _prompt(self) -> tuple[list[int], tuple[int, ...]]:
+        await self._claim(wait=self._options.get("session_wait") is True)
+        if self._session._ended:
+            raise SessionEnded(f"the session {self._session.id!r} was ended", self._session.id)
+        self._turn = turn = await self._prepare()
+        return turn.prompt, turn.anchors
+
+    async def _claim(self, wait: bool) -> None:
+        """Raises `SessionBusy` where another call has the session, unless it is to `wait` for that."""
         session = self._session
         if wait:
             await session._free.acquire()
@@ -264,37 +261,21 @@ class Claim:
                 session._free.acquire_nowait()
             except anyio.WouldBlock:
                 raise SessionBusy(BUSY, session.id) from None
-        self.held.callback(session._free.release)
-
-
-class _TurnRun:
-    """The request of a turn that is streamed: committed at `Done`, or when the block is left before."""
-
-    def __init__(self, session: Session, prepare: Prepare, options: Mapping[str, object]) -> None:
-        self._session = session
-        self._prepare = prepare
-        self._options = options
-        self._claim = Claim(session)
-        self._committed = False
-        self.cancel, self.check_loop = session._caller.cancel, session._caller.check_loop
-
-    async def begin(self, feed: Feed) -> tuple[int, Reply[Completion]]:
-        """Claim the session and submit the turn."""
-        try:
-            return await self._session._begin(self._claim, self._prepare, self._options, feed)
-        except BaseException:
-            self._claim.held.close()
-            raise
+        self._held.callback(session._free.release)
 
     async def result(self, reply: Reply[Completion]) -> Completion:
-        """Commit the turn and release the session."""
-        with self._claim.held:
+        """Wait for the result, commit the turn and release the session. A turn that was cancelled before its reply
+        began is dropped."""
+        with self._held:
             self._committed = True
-            return await self._session._commit(self._claim, reply)
+            completion = await self._session._caller.result(reply)
+            if self._turn is not None and (completion.generated or completion.finish_reason != "cancelled"):
+                self._session._commit(self._turn, completion)
+            return completion
 
     async def left(self, reply: Reply[Completion], error: BaseException | None) -> None:
         """Commit what had been generated when the block was left early."""
-        with self._claim.held:
+        with self._held:
             # A task that is cancelled waits for nothing more; a turn that failed was reported to its reader.
             if not self._committed and not isinstance(error, CancelledError):
                 with suppress(ErllamaError, ActorError):

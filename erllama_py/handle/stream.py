@@ -11,57 +11,34 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from erllama_py.actors import Reply
 from erllama_py.errors import StreamMisused
-from erllama_py.handle.caller import Caller, Prepared
+from erllama_py.handle.caller import Caller
 from erllama_py.results import Completion, Done, Event, TextDelta
 from erllama_py.scheduler.messages import Feed
 
 OUTSIDE = "a stream is used inside its block: async with model.stream(…) as events"
 
 
-class Run(Protocol):
-    """The request of one stream: how it is begun, what it comes to, and what leaving it means.
-
-    `check_loop` raises `WrongLoop` where the stream is not to be used.
-    """
-
-    check_loop: Callable[[], None]
-
-    async def begin(self, feed: Feed) -> tuple[int, Reply[Completion]]:
-        """Submit it with a `feed` for its events; its id, and the reply that comes at its end."""
-
-    def cancel(self, request_id: int) -> None:
-        """Finish it with what it has."""
-
-    async def result(self, reply: Reply[Completion]) -> Completion:
-        """Its result."""
-
-    async def left(self, reply: Reply[Completion], error: BaseException | None) -> None:
-        """The block was left, by this error if by any; a request that was not over has been cancelled."""
+async def _keep_nothing(reply: Reply[Completion], error: BaseException | None) -> None:
+    """Of a request that is no turn of a `Session`."""
 
 
-class Call:
-    """A request that is no turn of a `Session`."""
+@dataclass(frozen=True)
+class Run:
+    """The request of one stream: how it is begun, what it comes to, and what leaving it means."""
 
-    def __init__(
-        self, caller: Caller, prepare: Callable[[], Awaitable[Prepared]], options: Mapping[str, object]
-    ) -> None:
-        self._prepare = prepare
-        self._options = options
-        self._caller = caller
-        self.cancel, self.result, self.check_loop = caller.cancel, caller.result, caller.check_loop
-
-    async def begin(self, feed: Feed) -> tuple[int, Reply[Completion]]:
-        """See `Run`."""
-        return await self._caller.begin(self._prepare, self._options, feed)
-
-    async def left(self, reply: Reply[Completion], error: BaseException | None) -> None:
-        """Nothing is kept of it."""
+    caller: Caller
+    begin: Callable[[Feed], Awaitable[tuple[int, Reply[Completion]]]]
+    """Submits it with a `feed` for its events; its id, and the reply that comes at its end."""
+    result: Callable[[Reply[Completion]], Awaitable[Completion]]
+    left: Callable[[Reply[Completion], BaseException | None], Awaitable[None]] = _keep_nothing
+    """The block was left, by this error if by any; a request that was not over has been cancelled."""
 
 
 class Stream:
@@ -83,10 +60,10 @@ class Stream:
 
     def cancel(self) -> None:
         """Finish with what there is: the events go on to `Done`. No effect when the request is over."""
-        self._run.cancel(self._entered())
+        self._run.caller.cancel(self._entered())
 
     def _entered(self) -> int:
-        self._run.check_loop()
+        self._run.caller.check_loop()
         if self._request_id is None:
             raise StreamMisused(OUTSIDE)
         return self._request_id

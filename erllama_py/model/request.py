@@ -132,10 +132,7 @@ def too_late(called: float, now: float) -> Completion:
         id=0, tokens=[], max_new_tokens=0, sampling=Sampling(), stop_sequences=(), submitted_at=called,
         identity=Identity(b"", 0, b""), packed=b"", key=b"",
     )  # fmt: skip
-    outline = Outline(
-        hit=CacheHit("cold", 0), miss_reason="cancelled before it was looked up", tier=None, lookup_seconds=0.0,
-        restore_seconds=0.0, restored_bytes=0, created=0,
-    )  # fmt: skip
+    outline = Outline(hit=CacheHit("cold", 0), miss_reason="cancelled before it was looked up")
     return make_completion(Complete(request, outline, None, None, None), now)
 
 

@@ -215,12 +215,12 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
     """How a request went until its generation began. Times are in seconds."""
 
     hit: CacheHit
-    miss_reason: str | None
-    tier: str | None
-    lookup_seconds: float
-    restore_seconds: float
-    restored_bytes: int
-    created: int  # tokens copied out to be saved
+    miss_reason: str | None = None
+    tier: str | None = None
+    lookup_seconds: float = 0.0
+    restore_seconds: float = 0.0
+    restored_bytes: int = 0
+    created: int = 0  # tokens copied out to be saved
     parks: int = 0
 
 

@@ -26,15 +26,22 @@ LEAST_SHARED = 16
 LEAST_TO_LEAVE = 16
 
 
+class Beginning(msgspec.Struct, frozen=True, kw_only=True):
+    """What a prompt could begin with: its first `keep` tokens, and how they come to be in its sequence."""
+
+    seq_id: int | None = None  # the sequence that is taken over as it is
+    keep: int = 0
+    source: int | None = None  # the sequence that they are shared with; None: they are there already
+    leader: int | None = None
+    """The request that is still computing them, or is about to save them; waited for until it is at `leader_end`."""
+    leader_end: int = 0
+
+
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """A sequence for a request, and how its first `keep` tokens come to be there."""
+    """A sequence for a request, and what it begins with there."""
 
     seq_id: int
-    keep: int
-    source: int | None  # the sequence that they are shared with; None: they are there already
-    leader: int | None
-    """The request that is still computing them, or is about to save them; waited for until it is at `leader_end`."""
-    leader_end: int
+    begin: Beginning
     pieces: Pieces
     limit: int  # the position up to which there are cells
     evict: tuple[int, ...]  # idle sequences that make room
@@ -44,16 +51,6 @@ class Park(msgspec.Struct, frozen=True):
     """There is no place until these requests are parked or, if they have not begun, back in the queue."""
 
     requests: tuple[int, ...]
-
-
-class Beginning(msgspec.Struct, frozen=True, kw_only=True):
-    """What a prompt could begin with: see `Place`. `seq_id` is set where it is taken over as it is."""
-
-    seq_id: int | None = None
-    keep: int = 0
-    source: int | None = None
-    leader: int | None = None
-    leader_end: int = 0
 
 
 def place(state: State, one: Queued, now: float) -> Place | Park | None:
@@ -74,10 +71,7 @@ def place(state: State, one: Queued, now: float) -> Place | Park | None:
     pieces = written(base, begin.keep, max(limit, begin.keep), state.next_block)
     fits, evict = _room_for(state, slot.seq_id, pieces, begin.source)
     if fits and free is not None:
-        return Place(
-            seq_id=slot.seq_id, keep=begin.keep, source=begin.source, leader=begin.leader, leader_end=begin.leader_end,
-            pieces=pieces, limit=limit, evict=evict,
-        )  # fmt: skip
+        return Place(seq_id=slot.seq_id, begin=begin, pieces=pieces, limit=limit, evict=evict)
     for most in range(1, len(displaced) + 1):
         if _room_for(state, slot.seq_id, pieces, begin.source, displaced[:most])[0]:
             return Park(tuple(other.core.request.id for other in displaced[:most]))

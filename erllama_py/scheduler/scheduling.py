@@ -177,22 +177,22 @@ def _unpin(state: State, one: Queued) -> State:
 
 def _take(state: State, one: Queued, place: placing.Place, now: float) -> tuple[State, list[Effect]]:
     """Put a request into its place."""
-    prompt, slot = sought(one), state.slots[place.seq_id]
-    stays = place.keep > 0 and place.source is None
+    prompt, slot, begin = sought(one), state.slots[place.seq_id], place.begin
+    stays = begin.keep > 0 and begin.source is None
     sticky = stays and slot.session is not None and slot.session == prompt.session
     allocation = Allocation(slot.seq_id, place.limit, goes_on=stays, sticky=sticky)
     core = one.core if one.core.started_at is not None else changed(one.core, started_at=now)
     state, effects = _occupy(state, one, place, stays=stays)
     looking = Looking(core, one.begun, allocation, now)
     state = with_request(state, looking)
-    if place.source is not None:
-        state, more = follow(state, looking, place.source, Share(place.leader, place.keep))
+    if begin.source is not None:
+        state, more = follow(state, looking, begin.source, Share(begin.leader, begin.keep))
         effects += more
     for seq_id in place.evict:
         state, more = evict(state, state.slots[seq_id])
         effects += more
-    if place.leader is not None and place.source is None:
-        following = Following(core, one.begun, allocation, place.leader, place.leader_end)
+    if begin.leader is not None and begin.source is None:
+        following = Following(core, one.begun, allocation, begin.leader, begin.leader_end)
         return with_request(state, following), effects
     if prompt.parent_key is None and prompt.session is not None:
         prompt = changed(prompt, parent_key=state.left.get(prompt.session))
@@ -202,13 +202,13 @@ def _take(state: State, one: Queued, place: placing.Place, now: float) -> tuple[
 def _occupy(state: State, one: Queued, place: placing.Place, *, stays: bool) -> tuple[State, list[Effect]]:
     """The state in which the sequence is a request's; what else it held is copied out."""
     effects: list[Effect] = []
-    prompt, slot = sought(one), state.slots[place.seq_id]
-    if slot.is_idle and not (stays and place.keep == slot.length):
+    prompt, slot, begin = sought(one), state.slots[place.seq_id], place.begin
+    if slot.is_idle and not (stays and begin.keep == slot.length):
         state, effects = copy_out(state, slot)
-        effects.append(SendJob(Drop(slot.seq_id, place.keep if stays else 0)))
+        effects.append(SendJob(Drop(slot.seq_id, begin.keep if stays else 0)))
     new = Slot(
-        slot.seq_id, packed=prompt.packed[: TOKEN_BYTES * place.keep], first=slot.first if stays else 0,
-        identity=prompt.identity, captured_to=min(slot.captured_to, place.keep) if stays else 0, pieces=place.pieces,
+        slot.seq_id, packed=prompt.packed[: TOKEN_BYTES * begin.keep], first=slot.first if stays else 0,
+        identity=prompt.identity, captured_to=min(slot.captured_to, begin.keep) if stays else 0, pieces=place.pieces,
         request_id=prompt.id, session_id=prompt.session_id,
     )  # fmt: skip
     for other in state.idle:  # a session holds one sequence: the one that it goes on in

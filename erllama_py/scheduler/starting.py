@@ -272,11 +272,9 @@ def cancelled_outline(core: Core, placed: Starting | None, now: float) -> Outlin
 
 
 def _outline(core: Core, found_at: float, now: float) -> Outline:
-    return Outline(
-        hit=COLD, miss_reason=None, tier=None, restored_bytes=core.restored_bytes, created=0,
-        lookup_seconds=found_at - core.started_at if core.started_at is not None else 0.0,
-        restore_seconds=now - found_at,
-    )  # fmt: skip
+    looked = found_at - core.started_at if core.started_at is not None else 0.0
+    restored = now - found_at
+    return Outline(hit=COLD, lookup_seconds=looked, restore_seconds=restored, restored_bytes=core.restored_bytes)
 
 
 def outline(begun: Begun) -> Outline:

@@ -16,17 +16,14 @@ from erllama_py.actors import (
     ActorEnded,
     ActorRef,
     ActorRun,
-    CallTimeout,
     MailboxClosed,
-    MailboxFull,
     NameNotFound,
     NameTaken,
     Raised,
     Returned,
-    SelfCall,
     Stopped,
-    UnexpectedCancel,
 )
+from erllama_py.actors.errors import CallTimeout, MailboxFull, SelfCall, UnexpectedCancel
 from erllama_py.actors.running import Run
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,9 @@ from helpers.checkpoints import quiet_loop, turns
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.actors import Mailbox, MailboxClosed, MailboxFull
+from erllama_py.actors import MailboxClosed
+from erllama_py.actors.errors import MailboxFull
+from erllama_py.actors.mailbox import Mailbox
 
 pytestmark = pytest.mark.anyio
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from erllama_py.actors import ActorRef, Mailbox, NameChange, NameNotFound, Names, NameTaken
+from erllama_py.actors import ActorRef, NameChange, NameNotFound, Names, NameTaken
+from erllama_py.actors.mailbox import Mailbox
 
 pytestmark = pytest.mark.anyio
 

@@ -190,7 +190,7 @@ async def test_what_a_future_cannot_hold_is_raised_as_an_error(how: str, kind: t
 
 
 async def test_threads_that_the_system_does_not_have_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that could be begun work, and end."""
+    """Those that could be begun work, also on what comes while all are busy, and end."""
     start = threading.Thread.start
 
     def refuse(thread: threading.Thread) -> None:
@@ -202,7 +202,12 @@ async def test_threads_that_the_system_does_not_have_are_not_waited_for(monkeypa
         monkeypatch.setattr(threading.Thread, "start", refuse)
         threads = Threads("few", 5)
         await threads.begin()
-        assert await threads.run(len, "four") == 4
+        release = threading.Event()
+        busy = [asyncio.ensure_future(threads.run(release.wait)) for _ in range(3)]
+        queued = asyncio.ensure_future(threads.run(len, "four"))
+        await asyncio.sleep(0)
+        release.set()
+        assert (await queued, [await one for one in busy]) == (4, [True] * 3)
         begun = [thread for thread in threading.enumerate() if thread.name.startswith("few")]
         assert len(begun) == 3
         threads.close()

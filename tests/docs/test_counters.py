@@ -15,9 +15,10 @@ import pytest
 from helpers.cache import PROMPT, ask, ram_model, text
 from helpers.project import TOP, sources, syntax
 
-from erllama_py.cache.messages import Miss, SkipReason, Used
+from erllama_py.cache.messages import Used
 from erllama_py.cache.reservation import Refused
-from erllama_py.options.model import SaveReason
+from erllama_py.cache.walk import Miss
+from erllama_py.options.model import SaveReason, SkipReason
 from erllama_py.tiers.row_file import BadKind
 
 TIER = {"*"}  # any name that a tier was given

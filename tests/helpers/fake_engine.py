@@ -139,7 +139,7 @@ class FakeEngine:
             self.refuse = ""
         if ok:
             cells.restore(seq_id, tokens, self.owners[job.request_id])
-        self.outbox.append(Restored(job.request_id, job.end, ok, cells.length(seq_id), 0.01))
+        self.outbox.append(Restored(job.request_id, job.end, ok, cells.length(seq_id)))
 
     # --- jobs --------------------------------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from erllama_py.cache.keys import Identity, pack_tokens, prefix_keys
-from erllama_py.cache.messages import Hit, Located, Miss, RowBytes
+from erllama_py.cache.messages import Hit, Located, RowBytes
+from erllama_py.cache.walk import Miss
 from erllama_py.engine.failure import failure_of
 from erllama_py.engine.jobs import Captured, CapturePlan, Finished, Generate, Outcome, Restore, Restored
 from erllama_py.errors import SamplerFailed
@@ -70,7 +71,7 @@ def row_read(request_id: int, row: Located | None) -> RowRead:
 def restored(request_id: int, row: Located, *, ok: bool = True, held: int | None = None) -> Restored:
     end = row.meta.end
     left = end if ok else row.meta.start
-    return Restored(request_id, end, ok, left if held is None else held, 0.01)
+    return Restored(request_id, end, ok, left if held is None else held)
 
 
 def captured(request_id: int, start: int, end: int, **fields: Any) -> Captured:

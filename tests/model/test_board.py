@@ -11,7 +11,8 @@ import pytest
 from helpers.requests import IDLE
 
 import erllama_py as erllama
-from erllama_py.actors import ActorRef, Mailbox, Raised, RestartLimitReached, Stopped
+from erllama_py.actors import ActorRef, Raised, RestartLimitReached, Stopped
+from erllama_py.actors.mailbox import Mailbox
 from erllama_py.model.board import ModelBoard
 from erllama_py.options.model import ModelConfig
 

@@ -40,28 +40,28 @@ def placed(state: State, one: Queued) -> Place:
 def test_a_prompt_like_nothing_else_gets_a_free_sequence() -> None:
     """With cells for itself and the first step of its reply; none has to go for it."""
     assert place(state_with(kept(0, B)), waiting(1, A)) == Place(
-        seq_id=1, keep=0, source=None, leader=None, leader_end=0, pieces=(Piece(1, 64),), limit=64, evict=()
+        seq_id=1, begin=Beginning(), pieces=(Piece(1, 64),), limit=64, evict=()
     )
 
 
 def test_a_sequence_that_a_prompt_extends_is_taken_over() -> None:
     """No other sequence is needed; what it adds is in a block of its own."""
     found = placed(state_with(kept(1, A[:40])), waiting(1, A))
-    assert (found.seq_id, found.keep, found.source) == (1, 40, None)
+    assert (found.seq_id, found.begin.keep, found.begin.source) == (1, 40, None)
     assert found.pieces == (Piece(OWN_BLOCKS + 1, 40), Piece(1, 64))
 
 
 def test_a_sequence_that_a_prompt_diverges_from_stays_and_is_shared() -> None:
     """Both go on: the idle conversation may still be continued."""
     found = placed(state_with(kept(1, A)), waiting(1, PARTED))
-    assert (found.seq_id, found.keep, found.source, found.leader) == (0, 40, 1, None)
+    assert (found.seq_id, found.begin.keep, found.begin.source, found.begin.leader) == (0, 40, 1, None)
     assert found.pieces == (Piece(OWN_BLOCKS + 1, 40), Piece(1, 64))
 
 
 @pytest.mark.parametrize(("common", "source"), [(15, None), (16, 0)])
 def test_a_beginning_is_shared_if_it_is_worth_it(common: int, source: int | None) -> None:
     """Below 16 tokens it is computed again."""
-    assert placed(state_with(kept(0, A)), waiting(1, [*A[:common], *B])).source == source
+    assert placed(state_with(kept(0, A)), waiting(1, [*A[:common], *B])).begin.source == source
 
 
 def test_what_is_still_being_computed_is_shared_with_the_request_that_computes_it() -> None:
@@ -149,20 +149,20 @@ def test_the_source_of_a_beginning_goes_last() -> None:
     """Even after what is held for a session."""
     state = state_with(kept(0, A), kept(1, B, session_id="s"), kept(2, C, session_id="t"), n_cells=1000)
     found = placed(state, waiting(1, PARTED))
-    assert (found.seq_id, found.source) == (1, 0)
+    assert (found.seq_id, found.begin.source) == (1, 0)
 
 
 def test_the_only_sequence_is_cut_back() -> None:
     """What the prompt shares with it stays where it is."""
     found = placed(state_with(kept(0, A), n_seq_max=1), waiting(1, PARTED))
-    assert (found.seq_id, found.source, found.keep) == (0, None, 40)
+    assert (found.seq_id, found.begin.source, found.begin.keep) == (0, None, 40)
     assert found.pieces == (Piece(OWN_BLOCKS, 40), Piece(1, 64))
 
 
 def test_the_only_sequence_of_another_tenant_is_emptied() -> None:
     """The same tokens are not the same cells."""
     found = placed(state_with(kept(0, A, identity=OTHER), n_seq_max=1), waiting(1, PARTED))
-    assert (found.seq_id, found.source, found.keep) == (0, None, 0)
+    assert (found.seq_id, found.begin.source, found.begin.keep) == (0, None, 0)
 
 
 # --- cells --------------------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def test_idle_sequences_go_until_there_are_cells() -> None:
 def test_a_source_that_has_to_go_leaves_what_is_shared() -> None:
     """Its other cells are free then."""
     found = placed(state_with(kept(0, A), n_cells=80), waiting(1, [*A[:40], *range(30)]))
-    assert (found.seq_id, found.source, found.keep, found.evict) == (1, 0, 40, (0,))
+    assert (found.seq_id, found.begin.source, found.begin.keep, found.evict) == (1, 0, 40, (0,))
 
 
 def test_idle_sequences_keep_only_so_many_cells_beside_a_request() -> None:
@@ -227,4 +227,4 @@ def test_no_request_is_parked_where_an_idle_sequence_can_go() -> None:
     """Even if it is held for a session."""
     state = begun(state_with(kept(0, A, session_id="s"), n_seq_max=2), asked(1, B))
     found = placed(state, waiting(2, C, priority=5))
-    assert (found.seq_id, found.keep) == (0, 0)
+    assert (found.seq_id, found.begin.keep) == (0, 0)

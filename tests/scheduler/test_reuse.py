@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama_py.cache.keys import TOKEN_BYTES, pack_tokens
-from erllama_py.cache.messages import Hit, Located, Miss
+from erllama_py.cache.messages import Hit, Located
 from erllama_py.cache.policy import is_worth, token_seconds
+from erllama_py.cache.walk import Miss
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.scheduler.cells import Slot
 from erllama_py.scheduler.reuse import (

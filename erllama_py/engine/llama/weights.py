@@ -15,7 +15,7 @@ from erllama_py.engine.backend import LoadCancelled
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import AbortFlag, Library
 from erllama_py.errors import ModelLoadError, TruncatedGGUF, UnsupportedModel
-from erllama_py.options.model import ModelConfig
+from erllama_py.options.model import ContextOpts, ModelConfig
 
 # Reasons that lie in the file, not in how or where it is loaded.
 _TRUNCATED = re.compile(r"failed to read|not within the file bounds")
@@ -31,15 +31,7 @@ _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, Tru
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
 _FLASH_ATTENTION_TYPES = {"auto": -1, False: 0, True: 1}
 _ROPE_SCALING = {"none": 0, "linear": 1, "yarn": 2, "longrope": 3}
-_SAME_NAME = (
-    "rope_freq_base",
-    "rope_freq_scale",
-    "yarn_ext_factor",
-    "yarn_attn_factor",
-    "yarn_beta_fast",
-    "yarn_beta_slow",
-    "yarn_orig_ctx",
-)
+_SAME_NAME = [name for name in ContextOpts.__struct_fields__ if name.startswith(("rope_freq_", "yarn_"))]
 
 
 def load_model(
