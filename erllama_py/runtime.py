@@ -21,6 +21,7 @@ from erllama_py.actors import (
     ActorError,
     ChildSpec,
     Home,
+    MonotonicClock,
     Names,
     NameTaken,
     Restart,
@@ -38,6 +39,7 @@ from erllama_py.handle.caller import Caller
 from erllama_py.handle.model import Model, board_of
 from erllama_py.handle.supervised import Supervised, parse_supervise
 from erllama_py.model.board import ModelBoard
+from erllama_py.model.companions import Companions
 from erllama_py.model.registry import Registry
 from erllama_py.options.check import under
 from erllama_py.options.mappings import ModelConfigDict, PolicyOptsDict, PressureOptsDict, RestartLimitsDict, TierDict
@@ -96,9 +98,8 @@ class Runtime(ModelCalls):
         self._tiers = TierRegistry(
             options.ram, lambda: self._branches["tiers"], lambda name, spec: tree.tier_child(name, spec, self._names)
         )
-        self._models = Registry(
-            lambda: self._branches["models"], self._model_child, lambda board: self._caller(board).save_all("shutdown")
-        )
+        self._models = Registry(lambda: self._branches["models"], self._model_child, self._save)
+        self._companions = Companions(lambda: self._branches["models"], self._model_child, self._save, MonotonicClock())
         self._entered = False
         self._open = False
 
@@ -266,7 +267,10 @@ class Runtime(ModelCalls):
         return tree.model_child(board, self._names, self._make_backend, self._home / "fingerprints", self._buffers)
 
     def _caller(self, board: ModelBoard) -> Caller:
-        return Caller(board, self._names, self._models.unload)
+        return Caller(board, self._names, self._models.unload, self._companions.hold)
+
+    async def _save(self, board: ModelBoard) -> None:
+        await self._caller(board).save_all("shutdown")
 
     def _handle(self, board: ModelBoard) -> Model:
         return Model(self._caller(board))

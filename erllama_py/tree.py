@@ -33,6 +33,7 @@ from erllama_py.cache.actor import CacheActor
 from erllama_py.engine import BackendFactory
 from erllama_py.model.actor import ModelActor
 from erllama_py.model.board import ModelBoard
+from erllama_py.model.companion import companion_name
 from erllama_py.options.runtime import RAM_TIER, PressureOpts
 from erllama_py.options.tiers import RamTier, TierSpec
 from erllama_py.scheduler.messages import actor_name
@@ -99,7 +100,7 @@ TREE: tuple[Group | Branch, ...] = (
     ),
     Branch("tiers", "one actor per directory of rows, by name"),
     Branch("watch", "the pressure monitor, where one was asked for"),
-    Branch("models", "one model actor per loaded model, each with its engine thread"),
+    Branch("models", "one model actor per loaded model, and per companion, each with its engine thread"),
     Branch("user", "what runtime.supervise was given: agent loops"),
 )
 
@@ -157,12 +158,15 @@ def pressure_child(opts: PressureOpts, evict: Evict, names: Names) -> ChildSpec:
 def model_child(
     board: ModelBoard, names: Names, make_backend: BackendFactory, remember: Path, buffers: BufferPool
 ) -> ChildSpec:
-    """A model: restarted whenever it ends by itself, each time as a new actor on a new engine thread."""
-    name = actor_name(board.model_id)
+    """A model: restarted whenever it ends by itself, each time as a new actor on a new engine thread.
+
+    A companion is not: the next request that needs one begins it.
+    """
+    name = actor_name(board.model_id) if board.lender is None else companion_name(board.model_id)
     return ChildSpec(
         name,
         lambda: ActorRun(name, lambda: ModelActor(board, make_backend, remember, buffers), names),
-        restart="permanent",
+        restart="permanent" if board.lender is None else "temporary",
         stop_timeout=MODEL_STOP_SECONDS,
         limits=MODEL_LIMITS,
         detail=board.describe,

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from erllama_py.cpus import ThreadChoice
 from erllama_py.options.model import ContextOpts
 
 # Exactly the settings that change the bytes of a KV cell, or which cells are there:
@@ -57,6 +58,7 @@ SALT_TAG = b"erllama cache_salt v1\0"
 
 # Changed whenever the list or its encoding changes, so that no old key can mean something new.
 TAG = b"erllama ctx_params v2\0"
+REPRODUCIBLE_TAG = b"erllama reproducible v1\0"
 
 
 def ctx_params_hash(context: ContextOpts, build: str, *, flash_attn: bool, long_rope: bool) -> str:
@@ -68,6 +70,17 @@ def ctx_params_hash(context: ContextOpts, build: str, *, flash_attn: bool, long_
     """
     settings = [getattr(context, name) for name in KV_SETTINGS]
     return hashlib.sha256(TAG + msgspec.json.encode([*settings, flash_attn, long_rope, build])).hexdigest()
+
+
+def reproducible_hash(params_hash: str, grid: int, threads: ThreadChoice) -> str:
+    """The `ctx_params_hash` of what reproducible requests leave and find, as 64 hex digits.
+
+    The bits of their cells are to be those of a prompt that was computed alone, so all counts that changes a bit: the
+    `grid` of the slices, and the `threads` for few and for many tokens. SHA-256 of `REPRODUCIBLE_TAG`, then a JSON list
+    without spaces.
+    """
+    facts = msgspec.json.encode([params_hash, grid, threads.few, threads.many])
+    return hashlib.sha256(REPRODUCIBLE_TAG + facts).hexdigest()
 
 
 class Identity(msgspec.Struct, frozen=True, order=True):

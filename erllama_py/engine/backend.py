@@ -5,7 +5,8 @@
 
 - on the engine thread only: `load`, `set_threads`, `rest`, `decode`, `logits`, `likeliest`, `sampler`, `remove`,
   `share`, `positions`, `capture`, `restore`, `close`;
-- from any thread: `inspect` (before `load`), `abort`, and everything of `vocabulary` (after `load`).
+- from any thread: `inspect` and `use_weights_of` (before `load`), `abort`, and everything of `vocabulary` (after
+  `load`).
 
 Errors that leave a backend are `ErllamaError`s, or a `BackendFailure` when the context cannot be trusted
 any more; a ctypes error never does.
@@ -188,6 +189,13 @@ class Backend(Protocol):
         """Read the headers of the model's files.
 
         Raises `ModelFileNotFound`, `NotAGGUF`, `TruncatedGGUF`, `UnsupportedModel`.
+        """
+
+    def use_weights_of(self, other: Backend) -> None:
+        """Before `load`: make the context over the weights of `other`, which has loaded the same files.
+
+        They are freed with the last backend that uses them. Where `other` has freed its own before, `load` raises
+        `ModelNotLoaded`.
         """
 
     def load(self, progress: Callable[[float], bool]) -> ModelFacts:

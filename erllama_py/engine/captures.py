@@ -35,19 +35,21 @@ class Captures:
             return None
         if self._ends and self._ends[0] <= position:
             return self._ends[0], "cold"
-        if position >= self._next_continued > self.captured_to:
+        if not self._plan.prompt_only and position >= self._next_continued > self.captured_to:
             return self._next_continued, "continued"
         return None
 
     def last(self, position: int) -> tuple[int, SaveReason] | None:
         """The next of the ranges that are left when the request ends at `position`."""
-        if self._plan is None or position < max(self._plan.min_tokens, self._settled_to + 1):
+        if self._plan is None or self._plan.prompt_only:
+            return None
+        if position < max(self._plan.min_tokens, self._settled_to + 1):
             return None
         return span_end(self._settled_to, position, self._memory), "finish"
 
     def rest(self, position: int) -> tuple[int, SaveReason] | None:
         """The next of the ranges that are left when it is parked at `position`."""
-        if self._plan is None or position <= self._settled_to:
+        if self._plan is None or self._plan.prompt_only or position <= self._settled_to:
             return None
         return span_end(self._settled_to, position, self._memory), "evict"
 

@@ -42,7 +42,8 @@ class Generate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     `max_new_tokens` ≥ 0; with 0 nothing is drawn. `stop_sequences` end the text where the earliest of them
     begins; the sampling's `stop_token_ids` end it as the model's own end tokens do. `stream` asks for a
     `Text` per tick; without it the text comes whole, in `Finished`. `saves` says which ranges to copy out on the way,
-    `keep_logits` whether the logits at the prompt's end are wanted.
+    `keep_logits` whether the logits at the prompt's end are wanted. `reproducible` has all that is computed again cut
+    as it was at first: no slice goes beyond the prompt's end, and what was sampled goes token by token.
     """
 
     request_id: int
@@ -59,6 +60,7 @@ class Generate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     saves: CapturePlan | None = None
     logits: bytes | None = None
     keep_logits: bool = False
+    reproducible: bool = False
 
 
 class CapturePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,13 +68,14 @@ class CapturePlan(msgspec.Struct, frozen=True, kw_only=True):
 
     Positions up to `captured_to` are saved already. `prompt_ends` ascend and are at most the prompt's length;
     after the prompt a range ends every `interval` generated tokens; the last one ends with the request, if the
-    sequence then holds at least `min_tokens`.
+    sequence then holds at least `min_tokens`. `prompt_only`: there are no ranges but those of `prompt_ends`.
     """
 
     captured_to: int
     prompt_ends: tuple[int, ...]
     interval: int
     min_tokens: int
+    prompt_only: bool = False
 
 
 class Grant(msgspec.Struct, frozen=True, tag=True):

@@ -87,6 +87,8 @@ class Running:
         left = self._total - self.position
         decoding = self.generating and left <= self._row
         tokens = min(left, self.limit - self.position)
+        if self.job.reproducible:
+            tokens = min(tokens, max(1, len(self.job.tokens) - self.position))
         reach = self.captures.reach(self.position, self._n_ubatch)
         if reach is not None:
             tokens = min(tokens, reach)

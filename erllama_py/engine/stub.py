@@ -21,6 +21,7 @@ from typing import Any
 import numpy
 
 from erllama_py.engine.backend import (
+    Backend,
     BackendFailure,
     DecodeStatus,
     FileFacts,
@@ -216,6 +217,9 @@ class StubBackend:
             architecture="stub", quant_type="stub", quant_bits=16, n_ctx_train=1 << 20, n_layer=1,
             kv_bytes_per_token=4,
         )  # fmt: skip
+
+    def use_weights_of(self, other: Backend) -> None:
+        """See `Backend`. It has no weights."""
 
     def load(self, progress: Callable[[float], bool]) -> ModelFacts:
         stub, context = self._config.stub, self._config.context_opts

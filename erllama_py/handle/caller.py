@@ -44,6 +44,7 @@ from erllama_py.scheduler.messages import (
     Message,
     SaveAll,
     Submit,
+    actor_name,
 )
 from erllama_py.watch.log import get_logger
 
@@ -55,6 +56,7 @@ INLINE_LENGTH = 4_000
 CHECKS = 2
 
 Prepared = tuple[list[int], tuple[int, ...]]  # the tokens of a prompt, and where others may diverge from it
+HoldCompanion = Callable[[ModelBoard], Awaitable[tuple[ModelBoard, Callable[[], None]]]]
 T = TypeVar("T")
 _tickets = itertools.count(1)  # unique in the process, so that a late cancel never hits another request
 
@@ -64,14 +66,19 @@ def _discard(event: Event) -> None:
 
 
 class Caller:
-    """One model as its callers see it; see the module. `unload` is its runtime's way to end it."""
+    """One model as its callers see it; see the module.
 
-    def __init__(self, board: ModelBoard, names: Names, unload: Callable[[ModelBoard], Awaitable[None]]) -> None:
+    `unload` is its runtime's way to end it, `companion` to hold the one that computes reproducible requests.
+    """
+
+    def __init__(
+        self, board: ModelBoard, names: Names, unload: Callable[[ModelBoard], Awaitable[None]], companion: HoldCompanion
+    ) -> None:
         self.board = board
         self.cache = CacheClient(names)
         self.threads = names.home.threads
         self.check_loop = names.home.check  # called first, before anything of the model is waited for
-        self._unload = unload
+        self._unload, self._companion = unload, companion
         self._checks = anyio.Semaphore(CHECKS)
 
     @property
@@ -79,12 +86,18 @@ class Caller:
         """The id that the model was loaded under."""
         return self.board.model_id
 
-    def identity(self, options: RequestOptions) -> Identity:
-        """The identity of the rows that a request with these options may use."""
-        identity, config = self.board.identity, self.board.config
+    def identity(self, options: RequestOptions, board: ModelBoard | None = None) -> Identity:
+        """The identity of the rows that a request with these options may use, on the model's board or the companion's
+        `board`."""
+        identity, config = (board or self.board).identity, self.board.config
         assert identity is not None
         salted = fold_salt(identity.fingerprint, options.cache_salt or config.cache_salt)
         return msgspec.structs.replace(identity, fingerprint=salted)
+
+    @property
+    def _boards(self) -> list[ModelBoard]:
+        """The model's, and that of its companion."""
+        return [self.board] if self.board.companion is None else [self.board, self.board.companion]
 
     async def actor(self) -> ActorRef[Message]:
         """The actor, once it can take a request: while it crashes and comes back this waits for it."""
@@ -120,8 +133,10 @@ class Caller:
 
     def end_session(self, session_id: str, options: RequestOptions) -> None:
         """Stop holding a session's sequence; a model that was never up holds none."""
-        if self.board.identity is not None:
-            self.tell(EndSession((self.identity(options), session_id)))
+        self.check_loop()
+        for board in self._boards:
+            if board.identity is not None and (ref := board.ref):
+                ref.cast(EndSession((self.identity(options, board), session_id)), bounded=False)
 
     def inject_fault(self, where: FaultPlace) -> None:
         """Have the actor fail, if it is up."""
@@ -132,12 +147,12 @@ class Caller:
 
     async def save_all(self, reason: Literal["evict", "shutdown"]) -> None:
         """Have all that is not saved yet saved, and wait for it at most the policy's `evict_save_timeout_ms`."""
-        ref = self.board.ref
-        if ref is None:  # what it held is lost, what it saved is not
-            return
+        # What had no actor is lost; what it saved is not.
+        refs = [ref for board in self._boards if (ref := board.ref) is not None]
         with anyio.move_on_after(self.board.config.policy.evict_save_timeout_ms / 1000) as limit:
-            with contextlib.suppress(ActorError):
-                await ref.call(SaveAll(next(_tickets), reason))
+            for ref in refs:
+                with contextlib.suppress(ActorError):
+                    await ref.call(SaveAll(next(_tickets), reason))
         if limit.cancelled_caught:
             get_logger(model=self.model_id).warning("saving took too long and was left", reason=reason)
 
@@ -146,11 +161,13 @@ class Caller:
         self.check_loop()
         await self._unload(self.board)
 
-    def tell(self, message: CancelRequest | EndSession) -> None:
-        """Send a message to the actor, if it is there; never to that of a later model with the same id."""
+    def tell(self, message: CancelRequest) -> None:
+        """Send a message to the actor and the companion's, where they are there; never to those of a later model with
+        the same id."""
         self.check_loop()
-        if ref := self.board.ref:
-            ref.cast(message, bounded=False)
+        for board in self._boards:
+            if ref := board.ref:
+                ref.cast(message, bounded=False)
 
     def check_has_weights(self) -> None:
         """Raises `TokenizerOnly` where there is only a vocabulary."""
@@ -220,13 +237,30 @@ class Caller:
         self, tokens: list[int], anchors: tuple[int, ...], checked: RequestOptions, feed: Feed | None, now: float,
         prefill_only: bool,
     ) -> tuple[int, Reply[Completion]]:  # fmt: skip
-        ref = await self.actor()
-        config, facts = self.board.config, self.board.facts
+        self.check_loop()
+        if not checked.reproducible:
+            return await self._submit_to(self.board, tokens, anchors, checked, feed, now, prefill_only)
+        companion, let_go = await self._companion(self.board)
+        try:
+            request_id, reply = await self._submit_to(companion, tokens, anchors, checked, feed, now, prefill_only)
+        except BaseException:
+            let_go()
+            raise
+        reply.on_settled(let_go)
+        return request_id, reply
+
+    async def _submit_to(
+        self, board: ModelBoard, tokens: list[int], anchors: tuple[int, ...], checked: RequestOptions,
+        feed: Feed | None, now: float, prefill_only: bool,
+    ) -> tuple[int, Reply[Completion]]:  # fmt: skip
+        ref = await board.actor()
+        config, facts = board.config, board.facts
         assert facts is not None
+        seed = 0 if checked.reproducible else random.getrandbits(32)
+        plan = capture_plan(len(tokens), config.policy, facts, anchors, reproducible=checked.reproducible)
         make = partial(
-            make_request, next(_tickets), tokens, checked, identity=self.identity(checked),
-            plan=capture_plan(len(tokens), config.policy, facts, anchors), policy=config.policy,
-            n_ctx=config.context_opts.n_ctx, seed=random.getrandbits(32) if checked.seed is None else checked.seed,
+            make_request, next(_tickets), tokens, checked, identity=self.identity(checked, board), plan=plan,
+            policy=config.policy, n_ctx=config.context_opts.n_ctx, seed=seed if checked.seed is None else checked.seed,
             now=now, prefill_only=prefill_only,
         )  # fmt: skip
         # Packing and hashing 100,000 tokens takes some milliseconds.
@@ -252,8 +286,11 @@ def caller_errors(board: ModelBoard) -> Iterator[None]:
     try:
         yield
     except ActorEnded as ended:
+        own = ended.name == actor_name(board.model_id)
+        last = ended.last and own  # the end of a companion is not that of its model: the next request begins another
         if isinstance(ended.exit, Raised):
             error = ended.exit.error
-            raise ModelCrashed(board.model_id, text_of(error), gave_up=ended.last) from error
+            raise ModelCrashed(board.model_id, text_of(error), gave_up=last) from error
         board.check()  # it was unloaded, or the runtime closed
-        raise ModelCrashed(board.model_id, "its task was cancelled from outside", gave_up=ended.last) from ended
+        problem = "its task was cancelled from outside" if own else "the companion ended with it"
+        raise ModelCrashed(board.model_id, problem, gave_up=last) from ended

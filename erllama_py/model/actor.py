@@ -27,7 +27,8 @@ from erllama_py.engine.jobs import DrillFault, Outcome
 from erllama_py.engine.thread import EngineThread
 from erllama_py.model import open_request
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.loading import describe, prepare_off_loop, range_bytes, report_weights
+from erllama_py.model.loaded import Loaded
+from erllama_py.model.loading import borrow, describe, prepare_off_loop, range_bytes, report_weights
 from erllama_py.model.look_ups import KeptLogits, LookUps
 from erllama_py.model.open_request import OpenRequest
 from erllama_py.model.request import make_completion, row_meta
@@ -74,7 +75,10 @@ class ModelActor(StateMachine[State, Message, Effect]):
         board.begins(self.ref)
         # On a worker thread, because the first of a kind imports its code, some 20 ms of it.
         backend = await self._loading.abandon(self._make_backend, board.model_id, board.config)
-        prepared = await prepare_off_loop(backend, board, self._remember, self._loading)
+        if board.lender is None:
+            prepared = await prepare_off_loop(backend, board, self._remember, self._loading)
+        else:
+            prepared = borrow(backend, board)
         name, scheduler = f"erllama-{board.model_id}", board.config.scheduler
         self._thread = EngineThread(
             backend, self._take_outcomes, name, self._buffers, scheduler, prepared.threads, board.use_threads
@@ -83,10 +87,11 @@ class ModelActor(StateMachine[State, Message, Effect]):
         if nbytes := range_bytes(prepared.facts, board.config):
             # The first copies should not wait for fresh memory, which takes ten times longer than they do.
             await self._loading.run(self._buffers.warm, WARM_BUFFERS, nbytes)
-        self.state = new_state(limits_of(board.config, facts))
+        self.state = new_state(limits_of(board.config, facts, board.grid))
         description = describe(board, prepared, facts, time.perf_counter() - began)
         self._loading.close()
         board.ready(description, facts, backend.vocabulary, self.state)
+        board.lends(Loaded(backend, prepared))
         self._background.start(self._watch(self._thread))
         self._log.info(
             "model loaded", seconds=round(description.load_seconds, 3), description=facts.description,
@@ -253,6 +258,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
         await self._background.stop()
         if self._look_ups is not None:
             await self._look_ups.stop()
+        if self._board.end_companion is not None:  # first: a restart must not load weights that are in use still
+            await self._board.end_companion()
         if self._thread is not None:
             # Without a limit: until then the memory, and this actor's name, stay taken. The supervisor limits its own
             # wait, and never starts another one beside this.

@@ -10,7 +10,7 @@ and whether requests are taken, follow from these three. All of it is on the eve
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import anyio
@@ -20,6 +20,7 @@ from erllama_py.cache.keys import Identity
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import ModelFacts, Vocabulary
 from erllama_py.errors import ErllamaError, ModelCrashed, ModelLoadError, ModelNotLoaded
+from erllama_py.model.loaded import Loaded
 from erllama_py.options.model import ModelConfig
 from erllama_py.results import CacheHit, LoadProgress, ModelInfo, Phase
 from erllama_py.scheduler.messages import Message
@@ -28,13 +29,21 @@ from erllama_py.watch.log import get_logger
 
 
 class ModelBoard:
-    """The public state of one load. Another load of the same id has a board of its own."""
+    """The public state of one load. Another load of the same id has a board of its own.
+
+    A companion has one too: `lender` is that of its model, `grid` what its slices end on.
+    """
 
     def __init__(
-        self, model_id: str, config: ModelConfig, on_progress: Callable[[LoadProgress], object] | None
-    ) -> None:
+        self, model_id: str, config: ModelConfig, on_progress: Callable[[LoadProgress], object] | None, *,
+        lender: ModelBoard | None = None, grid: int | None = None,
+    ) -> None:  # fmt: skip
         self.model_id = model_id
         self.config = config
+        self.lender, self.grid = lender, grid
+        self.lent: Loaded | None = None  # what a companion begins with, while the model is up
+        self.companion: ModelBoard | None = None
+        self.end_companion: Callable[[], Awaitable[None]] | None = None
         self.on_progress = on_progress
         self.restarts = 0
         self.threads_used = 0  # by the last decodes of its engine
@@ -84,6 +93,10 @@ class ModelBoard:
         self.show(state)
         self._wake()
 
+    def lends(self, loaded: Loaded) -> None:
+        """A companion can use the weights of this actor's engine."""
+        self.lent = loaded
+
     def show(self, state: State) -> None:
         """What the actor's machine knows now."""
         self._state, self.last_hit = state, state.last_hit
@@ -105,6 +118,7 @@ class ModelBoard:
     def crashed(self) -> None:
         """The actor is ending. If that was not requested, its supervisor decides whether there will be another."""
         self.restarts += self.info is not None and not self.is_closed
+        self.lent = None
 
     # --- written by others -------------------------------------------------------------------------------------
 
@@ -122,6 +136,10 @@ class ModelBoard:
         """By an unload or the end of the runtime. `gone` makes the error that every later request gets."""
         self._closed, self.vocabulary = self._closed or gone, None
         self._wake()
+
+    def accompany(self, companion: ModelBoard | None, end: Callable[[], Awaitable[None]] | None) -> None:
+        """It has a companion now, or none. `end` ends it, and returns when it has let go of the weights."""
+        self.companion, self.end_companion = companion, end
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, anyio.Event()
@@ -168,17 +186,26 @@ class ModelBoard:
             return "failed"
         if self.state is None:
             return "loading" if self.info is None else "restarting"
-        return "hanging" if self._overdue is not None else self.state.phase
+        if self._overdue is not None:
+            return "hanging"
+        busy = next((state.phase for state in self._states if state.phase != "idle"), None)
+        return self.state.phase if busy is None else busy
 
     @property
     def pending(self) -> int:
         """Requests that wait."""
-        return 0 if self.state is None else self.state.pending
+        return sum(state.pending for state in self._states)
 
     @property
     def active(self) -> int:
         """Requests that have a sequence."""
-        return 0 if self.state is None else len(self.state.placed)
+        return sum(len(state.placed) for state in self._states)
+
+    @property
+    def _states(self) -> list[State]:
+        """What its machine knows, and that of its companion."""
+        states = (self.state, None if self.companion is None else self.companion.state)
+        return [state for state in states if state is not None]
 
     def describe(self) -> str | None:
         """A phrase for the tree."""

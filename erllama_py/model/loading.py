@@ -13,13 +13,15 @@ import msgspec
 import psutil
 
 from erllama_py.actors import Threads
-from erllama_py.cache.keys import ctx_params_hash
+from erllama_py.cache.keys import ctx_params_hash, reproducible_hash
 from erllama_py.cpus import ThreadChoice, choose_threads, read_allowance
 from erllama_py.engine.backend import Backend, FileFacts, ModelFacts
 from erllama_py.engine.jobs import MOST_TOKENS
-from erllama_py.errors import InsufficientMemory, InvalidOption, QuantMismatch
+from erllama_py.errors import InsufficientMemory, InvalidOption, ModelNotLoaded, QuantMismatch
 from erllama_py.model.board import ModelBoard
+from erllama_py.model.companion import companion_threads
 from erllama_py.model.fingerprinting import find_fingerprint
+from erllama_py.model.loaded import Prepared
 from erllama_py.options.model import ContextOpts, ModelConfig
 from erllama_py.results import LoadProgress, ModelInfo
 
@@ -34,15 +36,6 @@ KV_ELEMENT_BYTES = {
     "q5_0": 22 / 32,
     "q4_0": 18 / 32,
 }
-
-
-class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """What `prepare_off_loop` found. The fingerprint is 64 hex digits."""
-
-    facts: FileFacts
-    fingerprint: str
-    threads: ThreadChoice
-    threads_reason: str
 
 
 def cell_bytes(facts: FileFacts, context: ContextOpts) -> int:
@@ -83,8 +76,12 @@ def resident_bytes(config: ModelConfig, facts: FileFacts) -> int:
         return facts.metadata_size
     on_gpu = config.model_opts.n_gpu_layers != 0
     weights = 0 if config.model_opts.use_mmap or on_gpu else facts.file_size
-    cells = 0 if on_gpu and config.context_opts.offload_kqv else cell_bytes(facts, config.context_opts)
-    return weights + cells
+    return weights + _resident_cells(config, facts)
+
+
+def _resident_cells(config: ModelConfig, facts: FileFacts) -> int:
+    on_gpu = config.model_opts.n_gpu_layers != 0
+    return 0 if on_gpu and config.context_opts.offload_kqv else cell_bytes(facts, config.context_opts)
 
 
 def check_file(config: ModelConfig, facts: FileFacts, available: int) -> None:
@@ -98,7 +95,10 @@ def check_file(config: ModelConfig, facts: FileFacts, available: int) -> None:
         raise QuantMismatch("quant_bits", str(config.quant_bits), str(facts.quant_bits))
     if config.context_opts.n_seq_max > config.context_opts.n_ctx:
         raise InvalidOption("context_opts.n_seq_max", "more sequences than the context has cells")
-    needed = resident_bytes(config, facts)
+    _check_room(config, resident_bytes(config, facts), available)
+
+
+def _check_room(config: ModelConfig, needed: int, available: int) -> None:
     if needed > available:
         problem = f"it needs at least {needed >> 20} MiB of memory and {available >> 20} MiB are available"
         raise InsufficientMemory(str(config.model_path), problem, needed, available)
@@ -129,6 +129,20 @@ async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path, 
         wanted = False  # a worker that was abandoned by a cancelled load stops at its next block
 
 
+def borrow(backend: Backend, board: ModelBoard) -> Prepared:
+    """What the load of a companion need not find out: its model has, and lends its weights to `backend`.
+
+    Raises `ModelNotLoaded` where the model is up no more, and `InsufficientMemory`.
+    """
+    lent = None if board.lender is None else board.lender.lent
+    if lent is None:
+        raise ModelNotLoaded(board.model_id)
+    backend.use_weights_of(lent.backend)
+    prepared = lent.prepared
+    _check_room(board.config, _resident_cells(board.config, prepared.facts), psutil.virtual_memory().available)
+    return msgspec.structs.replace(prepared, threads=companion_threads(board.config, prepared.threads))
+
+
 def report_weights(board: ModelBoard, file_size: int) -> Callable[[float], None]:
     """What the engine thread's load reports to: fractions become bytes of the file."""
     return lambda done: board.progress(LoadProgress("weights", int(done * file_size), file_size))
@@ -140,11 +154,14 @@ def describe(board: ModelBoard, prepared: Prepared, facts: ModelFacts, load_seco
     # All sequences share one cache, so each may grow to the whole context, and llama.cpp picks the factors for that.
     long_rope = 0 < prepared.facts.long_rope_above < facts.n_ctx
     params_hash = ctx_params_hash(config.context_opts, facts.build, flash_attn=facts.flash_attn, long_rope=long_rope)
+    params_hash = config.ctx_params_hash or params_hash
+    if board.grid is not None:
+        params_hash = reproducible_hash(params_hash, board.grid, prepared.threads)
     return ModelInfo(
         id=board.model_id, phase="idle", pending=0, backend=config.backend,
         model_path=None if config.model_path is None else str(config.model_path), description=facts.description,
         quant_type=prepared.facts.quant_type, quant_bits=prepared.facts.quant_bits, fingerprint=prepared.fingerprint,
-        ctx_params_hash=config.ctx_params_hash or params_hash, n_params=facts.n_params, size=facts.size_bytes,
+        ctx_params_hash=params_hash, n_params=facts.n_params, size=facts.size_bytes,
         memory_estimate=facts.size_bytes + cell_bytes(prepared.facts, config.context_opts) * (facts.n_ctx > 0),
         context_size=config.context_opts.n_ctx, n_ctx_train=facts.n_ctx_train, n_vocab=facts.n_vocab,
         n_seq_max=facts.n_seq_max, threads=prepared.threads.few, threads_used=prepared.threads.few,

@@ -82,15 +82,21 @@ def make_request(
     )  # fmt: skip
 
 
-def capture_plan(n_tokens: int, policy: PolicyOpts, facts: ModelFacts, anchors: Sequence[int]) -> CapturePlan | None:
-    """What is to be saved of a prompt and its reply; None when nothing is."""
+def capture_plan(
+    n_tokens: int, policy: PolicyOpts, facts: ModelFacts, anchors: Sequence[int], *, reproducible: bool = False
+) -> CapturePlan | None:
+    """What is to be saved of a prompt and its reply; None when nothing is.
+
+    Of a `reproducible` one only what lies between ends of the grid: its other cells depend on where the prompt ends.
+    """
     if policy.min_tokens is None:
         return None
-    stride, cuttable = grid_stride(policy, facts.state_bytes), facts.memory == "full"
-    ends = prompt_ends(n_tokens, policy, anchors, stride=stride, cuttable=cuttable)
+    stride, cuttable = grid_stride(policy, facts.state_bytes), facts.memory == "full" or reproducible
+    ends = prompt_ends(n_tokens, policy, () if reproducible else anchors, stride=stride, cuttable=cuttable)
     return CapturePlan(
-        captured_to=0, prompt_ends=ends, interval=policy.continued_interval, min_tokens=policy.min_tokens
-    )
+        captured_to=0, prompt_ends=ends, interval=policy.continued_interval, min_tokens=policy.min_tokens,
+        prompt_only=reproducible,
+    )  # fmt: skip
 
 
 def make_completion(answer: Complete, now: float) -> Completion:

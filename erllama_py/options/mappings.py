@@ -54,6 +54,7 @@ class TurnOptionsDict(TypedDict, total=False):
     min_tokens: int
     seed: int | None
     samplers: list[SamplerName] | tuple[SamplerName, ...]
+    reproducible: bool
     parent_key: bytes | str | None
     session_wait: bool
     priority: int
@@ -130,6 +131,7 @@ class SchedulerOptsDict(TypedDict, total=False):
     max_stall_ms: int
     turn_ms: int
     session_idle_ms: int
+    reproducible_idle_ms: int
     kept_tokens: int | None
 
 

@@ -129,6 +129,9 @@ class SchedulerOpts(Options, frozen=True):
     milliseconds; longer where restoring takes long."""
     session_idle_ms: Count = 300_000
     """How long a session's sequence is kept for it after its last turn, in milliseconds."""
+    reproducible_idle_ms: Count = 300_000
+    """How long the second context, which the first request with `reproducible` makes, is kept after the last one, in
+    milliseconds."""
     kept_tokens: Amount | None = None
     """Most cells that idle sequences, those of sessions included, keep while requests are at work; `None`: a quarter of
     the context, a sixteenth without flash attention."""

@@ -65,6 +65,10 @@ class RequestOptions(Sampling, frozen=True):
     """Tell of each token of the prompt how likely it was after those before it, and the likeliest there, as `logprobs`
     does of the reply. All of the prompt is then computed, whatever is saved or live of it, in slices whose logits take
     at most 64 MB: beside that, a quarter more time with SmolLM2. With `n` above 1 the first reply has it."""
+    reproducible: bool = False
+    """The same request gets the same tokens, whatever else runs and whatever is cached: it is computed alone, in a
+    second context, on half of the CPUs or `n_threads`. Costs speed and memory, see the guide; `seed` is 0 unless
+    given."""
     parent_key: bytes | None = None
     """The `finish_key` of the previous turn, 32 bytes or 64 hex digits: a save of it under way is waited for."""
     cache_salt: Salt | None = None

@@ -19,7 +19,16 @@ from erllama_py.scheduler.scheduling import schedule, then_schedule
 from erllama_py.scheduler.sharing import SAVE_WAIT, forked, leader_gone, row_saved
 from erllama_py.scheduler.stages import Open, Parked, Parking, Waiting, Working
 from erllama_py.scheduler.starting import is_back, outline, restored
-from erllama_py.scheduler.state import State, changed, idle_after, slot_of, with_request, with_slot, without_request
+from erllama_py.scheduler.state import (
+    State,
+    changed,
+    idle_after,
+    slot_of,
+    solid,
+    with_request,
+    with_slot,
+    without_request,
+)
 
 
 def engine_outcome(state: State, outcome: jobs.Outcome, now: float) -> tuple[State, list[Effect]]:
@@ -104,11 +113,13 @@ def _parked(state: State, parked: jobs.Parked, now: float) -> tuple[State, list[
     parking = state.placed.get(parked.request_id)
     if not isinstance(parking, Parking):
         return state, []
-    request, begun = parking.core.request, parking.begun
-    packed = request.packed + pack_tokens(parked.token_ids)
-    held_key, key = prefix_keys(request.identity, packed, (parked.held, len(packed) // TOKEN_BYTES))
+    request, begun, held, drawn = parking.core.request, parking.begun, parked.held, parked.token_ids
+    if state.limits.grid is not None:  # what it has drawn is not saved, nor to be found in others' prompts
+        held, drawn = begun.captured_to, []
+    packed = request.packed + pack_tokens(drawn)
+    held_key, key = prefix_keys(request.identity, packed, (held, len(packed) // TOKEN_BYTES))
     sought = changed(
-        request, tokens=[*request.tokens, *parked.token_ids], packed=packed, key=key,
+        request, tokens=[*request.tokens, *drawn], packed=packed, key=key,
         parent_key=held_key if begun.captured_to else None, wait_seconds=SAVE_WAIT,
     )  # fmt: skip
     state = with_slot(state, Slot(parking.allocation.seq_id))
@@ -148,16 +159,20 @@ def _finished(state: State, finished: jobs.Finished, now: float) -> tuple[State,
     if one is None or one.begun is None or not (isinstance(one, Working | Parking) or one.begun.leaving):
         return state, []
     request, captured_to = one.core.request, min(finished.captured_to, one.core.lost_from)
+    effects: list[Effect] = []
     if isinstance(one, Working | Parking):
-        packed = (request.packed + pack_tokens(finished.token_ids))[: TOKEN_BYTES * finished.held]
+        length = solid(state.limits, request.n_tokens, finished.held)
+        packed = (request.packed + pack_tokens(finished.token_ids))[: TOKEN_BYTES * length]
         slot, first = slot_of(state, one), finished.first_held
-        state = idle_after(state, slot, packed, first=first, captured_to=captured_to, now=now)
+        state = idle_after(state, slot, packed, first=first, captured_to=min(captured_to, length), now=now)
+        if length < finished.held:
+            effects.append(SendJob(jobs.Drop(slot.seq_id, length)))
     saved = request.plan is not None and 0 < finished.held == captured_to
     saved_end = finished.held if saved else None
     answer = Complete(request, outline(one.begun), finished, one.core.started_at, saved_end)
     # A caller that waits for a request which a shutdown has ended learns that the model is gone.
     left = changed(one, begun=changed(one.begun, captured_to=captured_to))
-    return _leave(state, left, [] if state.stopping else [answer], now)
+    return _leave(state, left, effects if state.stopping else [*effects, answer], now)
 
 
 def _failed(state: State, failed: jobs.Failed, now: float) -> tuple[State, list[Effect]]:

@@ -64,7 +64,7 @@ def place(state: State, one: Queued, now: float) -> Place | Park | None:
     prompt, limits = sought(one), state.limits
     if begin.seq_id is None and slot.is_idle and begin.source in (None, slot.seq_id):  # cut it back
         same = slot.identity == prompt.identity and not is_cold(one)
-        reuse = reusable(slot, prompt.packed, limits.memory, limits.n_swa, with_logits=True)
+        reuse = reusable(slot, prompt.packed, limits.memory, limits.n_swa, with_logits=True, grid=limits.grid)
         begin = msgspec.structs.replace(begin, seq_id=slot.seq_id, source=None, keep=reuse.keep if same else 0)
     limit = min(prompt.n_tokens + limits.quantum, most_cells(one))
     base = state.slots[slot.seq_id if begin.source is None else begin.source].pieces
@@ -137,7 +137,7 @@ def _own(state: State, one: Open) -> Beginning:
     for slot in state.slots:
         if not slot.is_idle or slot.identity != prompt.identity or slot.session_id not in (None, prompt.session_id):
             continue
-        keep = reusable(slot, prompt.packed, limits.memory, limits.n_swa, with_logits=True).keep
+        keep = reusable(slot, prompt.packed, limits.memory, limits.n_swa, with_logits=True, grid=limits.grid).keep
         rank = (slot.session_id is not None, keep)
         if keep == slot.length and rank > best_rank:
             best, best_rank = Beginning(seq_id=slot.seq_id, keep=keep), rank

@@ -3,6 +3,9 @@
 The laws: what is kept is a prefix of the prompt; its last token is computed unless its logits are known; no memory
 is cut where it cannot be; a row is restored whole, after the one before it, and only the last one may be cut back;
 rows are taken where they give enough more than the live cells do that reading them takes less time than it saves.
+
+On a `grid` what is kept ends at a multiple of it, before the prompt's last token, and kept logits are of no use: all
+from there on is computed as it would be for a prompt that was never seen.
 """
 
 from __future__ import annotations
@@ -27,8 +30,10 @@ class Reuse(msgspec.Struct, frozen=True):
     miss_reason: str | None
 
 
-def reusable(slot: Slot, prompt: bytes, memory: MemoryKind, n_swa: int, *, with_logits: bool = False) -> Reuse:
-    """How much of `slot` a `prompt` may keep: all of it only `with_logits`, those at its end.
+def reusable(
+    slot: Slot, prompt: bytes, memory: MemoryKind, n_swa: int, *, with_logits: bool = False, grid: int | None = None
+) -> Reuse:
+    """How much of `slot` a `prompt` may keep: all of it only `with_logits`, those at its end, and without a `grid`.
 
     Full attention can be cut back anywhere. A sliding window can be cut back only to where the window
     before the cut is still whole. A recurrent state cannot be cut back at all: it is kept when the prompt
@@ -38,8 +43,8 @@ def reusable(slot: Slot, prompt: bytes, memory: MemoryKind, n_swa: int, *, with_
         return Reuse(0, "nothing is live")
     length = len(prompt) // TOKEN_BYTES
     common = common_prefix(slot.packed, prompt)
-    most = length if with_logits else length - 1
-    keep = min(common, most)
+    most = length if with_logits and grid is None else length - 1
+    keep = on_grid(min(common, most), grid)
     parted = None
     if keep < most:
         ends = common == slot.length
@@ -52,6 +57,11 @@ def reusable(slot: Slot, prompt: bytes, memory: MemoryKind, n_swa: int, *, with_
         if memory == "window" and slot.first > max(0, keep - n_swa):
             return Reuse(0, "the sliding window before the common prefix's end is gone")
     return Reuse(keep, parted)
+
+
+def on_grid(length: int, grid: int | None) -> int:
+    """The last multiple of `grid` that is no more than `length`; `length` where there is none."""
+    return length if grid is None else length // grid * grid
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,12 +87,15 @@ def can_shorten(start: int, end: int, memory: MemoryKind, n_swa: int) -> bool:
 
 
 def usable_rows(
-    hit: Hit | None, n_tokens: int, memory: MemoryKind, n_swa: int, live_logits: bool | None
+    hit: Hit | None, n_tokens: int, memory: MemoryKind, n_swa: int, live_logits: bool | None, grid: int | None = None
 ) -> tuple[tuple[Located, ...], int, bool]:
     """The rows of a hit that help, how many tokens they give, and whether that is the whole prompt with logits.
 
     If the prompt's last token must be computed again, the sequence is cut back by one, within its last row. If that is
     impossible, the row that ends there is left out, and what whole rows reach without it is used.
+
+    Of a row that is longer than the sliding window the cells before that window are not there, and the others lie
+    elsewhere than they did: on a `grid` it ends the chain.
     """
     if hit is None:
         return (), 0, False
@@ -92,10 +105,11 @@ def usable_rows(
         last = rows[-1].meta
         whole = length == n_tokens
         known = live_logits or (last.end == length and last.logits_bytes > 0)
-        by_logits = whole and live_logits is not None and known
-        wanted = length - 1 if whole and not by_logits else length
+        by_logits = whole and live_logits is not None and known and grid is None
+        wanted = on_grid(length - 1 if whole and not by_logits else length, grid)
         shorter = can_shorten(last.start, last.end, memory, n_swa)
-        if wanted > last.start and (wanted == last.end or shorter):
+        gaps = grid is not None and memory == "window" and any(row.meta.end - row.meta.start > n_swa for row in rows)
+        if wanted > last.start and (wanted == last.end or shorter) and not gaps:
             return rows, wanted, by_logits
         length = max((end for end in ends if end < length), default=0)
         rows = _chain_to(ends, length)
@@ -112,7 +126,7 @@ def _chain_to(ends: dict[int, Located], length: int) -> tuple[Located, ...]:
 
 def choose_start(
     slot: Slot, prompt: bytes, memory: MemoryKind, n_swa: int, hit: Hit | None, live_logits: bool | None, *,
-    min_tokens: int | None = 0,
+    min_tokens: int | None = 0, grid: int | None = None,
 ) -> Start:  # fmt: skip
     """The best start for a prompt. `hit` is what the cache has, `live_logits` whether the prompt's are at hand.
 
@@ -121,8 +135,8 @@ def choose_start(
     """
     n_tokens = len(prompt) // TOKEN_BYTES
     missed = describe_miss(hit, n_tokens, min_tokens)
-    live = reusable(slot, prompt, memory, n_swa, with_logits=bool(live_logits))
-    rows, length, by_logits = usable_rows(hit, n_tokens, memory, n_swa, live_logits)
+    live = reusable(slot, prompt, memory, n_swa, with_logits=bool(live_logits), grid=grid)
+    rows, length, by_logits = usable_rows(hit, n_tokens, memory, n_swa, live_logits, grid)
     if missed is None and length < n_tokens - 1:
         missed = NOT_CUTTABLE
     at_end = bool(live_logits) and live.keep == n_tokens

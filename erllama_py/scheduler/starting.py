@@ -90,8 +90,9 @@ def start(state: State, looking: Looking, event: Found, now: float) -> tuple[Sta
     def choose(hit: Hit | None) -> tuple[Start, State, bool]:
         """A start, the state with the cells that it takes, and whether there are as many."""
         start = choose_start(
-            slot, prompt.packed, limits.memory, limits.n_swa, hit, logits, min_tokens=limits.min_tokens
-        )
+            slot, prompt.packed, limits.memory, limits.n_swa, hit, logits, min_tokens=limits.min_tokens,
+            grid=limits.grid,
+        )  # fmt: skip
         if is_cold(looking):
             start = Start(kind="cold", live=0, rows=(), keep=0, by_logits=False, miss_reason=WHOLE)
         last = start.rows[-1].meta.end if start.rows else 0  # it may reach further than what is kept of it
@@ -178,7 +179,8 @@ def _work(state: State, restoring: Restoring, now: float) -> tuple[State, list[E
             request_id=request.id, seq_id=slot.seq_id, tokens=request.tokens, keep=hit.prefix_len,
             limit=allocation.limit, max_new_tokens=request.max_new_tokens, sampling=request.sampling,
             stop_sequences=request.stop_sequences, report=request.report, stream=core.stream, priority=request.priority,
-            saves=_plan(request.plan, saved_to), logits=core.logits if by_logits else None, keep_logits=not by_logits,
+            saves=_plan(request.plan, saved_to), logits=core.logits if by_logits else None,
+            keep_logits=not by_logits and state.limits.grid is None, reproducible=state.limits.grid is not None,
         )  # fmt: skip
         begun = Begun(_outline_of(restoring, hit, now), request, captured_to=saved_to)
         core = changed(core, request=request, lost_from=NOTHING_LOST)

@@ -48,9 +48,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     idle_seconds: float = 300.0  # how long a session's sequence is held for it
     turn_seconds: float = 2.0
     """How long a request is at work, at least, before it is parked for an equal that waits; see `preempt`."""
+    grid: int | None = None
+    """Replies are to be reproducible: prompts are computed in slices that end on multiples of it, and only what such
+    slices have computed is reused, up to one of their ends. None: anything may be."""
 
 
-def limits_of(config: ModelConfig, facts: ModelFacts) -> Limits:
+def limits_of(config: ModelConfig, facts: ModelFacts, grid: int | None = None) -> Limits:
     """The limits of a loaded model."""
     scheduler, n_seq_max = config.scheduler, max(1, facts.n_seq_max)
     quantum = facts.n_ctx // (SHARE_OF_QUANTA * n_seq_max)
@@ -68,6 +71,7 @@ def limits_of(config: ModelConfig, facts: ModelFacts) -> Limits:
         kept_cells=facts.n_ctx // share if scheduler.kept_tokens is None else scheduler.kept_tokens,
         idle_seconds=scheduler.session_idle_ms / 1000,
         turn_seconds=scheduler.turn_ms / 1000,
+        grid=grid,
     )
 
 
@@ -189,6 +193,15 @@ def idle_after(state: State, slot: Slot, packed: bytes, *, first: int, captured_
     pieces = cut(slot.pieces, len(packed) // TOKEN_BYTES)
     kept = Slot(slot.seq_id, packed, max(first, 0), slot.identity, captured_to, pieces, None, slot.session_id, now)
     return with_slot(state, kept if packed else Slot(slot.seq_id))
+
+
+def solid(limits: Limits, n_prompt: int, held: int) -> int:
+    """How much of the `held` tokens of a sequence, with a prompt of `n_prompt`, the next request may find there: on a
+    `grid`, whole slices of the prompt. A recurrent state cannot go back to where they end."""
+    if limits.grid is None:
+        return held
+    end = min(held, n_prompt) // limits.grid * limits.grid
+    return end if limits.memory in ("full", "window") or end == held else 0
 
 
 def with_slot(state: State, slot: Slot) -> State:

@@ -59,7 +59,7 @@ ARROWS: dict[str, set[str]] = {
 DOORS: dict[str, set[str]] = {
     "engine": {"backend", "failure", "jobs", "thread", "fingerprint", "structure"},
     "handle": {"model", "session", "stream", "caller", "by_id", "supervised"},
-    "model": {"actor", "board", "registry", "request"},
+    "model": {"actor", "board", "companions", "registry", "request"},
     "scheduler": {"machine", "outcomes", "messages", "state", "stages", "reuse"},
     "cache": {"messages", "client", "handle", "keys", "policy"},
     "tiers": {"messages", "registry"},

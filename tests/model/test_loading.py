@@ -10,7 +10,8 @@ from erllama_py.cpus import ThreadChoice
 from erllama_py.engine.backend import FileFacts, ModelFacts, ModelFile
 from erllama_py.errors import InsufficientMemory, InvalidOption, QuantMismatch
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.loading import Prepared, cell_bytes, check_file, describe, range_bytes, resident_bytes
+from erllama_py.model.loaded import Prepared
+from erllama_py.model.loading import cell_bytes, check_file, describe, range_bytes, resident_bytes
 from erllama_py.options.model import ModelConfig, ModelOpts, parse_model_config
 from erllama_py.results import ModelInfo
 

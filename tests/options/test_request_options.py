@@ -114,6 +114,8 @@ WRONG: list[tuple[str, object, str]] = [
     ("n", 0, "expected int >= 1, got 0"),
     ("n", 65, "expected int <= 64, got 65"),
     ("n", None, "expected int, got None"),
+    ("reproducible", 1, "expected bool, got int"),
+    ("reproducible", None, "expected bool, got None"),
     ("special", 1, "expected bool, got int"),
     ("special", None, "expected bool, got None"),
     ("queue_wait", -0.1, "expected float >= 0.0, got -0.1"),

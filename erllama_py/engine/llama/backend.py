@@ -1,7 +1,7 @@
 """`LlamaBackend`: one GGUF model with one context, through llama.cpp.
 
-It owns the native model, the context over it and the samplers made from it, and frees them in the reverse
-order; nothing native is touched after that. States: new → loaded → closed, each only once. Which thread may
+It holds the native model, alone or with others, owns its context and the samplers made from it, and lets go of them in
+the reverse order; nothing native is touched after that. States: new → loaded → closed, each only once. Which thread may
 call what is said in `erllama_py.engine.backend`.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from erllama_py.engine.backend import (
+    Backend,
     BackendFailure,
     DecodeStatus,
     FileFacts,
@@ -34,7 +35,7 @@ from erllama_py.engine.llama.sampler import LlamaSampler
 from erllama_py.engine.llama.states import States
 from erllama_py.engine.llama.steps import Making
 from erllama_py.engine.llama.vocabulary import LlamaVocabulary
-from erllama_py.engine.llama.weights import load_model, make_context
+from erllama_py.engine.llama.weights import Weights, load_model, make_context
 from erllama_py.engine.structure import compile
 from erllama_py.errors import ModelLoadError, ModelNotLoaded, SamplerFailed, TokenizerOnly, TokenOutOfRange
 from erllama_py.options.model import ModelConfig
@@ -52,7 +53,8 @@ class LlamaBackend:
         self._path = str(config.model_path or "")  # a configuration for this backend has one
         self._files: tuple[ModelFile, ...] = ()  # as `inspect` has read them
         self._library: Library | None = None
-        self._model: Any = None
+        self._weights: Weights | None = None
+        self._lender: LlamaBackend | None = None  # whose weights are used
         self._context: Context | None = None
         self._states: States | None = None
         self._candidates: Candidates | None = None
@@ -67,6 +69,11 @@ class LlamaBackend:
         self._files = facts.files
         return facts
 
+    def use_weights_of(self, other: Backend) -> None:
+        """See `Backend`. `other` is one of these, too."""
+        assert isinstance(other, LlamaBackend)
+        self._lender, self.vocabulary = other, other.vocabulary
+
     def load(self, progress: Callable[[float], bool]) -> ModelFacts:
         check_file(self._path)
         self._library = library()
@@ -80,10 +87,11 @@ class LlamaBackend:
 
     def _load(self, lib: Library, progress: Callable[[float], bool]) -> ModelFacts:
         c, model_id = lib.c, self._model_id
-        self._model = model = load_model(lib, self._path, self._config, model_id, progress)
+        self._weights = weights = self._hold_weights(lib, progress)
+        model, vocabulary = weights.model, weights.vocabulary
         vocab_handle = c.llama_model_get_vocab(model)
-        vocabulary = self._vocabulary
-        vocabulary.open(lib, vocab_handle)
+        if self._lender is None:
+            vocabulary.open(lib, vocab_handle)
         memory = _memory_kind(c, model)
         n_swa = int(c.llama_model_n_swa(model))
         context, flash_attn, state_bytes = None, False, 0
@@ -118,6 +126,14 @@ class LlamaBackend:
             on_gpu=self._is_on_gpu(lib, model),
         )
 
+    def _hold_weights(self, lib: Library, progress: Callable[[float], bool]) -> Weights:
+        if self._lender is None:
+            model = load_model(lib, self._path, self._config, self._model_id, progress)
+            return Weights(lib, model, self._model_id, self._vocabulary)
+        if self._lender._weights is None:
+            raise ModelNotLoaded(self._model_id)
+        return self._lender._weights.hold()
+
     def _is_on_gpu(self, lib: Library, model: Any) -> bool:
         layers = self._config.model_opts.n_gpu_layers  # negative: all
         all_layers = not 0 <= layers <= int(lib.c.llama_model_n_layer(model))  # the output counts as one more
@@ -146,16 +162,17 @@ class LlamaBackend:
 
     def sampler(self, sampling: Sampling, history: Sequence[int]) -> LlamaSampler:
         """See `Backend.sampler`. Raises `TokenOutOfRange` where `history` is not of this vocabulary."""
-        if self._context is None or self._candidates is None or self._library is None:
+        if self._context is None or self._candidates is None or self._library is None or self._weights is None:
             raise self._unavailable()
         lib, n_vocab = self._library, self.vocabulary.n_vocab
+        vocab_handle = lib.c.llama_model_get_vocab(self._weights.model)
         for token in history:
             if not 0 <= token < n_vocab:
                 raise TokenOutOfRange(f"token {token} in the history", token=token, n_vocab=n_vocab)
         matcher = None
         if sampling.grammar is not None:
-            matcher = compile(sampling.grammar, self._vocabulary.structure_tokenizer())
-        making = Making(lib, lib.c.llama_model_get_vocab(self._model), n_vocab, self._context.n_ctx)
+            matcher = compile(sampling.grammar, self._weights.vocabulary.structure_tokenizer())
+        making = Making(lib, vocab_handle, n_vocab, self._context.n_ctx)
         sampler = LlamaSampler(
             making, self._context, self._candidates, sampling, history, banned(sampling, self.vocabulary), matcher,
             self._samplers.discard,
@@ -202,11 +219,9 @@ class LlamaBackend:
             context, self._context, self._states, self._candidates = self._context, None, None, None
             if context is not None:
                 context.close()
-            self._vocabulary.close()
-            model, self._model = self._model, None
-            if model is not None and self._library is not None:
-                self._library.c.llama_model_free(model)
-                self._library.give_back_memory()
+            weights, self._weights = self._weights, None
+            if weights is not None:
+                weights.release()
 
     def _opened(self, part: T | None) -> T:
         if part is None:
@@ -214,7 +229,7 @@ class LlamaBackend:
         return part
 
     def _unavailable(self) -> ModelNotLoaded | TokenizerOnly:
-        return TokenizerOnly(self._model_id) if self._model is not None else ModelNotLoaded(self._model_id)
+        return TokenizerOnly(self._model_id) if self._weights is not None else ModelNotLoaded(self._model_id)
 
 
 def _memory_kind(c: Any, model: Any) -> MemoryKind:

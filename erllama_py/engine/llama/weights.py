@@ -1,6 +1,7 @@
-"""Loading a model and making its context by our options, with llama.cpp's words for what goes wrong.
+"""Loading a model and making its contexts by our options, with llama.cpp's words for what goes wrong.
 
-Both functions return a native handle that the caller owns, or raise and leave nothing.
+Both functions return a native handle that the caller owns, or raise and leave nothing. `Weights` owns that of a model
+for all contexts that are made over it.
 """
 
 from __future__ import annotations
@@ -8,13 +9,15 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import threading
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from erllama_py.engine.backend import LoadCancelled
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import AbortFlag, Library
-from erllama_py.errors import ModelLoadError, TruncatedGGUF, UnsupportedModel
+from erllama_py.engine.llama.vocabulary import LlamaVocabulary
+from erllama_py.errors import ModelLoadError, ModelNotLoaded, TruncatedGGUF, UnsupportedModel
 from erllama_py.options.model import ContextOpts, ModelConfig
 
 # Reasons that lie in the file, not in how or where it is loaded.
@@ -32,6 +35,40 @@ _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
 _FLASH_ATTENTION_TYPES = {"auto": -1, False: 0, True: 1}
 _ROPE_SCALING = {"none": 0, "linear": 1, "yarn": 2, "longrope": 3}
 _SAME_NAME = [name for name in ContextOpts.__struct_fields__ if name.startswith(("rope_freq_", "yarn_"))]
+
+
+class Weights:
+    """A `llama_model *` and its vocabulary, for any number of backends; from any thread.
+
+    Its maker holds it, as does each backend that calls `hold`. What the last of them releases is freed: no context
+    outlives its weights, in whatever order backends end.
+    """
+
+    def __init__(self, library: Library, model: Any, model_id: str, vocabulary: LlamaVocabulary) -> None:
+        self.model, self.vocabulary = model, vocabulary
+        self._library, self._model_id = library, model_id
+        self._lock, self._holders = threading.Lock(), 1
+
+    def __repr__(self) -> str:
+        return f"<Weights of {self._model_id!r}, {self._holders} holders>"
+
+    def hold(self) -> Self:
+        """Keep them until `release`. Raises `ModelNotLoaded` where they were freed."""
+        with self._lock:
+            if not self._holders:
+                raise ModelNotLoaded(self._model_id)
+            self._holders += 1
+        return self
+
+    def release(self) -> None:
+        """Use them no more: once for each holder."""
+        with self._lock:
+            self._holders -= 1
+            if self._holders:
+                return
+        self.vocabulary.close()
+        self._library.c.llama_model_free(self.model)
+        self._library.give_back_memory()
 
 
 def load_model(
