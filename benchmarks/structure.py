@@ -34,7 +34,7 @@ FIELDS: dict[str, Any] = {
     "preferred_language": {"enum": ["french", "german", "polish", "italian"]},
 }
 SCHEMA = {"type": "object", "properties": FIELDS, "required": [*FIELDS], "additionalProperties": False}
-ASKED = f"Invent a person who lives in Paris. Answer by one JSON object with the keys {', '.join(FIELDS)}, and nothing else."
+ASKED = f"Invent a person who lives in Paris. Answer by one JSON object with the keys {', '.join(FIELDS)}."
 TEXT = "The history of the lighthouse begins with a fire on a hill. "
 TEXT_TOKENS = 96
 ROUNDS = 12
@@ -114,7 +114,15 @@ async def main() -> None:
         more = await rounds(plain, {"any text": (anything, contextlib.nullcontext)})
         if plain.last.generated != anything.last.generated:
             raise SystemExit("a structure that allows everything changed the text")
-    head = ["SmolLM2-135M, greedy", "tokens", "decodes", "tokens/s", "closing brace, ms", "ratio (median)", "middle half"]
+    head = [
+        "SmolLM2-135M, greedy",
+        "tokens",
+        "decodes",
+        "tokens/s",
+        "closing brace, ms",
+        "ratio (median)",
+        "middle half",
+    ]
     lines[0][0], more[0][0], more[1][0] = "record, free", "text, free", "text, by a structure that allows any"
     publish("structure", table(head, [*lines, *more]))
 

@@ -4,8 +4,7 @@ A structure is one text, a grammar in llguidance's own serialised form (what `LL
 `compile` makes a `Matcher` of it; each request has its own. Bad grammars come back as values, within limits of time
 and memory.
 
-What llguidance does without the GIL: compiling, and filling a mask. It holds it for the making of a tokenizer (92 ms at
-49,152 tokens, 0.8 s at 262,144; once for a loaded model) and for the short calls.
+Compiling, the making of a tokenizer and the filling of a mask go on without the GIL, see `erllama_py.engine.guidance`.
 """
 
 from __future__ import annotations
@@ -13,35 +12,30 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import lru_cache
 from typing import Any
 
 import numpy
 import numpy.typing
 
+from erllama_py.engine.guidance import Guide, Words
 from erllama_py.errors import InvalidGrammar, SamplerFailed
 
 MOST_COMPILED = 32  # grammars kept for each model: 0.1 MB for a common schema
 MOST_CHARACTERS = 1 << 20  # of a grammar; it takes about 0.1 s to be read
 MOST_FORCED = 64  # tokens in one go: longer runs are found piece by piece, so that no draw takes long
 
-# What a grammar may cost before its request fails. Measured (two cores, 49,152 tokens, grammars made to explode): to
-# compile, 20 ms; a mask, 3 ms for as long as it runs, and 20 to 60 ms once, when it fails. With llguidance's own limits
-# such a mask took 840 ms. Common schemas take a hundredth. A state of the lexer takes 1 to 2 KB.
-COMPILE_FUEL, STEP_FUEL, STEP_ITEMS, LEXER_STATES, SYMBOLS = 200_000, 50_000, 2_500, 20_000, 50_000
-
-Words = numpy.typing.NDArray[numpy.uint32]
+Row = numpy.typing.NDArray[numpy.uint32]
 Flags = numpy.typing.NDArray[numpy.bool_]
 
 
 class Tokenizer:
     """The tokens of one loaded model, as matchers need them.
 
-    `make` gives the `LLTokenizer`, always the same one, from any thread. `use` keeps the vocabulary open meanwhile, and
+    `make` gives the `Words`, always the same one, from any thread. `use` keeps the vocabulary open meanwhile, and
     raises `ModelNotLoaded` when it is closed.
     """
 
-    def __init__(self, make: Callable[[], Any], use: Callable[[], AbstractContextManager[Any]]) -> None:
+    def __init__(self, make: Callable[[], Words], use: Callable[[], AbstractContextManager[Any]]) -> None:
         self.make, self.use = make, use
         self._compiled: OrderedDict[str, Matcher] = OrderedDict()  # each call of it is one step for other threads
 
@@ -66,33 +60,24 @@ def compile(grammar: str, tokenizer: Tokenizer) -> Matcher:
     """
     if (known := tokenizer.known(grammar)) is not None:
         return known.copy()
-    import llguidance
-
     if len(grammar) > MOST_CHARACTERS:
         raise InvalidGrammar(f"a grammar of {len(grammar)} characters is longer than {MOST_CHARACTERS}")
+    try:
+        data = grammar.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidGrammar(f"the grammar has no UTF-8 form: {error.reason}") from error
+    if b"\0" in data:
+        raise InvalidGrammar("the grammar has a NUL character")
     with tokenizer.use():
-        try:
-            made = llguidance.LLMatcher(tokenizer.make(), grammar, log_level=0, limits=_limits())
-        except UnicodeEncodeError as error:
-            raise InvalidGrammar(f"the grammar has no UTF-8 form: {error.reason}") from error
-        if made.is_error():
-            raise InvalidGrammar(_words(made.get_error()))
-        matcher = Matcher(made, tokenizer.make().vocab_size)
+        guide = tokenizer.make().guide(data)
+    if guide.error is not None:
+        raise InvalidGrammar(_reason(guide.error))
+    matcher = Matcher(guide)
     tokenizer.keep(grammar, matcher)
     return matcher.copy()
 
 
-@lru_cache(maxsize=1)
-def _limits() -> Any:
-    import llguidance
-
-    return llguidance.LLParserLimits(
-        initial_lexer_fuel=COMPILE_FUEL, step_lexer_fuel=STEP_FUEL, step_max_items=STEP_ITEMS,
-        max_lexer_states=LEXER_STATES, max_grammar_size=SYMBOLS, verbose_errors=False,
-    )  # fmt: skip
-
-
-def _words(error: str) -> str:
+def _reason(error: str) -> str:
     """What llguidance says of a grammar, without the excerpts that follow."""
     lines = [line.strip() for line in error.splitlines() if line.strip()] or ["the grammar is not valid"]
     reasons = [line for line in lines if line.startswith("error: ")]  # a regular expression is shown before it
@@ -106,40 +91,39 @@ class Matcher:
     allowed alone, one after the other.
     """
 
-    def __init__(self, made: Any, n_vocab: int) -> None:
-        self._made = made
-        self._n_vocab = n_vocab
-        self._row: Words | None = None
+    def __init__(self, guide: Guide) -> None:
+        self._guide = guide
+        self._row: Row | None = None
         self._is_filled = False
         self._ahead: list[int] | None = None  # tokens that are forced here, None where that is not known
 
     def copy(self) -> Matcher:
         """Another one at the same place; the two do not know of each other."""
-        other = Matcher(self._made.deep_copy(), self._n_vocab)
+        other = Matcher(self._guide.copy())
         other._ahead = None if self._ahead is None else list(self._ahead)
         return other
 
     @property
     def is_over(self) -> bool:
         """Whether the reply is complete, and nothing may follow but its end."""
-        return bool(self._made.is_stopped()) and not self._made.is_error()
+        return self._guide.is_stopped and self._guide.error is None
 
     @property
     def may_end(self) -> bool:
         """Whether the reply may end here."""
-        return bool(self._made.is_accepting())
+        return self._guide.is_accepting
 
-    def mask(self) -> Words:
+    def mask(self) -> Row:
         """A bit for each token, the lowest of the first word for token 0: whether it may come next. At the end of the
         reply only the tokens that end it. The row is filled again at the next place. Raises `SamplerFailed`."""
         if self._row is None:
-            self._row = numpy.zeros((self._n_vocab + 31) // 32, dtype=numpy.uint32)
+            self._row = numpy.zeros((self._guide.words.n_vocab + 31) // 32, dtype=numpy.uint32)
         if not self._is_filled:
             if ahead := self._look_ahead():
                 self._row[:] = 0
                 self._row[ahead[0] >> 5] = 1 << (ahead[0] & 31)
             else:
-                self._made.unsafe_compute_mask_ptr(self._row.ctypes.data, self._row.nbytes)
+                self._guide.fill(self._row)
                 self._check()
             self._is_filled = True
         return self._row
@@ -157,8 +141,10 @@ class Matcher:
 
     def accept(self, token: int) -> None:
         """This token comes next. Raises `SamplerFailed` where it may not."""
+        if token in self._guide.words.ends and self.is_over:
+            return
         ahead, self._is_filled = self._ahead, False
-        self._made.consume_token(token)
+        self._guide.consume([token])
         self._check()
         self._ahead = ahead[1:] if ahead and ahead[0] == token and len(ahead) > 1 else None
 
@@ -168,7 +154,7 @@ class Matcher:
         found: list[int] = []
         while len(found) < MOST_FORCED and not self.is_over and (ahead := self._look_ahead()):
             now, later = ahead[: MOST_FORCED - len(found)], ahead[MOST_FORCED - len(found) :]
-            self._made.consume_tokens(now)
+            self._guide.consume(now)
             self._check()
             found += now
             self._ahead, self._is_filled = later or None, False
@@ -176,10 +162,10 @@ class Matcher:
 
     def _look_ahead(self) -> list[int]:
         if self._ahead is None:
-            self._ahead = self._made.compute_ff_tokens()[:MOST_FORCED]
+            self._ahead = self._guide.ahead()[:MOST_FORCED]
             self._check()
         return self._ahead
 
     def _check(self) -> None:
-        if self._made.is_error():
-            raise SamplerFailed(f"the structure cannot go on: {_words(self._made.get_error())}")
+        if (error := self._guide.error) is not None:
+            raise SamplerFailed(f"the structure cannot go on: {_reason(error)}")

@@ -31,6 +31,7 @@ from erllama_py.engine.backend import (
     Slice,
 )
 from erllama_py.engine.banned import Banned, banned
+from erllama_py.engine.guidance import Words
 from erllama_py.engine.logprobs import of_row
 from erllama_py.engine.structure import Matcher, Tokenizer, compile
 from erllama_py.engine.stub_cells import VALUE_BYTES, StubCells
@@ -60,7 +61,7 @@ class StubVocabulary:
         self.n_vocab = n_vocab
         self.closed = False
         self._model_id = model_id
-        self._structure_tokenizer = Tokenizer(lru_cache(self._make_structure_tokenizer), self._open)
+        self._structure_tokenizer = Tokenizer(lru_cache(self._make_words), self._open)
 
     def _check(self, token: int) -> None:
         if self.closed:
@@ -104,24 +105,10 @@ class StubVocabulary:
         self._check(0)
         yield
 
-    def _make_structure_tokenizer(self) -> Any:
-        import llguidance
-
-        words = _Words(self.n_vocab, self.ends[0])
-        return llguidance.LLTokenizer(llguidance.TokenizerWrapper(words), eos_token=list(self.ends))
-
-
-class _Words:
-    """The stub's tokens as llguidance asks for them. Control tokens begin with a byte that no text has."""
-
-    def __init__(self, n_vocab: int, end: int) -> None:
-        self.eos_token_id, self.bos_token_id = end, None
-        self.special_token_ids = list(SPECIAL)
-        names = [b"\xff" + SPECIAL.get(token, b"") for token in range(END, max(SPECIAL) + 1)]
-        self.tokens = [bytes([token]) for token in range(END)] + names + [b""] * (n_vocab - END - len(names))
-
-    def __call__(self, text: bytes) -> list[int]:
-        return list(text)
+    def _make_words(self) -> Words:
+        names = [b"\xff" + SPECIAL.get(token, b"") for token in range(END, max(SPECIAL) + 1)]  # no text has this byte
+        words = [bytes([token]) for token in range(END)] + names + [b""] * (self.n_vocab - END - len(names))
+        return Words(words, self.ends, list)
 
 
 class StubSampler:

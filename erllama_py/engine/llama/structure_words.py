@@ -1,29 +1,14 @@
-"""A llama.cpp vocabulary as llguidance wants it: the bytes of each token, and who cuts texts into tokens."""
+"""The tokens of a llama.cpp vocabulary as structures see them."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from typing import Any
 
 from erllama_py.engine.llama.native import Library
 
-_SPECIAL = b"\xff"  # what llguidance knows control tokens by: no text has this byte
+SPECIAL = b"\xff"  # what llguidance knows control tokens by: no text has this byte
 _PIECE_BYTES = 4096
-
-
-def make_tokenizer(library: Library, handle: Any, n_vocab: int, ends: Sequence[int]) -> Any:
-    """An `LLTokenizer`, valid as long as the vocabulary `handle` is. Takes 1 µs a token without the GIL's being held on
-    to, then about 2 µs a token in one piece: llguidance builds its tables with the GIL held."""
-    import llguidance
-
-    words = list(words_of(library, handle, n_vocab))
-    if not ends:  # llguidance needs a token that ends; this one no model draws
-        words.append(_SPECIAL + b"<end>")
-        ends = [n_vocab]
-    cut: Any = ctypes.cast(library.c._lib.llama_tokenize, ctypes.c_void_p).value
-    kind: Any = llguidance.LLTokenizer  # its type hints lack the method
-    return kind.from_llamacpp(tokens=words, vocab_ptr=handle, tokenize_fptr=cut, eos_token=list(ends))
 
 
 def words_of(library: Library, handle: Any, n_vocab: int) -> list[bytes]:
@@ -42,8 +27,8 @@ def words_of(library: Library, handle: Any, n_vocab: int) -> list[bytes]:
         word = read(token, False)
         marker = word[:1] == b"<" and word[-1:] == b">" and attributes(handle, token) & user_defined
         if marker:
-            word = _SPECIAL + word
+            word = SPECIAL + word
         elif not word and (name := read(token, True)):
-            word = _SPECIAL + name
+            word = SPECIAL + name
         words.append(word)
     return words

@@ -12,14 +12,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from erllama_py.engine.guidance import Words
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import Library
-from erllama_py.engine.llama.structure_words import make_tokenizer
+from erllama_py.engine.llama.structure_words import SPECIAL, words_of
 from erllama_py.engine.structure import Tokenizer
 from erllama_py.errors import InvalidText, ModelNotLoaded, TokenOutOfRange
 
 _PIECE_BYTES = 64  # longer pieces are rare and take a second call
 _NO_TOKEN = -1
+_FIRST = "\x02"  # what no token has together with what follows it
 _MOST_BYTES = 1 << 30  # llama.cpp counts bytes and tokens in 32 bits; half of that leaves room for a longer result
 
 
@@ -42,7 +44,8 @@ class LlamaVocabulary:
         self._adds_space = False
         self._library: Library | None = None
         self._structure_tokenizer: Tokenizer | None = None
-        self._made: Any = None  # the `LLTokenizer`
+        self._words: Words | None = None
+        self._first: list[int] = []  # the tokens of `_FIRST`
         self._making = threading.Lock()
 
     def open(self, library: Library, handle: Any) -> None:
@@ -51,6 +54,7 @@ class LlamaVocabulary:
         self.n_vocab = int(library.c.llama_vocab_n_tokens(handle))
         self._handle = handle
         self._adds_space = self._puts_space_first()
+        self._first = self.tokenize(_FIRST, add_special=False, parse_special=False)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         try:
@@ -120,15 +124,27 @@ class LlamaVocabulary:
         with self._changed:
             self._check_open()
             if self._structure_tokenizer is None:
-                self._structure_tokenizer = Tokenizer(self._make_structure_tokenizer, self._use)
+                self._structure_tokenizer = Tokenizer(self._make_words, self._use)
             return self._structure_tokenizer
 
-    def _make_structure_tokenizer(self) -> Any:
+    def _make_words(self) -> Words:
         """One that is asked for while it is made comes when it is."""
-        with self._making:
-            if self._made is None and self._library is not None:
-                self._made = make_tokenizer(self._library, self._handle, self.n_vocab, self.ends)
-            return self._made
+        with self._making, self._use() as handle:
+            if self._words is None:
+                assert self._library is not None
+                words, ends = words_of(self._library, handle, self.n_vocab), list(self.ends)
+                if not ends:  # llguidance needs a token that ends; this one is never drawn
+                    words, ends = [*words, SPECIAL + b"<end>"], [len(words)]
+                self._words = Words(words, ends, self._cut)
+            return self._words
+
+    def _cut(self, text: bytes) -> list[int]:
+        """The tokens of a text in the middle of a reply: without the space that some tokenizers put first."""
+        first = self._first if self._adds_space else []
+        tokens = self.tokenize(
+            _FIRST * bool(first) + text.decode(errors="replace"), add_special=False, parse_special=False
+        )
+        return tokens[len(first) :] if tokens[: len(first)] == first else []
 
     def text_of(self, token: int) -> str:
         """How a control token is written; empty for the one that a model without it has."""
@@ -140,7 +156,7 @@ class LlamaVocabulary:
             self._handle = None
             while self._inside:
                 self._changed.wait()
-            self._structure_tokenizer = self._made = None
+            self._structure_tokenizer = self._words = None
 
     def _puts_space_first(self) -> bool:
         first = self.tokenize("a", add_special=False, parse_special=False)
