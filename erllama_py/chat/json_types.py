@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -37,17 +38,9 @@ def reader(kind: Any) -> Callable[[str], object]:
 
 
 def _pydantic(kind: Any) -> Any:
-    """Pydantic's adapter of a type that is one of its own, or holds one; `None` for all others."""
-    if "pydantic" not in sys.modules or not _is_foreign(kind):
-        return None
-    return sys.modules["pydantic"].TypeAdapter(kind)
+    """Pydantic's adapter of a type that is one of its own, or a container or union of such; `None` for all others."""
+    return sys.modules["pydantic"].TypeAdapter(kind) if _is_pydantic(kind) else None
 
 
-def _is_foreign(kind: Any) -> bool:
-    if hasattr(kind, "__pydantic_validator__"):
-        return True
-    try:
-        msgspec.json.schema(kind)
-    except Exception:  # a container of such a model, among others: pydantic says what it makes of it
-        return True
-    return False
+def _is_pydantic(kind: Any) -> bool:
+    return hasattr(kind, "__pydantic_validator__") or any(map(_is_pydantic, typing.get_args(kind)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from contextlib import suppress
 from typing import Any
 
 from erllama_py.chat.structure import structure_text
@@ -37,3 +39,24 @@ def refusal(**structure: Any) -> str:
     except InvalidGrammar as error:
         return str(error)
     return ""
+
+
+def follow_by_chance(luck: random.Random, most: int = 4000, **structure: Any) -> str | None:
+    """A reply of random bytes, those that end things preferred; None for one that is not over after `most` bytes, or
+    that failed on the way. Raises `InvalidGrammar`."""
+    grammar = structure_text(**structure)
+    assert grammar is not None
+    check(grammar, BYTES.structure_tokenizer())
+    matcher, text = compile(grammar, BYTES.structure_tokenizer()), bytearray()
+    with suppress(SamplerFailed):
+        for _ in range(most):
+            if matcher.is_over or (matcher.may_end and luck.random() < 0.3):
+                return text.decode()
+            allowed = [byte for byte in range(256) if matcher.allows(byte)]
+            if not allowed:
+                return text.decode() if matcher.may_end else None
+            endings = [byte for byte in allowed if byte in b'"]},0']
+            byte = luck.choice(endings if endings and luck.random() < 0.4 else allowed)
+            matcher.accept(byte)
+            text.append(byte)
+    return None
