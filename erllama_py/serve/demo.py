@@ -5,10 +5,12 @@ Written with the public API alone; it is meant to be copied from.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import erllama_py as erllama
 
@@ -26,6 +28,16 @@ SYSTEM = (
 QUESTION = "How do plants eat?"
 FOLLOW_UP = "And what is the moon?"
 ANOTHER = "Why is the sky blue?"
+RECORD = "Write a short record of the moon, as JSON."
+
+
+@dataclasses.dataclass
+class Body:
+    """What the demo asks of the moon; by its type alone the model is kept to it."""
+
+    name: str
+    kind: Literal["star", "planet", "moon"]
+    inhabited: bool
 
 
 def bar(progress: erllama.LoadProgress) -> None:
@@ -88,6 +100,12 @@ async def first_life(runtime: erllama.Runtime, config: erllama.ModelConfigDict) 
     report("warm", warm)
     faster = cold.stats.first_token_seconds / warm.stats.first_token_seconds
     print(f"  The first token came {faster:.0f} times sooner.")
+
+    print(f"\nA typed answer: {RECORD}")
+    typed = await model.chat(
+        [{"role": "user", "content": RECORD}], json_schema=Body, response_tokens=60, temperature=0.0
+    )
+    print(f"  {typed.reply}\n  {typed.parsed}")
 
     print("\nNow the model's actor crashes, in the middle of an answer:")
     try:
