@@ -118,7 +118,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """With `json_schema` the value of the reply, of the type that was given; with `choice` the choice. `None` without
     them, where the reply was cut short (`finish_reason` is not `"stop"`), and where `parse_error` says why."""
     parse_error: str | None = None
-    """What the type's own checks say of a reply that is whole: a grammar does not know of them."""
+    """Why a reply that ended by itself has no value: what the type's own checks say, which a grammar does not know of,
+    or a stop sequence."""
     alternatives: tuple[Completion, ...] = ()
     """With `n` above 1: all the replies, this one first; each is as if it had been asked for alone."""
 

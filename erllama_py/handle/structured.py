@@ -74,6 +74,9 @@ def parsed(completion: Completion, read: Read) -> Completion:
     """The completion with the value of its reply, or with why it has none. One that was cut short has none."""
     if completion.finish_reason != "stop":
         return completion
+    if completion.stop_sequence is not None and completion.stop_token_id is None:
+        problem = f"the stop sequence {completion.stop_sequence!r} cut the reply short"
+        return msgspec.structs.replace(completion, parse_error=problem)
     try:
         return msgspec.structs.replace(completion, parsed=read(completion.reply))
     except Exception as error:  # the checks of the application's own types may raise anything
