@@ -11,13 +11,14 @@ from helpers.runtime import stub_runtime, until
 
 import erllama_py as erllama
 from erllama_py.handle import caller
+from erllama_py.handle.structured import structured
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_slow_checks_take_few_threads_and_hold_up_no_other_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five at once: `CHECKS` of them run, the others wait for those; a call whose deadline passes meanwhile ends."""
-    real, go, running, most = caller.structured, threading.Event(), 0, 0
+    go, running, most = threading.Event(), 0, 0
 
     def slow(*given: Any) -> Any:
         nonlocal running, most
@@ -25,7 +26,7 @@ async def test_slow_checks_take_few_threads_and_hold_up_no_other_request(monkeyp
         most = max(most, running)
         go.wait()
         running -= 1
-        return real(*given)
+        return structured(*given)
 
     monkeypatch.setattr(caller, "structured", slow)
     replies: list[str] = []
