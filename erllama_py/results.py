@@ -55,7 +55,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """How often it was parked: taken out of its cells for others, and put back."""
 
 
-class TopLogprob(msgspec.Struct, frozen=True):
+class TopLogprob(msgspec.Struct, frozen=True, gc=False):
     """One of the likeliest tokens at a place of a text."""
 
     token_id: int
@@ -68,7 +68,7 @@ class TopLogprob(msgspec.Struct, frozen=True):
     """Natural logarithm of its probability."""
 
 
-class TokenLogprob(TopLogprob, frozen=True):
+class TokenLogprob(TopLogprob, frozen=True, gc=False):
     """How likely a token was, given all before it. Logarithms are natural; all by the softmax of the model's logits."""
 
     top_logprobs: tuple[TopLogprob, ...] = ()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy
 import pytest
 from helpers.backends import GREEDY, Subject
+from helpers.structures import regex
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -126,4 +127,18 @@ def test_llama_cpp_draws_by_the_odds_that_are_told(subject: Subject, backend: Ba
     expected = numpy.full(len(logits), -math.inf)
     expected[ids] = log_softmax(logits[ids] / 0.7)
     assert same(sampler.likeliest(9, after=True), expected, token, ids)
+    sampler.close()
+
+
+def test_under_a_structure_what_is_left_is_what_it_allows(backend: Backend) -> None:
+    """While the model's own odds know nothing of it."""
+    before = log_softmax(decoded(backend))
+    sampler = backend.sampler(Sampling(seed=1, grammar=regex("[a-c]{3}"), **EVEN), PROMPT)
+    token = sampler.sample(0)
+    assert same(sampler.likeliest(5), before, token, best_of(before, 5))
+    logprob, top = sampler.likeliest(backend.vocabulary.n_vocab, after=True)
+    texts = [backend.vocabulary.token_bytes(one, special=False).decode() for one, _ in top]
+    assert all(text and set(text) <= set("abc") for text in texts)
+    assert dict(top)[token] == logprob
+    assert math.isclose(sum(math.exp(value) for _, value in top), 1.0, rel_tol=1e-4)
     sampler.close()

@@ -15,6 +15,7 @@ from helpers.tiny_gguf import KINDS, Kind
 
 import erllama_py as erllama
 from erllama_py.errors import SamplerFailed
+from erllama_py.model import open_request
 
 pytestmark = pytest.mark.anyio
 
@@ -143,6 +144,26 @@ async def test_a_cancel_by_id_or_by_stream_ends_all() -> None:
             assert [one.finish_reason for one in done.completion.alternatives] == ["cancelled"] * 3
             await at_rest(model)
         assert model._board.alternatives == {}
+
+
+async def test_a_cancel_by_id_ends_the_others_when_the_first_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The id is that of all of them."""
+    monkeypatch.setattr(open_request, "SETTLE_SECONDS", 0.0)
+    async with gated() as (_, model, gate):
+        gate.gate.set()
+        ends = [(await model.complete(PROMPT, seed=seed, response_tokens=40)).finish_reason for seed in range(40)]
+        seed = next(seed for seed in range(39) if ends[seed : seed + 2] == ["stop", "length"])
+        gate.gate.clear()
+        async with model.stream(PROMPT, n=2, seed=seed) as events:
+            await arrived(model, 2)
+            for _ in range(40):
+                await gate.shut(1)
+                if model.queue_depth == 1:
+                    break
+            model.cancel(events.request_id)
+            done = [event async for event in events][-1]
+        assert isinstance(done, erllama.Done)
+        assert [one.finish_reason for one in done.completion.alternatives] == ["stop", "cancelled"]
 
 
 async def test_a_stream_that_is_left_ends_all() -> None:

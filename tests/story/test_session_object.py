@@ -8,7 +8,7 @@ import pytest
 from helpers.runtime import STUB, stub_runtime, untyped
 
 import erllama_py as erllama
-from erllama_py.engine import stub
+from erllama_py.engine import stub, stub_logits
 from erllama_py.engine.stub import StubVocabulary
 from erllama_py.engine.stub_logits import END
 
@@ -74,7 +74,7 @@ async def test_a_stop_sequence_cuts_the_message_and_not_the_tokens() -> None:
 
 async def test_a_reply_that_ends_inside_a_character_keeps_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its text has another form as tokens than what was sampled."""
-    monkeypatch.setattr(stub, "LETTERS", b"\xf0")  # the first byte of four
+    monkeypatch.setattr(stub_logits, "LETTERS", b"\xf0")  # the first byte of four
     async with stub_runtime() as (_, model), model.session() as session:
         first = await session.chat("Hello", response_tokens=3, temperature=0.0)
         held = session.tokens
