@@ -321,6 +321,10 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Threads that computed the last such decode: fewer where other work holds them up."""
     threads_reason: str
     """What `threads` was chosen by: an option, or what this process may use."""
+    reproducible_threads: int
+    """Threads that compute reproducible requests: always so many. Their replies are the same where this is."""
+    reproducible_bytes: int = 0
+    """Bytes of the KV cells of the second context, in which those are computed; 0 while there is none."""
     load_seconds: float
     """How long the last load took."""
     restarts: int

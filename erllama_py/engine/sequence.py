@@ -92,8 +92,9 @@ class Running:
         reach = self.captures.reach(self.position, self._n_ubatch)
         if reach is not None:
             tokens = min(tokens, reach)
-        if self.scores is not None and self.scores.wants(self.position, self.position + tokens):
-            tokens = min(tokens, self.scores.most(self.position))
+        scores = None if self.job.reproducible else self.scores  # else on its grid, whatever the logits take
+        if scores is not None and scores.wants(self.position, self.position + tokens):
+            tokens = min(tokens, scores.most(self.position))
         if self.finish is not None or self.parking or tokens < 1:
             return None
         return Need(self.position, tokens, decoding, self.job.priority, self.job.request_id, self.waited)

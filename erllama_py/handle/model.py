@@ -260,7 +260,7 @@ class Model:
             raise ModelNotLoaded(board.model_id)
         return msgspec.structs.replace(
             board.info, phase=board.phase, pending=board.pending, restarts=board.restarts,
-            threads_used=board.threads_used,
+            threads_used=board.threads_used, reproducible_bytes=board.companion_bytes,
         )  # fmt: skip
 
 

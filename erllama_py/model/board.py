@@ -202,6 +202,12 @@ class ModelBoard:
         return sum(len(state.placed) for state in self._states)
 
     @property
+    def companion_bytes(self) -> int:
+        """Bytes of the KV cells of its companion; 0 where it has none that is up."""
+        info = self.companion.info if self.companion is not None and self.companion.is_up else None
+        return 0 if info is None else info.memory_estimate - info.size
+
+    @property
     def _states(self) -> list[State]:
         """What its machine knows, and that of its companion."""
         states = (self.state, None if self.companion is None else self.companion.state)

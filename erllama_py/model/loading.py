@@ -165,5 +165,7 @@ def describe(board: ModelBoard, prepared: Prepared, facts: ModelFacts, load_seco
         memory_estimate=facts.size_bytes + cell_bytes(prepared.facts, config.context_opts) * (facts.n_ctx > 0),
         context_size=config.context_opts.n_ctx, n_ctx_train=facts.n_ctx_train, n_vocab=facts.n_vocab,
         n_seq_max=facts.n_seq_max, threads=prepared.threads.few, threads_used=prepared.threads.few,
-        threads_reason=prepared.threads_reason, load_seconds=load_seconds, restarts=board.restarts, config=config,
+        threads_reason=prepared.threads_reason,
+        reproducible_threads=companion_threads(config, prepared.threads).few,
+        load_seconds=load_seconds, restarts=board.restarts, config=config,
     )  # fmt: skip
