@@ -64,7 +64,8 @@ class RequestOptions(Sampling, frozen=True):
     prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     """Tell of each token of the prompt how likely it was after those before it, and the likeliest there, as `logprobs`
     does of the reply. All of the prompt is then computed, whatever is saved or live of it, in slices whose logits take
-    at most 64 MB: beside that, a quarter more time with SmolLM2. With `n` above 1 the first reply has it."""
+    at most 64 MB: beside that, a quarter more time with SmolLM2. With `n` above 1 the first reply has it.
+    Not with `reproducible`."""
     reproducible: bool = False
     """The same request gets the same tokens, whatever else runs and whatever is cached: it is computed alone, in a
     second context, on half of the CPUs or `n_threads`. Costs speed and memory, see the guide; `seed` is 0 unless
@@ -128,13 +129,20 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
     check_combinations(
         request, request.response_tokens, structured=any(getattr(request, name) is not None for name in STRUCTURES)
     )
+    check_answer(request)
+    return request
+
+
+def check_answer(request: RequestOptions) -> None:
+    """Whether what is to be told of the reply can be. Raises `InvalidOption`."""
     if request.logprobs_after and request.logprobs is None:
         raise InvalidOption("logprobs_after", "it adds to what logprobs tells, and that is off")
+    if request.prompt_logprobs is not None and request.reproducible:
+        raise InvalidOption("prompt_logprobs", "it reads the prompt in other batches than a reproducible reply does")
     if request.n > 1 and request.session_id is not None:
         raise InvalidOption("n", "a session goes on from one reply")
     if request.n > 1 and request.temperature == 0.0:
         raise InvalidOption("n", "at temperature 0.0 all replies would be the same")
-    return request
 
 
 def check_structure(request: RequestOptions) -> None:

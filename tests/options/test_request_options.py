@@ -106,7 +106,6 @@ WRONG: list[tuple[str, object, str]] = [
     ("logprobs", -1, "expected int >= 0, got -1"),
     ("logprobs", 21, "expected int <= 20, got 21"),
     ("logprobs", True, "expected int or None, got bool"),
-    ("logprobs_after", True, "it adds to what logprobs tells, and that is off"),
     ("logprobs_after", None, "expected bool, got None"),
     ("prompt_logprobs", -1, "expected int >= 0, got -1"),
     ("prompt_logprobs", 21, "expected int <= 20, got 21"),
@@ -139,6 +138,26 @@ def test_a_wrong_value_is_refused_with_what_was_expected(option: str, value: obj
     """Before the model hears of the request."""
     with pytest.raises(InvalidOption) as caught:
         parse_request_options({option: value})
+    assert (caught.value.option, caught.value.problem) == (option, problem)
+
+
+@pytest.mark.parametrize(
+    ("options", "option", "problem"),
+    [
+        ({"logprobs_after": True}, "logprobs_after", "it adds to what logprobs tells, and that is off"),
+        ({"n": 2, "session_id": "mine"}, "n", "a session goes on from one reply"),
+        ({"n": 2, "temperature": 0.0}, "n", "at temperature 0.0 all replies would be the same"),
+        (
+            {"prompt_logprobs": 0, "reproducible": True},
+            "prompt_logprobs",
+            "it reads the prompt in other batches than a reproducible reply does",
+        ),
+    ],
+)
+def test_what_cannot_be_told_is_refused_with_the_reason(options: dict[str, Any], option: str, problem: str) -> None:
+    """Before the model hears of the request; alone each of them is fine."""
+    with pytest.raises(InvalidOption) as caught:
+        parse_request_options(options)
     assert (caught.value.option, caught.value.problem) == (option, problem)
 
 
