@@ -42,9 +42,9 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     restored_bytes: int
     """Bytes of the rows that were restored."""
     decodes: int
-    """Decode steps after the prefill."""
+    """Decode steps after the prefill; fewer than tokens where a structure forced some of them."""
     tokens_per_second: float
-    """Decode steps by decode time; 0.0 without any."""
+    """Tokens after the first by decode time; 0.0 without any."""
     seed: int
     """Seed of the draw; it repeats a reply when the same prompt starts from the same cells."""
     tier: str | None

@@ -126,7 +126,7 @@ def make_completion(answer: Complete, now: float) -> Completion:
             prefill_seconds=finished.prefill_seconds, decode_seconds=finished.decode_seconds,
             first_token_seconds=queued + outline.lookup_seconds + outline.restore_seconds + finished.prefill_seconds,
             prefill_tokens=finished.prefill_tokens, restored_bytes=outline.restored_bytes, decodes=finished.decodes,
-            tokens_per_second=finished.decodes / finished.decode_seconds if finished.decodes else 0.0,
+            tokens_per_second=_rate(finished),
             seed=request.sampling.seed or 0, tier=outline.tier, miss_reason=outline.miss_reason, parks=outline.parks,
         ),
     )  # fmt: skip
@@ -154,3 +154,9 @@ def row_meta(save: SaveRow, build: str, now: float) -> RowMeta:
         payload_bytes=len(captured.payload), logits_bytes=len(save.logits or b""), reason=captured.reason,
         created_at=now, prefill_seconds=captured.compute_seconds,
     )  # fmt: skip
+
+
+def _rate(finished: Finished) -> float:
+    """Tokens a second after the first; an end token counts, and so does each that a structure forced."""
+    tokens = max(finished.decodes, len(finished.token_ids) - 1)
+    return tokens / finished.decode_seconds if finished.decodes else 0.0

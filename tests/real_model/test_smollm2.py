@@ -59,6 +59,34 @@ async def test_a_grammar_binds_the_reply(loaded: tuple[erllama.Runtime, erllama.
     assert set(json.loads(answer.reply)) == {"city", "people"}
 
 
+@pytest.mark.parametrize("question", ["Who wrote Hamlet?", "Name a city in Poland."])
+@pytest.mark.parametrize("reproducible", [False, True])
+async def test_forced_tokens_change_nothing_of_a_greedy_reply(
+    loaded: tuple[erllama.Runtime, erllama.Model], question: str, reproducible: bool
+) -> None:
+    """With what is forced decoded together, and with each token drawn, as log-probabilities want it. Reproducible
+    replies are the same; others may part where two tokens are as likely, for each shape of a decode rounds in its way.
+    """
+    _, model = loaded
+    text = {"type": "string", "maxLength": 20}
+    fields = {"full_name": text, "nationality": text, "year_of_birth": {"type": "integer", "minimum": 0}}
+    schema = {"type": "object", "properties": fields, "required": [*fields], "additionalProperties": False}
+    asked: dict[str, Any] = {"json_schema": schema, "temperature": 0.0, "reproducible": reproducible}
+    chat = [{"role": "user", "content": question}]
+    together = await model.chat(chat, **asked)
+    drawn = await model.chat(chat, logprobs=2, **asked)
+    pairs = zip(together.generated, drawn.generated, strict=False)
+    parting = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
+    if parting is not None:
+        assert not reproducible
+        assert drawn.logprobs is not None
+        best, second = drawn.logprobs[parting].top_logprobs
+        assert best.logprob - second.logprob < 0.1
+        assert together.generated[parting] == second.token_id
+    assert set(together.parsed) == {*fields}
+    assert together.stats.decodes < len(together.generated) - 1 or reproducible
+
+
 async def test_a_stop_sequence_cuts_a_real_reply(loaded: tuple[erllama.Runtime, erllama.Model]) -> None:
     """Across token borders, and never in the text."""
     _, model = loaded
