@@ -357,3 +357,24 @@ def test_a_closed_backend_refuses_what_it_is_asked(subject: Subject) -> None:
         words.detokenize([65], special=False)
     with pytest.raises((ModelNotLoaded, BackendFailure)):
         backend.decode([Slice(0, 0, PROMPT, True)])
+
+
+def test_two_contexts_over_the_same_weights_do_not_notice_each_other(subject: Subject) -> None:
+    """Each has cells of its own; the weights are freed with the last, whichever that is."""
+    _, _, make = subject
+    for first_to_close in (0, 1):
+        lender, borrower = make(), make()
+        lender.inspect()
+        lender.load(lambda _: True)
+        borrower.use_weights_of(lender)
+        borrower.load(lambda _: True)
+        both, prompt = [lender, borrower], list(range(40, 90))
+        expected = complete(lender, 0, prompt)
+        assert complete(borrower, 0, prompt) == expected
+        both[first_to_close].close()
+        left = both[1 - first_to_close]
+        assert left.vocabulary.tokenize("a", add_special=False, parse_special=False)
+        assert left.remove(0, 0, -1)
+        assert complete(left, 0, prompt) == expected
+        left.close()
+        left.close()

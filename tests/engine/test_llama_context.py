@@ -370,3 +370,13 @@ def test_a_real_model_answers_a_question(smollm2: Path, configure: Configure) ->
         position += 1
     assert "Paris" in words.detokenize(reply, special=False)
     backend.close()
+
+
+def test_weights_that_were_freed_are_not_lent(models: Path, configure: Any) -> None:
+    """The borrower's load says so, and nothing native is touched."""
+    lender, borrower = (LlamaBackend("tiny", configure(tiny_gguf("dense", models))) for _ in range(2))
+    lender.load(lambda _: True)
+    borrower.use_weights_of(lender)
+    lender.close()
+    with pytest.raises(ModelNotLoaded):
+        borrower.load(lambda _: True)
