@@ -55,6 +55,9 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """How often it was parked: taken out of its cells for others, and put back."""
 
 
+Bytes = bytes  # for a field of this name, whose type the name would hide
+
+
 class TopLogprob(msgspec.Struct, frozen=True, gc=False):
     """One of the likeliest tokens at a place of a text."""
 
@@ -62,7 +65,7 @@ class TopLogprob(msgspec.Struct, frozen=True, gc=False):
     """Its id."""
     token: str
     """Its text; bytes that are no UTF-8 by themselves show as U+FFFD."""
-    bytes: bytes
+    bytes: Bytes
     """Its UTF-8 bytes, maybe a part of a character; of a control token its name."""
     logprob: float
     """Natural logarithm of its probability."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from itertools import pairwise
 from typing import Any
@@ -15,10 +16,18 @@ from hypothesis import strategies as st
 import erllama_py as erllama
 from erllama_py.engine import jobs
 from erllama_py.engine.failure import Failure, ForeignError, failure_of
+from erllama_py.options.sampling import Sampling
 
 NAMED = [getattr(erllama, name) for name in erllama.__all__]
 PUBLIC = [one for one in NAMED if isinstance(one, type) and issubclass(one, erllama.ErllamaError)]
 MESSAGES = [*typing.get_args(jobs.Job), *typing.get_args(jobs.Outcome)]
+
+
+SAMPLINGS = [
+    Sampling(),
+    Sampling(temperature=0.0, seed=7, mirostat=2, samplers=("top_k",), stop_token_ids=(1, 2), grammar="a"),
+    Sampling(logit_bias={5: -math.inf, "text": 1.5}, dry_sequence_breakers=("\n",), adaptive_p=0.5),
+]
 
 
 def values(kind: Any) -> st.SearchStrategy[Any]:
@@ -45,9 +54,11 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 
 
 def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
-    """Anything that a struct may hold. A `Failure` is always made from an error."""
+    """Anything that a struct may hold. A `Failure` is made from an error, a `Sampling` checked at the door."""
     if kind is Failure:
         return raised.map(failure_of)
+    if kind is Sampling:
+        return st.sampled_from(SAMPLINGS)
     return st.builds(kind, **{name: values(hint) for name, hint in typing.get_type_hints(kind).items()})
 
 
