@@ -110,7 +110,8 @@ class Bench:
 
 
 def _median(tick: Callable[[int], None], streams: int) -> float:
-    seconds, row, ends = [], 0, time.perf_counter() + SECONDS
+    seconds: list[float] = []
+    row, ends = 0, time.perf_counter() + SECONDS
     while len(seconds) < 5 or time.perf_counter() < ends:
         began = time.perf_counter()
         tick(row)

@@ -67,6 +67,25 @@ def test_what_is_no_number_is_seen_wherever_it_is(values: list[float], data: st.
     assert rows.best(1) == -1
 
 
+@given(
+    size=st.integers(1, 400), spread=st.sampled_from([0.1, 2.0, 9.0]), seed=st.integers(0, 99), mass=st.floats(0.01, 1)
+)
+def test_the_nucleus_is_the_likeliest_that_reach_a_probability(
+    size: int, spread: float, seed: int, mass: float
+) -> None:
+    """In their order, and no longer than it must be; none where all are ruled out."""
+    row = np.random.default_rng(seed).normal(0, spread, size).astype("f4")
+    row[::3] = -math.inf if size > 3 else row[::3]
+    ids = rows_of(row.tolist()).nucleus(1, mass)
+    shares = np.exp(row.astype("f8") - row.max())
+    reached = shares[ids].cumsum() / shares.sum()
+    assert ids.tolist() == np.argsort(-row, kind="stable")[: len(ids)].tolist()
+    assert reached[-1] >= mass - 1e-5
+    assert len(ids) == 1 or reached[-2] <= mass + 1e-5
+    assert rows_of([-math.inf] * size).nucleus(1, mass).tolist() == []
+    assert rows_of([1.0, math.inf] * size).nucleus(1, mass).tolist() == [1]
+
+
 EVEN: Any = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 CUTS: list[tuple[dict[str, Any], Cut]] = [
     ({}, Cut(top=40)),

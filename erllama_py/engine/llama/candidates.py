@@ -36,12 +36,12 @@ class Candidates:
         self._data = ctypes.cast(self.items.ctypes.data, library.c.llama_token_data_p)
         self.array = library.c.llama_token_data_array(self._data, n_vocab, -1, False)
 
-    def fill(self, logits: Any, ids: Any = None) -> None:
-        """The tokens `ids`, all where it is None, with their logits of a row."""
+    def fill(self, logits: Any, ids: Any = None, *, is_sorted: bool = False) -> None:
+        """The tokens `ids`, all where it is None, with their logits of a row; `is_sorted`: the likeliest first."""
         size = len(self._all) if ids is None else len(ids)
         self._ids[:size] = self._all if ids is None else ids
         self.logits[:size] = logits if ids is None else logits[ids]
-        self.array.data, self.array.size, self.array.selected, self.array.sorted = self._data, size, -1, False
+        self.array.data, self.array.size, self.array.selected, self.array.sorted = self._data, size, -1, is_sorted
 
     def left(self) -> tuple[Any, Any]:
         """The tokens that a chain has left, and their logits after it."""

@@ -61,6 +61,27 @@ class Rows:
             ids = numpy.concatenate((ids, main + numpy.flatnonzero(logits[main:] >= least)))
         return ids.astype("i4")
 
+    def nucleus(self, row: int, mass: float) -> Any:
+        """Ids of the likeliest tokens that together reach this probability, the likeliest first; none of a row in which
+        every token is ruled out.
+
+        As llama.cpp's `top_p`, but for what adding up 32-bit numbers in another order makes of the last token.
+        """
+        numpy, logits, count = self._numpy, self.logits[row], WIDTH
+        best = self._best_of_groups(row).max()
+        if not numpy.isfinite(best):
+            return numpy.flatnonzero(logits == numpy.inf)[:1]
+        shares = logits - best
+        numpy.exp(shares, out=shares)
+        wanted = numpy.float32(mass) * shares.sum()
+        while True:
+            ids = self.top(row, count)
+            ids = ids[numpy.argsort(-logits[ids], kind="stable")]
+            reached = shares[ids].cumsum()
+            if reached[-1] >= wanted or len(ids) == len(logits):
+                return ids[: reached.searchsorted(wanted) + 1]
+            count *= 8
+
     def _best_of_groups(self, row: int) -> Any:
         """The best logit of each group; tokens that fill no group stand for themselves."""
         best = self._maxima.get(row)

@@ -11,7 +11,9 @@ looked at first: mostly the structure allows it.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from erllama_py.engine.backend import Likeliest
@@ -42,7 +44,9 @@ class LlamaSampler:
         self._banned, self._drawn = banned, 0
         self._is_greedy = sampling.temperature <= 0.0
         self._last: tuple[Rows, int, int]
-        self._chain = make_chain(making, sampling, self._cutter.recent)
+        # The first step is then taken here, and is not in the chain.
+        self._top_p = sampling.top_p if matcher is None and steps.leads_with_top_p(sampling) else None
+        self._chain = make_chain(making, sampling, self._cutter.recent, without=0 if self._top_p is None else 1)
 
     def sample(self, index: int) -> int:
         if self._chain is None:
@@ -87,17 +91,26 @@ class LlamaSampler:
         self._cutter.saw(token)
 
     def _by_chain(self, rows: Rows, row: int, banned: frozenset[int]) -> int:
-        if self._matcher is None:
+        if self._top_p is not None:
+            ids = self._nucleus(rows, row, self._top_p, banned)
+        elif self._matcher is None:
             ids = self._cutter.ids(rows, row, banned)
         else:
             ids = self._cutter.ids_among(self._matcher.allowed(self._n_vocab), rows, row, banned)
         if ids is not None and not len(ids):  # llama.cpp would end the process
             raise SamplerFailed("every token is banned")
-        self._candidates.fill(rows.logits[row], ids)
+        self._candidates.fill(rows.logits[row], ids, is_sorted=self._top_p is not None)
         token = self._apply_chain()
         if token < 0:
             raise SamplerFailed("no token was drawn")
         return token
+
+    def _nucleus(self, rows: Rows, row: int, mass: float, banned: frozenset[int]) -> Any:
+        if banned:
+            logits = rows.logits[row].copy()
+            logits[list(banned)] = -math.inf
+            rows, row = Rows(self._numpy, logits.reshape(1, -1)), 0
+        return rows.nucleus(row, mass)
 
     def _apply_chain(self) -> int:
         """The token that the chain selects among the candidates, -1 when it selects none."""
@@ -126,11 +139,12 @@ class LlamaSampler:
             self._on_close(self)
 
 
-def make_chain(making: steps.Making, sampling: Sampling, history: Sequence[int]) -> Any:
-    """A `llama_sampler *` with every step of a request. Those that look back have seen `history`."""
+def make_chain(making: steps.Making, sampling: Sampling, history: Sequence[int], *, without: int = 0) -> Any:
+    """A `llama_sampler *` with every step of a request, `without` so many of the first ones. Those that look back have
+    seen `history`."""
     c, accept = making.library.c, making.library.quick.sampler_accept
     chain = c.llama_sampler_chain_init(c.llama_sampler_chain_params(no_perf=True))
-    for step in steps.used(sampling):
+    for step in islice(steps.used(sampling), without, None):
         sampler = step.make(making, sampling)
         if step.kind == "few":
             for token in history:

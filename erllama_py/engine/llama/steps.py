@@ -166,6 +166,11 @@ def cut(sampling: Sampling) -> Cut:
     return Cut(top=1) if sampling.temperature <= 0.0 else Cut()
 
 
+def leads_with_top_p(sampling: Sampling) -> bool:
+    """Whether `top_p` is the first step, which `Rows.nucleus` can take: it looks at every token, but needs no list."""
+    return next(used(sampling), None) is STEPS["top_p"]
+
+
 def changes_few(sampling: Sampling) -> int:
     """How many tokens of the past the chain may change the logits of; -1: all that the context holds."""
     windows = [0]
