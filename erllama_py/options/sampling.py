@@ -43,15 +43,18 @@ class Sampling(Options, frozen=True):
     dynatemp_exponent: Positive = 1.0
     """How the entropy maps to the temperature where `dynatemp_range` is set."""
     top_k: Amount = 40
-    """Draw from the k likeliest tokens; 0 is off."""
+    """Draw from the k likeliest tokens; 0 is off, and slow where no `min_p` follows: see `top_p`."""
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.95
-    """Draw from the likeliest tokens that together reach p; 1.0 is off."""
+    """Draw from the likeliest tokens that together reach p; 1.0 is off. With `top_k=0` each token's probability has to
+    be known, which takes about 0.15 ms at 128,000 tokens, or 1 ms beside penalties, biases or a structure."""
     min_p: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.05
     """Drop tokens less likely than p times the likeliest; 0.0 is off."""
     typical_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
-    """Draw from the tokens of the most typical information that together reach p; 1.0 is off."""
+    """Draw from the tokens of the most typical information that together reach p; 1.0 is off. With `top_k=0` a draw
+    takes some milliseconds at 128,000 tokens."""
     top_n_sigma: Annotated[float, Meta(ge=0.0)] = 0.0
-    """Drop tokens whose logit is more than n standard deviations below the best; 0.0 is off."""
+    """Drop tokens whose logit is more than n standard deviations below the best; 0.0 is off. It looks at every token:
+    about 1 ms at 128,000."""
     xtc_probability: Share = 0.0
     """How often all likely tokens but the least likely of them are dropped; 0.0 is off."""
     xtc_threshold: Share = 0.1
