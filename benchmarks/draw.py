@@ -70,7 +70,7 @@ class Bench:
 
     def __init__(self, n_vocab: int, shape: Callable[[Any, int], Any]) -> None:
         self._logits = shape(np.random.default_rng(0), n_vocab)
-        self._making = Making(library(), None, n_vocab, 4096)
+        self._making = Making(library(), None, n_vocab, 4096, {})
         self._decoded = Decoded(self._logits)
         self._candidates = Candidates(library(), n_vocab)
 

@@ -23,6 +23,7 @@ SAMPLERS: tuple[SamplerName, ...] = (
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Window = Annotated[int, Meta(ge=-1, le=(1 << 31) - 1)]
 MAX_BREAKER_BYTES = 40  # llama.cpp's own limit
+MAX_BREAKERS = 16  # each is looked for in the whole vocabulary
 Breaker = Annotated[str, Meta(min_length=1, max_length=MAX_BREAKER_BYTES)]
 # Each draw looks at every biased token; at this many that takes about as long as all the rest of it.
 MAX_BIASES = 1024
@@ -75,8 +76,9 @@ class Sampling(Options, frozen=True):
     """Longest sequence that may be repeated without a penalty, in tokens."""
     dry_penalty_last_n: Window = -1
     """Tokens that are searched for repeated sequences; -1: all of the context."""
-    dry_sequence_breakers: Annotated[tuple[Breaker, ...], Meta(max_length=64)] = ("\n", ":", '"', "*")
-    """Texts that no repeated sequence extends over."""
+    dry_sequence_breakers: Annotated[tuple[Breaker, ...], Meta(max_length=MAX_BREAKERS)] = ("\n", ":", '"', "*")
+    """Texts that no repeated sequence extends over. The first request with others than before takes some milliseconds
+    for each of them, in which other requests wait."""
     mirostat: Literal[0, 1, 2] = 0
     """Version of Mirostat, which holds the reply's surprise near `mirostat_tau` and takes the place of the `samplers`
     other than penalties and temperature; 0 is off. A draw then looks at every token: about 0.5 ms at 128,000."""

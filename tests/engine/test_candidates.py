@@ -22,7 +22,7 @@ NONE: frozenset[int] = frozenset()
 
 
 def cutter(history: list[int], **options: Any) -> Cutter:
-    return Cutter(Making(library(), None, N_VOCAB, 512), Sampling(**options), history)
+    return Cutter(Making(library(), None, N_VOCAB, 512, {}), Sampling(**options), history)
 
 
 def ids(of: Cutter, banned: frozenset[int] = NONE) -> list[int]:

@@ -158,6 +158,29 @@ def test_equal_logits_are_drawn_as_by_llama_cpp_where_it_has_an_order(
     theirs.close()
 
 
+def test_what_is_slow_to_make_is_made_once(words: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request with the same options gets a copy, in the state of a new one; few are kept."""
+    world, c, made = Draws(library(), 300, words), library().c, list[float]()
+    make = c.llama_sampler_init_dry
+
+    def counted(*given: Any) -> Any:
+        made.append(given[1])
+        return make(*given)
+
+    monkeypatch.setattr(c, "llama_sampler_init_dry", counted)
+    world.decoded.show(rows_of(3, 300, "peaked"))
+    said = []
+    for multiplier in (1.0, 2.0, 1.0, *range(3, 10), 2.0, 1.0):
+        sampler = world.sampler(Sampling(seed=1, dry_multiplier=multiplier, dry_allowed_length=0), [1, 2, 1, 2, 1])
+        said.append([sampler.sample(i) for i in range(DRAWS)])
+        sampler.close()
+    assert made == [1, 2, *range(3, 10), 1]
+    assert len(world.making.prototypes) == 8
+    assert said[0] == said[2] == said[-1]
+    for kept in world.making.prototypes.values():
+        c.llama_sampler_free(kept)
+
+
 EXTREME = st.sampled_from([1.2e-38, 1e-20, 1e-6, 1.0, 1e6, 3.4e38])
 
 

@@ -42,7 +42,7 @@ class Draws:
 
     def __init__(self, library: Library, n_vocab: int, vocabulary: Any = None, n_ctx: int = 512) -> None:
         self.library = library
-        self.making = Making(library, vocabulary, n_vocab, n_ctx)
+        self.making = Making(library, vocabulary, n_vocab, n_ctx, {})
         self.decoded = Decoded()
         self._candidates = Candidates(library, n_vocab)
 

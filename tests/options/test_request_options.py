@@ -70,7 +70,7 @@ WRONG: list[tuple[str, object, str]] = [
     ("dry_penalty_last_n", -2, "expected int >= -1, got -2"),
     ("dry_sequence_breakers", "a", "expected a list, got str"),
     ("dry_sequence_breakers", [""], "expected str of length >= 1, got 0"),
-    ("dry_sequence_breakers", ["a"] * 65, "expected a list of length <= 64, got 65"),
+    ("dry_sequence_breakers", ["a"] * 17, "expected a list of length <= 16, got 17"),
     ("dry_sequence_breakers", ["\ud800"], "the text has no UTF-8 form: it holds a lone surrogate"),
     ("dry_sequence_breakers", ["a\0"], "expected at most 40 bytes, none NUL, got 'a\\x00'"),
     ("dry_sequence_breakers", ["é" * 21], f"expected at most 40 bytes, none NUL, got {'é' * 21!r}"),

@@ -63,6 +63,7 @@ class LlamaBackend:
         self._abort: AbortFlag | None = None
         self._aborting = False
         self._samplers: set[LlamaSampler] = set()
+        self._prototypes: dict[Any, Any] = {}
 
     def inspect(self) -> FileFacts:
         facts = read_facts(library(), self._path, self._model_id)
@@ -172,7 +173,7 @@ class LlamaBackend:
         matcher = None
         if sampling.grammar is not None:
             matcher = compile(sampling.grammar, self._weights.vocabulary.structure_tokenizer())
-        making = Making(lib, vocab_handle, n_vocab, self._context.n_ctx)
+        making = Making(lib, vocab_handle, n_vocab, self._context.n_ctx, self._prototypes)
         sampler = LlamaSampler(
             making, self._context, self._candidates, sampling, history, banned(sampling, self.vocabulary), matcher,
             self._samplers.discard,
@@ -215,6 +216,8 @@ class LlamaBackend:
     def close(self) -> None:
         for sampler in list(self._samplers):
             sampler.close()
+        while self._prototypes and self._library is not None:
+            self._library.c.llama_sampler_free(self._prototypes.popitem()[1])
         with LogContext(self._model_id):
             context, self._context, self._states, self._candidates = self._context, None, None, None
             if context is not None:

@@ -24,13 +24,20 @@ _RANDOM_SEED = 0xFFFFFFFF  # llama.cpp takes this one for "any"; a seed of ours 
 _MIROSTAT_M = 100  # as in llama.cpp's tools
 
 
+_MOST_PROTOTYPES = 8
+
+
 class Making(NamedTuple):
-    """What steps are made from: `vocabulary` is a `llama_vocab *`, `n_ctx` what "all of the context" means."""
+    """What steps are made from: `vocabulary` is a `llama_vocab *`, `n_ctx` what "all of the context" means.
+
+    `prototypes` are samplers that were slow to make, by their options; their owner frees them.
+    """
 
     library: Library
     vocabulary: Any
     n_vocab: int
     n_ctx: int
+    prototypes: dict[Any, Any]
 
 
 class Step(NamedTuple):
@@ -65,11 +72,20 @@ def _penalties(made: Making, sampling: Sampling) -> Any:
 
 
 def _dry(made: Making, sampling: Sampling) -> Any:
+    """A copy of one that was made before: llama.cpp looks for each breaker in every token of the vocabulary."""
+    c, kept = made.library.c, made.prototypes
     breakers = [text.encode() for text in sampling.dry_sequence_breakers]
-    return made.library.c.llama_sampler_init_dry(
-        made.vocabulary, sampling.dry_multiplier, sampling.dry_base, sampling.dry_allowed_length,
-        window(sampling.dry_penalty_last_n, made.n_ctx), (ctypes.c_char_p * len(breakers))(*breakers), len(breakers),
+    numbers = (
+        sampling.dry_multiplier, sampling.dry_base, sampling.dry_allowed_length,
+        window(sampling.dry_penalty_last_n, made.n_ctx),
     )  # fmt: skip
+    key = (*numbers, *breakers)
+    if key not in kept:
+        if len(kept) == _MOST_PROTOTYPES:
+            c.llama_sampler_free(kept.pop(next(iter(kept))))
+        texts = (ctypes.c_char_p * len(breakers))(*breakers)
+        kept[key] = c.llama_sampler_init_dry(made.vocabulary, *numbers, texts, len(breakers))
+    return c.llama_sampler_clone(kept[key])
 
 
 def _temperature(made: Making, sampling: Sampling) -> Any:
