@@ -19,7 +19,8 @@ from erllama_py.results import TokenLogprob, TopLogprob
 def log_total(logits: Any) -> float:
     """`log(sum(exp(logits)))` of an array of 32-bit floats, at least one of which is finite."""
     best = float(logits.max())
-    return best + math.log(float(numpy.exp(logits - best).sum()))
+    shares = logits - best
+    return best + math.log(float(numpy.exp(shares, out=shares).sum()))
 
 
 def of_row(row: Any, token: int, ids: Any, count: int) -> Likeliest:
