@@ -28,8 +28,8 @@ from erllama_py.serve.models import fetch
 NAMES = {"smollm2": "SmolLM2", "gemma3": "Gemma 3"}
 TOPICS = ("lighthouse", "harbour", "glacier", "orchard", "railway", "volcano", "library", "market", "desert", "river")
 ASPECTS = ("age", "colour", "keeper", "sound", "size", "price", "history", "future", "enemy", "smell")
-REPLY = 12
-STREAMS = 4
+REPLY = 8
+STREAMS = 2
 PREFILL, DECODE = 640, 96  # tokens of a prompt, and of a reply, whose speed is measured
 BESIDE = (0, 1, 8)
 
