@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 
-from erllama_py.actors import ChildSpec, Clock, DynamicSupervisor, Keeper, NameTaken, StopTimeout, SupervisorClosed
+from erllama_py.actors import ChildSpec, Clock, DynamicSupervisor, Keeper, StopTimeout, SupervisorClosed
 from erllama_py.errors import ModelCrashed, ModelNotLoaded, ModelStuck
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.companion import companion_config, companion_threads, grid_of
@@ -63,7 +63,11 @@ class Companions:
             if companion is None:
                 companion = self._begin(model)
             elif companion.board.is_closed:  # it is ending
-                await asyncio.wait((companion.keeper.ended,))
+                try:
+                    await companion.keeper.stop()
+                except StopTimeout as timeout:
+                    raise ModelStuck(model.model_id) from timeout
+                self._forget(model, companion)
                 continue
             let_go = self._held(companion)
             try:
@@ -85,8 +89,6 @@ class Companions:
         )
         try:
             keeper = self._branch().begin_child(self._child(board))
-        except NameTaken:
-            raise ModelStuck(model.model_id) from None
         except SupervisorClosed:
             raise ModelNotLoaded(model.model_id) from None
         companion = self._by_model[model] = Companion(board, keeper)
@@ -95,11 +97,15 @@ class Companions:
         return companion
 
     def _ended(self, model: ModelBoard, companion: Companion) -> None:
+        if companion.timer is not None:
+            companion.timer.cancel()
+        if not companion.keeper.child.alive:  # else its engine hangs: as long as it has the weights, its model has it
+            self._forget(model, companion)
+
+    def _forget(self, model: ModelBoard, companion: Companion) -> None:
         if self._by_model.get(model) is companion:
             del self._by_model[model]
             model.accompany(None, None)
-        if companion.timer is not None:
-            companion.timer.cancel()
 
     def _held(self, companion: Companion) -> Callable[[], None]:
         companion.holders += 1

@@ -211,3 +211,23 @@ async def test_an_engine_that_is_known_to_hang_is_asked_for_no_save(end: str) ->
                 await made.runtime.aclose()
                 with pytest.raises(erllama.RuntimeClosed):
                     await model.complete("hello")
+
+
+async def test_a_second_context_that_hangs_keeps_the_weights_and_so_the_id_of_its_model() -> None:
+    """Its model goes on as long as it is loaded. Given back, it is stuck, and so is the model when it is unloaded."""
+    async with engines() as (runtime, made):
+        config: erllama.ModelConfigDict = {**HANGS, "scheduler": {"reproducible_idle_ms": 1}}
+        model = await runtime.load_model("m", config)
+        done = await model.complete("hello", reproducible=True, deadline=0.01)
+        assert done.finish_reason == "cancelled"
+        await until(lambda: "reproducible:m (state machine) failed" in str(runtime.tree()))
+        with pytest.raises(erllama.ModelStuck):
+            await model.complete("hello", reproducible=True)
+        assert (model.phase, len(made.made)) == ("idle", 2)
+        with pytest.raises(erllama.ModelStuck):
+            await model.unload()
+        with pytest.raises(erllama.ModelStuck):
+            await runtime.load_model("m", STUB)
+        made.let_go()
+        await until(lambda: engine_threads() == [])
+        assert (await (await loaded_as_soon_as_it_can_be(runtime)).complete("hello", response_tokens=2)).generated

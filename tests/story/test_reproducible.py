@@ -233,6 +233,29 @@ async def test_without_it_the_bits_do_change(kind: Kind, models: Path) -> None:
     assert [rows for _, rows in found] != [rows for _, rows in expected * 2]
 
 
+async def test_with_structure_and_log_probabilities(subject: tuple[str, Kind], models: Path) -> None:
+    """Tokens that a structure leaves no choice about are decoded one by one, as they would be after parking."""
+    options, recorder = config(*subject, models), Recorder(22)
+    given: dict[str, Any] = {"regex": "abcabcabcabc[a-z]{30}", "response_tokens": 60, "temperature": 0.0, "logprobs": 2}
+    async with erllama.Runtime(backend_factory=recorder.make) as runtime:
+        model, found = await runtime.load_model("m", options), list[erllama.Completion]()
+
+        async def ask() -> None:
+            found.append(await model.complete(START, reproducible=True, **given))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await recorder.stopped()
+            tasks.start_soon(partial(model.complete, words(9), reproducible=True, priority=1, response_tokens=1))
+            await until(lambda: model.queue_depth == 2)
+            recorder.go_on()
+        await ask()
+    parked, warm = found
+    assert (parked.stats.parks, warm.stats.parks) == (1, 0)
+    assert parked.reply.startswith("abcabcabcabc")
+    assert (parked.generated, parked.logprobs) == (warm.generated, warm.logprobs)
+
+
 async def test_without_a_seed_it_is_zero(subject: tuple[str, Kind], models: Path) -> None:
     """So that a hot request without one is the same each time; another seed is another request."""
     recorder = Recorder()
