@@ -12,6 +12,7 @@ from erllama_py.options.request import parse_request_options
 from erllama_py.options.sampling import SAMPLERS, Sampling
 
 LIKELIEST = "at temperature 0.0 the likeliest token is always taken"
+TWO = "a reply follows one structure, and {!r} is given too"
 SENSELESS: list[tuple[dict[str, Any], str, str]] = [
     ({"temperature": 0.0, "mirostat": 1}, "mirostat", LIKELIEST),
     ({"temperature": 0.0, "mirostat": 2}, "mirostat", LIKELIEST),
@@ -26,6 +27,13 @@ SENSELESS: list[tuple[dict[str, Any], str, str]] = [
     ({"min_tokens": 6, "response_tokens": 5}, "min_tokens", "it is more than response_tokens=5"),
     ({"ignore_eos": True, "grammar": "root ::= [a]"}, "ignore_eos", "the structure of the reply says where it ends"),
     ({"min_tokens": 1, "grammar": "root ::= [a]"}, "min_tokens", "the structure of the reply says where it ends"),
+    ({"ignore_eos": True, "json_schema": {}}, "ignore_eos", "the structure of the reply says where it ends"),
+    ({"min_tokens": 1, "choice": ["a"]}, "min_tokens", "the structure of the reply says where it ends"),
+    ({"min_tokens": 1, "regex": "a*"}, "min_tokens", "the structure of the reply says where it ends"),
+    ({"json_schema": {}, "grammar": "root ::= [a]"}, "grammar", TWO.format("json_schema")),
+    ({"json_schema": int, "regex": "a"}, "regex", TWO.format("json_schema")),
+    ({"regex": "a", "choice": ["a"]}, "choice", TWO.format("regex")),
+    ({"choice": ["a"], "grammar": "root ::= [a]"}, "grammar", TWO.format("choice")),
     ({"samplers": ["top_k", "min_p", "top_k"]}, "samplers", "'top_k' is there more than once"),
     *(({"samplers": [name for name in SAMPLERS if name != missing], option: value}, option,
        f"it needs {missing!r} among the `samplers`") for missing, option, value in [

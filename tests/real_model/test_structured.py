@@ -18,10 +18,11 @@ from erllama_py.serve.models import fetch
 pytestmark = [pytest.mark.anyio, pytest.mark.real_model, pytest.mark.slow]
 
 CONFIG: erllama.ModelConfigDict = {"context_opts": {"n_ctx": 4096, "n_threads": 2, "n_seq_max": 8}}
-SCHEMAS, AT_ONCE, TOKENS = 300, 8, 120
+SCHEMAS, AT_ONCE, TOKENS = 300, 8, 80
 
 
-async def test_replies_to_random_schemas_are_valid() -> None:
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # once: it takes two minutes
+async def test_replies_to_random_schemas_are_valid(anyio_backend: str) -> None:
     """Eight at a time, with the draw's defaults. Those that are cut short say so and have no value."""
     luck = random.Random(13)
     schemas = [random_schema(luck) for _ in range(SCHEMAS)]
@@ -50,7 +51,7 @@ async def test_replies_to_random_schemas_are_valid() -> None:
 
         await asyncio.gather(*(ask(number, schema) for number, schema in enumerate(schemas)))
     assert sum(ends.values()) == SCHEMAS
-    assert ends["stop"] > 0.8 * SCHEMAS
+    assert ends["stop"] > 0.7 * SCHEMAS
     assert ends["refused"] > 0
 
 
