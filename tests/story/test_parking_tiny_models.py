@@ -85,5 +85,6 @@ async def test_a_higher_priority_takes_the_place_of_another(
         (above,) = await together(model, asked[2:], ENDLESS | {"priority": 1}, length=REPLY)
         replies = [*await first, above]
     assert [reply.generated for reply in replies] == [reply.generated for reply in expected]
-    assert [reply.stats.parks for reply in replies] == [0, 1, 0]
+    parks = [reply.stats.parks for reply in replies]  # their structures are checked on threads: either may come first
+    assert (sorted(parks[:2]), parks[2]) == ([0, 1], 0)
     assert watch.wrong == []
