@@ -15,7 +15,7 @@ import msgspec
 
 from erllama_py.errors import InvalidGrammar
 
-MAX_CHARACTERS = 65_536
+MAX_CHARACTERS = 32_768
 MAX_RULES = 1_000  # groups counted; the compiler follows chains of rules by recursion
 MAX_CHAIN = 100  # rules that lead to each other, without going in a circle
 MAX_GROUPS = 100  # in each other

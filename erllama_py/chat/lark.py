@@ -11,7 +11,7 @@ import re
 from erllama_py.chat.gbnf import check_chain
 from erllama_py.errors import InvalidGrammar
 
-MAX_REGEX = 16_384  # characters of one regular expression
+MAX_REGEX = 8_192  # characters of one regular expression
 MAX_COLONS = 1_000  # no grammar has more rules than colons, however it is read
 
 _PIECES = re.compile(

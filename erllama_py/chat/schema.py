@@ -15,9 +15,9 @@ from urllib.parse import unquote
 from erllama_py.errors import InvalidSchema
 
 # Within these the compiler took at most 0.1 s of any schema that was tried, and 1 MB of stack.
-MAX_VALUES = 6_000  # of the whole schema: each mapping, list, text, number
+MAX_VALUES = 3_000  # of the whole schema: each mapping, list, text, number
 MAX_CHARACTERS = 65_536  # of all its texts, keys included
-MAX_TEXT = 16_384  # of one text; the time that a pattern takes grows with the square of its length
+MAX_TEXT = 8_192  # of one text; the time that a pattern takes grows with the square of its length
 MAX_NESTED = 100  # mappings and lists in each other; the compiler takes 128
 MAX_DEPTH = 400  # schemas in each other, where a reference counts as the schema that it leads to
 

@@ -17,7 +17,7 @@ from erllama_py.chat.lark import check_lark
 from erllama_py.chat.schema import schema_text
 from erllama_py.errors import InvalidGrammar
 
-MAX_REGEX = 16_384  # bytes; what a class of characters costs grows with the square of its length
+MAX_REGEX = 8_192  # bytes; what a class of characters costs grows with the square of its length
 
 # JSON as models write it most: one space after each comma and colon, and no other whitespace outside of texts. Free
 # whitespace lets a small model write blank lines for ever.

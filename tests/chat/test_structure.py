@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from helpers.followed import follows, refusal
 
+from erllama_py.chat.gbnf import MAX_CHARACTERS
 from erllama_py.chat.json_types import reader, schema_of
 from erllama_py.chat.lark import MAX_COLONS
 from erllama_py.chat.structure import MAX_REGEX, structure_text
@@ -64,7 +65,7 @@ def test_an_expression_is_for_the_whole_reply(regex: str, good: list[str], bad: 
         ({"grammar": " \n"}, "empty"),
         ({"grammar": 'root ::= "a"\0'}, "NUL"),
         ({"grammar": 'root ::= "\ud800"'}, "UTF-8"),
-        ({"grammar": "#" * 65_537}, "characters"),
+        ({"grammar": "#" * (MAX_CHARACTERS + 1)}, "characters"),
         ({"grammar": 'root = "a"'}, "`root ::= …` in GBNF, or `start: …` in Lark"),
         ({"grammar": '{"grammars": [{"lark_grammar": "start: /a/"}]}'}, "expecting a rule"),
         ({"grammar": "start: x"}, "x"),
