@@ -57,7 +57,7 @@ def to_lark(text: str) -> str:
     refers = {name: {one.rule for sequence in rule for one in sequence if one.rule} for name, rule in rules.items()}
     for name, others in refers.items():
         if unknown := sorted(others - rules.keys()):
-            raise InvalidGrammar(f"rule {name!r} refers to {unknown[0]!r}, which there is not")
+            raise InvalidGrammar(f"rule {name!r} refers to {unknown[0]!r}, which is not defined")
     check_chain(refers)
     regular = _regular(rules, refers)
     names = {name: f"{'T' if name in regular else 'r'}{index}" for index, name in enumerate(rules)}
@@ -171,7 +171,7 @@ class _Parser:
     def _element(self) -> Element | None:
         match self._text[self._at : self._at + 1]:
             case '"':
-                return Element(json.dumps("".join(map(chr, self._characters('"'))), ensure_ascii=False))
+                return Element(json.dumps("".join(map(chr, self._literal())), ensure_ascii=False))
             case "[":
                 return Element(self._class())
             case ".":
@@ -243,10 +243,10 @@ class _Parser:
         self._at += 1
         return f"/[{'^' if inverted else ''}{inside}]/" if inside else "/(?s:.)/"
 
-    def _characters(self, end: str) -> list[int]:
+    def _literal(self) -> list[int]:
         self._at += 1
         found: list[int] = []
-        while not self._text.startswith(end, self._at):
+        while not self._text.startswith('"', self._at):
             found.append(self._character())
         self._at += 1
         return found

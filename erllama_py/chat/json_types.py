@@ -23,7 +23,8 @@ def schema_of(kind: Any) -> dict[str, Any]:
         adapter = _pydantic(kind)
         schema: dict[str, Any] = msgspec.json.schema(kind) if adapter is None else adapter.json_schema()
     except Exception as error:  # the type's own code may run
-        raise InvalidSchema(f"{kind!r} has no JSON schema: {error}") from error
+        reason = str(error).rpartition("\n\n")[2] if type(error) is TypeError else error  # msgspec advises on itself first
+        raise InvalidSchema(f"{kind!r} has no JSON schema: {reason}") from error
     return schema
 
 

@@ -27,6 +27,7 @@ UNSUPPORTED = frozenset({
     "unevaluatedProperties", "unevaluatedItems", "contains", "minContains", "maxContains", "uniqueItems",
     "contentEncoding", "$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor", "x-guidance",
 })  # fmt: skip
+TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 FORMATS = ("date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid")
 
 _NAMED = ("properties", "patternProperties", "$defs", "definitions")  # keywords that hold schemas by name
@@ -34,6 +35,12 @@ _LISTED = ("anyOf", "allOf", "oneOf", "prefixItems")
 _SINGLE = ("items", "additionalProperties", "additionalItems")
 _COMBINED = frozenset({"properties", "anyOf", "allOf", "oneOf", "$ref"})
 _OPEN = frozenset({"additionalProperties", "patternProperties", "minProperties"})
+_WRAPPERS = ("json_schema", "schema")  # no keywords: without a word on them such a schema would allow anything
+# How the compiler begins what it says of a keyword without its place; and our words where it speaks of its own options.
+_SAID = (
+    ("oneOf constraints", "oneOf", "its cases overlap; use anyOf, or give each a property with another `const`"),
+    ("regex parse error", "pattern", ""),
+)
 
 Found = tuple[str, Any, int]  # where a schema lies, as a JSON pointer; the schema; how many it is in
 
@@ -46,6 +53,9 @@ def schema_text(schema: object, **guidance: object) -> str:
     if not isinstance(schema, dict):
         raise _wrong(f"a schema is a mapping, not {type(schema).__name__}")
     check_size(schema)
+    for name in _WRAPPERS:
+        if isinstance(schema.get(name), dict):
+            raise _wrong("the schema is what lies in here, as in OpenAI's `response_format`: give that alone", name)
     copied: dict[str, Any] = json.loads(json.dumps(schema))  # the caller's own is left as it is
     places = list(_schemas(copied))
     known = {path for path, _, _ in places}
@@ -122,6 +132,15 @@ def _check_keywords(schema: dict[str, Any], path: str, known: set[str]) -> None:
     for keyword in schema:
         if keyword in UNSUPPORTED:
             raise _wrong("no grammar holds this keyword", keyword, path)
+    kinds = schema.get("type", "string")
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        if kind not in TYPES:
+            raise _wrong(f"{kind!r} is none of {', '.join(TYPES)}", "type", path)
+    named, required = schema.get("properties"), schema.get("required", [])
+    if isinstance(named, dict) and isinstance(required, list) and not named.keys() <= {*map(str, required)}:
+        for keyword in ("minProperties", "maxProperties"):
+            if keyword in schema:
+                raise _wrong("no grammar counts properties that are not required", keyword, path)
     if "$id" in schema and path != "#":
         raise _wrong("a schema in another has no address of its own", "$id", path)
     reference = schema.get("$ref", "#")
@@ -157,6 +176,13 @@ def _close(schemas: list[dict[str, Any]]) -> None:
         named = one.get("properties")
         if isinstance(named, dict) and not _OPEN & one.keys() and named.keys() >= set(one.get("required", ())):
             one["additionalProperties"] = False
+
+
+def refused(schema: dict[str, Any], problem: str) -> InvalidSchema:
+    """What the compiler says of a schema; with the place of the keyword that it means, if there is only one."""
+    keyword, ours = next(((keyword, ours) for said, keyword, ours in _SAID if problem.startswith(said)), ("", ""))
+    places = [path for path, one, _ in _schemas(schema) if isinstance(one, dict) and keyword in one]
+    return _wrong(ours or problem, keyword, places[0] if len(places) == 1 else "#")
 
 
 def _wrong(problem: str, keyword: str = "", path: str = "#") -> InvalidSchema:

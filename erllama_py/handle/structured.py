@@ -6,6 +6,7 @@ What it has compiled the engine finds.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import msgspec
 
 from erllama_py.actors import Raised, Reply, Returned
 from erllama_py.chat.json_types import reader
+from erllama_py.chat.schema import refused
 from erllama_py.chat.structure import structure_text
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.engine.structure import Matcher, Tokenizer, compile
@@ -34,12 +36,18 @@ def is_structured(options: RequestOptions) -> bool:
 def structured(options: RequestOptions, vocabulary: Vocabulary) -> tuple[RequestOptions, Read | None]:
     """The options with the grammar that the engine takes, and the function that reads the reply's value.
 
-    Raises `InvalidGrammar` for what no reply can follow, or not within the limits of time and memory.
+    Raises `InvalidGrammar` for what no reply can follow, or not within the limits of time and memory; of a schema
+    `InvalidSchema`.
     """
     kind = options.json_schema
     text = structure_text(json_schema=kind, regex=options.regex, choice=options.choice, grammar=options.grammar)
     assert text is not None
-    check(text, vocabulary.structure_tokenizer())
+    try:
+        check(text, vocabulary.structure_tokenizer())
+    except InvalidGrammar as error:
+        if kind is None:
+            raise
+        raise refused(json.loads(text)["grammars"][0]["json_schema"], error.problem) from error
     none: dict[str, Any] = dict.fromkeys(STRUCTURES)
     read = reader(kind) if kind is not None else str if options.choice is not None else None
     return msgspec.structs.replace(options, **none | {"grammar": text}), read

@@ -26,7 +26,7 @@ ws ::= | " " | "\n" [ \t]{0,20}
     [
         ("# nothing but a comment\n", "no 'root' rule"),
         ('start ::= "a"', "no 'root' rule"),
-        ("root ::= other", "rule 'root' refers to 'other', which there is not"),
+        ("root ::= other", "rule 'root' refers to 'other', which is not defined"),
         ("root ::= (", "line 1: expecting )"),
         ("root ::= [a", "line 1: unexpected end of input"),
         ('\n\nroot ::= "a', "line 3: unexpected end of input"),

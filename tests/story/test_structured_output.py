@@ -165,6 +165,31 @@ async def test_what_a_type_checks_beyond_its_schema_is_reported(model: erllama.M
     assert msgspec.json.decode(done.reply).keys() == {"good"}
 
 
+@pytest.mark.parametrize(
+    ("inner", "keyword", "problem"),
+    [
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf", "use anyOf"),
+        ({"type": "string", "pattern": "(?=a)b"}, "pattern", "look-around"),
+        ({"type": "object", "properties": {"a": {}}, "maxProperties": 1}, "maxProperties", "not required"),
+        ({"type": "strng"}, "type", "'strng'"),
+    ],
+)
+async def test_what_a_schema_is_refused_for_has_keyword_and_place(
+    model: erllama.Model, inner: dict[str, Any], keyword: str, problem: str
+) -> None:
+    """Also where it is the compiler that refuses it."""
+    with pytest.raises(erllama.InvalidSchema, match=problem) as caught:
+        await model.complete("Once", json_schema={"properties": {"a": {"items": inner}}})
+    assert (caught.value.keyword, caught.value.path) == (keyword, "#/properties/a/items")
+
+
+async def test_a_schema_that_no_value_meets_is_refused_as_a_schema(model: erllama.Model) -> None:
+    """In the compiler's words, where it names no keyword."""
+    with pytest.raises(erllama.InvalidSchema, match="minLength") as caught:
+        await model.complete("Once", json_schema={"type": "string", "minLength": 5, "maxLength": 3})
+    assert (caught.value.keyword, caught.value.path) == ("", "#")
+
+
 async def test_a_bad_structure_is_refused_before_there_is_a_request(model: erllama.Model) -> None:
     """By the keyword's name and place; nothing reaches the model."""
     with pytest.raises(erllama.InvalidSchema) as caught:
