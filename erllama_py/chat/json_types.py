@@ -23,7 +23,8 @@ def schema_of(kind: Any) -> dict[str, Any]:
         adapter = _pydantic(kind)
         schema: dict[str, Any] = msgspec.json.schema(kind) if adapter is None else adapter.json_schema()
     except Exception as error:  # the type's own code may run
-        reason = str(error).rpartition("\n\n")[2] if type(error) is TypeError else error  # msgspec advises on itself first
+        # msgspec first says how its own calls could be told more.
+        reason = str(error).rpartition("\n\n")[2] if type(error) is TypeError else error
         raise InvalidSchema(f"{kind!r} has no JSON schema: {reason}") from error
     return schema
 

@@ -34,22 +34,44 @@ FLOAT32_MIN = 1.1754944e-38
 
 _UNKNOWN = "there is no such option"
 _PATH = re.compile(r" - at (?P<key>`key` in )?`\$\.(?P<option>[\w.]*)(\[(?P<index>\d+|\.\.\.)\])?`$")
-# What llama.cpp's tools, llama-cpp-python, Ollama and OpenAI's API call an option that has another name here, where the
-# letters would not lead to it.
-_ELSEWHERE = {
-    **dict.fromkeys(("max_tokens", "max_new_tokens", "n_predict", "num_predict"), "response_tokens"),
-    **dict.fromkeys(("path", "model", "filename"), "model_path"),
-    **dict.fromkeys(("parallel", "n_parallel", "num_parallel"), "n_seq_max"),
-    "stop": "stop_sequences",
-    "repeat_last_n": "penalty_last_n",
-    "min_new_tokens": "min_tokens",
-    "num_gpu": "n_gpu_layers",
-    "num_thread": "n_threads",
-    "timeout": "deadline",
-    "id_slot": "session_id",
-    "cache_type_k": "type_k",
-    "cache_type_v": "type_v",
+# What llama.cpp's tools, llama-cpp-python, Ollama, OpenAI's API, vLLM, Transformers and outlines call an option, where
+# the letters would not lead to it.
+_CALLED_ELSEWHERE = {
+    "response_tokens": "max_tokens max_new_tokens max_completion_tokens max_output_tokens n_predict num_predict",
+    "model_path": "path model filename",
+    "n_seq_max": "parallel n_parallel num_parallel",
+    "stop_sequences": "stop",
+    "json_schema": "response_format response_model format guided_json structured_outputs output_type output_schema",
+    "regex": "guided_regex pattern",
+    "choice": "guided_choice enum",
+    "grammar": "guided_grammar gbnf lark ebnf cfg",
+    "logprobs": "top_logprobs n_probs return_logprobs output_logprobs",
+    "logprobs_after": "post_sampling_probs",
+    "n": "num_return_sequences best_of n_cmpl",
+    "special": "skip_special_tokens",
+    "reproducible": "deterministic",
+    "temperature": "temp do_sample",
+    "typical_p": "typ_p",
+    "xtc_probability": "xtc_p",
+    "repetition_penalty": "repeat_penalty penalty_repeat rep_pen",
+    "frequency_penalty": "penalty_freq",
+    "presence_penalty": "penalty_present",
+    "penalty_last_n": "repeat_last_n",
+    "mirostat": "mirostat_mode",
+    "mirostat_eta": "mirostat_lr",
+    "mirostat_tau": "mirostat_ent",
+    "logit_bias": "bad_words suppress_tokens",
+    "min_tokens": "min_new_tokens min_length",
+    "samplers": "sampler_order sampler_seq sampling_seq",
+    "seed": "random_seed",
+    "n_gpu_layers": "num_gpu",
+    "n_threads": "num_thread",
+    "deadline": "timeout",
+    "session_id": "id_slot",
+    "type_k": "cache_type_k",
+    "type_v": "cache_type_v",
 }
+ELSEWHERE = {other: name for name, others in _CALLED_ELSEWHERE.items() for other in others.split()}
 _WORDS = {"object": "a mapping", "array": "a list", "null": "None"}
 
 
@@ -209,7 +231,7 @@ def nearest_name(name: str, path: str, kind: type[msgspec.Struct]) -> str | None
     0.7 lets two of six letters be wrong, and keeps names apart that only share a word.
     """
     name = name.lower().replace("-", "_")
-    name = _ELSEWHERE.get(name, name)
+    name = ELSEWHERE.get(name, name)
     names = list(option_names(kind))
     here = [dotted for dotted in names if dotted.rpartition(".")[0] == path]
     for group, cutoff in ((names, 1.0), (here, 0.7), (names, 0.7)):

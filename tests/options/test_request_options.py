@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from erllama_py.errors import InvalidOption, TierMismatch, TierNotFound
 from erllama_py.handle import caller
+from erllama_py.options.check import ELSEWHERE, option_names
 from erllama_py.options.model import ModelConfig, check_name, check_tier, parse_model_config
 from erllama_py.options.request import RequestOptions, parse_request_options
 from erllama_py.options.sampling import SAMPLERS
@@ -310,3 +311,28 @@ async def test_every_option_is_read_on_the_way_of_a_request(monkeypatch: pytest.
     async with stub_runtime() as (_, model):
         await model.complete("hello", response_tokens=1)
     assert set(RequestOptions.__struct_fields__) - read == set()
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "here"),
+    [
+        ("response_format", "json_schema"), ("format", "json_schema"), ("guided_json", "json_schema"),
+        ("guided_regex", "regex"), ("guided_choice", "choice"), ("guided_grammar", "grammar"), ("gbnf", "grammar"),
+        ("top_logprobs", "logprobs"), ("n_probs", "logprobs"), ("num_return_sequences", "n"), ("temp", "temperature"),
+        ("max_completion_tokens", "response_tokens"), ("mirostat_mode", "mirostat"), ("mirostat_lr", "mirostat_eta"),
+        ("typ_p", "typical_p"), ("penalty_repeat", "repetition_penalty"), ("sampler_seq", "samplers"),
+        ("skip_special_tokens", "special"), ("suppress_tokens", "logit_bias"), ("deterministic", "reproducible"),
+    ],
+)  # fmt: skip
+def test_a_name_of_another_library_leads_to_ours(elsewhere: str, here: str) -> None:
+    """Where the letters would lead nowhere, or to another option."""
+    with pytest.raises(InvalidOption) as caught:
+        parse_request_options({elsewhere: 1})
+    assert caught.value.nearest == here
+
+
+def test_names_of_other_libraries_are_none_of_ours_and_lead_to_options_that_there_are() -> None:
+    """A table that has gone stale would send callers astray."""
+    known = {name.rpartition(".")[2] for kind in (RequestOptions, ModelConfig) for name in option_names(kind)}
+    assert set(ELSEWHERE.values()) <= known
+    assert not ELSEWHERE.keys() & known
