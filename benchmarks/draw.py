@@ -17,6 +17,7 @@ from report import publish, table
 
 from erllama_py.engine.banned import Banned
 from erllama_py.engine.llama.candidates import Candidates
+from erllama_py.engine.llama.dry import DrySamplers
 from erllama_py.engine.llama.native import library
 from erllama_py.engine.llama.rows import Rows
 from erllama_py.engine.llama.sampler import LlamaSampler, make_chain
@@ -70,7 +71,7 @@ class Bench:
 
     def __init__(self, n_vocab: int, shape: Callable[[Any, int], Any]) -> None:
         self._logits = shape(np.random.default_rng(0), n_vocab)
-        self._making = Making(library(), None, n_vocab, 4096, {})
+        self._making = Making(library(), n_vocab, 4096, DrySamplers(library(), None, tuple))
         self._decoded = Decoded(self._logits)
         self._candidates = Candidates(library(), n_vocab)
 

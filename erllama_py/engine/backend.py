@@ -177,6 +177,10 @@ class Vocabulary(Protocol):
         """The tokens as structures need them, always the same object. What is costly is made by the first `compile`:
         not on the event loop, nor on the engine thread. Raises `ModelNotLoaded`."""
 
+    def prepare(self, sampling: Sampling, n_ctx: int) -> None:
+        """Make what a sampler of these options takes long to make, in a context of `n_ctx` tokens: not on the event
+        loop, nor on the engine thread. Raises `InvalidOption` for what takes too long, and `ModelNotLoaded`."""
+
 
 class Backend(Protocol):
     """One model with one context."""

@@ -15,6 +15,8 @@ import numpy
 from erllama_py.engine.backend import Likeliest, Vocabulary
 from erllama_py.results import TokenLogprob, TopLogprob
 
+_MOST = float(numpy.finfo("f4").max)
+
 
 def log_total(logits: Any) -> float:
     """`log(sum(exp(logits)))` of an array of 32-bit floats, at least one of which is finite."""
@@ -30,7 +32,9 @@ def of_row(row: Any, token: int, ids: Any, count: int) -> Likeliest:
 
 
 def of_some(ids: Any, logits: Any, token: int, count: int) -> Likeliest:
-    """By the logits of a few tokens, `token` among them; no other can be drawn."""
+    """By the logits of a few tokens, `token` among them; no other can be drawn. Options at their bounds take logits out
+    of what 32 bits hold: those are the likeliest."""
+    logits = numpy.nan_to_num(logits, nan=_MOST, posinf=_MOST, neginf=-numpy.inf)
     total, [place, *_] = log_total(logits), numpy.flatnonzero(ids == token)
     return Likeliest(float(logits[place]) - total, _ranked(ids, logits, total, count))
 

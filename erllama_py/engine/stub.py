@@ -92,6 +92,9 @@ class StubVocabulary:
     def is_end(self, token: int) -> bool:
         return token in self.ends
 
+    def prepare(self, sampling: Sampling, n_ctx: int) -> None:
+        """See `Vocabulary.prepare`. Nothing takes long here."""
+
     @property
     def ends(self) -> tuple[int, ...]:
         return (END, 258)

@@ -227,11 +227,18 @@ class Caller:
 
     async def _by_id(self, checked: RequestOptions) -> RequestOptions:
         """The options with every token by its id. Raises `InvalidOption`."""
+        if checked.dry_multiplier > 0.0:
+            async with self._checks:
+                await self.use_vocabulary(partial(self._prepare, checked), INLINE_LENGTH + 1)
         if not names_tokens(checked):
             return checked
         length = sum(map(len, checked.stop_sequences))
         # On a worker thread: the first look for the tokens that end a reply takes long.
         return await self.use_vocabulary(partial(by_id, checked), INLINE_LENGTH + 1 if asks_much(checked) else length)
+
+    def _prepare(self, checked: RequestOptions, vocabulary: Vocabulary) -> None:
+        assert self.board.facts is not None
+        vocabulary.prepare(checked, self.board.facts.n_ctx)
 
     async def _submit(
         self, tokens: list[int], anchors: tuple[int, ...], checked: RequestOptions, feed: Feed | None, now: float,

@@ -7,6 +7,7 @@ sequence, 32 bytes for 64 hex digits, a list. A section may be a mapping or a st
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
 from erllama_py.options.model import ContextOpts, KVType, ModelOpts, SchedulerOpts, StubOpts
@@ -49,7 +50,7 @@ class TurnOptionsDict(TypedDict, total=False):
     mirostat_eta: float
     adaptive_p: float | None
     adaptive_p_decay: float
-    logit_bias: dict[int | str, float]
+    logit_bias: Mapping[Any, float]
     ignore_eos: bool
     min_tokens: int
     seed: int | None

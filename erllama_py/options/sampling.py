@@ -78,8 +78,9 @@ class Sampling(Options, frozen=True):
     dry_penalty_last_n: Window = -1
     """Tokens that are searched for repeated sequences; -1: all of the context."""
     dry_sequence_breakers: Annotated[tuple[Breaker, ...], Meta(max_length=MAX_BREAKERS)] = ("\n", ":", '"', "*")
-    """Texts that no repeated sequence extends over. The first request with others than before takes some milliseconds
-    for each of them, in which other requests wait."""
+    """Texts that no repeated sequence extends over. The first request with other options of DRY than before takes some
+    milliseconds for each of them; no other request waits for that. Texts that are a part of too many of the model's
+    tokens, such as several single letters, are refused."""
     mirostat: Literal[0, 1, 2] = 0
     """Version of Mirostat, which holds the reply's surprise near `mirostat_tau` and takes the place of the `samplers`
     other than penalties and temperature; 0 is off. A draw then looks at every token: about 6 ms at 128,000."""

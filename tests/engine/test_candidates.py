@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama_py.engine.llama.candidates import Cutter
+from erllama_py.engine.llama.dry import DrySamplers
 from erllama_py.engine.llama.native import library
 from erllama_py.engine.llama.rows import Rows
 from erllama_py.engine.llama.steps import Making
@@ -22,7 +23,7 @@ NONE: frozenset[int] = frozenset()
 
 
 def cutter(history: list[int], **options: Any) -> Cutter:
-    return Cutter(Making(library(), None, N_VOCAB, 512, {}), Sampling(**options), history)
+    return Cutter(Making(library(), N_VOCAB, 512, DrySamplers(library(), None, tuple)), Sampling(**options), history)
 
 
 def ids(of: Cutter, banned: frozenset[int] = NONE) -> list[int]:

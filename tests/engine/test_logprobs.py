@@ -86,10 +86,16 @@ def test_what_was_drawn_from_kept_logits_is_told_as_well(backend: Backend) -> No
     sampler.close()
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=0.0, logit_bias={97: 1000.0})])
-def test_a_greedy_draw_leaves_one_token(backend: Backend, sampling: Sampling) -> None:
-    """Its logarithm is 0.0, and no other could be drawn."""
+@pytest.mark.parametrize("sampling", [
+    GREEDY, Sampling(temperature=0.0, logit_bias={97: 1000.0}), Sampling(top_k=1, temperature=1.5),
+    Sampling(top_k=1, logit_bias={97: 1000.0}),
+])  # fmt: skip
+def test_a_draw_of_the_likeliest_leaves_one_token(backend: Backend, sampling: Sampling) -> None:
+    """Its logarithm is 0.0, and no other could be drawn, whatever another request has drawn before."""
     decoded(backend)
+    other = backend.sampler(Sampling(seed=1, logit_bias={98: 2000.0}), [])
+    assert other.sample(0) == 98
+    other.close()
     sampler = backend.sampler(sampling, [])
     token = sampler.sample(0)
     assert sampler.likeliest(5, after=True) == Likeliest(0.0, [(token, 0.0)])
@@ -114,6 +120,16 @@ def test_after_the_chain_the_odds_are_those_of_the_draw(backend: Backend, sampli
             assert not {one for one, _ in top} & {*backend.vocabulary.ends}
         assert sampler.likeliest(3, after=True) == (logprob, top[:3])
     sampler.close()
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_logits_beyond_32_bits_still_have_odds(odd: float) -> None:
+    """What a chain with options at their bounds has left is told in numbers."""
+    ids, logits = numpy.array([3, 5, 8], "i4"), numpy.array([odd, 1.0, -numpy.inf], "f4")
+    logprob, top = of_some(ids, logits, 3, 3)
+    assert logprob == 0.0
+    assert [token for token, _ in top] == [3, 5]
+    assert all(math.isfinite(value) for _, value in top)
 
 
 def test_llama_cpp_draws_by_the_odds_that_are_told(subject: Subject, backend: Backend) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from erllama_py.engine.banned import Banned
 from erllama_py.engine.llama.candidates import Candidates
+from erllama_py.engine.llama.dry import DrySamplers
 from erllama_py.engine.llama.native import Library
 from erllama_py.engine.llama.rows import Rows
 from erllama_py.engine.llama.sampler import LlamaSampler, make_chain
@@ -42,7 +43,7 @@ class Draws:
 
     def __init__(self, library: Library, n_vocab: int, vocabulary: Any = None, n_ctx: int = 512) -> None:
         self.library = library
-        self.making = Making(library, vocabulary, n_vocab, n_ctx, {})
+        self.making = Making(library, n_vocab, n_ctx, DrySamplers(library, vocabulary, tuple))
         self.decoded = Decoded()
         self._candidates = Candidates(library, n_vocab)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -21,6 +22,7 @@ WIDER: dict[str, object] = {
     "RequestOptions.choice": list[str] | tuple[str, ...] | None,
     "RequestOptions.parent_key": bytes | str | None,
     "RequestOptions.dry_sequence_breakers": list[str] | tuple[str, ...],
+    "RequestOptions.logit_bias": Mapping[Any, float],  # a dict of ids is no dict of ids or texts to a checker
     "RequestOptions.samplers": list[SamplerName] | tuple[SamplerName, ...],
     "ModelConfig.model_path": str | os.PathLike[str] | None,
     "ModelConfig.model_opts": erllama.ModelOptsDict | erllama.ModelOpts,
@@ -117,6 +119,7 @@ GOOD = [
     'reply: str = (await model.complete("hello", temperature=0.0, stop_sequences="END", parent_key=b"")).reply',
     'await runtime.complete("m", [1, 2], response_tokens=3, options=erllama.RequestOptions(seed=1))',
     'await session.chat("hello", top_k=1)',
+    'ids: dict[int, float] = {5: 1.0}; await model.complete("hello", logit_bias=ids)',
     'await session.chat("hello", samplers=["top_k", "temperature"], logit_bias={5: -100.0, " the": 1.0})',
     'await session.chat("hello", options={"top_k": 1})',
     'await runtime.complete("m", "hello", options={"stop_sequences": "END"})',

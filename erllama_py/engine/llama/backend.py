@@ -63,7 +63,6 @@ class LlamaBackend:
         self._abort: AbortFlag | None = None
         self._aborting = False
         self._samplers: set[LlamaSampler] = set()
-        self._prototypes: dict[Any, Any] = {}
 
     def inspect(self) -> FileFacts:
         facts = read_facts(library(), self._path, self._model_id)
@@ -166,14 +165,13 @@ class LlamaBackend:
         if self._context is None or self._candidates is None or self._library is None or self._weights is None:
             raise self._unavailable()
         lib, n_vocab = self._library, self.vocabulary.n_vocab
-        vocab_handle = lib.c.llama_model_get_vocab(self._weights.model)
         for token in history:
             if not 0 <= token < n_vocab:
                 raise TokenOutOfRange(f"token {token} in the history", token=token, n_vocab=n_vocab)
         matcher = None
         if sampling.grammar is not None:
             matcher = compile(sampling.grammar, self._weights.vocabulary.structure_tokenizer())
-        making = Making(lib, vocab_handle, n_vocab, self._context.n_ctx, self._prototypes)
+        making = Making(lib, n_vocab, self._context.n_ctx, self._weights.vocabulary.dry)
         sampler = LlamaSampler(
             making, self._context, self._candidates, sampling, history, banned(sampling, self.vocabulary), matcher,
             self._samplers.discard,
@@ -216,8 +214,6 @@ class LlamaBackend:
     def close(self) -> None:
         for sampler in list(self._samplers):
             sampler.close()
-        while self._prototypes and self._library is not None:
-            self._library.c.llama_sampler_free(self._prototypes.popitem()[1])
         with LogContext(self._model_id):
             context, self._context, self._states, self._candidates = self._context, None, None, None
             if context is not None:

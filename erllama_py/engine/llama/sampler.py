@@ -42,7 +42,7 @@ class LlamaSampler:
         self._on_close = closed
         self._cutter = Cutter(making, sampling, history)
         self._banned, self._drawn = banned, 0
-        self._is_greedy = sampling.temperature <= 0.0
+        self._takes_likeliest = sampling.temperature <= 0.0 or self._cutter.is_plain
         self._last: tuple[Rows, int, int]
         # The first step is then taken here, and is not in the chain.
         self._top_p = sampling.top_p if matcher is None and steps.leads_with_top_p(sampling) else None
@@ -65,7 +65,7 @@ class LlamaSampler:
         rows, row, token = self._last
         if not after:
             return rows.likeliest(row, token, count)
-        if self._is_greedy:
+        if self._takes_likeliest:
             return Likeliest(0.0, [(token, 0.0)][:count])
         ids, logits = self._candidates.left()
         return of_some(ids, logits, token, count)

@@ -5,11 +5,11 @@ A new sampler is a new entry here, a name in `options.sampling`, and its options
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
+from erllama_py.engine.llama.dry import Dry, DrySamplers
 from erllama_py.engine.llama.native import Library
 from erllama_py.options.sampling import Sampling
 
@@ -24,20 +24,13 @@ _RANDOM_SEED = 0xFFFFFFFF  # llama.cpp takes this one for "any"; a seed of ours 
 _MIROSTAT_M = 100  # as in llama.cpp's tools
 
 
-_MOST_PROTOTYPES = 8
-
-
 class Making(NamedTuple):
-    """What steps are made from: `vocabulary` is a `llama_vocab *`, `n_ctx` what "all of the context" means.
-
-    `prototypes` are samplers that were slow to make, by their options; their owner frees them.
-    """
+    """What steps are made from: `n_ctx` is what "all of the context" means."""
 
     library: Library
-    vocabulary: Any
     n_vocab: int
     n_ctx: int
-    prototypes: dict[Any, Any]
+    dry: DrySamplers
 
 
 class Step(NamedTuple):
@@ -71,21 +64,17 @@ def _penalties(made: Making, sampling: Sampling) -> Any:
     )  # fmt: skip
 
 
-def _dry(made: Making, sampling: Sampling) -> Any:
-    """A copy of one that was made before: llama.cpp looks for each breaker in every token of the vocabulary."""
-    c, kept = made.library.c, made.prototypes
-    breakers = [text.encode() for text in sampling.dry_sequence_breakers]
-    numbers = (
+def is_dry_used(sampling: Sampling) -> bool:
+    """Whether a request has a DRY sampler."""
+    return sampling.dry_multiplier > 0.0 and sampling.dry_penalty_last_n != 0 and "dry" in sampling.samplers
+
+
+def dry_of(sampling: Sampling, n_ctx: int) -> Dry:
+    """The options of the DRY sampler of a request."""
+    return Dry(
         sampling.dry_multiplier, sampling.dry_base, sampling.dry_allowed_length,
-        window(sampling.dry_penalty_last_n, made.n_ctx),
+        window(sampling.dry_penalty_last_n, n_ctx), tuple(text.encode() for text in sampling.dry_sequence_breakers),
     )  # fmt: skip
-    key = (*numbers, *breakers)
-    if key not in kept:
-        if len(kept) == _MOST_PROTOTYPES:
-            c.llama_sampler_free(kept.pop(next(iter(kept))))
-        texts = (ctypes.c_char_p * len(breakers))(*breakers)
-        kept[key] = c.llama_sampler_init_dry(made.vocabulary, *numbers, texts, len(breakers))
-    return c.llama_sampler_clone(kept[key])
 
 
 def _temperature(made: Making, sampling: Sampling) -> Any:
@@ -98,7 +87,7 @@ def _temperature(made: Making, sampling: Sampling) -> Any:
 
 STEPS: dict[str, Step] = {
     "penalties": Step("few", _penalises, _penalties),
-    "dry": Step("few", lambda s: s.dry_multiplier > 0.0 and s.dry_penalty_last_n != 0, _dry),
+    "dry": Step("few", is_dry_used, lambda m, s: m.dry.copy(dry_of(s, m.n_ctx))),
     "top_n_sigma": Step(
         "all", lambda s: s.top_n_sigma > 0.0, lambda m, s: m.library.c.llama_sampler_init_top_n_sigma(s.top_n_sigma)
     ),
@@ -192,6 +181,6 @@ def changes_few(sampling: Sampling) -> int:
     windows = [0]
     if _penalises(sampling) and "penalties" in sampling.samplers:
         windows.append(sampling.penalty_last_n)
-    if STEPS["dry"].is_used(sampling) and "dry" in sampling.samplers:
+    if is_dry_used(sampling):
         windows.append(sampling.dry_penalty_last_n)
     return -1 if -1 in windows else max(windows)

@@ -13,11 +13,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from erllama_py.engine.guidance import Words
+from erllama_py.engine.llama.dry import DrySamplers
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import Library
+from erllama_py.engine.llama.steps import dry_of, is_dry_used
 from erllama_py.engine.llama.structure_words import SPECIAL, words_of
 from erllama_py.engine.structure import Tokenizer
 from erllama_py.errors import InvalidText, ModelNotLoaded, TokenOutOfRange
+from erllama_py.options.sampling import Sampling
 
 _PIECE_BYTES = 64  # longer pieces are rare and take a second call
 _NO_TOKEN = -1
@@ -47,11 +50,13 @@ class LlamaVocabulary:
         self._words: Words | None = None
         self._first: list[int] = []  # the tokens of `_FIRST`
         self._making = threading.Lock()
+        self.dry: DrySamplers  # while open
 
     def open(self, library: Library, handle: Any) -> None:
         """Let calls in; `handle` is valid until `close` returns."""
         self._library, self._c, self._quick = library, library.c, library.quick
         self.n_vocab = int(library.c.llama_vocab_n_tokens(handle))
+        self.dry = DrySamplers(library, handle, lambda: words_of(library, handle, self.n_vocab))
         self._handle = handle
         self._adds_space = self._puts_space_first()
         self._first = self.tokenize(_FIRST, add_special=False, parse_special=False)
@@ -146,6 +151,12 @@ class LlamaVocabulary:
         )
         return tokens[len(first) :] if tokens[: len(first)] == first else []
 
+    def prepare(self, sampling: Sampling, n_ctx: int) -> None:
+        """See `Vocabulary.prepare`."""
+        if is_dry_used(sampling):
+            with self._use():
+                self.dry.prepare(dry_of(sampling, n_ctx))
+
     def text_of(self, token: int) -> str:
         """How a control token is written; empty for the one that a model without it has."""
         return "" if token == _NO_TOKEN else self.token_bytes(token, special=True).decode("utf-8", "replace")
@@ -156,6 +167,8 @@ class LlamaVocabulary:
             self._handle = None
             while self._inside:
                 self._changed.wait()
+            if self.n_vocab:
+                self.dry.close()
             self._structure_tokenizer = self._words = None
 
     def _puts_space_first(self) -> bool:
