@@ -79,9 +79,15 @@ class ModelActor(StateMachine[State, Message, Effect]):
             prepared = await prepare_off_loop(backend, board, self._remember, self._loading)
         else:
             prepared = borrow(backend, board)
-        name, scheduler = f"erllama-{board.model_id}", board.config.scheduler
+        label, scheduler = board.model_id if board.lender is None else self.name, board.config.scheduler
         self._thread = EngineThread(
-            backend, self._take_outcomes, name, self._buffers, scheduler, prepared.threads, board.use_threads
+            backend,
+            self._take_outcomes,
+            f"erllama-{label}",
+            self._buffers,
+            scheduler,
+            prepared.threads,
+            board.use_threads,
         )
         facts = await self._thread.load(report_weights(board, prepared.facts.file_size))
         if nbytes := range_bytes(prepared.facts, board.config):

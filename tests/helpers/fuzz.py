@@ -40,7 +40,8 @@ TURNS = (0, 1, 2, 3, 5, 8, 20, 60, 200)  # of the loop, before a cancellation
 FAULTS: tuple[Literal["actor", "thread", "decode"], ...] = ("actor", "thread", "decode")
 SESSIONS, LOOPS, TIERS = ("s", "t", None), ("x", "y"), ("d", "e")
 IDENTITY = erllama.Identity(bytes(32), 16, bytes(32))
-SCHEDULER = {"max_pending": 4, "session_idle_ms": 20, "turn_ms": 5}
+SCHEDULER = {"max_pending": 4, "session_idle_ms": 20, "turn_ms": 5, "reproducible_idle_ms": 30}
+SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
 TEXT = "all that a prompt begins with, long enough for rows " * 3
 
 Call = Callable[["Fuzz", random.Random], object]
@@ -143,6 +144,7 @@ class Fuzz:
         for model_id, config in self.configs.items():
             model = await self._fresh(model_id, config)
             await self._watch.at_rest(model.id)
+            await until(lambda: not self.runtime._companions)
             assert model.queue_depth == 0
         cache = self.runtime.cache
         await cache.flush()
@@ -247,7 +249,16 @@ def options(pick: random.Random, session: bool = True) -> dict[str, Any]:
         ({}, {}, {}, {"deadline": pick.choice((1e-6, 0.003))}, {"priority": pick.choice((-1, 5))},
          {"queue_wait": pick.choice((True, 0.001))}, {"grammar": BAD_GRAMMAR}, {"cache_salt": "another"})
     )  # fmt: skip
-    return given | rare
+    return given | rare | _of_the_draw(pick) | {"reproducible": pick.random() < 0.3}
+
+
+def _of_the_draw(pick: random.Random) -> dict[str, Any]:
+    """What is drawn, and what is told of it; some of these are refused beside others."""
+    return pick.choice(
+        ({}, {}, {"n": pick.choice((2, 3))}, {"logprobs": 2, "logprobs_after": pick.random() < 0.5},
+         {"prompt_logprobs": 1}, {"stop_token_ids": [pick.randrange(200)]}, {"json_schema": SCHEMA},
+         {"regex": "[a-z]{2,9}", "n": 2}, {"choice": ["all", "or nothing"]}, {"special": True, "min_tokens": 1})
+    )  # fmt: skip
 
 
 async def read(stream: erllama.Stream, pick: random.Random) -> None:
@@ -290,7 +301,7 @@ MODEL_CALLS: dict[str, Callable[[Any, random.Random], object]] = {
     "stream": lambda m, pick: read(m.stream(prompt(pick), **options(pick)), pick),
     "stream_chat": lambda m, pick: read(m.stream_chat(messages(pick), **options(pick)), pick),
     "session": lambda m, pick: converse(m.session(pick.choice(SESSIONS)), pick),
-    "prefill_only": lambda m, pick: m.prefill_only(prompt(pick)),
+    "prefill_only": lambda m, pick: m.prefill_only(prompt(pick), reproducible=pick.random() < 0.3),
     "cancel": lambda m, pick: m.cancel(pick.randrange(200)),
     "end_session": lambda m, pick: m.end_session("s"),
     "inject_fault": lambda m, pick: m.inject_fault(pick.choice(FAULTS)),

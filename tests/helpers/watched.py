@@ -102,7 +102,7 @@ class Read:
 
 class Watch:
     """See the module. `see` is called on the loop with the model's id and each of its new states, `on_park` on the
-    thread that has parked a request."""
+    thread that has parked a request. The id of a companion is its name."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.states: dict[str, State] = {}
@@ -118,7 +118,7 @@ class Watch:
 
         def watched(actor: ModelActor, state: State, event: Message) -> tuple[State, Sequence[Effect]]:
             after, effects = transition(actor, state, event)
-            watch._take_in(actor._board.model_id, state, after)
+            watch._take_in(actor.name.removeprefix("model:"), state, after)
             return after, effects
 
         class WatchedWorker(Worker):

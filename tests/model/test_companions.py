@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,9 +19,11 @@ from erllama_py import runtime as runtime_module
 from erllama_py.cpus import ThreadChoice
 from erllama_py.engine.backend import ModelFacts
 from erllama_py.engine.stub import StubBackend
-from erllama_py.errors import InsufficientMemory, ModelNotLoaded, TokenizerOnly
+from erllama_py.errors import InsufficientMemory, ModelCrashed, ModelNotLoaded, TokenizerOnly
+from erllama_py.handle import caller
 from erllama_py.model import loading
 from erllama_py.model.companion import GRID, companion_config, companion_threads, grid_of
+from erllama_py.model.request import make_request
 from erllama_py.options.model import ModelConfig, parse_model_config
 
 pytestmark = pytest.mark.anyio
@@ -108,6 +111,33 @@ async def test_it_ends_with_its_model_and_its_callers_learn_why() -> None:
         assert children(runtime) == []
         with pytest.raises(ModelNotLoaded):
             await model.complete("hello", **SAME)
+
+
+async def test_a_crash_of_the_model_while_a_request_is_made_is_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt is long, so a worker thread hashes it. The model comes back: it is not said to be gone."""
+    hashing, crashed = threading.Event(), threading.Event()
+
+    def held(*args: Any, **given: Any) -> Any:
+        hashing.set()
+        assert crashed.wait(20)
+        return make_request(*args, **given)
+
+    async with stub_runtime() as (_, model):
+        monkeypatch.setattr(caller, "INLINE_LENGTH", 0)
+        monkeypatch.setattr(caller, "make_request", held)
+        async with anyio.create_task_group() as tasks:
+
+            async def ask() -> None:
+                with pytest.raises(ModelCrashed) as caught:
+                    await model.complete("hello", **SAME)
+                assert not caught.value.gave_up
+
+            tasks.start_soon(ask)
+            await until(hashing.is_set)
+            model.inject_fault("actor")
+            await until(lambda: model.info.restarts == 1 and model.phase == "idle")
+            crashed.set()
+        assert (await model.complete("hello", **SAME)).generated
 
 
 async def test_the_end_of_a_runtime_ends_it() -> None:

@@ -27,6 +27,24 @@ def config(path: Path | str, **context: Any) -> Any:
     return {"model_path": path, "context_opts": sizes | context}
 
 
+@pytest.mark.parametrize("n_seq_max", [1, 4])
+async def test_as_many_sequences_as_a_batch_has_tokens(folder: Path, n_seq_max: int) -> None:
+    """The process lives on: there is a row of logits for each of them, and for the one that is kept for copies."""
+    async with erllama.Runtime() as runtime:
+        options = config(tiny_gguf("dense", folder), n_batch=n_seq_max, n_ubatch=n_seq_max, n_seq_max=n_seq_max)
+        model = await runtime.load_model("m", options)
+        done = await model.complete("hello", n=n_seq_max, response_tokens=12, ignore_eos=True)
+        assert [len(one.generated) for one in done.alternatives or (done,)] == [12] * n_seq_max
+
+
+async def test_a_second_context_needs_no_file(tmp_path: Path) -> None:
+    """The weights are there already, so a model goes on with all that it can though its file is moved away."""
+    async with erllama.Runtime() as runtime:
+        model = await runtime.load_model("m", config(path := tiny_gguf("dense", tmp_path)))
+        path.unlink()
+        assert (await model.complete("hello", reproducible=True, response_tokens=2)).generated
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_next_turn_is_warm_and_says_what_a_cold_one_says(folder: Path, kind: Kind) -> None:
     """Whatever of the live sequence is kept, the reply's tokens are those of a fresh model."""

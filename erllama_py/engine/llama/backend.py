@@ -75,7 +75,6 @@ class LlamaBackend:
         self._lender, self.vocabulary = other, other.vocabulary
 
     def load(self, progress: Callable[[float], bool]) -> ModelFacts:
-        check_file(self._path)
         self._library = library()
         try:
             facts = self._load(self._library, progress)
@@ -128,11 +127,13 @@ class LlamaBackend:
 
     def _hold_weights(self, lib: Library, progress: Callable[[float], bool]) -> Weights:
         if self._lender is None:
+            check_file(self._path)
             model = load_model(lib, self._path, self._config, self._model_id, progress)
             return Weights(lib, model, self._model_id, self._vocabulary)
-        if self._lender._weights is None:
+        weights = self._lender._weights  # read once: the lender's own thread may let go of them meanwhile
+        if weights is None:
             raise ModelNotLoaded(self._model_id)
-        return self._lender._weights.hold()
+        return weights.hold()
 
     def _is_on_gpu(self, lib: Library, model: Any) -> bool:
         layers = self._config.model_opts.n_gpu_layers  # negative: all

@@ -169,6 +169,8 @@ def context_params(library: Library, config: ModelConfig, abort: AbortFlag) -> A
     params.n_ctx = options.n_ctx
     params.n_batch = options.n_batch
     params.n_seq_max = options.n_seq_max + 1  # and the scratch sequence of `states`
+    # A row for each sequence: llama.cpp ends the process at the first decode where there are fewer.
+    params.n_outputs_max = max(params.n_batch, params.n_seq_max)
     # Of the decodes that a load may need; `set_threads` sets those of requests.
     params.n_threads = params.n_threads_batch = options.n_threads or 1
     for name in ("n_ubatch", *_SAME_NAME):
