@@ -1,1 +1,1 @@
-"""What text means: chat templates, stop sequences, characters from bytes. Pure. Doors: `assemble`, `template`."""
+"""What text means: chat templates, stop sequences, characters from bytes, structures that replies follow. Pure."""
