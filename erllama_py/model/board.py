@@ -158,9 +158,14 @@ class ModelBoard:
         return self._ready and self.ref is not None and not self.is_closed
 
     @property
+    def hangs(self) -> bool:
+        """Whether its engine is in a decode that takes far longer than those before it."""
+        return self._overdue is not None
+
+    @property
     def can_save(self) -> bool:
         """Whether its engine would copy out what it holds."""
-        return self.is_up and self._overdue is None
+        return self.is_up and not self.hangs
 
     @property
     def is_closed(self) -> bool:
@@ -186,7 +191,7 @@ class ModelBoard:
             return "failed"
         if self.state is None:
             return "loading" if self.info is None else "restarting"
-        if self._overdue is not None:
+        if self.hangs or (self.companion is not None and self.companion.is_up and self.companion.hangs):
             return "hanging"
         busy = next((state.phase for state in self._states if state.phase != "idle"), None)
         return self.state.phase if busy is None else busy

@@ -63,10 +63,10 @@ async def engines() -> AsyncIterator[tuple[erllama.Runtime, Engines]]:
 
 
 @asynccontextmanager
-async def asking(model: erllama.Model, engines: Engines) -> AsyncIterator[None]:
+async def asking(model: erllama.Model, engines: Engines, *, reproducible: bool = False) -> AsyncIterator[None]:
     """A call of a model whose decode then hangs; it ends as such a call may."""
-    asked = asyncio.create_task(model.complete("hello"))
-    await until(engines.made[-1].hung.is_set)
+    asked = asyncio.create_task(model.complete("hello", reproducible=reproducible))
+    await until(lambda: any(one.hung.is_set() for one in engines.made))
     yield
     with suppress(erllama.ErllamaError):
         await asked
@@ -197,12 +197,13 @@ async def test_a_decode_that_hangs_is_reported_until_it_ends(caplog: pytest.LogC
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("reproducible", [False, True], ids=["its own", "its second context"])
 @pytest.mark.parametrize("end", ["unload", "close"])
-async def test_an_engine_that_is_known_to_hang_is_asked_for_no_save(end: str) -> None:
+async def test_an_engine_that_is_known_to_hang_is_asked_for_no_save(end: str, reproducible: bool) -> None:
     """No call waits for what will not come: an unload or the runtime's end is over when the engine is abandoned."""
     async with engines() as (runtime, made):
         model = await runtime.load_model("m", {**HANGS, "policy": {"evict_save_timeout_ms": 10**9}})
-        async with asking(model, made):
+        async with asking(model, made, reproducible=reproducible):
             await until(lambda: model.phase == "hanging")
             if end == "unload":
                 with pytest.raises(erllama.ModelStuck):
