@@ -47,9 +47,9 @@ class Decoded:
         """Another decode: nothing is known of the rows."""
         self._last = Rows(np, self._logits)
 
-    def rows(self, index: int, n_vocab: int) -> tuple[Rows, int]:
+    def rows(self, index: int, n_vocab: int) -> tuple[Rows, range]:
         """See `Context.rows`."""
-        return self._last, index
+        return self._last, range(index, index + 1)
 
 
 def peaked(random: Any, n_vocab: int) -> Any:

@@ -11,7 +11,7 @@ import re
 from erllama_py.chat.gbnf import check_chain
 from erllama_py.errors import InvalidGrammar
 
-MAX_REGEX = 8_192  # characters of one regular expression
+MAX_REGEX = 8_192  # bytes of one regular expression
 MAX_COLONS = 1_000  # no grammar has more rules than colons, however it is read
 
 _PIECES = re.compile(
@@ -30,8 +30,8 @@ def check_lark(text: str) -> None:
     if "%lark" in text:
         raise InvalidGrammar("a grammar in a grammar, `%lark`, is not taken")
     for piece in _PIECES.finditer(text):
-        if piece["regex"] and len(piece["regex"]) > MAX_REGEX:
-            raise InvalidGrammar(f"a regular expression has more than {MAX_REGEX} characters")
+        if piece["regex"] and len(piece["regex"].encode()) > MAX_REGEX:
+            raise InvalidGrammar(f"a regular expression has more than {MAX_REGEX} bytes")
     check_chain(_references(text))
 
 

@@ -13,11 +13,9 @@ from typing import Any
 
 from erllama_py.chat.gbnf import MAX_CHARACTERS, is_gbnf, to_lark
 from erllama_py.chat.json_types import schema_of
-from erllama_py.chat.lark import check_lark
+from erllama_py.chat.lark import MAX_REGEX, check_lark
 from erllama_py.chat.schema import schema_text
 from erllama_py.errors import InvalidGrammar
-
-MAX_REGEX = 8_192  # bytes; what a class of characters costs grows with the square of its length
 
 # JSON as models write it most: one space after each comma and colon, and no other whitespace outside of texts. Free
 # whitespace lets a small model write blank lines for ever.

@@ -72,7 +72,6 @@ _SHORT: dict[str, tuple[Any, list[Any]]] = {
     "matcher_get_error": (ctypes.c_char_p, [_POINTER]),
     "matcher_is_error": (_BOOL, [_POINTER]),
     "matcher_is_stopped": (_BOOL, [_POINTER]),
-    "matcher_is_accepting": (_BOOL, [_POINTER]),
     "matcher_consume_tokens": (_INT, [_POINTER, _POINTER, _SIZE]),
     "matcher_compute_ff_tokens": (_INT, [_POINTER, _POINTER, _SIZE]),
 }
@@ -166,11 +165,6 @@ class Guide:
     def is_stopped(self) -> bool:
         """Whether only an end may follow, or nothing because of an error."""
         return bool(self._short["matcher_is_stopped"](self._handle))
-
-    @property
-    def is_accepting(self) -> bool:
-        """Whether an end may follow."""
-        return bool(self._short["matcher_is_accepting"](self._handle))
 
     def fill(self, row: Any) -> None:
         """The mask of what may follow, into an array of 32-bit words; see `error`."""

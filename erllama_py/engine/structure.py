@@ -108,11 +108,6 @@ class Matcher:
         """Whether the reply is complete, and nothing may follow but its end."""
         return self._guide.is_stopped and self._guide.error is None
 
-    @property
-    def may_end(self) -> bool:
-        """Whether the reply may end here."""
-        return self._guide.is_accepting
-
     def mask(self) -> Row:
         """A bit for each token, the lowest of the first word for token 0: whether it may come next. At the end of the
         reply only the tokens that end it. The row is filled again at the next place. Raises `SamplerFailed`."""

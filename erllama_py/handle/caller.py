@@ -29,11 +29,11 @@ from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import ModelCrashed, ModelNotLoaded, TokenizerOnly
 from erllama_py.handle.alternatives import alternative, feed_of, joined, together
-from erllama_py.handle.structured import ParsedReply, Read, is_structured, structured
+from erllama_py.handle.structured import ParsedReply, Read, structured
 from erllama_py.handle.token_options import asks_much, by_id, names_tokens
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.request import capture_plan, make_request, too_late
-from erllama_py.options.request import RequestOptions, parse_request_options
+from erllama_py.options.request import RequestOptions, parse_request_options, structures
 from erllama_py.results import Completion, Event
 from erllama_py.scheduler.messages import (
     CancelRequest,
@@ -220,7 +220,7 @@ class Caller:
 
     async def _structured(self, checked: RequestOptions) -> tuple[RequestOptions, Read | None]:
         """The options with what the reply is to follow as the engine takes it. Raises `InvalidGrammar`."""
-        if not is_structured(checked):
+        if not structures(checked):
             return checked, None
         async with self._checks:
             return await self.use_vocabulary(partial(structured, checked), INLINE_LENGTH + 1)

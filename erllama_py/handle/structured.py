@@ -28,11 +28,6 @@ PROBED = 4
 Read = Callable[[str], object]
 
 
-def is_structured(options: RequestOptions) -> bool:
-    """Whether the request says what its reply looks like."""
-    return any(getattr(options, name) is not None for name in STRUCTURES)
-
-
 def structured(options: RequestOptions, vocabulary: Vocabulary) -> tuple[RequestOptions, Read | None]:
     """The options with the grammar that the engine takes, and the function that reads the reply's value.
 

@@ -20,11 +20,8 @@ from erllama_py.options.sampling import MAX_BIAS, MAX_BREAKER_BYTES, Sampling
 MAX_STOP_SEQUENCES = 64
 MAX_STOP_CHARACTERS = 4096
 StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]  # empty would end each reply at once
-
-
 MAX_ALTERNATIVES = 64  # each takes a place in the queue, whether there is one or not
 MAX_LOGPROBS = 20  # as in OpenAI's API
-
 
 # What a reply can follow, at most one of them.
 STRUCTURES = ("json_schema", "regex", "choice", "grammar")
@@ -127,11 +124,14 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
         if not abs(bias) <= MAX_BIAS and bias != -math.inf:
             raise InvalidOption("logit_bias", f"expected -inf, or at most {MAX_BIAS:g} either way, got {bias}")
     check_structure(request)
-    check_combinations(
-        request, request.response_tokens, structured=any(getattr(request, name) is not None for name in STRUCTURES)
-    )
+    check_combinations(request, request.response_tokens, structured=bool(structures(request)))
     check_answer(request)
     return request
+
+
+def structures(request: RequestOptions) -> list[str]:
+    """The options that say what the reply looks like, as far as they are given."""
+    return [name for name in STRUCTURES if getattr(request, name) is not None]
 
 
 def check_answer(request: RequestOptions) -> None:
@@ -148,7 +148,7 @@ def check_answer(request: RequestOptions) -> None:
 
 def check_structure(request: RequestOptions) -> None:
     """A reply follows one thing. Raises `InvalidOption`."""
-    given = [name for name in STRUCTURES if getattr(request, name) is not None]
+    given = structures(request)
     if len(given) > 1:
         raise InvalidOption(given[1], f"a reply follows one structure, and {given[0]!r} is given too")
     for text in request.choice or ():

@@ -29,8 +29,6 @@ Breaker = Annotated[str, Meta(min_length=1, max_length=MAX_BREAKER_BYTES)]
 MAX_BIASES = 1024
 MAX_BIAS = 10_000.0  # far beyond any logit, and far from what 32 bits can hold after penalties and temperature
 Biased = int | Annotated[str, Meta(min_length=1, max_length=200)]
-
-
 MAX_STOP_TOKENS = 256  # as many as there are end tokens in the largest vocabularies, several times over
 
 
@@ -106,5 +104,5 @@ class Sampling(Options, frozen=True):
     samplers: tuple[SamplerName, ...] = SAMPLERS
     """The samplers that are used, in this order; those whose option is off change nothing."""
     grammar: str | None = None
-    """The reply follows this grammar, in GBNF (`root ::= …`) or in Lark as llguidance reads it (`start: …`). The engine
-    is given it in llguidance's own form."""
+    """The reply follows this grammar, in GBNF (`root ::= …`) or in Lark as llguidance reads it (`start: …`)."""
+    # The engine is given whatever the reply follows here, in llguidance's own form.

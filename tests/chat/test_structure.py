@@ -13,8 +13,8 @@ from helpers.followed import follows, refusal
 
 from erllama_py.chat.gbnf import MAX_CHARACTERS
 from erllama_py.chat.json_types import reader, schema_of
-from erllama_py.chat.lark import MAX_COLONS
-from erllama_py.chat.structure import MAX_REGEX, structure_text
+from erllama_py.chat.lark import MAX_COLONS, MAX_REGEX
+from erllama_py.chat.structure import structure_text
 from erllama_py.errors import InvalidGrammar
 
 

@@ -240,7 +240,7 @@ def test_logits_that_are_not_numbers_fail_the_request(dense: LlamaBackend, sampl
     """llama.cpp would sort them and read where nothing is."""
     dense.decode([Slice(0, 0, PROMPT, True)])
     assert dense._context is not None
-    rows, row = dense._context.rows(0, dense.vocabulary.n_vocab)
+    rows, [row] = dense._context.rows(0, dense.vocabulary.n_vocab)
     rows.logits[row, token] = float("nan")
     with pytest.raises(SamplerFailed, match="not a number"):
         dense.sampler(sampling, []).sample(0)
@@ -250,9 +250,13 @@ def test_the_rows_of_a_decode_are_those_of_its_slices(dense: LlamaBackend) -> No
     """Several slices, not all with logits: each row is what llama.cpp gives for the slice's last token."""
     dense.decode([Slice(0, 0, PROMPT, True), Slice(1, 0, PROMPT[:3], False), Slice(2, 0, PROMPT[:5], True)])
     assert dense._context is not None
-    for index in (0, 2):
-        rows, row = dense._context.rows(index, dense.vocabulary.n_vocab)
-        assert rows.logits[row].tobytes() == dense.logits(index)
+    assert dense._library is not None
+    n_vocab = dense.vocabulary.n_vocab
+    for index, in_batch in ((0, len(PROMPT) - 1), (2, len(PROMPT) + 3 + 5 - 1)):
+        rows, [row] = dense._context.rows(index, n_vocab)
+        said = dense._library.c.llama_get_logits_ith(dense._context.handle, in_batch)[:n_vocab]
+        assert rows.logits[row].tolist() == said
+        assert dense.logits(index) == rows.logits[row].tobytes()
 
 
 def test_a_sampler_outlives_its_backend_without_harm(models: Path, configure: Configure) -> None:

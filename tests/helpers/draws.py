@@ -32,10 +32,10 @@ class Decoded:
         self.logits = np.ascontiguousarray(logits, "f4")
         self.last = Rows(np, self.logits)
 
-    def rows(self, index: int, n_vocab: int) -> tuple[Rows, int]:
+    def rows(self, index: int, n_vocab: int) -> tuple[Rows, range]:
         """See `Context.rows`."""
         assert self.logits.shape[1] == n_vocab
-        return self.last, index
+        return self.last, range(index, index + 1)
 
 
 class Draws:

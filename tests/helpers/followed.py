@@ -7,12 +7,17 @@ from contextlib import suppress
 from typing import Any
 
 from erllama_py.chat.structure import structure_text
-from erllama_py.engine.structure import compile
+from erllama_py.engine.structure import Matcher, compile
 from erllama_py.engine.stub import StubVocabulary
 from erllama_py.errors import InvalidGrammar, SamplerFailed
 from erllama_py.handle.structured import check
 
 BYTES = StubVocabulary("bytes", 300)
+
+
+def may_end(matcher: Matcher) -> bool:
+    """Whether a reply may end here."""
+    return matcher.is_over or any(map(matcher.allows, BYTES.ends))
 
 
 def follows(text: str, **structure: Any) -> bool:
@@ -25,9 +30,9 @@ def follows(text: str, **structure: Any) -> bool:
             if matcher.is_over or not matcher.allows(byte):
                 return False
             matcher.accept(byte)
+        return may_end(matcher)
     except SamplerFailed:
         return False
-    return matcher.may_end
 
 
 def refusal(**structure: Any) -> str:
@@ -50,11 +55,11 @@ def follow_by_chance(luck: random.Random, most: int = 4000, **structure: Any) ->
     matcher, text = compile(grammar, BYTES.structure_tokenizer()), bytearray()
     with suppress(SamplerFailed):
         for _ in range(most):
-            if matcher.is_over or (matcher.may_end and luck.random() < 0.3):
+            if matcher.is_over or (may_end(matcher) and luck.random() < 0.3):
                 return text.decode()
             allowed = [byte for byte in range(256) if matcher.allows(byte)]
             if not allowed:
-                return text.decode() if matcher.may_end else None
+                return text.decode() if may_end(matcher) else None
             endings = [byte for byte in allowed if byte in b'"]},0']
             byte = luck.choice(endings if endings and luck.random() < 0.4 else allowed)
             matcher.accept(byte)

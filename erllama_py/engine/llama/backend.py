@@ -190,10 +190,11 @@ class LlamaBackend:
         return self._opened(self._context).positions(seq_id)
 
     def logits(self, index: int) -> bytes:
-        return self._opened(self._context).kept_logits(index, self.vocabulary.n_vocab)
+        rows, places = self._opened(self._context).rows(index, self.vocabulary.n_vocab)
+        return bytes(rows.logits[places[-1]].tobytes())
 
     def likeliest(self, index: int, offset: int, tokens: Sequence[int], count: int) -> list[Likeliest]:
-        rows, places = self._opened(self._context).every_row(index, self.vocabulary.n_vocab)
+        rows, places = self._opened(self._context).rows(index, self.vocabulary.n_vocab)
         places = places[offset : offset + len(tokens)]
         if not all(map(rows.is_valid, places)):
             raise SamplerFailed("the model's output is not a number")

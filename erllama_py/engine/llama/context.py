@@ -36,8 +36,7 @@ class Context:
         self._memory = self._quick.get_memory(handle)
         self._log = LogContext(model_id, hold=True)
         self._begins: dict[int, int] = {}  # see `window_begins`
-        self._rows: list[int] = []  # batch row of each slice of the last decode that has logits, else -1
-        self._read: list[range] = []  # of each slice: which of the rows of logits are its tokens'
+        self._read: list[range] = []  # of each slice of the last decode: which of the rows of logits are its tokens'
         self._outputs_read: Rows | None = None  # llama.cpp keeps the logits of all of them one after the other
         self._make_batch(library)
 
@@ -63,13 +62,13 @@ class Context:
 
     def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
         """See `Backend.decode`. What llama.cpp would answer by ending the process is checked here."""
-        self._rows, self._read, self._outputs_read = [], [], None
-        rows, read = self._fill(slices)
+        self._read, self._outputs_read = [], None
+        read = self._fill(slices)
         with self._log as log:
             code = self._c.llama_decode(self.handle, self._batch)
         status = _STATUS.get(code)
         if status is DecodeStatus.DONE:
-            self._rows, self._read = rows, read
+            self._read = read
             log.release(expected=False)
             if self._devices:
                 self._c.llama_synchronize(self.handle)
@@ -82,9 +81,8 @@ class Context:
             self._forget(slices)
         return status
 
-    def _fill(self, slices: Sequence[Slice]) -> tuple[list[int], list[range]]:
+    def _fill(self, slices: Sequence[Slice]) -> list[range]:
         tokens, positions, sequences, outputs = self._tokens, self._positions, self._sequences, self._outputs
-        rows: list[int] = []
         read: list[range] = []
         row = n_read = 0
         for part in slices:
@@ -92,7 +90,7 @@ class Context:
             end = row + count
             if not count or end > self.n_batch or part.start < 0 or not 0 <= part.seq_id < self.n_seq_max:
                 where = f"sequence {part.seq_id} from position {part.start}"
-                raise BackendFailure(f"slice {len(rows)} does not fit: {count} tokens of {where}")
+                raise BackendFailure(f"slice {len(read)} does not fit: {count} tokens of {where}")
             if count == 1:
                 tokens[row] = part.tokens[0]
                 positions[row] = part.start
@@ -103,41 +101,23 @@ class Context:
                 sequences[row:end] = [part.seq_id] * count
                 outputs[row:end] = [part.every] * count
             outputs[end - 1] = part.logits or part.every
-            rows.append(end - 1 if part.logits else -1)
             read.append(range(n_read, n_read + (count if part.every else part.logits)))
             row, n_read = end, read[-1].stop
         self._batch.n_tokens = row
-        return rows, read
+        return read
 
     def _forget(self, slices: Sequence[Slice]) -> None:
         """A recurrent state that a decode was stopped in is neither the old nor the new one: drop it."""
         for part in slices:
             self._quick.memory_seq_rm(self._memory, part.seq_id, -1, -1)
 
-    def row(self, index: int) -> int:
-        """Batch row of slice `index` of the last decode, for `llama_get_logits_ith` and its like."""
-        row = self._rows[index] if 0 <= index < len(self._rows) else -1
-        if row < 0:
+    def rows(self, index: int, n_vocab: int) -> tuple[Rows, range]:
+        """The rows of logits of the last decode, and which of them are those of slice `index`: of all its tokens, or of
+        the last."""
+        places = self._read[index] if 0 <= index < len(self._read) else range(0)
+        if not places:
             raise BackendFailure(f"slice {index} of the last decode has no logits")
-        return row
-
-    def kept_logits(self, index: int, n_vocab: int) -> bytes:
-        """See `Backend.logits`."""
-        address = self._quick.get_logits_ith(self.handle, self.row(index))
-        if address is None:
-            raise BackendFailure(f"llama.cpp has no logits for slice {index}")
-        return ctypes.string_at(address, n_vocab * ctypes.sizeof(ctypes.c_float))
-
-    def rows(self, index: int, n_vocab: int) -> tuple[Rows, int]:
-        """The rows of logits of the last decode, and which of them is that of the last token of slice `index`."""
-        self.row(index)
-        return self._outputs_of(n_vocab), self._read[index][-1]
-
-    def every_row(self, index: int, n_vocab: int) -> tuple[Rows, range]:
-        """The rows of logits of the last decode, and which of them are those of the tokens of slice `index`."""
-        if not 0 <= index < len(self._read) or not self._read[index]:
-            raise BackendFailure(f"slice {index} of the last decode has no logits")
-        return self._outputs_of(n_vocab), self._read[index]
+        return self._outputs_of(n_vocab), places
 
     def _outputs_of(self, n_vocab: int) -> Rows:
         if self._outputs_read is None:

@@ -22,7 +22,6 @@ from erllama_py.engine.llama import logs, openmp
 
 _QUICK = (
     "llama_get_logits",
-    "llama_get_logits_ith",
     "llama_get_memory",
     "llama_memory_seq_cp",
     "llama_memory_seq_pos_max",
@@ -53,7 +52,7 @@ class Quick:
             twin.argtypes, twin.restype = original.argtypes, original.restype
             setattr(self, name.removeprefix("llama_"), twin)
         # As an address: the bindings' pointer objects cost more than the call.
-        self.get_logits.restype = self.get_logits_ith.restype = ctypes.c_void_p
+        self.get_logits.restype = ctypes.c_void_p
 
     def __getattr__(self, name: str) -> Any:  # for the type checker: the functions are set by name
         raise AttributeError(name)

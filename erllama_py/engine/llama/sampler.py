@@ -51,7 +51,8 @@ class LlamaSampler:
     def sample(self, index: int) -> int:
         if self._chain is None:
             raise SamplerFailed("the sampler is closed")
-        return self._draw(*self._context.rows(index, self._n_vocab))
+        rows, places = self._context.rows(index, self._n_vocab)
+        return self._draw(rows, places[-1])
 
     def sample_from(self, logits: bytes) -> int:
         """See `Sampler.sample_from`. The same steps as for the logits of a decode."""
