@@ -19,7 +19,7 @@ _MOST = float(numpy.finfo("f4").max)
 
 
 def log_total(logits: Any) -> float:
-    """`log(sum(exp(logits)))` of an array of 32-bit floats, at least one of which is finite."""
+    """`log(sum(exp(logits)))` of an array of floats, at least one of which is finite."""
     best = float(logits.max())
     shares = logits - best
     return best + math.log(float(numpy.exp(shares, out=shares).sum()))
@@ -34,7 +34,8 @@ def of_row(row: Any, token: int, ids: Any, count: int) -> Likeliest:
 def of_some(ids: Any, logits: Any, token: int, count: int) -> Likeliest:
     """By the logits of a few tokens, `token` among them; no other can be drawn. Options at their bounds take logits out
     of what 32 bits hold: those are the likeliest."""
-    logits = numpy.nan_to_num(logits, nan=_MOST, posinf=_MOST, neginf=-numpy.inf)
+    logits = numpy.nan_to_num(logits, nan=_MOST, posinf=_MOST, neginf=-numpy.inf).astype("f8")
+    logits -= logits.max()
     total, [place, *_] = log_total(logits), numpy.flatnonzero(ids == token)
     return Likeliest(float(logits[place]) - total, _ranked(ids, logits, total, count))
 

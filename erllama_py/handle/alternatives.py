@@ -16,7 +16,7 @@ from erllama_py.actors import Raised, Reply, Returned
 from erllama_py.results import Completion, Done, Event
 from erllama_py.scheduler.messages import Feed, Request
 
-SEEDS = 1 << 32
+SEEDS = (1 << 32) - 1  # the last one draws what 0 does, since llama.cpp takes it for any
 
 
 def alternative(first: Request, request_id: int, index: int) -> Request:

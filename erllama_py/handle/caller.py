@@ -210,7 +210,7 @@ class Caller:
             if not timeout.expired():
                 raise
             reply = Reply(self.model_id)
-            late = too_late(now, time.monotonic())
+            late = too_late(checked, now, time.monotonic())
             reply.send(late if checked.n == 1 or prefill_only else together([late] * checked.n))
             return next(_tickets), reply
         if ends_at is not None:

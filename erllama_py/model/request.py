@@ -67,7 +67,7 @@ def make_request(
         max_new_tokens=0 if prefill_only else min(options.response_tokens or room, room),
         sampling=Sampling(**{name: getattr(options, name) for name in Sampling.__struct_fields__} | {"seed": seed}),
         stop_sequences=options.stop_sequences,
-        report=Report(options.special, options.logprobs, options.logprobs_after, options.prompt_logprobs),
+        report=_report(options),
         submitted_at=now,
         identity=identity,
         packed=packed,
@@ -132,11 +132,15 @@ def make_completion(answer: Complete, now: float) -> Completion:
     )  # fmt: skip
 
 
-def too_late(called: float, now: float) -> Completion:
+def _report(options: RequestOptions) -> Report:
+    return Report(options.special, options.logprobs, options.logprobs_after, options.prompt_logprobs)
+
+
+def too_late(options: RequestOptions, called: float, now: float) -> Completion:
     """The result of a call whose deadline has passed before there was a request."""
     request = Request(
         id=0, tokens=[], max_new_tokens=0, sampling=Sampling(), stop_sequences=(), submitted_at=called,
-        identity=Identity(b"", 0, b""), packed=b"", key=b"",
+        identity=Identity(b"", 0, b""), packed=b"", key=b"", report=_report(options),
     )  # fmt: skip
     outline = Outline(hit=CacheHit("cold", 0), miss_reason="cancelled before it was looked up")
     return make_completion(Complete(request, outline, None, None, None), now)

@@ -52,7 +52,7 @@ class RequestOptions(Sampling, frozen=True):
     n: Annotated[int, Meta(ge=1, le=MAX_ALTERNATIVES)] = 1
     """How many replies to draw, with `seed`, `seed` + 1 and so on. The prompt is computed once where the model's memory
     lets sequences share it; they run side by side as far as `n_seq_max` allows, the rest after them. In a full queue
-    one place is enough for all."""
+    one place is enough for all. Not at temperature 0.0."""
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     """Tell of each token of the reply how likely it was, and which so many tokens were the likeliest there, by the
     model's logits alone. A draw then takes 0.1 ms longer at 128,000 tokens in the vocabulary, and under a structure
@@ -143,7 +143,7 @@ def check_answer(request: RequestOptions) -> None:
     if request.n > 1 and request.session_id is not None:
         raise InvalidOption("n", "a session goes on from one reply")
     if request.n > 1 and request.temperature == 0.0:
-        raise InvalidOption("n", "at temperature 0.0 all replies would be the same")
+        raise InvalidOption("n", "at temperature 0.0 all replies would be the same: ask for one")
 
 
 def check_structure(request: RequestOptions) -> None:

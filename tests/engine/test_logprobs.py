@@ -125,10 +125,10 @@ def test_after_the_chain_the_odds_are_those_of_the_draw(backend: Backend, sampli
 @pytest.mark.parametrize("odd", [math.nan, math.inf])
 def test_logits_beyond_32_bits_still_have_odds(odd: float) -> None:
     """What a chain with options at their bounds has left is told in numbers."""
-    ids, logits = numpy.array([3, 5, 8], "i4"), numpy.array([odd, 1.0, -numpy.inf], "f4")
-    logprob, top = of_some(ids, logits, 3, 3)
-    assert logprob == 0.0
-    assert [token for token, _ in top] == [3, 5]
+    ids, logits = numpy.array([3, 5, 8, 9], "i4"), numpy.array([odd, 1.0, -numpy.inf, odd], "f4")
+    logprob, top = of_some(ids, logits, 3, 4)
+    assert math.isclose(logprob, math.log(0.5))
+    assert [token for token, _ in top] == [3, 9, 5]
     assert all(math.isfinite(value) for _, value in top)
 
 

@@ -160,7 +160,7 @@ def test_a_wrong_value_is_refused_with_what_was_expected(option: str, value: obj
     [
         ({"logprobs_after": True}, "logprobs_after", "it adds to what logprobs tells, and that is off"),
         ({"n": 2, "session_id": "mine"}, "n", "a session goes on from one reply"),
-        ({"n": 2, "temperature": 0.0}, "n", "at temperature 0.0 all replies would be the same"),
+        ({"n": 2, "temperature": 0.0}, "n", "at temperature 0.0 all replies would be the same: ask for one"),
         (
             {"prompt_logprobs": 0, "reproducible": True},
             "prompt_logprobs",

@@ -47,11 +47,11 @@ async def test_each_reply_is_what_its_seed_gives_alone() -> None:
 
 
 async def test_one_reply_has_no_alternatives() -> None:
-    """`n` is 1 by itself; the last seed is followed by the first."""
+    """`n` is 1 by itself; the last seed, which draws what the first does, is followed by the second."""
     async with stub_runtime() as (_, model):
         assert (await model.complete(PROMPT, **HOT)).alternatives == ()
         last = await model.complete(PROMPT, n=2, response_tokens=2, seed=(1 << 32) - 1)
-    assert [one.stats.seed for one in last.alternatives] == [(1 << 32) - 1, 0]
+    assert [one.stats.seed for one in last.alternatives] == [(1 << 32) - 1, 1]
 
 
 async def test_the_prompt_is_computed_once(model: erllama.Model) -> None:

@@ -113,7 +113,7 @@ async def test_a_stop_sequence_that_cuts_the_text_leaves_them_with_the_tokens() 
 
 
 async def test_without_a_token_there_is_an_empty_list() -> None:
-    """Of a prompt that is only computed, and of a request that was too late."""
+    """Of a prompt that is only computed."""
     async with stub_runtime() as (_, model):
         warm = await model.prefill_only("hello", logprobs=1)
     assert warm.logprobs == []
