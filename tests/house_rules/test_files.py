@@ -1,4 +1,4 @@
-"""Rules about files: each opens with its job, none is too long, none says what must not be said."""
+"""Rules about files: each opens with its job, none is too long or large, none says what must not be said."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from helpers.project import TOP, label, sources, syntax
 
 MAX_LINES = 400
+MAX_BYTES = 300_000
 
 # Spelled in pieces, so that this file does not break its own rule.
 FORBIDDEN = {
@@ -38,6 +39,12 @@ def test_no_file_is_too_long() -> None:
     """A file above the limit has a second one in it."""
     lengths = {label(path): len(path.read_text().splitlines()) for path in sources()}
     assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def test_no_file_is_large() -> None:
+    """What is, was downloaded or built, and stays in the history for ever."""
+    sizes = {name: (TOP / name).stat().st_size for name in texts()}
+    assert {name: size for name, size in sizes.items() if size > MAX_BYTES or name.endswith(".whl")} == {}
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)
