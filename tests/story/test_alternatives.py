@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,6 @@ pytestmark = pytest.mark.anyio
 
 HOT: dict[str, Any] = {"response_tokens": 10, "seed": 5}
 PROMPT = "once upon a time there was a user who asked for a story of her own, and then for another one"
-
-
-@pytest.fixture(params=BACKENDS)
-async def model(request: Any, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[erllama.Model]:
-    async with loaded(request.param, tmp_path_factory.getbasetemp()) as one:
-        yield one
 
 
 async def at_rest(model: erllama.Model) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from helpers.both_backends import BACKENDS, loaded
 from helpers.crowd import crowded, prompts, together
 from helpers.engine import generate
 from helpers.gated import gated
@@ -22,14 +20,6 @@ from erllama_py.options.sampling import Sampling
 pytestmark = pytest.mark.anyio
 
 GREEDY: dict[str, Any] = {"temperature": 0.0, "response_tokens": 12}
-
-
-@pytest.fixture(params=BACKENDS)
-async def model(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[erllama.Model]:
-    async with loaded(request.param, tmp_path_factory.getbasetemp()) as one:
-        yield one
 
 
 async def test_each_token_of_the_reply_has_its_own(model: erllama.Model) -> None:

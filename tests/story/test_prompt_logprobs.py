@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,6 @@ pytestmark = pytest.mark.anyio
 GREEDY: dict[str, Any] = {"temperature": 0.0, "response_tokens": 4}
 SAVED: Any = {"min_tokens": 16, "cold_min_tokens": 16, "boundary_align_tokens": 16, "boundary_trim_tokens": 0}
 PROMPT = "once upon a time there was a user who asked for a story of her own, and then for another one"
-
-
-@pytest.fixture(params=BACKENDS)
-async def model(request: Any, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[erllama.Model]:
-    async with loaded(request.param, tmp_path_factory.getbasetemp()) as one:
-        yield one
 
 
 def scores(done: erllama.Completion) -> list[float]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.both_backends import BACKENDS, loaded
 from helpers.engine import generate
 from helpers.runtime import stub_runtime
 from helpers.tiny_gguf import tiny_gguf
@@ -21,14 +19,6 @@ pytestmark = pytest.mark.anyio
 
 GREEDY: dict[str, Any] = {"temperature": 0.0, "response_tokens": 12}
 START = 257  # the stub's <|im_start|>, which it never draws by itself
-
-
-@pytest.fixture(params=BACKENDS)
-async def model(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[erllama.Model]:
-    async with loaded(request.param, tmp_path_factory.getbasetemp()) as one:
-        yield one
 
 
 async def test_a_stop_token_ends_the_reply_and_is_no_part_of_it(model: erllama.Model) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, Literal, NotRequired, TypedDict
 
 import msgspec
 import pydantic
 import pytest
-from helpers.both_backends import BACKENDS, loaded
 
 import erllama_py as erllama
 
@@ -63,12 +62,6 @@ KINDS: dict[str, tuple[Any, Callable[[Any], bool]]] = {
     "list of pydantic": (list[Checked], lambda value: {type(one) for one in value} <= {Checked}),
     "dict": (RECORD, lambda value: value.keys() == {"ok", "n"} and value["n"] in (1, 2)),
 }
-
-
-@pytest.fixture(params=BACKENDS)
-async def model(request: Any, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[erllama.Model]:
-    async with loaded(request.param, tmp_path_factory.getbasetemp()) as one:
-        yield one
 
 
 @pytest.mark.parametrize("kind", KINDS)
