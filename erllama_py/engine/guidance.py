@@ -22,7 +22,7 @@ from erllama_py.errors import ErllamaError
 # compile, 20 ms; a mask, 3 ms for as long as it runs, and 20 to 60 ms once, when it fails. With llguidance's own limits
 # such a mask took 840 ms. Common schemas take a hundredth. A state of the lexer takes 1 to 2 KB.
 COMPILE_FUEL, STEP_FUEL, STEP_ITEMS, LEXER_STATES, SYMBOLS = 200_000, 50_000, 2_500, 20_000, 50_000
-_MOST_AHEAD = 256  # forced tokens that are asked for in one call
+_MOST_AHEAD = 8_192  # forced tokens that are asked for in one call; a run is cut into tokens as a whole each time
 
 _POINTER, _SIZE, _INT, _BOOL = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32, ctypes.c_bool
 _CUT = ctypes.CFUNCTYPE(_SIZE, _POINTER, _POINTER, _SIZE, _POINTER, _SIZE)
@@ -63,6 +63,7 @@ _LONG: dict[str, tuple[Any, list[Any]]] = {
     "new_tokenizer_v2": (_POINTER, [_POINTER, ctypes.c_char_p, _SIZE]),
     "new_matcher": (_POINTER, [_POINTER, ctypes.c_char_p, ctypes.c_char_p]),
     "matcher_compute_mask_into": (_INT, [_POINTER, _POINTER, _SIZE]),
+    "matcher_compute_ff_tokens": (_INT, [_POINTER, _POINTER, _SIZE]),
     "free_tokenizer": (None, [_POINTER]),
 }
 _SHORT: dict[str, tuple[Any, list[Any]]] = {
@@ -73,7 +74,6 @@ _SHORT: dict[str, tuple[Any, list[Any]]] = {
     "matcher_is_error": (_BOOL, [_POINTER]),
     "matcher_is_stopped": (_BOOL, [_POINTER]),
     "matcher_consume_tokens": (_INT, [_POINTER, _POINTER, _SIZE]),
-    "matcher_compute_ff_tokens": (_INT, [_POINTER, _POINTER, _SIZE]),
 }
 
 
@@ -178,7 +178,7 @@ class Guide:
     def ahead(self) -> list[int]:
         """Tokens that must follow; see `error`."""
         room = (ctypes.c_uint32 * _MOST_AHEAD)()
-        count = self._short["matcher_compute_ff_tokens"](self._handle, room, _MOST_AHEAD)
+        count = self._long["matcher_compute_ff_tokens"](self._handle, room, _MOST_AHEAD)
         return list(room[: max(0, count)])
 
     def __del__(self) -> None:

@@ -22,7 +22,7 @@ from erllama_py.errors import InvalidGrammar, SamplerFailed
 
 MOST_COMPILED = 32  # grammars kept for each model: 0.1 MB for a common schema
 MOST_CHARACTERS = 1 << 20  # of a grammar; it takes about 0.1 s to be read
-MOST_FORCED = 64  # tokens in one go: longer runs are found piece by piece, so that no draw takes long
+MOST_FORCED = 64  # tokens in one go: longer runs are found once and taken piece by piece, so that no draw takes long
 
 Row = numpy.typing.NDArray[numpy.uint32]
 Flags = numpy.typing.NDArray[numpy.bool_]
@@ -157,7 +157,7 @@ class Matcher:
 
     def _look_ahead(self) -> list[int]:
         if self._ahead is None:
-            self._ahead = self._guide.ahead()[:MOST_FORCED]
+            self._ahead = self._guide.ahead()
             self._check()
         return self._ahead
 

@@ -15,6 +15,7 @@ from helpers.structures import lark, regex, schema
 
 from erllama_py.engine import structure
 from erllama_py.engine.backend import Backend, Vocabulary
+from erllama_py.engine.guidance import Guide
 from erllama_py.engine.structure import Matcher, compile
 from erllama_py.errors import InvalidGrammar, ModelNotLoaded, SamplerFailed
 
@@ -126,8 +127,16 @@ def test_what_is_forced_is_what_would_be_drawn(words: Vocabulary, seed: int) -> 
     assert json.loads(text(words, one))["kind"] in ("alpha-centauri", "beta")
 
 
-def test_long_runs_are_forced_piece_by_piece(words: Vocabulary) -> None:
-    """No call takes long; what is left comes with the next."""
+def test_long_runs_are_forced_piece_by_piece(words: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call takes long; what is left comes with the next, and is not looked for again."""
+    looked: list[list[int]] = []
+    ahead = Guide.ahead
+
+    def seen(guide: Guide) -> list[int]:
+        looked.append(ahead(guide))
+        return looked[-1]
+
+    monkeypatch.setattr(Guide, "ahead", seen)
     run = "abc " * 200
     matcher = compile(lark(f'start: "{run}"'), words.structure_tokenizer())
     pieces = []
@@ -135,6 +144,7 @@ def test_long_runs_are_forced_piece_by_piece(words: Vocabulary) -> None:
         pieces.append(piece)
     assert all(len(piece) == structure.MOST_FORCED for piece in pieces[:-1])
     assert len(pieces) > 1
+    assert len(looked) == 1
     assert run.startswith(text(words, [token for piece in pieces for token in piece]))
 
 

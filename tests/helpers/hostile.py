@@ -32,6 +32,9 @@ HOSTILE: dict[str, erllama.RequestOptionsDict] = {
     "records to choose": {"json_schema": {"enum": [{"a": i, "b": [i, i]} for i in range(590)]}},
     "crossed patterns": {"json_schema": {"type": "string", "allOf": [{"pattern": f".*{a}.{{12}}"} for a in "abc"]}},
     "large numbers": {"json_schema": {"type": "integer", "multipleOf": 10**9 + 7}},
+    "remainders": {"json_schema": {"type": "integer", "multipleOf": 99_999_999}},
+    "remainders in Lark": {"grammar": 'start: %json {"type": "integer", "multipleOf": 99999999}'},
+    "remainders together": {"json_schema": {"anyOf": [{"type": "integer", "multipleOf": n} for n in range(941, 998)]}},
     "refers to itself": {"json_schema": {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
                                          "$ref": "#/$defs/a"}},
 }  # fmt: skip
