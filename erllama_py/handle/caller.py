@@ -147,8 +147,8 @@ class Caller:
 
     async def save_all(self, reason: Literal["evict", "shutdown"]) -> None:
         """Have all that is not saved yet saved, and wait for it at most the policy's `evict_save_timeout_ms`."""
-        # What had no actor is lost; what it saved is not. An engine that hangs is not asked: it would not answer.
-        refs = [ref for board in self._boards if (ref := board.ref) is not None and not board.hangs]
+        # What had no actor is lost; what it saved is not.
+        refs = [ref for board in self._boards if board.can_save and (ref := board.ref) is not None]
         with anyio.move_on_after(self.board.config.policy.evict_save_timeout_ms / 1000) as limit:
             for ref in refs:
                 with contextlib.suppress(ActorError):

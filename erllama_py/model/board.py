@@ -164,8 +164,8 @@ class ModelBoard:
 
     @property
     def can_save(self) -> bool:
-        """Whether its engine would copy out what it holds."""
-        return self.is_up and not self.hangs
+        """Whether its engine would copy out what it holds, also when it is to end."""
+        return self._ready and self.ref is not None and not self.hangs
 
     @property
     def is_closed(self) -> bool:

@@ -95,7 +95,7 @@ class Registry:
 
     async def close(self) -> None:
         """The runtime is being closed: no board takes requests any more, and what they hold is saved."""
-        saves = [asyncio.ensure_future(self._save(board)) for board in self if board.can_save]
+        saves = [asyncio.ensure_future(self._save(board)) for board in self]
         for board in self:
             board.close(RuntimeClosed)
         if ending := {*saves, *self._ends.values()}:
@@ -107,11 +107,9 @@ class Registry:
         self._keepers.clear()
 
     async def _end(self, board: ModelBoard) -> None:
-        can_save = board.can_save
         board.close(partial(ModelNotLoaded, board.model_id))
         try:
-            if can_save:
-                await self._save(board)
+            await self._save(board)
         finally:
             await self._take_down(board)
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from helpers.clock import ManualClock
 from helpers.gated import gated
@@ -138,6 +139,30 @@ async def test_a_crash_of_the_model_while_a_request_is_made_is_told_as_one(monke
             await until(lambda: model.info.restarts == 1 and model.phase == "idle")
             crashed.set()
         assert (await model.complete("hello", **SAME)).generated
+
+
+@pytest.mark.parametrize("end", ["unload", "close"])
+async def test_no_end_waits_until_it_has_loaded(end: str) -> None:
+    """What loads has nothing to save, however long a save may take."""
+    made: list[StubBackend] = []
+
+    def make(model_id: str, config: ModelConfig) -> StubBackend:
+        slow = msgspec.structs.replace(config.stub, load_seconds=1000.0 if made else 0.0)
+        made.append(StubBackend(model_id, msgspec.structs.replace(config, stub=slow)))
+        return made[-1]
+
+    async with erllama.Runtime(backend_factory=make) as runtime:
+        model = await runtime.load_model("m", {**STUB, "policy": {"evict_save_timeout_ms": 10**9}})
+        async with anyio.create_task_group() as tasks:
+
+            async def ask() -> None:
+                with pytest.raises(ModelNotLoaded if end == "unload" else erllama.RuntimeClosed):
+                    await model.complete("hello", **SAME)
+
+            tasks.start_soon(ask)
+            await until(lambda: len(made) == 2)
+            with anyio.fail_after(20):
+                await (model.unload() if end == "unload" else runtime.__aexit__(None, None, None))
 
 
 async def test_the_end_of_a_runtime_ends_it() -> None:

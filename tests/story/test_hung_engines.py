@@ -219,8 +219,12 @@ async def test_a_second_context_that_hangs_keeps_the_weights_and_so_the_id_of_it
     async with engines() as (runtime, made):
         config: erllama.ModelConfigDict = {**HANGS, "scheduler": {"reproducible_idle_ms": 1}}
         model = await runtime.load_model("m", config)
-        done = await model.complete("hello", reproducible=True, deadline=0.01)
-        assert done.finish_reason == "cancelled"
+        async with model.stream("hello", reproducible=True) as events:
+            await until(made.made[1].hung.is_set)
+            events.cancel()
+            (done,) = [event async for event in events]
+        assert isinstance(done, erllama.Done)
+        assert done.completion.finish_reason == "cancelled"
         await until(lambda: "reproducible:m (state machine) failed" in str(runtime.tree()))
         with pytest.raises(erllama.ModelStuck):
             await model.complete("hello", reproducible=True)
