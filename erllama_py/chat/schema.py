@@ -205,7 +205,7 @@ def refused(schema: dict[str, Any], problem: str) -> InvalidSchema:
     """What the compiler says of a schema; with the place of the keyword that it means, if there is only one."""
     keyword, ours = next(((keyword, ours) for said, keyword, ours in _SAID if problem.startswith(said)), ("", ""))
     places = [path for path, one, _ in _schemas(schema) if isinstance(one, dict) and keyword in one]
-    return _wrong(ours or problem, keyword, places[0] if len(places) == 1 else "#")
+    return _wrong(ours or problem, keyword if places else "", places[0] if len(places) == 1 else "#")
 
 
 def _wrong(problem: str, keyword: str = "", path: str = "#") -> InvalidSchema:

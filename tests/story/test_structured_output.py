@@ -178,9 +178,11 @@ async def test_what_a_schema_is_refused_for_has_keyword_and_place(
 
 async def test_a_schema_that_no_value_meets_is_refused_as_a_schema(model: erllama.Model) -> None:
     """In the compiler's words, where it names no keyword."""
-    with pytest.raises(erllama.InvalidSchema, match="minLength") as caught:
-        await model.complete("Once", json_schema={"type": "string", "minLength": 5, "maxLength": 3})
-    assert (caught.value.keyword, caught.value.path) == ("", "#")
+    bad: list[dict[str, Any]] = [{"type": "string", "minLength": 5, "maxLength": 3}, {"patternProperties": {"(": {}}}]
+    for schema in bad:
+        with pytest.raises(erllama.InvalidSchema) as caught:
+            await model.complete("Once", json_schema=schema)
+        assert (caught.value.keyword, caught.value.path) == ("", "#")
 
 
 async def test_a_bad_structure_is_refused_before_there_is_a_request(model: erllama.Model) -> None:
