@@ -16,17 +16,78 @@ import msgspec
 
 from erllama_py.errors import InvalidSchema
 
+_TIMES = (msgspec.inspect.DateTimeType, msgspec.inspect.TimeType)
+_SETS = (msgspec.inspect.SetType, msgspec.inspect.FrozenSetType)
+
 
 def schema_of(kind: Any) -> dict[str, Any]:
     """The JSON schema of a type. Raises `InvalidSchema` for one that has none."""
     try:
         adapter = _pydantic(kind)
-        schema: dict[str, Any] = msgspec.json.schema(kind) if adapter is None else adapter.json_schema()
+        schema: dict[str, Any] = _schema_by_msgspec(kind) if adapter is None else adapter.json_schema()
     except Exception as error:  # the type's own code may run
         # msgspec first says how its own calls could be told more.
         reason = str(error).rpartition("\n\n")[2] if type(error) is TypeError else error
         raise InvalidSchema(f"{kind!r} has no JSON schema: {reason}") from error
     return schema
+
+
+def _schema_by_msgspec(kind: Any) -> dict[str, Any]:
+    """msgspec's schema, with a format for times that need no zone: it gives them none, and takes no other text."""
+    schema = msgspec.json.schema(kind)
+    _add_formats(msgspec.inspect.type_info(kind), schema, schema.get("$defs", {}), set())
+    return schema
+
+
+def _add_formats(info: Any, schema: dict[str, Any], defs: dict[str, Any], done: set[type]) -> None:
+    below = _below(info, schema)
+    if isinstance(info, _TIMES):
+        schema["format"] = "date-time" if isinstance(info, msgspec.inspect.DateTimeType) else "time"
+    elif isinstance(info, _SETS):
+        schema.pop("uniqueItems", None)  # no grammar holds it, and a set takes equal items once
+    elif hasattr(info, "fields"):
+        if info.cls in done:
+            return
+        done.add(info.cls)
+        below = _fields(info, defs[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema)
+    for one, its_schema in below:
+        _add_formats(one, its_schema, defs, done)
+
+
+def _fields(info: Any, schema: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """The fields of a type with named ones, and the schema of each; a tag is no field."""
+    if "properties" in schema:
+        return [(field.type, schema["properties"][field.encode_name]) for field in info.fields]
+    schema["items"] = False  # msgspec lets newer writers add some at the end
+    items = schema.get("prefixItems", [])
+    return list(zip([field.type for field in info.fields], items[len(items) - len(info.fields) :], strict=True))
+
+
+def _below(info: Any, schema: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """What a container holds, and the schema of each. Of a union at most one is a text, and one an array."""
+    if isinstance(info, msgspec.inspect.UnionType):
+        cases = {_case(one): one for one in schema.get("anyOf", ())}
+        return [(one, cases[case]) for one in info.types if (case := _case_of(one)) in cases]
+    if hasattr(info, "item_types"):
+        return list(zip(info.item_types, schema.get("prefixItems", ()), strict=True))
+    if hasattr(info, "item_type"):
+        return [(info.item_type, schema["items"])] if isinstance(schema.get("items"), dict) else []
+    if hasattr(info, "value_type"):
+        values = schema.get("additionalProperties")
+        return [(info.value_type, values)] if isinstance(values, dict) else []
+    return []
+
+
+def _case(schema: dict[str, Any]) -> str:
+    return str(schema.get("$ref", schema.get("type")))
+
+
+def _case_of(info: Any) -> str:
+    if hasattr(info, "fields"):
+        return f"#/$defs/{info.cls.__name__}"
+    if isinstance(info, _TIMES):
+        return "string"
+    return "array" if hasattr(info, "item_type") or hasattr(info, "item_types") else "object"
 
 
 def reader(kind: Any) -> Callable[[str], object]:

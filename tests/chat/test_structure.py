@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import subprocess
 import sys
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -146,3 +147,43 @@ def test_pydantic_is_not_imported_for_others() -> None:
         "schema_of(list[int]), reader(list[int])\nassert 'pydantic' not in sys.modules\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Meeting(msgspec.Struct):
+    """Times of all kinds, where msgspec's own schema says no more than that they are texts."""
+
+    at: datetime.datetime | None
+    days: list[datetime.datetime]
+    hours: dict[str, datetime.time]
+    pair: tuple[datetime.datetime, int]
+    zoned: Annotated[datetime.datetime, msgspec.Meta(tz=True)]
+    next: Meeting | None = None
+
+
+class Span(msgspec.Struct, array_like=True, tag=True):
+    """An array, which newer writers may make longer."""
+
+    begin: datetime.datetime
+    names: set[str]
+
+
+def test_times_have_their_format_in_the_schema_of_a_type() -> None:
+    """Else a model may write any text, and no value comes of it."""
+    fields: dict[str, Any] = schema_of(Meeting)["$defs"]["Meeting"]["properties"]
+    moment = {"type": "string", "format": "date-time"}
+    assert fields["at"] == {"anyOf": [moment, {"type": "null"}]}
+    assert fields["days"]["items"] == fields["pair"]["prefixItems"][0] == fields["zoned"] == moment
+    assert fields["hours"]["additionalProperties"] == {"type": "string", "format": "time"}
+    assert schema_of(datetime.datetime) == moment
+    assert reader(datetime.datetime)('"2026-01-02T03:04:05Z"') == datetime.datetime(
+        2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC
+    )
+
+
+def test_an_array_of_fields_is_no_longer_than_they_are_and_a_set_says_nothing_of_equal_items() -> None:
+    """The first would go on for ever, the second is a keyword that no grammar holds."""
+    array = schema_of(Span | None)["$defs"]["Span"]
+    assert array["items"] is False
+    assert array["prefixItems"][1:] == [
+        {"type": "string", "format": "date-time"}, {"type": "array", "items": {"type": "string"}},
+    ]  # fmt: skip
