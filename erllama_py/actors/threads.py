@@ -18,6 +18,7 @@ from typing import ParamSpec, TypeVar
 import anyio
 
 from erllama_py.actors.exits import describe
+from erllama_py.stacks import begin_thread
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -105,7 +106,7 @@ class _Pool(Executor):
             if self.begun < self._count and not self._idle.acquire(blocking=False):
                 name = f"{self._name}_{self.begun}"
                 try:
-                    threading.Thread(target=_work, args=(self._tasks, self._idle), name=name, daemon=True).start()
+                    begin_thread(threading.Thread(target=_work, args=(self._tasks, self._idle), name=name, daemon=True))
                     self.begun += 1
                 except RuntimeError:  # the system has no thread left
                     if not self.begun:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -16,14 +15,13 @@ from urllib.parse import unquote
 
 from erllama_py.errors import InvalidSchema
 
-# Within these the compiler took at most 0.1 s of any schema that was tried, and less than 2 MiB of stack.
+# Within these the compiler took at most 0.1 s of any schema that was tried, and less stack than `begin_thread` gives.
 MAX_VALUES = 3_000  # of the whole schema: each mapping, list, text, number
 MAX_CHARACTERS = 65_536  # of all its texts, keys included
 MAX_TEXT = 8_192  # of one text; the time that a pattern takes grows with the square of its length
 MAX_NESTED = 100  # mappings and lists in each other; the compiler takes 128
 MAX_REMAINDERS = 2_500  # that `multipleOf` counts, all of a schema together; 1,000,000 take 15 s and 600 MB
 MAX_DEPTH = 400  # schemas in each other, where a reference counts as the schema that it leads to
-DEPTH_STACK = 2 << 20  # bytes of a thread's stack that this takes, for sure
 
 # Not held by a grammar. Annotations and unknown keywords change nothing and are let in, as the standard has it.
 UNSUPPORTED = frozenset({
@@ -180,11 +178,8 @@ def _is_number(value: object) -> bool:
 def _check_depth(found: list[tuple[str, dict[str, Any]]]) -> None:
     """Bound the compiler's recursion: it enters each schema that a reference leads to once, and goes to its depth."""
     targets = {unquote(one["$ref"]) for _, one in found if "$ref" in one}
-    stack, most = threading.stack_size() or DEPTH_STACK, MAX_DEPTH
-    if stack < DEPTH_STACK:  # the application has chosen so for its threads, and ours
-        most = MAX_DEPTH * stack // (2 * DEPTH_STACK)
-    if sum(_depth(one) for path, one in found if path in targets or path == "#") > most:
-        raise _wrong(f"the schema and those that it refers to are more than {most} deep together", "$ref")
+    if sum(_depth(one) for path, one in found if path in targets or path == "#") > MAX_DEPTH:
+        raise _wrong(f"the schema and those that it refers to are more than {MAX_DEPTH} deep together", "$ref")
 
 
 def _depth(schema: dict[str, Any]) -> int:

@@ -33,6 +33,7 @@ from erllama_py.engine.heartbeat import Heart
 from erllama_py.engine.jobs import Cancel, Capture, Died, Drop, Grant, Job, Outcome, Restore
 from erllama_py.engine.worker import Worker
 from erllama_py.options.model import SchedulerOpts
+from erllama_py.stacks import begin_thread
 from erllama_py.watch.log import get_logger
 
 # How long an idle engine keeps its part of the CPUs. One request follows another within a few
@@ -81,7 +82,7 @@ class EngineThread:
         """
         self._on_progress = on_progress
         try:
-            self._thread.start()
+            begin_thread(self._thread)
         except RuntimeError:  # the system has no thread left: nothing to wait for
             self.ended.set()
             raise

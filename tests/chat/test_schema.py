@@ -156,12 +156,3 @@ def test_a_reply_has_the_schemas_properties_in_their_order(
     assert [text for text in good if not follows(text, json_schema=schema)] == []
     assert [text for text in bad if follows(text, json_schema=schema)] == []
     assert json.dumps(schema) == before
-
-
-def test_threads_with_small_stacks_take_less_deep_schemas(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The compiler recurses on the thread of the check, and again on the engine's: both have what the process says."""
-    deep = chained(150, {"allOf": [{"$ref": "NEXT"}]})
-    schema_text(deep)
-    monkeypatch.setattr("threading.stack_size", lambda: 1 << 20)
-    with pytest.raises(InvalidSchema, match="more than 100 deep"):
-        schema_text(deep)

@@ -42,15 +42,16 @@ ARROWS: dict[str, set[str]] = {
     "cache": {"tiers", "actors"} | LEAVES,
     "tiers": {"actors"} | LEAVES,
     "watch": {"cache", "actors"} | LEAVES,
-    "engine": {"chat", "options", "cpus", "errors", "results", "watch.log", "buffers"},
+    "engine": {"chat", "options", "cpus", "errors", "results", "watch.log", "buffers", "stacks"},
     "cpus": {"options"},
-    "actors": set(),  # a library of its own
+    "actors": {"stacks"},  # else a library of its own
     "chat": {"errors"},
     "watch.log": {"options", "errors"},
     "options": {"errors"},
     "buffers": set(),
     "results": {"options", "errors"},
     "errors": set(),
+    "stacks": set(),
     "switch_interval": set(),
 }
 

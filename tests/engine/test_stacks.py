@@ -1,0 +1,43 @@
+"""Our threads have room for what they call, and the application's choice stays its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from erllama_py.stacks import LEAST_BYTES
+
+GUARD = 1 << 16  # bytes: the system keeps some of a stack
+
+# How large the stack of a thread is that is begun while the application wants `chosen` bytes for its own.
+PROGRAM = """
+import ctypes, threading
+from erllama_py.stacks import begin_thread
+
+libc = ctypes.CDLL(None)
+
+def size():
+    attributes, found = ctypes.create_string_buffer(64), ctypes.c_size_t()
+    libc.pthread_getattr_np(ctypes.c_ulong(threading.get_ident()), attributes)
+    libc.pthread_attr_getstacksize(attributes, ctypes.byref(found))
+    print(found.value)
+
+threading.stack_size({chosen})
+thread = threading.Thread(target=size)
+begin_thread(thread)
+thread.join()
+print(threading.stack_size())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads the stack by a function of glibc")
+@pytest.mark.parametrize(("chosen", "least"), [(1 << 20, LEAST_BYTES), (16 << 20, 16 << 20), (0, 1 << 17)])
+def test_a_thread_has_a_stack_of_some_size_at_least(chosen: int, least: int) -> None:
+    """And the next thread of the application has what that has chosen."""
+    program = PROGRAM.format(chosen=chosen)
+    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    size, after = map(int, ran.stdout.split())
+    assert size >= least - GUARD
+    assert after == chosen
