@@ -18,12 +18,10 @@ def begin_thread(thread: threading.Thread) -> None:
     Raises `RuntimeError` where the system has no thread left.
     """
     with _lock:  # the size is one of the whole process
-        chosen = threading.stack_size()
-        is_small = 0 < chosen < LEAST_BYTES  # 0 is the system's own size
-        if is_small:
-            threading.stack_size(LEAST_BYTES)
+        chosen = threading.stack_size(LEAST_BYTES)  # to ask for it is to set it
+        if not chosen or chosen > LEAST_BYTES:  # 0 is the system's own size
+            threading.stack_size(chosen)
         try:
             thread.start()
         finally:
-            if is_small:
-                threading.stack_size(chosen)
+            threading.stack_size(chosen)

@@ -28,7 +28,7 @@ threading.stack_size({chosen})
 thread = threading.Thread(target=size)
 begin_thread(thread)
 thread.join()
-print(threading.stack_size())
+print(threading.stack_size(0))
 """
 
 
