@@ -101,11 +101,7 @@ async def first_life(runtime: erllama.Runtime, config: erllama.ModelConfigDict) 
     faster = cold.stats.first_token_seconds / warm.stats.first_token_seconds
     print(f"  The first token came {faster:.0f} times sooner.")
 
-    print(f"\nA typed answer: {RECORD}")
-    typed = await model.chat(
-        [{"role": "user", "content": RECORD}], json_schema=Body, response_tokens=60, temperature=0.0
-    )
-    print(f"  {typed.reply}\n  {typed.parsed}")
+    await answer_typed(model)
 
     print("\nNow the model's actor crashes, in the middle of an answer:")
     try:
@@ -123,6 +119,14 @@ async def first_life(runtime: erllama.Runtime, config: erllama.ModelConfigDict) 
     print(f"\nThe supervision tree:\n{runtime.tree()}")
     await runtime.unload(model)
     print("\nUnloaded; the memory is free.")
+
+
+async def answer_typed(model: erllama.Model) -> None:
+    """The reply follows the fields of a dataclass, and is one."""
+    print(f"\nA typed answer: {RECORD}")
+    messages = [{"role": "user", "content": RECORD}]
+    typed = await model.chat(messages, json_schema=Body, response_tokens=60, temperature=0.0)
+    print(f"  {typed.reply}\n  {typed.parsed}")
 
 
 async def second_life(runtime: erllama.Runtime, config: erllama.ModelConfigDict) -> None:
