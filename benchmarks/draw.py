@@ -1,5 +1,8 @@
 """What a draw costs: our sampler over rows of logits, against llama.cpp's chain over all candidates. No model, no GPU.
 
+Under a structure the mask of each place is filled and applied too, and the token accepted: of lower-case words, between
+which most of the vocabulary is allowed, and greedy.
+
 The rows look like those of language models: most tokens far below the best, few near it; and, for comparison, flat.
 Every draw is from a row that 31 others were looked at after, as the rows of 32 streams are, so that none is in the
 CPU's innermost cache. Times are medians; both sides in one run, in turns.
@@ -10,18 +13,22 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 from report import publish, table
 
+from erllama_py.chat.structure import structure_text
 from erllama_py.engine.banned import Banned
+from erllama_py.engine.guidance import Words
 from erllama_py.engine.llama.candidates import Candidates
 from erllama_py.engine.llama.dry import DrySamplers
 from erllama_py.engine.llama.native import library
 from erllama_py.engine.llama.rows import Rows
 from erllama_py.engine.llama.sampler import LlamaSampler, make_chain
 from erllama_py.engine.llama.steps import Making
+from erllama_py.engine.structure import Matcher, Tokenizer, compile
 from erllama_py.options.sampling import Sampling
 
 SIZES = (49_152, 128_256, 262_144)
@@ -66,6 +73,14 @@ def flat(random: Any, n_vocab: int) -> Any:
     return random.normal(0.0, 1.0, (ROWS, n_vocab)).astype("f4")
 
 
+def words(random: Any, n_vocab: int) -> list[bytes]:
+    """A vocabulary: all bytes, then words and parts of words of small letters, two in three with a space before it."""
+    letters, lengths = random.integers(97, 123, (n_vocab, 7)).astype("u1"), random.integers(1, 7, n_vocab)
+    made = [bytes(row[:length]) for row, length in zip(letters, lengths, strict=True)]
+    spaced = [b" " + word if number % 3 else word for number, word in enumerate(made)]
+    return [bytes([byte]) for byte in range(256)] + spaced[257:] + [b""]
+
+
 class Bench:
     """One vocabulary, with rows of one shape."""
 
@@ -74,13 +89,25 @@ class Bench:
         self._making = Making(library(), n_vocab, 4096, DrySamplers(library(), None, tuple))
         self._decoded = Decoded(self._logits)
         self._candidates = Candidates(library(), n_vocab)
+        self._words = Words(words(np.random.default_rng(1), n_vocab), [n_vocab - 1], list)
 
-    def ours(self, sampling: Sampling, streams: int, likeliest: int = 0) -> float:
+    def structured(self, streams: int) -> float:
+        """`ours`, greedy under a structure."""
+        tokenizer = Tokenizer(lambda: self._words, nullcontext)
+        text = structure_text(regex="[a-z ]*")
+        assert text is not None
+        return self.ours(GREEDY, streams, matcher=lambda: compile(text, tokenizer))
+
+    def ours(
+        self, sampling: Sampling, streams: int, likeliest: int = 0, matcher: Callable[[], Matcher | None] = lambda: None
+    ) -> float:
         """Microseconds a draw, of `streams` samplers one after the other after each decode."""
         context: Any = self._decoded
         nothing = Banned(frozenset(), frozenset(), 0)
         samplers = [
-            LlamaSampler(self._making, context, self._candidates, sampling, HISTORY, nothing, None, lambda one: None)
+            LlamaSampler(
+                self._making, context, self._candidates, sampling, HISTORY, nothing, matcher(), lambda one: None
+            )
             for _ in range(streams)
         ]
 
@@ -130,6 +157,7 @@ def main() -> None:
         "default chain",
         "penalties",
         "5 logprobs",
+        "greedy, structure",
         "`min_p` alone",
         "`top_p` alone",
     ]
@@ -138,14 +166,15 @@ def main() -> None:
         bench = Bench(n_vocab, peaked)
         for streams in STREAMS:
             found = [bench.ours(sampling, streams) for sampling in (GREEDY, DEFAULT, PENALTIES)]
-            found.append(bench.ours(DEFAULT, streams, likeliest=5))
+            found += [bench.ours(DEFAULT, streams, likeliest=5), bench.structured(streams)]
             found += [bench.ours(sampling, streams) for sampling in (ONLY_MIN_P, ONLY_TOP_P)]
             lines.append([f"{n_vocab:,} tokens", str(streams), *(f"{value:.0f}" for value in found)])
-        every = [bench.all_candidates(one) for one in (GREEDY, DEFAULT, PENALTIES, DEFAULT, ONLY_MIN_P, ONLY_TOP_P)]
-        lines.append([f"{n_vocab:,}, all candidates", "1", *(f"{value:.0f}" for value in every)])
+        every = [f"{bench.all_candidates(one):.0f}" for one in (GREEDY, DEFAULT, PENALTIES, ONLY_MIN_P, ONLY_TOP_P)]
+        lines.append([f"{n_vocab:,}, all candidates", "1", *every[:3], "", "", *every[3:]])
     bench = Bench(SIZES[1], flat)
     found = [bench.ours(one, 32) for one in (GREEDY, DEFAULT, PENALTIES)]
-    found += [bench.ours(DEFAULT, 32, likeliest=5), bench.ours(ONLY_MIN_P, 32), bench.ours(ONLY_TOP_P, 32)]
+    found += [bench.ours(DEFAULT, 32, likeliest=5), bench.structured(32)]
+    found += [bench.ours(ONLY_MIN_P, 32), bench.ours(ONLY_TOP_P, 32)]
     lines.append([f"{SIZES[1]:,}, flat rows", "32", *(f"{value:.0f}" for value in found)])
     publish("draw", table(head, lines))
 
