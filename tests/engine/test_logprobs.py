@@ -58,7 +58,13 @@ def test_a_row_gives_the_likeliest_tokens_and_their_logarithms(row: Any, data: s
     ids = numpy.arange(len(row), dtype="i4")
     assert same(of_row(row, token, ids, count), expected, token, best_of(row, count))
     mixed = numpy.array(data.draw(st.permutations(list(range(len(row))))), dtype="i4")
-    assert same(of_some(mixed, row[mixed], token, count), expected, token, best_of(row, count))
+    some = of_some(mixed, row[mixed], token, count)
+    listed = [
+        one for one, _ in some.top
+    ]  # logits that differ by less than 32 bits hold beside the best are equals here
+    assert len(set(listed)) == len(listed) == len(best_of(row, count))
+    assert numpy.allclose(expected[listed], expected[best_of(row, count)], atol=CLOSE)
+    assert same(some, expected, token, listed)
 
 
 @pytest.mark.parametrize("sampling", [

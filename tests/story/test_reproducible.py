@@ -21,7 +21,7 @@ from erllama_py.errors import ModelCrashed
 
 pytestmark = pytest.mark.anyio
 
-QUICK = [("llama", "dense"), ("stub", "recurrent")]
+QUICK = [("stub", "recurrent")]  # real bits take seconds
 SUBJECTS = [(backend, kind) for backend in ("llama", "stub") for kind in get_args(Kind)]
 START = words(200)
 # Prompts that share beginnings, end on the grid of slices and beside it, and are shorter than one slice.
@@ -217,6 +217,7 @@ async def test_after_neighbours_that_were_cancelled(subject: tuple[str, Kind], m
             assert (await recorder.ask(model, prompt))[0] == bits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", get_args(Kind))
 async def test_without_it_the_bits_do_change(kind: Kind, models: Path) -> None:
     """The control: the same prompts, warm and among others, as plain requests."""
