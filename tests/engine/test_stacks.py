@@ -32,6 +32,7 @@ print(threading.stack_size(0))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads the stack by a function of glibc")
 @pytest.mark.parametrize(("chosen", "least"), [(1 << 20, LEAST_BYTES), (16 << 20, 16 << 20), (0, 1 << 17)])
 def test_a_thread_has_a_stack_of_some_size_at_least(chosen: int, least: int) -> None:

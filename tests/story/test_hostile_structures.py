@@ -15,6 +15,7 @@ import erllama_py as erllama
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_other_requests_never_notice(backend: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """They give what they give alone, the model never restarts, and a hostile request ends as one request."""

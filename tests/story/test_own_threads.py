@@ -87,6 +87,7 @@ async def test_everything_works_while_the_default_threads_are_used_up(tmp_path: 
         await runtime.start_tier("d", erllama.DiskTier(str(tmp_path / "d")))
 
 
+@pytest.mark.slow
 async def test_more_synchronous_callers_than_default_threads_survive_a_crash() -> None:
     """Each holds a default thread while it waits for its model, and the model comes back all the same."""
     began, answers = list[int](), list[int]()
