@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from erllama_py.engine import make_backend
 from erllama_py.engine.backend import Backend, DecodeStatus, MemoryKind, Slice
@@ -20,6 +21,9 @@ from helpers.tiny_gguf import WINDOW, Kind, tiny_gguf
 
 GREEDY = Sampling(temperature=0.0)
 MEMORY: dict[Kind, MemoryKind] = {"dense": "full", "window": "window", "recurrent": "recurrent", "hybrid": "hybrid"}
+
+# For tests of the fixture `subject` that say nothing about the stub.
+ON_LLAMA = pytest.mark.parametrize("subject", [f"llama-{kind}" for kind in MEMORY], indirect=True)
 
 Make = Callable[..., Backend]
 Subject = tuple[str, MemoryKind, Make]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,16 @@ def config(backend: str, kind: Kind, models: Path, /, **more: Any) -> Any:
 def words(length: int, seed: int = 0) -> list[int]:
     """Tokens without any order; no two seeds begin alike."""
     return [number % 250 for number in hashlib.shake_256(bytes([seed])).digest(length)]
+
+
+@asynccontextmanager
+async def among(model: erllama.Model, neighbours: int) -> AsyncIterator[None]:
+    """The block runs while so many neighbours write on."""
+    async with anyio.create_task_group() as tasks:
+        for seed in range(neighbours):
+            tasks.start_soon(noise, model, seed)
+        yield
+        tasks.cancel_scope.cancel()
 
 
 async def noise(model: erllama.Model, seed: int) -> None:

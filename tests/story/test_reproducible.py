@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import anyio
 import pytest
-from helpers.reproducible import GREEDY, HOT, Bits, Recorder, config, noise, words
+from helpers.reproducible import GREEDY, HOT, Bits, Recorder, among, config, words
 from helpers.runtime import until
 from helpers.tiny_gguf import Kind
 
@@ -66,9 +66,7 @@ async def test_among_sixteen_others_cold_and_warm_in_any_order(
     expected = await cold(options, PROMPTS, **drawn)
     async with erllama.Runtime(backend_factory=recorder.make) as runtime:
         model = await runtime.load_model("m", options)
-        async with anyio.create_task_group() as neighbours:
-            for seed in range(NEIGHBOURS):
-                neighbours.start_soon(noise, model, seed)
+        async with among(model, NEIGHBOURS):
             found: dict[int, Bits] = {}
 
             async def ask(number: int) -> None:
@@ -81,7 +79,6 @@ async def test_among_sixteen_others_cold_and_warm_in_any_order(
             for number in reversed(range(len(PROMPTS))):
                 bits, _ = await recorder.ask(model, PROMPTS[number], **drawn)
                 assert bits == expected[number]
-            neighbours.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("tier", ["ram", "ram_file", "disk"])
@@ -226,11 +223,8 @@ async def test_without_it_the_bits_do_change(kind: Kind, models: Path) -> None:
     expected = await cold(options, PROMPTS, **plain)
     async with erllama.Runtime(backend_factory=recorder.make) as runtime:
         model = await runtime.load_model("m", options)
-        async with anyio.create_task_group() as neighbours:
-            for seed in range(NEIGHBOURS):
-                neighbours.start_soon(noise, model, seed)
+        async with among(model, NEIGHBOURS):
             found = [(await recorder.ask(model, prompt, **plain))[0] for prompt in PROMPTS * 2]
-            neighbours.cancel_scope.cancel()
     assert [rows for _, rows in found] != [rows for _, rows in expected * 2]
 
 
