@@ -13,6 +13,8 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
+from erllama_py.chat.segments import Markers, Piece, Segmenter, SegmentKind
+
 _Decoder = codecs.getincrementaldecoder("utf-8")
 
 
@@ -90,3 +92,49 @@ class TextAssembler:
     def finish(self) -> str:
         """What was held back: a torn character becomes U+FFFD, the beginning of a stop sequence is text."""
         return self._matcher.feed(self._decode(b"", True)) + self._matcher.flush()
+
+
+class SegmentAssembler:
+    """The same for a reply in segments. Stop sequences end its text: what is thought, and the calls, have none."""
+
+    def __init__(self, stop_sequences: Sequence[str], markers: Markers) -> None:
+        self._decode = _Decoder("replace").decode
+        self._stops = stop_sequences
+        self._matcher = StopMatcher(stop_sequences)
+        self._segmenter = Segmenter(markers)
+
+    @property
+    def matched(self) -> str | None:
+        return self._matcher.matched
+
+    @property
+    def kind(self) -> SegmentKind:
+        """What the next text belongs to, as far as is known."""
+        return self._segmenter.kind
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """The pieces that are due after `data`; always none after a match."""
+        return self._cut(self._segmenter.feed(self._decode(data)))
+
+    def finish(self) -> list[Piece]:
+        """What was held back."""
+        pieces = self._cut([*self._segmenter.feed(self._decode(b"", True)), *self._segmenter.flush()])
+        return pieces if self.matched is not None else [*pieces, *self._flushed()]
+
+    def _cut(self, pieces: list[Piece]) -> list[Piece]:
+        found: list[Piece] = []
+        for piece in pieces:
+            if self.matched is not None:
+                break
+            if piece.kind == "text":
+                if text := self._matcher.feed(piece.text):
+                    found.append(Piece("text", text))
+                continue
+            found += self._flushed()  # a stop sequence does not go on behind a marker
+            if self.matched is None:
+                found.append(piece)
+        return found
+
+    def _flushed(self) -> list[Piece]:
+        text = self._matcher.flush()
+        return [Piece("text", text)] if text else []

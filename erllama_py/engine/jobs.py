@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from erllama_py.chat.segments import Markers, SegmentKind
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.engine.failure import Failure
 from erllama_py.options.model import SaveReason, SkipReason
@@ -40,7 +41,8 @@ class Generate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     dropped first. All of `tokens` may be kept where `logits`, those at their end, are given: the first token
     is then drawn without a decode. `limit` is the position up to which there are cells for it, see `Wants`.
     `max_new_tokens` ≥ 0; with 0 nothing is drawn. `stop_sequences` end the text where the earliest of them
-    begins; the sampling's `stop_token_ids` end it as the model's own end tokens do. `stream` asks for a
+    begins; the sampling's `stop_token_ids` end it as the model's own end tokens do. `markers` tell its thinking and its
+    calls from its text. `stream` asks for a
     `Text` per tick; without it the text comes whole, in `Finished`. `saves` says which ranges to copy out on the way,
     `keep_logits` whether the logits at the prompt's end are wanted. `reproducible` has all that is computed again cut
     as it was at first: no slice goes beyond the prompt's end, and what was sampled goes token by token.
@@ -57,6 +59,7 @@ class Generate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     report: Report = NOTHING_MORE
     stream: bool = False
     priority: int = 0
+    markers: Markers | None = None
     saves: CapturePlan | None = None
     logits: bytes | None = None
     keep_logits: bool = False
@@ -250,6 +253,8 @@ class Text(msgspec.Struct, frozen=True, tag=True):
     text: str
     token_ids: list[int]
     logprobs: list[TokenLogprob] | None = None  # of these tokens, where they are wanted
+    kind: SegmentKind = "text"
+    closed: bool = False  # whether its segment, thinking or a call, ends here
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -272,6 +277,8 @@ class Finished(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     decode_seconds: float
     decodes: int  # calls of the backend's decode that this request took part in after its prefill
     stop_token_id: int | None = None  # the token that ended it
+    thinking: str | None = None  # what it thought; None where it did not
+    calls: tuple[str, ...] = ()  # the text of each call, markers included
     logprobs: list[TokenLogprob] | None = None  # of all tokens sampled, where they are wanted
     prompt_logprobs: list[TokenLogprob | None] | None = None  # of the prompt's, as far as it was read
 

@@ -8,7 +8,8 @@ its sampler and its text where they were.
 
 from __future__ import annotations
 
-from erllama_py.chat.assemble import TextAssembler
+from erllama_py.chat.assemble import SegmentAssembler, TextAssembler
+from erllama_py.chat.segments import Piece, calls_of, joined, text_of, thinking_of
 from erllama_py.engine.backend import ModelFacts, Sampler, Slice, Vocabulary
 from erllama_py.engine.captures import Captures
 from erllama_py.engine.jobs import Finished, Generate, Text
@@ -48,9 +49,12 @@ class Running:
         self._stops = frozenset(job.sampling.stop_token_ids)
         self._stop_token: int | None = None
         self._stop_name: str | None = None  # the stop sequence that names it
-        self._assembler = TextAssembler(job.stop_sequences)
-        self._pieces: list[str] = []
-        self._taken = 0  # pieces that `take_text` has handed out
+        markers = job.markers
+        self._shown = frozenset(() if markers is None else markers.tokens)  # control tokens that are markers
+        stops = job.stop_sequences
+        self._assembler = TextAssembler(stops) if markers is None else SegmentAssembler(stops, markers)
+        self._pieces: list[Piece] = []
+        self._taken = 0  # pieces that `take_texts` has handed out
         self._fresh: list[int] = []  # token ids since the last `Text`
         self._began = now
         self._prefilled: float | None = None
@@ -158,7 +162,8 @@ class Running:
         self._fresh.append(token)
         if self._logprobs is not None:
             self._logprobs.append(self._described(token, vocabulary))
-        self._pieces.append(self._assembler.feed(vocabulary.token_bytes(token, special=job.report.special)))
+        special = job.report.special or token in self._shown
+        self._take(self._assembler.feed(vocabulary.token_bytes(token, special=special)))
         if self._assembler.matched is not None:
             self.finish = "stop"
         elif len(self.tokens) >= job.max_new_tokens:
@@ -200,18 +205,26 @@ class Running:
 
     def _end(self, reason: FinishReason) -> None:
         """What was held back is due now: text, or a stop sequence that a longer one kept undecided."""
-        self._pieces.append(self._assembler.finish())
+        self._take(self._assembler.finish())
         self.finish = "stop" if self._assembler.matched is not None and reason == "length" else reason
 
-    def take_text(self) -> Text | None:
-        """What is new since the last call; `None` while a character or a stop sequence is incomplete."""
-        text = "".join(self._pieces[self._taken :])
-        if not text:
-            return None
-        self._taken = len(self._pieces)
+    def _take(self, new: str | list[Piece]) -> None:
+        if isinstance(new, list):
+            self._pieces += new
+        elif new:
+            self._pieces.append(Piece("text", new))
+
+    def take_texts(self) -> list[Text]:
+        """What is new since the last call, segment by segment; none while a character, a marker or a stop sequence is
+        incomplete. The new tokens come with the last."""
+        pieces, self._taken = self._pieces[self._taken :], len(self._pieces)
+        if not pieces:
+            return []
         fresh, self._fresh = self._fresh, []
         logprobs = None if self._logprobs is None else self._logprobs[len(self.tokens) - len(fresh) :]
-        return Text(self.job.request_id, text, fresh, logprobs)
+        *before, last = joined(pieces)
+        texts = [Text(self.job.request_id, one.text, [], kind=one.kind, closed=one.closed) for one in before]
+        return [*texts, Text(self.job.request_id, last.text, fresh, logprobs, last.kind, last.closed)]
 
     def finished(self, first_held: int, now: float) -> Finished:
         """The closing outcome; `finish` is set. `first_held` is the sequence's lowest position."""
@@ -220,7 +233,8 @@ class Running:
         return Finished(
             request_id=self.job.request_id, reason=self.finish,
             stop_sequence=self._assembler.matched or self._stop_name, stop_token_id=self._stop_token,
-            text="".join(self._pieces), token_ids=self.tokens, held=self.position, first_held=first_held,
+            text=text_of(self._pieces), thinking=thinking_of(self._pieces), calls=calls_of(self._pieces),
+            token_ids=self.tokens, held=self.position, first_held=first_held,
             captured_to=self.captures.captured_to, prefill_tokens=self._prefill_tokens,
             prefill_seconds=prefilled - self._began, decode_seconds=now - prefilled, decodes=self._decodes,
             logprobs=self._logprobs,

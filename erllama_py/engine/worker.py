@@ -271,8 +271,8 @@ class Worker:
         except ErllamaError as error:
             self._drop(running, error)
             return
-        if running.job.stream and (text := running.take_text()):
-            self._outcomes.append(text)
+        if running.job.stream:
+            self._outcomes += running.take_texts()
 
     def _capture_due(self, running: Running) -> None:
         """Copy out ranges that a request has completed."""
@@ -341,8 +341,8 @@ class Worker:
     def _finish_all(self) -> None:
         now, over = self._clock(), [running for running in self._running.values() if running.finish is not None]
         for running in over:
-            if running.job.stream and (text := running.take_text()):
-                self._outcomes.append(text)
+            if running.job.stream:
+                self._outcomes += running.take_texts()
             if not self._copied_out(running):
                 continue
             running.sampler.close()

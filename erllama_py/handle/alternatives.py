@@ -13,7 +13,7 @@ from functools import partial
 import msgspec
 
 from erllama_py.actors import Raised, Reply, Returned
-from erllama_py.results import Completion, Done, Event
+from erllama_py.results import Completion, Done, EngineEvent
 from erllama_py.scheduler.messages import Feed, Request
 
 SEEDS = (1 << 32) - 1  # the last one draws what 0 does, since llama.cpp takes it for any
@@ -32,7 +32,7 @@ def feed_of(feed: Feed | None, index: int) -> Feed | None:
     return feed if feed is None or not index else partial(_pass_on, feed, index)
 
 
-def _pass_on(feed: Feed, index: int, event: Event) -> None:
+def _pass_on(feed: Feed, index: int, event: EngineEvent) -> None:
     assert not isinstance(event, Done)  # that is the stream's own
     feed(msgspec.structs.replace(event, index=index))
 

@@ -29,12 +29,13 @@ from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import ModelCrashed, ModelNotLoaded, TokenizerOnly
 from erllama_py.handle.alternatives import alternative, feed_of, joined, together
-from erllama_py.handle.structured import ParsedReply, Read, structured
+from erllama_py.handle.replies import FinishedReply, Prepared, ReplyPlan
+from erllama_py.handle.structured import parsed, structured
 from erllama_py.handle.token_options import asks_much, by_id, names_tokens
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.request import capture_plan, make_request, too_late
 from erllama_py.options.request import RequestOptions, parse_request_options, structures
-from erllama_py.results import Completion, Event
+from erllama_py.results import Completion, EngineEvent
 from erllama_py.scheduler.messages import (
     CancelRequest,
     EndSession,
@@ -55,13 +56,13 @@ INLINE_LENGTH = 4_000
 # Structures of one model that are checked at the same time: one that takes long holds up other structures alone.
 CHECKS = 2
 
-Prepared = tuple[list[int], tuple[int, ...]]  # the tokens of a prompt, and where others may diverge from it
+Prepare = Callable[[RequestOptions], Awaitable[Prepared]]  # the prompt, made by options that were checked
 HoldCompanion = Callable[[ModelBoard], Awaitable[tuple[ModelBoard, Callable[[], None]]]]
 T = TypeVar("T")
 _tickets = itertools.count(1)  # unique in the process, so that a late cancel never hits another request
 
 
-def _discard(event: Event) -> None:
+def _discard(event: EngineEvent) -> None:
     """Take the events of a request without a stream."""
 
 
@@ -175,7 +176,7 @@ class Caller:
             raise TokenizerOnly(self.model_id)
 
     async def answer(
-        self, prepare: Callable[[], Awaitable[Prepared]], options: Mapping[str, object], *, prefill_only: bool = False
+        self, prepare: Prepare, options: Mapping[str, object], *, prefill_only: bool = False
     ) -> Completion:
         """`begin` without a stream, and the `result`."""
         _, reply = await self.begin(prepare, options, None, prefill_only=prefill_only)
@@ -187,7 +188,7 @@ class Caller:
             return await reply.wait()
 
     async def begin(
-        self, prepare: Callable[[], Awaitable[Prepared]], options: Mapping[str, object], feed: Feed | None, *,
+        self, prepare: Prepare, options: Mapping[str, object], feed: Feed | None, *,
         prefill_only: bool = False,
     ) -> tuple[int, Reply[Completion]]:  # fmt: skip
         """Check the options, prepare the prompt and submit it; the request's id, and the reply to wait for.
@@ -201,11 +202,12 @@ class Caller:
         ends_at = None if checked.deadline is None else called + checked.deadline
         try:
             async with asyncio.timeout_at(ends_at) as timeout:
-                checked, read = await self._structured(await self._by_id(checked))
-                tokens, anchors = await prepare()
+                checked = await self._by_id(checked)
+                prepared = await prepare(checked)
+                plan = await self._plan(checked, prepared)
                 if ends_at is not None and feed is None:
                     feed = _discard  # what has come so far must be known here when the deadline passes
-                request_id, reply = await self._submit(tokens, anchors, checked, feed, now, prefill_only)
+                request_id, reply = await self._submit(prepared, plan, feed, now, prefill_only)
         except TimeoutError:
             if not timeout.expired():
                 raise
@@ -216,14 +218,18 @@ class Caller:
         if ends_at is not None:
             timer = loop.call_at(ends_at, self.cancel, request_id)
             reply.on_settled(timer.cancel)
-        return request_id, reply if read is None else ParsedReply(reply, read)
+        return request_id, FinishedReply(reply, plan.finish) if plan.finish else reply
 
-    async def _structured(self, checked: RequestOptions) -> tuple[RequestOptions, Read | None]:
-        """The options with what the reply is to follow as the engine takes it. Raises `InvalidGrammar`."""
+    async def _plan(self, checked: RequestOptions, prepared: Prepared) -> ReplyPlan:
+        """How the reply is to be read. Raises `InvalidGrammar`."""
+        finish = () if prepared.finish is None else (prepared.finish,)
         if not structures(checked):
-            return checked, None
+            return ReplyPlan(checked, finish=finish)
         async with self._checks:
-            return await self.use_vocabulary(partial(structured, checked), INLINE_LENGTH + 1)
+            checked, read = await self.use_vocabulary(partial(structured, checked), INLINE_LENGTH + 1)
+        if read is None:
+            return ReplyPlan(checked, finish=finish)
+        return ReplyPlan(checked, finish=(lambda completion, _: parsed(completion, read), *finish))
 
     async def _by_id(self, checked: RequestOptions) -> RequestOptions:
         """The options with every token by its id. Raises `InvalidOption`."""
@@ -241,15 +247,14 @@ class Caller:
         vocabulary.prepare(checked, self.board.facts.n_ctx)
 
     async def _submit(
-        self, tokens: list[int], anchors: tuple[int, ...], checked: RequestOptions, feed: Feed | None, now: float,
-        prefill_only: bool,
-    ) -> tuple[int, Reply[Completion]]:  # fmt: skip
+        self, prepared: Prepared, plan: ReplyPlan, feed: Feed | None, now: float, prefill_only: bool
+    ) -> tuple[int, Reply[Completion]]:
         self.check_loop()
-        if not checked.reproducible:
-            return await self._submit_to(self.board, tokens, anchors, checked, feed, now, prefill_only)
+        if not plan.options.reproducible:
+            return await self._submit_to(self.board, prepared, plan, feed, now, prefill_only)
         companion, let_go = await self._companion(self.board)
         try:
-            request_id, reply = await self._submit_to(companion, tokens, anchors, checked, feed, now, prefill_only)
+            request_id, reply = await self._submit_to(companion, prepared, plan, feed, now, prefill_only)
         except BaseException:
             let_go()
             raise
@@ -257,18 +262,17 @@ class Caller:
         return request_id, reply
 
     async def _submit_to(
-        self, board: ModelBoard, tokens: list[int], anchors: tuple[int, ...], checked: RequestOptions,
-        feed: Feed | None, now: float, prefill_only: bool,
+        self, board: ModelBoard, prepared: Prepared, plan: ReplyPlan, feed: Feed | None, now: float, prefill_only: bool,
     ) -> tuple[int, Reply[Completion]]:  # fmt: skip
         ref = await board.actor()
-        config, facts = board.config, board.facts
+        config, facts, checked, tokens = board.config, board.facts, plan.options, prepared.tokens
         assert facts is not None
         seed = 0 if checked.reproducible else random.getrandbits(32)
-        plan = capture_plan(len(tokens), config.policy, facts, anchors, reproducible=checked.reproducible)
+        saves = capture_plan(len(tokens), config.policy, facts, prepared.anchors, reproducible=checked.reproducible)
         make = partial(
-            make_request, next(_tickets), tokens, checked, identity=self.identity(checked, board), plan=plan,
+            make_request, next(_tickets), tokens, checked, identity=self.identity(checked, board), plan=saves,
             policy=config.policy, n_ctx=config.context_opts.n_ctx, seed=seed if checked.seed is None else checked.seed,
-            now=now, prefill_only=prefill_only,
+            now=now, prefill_only=prefill_only, markers=plan.markers,
         )  # fmt: skip
         # Packing and hashing 100,000 tokens takes some milliseconds.
         request = make() if len(tokens) <= INLINE_LENGTH else await self.threads.run(make)
@@ -277,7 +281,8 @@ class Caller:
             requests += [alternative(request, next(_tickets), index) for index in range(1, checked.n)]
         with caller_errors(self.board):  # the state machine counts those that wait, and not the mailbox
             replies = [
-                ref.begin_call(Submit(one, feed_of(feed, index)), bounded=False) for index, one in enumerate(requests)
+                ref.begin_call(Submit(one, plan.feed(feed_of(feed, index), index)), bounded=False)
+                for index, one in enumerate(requests)
             ]
         if len(replies) == 1:
             return request.id, replies[0]

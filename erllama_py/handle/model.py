@@ -6,7 +6,7 @@ crash, calls wait for it; when it is gone for good they raise. Nothing here outl
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Unpack, get_args
 
@@ -15,7 +15,7 @@ import msgspec
 from erllama_py.cache.keys import pack_tokens
 from erllama_py.cache.messages import Explain, Hit
 from erllama_py.errors import InvalidOption, ModelNotLoaded
-from erllama_py.handle.caller import Caller, Prepared
+from erllama_py.handle.caller import Caller, Prepare
 from erllama_py.handle.explanation import cached_prefixes, explain, longest_live, session_parting
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.session import Session
@@ -70,25 +70,23 @@ class Model:
         self,
         messages: Sequence[ChatMessage],
         *,
-        tools: Tools | None = None,
         options: RequestOptions | RequestOptionsDict | None = None,
         **given: Unpack[RequestOptionsDict],
     ) -> Completion:
         """Answer a conversation, rendered by the model's own chat template. Options as in `complete`."""
-        return await self._caller.answer(partial(self._prompts.chat, messages, tools), merged(options, given))
+        return await self._caller.answer(partial(self._prompts.chat, messages), merged(options, given))
 
     def stream_chat(
         self,
         messages: Sequence[ChatMessage],
         *,
-        tools: Tools | None = None,
         options: RequestOptions | RequestOptionsDict | None = None,
         **given: Unpack[RequestOptionsDict],
     ) -> Stream:
         """Answer a conversation as a stream of events. Options as in `complete`."""
-        return self._stream(partial(self._prompts.chat, messages, tools), merged(options, given))
+        return self._stream(partial(self._prompts.chat, messages), merged(options, given))
 
-    def _stream(self, prepare: Callable[[], Awaitable[Prepared]], options: Mapping[str, object]) -> Stream:
+    def _stream(self, prepare: Prepare, options: Mapping[str, object]) -> Stream:
         return Stream(Run(self._caller, partial(self._caller.begin, prepare, options), self._caller.result))
 
     def session(

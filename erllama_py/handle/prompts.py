@@ -10,8 +10,10 @@ from typing import Any
 from erllama_py.chat.turns import anchors as find_anchors
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import InvalidText
-from erllama_py.handle.caller import INLINE_LENGTH, Caller, Prepared
+from erllama_py.handle.caller import INLINE_LENGTH, Caller
+from erllama_py.handle.replies import Prepared
 from erllama_py.model.request import check_is_tokens, check_tokens
+from erllama_py.options.request import RequestOptions
 
 Prompt = str | Sequence[int]
 ChatMessage = Mapping[str, Any]
@@ -58,12 +60,13 @@ class Prompts:
         ids = check_is_tokens(prompt, "a prompt is a str or a list of token ids")
         return await self._caller.use_vocabulary(lambda vocabulary: check_tokens(ids, vocabulary.n_vocab), len(ids))
 
-    async def plain(self, prompt: Prompt) -> Prepared:
+    async def plain(self, prompt: Prompt, options: RequestOptions) -> Prepared:
         """The prompt of a text or a list of token ids."""
-        return await self.tokens(prompt), ()
+        return Prepared(await self.tokens(prompt))
 
-    async def chat(self, messages: Sequence[ChatMessage], tools: Tools | None) -> Prepared:
+    async def chat(self, messages: Sequence[ChatMessage], options: RequestOptions) -> Prepared:
         """The prompt of a conversation."""
+        tools = options.tools
         tokens = await self.render(messages, tools)
         template = await self._caller.template()
 
@@ -77,4 +80,4 @@ class Prompts:
             )
 
         # Always on a worker thread: the template runs twice more.
-        return tokens, await self._caller.use_vocabulary(find, INLINE_LENGTH + 1)
+        return Prepared(tokens, await self._caller.use_vocabulary(find, INLINE_LENGTH + 1))

@@ -28,6 +28,7 @@ from erllama_py.chat.turns import text_after_reply
 from erllama_py.errors import BUSY, ErllamaError, InvalidOption, SessionBusy, SessionEnded
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
+from erllama_py.handle.replies import Prepared
 from erllama_py.handle.stream import Run, Stream
 from erllama_py.options.mappings import TurnOptionsDict
 from erllama_py.options.request import RequestOptions, merged
@@ -50,7 +51,7 @@ class Turn(msgspec.Struct, frozen=True):
     rendered: bool = True
 
 
-Prepare = Callable[[], Awaitable[Turn]]
+Prepare = Callable[[RequestOptions], Awaitable[Turn]]
 
 
 class Session:
@@ -189,7 +190,7 @@ class Session:
         if options.get("cache_salt", self._salt) != self._salt:
             raise InvalidOption("cache_salt", "it belongs to the whole session: model.session(cache_salt=…)")
 
-    async def _chat_turn(self, message: str | ChatMessage | Sequence[ChatMessage]) -> Turn:
+    async def _chat_turn(self, message: str | ChatMessage | Sequence[ChatMessage], options: RequestOptions) -> Turn:
         new = _checked(message)
         messages = [*self._messages, *new]
         held = self._tokens
@@ -203,10 +204,11 @@ class Session:
             text = await self._caller.threads.abandon(text_after_reply, self._messages, new, render)
             if text is not None:
                 return Turn([*held, *await self._prompts.tokenize(text, add_bos=False)], messages)
-        tokens, anchors = await self._prompts.chat(messages, self._tools)
-        return Turn(tokens, messages, anchors=anchors, exact=tokens[: len(held)] == held)
+        prepared = await self._prompts.chat(messages, msgspec.structs.replace(options, tools=self._tools))
+        tokens = prepared.tokens
+        return Turn(tokens, messages, anchors=prepared.anchors, exact=tokens[: len(held)] == held)
 
-    async def _raw_turn(self, prompt: Prompt) -> Turn:
+    async def _raw_turn(self, prompt: Prompt, options: RequestOptions) -> Turn:
         held = self._tokens
         if isinstance(prompt, str):
             text, added = prompt, await self._prompts.tokenize(prompt, add_bos=not held)
@@ -244,12 +246,12 @@ class _TurnRun:
             self._held.close()
             raise
 
-    async def _prompt(self) -> tuple[list[int], tuple[int, ...]]:
+    async def _prompt(self, options: RequestOptions) -> Prepared:
         await self._claim(wait=self._options.get("session_wait") is True)
         if self._session._ended:
             raise SessionEnded(f"the session {self._session.id!r} was ended", self._session.id)
-        self._turn = turn = await self._prepare()
-        return turn.prompt, turn.anchors
+        self._turn = turn = await self._prepare(options)
+        return Prepared(turn.prompt, turn.anchors)
 
     async def _claim(self, wait: bool) -> None:
         """Raises `SessionBusy` where another call has the session, unless it is to `wait` for that."""

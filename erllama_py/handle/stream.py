@@ -19,7 +19,7 @@ from typing import Self
 from erllama_py.actors import Reply
 from erllama_py.errors import StreamMisused
 from erllama_py.handle.caller import Caller
-from erllama_py.results import Completion, Done, Event, TextDelta
+from erllama_py.results import CallText, Completion, Done, EngineEvent, Event, TextDelta
 from erllama_py.scheduler.messages import Feed
 
 OUTSIDE = "a stream is used inside its block: async with model.stream(…) as events"
@@ -119,7 +119,8 @@ class Stream:
             if reader in self._readers:  # it was cancelled
                 self._readers.remove(reader)
 
-    def _feed(self, event: Event) -> None:
+    def _feed(self, event: EngineEvent) -> None:
+        assert not isinstance(event, CallText)  # it has been read
         self._events.append(event)
         self._wake()
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from erllama_py.actors import Raised, Reply, Returned
 from erllama_py.chat.json_types import reader
 from erllama_py.chat.schema import refused
 from erllama_py.chat.structure import structure_text
@@ -84,30 +83,3 @@ def parsed(completion: Completion, read: Read) -> Completion:
         return msgspec.structs.replace(completion, parsed=read(completion.reply))
     except Exception as error:  # the checks of the application's own types may raise anything
         return msgspec.structs.replace(completion, parse_error=f"{type(error).__name__}: {error}")
-
-
-class ParsedReply(Reply[Completion]):
-    """A reply whose value is read by who waits for it: in its own task, as if it had called `read` itself."""
-
-    __slots__ = ("_read",)
-
-    def __init__(self, reply: Reply[Completion], read: Read) -> None:
-        super().__init__(reply.callee)
-        self._read = read
-        self.on_abandoned(reply.abandon)
-        reply.on_settled(lambda: self._take(reply))
-
-    def _take(self, reply: Reply[Completion]) -> None:
-        match reply.outcome:
-            case Returned(value):
-                self.send(value)
-            case Raised(error):
-                self.fail(error)
-
-    async def wait(self) -> Completion:
-        """See `Reply.wait`."""
-        completion = await super().wait()
-        alternatives = tuple(parsed(one, self._read) for one in completion.alternatives)
-        if alternatives:
-            return msgspec.structs.replace(alternatives[0], alternatives=alternatives)
-        return parsed(completion, self._read)

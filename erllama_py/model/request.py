@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from erllama_py.cache.keys import TOKEN_BYTES, Identity, pack_tokens, prefix_keys
 from erllama_py.cache.messages import RowMeta
 from erllama_py.cache.policy import grid_stride, prompt_ends
+from erllama_py.chat.segments import Markers
 from erllama_py.engine.backend import ModelFacts
 from erllama_py.engine.jobs import CapturePlan, Finished, Report
 from erllama_py.errors import ContextOverflow, EmptyPrompt, RequestError, TokenOutOfRange
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.request import RequestOptions
 from erllama_py.options.sampling import Sampling
-from erllama_py.results import CacheDelta, CacheHit, Completion, Stats
+from erllama_py.results import CacheDelta, CacheHit, Completion, Stats, ToolCall
 from erllama_py.scheduler.messages import Complete, Outline, Request, SaveRow
 
 # What the engine would report of a request that was cancelled before it saw it.
@@ -47,7 +48,7 @@ def check_tokens(tokens: Sequence[object], n_vocab: int) -> list[int]:
 
 def make_request(
     request_id: int, tokens: list[int], options: RequestOptions, *, identity: Identity, plan: CapturePlan | None,
-    policy: PolicyOpts, n_ctx: int, seed: int, now: float, prefill_only: bool = False,
+    policy: PolicyOpts, n_ctx: int, seed: int, now: float, prefill_only: bool = False, markers: Markers | None = None,
 ) -> Request:  # fmt: skip
     """Fit a prompt into the context of `n_ctx` tokens; the reply gets what is left, or what was asked for.
 
@@ -68,6 +69,7 @@ def make_request(
         sampling=Sampling(**{name: getattr(options, name) for name in Sampling.__struct_fields__} | {"seed": seed}),
         stop_sequences=options.stop_sequences,
         report=_report(options),
+        markers=markers,
         submitted_at=now,
         identity=identity,
         packed=packed,
@@ -109,6 +111,8 @@ def make_completion(answer: Complete, now: float) -> Completion:
         finish_key = prefix_keys(request.identity, tokens, (answer.saved_end,))[0]
     return Completion(
         reply=finished.text,
+        thinking=finished.thinking,
+        tool_calls=tuple(ToolCall(id="", name="", arguments={}, text=text) for text in finished.calls),
         generated=generated,
         prompt_tokens=len(request.tokens),
         context_tokens=len(request.tokens) + len(generated),

@@ -73,6 +73,7 @@ class RequestOptionsDict(TurnOptionsDict, total=False):
 
     n: int
     session_id: str | None
+    tools: Any
 
 
 class ModelOptsDict(TypedDict, total=False):

@@ -10,10 +10,11 @@ from msgspec import Meta
 from msgspec.structs import asdict
 
 from erllama_py.errors import InvalidOption
+from erllama_py.options.chat import ChatOptions
 from erllama_py.options.check import Count, check_utf8, convert, hex_digest, shown
 from erllama_py.options.combinations import check_combinations
 from erllama_py.options.model import Salt
-from erllama_py.options.sampling import MAX_BIAS, MAX_BREAKER_BYTES, Sampling
+from erllama_py.options.sampling import MAX_BIAS, MAX_BREAKER_BYTES
 
 # Stop sequences are searched for after each token on the engine's thread, which all requests of a model share;
 # within these bounds that takes microseconds. Real ones are few and short.
@@ -29,7 +30,7 @@ MAX_CHOICES = 2000
 ChoiceText = Annotated[str, Meta(min_length=1)]
 
 
-class RequestOptions(Sampling, frozen=True):
+class RequestOptions(ChatOptions, frozen=True):
     """What `complete`, `stream` and `chat` take beside the prompt."""
 
     json_schema: Any = None

@@ -14,13 +14,14 @@ import msgspec
 
 from erllama_py.cache.keys import Identity
 from erllama_py.cache.messages import Hit, Located, RowBytes, SaveLost
+from erllama_py.chat.segments import Markers
 from erllama_py.engine.failure import Failure
 from erllama_py.engine.jobs import NOTHING_MORE, Captured, CapturePlan, Finished, Job, Outcome, Report
 from erllama_py.options.sampling import Sampling
-from erllama_py.results import CacheHit, Event
+from erllama_py.results import CacheHit, EngineEvent
 
 FaultPlace = Literal["actor", "thread", "decode"]
-Feed = Callable[[Event], Any]  # where the events of a stream go, on the loop
+Feed = Callable[[EngineEvent], Any]  # where the events of a stream go, on the loop
 PREFIX = "model:"
 SessionKey = tuple[Identity, str]  # the same id under another salt is another session
 
@@ -44,6 +45,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling
     stop_sequences: tuple[str, ...]
     report: Report = NOTHING_MORE
+    markers: Markers | None = None  # what tells its thinking and calls from its text
     submitted_at: float  # seconds of the monotonic clock
     identity: Identity
     packed: bytes  # the tokens as they are hashed
@@ -152,7 +154,7 @@ class Emit(msgspec.Struct, frozen=True):
     """Give a stream its next event."""
 
     request_id: int
-    event: Event
+    event: EngineEvent
 
 
 class LookUp(msgspec.Struct, frozen=True):

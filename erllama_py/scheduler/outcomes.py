@@ -10,7 +10,7 @@ from typing import assert_never
 
 from erllama_py.cache.keys import TOKEN_BYTES, pack_tokens, prefix_keys
 from erllama_py.engine import jobs
-from erllama_py.results import Progress, TextDelta
+from erllama_py.results import CallText, Progress, TextDelta, ThinkingDelta, ThinkingEnd
 from erllama_py.scheduler.cells import Slot
 from erllama_py.scheduler.idle import copied, save_next
 from erllama_py.scheduler.messages import Complete, Crash, Effect, Emit, FailRequest, KeepLogits, SaveRow, SendJob
@@ -31,7 +31,7 @@ from erllama_py.scheduler.state import (
 )
 
 
-def engine_outcome(state: State, outcome: jobs.Outcome, now: float) -> tuple[State, list[Effect]]:
+def engine_outcome(state: State, outcome: jobs.Outcome, now: float) -> tuple[State, Sequence[Effect]]:
     """What `outcome` changes and what is to be done about it."""
     match outcome:
         case jobs.Prefilled(request_id, done, total):
@@ -51,7 +51,7 @@ def engine_outcome(state: State, outcome: jobs.Outcome, now: float) -> tuple[Sta
         case jobs.PromptLogits(request_id, logits):
             return _prompt_logits(state, request_id, logits)
         case jobs.Text():
-            return state, [_emit(outcome)]
+            return state, emitted(outcome)
         case jobs.Finished():
             return _finished(state, outcome, now)
         case jobs.Failed():
@@ -71,12 +71,22 @@ def texts_of(batch: Sequence[jobs.Outcome]) -> list[Emit] | None:
     for outcome in batch:
         if not isinstance(outcome, jobs.Text):
             return None
-        effects.append(_emit(outcome))
+        effects += emitted(outcome)
     return effects
 
 
-def _emit(text: jobs.Text) -> Emit:
-    return Emit(text.request_id, TextDelta(text.text, text.token_ids, text.logprobs))
+def emitted(text: jobs.Text) -> list[Emit]:
+    """The events of new text. What a call is, only the caller's side knows."""
+    if text.kind == "text":
+        return [Emit(text.request_id, TextDelta(text.text, text.token_ids, text.logprobs))]
+    if text.kind == "call":
+        return [Emit(text.request_id, CallText(text.text, text.token_ids, text.logprobs, text.closed))]
+    events: list[Emit] = []
+    if text.text or text.token_ids:
+        events.append(Emit(text.request_id, ThinkingDelta(text.text, text.token_ids, text.logprobs)))
+    if text.closed:
+        events.append(Emit(text.request_id, ThinkingEnd()))
+    return events
 
 
 def _at_work(state: State, request_id: int) -> Working | Parking | None:

@@ -178,7 +178,8 @@ def _work(state: State, restoring: Restoring, now: float) -> tuple[State, list[E
         job = Generate(
             request_id=request.id, seq_id=slot.seq_id, tokens=request.tokens, keep=hit.prefix_len,
             limit=allocation.limit, max_new_tokens=request.max_new_tokens, sampling=request.sampling,
-            stop_sequences=request.stop_sequences, report=request.report, stream=core.stream, priority=request.priority,
+            stop_sequences=request.stop_sequences, report=request.report, markers=request.markers,
+            stream=core.stream, priority=request.priority,
             saves=_plan(request.plan, saved_to), logits=core.logits if by_logits else None,
             keep_logits=not by_logits and state.limits.grid is None, reproducible=state.limits.grid is not None,
         )  # fmt: skip

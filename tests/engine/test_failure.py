@@ -37,6 +37,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     args = typing.get_args(kind)
     if typing.get_origin(kind) is typing.Literal:
         return st.sampled_from(args)
+    if typing.get_origin(kind) is tuple and args[-1] is not ...:
+        return st.tuples(*map(values, args))
     if typing.get_origin(kind) in (list, tuple):
         many = st.lists(values(args[0]), max_size=3)
         return many if typing.get_origin(kind) is list else many.map(tuple)

@@ -58,7 +58,7 @@ async def slow_stub() -> AsyncIterator[tuple[erllama.Runtime, erllama.Model, thr
         yield runtime, await runtime.load_model("slow", STUB), gate
 
 
-async def drain(stream: erllama.Stream) -> list[erllama.TextDelta | erllama.Progress | erllama.Done]:
+async def drain(stream: erllama.Stream) -> list[erllama.Event]:
     """Enter a stream and read it to its end."""
     async with stream as events:
         return [event async for event in events]

@@ -54,9 +54,9 @@ def test_a_mapping_has_the_names_and_types_of_its_struct(struct: type[msgspec.St
 
 
 def test_a_turn_takes_what_a_request_takes_but_for_its_session() -> None:
-    """A session has its id, and goes on from one reply; everything else can be given to a turn."""
+    """A session has its id and its tools, and goes on from one reply; everything else can be given to a turn."""
     hints = get_type_hints(erllama.RequestOptionsDict)
-    del hints["session_id"], hints["n"]
+    del hints["session_id"], hints["n"], hints["tools"]
     assert get_type_hints(erllama.TurnOptionsDict) == hints
 
 

@@ -310,6 +310,7 @@ async def test_every_option_is_read_on_the_way_of_a_request(monkeypatch: pytest.
     monkeypatch.setattr(caller, "parse_request_options", parse)
     async with stub_runtime() as (_, model):
         await model.complete("hello", response_tokens=1)
+        await model.chat([{"role": "user", "content": "hello"}], response_tokens=1)
     assert set(RequestOptions.__struct_fields__) - read == set()
 
 

@@ -1,0 +1,55 @@
+"""Errors of models that cannot be used, now or for good."""
+
+from __future__ import annotations
+
+from erllama_py.errors.base import ErllamaError
+
+
+class ModelUnavailable(ErllamaError):
+    """A family: the model that was asked cannot answer."""
+
+    model_id: str
+
+    text = "the model {model_id!r} is not available"
+
+
+class ModelNotLoaded(ModelUnavailable):
+    """No model with this id is loaded: it never was, or it was unloaded (open calls get this too)."""
+
+    text = "no model with the id {model_id!r} is loaded"
+
+
+class ModelCrashed(ModelUnavailable):
+    """The model ended while it had this request; `__cause__` is what ended it.
+
+    The supervisor restarts the model unless `gave_up` is true: then it has crashed too often
+    and stays down until it is unloaded and loaded again.
+    """
+
+    problem: str
+    gave_up: bool = False
+
+    def describe(self) -> str:
+        outlook = "and is not restarted any more" if self.gave_up else "and is being restarted"
+        return f"the model {self.model_id!r} crashed ({self.problem}) {outlook}"
+
+
+class ModelStuck(ModelUnavailable):
+    """The model's engine thread did not end in time: its memory stays taken, and its id with it."""
+
+    text = "the engine of {model_id!r} does not end; its memory is not free"
+
+
+class QueueFull(ModelUnavailable):
+    """The model has as many requests waiting as it accepts; with `queue_wait` the next one waits for room."""
+
+    waiting: int
+    capacity: int
+
+    text = "the queue of {model_id!r} is full, {waiting} of {capacity} requests wait; queue_wait=True waits for room"
+
+
+class TokenizerOnly(ModelUnavailable):
+    """The model was loaded with `vocab_only` and has no weights to generate with."""
+
+    text = "the model {model_id!r} was loaded with vocab_only: it tokenizes, but cannot generate"

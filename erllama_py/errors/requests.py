@@ -1,0 +1,82 @@
+"""Errors of one request, which alone fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from erllama_py.errors.base import ErllamaError
+
+
+class RequestError(ErllamaError):
+    """A family: this one request cannot be served; the model and its other requests go on."""
+
+    problem: str
+
+    text = "{problem}"
+
+
+class EmptyPrompt(RequestError):
+    """The prompt has no tokens."""
+
+
+class InvalidText(RequestError):
+    """Text that has no UTF-8 form (a lone surrogate), or bytes where text was due."""
+
+
+class TokenOutOfRange(RequestError):
+    """A token id that is not in the model's vocabulary of `n_vocab` tokens."""
+
+    token: int = -1
+    n_vocab: int = 0
+
+
+class ContextOverflow(RequestError):
+    """The prompt does not leave room for one new token in the context. All counts are in tokens."""
+
+    prompt_tokens: int = 0
+    n_ctx: int = 0
+
+
+class InvalidGrammar(RequestError):
+    """What the reply is to follow cannot be: it does not parse, no reply can follow it, or it is beyond a limit."""
+
+
+@dataclass(eq=False)
+class InvalidSchema(InvalidGrammar):
+    """A JSON schema that no grammar can hold: `keyword` is what it fails on, `path` where, as a JSON pointer."""
+
+    keyword: str = ""
+    path: str = "#"
+
+
+class SamplerFailed(RequestError):
+    """No token could be drawn, e.g. because the grammar allows none."""
+
+
+class DecodeFailed(RequestError):
+    """The model could not be run over this request's tokens, while it could over those of others."""
+
+
+class ChatTemplateError(RequestError):
+    """The model has no chat template, or it refused or failed on these messages."""
+
+
+class StreamMisused(RequestError):
+    """A stream was used outside its block, or entered twice."""
+
+
+BUSY = "a turn is under way; session_wait=True waits for it"
+
+
+class SessionBusy(RequestError):
+    """A turn of this session is under way; with `session_wait` the next one waits for it."""
+
+    session_id: str = ""
+
+    text = "session {session_id!r}: {problem}"
+
+
+class SessionEnded(RequestError):
+    """A turn of a `Session` that was ended."""
+
+    session_id: str = ""

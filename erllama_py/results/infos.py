@@ -1,0 +1,209 @@
+"""What is known of models, of what is cached, and of the memory."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from erllama_py.options.model import ModelConfig, SaveReason
+from erllama_py.results.completion import CacheHitKind
+
+Phase = Literal["loading", "idle", "prefilling", "generating", "hanging", "restarting", "failed", "unloaded"]
+
+
+class CachedPrefix(msgspec.Struct, frozen=True):
+    """A prefix that is saved. Its length is in tokens."""
+
+    tokens: int
+    """Its length."""
+    tier: str
+    """The tier of its last row."""
+    nbytes: int
+    """Bytes of all its rows."""
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """What the cache would give for a prompt: the answer of `explain`. Counts are in tokens."""
+
+    prompt_tokens: int
+    """Length of the prompt."""
+    hit_tokens: int
+    """How much of the prompt is saved."""
+    tiers: tuple[str, ...]
+    """The tiers that its rows would be read from, by name."""
+    rows: int
+    """Rows that would be read."""
+    nbytes: int
+    """Bytes that would be read."""
+    miss_reason: str | None
+    """Why the hit is not the whole prompt; `None` where it is."""
+    position: int | None
+    """The first token that is not found, or that differs; `None` where all are found."""
+    text: str | None = None
+    """The text of that token."""
+    live_tokens: int = 0
+    """How much of the prompt lies in cells that a request could begin with now."""
+    session_position: int | None = None
+    """Where the prompt diverges from what is held for its session; `None` when it extends that, or nothing is held."""
+    session_text: str | None = None
+    """The text of the token that the session holds there."""
+
+
+class RowInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One row in one tier. Lengths are in tokens, sizes in bytes, times in unix seconds."""
+
+    key: bytes
+    """32 bytes, of all tokens up to `end`."""
+    parent: bytes
+    """The key of the row that this one extends."""
+    start: int
+    """Where its cells begin."""
+    end: int
+    """Where they end, exclusive."""
+    tier: str
+    """The tier that stores it, by name."""
+    nbytes: int
+    """What it takes of the tier's quota."""
+    reason: SaveReason
+    """What it was saved for."""
+    hits: int
+    """How often it was read."""
+    created_at: float
+    """When it was saved."""
+    used_at: float
+    """When it was last read."""
+    prefill_seconds: float
+    """Estimated prefill time that a hit saves, in seconds."""
+    fingerprint: bytes
+    """The model's, 32 bytes, with the salt folded in."""
+    build: str
+    """The build of llama.cpp that computed it."""
+
+
+class TierInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One tier that runs. Sizes are in bytes."""
+
+    name: str
+    """The name it was started under."""
+    kind: str
+    """What a model's `tier` names."""
+    quota_bytes: int
+    """What its rows may take."""
+    used_bytes: int
+    """What they take."""
+    rows: int
+    """How many there are."""
+    opened: float
+    """How much of it has been scanned since it was started: 1.0 when all of its rows are known."""
+    problem: str | None
+    """Why it cannot be written now; `None` when it can."""
+
+
+class FoundPrefix(msgspec.Struct, frozen=True, kw_only=True):
+    """What `Cache.find` found."""
+
+    tokens: int
+    """Length of the prefix."""
+    exact: bool
+    """Whether that is all of them."""
+    rows: tuple[tuple[bytes, str], ...]
+    """The key and the tier of each row."""
+
+
+class LoadProgress(msgspec.Struct, frozen=True):
+    """How far a load has got."""
+
+    stage: Literal["hash", "weights"]
+    """What is done with the file: it is hashed, then its weights are loaded."""
+    done: int
+    """Bytes that are done."""
+    total: int
+    """Bytes of the file."""
+
+
+class CacheHit(msgspec.Struct, frozen=True):
+    """How a look-up hit."""
+
+    kind: CacheHitKind
+    """As in `Completion.cache_hit_kind`."""
+    prefix_len: int
+    """Tokens of the prompt that were reused."""
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a model. Sizes are in bytes, lengths in tokens, times in seconds."""
+
+    id: str
+    """The id it was loaded under."""
+    phase: Phase
+    """What it is doing."""
+    pending: int
+    """Requests that wait."""
+    backend: str
+    """What runs it."""
+    model_path: str | None
+    """The file, absolute; `None` for the stub."""
+    description: str
+    """"llama 135M Q4_1"; empty until the weights are read."""
+    quant_type: str
+    """The quantisation by name."""
+    quant_bits: int
+    """Bits a weight."""
+    fingerprint: str
+    """Of the model file: 64 hex digits."""
+    ctx_params_hash: str
+    """Of what changes the KV state: 64 hex digits."""
+    n_params: int
+    """Number of weights."""
+    size: int
+    """Bytes of the weights."""
+    memory_estimate: int
+    """Bytes of weights and KV cells together."""
+    context_size: int
+    """Cells of the context."""
+    n_ctx_train: int
+    """The context it was trained with."""
+    n_vocab: int
+    """Tokens in its vocabulary."""
+    n_seq_max: int
+    """Sequences that it can hold."""
+    threads: int
+    """Threads that may compute a decode of single tokens."""
+    threads_used: int
+    """Threads that computed the last such decode: fewer where other work holds them up."""
+    threads_reason: str
+    """What `threads` was chosen by: an option, or what this process may use."""
+    reproducible_threads: int
+    """Threads that compute reproducible requests: always so many. Their replies are the same where this is."""
+    reproducible_bytes: int = 0
+    """Bytes of the KV cells of the second context, in which those are computed; 0 while there is none."""
+    load_seconds: float
+    """How long the last load took."""
+    restarts: int
+    """How often it came back after a crash."""
+    config: ModelConfig
+    """The configuration, checked and complete."""
+
+
+class PressureState(msgspec.Struct, frozen=True, kw_only=True):
+    """What the pressure monitor has seen and done since it started."""
+
+    source: str
+    """Name of the source."""
+    used: int | None = None
+    """Bytes in use, of the last reading."""
+    total: int | None = None
+    """Total bytes."""
+    readings: int = 0
+    """Readings so far."""
+    failed_readings: int = 0
+    """Readings that failed or hung."""
+    evictions: int = 0
+    """Evictions that freed something."""
+    evicted_bytes: int = 0
+    """Bytes that evictions freed."""
+    failed_evictions: int = 0
+    """Evictions that raised."""
+    problem: str | None = None
+    """What fails at the moment; `None` when nothing does."""
