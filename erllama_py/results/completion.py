@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 import msgspec
@@ -144,3 +145,22 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """The tools that it calls, in order; their text is not part of `reply`."""
     alternatives: tuple[Completion, ...] = ()
     """With `n` above 1: all the replies, this one first; each is as if it had been asked for alone."""
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The reply as a message in OpenAI's form, to append to the conversation.
+
+        `content`; `reasoning_content` where the model has thought; `tool_calls` with their ids where it calls tools,
+        malformed ones too, so that each result has a call that it answers. Arguments are JSON texts.
+        """
+        message: dict[str, Any] = {"role": "assistant", "content": self.reply}
+        if self.thinking:
+            message["reasoning_content"] = self.thinking
+        if self.tool_calls:
+            message["tool_calls"] = [_as_message(call) for call in self.tool_calls]
+        return message
+
+
+def _as_message(call: ToolCall) -> dict[str, Any]:
+    arguments = json.dumps(call.arguments, ensure_ascii=False)
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
