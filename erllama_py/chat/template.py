@@ -42,6 +42,11 @@ class ChatTemplate:
             "strftime_now": lambda format: now().strftime(format),
         }
 
+    @property
+    def source(self) -> str | None:
+        """The template's text; `None` for a model without one."""
+        return self._source
+
     def __repr__(self) -> str:
         return f"<ChatTemplate {'none' if self._source is None else f'{len(self._source)} characters'}>"
 

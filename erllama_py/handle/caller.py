@@ -29,12 +29,12 @@ from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import ModelCrashed, ModelNotLoaded, TokenizerOnly
 from erllama_py.handle.alternatives import alternative, feed_of, joined, together
+from erllama_py.handle.reading import asks_nothing, compiles, plan_reply
 from erllama_py.handle.replies import FinishedReply, Prepared, ReplyPlan
-from erllama_py.handle.structured import parsed, structured
 from erllama_py.handle.token_options import asks_much, by_id, names_tokens
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.request import capture_plan, make_request, too_late
-from erllama_py.options.request import RequestOptions, parse_request_options, structures
+from erllama_py.options.request import RequestOptions, parse_request_options
 from erllama_py.results import Completion, EngineEvent
 from erllama_py.scheduler.messages import (
     CancelRequest,
@@ -222,14 +222,20 @@ class Caller:
 
     async def _plan(self, checked: RequestOptions, prepared: Prepared) -> ReplyPlan:
         """How the reply is to be read. Raises `InvalidGrammar`."""
-        finish = () if prepared.finish is None else (prepared.finish,)
-        if not structures(checked):
-            return ReplyPlan(checked, finish=finish)
+        dialect = self.board.dialects.of(await self._source(prepared))
+        if asks_nothing(checked, prepared, dialect):
+            return ReplyPlan(checked, finish=() if prepared.finish is None else (prepared.finish,))
+        plan = partial(plan_reply, checked, prepared, dialect)
+        if not compiles(checked):
+            return await self.use_vocabulary(plan, INLINE_LENGTH + 1)
         async with self._checks:
-            checked, read = await self.use_vocabulary(partial(structured, checked), INLINE_LENGTH + 1)
-        if read is None:
-            return ReplyPlan(checked, finish=finish)
-        return ReplyPlan(checked, finish=(lambda completion, _: parsed(completion, read), *finish))
+            return await self.use_vocabulary(plan, INLINE_LENGTH + 1)
+
+    async def _source(self, prepared: Prepared) -> str | None:
+        """The source of the chat template that the prompt was made by, or would have been."""
+        if prepared.template is not None:
+            return prepared.template
+        return (await self.template()).source
 
     async def _by_id(self, checked: RequestOptions) -> RequestOptions:
         """The options with every token by its id. Raises `InvalidOption`."""

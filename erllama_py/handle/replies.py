@@ -27,6 +27,7 @@ class Prepared(msgspec.Struct, frozen=True):
     anchors: tuple[int, ...] = ()  # where others may diverge from it
     opening: str | None = None  # of a conversation: the end of the prompt as text, which opens the reply
     finish: Finish | None = None
+    template: str | None = None  # the source of a template other than the model's own that made it
 
 
 class ReplyPlan(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ import anyio
 
 from erllama_py.actors import ActorRef, Exit, Raised, RestartLimitReached, describe, text_of
 from erllama_py.cache.keys import Identity
+from erllama_py.chat.dialect import Dialects
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import ModelFacts, Vocabulary
 from erllama_py.errors import ErllamaError, ModelCrashed, ModelLoadError, ModelNotLoaded
@@ -53,6 +54,7 @@ class ModelBoard:
         self.identity: Identity | None = None  # of what is saved without a salt
         self.vocabulary: Vocabulary | None = None
         self.template: ChatTemplate | None = None
+        self.dialects = Dialects()
         # The ids of requests that are replies to one call, by that of the first, while it is under way.
         self.alternatives: dict[int, tuple[int, ...]] = {}
         self._ref: ActorRef[Message] | None = None
