@@ -23,12 +23,18 @@ MOST_TOKENS = 512
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What is told of a request beside tokens and text; the options of the same names."""
+    """What is told of a request beside tokens and text; the options of the same names.
+
+    With `prompt_logprobs`, those of the prompt's tokens from `scored_from` on are told of, and then each of
+    `next_tokens`, as if it came after the prompt.
+    """
 
     special: bool = False
     logprobs: int | None = None
     logprobs_after: bool = False
     prompt_logprobs: int | None = None
+    scored_from: int = 0
+    next_tokens: tuple[int, ...] = ()
 
 
 NOTHING_MORE = Report()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 
 from erllama_py.engine.backend import Likeliest, Vocabulary
+from erllama_py.errors import SamplerFailed
 from erllama_py.results import TokenLogprob, TopLogprob
 
 _MOST = float(numpy.finfo("f4").max)
@@ -29,6 +30,14 @@ def of_row(row: Any, token: int, ids: Any, count: int) -> Likeliest:
     """By the logits of all tokens; the `count` likeliest are among `ids`."""
     total = log_total(row)
     return Likeliest(float(row[token]) - total, _ranked(ids, row[ids], total, count))
+
+
+def of_logits(logits: bytes, tokens: Sequence[int]) -> list[Likeliest]:
+    """How likely each of `tokens` is by one row of 32-bit logits. Raises `SamplerFailed` where they are no numbers."""
+    row = numpy.frombuffer(logits, "f4").astype("f8")
+    if not math.isfinite(float(row.max())):  # NaN is the greatest to `max`
+        raise SamplerFailed("the model's output is not a number")
+    return [Likeliest(value, []) for value in (row[list(tokens)] - log_total(row)).tolist()]
 
 
 def of_some(ids: Any, logits: Any, token: int, count: int) -> Likeliest:

@@ -45,7 +45,7 @@ class Running:
         self._n_ubatch = facts.n_ubatch
         self._logprobs: list[TokenLogprob] | None = None if job.report.logprobs is None else []
         count = job.report.prompt_logprobs
-        self.scores = None if count is None else PromptScores(job.tokens, count, facts.n_vocab)
+        self.scores = None if count is None else PromptScores(job.tokens, job.report, facts.n_vocab)
         self._stops = frozenset(job.sampling.stop_token_ids)
         self._stop_token: int | None = None
         self._stop_name: str | None = None  # the stop sequence that names it
@@ -97,16 +97,15 @@ class Running:
         if reach is not None:
             tokens = min(tokens, reach)
         scores = None if self.job.reproducible else self.scores  # else on its grid, whatever the logits take
-        if scores is not None and scores.wants(self.position, self.position + tokens):
-            tokens = min(tokens, scores.most(self.position))
+        if scores is not None:
+            tokens = scores.reach(self.position, tokens)
         if self.finish is not None or self.parking or tokens < 1:
             return None
         return Need(self.position, tokens, decoding, self.job.priority, self.job.request_id, self.waited)
 
-    @property
-    def is_scoring(self) -> bool:
-        """Whether all logits of its next slice are to be read."""
-        return self.scores is not None and self.scores.wants(self.position, self._total)
+    def is_scoring(self, need: Need) -> bool:
+        """Whether all logits of its next slice are to be read, where that is what it needs."""
+        return self.scores is not None and self.scores.wants(need.position, need.position + need.tokens)
 
     @property
     def wants(self) -> bool:

@@ -21,6 +21,7 @@ from erllama_py.engine.compute_threads import ComputeThreads
 from erllama_py.engine.decoding import Decoder, Part
 from erllama_py.engine.failure import failure_of
 from erllama_py.engine.heartbeat import Heart
+from erllama_py.engine.prompt_scores import PromptScores, as_many_as_fit, most_rows
 from erllama_py.engine.sequence import Running
 from erllama_py.engine.stall import TickTimes, chunk_size, observed
 from erllama_py.engine.tick_plan import Need, plan_tick
@@ -137,7 +138,8 @@ class Worker:
             self._capture_due(running)  # of what is kept: a recurrent state stands there only now
         if job.keep == len(job.tokens):
             self._outcomes.append(jobs.Prefilled(job.request_id, job.keep, job.keep))
-            self._draw(running, lambda: running.sampler.sample_from(job.logits or b""))
+            if self._score_end(running, lambda: job.logits or b""):
+                self._draw(running, lambda: running.sampler.sample_from(job.logits or b""))
 
     def _resume(self, job: jobs.Resume) -> None:
         running = self._parked.pop(job.request_id, None)
@@ -178,7 +180,7 @@ class Worker:
         """One decode for all that need one, and what follows from it."""
         needs = {running: need for running in self._running.values() if (need := running.need())}
         if needs:
-            self._decode(_with_one_scoring(needs))
+            self._decode(_with_few_scoring(needs, self._facts.n_vocab))
             self._do_forks()
         self._finish_all()
         # A finished request is closed in a later tick; parked, its `Finished` would never be sent.
@@ -239,20 +241,28 @@ class Worker:
             self._outcomes.append(jobs.Resumed(job.request_id))
         if prefilling and running.reached > reached:
             self._outcomes.append(jobs.Prefilled(job.request_id, running.position, len(job.tokens)))
-        if fed.every and not self._score(running, index, fed):
+        if fed.every and not self._score(running, lambda scores: scores.read(self._backend, index, fed)):
             return
         if not fed.logits:
             return
         if prefilling and job.keep_logits:
             self._outcomes.append(jobs.PromptLogits(job.request_id, self._backend.logits(index)))
+        if prefilling and not self._score_end(running, lambda: self._backend.logits(index)):
+            return
         self._draw(running, lambda: running.sampler.sample(index))
 
-    def _score(self, running: Running, index: int, fed: Slice) -> bool:
+    def _score_end(self, running: Running, logits: Callable[[], bytes]) -> bool:
+        """Read how likely the tokens are that could follow a prompt, where that is wanted; false where it failed."""
+        if running.scores is None or not running.scores.wants_end:
+            return True
+        return self._score(running, lambda scores: scores.read_end(logits(), self._backend.vocabulary))
+
+    def _score(self, running: Running, read: Callable[[PromptScores], None]) -> bool:
         """Read how likely the tokens of a prompt were; false where that failed."""
         assert running.scores is not None
         self.flush()  # tokens that were drawn in this tick do not wait for it
         try:
-            running.scores.read(self._backend, index, fed)
+            read(running.scores)
         except ErllamaError as error:
             self._drop(running, error)
             return False
@@ -353,12 +363,13 @@ class Worker:
             self._do_forks()  # what they wait for will not come
 
 
-def _with_one_scoring(needs: dict[Running, Need]) -> dict[Running, Need]:
-    """Of prompts whose logits are all read one a decode, the one that has waited longest: these take memory."""
-    scoring = [running for running in needs if running.is_scoring]
+def _with_few_scoring(needs: dict[Running, Need], n_vocab: int) -> dict[Running, Need]:
+    """Of prompts whose logits are all read as many as fit, those that have waited longest: these take memory."""
+    scoring = {running: need for running, need in needs.items() if running.is_scoring(need)}
     if len(scoring) < 2:
         return needs
-    first = max(scoring, key=lambda running: running.waited)
+    rows = [(running, need.tokens, running.waited) for running, need in scoring.items()]
+    chosen = as_many_as_fit(rows, most_rows(n_vocab))
     for running in scoring:
-        running.waited += running is not first
-    return {running: need for running, need in needs.items() if running is first or running not in scoring}
+        running.waited += running not in chosen
+    return {running: need for running, need in needs.items() if running in chosen or running not in scoring}

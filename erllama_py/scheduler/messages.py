@@ -57,6 +57,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str | None = None
     session_wait: bool = False
     queue_wait: float = 0.0  # seconds that it waits for room in the queue
+    lasting: int | None = None
+    """How many of its tokens others may find when it is over, in cells or in rows; None: all of them."""
 
     @property
     def n_tokens(self) -> int:

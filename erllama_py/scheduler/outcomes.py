@@ -171,9 +171,9 @@ def _finished(state: State, finished: jobs.Finished, now: float) -> tuple[State,
     request, captured_to = one.core.request, min(finished.captured_to, one.core.lost_from)
     effects: list[Effect] = []
     if isinstance(one, Working | Parking):
-        length = solid(state.limits, request.n_tokens, finished.held)
+        held, first, slot = finished.held, finished.first_held, slot_of(state, one)
+        length = solid(state.limits, request.n_tokens, held, lasting=request.lasting, first=first)
         packed = (request.packed + pack_tokens(finished.token_ids))[: TOKEN_BYTES * length]
-        slot, first = slot_of(state, one), finished.first_held
         state = idle_after(state, slot, packed, first=first, captured_to=min(captured_to, length), now=now)
         if length < finished.held:
             effects.append(SendJob(jobs.Drop(slot.seq_id, length)))

@@ -14,8 +14,8 @@ import msgspec
 from erllama_py.cache.keys import common_prefix
 from erllama_py.scheduler.cells import Pieces, Slot, count, written
 from erllama_py.scheduler.preempt import victims
-from erllama_py.scheduler.reuse import reusable
-from erllama_py.scheduler.stages import Open, Parking, Placed, Queued, is_cold, is_prefilled, leader_of, sought
+from erllama_py.scheduler.reuse import capped, reusable
+from erllama_py.scheduler.stages import Open, Parking, Placed, Queued, is_prefilled, leader_of, most_kept, sought
 from erllama_py.scheduler.state import State, slot_of
 
 # A beginning is shared from this many tokens on. Sharing cells costs nothing, but a request that shares those of
@@ -63,9 +63,8 @@ def place(state: State, one: Queued, now: float) -> Place | Park | None:
         slot = slot_of(state, displaced[0])
     prompt, limits = sought(one), state.limits
     if begin.seq_id is None and slot.is_idle and begin.source in (None, slot.seq_id):  # cut it back
-        same = slot.identity == prompt.identity and not is_cold(one)
-        reuse = reusable(slot, prompt.packed, limits.memory, limits.n_swa, with_logits=True, grid=limits.grid)
-        begin = msgspec.structs.replace(begin, seq_id=slot.seq_id, source=None, keep=reuse.keep if same else 0)
+        keep = _reusable(state, slot, one) if slot.identity == prompt.identity else 0
+        begin = msgspec.structs.replace(begin, seq_id=slot.seq_id, source=None, keep=keep)
     limit = min(prompt.n_tokens + limits.quantum, most_cells(one))
     base = state.slots[slot.seq_id if begin.source is None else begin.source].pieces
     pieces = written(base, begin.keep, max(limit, begin.keep), state.next_block)
@@ -80,8 +79,6 @@ def place(state: State, one: Queued, now: float) -> Place | Park | None:
 
 def beginning(state: State, one: Open) -> Beginning:
     """The beginning that gives a prompt the most tokens."""
-    if is_cold(one):
-        return Beginning()
     mine, other = _own(state, one), shared(state, one)
     own = mine.seq_id is not None and state.slots[mine.seq_id].session_id is not None
     least = mine.keep + (LEAST_TO_LEAVE if own else 1)  # a session leaves its cells only for what is worth it
@@ -132,16 +129,25 @@ def most_cells(one: Open) -> int:
 
 def _own(state: State, one: Open) -> Beginning:
     """An idle sequence that the prompt extends, to be taken over as it is; its session's before all others."""
-    prompt, limits = sought(one), state.limits
+    prompt = sought(one)
     best, best_rank = Beginning(), (False, 0)
     for slot in state.slots:
         if not slot.is_idle or slot.identity != prompt.identity or slot.session_id not in (None, prompt.session_id):
             continue
-        keep = reusable(slot, prompt.packed, limits.memory, limits.n_swa, with_logits=True, grid=limits.grid).keep
+        keep = _reusable(state, slot, one)
         rank = (slot.session_id is not None, keep)
         if keep == slot.length and rank > best_rank:
             best, best_rank = Beginning(seq_id=slot.seq_id, keep=keep), rank
     return best
+
+
+def _reusable(state: State, slot: Slot, one: Open) -> int:
+    """How much of an idle sequence a request may keep."""
+    limits, most = state.limits, most_kept(one)
+    reuse = reusable(
+        slot, sought(one).packed, limits.memory, limits.n_swa, with_logits=True, grid=limits.grid, limit=most
+    )
+    return reuse.keep
 
 
 def shared(state: State, one: Open) -> Beginning:
@@ -149,11 +155,11 @@ def shared(state: State, one: Open) -> Beginning:
 
     Only full attention shares cells. Of other kinds of memory the rows are shared that the first of them saves.
     """
-    prompt, full = sought(one), state.limits.memory == "full"
+    prompt, full, most = sought(one), state.limits.memory == "full", most_kept(one)
     best = Beginning(keep=LEAST_SHARED - 1, leader_end=LEAST_SHARED - 1)
     for slot in state.slots:
         if full and slot.is_idle and slot.identity == prompt.identity:
-            keep = common_prefix(slot.packed, prompt.packed)
+            keep = capped(common_prefix(slot.packed, prompt.packed), most)
             if keep > best.keep:
                 best = Beginning(keep=keep, source=slot.seq_id)
     for other in state.placed.values():
@@ -163,7 +169,7 @@ def shared(state: State, one: Open) -> Beginning:
         later = not is_prefilled(other) and theirs.priority < prompt.priority
         if stranger or later or leader_of(other) is not None or isinstance(other, Parking):
             continue
-        keep = common_prefix(theirs.packed, prompt.packed)
+        keep = capped(common_prefix(theirs.packed, prompt.packed), most)
         if full and keep > best.keep:
             best = Beginning(keep=keep, source=other.allocation.seq_id, leader=theirs.id, leader_end=keep)
         elif not full and not is_prefilled(other) and plan is not None:

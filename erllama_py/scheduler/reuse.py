@@ -31,9 +31,11 @@ class Reuse(msgspec.Struct, frozen=True):
 
 
 def reusable(
-    slot: Slot, prompt: bytes, memory: MemoryKind, n_swa: int, *, with_logits: bool = False, grid: int | None = None
-) -> Reuse:
-    """How much of `slot` a `prompt` may keep: all of it only `with_logits`, those at its end, and without a `grid`.
+    slot: Slot, prompt: bytes, memory: MemoryKind, n_swa: int, *, with_logits: bool = False, grid: int | None = None,
+    limit: int | None = None,
+) -> Reuse:  # fmt: skip
+    """How much of `slot` a `prompt` may keep: all of it only `with_logits`, those at its end, and without a `grid`; no
+    more than `limit` tokens.
 
     Full attention can be cut back anywhere. A sliding window can be cut back only to where the window
     before the cut is still whole. A recurrent state cannot be cut back at all: it is kept when the prompt
@@ -43,7 +45,7 @@ def reusable(
         return Reuse(0, "nothing is live")
     length = len(prompt) // TOKEN_BYTES
     common = common_prefix(slot.packed, prompt)
-    most = length if with_logits and grid is None else length - 1
+    most = capped(length if with_logits and grid is None else length - 1, limit)
     keep = on_grid(min(common, most), grid)
     parted = None
     if keep < most:
@@ -62,6 +64,11 @@ def reusable(
 def on_grid(length: int, grid: int | None) -> int:
     """The last multiple of `grid` that is no more than `length`; `length` where there is none."""
     return length if grid is None else length // grid * grid
+
+
+def capped(length: int, limit: int | None) -> int:
+    """`length`, or `limit` where that is less."""
+    return length if limit is None else min(length, limit)
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,12 +94,15 @@ def can_shorten(start: int, end: int, memory: MemoryKind, n_swa: int) -> bool:
 
 
 def usable_rows(
-    hit: Hit | None, n_tokens: int, memory: MemoryKind, n_swa: int, live_logits: bool | None, grid: int | None = None
-) -> tuple[tuple[Located, ...], int, bool]:
+    hit: Hit | None, n_tokens: int, memory: MemoryKind, n_swa: int, live_logits: bool | None, grid: int | None = None,
+    limit: int | None = None,
+) -> tuple[tuple[Located, ...], int, bool]:  # fmt: skip
     """The rows of a hit that help, how many tokens they give, and whether that is the whole prompt with logits.
 
     If the prompt's last token must be computed again, the sequence is cut back by one, within its last row. If that is
     impossible, the row that ends there is left out, and what whole rows reach without it is used.
+
+    The same where no more than `limit` tokens may be kept.
 
     Of a row that is longer than the sliding window the cells before that window are not there, and the others lie
     elsewhere than they did: on a `grid` it ends the chain.
@@ -105,8 +115,8 @@ def usable_rows(
         last = rows[-1].meta
         whole = length == n_tokens
         known = live_logits or (last.end == length and last.logits_bytes > 0)
-        by_logits = whole and live_logits is not None and known and grid is None
-        wanted = on_grid(length - 1 if whole and not by_logits else length, grid)
+        by_logits = whole and live_logits is not None and known and grid is None and capped(length, limit) == length
+        wanted = on_grid(capped(length - 1 if whole and not by_logits else length, limit), grid)
         shorter = can_shorten(last.start, last.end, memory, n_swa)
         gaps = grid is not None and memory == "window" and any(row.meta.end - row.meta.start > n_swa for row in rows)
         if wanted > last.start and (wanted == last.end or shorter) and not gaps:
@@ -126,18 +136,18 @@ def _chain_to(ends: dict[int, Located], length: int) -> tuple[Located, ...]:
 
 def choose_start(
     slot: Slot, prompt: bytes, memory: MemoryKind, n_swa: int, hit: Hit | None, live_logits: bool | None, *,
-    min_tokens: int | None = 0, grid: int | None = None,
+    min_tokens: int | None = 0, grid: int | None = None, limit: int | None = None,
 ) -> Start:  # fmt: skip
     """The best start for a prompt. `hit` is what the cache has, `live_logits` whether the prompt's are at hand.
 
     None if kept logits could not be used: the last token is computed again anyway. `min_tokens`
-    is the gate of what is saved, for the reason of a miss.
+    is the gate of what is saved, for the reason of a miss; `limit` is the most that may be kept.
     """
     n_tokens = len(prompt) // TOKEN_BYTES
     missed = describe_miss(hit, n_tokens, min_tokens)
-    live = reusable(slot, prompt, memory, n_swa, with_logits=bool(live_logits), grid=grid)
-    rows, length, by_logits = usable_rows(hit, n_tokens, memory, n_swa, live_logits, grid)
-    if missed is None and length < n_tokens - 1:
+    live = reusable(slot, prompt, memory, n_swa, with_logits=bool(live_logits), grid=grid, limit=limit)
+    rows, length, by_logits = usable_rows(hit, n_tokens, memory, n_swa, live_logits, grid, limit)
+    if missed is None and length < capped(n_tokens - 1, limit):
         missed = NOT_CUTTABLE
     at_end = bool(live_logits) and live.keep == n_tokens
     base = live.keep if memory == "full" else 0

@@ -157,9 +157,15 @@ def is_prefilled(one: Open) -> bool:
     return one.begun is not None and one.begun.prefilled
 
 
-def is_cold(one: Open) -> bool:
-    """Whether it has to compute its prompt itself, from the first token on: the logits of all of it are wanted."""
-    return one.core.request.report.prompt_logprobs is not None and not is_prefilled(one)
+def most_kept(one: Open) -> int | None:
+    """How many tokens it may begin with: it has to compute the rest itself, where the logits of all of that are wanted.
+
+    None for as many as there are; 0 where all of the prompt is scored.
+    """
+    request = one.core.request
+    report, first = request.report, max(1, request.report.scored_from)
+    scored = report.prompt_logprobs is not None and (first < request.n_tokens or not report.scored_from)
+    return first - 1 if scored and not is_prefilled(one) else None
 
 
 def leader_of(one: Open) -> int | None:

@@ -25,7 +25,7 @@ from erllama_py.scheduler.stages import (
     Share,
     Starting,
     Working,
-    is_cold,
+    most_kept,
     sought,
 )
 from erllama_py.scheduler.state import State, changed, idle_after, slot_of, with_request, with_slot, without_request
@@ -85,16 +85,17 @@ def _with_cells(state: State, one: Placed, start: int, end: int) -> tuple[State,
 def start(state: State, looking: Looking, event: Found, now: float) -> tuple[State, list[Effect]]:
     """Begin with the best of what the sequence holds and what the cache has."""
     slot, limits, first = slot_of(state, looking), state.limits, looking.begun is None
-    prompt, logits = sought(looking), event.logits is not None if first else None
+    prompt, most = sought(looking), most_kept(looking)
+    logits = event.logits is not None if first else None
 
     def choose(hit: Hit | None) -> tuple[Start, State, bool]:
         """A start, the state with the cells that it takes, and whether there are as many."""
         start = choose_start(
             slot, prompt.packed, limits.memory, limits.n_swa, hit, logits, min_tokens=limits.min_tokens,
-            grid=limits.grid,
+            grid=limits.grid, limit=most,
         )  # fmt: skip
-        if is_cold(looking):
-            start = Start(kind="cold", live=0, rows=(), keep=0, by_logits=False, miss_reason=WHOLE)
+        if most == 0:
+            start = changed(start, miss_reason=WHOLE)
         last = start.rows[-1].meta.end if start.rows else 0  # it may reach further than what is kept of it
         after, fits = _with_cells(state, looking, start.live, max(looking.allocation.limit, last))
         return start, after, fits
@@ -181,7 +182,8 @@ def _work(state: State, restoring: Restoring, now: float) -> tuple[State, list[E
             stop_sequences=request.stop_sequences, report=request.report, markers=request.markers,
             stream=core.stream, priority=request.priority,
             saves=_plan(request.plan, saved_to), logits=core.logits if by_logits else None,
-            keep_logits=not by_logits and state.limits.grid is None, reproducible=state.limits.grid is not None,
+            keep_logits=not by_logits and state.limits.grid is None and request.lasting is None,
+            reproducible=state.limits.grid is not None,
         )  # fmt: skip
         begun = Begun(_outline_of(restoring, hit, now), request, captured_to=saved_to)
         core = changed(core, request=request, lost_from=NOTHING_LOST)

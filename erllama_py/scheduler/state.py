@@ -195,13 +195,18 @@ def idle_after(state: State, slot: Slot, packed: bytes, *, first: int, captured_
     return with_slot(state, kept if packed else Slot(slot.seq_id))
 
 
-def solid(limits: Limits, n_prompt: int, held: int) -> int:
-    """How much of the `held` tokens of a sequence, with a prompt of `n_prompt`, the next request may find there: on a
-    `grid`, whole slices of the prompt. A recurrent state cannot go back to where they end."""
-    if limits.grid is None:
-        return held
-    end = min(held, n_prompt) // limits.grid * limits.grid
-    return end if limits.memory in ("full", "window") or end == held else 0
+def solid(limits: Limits, n_prompt: int, held: int, *, lasting: int | None = None, first: int = 0) -> int:
+    """How much of the `held` tokens of a sequence, with a prompt of `n_prompt`, the next request may find there: what
+    is `lasting`; on a `grid`, whole slices of the prompt. A recurrent state cannot go back to where that ends, nor can
+    a window whose cells begin at `first`, where those before the end are gone.
+    """
+    end = held if lasting is None else min(held, lasting)
+    if limits.grid is not None:
+        end = min(end, n_prompt) // limits.grid * limits.grid
+    if end == held or limits.memory == "full":
+        return end
+    gone = lasting is not None and first > max(0, end - limits.n_swa)
+    return end if limits.memory == "window" and not gone else 0
 
 
 def with_slot(state: State, slot: Slot) -> State:
