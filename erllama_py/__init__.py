@@ -12,6 +12,7 @@ from erllama_py.errors import (
     CacheUnavailable,
     ChatTemplateError,
     ContextOverflow,
+    DeadlinePassed,
     DecodeFailed,
     EmptyPrompt,
     ErllamaError,
@@ -69,6 +70,7 @@ from erllama_py.options.mappings import (
     RequestOptionsDict,
     RestartLimitsDict,
     SchedulerOptsDict,
+    ScoreOptionsDict,
     StubOptsDict,
     TierDict,
     TurnOptionsDict,
@@ -77,11 +79,13 @@ from erllama_py.options.model import ContextOpts, ModelConfig, ModelOpts, Schedu
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.request import RequestOptions
 from erllama_py.options.runtime import PressureOpts
+from erllama_py.options.scores import ScoreOptions
 from erllama_py.options.tiers import DiskTier, RamFileTier, TierSpec
 from erllama_py.results import (
     CacheDelta,
     CachedPrefix,
     CacheHit,
+    Choice,
     Completion,
     Done,
     Event,
@@ -92,6 +96,8 @@ from erllama_py.results import (
     PressureState,
     Progress,
     RowInfo,
+    Score,
+    Scores,
     Stats,
     TextDelta,
     ThinkingDelta,
@@ -115,10 +121,12 @@ __all__ = [
     "CacheUnavailable",
     "CachedPrefix",
     "ChatTemplateError",
+    "Choice",
     "Completion",
     "ContextOpts",
     "ContextOptsDict",
     "ContextOverflow",
+    "DeadlinePassed",
     "DecodeFailed",
     "DiskTier",
     "Done",
@@ -177,6 +185,10 @@ __all__ = [
     "SamplerFailed",
     "SchedulerOpts",
     "SchedulerOptsDict",
+    "Score",
+    "ScoreOptions",
+    "ScoreOptionsDict",
+    "Scores",
     "Session",
     "SessionBusy",
     "SessionEnded",

@@ -37,6 +37,12 @@ class ContextOverflow(RequestError):
     n_ctx: int = 0
 
 
+class DeadlinePassed(RequestError):
+    """The `deadline` of a call whose answer cannot be partial has passed; its requests are cancelled."""
+
+    seconds: float = 0.0
+
+
 class InvalidGrammar(RequestError):
     """What the reply is to follow cannot be: it does not parse, no reply can follow it, or it is beyond a limit."""
 

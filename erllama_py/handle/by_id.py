@@ -58,6 +58,8 @@ class ModelCalls:
     stream_chat = by_id(Model.stream_chat)
     session = by_id(Model.session)
     prefill_only = by_id(Model.prefill_only)
+    score = by_id(Model.score)
+    choose = by_id(Model.choose)
     cancel = by_id(Model.cancel)
     end_session = by_id(Model.end_session)
     evict = by_id(Model.evict)

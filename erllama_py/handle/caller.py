@@ -43,6 +43,7 @@ from erllama_py.scheduler.messages import (
     Feed,
     InjectFault,
     Message,
+    Request,
     SaveAll,
     Submit,
     actor_name,
@@ -271,20 +272,10 @@ class Caller:
         self, board: ModelBoard, prepared: Prepared, plan: ReplyPlan, feed: Feed | None, now: float, prefill_only: bool,
     ) -> tuple[int, Reply[Completion]]:  # fmt: skip
         ref = await board.actor()
-        config, facts, checked, tokens = board.config, board.facts, plan.options, prepared.tokens
-        assert facts is not None
-        seed = 0 if checked.reproducible else random.getrandbits(32)
-        saves = capture_plan(len(tokens), config.policy, facts, prepared.anchors, reproducible=checked.reproducible)
-        make = partial(
-            make_request, next(_tickets), tokens, checked, identity=self.identity(checked, board), plan=saves,
-            policy=config.policy, n_ctx=config.context_opts.n_ctx, seed=seed if checked.seed is None else checked.seed,
-            now=now, prefill_only=prefill_only, markers=plan.markers,
-        )  # fmt: skip
-        # Packing and hashing 100,000 tokens takes some milliseconds.
-        request = make() if len(tokens) <= INLINE_LENGTH else await self.threads.run(make)
+        request = await self.request(board, prepared, plan, now, prefill_only=prefill_only)
         requests = [request]
         if not prefill_only:
-            requests += [alternative(request, next(_tickets), index) for index in range(1, checked.n)]
+            requests += [alternative(request, next(_tickets), index) for index in range(1, plan.options.n)]
         with caller_errors(self.board):  # the state machine counts those that wait, and not the mailbox
             replies = [
                 ref.begin_call(Submit(one, plan.feed(feed_of(feed, index), index)), bounded=False)
@@ -296,6 +287,32 @@ class Caller:
         group[request.id] = tuple(one.id for one in requests)
         reply.on_settled(partial(group.__delitem__, request.id))
         return request.id, reply
+
+    def ticket(self) -> int:
+        """An id for another request, which no other has."""
+        return next(_tickets)
+
+    async def submit(self, request: Request) -> Reply[Completion]:
+        """Submit one request by itself, once the actor can take it; the reply to wait for."""
+        ref = await self.actor()
+        with caller_errors(self.board):
+            return ref.begin_call(Submit(request), bounded=False)
+
+    async def request(
+        self, board: ModelBoard, prepared: Prepared, plan: ReplyPlan, now: float, *, prefill_only: bool
+    ) -> Request:
+        """The request for a prompt, to the model of a board that is up. Raises `EmptyPrompt` and `ContextOverflow`."""
+        config, facts, checked, tokens = board.config, board.facts, plan.options, prepared.tokens
+        assert facts is not None
+        seed = 0 if checked.reproducible else random.getrandbits(32)
+        saves = capture_plan(len(tokens), config.policy, facts, prepared.anchors, reproducible=checked.reproducible)
+        make = partial(
+            make_request, next(_tickets), tokens, checked, identity=self.identity(checked, board), plan=saves,
+            policy=config.policy, n_ctx=config.context_opts.n_ctx, seed=seed if checked.seed is None else checked.seed,
+            now=now, prefill_only=prefill_only, markers=plan.markers,
+        )  # fmt: skip
+        # Packing and hashing 100,000 tokens takes some milliseconds.
+        return make() if len(tokens) <= INLINE_LENGTH else await self.threads.run(make)
 
 
 @contextlib.contextmanager

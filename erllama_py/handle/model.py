@@ -18,12 +18,13 @@ from erllama_py.errors import InvalidOption, ModelNotLoaded
 from erllama_py.handle.caller import Caller, Prepare
 from erllama_py.handle.explanation import cached_prefixes, explain, longest_live, session_parting
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
+from erllama_py.handle.scores import Continuation, Scoring
 from erllama_py.handle.session import Session
 from erllama_py.handle.stream import Run, Stream
 from erllama_py.model.board import ModelBoard
-from erllama_py.options.mappings import RequestOptionsDict
+from erllama_py.options.mappings import RequestOptionsDict, ScoreOptionsDict
 from erllama_py.options.request import RequestOptions, merged, parse_request_options
-from erllama_py.results import CachedPrefix, CacheHit, Completion, Explanation, ModelInfo, Phase
+from erllama_py.results import CachedPrefix, CacheHit, Choice, Completion, Explanation, ModelInfo, Phase, Scores
 from erllama_py.scheduler.messages import FaultPlace, session_key
 from erllama_py.scheduler.reuse import is_cuttable
 
@@ -35,6 +36,7 @@ class Model:
         self._caller = caller
         self._board = caller.board
         self._prompts = Prompts(caller)
+        self._scoring = Scoring(caller, self._prompts)
 
     def __repr__(self) -> str:
         return f"<Model {self.id!r} {self.phase}, {self.pending_len} pending>"
@@ -117,6 +119,40 @@ class Model:
         """
         prepare = partial(self._prompts.plain, prompt)
         return await self._caller.answer(prepare, merged(options, given), prefill_only=True)
+
+    async def score(
+        self,
+        prompt: Prompt | Sequence[ChatMessage],
+        continuations: Sequence[Continuation],
+        **options: Unpack[ScoreOptionsDict],
+    ) -> Scores:
+        """How likely each of `continuations` is after `prompt`: a text, a list of token ids, or messages.
+
+        The prompt is computed once, or found; of each continuation only its own tokens are, as far as the model's
+        memory lets sequences share a prompt. The prompt is saved as always, of the continuations nothing is. Each is a
+        list of token ids, or a text that is tokenized by itself, as plain text without a begin token and without the
+        space that some tokenizers put first: the tokens scored are those of the prompt and then those. Where a word
+        begins with a space, so should the continuation. At most 2,000 continuations; the options are those of
+        `ScoreOptions`. Raises `InvalidOption`, `DeadlinePassed`, another `RequestError` or a `ModelUnavailable`.
+        """
+        return await self._scoring.score(prompt, continuations, options)
+
+    async def choose(
+        self,
+        prompt: Prompt | Sequence[ChatMessage],
+        options: Sequence[str],
+        *,
+        normalize_by_length: bool = False,
+        **given: Unpack[ScoreOptionsDict],
+    ) -> Choice:
+        """Which of `options`, texts of which no two are alike, is the likeliest after `prompt`.
+
+        Their probabilities are the softmax of the log-probabilities that `score` gives, so they tell of the options
+        among each other: one that begins with another is less likely than that. With `normalize_by_length` each
+        log-probability is first divided by the number of its tokens, which takes the advantage from short options.
+        Prompt, options and errors as in `score`.
+        """
+        return await self._scoring.choose(prompt, options, normalize_by_length, given)
 
     def cancel(self, request_id: int) -> None:
         """Finish a request (`stream.request_id`) with what it has. No effect when it is over; allowed twice.

@@ -76,6 +76,15 @@ class RequestOptionsDict(TurnOptionsDict, total=False):
     tools: Any
 
 
+class ScoreOptionsDict(TypedDict, total=False):
+    """`ScoreOptions` by keyword: what `score` and `choose` take beside the prompt and its continuations."""
+
+    cache_salt: str | None
+    priority: int
+    queue_wait: bool | float
+    deadline: float | None
+
+
 class ModelOptsDict(TypedDict, total=False):
     """`ModelOpts` as a mapping."""
 

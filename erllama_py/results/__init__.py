@@ -34,6 +34,7 @@ from erllama_py.results.infos import (
     RowInfo,
     TierInfo,
 )
+from erllama_py.results.scores import Choice, Score, Scores
 
 __all__ = [
     "CacheDelta",
@@ -41,6 +42,7 @@ __all__ = [
     "CacheHitKind",
     "CachedPrefix",
     "CallText",
+    "Choice",
     "Completion",
     "Done",
     "EngineEvent",
@@ -54,6 +56,8 @@ __all__ = [
     "PressureState",
     "Progress",
     "RowInfo",
+    "Score",
+    "Scores",
     "Stats",
     "TextDelta",
     "ThinkingDelta",

@@ -1,0 +1,218 @@
+"""How likely continuations of a prompt are: a request for the prompt, then one for each continuation.
+
+    prompt ─▶ its cells, and how likely each first token is ─▶ for each continuation of several tokens: the others
+
+The first request computes or finds the prompt, and saves it as always. The others begin with its cells where the memory
+lets sequences share them, else with its row; a few run side by side, and nothing of them is kept. The row of logits
+after a token scores the next one, so the last token of a continuation is never computed, and one of a single token
+needs no request of its own. All or nothing: when one fails, the others are cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from erllama_py.cache.keys import pack_tokens, prefix_keys
+from erllama_py.engine.backend import Vocabulary
+from erllama_py.engine.jobs import Report
+from erllama_py.errors import ContextOverflow, DeadlinePassed, InvalidOption
+from erllama_py.handle.caller import INLINE_LENGTH, Caller
+from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts
+from erllama_py.handle.replies import Prepared, ReplyPlan
+from erllama_py.model.request import check_tokens
+from erllama_py.options.request import RequestOptions
+from erllama_py.options.scores import ScoreOptions, check_continuations, check_options, parse_score_options
+from erllama_py.results import Choice, Completion, Score, Scores
+from erllama_py.scheduler.messages import Request
+
+Continuation = str | Sequence[int]
+_FIRST = "\x02"  # what no token has together with what follows it
+
+
+# --- pure ----------------------------------------------------------------------------------------------------------
+
+
+def tokens_after(text: str, vocabulary: Vocabulary) -> list[int]:
+    """The tokens of a text that goes on from another: plain text, with no begin token and no space put first."""
+
+    def plain(text: str) -> list[int]:
+        return vocabulary.tokenize(text, add_special=False, parse_special=False)
+
+    letter = plain("a")
+    if letter and vocabulary.token_bytes(letter[0], special=False).startswith(b" "):
+        first, both = plain(_FIRST), plain(_FIRST + text)
+        if both[: len(first)] == first:
+            return both[len(first) :]
+    return plain(text)
+
+
+def first_of(request: Request, continuations: Sequence[Sequence[int]]) -> Request:
+    """The request of the prompt alone, which tells how likely the first token of each continuation is."""
+    firsts = tuple(dict.fromkeys(tokens[0] for tokens in continuations))
+    report = Report(prompt_logprobs=0, scored_from=request.n_tokens, next_tokens=firsts)
+    return msgspec.structs.replace(request, report=report)
+
+
+def other_of(first: Request, request_id: int, tokens: Sequence[int], parent_key: bytes | None) -> Request:
+    """The request that tells how likely the second token of a continuation is, and those after it."""
+    packed = first.packed + pack_tokens(tokens[:-1])
+    report = Report(prompt_logprobs=0, scored_from=first.n_tokens + 1, next_tokens=(tokens[-1],))
+    return msgspec.structs.replace(
+        first, id=request_id, tokens=[*first.tokens, *tokens[:-1]], packed=packed, report=report,
+        key=prefix_keys(first.identity, packed, (first.n_tokens + len(tokens) - 1,))[0],
+        plan=None if first.plan is None else msgspec.structs.replace(first.plan, prompt_only=True),
+        lasting=first.n_tokens, parent_key=parent_key, queue_wait=math.inf,
+    )  # fmt: skip
+
+
+def told(done: Completion) -> dict[int, float]:
+    """The log-probability of each token that a request was asked about, by its id."""
+    return {one.token_id: one.logprob for one in done.prompt_logprobs or () if one is not None}
+
+
+def gathered(first: Completion, others: Mapping[int, Completion], continuations: Sequence[list[int]]) -> Scores:
+    """The scores of all continuations: `others` are those of several tokens, by their places."""
+    firsts, scores = told(first), []
+    for index, tokens in enumerate(continuations):
+        rest = others[index].prompt_logprobs or () if index in others else ()
+        logprobs = [firsts[tokens[0]], *(one.logprob for one in rest if one is not None)]
+        scores.append(Score(logprob=math.fsum(logprobs), token_ids=tokens, token_logprobs=logprobs))
+    computed = sum(done.stats.prefill_tokens for done in (first, *others.values()))
+    return Scores(
+        scores=tuple(scores), prompt_tokens=first.prompt_tokens, prefill_tokens=computed, cache_delta=first.cache_delta
+    )
+
+
+def chosen(options: Sequence[str], scores: Scores, *, by_length: bool) -> Choice:
+    """The likeliest of the options, and the softmax of all."""
+    logs = [one.logprob / (len(one.token_ids) if by_length else 1) for one in scores.scores]
+    best = max(logs)
+    shares = [1.0 if best == -math.inf else math.exp(log - best) for log in logs]
+    whole, index = math.fsum(shares), logs.index(best)
+    odds = tuple(share / whole for share in shares)
+    return Choice(option=options[index], index=index, probability=odds[index], probabilities=odds, scores=scores)
+
+
+# --- asking --------------------------------------------------------------------------------------------------------
+
+
+class Scoring:
+    """The calls `score` and `choose` of one model."""
+
+    def __init__(self, caller: Caller, prompts: Prompts) -> None:
+        self._caller, self._prompts = caller, prompts
+
+    async def score(
+        self, prompt: Prompt | Sequence[ChatMessage], continuations: object, options: Mapping[str, object]
+    ) -> Scores:
+        """See `Model.score`."""
+        given = check_continuations("continuations", continuations)
+        return await self._in_time(prompt, "continuations", given, options)
+
+    async def choose(
+        self, prompt: Prompt | Sequence[ChatMessage], options: object, by_length: object, given: Mapping[str, object]
+    ) -> Choice:
+        """See `Model.choose`."""
+        texts = check_options(options)
+        if not isinstance(by_length, bool):
+            raise InvalidOption("normalize_by_length", f"expected bool, got {type(by_length).__name__}")
+        return chosen(texts, await self._in_time(prompt, "options", texts, given), by_length=by_length)
+
+    async def _in_time(
+        self, prompt: object, option: str, given: Sequence[str | Sequence[object]], options: Mapping[str, object]
+    ) -> Scores:
+        self._caller.check_loop()
+        self._caller.check_has_weights()
+        checked, now = parse_score_options(options), time.monotonic()
+        try:
+            async with asyncio.timeout(checked.deadline) as timeout:
+                prepared = await self._prepared(prompt, checked)
+                continuations = await self._tokenized(option, given)
+                return await self._scores(prepared, continuations, checked, now)
+        except TimeoutError:
+            if not timeout.expired() or checked.deadline is None:
+                raise
+            problem = f"the deadline of {checked.deadline:g} s has passed"
+            raise DeadlinePassed(problem, checked.deadline) from None
+
+    async def _prepared(self, prompt: Any, checked: ScoreOptions) -> Prepared:
+        if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
+            return await self._prompts.chat(prompt, request_options(checked))
+        return await self._prompts.plain(prompt, request_options(checked))
+
+    async def _tokenized(self, option: str, given: Sequence[str | Sequence[object]]) -> list[list[int]]:
+        """The tokens of each continuation, at least one."""
+
+        def tokenize(vocabulary: Vocabulary) -> list[list[int]]:
+            return [
+                tokens_after(one, vocabulary) if isinstance(one, str) else check_tokens(one, vocabulary.n_vocab)
+                for one in given
+            ]
+
+        continuations = await self._caller.use_vocabulary(tokenize, sum(map(len, given)) + 10 * len(given))
+        if [] in continuations:
+            raise InvalidOption(option, f"at index {continuations.index([])}: it has no tokens")
+        return continuations
+
+    async def _scores(
+        self, prepared: Prepared, continuations: list[list[int]], checked: ScoreOptions, now: float
+    ) -> Scores:
+        board, plan = self._caller.board, ReplyPlan(request_options(checked))
+        check_room(len(prepared.tokens), continuations, board.config.context_opts.n_ctx)
+        request = await self._caller.request(board, prepared, plan, now, prefill_only=True)
+        first = await self._caller.result(await self._caller.submit(first_of(request, continuations)))
+        facts, several = board.facts, [index for index, one in enumerate(continuations) if len(one) > 1]
+        assert facts is not None
+        # Only what cannot be shared out of cells waits for the prompt's row to be saved.
+        parent = None if facts.memory == "full" else first.finish_key
+        others = await self._others(request, continuations, several, parent, facts.n_seq_max + 1)
+        return gathered(first, others, continuations)
+
+    async def _others(
+        self, first: Request, continuations: Sequence[list[int]], several: Sequence[int], parent: bytes | None,
+        side_by_side: int,
+    ) -> dict[int, Completion]:  # fmt: skip
+        """What is told of the continuations at `several`, a few at a time: the queue is for others too."""
+        left, done = iter(several), dict[int, Completion]()
+
+        async def work() -> None:
+            for index in left:
+                done[index] = await self._other(first, continuations[index], parent)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(side_by_side, len(several))):
+                    group.create_task(work())
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None  # all of the call ends by the first
+        return done
+
+    async def _other(self, first: Request, tokens: list[int], parent: bytes | None) -> Completion:
+        caller, ticket = self._caller, self._caller.ticket()
+        if first.n_tokens + len(tokens) <= INLINE_LENGTH:
+            request = other_of(first, ticket, tokens, parent)
+        else:
+            request = await caller.threads.run(other_of, first, ticket, tokens, parent)
+        return await caller.result(await caller.submit(request))
+
+
+def request_options(checked: ScoreOptions) -> RequestOptions:
+    """What each request of a call is given; the deadline is that of the whole."""
+    return RequestOptions(cache_salt=checked.cache_salt, priority=checked.priority, queue_wait=checked.queue_wait)
+
+
+def check_room(n_prompt: int, continuations: Sequence[Sequence[int]], n_ctx: int) -> None:
+    """Whether the context holds the prompt with each continuation. Raises `ContextOverflow`."""
+    longest = max(map(len, continuations))
+    if n_prompt and n_prompt + longest - 1 > n_ctx:
+        problem = (
+            f"the prompt has {n_prompt} tokens and the longest continuation {longest}, and the context of {n_ctx} "
+            "must hold all but the last"
+        )
+        raise ContextOverflow(problem, n_prompt, n_ctx)

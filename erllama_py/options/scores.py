@@ -1,0 +1,82 @@
+"""What `score` and `choose` take beside the prompt, checked once, at the door."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from msgspec import Meta
+
+from erllama_py.errors import InvalidOption
+from erllama_py.options.check import Options, check_utf8, convert
+from erllama_py.options.model import Salt
+from erllama_py.options.request import RequestOptions
+
+# The first tokens of all are read off one row of logits on the engine's thread, at some µs each.
+MAX_CONTINUATIONS = 2000
+
+_NO_TURN = "a score is no turn of a conversation: nothing but the prompt is kept"
+_REASONS = {
+    "session_id": _NO_TURN,
+    "session_wait": _NO_TURN,
+    "parent_key": _NO_TURN,
+    "prompt_logprobs": "a score tells of the continuations; `prefill_only` with it tells of all of a prompt",
+    "reproducible": "it reads the prompt in other batches than a reproducible reply does",
+}
+_NOT_DRAWN = "nothing is drawn for a score, which is by the model's logits alone"
+
+
+class ScoreOptions(Options, frozen=True):
+    """What `score` and `choose` take beside the prompt and its continuations."""
+
+    cache_salt: Salt | None = None
+    """In place of the model's `cache_salt`, for this call."""
+    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    """Higher goes first; among equals, the one that came first."""
+    queue_wait: bool | Annotated[float, Meta(ge=0.0)] = False
+    """Seconds that the prompt waits for room in a full queue instead of raising `QueueFull`; True: until there is. One
+    place is enough for all continuations."""
+    deadline: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
+    """Seconds from the call, after which it raises `DeadlinePassed`: a score is whole or not at all."""
+
+
+def parse_score_options(options: Mapping[str, object]) -> ScoreOptions:
+    """Check the options of one call. Raises `InvalidOption`."""
+    for name in options:
+        if name in RequestOptions.__struct_fields__ and name not in ScoreOptions.__struct_fields__:
+            raise InvalidOption(name, _REASONS.get(name, _NOT_DRAWN))
+    checked = convert(options, ScoreOptions, queue_wait=lambda wait: True if wait == math.inf else wait)
+    if checked.cache_salt is not None:
+        check_utf8("cache_salt", checked.cache_salt)
+    return checked
+
+
+def check_continuations(option: str, given: object, *, tokens: bool = True) -> list[str | Sequence[object]]:
+    """`given` as a list of texts or, with `tokens`, of lists of token ids too. Raises `InvalidOption`."""
+    what = "texts or of lists of token ids" if tokens else "texts"
+    if not isinstance(given, Sequence) or isinstance(given, str | bytes | bytearray):
+        raise InvalidOption(option, f"expected a list of {what}, got {type(given).__name__}")
+    if not 1 <= len(given) <= MAX_CONTINUATIONS:
+        raise InvalidOption(option, f"expected 1 to {MAX_CONTINUATIONS} {what}, got {len(given)}")
+    for index, one in enumerate(given):
+        listed = tokens and isinstance(one, Sequence) and not isinstance(one, bytes | bytearray)
+        if not isinstance(one, str) and not listed:
+            raise InvalidOption(option, f"at index {index}: expected str, got {type(one).__name__}")
+        if not one:
+            raise InvalidOption(option, f"at index {index}: it is empty")
+        if isinstance(one, str):
+            check_utf8(option, one)
+    return list(given)
+
+
+def check_options(given: object) -> list[str]:
+    """The options of a `choose`: texts, no two alike. Raises `InvalidOption`."""
+    texts, places = [], dict[str, int]()
+    for index, text in enumerate(check_continuations("options", given, tokens=False)):
+        assert isinstance(text, str)
+        if text in places:
+            raise InvalidOption("options", f"at index {index}: the same as at index {places[text]}")
+        places[text] = index
+        texts.append(text)
+    return texts
