@@ -34,10 +34,11 @@ def of_row(row: Any, token: int, ids: Any, count: int) -> Likeliest:
 
 def of_logits(logits: bytes, tokens: Sequence[int]) -> list[Likeliest]:
     """How likely each of `tokens` is by one row of 32-bit logits. Raises `SamplerFailed` where they are no numbers."""
-    row = numpy.frombuffer(logits, "f4").astype("f8")
+    row = numpy.frombuffer(logits, "f4")
     if not math.isfinite(float(row.max())):  # NaN is the greatest to `max`
         raise SamplerFailed("the model's output is not a number")
-    return [Likeliest(value, []) for value in (row[list(tokens)] - log_total(row)).tolist()]
+    total = log_total(row)
+    return [Likeliest(value - total, []) for value in row[list(tokens)].tolist()]
 
 
 def of_some(ids: Any, logits: Any, token: int, count: int) -> Likeliest:

@@ -9,9 +9,11 @@ from typing import Annotated
 from msgspec import Meta
 
 from erllama_py.errors import InvalidOption
+from erllama_py.options.chat import ChatOptions
 from erllama_py.options.check import Options, check_utf8, convert
 from erllama_py.options.model import Salt
 from erllama_py.options.request import RequestOptions
+from erllama_py.options.sampling import Sampling
 
 # The first tokens of all are read off one row of logits on the engine's thread, at some µs each.
 MAX_CONTINUATIONS = 2000
@@ -24,6 +26,8 @@ _REASONS = {
     "prompt_logprobs": "a score tells of the continuations; `prefill_only` with it tells of all of a prompt",
     "reproducible": "it reads the prompt in other batches than a reproducible reply does",
 }
+_OF_CHATS = set(ChatOptions.__struct_fields__) - set(Sampling.__struct_fields__)
+_RENDERED = "messages are rendered without it: pass the tokens of `apply_chat_template` as the prompt"
 _NOT_DRAWN = "nothing is drawn for a score, which is by the model's logits alone"
 
 
@@ -45,7 +49,7 @@ def parse_score_options(options: Mapping[str, object]) -> ScoreOptions:
     """Check the options of one call. Raises `InvalidOption`."""
     for name in options:
         if name in RequestOptions.__struct_fields__ and name not in ScoreOptions.__struct_fields__:
-            raise InvalidOption(name, _REASONS.get(name, _NOT_DRAWN))
+            raise InvalidOption(name, _REASONS.get(name, _RENDERED if name in _OF_CHATS else _NOT_DRAWN))
     checked = convert(options, ScoreOptions, queue_wait=lambda wait: True if wait == math.inf else wait)
     if checked.cache_salt is not None:
         check_utf8("cache_salt", checked.cache_salt)
@@ -54,7 +58,7 @@ def parse_score_options(options: Mapping[str, object]) -> ScoreOptions:
 
 def check_continuations(option: str, given: object, *, tokens: bool = True) -> list[str | Sequence[object]]:
     """`given` as a list of texts or, with `tokens`, of lists of token ids too. Raises `InvalidOption`."""
-    what = "texts or of lists of token ids" if tokens else "texts"
+    what, kinds = ("texts or of lists of token ids", "str or a list of token ids") if tokens else ("texts", "str")
     if not isinstance(given, Sequence) or isinstance(given, str | bytes | bytearray):
         raise InvalidOption(option, f"expected a list of {what}, got {type(given).__name__}")
     if not 1 <= len(given) <= MAX_CONTINUATIONS:
@@ -62,7 +66,7 @@ def check_continuations(option: str, given: object, *, tokens: bool = True) -> l
     for index, one in enumerate(given):
         listed = tokens and isinstance(one, Sequence) and not isinstance(one, bytes | bytearray)
         if not isinstance(one, str) and not listed:
-            raise InvalidOption(option, f"at index {index}: expected str, got {type(one).__name__}")
+            raise InvalidOption(option, f"at index {index}: expected {kinds}, got {type(one).__name__}")
         if not one:
             raise InvalidOption(option, f"at index {index}: it is empty")
         if isinstance(one, str):

@@ -7,23 +7,20 @@ from typing import Any
 import numpy
 import pytest
 from helpers.backends import ON_LLAMA
+from helpers.by_logits import log_softmax
 from helpers.engine import generate
 from helpers.worker import Bench, bench, prompt
+from hypothesis import given
+from hypothesis import strategies as st
 
 from erllama_py.engine import prompt_scores
 from erllama_py.engine.backend import Backend, BackendFailure, DecodeStatus, Slice
-from erllama_py.engine.jobs import Cancel, Finished, Park, Report, Resume, Text
+from erllama_py.engine.jobs import Cancel, Finished, Park, PromptLogits, Report, Resume, Text
 from erllama_py.errors import SamplerFailed
 from erllama_py.results import TokenLogprob
 
 PROMPT = [ord(letter) for letter in "Once upon a time there was a user who"]
 SCORED: Any = {"report": Report(prompt_logprobs=2), "max_new_tokens": 2}
-
-
-def log_softmax(logits: bytes) -> Any:
-    """In 64 bits, by its definition."""
-    wide = numpy.frombuffer(logits, "f4").astype("f8")
-    return wide - numpy.log(numpy.exp(wide - wide.max()).sum()) - wide.max()
 
 
 # --- backends ----------------------------------------------------------------------------------------------------
@@ -182,3 +179,96 @@ def test_rows_that_fail_fail_their_request_alone(monkeypatch: pytest.MonkeyPatch
     assert not isinstance(one.ended(1), Finished)
     assert isinstance(one.ended(2), Finished)
     assert one.of(Text, 2)
+
+
+# --- of the end of a prompt ----------------------------------------------------------------------------------------
+
+
+def ends(tokens: list[int], start: int, *following: int, keep: int = 0, **fields: Any) -> Any:
+    """A request that scores its prompt from `start` on, and what could follow it."""
+    report = Report(prompt_logprobs=0, scored_from=start, next_tokens=following)
+    return generate(1, tokens, report=report, max_new_tokens=0, keep=keep, **fields)
+
+
+def values(scores: list[TokenLogprob | None]) -> list[tuple[int, float]]:
+    return [(one.token_id, one.logprob) for one in scores if one is not None]
+
+
+@pytest.mark.parametrize("rows", [1, 4, 64])
+@pytest.mark.parametrize("start", [1, 2, 20, 39, 40])
+def test_only_the_end_is_scored(start: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each token as where all are; what follows by the last row. What comes before is computed in slices of any
+    length, and of no row of it the logits are read."""
+    tokens, one = prompt(1, 40), bench()
+    expected = values(whole([*tokens, 9]))[max(0, start - 1) :]
+    monkeypatch.setattr(prompt_scores, "ROWS_BYTES", rows * 4 * one.facts.n_vocab)
+    read: list[int] = []
+    likeliest = one.backend.likeliest
+
+    def counted(index: int, offset: int, given: Any, count: int) -> Any:
+        read.append(len(given))
+        return likeliest(index, offset, given, count)
+
+    monkeypatch.setattr(one.backend, "likeliest", counted)
+    one.do(ends(tokens, start, 9))
+    one.run()
+    assert values(found(one)) == expected
+    assert sum(read) == 40 - start
+    assert max(read, default=0) <= rows
+    if start > rows:
+        assert one.decodes[0][0][1] > min(rows, start - 2)
+
+
+def test_what_could_follow_is_scored_by_kept_logits() -> None:
+    """No decode is needed where they are there; each in the order that was asked."""
+    tokens, one = prompt(1, 40), bench()
+    one.do(ends(tokens, 40, 9, 5, 9, keep_logits=True))
+    one.run()
+    [kept] = one.of(PromptLogits)
+    decodes = len(one.decodes)
+    again = bench()
+    again.do(generate(2, tokens, max_new_tokens=0))
+    again.run()
+    before = len(again.decodes)
+    again.do(ends(tokens, 40, 9, 5, 9, keep=40, logits=kept.logits))
+    again.run()
+    assert (decodes, len(again.decodes) - before) == (1, 0)
+    assert values(found(again)) == values(found(one))
+    assert [token for token, _ in values(found(one))] == [9, 5, 9]
+
+
+@pytest.mark.parametrize("logits", [b"\0\0\xc0\x7f" * 320, b"\0\0\x80\xff" * 320, b"\0\0\x80\x7f" * 320])
+def test_kept_logits_that_are_no_numbers_fail_the_request_alone(logits: bytes) -> None:
+    """NaN, and nothing that can come; others go on."""
+    tokens, one = prompt(1, 40), bench()
+    one.do(generate(2, tokens, max_new_tokens=0))
+    one.run()
+    one.do(ends(tokens, 40, 9, keep=40, logits=logits))
+    one.do(generate(3, prompt(2), seq_id=1, max_new_tokens=2))
+    one.run()
+    assert not isinstance(one.ended(1), Finished)
+    assert isinstance(one.ended(3), Finished)
+
+
+def test_short_ends_are_scored_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many in one decode as its rows allow; those that waited go first."""
+    one = bench()
+    monkeypatch.setattr(prompt_scores, "ROWS_BYTES", 8 * 4 * one.facts.n_vocab)
+    for number in range(4):
+        report = Report(prompt_logprobs=0, scored_from=1, next_tokens=(9,))
+        one.do(generate(number + 1, prompt(number, 4), seq_id=number, report=report, max_new_tokens=0))
+    one.run()
+    assert one.decodes == [[(0, 4), (1, 4)], [(2, 4), (3, 4)]]
+    for number in range(4):
+        assert values(found(one, number + 1)) == values(whole([*prompt(number, 4), 9]))
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 9)), min_size=1), st.integers(1, 30))
+def test_rows_of_one_decode_fit(given_rows: list[tuple[int, int]], most: int) -> None:
+    """One is taken in any case; who is left has not waited longer than who is taken."""
+    scoring = [(place, rows, waited) for place, (rows, waited) in enumerate(given_rows)]
+    chosen = prompt_scores.as_many_as_fit(scoring, most)
+    assert chosen
+    assert len(chosen) == 1 or sum(given_rows[place][0] for place in chosen) <= most
+    left = [waited for place, _, waited in scoring if place not in chosen]
+    assert max(left, default=0) <= min(given_rows[place][1] for place in chosen)

@@ -42,6 +42,7 @@ SESSIONS, LOOPS, TIERS = ("s", "t", None), ("x", "y"), ("d", "e")
 IDENTITY = erllama.Identity(bytes(32), 16, bytes(32))
 SCHEDULER = {"max_pending": 4, "session_idle_ms": 20, "turn_ms": 5, "reproducible_idle_ms": 30}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
+CONTINUATIONS = ["so", " and so on", "."]
 TEXT = "all that a prompt begins with, long enough for rows " * 3
 
 Call = Callable[["Fuzz", random.Random], object]
@@ -261,6 +262,14 @@ def _of_the_draw(pick: random.Random) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def score_options(pick: random.Random) -> dict[str, Any]:
+    """Those of scores, some of which are refused."""
+    return pick.choice(
+        ({}, {}, {"deadline": pick.choice((1e-6, 0.003))}, {"priority": 5}, {"queue_wait": True}, {"seed": 1},
+         {"cache_salt": "another"})
+    )  # fmt: skip
+
+
 async def read(stream: erllama.Stream, pick: random.Random) -> None:
     """Some events, or all, or the text alone; then the block is left, or the request cancelled."""
     how, most = pick.choice(("leave", "cancel", "all", "text")), pick.choice((0, 1, 3))
@@ -302,6 +311,8 @@ MODEL_CALLS: dict[str, Callable[[Any, random.Random], object]] = {
     "stream_chat": lambda m, pick: read(m.stream_chat(messages(pick), **options(pick)), pick),
     "session": lambda m, pick: converse(m.session(pick.choice(SESSIONS)), pick),
     "prefill_only": lambda m, pick: m.prefill_only(prompt(pick), reproducible=pick.random() < 0.3),
+    "score": lambda m, pick: m.score(prompt(pick), CONTINUATIONS[: pick.randrange(4)], **score_options(pick)),
+    "choose": lambda m, pick: m.choose(messages(pick), CONTINUATIONS, **score_options(pick)),
     "cancel": lambda m, pick: m.cancel(pick.randrange(200)),
     "end_session": lambda m, pick: m.end_session("s"),
     "inject_fault": lambda m, pick: m.inject_fault(pick.choice(FAULTS)),

@@ -37,8 +37,8 @@ WIDER: dict[str, object] = {
     "PressureOpts.source": get_type_hints(erllama.PressureOptsDict)["source"],  # the struct leaves it to its parser
 }
 STRUCTS: list[type[msgspec.Struct]] = [
-    erllama.RequestOptions, erllama.ModelConfig, erllama.ModelOpts, erllama.ContextOpts, erllama.PolicyOpts,
-    erllama.SchedulerOpts, erllama.StubOpts, erllama.PressureOpts, erllama.RestartLimits,
+    erllama.RequestOptions, erllama.ScoreOptions, erllama.ModelConfig, erllama.ModelOpts, erllama.ContextOpts,
+    erllama.PolicyOpts, erllama.SchedulerOpts, erllama.StubOpts, erllama.PressureOpts, erllama.RestartLimits,
 ]  # fmt: skip
 
 

@@ -20,7 +20,10 @@ import erllama_py as erllama
 pytestmark = pytest.mark.anyio
 
 Call = Callable[[], Coroutine[Any, Any, object]]
-MODEL = ("chat", "complete", "prefill_only", "evict", "tokenize", "detokenize", "apply_chat_template", "explain")
+MODEL = (
+    "chat", "complete", "prefill_only", "score", "choose", "evict", "tokenize", "detokenize", "apply_chat_template",
+    "explain",
+)  # fmt: skip
 CACHE = ("counters", "rows", "tiers", "evict_bytes", "gc", "flush", "put", "find", "read")
 RUNTIME = ("load", "tier", "supervise", "session", "stream")
 
