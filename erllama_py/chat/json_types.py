@@ -100,10 +100,23 @@ def reader(kind: Any) -> Callable[[str], object]:
     return read
 
 
+def converter(kind: Any) -> Callable[[object], object]:
+    """A function from plain Python values, as JSON has them, to one of the type. It raises what the type's own checks
+    raise."""
+    adapter = _pydantic(kind)
+    if adapter is None:
+        return lambda value: msgspec.convert(value, kind, str_keys=True)
+    convert: Callable[[object], object] = adapter.validate_python
+    return convert
+
+
 def _pydantic(kind: Any) -> Any:
-    """Pydantic's adapter of a type that is one of its own, or a container or union of such; `None` for all others."""
+    """Pydantic's adapter of a type that is one of its own or is annotated with its fields, or of a container or union
+    of such; `None` for all others."""
     return sys.modules["pydantic"].TypeAdapter(kind) if _is_pydantic(kind) else None
 
 
 def _is_pydantic(kind: Any) -> bool:
-    return hasattr(kind, "__pydantic_validator__") or any(map(_is_pydantic, typing.get_args(kind)))
+    if hasattr(kind, "__pydantic_validator__") or type(kind).__module__.partition(".")[0] == "pydantic":
+        return True
+    return any(map(_is_pydantic, typing.get_args(kind)))

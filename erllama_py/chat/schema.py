@@ -75,8 +75,8 @@ def check_schemas(schema: dict[str, Any]) -> list[dict[str, Any]]:
     return [one for _, one in found]
 
 
-def check_size(value: object) -> None:
-    """Refuse what is no JSON, or too much of it. Raises `InvalidSchema`."""
+def check_size(value: object) -> int:
+    """How many values there are. Refuses what is no JSON, or too much of it. Raises `InvalidSchema`."""
     values = characters = 0
     open_: list[tuple[object, str, int]] = [(value, "#", 0)]
     while open_:
@@ -96,6 +96,7 @@ def check_size(value: object) -> None:
             _check_number(one, path)
         if characters > MAX_CHARACTERS:
             raise _wrong(f"the schema has more than {MAX_CHARACTERS} characters")
+    return values
 
 
 def _length(text: object, path: str) -> int:

@@ -32,6 +32,7 @@ from erllama_py.handle.alternatives import alternative, feed_of, joined, togethe
 from erllama_py.handle.reading import asks_nothing, compiles, plan_reply
 from erllama_py.handle.replies import FinishedReply, Prepared, ReplyPlan
 from erllama_py.handle.token_options import asks_much, by_id, names_tokens
+from erllama_py.handle.tool_list import tool_list
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.request import capture_plan, make_request, too_late
 from erllama_py.options.request import RequestOptions, parse_request_options
@@ -203,6 +204,8 @@ class Caller:
         ends_at = None if checked.deadline is None else called + checked.deadline
         try:
             async with asyncio.timeout_at(ends_at) as timeout:
+                if checked.tools is not None:
+                    checked = msgspec.structs.replace(checked, tools=await self.threads.run(tool_list, checked.tools))
                 checked = await self._by_id(checked)
                 prepared = await prepare(checked)
                 plan = await self._plan(checked, prepared)

@@ -21,6 +21,7 @@ from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.scores import Continuation, Scoring
 from erllama_py.handle.session import Session
 from erllama_py.handle.stream import Run, Stream
+from erllama_py.handle.tool_list import shown, tool_list
 from erllama_py.model.board import ModelBoard
 from erllama_py.options.mappings import RequestOptionsDict, ScoreOptionsDict
 from erllama_py.options.request import RequestOptions, merged, parse_request_options
@@ -214,8 +215,10 @@ class Model:
     async def apply_chat_template(
         self, messages: Sequence[ChatMessage], *, tools: Tools | None = None, add_generation_prompt: bool = True
     ) -> list[int]:
-        """The conversation as token ids, rendered by the GGUF's own Jinja template. Raises `ChatTemplateError`."""
-        return await self._prompts.render(messages, tools, add_generation_prompt=add_generation_prompt)
+        """The conversation as token ids, rendered by the GGUF's own Jinja template. Raises `ChatTemplateError`
+        and `InvalidOption`."""
+        given = shown(await self._caller.threads.run(tool_list, tools))
+        return await self._prompts.render(messages, given, add_generation_prompt=add_generation_prompt)
 
     # --- the cache ---------------------------------------------------------------------------------------------
 

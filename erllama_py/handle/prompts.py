@@ -3,7 +3,7 @@ vocabulary and chat template. Bad input raises here, and never reaches the actor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,12 +12,13 @@ from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import InvalidText
 from erllama_py.handle.caller import INLINE_LENGTH, Caller
 from erllama_py.handle.replies import Prepared
+from erllama_py.handle.tool_list import shown, tool_list
 from erllama_py.model.request import check_is_tokens, check_tokens
 from erllama_py.options.request import RequestOptions
 
 Prompt = str | Sequence[int]
 ChatMessage = Mapping[str, Any]
-Tools = Sequence[Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any] | Callable[..., Any]]
 
 
 class Prompts:
@@ -42,9 +43,13 @@ class Prompts:
         )
 
     async def render(
-        self, messages: Sequence[ChatMessage], tools: Tools | None = None, *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        add_generation_prompt: bool = True,
     ) -> list[int]:
-        """See `Model.apply_chat_template`."""
+        """See `Model.apply_chat_template`; `tools` as templates take them."""
         template = await self._caller.template()
         render = partial(template.render, messages, tools=tools, add_generation_prompt=add_generation_prompt)
         # A template is the model's own code: how long it runs is not known, so not on the loop.
@@ -66,7 +71,7 @@ class Prompts:
 
     async def chat(self, messages: Sequence[ChatMessage], options: RequestOptions) -> Prepared:
         """The prompt of a conversation."""
-        tools = options.tools
+        tools = shown(tool_list(options.tools))
         tokens = await self.render(messages, tools)
         template = await self._caller.template()
 

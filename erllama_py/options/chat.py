@@ -11,5 +11,6 @@ class ChatOptions(Sampling, frozen=True):
     """The options of a request that are about a conversation."""
 
     tools: Any = None
-    """The tools that the reply may call: mappings in OpenAI's function form. They are shown to the model by its chat
-    template."""
+    """The tools that the reply may call: mappings in OpenAI's function form, or in its inner one (`name`,
+    `description`, `parameters`), and Python functions, whose type hints and docstrings say the same. At most 128. They
+    are shown to the model by its chat template."""

@@ -68,6 +68,7 @@ _CALLED_ELSEWHERE = {
     "n_threads": "num_thread",
     "deadline": "timeout",
     "session_id": "id_slot",
+    "tools": "functions",
     "type_k": "cache_type_k",
     "type_v": "cache_type_v",
 }
