@@ -17,7 +17,7 @@ from erllama_py.chat.json_types import converter, schema_of
 from erllama_py.errors import InvalidSchema
 
 _REFERENCE = "#/$defs/"
-_VARIADIC = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+_VARIADIC: dict[object, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 
 
 class Argument(msgspec.Struct, frozen=True, eq=False):
