@@ -171,7 +171,7 @@ def test_pydantic_fields_count() -> None:
         function.read({"seconds": 10, "hours": 1})
 
 
-def unhinted(city) -> None: ...  # type: ignore[no-untyped-def]
+def unhinted(city) -> None: ...  # type: ignore[no-untyped-def]  # on purpose
 
 
 def many(*cities: str) -> None: ...
@@ -187,7 +187,7 @@ def numbers() -> Iterator[int]:
     yield 1
 
 
-def unknown(city: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+def unknown(city: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821  # on purpose
 
 
 def opaque(city: Callable[[], None]) -> None: ...

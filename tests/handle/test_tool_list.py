@@ -60,7 +60,7 @@ def test_later_changes_of_the_callers_mapping_change_nothing() -> None:
     """The schema is copied."""
     given = {"name": "add", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}
     (tool,) = tool_list([given])
-    given["parameters"]["properties"].clear()  # type: ignore[index]
+    given["parameters"]["properties"].clear()  # type: ignore[index]  # not only str
     assert tool.parameters["properties"] == {"x": {"type": "integer"}}
 
 
@@ -120,9 +120,9 @@ async def test_every_call_has_the_same_door() -> None:
             with pytest.raises(InvalidOption):
                 await model.chat(messages, tools=bad)
             with pytest.raises(InvalidOption):
-                await model.apply_chat_template(messages, tools=bad)  # type: ignore[arg-type]
+                await model.apply_chat_template(messages, tools=bad)  # type: ignore[arg-type]  # a slip
             with pytest.raises(InvalidOption):
-                model.session(tools=bad)  # type: ignore[arg-type]
+                model.session(tools=bad)  # type: ignore[arg-type]  # a slip
         assert (await model.chat(messages, tools=[add], response_tokens=4)).generated
         assert await model.apply_chat_template(messages, tools=[add]) == await model.apply_chat_template(messages)
         async with model.session(tools=[add]) as session:
