@@ -5,8 +5,8 @@
 
 - on the engine thread only: `load`, `set_threads`, `rest`, `decode`, `logits`, `likeliest`, `sampler`, `remove`,
   `share`, `positions`, `capture`, `restore`, `close`;
-- from any thread: `inspect` and `use_weights_of` (before `load`), `abort`, and everything of `vocabulary` (after
-  `load`).
+- from any thread: `inspect` and `use_weights_of` (before `load`), `abort`, `embedder` and everything of `vocabulary`
+  (after `load`).
 
 Errors that leave a backend are `ErllamaError`s, or a `BackendFailure` when the context cannot be trusted
 any more; a ctypes error never does.
@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
+from erllama_py.engine.embedding import Embedder, EmbedderOpts
 from erllama_py.engine.structure import Tokenizer
 from erllama_py.options.sampling import Sampling
 
@@ -58,6 +59,8 @@ class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
     # Tokens of the context that the model was first trained for, where the file has rope factors for longer ones
     # ("longrope"); 0 elsewhere. A context above it rotates every key by other factors, from position 0 on.
     long_rope_above: int = 0
+    embeds_only: bool = False  # an encoder: its tokens see those after them, so it cannot generate
+    pooling: str | None = None  # how vectors of tokens become one of a text: "mean", "cls", "last"; "rank": a head
     files: tuple[ModelFile, ...] = ()  # in the order of their parts where the model is split; none for a stub
 
     @property
@@ -92,6 +95,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     bos_token: str
     eos_token: str
     build: str  # of the inference library; part of every cache key
+    n_embd: int = 0  # numbers of an embedding
+    rerank_template: str | None = None  # how a pair is written for a model that ranks
     on_gpu: bool = False  # whether a GPU computes all layers
 
 
@@ -177,6 +182,9 @@ class Vocabulary(Protocol):
         """The tokens as structures need them, always the same object. What is costly is made by the first `compile`:
         not on the event loop, nor on the engine thread. Raises `ModelNotLoaded`."""
 
+    def pair_frame(self) -> tuple[list[int], list[int], list[int]]:
+        """The tokens before, between and after a query and a document that are to be ranked."""
+
     def prepare(self, sampling: Sampling, n_ctx: int) -> None:
         """Make what a sampler of these options takes long to make, in a context of `n_ctx` tokens: not on the event
         loop, nor on the engine thread. Raises `InvalidOption` for what takes too long, and `ModelNotLoaded`."""
@@ -206,6 +214,12 @@ class Backend(Protocol):
         """Load weights, then allocate the context. `progress` gets a fraction and answers whether to go on;
         when it answers false, `LoadCancelled` is raised. Raises `ModelLoadError`, also if a file has changed since
         `inspect` read it; frees all when it raises."""
+
+    def embedder(self, opts: EmbedderOpts) -> Embedder:
+        """A context for embeddings over the same weights, which it holds; not made yet. From any thread, after `load`.
+
+        Raises `ModelNotLoaded` once they are freed.
+        """
 
     def set_threads(self, single: int, several: int) -> None:
         """How many threads compute the decodes to come: those of a single token, and those of several.

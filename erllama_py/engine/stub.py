@@ -31,10 +31,12 @@ from erllama_py.engine.backend import (
     Slice,
 )
 from erllama_py.engine.banned import Banned, banned
+from erllama_py.engine.embedding import EmbedderOpts
 from erllama_py.engine.guidance import Words
 from erllama_py.engine.logprobs import of_row
 from erllama_py.engine.structure import Matcher, Tokenizer, compile
 from erllama_py.engine.stub_cells import VALUE_BYTES, StubCells
+from erllama_py.engine.stub_embedder import StubEmbedder
 from erllama_py.engine.stub_logits import END, LOGIT_BYTES, row_of, row_under_structure, token_of, value_of
 from erllama_py.errors import (
     InvalidText,
@@ -91,6 +93,9 @@ class StubVocabulary:
 
     def is_end(self, token: int) -> bool:
         return token in self.ends
+
+    def pair_frame(self) -> tuple[list[int], list[int], list[int]]:
+        return [], [END], []
 
     def prepare(self, sampling: Sampling, n_ctx: int) -> None:
         """See `Vocabulary.prepare`. Nothing takes long here."""
@@ -193,7 +198,7 @@ class StubBackend:
         self.release = threading.Event()
         self.decodes = 0
         self.threads = (0, 0)  # as `set_threads` set them last
-        self._config = config
+        self._config, self._model_id = config, model_id
         context = config.context_opts
         n_ubatch = context.n_ubatch or context.n_batch
         self._cells = StubCells(config.stub, context.n_ctx, n_ubatch, context.n_seq_max)
@@ -205,7 +210,8 @@ class StubBackend:
     def inspect(self) -> FileFacts:
         return FileFacts(
             architecture="stub", quant_type="stub", quant_bits=16, n_ctx_train=1 << 20, n_layer=1,
-            kv_bytes_per_token=4,
+            kv_bytes_per_token=4, embeds_only=self._config.stub.embeds_only,
+            pooling="rank" if self._config.stub.ranks else None,
         )  # fmt: skip
 
     def use_weights_of(self, other: Backend) -> None:
@@ -220,15 +226,20 @@ class StubBackend:
         if stub.fail_load:
             raise ModelLoadError("stub", "the stub was told to fail its load")
         self._loaded = True
-        usable = not self._config.model_opts.vocab_only
+        usable = not self._config.model_opts.vocab_only and not stub.embeds_only
         return ModelFacts(
             description="stub", n_params=0, size_bytes=0, n_vocab=stub.vocab_size, n_layer=1,
             n_ctx_train=1 << 20, n_ctx=context.n_ctx if usable else 0, n_batch=context.n_batch,
             n_ubatch=context.n_ubatch or context.n_batch, n_seq_max=context.n_seq_max, memory=stub.memory,
             n_swa=stub.n_swa, state_bytes=VALUE_BYTES if stub.memory in ("recurrent", "hybrid") else 0,
             flash_attn=context.flash_attn is True, chat_template=CHAT_TEMPLATE, bos_token="", eos_token="<|end|>",
-            build="stub-1",
+            build="stub-1", n_embd=stub.n_embd,
         )  # fmt: skip
+
+    def embedder(self, opts: EmbedderOpts) -> StubEmbedder:
+        if not self._loaded:
+            raise ModelNotLoaded(self._model_id)
+        return StubEmbedder(self._config, opts, self.hung, self.release)
 
     def set_threads(self, single: int, several: int) -> None:
         self.threads = (single, several)

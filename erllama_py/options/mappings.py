@@ -143,6 +143,7 @@ class SchedulerOptsDict(TypedDict, total=False):
     turn_ms: int
     session_idle_ms: int
     reproducible_idle_ms: int
+    embed_idle_ms: int
     kept_tokens: int | None
 
 
@@ -157,6 +158,9 @@ class StubOptsDict(TypedDict, total=False):
     hang_decode_after: int | None
     memory: Literal["full", "window", "recurrent", "hybrid"]
     n_swa: int
+    n_embd: int
+    embeds_only: bool
+    ranks: bool
 
 
 class ModelConfigDict(TypedDict, total=False):

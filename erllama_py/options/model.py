@@ -132,6 +132,9 @@ class SchedulerOpts(Options, frozen=True):
     reproducible_idle_ms: Count = 300_000
     """How long the second context, which the first request with `reproducible` makes, is kept after the last one, in
     milliseconds."""
+    embed_idle_ms: Count = 300_000
+    """How long the context for embeddings, which the first `embed` or `rerank` makes, is kept after the last one, in
+    milliseconds."""
     kept_tokens: Amount | None = None
     """Most cells that idle sequences, those of sessions included, keep while requests are at work; `None`: a quarter of
     the context, a sixteenth without flash attention."""
@@ -156,6 +159,12 @@ class StubOpts(Options, frozen=True):
     """What its KV memory can do: keep everything, forget what leaves a window, or refuse to be cut back."""
     n_swa: Amount = 0
     """Width of the sliding window in tokens, for `memory="window"`."""
+    n_embd: Annotated[int, Meta(ge=1, le=65_536)] = 64
+    """Numbers of an embedding. Texts that share pairs of bytes are alike."""
+    embeds_only: bool = False
+    """Whether it is an encoder, which embeds and cannot generate."""
+    ranks: bool = False
+    """Whether it ranks documents, by the pairs of bytes that they share with the query."""
 
 
 class ModelConfig(Options, frozen=True):

@@ -24,9 +24,11 @@ from erllama_py.engine.backend import (
     Vocabulary,
 )
 from erllama_py.engine.banned import banned
+from erllama_py.engine.embedding import EmbedderOpts
 from erllama_py.engine.fingerprint import check_unchanged
 from erllama_py.engine.llama.candidates import Candidates
 from erllama_py.engine.llama.context import Context
+from erllama_py.engine.llama.embedder import LlamaEmbedder
 from erllama_py.engine.llama.gguf_file import read_facts
 from erllama_py.engine.llama.gguf_header import check_file
 from erllama_py.engine.llama.logs import LogContext
@@ -52,6 +54,7 @@ class LlamaBackend:
         self._config = config
         self._path = str(config.model_path or "")  # a configuration for this backend has one
         self._files: tuple[ModelFile, ...] = ()  # as `inspect` has read them
+        self._file: FileFacts | None = None
         self._library: Library | None = None
         self._weights: Weights | None = None
         self._lender: LlamaBackend | None = None  # whose weights are used
@@ -65,7 +68,7 @@ class LlamaBackend:
         self._samplers: set[LlamaSampler] = set()
 
     def inspect(self) -> FileFacts:
-        facts = read_facts(library(), self._path, self._model_id)
+        self._file = facts = read_facts(library(), self._path, self._model_id)
         self._files = facts.files
         return facts
 
@@ -94,7 +97,7 @@ class LlamaBackend:
         memory = _memory_kind(c, model)
         n_swa = int(c.llama_model_n_swa(model))
         context, flash_attn, state_bytes = None, False, 0
-        if not self._config.model_opts.vocab_only:
+        if not self._config.model_opts.vocab_only and not self._file_facts(lib).embeds_only:
             self._abort = AbortFlag(lib)
             self._abort.set(self._aborting)
             handle, flash_attn = make_context(lib, self._path, self._config, model_id, model, self._abort)
@@ -122,8 +125,25 @@ class LlamaBackend:
             bos_token=vocabulary.text_of(int(c.llama_vocab_bos(vocab_handle))),
             eos_token=vocabulary.text_of(int(c.llama_vocab_eos(vocab_handle))),
             build=lib.build,
+            n_embd=int(c.llama_model_n_embd_out(model)),
+            rerank_template=_text(c.llama_model_chat_template(model, b"rerank")),
             on_gpu=self._is_on_gpu(lib, model),
         )
+
+    def _file_facts(self, lib: Library) -> FileFacts:
+        """As `inspect` has read them, of the lender where there is one, or read now."""
+        owner = self._lender or self
+        if owner._file is None:
+            owner._file = read_facts(lib, self._path, self._model_id)
+        return owner._file
+
+    def embedder(self, opts: EmbedderOpts) -> LlamaEmbedder:
+        """See `Backend.embedder`."""
+        weights, lib = self._weights, self._library
+        if weights is None or lib is None:
+            raise ModelNotLoaded(self._model_id)
+        file = self._file_facts(lib)
+        return LlamaEmbedder(lib, weights.hold(), self._config, self._model_id, file, opts)
 
     def _hold_weights(self, lib: Library, progress: Callable[[float], bool]) -> Weights:
         if self._lender is None:

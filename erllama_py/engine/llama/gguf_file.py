@@ -16,6 +16,14 @@ from erllama_py.errors import UnsupportedModel
 
 _BYTES_F16 = 2
 
+# llama.cpp gives these no KV cache, whatever their files say; other encoders say `attention.causal = false`.
+_ENCODERS = {
+    "bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "neo-bert", "modern-bert", "eurobert",
+    "gemma-embedding", "t5encoder", "dream", "llada", "llada-moe", "rnd1", "wavtokenizer-dec",
+}  # fmt: skip
+_POOLING = {1: "mean", 2: "cls", 3: "last", 4: "rank"}  # llama_pooling_type
+_HEADS = ("cls.weight", "cls.output.weight")  # of a model that ranks: one of these is there
+
 _SPLIT_COUNT, _SPLIT_NO = "split.count", "split.no"  # both u16; the latter from 0 on
 _PART_ENDING = "-{:05}-of-{:05}.gguf"  # llama_split_path; counted from 1 on
 
@@ -43,10 +51,24 @@ def read_facts(library: Library, path: str, model_id: str) -> FileFacts:
             n_ctx_train=n_ctx_train,
             sliding_window=header.number(f"{architecture}.attention.sliding_window"),
             n_layer=header.number(f"{architecture}.block_count"),
-            kv_bytes_per_token=_kv_bytes_per_token(header, architecture, sum(part.n_tensors for part in parts)),
+            kv_bytes_per_token=(
+                0
+                if architecture in _ENCODERS
+                else _kv_bytes_per_token(header, architecture, sum(part.n_tensors for part in parts))
+            ),
+            embeds_only=architecture in _ENCODERS or not header.flag(f"{architecture}.attention.causal", True),
+            pooling=_pooling(header, architecture, parts),
             long_rope_above=long_rope_above if has_long_rope else 0,
             files=tuple(part.file for part in parts),
         )
+
+
+def _pooling(header: Header, architecture: str, parts: list[Header]) -> str | None:
+    """How the model's makers pool; one that is to rank without a head pools as its first token."""
+    pooling = _POOLING.get(header.number(f"{architecture}.pooling_type", -1))
+    if pooling == "rank" and not any(part.has_tensor(head) for part in parts for head in _HEADS):
+        return "cls"
+    return pooling
 
 
 def part_paths(header: Header, path: str) -> list[str]:

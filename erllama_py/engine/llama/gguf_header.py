@@ -33,7 +33,7 @@ _NUMBERS: dict[int, Any] = {
     10: ctypes.c_uint64,
     11: ctypes.c_int64,
 }
-_U16, _STRING, _ARRAY = 2, 8, 9
+_U16, _BOOL, _STRING, _ARRAY = 2, 7, 8, 9
 
 
 def check_file(path: str) -> os.stat_result:
@@ -124,6 +124,13 @@ class Header:
         if kind not in _NUMBERS:
             return default
         return int(_NUMBERS[kind].from_address(self._gguf.get_val_data(self._handle, index)).value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false."""
+        index, kind = self._find(key)
+        if kind != _BOOL:
+            return default
+        return bool(ctypes.c_bool.from_address(self._gguf.get_val_data(self._handle, index)).value)
 
     def short(self, key: str) -> int:
         """A value of the type u16, -1 without one."""

@@ -151,6 +151,21 @@ class LlamaVocabulary:
         )
         return tokens[len(first) :] if tokens[: len(first)] == first else []
 
+    def pair_frame(self) -> tuple[list[int], list[int], list[int]]:
+        """See `Vocabulary.pair_frame`: `[CLS] query [SEP] document [SEP]` for BERT's vocabulary, and for others the
+        tokens that their files ask for."""
+        with self._use() as handle:
+            c = self._c
+            bos, eos, sep = c.llama_vocab_bos(handle), c.llama_vocab_eos(handle), c.llama_vocab_sep(handle)
+            if c.llama_vocab_type(handle) == c.LLAMA_VOCAB_TYPE_WPM:
+                before, between, after = [bos], [sep], [sep]
+            else:
+                ends = [sep if eos == _NO_TOKEN else eos] if c.llama_vocab_get_add_eos(handle) else []
+                before = [bos] if c.llama_vocab_get_add_bos(handle) else []
+                between = ends + ([sep] if c.llama_vocab_get_add_sep(handle) else [])
+                after = ends
+        return _present(before), _present(between), _present(after)
+
     def prepare(self, sampling: Sampling, n_ctx: int) -> None:
         """See `Vocabulary.prepare`."""
         if is_dry_used(sampling):
@@ -198,3 +213,8 @@ class LlamaVocabulary:
             with self._changed:
                 self._inside -= 1
                 self._changed.notify_all()
+
+
+def _present(tokens: list[int]) -> list[int]:
+    """Without those that the vocabulary does not have."""
+    return [int(token) for token in tokens if token != _NO_TOKEN]

@@ -116,11 +116,16 @@ def load_error(path: str, problem: str) -> ModelLoadError:
 
 
 def make_context(
-    library: Library, path: str, config: ModelConfig, model_id: str, model: Any, abort: AbortFlag
-) -> tuple[Any, bool]:
-    """A `llama_context *`, and whether it uses flash attention. Raises `ModelLoadError`."""
+    library: Library, path: str, config: ModelConfig, model_id: str, model: Any, abort: AbortFlag, *,
+    pooling: int | None = None,
+) -> tuple[Any, bool]:  # fmt: skip
+    """A `llama_context *`, and whether it uses flash attention; with `pooling`, a `llama_pooling_type`, it gives
+    embeddings. Raises `ModelLoadError`."""
+    params = context_params(library, config, abort)
+    if pooling is not None:
+        params.embeddings, params.pooling_type = True, pooling
     with LogContext(model_id, hold=True) as log:
-        handle = library.c.llama_init_from_model(model, context_params(library, config, abort))
+        handle = library.c.llama_init_from_model(model, params)
     flash_attn = uses_flash_attention(log.held, config.context_opts.flash_attn)
     log.release(expected=False)
     if not handle:
