@@ -40,6 +40,7 @@ from erllama_py.handle.model import Model, board_of
 from erllama_py.handle.supervised import Supervised, parse_supervise
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.companions import Companions
+from erllama_py.model.embedders import Embedders, Place
 from erllama_py.model.registry import Registry
 from erllama_py.options.check import under
 from erllama_py.options.mappings import ModelConfigDict, PolicyOptsDict, PressureOptsDict, RestartLimitsDict, TierDict
@@ -100,6 +101,7 @@ class Runtime(ModelCalls):
         )
         self._models = Registry(lambda: self._branches["models"], self._model_child, self._save)
         self._companions = Companions(lambda: self._branches["models"], self._model_child, self._save, MonotonicClock())
+        self._embedders = Embedders(lambda: self._branches["models"], self._embedder_child, MonotonicClock())
         self._entered = False
         self._open = False
 
@@ -266,8 +268,11 @@ class Runtime(ModelCalls):
     def _model_child(self, board: ModelBoard) -> ChildSpec:
         return tree.model_child(board, self._names, self._make_backend, self._home / "fingerprints", self._buffers)
 
+    def _embedder_child(self, place: Place) -> ChildSpec:
+        return tree.embedder_child(place, self._names)
+
     def _caller(self, board: ModelBoard) -> Caller:
-        return Caller(board, self._names, self._models.unload, self._companions.hold)
+        return Caller(board, self._names, self._models.unload, self._companions.hold, self._embedders.hold)
 
     async def _save(self, board: ModelBoard) -> None:
         await self._caller(board).save_all("shutdown")

@@ -34,6 +34,7 @@ from erllama_py.engine import BackendFactory
 from erllama_py.model.actor import ModelActor
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.companion import companion_name
+from erllama_py.model.embedders import Place
 from erllama_py.options.runtime import RAM_TIER, PressureOpts
 from erllama_py.options.tiers import RamTier, TierSpec
 from erllama_py.scheduler.messages import actor_name
@@ -100,7 +101,7 @@ TREE: tuple[Group | Branch, ...] = (
     ),
     Branch("tiers", "one actor per directory of rows, by name"),
     Branch("watch", "the pressure monitor, where one was asked for"),
-    Branch("models", "one model actor per loaded model, and per companion, each with its engine thread"),
+    Branch("models", "one model actor per loaded model, per companion and per embedder, each with a thread"),
     Branch("user", "what runtime.supervise was given: agent loops"),
 )
 
@@ -171,6 +172,18 @@ def model_child(
         limits=MODEL_LIMITS,
         detail=board.describe,
         on_ended=board.ended,
+    )
+
+
+def embedder_child(place: Place, names: Names) -> ChildSpec:
+    """What computes a model's embeddings. It is not restarted: the next call begins another."""
+    return ChildSpec(
+        place.name,
+        lambda: ActorRun(place.name, place.make, names),
+        restart="temporary",
+        stop_timeout=MODEL_STOP_SECONDS,
+        limits=MODEL_LIMITS,
+        detail=place.describe,
     )
 
 

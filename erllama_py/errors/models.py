@@ -49,6 +49,22 @@ class QueueFull(ModelUnavailable):
     text = "the queue of {model_id!r} is full, {waiting} of {capacity} requests wait; queue_wait=True waits for room"
 
 
+class EmbeddingOnly(ModelUnavailable):
+    """The model is an encoder, such as BERT: it embeds and cannot generate."""
+
+    text = "the model {model_id!r} is an encoder: it embeds texts, but cannot generate"
+
+
+class CannotRank(ModelUnavailable):
+    """The model has no head that scores a query and a document. `methods` are those that it can rank by."""
+
+    methods: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        others = " or ".join(f"method={method!r}" for method in self.methods)
+        return f"the model {self.model_id!r} has no head that ranks; {others} ranks by other means"
+
+
 class TokenizerOnly(ModelUnavailable):
     """The model was loaded with `vocab_only` and has no weights to generate with."""
 

@@ -43,6 +43,23 @@ class DeadlinePassed(RequestError):
     seconds: float = 0.0
 
 
+class InputTooLong(RequestError):
+    """An input of `embed` or `rerank` that the model cannot take whole: `index` says which; `truncate` cuts it.
+
+    `tokens` and `limit` are counts of tokens.
+    """
+
+    index: int = 0
+    tokens: int = 0
+    limit: int = 0
+
+
+class NoEmbedding(RequestError):
+    """The model's output for input `index` is not a number."""
+
+    index: int = 0
+
+
 class InvalidGrammar(RequestError):
     """What the reply is to follow cannot be: it does not parse, no reply can follow it, or it is beyond a limit."""
 

@@ -60,6 +60,8 @@ class ModelCalls:
     prefill_only = by_id(Model.prefill_only)
     score = by_id(Model.score)
     choose = by_id(Model.choose)
+    embed = by_id(Model.embed)
+    rerank = by_id(Model.rerank)
     cancel = by_id(Model.cancel)
     end_session = by_id(Model.end_session)
     evict = by_id(Model.evict)

@@ -27,13 +27,14 @@ from erllama_py.cache.client import CacheClient
 from erllama_py.cache.keys import Identity, fold_salt
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import Vocabulary
-from erllama_py.errors import ModelCrashed, ModelNotLoaded, TokenizerOnly
+from erllama_py.errors import EmbeddingOnly, ModelCrashed, ModelNotLoaded, TokenizerOnly
 from erllama_py.handle.alternatives import alternative, feed_of, joined, together
 from erllama_py.handle.reading import asks_nothing, compiles, plan_reply
 from erllama_py.handle.replies import FinishedReply, Prepared, ReplyPlan
 from erllama_py.handle.token_options import asks_much, by_id, names_tokens
 from erllama_py.handle.tool_list import tool_list
 from erllama_py.model.board import ModelBoard
+from erllama_py.model.embedders import Place
 from erllama_py.model.request import capture_plan, make_request, too_late
 from erllama_py.options.request import RequestOptions, parse_request_options
 from erllama_py.results import Completion, EngineEvent
@@ -59,6 +60,7 @@ INLINE_LENGTH = 4_000
 CHECKS = 2
 
 Prepare = Callable[[RequestOptions], Awaitable[Prepared]]  # the prompt, made by options that were checked
+HoldEmbedder = Callable[[ModelBoard, bool], Awaitable[tuple[Place, Callable[[], None]]]]
 HoldCompanion = Callable[[ModelBoard], Awaitable[tuple[ModelBoard, Callable[[], None]]]]
 T = TypeVar("T")
 _tickets = itertools.count(1)  # unique in the process, so that a late cancel never hits another request
@@ -71,17 +73,20 @@ def _discard(event: EngineEvent) -> None:
 class Caller:
     """One model as its callers see it; see the module.
 
-    `unload` is its runtime's way to end it, `companion` to hold the one that computes reproducible requests.
+    `unload` is its runtime's way to end it, `companion` to hold the one that computes reproducible requests, `embedder`
+    that which computes embeddings.
     """
 
     def __init__(
-        self, board: ModelBoard, names: Names, unload: Callable[[ModelBoard], Awaitable[None]], companion: HoldCompanion
-    ) -> None:
+        self, board: ModelBoard, names: Names, unload: Callable[[ModelBoard], Awaitable[None]],
+        companion: HoldCompanion, embedder: HoldEmbedder,
+    ) -> None:  # fmt: skip
         self.board = board
         self.cache = CacheClient(names)
         self.threads = names.home.threads
         self.check_loop = names.home.check  # called first, before anything of the model is waited for
         self._unload, self._companion = unload, companion
+        self.embedder = embedder
         self._checks = anyio.Semaphore(CHECKS)
 
     @property
@@ -177,6 +182,13 @@ class Caller:
         if self.board.config.model_opts.vocab_only:
             raise TokenizerOnly(self.model_id)
 
+    def check_generates(self) -> None:
+        """Raises `TokenizerOnly` and `EmbeddingOnly` where it cannot."""
+        self.check_has_weights()
+        info = self.board.info
+        if info is not None and not info.can_generate:
+            raise EmbeddingOnly(self.model_id)
+
     async def answer(
         self, prepare: Prepare, options: Mapping[str, object], *, prefill_only: bool = False
     ) -> Completion:
@@ -198,7 +210,7 @@ class Caller:
         If the deadline passes before there is a request, the result is that of one that still waits in the queue.
         """
         self.check_loop()
-        self.check_has_weights()
+        self.check_generates()
         loop = asyncio.get_running_loop()
         called, now, checked = loop.time(), time.monotonic(), parse_request_options(options)
         ends_at = None if checked.deadline is None else called + checked.deadline

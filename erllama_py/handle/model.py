@@ -16,16 +16,31 @@ from erllama_py.cache.keys import pack_tokens
 from erllama_py.cache.messages import Explain, Hit
 from erllama_py.errors import InvalidOption, ModelNotLoaded
 from erllama_py.handle.caller import Caller, Prepare
+from erllama_py.handle.embedding import Scored, embed, rerank
 from erllama_py.handle.explanation import cached_prefixes, explain, longest_live, session_parting
+from erllama_py.handle.inputs import Input
+from erllama_py.handle.pairs import Pairs
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.scores import Continuation, Scoring
 from erllama_py.handle.session import Session
 from erllama_py.handle.stream import Run, Stream
 from erllama_py.handle.tool_list import shown, tool_list
 from erllama_py.model.board import ModelBoard
-from erllama_py.options.mappings import RequestOptionsDict, ScoreOptionsDict
+from erllama_py.options.embedding import RerankOptions, parse_embed_options, parse_rerank_options
+from erllama_py.options.mappings import EmbedOptionsDict, RequestOptionsDict, RerankOptionsDict, ScoreOptionsDict
 from erllama_py.options.request import RequestOptions, merged, parse_request_options
-from erllama_py.results import CachedPrefix, CacheHit, Choice, Completion, Explanation, ModelInfo, Phase, Scores
+from erllama_py.results import (
+    CachedPrefix,
+    CacheHit,
+    Choice,
+    Completion,
+    Embeddings,
+    Explanation,
+    ModelInfo,
+    Phase,
+    Ranking,
+    Scores,
+)
 from erllama_py.scheduler.messages import FaultPlace, session_key
 from erllama_py.scheduler.reuse import is_cuttable
 
@@ -154,6 +169,31 @@ class Model:
         Prompt, options and errors as in `score`.
         """
         return await self._scoring.choose(prompt, options, normalize_by_length, given)
+
+    # --- embeddings ----------------------------------------------------------------------------------------------
+
+    async def embed(self, inputs: Input | Sequence[Input], **given: Unpack[EmbedOptionsDict]) -> Embeddings:
+        """The embeddings of a text, of a list of token ids, or of a list of either, in their order.
+
+        The options are those of `EmbedOptions`, by keyword. Calls that wait share decodes. The first makes a second
+        context over the weights; it is given back when none has come for `scheduler.embed_idle_ms`. Cancelling the
+        caller gives its place up. Raises `InvalidOption`, `InputTooLong`, `DeadlinePassed`, another `RequestError`,
+        `InsufficientMemory` where there is none for that context, or a `ModelUnavailable`.
+        """
+        return await embed(self._caller, inputs, parse_embed_options(given))
+
+    async def rerank(self, query: Input, documents: Sequence[Input], **given: Unpack[RerankOptionsDict]) -> Ranking:
+        """Documents by how well they answer a query, the best first.
+
+        The options are those of `RerankOptions`, by keyword. Raises `CannotRank` where the model has no head that ranks
+        and no `method` is given, and as `embed` does.
+        """
+        return await rerank(self._caller, query, documents, parse_rerank_options(given), self._by_score)
+
+    async def _by_score(self, pairs: Pairs, options: RerankOptions) -> Scored:
+        raise InvalidOption("method", "ranking by scores is not there yet")
+
+    # --- requests, sessions, cells -------------------------------------------------------------------------------
 
     def cancel(self, request_id: int) -> None:
         """Finish a request (`stream.request_id`) with what it has. No effect when it is over; allowed twice.

@@ -59,7 +59,7 @@ class Prompts:
 
     async def tokens(self, prompt: object) -> list[int]:
         """The tokens of a text, or of a list of token ids once they are checked."""
-        self._caller.check_has_weights()
+        self._caller.check_generates()
         if isinstance(prompt, str):
             return await self.tokenize(prompt)
         ids = check_is_tokens(prompt, "a prompt is a str or a list of token ids")

@@ -266,6 +266,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
             await self._look_ups.stop()
         if self._board.end_companion is not None:  # first: a restart must not load weights that are in use still
             await self._board.end_companion()
+        for one in tuple(self._board.beside):
+            await one.end()
         if self._thread is not None:
             # Without a limit: until then the memory, and this actor's name, stay taken. The supervisor limits its own
             # wait, and never starts another one beside this.

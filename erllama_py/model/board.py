@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Protocol
 
 import anyio
 
@@ -27,6 +28,21 @@ from erllama_py.results import CacheHit, LoadProgress, ModelInfo, Phase
 from erllama_py.scheduler.messages import Message
 from erllama_py.scheduler.state import State
 from erllama_py.watch.log import get_logger
+
+
+class Beside(Protocol):
+    """Something with a context of its own over a model's weights."""
+
+    async def end(self) -> None:
+        """End it, and return when it has let go of the weights, however long that takes."""
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it is in a decode that takes far longer than those before it."""
+
+    @property
+    def calls(self) -> int:
+        """How many wait for it."""
 
 
 class ModelBoard:
@@ -45,6 +61,7 @@ class ModelBoard:
         self.lent: Loaded | None = None  # what a companion begins with, while the model is up
         self.companion: ModelBoard | None = None
         self.end_companion: Callable[[], Awaitable[None]] | None = None
+        self.beside: list[Beside] = []  # what else uses the weights of its engine, and ends before it
         self.on_progress = on_progress
         self.restarts = 0
         self.threads_used = 0  # by the last decodes of its engine
@@ -195,7 +212,11 @@ class ModelBoard:
             return "loading" if self.info is None else "restarting"
         if self.hangs or (self.companion is not None and self.companion.is_up and self.companion.hangs):
             return "hanging"
+        if any(one.hangs for one in self.beside):
+            return "hanging"
         busy = next((state.phase for state in self._states if state.phase != "idle"), None)
+        if busy is None and self.embedding:
+            return "embedding"
         return self.state.phase if busy is None else busy
 
     @property
@@ -207,6 +228,11 @@ class ModelBoard:
     def active(self) -> int:
         """Requests that have a sequence."""
         return sum(len(state.placed) for state in self._states)
+
+    @property
+    def embedding(self) -> int:
+        """Calls of `embed` and `rerank` that are not answered yet."""
+        return sum(one.calls for one in self.beside)
 
     @property
     def companion_bytes(self) -> int:

@@ -54,7 +54,7 @@ def range_bytes(facts: FileFacts, config: ModelConfig) -> int:
 
     Beside the cells there are their positions and each layer's head, some 0.2 %; a sixteenth is plenty.
     """
-    if config.policy.min_tokens is None or config.model_opts.vocab_only:
+    if config.policy.min_tokens is None or config.model_opts.vocab_only or facts.embeds_only:
         return 0
     cells = min(config.context_opts.n_ctx, MOST_TOKENS)
     return int(cells * _bytes_per_cell(facts, config.context_opts) * 17 / 16)
@@ -81,7 +81,8 @@ def resident_bytes(config: ModelConfig, facts: FileFacts) -> int:
 
 def _resident_cells(config: ModelConfig, facts: FileFacts) -> int:
     on_gpu = config.model_opts.n_gpu_layers != 0
-    return 0 if on_gpu and config.context_opts.offload_kqv else cell_bytes(facts, config.context_opts)
+    without = facts.embeds_only or (on_gpu and config.context_opts.offload_kqv)
+    return 0 if without else cell_bytes(facts, config.context_opts)
 
 
 def check_file(config: ModelConfig, facts: FileFacts, available: int) -> None:
@@ -102,6 +103,13 @@ def _check_room(config: ModelConfig, needed: int, available: int) -> None:
     if needed > available:
         problem = f"it needs at least {needed >> 20} MiB of memory and {available >> 20} MiB are available"
         raise InsufficientMemory(str(config.model_path), problem, needed, available)
+
+
+def check_embedder_room(config: ModelConfig, facts: FileFacts) -> None:
+    """Whether there is memory for the cells of a context for embeddings: of an encoder none. Raises
+    `InsufficientMemory`."""
+    if not facts.embeds_only:
+        _check_room(config, _resident_cells(config, facts), psutil.virtual_memory().available)
 
 
 async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path, threads: Threads) -> Prepared:
@@ -168,4 +176,6 @@ def describe(board: ModelBoard, prepared: Prepared, facts: ModelFacts, load_seco
         threads_reason=prepared.threads_reason,
         reproducible_threads=companion_threads(config, prepared.threads).few,
         load_seconds=load_seconds, restarts=board.restarts, config=config,
+        can_generate=facts.n_ctx > 0, can_rank=prepared.facts.pooling == "rank", n_embd=facts.n_embd,
+        pooling=None if prepared.facts.pooling == "rank" else prepared.facts.pooling or "mean",
     )  # fmt: skip

@@ -82,6 +82,24 @@ class ScoreOptionsDict(TypedDict, total=False):
     cache_salt: str | None
     priority: int
     queue_wait: bool | float
+
+
+class EmbedOptionsDict(TypedDict, total=False):
+    """`EmbedOptions` by keyword: what `embed` takes beside its inputs."""
+
+    pooling: Literal["mean", "cls", "last", "none"] | None
+    normalize: bool
+    dimensions: int | None
+    truncate: bool | Literal["start", "end"]
+    deadline: float | None
+
+
+class RerankOptionsDict(TypedDict, total=False):
+    """`RerankOptions` by keyword: what `rerank` takes beside the query and the documents."""
+
+    method: Literal["model", "embeddings", "score"] | None
+    top_n: int | None
+    truncate: bool | Literal["start", "end"]
     deadline: float | None
 
 

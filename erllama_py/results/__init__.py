@@ -10,6 +10,11 @@ from erllama_py.results.completion import (
     ToolCall,
     TopLogprob,
 )
+from erllama_py.results.embeddings import (
+    Embeddings,
+    RankedDocument,
+    Ranking,
+)
 from erllama_py.results.events import (
     CallText,
     Done,
@@ -45,6 +50,7 @@ __all__ = [
     "Choice",
     "Completion",
     "Done",
+    "Embeddings",
     "EngineEvent",
     "Event",
     "Explanation",
@@ -55,6 +61,8 @@ __all__ = [
     "Phase",
     "PressureState",
     "Progress",
+    "RankedDocument",
+    "Ranking",
     "RowInfo",
     "Score",
     "Scores",

@@ -9,7 +9,9 @@ import msgspec
 from erllama_py.options.model import ModelConfig, SaveReason
 from erllama_py.results.completion import CacheHitKind
 
-Phase = Literal["loading", "idle", "prefilling", "generating", "hanging", "restarting", "failed", "unloaded"]
+Phase = Literal[
+    "loading", "idle", "prefilling", "generating", "embedding", "hanging", "restarting", "failed", "unloaded"
+]
 
 
 class CachedPrefix(msgspec.Struct, frozen=True):
@@ -174,6 +176,15 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Threads that computed the last such decode: fewer where other work holds them up."""
     threads_reason: str
     """What `threads` was chosen by: an option, or what this process may use."""
+    can_generate: bool
+    """Whether it continues prompts; an encoder, such as BERT, only embeds."""
+    can_rank: bool
+    """Whether it has a head that scores a query and a document: see `rerank`."""
+    n_embd: int
+    """Numbers of an embedding."""
+    pooling: str | None
+    """How vectors of tokens become one of a text, unless `embed` is told: as its file says, else `"mean"`; `None` for a
+    model that ranks."""
     reproducible_threads: int
     """Threads that compute reproducible requests: always so many. Their replies are the same where this is."""
     reproducible_bytes: int = 0

@@ -1,0 +1,153 @@
+"""`embed` and `rerank` of one model: checks what is given, has it tokenized, and asks the model's embedder.
+
+options ─▶ tokens ─▶ hold the embedder ─▶ cut ─▶ Embed ─▶ vectors, or scores
+└───────────────── the deadline's clock runs ──────────────────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Literal, TypeVar
+
+from erllama_py.engine.embedding import EmbedderFacts
+from erllama_py.engine.pooling import Pooling
+from erllama_py.errors import CannotRank, DeadlinePassed, InvalidOption
+from erllama_py.handle.caller import Caller, caller_errors
+from erllama_py.handle.inputs import Cut, Input, as_inputs, fitted, tokens_of
+from erllama_py.handle.pairs import Pairs, pairs_of
+from erllama_py.model.embedder import Embed
+from erllama_py.options.embedding import EmbedOptions, RerankOptions
+from erllama_py.results import Embeddings, ModelInfo, RankedDocument, Ranking
+
+T = TypeVar("T")
+STACK_INLINE = 256  # vectors that are put together on the loop; more take milliseconds
+Scored = list[tuple[float, int, bool]]  # of each document: its score, its tokens, whether it was cut
+
+
+async def embed(caller: Caller, inputs: object, options: EmbedOptions) -> Embeddings:
+    """See `Model.embed`."""
+    caller.check_loop()
+    caller.check_has_weights()
+    return await within(options.deadline, _embed(caller, as_inputs(inputs), options))
+
+
+async def _embed(caller: Caller, inputs: Sequence[Input], options: EmbedOptions) -> Embeddings:
+    await caller.actor()
+    pooling = _check(_info(caller), options)
+    tokens, frame = await tokens_of(caller, inputs, framed=True)
+    cuts: list[Cut] = []
+
+    def message(facts: EmbedderFacts) -> Embed:
+        cuts[:] = [fitted(one, i, facts.longest, options.truncate, frame) for i, one in enumerate(tokens)]
+        return Embed([cut.tokens for cut in cuts], pooling, options.normalize, options.dimensions)
+
+    results = await _compute(caller, message, ranks=False)
+    vectors: Any = tuple(results)
+    if pooling != "none":
+        from numpy import stack
+
+        vectors = stack(results) if len(results) <= STACK_INLINE else await caller.threads.run(stack, results)
+    return Embeddings(
+        vectors=vectors, token_counts=tuple(len(cut.tokens) for cut in cuts),
+        truncated=tuple(cut.truncated for cut in cuts), pooling=pooling,
+    )  # fmt: skip
+
+
+def _info(caller: Caller) -> ModelInfo:
+    info = caller.board.info
+    assert info is not None  # its actor has been up
+    return info
+
+
+def _check(info: ModelInfo, options: EmbedOptions) -> Pooling:
+    """The pooling. Raises `InvalidOption` for what this model cannot do."""
+    if options.dimensions is not None and options.dimensions > info.n_embd:
+        raise InvalidOption("dimensions", f"its vectors have {info.n_embd} numbers, and {options.dimensions} are asked")
+    pooling = options.pooling or info.pooling
+    if pooling is None:
+        raise InvalidOption("pooling", "the model ranks, so its file names no pooling: give one")
+    found: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "last": "last", "none": "none"}
+    return found[pooling]
+
+
+async def rerank(caller: Caller, query: object, documents: object, options: RerankOptions, by: ByScore) -> Ranking:
+    """See `Model.rerank`. `by` scores documents by the model's log-probabilities."""
+    caller.check_loop()
+    caller.check_has_weights()
+    return await within(options.deadline, _rerank(caller, query, documents, options, by))
+
+
+ByScore = Callable[[Pairs, RerankOptions], Coroutine[Any, Any, Scored]]
+
+
+async def _rerank(caller: Caller, query: object, documents: object, options: RerankOptions, by: ByScore) -> Ranking:
+    await caller.actor()
+    pairs, info = pairs_of(query, documents), _info(caller)
+    method = options.method or "model"
+    if method == "model":
+        if not info.can_rank:
+            raise CannotRank(caller.model_id, ("embeddings", "score") if info.can_generate else ("embeddings",))
+        scored = await _by_model(caller, pairs, options)
+    elif method == "embeddings":
+        scored = await _by_embeddings(caller, pairs, options)
+    else:
+        caller.check_generates()
+        scored = await by(pairs, options)
+    return ranking(pairs, scored, method, options.top_n)
+
+
+def ranking(
+    pairs: Pairs, scored: Scored, method: Literal["model", "embeddings", "score"], top_n: int | None
+) -> Ranking:
+    """The documents, the best first. Pure."""
+    order = sorted(range(len(scored)), key=lambda index: -scored[index][0])[:top_n]
+    given = [one if isinstance(one, str) else list(one) for one in pairs.documents]
+    ranked = []
+    for index in order:
+        score, count, truncated = scored[index]
+        ranked.append(RankedDocument(index, score, given[index], count, truncated))
+    return Ranking(tuple(ranked), method)
+
+
+async def _by_model(caller: Caller, pairs: Pairs, options: RerankOptions) -> Scored:
+    framed = await pairs.framed(caller)
+    cuts: list[Cut] = []
+
+    def message(facts: EmbedderFacts) -> Embed:
+        cuts[:] = framed.cut(facts.longest, options.truncate)
+        return Embed([cut.tokens for cut in cuts])
+
+    results = await _compute(caller, message, ranks=True)
+    return [(float(row[0]), len(cut.tokens), cut.truncated) for row, cut in zip(results, cuts, strict=True)]
+
+
+async def _by_embeddings(caller: Caller, pairs: Pairs, options: RerankOptions) -> Scored:
+    found = await _embed(caller, [pairs.query, *pairs.documents], EmbedOptions(truncate=options.truncate))
+    scores = found.vectors[1:] @ found.vectors[0]  # type: ignore[operator]  # one array: they are pooled
+    return list(zip(map(float, scores), found.token_counts[1:], found.truncated[1:], strict=True))
+
+
+async def _compute(caller: Caller, message: Callable[[EmbedderFacts], Embed], *, ranks: bool) -> list[Any]:
+    """Ask the model's embedder, once it is there; `message` is made for the sizes of its context."""
+    place, let_go = await caller.embedder(caller.board, ranks)
+    try:
+        embed = message(place.facts)
+        with caller_errors(caller.board):
+            results: list[Any] = await place.ref.begin_call(embed, bounded=False).wait()
+        return results
+    finally:
+        let_go()
+
+
+async def within(deadline: float | None, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives, within so many seconds. Raises `DeadlinePassed`."""
+    if deadline is None:
+        return await work
+    try:
+        async with asyncio.timeout(deadline) as timeout:
+            return await work
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+        raise DeadlinePassed(f"no result within {deadline:g} s", deadline) from None

@@ -1,0 +1,122 @@
+"""From what a caller wants embedded or ranked to tokens: checked, tokenized, and cut where it is asked for.
+
+Text of a caller is text: control tokens in it are read as its letters. Those that the model wants around an input are
+put there by its vocabulary, and stay when a long one is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
+
+from erllama_py.engine.backend import Vocabulary
+from erllama_py.errors import EmptyPrompt, InputTooLong, InvalidText, RequestError
+from erllama_py.handle.caller import INLINE_LENGTH, Caller
+from erllama_py.model.request import check_tokens
+
+Input = str | Sequence[int]
+EXPECTED = "a str, a list of token ids, or a list of either is expected"
+
+# What one call to a worker thread tokenizes at most: between two of them a cancelled caller goes away.
+CHUNK_INPUTS, CHUNK_LENGTH = 256, 200_000
+
+
+class Frame(NamedTuple):
+    """How many control tokens a vocabulary puts before and after a text."""
+
+    before: int
+    after: int
+
+
+class Cut(NamedTuple):
+    """Tokens of one input, and whether a part of it was cut off."""
+
+    tokens: list[int]
+    truncated: bool
+
+
+def as_inputs(inputs: object) -> list[Input]:
+    """One input or several, as a list. Raises `RequestError` for what is none, `EmptyPrompt` for no input at all."""
+    if isinstance(inputs, str):
+        return [inputs]
+    if not isinstance(inputs, Sequence) or isinstance(inputs, bytes | bytearray | memoryview):
+        raise RequestError(f"{EXPECTED}, not {type(inputs).__name__}")
+    if not inputs:
+        raise EmptyPrompt("there is no input")
+    if isinstance(inputs[0], int):  # also a bool, which `check_tokens` refuses
+        return [inputs]
+    for index, one in enumerate(inputs):
+        check_input(one, index)
+    return list(inputs)
+
+
+def check_input(one: object, index: int) -> None:
+    """Raises `RequestError` for what is neither a text nor a list."""
+    if isinstance(one, str):
+        return
+    if not isinstance(one, Sequence) or isinstance(one, bytes | bytearray | memoryview):
+        raise RequestError(f"input {index}: {EXPECTED}, not {type(one).__name__}")
+
+
+async def tokens_of(caller: Caller, inputs: Sequence[Input], *, framed: bool) -> tuple[list[list[int]], Frame]:
+    """The tokens of each input, `framed` by the control tokens that the model wants; those of a list are as they are.
+
+    Raises `EmptyPrompt` for an input without any, `InvalidText`, `TokenOutOfRange` and `RequestError`.
+    """
+    frame = await caller.use_vocabulary(_frame, 0) if framed else Frame(0, 0)
+    found: list[list[int]] = []
+    chunks = list(_chunks(inputs))
+    for chunk in chunks:
+        use = partial(_tokenize, chunk, len(found), framed, sum(frame))
+        length = sum(map(len, chunk)) if len(chunks) == 1 else INLINE_LENGTH + 1
+        found += await caller.use_vocabulary(use, length)
+    return found, frame
+
+
+def _chunks(inputs: Sequence[Input]) -> Iterator[Sequence[Input]]:
+    begin = length = 0
+    for index, one in enumerate(inputs):
+        length += len(one)
+        if index - begin + 1 == CHUNK_INPUTS or length >= CHUNK_LENGTH:
+            yield inputs[begin : index + 1]
+            begin, length = index + 1, 0
+    if begin < len(inputs):
+        yield inputs[begin:]
+
+
+def _frame(vocabulary: Vocabulary) -> Frame:
+    empty, short = (vocabulary.tokenize(text, add_special=True, parse_special=False) for text in ("", "a"))
+    before = next((i for i, (one, other) in enumerate(zip(empty, short, strict=False)) if one != other), len(empty))
+    return Frame(before, len(empty) - before)
+
+
+def _tokenize(inputs: Sequence[Input], first: int, framed: bool, least: int, vocabulary: Vocabulary) -> list[list[int]]:
+    found = []
+    for index, one in enumerate(inputs, first):
+        try:
+            if isinstance(one, str):
+                tokens = vocabulary.tokenize(one, add_special=framed, parse_special=False)
+                if len(tokens) <= least:
+                    raise EmptyPrompt(f"input {index} has no text")
+            else:
+                tokens = check_tokens(one, vocabulary.n_vocab)
+                if not tokens:
+                    raise EmptyPrompt(f"input {index} has no tokens")
+        except InvalidText as error:
+            raise InvalidText(f"input {index}: {error.problem}") from None
+        found.append(tokens)
+    return found
+
+
+def fitted(tokens: list[int], index: int, limit: int, truncate: bool | Literal["start", "end"], frame: Frame) -> Cut:
+    """An input within `limit` tokens. Pure. Raises `InputTooLong` unless it is to be cut."""
+    if len(tokens) <= limit:
+        return Cut(tokens, False)
+    room = limit - frame.before - frame.after
+    if truncate is False or room < 1:
+        problem = f"input {index} has {len(tokens)} tokens, and the model takes {limit}: truncate cuts it"
+        raise InputTooLong(problem, index, len(tokens), limit)
+    end = len(tokens) - frame.after
+    body = tokens[end - room : end] if truncate == "start" else tokens[frame.before : frame.before + room]
+    return Cut([*tokens[: frame.before], *body, *tokens[end:]], True)

@@ -1,0 +1,221 @@
+"""The actor that computes the embeddings of one model, in a context of its own, on a thread of its own.
+
+Life: `init` makes the context over the model's weights; then decode after decode as long as calls wait, several callers
+in each. A call that nobody waits for any more leaves the queue, and stops the decode that is under way if it is the
+only one in it. A decode that fails ends the actor: its calls fail with it, and the next call begins another.
+`terminate` waits until the thread has freed the context, so that the weights are not freed under it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from erllama_py.actors import Actor, Answer, Background, Exit, Reply, Threads
+from erllama_py.engine.embedding import Embedder, EmbedderFacts, EmbedderOpts, Part
+from erllama_py.engine.heartbeat import Heart
+from erllama_py.engine.pooling import NotFinite, Pool, Pooling
+from erllama_py.errors import NoEmbedding
+from erllama_py.model.board import ModelBoard
+from erllama_py.model.embed_queue import EmbedQueue, Piece
+from erllama_py.model.loaded import Loaded
+from erllama_py.model.loading import check_embedder_room
+
+RANKER, EMBEDDER = "ranker:", "embedder:"  # before the model's id: its name
+LULL_SECONDS = 0.05  # how long an idle embedder keeps its compute threads: one call follows another within milliseconds
+
+
+class Embed(msgspec.Struct, frozen=True):
+    """Answered with a list: for each input its vector, with `pooling` "none" an array of them; of a ranker its score.
+
+    Every input has 1 to `longest` tokens.
+    """
+
+    inputs: Sequence[Sequence[int]]
+    pooling: Pooling = "last"  # of a ranker, whose only row it is
+    normalize: bool = False
+    dimensions: int | None = None
+
+
+class _Dropped(msgspec.Struct, frozen=True):
+    call: int
+
+
+class _Failed(msgspec.Struct, frozen=True):
+    error: Exception
+
+
+Message = Embed | _Dropped | _Failed
+
+
+class _Call:
+    """One that is not answered yet: what is there of it."""
+
+    def __init__(self, embed: Embed, reply: Reply[list[Any]]) -> None:
+        self.embed, self.reply = embed, reply
+        self.pools: dict[int, Pool] = {}
+        self.results: list[Any] = [None] * len(embed.inputs)
+        self.left = len(embed.inputs)
+
+
+class EmbedderActor(Actor[Message]):
+    """See the module. `threads` compute its decodes."""
+
+    kind = "embedder"
+
+    def __init__(self, board: ModelBoard, lent: Loaded, opts: EmbedderOpts, heart: Heart) -> None:
+        self._board, self._lent, self._opts = board, lent, opts
+        self._heart = heart
+        self._calls: dict[int, _Call] = {}
+        self._tickets = 0
+        self._under_way: set[int] = set()  # the calls of the decode that is
+        self._is_pumping = False
+        self._ending = False
+        self._rest_timer: asyncio.TimerHandle | None = None
+        self._background = Background(board.model_id)
+        self._threads = Threads(f"embed {board.model_id}", 1)
+        self._embedder: Embedder | None = None
+        self._queue: EmbedQueue
+        self._facts: EmbedderFacts
+
+    async def init(self) -> None:
+        embedder = self._embedder = self._lent.backend.embedder(self._opts)
+        check_embedder_room(self._board.config, self._lent.prepared.facts)
+        self._facts = await self._threads.abandon(embedder.load)
+        self._queue = EmbedQueue(self._facts)
+
+    @property
+    def facts(self) -> EmbedderFacts:
+        """Once it is ready."""
+        return self._facts
+
+    async def handle(self, message: Message, reply: Reply[Any] | None) -> Answer | None:
+        match message:
+            case Embed():
+                assert reply is not None
+                self._add(message, reply)
+            case _Dropped(call):
+                self._drop(call)
+            case _Failed(error):
+                raise error
+        return None
+
+    def _add(self, embed: Embed, reply: Reply[list[Any]]) -> None:
+        self._tickets += 1
+        call = self._tickets
+        self._calls[call] = _Call(embed, reply)
+        self._queue.add(call, embed.inputs)
+        reply.on_abandoned(lambda: self._tell(_Dropped(call)))
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+        if not self._is_pumping:
+            self._is_pumping = True
+            self._background.start(self._run())
+
+    def _tell(self, message: Message) -> None:
+        if self.ref.exit is None:
+            self.ref.cast(message, urgent=True)
+
+    def _drop(self, call: int) -> None:
+        if self._calls.pop(call, None) is None:
+            return
+        held = self._queue.drop(call)
+        if held is not None and self._embedder is not None:
+            # After the decode under way, and before the next: the thread does one thing after the other.
+            self._background.start(self._threads.abandon(self._embedder.forget, held))
+        if self._embedder is not None and self._under_way and not self._under_way & self._calls.keys():
+            self._embedder.abort(True)
+
+    async def _run(self) -> None:
+        """Decode after decode, as long as anything waits."""
+        assert self._embedder is not None
+        try:
+            while pieces := self._queue.take():
+                self._under_way = {piece.call for piece in pieces}
+                if not self._ending:
+                    self._embedder.abort(False)
+                await self._decode(pieces)
+        except Exception as error:
+            self._tell(_Failed(error))
+            return
+        finally:
+            self._under_way = set()
+        self._is_pumping = False
+        self._rest_timer = asyncio.get_running_loop().call_later(LULL_SECONDS, self._rest, self._embedder)
+
+    def _rest(self, embedder: Embedder) -> None:
+        self._background.start(self._threads.abandon(embedder.rest))
+
+    async def _decode(self, pieces: list[Piece]) -> None:
+        calls = {call: self._calls[call] for call in self._under_way}
+        self._heart.begins(sum(piece.end - piece.start for piece in pieces))
+        done = False
+        try:
+            done = await self._threads.abandon(self._compute, pieces, calls)
+        finally:
+            self._heart.ends(done)
+        for call, one in calls.items():
+            if one.left == 0 and self._calls.pop(call, None) is not None:
+                self._answer(one)
+
+    def _answer(self, one: _Call) -> None:
+        for result in one.results:
+            if isinstance(result, NoEmbedding):
+                one.reply.fail(result)
+                return
+        one.reply.send(one.results)
+
+    # --- on the thread -------------------------------------------------------------------------------------------
+
+    def _compute(self, pieces: list[Piece], calls: dict[int, _Call]) -> bool:
+        """One decode, and what it says of each input; false where it was stopped."""
+        assert self._embedder is not None
+        parts = [self._part(piece, calls) for piece in pieces]
+        rows = self._embedder.compute(parts)
+        if rows is None:
+            return False
+        row = 0
+        for piece in pieces:
+            count = int(piece.last) if self._opts.ranks else piece.end - piece.start
+            _take(piece, calls[piece.call], rows[row : row + count])
+            row += count
+        return True
+
+    @staticmethod
+    def _part(piece: Piece, calls: dict[int, _Call]) -> Part:
+        tokens = calls[piece.call].embed.inputs[piece.index][piece.start : piece.end]
+        return Part(piece.seq_id, piece.start, tokens, piece.last)
+
+    # --- ending --------------------------------------------------------------------------------------------------
+
+    async def terminate(self, exit: Exit) -> None:
+        self._ending = True
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+        if self._embedder is not None:
+            self._embedder.abort(True)
+        await self._background.stop()
+        if self._embedder is not None:
+            # Without a limit, as an engine: until then the weights stay in memory.
+            await self._threads.finish(self._embedder.close)
+        self._threads.close()
+
+
+def _take(piece: Piece, call: _Call, rows: Any) -> None:
+    """Add the rows of one piece to its input; at its end the input has its result, or the error that it has failed
+    with."""
+    if len(rows):
+        call.pools.setdefault(piece.index, Pool(call.embed.pooling)).add(rows)
+    if not piece.last:
+        return
+    result: Any
+    try:
+        pool = call.pools.pop(piece.index)
+        result = pool.result(normalize=call.embed.normalize, dimensions=call.embed.dimensions)
+    except NotFinite:
+        result = NoEmbedding(f"the model's output for input {piece.index} is not a number", piece.index)
+    call.results[piece.index] = result
+    call.left -= 1

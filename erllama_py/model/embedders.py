@@ -1,0 +1,195 @@
+"""The embedders of a runtime's models: begun by the first call, given back when none has come for a while.
+
+An embedder is a child beside its model, and never restarted by itself: after a crash the next call begins a new one. It
+belongs to one run of its model's actor, which ends it before its own engine, so that nothing outlives the weights.
+Calls hold it; when the last lets go of it the time runs. A model has one that embeds, and one that ranks if it can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from erllama_py.actors import (
+    ActorEnded,
+    ActorRef,
+    ChildSpec,
+    Clock,
+    DynamicSupervisor,
+    Keeper,
+    StopTimeout,
+    SupervisorClosed,
+)
+from erllama_py.engine.embedding import EmbedderFacts, EmbedderOpts
+from erllama_py.engine.heartbeat import Heart
+from erllama_py.errors import ErllamaError, ModelCrashed, ModelNotLoaded, ModelStuck
+from erllama_py.model.board import ModelBoard
+from erllama_py.model.companion import companion_threads
+from erllama_py.model.embedder import EMBEDDER, RANKER, EmbedderActor, Message
+
+
+class Place:
+    """One of them, from its begin to its end; how many calls hold it. A `Beside` of its model."""
+
+    def __init__(self, model: ModelBoard, opts: EmbedderOpts) -> None:
+        self.model, self.opts = model, opts
+        self.heart = Heart()
+        self.keeper: Keeper  # once it is begun
+        self.actor: EmbedderActor | None = None
+        self.calls = 0
+        self.is_ending = False
+        self.timer: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Place of {self.name!r}, {self.calls} calls>"
+
+    @property
+    def name(self) -> str:
+        """The name under which its actor is registered, and that it has in the tree."""
+        return f"{RANKER if self.opts.ranks else EMBEDDER}{self.model.model_id}"
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it is in a decode that takes far longer than those before it."""
+        return self.heart.overdue() is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it takes no calls any more."""
+        ref = None if self.actor is None else getattr(self.actor, "ref", None)
+        return self.is_ending or self.keeper.ended.done() or (ref is not None and ref.exit is not None)
+
+    @property
+    def ref(self) -> ActorRef[Message]:
+        """The actor, once it has started."""
+        assert self.actor is not None
+        return self.actor.ref
+
+    @property
+    def facts(self) -> EmbedderFacts:
+        """The sizes of its context, once it has started."""
+        assert self.actor is not None
+        return self.actor.facts
+
+    def describe(self) -> str | None:
+        """A phrase for the tree."""
+        overdue = self.heart.overdue()
+        threads = f"{self.opts.threads} thread{'s' if self.opts.threads > 1 else ''}"
+        return threads if overdue is None else f"{threads}, a decode hangs for {overdue:.0f} s"
+
+    def make(self) -> EmbedderActor:
+        """The actor. It is made in the model's time: the weights are those of the run that is up now."""
+        lent = self.model.lent
+        if lent is None:
+            raise ModelNotLoaded(self.model.model_id)
+        self.actor = EmbedderActor(self.model, lent, self.opts, self.heart)
+        return self.actor
+
+    async def end(self) -> None:
+        """End it, and wait until its thread has let go of the weights, however long that takes."""
+        self.is_ending = True
+        self.keeper.request_stop()
+        await asyncio.wait((self.keeper.ended,))
+        if self.keeper.child.alive and (run := self.keeper.child.run) is not None:
+            await asyncio.wait((run.task,))
+
+
+class Embedders:
+    """See the module. `branch` is as that of `Registry`; `child` describes the child of a place."""
+
+    def __init__(
+        self, branch: Callable[[], DynamicSupervisor], child: Callable[[Place], ChildSpec], clock: Clock
+    ) -> None:
+        self._branch, self._child, self._clock = branch, child, clock
+        self._places: dict[tuple[ModelBoard, bool], Place] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    async def hold(self, model: ModelBoard, ranks: bool) -> tuple[Place, Callable[[], None]]:
+        """The embedder of a model, once it takes calls, and what lets go of it: to be called once.
+
+        Waits while the model, or the embedder, loads. Raises what the making of its context raises, `ModelStuck` where
+        the last one does not end, and as `ModelBoard.check` does when the model is gone.
+        """
+        while True:
+            await model.actor()
+            place = self._places.get((model, ranks))
+            if place is None:
+                place = self._begin(model, ranks)
+            elif place.is_over:
+                try:
+                    await place.keeper.stop()
+                except StopTimeout as timeout:
+                    raise ModelStuck(model.model_id) from timeout
+                self._forget(place)
+                continue
+            let_go = self._held(place)
+            try:
+                await asyncio.wait((place.keeper.started,))
+                error = place.keeper.started.result()
+                self._check_started(model, error)
+            except BaseException:
+                let_go()
+                raise
+            if error is None and not place.is_over:
+                return place, let_go
+            let_go()
+
+    @staticmethod
+    def _check_started(model: ModelBoard, error: BaseException | None) -> None:
+        """Raise why it could not be made; not where its model was ending: then there will be another, or an error."""
+        if error is None or isinstance(error, ActorEnded | SupervisorClosed | ModelNotLoaded | ModelCrashed):
+            return
+        if isinstance(error, ErllamaError):
+            raise model.load_error(error)
+        raise model.load_error(error) from error
+
+    def _begin(self, model: ModelBoard, ranks: bool) -> Place:
+        lent, facts = model.lent, model.facts
+        assert lent is not None
+        assert facts is not None
+        choice = lent.prepared.threads
+        # A model that cannot generate has no streams that need the other half of the CPUs.
+        threads = choice.few if lent.prepared.facts.embeds_only else companion_threads(model.config, choice).many
+        place = Place(model, EmbedderOpts(ranks=ranks, threads=threads))
+        try:
+            place.keeper = self._branch().begin_child(self._child(place))
+        except SupervisorClosed:
+            raise ModelNotLoaded(model.model_id) from None
+        self._places[model, ranks] = place
+        model.beside.append(place)
+        place.keeper.ended.add_done_callback(lambda _: self._ended(place))
+        return place
+
+    def _ended(self, place: Place) -> None:
+        if place.timer is not None:
+            place.timer.cancel()
+        if not place.keeper.child.alive:  # else its thread hangs: as long as it has the weights, its model has it
+            self._forget(place)
+
+    def _forget(self, place: Place) -> None:
+        key = place.model, place.opts.ranks
+        if self._places.get(key) is place:
+            del self._places[key]
+            place.model.beside.remove(place)
+
+    def _held(self, place: Place) -> Callable[[], None]:
+        place.calls += 1
+        if place.timer is not None:
+            place.timer.cancel()
+            place.timer = None
+
+        def let_go() -> None:
+            place.calls -= 1
+            if not place.calls and not place.is_over:
+                place.timer = asyncio.ensure_future(self._give_back(place))
+
+        return let_go
+
+    async def _give_back(self, place: Place) -> None:
+        await self._clock.sleep(place.model.config.scheduler.embed_idle_ms / 1000)
+        place.is_ending = True
+        with suppress(StopTimeout):  # its supervisor has said so
+            await place.keeper.stop()

@@ -1,0 +1,56 @@
+"""The options of `embed` and `rerank`, checked once, at the door."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from erllama_py.options.check import Count, Options, convert
+
+Deadline = Annotated[float, Meta(gt=0.0, le=1e9)]
+
+
+class InputOptions(Options, frozen=True):
+    """What `embed` and `rerank` have in common."""
+
+    truncate: bool | Literal["start", "end"] = False
+    """What becomes of an input that the model cannot take whole: False refuses it with `InputTooLong`; `"end"`, or
+    True, cuts off its end; `"start"` its beginning. Of a pair that is ranked, the document is cut."""
+    deadline: Deadline | None = None
+    """Seconds from the call, after which it raises `DeadlinePassed`."""
+
+
+class EmbedOptions(InputOptions, frozen=True):
+    """What `embed` takes beside its inputs."""
+
+    pooling: Literal["mean", "cls", "last", "none"] | None = None
+    """How the vectors of tokens become that of their text: their mean, the first, the last, or not at all (`"none"`: an
+    array of vectors for each input). `None`: as the model's file says, else the mean."""
+    normalize: bool = True
+    """Scale each vector to length 1, so that a dot product is a cosine."""
+    dimensions: Count | None = None
+    """Keep the first so many numbers of each vector, before it is scaled: for models that were trained for it
+    (Matryoshka)."""
+
+
+class RerankOptions(InputOptions, frozen=True):
+    """What `rerank` takes beside the query and the documents."""
+
+    method: Literal["model", "embeddings", "score"] | None = None
+    """What scores a document: `"model"`, the model's own head; `"embeddings"`, the cosine of its vector and the
+    query's; `"score"`, how likely the query is after it, as log-probability of a token. `None`: the model's head;
+    without one, an error that tells of the others."""
+    top_n: Count | None = None
+    """Give the best so many documents; `None`: all."""
+
+
+def parse_embed_options(options: Mapping[str, object]) -> EmbedOptions:
+    """Check the options of one `embed`. Raises `InvalidOption`."""
+    return convert(options, EmbedOptions)
+
+
+def parse_rerank_options(options: Mapping[str, object]) -> RerankOptions:
+    """Check the options of one `rerank`. Raises `InvalidOption`."""
+    return convert(options, RerankOptions)
