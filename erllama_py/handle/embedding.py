@@ -124,7 +124,7 @@ async def _by_model(caller: Caller, pairs: Pairs, options: RerankOptions) -> Sco
 
 async def _by_embeddings(caller: Caller, pairs: Pairs, options: RerankOptions) -> Scored:
     found = await _embed(caller, [pairs.query, *pairs.documents], EmbedOptions(truncate=options.truncate))
-    scores = found.vectors[1:] @ found.vectors[0]  # type: ignore[operator]  # one array: they are pooled
+    scores = found.vectors[1:] @ found.vectors[0]
     return list(zip(map(float, scores), found.token_counts[1:], found.truncated[1:], strict=True))
 
 

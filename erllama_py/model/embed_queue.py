@@ -19,10 +19,10 @@ SKIPS = 64  # calls that a decode passes over because their next input does not 
 
 
 class Piece(NamedTuple):
-    """A part of a decode: the tokens `[start, end)` of input `index` of a call."""
+    """A part of a decode: the tokens `[start, end)` of input `which` of a call."""
 
     call: int
-    index: int
+    which: int
     seq_id: int
     start: int
     end: int
@@ -33,7 +33,7 @@ class _Long(NamedTuple):
     """The input that is spread over several decodes: how far it is computed."""
 
     call: int
-    index: int
+    which: int
     seq_id: int
     tokens: Sequence[int]
     done: int
@@ -110,7 +110,7 @@ class EmbedQueue:
         length = len(long.tokens)
         end = min(length, long.done + room)
         self._long = None if end == length else long._replace(done=end)
-        return Piece(long.call, long.index, long.seq_id, long.done, end, end == length)
+        return Piece(long.call, long.which, long.seq_id, long.done, end, end == length)
 
     def _turn(self, pieces: list[Piece]) -> None:
         """Those that were served stand last."""

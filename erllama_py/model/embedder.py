@@ -186,7 +186,7 @@ class EmbedderActor(Actor[Message]):
 
     @staticmethod
     def _part(piece: Piece, calls: dict[int, _Call]) -> Part:
-        tokens = calls[piece.call].embed.inputs[piece.index][piece.start : piece.end]
+        tokens = calls[piece.call].embed.inputs[piece.which][piece.start : piece.end]
         return Part(piece.seq_id, piece.start, tokens, piece.last)
 
     # --- ending --------------------------------------------------------------------------------------------------
@@ -208,14 +208,14 @@ def _take(piece: Piece, call: _Call, rows: Any) -> None:
     """Add the rows of one piece to its input; at its end the input has its result, or the error that it has failed
     with."""
     if len(rows):
-        call.pools.setdefault(piece.index, Pool(call.embed.pooling)).add(rows)
+        call.pools.setdefault(piece.which, Pool(call.embed.pooling)).add(rows)
     if not piece.last:
         return
     result: Any
     try:
-        pool = call.pools.pop(piece.index)
+        pool = call.pools.pop(piece.which)
         result = pool.result(normalize=call.embed.normalize, dimensions=call.embed.dimensions)
     except NotFinite:
-        result = NoEmbedding(f"the model's output for input {piece.index} is not a number", piece.index)
-    call.results[piece.index] = result
+        result = NoEmbedding(f"the model's output for input {piece.which} is not a number", piece.which)
+    call.results[piece.which] = result
     call.left -= 1

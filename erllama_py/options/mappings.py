@@ -82,6 +82,7 @@ class ScoreOptionsDict(TypedDict, total=False):
     cache_salt: str | None
     priority: int
     queue_wait: bool | float
+    deadline: float | None
 
 
 class EmbedOptionsDict(TypedDict, total=False):

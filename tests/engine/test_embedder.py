@@ -29,7 +29,7 @@ def make(name: str, models: Path) -> Backend:
     """A backend that is not loaded."""
     backend, kind = name.split("-")
     if kind in MEMORY:
-        return make_subject(backend, kind, models)  # type: ignore[arg-type]
+        return make_subject(backend, kind, models)
     context = {"n_ctx": 512, "n_batch": 256, "n_ubatch": 64, "n_threads": 1, "n_threads_batch": 1, "n_seq_max": 4}
     fields: dict[str, Any] = {"backend": backend, "context_opts": context}
     if backend == "stub":

@@ -44,7 +44,7 @@ def all_pieces(queue: EmbedQueue, facts: EmbedderFacts) -> list[list[Piece]]:
 def test_an_encoder_gets_every_input_once_and_whole(lengths: list[list[int]]) -> None:
     """From its first token to its last, in one decode."""
     found = Counter(
-        (piece.call, piece.index) for decode in all_pieces(queue_of(FACTS, lengths), FACTS) for piece in decode
+        (piece.call, piece.which) for decode in all_pieces(queue_of(FACTS, lengths), FACTS) for piece in decode
     )
     assert found == Counter((call, index) for call, inputs in enumerate(lengths) for index in range(len(inputs)))
 
@@ -56,11 +56,11 @@ def test_pieces_of_a_long_input_are_gapless_and_stay_in_one_sequence(lengths: li
     ends: dict[tuple[int, int], int] = {}
     for decode in all_pieces(queue_of(SPLITS, lengths), SPLITS):
         for piece in decode:
-            key = piece.call, piece.index
+            key = piece.call, piece.which
             assert open_.get(piece.seq_id, key) == key
             assert piece.start == ends.get(key, 0) < piece.end
             ends[key] = piece.end
-            length = lengths[piece.call][piece.index]
+            length = lengths[piece.call][piece.which]
             assert piece.last == (piece.end == length)
             if piece.last:
                 open_.pop(piece.seq_id, None)
@@ -104,12 +104,12 @@ def test_a_dropped_call_is_in_no_further_decode(lengths: list[list[int]], droppe
     """Its sequence is reported where a part of it lies in one, and all others are computed."""
     queue, computed = queue_of(SPLITS, lengths), set[tuple[int, int]]()
     for _ in range(after):
-        computed |= {(piece.call, piece.index) for piece in queue.take() if piece.last}
+        computed |= {(piece.call, piece.which) for piece in queue.take() if piece.last}
     queue.drop(dropped)
     assert queue.drop(dropped) is None
     for decode in all_pieces(queue, SPLITS):
         for piece in decode:
             assert piece.call != dropped
-            computed |= {(piece.call, piece.index)} if piece.last else set()
+            computed |= {(piece.call, piece.which)} if piece.last else set()
     others = {(call, i) for call, inputs in enumerate(lengths) for i in range(len(inputs)) if call != dropped}
     assert others <= computed
