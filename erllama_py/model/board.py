@@ -216,7 +216,7 @@ class ModelBoard:
             return "hanging"
         busy = next((state.phase for state in self._states if state.phase != "idle"), None)
         if busy is None and self.embedding:
-            return "embedding"
+            return "prefilling"
         return self.state.phase if busy is None else busy
 
     @property

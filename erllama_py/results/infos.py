@@ -9,9 +9,7 @@ import msgspec
 from erllama_py.options.model import ModelConfig, SaveReason
 from erllama_py.results.completion import CacheHitKind
 
-Phase = Literal[
-    "loading", "idle", "prefilling", "generating", "embedding", "hanging", "restarting", "failed", "unloaded"
-]
+Phase = Literal["loading", "idle", "prefilling", "generating", "hanging", "restarting", "failed", "unloaded"]
 
 
 class CachedPrefix(msgspec.Struct, frozen=True):
