@@ -1,0 +1,178 @@
+"""The filters and tests that chat templates have: Jinja's own, each paid for before it runs. Pure but for the fuel."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from jinja2.filters import FILTERS
+from jinja2.tests import TESTS
+
+from erllama_py.chat import costs
+from erllama_py.chat.costs import small
+from erllama_py.chat.fuel import Fuel, fuel
+from erllama_py.errors import ChatTemplateError
+
+Arguments = tuple[Any, ...]
+Named = dict[str, Any]
+Cost = Callable[[Fuel, Any, Arguments, Named], None]
+SORTS = 17  # comparisons of each of 100,000 values
+MOST_INDENT = 16  # of JSON
+
+
+def _argument(arguments: Arguments, named: Named, index: int, name: str, default: Any = None) -> Any:
+    return arguments[index] if len(arguments) > index else named.get(name, default)
+
+
+def _nothing(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
+    fuel.use(1)
+
+
+def _text(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
+    if isinstance(value, str):
+        fuel.text(len(value))
+    else:
+        fuel.deep(value)
+
+
+def _each(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
+    """What is read one by one; `_paid` has taken fuel where the values cannot be counted."""
+    fuel.use(1 + (len(value) if hasattr(value, "__len__") else 0))
+
+
+def _sorted(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
+    fuel.deep(value, SORTS)
+
+
+def _trim(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
+    _text(fuel, value, arguments, named)
+    costs.method(fuel, str(value), "strip", tuple(one for one in arguments if isinstance(one, str)))
+
+
+def _replace(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
+    fuel.deep((value, arguments, named))
+    old, new = _argument(arguments, named, 0, "old", ""), _argument(arguments, named, 1, "new", "")
+    costs.replace(fuel, str(value), str(old), str(new))
+
+
+def _join(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
+    separator = _argument(arguments, named, 0, "d", "")
+    fuel.deep(separator)
+    costs.join(fuel, str(separator), [value] if isinstance(value, str) else value)
+
+
+def _format(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
+    fuel.deep(value)
+    costs.printf(fuel, str(value), named or arguments)
+
+
+def _center(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
+    _text(fuel, value, arguments, named)
+    fuel.text(small(_argument(arguments, named, 0, "width"), "a width of"))
+
+
+def _indent(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
+    fuel.deep(value)
+    width, text = _argument(arguments, named, 0, "width", 4), str(value)
+    wide = len(width) if isinstance(width, str) else small(width, "an indent of")
+    fuel.text(len(text) + wide * (1 + len(text.splitlines())))
+
+
+def _batches(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
+    size = small(arguments[0] if arguments else next(iter(named.values()), 0), "batches of")
+    _each(fuel, value, arguments, named)
+    fuel.use(size * (1 + (len(value) if hasattr(value, "__len__") else 1)) // 8 if size > 100 else size)
+
+
+def _round(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
+    fuel.use(1)
+    if small(_argument(arguments, named, 0, "precision", 0), "a precision of") > 100:
+        raise ChatTemplateError("the chat template rounds to more than 100 digits")
+
+
+def _int(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
+    if isinstance(value, str) and len(value) > 1000:
+        raise ChatTemplateError("the chat template reads a number of more than 1000 digits")
+    _text(fuel, value, arguments, named)
+
+
+def _sum(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
+    if not isinstance(_argument(arguments, named, 1, "start", 0), int | float):
+        raise ChatTemplateError("the chat template sums up other things than numbers")
+    fuel.deep(value)
+
+
+
+_COSTS: dict[str, Cost] = {
+    **dict.fromkeys(("count", "length", "d", "default", "first", "last", "safe", "attr", "abs"), _nothing),
+    **dict.fromkeys(("capitalize", "e", "escape", "float", "lower", "string", "title", "upper", "wordcount"), _text),
+    **dict.fromkeys(("items", "list", "map", "reject", "rejectattr", "reverse", "select", "selectattr"), _each),
+    **dict.fromkeys(("dictsort", "groupby", "max", "min", "sort", "unique"), _sorted),
+    **dict.fromkeys(("batch", "slice"), _batches),
+    "center": _center, "format": _format, "indent": _indent, "int": _int, "join": _join, "replace": _replace,
+    "round": _round, "sum": _sum, "trim": _trim, "truncate": _text,
+}  # fmt: skip
+
+
+def _paid(function: Callable[..., Any], cost: Cost) -> Callable[..., Any]:
+    """A filter that takes fuel first. Values that come one by one are paid for as they come."""
+    place = 0 if getattr(function, "jinja_pass_arg", None) is None else 1
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **named: Any) -> Any:
+        value, burning = arguments[place], fuel()
+        if hasattr(value, "__next__"):
+            value = burning.steps(value)
+            if cost is not _each:
+                value = list(value)
+        cost(burning, value, arguments[place + 1 :], named)
+        return function(*arguments[:place], value, *arguments[place + 1 :], **named)
+
+    return run
+
+
+def _compared(function: Callable[..., Any], cost: Callable[[Fuel, Any, Any], None]) -> Callable[..., Any]:
+    def run(left: Any, right: Any) -> Any:
+        cost(fuel(), left, right)
+        return function(left, right)
+
+    return run
+
+
+def _read(function: Callable[..., Any]) -> Callable[..., Any]:
+    def run(value: Any) -> Any:
+        fuel().deep(value)
+        return function(value)
+
+    return run
+
+
+def tojson(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """In place of Jinja's own filter, which escapes for HTML what a model should read as it is."""
+    wide = len(indent) if isinstance(indent, str) else 0 if indent is None else small(indent, "an indent of")
+    if wide > MOST_INDENT or any(len(one) > MOST_INDENT for one in separators or () if isinstance(one, str)):
+        raise ChatTemplateError(f"the chat template writes JSON with an indent of more than {MOST_INDENT}")
+    fuel().deep(value, 2 + wide + (SORTS if sort_keys else 0))
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def filters() -> dict[str, Callable[..., Any]]:
+    """By name; Transformers has the same `tojson`."""
+    return {name: _paid(FILTERS[name], cost) for name, cost in _COSTS.items()} | {"tojson": tojson}
+
+
+def tests() -> dict[str, Callable[..., Any]]:
+    """By name."""
+    compared = dict.fromkeys(("==", "eq", "equalto", "!=", "ne", "<", "<=", ">", ">="), costs.compare)
+    compared |= dict.fromkeys(("lt", "lessthan", "le", "gt", "greaterthan", "ge"), costs.compare)
+    paid = {name: _compared(TESTS[name], cost) for name, cost in compared.items()}
+    paid |= {name: _read(TESTS[name]) for name in ("lower", "upper")}
+    return TESTS | paid | {"in": _compared(TESTS["in"], costs.contains)}

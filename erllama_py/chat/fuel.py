@@ -1,0 +1,120 @@
+"""What a chat template may still spend: a template is a foreign program, and everything it does costs fuel.
+
+A unit is about 0.2 µs of work, or 32 characters copied. Costs are taken before the work is done and before memory is
+allocated, so time and memory of a rendering are bounded by its fuel, whatever the template does. How much there is
+grows with what is rendered (`fuel_for`): real templates use a small part of it.
+
+The fuel of the rendering under way is the thread's own (`burning`), since Jinja calls filters without a context.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterable, Iterator, Mapping, Set, ValuesView
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+from jinja2.utils import Namespace
+
+from erllama_py.errors import ChatTemplateError
+
+BASE = 60_000  # units without any input: some 20 ms
+PER_VALUE = 300  # of each message, tool, field and item: templates look at each of them many times
+PER_CHARACTER = 4  # of texts, which are trimmed, split and joined some times
+CHARACTERS = 32  # copied for one unit
+MOST_TEXT = 1_000_000  # characters of one text that a template makes without any input
+TEXT_GROWTH = 4  # times the characters of the input, on top of that
+DEEPEST = 100  # values in each other; real JSON schemas nest less
+
+
+class Fuel:
+    """What is `left`, and how long a text may get."""
+
+    __slots__ = ("left", "longest")
+
+    def __init__(self, units: int, longest: int) -> None:
+        self.left, self.longest = units, longest
+
+    def use(self, units: int) -> None:
+        """Take units, or end the rendering."""
+        self.left -= units
+        if self.left < 0:
+            raise ChatTemplateError("the chat template does far more work than the conversation needs")
+
+    def text(self, characters: int) -> None:
+        """A text of so many characters is to be made."""
+        if characters > self.longest:
+            raise ChatTemplateError(f"the chat template makes a text of more than {self.longest} characters")
+        self.use(1 + characters // CHARACTERS)
+
+    def deep(self, value: object, times: int = 1) -> None:
+        """All of a value is to be read, such as for its text or to compare it; values can be in it many times."""
+        open_ = [iter((value,))]  # values whose inside is being read, the outermost first
+        while open_:
+            for one in open_[-1]:
+                if isinstance(one, str):
+                    self.use((1 + len(one) // CHARACTERS) * times)
+                    continue
+                self.use(times * (1 + len(one) // 8 if isinstance(one, range) else 1))
+                inside = _inside(one)
+                if inside:
+                    if len(open_) > DEEPEST:
+                        raise ChatTemplateError(f"the chat template nests values more than {DEEPEST} deep")
+                    open_.append(iter(inside))
+                    break
+            else:
+                open_.pop()
+
+    def steps(self, values: Iterable[Any]) -> Iterable[Any]:
+        """The same values, each paid for: at once where they can be counted, else as they come."""
+        try:
+            self.use(1 + len(values) // 8)  # type: ignore[arg-type]
+        except TypeError:
+            return self._paid(iter(values))
+        return values
+
+    def _paid(self, values: Iterator[Any]) -> Generator[Any, None, None]:
+        for value in values:
+            self.use(1)
+            yield value
+
+
+class _Burning(threading.local):
+    fuel = Fuel(0, 0)
+
+
+_burning = _Burning()
+
+
+def fuel() -> Fuel:
+    """That of the rendering under way on this thread."""
+    return _burning.fuel
+
+
+@contextmanager
+def burning(one: Fuel) -> Iterator[None]:
+    """Render with this fuel."""
+    before, _burning.fuel = _burning.fuel, one
+    try:
+        yield
+    finally:
+        _burning.fuel = before
+
+
+def fuel_for(values: int, characters: int) -> Fuel:
+    """Enough for any real template over inputs of so many values, with texts of so many characters in total."""
+    units = BASE + PER_VALUE * values + PER_CHARACTER * characters
+    return Fuel(units, MOST_TEXT + TEXT_GROWTH * characters)
+
+
+def _inside(value: object) -> Iterable[Any] | None:
+    """What a value shows of itself in its text."""
+    if isinstance(value, list | tuple):
+        return value
+    if isinstance(value, Mapping):
+        return chain(value.keys(), value.values())
+    if isinstance(value, Namespace):
+        return chain(*value._Namespace__attrs.items())  # type: ignore[attr-defined]
+    return value if isinstance(value, Set | ValuesView) else None
+

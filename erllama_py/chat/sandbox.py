@@ -1,0 +1,156 @@
+"""Jinja as chat templates are rendered: in a sandbox, on fuel.
+
+A template is a program that comes with the model file, and nobody has read it. The sandbox keeps it from Python's
+internals and from changing what it is given; fuel bounds its time, its memory and its text (`fuel`). What templates may
+use beside plain Jinja follows what authors test them with, the Transformers library:
+https://huggingface.co/docs/transformers/chat_templating_writing (blocks trimmed, `break` and `continue`,
+`raise_exception`, `strftime_now`, `tojson` without HTML escapes, `{% generation %}`).
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes, pass_context
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.runtime import Context, LoopContext, Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+
+from erllama_py.chat import costs
+from erllama_py.chat.filters import filters, tests
+from erllama_py.chat.fuel import fuel
+from erllama_py.chat.metering import metered, metering_filters
+from erllama_py.errors import ChatTemplateError
+
+MOST_SOURCE = 500_000  # characters; the longest public template has 60,000
+CALL = 4  # of a macro
+MOST_SAID = 1000  # characters of a template's own refusal
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """See the module."""
+
+    intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        return metered(super()._parse(source, name, filename))
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        costs.binop(fuel(), operator, left, right)
+        return self.binop_table[operator](left, right)
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: B902, N805
+        burning = fuel()
+        burning.use(1 + len(args) // 8)
+        if isinstance(__obj, types.BuiltinMethodType):
+            owner = __obj.__self__
+            if __obj.__name__ == "join" and args and isinstance(owner, str):
+                args = (list(burning.steps(args[0])),)
+                costs.join(burning, owner, args[0])
+            costs.method(burning, owner, __obj.__name__, (*args, *kwargs.values()))
+        elif isinstance(__obj, Macro | LoopContext):
+            burning.use(CALL)
+        else:
+            burning.deep((args, kwargs))
+        return super().call(__context, __obj, *args, **kwargs)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if isinstance(argument, tuple):
+            fuel().deep(argument)
+        return super().getitem(obj, argument)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return super().is_safe_attribute(obj, attr, value) and costs.is_known(obj, attr)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        if not isinstance(value, types.BuiltinMethodType | types.MethodType) or value.__name__ != "format":
+            return None
+        form = value.__self__
+        return _Format(self, form) if isinstance(form, str) else None
+
+
+class _Format:
+    """`str.format`, whose fields are looked up as the sandbox allows, and paid for."""
+
+    def __init__(self, environment: Sandbox, form: str) -> None:
+        self._environment, self._form = environment, form
+
+    def __call__(self, *args: Any, **kwargs: Any) -> str:
+        fuel().text(len(self._form))
+        return _Formatter(self._environment).vformat(self._form, args, kwargs)
+
+
+class _Formatter(SandboxedFormatter):
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        costs.form_field(fuel(), value, format_spec)
+        return super().format_field(value, format_spec)
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks the assistant's words for training; here its block is just its content."""
+
+    tags = {"generation"}  # noqa: RUF012  # Jinja declares it so
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+@pass_context
+def _shown(context: Context, value: Any) -> Any:
+    """What `{{ … }}` writes."""
+    if isinstance(value, str):
+        fuel().text(len(value))
+    else:
+        fuel().deep(value)
+    return value
+
+
+def _raise_exception(message: object) -> NoReturn:
+    raise ChatTemplateError(str(message)[:MOST_SAID])
+
+
+def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
+    return dict(*args, **kwargs)
+
+
+def _make() -> Sandbox:
+    # Nothing is computed while a template is compiled: there is no fuel then. And what `finalize` shows is paid for
+    # each time, since it takes a context.
+    sandbox = Sandbox(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation], optimized=False,
+        finalize=_shown,
+    )  # fmt: skip
+    sandbox.filters = filters() | metering_filters()
+    sandbox.tests = tests()
+    sandbox.globals["raise_exception"] = _raise_exception
+    sandbox.globals["dict"] = _dict
+    del sandbox.globals["lipsum"]
+    return sandbox
+
+
+_sandbox = _make()
+
+
+def compiled(source: object) -> jinja2.Template:
+    """A template. Raises `ChatTemplateError` for what is none, with the line where it stops being one."""
+    if not isinstance(source, str):
+        raise ChatTemplateError(f"a chat template is a str, not {type(source).__name__}")
+    if len(source) > MOST_SOURCE:
+        raise ChatTemplateError(f"the chat template has {len(source)} characters; at most {MOST_SOURCE}")
+    if "\0" in source:
+        raise ChatTemplateError("the chat template has a NUL character: it is no text")
+    try:
+        return _sandbox.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        said = f"line {error.lineno}: {error.message}"
+        raise ChatTemplateError(f"the chat template does not parse: {said}") from error
+    except ChatTemplateError:
+        raise
+    except Exception as error:  # one that nests too deeply for Python
+        said = f"{type(error).__name__}: {error}"
+        raise ChatTemplateError(f"the chat template does not compile: {said[:MOST_SAID]}") from error
