@@ -22,6 +22,7 @@ from erllama_py.errors import ChatTemplateError
 BASE = 60_000  # units without any input: some 20 ms
 PER_VALUE = 300  # of each message, tool, field and item: templates look at each of them many times
 PER_CHARACTER = 4  # of texts, which are trimmed, split and joined some times
+PER_SOURCE = 4  # characters of a template's source that count as one of the input
 CHARACTERS = 32  # copied for one unit
 MOST_TEXT = 1_000_000  # characters of one text that a template makes without any input
 TEXT_GROWTH = 4  # times the characters of the input, on top of that

@@ -121,19 +121,19 @@ def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
 def _make() -> Sandbox:
     # Nothing is computed while a template is compiled: there is no fuel then. And what `finalize` shows is paid for
     # each time, since it takes a context.
-    sandbox = Sandbox(
+    made = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation], optimized=False,
         finalize=_shown,
     )  # fmt: skip
-    sandbox.filters = filters() | metering_filters()
-    sandbox.tests = tests()
-    sandbox.globals["raise_exception"] = _raise_exception
-    sandbox.globals["dict"] = _dict
-    del sandbox.globals["lipsum"]
-    return sandbox
+    made.filters = filters() | metering_filters()
+    made.tests = tests()
+    made.globals["raise_exception"] = _raise_exception
+    made.globals["dict"] = _dict
+    del made.globals["lipsum"]
+    return made
 
 
-_sandbox = _make()
+sandbox = _make()
 
 
 def compiled(source: object) -> jinja2.Template:
@@ -145,7 +145,7 @@ def compiled(source: object) -> jinja2.Template:
     if "\0" in source:
         raise ChatTemplateError("the chat template has a NUL character: it is no text")
     try:
-        return _sandbox.from_string(source)
+        return sandbox.from_string(source)
     except jinja2.TemplateSyntaxError as error:
         said = f"line {error.lineno}: {error.message}"
         raise ChatTemplateError(f"the chat template does not parse: {said}") from error

@@ -1,46 +1,72 @@
-"""The chat template that a GGUF brings: Jinja, rendered in a sandbox.
+"""The chat templates that a GGUF brings, or that a request does: which one renders a conversation, and what it is given.
 
-A template is a program that comes with the model file. The sandbox keeps it from Python's internals, from
-changing what it is given, and from ranges of more than 100,000 items; it does not bound its time or memory. What
-templates may use beside plain Jinja follows what authors test them with, the Transformers library:
-https://huggingface.co/docs/transformers/chat_templating_writing (blocks trimmed, `break` and `continue`,
-`raise_exception`, `strftime_now`, `tojson` without HTML escapes, `{% generation %}`).
-
-Every failure is a `ChatTemplateError`.
+Every failure is a `ChatTemplateError`. What a template can do is in `sandbox` and `fuel`, how texts of users stay text
+in `special_texts`, and how both come together in `rendering`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
-from typing import Any, NoReturn, TypeGuard
+from typing import Any
 
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+import msgspec
 
+from erllama_py.chat.conversation import (
+    Copy,
+    Message,
+    check_messages,
+    check_tools,
+    text_of_content,
+    with_parsed_arguments,
+    with_thoughts,
+)
+from erllama_py.chat.fuel import PER_SOURCE, fuel_for
+from erllama_py.chat.program import Program, program
+from erllama_py.chat.tools_text import with_tools_as_text
 from erllama_py.errors import ChatTemplateError
+
+DEFAULT, TOOL_USE = "default", "tool_use"
+# Letters alone; the space at the end shows whether the template trims.
+CONTINUED = "continuedQzXvKwJhere "
+MOST_FORMAT = 200  # characters of a date's form
+
+# What templates get from here, and what would hide Jinja's own.
+RESERVED = frozenset(
+    "messages tools add_generation_prompt bos_token eos_token strftime_now raise_exception namespace range dict cycler "
+    "joiner loop self caller varargs kwargs context environment".split()
+)
+
+
+class ChatSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request asks of the rendering; see the options of these names."""
+
+    tools: Any = None
+    chat_template: str | None = None
+    template_kwargs: Mapping[str, Any] = {}
+    tools_in_system: bool = False
+
+
+PLAIN = ChatSettings()
+
+
+def _as_it_is(text: str) -> str:
+    return text
 
 
 class ChatTemplate:
-    """One model's template, compiled at its first use. `source` is `None` for a model without one.
+    """The templates of one model, compiled at their first use. `source` is `None` for a model without a default one;
+    `named` are others, such as `tool_use`.
 
     `now` is the clock behind `strftime_now`, with which some templates tell the model today's date.
     """
 
     def __init__(
-        self, source: str | None, bos_token: str, eos_token: str, *, now: Callable[[], datetime] = datetime.now
-    ) -> None:
-        self._source = source
-        self._fixed = {
-            "bos_token": bos_token,
-            "eos_token": eos_token,
-            "strftime_now": lambda format: now().strftime(format),
-        }
+        self, source: str | None, bos_token: str, eos_token: str, *, named: Mapping[str, str] | None = None,
+        now: Callable[[], datetime] = datetime.now,
+    ) -> None:  # fmt: skip
+        self._sources = {**(named or {}), **({} if source is None else {DEFAULT: source})}
+        self._fixed = {"bos_token": bos_token, "eos_token": eos_token, "strftime_now": _clock(now)}
 
     @property
     def source(self) -> str | None:
@@ -48,132 +74,154 @@ class ChatTemplate:
         return self._source
 
     def __repr__(self) -> str:
-        return f"<ChatTemplate {'none' if self._source is None else f'{len(self._source)} characters'}>"
+        known = ", ".join(f"{name}: {len(source)} characters" for name, source in self._sources.items())
+        return f"<ChatTemplate {known or 'none'}>"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the model's own templates."""
+        return tuple(self._sources)
+
+    def program(self, chat_template: str | None = None, *, has_tools: bool = False) -> Program:
+        """The template for a request: the one that it names or brings, else `tool_use` where there are tools, else the
+        default one. Raises `ChatTemplateError`."""
+        return program(self._source(chat_template, has_tools))
+
+    def source(self, settings: ChatSettings) -> str:
+        """Of the template that renders a request with these settings."""
+        return self._source(settings.chat_template, bool(settings.tools))
+
+    def _source(self, chosen: str | None, has_tools: bool) -> str:
+        if chosen is not None:
+            return self._sources.get(chosen) or _as_source(chosen, self.names)
+        source = self._sources.get(TOOL_USE) if has_tools else None
+        source = source or self._sources.get(DEFAULT)
+        if source is None and self._sources:
+            known = ", ".join(map(repr, self._sources))
+            raise ChatTemplateError(f"the model has no default chat template: chat_template is one of {known}")
+        if source is None:
+            raise ChatTemplateError("the model has no chat template")
+        return source
+
+    def tells_tools_as_text(self, settings: ChatSettings) -> bool:
+        """Whether tools are told in the system message, and calls are to be read as Hermes writes them.
+
+        Raises `ChatTemplateError` where the template takes no tools and that was not asked for.
+        """
+        if not settings.tools or self.program(settings.chat_template, has_tools=True).takes_tools:
+            return False
+        if not settings.tools_in_system:
+            raise ChatTemplateError(
+                "tools: the model's chat template takes none; tools_in_system=True tells them in the system message"
+            )
+        return True
 
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Any = None,
         add_generation_prompt: bool = True,
+        settings: ChatSettings | None = None,
+        continue_final_message: bool = False,
+        mark: Callable[[str], str] = _as_it_is,
+        mark_own: Callable[[str], str] = _as_it_is,
     ) -> str:
         """The conversation as the text that the model was trained on.
 
-        `add_generation_prompt` opens the assistant's turn at the end. Raises `ChatTemplateError`.
+        `add_generation_prompt` opens the assistant's turn at the end, `continue_final_message` leaves the last message
+        open instead. Texts of the conversation go through `mark`, those that the assistant said through `mark_own`.
+        Raises `ChatTemplateError`.
         """
-        context = {
-            **self._fixed,
-            "messages": check_messages(messages),
-            "tools": check_tools(tools),
-            "add_generation_prompt": add_generation_prompt,
-        }
-        try:
-            return self._template.render(context)
-        except ChatTemplateError:
-            raise  # from `raise_exception`, with the template's own words
-        except Exception as error:  # whatever a foreign program can run into
-            raise ChatTemplateError(f"the chat template failed: {_said(error)}") from error
-
-    @cached_property
-    def _template(self) -> jinja2.Template:
-        if self._source is None:
-            raise ChatTemplateError("the model has no chat template")
-        try:
-            return _environment.from_string(self._source)
-        except jinja2.TemplateSyntaxError as error:
-            said = f"line {error.lineno}: {error.message}"
-            raise ChatTemplateError(f"the chat template does not parse: {said}") from error
-        except Exception as error:  # one that nests too deeply for Python
-            raise ChatTemplateError(f"the chat template does not compile: {_said(error)}") from error
-
-
-def check_messages(messages: object) -> list[dict[str, Any]]:
-    """The messages as templates expect them: plain dicts whose content is one text, or `None` beside tool calls.
-
-    Texts in parts are joined by line feeds, as llama.cpp's server does for templates that take only text.
-    """
-    if not _is_list(messages):
-        expected = 'messages are a list of mappings, such as [{"role": "user", "content": "…"}]'
-        raise ChatTemplateError(f"{expected}, not {type(messages).__name__}")
-    if not messages:
-        raise ChatTemplateError("there are no messages")
-    return [_check_message(message, f"message {number}") for number, message in enumerate(messages, 1)]
+        settings = settings or ChatSettings(tools=tools)
+        checked, described = check_messages(messages), check_tools(settings.tools)
+        as_text = self.tells_tools_as_text(settings)
+        one = self.program(settings.chat_template, has_tools=bool(described))
+        copy, copy_own = Copy(mark), Copy(mark_own)
+        shown = [
+            (copy_own if message["role"] == "assistant" else copy).of(message, f"message {number}")
+            for number, message in enumerate(map(with_parsed_arguments, checked), 1)
+        ]
+        described = copy.of(described, "tools")
+        extra = copy.of(check_kwargs(settings.template_kwargs), "template_kwargs")
+        if as_text:
+            shown, described = with_tools_as_text(shown, described), None
+        shown = [_in_form(with_thoughts(message), one) for message in shown]
+        if continue_final_message:
+            add_generation_prompt, open_ = False, _open(shown)
+        text = one.run(
+            {"documents": None, **extra, **self._fixed, "messages": shown, "tools": described,
+             "add_generation_prompt": add_generation_prompt},
+            fuel_for(
+                copy.values + copy_own.values, copy.characters + copy_own.characters + len(one.source) // PER_SOURCE
+            ),
+        )  # fmt: skip
+        return _cut_open(text, open_) if continue_final_message else text
 
 
-def check_tools(tools: object) -> list[dict[str, Any]] | None:
-    """The tools as plain dicts; an empty list counts as none, since templates ask `tools is not none` too."""
-    if tools is None:
-        return None
-    if not _is_list(tools) or not all(isinstance(tool, Mapping) for tool in tools):
-        raise ChatTemplateError("tools are a list of mappings")
-    return [dict(tool) for tool in tools] or None
+def _as_source(chosen: str, names: tuple[str, ...]) -> str:
+    """A source has something of Jinja in it; everything else was meant as a name."""
+    if not isinstance(chosen, str):
+        raise ChatTemplateError(f"chat_template is a str, not {type(chosen).__name__}")
+    if "{{" in chosen or "{%" in chosen or "{#" in chosen:
+        return chosen
+    there = f"there are {', '.join(map(repr, names))}" if names else "it has none"
+    raise ChatTemplateError(f"chat_template: the model has no template named {chosen[:80]!r}; {there}")
 
 
-def _check_message(message: object, where: str) -> dict[str, Any]:
-    if not isinstance(message, Mapping):
-        raise ChatTemplateError(f"{where} is a {type(message).__name__}, not a mapping")
-    role, calls = message.get("role"), message.get("tool_calls")
-    if not isinstance(role, str) or not role:
-        raise ChatTemplateError(f"{where} has no role; a str such as 'user' expected")
-    if calls is not None and not (_is_list(calls) and all(isinstance(call, Mapping) for call in calls)):
-        raise ChatTemplateError(f"{where}: tool_calls are a list of mappings")
-    return {**message, "content": _check_content(message.get("content"), bool(calls), where)}
+def check_kwargs(kwargs: object) -> dict[str, Any]:
+    """What a template is given beside messages and tools. Raises `ChatTemplateError` for names that it has already."""
+    if not isinstance(kwargs, Mapping):
+        raise ChatTemplateError(f"template_kwargs are a mapping, not {type(kwargs).__name__}")
+    for name in kwargs:
+        if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
+            raise ChatTemplateError(f"template_kwargs: {name!r} is no name that a template can read")
+        if name in RESERVED:
+            raise ChatTemplateError(f"template_kwargs: {name!r} is given to every template already")
+    return dict(kwargs)
 
 
-def _check_content(content: object, has_calls: bool, where: str) -> str | None:
-    if isinstance(content, str) or (content is None and has_calls):
+def _in_form(message: Message, one: Program) -> Message:
+    """The message with its content in the form that the template takes."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return message if one.takes_text else {**message, "content": [{"type": "text", "text": content}]}
+    return message if content is None or one.takes_parts else {**message, "content": text_of_content(content)}
+
+
+def _open(messages: list[Message]) -> str:
+    """Mark the end of the last message; its text, which the rendering must hold."""
+    last = messages[-1]
+    where = f"continue_final_message: message {len(messages)}, the last,"
+    if last["role"] != "assistant":
+        raise ChatTemplateError(f"{where} is of the role {last['role']!r}, not 'assistant'")
+    if last.get("tool_calls"):
+        raise ChatTemplateError(f"{where} has calls after its content")
+    content = last.get("content")
+    if isinstance(content, str):
+        last["content"] = content + CONTINUED
         return content
-    if not _is_list(content):
-        raise ChatTemplateError(f"{where}: content is a str or a list of text parts, not {type(content).__name__}")
-    texts = []
-    for part in content:
-        text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
-        if not isinstance(text, str):
-            raise ChatTemplateError(f"{where}: a part of content is {{'type': 'text', 'text': str}}")
-        texts.append(text)
-    return "\n".join(texts)
+    if not content:
+        raise ChatTemplateError(f"{where} has no content to continue")
+    part = content[-1]
+    text: str = part["text"]
+    part["text"] = text + CONTINUED
+    return text
 
 
-def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
+def _cut_open(rendered: str, final: str) -> str:
+    """The rendering up to where the last message's text ends, as the Transformers library cuts it."""
+    at = rendered.rfind(CONTINUED.strip())
+    if at < 0 or final.strip() not in rendered:
+        raise ChatTemplateError("continue_final_message: the chat template does not show the last message as it is")
+    cut = rendered[:at]
+    return cut if rendered.startswith(CONTINUED, at) else cut.rstrip()
 
 
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def _clock(now: Callable[[], datetime]) -> Callable[[str], str]:
+    def strftime_now(form: object) -> str:
+        if not isinstance(form, str) or len(form) > MOST_FORMAT or any(one.isdigit() for one in form):
+            raise ChatTemplateError("the chat template asks for a date in a form that is none")
+        return now().strftime(form)
 
-
-def _raise_exception(message: object) -> NoReturn:
-    raise ChatTemplateError(str(message))
-
-
-def _tojson(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """In place of Jinja's own filter, which escapes for HTML what a model should read as it is."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-class _Generation(Extension):
-    """`{% generation %}` marks the assistant's words for training; here its block is just its content."""
-
-    tags = {"generation"}  # noqa: RUF012  # Jinja declares it so
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _make_environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    return environment
-
-
-_environment = _make_environment()
+    return strftime_now

@@ -23,7 +23,7 @@ import anyio
 import msgspec
 
 from erllama_py.actors import ActorError, Reply
-from erllama_py.chat.template import check_messages
+from erllama_py.chat.conversation import check_messages
 from erllama_py.chat.turns import text_after_reply
 from erllama_py.errors import BUSY, ErllamaError, InvalidOption, SessionBusy, SessionEnded
 from erllama_py.handle.caller import Caller

@@ -1,0 +1,112 @@
+"""One chat template: compiled once, rendered on fuel, and asked what it can show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from typing import Any
+
+import jinja2
+from jinja2 import meta, nodes
+
+from erllama_py.chat.fuel import Fuel, burning, fuel_for
+from erllama_py.chat.sandbox import MOST_SAID, compiled, sandbox
+from erllama_py.errors import ChatTemplateError
+
+# Letters alone: templates trim texts and escape them.
+_FIRST, _SECOND = "firstQzXvKwJtext", "secondQzXvKwJtext"
+_TOOL = "toolQzXvKwJname"
+_PROBE: dict[str, Any] = {
+    "bos_token": "", "eos_token": "", "strftime_now": lambda form: "", "documents": None, "tools": None,
+    "add_generation_prompt": True,
+}  # fmt: skip
+
+
+class Program:
+    """A template by its source. Raises `ChatTemplateError` when it is first rendered, where it is none."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._problem: ChatTemplateError | None = None
+
+    def run(self, context: Mapping[str, Any], fuel: Fuel) -> str:
+        """Its text. Whatever it runs into is a `ChatTemplateError`."""
+        template = self._template
+        try:
+            with burning(fuel):
+                text = template.render(context)
+        except ChatTemplateError:
+            raise  # from `raise_exception`, with the template's own words, or from the fuel
+        except Exception as error:  # whatever a foreign program can run into
+            said = f"{type(error).__name__}: {error}"
+            raise ChatTemplateError(f"the chat template failed: {said[:MOST_SAID]}") from error
+        if len(text) > fuel.longest:
+            raise ChatTemplateError(f"the chat template writes more than {fuel.longest} characters")
+        return text
+
+    @cached_property
+    def takes_text(self) -> bool:
+        """Whether it shows a content that is a text; a few want a list of parts."""
+        shown = self._probe({"role": "user", "content": _FIRST})
+        return shown is None or _FIRST in shown or not self._shows_parts
+
+    @cached_property
+    def takes_parts(self) -> bool:
+        """Whether it shows a content that is a list of text parts as text."""
+        return self._shows_parts
+
+    @cached_property
+    def takes_tools(self) -> bool:
+        """Whether it shows tools: it reads them, and the name of one is in its text."""
+        if not any(name.name == "tools" and name.ctx == "load" for name in self._tree.find_all(nodes.Name)):
+            return False
+        parameters = {"type": "object", "properties": {"x": {"type": "string", "description": "x"}}, "required": ["x"]}
+        function = {"name": _TOOL, "description": "x", "parameters": parameters}
+        tools = [{"type": "function", "function": function}]
+        user, system = {"role": "user", "content": "x"}, {"role": "system", "content": "x"}
+        texts = [self._probe(user, tools=tools), self._probe(system, user, tools=tools)]
+        # Where both fail, the template asks for something that is not known here: let it have its tools.
+        return texts == [None, None] or any(_TOOL in text for text in texts if text is not None)
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """What it reads beside what it sets itself."""
+        return frozenset(meta.find_undeclared_variables(self._tree))
+
+    @cached_property
+    def _shows_parts(self) -> bool:
+        parts = [{"type": "text", "text": _FIRST}, {"type": "text", "text": _SECOND}]
+        shown = self._probe({"role": "user", "content": parts})
+        return shown is not None and _FIRST in shown and _SECOND in shown and "'type'" not in shown
+
+    def _probe(self, *messages: dict[str, Any], **context: Any) -> str | None:
+        try:
+            return self.run({**_PROBE, "messages": list(messages), **context}, fuel_for(100, 0))
+        except ChatTemplateError:
+            if self._problem is not None:
+                raise
+            return None
+
+    @property
+    def _tree(self) -> nodes.Template:
+        return sandbox.parse(self.source)
+
+    @property
+    def _template(self) -> jinja2.Template:
+        if self._problem is not None:
+            raise ChatTemplateError(self._problem.problem) from self._problem.__cause__
+        try:
+            return self._compiled
+        except ChatTemplateError as error:
+            self._problem = error
+            raise
+
+    @cached_property
+    def _compiled(self) -> jinja2.Template:
+        return compiled(self.source)
+
+
+@lru_cache(maxsize=32)
+def program(source: str) -> Program:
+    """The template with this source, compiled at most once while it is in use."""
+    return Program(source)

@@ -1,0 +1,58 @@
+"""A conversation as the parts of a text that become tokens: the one way by which prompts are made. Pure.
+
+`text` renders with marks in it, and renderings by one `Renderer` can be compared and cut; `parts` takes the marks out
+again. The tokens of a text are those of its parts, one after the other (`Vocabulary.tokenize_parts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from erllama_py.chat.conversation import is_list
+from erllama_py.chat.special_texts import Marks, SpecialTexts
+from erllama_py.chat.template import PLAIN, ChatSettings, ChatTemplate
+
+DEEPEST = 100
+
+
+class Renderer:
+    """Renders one conversation, whole or in part. `messages` are all that it will be asked to render."""
+
+    def __init__(
+        self, template: ChatTemplate, special: SpecialTexts, messages: object, settings: ChatSettings = PLAIN
+    ) -> None:
+        self._template, self._settings = template, settings
+        given = [*_texts(messages), *_texts(settings.tools), *_texts(settings.template_kwargs)]
+        self._marks = Marks(special, template.source(settings), given)
+
+    def text(self, messages: Sequence[Mapping[str, Any]], opened: bool = True, *, continued: bool = False) -> str:
+        """The conversation, with marks. Raises `ChatTemplateError`.
+
+        `opened` opens the assistant's turn at the end, `continued` leaves the last message open instead.
+        """
+        return self._template.render(
+            messages, settings=self._settings, add_generation_prompt=opened, continue_final_message=continued,
+            mark=self._marks.mark, mark_own=self._marks.mark_own,
+        )  # fmt: skip
+
+    def parts(self, text: str) -> list[str]:
+        """A text, or a piece of one, without marks: cut where what a user wrote would be read as a control token."""
+        return self._marks.parts(text)
+
+    def plain(self, text: str) -> str:
+        """The same as one text."""
+        return self._marks.plain(text)
+
+
+def _texts(value: object, depth: int = 0) -> Iterator[str]:
+    """All texts in a value; what is deeper than any template could show is refused later."""
+    if isinstance(value, str):
+        yield value
+    elif depth < DEEPEST and isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _texts(key, depth + 1)
+            yield from _texts(one, depth + 1)
+    elif depth < DEEPEST and is_list(value):
+        for one in value:
+            yield from _texts(one, depth + 1)

@@ -1,0 +1,171 @@
+"""Texts that a tokenizer reads as control tokens, and how those in a conversation stay text. Pure.
+
+A user who writes `<|im_end|>` means ten characters. So before a template is rendered, a mark is put into each such text
+of what it is given (`Marks.mark`): a character that occurs nowhere else. In the rendering, the marks show where the text
+has to be cut before it is tokenized (`Marks.parts`): no token can be seen across a cut. What the template itself writes
+has no marks in it. A cut stays only where there would be a control token across it, so that everything else gets the
+tokens that it has without any of this.
+
+Marked are: after its first character, each such text; the end of a text that ends as one begins, the beginning of one
+that begins as one ends, and what could be the middle of one, since templates put texts beside each other.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable
+from functools import lru_cache
+
+import msgspec
+
+from erllama_py.errors import ChatTemplateError
+
+# Characters that Unicode keeps for use inside of programs. JSON may write them as escapes.
+MARKS = tuple(map(chr, range(0xFDD0, 0xFDF0)))
+_ANY_MARK = re.compile(r"[\ufdd0-\ufdef]|\\u[fF][dD][dDeE][0-9a-fA-F]")
+
+# What an assistant's message may hold as it is: its own thinking and calls, which templates look for in it. Not the
+# end of a turn, nor what begins one.
+_OWN = re.compile(
+    r"[<\[|｜/]*(think|thinking|thought|reasoning|tool_calls?|tool▁calls?▁(begin|end)|tool▁call▁(begin|end)|tool▁sep"
+    r"|arg_key|arg_value|python_tag|seed:think|seed:tool_call|TOOL_CALLS|ARGS|CALL_ID|THINK)[>\]|｜]*"
+)
+
+
+class SpecialTexts(msgspec.Struct, frozen=True):
+    """The texts of a vocabulary that are read as one token each, whatever stands around them."""
+
+    control: tuple[str, ...] = ()
+    """Of control tokens, and of the unknown one."""
+    user_defined: tuple[str, ...] = ()
+    """Of others; llama.cpp reads them in any text."""
+
+
+class _Texts:
+    """A set of texts, none shorter than two characters, that can be found in others."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = frozenset(text for text in texts if len(text) > 1)
+        self._sorted = sorted(self._texts)
+        self._reversed = sorted(text[::-1] for text in self._texts)
+        self._longest = max(map(len, self._texts), default=0)
+        seconds: dict[str, set[str]] = {}
+        self._lengths: dict[str, list[int]] = {}
+        for text in self._sorted:
+            seconds.setdefault(text[0], set()).add(text[1])
+            lengths = self._lengths.setdefault(text[:2], [])
+            if len(text) not in lengths:
+                lengths.append(len(text))
+        pairs = (f"{re.escape(first)}(?=[{re.escape(''.join(sorted(next)))}])" for first, next in seconds.items())
+        self._begins = re.compile("|".join(pairs) or "(?!)")
+        self._firsts = re.compile(f"[{re.escape(''.join(seconds))}]" if seconds else "(?!)")
+        lasts = "".join({text[-1] for text in self._texts})
+        self._lasts = re.compile(f"[{re.escape(lasts)}]" if lasts else "(?!)")
+        self._letters = frozenset("".join(self._texts))
+        self._all = "\0".join(self._sorted)
+
+    def found(self, text: str) -> list[tuple[int, int]]:
+        """Where they stand in a text, by their beginnings; they may overlap."""
+        found = []
+        for begun in self._begins.finditer(text):
+            start = begun.start()
+            for length in self._lengths[text[start : start + 2]]:
+                if text[start : start + length] in self._texts:
+                    found.append((start, start + length))
+        return found
+
+    def places(self, text: str) -> set[int]:
+        """Where marks go in a text."""
+        places = {start + 1 for start, _ in self.found(text)}
+        if self._ends_as_one_begins(text):
+            places.add(len(text))
+        if self._begins_as_one_ends(text):
+            places.add(0)
+        if 0 < len(text) < self._longest and not text.replace("_", "a").isalnum() and self._letters.issuperset(text):
+            if text in self._all:
+                places.add(1)
+        return places
+
+    def _ends_as_one_begins(self, text: str) -> bool:
+        tail = text[-self._longest + 1 :] if self._longest else ""
+        return any(_is_begun(self._sorted, tail[first.start() :]) for first in self._firsts.finditer(tail))
+
+    def _begins_as_one_ends(self, text: str) -> bool:
+        head = text[: max(0, self._longest - 1)]
+        return any(_is_begun(self._reversed, head[last.start() :: -1]) for last in self._lasts.finditer(head))
+
+
+def _is_begun(texts: list[str], begun: str) -> bool:
+    """Whether one of the sorted texts begins so, and goes on."""
+    at = bisect_left(texts, begun)
+    at += at < len(texts) and texts[at] == begun
+    return at < len(texts) and texts[at].startswith(begun)
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """The texts to be marked for one template, and those of them in what the assistant said."""
+
+    all: _Texts
+    of_assistant: _Texts
+
+
+@lru_cache(maxsize=16)
+def _known(special: SpecialTexts, source: str) -> _Known:
+    """Of user-defined tokens those that the template writes; white space is text in any case."""
+    texts = [*special.control, *(one for one in special.user_defined if not one.isspace() and one in source)]
+    return _Known(_Texts(texts), _Texts(text for text in texts if not _OWN.fullmatch(text)))
+
+
+class Marks:
+    """The marks of one conversation. `given` are all texts that its templates are given, joined."""
+
+    def __init__(self, special: SpecialTexts, source: str, given: Iterable[str]) -> None:
+        used = {_character(found) for text in (source, *given) for found in _ANY_MARK.findall(text)}
+        free = [mark for mark in MARKS if mark not in used]
+        if not free:
+            raise ChatTemplateError("the texts of the conversation hold every character that Unicode keeps for programs")
+        self._mark = free[0]
+        self._split = re.compile(rf"{self._mark}|\\u{ord(self._mark):04x}", re.IGNORECASE)
+        self._known = _known(special, source)
+
+    def mark(self, text: str) -> str:
+        """A text with its marks. 1 ms for 100,000 characters without control tokens."""
+        return self._marked(text, self._known.all)
+
+    def mark_own(self, text: str) -> str:
+        """A text of the assistant's, whose thinking and calls stay what they are."""
+        return self._marked(text, self._known.of_assistant)
+
+    def _marked(self, text: str, texts: _Texts) -> str:
+        places = texts.places(text)
+        if not places:
+            return text
+        ends = sorted(places)
+        return self._mark.join(text[start:end] for start, end in zip([0, *ends], [*ends, None], strict=True))
+
+    def parts(self, rendered: str) -> list[str]:
+        """A rendering without marks, cut where a control token would be seen that the template did not write."""
+        pieces = self._split.split(rendered)
+        if len(pieces) == 1:
+            return pieces
+        text = "".join(pieces)
+        cuts: list[int] = []
+        for piece in pieces[:-1]:
+            cuts.append((cuts[-1] if cuts else 0) + len(piece))
+        kept: set[int] = set()
+        for start, end in self._known.all.found(text):
+            at = bisect_left(cuts, start + 1)
+            while at < len(cuts) and cuts[at] < end:
+                kept.add(cuts[at])
+                at += 1
+        ends = sorted(kept)
+        return [text[start:end] for start, end in zip([0, *ends], [*ends, None], strict=True)]
+
+    def plain(self, rendered: str) -> str:
+        """A rendering without marks."""
+        return self._split.sub("", rendered)
+
+
+def _character(found: str) -> str:
+    return found if len(found) == 1 else chr(int(found[2:], 16))
