@@ -7,11 +7,13 @@ again. The tokens of a text are those of its parts, one after the other (`Vocabu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from erllama_py.chat.conversation import is_list
 from erllama_py.chat.special_texts import Marks, SpecialTexts
 from erllama_py.chat.template import PLAIN, ChatSettings, ChatTemplate
+from erllama_py.errors import ChatTemplateError
 
 DEEPEST = 100
 
@@ -23,8 +25,9 @@ class Renderer:
         self, template: ChatTemplate, special: SpecialTexts, messages: object, settings: ChatSettings = PLAIN
     ) -> None:
         self._template, self._settings = template, settings
+        self.source = template.source_for(settings)
         given = [*_texts(messages), *_texts(settings.tools), *_texts(settings.template_kwargs)]
-        self._marks = Marks(special, template.source(settings), given)
+        self._marks = Marks(special, self.source, given)
 
     def text(self, messages: Sequence[Mapping[str, Any]], opened: bool = True, *, continued: bool = False) -> str:
         """The conversation, with marks. Raises `ChatTemplateError`.
@@ -36,6 +39,16 @@ class Renderer:
             mark=self._marks.mark, mark_own=self._marks.mark_own,
         )  # fmt: skip
 
+    def prompt(self, messages: Sequence[Mapping[str, Any]], *, continued: bool = False) -> tuple[str, str]:
+        """The conversation for a reply, with marks, and the end of it that opens the reply, without them: what is not
+        there when no reply is asked for. Where the last message is `continued`, that begins with its turn."""
+        text = self.text(messages, not continued, continued=continued)
+        try:
+            before = self.text(messages[:-1] if continued else messages, False)
+        except ChatTemplateError:  # a template may refuse a conversation that ends there
+            before = ""
+        return text, self.plain(text[_shared(before, text) :])
+
     def parts(self, text: str) -> list[str]:
         """A text, or a piece of one, without marks: cut where what a user wrote would be read as a control token."""
         return self._marks.parts(text)
@@ -43,6 +56,13 @@ class Renderer:
     def plain(self, text: str) -> str:
         """The same as one text."""
         return self._marks.plain(text)
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts have in common from their beginning."""
+    if other.startswith(one):
+        return len(one)
+    return next(at for at, pair in enumerate(zip_longest(one, other)) if pair[0] != pair[1])
 
 
 def _texts(value: object, depth: int = 0) -> Iterator[str]:

@@ -6,6 +6,7 @@ in `special_texts`, and how both come together in `rendering`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -30,12 +31,7 @@ DEFAULT, TOOL_USE = "default", "tool_use"
 # Letters alone; the space at the end shows whether the template trims.
 CONTINUED = "continuedQzXvKwJhere "
 MOST_FORMAT = 200  # characters of a date's form
-
-# What templates get from here, and what would hide Jinja's own.
-RESERVED = frozenset(
-    "messages tools add_generation_prompt bos_token eos_token strftime_now raise_exception namespace range dict cycler "
-    "joiner loop self caller varargs kwargs context environment".split()
-)
+_WIDE_DATE = re.compile(r"%[-_0^#+]*[1-9]")  # a width, which some systems take any number for
 
 
 class ChatSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,8 +66,8 @@ class ChatTemplate:
 
     @property
     def source(self) -> str | None:
-        """The template's text; `None` for a model without one."""
-        return self._source
+        """Of the default template; `None` for a model without one."""
+        return self._sources.get(DEFAULT)
 
     def __repr__(self) -> str:
         known = ", ".join(f"{name}: {len(source)} characters" for name, source in self._sources.items())
@@ -87,8 +83,8 @@ class ChatTemplate:
         default one. Raises `ChatTemplateError`."""
         return program(self._source(chat_template, has_tools))
 
-    def source(self, settings: ChatSettings) -> str:
-        """Of the template that renders a request with these settings."""
+    def source_for(self, settings: ChatSettings) -> str:
+        """That of the template that renders a request with these settings."""
         return self._source(settings.chat_template, bool(settings.tools))
 
     def _source(self, chosen: str | None, has_tools: bool) -> str:
@@ -143,7 +139,7 @@ class ChatTemplate:
             for number, message in enumerate(map(with_parsed_arguments, checked), 1)
         ]
         described = copy.of(described, "tools")
-        extra = copy.of(check_kwargs(settings.template_kwargs), "template_kwargs")
+        extra = copy.of(dict(settings.template_kwargs), "template_kwargs")
         if as_text:
             shown, described = with_tools_as_text(shown, described), None
         shown = [_in_form(with_thoughts(message), one) for message in shown]
@@ -167,18 +163,6 @@ def _as_source(chosen: str, names: tuple[str, ...]) -> str:
         return chosen
     there = f"there are {', '.join(map(repr, names))}" if names else "it has none"
     raise ChatTemplateError(f"chat_template: the model has no template named {chosen[:80]!r}; {there}")
-
-
-def check_kwargs(kwargs: object) -> dict[str, Any]:
-    """What a template is given beside messages and tools. Raises `ChatTemplateError` for names that it has already."""
-    if not isinstance(kwargs, Mapping):
-        raise ChatTemplateError(f"template_kwargs are a mapping, not {type(kwargs).__name__}")
-    for name in kwargs:
-        if not isinstance(name, str) or not name.isidentifier() or name.startswith("_"):
-            raise ChatTemplateError(f"template_kwargs: {name!r} is no name that a template can read")
-        if name in RESERVED:
-            raise ChatTemplateError(f"template_kwargs: {name!r} is given to every template already")
-    return dict(kwargs)
 
 
 def _in_form(message: Message, one: Program) -> Message:
@@ -220,7 +204,7 @@ def _cut_open(rendered: str, final: str) -> str:
 
 def _clock(now: Callable[[], datetime]) -> Callable[[str], str]:
     def strftime_now(form: object) -> str:
-        if not isinstance(form, str) or len(form) > MOST_FORMAT or any(one.isdigit() for one in form):
+        if not isinstance(form, str) or len(form) > MOST_FORMAT or _WIDE_DATE.search(form):
             raise ChatTemplateError("the chat template asks for a date in a form that is none")
         return now().strftime(form)
 

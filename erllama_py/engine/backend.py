@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple, Protocol
 import msgspec
 
 from erllama_py.engine.embedding import Embedder, EmbedderOpts
+from erllama_py.chat.special_texts import SpecialTexts
 from erllama_py.engine.structure import Tokenizer
 from erllama_py.options.sampling import Sampling
 
@@ -92,6 +93,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     state_bytes: int  # of a recurrent state, which each captured range carries whole; 0 where there is none
     flash_attn: bool  # whether it is used, also where that was left to llama.cpp
     chat_template: str | None
+    chat_templates: dict[str, str] = {}  # others, by name: "tool_use", "rag"
     bos_token: str
     eos_token: str
     build: str  # of the inference library; part of every cache key
@@ -169,6 +171,14 @@ class Vocabulary(Protocol):
 
     def detokenize(self, tokens: Sequence[int], *, special: bool) -> str:
         """Text of `tokens`; bytes that are no UTF-8 become U+FFFD. Raises `TokenOutOfRange`."""
+
+    def tokenize_parts(self, parts: Sequence[str]) -> list[int]:
+        """Token ids of a text that is cut into parts: control tokens are read in each, and none across a cut. A part
+        that begins inside of the text gets no space that some tokenizers put first. Raises `InvalidText`."""
+
+    def special_texts(self) -> SpecialTexts:
+        """Texts that are read as one token each, always the same object. Looked for when first asked for, which takes
+        0.1 s for a large vocabulary: not on the event loop, nor on the engine thread. Raises `ModelNotLoaded`."""
 
     def is_end(self, token: int) -> bool:
         """Whether this token ends a generation."""

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy
 
+from erllama_py.chat.special_texts import SpecialTexts
 from erllama_py.engine.backend import (
     Backend,
     BackendFailure,
@@ -49,9 +50,13 @@ from erllama_py.options.model import ModelConfig
 from erllama_py.options.sampling import Sampling
 
 SPECIAL = {END: b"<|end|>", 257: b"<|im_start|>", 258: b"<|im_end|>"}
+SPECIAL_TEXTS = SpecialTexts(control=tuple(name.decode() for name in SPECIAL.values()))
 LOAD_STEPS = 10  # steps that a load reports; it can be cancelled between two of them
 CHAT_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if tools %}<|im_start|>tools\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
+    "{% for call in m['tool_calls'] %}<tool_call>\n{{ call['function'] | tojson }}\n</tool_call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
@@ -83,6 +88,13 @@ class StubVocabulary:
             tokens.append(rest[0] if special is None else special)
             rest = rest[1 if special is None else len(SPECIAL[special]) :]
         return tokens
+
+    def tokenize_parts(self, parts: Sequence[str]) -> list[int]:
+        return [token for part in parts for token in self.tokenize(part, add_special=False, parse_special=True)]
+
+    def special_texts(self) -> SpecialTexts:
+        self._check(0)
+        return SPECIAL_TEXTS
 
     def token_bytes(self, token: int, *, special: bool) -> bytes:
         self._check(token)

@@ -253,12 +253,25 @@ class Model:
         return await self._prompts.detokenize(tokens, special=special)
 
     async def apply_chat_template(
-        self, messages: Sequence[ChatMessage], *, tools: Tools | None = None, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        tools: Tools | None = None,
+        add_generation_prompt: bool = True,
+        chat_template: str | None = None,
+        template_kwargs: Mapping[str, object] | None = None,
+        continue_final_message: bool = False,
+        tools_in_system: bool = False,
     ) -> list[int]:
-        """The conversation as token ids, rendered by the GGUF's own Jinja template. Raises `ChatTemplateError`
-        and `InvalidOption`."""
-        given = shown(await self._caller.threads.run(tool_list, tools))
-        return await self._prompts.render(messages, given, add_generation_prompt=add_generation_prompt)
+        """The conversation as token ids, rendered by the model's Jinja template, as `chat` would with these options.
+
+        `add_generation_prompt` opens the assistant's turn at the end. Raises `InvalidOption` and `ChatTemplateError`.
+        """
+        options = parse_request_options({
+            "tools": tools, "chat_template": chat_template, "template_kwargs": template_kwargs or {},
+            "continue_final_message": continue_final_message, "tools_in_system": tools_in_system,
+        })  # fmt: skip
+        return await self._prompts.render(messages, options, add_generation_prompt=add_generation_prompt)
 
     # --- the cache ---------------------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from erllama_py.chat.rendering import Renderer
+from erllama_py.chat.template import ChatSettings
 from erllama_py.chat.turns import anchors as find_anchors
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import InvalidText
@@ -14,6 +16,7 @@ from erllama_py.handle.caller import INLINE_LENGTH, Caller
 from erllama_py.handle.replies import Prepared
 from erllama_py.handle.tool_list import shown, tool_list
 from erllama_py.model.request import check_is_tokens, check_tokens
+from erllama_py.options.chat import check_is_prompt
 from erllama_py.options.request import RequestOptions
 
 Prompt = str | Sequence[int]
@@ -42,20 +45,29 @@ class Prompts:
             len(check_is_tokens(tokens)),
         )
 
-    async def render(
-        self,
-        messages: Sequence[ChatMessage],
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        *,
-        add_generation_prompt: bool = True,
-    ) -> list[int]:
-        """See `Model.apply_chat_template`; `tools` as templates take them."""
+    async def renderer(self, messages: Sequence[ChatMessage], options: RequestOptions) -> Renderer:
+        """What renders a conversation as these options ask, in whole or in part; `messages` are all of it."""
         template = await self._caller.template()
-        render = partial(template.render, messages, tools=tools, add_generation_prompt=add_generation_prompt)
-        # A template is the model's own code: how long it runs is not known, so not on the loop.
-        text = await self._caller.threads.abandon(render)
+
+        def make(vocabulary: Vocabulary) -> Renderer:
+            return Renderer(template, vocabulary.special_texts(), messages, settings_of(options))
+
+        return await self._caller.use_vocabulary(make, INLINE_LENGTH + 1)
+
+    async def tokens_of(self, renderer: Renderer, text: str) -> list[int]:
+        """The tokens of a text that it rendered, or of a piece of one."""
         # The template writes the begin token itself where the model wants one.
-        return await self.tokenize(text, add_bos=False)
+        return await self._caller.use_vocabulary(
+            lambda vocabulary: vocabulary.tokenize_parts(renderer.parts(text)), len(text)
+        )
+
+    async def render(
+        self, messages: Sequence[ChatMessage], options: RequestOptions, *, add_generation_prompt: bool = True
+    ) -> list[int]:
+        """See `Model.apply_chat_template`."""
+        renderer, continued = await self.renderer(messages, options), options.continue_final_message
+        render = partial(renderer.text, messages, add_generation_prompt, continued=continued)
+        return await self.tokens_of(renderer, await self._caller.threads.abandon(render))
 
     async def tokens(self, prompt: object) -> list[int]:
         """The tokens of a text, or of a list of token ids once they are checked."""
@@ -67,22 +79,30 @@ class Prompts:
 
     async def plain(self, prompt: Prompt, options: RequestOptions) -> Prepared:
         """The prompt of a text or a list of token ids."""
+        check_is_prompt(options)
         return Prepared(await self.tokens(prompt))
 
     async def chat(self, messages: Sequence[ChatMessage], options: RequestOptions) -> Prepared:
         """The prompt of a conversation."""
-        tools = shown(tool_list(options.tools))
-        tokens = await self.render(messages, tools)
-        template = await self._caller.template()
+        renderer, continued = await self.renderer(messages, options), options.continue_final_message
+        # A template is the model's own code: not on the loop, however much its fuel bounds it.
+        text, opening = await self._caller.threads.abandon(partial(renderer.prompt, messages, continued=continued))
+        tokens = await self.tokens_of(renderer, text)
 
         def find(vocabulary: Vocabulary) -> tuple[int, ...]:
-            return find_anchors(
-                messages,
-                tokens,
-                lambda shown, prompt: template.render(shown, tools=tools, add_generation_prompt=prompt),
-                lambda text: vocabulary.tokenize(text, add_special=False, parse_special=True),
-                has_tools=bool(tools),
-            )
+            def tokenize(text: str) -> list[int]:
+                return vocabulary.tokenize_parts(renderer.parts(text))
+
+            return find_anchors(messages, tokens, renderer.text, tokenize, has_tools=bool(options.tools))
 
         # Always on a worker thread: the template runs twice more.
-        return Prepared(tokens, await self._caller.use_vocabulary(find, INLINE_LENGTH + 1))
+        anchors = await self._caller.use_vocabulary(find, INLINE_LENGTH + 1)
+        return Prepared(tokens, anchors, opening, template=renderer.source)
+
+
+def settings_of(options: RequestOptions) -> ChatSettings:
+    """What a request asks of the rendering of its conversation."""
+    return ChatSettings(
+        tools=shown(tool_list(options.tools)), chat_template=options.chat_template, template_kwargs=options.template_kwargs,
+        tools_in_system=options.tools_in_system,
+    )  # fmt: skip

@@ -23,7 +23,7 @@ import anyio
 import msgspec
 
 from erllama_py.actors import ActorError, Reply
-from erllama_py.chat.conversation import check_messages
+from erllama_py.chat.conversation import check_messages, text_of_content
 from erllama_py.chat.turns import text_after_reply
 from erllama_py.errors import BUSY, ErllamaError, InvalidOption, SessionBusy, SessionEnded
 from erllama_py.handle.caller import Caller
@@ -31,6 +31,7 @@ from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.replies import Prepared
 from erllama_py.handle.stream import Run, Stream
 from erllama_py.handle.tool_list import shown, tool_list
+from erllama_py.options.chat import check_is_prompt
 from erllama_py.options.mappings import TurnOptionsDict
 from erllama_py.options.request import RequestOptions, merged
 from erllama_py.results import Completion
@@ -44,10 +45,9 @@ class Turn(msgspec.Struct, frozen=True):
     held. `rendered`: it holds `messages` as the template shows them.
     """
 
-    prompt: list[int]
+    prompt: Prepared
     messages: list[ChatMessage]
     opening: str = ""
-    anchors: tuple[int, ...] = ()
     exact: bool = True
     rendered: bool = True
 
@@ -188,28 +188,29 @@ class Session:
             raise InvalidOption("session_id", "a session has its own")
         if "tools" in options:
             raise InvalidOption("tools", "they belong to the whole session: model.session(tools=…)")
+        if options.get("continue_final_message"):
+            raise InvalidOption("continue_final_message", "a session's reply is continued by session.complete(\"\")")
         if options.get("cache_salt", self._salt) != self._salt:
             raise InvalidOption("cache_salt", "it belongs to the whole session: model.session(cache_salt=…)")
 
     async def _chat_turn(self, message: str | ChatMessage | Sequence[ChatMessage], options: RequestOptions) -> Turn:
+        options = msgspec.structs.replace(options, tools=self._tools)
         new = _checked(message)
         messages = [*self._messages, *new]
         held = self._tokens
         if self._rendered:
-            template = await self._caller.template()
-
-            def render(shown: Sequence[ChatMessage], opened: bool) -> str:
-                return template.render(shown, tools=self._tools, add_generation_prompt=opened)
-
-            # A template is the model's own code: how long it runs is not known, so not on the loop.
-            text = await self._caller.threads.abandon(text_after_reply, self._messages, new, render)
+            renderer = await self._prompts.renderer(messages, options)
+            # A template is the model's own code: not on the loop, however much its fuel bounds it.
+            text = await self._caller.threads.abandon(text_after_reply, self._messages, new, renderer.text)
             if text is not None:
-                return Turn([*held, *await self._prompts.tokenize(text, add_bos=False)], messages)
-        prepared = await self._prompts.chat(messages, msgspec.structs.replace(options, tools=self._tools))
-        tokens = prepared.tokens
-        return Turn(tokens, messages, anchors=prepared.anchors, exact=tokens[: len(held)] == held)
+                _, begun = await self._caller.threads.abandon(renderer.prompt, messages)
+                added = await self._prompts.tokens_of(renderer, text)
+                return Turn(Prepared([*held, *added], opening=begun, template=renderer.source), messages)
+        prepared = await self._prompts.chat(messages, options)
+        return Turn(prepared, messages, exact=prepared.tokens[: len(held)] == held)
 
     async def _raw_turn(self, prompt: Prompt, options: RequestOptions) -> Turn:
+        check_is_prompt(options)
         held = self._tokens
         if isinstance(prompt, str):
             text, added = prompt, await self._prompts.tokenize(prompt, add_bos=not held)
@@ -218,12 +219,12 @@ class Session:
         messages = self._messages
         if messages and messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls"):
             *messages, last = messages
-            text = last["content"] + text
-        return Turn([*held, *added], messages, text, rendered=self._rendered)
+            text = text_of_content(last.get("content")) + text
+        return Turn(Prepared([*held, *added]), messages, text, rendered=self._rendered)
 
     def _commit(self, turn: Turn, completion: Completion) -> None:
         self._messages = [*turn.messages, {"role": "assistant", "content": turn.opening + completion.reply}]
-        self._tokens = turn.prompt + completion.generated
+        self._tokens = turn.prompt.tokens + completion.generated
         self._rendered, self._exact = turn.rendered, turn.exact
 
 
@@ -252,7 +253,7 @@ class _TurnRun:
         if self._session._ended:
             raise SessionEnded(f"the session {self._session.id!r} was ended", self._session.id)
         self._turn = turn = await self._prepare(options)
-        return Prepared(turn.prompt, turn.anchors)
+        return turn.prompt
 
     async def _claim(self, wait: bool) -> None:
         """Raises `SessionBusy` where another call has the session, unless it is to `wait` for that."""

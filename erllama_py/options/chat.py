@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
+from msgspec import Meta
+
+from erllama_py.errors import InvalidOption
 from erllama_py.options.sampling import Sampling
+
+MAX_TEMPLATE = 500_000  # characters
 
 
 class ChatOptions(Sampling, frozen=True):
@@ -14,3 +20,45 @@ class ChatOptions(Sampling, frozen=True):
     """The tools that the reply may call: mappings in OpenAI's function form, or in its inner one (`name`,
     `description`, `parameters`), and Python functions, whose type hints and docstrings say the same. At most 128. They
     are shown to the model by its chat template."""
+    chat_template: Annotated[str, Meta(min_length=1, max_length=MAX_TEMPLATE)] | None = None
+    """The name of one of the model's chat templates (`"tool_use"`, `"rag"`), or a template itself, in Jinja. `None`:
+    `"tool_use"` where there are tools and the model has one of that name, else its default template. Compiling a
+    template takes some milliseconds when it is first used."""
+    template_kwargs: dict[str, Any] = {}
+    """What the chat template is given beside messages and tools, as the model's author describes it: `enable_thinking`,
+    `reasoning_effort`, `documents`. Texts, numbers, booleans, and lists and mappings of them."""
+    continue_final_message: bool = False
+    """Continue the last message, which is the assistant's, instead of beginning a new one."""
+    tools_in_system: bool = False
+    """Where the chat template takes no tools, tell them in the system message, and ask for calls in the form of the
+    Hermes models; see the guide for the text. Otherwise `tools` are an error there. Nothing changes where it takes
+    them."""
+
+
+OF_CONVERSATIONS = ("chat_template", "template_kwargs", "continue_final_message", "tools_in_system")
+
+
+def check_is_prompt(options: ChatOptions) -> None:
+    """Refuse what is about a conversation where a prompt is given as it is. Raises `InvalidOption`."""
+    for name in OF_CONVERSATIONS:
+        if getattr(options, name):
+            raise InvalidOption(name, "it is about a conversation, and a prompt is taken as it is: see chat")
+
+
+def check_chat(options: ChatOptions) -> None:
+    """Whether what is asked of a conversation can be. Raises `InvalidOption`."""
+    if options.chat_template is not None and "\0" in options.chat_template:
+        raise InvalidOption("chat_template", "it has a NUL character: it is no text")
+    if isinstance(options.template_kwargs, Mapping):
+        for name in options.template_kwargs:
+            if not name.isidentifier() or name.startswith("_"):
+                raise InvalidOption("template_kwargs", f"{name[:80]!r} is no name that a template can read")
+            if name in RESERVED:
+                raise InvalidOption("template_kwargs", f"{name!r} is given to every template already")
+
+
+# What templates are given in any case, and names of Jinja's own.
+RESERVED = frozenset(
+    "messages tools add_generation_prompt continue_final_message chat_template bos_token eos_token strftime_now "
+    "raise_exception namespace range dict cycler joiner loop self caller varargs kwargs context environment".split()
+)

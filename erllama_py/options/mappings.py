@@ -66,6 +66,9 @@ class TurnOptionsDict(TypedDict, total=False):
     choice: list[str] | tuple[str, ...] | None
     grammar: str | None
     cache_salt: str | None
+    chat_template: str | None
+    template_kwargs: Mapping[str, Any]
+    tools_in_system: bool
 
 
 class RequestOptionsDict(TurnOptionsDict, total=False):
@@ -74,6 +77,7 @@ class RequestOptionsDict(TurnOptionsDict, total=False):
     n: int
     session_id: str | None
     tools: Any
+    continue_final_message: bool
 
 
 class ScoreOptionsDict(TypedDict, total=False):

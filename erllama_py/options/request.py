@@ -10,7 +10,7 @@ from msgspec import Meta
 from msgspec.structs import asdict
 
 from erllama_py.errors import InvalidOption
-from erllama_py.options.chat import ChatOptions
+from erllama_py.options.chat import ChatOptions, check_chat
 from erllama_py.options.check import Count, check_utf8, convert, hex_digest, shown
 from erllama_py.options.combinations import check_combinations
 from erllama_py.options.model import Salt
@@ -127,6 +127,7 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
     check_structure(request)
     check_combinations(request, request.response_tokens, structured=bool(structures(request)))
     check_answer(request)
+    check_chat(request)
     return request
 
 

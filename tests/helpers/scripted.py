@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 import erllama_py as erllama
+from erllama_py.chat.special_texts import SpecialTexts
 from erllama_py.engine.backend import Backend, ModelFacts
 from erllama_py.engine.banned import banned
 from erllama_py.engine.guidance import Words
@@ -78,6 +79,10 @@ class ScriptedVocabulary(StubVocabulary):
         for index, part in enumerate((self._all if parse_special else self._plain).split(data)):
             tokens += [self._tokens[part]] if index % 2 else part  # the names are between the rest
         return tokens
+
+    def special_texts(self) -> SpecialTexts:
+        names, words = self._script.names.values(), self._script.words.values()
+        return SpecialTexts(tuple(name.decode() for name in names), tuple(word.decode() for word in words))
 
     def token_bytes(self, token: int, *, special: bool) -> bytes:
         self._check(token)

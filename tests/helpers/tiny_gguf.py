@@ -35,7 +35,10 @@ SSM_INNER, SSM_STATE, SSM_CONV, SSM_RANK = 2 * WIDTH, 8, 4, 4  # llama.cpp wants
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 WORDS = (" the", " and", "ing", "user", "assistant", "é", "日")
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% if tools %}{{ '<|im_start|>tools\n' + tools | tojson + '<|im_end|>\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] | default('') }}"
+    "{% for call in message['tool_calls'] %}"
+    "{{ '<tool_call>\n' + call['function'] | tojson + '\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 

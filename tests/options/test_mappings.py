@@ -23,6 +23,7 @@ WIDER: dict[str, object] = {
     "RequestOptions.parent_key": bytes | str | None,
     "RequestOptions.dry_sequence_breakers": list[str] | tuple[str, ...],
     "RequestOptions.logit_bias": Mapping[Any, float],  # a dict of ids is no dict of ids or texts to a checker
+    "RequestOptions.template_kwargs": Mapping[str, Any],
     "RequestOptions.samplers": list[SamplerName] | tuple[SamplerName, ...],
     "ModelConfig.model_path": str | os.PathLike[str] | None,
     "ModelConfig.model_opts": erllama.ModelOptsDict | erllama.ModelOpts,
@@ -56,7 +57,7 @@ def test_a_mapping_has_the_names_and_types_of_its_struct(struct: type[msgspec.St
 def test_a_turn_takes_what_a_request_takes_but_for_its_session() -> None:
     """A session has its id and its tools, and goes on from one reply; everything else can be given to a turn."""
     hints = get_type_hints(erllama.RequestOptionsDict)
-    del hints["session_id"], hints["n"], hints["tools"]
+    del hints["session_id"], hints["n"], hints["tools"], hints["continue_final_message"]
     assert get_type_hints(erllama.TurnOptionsDict) == hints
 
 

@@ -122,6 +122,7 @@ class LlamaBackend:
             state_bytes=state_bytes,
             flash_attn=flash_attn and memory != "recurrent",
             chat_template=_text(c.llama_model_chat_template(model, None)),
+            chat_templates=_named_templates(lib, model),
             bos_token=vocabulary.text_of(int(c.llama_vocab_bos(vocab_handle))),
             eos_token=vocabulary.text_of(int(c.llama_vocab_eos(vocab_handle))),
             build=lib.build,
@@ -273,3 +274,18 @@ def _description(lib: Library, model: Any) -> str:
 
 def _text(data: bytes | None) -> str | None:
     return None if data is None else data.decode("utf-8", "replace")
+
+
+def _named_templates(lib: Library, model: Any) -> dict[str, str]:
+    """The chat templates beside the default one, by name."""
+    prefix, buffer = "tokenizer.chat_template.", ctypes.create_string_buffer(256)
+    found: dict[str, str] = {}
+    for index in range(int(lib.c.llama_model_meta_count(model))):
+        lib.c.llama_model_meta_key_by_index(model, index, buffer, len(buffer))
+        key = buffer.value.decode("utf-8", "replace")
+        if key.startswith(prefix):
+            name = key.removeprefix(prefix)
+            source = _text(lib.c.llama_model_chat_template(model, name.encode()))
+            if source is not None:
+                found[name] = source
+    return found

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from erllama_py.chat.special_texts import SpecialTexts
 from erllama_py.engine.guidance import Words
 from erllama_py.engine.llama.dry import DrySamplers
 from erllama_py.engine.llama.logs import LogContext
@@ -48,6 +49,7 @@ class LlamaVocabulary:
         self._library: Library | None = None
         self._structure_tokenizer: Tokenizer | None = None
         self._words: Words | None = None
+        self._special_texts: SpecialTexts | None = None
         self._first: list[int] = []  # the tokens of `_FIRST`
         self._making = threading.Lock()
         self.dry: DrySamplers  # while open
@@ -76,6 +78,31 @@ class LlamaVocabulary:
                 if count >= 0:
                     return buffer[:count]
                 room = -count
+
+    def tokenize_parts(self, parts: Sequence[str]) -> list[int]:
+        """See `Vocabulary.tokenize_parts`."""
+        tokens: list[int] = []
+        for part in filter(None, parts):
+            # After a character that no token has together with another, a part gets no space put before it.
+            first = self._first if tokens and self._adds_space else []
+            more = self.tokenize(_FIRST * bool(first) + part, add_special=False, parse_special=True)
+            tokens += more[len(first) :]
+        return tokens
+
+    def special_texts(self) -> SpecialTexts:
+        """See `Vocabulary.special_texts`. 0.3 µs a token."""
+        if self._special_texts is None:
+            c, control, user_defined = self._c, list[str](), list[str]()
+            with self._use() as handle:
+                attributes = self._quick.vocab_get_attr
+                hidden = int(c.LLAMA_TOKEN_ATTR_CONTROL | c.LLAMA_TOKEN_ATTR_UNKNOWN)
+                shown = int(c.LLAMA_TOKEN_ATTR_USER_DEFINED)
+                for token in range(self.n_vocab):
+                    attribute = int(attributes(handle, token))
+                    if attribute & (hidden | shown):
+                        (control if attribute & hidden else user_defined).append(self.text_of(token))
+            self._special_texts = SpecialTexts(tuple(control), tuple(user_defined))
+        return self._special_texts
 
     def token_bytes(self, token: int, *, special: bool) -> bytes:
         """See `Vocabulary.token_bytes`. Raises `TokenOutOfRange`."""
