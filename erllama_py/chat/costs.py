@@ -1,4 +1,4 @@
-"""What Jinja's operators, methods and filters cost, and which of them templates have. Pure but for the fuel.
+"""What Jinja's operators, methods and filters cost, and which of them templates have..
 
 Each function here takes fuel before the work is done. What could take long with few characters in the source, such as
 a width of 10⁹, is refused. Methods and filters that no chat template needs, and whose cost is hard to tell, are left
@@ -8,7 +8,7 @@ out: `str.translate`, `wordwrap`, `urlize`, `pprint` and their like.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, ItemsView, KeysView, Mapping, ValuesView
 from typing import Any
 
 from erllama_py.chat.fuel import Fuel
@@ -20,13 +20,13 @@ _WIDE = re.compile(r"\d{5,}")
 _PRINTF = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(\*|\d{5,})|\.(\*|\d{5,})")
 ATOMS = (str, int, float, bool, type(None))
 
+TEXT_METHODS = """
+capitalize casefold center count endswith find format index isalnum isalpha isascii isdecimal isdigit isidentifier
+islower isnumeric isprintable isspace istitle isupper join ljust lower lstrip partition removeprefix removesuffix
+replace rfind rindex rjust rpartition rsplit rstrip split splitlines startswith strip swapcase title upper zfill
+"""
 METHODS: dict[type, frozenset[str]] = {
-    str: frozenset(
-        "capitalize casefold center count endswith find format index isalnum isalpha isascii isdecimal isdigit "
-        "isidentifier islower isnumeric isprintable isspace istitle isupper join ljust lower lstrip partition "
-        "removeprefix removesuffix replace rfind rindex rjust rpartition rsplit rstrip split splitlines startswith "
-        "strip swapcase title upper zfill".split()
-    ),
+    str: frozenset(TEXT_METHODS.split()),
     dict: frozenset({"copy", "get", "items", "keys", "values"}),
     list: frozenset({"copy", "count", "index"}),
     tuple: frozenset({"count", "index"}),
@@ -45,7 +45,7 @@ def is_known(owner: object, name: str) -> bool:
     return not isinstance(owner, _OPAQUE)
 
 
-_OPAQUE = (type({}.keys()), type({}.values()), type({}.items()), type(x for x in ()), set, frozenset, type)
+_OPAQUE = (KeysView, ValuesView, ItemsView, Generator, set, frozenset, type)
 
 
 def small(number: object, what: str) -> int:
@@ -155,7 +155,7 @@ def _text_method(fuel: Fuel, text: str, name: str, arguments: tuple[Any, ...]) -
     elif name in ("find", "index", "count", "split", "partition"):
         search(fuel, len(text), length)
     if name in ("split", "rsplit") and length:
-        fuel.use(text.count(sought) // 2)  # type: ignore[arg-type]
+        fuel.use(text.count(str(sought)) // 2)
     elif name in ("split", "rsplit", "splitlines"):
         fuel.use(1 + len(text) // 8)
     elif name in ("strip", "lstrip", "rstrip"):

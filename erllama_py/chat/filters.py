@@ -1,10 +1,10 @@
-"""The filters and tests that chat templates have: Jinja's own, each paid for before it runs. Pure but for the fuel."""
+"""The filters and tests that chat templates have: Jinja's own, each paid for before it runs.."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from jinja2.filters import FILTERS
@@ -104,7 +104,6 @@ def _sum(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
     fuel.deep(value)
 
 
-
 _COSTS: dict[str, Cost] = {
     **dict.fromkeys(("count", "length", "d", "default", "first", "last", "safe", "attr", "abs"), _nothing),
     **dict.fromkeys(("capitalize", "e", "escape", "float", "lower", "string", "title", "upper", "wordcount"), _text),
@@ -152,8 +151,8 @@ def _read(function: Callable[..., Any]) -> Callable[..., Any]:
 def tojson(
     value: object,
     ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
+    indent: Any = None,
+    separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
     """In place of Jinja's own filter, which escapes for HTML what a model should read as it is."""
@@ -173,6 +172,6 @@ def tests() -> dict[str, Callable[..., Any]]:
     """By name."""
     compared = dict.fromkeys(("==", "eq", "equalto", "!=", "ne", "<", "<=", ">", ">="), costs.compare)
     compared |= dict.fromkeys(("lt", "lessthan", "le", "gt", "greaterthan", "ge"), costs.compare)
-    paid = {name: _compared(TESTS[name], cost) for name, cost in compared.items()}
-    paid |= {name: _read(TESTS[name]) for name in ("lower", "upper")}
-    return TESTS | paid | {"in": _compared(TESTS["in"], costs.contains)}
+    known: dict[str, Any] = dict(TESTS)
+    paid = {name: _compared(known[name], cost) for name, cost in (compared | {"in": costs.contains}).items()}
+    return known | paid | {name: _read(known[name]) for name in ("lower", "upper")}

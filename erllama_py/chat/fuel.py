@@ -70,7 +70,7 @@ class Fuel:
     def steps(self, values: Iterable[Any]) -> Iterable[Any]:
         """The same values, each paid for: at once where they can be counted, else as they come."""
         try:
-            self.use(1 + len(values) // 8)  # type: ignore[arg-type]
+            self.use(1 + len(values) // 8)  # type: ignore[arg-type]  # what has no length raises
         except TypeError:
             return self._paid(iter(values))
         return values
@@ -116,6 +116,5 @@ def _inside(value: object) -> Iterable[Any] | None:
     if isinstance(value, Mapping):
         return chain(value.keys(), value.values())
     if isinstance(value, Namespace):
-        return chain(*value._Namespace__attrs.items())  # type: ignore[attr-defined]
+        return chain(*value._Namespace__attrs.items())
     return value if isinstance(value, Set | ValuesView) else None
-

@@ -1,4 +1,4 @@
-"""Where a template takes fuel: its syntax tree, with what Jinja's sandbox does not let us intercept made calls. Pure.
+"""Where a template takes fuel: its syntax tree, with what Jinja's sandbox does not let us intercept made calls.
 
 Each body that can run again (of a loop, a macro, a block) begins by paying for all that stands in it, except for what
 depends on values: operators, calls and filters pay for themselves, and joins (`~`), comparisons and slices become
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jinja2 import nodes
+from jinja2.tests import TESTS
 from jinja2.visitor import NodeTransformer
 
 from erllama_py.chat import costs
@@ -25,8 +26,9 @@ _OPERATORS = {"eq": "==", "ne": "!=", "lt": "<", "lteq": "<=", "gt": ">", "gteq"
 def metered(tree: nodes.Template) -> nodes.Template:
     """The tree with what it costs."""
     _Metering().visit(tree)
-    for body in tree.find_all(_BODIES):
-        body.body.insert(0, _payment(body.body))
+    for one in tree.find_all(_BODIES):
+        body: list[nodes.Node] = one.body  # type: ignore[attr-defined]  # each of the four has one
+        body.insert(0, _payment(body))
     tree.body.insert(0, _payment(tree.body))
     return tree
 
@@ -50,7 +52,7 @@ def _cost(root: nodes.Node) -> int:
     return count // NODES_A_UNIT + characters // CHARACTERS
 
 
-def _filter(name: str, value: nodes.Expr, *arguments: nodes.Expr) -> nodes.Filter:
+def _filter(name: str, value: nodes.Node, *arguments: nodes.Node) -> nodes.Filter:
     return nodes.Filter(value, name, list(arguments), [], None, None, lineno=1)
 
 
@@ -135,9 +137,7 @@ def _key(value: Any) -> Any:
 
 
 def _comparison(operator: str) -> Callable[[Any, Any], Any]:
-    from jinja2.tests import TESTS
-
-    compare = TESTS[_OPERATORS[operator]]
+    compare: Any = TESTS[_OPERATORS[operator]]
 
     def run(left: Any, right: Any) -> Any:
         costs.compare(fuel(), left, right)

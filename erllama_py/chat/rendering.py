@@ -1,4 +1,4 @@
-"""A conversation as the parts of a text that become tokens: the one way by which prompts are made. Pure.
+"""A conversation as the parts of a text that become tokens: the one way by which prompts are made.
 
 `text` renders with marks in it, and renderings by one `Renderer` can be compared and cut; `parts` takes the marks out
 again. The tokens of a text are those of its parts, one after the other (`Vocabulary.tokenize_parts`).

@@ -43,7 +43,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         costs.binop(fuel(), operator, left, right)
         return self.binop_table[operator](left, right)
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: B902, N805
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         burning = fuel()
         burning.use(1 + len(args) // 8)
         if isinstance(__obj, types.BuiltinMethodType):
@@ -125,7 +125,7 @@ def _make() -> Sandbox:
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation], optimized=False,
         finalize=_shown,
     )  # fmt: skip
-    made.filters = filters() | metering_filters()
+    made.filters = {**filters(), **metering_filters()}  # type: ignore[assignment]  # callables of any kind
     made.tests = tests()
     made.globals["raise_exception"] = _raise_exception
     made.globals["dict"] = _dict

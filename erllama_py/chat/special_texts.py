@@ -1,10 +1,10 @@
 """Texts that a tokenizer reads as control tokens, and how those in a conversation stay text. Pure.
 
 A user who writes `<|im_end|>` means ten characters. So before a template is rendered, a mark is put into each such text
-of what it is given (`Marks.mark`): a character that occurs nowhere else. In the rendering, the marks show where the text
-has to be cut before it is tokenized (`Marks.parts`): no token can be seen across a cut. What the template itself writes
-has no marks in it. A cut stays only where there would be a control token across it, so that everything else gets the
-tokens that it has without any of this.
+of what it is given (`Marks.mark`): a character that occurs nowhere else. In the rendering, the marks show where the
+text has to be cut before it is tokenized (`Marks.parts`): no token can be seen across a cut. What the template itself
+writes has no marks in it. A cut stays only where there would be a control token across it, so that everything else
+gets the tokens that it has without any of this.
 
 Marked are: after its first character, each such text; the end of a text that ends as one begins, the beginning of one
 that begins as one ends, and what could be the middle of one, since templates put texts beside each other.
@@ -82,10 +82,14 @@ class _Texts:
             places.add(len(text))
         if self._begins_as_one_ends(text):
             places.add(0)
-        if 0 < len(text) < self._longest and not text.replace("_", "a").isalnum() and self._letters.issuperset(text):
-            if text in self._all:
-                places.add(1)
+        if self._could_be_a_middle(text):
+            places.add(1)
         return places
+
+    def _could_be_a_middle(self, text: str) -> bool:
+        """Words are not: too many roles and types are named like control tokens."""
+        short = 0 < len(text) < self._longest and self._letters.issuperset(text)
+        return short and not text.replace("_", "a").isalnum() and text in self._all
 
     def _ends_as_one_begins(self, text: str) -> bool:
         tail = text[-self._longest + 1 :] if self._longest else ""
@@ -124,7 +128,7 @@ class Marks:
         used = {_character(found) for text in (source, *given) for found in _ANY_MARK.findall(text)}
         free = [mark for mark in MARKS if mark not in used]
         if not free:
-            raise ChatTemplateError("the texts of the conversation hold every character that Unicode keeps for programs")
+            raise ChatTemplateError("the conversation holds every character that Unicode keeps for programs")
         self._mark = free[0]
         self._split = re.compile(rf"{self._mark}|\\u{ord(self._mark):04x}", re.IGNORECASE)
         self._known = _known(special, source)

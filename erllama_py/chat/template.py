@@ -1,4 +1,4 @@
-"""The chat templates that a GGUF brings, or that a request does: which one renders a conversation, and what it is given.
+"""The chat templates that a GGUF or a request brings: which one renders a conversation, and what it is given.
 
 Every failure is a `ChatTemplateError`. What a template can do is in `sandbox` and `fuel`, how texts of users stay text
 in `special_texts`, and how both come together in `rendering`.

@@ -103,6 +103,8 @@ class Prompts:
 def settings_of(options: RequestOptions) -> ChatSettings:
     """What a request asks of the rendering of its conversation."""
     return ChatSettings(
-        tools=shown(tool_list(options.tools)), chat_template=options.chat_template, template_kwargs=options.template_kwargs,
+        tools=shown(tool_list(options.tools)),
+        chat_template=options.chat_template,
+        template_kwargs=options.template_kwargs,
         tools_in_system=options.tools_in_system,
-    )  # fmt: skip
+    )

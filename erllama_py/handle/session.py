@@ -189,7 +189,7 @@ class Session:
         if "tools" in options:
             raise InvalidOption("tools", "they belong to the whole session: model.session(tools=…)")
         if options.get("continue_final_message"):
-            raise InvalidOption("continue_final_message", "a session's reply is continued by session.complete(\"\")")
+            raise InvalidOption("continue_final_message", 'a session\'s reply is continued by session.complete("")')
         if options.get("cache_salt", self._salt) != self._salt:
             raise InvalidOption("cache_salt", "it belongs to the whole session: model.session(cache_salt=…)")
 

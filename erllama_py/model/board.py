@@ -107,9 +107,7 @@ class ModelBoard:
         self.info, self.facts, self.vocabulary = info, facts, vocabulary
         self.threads_used = info.threads_used
         self.identity = Identity(bytes.fromhex(info.fingerprint), info.quant_bits, bytes.fromhex(info.ctx_params_hash))
-        self.template = ChatTemplate(
-            facts.chat_template, facts.bos_token, facts.eos_token, named=facts.chat_templates
-        )
+        self.template = ChatTemplate(facts.chat_template, facts.bos_token, facts.eos_token, named=facts.chat_templates)
         self._ready = True
         self.show(state)
         self._wake()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -24,7 +23,7 @@ class ChatOptions(Sampling, frozen=True):
     """The name of one of the model's chat templates (`"tool_use"`, `"rag"`), or a template itself, in Jinja. `None`:
     `"tool_use"` where there are tools and the model has one of that name, else its default template. Compiling a
     template takes some milliseconds when it is first used."""
-    template_kwargs: dict[str, Any] = {}
+    template_kwargs: dict[str, Any] = {}  # noqa: RUF012  # a struct copies it
     """What the chat template is given beside messages and tools, as the model's author describes it: `enable_thinking`,
     `reasoning_effort`, `documents`. Texts, numbers, booleans, and lists and mappings of them."""
     continue_final_message: bool = False
@@ -49,16 +48,16 @@ def check_chat(options: ChatOptions) -> None:
     """Whether what is asked of a conversation can be. Raises `InvalidOption`."""
     if options.chat_template is not None and "\0" in options.chat_template:
         raise InvalidOption("chat_template", "it has a NUL character: it is no text")
-    if isinstance(options.template_kwargs, Mapping):
-        for name in options.template_kwargs:
-            if not name.isidentifier() or name.startswith("_"):
-                raise InvalidOption("template_kwargs", f"{name[:80]!r} is no name that a template can read")
-            if name in RESERVED:
-                raise InvalidOption("template_kwargs", f"{name!r} is given to every template already")
+    for name in options.template_kwargs:
+        if not name.isidentifier() or name.startswith("_"):
+            raise InvalidOption("template_kwargs", f"{name[:80]!r} is no name that a template can read")
+        if name in RESERVED:
+            raise InvalidOption("template_kwargs", f"{name!r} is given to every template already")
 
 
 # What templates are given in any case, and names of Jinja's own.
-RESERVED = frozenset(
-    "messages tools add_generation_prompt continue_final_message chat_template bos_token eos_token strftime_now "
-    "raise_exception namespace range dict cycler joiner loop self caller varargs kwargs context environment".split()
-)
+NAMES = """
+messages tools add_generation_prompt continue_final_message chat_template bos_token eos_token strftime_now
+raise_exception namespace range dict cycler joiner loop self caller varargs kwargs context environment
+"""
+RESERVED = frozenset(NAMES.split())

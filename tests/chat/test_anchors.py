@@ -31,7 +31,7 @@ TOOLS_LAST = (
 )
 # No control tokens: texts stand next to words, and the text of a turn merges with what is before it.
 BARE = (
-    "{{ tools | length if tools else '' }}"
+    "{{ tools | tojson if tools else '' }}"
     "{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
@@ -156,7 +156,7 @@ def test_without_anything_shared_there_is_no_anchor() -> None:
 def test_tools_are_shared_as_a_system_prompt_is() -> None:
     """With them there is an anchor without any system message."""
     tokens, at = found(BARE, [user("Hi")], tools=[{"name": "clock"}])
-    assert as_text(tokens[: at[0]]) == "1user"
+    assert as_text(tokens[: at[0]]) == '[{"name": "clock"}]user'
 
 
 def test_several_opening_messages_are_shared_together() -> None:

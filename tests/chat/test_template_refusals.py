@@ -76,7 +76,7 @@ def test_the_first_step_out_finds_nothing(source: str) -> None:
 def test_a_template_changes_nothing_it_is_given(source: str) -> None:
     """Lists and dicts that came from the caller are as before."""
     messages, tools = [{**HELLO[0], "content_parts": [1]}], [{"name": "weather"}]
-    assert "SecurityError" in problem(source, messages, tools)
+    assert "SecurityError" in problem("{{ tools }}" + source, messages, tools)
     assert (messages, tools) == ([{**HELLO[0], "content_parts": [1]}], [{"name": "weather"}])
 
 

@@ -124,6 +124,7 @@ async def test_every_call_has_the_same_door() -> None:
             with pytest.raises(InvalidOption):
                 model.session(tools=bad)  # type: ignore[arg-type]  # a slip
         assert (await model.chat(messages, tools=[add], response_tokens=4)).generated
-        assert await model.apply_chat_template(messages, tools=[add]) == await model.apply_chat_template(messages)
+        shown = await model.detokenize(await model.apply_chat_template(messages, tools=[add]))
+        assert '"name": "add"' in shown
         async with model.session(tools=[add]) as session:
             assert isinstance(await session.chat("?", response_tokens=4), erllama.Completion)

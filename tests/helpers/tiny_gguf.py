@@ -38,7 +38,7 @@ CHAT_TEMPLATE = (
     "{% if tools %}{{ '<|im_start|>tools\n' + tools | tojson + '<|im_end|>\n' }}{% endif %}"
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] | default('') }}"
     "{% for call in message['tool_calls'] %}"
-    "{{ '<tool_call>\n' + call['function'] | tojson + '\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}"
+    "{{ '<tool_call>\n' + (call['function'] or call) | tojson + '\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 

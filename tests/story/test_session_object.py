@@ -168,7 +168,8 @@ async def test_a_template_that_cannot_go_on_renders_everything(monkeypatch: pyte
 
 async def test_tools_are_shown_in_every_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
     """They belong to the session."""
-    monkeypatch.setattr(stub, "CHAT_TEMPLATE", "{{ tools[0].name }}" + stub.CHAT_TEMPLATE)
+    shown = "{{ tools[0].function.name }}"
+    monkeypatch.setattr(stub, "CHAT_TEMPLATE", shown + stub.CHAT_TEMPLATE.partition("{% endif %}")[2])
     async with stub_runtime() as (_, model), model.session(tools=[{"name": "clock"}]) as session:
         await session.chat("Hello", temperature=0.0, stop_sequences=[" "])
         await session.chat("Next", **SHORT)
