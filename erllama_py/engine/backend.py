@@ -20,8 +20,8 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from erllama_py.engine.embedding import Embedder, EmbedderOpts
 from erllama_py.chat.special_texts import SpecialTexts
+from erllama_py.engine.embedding import Embedder, EmbedderOpts
 from erllama_py.engine.structure import Tokenizer
 from erllama_py.options.sampling import Sampling
 
