@@ -121,15 +121,16 @@ def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
 def _make() -> Sandbox:
     # Nothing is computed while a template is compiled: there is no fuel then. And what `finalize` shows is paid for
     # each time, since it takes a context.
-    made = Sandbox(
+    made: Any = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation], optimized=False,
         finalize=_shown,
     )  # fmt: skip
-    made.filters = {**filters(), **metering_filters()}  # type: ignore[assignment]  # callables of any kind
+    made.filters = {**filters(), **metering_filters()}
     made.tests = tests()
     made.globals["raise_exception"] = _raise_exception
     made.globals["dict"] = _dict
     del made.globals["lipsum"]
+    assert isinstance(made, Sandbox)
     return made
 
 
