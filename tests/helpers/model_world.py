@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 
+from erllama_py.cache.keys import TOKEN_BYTES
 from erllama_py.cache.messages import Located
+from erllama_py.engine.jobs import Generate
 from erllama_py.results import TextDelta
 from erllama_py.scheduler.cells import count
 from erllama_py.scheduler.machine import next_look, transition
@@ -49,7 +51,7 @@ from erllama_py.scheduler.stages import Looking, Restoring
 from erllama_py.scheduler.state import Limits, new_state
 from helpers.fake_cells import unpacked
 from helpers.fake_engine import FakeEngine, reply_to
-from helpers.model_asks import IDENTITIES, SESSIONS, Ask, Shape, request_for
+from helpers.model_asks import IDENTITIES, SCORED, SESSIONS, Ask, Shape, request_for
 from helpers.row_shelf import RowShelf
 from helpers.stages import requests
 from helpers.turn_laws import check_parks, check_turns
@@ -112,6 +114,8 @@ class World:
     def perform(self, effect: Effect) -> None:
         match effect:
             case SendJob(job):
+                if isinstance(job, Generate) and (lasting := self.asked[job.request_id].lasting) is not None:
+                    assert job.keep <= lasting, "the logits of its end are wanted"
                 self.engine.inbox.append(job)
             case Emit(request_id, event):
                 assert not self.answered[request_id]
@@ -133,6 +137,8 @@ class World:
                 if request_id in self.asking:
                     self.asking.remove(request_id)
             case SaveRow():
+                saved = unpacked(effect.tokens[: TOKEN_BYTES * effect.captured.end])
+                assert not any(token >= SCORED for token in saved), "what is not to last was saved"
                 self.saves.append(effect)
             case KeepLogits(key, logits):
                 self.kept_logits[key] = logits
@@ -169,6 +175,7 @@ class World:
             assert finished.token_ids == due
         if finished is not None:
             assert self.streamed.get(request.id, finished.token_ids) == finished.token_ids
+        if finished is not None and request.lasting is None:
             self.texts.append(request.tokens + finished.token_ids)
 
     def check(self) -> None:

@@ -49,6 +49,7 @@ asks = st.builds(
     stream=st.booleans(),
     plan=st.sampled_from([True, True, True, False]),
     queue_wait=st.sampled_from([0.0, 0.0, 50.0, math.inf]),
+    scored=st.sampled_from([0, 0, 0, 1, 3]),
 )
 numbers = st.integers(0, 15) | st.integers(0, 1 << 15)
 
