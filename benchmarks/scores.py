@@ -1,7 +1,8 @@
 """Twenty continuations of a prompt of 1,000 tokens: `score` against a request with `prompt_logprobs` for each.
 
-Both with SmolLM2, and each time with a prompt that nobody has seen; then twenty labels of one token, after a prompt that
-is new and after one that is known. Times are medians of three runs; of the first line, which takes a minute, there is one.
+Both with SmolLM2, and each time with a prompt that nobody has seen; then twenty labels of one token, after a prompt
+that is new and after one that is known. Times are medians of three runs; of the first line, which takes a minute, there
+is one.
 """
 
 from __future__ import annotations

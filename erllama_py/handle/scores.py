@@ -21,8 +21,9 @@ import msgspec
 from erllama_py.cache.keys import pack_tokens, prefix_keys
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.engine.jobs import Report
-from erllama_py.errors import ContextOverflow, DeadlinePassed, InvalidOption
+from erllama_py.errors import ContextOverflow, InvalidOption
 from erllama_py.handle.caller import INLINE_LENGTH, Caller
+from erllama_py.handle.embedding import within
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts
 from erllama_py.handle.replies import Prepared, ReplyPlan
 from erllama_py.model.request import check_tokens
@@ -128,18 +129,15 @@ class Scoring:
         self, prompt: object, option: str, given: Sequence[str | Sequence[object]], options: Mapping[str, object]
     ) -> Scores:
         self._caller.check_loop()
-        self._caller.check_has_weights()
+        self._caller.check_generates()
         checked, now = parse_score_options(options), time.monotonic()
-        try:
-            async with asyncio.timeout(checked.deadline) as timeout:
-                prepared = await self._prepared(prompt, checked)
-                continuations = await self._tokenized(option, given)
-                return await self._scores(prepared, continuations, checked, now)
-        except TimeoutError:
-            if not timeout.expired() or checked.deadline is None:
-                raise
-            problem = f"the deadline of {checked.deadline:g} s has passed"
-            raise DeadlinePassed(problem, checked.deadline) from None
+
+        async def whole() -> Scores:
+            prepared = await self._prepared(prompt, checked)
+            continuations = await self._tokenized(option, given)
+            return await self._scores(prepared, continuations, checked, now)
+
+        return await within(checked.deadline, whole())
 
     async def _prepared(self, prompt: Any, checked: ScoreOptions) -> Prepared:
         if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):

@@ -17,6 +17,8 @@ from erllama_py.options.sampling import Sampling
 
 # The first tokens of all are read off one row of logits on the engine's thread, at some µs each.
 MAX_CONTINUATIONS = 2000
+# Of all texts together, which are looked at on the event loop: some milliseconds.
+MAX_CHARACTERS = 4_000_000
 
 _NO_TURN = "a score is no turn of a conversation: nothing but the prompt is kept"
 _REASONS = {
@@ -69,8 +71,11 @@ def check_continuations(option: str, given: object, *, tokens: bool = True) -> l
             raise InvalidOption(option, f"at index {index}: expected {kinds}, got {type(one).__name__}")
         if not one:
             raise InvalidOption(option, f"at index {index}: it is empty")
-        if isinstance(one, str):
-            check_utf8(option, one)
+    texts = [one for one in given if isinstance(one, str)]
+    if (characters := sum(map(len, texts))) > MAX_CHARACTERS:
+        raise InvalidOption(option, f"expected at most {MAX_CHARACTERS} characters together, got {characters}")
+    for text in texts:
+        check_utf8(option, text)
     return list(given)
 
 

@@ -12,6 +12,7 @@ import erllama_py as erllama
 from erllama_py.errors import InvalidOption
 from erllama_py.options.request import RequestOptions
 from erllama_py.options.scores import (
+    MAX_CHARACTERS,
     MAX_CONTINUATIONS,
     ScoreOptions,
     check_continuations,
@@ -59,6 +60,7 @@ WRONG_LISTS: list[tuple[object, str]] = [
     (["a", ""], "at index 1: it is empty"),
     ([[1], []], "at index 1: it is empty"),
     (["a", "\ud800"], "the text has no UTF-8 form"),
+    (["a", "b" * MAX_CHARACTERS], "expected at most 4000000 characters together, got 4000001"),
 ]
 
 

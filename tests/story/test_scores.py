@@ -267,6 +267,46 @@ async def test_a_crash_ends_the_call() -> None:
         assert (await slow.score(PROMPT, ENDS)).scores == expected.scores
 
 
+async def test_a_crash_among_the_continuations_ends_the_call() -> None:
+    """Also where the prompt was scored already."""
+    async with gated() as (_, model, gate):
+        gate.gate.set()
+        gate.shut_after = 2
+        asking = asyncio.create_task(model.score(PROMPT, [f"{n} more" for n in range(100)]))
+        await until(lambda: model.queue_depth == 9)
+        gate.shut_after = None
+        model.inject_fault()
+        with pytest.raises(erllama.ModelCrashed):
+            await asking
+        gate.gate.set()
+        assert len((await model.score(PROMPT, ENDS)).scores) == 5
+
+
+async def test_an_engine_that_hangs_does_not_hold_a_deadline_up() -> None:
+    """Nor a caller that leaves."""
+    async with gated() as (_, model, gate):
+        with pytest.raises(erllama.DeadlinePassed):
+            await model.choose(PROMPT, ["yes", "no"], deadline=0.01)
+        asking = asyncio.create_task(model.score(PROMPT, ENDS))
+        await until(lambda: model.queue_depth > 0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        gate.gate.set()
+
+
+async def test_long_prompts_and_long_continuations_are_scored() -> None:
+    """Where requests are made on worker threads, and prompts are computed in many slices."""
+    async with erllama.Runtime() as runtime:
+        model = await runtime.load_model("m", {"backend": "stub", "context_opts": {"n_ctx": 16384, "n_seq_max": 2}})
+        prompt, ends = [65 + n % 7 for n in range(9000)], [[66, 67] * 1000, [68] * 300, [69]]
+        scores = await model.score(prompt, ends)
+        alone = await model.prefill_only([*prompt, *ends[0]], prompt_logprobs=0)
+    told = [one.logprob for one in (alone.prompt_logprobs or ())[9000:] if one]
+    assert scores.scores[0].token_logprobs == pytest.approx(told)
+    assert scores.prefill_tokens == 9000 + own(scores)
+
+
 async def test_a_continuation_that_fails_ends_the_call_alone() -> None:
     """The error is that of the call, and no other request has it."""
     async with gated() as (_, model, gate):
