@@ -85,6 +85,16 @@ class TextAssembler:
     def matched(self) -> str | None:
         return self._matcher.matched
 
+    @property
+    def kind(self) -> SegmentKind:
+        """All of it is text."""
+        return "text"
+
+    @property
+    def is_whole(self) -> bool:
+        """See `SegmentAssembler`; there is no block that could be closed."""
+        return True
+
     def feed(self, data: bytes) -> str:
         """The text that is due after `data`; always empty after a match."""
         return self._matcher.feed(self._decode(data))
@@ -98,7 +108,8 @@ class SegmentAssembler:
     """The same for a reply in segments. Stop sequences end its text: what is thought, and the calls, have none."""
 
     def __init__(self, stop_sequences: Sequence[str], markers: Markers) -> None:
-        self._decode = _Decoder("replace").decode
+        self._decoder = _Decoder("replace")
+        self._decode = self._decoder.decode
         self._stops = stop_sequences
         self._matcher = StopMatcher(stop_sequences)
         self._segmenter = Segmenter(markers)
@@ -111,6 +122,11 @@ class SegmentAssembler:
     def kind(self) -> SegmentKind:
         """What the next text belongs to, as far as is known."""
         return self._segmenter.kind
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it ends neither within a character nor within what may be a marker."""
+        return self._segmenter.is_whole and not self._decoder.getstate()[0]
 
     def feed(self, data: bytes) -> list[Piece]:
         """The pieces that are due after `data`; always none after a match."""

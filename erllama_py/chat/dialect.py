@@ -1,13 +1,15 @@
 """What a model's conversations look like beyond their turns: how it thinks, and how it calls tools. Pure.
 
-Both are found from the source of a chat template, once for each source.
+Both are found from the source of a chat template and the model's vocabulary, once for each source.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
-from erllama_py.chat.thinking import ThinkingFormat, find_thinking
+from erllama_py.chat.thinking import Switch, ThinkingFormat, find_switch, find_thinking
 
 MOST_KEPT = 16  # sources whose dialects are kept: a request may bring a template of its own
 
@@ -16,6 +18,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     """The formats of one template; each is None where it has none."""
 
     thinking: ThinkingFormat | None = None
+    switch: Switch | None = None
+    """What turns thinking on and off."""
 
 
 class Dialects:
@@ -24,16 +28,21 @@ class Dialects:
     def __init__(self) -> None:
         self._found: dict[str | None, Dialect] = {}
 
-    def of(self, source: str | None) -> Dialect:
-        """The dialect of a template; that of a model without a template has nothing."""
+    def known(self, source: str | None) -> Dialect | None:
+        """The dialect of a template that was asked for before."""
+        return self._found.get(source)
+
+    def of(self, source: str | None, is_token: Callable[[str], bool]) -> Dialect:
+        """The dialect of a template, some milliseconds where it is not known; see `find_dialect`."""
         found = self._found.get(source)
         if found is None:
             if len(self._found) >= MOST_KEPT:
                 self._found.clear()
-            found = self._found[source] = find_dialect(source)
+            found = self._found[source] = find_dialect(source, is_token)
         return found
 
 
-def find_dialect(source: str | None) -> Dialect:
-    """Read a template's source."""
-    return Dialect() if source is None else Dialect(thinking=find_thinking(source))
+def find_dialect(source: str | None, is_token: Callable[[str], bool] = lambda marker: False) -> Dialect:
+    """Read a template's source; `is_token` says whether a marker is one token. A model without a template has its
+    vocabulary."""
+    return Dialect(thinking=find_thinking(source or "", is_token), switch=find_switch(source or ""))

@@ -32,6 +32,12 @@ class Markers(msgspec.Struct, frozen=True, kw_only=True):
     """What the reply begins in: a template may have opened the thinking itself."""
     tokens: tuple[int, ...] = ()
     """Control tokens whose names are part of a marker: they are hidden otherwise."""
+    closing: tuple[int, ...] = ()
+    """The tokens by which an engine closes a block of thinking itself."""
+    budget: int | None = None
+    """Most tokens of thinking in the whole reply, before the engine closes it."""
+    ended: bool = False
+    """Whether the engine is to close the block at once that the reply begins in."""
 
 
 class Piece(NamedTuple):
@@ -59,6 +65,11 @@ class Segmenter:
     def kind(self) -> SegmentKind:
         """What the next text belongs to, as far as is known."""
         return self._kind
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is held back that may become a marker."""
+        return not self._held
 
     def feed(self, text: str) -> list[Piece]:
         """What is known of the reply after `text` came in."""

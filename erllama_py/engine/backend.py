@@ -145,6 +145,13 @@ class Sampler(Protocol):
         Raises `SamplerFailed`.
         """
 
+    def accept(self, tokens: Sequence[int]) -> None:
+        """These tokens come next, though nobody has drawn them. Raises `SamplerFailed` where the structure does not
+        allow that."""
+
+    def prescribe(self, token: int) -> None:
+        """The next draw gives this token, whatever its odds; `likeliest` then tells them."""
+
     @property
     def is_over(self) -> bool:
         """Whether the structure is complete: nothing may follow. False without one."""

@@ -169,6 +169,12 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
     request_id: int
 
 
+class EndThinking(msgspec.Struct, frozen=True, tag=True):
+    """Close the block of thinking that a request is in, a parked one too. No effect where it is in none."""
+
+    request_id: int
+
+
 class DrillFault(Exception):
     """Raised on purpose, where a `Fault` or a drill of the model's actor asked for it."""
 
@@ -179,7 +185,7 @@ class Fault(msgspec.Struct, frozen=True, tag=True):
     where: Literal["thread", "decode"]
 
 
-Job = Generate | Grant | Park | Resume | Fork | Restore | Capture | Drop | Cancel | Fault
+Job = Generate | Grant | Park | Resume | Fork | Restore | Capture | Drop | Cancel | EndThinking | Fault
 
 
 class Prefilled(msgspec.Struct, frozen=True, tag=True):

@@ -8,6 +8,8 @@ its sampler and its text where they were.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from erllama_py.chat.assemble import SegmentAssembler, TextAssembler
 from erllama_py.chat.segments import Piece, calls_of, joined, text_of, thinking_of
 from erllama_py.engine.backend import ModelFacts, Sampler, Slice, Vocabulary
@@ -15,6 +17,7 @@ from erllama_py.engine.captures import Captures
 from erllama_py.engine.jobs import Finished, Generate, Text
 from erllama_py.engine.logprobs import described
 from erllama_py.engine.prompt_scores import PromptScores
+from erllama_py.engine.thinking_budget import MOST_WRITTEN, ThinkingBudget
 from erllama_py.engine.tick_plan import Need
 from erllama_py.results import FinishReason, TokenLogprob
 
@@ -53,6 +56,7 @@ class Running:
         self._shown = frozenset(() if markers is None else markers.tokens)  # control tokens that are markers
         stops = job.stop_sequences
         self._assembler = TextAssembler(stops) if markers is None else SegmentAssembler(stops, markers)
+        self._budget = ThinkingBudget(markers)
         self._pieces: list[Piece] = []
         self._taken = 0  # pieces that `take_texts` has handed out
         self._fresh: list[int] = []  # token ids since the last `Text`
@@ -60,7 +64,7 @@ class Running:
         self._prefilled: float | None = None
         self._prefill_tokens = 0
         self._decodes = 0
-        self._row = 1  # tokens that the last draw has added: one, and those that a structure forces after it
+        self._row = 1  # tokens that the last draw has added: one and those that a structure forces after it, or written
 
     @property
     def generating(self) -> bool:
@@ -146,27 +150,57 @@ class Running:
         self._decodes += new > 0
         self._prefill_tokens += count - new
 
+    def draw(self, draw: Callable[[], int], vocabulary: Vocabulary, clock: Callable[[], float]) -> None:
+        """Take in what comes after the last slice: a token that `draw` draws and those that follow from it, or what is
+        written to close its thinking. Where log-probabilities are wanted that goes token by token, too."""
+        written = self._budget.due(self._assembler.is_whole, MOST_WRITTEN if self._logprobs is None else 1)
+        if not written:
+            self.sampled(draw(), vocabulary, clock())
+            self._budget.drew(self._assembler.kind)
+            self.follow(vocabulary, clock())
+            self._budget.wrote(self._assembler.kind)
+            return
+        if self._logprobs is None:
+            self.sampler.accept(written)
+        else:
+            self.sampler.prescribe(written[0])
+            draw()
+        before = len(self.tokens)
+        for token in written:
+            if self.finish is None:
+                self._add(token, vocabulary, clock())
+        self._row = len(self.tokens) - before
+        self._budget.wrote(self._assembler.kind)
+
     def sampled(self, token: int, vocabulary: Vocabulary, now: float) -> None:
         """Take in the token drawn after the last slice; it ends the request or is the next to be decoded."""
-        job = self.job
-        if self._prefilled is None:
-            self._prefilled = now
         if vocabulary.is_end(token) or token in self._stops:
             self._end("stop")
             if self._assembler.matched is None:
                 self._stop_token = token
                 self._stop_name = self._named(token, vocabulary)
+            self._prefilled = now if self._prefilled is None else self._prefilled
             return
+        self._add(token, vocabulary, now)
+
+    def _add(self, token: int, vocabulary: Vocabulary, now: float) -> None:
+        """One more token of the reply."""
+        if self._prefilled is None:
+            self._prefilled = now
         self.tokens.append(token)
         self._fresh.append(token)
         if self._logprobs is not None:
             self._logprobs.append(self._described(token, vocabulary))
-        special = job.report.special or token in self._shown
+        special = self.job.report.special or token in self._shown
         self._take(self._assembler.feed(vocabulary.token_bytes(token, special=special)))
         if self._assembler.matched is not None:
             self.finish = "stop"
-        elif len(self.tokens) >= job.max_new_tokens:
+        elif len(self.tokens) >= self.job.max_new_tokens:
             self._end("length")
+
+    def end_thinking(self) -> None:
+        """Close the block of thinking that is open, with the next token; no effect where there is none."""
+        self._budget.end()
 
     def follow(self, vocabulary: Vocabulary, now: float) -> None:
         """After a draw: what the structure leaves no choice about, and its end. Where log-probabilities are wanted each

@@ -144,6 +144,7 @@ class StubSampler:
         self._banned = banned
         self._biases = {int(token): bias for token, bias in sampling.logit_bias.items()}
         self._drawn = 0
+        self._prescribed: int | None = None
         self._last: tuple[int, int, Callable[[], Any]]  # token, value of its row, and the row that it was drawn from
 
     def sample(self, index: int) -> int:
@@ -174,6 +175,8 @@ class StubSampler:
             token = int(row.argmax())
             if row[token] == -math.inf:
                 raise SamplerFailed("every token is banned")
+        if self._prescribed is not None:
+            token, self._prescribed = self._prescribed, None
         if self._matcher is not None:
             self._matcher.accept(token)
         self._drawn += 1
@@ -192,6 +195,14 @@ class StubSampler:
         tokens = [] if self._matcher is None else self._matcher.forced()
         self._drawn += len(tokens)
         return tokens
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        for token in tokens if self._matcher is not None else ():
+            self._matcher.accept(token)
+        self._drawn += len(tokens)
+
+    def prescribe(self, token: int) -> None:
+        self._prescribed = token
 
     @property
     def is_over(self) -> bool:

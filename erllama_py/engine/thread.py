@@ -30,7 +30,7 @@ from erllama_py.engine.compute_threads import PROCESS, ComputeThreads
 from erllama_py.engine.cpu_watch import CpuWatch
 from erllama_py.engine.failure import failure_of
 from erllama_py.engine.heartbeat import Heart
-from erllama_py.engine.jobs import Cancel, Capture, Died, Drop, Grant, Job, Outcome, Restore
+from erllama_py.engine.jobs import Cancel, Capture, Died, Drop, EndThinking, Grant, Job, Outcome, Restore
 from erllama_py.engine.worker import Worker
 from erllama_py.options.model import SchedulerOpts
 from erllama_py.stacks import begin_thread
@@ -196,10 +196,10 @@ class EngineThread:
 
     def _may_pass(self, worker: Worker, job: Job) -> bool:
         """Whether a job may go before pending copies, of which one is made a tick: a `Cancel` of a request at work,
-        which would keep decoding, and its `Grant`, without which it would stall. Not a grant after a drop, which may
+        which would keep decoding, its `EndThinking`, and its `Grant`, without which it would stall. Not a grant after a drop, which may
         free its cells. All other jobs keep their order: copies fill the sequences that requests begin in."""
         match job:
-            case Cancel(request_id):
+            case Cancel(request_id) | EndThinking(request_id):
                 return worker.runs(request_id)
             case Grant(request_id):
                 return worker.runs(request_id) and not any(isinstance(waiting, Drop) for waiting in self._todo)

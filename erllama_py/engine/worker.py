@@ -116,6 +116,9 @@ class Worker:
                     self._running[request_id] = parked
                 if (running := self._running.get(request_id)) and running.finish is None:
                     running.cancel()
+            case jobs.EndThinking(request_id):
+                if running := self._running.get(request_id) or self._parked.get(request_id):
+                    running.end_thinking()
             case jobs.Fault("thread"):
                 raise jobs.DrillFault("the engine thread was told to fail")
             case jobs.Fault():
@@ -275,9 +278,7 @@ class Worker:
             running.prompt_done(now())
             return
         try:
-            token = draw()
-            running.sampled(token, self._backend.vocabulary, now())
-            running.follow(self._backend.vocabulary, now())
+            running.draw(draw, self._backend.vocabulary, now)
         except ErllamaError as error:
             self._drop(running, error)
             return

@@ -10,7 +10,7 @@ import math
 from typing import assert_never
 
 from erllama_py.cache.messages import SaveLost
-from erllama_py.engine.jobs import Cancel, Fault
+from erllama_py.engine.jobs import Cancel, EndThinking, Fault
 from erllama_py.scheduler import messages
 from erllama_py.scheduler.idle import buffers_back, end_session, evict_silent, next_silent, save_lost, save_next
 from erllama_py.scheduler.messages import Effect, Message
@@ -46,6 +46,8 @@ def transition(state: State, event: Message, now: float) -> tuple[State, list[Ef
             return _submit(state, event, now)
         case messages.CancelRequest(request_id):
             return _cancel(state, request_id, now)
+        case messages.EndThinking(request_id):
+            return _end_thinking(state, request_id)
         case messages.Found():
             return then_schedule(found(state, event, now), now)
         case messages.RowRead():
@@ -129,6 +131,16 @@ def _cancel(state: State, request_id: int, now: float) -> tuple[State, list[Effe
             messages.Complete(core.request, cancelled_outline(core, starting, now), None, core.started_at, None)
         )
     return then_schedule((state, effects), now)
+
+
+def _end_thinking(state: State, request_id: int) -> tuple[State, list[Effect]]:
+    one = state.find(request_id)
+    if one is None or is_leaving(one) or (markers := one.core.request.markers) is None:
+        return state, []
+    if one.begun is not None:  # only the engine knows what it is in
+        return state, [messages.SendJob(EndThinking(request_id))]
+    request = changed(one.core.request, markers=changed(markers, ended=markers.begins == "thinking"))
+    return with_request(state, changed(one, core=changed(one.core, request=request))), []
 
 
 def cut_short(state: State, request_id: int, now: float) -> messages.Complete | None:

@@ -1,8 +1,8 @@
 """What a model's actor understands, and what its state machine asks it to do.
 
-Events: from callers `Submit`, `CancelRequest`, `EndSession`, `SaveAll`, `LeaveSaveAll`, `InjectFault`; from the clock
-`Look`; from look-ups `Found` and `RowRead`; of saves `BuffersBack` and `SaveLost`; from the engine thread the outcomes
-of `engine.jobs`, one batch per tick. Effects are carried out by the actor, in order.
+Events: from callers `Submit`, `CancelRequest`, `EndThinking`, `EndSession`, `SaveAll`, `LeaveSaveAll`, `InjectFault`;
+from the clock `Look`; from look-ups `Found` and `RowRead`; of saves `BuffersBack` and `SaveLost`; from the engine
+thread the outcomes of `engine.jobs`, one batch per tick. Effects are carried out by the actor, in order.
 """
 
 from __future__ import annotations
@@ -83,6 +83,13 @@ class CancelRequest(msgspec.Struct, frozen=True):
     request_id: int
 
 
+class EndThinking(msgspec.Struct, frozen=True):
+    """Close the block of thinking that a request is in, or that its reply will begin in; no effect where it is in none,
+    over or unknown."""
+
+    request_id: int
+
+
 class SaveAll(msgspec.Struct, frozen=True):
     """Save what idle sequences hold now and is not saved yet, forget it, and answer when it is stored.
 
@@ -141,7 +148,7 @@ class EngineOutcomes(msgspec.Struct, frozen=True):
 
 
 Message = (
-    Submit | CancelRequest | SaveAll | LeaveSaveAll | BuffersBack | SaveLost | EndSession | Look | Found | RowRead
+    Submit | CancelRequest | EndThinking | SaveAll | LeaveSaveAll | BuffersBack | SaveLost | EndSession | Look | Found | RowRead
     | InjectFault | EngineOutcomes
 )  # fmt: skip
 

@@ -107,6 +107,10 @@ class ScriptedSampler(StubSampler):
         self._rest = rest
 
     def _draw(self, value: int) -> int:
+        if self._prescribed is not None:
+            token = super()._draw(value)
+            self._skip([token])
+            return token
         wanted = self._rest[0] if self._rest else END
         allowed = self._matcher is None or bool(self._matcher.allowed(self._n_vocab)[wanted])
         if wanted in self._banned.after(self._drawn) or not allowed:
@@ -124,6 +128,19 @@ class ScriptedSampler(StubSampler):
         for token in tokens:
             self._took(token)
         return tokens
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        super().accept(tokens)
+        self._skip(tokens)
+
+    def _skip(self, tokens: Sequence[int]) -> None:
+        """What was written for the model is in its script too, maybe later: it goes on after that."""
+        for length in range(len(tokens), 0, -1):
+            end = [*tokens[-length:]]
+            for at in range(len(self._rest) - length + 1 if length > 1 or end[0] > END else 0):
+                if self._rest[at : at + length] == end:
+                    del self._rest[: at + length]
+                    return
 
     def _took(self, token: int) -> None:
         if self._rest and self._rest[0] == token:

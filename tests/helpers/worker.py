@@ -55,6 +55,7 @@ class Scripted:
     def __init__(self, draws: Iterable[int | Exception]) -> None:
         self._draws = iter(draws)
         self.closed = False
+        self.accepted: list[int] = []
 
     def sample(self, index: int) -> int:
         drawn = next(self._draws)
@@ -67,6 +68,9 @@ class Scripted:
 
     def forced(self) -> list[int]:
         return []
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        self.accepted += tokens
 
     @property
     def is_over(self) -> bool:

@@ -42,6 +42,7 @@ class LlamaSampler:
         self._on_close = closed
         self._cutter = Cutter(making, sampling, history)
         self._banned, self._drawn = banned, 0
+        self._prescribed: int | None = None
         self._takes_likeliest = sampling.temperature <= 0.0 or self._cutter.is_plain
         self._last: tuple[Rows, int, int]
         # The first step is then taken here, and is not in the chain.
@@ -78,8 +79,13 @@ class LlamaSampler:
         token = rows.best(row) if self._cutter.is_plain else None
         if token == -1 or (token is None and not rows.is_valid(row)):
             raise SamplerFailed("the model's output is not a number")
-        if token is None or token in banned or not (self._matcher is None or self._matcher.allows(token)):
+        drawn = token is None or token in banned or not (self._matcher is None or self._matcher.allows(token))
+        if drawn:
             token = self._by_chain(rows, row, banned)
+        if self._prescribed is not None:
+            token, self._prescribed = self._prescribed, None
+        assert token is not None
+        if drawn:
             self._accept(token)
         if self._matcher is not None:
             self._matcher.accept(token)
@@ -127,6 +133,21 @@ class LlamaSampler:
             self._accept(token)
         self._drawn += len(tokens)
         return tokens
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        """See `Sampler.accept`."""
+        if self._chain is None:
+            raise SamplerFailed("the sampler is closed")
+        for token in tokens:
+            if self._matcher is not None:
+                self._matcher.accept(token)
+            if not self._cutter.is_plain:
+                self._accept(token)
+        self._drawn += len(tokens)
+
+    def prescribe(self, token: int) -> None:
+        """See `Sampler.prescribe`."""
+        self._prescribed = token
 
     @property
     def is_over(self) -> bool:
