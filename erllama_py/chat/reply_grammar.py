@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from erllama_py.chat.thinking import ThinkingFormat
+
 Split = Callable[[str], Sequence[int | str]]
 """A marker as the model writes it: control tokens by id, and the texts between them."""
 
@@ -19,8 +21,7 @@ Split = Callable[[str], Sequence[int | str]]
 class Thought(msgspec.Struct, frozen=True, kw_only=True):
     """A block of thinking in a grammar."""
 
-    opens: str
-    closes: str
+    form: ThinkingFormat
     begun: bool = False
     """Whether the prompt has opened it."""
 
@@ -34,7 +35,11 @@ def reply_grammar(split: Split, *, thinking: Thought | None = None, structure: s
         return structure
     grammars = json.loads(structure)["grammars"]
     grammars[0]["name"] = "structure"
-    lark = "\n".join([f"start: {_thought(thinking)} @structure", *_thinking_rules(thinking, split)])
+    headers = thinking.form.headers
+    before, after = ("header*", "(SPACE header)*") if headers else ("", "")
+    rules = [f"start: {_thought(thinking)} {before} @structure {after}", *_thinking_rules(thinking, split)]
+    rules += [f"header: ({' | '.join(term(header, split) for header in headers)}) SPACE"] if headers else []
+    lark = "\n".join(rules)
     return json.dumps({"grammars": [{"lark_grammar": lark}, *grammars]}, ensure_ascii=False)
 
 
@@ -43,8 +48,8 @@ def _thought(thinking: Thought) -> str:
 
 
 def _thinking_rules(thinking: Thought, split: Split) -> list[str]:
-    rules = ["SPACE: /\\s*/", f"opens: {term(thinking.opens, split)}"]
-    token = until(thinking.closes, split)
+    rules = ["SPACE: /\\s*/", f"opens: {term(thinking.form.opens, split)}"]
+    token = until(thinking.form.closes, split)
     return [*rules, f"thought: {' | '.join(f'thought_{i}' for i in range(len(token)))}",
             *(f"thought_{i}{one}" for i, one in enumerate(token)), "ANY: /(?s:.*)/"]  # fmt: skip
 

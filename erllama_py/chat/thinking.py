@@ -15,7 +15,9 @@ from typing import Any
 
 import jinja2
 import msgspec
-from jinja2 import meta
+from jinja2 import meta, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 
 MOST_CHARACTERS = 64  # of a marker: longer than any that is in use
 
@@ -58,7 +60,9 @@ FORMATS = (
     _Entry(  # Harmony: gpt-oss
         form=ThinkingFormat(
             opens="<|channel|>analysis<|message|>", closes="<|end|>",
-            headers=("<|start|>assistant", "<|channel|>final<|message|>", "<|channel|>commentary<|message|>", "<|end|>"),
+            headers=(
+                "<|start|>assistant", "<|channel|>final<|message|>", "<|channel|>commentary<|message|>", "<|end|>",
+            ),
             resumes="<|start|>assistant<|channel|>final<|message|>",
         ),
         named=("<|channel|>", "analysis", "<|message|>"),
@@ -156,17 +160,20 @@ def find_switch(source: str) -> Switch | None:
     return _NO_EFFORT if switch is not None and switch.off is None and _NONE.search(source) else switch
 
 
-def is_opened(form: ThinkingFormat, opening: str) -> bool:
-    """Whether a prompt that ends so has opened a block of thinking."""
+def is_opened(form: ThinkingFormat, opening: str, *, continued: bool = False) -> bool:
+    """Whether a prompt that ends so has opened a block of thinking. Where a message is `continued`, `opening` is all of
+    it, and may have thought something already."""
+    if continued:
+        return opening.rfind(form.opens) > opening.rfind(form.closes)
     return opening.rstrip().endswith(form.opens)
 
 
-class _AnyTag(jinja2.ext.Extension):
+class _AnyTag(Extension):
     """`{% generation %}`, which means nothing here."""
 
     tags = {"generation", "endgeneration"}  # noqa: RUF012  # Jinja declares it so
 
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+    def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
         return []
 

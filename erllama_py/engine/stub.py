@@ -197,8 +197,9 @@ class StubSampler:
         return tokens
 
     def accept(self, tokens: Sequence[int]) -> None:
-        for token in tokens if self._matcher is not None else ():
-            self._matcher.accept(token)
+        if self._matcher is not None:
+            for token in tokens:
+                self._matcher.accept(token)
         self._drawn += len(tokens)
 
     def prescribe(self, token: int) -> None:

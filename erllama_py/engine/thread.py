@@ -196,8 +196,9 @@ class EngineThread:
 
     def _may_pass(self, worker: Worker, job: Job) -> bool:
         """Whether a job may go before pending copies, of which one is made a tick: a `Cancel` of a request at work,
-        which would keep decoding, its `EndThinking`, and its `Grant`, without which it would stall. Not a grant after a drop, which may
-        free its cells. All other jobs keep their order: copies fill the sequences that requests begin in."""
+        which would keep decoding, its `EndThinking`, and its `Grant`, without which it would stall. Not a grant after a
+        drop, which may free its cells. All other jobs keep their order: copies fill the sequences that requests begin
+        in."""
         match job:
             case Cancel(request_id) | EndThinking(request_id):
                 return worker.runs(request_id)

@@ -63,6 +63,7 @@ class ModelCalls:
     embed = by_id(Model.embed)
     rerank = by_id(Model.rerank)
     cancel = by_id(Model.cancel)
+    end_thinking = by_id(Model.end_thinking)
     end_session = by_id(Model.end_session)
     evict = by_id(Model.evict)
     unload = by_id(Model.unload)

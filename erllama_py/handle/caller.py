@@ -25,11 +25,12 @@ import msgspec
 from erllama_py.actors import ActorEnded, ActorError, ActorRef, Names, Raised, Reply, text_of
 from erllama_py.cache.client import CacheClient
 from erllama_py.cache.keys import Identity, fold_salt
+from erllama_py.chat.dialect import Dialect
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import EmbeddingOnly, ModelCrashed, ModelNotLoaded, TokenizerOnly
 from erllama_py.handle.alternatives import alternative, feed_of, joined, together
-from erllama_py.handle.reading import asks_nothing, compiles, plan_reply
+from erllama_py.handle.reading import asks_nothing, compiles, is_one_token, plan_reply
 from erllama_py.handle.replies import FinishedReply, Prepared, ReplyPlan
 from erllama_py.handle.token_options import asks_much, by_id, names_tokens
 from erllama_py.handle.tool_list import tool_list
@@ -41,6 +42,7 @@ from erllama_py.results import Completion, EngineEvent
 from erllama_py.scheduler.messages import (
     CancelRequest,
     EndSession,
+    EndThinking,
     FaultPlace,
     Feed,
     InjectFault,
@@ -139,6 +141,11 @@ class Caller:
         for one in self.board.alternatives.get(request_id, (request_id,)):
             self.tell(CancelRequest(one))
 
+    def end_thinking(self, request_id: int) -> None:
+        """Close the thinking of a request, and that of its alternatives."""
+        for one in self.board.alternatives.get(request_id, (request_id,)):
+            self.tell(EndThinking(one))
+
     def end_session(self, session_id: str, options: RequestOptions) -> None:
         """Stop holding a session's sequence; a model that was never up holds none."""
         self.check_loop()
@@ -169,7 +176,7 @@ class Caller:
         self.check_loop()
         await self._unload(self.board)
 
-    def tell(self, message: CancelRequest) -> None:
+    def tell(self, message: CancelRequest | EndThinking) -> None:
         """Send a message to the actor and the companion's, where they are there; never to those of a later model with
         the same id."""
         self.check_loop()
@@ -238,20 +245,26 @@ class Caller:
 
     async def _plan(self, checked: RequestOptions, prepared: Prepared) -> ReplyPlan:
         """How the reply is to be read. Raises `InvalidGrammar`."""
-        dialect = self.board.dialects.of(await self._source(prepared))
-        if asks_nothing(checked, prepared, dialect):
+        source, config = prepared.template, self.board.config
+        dialect = await self.dialect((await self.template()).source if source is None else source)
+        if asks_nothing(checked, prepared, dialect, config):
             return ReplyPlan(checked, finish=() if prepared.finish is None else (prepared.finish,))
-        plan = partial(plan_reply, checked, prepared, dialect)
+        plan = partial(plan_reply, checked, prepared, dialect, config)
         if not compiles(checked):
             return await self.use_vocabulary(plan, INLINE_LENGTH + 1)
         async with self._checks:
             return await self.use_vocabulary(plan, INLINE_LENGTH + 1)
 
-    async def _source(self, prepared: Prepared) -> str | None:
-        """The source of the chat template that the prompt was made by, or would have been."""
-        if prepared.template is not None:
-            return prepared.template
-        return (await self.template()).source
+    async def dialect(self, source: str | None) -> Dialect:
+        """How the model thinks and calls tools, by the source of a chat template; None: without one."""
+        dialects = self.board.dialects
+        if (known := dialects.known(source)) is not None:
+            return known
+
+        def find(vocabulary: Vocabulary) -> Dialect:
+            return dialects.of(source, partial(is_one_token, vocabulary))
+
+        return await self.use_vocabulary(find, INLINE_LENGTH + 1)  # a template is parsed
 
     async def _by_id(self, checked: RequestOptions) -> RequestOptions:
         """The options with every token by its id. Raises `InvalidOption`."""

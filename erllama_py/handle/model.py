@@ -199,10 +199,14 @@ class Model:
 
         Raises `InvalidOption` for what is no id.
         """
-        given: object = request_id
-        if not isinstance(given, int) or isinstance(given, bool):
-            raise InvalidOption("request_id", f"the id of a request is expected, got {request_id!r}")
-        self._caller.cancel(request_id)
+        self._caller.cancel(_checked_id(request_id))
+
+    def end_thinking(self, request_id: int) -> None:
+        """Close the block of thinking that a request (`stream.request_id`) is in: see `Stream.end_thinking`.
+
+        Raises `InvalidOption` for what is no id.
+        """
+        self._caller.end_thinking(_checked_id(request_id))
 
     async def end_session(self, session_id: str, *, cache_salt: str | None = None) -> None:
         """Stop keeping a sequence for a session. No effect when there is none; a turn under way is not disturbed.
@@ -261,6 +265,7 @@ class Model:
         template_kwargs: Mapping[str, object] | None = None,
         continue_final_message: bool = False,
         tools_in_system: bool = False,
+        thinking: bool | None = None,
     ) -> list[int]:
         """The conversation as token ids, rendered by the model's Jinja template, as `chat` would with these options.
 
@@ -268,7 +273,7 @@ class Model:
         """
         options = parse_request_options({
             "tools": tools, "chat_template": chat_template, "template_kwargs": template_kwargs or {},
-            "continue_final_message": continue_final_message, "tools_in_system": tools_in_system,
+            "continue_final_message": continue_final_message, "tools_in_system": tools_in_system, "thinking": thinking,
         })  # fmt: skip
         return await self._prompts.render(messages, options, add_generation_prompt=add_generation_prompt)
 
@@ -351,6 +356,12 @@ class Model:
             board.info, phase=board.phase, pending=board.pending, restarts=board.restarts,
             threads_used=board.threads_used, reproducible_bytes=board.companion_bytes,
         )  # fmt: skip
+
+
+def _checked_id(request_id: object) -> int:
+    if not isinstance(request_id, int) or isinstance(request_id, bool):
+        raise InvalidOption("request_id", f"the id of a request is expected, got {request_id!r}")
+    return request_id
 
 
 def board_of(model: Model) -> ModelBoard:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from erllama_py.chat.rendering import Renderer
 from erllama_py.chat.template import ChatSettings
 from erllama_py.chat.turns import anchors as find_anchors
@@ -14,6 +16,7 @@ from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import InvalidText
 from erllama_py.handle.caller import INLINE_LENGTH, Caller
 from erllama_py.handle.replies import Prepared
+from erllama_py.handle.thinking import switched
 from erllama_py.handle.tool_list import shown, tool_list
 from erllama_py.model.request import check_is_tokens, check_tokens
 from erllama_py.options.chat import check_is_prompt
@@ -47,10 +50,14 @@ class Prompts:
 
     async def renderer(self, messages: Sequence[ChatMessage], options: RequestOptions) -> Renderer:
         """What renders a conversation as these options ask, in whole or in part; `messages` are all of it."""
-        template = await self._caller.template()
+        template, settings = await self._caller.template(), settings_of(options)
+        if options.thinking is not None:
+            dialect = await self._caller.dialect(template.source_for(settings))
+            switch = switched(options, dialect, self._caller.board.config)
+            settings = msgspec.structs.replace(settings, template_kwargs={**options.template_kwargs, **switch})
 
         def make(vocabulary: Vocabulary) -> Renderer:
-            return Renderer(template, vocabulary.special_texts(), messages, settings_of(options))
+            return Renderer(template, vocabulary.special_texts(), messages, settings)
 
         return await self._caller.use_vocabulary(make, INLINE_LENGTH + 1)
 

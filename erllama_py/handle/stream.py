@@ -62,6 +62,11 @@ class Stream:
         """Finish with what there is: the events go on to `Done`. No effect when the request is over."""
         self._run.caller.cancel(self._entered())
 
+    def end_thinking(self) -> None:
+        """Close the block of thinking that the reply is in, or is to begin in: the model goes on with its answer. No
+        effect when it is in none, or the request is over; allowed twice."""
+        self._run.caller.end_thinking(self._entered())
+
     def _entered(self) -> int:
         self._run.caller.check_loop()
         if self._request_id is None:

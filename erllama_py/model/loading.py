@@ -22,7 +22,7 @@ from erllama_py.model.board import ModelBoard
 from erllama_py.model.companion import companion_threads
 from erllama_py.model.fingerprinting import find_fingerprint
 from erllama_py.model.loaded import Prepared
-from erllama_py.options.model import ContextOpts, ModelConfig
+from erllama_py.options.model import ContextOpts, ModelConfig, without_secrets
 from erllama_py.results import LoadProgress, ModelInfo
 
 # Bytes a KV element takes, by type: f16 is two; a q8_0 block stores 32 elements in 34 bytes, and so on
@@ -175,7 +175,7 @@ def describe(board: ModelBoard, prepared: Prepared, facts: ModelFacts, load_seco
         n_seq_max=facts.n_seq_max, threads=prepared.threads.few, threads_used=prepared.threads.few,
         threads_reason=prepared.threads_reason,
         reproducible_threads=companion_threads(config, prepared.threads).few,
-        load_seconds=load_seconds, restarts=board.restarts, config=config,
+        load_seconds=load_seconds, restarts=board.restarts, config=without_secrets(config),
         can_generate=facts.n_ctx > 0, can_rank=prepared.facts.pooling == "rank", n_embd=facts.n_embd,
         pooling=None if prepared.facts.pooling == "rank" else prepared.facts.pooling or "mean",
     )  # fmt: skip

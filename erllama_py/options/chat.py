@@ -7,7 +7,9 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from erllama_py.errors import InvalidOption
+from erllama_py.options.check import Amount
 from erllama_py.options.sampling import Sampling
+from erllama_py.options.thinking import ClosingMessage, ThinkingMarkers
 
 MAX_TEMPLATE = 500_000  # characters
 
@@ -32,6 +34,19 @@ class ChatOptions(Sampling, frozen=True):
     """Where the chat template takes no tools, tell them in the system message, and ask for calls in the form of the
     Hermes models; see the guide for the text. Otherwise `tools` are an error there. Nothing changes where it takes
     them."""
+    thinking: bool | None = None
+    """Whether the model thinks before it answers, by its chat template's own switch; `None`: as the template does.
+    Raises `InvalidOption` where there is no such switch. Of a prompt that is no conversation, True tells its thinking
+    apart."""
+    thinking_markers: ThinkingMarkers | bool | None = None
+    """What opens a block of thinking, and what closes it; `None`: as the model says, or as found from its chat template
+    and its vocabulary. False: thinking is not told apart from text."""
+    thinking_budget_tokens: Amount | None = None
+    """Most tokens of thinking in the reply: the block is then closed for the model, and one opened after it at once.
+    0: it does not think. `None`: no limit but that of the reply, to which they count."""
+    thinking_budget_message: ClosingMessage | None = None
+    """What the block ends with where it is closed for the model: by its budget, or by `end_thinking`. It counts to the
+    reply's tokens, and not to the budget. `None`: as the model says."""
 
 
 OF_CONVERSATIONS = ("chat_template", "template_kwargs", "continue_final_message", "tools_in_system")

@@ -69,6 +69,10 @@ class TurnOptionsDict(TypedDict, total=False):
     chat_template: str | None
     template_kwargs: Mapping[str, Any]
     tools_in_system: bool
+    thinking: bool | None
+    thinking_markers: list[str] | tuple[str, str] | Literal[False] | None
+    thinking_budget_tokens: int | None
+    thinking_budget_message: str | None
 
 
 class RequestOptionsDict(TurnOptionsDict, total=False):
@@ -205,6 +209,9 @@ class ModelConfigDict(TypedDict, total=False):
     policy: PolicyOptsDict | PolicyOpts
     scheduler: SchedulerOptsDict | SchedulerOpts
     cache_salt: str | None
+    thinking_markers: list[str] | tuple[str, str] | None
+    thinking_budget_message: str
+    thinking_signing_key: bytes | str | None
     stub: StubOptsDict | StubOpts
 
 

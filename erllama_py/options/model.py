@@ -9,7 +9,7 @@ with the option's dotted path. The options of one request are in `request`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -29,6 +29,7 @@ from erllama_py.options.check import (
     plain_path,
 )
 from erllama_py.options.policy import DEFAULT_POLICY, PolicyOpts, check_policy, filled
+from erllama_py.options.thinking import ClosingMessage, SigningKey, ThinkingMarkers, check_thinking, key_bytes
 from erllama_py.options.tiers import KINDS, RamTier
 
 MAX_SEQUENCES = 255  # llama.cpp's LLAMA_MAX_SEQ less the one that saved ranges pass through
@@ -202,8 +203,26 @@ class ModelConfig(Options, frozen=True):
     """How its requests share the context."""
     cache_salt: Salt | None = None
     """Separates tenants: what is saved under one salt is found only by requests with the same one."""
+    thinking_markers: ThinkingMarkers | None = None
+    """What opens a block of thinking, and what closes it; `None`: as found from the chat template and the
+    vocabulary."""
+    thinking_budget_message: ClosingMessage = ""
+    """What a block ends with that is closed for the model, as by `thinking_budget_tokens`."""
+    thinking_signing_key: SigningKey | None = None
+    """Signs what the model thinks, by HMAC-SHA256: bytes or a str. It is never shown, nor in `ModelInfo.config`."""
     stub: StubOpts = StubOpts()
     """How the stub backend behaves."""
+
+    def __repr__(self) -> str:
+        return super(ModelConfig, without_secrets(self)).__repr__()
+
+    def __rich_repr__(self) -> Any:
+        return super(ModelConfig, without_secrets(self)).__rich_repr__()
+
+
+def without_secrets(config: ModelConfig) -> ModelConfig:
+    """What may be shown of a configuration."""
+    return msgspec.structs.replace(config, thinking_signing_key=None)
 
 
 def parse_model_config(options: object, policy: PolicyOpts = DEFAULT_POLICY) -> ModelConfig:
@@ -211,7 +230,10 @@ def parse_model_config(options: object, policy: PolicyOpts = DEFAULT_POLICY) -> 
     if not isinstance(options, ModelConfig | Mapping):
         expected = 'expected a mapping, such as {"model_path": "model.gguf"}, or a ModelConfig'
         raise InvalidOption("config", f"{expected}, got {type(options).__name__}")
-    config = convert(options, ModelConfig, model_path=plain_path, fingerprint=hex_digest, ctx_params_hash=hex_digest)
+    config = convert(
+        options, ModelConfig, model_path=plain_path, fingerprint=hex_digest, ctx_params_hash=hex_digest,
+        thinking_signing_key=key_bytes,
+    )  # fmt: skip
     config = msgspec.structs.replace(config, policy=filled(config.policy, policy))
     _check_model(config)
     _check_context(config.context_opts)
@@ -260,6 +282,7 @@ def _check_model(config: ModelConfig) -> None:
         raise not_among("tier", KINDS, config.tier)
     if config.cache_salt is not None:
         check_utf8("cache_salt", config.cache_salt)
+    check_thinking(config.thinking_markers, config.thinking_budget_message)
     if config.stub != StubOpts() and config.backend != "stub":
         raise InvalidOption("stub", "these options are for the backend 'stub'")
     if config.stub.memory == "window" and not config.stub.n_swa:

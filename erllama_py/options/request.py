@@ -15,6 +15,7 @@ from erllama_py.options.check import Count, check_utf8, convert, hex_digest, sho
 from erllama_py.options.combinations import check_combinations
 from erllama_py.options.model import Salt
 from erllama_py.options.sampling import MAX_BIAS, MAX_BREAKER_BYTES
+from erllama_py.options.thinking import check_thinking
 
 # Stop sequences are searched for after each token on the engine's thread, which all requests of a model share;
 # within these bounds that takes microseconds. Real ones are few and short.
@@ -124,6 +125,7 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
             check_utf8("logit_bias", token)
         if not abs(bias) <= MAX_BIAS and bias != -math.inf:
             raise InvalidOption("logit_bias", f"expected -inf, or at most {MAX_BIAS:g} either way, got {bias}")
+    check_thinking(request.thinking_markers, request.thinking_budget_message, request.thinking_budget_tokens)
     check_structure(request)
     check_combinations(request, request.response_tokens, structured=bool(structures(request)))
     check_answer(request)

@@ -148,8 +148,8 @@ class EngineOutcomes(msgspec.Struct, frozen=True):
 
 
 Message = (
-    Submit | CancelRequest | EndThinking | SaveAll | LeaveSaveAll | BuffersBack | SaveLost | EndSession | Look | Found | RowRead
-    | InjectFault | EngineOutcomes
+    Submit | CancelRequest | EndThinking | SaveAll | LeaveSaveAll | BuffersBack | SaveLost | EndSession | Look | Found
+    | RowRead | InjectFault | EngineOutcomes
 )  # fmt: skip
 
 

@@ -34,6 +34,10 @@ SENSELESS: list[tuple[dict[str, Any], str, str]] = [
     ({"json_schema": int, "regex": "a"}, "regex", TWO.format("json_schema")),
     ({"regex": "a", "choice": ["a"]}, "choice", TWO.format("regex")),
     ({"choice": ["a"], "grammar": "root ::= [a]"}, "grammar", TWO.format("choice")),
+    ({"thinking_markers": False, "thinking_budget_tokens": 5}, "thinking_budget_tokens",
+     "thinking_markers=False: what is not told apart is not counted"),
+    ({"thinking_markers": ["<a>", "</a>"], "thinking_budget_message": "so </a>"}, "thinking_budget_message",
+     "it holds what closes the block, which follows it"),
     ({"samplers": ["top_k", "min_p", "top_k"]}, "samplers", "'top_k' is there more than once"),
     *(({"samplers": [name for name in SAMPLERS if name != missing], option: value}, option,
        f"it needs {missing!r} among the `samplers`") for missing, option, value in [

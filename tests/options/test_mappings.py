@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import msgspec
 import pytest
@@ -24,6 +24,9 @@ WIDER: dict[str, object] = {
     "RequestOptions.dry_sequence_breakers": list[str] | tuple[str, ...],
     "RequestOptions.logit_bias": Mapping[Any, float],  # a dict of ids is no dict of ids or texts to a checker
     "RequestOptions.template_kwargs": Mapping[str, Any],
+    "RequestOptions.thinking_markers": list[str] | tuple[str, str] | Literal[False] | None,
+    "ModelConfig.thinking_markers": list[str] | tuple[str, str] | None,
+    "ModelConfig.thinking_signing_key": bytes | str | None,
     "RequestOptions.samplers": list[SamplerName] | tuple[SamplerName, ...],
     "ModelConfig.model_path": str | os.PathLike[str] | None,
     "ModelConfig.model_opts": erllama.ModelOptsDict | erllama.ModelOpts,

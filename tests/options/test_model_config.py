@@ -46,6 +46,16 @@ def numbered(rows: list[tuple[str, object, str]]) -> list[str]:
 # --- types and bounds --------------------------------------------------------------------------------
 
 WRONG: list[tuple[str, object, str]] = [
+    ("thinking_markers", ["<think>"], "expected a list of length 2, got 1"),
+    ("thinking_markers", ["<think>", " "], "a marker is more than white space"),
+    ("thinking_markers", False, "expected a list or None, got bool"),
+    ("thinking_budget_message", None, "expected str, got None"),
+    ("thinking_budget_message", "a" * 2001, "expected str of length <= 2000, got 2001"),
+    ("thinking_signing_key", 7, "expected bytes or None, got int"),
+    ("thinking_signing_key", b"", "expected bytes of length >= 1, got 0"),
+    ("thinking_signing_key", "", "expected bytes of length >= 1, got 0"),
+    ("thinking_signing_key", "\ud800", "the text has no UTF-8 form"),
+    ("thinking_signing_key", b"k" * 4097, "expected bytes of length <= 4096, got 4097"),
     ("context_opts.n_ctx", "2048", "expected int, got str"),
     ("context_opts.n_ctx", True, "expected int, got bool"),
     ("context_opts.n_ctx", 2048.0, "expected int, got float"),

@@ -38,6 +38,25 @@ WRONG: list[tuple[str, object, str]] = [
     ("min_p", -0.5, "expected float >= 0.0, got -0.5"),
     ("repetition_penalty", 0.0, "expected float > 0.0, got 0.0"),
     ("repetition_penalty", 1e-300, "expected a finite number of 32 bits, got 1e-300"),
+    ("thinking", 1, "expected bool or None, got int"),
+    ("thinking", "yes", "expected bool or None, got str"),
+    ("thinking_markers", True, "expected the two markers, or False, got True"),
+    ("thinking_markers", "<think>", "expected bool or a list or None, got str"),
+    ("thinking_markers", ["<think>"], "expected a list of length 2, got 1"),
+    ("thinking_markers", ["a", "b", "c"], "expected a list of length 2, got 3"),
+    ("thinking_markers", ["", "</think>"], "expected str of length >= 1, got 0"),
+    ("thinking_markers", ["<think>", "a" * 65], "expected str of length <= 64, got 65"),
+    ("thinking_markers", ["<think>", 7], "expected str, got int"),
+    ("thinking_markers", [" ", "</think>"], "a marker is more than white space"),
+    ("thinking_markers", ["<think>", "<think>\n"], "one of the two is a part of the other"),
+    ("thinking_markers", ["<think>", "</think>\ud800"], "the text has no UTF-8 form: it holds a lone surrogate"),
+    ("thinking_budget_tokens", -1, "expected int >= 0, got -1"),
+    ("thinking_budget_tokens", 1.5, "expected int or None, got float"),
+    ("thinking_budget_tokens", True, "expected int or None, got bool"),
+    ("thinking_budget_tokens", 1 << 31, "expected int <= 2147483647, got 2147483648"),
+    ("thinking_budget_message", 7, "expected str or None, got int"),
+    ("thinking_budget_message", "a" * 2001, "expected str of length <= 2000, got 2001"),
+    ("thinking_budget_message", "\ud800", "the text has no UTF-8 form: it holds a lone surrogate"),
     ("logit_bias", [1], "expected a mapping, got a list"),
     ("logit_bias", {"": 1.0}, "each key: expected str of length >= 1"),
     ("logit_bias", {"a" * 201: 1.0}, "each key: expected str of length <= 200"),
@@ -310,7 +329,7 @@ async def test_every_option_is_read_on_the_way_of_a_request(monkeypatch: pytest.
     monkeypatch.setattr(caller, "parse_request_options", parse)
     async with stub_runtime() as (_, model):
         await model.complete("hello", response_tokens=1)
-        await model.chat([{"role": "user", "content": "hello"}], response_tokens=1)
+        await model.chat([{"role": "user", "content": "hello"}], response_tokens=1, thinking_markers=("<a>", "<b>"))
     assert set(RequestOptions.__struct_fields__) - read == set()
 
 
@@ -321,6 +340,7 @@ async def test_every_option_is_read_on_the_way_of_a_request(monkeypatch: pytest.
         ("guided_regex", "regex"), ("guided_choice", "choice"), ("guided_grammar", "grammar"), ("gbnf", "grammar"),
         ("top_logprobs", "logprobs"), ("n_probs", "logprobs"), ("num_return_sequences", "n"), ("temp", "temperature"),
         ("max_completion_tokens", "response_tokens"), ("mirostat_mode", "mirostat"), ("mirostat_lr", "mirostat_eta"),
+        ("think", "thinking"), ("enable_thinking", "thinking"), ("reasoning_budget", "thinking_budget_tokens"),
         ("typ_p", "typical_p"), ("penalty_repeat", "repetition_penalty"), ("sampler_seq", "samplers"),
         ("skip_special_tokens", "special"), ("suppress_tokens", "logit_bias"), ("deterministic", "reproducible"),
     ],
