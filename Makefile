@@ -3,7 +3,7 @@
 # PORTABLE=1 asks for the portable build, CMAKE_ARGS=… for options of your own.
 
 VENV ?= .venv
-MODELS := smollm2 gemma3
+MODELS := smollm2 gemma3 minilm
 export PYTHON
 
 BIN := $(VENV)/bin

@@ -15,14 +15,14 @@ from erllama_py.engine.pooling import Pooling
 from erllama_py.errors import CannotRank, DeadlinePassed, InvalidOption
 from erllama_py.handle.caller import Caller, caller_errors
 from erllama_py.handle.inputs import Cut, Input, as_inputs, fitted, tokens_of
-from erllama_py.handle.pairs import Pairs, pairs_of
+from erllama_py.handle.pairs import Pairs, Scored, pairs_of
 from erllama_py.model.embedder import Embed
 from erllama_py.options.embedding import EmbedOptions, RerankOptions
 from erllama_py.results import Embeddings, ModelInfo, RankedDocument, Ranking
 
 T = TypeVar("T")
 STACK_INLINE = 256  # vectors that are put together on the loop; more take milliseconds
-Scored = list[tuple[float, int, bool]]  # of each document: its score, its tokens, whether it was cut
+ByScore = Callable[[Pairs, RerankOptions], Coroutine[Any, Any, Scored]]
 
 
 async def embed(caller: Caller, inputs: object, options: EmbedOptions) -> Embeddings:
@@ -76,9 +76,6 @@ async def rerank(caller: Caller, query: object, documents: object, options: Rera
     caller.check_loop()
     caller.check_has_weights()
     return await within(options.deadline, _rerank(caller, query, documents, options, by))
-
-
-ByScore = Callable[[Pairs, RerankOptions], Coroutine[Any, Any, Scored]]
 
 
 async def _rerank(caller: Caller, query: object, documents: object, options: RerankOptions, by: ByScore) -> Ranking:

@@ -16,16 +16,16 @@ from erllama_py.cache.keys import pack_tokens
 from erllama_py.cache.messages import Explain, Hit
 from erllama_py.errors import InvalidOption, ModelNotLoaded
 from erllama_py.handle.caller import Caller, Prepare
-from erllama_py.handle.embedding import Scored, embed, rerank
+from erllama_py.handle.embedding import embed, rerank
 from erllama_py.handle.explanation import cached_prefixes, explain, longest_live, session_parting
 from erllama_py.handle.inputs import Input
-from erllama_py.handle.pairs import Pairs
+from erllama_py.handle.likelihood import by_likelihood
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.scores import Continuation, Scoring
 from erllama_py.handle.session import Session
 from erllama_py.handle.stream import Run, Stream
 from erllama_py.model.board import ModelBoard
-from erllama_py.options.embedding import RerankOptions, parse_embed_options, parse_rerank_options
+from erllama_py.options.embedding import parse_embed_options, parse_rerank_options
 from erllama_py.options.mappings import EmbedOptionsDict, RequestOptionsDict, RerankOptionsDict, ScoreOptionsDict
 from erllama_py.options.request import RequestOptions, merged, parse_request_options
 from erllama_py.results import (
@@ -187,10 +187,8 @@ class Model:
         The options are those of `RerankOptions`, by keyword. Raises `CannotRank` where the model has no head that ranks
         and no `method` is given, and as `embed` does.
         """
-        return await rerank(self._caller, query, documents, parse_rerank_options(given), self._by_score)
-
-    async def _by_score(self, pairs: Pairs, options: RerankOptions) -> Scored:
-        raise InvalidOption("method", "ranking by scores is not there yet")
+        by_score = partial(by_likelihood, self._caller, self._scoring)
+        return await rerank(self._caller, query, documents, parse_rerank_options(given), by_score)
 
     # --- requests, sessions, cells -------------------------------------------------------------------------------
 
@@ -338,8 +336,8 @@ class Model:
 
     @property
     def queue_depth(self) -> int:
-        """Requests that run or wait."""
-        return self._board.pending + self._board.active
+        """Requests that run or wait, embeddings among them."""
+        return self._board.pending + self._board.active + self._board.embedding
 
     @property
     def last_cache_hit(self) -> CacheHit | None:

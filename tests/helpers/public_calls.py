@@ -33,6 +33,8 @@ def model_calls(model: erllama.Model) -> dict[str, Callable[[], object]]:
         "prefill_only": lambda: model.prefill_only("hello"),
         "score": lambda: model.score("hello", ["so it is", "no"]),
         "choose": lambda: model.choose("hello", ["yes", "no"]),
+        "embed": lambda: model.embed(["hello", "you"]),
+        "rerank": lambda: model.rerank("hello", ["hello you", "no"], method="embeddings"),
         "cancel": lambda: model.cancel(1),
         "end_session": lambda: model.end_session("s"),
         "evict": lambda: model.evict(),
@@ -56,7 +58,8 @@ def runtime_calls(runtime: erllama.Runtime) -> dict[str, Callable[[], object]]:
         by_id[name] = lambda name=name: getattr(runtime, name)("m", "hello")
     for name in ("chat", "stream_chat", "apply_chat_template"):
         by_id[name] = lambda name=name: getattr(runtime, name)("m", MESSAGES)
-    for name in ("score", "choose"):
+    by_id["embed"] = lambda: runtime.embed("m", "hello")
+    for name in ("score", "choose", "rerank"):
         by_id[name] = lambda name=name: getattr(runtime, name)("m", "hello", ["yes", "no"])
     for name in ("detokenize", "list_cached_prefixes"):
         by_id[name] = lambda name=name: getattr(runtime, name)("m", [1])
