@@ -43,15 +43,14 @@ async def _embed(caller: Caller, inputs: Sequence[Input], options: EmbedOptions)
         return Embed([cut.tokens for cut in cuts], pooling, options.normalize, options.dimensions)
 
     results = await _compute(caller, message, ranks=False)
-    vectors: Any = tuple(results)
-    if pooling != "none":
+    counts, cut = tuple(len(one.tokens) for one in cuts), tuple(one.truncated for one in cuts)
+    if pooling == "none":
+        rows, vectors = tuple(results), results[0][:0]
+    else:
         from numpy import stack
 
-        vectors = stack(results) if len(results) <= STACK_INLINE else await caller.threads.run(stack, results)
-    return Embeddings(
-        vectors=vectors, token_counts=tuple(len(cut.tokens) for cut in cuts),
-        truncated=tuple(cut.truncated for cut in cuts), pooling=pooling,
-    )  # fmt: skip
+        rows, vectors = (), stack(results) if len(results) <= STACK_INLINE else await caller.threads.run(stack, results)
+    return Embeddings(vectors=vectors, token_vectors=rows, token_counts=counts, truncated=cut, pooling=pooling)
 
 
 def _info(caller: Caller) -> ModelInfo:

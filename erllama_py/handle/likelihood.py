@@ -7,8 +7,8 @@ few are scored side by side. All or nothing: when one fails, the others are canc
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
-from erllama_py.engine.backend import Vocabulary
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.inputs import Frame, fitted, tokens_of
 from erllama_py.handle.pairs import Pairs, Scored
@@ -22,11 +22,10 @@ WAITING = 2  # scores that wait while others are computed, so that no sequence i
 async def by_likelihood(caller: Caller, scoring: Scoring, pairs: Pairs, options: RerankOptions) -> Scored:
     """The mean log-probability of the query's tokens after each document, in their order."""
 
-    def between(vocabulary: Vocabulary) -> list[int]:
-        return tokens_after(BETWEEN, vocabulary)
-
+    newline = await caller.use_vocabulary(partial(tokens_after, BETWEEN), 0)
     (query,), _ = await tokens_of(caller, [pairs.query], framed=False)
-    newline = await caller.use_vocabulary(between, 0)
+    if isinstance(pairs.query, str):  # it goes on from a line: without the space that some tokenizers put first
+        query = await caller.use_vocabulary(partial(tokens_after, pairs.query), len(pairs.query))
     documents, frame = await tokens_of(caller, pairs.documents, framed=True)
     # Those of a text end with nothing: a document goes on with the query.
     given = [

@@ -29,6 +29,11 @@ from erllama_py.model.companion import companion_threads
 from erllama_py.model.embedder import EMBEDDER, RANKER, EmbedderActor, Message
 
 
+def name_of(model: ModelBoard, ranks: bool) -> str:
+    """The name of the embedder of a model, or of what ranks for it."""
+    return f"{RANKER if ranks else EMBEDDER}{model.model_id}"
+
+
 class Place:
     """One of them, from its begin to its end; how many calls hold it. A `Beside` of its model."""
 
@@ -47,7 +52,7 @@ class Place:
     @property
     def name(self) -> str:
         """The name under which its actor is registered, and that it has in the tree."""
-        return f"{RANKER if self.opts.ranks else EMBEDDER}{self.model.model_id}"
+        return name_of(self.model, self.opts.ranks)
 
     @property
     def hangs(self) -> bool:
@@ -102,7 +107,7 @@ class Embedders:
         self, branch: Callable[[], DynamicSupervisor], child: Callable[[Place], ChildSpec], clock: Clock
     ) -> None:
         self._branch, self._child, self._clock = branch, child, clock
-        self._places: dict[tuple[ModelBoard, bool], Place] = {}
+        self._places: dict[str, Place] = {}  # by name: one that hangs outlives its model, and keeps the name
 
     def __len__(self) -> int:
         return len(self._places)
@@ -115,10 +120,10 @@ class Embedders:
         """
         while True:
             await model.actor()
-            place = self._places.get((model, ranks))
+            place = self._places.get(name_of(model, ranks))
             if place is None:
                 place = self._begin(model, ranks)
-            elif place.is_over:
+            elif place.is_over or place.model is not model:
                 try:
                     await place.keeper.stop()
                 except StopTimeout as timeout:
@@ -158,7 +163,7 @@ class Embedders:
             place.keeper = self._branch().begin_child(self._child(place))
         except SupervisorClosed:
             raise ModelNotLoaded(model.model_id) from None
-        self._places[model, ranks] = place
+        self._places[place.name] = place
         model.beside.append(place)
         place.keeper.ended.add_done_callback(lambda _: self._ended(place))
         return place
@@ -170,9 +175,8 @@ class Embedders:
             self._forget(place)
 
     def _forget(self, place: Place) -> None:
-        key = place.model, place.opts.ranks
-        if self._places.get(key) is place:
-            del self._places[key]
+        if self._places.get(place.name) is place:
+            del self._places[place.name]
             place.model.beside.remove(place)
 
     def _held(self, place: Place) -> Callable[[], None]:

@@ -19,9 +19,10 @@ else:
 class Embeddings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The vectors of the inputs of one `embed`, in their order. `numpy.asarray` of it gives the array."""
 
-    vectors: Vectors | tuple[Vectors, ...]
-    """A float32 array with a row for each input; with `pooling="none"` a tuple of arrays, one for each input, with a
-    row for each of its tokens."""
+    vectors: Vectors
+    """A float32 array with a row for each input; with `pooling="none"` one without rows."""
+    token_vectors: tuple[Vectors, ...] = ()
+    """With `pooling="none"`: of each input an array with a row for each of its tokens."""
     token_counts: tuple[int, ...]
     """Tokens of each input that were computed, control tokens that the model wants included."""
     truncated: tuple[bool, ...]
@@ -31,24 +32,23 @@ class Embeddings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     @property
     def vector(self) -> Vectors:
-        """The vector of the only input. Raises `ValueError` where there are several."""
+        """That of the only input. Raises `ValueError` where there are several."""
         if len(self) != 1:
             raise ValueError(f"there are {len(self)} vectors, not one: see vectors")
-        return self.vectors[0]
+        return self[0]
 
     def __len__(self) -> int:
         return len(self.token_counts)
 
     def __iter__(self) -> Iterator[Vectors]:
-        return iter(self.vectors)
+        return iter(self.token_vectors or self.vectors)
 
     def __getitem__(self, index: int) -> Vectors:
-        vector: Vectors = self.vectors[index]
-        return vector
+        return self.token_vectors[index] if self.token_vectors else self.vectors[index]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        if isinstance(self.vectors, tuple):
-            raise ValueError("texts of several lengths are no one array: see vectors")
+        if self.token_vectors:
+            raise ValueError("texts of several lengths are no one array: see token_vectors")
         array = self.vectors if dtype is None else self.vectors.astype(dtype)
         return array.copy() if copy else array
 

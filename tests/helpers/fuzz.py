@@ -40,9 +40,10 @@ TURNS = (0, 1, 2, 3, 5, 8, 20, 60, 200)  # of the loop, before a cancellation
 FAULTS: tuple[Literal["actor", "thread", "decode"], ...] = ("actor", "thread", "decode")
 SESSIONS, LOOPS, TIERS = ("s", "t", None), ("x", "y"), ("d", "e")
 IDENTITY = erllama.Identity(bytes(32), 16, bytes(32))
-SCHEDULER = {"max_pending": 4, "session_idle_ms": 20, "turn_ms": 5, "reproducible_idle_ms": 30}
+SCHEDULER = {"max_pending": 4, "session_idle_ms": 20, "turn_ms": 5, "reproducible_idle_ms": 30, "embed_idle_ms": 30}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
 CONTINUATIONS = ["so", " and so on", "."]
+EMBEDS: Any = ({}, {}, {"deadline": 0.003}, {"pooling": "none"}, {"dimensions": 3}, {"dimensions": 1 << 20})
 TEXT = "all that a prompt begins with, long enough for rows " * 3
 
 Call = Callable[["Fuzz", random.Random], object]
@@ -270,14 +271,6 @@ def score_options(pick: random.Random) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def embed_options(pick: random.Random) -> dict[str, Any]:
-    """Those of embeddings, some of which are refused."""
-    return pick.choice(
-        ({}, {}, {"deadline": pick.choice((1e-6, 0.003))}, {"pooling": "none"}, {"dimensions": 3}, {"truncate": True},
-         {"dimensions": 1 << 20})
-    )  # fmt: skip
-
-
 async def read(stream: erllama.Stream, pick: random.Random) -> None:
     """Some events, or all, or the text alone; then the block is left, or the request cancelled."""
     how, most = pick.choice(("leave", "cancel", "all", "text")), pick.choice((0, 1, 3))
@@ -321,7 +314,7 @@ MODEL_CALLS: dict[str, Callable[[Any, random.Random], object]] = {
     "prefill_only": lambda m, pick: m.prefill_only(prompt(pick), reproducible=pick.random() < 0.3),
     "score": lambda m, pick: m.score(prompt(pick), CONTINUATIONS[: pick.randrange(4)], **score_options(pick)),
     "choose": lambda m, pick: m.choose(messages(pick), CONTINUATIONS, **score_options(pick)),
-    "embed": lambda m, pick: m.embed(CONTINUATIONS[: pick.randrange(4)], **embed_options(pick)),
+    "embed": lambda m, pick: m.embed(CONTINUATIONS[: pick.randrange(4)], **pick.choice(EMBEDS)),
     "rerank": lambda m, pick: m.rerank(prompt(pick), CONTINUATIONS, method=pick.choice((None, "embeddings", "score"))),
     "cancel": lambda m, pick: m.cancel(pick.randrange(200)),
     "end_session": lambda m, pick: m.end_session("s"),

@@ -54,11 +54,10 @@ def runtime_calls(runtime: erllama.Runtime) -> dict[str, Callable[[], object]]:
         name: (lambda name=name: getattr(runtime, name)("m"))
         for name in ("model", "model_info", "phase", "pending_len", "last_cache_hit", "evict", "unload", "inject_fault")
     }
-    for name in ("complete", "stream", "prefill_only", "tokenize", "explain"):
+    for name in ("complete", "stream", "prefill_only", "embed", "tokenize", "explain"):
         by_id[name] = lambda name=name: getattr(runtime, name)("m", "hello")
     for name in ("chat", "stream_chat", "apply_chat_template"):
         by_id[name] = lambda name=name: getattr(runtime, name)("m", MESSAGES)
-    by_id["embed"] = lambda: runtime.embed("m", "hello")
     for name in ("score", "choose", "rerank"):
         by_id[name] = lambda name=name: getattr(runtime, name)("m", "hello", ["yes", "no"])
     for name in ("detokenize", "list_cached_prefixes"):

@@ -46,11 +46,12 @@ async def test_a_text_tokens_and_lists_of_either_are_embedded(model: erllama.Mod
     assert numpy.allclose(numpy.linalg.norm(found.vectors, axis=1), 1.0, atol=1e-5)
     assert found.truncated == (False,) * len(TEXTS)
     tokens = [await model.tokenize(text) for text in TEXTS]
+    mixed: list[Any] = [TEXTS[1], tokens[0]]
     assert found.token_counts == tuple(map(len, tokens))
     assert close(await model.embed(tokens), found)
     assert close((await model.embed(TEXTS[1])).vector, found[1])
     assert close((await model.embed(tokens[1])).vector, found[1])
-    assert close(await model.embed([TEXTS[1], tokens[0]]), [found[1], found[0]])
+    assert close(await model.embed(mixed), [found[1], found[0]])
 
 
 async def test_many_texts_are_as_if_each_was_alone(model: erllama.Model) -> None:
@@ -66,7 +67,9 @@ async def test_poolings_are_what_they_say_of_the_tokens_vectors(model: erllama.M
     """Their mean, the first and the last; `"none"` gives all, one array for each input."""
     every = await model.embed(TEXTS, pooling="none", normalize=False)
     assert [one.shape for one in every] == [(count, model.info.n_embd) for count in every.token_counts]
-    for pooling, pick in (("mean", lambda rows: rows.mean(axis=0)), ("cls", lambda r: r[0]), ("last", lambda r: r[-1])):
+    assert every.vectors.shape == (0, model.info.n_embd)
+    poolings: dict[str, Any] = {"mean": lambda rows: rows.mean(axis=0), "cls": lambda rows: rows[0]}
+    for pooling, pick in (poolings | {"last": lambda rows: rows[-1]}).items():
         found = await model.embed(TEXTS, **untyped(pooling=pooling, normalize=False))
         assert found.pooling == pooling
         assert close(found, [pick(rows) for rows in every])
@@ -133,9 +136,8 @@ async def test_embeddings_leave_replies_as_they_are(tmp_path_factory: pytest.Tem
     async with embedding("llama-dense", tmp_path_factory.getbasetemp()) as model:
         same: Any = {"temperature": 0.0, "response_tokens": 40}
         expected = await model.complete("once upon a time", **same)
-        found, *_ = await asyncio.gather(
-            model.complete("once upon a time", **same), *(model.embed(TEXTS) for _ in range(10))
-        )
+        many = asyncio.gather(*(model.embed(TEXTS) for _ in range(10)))
+        found, _ = await asyncio.gather(model.complete("once upon a time", **same), many)
         assert found.generated == expected.generated
 
 
@@ -200,7 +202,7 @@ async def test_inputs_that_are_none_are_refused_with_what_is_expected(
 async def test_no_inputs_of_any_length_end_the_process(tmp_path_factory: pytest.TempPathFactory) -> None:
     """llama.cpp would abort for an encoder's input beyond a micro-batch, or beyond its positions."""
     for n_ctx in (1, 2, 30, 1000):
-        sizes = {"n_ctx": n_ctx, "n_batch": n_ctx, "n_ubatch": max(1, n_ctx // 2)}
+        sizes: Any = {"n_ctx": n_ctx, "n_batch": n_ctx, "n_ubatch": max(1, n_ctx // 2)}
         async with encoder("llama", tmp_path_factory.getbasetemp(), **sizes) as model:
             limit = min(n_ctx, 128)
             for count in (1, limit):
