@@ -21,7 +21,7 @@ import msgspec
 from erllama_py.cache.keys import pack_tokens, prefix_keys
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.engine.jobs import Report
-from erllama_py.errors import ContextOverflow, InvalidOption
+from erllama_py.errors import ContextOverflow, InvalidOption, RequestError
 from erllama_py.handle.caller import INLINE_LENGTH, Caller
 from erllama_py.handle.embedding import within
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts
@@ -164,7 +164,7 @@ class Scoring:
         board, plan = self._caller.board, ReplyPlan(request_options(checked))
         check_room(len(prepared.tokens), continuations, board.config.context_opts.n_ctx)
         request = await self._caller.request(board, prepared, plan, now, prefill_only=True)
-        first = await self._caller.result(await self._caller.submit(first_of(request, continuations)))
+        first = await self._whole(first_of(request, continuations))
         facts, several = board.facts, [index for index, one in enumerate(continuations) if len(one) > 1]
         assert facts is not None
         # Only what cannot be shared out of cells waits for the prompt's row to be saved.
@@ -197,7 +197,14 @@ class Scoring:
             request = other_of(first, ticket, tokens, parent)
         else:
             request = await caller.threads.run(other_of, first, ticket, tokens, parent)
-        return await caller.result(await caller.submit(request))
+        return await self._whole(request)
+
+    async def _whole(self, request: Request) -> Completion:
+        """What a request comes to, if it comes to its end."""
+        done = await self._caller.result(await self._caller.submit(request))
+        if done.finish_reason == "cancelled":
+            raise RequestError(f"request {request.id}, which was to score a part of this, was cancelled by its id")
+        return done
 
 
 def request_options(checked: ScoreOptions) -> RequestOptions:

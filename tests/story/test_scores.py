@@ -12,6 +12,7 @@ import anyio
 import pytest
 from helpers.both_backends import BACKENDS, loaded
 from helpers.by_logits import ByLogits
+from helpers.crowd import crowded, prompts, together
 from helpers.gated import gated
 from helpers.runtime import slow_stub, stub_runtime, until
 from helpers.tiny_gguf import KINDS, Kind
@@ -250,6 +251,39 @@ async def test_a_caller_that_leaves_ends_all_of_its_requests() -> None:
         gate.gate.set()
         await until(lambda: model.queue_depth == 0)
         assert len((await model.score(PROMPT, ENDS)).scores) == 5
+
+
+@pytest.mark.parametrize("after", [0, 2])
+async def test_a_request_that_is_cancelled_by_its_id_ends_the_call(after: int) -> None:
+    """No caller knows these ids, but they are numbers like others."""
+    async with gated() as (_, model, gate):
+        if after:
+            gate.gate.set()
+            gate.shut_after = after
+        asking = asyncio.create_task(model.score(PROMPT, [f"{n} more" for n in range(100)]))
+        await until(lambda: model.queue_depth == (9 if after else 1))
+        newest = model.stream("hello")
+        async with newest as events:
+            for number in range(events.request_id - 20, events.request_id):
+                model.cancel(number)
+            gate.shut_after = None
+            gate.gate.set()
+            with pytest.raises(erllama.RequestError, match="was cancelled by its id"):
+                await asking
+
+
+@pytest.mark.parametrize("memory", ["full", "window", "recurrent", "hybrid"])
+async def test_scores_that_do_not_fit_together_are_what_they_are_alone(memory: str) -> None:
+    """Eight prompts in cells for fewer, beside replies: some are parked, and read on where they were."""
+    async with crowded(memory) as (_, model):
+        others = asyncio.create_task(together(model, prompts(8)))
+        asked = [model.score(one, [[70, 71, 72] * 20, [73, 74], [75]]) for one in prompts(8)]
+        found = await asyncio.gather(*asked)
+        await others
+        alone = [await model.prefill_only([*one, *[70, 71, 72] * 20], prompt_logprobs=0) for one in prompts(8)]
+    for scores, whole in zip(found, alone, strict=True):
+        told = [one.logprob for one in (whole.prompt_logprobs or ())[-60:] if one]
+        assert scores.scores[0].token_logprobs == pytest.approx(told)
 
 
 async def test_a_crash_ends_the_call() -> None:
