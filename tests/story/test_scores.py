@@ -18,6 +18,7 @@ from helpers.runtime import slow_stub, stub_runtime, until
 from helpers.tiny_gguf import KINDS, Kind
 
 import erllama_py as erllama
+from erllama_py.model import open_request
 
 pytestmark = pytest.mark.anyio
 
@@ -254,8 +255,9 @@ async def test_a_caller_that_leaves_ends_all_of_its_requests() -> None:
 
 
 @pytest.mark.parametrize("after", [0, 2])
-async def test_a_request_that_is_cancelled_by_its_id_ends_the_call(after: int) -> None:
+async def test_a_request_that_is_cancelled_by_its_id_ends_the_call(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """No caller knows these ids, but they are numbers like others."""
+    monkeypatch.setattr(open_request, "SETTLE_SECONDS", 0.01)
     async with gated() as (_, model, gate):
         if after:
             gate.gate.set()
@@ -266,10 +268,10 @@ async def test_a_request_that_is_cancelled_by_its_id_ends_the_call(after: int) -
         async with newest as events:
             for number in range(events.request_id - 20, events.request_id):
                 model.cancel(number)
-            gate.shut_after = None
-            gate.gate.set()
             with pytest.raises(erllama.RequestError, match="was cancelled by its id"):
                 await asking
+            gate.shut_after = None
+            gate.gate.set()
 
 
 @pytest.mark.parametrize("memory", ["full", "window", "recurrent", "hybrid"])
