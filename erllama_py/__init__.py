@@ -65,6 +65,7 @@ from erllama_py.handle.model import Model
 from erllama_py.handle.session import Session
 from erllama_py.handle.stream import Stream
 from erllama_py.handle.supervised import Supervised
+from erllama_py.handle.tool_run import ToolRun
 from erllama_py.options.embedding import EmbedOptions, RerankOptions
 from erllama_py.options.mappings import (
     ContextOptsDict,
@@ -105,7 +106,11 @@ from erllama_py.results import (
     Progress,
     RankedDocument,
     Ranking,
+    RoundStarted,
     RowInfo,
+    RunDone,
+    RunEnd,
+    RunEvent,
     Score,
     Scores,
     Stats,
@@ -117,6 +122,9 @@ from erllama_py.results import (
     ToolCall,
     ToolCallDelta,
     ToolCallEnd,
+    ToolFinished,
+    ToolRunResult,
+    ToolStarted,
     TopLogprob,
 )
 from erllama_py.runtime import Runtime
@@ -195,10 +203,14 @@ __all__ = [
     "RestartLimits",
     "RestartLimitsDict",
     "Returned",
+    "RoundStarted",
     "RowBytes",
     "RowInfo",
     "RowMeta",
     "RowUnavailable",
+    "RunDone",
+    "RunEnd",
+    "RunEvent",
     "Runtime",
     "RuntimeClosed",
     "RuntimeFailed",
@@ -241,6 +253,10 @@ __all__ = [
     "ToolCall",
     "ToolCallDelta",
     "ToolCallEnd",
+    "ToolFinished",
+    "ToolRun",
+    "ToolRunResult",
+    "ToolStarted",
     "TopLogprob",
     "TreeNode",
     "TruncatedGGUF",

@@ -23,7 +23,7 @@ import erllama_py
 from erllama_py.handle.by_id import ModelCalls
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
-FACES = ["Runtime", "Model", "Session", "Stream", "Supervised", "Cache"]
+FACES = ["Runtime", "Model", "Session", "Stream", "ToolRun", "Supervised", "Cache"]
 HEAD = """# Reference
 
 Every public name, all of them in `erllama_py`; what is not here is private. `make format` writes this page from the

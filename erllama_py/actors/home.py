@@ -16,6 +16,7 @@ from erllama_py.actors.threads import Threads
 # even dozens of calls that take long do not delay others.
 THREADS = 40
 BEGUN = 8
+TOOL_THREADS = 32  # functions of the application that block, for as long as they like: they get none of those above
 
 
 class WrongLoop(Exception):
@@ -35,6 +36,7 @@ class Home:
 
     def __init__(self, wrong_loop: Callable[[str, str], Exception] = WrongLoop) -> None:
         self.threads = Threads("caller", THREADS)
+        self._tools, self._tools_begun, self._beginning = Threads("tool", TOOL_THREADS), False, asyncio.Lock()
         self._wrong_loop = wrong_loop
         self._loop: asyncio.AbstractEventLoop | None = None
         self._place = ""
@@ -45,6 +47,14 @@ class Home:
         self._place = describe_place()
         await self.threads.begin(BEGUN)
 
+    async def tool_threads(self) -> Threads:
+        """Threads for functions of the application, begun when they are first asked for."""
+        async with self._beginning:
+            if not self._tools_begun:
+                await self._tools.begin()
+                self._tools_begun = True
+        return self._tools
+
     def check(self) -> None:
         """Raise the error of `wrong_loop` unless called in the home's loop, as long as there is one."""
         if self._loop is not None and self._loop is not asyncio._get_running_loop():
@@ -54,6 +64,7 @@ class Home:
         """Unbind from the loop, and let the threads end."""
         self._loop = None
         self.threads.close()
+        self._tools.close()
 
 
 def describe_place() -> str:

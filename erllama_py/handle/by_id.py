@@ -56,6 +56,7 @@ class ModelCalls:
     stream = by_id(Model.stream)
     chat = by_id(Model.chat)
     stream_chat = by_id(Model.stream_chat)
+    run_tools = by_id(Model.run_tools)
     session = by_id(Model.session)
     prefill_only = by_id(Model.prefill_only)
     score = by_id(Model.score)

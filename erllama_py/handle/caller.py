@@ -85,6 +85,7 @@ class Caller:
     ) -> None:  # fmt: skip
         self.board = board
         self.cache = CacheClient(names)
+        self.home = names.home
         self.threads = names.home.threads
         self.check_loop = names.home.check  # called first, before anything of the model is waited for
         self._unload, self._companion = unload, companion

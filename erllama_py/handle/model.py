@@ -6,9 +6,9 @@ crash, calls wait for it; when it is gone for good they raise. Nothing here outl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from functools import partial
-from typing import Unpack, get_args
+from typing import Any, Unpack, get_args
 
 import msgspec
 
@@ -24,6 +24,8 @@ from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.scores import Continuation, Scoring
 from erllama_py.handle.session import Session
 from erllama_py.handle.stream import Run, Stream
+from erllama_py.handle.tool_list import shown, tool_list
+from erllama_py.handle.tool_run import ToolRun
 from erllama_py.model.board import ModelBoard
 from erllama_py.options.embedding import parse_embed_options, parse_rerank_options
 from erllama_py.options.mappings import EmbedOptionsDict, RequestOptionsDict, RerankOptionsDict, ScoreOptionsDict
@@ -102,6 +104,32 @@ class Model:
     ) -> Stream:
         """Answer a conversation as a stream of events. Options as in `complete`."""
         return self._stream(partial(self._prompts.chat, messages), merged(options, given))
+
+    def run_tools(
+        self,
+        messages: MutableSequence[Any],
+        *,
+        max_rounds: int = 8,
+        tool_timeout: float | None = None,
+        parallel_calls: int = 8,
+        max_result_characters: int = 20_000,
+        options: RequestOptions | RequestOptionsDict | None = None,
+        **given: Unpack[RequestOptionsDict],
+    ) -> ToolRun:
+        """Answer a conversation with the help of `tools`, Python functions that the model may call: `await` it for the
+        `ToolRunResult`, or read its events, see `ToolRun`.
+
+        Each complete reply and each call's result is appended to `messages`, so that another run with the same list
+        goes on where this one was. What goes wrong with a call is told to the model. `tool_timeout` in seconds is for
+        each call, `deadline` for the whole run, other options are for each reply, as in `complete`; a `tool_choice` is
+        followed until there is a result. At most `parallel_calls` run at a time; a result is cut to
+        `max_result_characters`. Raises `InvalidOption`, and what a request raises.
+        """
+        limits = {
+            "max_rounds": max_rounds, "tool_timeout": tool_timeout, "parallel_calls": parallel_calls,
+            "max_result_characters": max_result_characters,
+        }  # fmt: skip
+        return ToolRun(self._caller, self, messages, merged(options, given), limits)
 
     def _stream(self, prepare: Prepare, options: Mapping[str, object]) -> Stream:
         return Stream(Run(self._caller, partial(self._caller.begin, prepare, options), self._caller.result))

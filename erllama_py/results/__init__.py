@@ -40,6 +40,15 @@ from erllama_py.results.infos import (
     TierInfo,
 )
 from erllama_py.results.scores import Choice, Score, Scores
+from erllama_py.results.tool_runs import (
+    RoundStarted,
+    RunDone,
+    RunEnd,
+    RunEvent,
+    ToolFinished,
+    ToolRunResult,
+    ToolStarted,
+)
 
 __all__ = [
     "CacheDelta",
@@ -63,7 +72,11 @@ __all__ = [
     "Progress",
     "RankedDocument",
     "Ranking",
+    "RoundStarted",
     "RowInfo",
+    "RunDone",
+    "RunEnd",
+    "RunEvent",
     "Score",
     "Scores",
     "Stats",
@@ -75,5 +88,8 @@ __all__ = [
     "ToolCall",
     "ToolCallDelta",
     "ToolCallEnd",
+    "ToolFinished",
+    "ToolRunResult",
+    "ToolStarted",
     "TopLogprob",
 ]

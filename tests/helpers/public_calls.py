@@ -22,7 +22,7 @@ def public(thing: type, but: set[str]) -> set[str]:
 
 
 # What only makes something, and touches nothing of the runtime before that is used.
-MADE_ANYWHERE = {"stream", "stream_chat", "session"}
+MADE_ANYWHERE = {"run_tools", "stream", "stream_chat", "session"}
 
 
 def model_calls(model: erllama.Model) -> dict[str, Callable[[], object]]:
@@ -64,6 +64,7 @@ def runtime_calls(runtime: erllama.Runtime) -> dict[str, Callable[[], object]]:
         by_id[name] = lambda name=name: getattr(runtime, name)("m", [1])
     return by_id | {
         "session": lambda: runtime.session("m"),
+        "run_tools": lambda: runtime.run_tools("m", MESSAGES, tools=[{"name": "add"}]),
         "cancel": lambda: runtime.cancel("m", 1),
         "end_session": lambda: runtime.end_session("m", "s"),
         "load_model": lambda: runtime.load_model("n", STUB),

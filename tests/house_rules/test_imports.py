@@ -59,7 +59,7 @@ ARROWS: dict[str, set[str]] = {
 # rooms together and may enter all of them; `chat` and `options` are leaves, and all of their modules are doors.
 DOORS: dict[str, set[str]] = {
     "engine": {"backend", "embedding", "failure", "heartbeat", "pooling", "jobs", "thread", "fingerprint", "structure"},
-    "handle": {"model", "session", "stream", "caller", "by_id", "supervised"},
+    "handle": {"model", "session", "stream", "tool_run", "caller", "by_id", "supervised"},
     "model": {"actor", "board", "companions", "embedder", "embedders", "registry", "request"},
     "scheduler": {"machine", "outcomes", "messages", "state", "stages", "reuse"},
     "cache": {"messages", "client", "handle", "keys", "policy"},
