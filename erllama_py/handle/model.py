@@ -25,7 +25,7 @@ from erllama_py.handle.scores import Continuation, Scoring
 from erllama_py.handle.session import Session
 from erllama_py.handle.stream import Run, Stream
 from erllama_py.handle.tool_list import shown, tool_list
-from erllama_py.handle.tool_run import ToolRun
+from erllama_py.handle.tool_run import Chats, ToolRun
 from erllama_py.model.board import ModelBoard
 from erllama_py.options.embedding import parse_embed_options, parse_rerank_options
 from erllama_py.options.mappings import EmbedOptionsDict, RequestOptionsDict, RerankOptionsDict, ScoreOptionsDict
@@ -129,7 +129,7 @@ class Model:
             "max_rounds": max_rounds, "tool_timeout": tool_timeout, "parallel_calls": parallel_calls,
             "max_result_characters": max_result_characters,
         }  # fmt: skip
-        return ToolRun(self._caller, self, messages, merged(options, given), limits)
+        return ToolRun(self._caller, Chats(self.chat, self.stream_chat), messages, merged(options, given), limits)
 
     def _stream(self, prepare: Prepare, options: Mapping[str, object]) -> Stream:
         return Stream(Run(self._caller, partial(self._caller.begin, prepare, options), self._caller.result))

@@ -40,7 +40,7 @@ def add_result(messages: MutableSequence[Any], of: OpenCall, content: str) -> No
 
 def has_answer(messages: Sequence[Any]) -> bool:
     """Whether the last word is the assistant's, and no call."""
-    last = messages[-1] if messages else None
+    last: Any = messages[-1] if messages else {}
     return _role(last) == "assistant" and not last.get("tool_calls")
 
 

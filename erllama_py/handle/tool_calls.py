@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from erllama_py.actors import Home, text_of
+from erllama_py.actors import Home, describe
 from erllama_py.chat.functions import Function
 from erllama_py.chat.tool import Tool, nearest_tool
 from erllama_py.handle.open_calls import OpenCall, add_result, content_of, error_content
@@ -113,8 +113,8 @@ class Calls:
         return await self._home.threads.abandon(content_of, value, self._options.max_result_characters)
 
     def _raised(self, name: str, error: BaseException) -> Outcome:
-        get_logger().info("a tool failed", tool=name, error=text_of(error), exc_info=error)
-        return self._failed(text_of(error), error)
+        get_logger().info("a tool failed", tool=name, error=describe(error), exc_info=error)
+        return self._failed(describe(error), error)
 
     def _failed(self, problem: str, cause: BaseException | None = None) -> Outcome:
         return Outcome(error_content(problem, self._options.max_result_characters), None, problem, cause)

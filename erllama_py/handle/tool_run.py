@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Generator, Mapping, MutableSequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, MutableSequence
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import anyio
 
@@ -35,14 +35,13 @@ ATTEMPTS = 3  # at one reply whose model crashes in the middle, before the run i
 OUTSIDE = "a run is read inside its block: async with model.run_tools(…) as run"
 
 
-class Chats(Protocol):
-    """The model that is asked."""
+class Chats(NamedTuple):
+    """How the model is asked."""
 
-    async def chat(self, messages: Any, **given: Any) -> Completion:
-        """See `Model.chat`."""
-
-    def stream_chat(self, messages: Any, **given: Any) -> Stream:
-        """See `Model.stream_chat`."""
+    chat: Callable[..., Awaitable[Completion]]
+    """`Model.chat`."""
+    stream_chat: Callable[..., Stream]
+    """`Model.stream_chat`."""
 
 
 class ToolRun:
@@ -165,8 +164,9 @@ class ToolRun:
 
     async def _run(self) -> ToolRunResult:
         options = convert(self._limits, ToolRunOptions)
-        if not isinstance(self._messages, MutableSequence):
-            found = type(self._messages).__name__
+        given: object = self._messages
+        if not isinstance(given, MutableSequence):
+            found = type(given).__name__
             raise InvalidOption("messages", f"a list is expected, to which the run appends, got {found}")
         deadline = self._check()
         ends_at = None if deadline is None else anyio.current_time() + deadline
@@ -177,7 +177,7 @@ class ToolRun:
         calls = Calls(self._caller.home, tools, options, self._messages, self._emit)
         while (ended := await self._step(calls, options.max_rounds, ends_at)) is None:
             pass
-        left = tuple(one.call for one in open_calls(self._messages))
+        left = tuple(one.call for one in self._open_calls())
         return ToolRunResult(
             ended=ended, completions=tuple(self._completions), messages=self._messages, open_calls=left
         )  # fmt: skip
@@ -196,13 +196,22 @@ class ToolRun:
             return "cancelled"
         if ends_at is not None and anyio.current_time() >= ends_at:
             return "deadline"
-        open_ = open_calls(self._messages)
+        open_ = self._open_calls()
         if not open_:
             return "answer" if has_answer(self._messages) else await self._ask(ends_at)
         if len(self._completions) >= max_rounds:
             return "max_rounds"
         ours = [one for one in open_ if not calls.is_callers(one)]
-        return await self._carry_out(calls, ours, ends_at) if ours else "calls"
+        if not ours:
+            return "calls"
+        await self._carry_out(calls, ours, ends_at)
+        return None
+
+    def _open_calls(self) -> list[OpenCall]:
+        """Those of the messages. What a message does not say of a call, such as why it is malformed, the last reply of
+        this run does."""
+        known = {call.id: call for call in self._completions[-1].tool_calls} if self._completions else {}
+        return [OpenCall(one.number, known.get(one.call.id, one.call)) for one in open_calls(self._messages)]
 
     async def _carry_out(self, calls: Calls, ours: list[OpenCall], ends_at: float | None) -> None:
         """What ends the block early, the next step sees."""

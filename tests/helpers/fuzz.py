@@ -271,11 +271,11 @@ def score_options(pick: random.Random) -> dict[str, Any]:
     )  # fmt: skip
 
 
-async def read(stream: erllama.Stream, pick: random.Random) -> None:
+async def read(stream: erllama.Stream | erllama.ToolRun, pick: random.Random) -> None:
     """Some events, or all, or the text alone; then the block is left, or the request cancelled."""
     how, most = pick.choice(("leave", "cancel", "all", "text")), pick.choice((0, 1, 3))
     async with stream as events:
-        if how == "text":
+        if how == "text" and isinstance(events, erllama.Stream):
             async for _ in events.text:
                 pass
             return
@@ -313,7 +313,7 @@ def double(number: int) -> int:
 async def pause(turns: int) -> None:
     """Wait a little."""
     for _ in range(turns % 10):
-        await anyio.lowlevel.checkpoint()
+        await asyncio.sleep(0)
 
 
 async def run_tools(model: Any, pick: random.Random) -> None:
