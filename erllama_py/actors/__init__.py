@@ -50,3 +50,4 @@ from erllama_py.actors.running import settle as settle
 from erllama_py.actors.running import wait_any as wait_any
 from erllama_py.actors.supervisor import Supervisor as Supervisor
 from erllama_py.actors.threads import Threads as Threads
+from erllama_py.actors.threads import ThreadsClosed as ThreadsClosed

@@ -25,6 +25,10 @@ P = ParamSpec("P")
 Tasks = SimpleQueue[Callable[[], None] | None]
 
 
+class ThreadsClosed(RuntimeError):
+    """Work was handed to threads whose owner has closed them."""
+
+
 class Threads:
     """At most `count` threads, begun when they are needed, or by `begin`."""
 
@@ -102,7 +106,7 @@ class _Pool(Executor):
         future = Future[T]()
         with self._lock:
             if self._closed:
-                raise RuntimeError("these threads were closed")
+                raise ThreadsClosed("these threads were closed")
             if self.begun < self._count and not self._idle.acquire(blocking=False):
                 name = f"{self._name}_{self.begun}"
                 try:

@@ -225,6 +225,7 @@ class Caller:
         try:
             async with asyncio.timeout_at(ends_at) as timeout:
                 if checked.tools is not None:
+                    await self.actor()  # which is there as long as the threads are
                     checked = msgspec.structs.replace(checked, tools=await self.threads.run(tool_list, checked.tools))
                 checked = await self._by_id(checked)
                 prepared = await prepare(checked)

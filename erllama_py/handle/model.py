@@ -24,7 +24,6 @@ from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.scores import Continuation, Scoring
 from erllama_py.handle.session import Session
 from erllama_py.handle.stream import Run, Stream
-from erllama_py.handle.tool_list import shown, tool_list
 from erllama_py.handle.tool_run import Chats, ToolRun
 from erllama_py.model.board import ModelBoard
 from erllama_py.options.embedding import parse_embed_options, parse_rerank_options

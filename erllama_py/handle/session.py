@@ -30,7 +30,7 @@ from erllama_py.handle.caller import Caller
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.replies import Prepared
 from erllama_py.handle.stream import Run, Stream
-from erllama_py.handle.tool_list import shown, tool_list
+from erllama_py.handle.tool_list import tool_list
 from erllama_py.options.chat import check_is_prompt
 from erllama_py.options.mappings import TurnOptionsDict
 from erllama_py.options.request import RequestOptions, merged
@@ -70,7 +70,7 @@ class Session:
         self._caller = caller
         self._prompts = Prompts(caller)
         self._salt = cache_salt
-        self._tools = shown(tool_list(tools))
+        self._tools = tool_list(tools) or None
         self._messages: list[ChatMessage] = []
         if messages not in ((), []):
             self._messages += deepcopy(check_messages(messages))

@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from erllama_py.actors import Home, describe
+from erllama_py.actors import Home, ThreadsClosed, describe
 from erllama_py.chat.functions import Function
 from erllama_py.chat.tool import Tool, nearest_tool
 from erllama_py.handle.open_calls import OpenCall, add_result, content_of, error_content
@@ -65,7 +65,10 @@ class Calls:
         async with self._places:
             self._emit(ToolStarted(one.call))
             began = time.monotonic()
-            outcome = await self._outcome(one)
+            try:
+                outcome = await self._outcome(one)
+            except ThreadsClosed:  # the runtime was closed: the call stays open, and the run's next step raises
+                return
             seconds = time.monotonic() - began
         add_result(self._messages, one, outcome.content)
         self._emit(
@@ -95,6 +98,8 @@ class Calls:
             if task is not None and task.cancelling():
                 raise
             return self._raised(call.name, error)  # by itself
+        except ThreadsClosed:
+            raise
         except Exception as error:  # the application's own code
             return self._raised(call.name, error)
         assert scope.cancelled_caught

@@ -187,7 +187,10 @@ class ToolRun:
         checked = parse_request_options(self._given)
         if checked.n > 1:
             raise InvalidOption("n", "a run goes on from one reply")
-        self._caller.check_has_weights()
+        if checked.continue_final_message:
+            raise InvalidOption("continue_final_message", "a run appends whole messages")
+        self._caller.check_generates()
+        self._caller.board.check()
         return checked.deadline
 
     async def _step(self, calls: Calls, max_rounds: int, ends_at: float | None) -> RunEnd | None:
@@ -196,6 +199,7 @@ class ToolRun:
             return "cancelled"
         if ends_at is not None and anyio.current_time() >= ends_at:
             return "deadline"
+        self._caller.board.check()  # where the model is gone for good, no result is of use to it
         open_ = self._open_calls()
         if not open_:
             return "answer" if has_answer(self._messages) else await self._ask(ends_at)

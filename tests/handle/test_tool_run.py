@@ -415,14 +415,15 @@ async def test_bad_limits_are_refused_by_name(limits: dict[str, Any], option: st
         ([], {"tools": []}, "tools"),
         ([], {"n": 2}, "n"),
         ([], {"temperature": -1.0}, "temperature"),
-        ([], {"messages": 1}, "messages"),
+        ([], {"limits": 1}, "limits"),
+        ([], {"continue_final_message": True}, "continue_final_message"),
     ],
 )
 async def test_bad_options_are_refused_by_name(messages: Any, given: dict[str, Any], option: str) -> None:
     """Before anything is asked or carried out."""
     async with chats("never") as model:
         with pytest.raises(InvalidOption) as caught:
-            await model.run(messages, **{"tools": [double], **given})
+            await model.model.run_tools(messages, options={"tools": [double], **given})  # type: ignore[arg-type]  # slips
         assert caught.value.option == option
         assert model.asked == []
 

@@ -321,9 +321,10 @@ async def run_tools(model: Any, pick: random.Random) -> None:
     calls = [("double", '{"number": 2}'), ("pause", '{"turns": 3}'), ("nothing", "{}"), ("double", "?")]
     said: list[dict[str, Any]] = [{"role": "user", "content": prompt(pick)}]
     if pick.random() < 0.5:
-        given = [{"id": str(n), "function": {"name": a, "arguments": b}} for n, (a, b) in enumerate(calls)]
-        said.append({"role": "assistant", "content": "", "tool_calls": given})
-    run = model.run_tools(said, tools=[double, pause], **options(pick, session=False))
+        asked = [{"id": str(n), "function": {"name": a, "arguments": b}} for n, (a, b) in enumerate(calls)]
+        said.append({"role": "assistant", "content": "", "tool_calls": asked})
+    given = {"tools": [double, pause], **options(pick, session=False)}
+    run = model.run_tools(said, options=given)
     if pick.random() < 0.5:
         await run
     else:
