@@ -71,3 +71,18 @@ async def chats(*replies: Reply) -> AsyncIterator[ScriptedChats]:
     """A model that replies so, in a runtime of its own."""
     async with stub_runtime() as (_, model):
         yield ScriptedChats(model, await model.complete("x", response_tokens=1), replies)
+
+
+def question() -> list[Any]:
+    """How a conversation begins."""
+    return [{"role": "user", "content": "what is 1 and 2?"}]
+
+
+def double(x: int) -> dict[str, int]:
+    """Doubles."""
+    return {"twice": 2 * x}
+
+
+def said(messages: list[Any]) -> list[tuple[str, str]]:
+    """Who said what."""
+    return [(message["role"], message["content"]) for message in messages]

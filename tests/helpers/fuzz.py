@@ -28,6 +28,7 @@ from helpers.names import wait_registered
 from helpers.runtime import engine_threads, until
 from helpers.soak import BAD_GRAMMAR, CONTEXT, POLICY
 from helpers.tiny_gguf import tiny_gguf
+from helpers.tool_runs import a_run
 from helpers.watched import Watch
 
 End = Literal["quiet", "abrupt", "cancelled"]
@@ -305,39 +306,13 @@ async def converse(session: erllama.Session, pick: random.Random) -> None:
                     await session.end()
 
 
-def double(number: int) -> int:
-    """Twice a number."""
-    return 2 * number
-
-
-async def pause(turns: int) -> None:
-    """Wait a little."""
-    for _ in range(turns % 10):
-        await asyncio.sleep(0)
-
-
-async def run_tools(model: Any, pick: random.Random) -> None:
-    """A run that may begin with open calls, awaited or read, to its end or not."""
-    calls = [("double", '{"number": 2}'), ("pause", '{"turns": 3}'), ("nothing", "{}"), ("double", "?")]
-    said: list[dict[str, Any]] = [{"role": "user", "content": prompt(pick)}]
-    if pick.random() < 0.5:
-        asked = [{"id": str(n), "function": {"name": a, "arguments": b}} for n, (a, b) in enumerate(calls)]
-        said.append({"role": "assistant", "content": "", "tool_calls": asked})
-    given = {"tools": [double, pause], **options(pick, session=False)}
-    run = model.run_tools(said, options=given)
-    if pick.random() < 0.5:
-        await run
-    else:
-        await read(run, pick)
-
-
 MODEL_CALLS: dict[str, Callable[[Any, random.Random], object]] = {
     "complete": lambda m, pick: m.complete(prompt(pick), **options(pick)),
     "chat": lambda m, pick: m.chat(messages(pick), **options(pick)),
     "stream": lambda m, pick: read(m.stream(prompt(pick), **options(pick)), pick),
     "stream_chat": lambda m, pick: read(m.stream_chat(messages(pick), **options(pick)), pick),
     "session": lambda m, pick: converse(m.session(pick.choice(SESSIONS)), pick),
-    "run_tools": lambda m, pick: run_tools(m, pick),
+    "run_tools": lambda m, pick: read(a_run(m, prompt(pick), options(pick), pick), pick),
     "prefill_only": lambda m, pick: m.prefill_only(prompt(pick), reproducible=pick.random() < 0.3),
     "score": lambda m, pick: m.score(prompt(pick), CONTINUATIONS[: pick.randrange(4)], **score_options(pick)),
     "choose": lambda m, pick: m.choose(messages(pick), CONTINUATIONS, **score_options(pick)),
