@@ -391,11 +391,5 @@ CALLS: dict[str, Call] = {
 }
 ASKING = ("complete", "chat", "stream", "stream_chat", "session")
 RARE = ("unload", "stop_tier", "a crash of the cache", "evict_bytes")
-
-
-def _weight(name: str) -> float:
-    last = name.rpartition(".")[2]
-    return 4.0 if last in ASKING else 0.3 if last in RARE else 1.0
-
-
-WEIGHTS = [_weight(name) for name in CALLS]
+LAST = [name.rpartition(".")[2] for name in CALLS]
+WEIGHTS = [4.0 if last in ASKING else 0.3 if last in RARE else 1.0 for last in LAST]
