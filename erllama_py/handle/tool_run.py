@@ -22,9 +22,9 @@ import anyio
 
 from erllama_py.errors import InvalidOption, ModelCrashed, StreamMisused
 from erllama_py.handle.caller import Caller
+from erllama_py.handle.carrying_out import Calls
 from erllama_py.handle.open_calls import OpenCall, follows_result, has_answer, open_calls
 from erllama_py.handle.stream import Stream
-from erllama_py.handle.tool_calls import Calls
 from erllama_py.handle.tool_list import tool_list
 from erllama_py.options.check import convert
 from erllama_py.options.request import parse_request_options
