@@ -26,7 +26,8 @@ from erllama_py.cache.index import Index, row_infos, tier_infos
 from erllama_py.cache.messages import CacheMessage, Hit, SaveLost
 from erllama_py.cache.removals import Removals
 from erllama_py.cache.reservation import Refused, Reservations, row_bytes
-from erllama_py.cache.waiting import OPENING, Waiting, awaited
+from erllama_py.cache.turns import find_turn, turn_rows
+from erllama_py.cache.waiting import OPENING, Waiter, Waiting, awaited
 from erllama_py.cache.walk import walk
 from erllama_py.errors import TierStuck
 from erllama_py.results import RowInfo
@@ -87,6 +88,10 @@ class CacheActor(Actor[CacheMessage]):
         match message:
             case messages.Find() if reply is not None:
                 self._find(message, reply)
+            case messages.FindTurn() if reply is not None:
+                self._find_turn(message, reply)
+            case messages.KeepTurn():
+                self._keep_turn(message)
             case messages.Used():
                 self._used(message)
             case messages.Save():
@@ -141,9 +146,12 @@ class CacheActor(Actor[CacheMessage]):
     def _walk(self, find: messages.Find | messages.Explain) -> Hit:
         return walk(self.index, find.identity, find.tokens, cuttable=find.cuttable, tier=find.tier)
 
-    def _answer_all(self, waiters: Iterable[tuple[messages.Find, Reply[Any]]]) -> None:
+    def _answer_all(self, waiters: Iterable[Waiter]) -> None:
         for find, reply in waiters:
-            self._answer(find, reply)
+            if isinstance(find, messages.FindTurn):
+                self._answer_turn(find, reply)
+            else:
+                self._answer(find, reply)
 
     def _release(self, ticket: tuple[str, int]) -> Hit | None:
         self.index.unpin_all(ticket)
@@ -163,16 +171,20 @@ class CacheActor(Actor[CacheMessage]):
             counters[f"hits.{used.kind}"] += 1
         if not used.rows:
             return
-        now = self._now()
-        self.index.touch([row.meta.key for row in used.rows], now)
+        self._touch([(row.meta.key, row.tier) for row in used.rows])
         counters[f"hits.tier.{used.rows[-1].tier}"] += 1
         counters["restored.rows"] += len(used.rows)
         counters["restored.tokens"] += used.rows[-1].meta.end - used.rows[0].meta.start
         counters["restored.bytes"] += sum(row.nbytes for row in used.rows)
         counters["seconds.restore"] += used.seconds
-        for row in used.rows:
-            if (known := self.index.get(row.meta.key)) is not None:
-                self._cast(tier_actor_name(row.tier), Touch(row.meta.key, known.hits, now))
+
+    def _touch(self, rows: Sequence[tuple[bytes, str]]) -> None:
+        """Rows were used, by key and the tier that they were read from."""
+        now = self._now()
+        self.index.touch([key for key, _ in rows], now)
+        for key, tier in rows:
+            if (known := self.index.get(key)) is not None:
+                self._cast(tier_actor_name(tier), Touch(key, known.hits, now))
 
     def _holder_gone(self, name: str) -> None:
         tier = tier_of_actor(name)
@@ -181,6 +193,27 @@ class CacheActor(Actor[CacheMessage]):
             self._answer_opened()
         for ticket in [ticket for ticket in self._found if ticket[0] == name]:
             self._release(ticket)
+
+    # --- turns ---------------------------------------------------------------------------------------------------
+
+    def _find_turn(self, find: messages.FindTurn, reply: Reply[Any]) -> None:
+        found = find_turn(self.index, find.found_by[:1])
+        if found is None and find.wait_seconds and self.index.is_opening:
+            self._waiting.add(OPENING, find, reply)
+        else:
+            self._answer_turn(find, reply)
+
+    def _answer_turn(self, find: messages.FindTurn, reply: Reply[Any]) -> None:
+        found = find_turn(self.index, find.found_by)
+        if not find.peek:
+            self.counters["turns.found" if found is not None else "turns.unknown"] += 1
+            if found is not None:
+                self._touch([(found.key, found.tier)])
+        reply.send(found)
+
+    def _keep_turn(self, keep: messages.KeepTurn) -> None:
+        for meta in turn_rows(keep.turn, self.index.books.get(keep.tier), self._now()):
+            self._save(messages.Save(row=messages.RowBytes(meta, memoryview(b"")), tier=keep.tier))
 
     # --- saves ---------------------------------------------------------------------------------------------------
 

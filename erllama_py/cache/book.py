@@ -17,6 +17,8 @@ from erllama_py.tiers.messages import RowMeta, StoredRow
 # After a tier was full, each row that it takes raises its capacity by a sixteenth of the row's size: about one save in
 # 16 is lost while the disk stays full, and after as many saves it shows if there is room again.
 TRY_SHARE = 16
+# Rows of turns may take a sixteenth of a quota: they are small, and many would be older than any row with cells.
+TURN_SHARE = 16
 
 
 class Copy(msgspec.Struct, gc=False):
@@ -44,6 +46,9 @@ class Book:
         self.opened = 0.0  # which part of it was scanned; below 1.0 it is *opening*
         self.problem: str | None = None  # why it cannot be written
         self.leaves = Leaves()
+        self.turn_leaves = Leaves()  # rows of turns have an order, and a share of the quota, of their own
+        self.turn_bytes = 0  # stored and pending
+        self._turns: dict[bytes, dict[bytes, int]] = {}  # their keys by what they are found by, and how often here
         self._children: dict[bytes, Child | Siblings] = {}
         self._identities: dict[bytes, Counter[Identity]] = {}  # settings of the rows of each model
         self._builds: dict[bytes, str] = {}  # the build that last saved rows of a model, so that runs it now
@@ -62,6 +67,7 @@ class Book:
         self.drop(meta.key)
         self.rows[meta.key] = Copy(meta, row.nbytes, row.hits, row.used_at)
         self.stored += row.nbytes
+        self.turn_bytes += row.nbytes if is_turn(meta) else 0
         self._link(meta)
         self._place(meta.key)
 
@@ -70,7 +76,8 @@ class Book:
         copy = self.rows.pop(key, None)
         if copy is not None:
             self.stored -= copy.nbytes
-            self.leaves.discard(key)
+            self.turn_bytes -= copy.nbytes if is_turn(copy.meta) else 0
+            self._no_leaf(key)
             self._unlink(copy.meta)
         return copy
 
@@ -78,14 +85,16 @@ class Book:
         """A row will be stored."""
         self.pending[meta.key] = meta
         self.reserved += nbytes
+        self.turn_bytes += nbytes if is_turn(meta) else 0
         self._link(meta)
-        if meta.build:
+        if meta.build and not is_turn(meta):
             self._builds[meta.fingerprint] = meta.build
 
     def unreserve(self, meta: RowMeta, nbytes: int) -> None:
         """It was stored, or never will be."""
         if self.pending.pop(meta.key, None) is not None:
             self.reserved -= nbytes
+            self.turn_bytes -= nbytes if is_turn(meta) else 0
             self._unlink(meta)
 
     def use(self, key: bytes, hits: int, used_at: float) -> None:
@@ -121,6 +130,10 @@ class Book:
         if self.used() > self.full_at:
             self.capacity = self.full_at = self.quota
         self.capacity = min(self.quota, self.capacity + nbytes // TRY_SHARE)
+
+    def turn_excess(self) -> int:
+        """Bytes of turns to evict, so that they keep to their share of the quota."""
+        return self.turn_bytes - self.quota // TURN_SHARE
 
     # --- which row extends which ------------------------------------------------------------------------------------
 
@@ -165,6 +178,27 @@ class Book:
             meta = parent
         return True
 
+    def turns(self, found_by: bytes) -> Iterator[RowMeta]:
+        """The rows of turns that are found by this, here or pending, the latest first."""
+        metas = filter(None, (self._meta(key) for key in self._turns.get(found_by, ())))
+        return iter(sorted(metas, key=lambda meta: -meta.created_at))
+
+    def turn(self, key: bytes) -> RowMeta | None:
+        """The row of a turn with this key, if all that it extends is here too."""
+        meta = self._meta(key)
+        return meta if meta is not None and is_turn(meta) and self.is_reachable(meta) else None
+
+    def turn_tokens(self, meta: RowMeta) -> bytes | None:
+        """All tokens of a turn, packed; None where a row that it extends is gone."""
+        spans = [meta.tokens]
+        while meta.start:
+            before = self._meta(meta.parent)
+            if before is None or before.end != meta.start:
+                return None
+            spans.append(before.tokens)
+            meta = before
+        return b"".join(reversed(spans))
+
     def has_others(self, identity: Identity) -> bool:
         """Whether there is any row of the same model with other settings."""
         return any(one != identity for one in self._identities.get(identity.fingerprint, ()))
@@ -202,8 +236,12 @@ class Book:
             siblings = self._children[meta.parent] = Siblings()
             siblings.add(children)
             siblings.add(one)
-        self._identities.setdefault(meta.fingerprint, Counter())[_identity(meta)] += 1
-        self.leaves.discard(meta.parent)
+        self._no_leaf(meta.parent)
+        if is_turn(meta):
+            here = self._turns.setdefault(meta.ctx_params_hash, {})
+            here[meta.key] = here.get(meta.key, 0) + 1
+        else:
+            self._identities.setdefault(meta.fingerprint, Counter())[_identity(meta)] += 1
 
     def _unlink(self, meta: RowMeta) -> None:
         children = self._children[meta.parent]
@@ -212,6 +250,9 @@ class Book:
         if isinstance(children, Child) or not children:
             del self._children[meta.parent]
             self._place(meta.parent)
+        if is_turn(meta):
+            self._forget_turn(meta)
+            return
         identities, identity = self._identities[meta.fingerprint], _identity(meta)
         identities[identity] -= 1
         if not identities[identity]:
@@ -223,7 +264,29 @@ class Book:
     def _place(self, key: bytes) -> None:
         """Put a row into the order of last use, if it is here and a leaf."""
         if key in self.rows and key not in self._children:
-            self.leaves.add(key, self.rows[key].used_at)
+            copy = self.rows[key]
+            (self.turn_leaves if is_turn(copy.meta) else self.leaves).add(key, copy.used_at)
+
+    def _no_leaf(self, key: bytes) -> None:
+        self.leaves.discard(key)
+        self.turn_leaves.discard(key)
+
+    def _forget_turn(self, meta: RowMeta) -> None:
+        here = self._turns[meta.ctx_params_hash]
+        here[meta.key] -= 1
+        if not here[meta.key]:
+            del here[meta.key]
+        if not here:
+            del self._turns[meta.ctx_params_hash]
+
+    def _meta(self, key: bytes) -> RowMeta | None:
+        copy = self.rows.get(key)
+        return copy.meta if copy is not None else self.pending.get(key)
+
+
+def is_turn(meta: RowMeta) -> bool:
+    """Whether a row holds the tokens of a turn, and no cells."""
+    return meta.reason == "turn"
 
 
 def _identity(meta: RowMeta) -> Identity:

@@ -19,6 +19,7 @@ from contextlib import closing
 
 from erllama_py.cache.book import Book
 from erllama_py.cache.index import Index
+from erllama_py.cache.orders import Leaves
 from erllama_py.tiers.messages import RowMeta
 
 # A row that saved a second an hour ago is worth as much as one that saves half a second now: within a working session
@@ -47,15 +48,29 @@ def score(meta: RowMeta, nbytes: int, hits: int, used_at: float, now: float) -> 
 def choose_victims(index: Index, tier: str, excess: int, now: float) -> tuple[tuple[bytes, ...], int]:
     """Rows of `excess` bytes or more to remove from a tier, children before parents, and their bytes.
 
-    Fewer if no more can go; never more than `PORTION` rows.
+    Fewer if no more can go; never more than `PORTION` rows. Turns go where nothing else can.
     """
     book = index.books[tier]
+    victims, freed = _choose(index, book, book.leaves, excess, PORTION, now)
+    turns, more = _choose(index, book, book.turn_leaves, excess - freed, PORTION - len(victims), now)
+    return victims + turns, freed + more
+
+
+def choose_turns(index: Index, tier: str, excess: int, now: float) -> tuple[tuple[bytes, ...], int]:
+    """As `choose_victims`, of rows of turns alone."""
+    book = index.books[tier]
+    return _choose(index, book, book.turn_leaves, excess, PORTION, now)
+
+
+def _choose(
+    index: Index, book: Book, order: Leaves, excess: int, most: int, now: float
+) -> tuple[tuple[bytes, ...], int]:
     gone: Counter[bytes] = Counter()  # kids of a key that are among the victims
     victims: list[bytes] = []
     freed = 0
     candidates: list[tuple[float, bytes]] = []
-    with closing(book.leaves.oldest()) as leaves:
-        while freed < excess and len(victims) < PORTION:
+    with closing(order.oldest()) as leaves:
+        while freed < excess and len(victims) < most:
             if len(candidates) < SAMPLE // 2:
                 _refill(index, book, leaves, candidates, now)
             if not candidates:

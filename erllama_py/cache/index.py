@@ -19,7 +19,7 @@ from typing import Literal
 
 import msgspec
 
-from erllama_py.cache.book import Book, Copy
+from erllama_py.cache.book import Book, Copy, is_turn
 from erllama_py.cache.keys import Identity
 from erllama_py.results import RowInfo, TierInfo
 from erllama_py.tiers.messages import RowMeta, StoredRow
@@ -58,9 +58,15 @@ class Losses:
     def __init__(self) -> None:
         self._lost: OrderedDict[bytes, tuple[bytes, int, Loss]] = OrderedDict()  # key → parent, end, why
         self._ends: dict[bytes, Counter[int]] = {}  # parent → where they ended
+        self._turns: OrderedDict[bytes, None] = OrderedDict()  # what turns were found by
 
     def add(self, meta: RowMeta, why: Loss) -> None:
         """A row is gone."""
+        if is_turn(meta):
+            self._turns[meta.ctx_params_hash] = None
+            if len(self._turns) > REMEMBERED:
+                self._turns.popitem(last=False)
+            return
         self.forget(meta.key)
         self._lost[meta.key] = (meta.parent, meta.end, why)
         self._ends.setdefault(meta.parent, Counter())[meta.end] += 1
@@ -78,6 +84,10 @@ class Losses:
             del ends[end]
         if not ends:
             del self._ends[parent]
+
+    def has_turn(self, found_by: bytes) -> bool:
+        """Whether a turn was lost that this found."""
+        return found_by in self._turns
 
     def ends_after(self, key: bytes) -> Iterable[int]:
         """Where rows ended that extended `key`."""

@@ -11,6 +11,8 @@ from typing import Literal
 import msgspec
 
 from erllama_py.cache.keys import Identity
+from erllama_py.cache.turns import NewTurn as NewTurn
+from erllama_py.cache.turns import Turn as Turn
 from erllama_py.cache.walk import Hit as Hit
 from erllama_py.cache.walk import Located as Located
 from erllama_py.options.model import SkipReason
@@ -72,6 +74,25 @@ class Save(msgspec.Struct, frozen=True, kw_only=True):
     request_id: int = 0
 
 
+class KeepTurn(msgspec.Struct, frozen=True):
+    """A cast: store a turn in a tier. Look-ups find it from now on; where it cannot be stored, that is counted."""
+
+    turn: NewTurn
+    tier: str
+
+
+class FindTurn(msgspec.Struct, frozen=True):
+    """Look for the turns of these keys, the best first. Answered with a `turns.Turn`, or None.
+
+    Waits at most `wait_seconds`, where the first of them is not found, while a tier is being opened. With `peek` it is
+    not counted.
+    """
+
+    found_by: tuple[bytes, ...]
+    wait_seconds: float = 0.0
+    peek: bool = False
+
+
 class SaveLost(msgspec.Struct, frozen=True):
     """A cast to the holder of a save: the row with this key, of positions `[start, end)`, will not be stored."""
 
@@ -123,6 +144,6 @@ class WaitOver(msgspec.Struct, frozen=True):
 
 
 CacheMessage = (
-    Find | Used | Explain | Save | Skipped | EvictBytes | Gc | ListRows | ReadCounters | ListTiers | HolderGone
-    | WaitOver | Flush | TierReport
+    Find | Used | Explain | Save | KeepTurn | FindTurn | Skipped | EvictBytes | Gc | ListRows | ReadCounters
+    | ListTiers | HolderGone | WaitOver | Flush | TierReport
 )  # fmt: skip

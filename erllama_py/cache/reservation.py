@@ -13,7 +13,8 @@ from typing import Literal
 
 import msgspec
 
-from erllama_py.cache.eviction import PORTION, choose_victims
+from erllama_py.cache.book import Book, is_turn
+from erllama_py.cache.eviction import PORTION, choose_turns, choose_victims
 from erllama_py.cache.index import Index, Loss
 from erllama_py.tiers.messages import RowMeta
 
@@ -83,15 +84,24 @@ class Reservations:
             return Refused("no_parent")
         # Reserved first: so the row that it extends is no leaf, and no victim.
         book.reserve(meta, nbytes)
-        victims, freed = choose_victims(index, tier, book.excess(nbytes), now)
-        if freed < book.stored + book.reserved - book.quota:
+        turns, fits = self._room_for_turn(meta, book, tier, now)
+        victims, freed = choose_victims(index, tier, book.excess(nbytes), now) if fits else ((), 0)
+        if not fits or freed < book.stored + book.reserved - book.quota:
             book.unreserve(meta, nbytes)
-            return Refused("no_room", victims if len(victims) == PORTION else ())
+            return Refused("no_room", turns + (victims if len(victims) == PORTION else ()))
         self.remove(tier, victims)
         number = next(_IDS)
         self._open[number] = Reservation(tier, meta, nbytes)
         self._by_key.setdefault(meta.key, set()).add(number)
-        return Reserved(number, victims)
+        return Reserved(number, turns + victims)
+
+    def _room_for_turn(self, meta: RowMeta, book: Book, tier: str, now: float) -> tuple[tuple[bytes, ...], bool]:
+        """Older turns that a turn takes the room of, out of the index already; and whether it fits into their share."""
+        if not is_turn(meta) or (excess := book.turn_excess()) <= 0:
+            return (), True
+        turns, freed = choose_turns(self._index, tier, excess, now)
+        self.remove(tier, turns)
+        return turns, freed >= excess
 
     def stands(self, number: int) -> bool:
         """Whether this row is still wanted, and the rows before it are still there or pending."""

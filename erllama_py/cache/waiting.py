@@ -13,11 +13,11 @@ from typing import Any
 from erllama_py.actors import Reply
 from erllama_py.cache.index import Index
 from erllama_py.cache.keys import TOKEN_BYTES, prefix_keys
-from erllama_py.cache.messages import Find
+from erllama_py.cache.messages import Find, FindTurn
 from erllama_py.cache.reservation import Reservations
 from erllama_py.cache.walk import walk
 
-Waiter = tuple[Find, Reply[Any]]
+Waiter = tuple[Find | FindTurn, Reply[Any]]
 
 OPENING = b""  # no key of a row: wait until every tier has reported all of its rows
 
@@ -51,7 +51,7 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._waiters)
 
-    def add(self, key: bytes, find: Find, reply: Reply[Any]) -> None:
+    def add(self, key: bytes, find: Find | FindTurn, reply: Reply[Any]) -> None:
         """Let a look-up wait for the row `key`."""
         ticket = next(self._tickets)
         timer = asyncio.get_running_loop().call_later(find.wait_seconds, self._time_up, ticket)
@@ -71,7 +71,7 @@ class Waiting:
         Its task may not have run yet since it was cancelled. An answer before that would leave pins behind.
         """
         for ticket, (_, (find, reply), _) in list(self._waiters.items()):
-            if (find.holder, find.request_id) == (holder, request_id):
+            if isinstance(find, Find) and (find.holder, find.request_id) == (holder, request_id):
                 self._take(ticket)
                 reply.abandon()
 

@@ -5,7 +5,8 @@ Pure.
 made from the tokens that were really read and sampled, instead of from a rendering of the whole conversation, whose
 tokens may be others: a text can be made of tokens in several ways, a reply may end inside a character or go beyond its
 stop sequence, and some templates trim replies or drop their thoughts. The text is found by rendering the conversation
-with a made-up reply in place of the last one: it is what follows.
+with a made-up reply in place of the last one: it is what follows. Where the reply calls tools, a template may need to
+see them for their results, so only the arguments of the last call are made up.
 
 **Anchors**: token positions of a rendered prompt at which rows should end, because conversations diverge there
 (`anchors`). Two places: the end of system prompt and tools, where another conversation with the same ones diverges, and
@@ -19,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from erllama_py.chat.turn_keys import THOUGHTS
 from erllama_py.errors import ChatTemplateError
 
 Message = Mapping[str, Any]
@@ -35,28 +37,74 @@ OPENING_ROLES = ("system", "developer")
 MADE_UP_MESSAGE = "Q7vXkZ0wJ3anchorY9fHpB5"
 
 
-def text_after_reply(said: Sequence[Message], new: Sequence[Message], render: Render) -> str | None:
+def text_after_reply(
+    said: Sequence[Message], new: Sequence[Message], render: Render, ends: Sequence[str] = ()
+) -> str | None:
     """What stands between the last reply in `said` and the next one, once the messages `new` are added to it.
 
     `said` ends with the reply; the text begins with what ends a turn (`<|im_end|>`), whether the model has generated
     that itself or not. `render` takes messages and whether to open the answer, and brings the tools along; it is called
-    three times. None where the conversation cannot go on in this way: the last message is no plain reply, or the
-    template refuses, does not show a reply once, or renders what comes before it differently than before.
+    three times, five at most. `ends` are the texts of the tokens that end a reply: after calls of tools, what the
+    template writes before the first of them is the calls' own. None where the conversation cannot go on in this way:
+    the last message is no reply, or the template refuses, does not show a reply once, or renders what comes before it
+    differently than before.
     """
-    if not said or not _speaks(said[-1]) or said[-1].get("tool_calls"):
+    if not said or said[-1].get("role") != "assistant":
         return None
     # The thoughts of old replies are dropped by many templates. That changes nothing here: the tokens that were read
     # stay.
-    *before, reply = ({**one, "content": EARLIER_REPLY} if _speaks(one) else one for one in said)
+    *before, reply = map(_without_words, said)
+    made_up = [_plain_reply(reply)]
+    if reply.get("tool_calls"):
+        made_up.insert(0, _calling_reply(reply))
     try:
         # What the reply was an answer to. Some templates end a text that has no answer, and others open thoughts that
         # they do not show later: one of the two is what stands before the answer.
         asked = render(before, False), render(before, True)
-        text = render([*before, {**reply, "content": MADE_UP_REPLY}, *new], True)
     except ChatTemplateError:
         return None
-    head, *tails = text.split(MADE_UP_REPLY)
-    return tails[0] if len(tails) == 1 and head.startswith(asked) else None
+    return next(filter(None, (_after(before, asked, one, new, render, ends) for one in made_up)), None)
+
+
+def _after(
+    before: Sequence[Message], asked: tuple[str, str], reply: Message, new: Sequence[Message], render: Render,
+    ends: Sequence[str],
+) -> str | None:  # fmt: skip
+    try:
+        text = render([*before, reply, *new], True)
+    except ChatTemplateError:
+        return None
+    if not text.startswith(asked):
+        return None
+    if not reply.get("tool_calls"):
+        head, *tails = text.split(MADE_UP_REPLY)
+        return tails[0] if len(tails) == 1 and head.startswith(asked) else None
+    head, shown, tail = text.rpartition(MADE_UP_REPLY)
+    found = [place for end in ends if end and (place := tail.find(end)) >= 0]
+    return tail[min(found) :] if shown and found and head.startswith(asked) else None
+
+
+def _without_words(message: Message) -> Message:
+    """A message of the assistant's with made-up words, and without thoughts."""
+    if message.get("role") != "assistant":
+        return message
+    shown = {name: value for name, value in message.items() if name not in THOUGHTS}
+    return {**shown, "content": EARLIER_REPLY} if shown.get("content") else shown
+
+
+def _plain_reply(reply: Message) -> Message:
+    return {**{name: value for name, value in reply.items() if name != "tool_calls"}, "content": MADE_UP_REPLY}
+
+
+def _calling_reply(reply: Message) -> Message:
+    """The reply with made-up arguments in its last call: what follows them is known by that."""
+    *calls, last = reply["tool_calls"]
+    arguments = {MADE_UP_REPLY: MADE_UP_REPLY}
+    if isinstance(called := last.get("function"), Mapping):
+        last = {**last, "function": {**called, "arguments": arguments}}
+    else:
+        last = {**last, "arguments": arguments}
+    return {**reply, "tool_calls": [*calls, last]}
 
 
 def anchors(
@@ -91,7 +139,3 @@ def _parting(
     shared = tokenize(head)[:-1] if met else []
     # A template may put elsewhere, in the whole conversation, what comes first in the shortened one.
     return len(shared) if list(tokens[: len(shared)]) == shared else 0
-
-
-def _speaks(message: Message) -> bool:
-    return message["role"] == "assistant" and isinstance(message.get("content"), str)

@@ -42,6 +42,7 @@ Seconds = Annotated[float, Meta(ge=0.0, le=3600.0)]
 Threads = Annotated[int, Meta(ge=1, le=MAX_THREADS)]
 KVType = Literal["f16", "f32", "bf16", "q4_0", "q5_0", "q5_1", "q8_0"]
 SaveReason = Literal["cold", "continued", "finish", "evict", "shutdown"]
+RowReason = Literal[SaveReason, "turn"]  # a turn is no KV state: the tokens of a reply and of all before it
 SkipReason = Literal["no_buffer", "too_large", "forgotten"]  # why a row that was due was not copied out of the cells
 
 

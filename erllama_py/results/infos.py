@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from erllama_py.options.model import ModelConfig, SaveReason
+from erllama_py.options.model import ModelConfig, RowReason
 from erllama_py.results.completion import CacheHitKind
 
 Phase = Literal["loading", "idle", "prefilling", "generating", "hanging", "restarting", "failed", "unloaded"]
@@ -65,8 +65,8 @@ class RowInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The tier that stores it, by name."""
     nbytes: int
     """What it takes of the tier's quota."""
-    reason: SaveReason
-    """What it was saved for."""
+    reason: RowReason
+    """What it was saved for; `"turn"`: to recognise a reply, and without KV cells."""
     hits: int
     """How often it was read."""
     created_at: float

@@ -12,6 +12,7 @@ from __future__ import annotations
 import msgspec
 
 from erllama_py.errors import TierError
+from erllama_py.options.model import RowReason as RowReason
 from erllama_py.options.model import SaveReason as SaveReason
 
 CACHE = "cache"  # the name of the cache's actor
@@ -36,7 +37,9 @@ class RowMeta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Everything about a row but its bytes. Immutable once saved; hits are counted beside it.
 
     A row holds the KV state of positions `[start, end)`; `key` is the key at `end`, `parent` the key at `start`
-    (at 0: the key over no tokens). Lengths are in tokens, sizes in bytes, times in seconds.
+    (at 0: the key over no tokens). A row that was saved for a `"turn"` holds no cells, but the tokens of a reply and of
+    what precedes it; those rows extend each other, and no others. Lengths are in tokens, sizes in bytes, times in
+    seconds.
     """
 
     key: bytes
@@ -51,13 +54,13 @@ class RowMeta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """32 bytes; of the model, with the salt folded in."""
     quant_bits: int
     ctx_params_hash: bytes
-    """32 bytes."""
+    """32 bytes; of a turn, what it is found by."""
     build: str
     """Of the inference library, in words."""
     payload_bytes: int
     logits_bytes: int
     """Of the logits at `end`; 0 when they are not kept."""
-    reason: SaveReason
+    reason: RowReason
     created_at: float
     """Unix time."""
     prefill_seconds: float

@@ -18,7 +18,7 @@ from typing import Literal, NoReturn, TypeAlias
 import msgspec
 import xxhash
 
-from erllama_py.options.model import SaveReason
+from erllama_py.options.model import RowReason
 from erllama_py.tiers.messages import RowMeta
 
 BadKind = Literal["foreign", "version", "torn", "flipped", "renamed"]
@@ -26,7 +26,8 @@ Bytes: TypeAlias = bytes | bytearray | memoryview
 
 # The first byte is no text and the last one ends a line, so that a file damaged by a conversion of texts is recognised.
 MAGIC = b"\x89erlrow\n"
-VERSION = 1
+VERSION = 1  # of rows that hold cells
+TURN_VERSION = 2  # of those that hold the tokens of a turn alone
 
 # Name and `struct` format of each field of the fixed part, little-endian, without gaps. In every version the first
 # two are these. The usage lies within the first 512 bytes, the smallest sector: no power cut leaves half of it.
@@ -78,8 +79,10 @@ MAX_PAYLOAD_BYTES = 1 << 40
 MAX_LOGITS_BYTES = 1 << 30
 
 # A code is never given to another reason, because files hold them.
-REASON_CODES: dict[SaveReason, int] = {"cold": 1, "continued": 2, "finish": 3, "evict": 4, "shutdown": 5}
-_REASONS: dict[int, SaveReason] = {code: reason for reason, code in REASON_CODES.items()}
+REASON_CODES: dict[RowReason, int] = {
+    "cold": 1, "continued": 2, "finish": 3, "evict": 4, "shutdown": 5, "turn": 6,
+}  # fmt: skip
+_REASONS: dict[int, RowReason] = {code: reason for reason, code in REASON_CODES.items()}
 
 _TOKEN_BYTES = 4
 _KEY_BYTES = 32
@@ -175,7 +178,7 @@ def encode_header(meta: RowMeta, payload_checksum: bytes, logits_checksum: bytes
     where = layout(meta)
     try:
         fixed = _FIXED.pack(
-            MAGIC, VERSION, where.header_bytes, 0, 0.0, b"", meta.created_at, meta.prefill_seconds,
+            MAGIC, _version(meta), where.header_bytes, 0, 0.0, b"", meta.created_at, meta.prefill_seconds,
             meta.payload_bytes, meta.logits_bytes, meta.start, meta.end, len(build), meta.quant_bits,
             REASON_CODES[meta.reason], *hashes, *checksums,
         )  # fmt: skip
@@ -184,6 +187,10 @@ def encode_header(meta: RowMeta, payload_checksum: bytes, logits_checksum: bytes
     start, rest = fixed[:USAGE_OFFSET], fixed[_AFTER_USAGE:] + build + meta.tokens
     header = start + encode_usage(hits, used_at) + rest + checksum(start + rest)
     return header.ljust(where.payload_offset, b"\0")
+
+
+def _version(meta: RowMeta) -> int:
+    return TURN_VERSION if meta.reason == "turn" else VERSION
 
 
 def encode_usage(hits: int, used_at: float) -> bytes:
@@ -231,7 +238,7 @@ def decode_header(head: bytes, file_bytes: int, name: str) -> Header:
 def _decode_meta(head: bytes) -> tuple[RowMeta, bytes, bytes]:
     """The row, and the checksums of its payload and logits; `head` ends with the tokens."""
     (
-        _, _, _, _, _, _, created_at, prefill_seconds, payload_bytes, logits_bytes, start, end, build_bytes,
+        _, version, _, _, _, _, created_at, prefill_seconds, payload_bytes, logits_bytes, start, end, build_bytes,
         quant_bits, reason, key, parent, fingerprint, ctx_params_hash, payload_checksum, logits_checksum,
     ) = _FIXED.unpack_from(head)  # fmt: skip
     tokens_offset = FIXED_BYTES + build_bytes
@@ -248,6 +255,8 @@ def _decode_meta(head: bytes) -> tuple[RowMeta, bytes, bytes]:
     )  # fmt: skip
     if (problem := _problem(meta)) is not None:
         _bad("foreign", problem)
+    if version != _version(meta):
+        _bad("foreign", f"a row for the reason {meta.reason} in version {version}")
     return meta, payload_checksum, logits_checksum
 
 
@@ -274,8 +283,8 @@ def _check_start(head: bytes) -> None:
         _bad("foreign", "not a row")
     if len(head) >= _START.size:
         version = _START.unpack_from(head)[1]
-        if version != VERSION:
-            _bad("version", f"version {version} of the format; {VERSION} is read")
+        if version not in (VERSION, TURN_VERSION):
+            _bad("version", f"version {version} of the format; {VERSION} and {TURN_VERSION} are read")
     if len(head) < FIXED_BYTES:
         _bad("torn", f"{len(head)} bytes, and the fixed part has {FIXED_BYTES}")
 
@@ -298,6 +307,8 @@ def _problem(meta: RowMeta) -> str | None:
         return f"a row of the positions {meta.start} to {meta.end}"
     if not 0 <= meta.payload_bytes <= MAX_PAYLOAD_BYTES or not 0 <= meta.logits_bytes <= MAX_LOGITS_BYTES:
         return f"a payload of {meta.payload_bytes} bytes with logits of {meta.logits_bytes}"
+    if meta.reason == "turn" and (meta.payload_bytes or meta.logits_bytes):
+        return "a turn with cells"
     if not isfinite(meta.created_at) or not isfinite(meta.prefill_seconds):
         return "a time that is no number"
     return None

@@ -160,14 +160,12 @@ def test_nothing_new_ends_the_turn_and_opens_another() -> None:
     [
         [],
         [user("u")],
-        [user("u"), {"role": "assistant", "content": None, "tool_calls": [{}]}],
-        [user("u"), {"role": "assistant", "content": "a", "tool_calls": [{}]}],
         [user("u"), said("a"), user("v")],
     ],
-    ids=["nothing", "a question", "a call", "a call with a text", "no reply at the end"],
+    ids=["nothing", "a question", "no reply at the end"],
 )
-def test_only_a_plain_reply_is_followed(chat: list[dict[str, Any]]) -> None:
-    """How a template writes calls, and in which order, is its own."""
+def test_only_a_reply_is_followed(chat: list[dict[str, Any]]) -> None:
+    """What ends a turn of the assistant follows nothing else."""
     assert text_after_reply(chat, [user("n")], rendering(CHATML)) is None
 
 

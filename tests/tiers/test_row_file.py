@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from erllama_py.options.model import SaveReason
+from erllama_py.options.model import RowReason
 from erllama_py.tiers import row_file
 from erllama_py.tiers.messages import RowMeta
 from erllama_py.tiers.row_file import BadRow, Header
@@ -73,6 +73,9 @@ def kind_of(file: bytes, name: str = NAME) -> str | None:
     return None
 
 
+VERSIONS = (row_file.VERSION, row_file.TURN_VERSION)
+
+
 def flip(file: bytes, byte: int, bit: int) -> bytes:
     """The file with one bit changed."""
     return file[:byte] + bytes([file[byte] ^ 1 << bit]) + file[byte + 1 :]
@@ -102,7 +105,9 @@ def rows(draw: st.DrawFn) -> tuple[RowMeta, bytes, bytes]:
     """Any row, with its payload and logits."""
     tokens = draw(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40)) * draw(st.sampled_from([1, 1, 100]))
     start = draw(st.integers(0, 2**32 - 1 - len(tokens)))
-    payload, logits = draw(st.binary(max_size=200)), draw(st.binary(max_size=50))
+    reason = draw(st.sampled_from(get_args(RowReason)))
+    most = 0 if reason == "turn" else 200
+    payload, logits = draw(st.binary(max_size=most)), draw(st.binary(max_size=most // 4))
     meta = RowMeta(
         key=draw(hashes),
         parent=draw(hashes),
@@ -115,7 +120,7 @@ def rows(draw: st.DrawFn) -> tuple[RowMeta, bytes, bytes]:
         build=draw(st.text(st.characters(codec="utf-8"), max_size=60)),
         payload_bytes=len(payload),
         logits_bytes=len(logits),
-        reason=draw(st.sampled_from(get_args(SaveReason))),
+        reason=reason,
         created_at=draw(times),
         prefill_seconds=draw(times),
     )
@@ -151,9 +156,22 @@ def test_the_bytes_of_a_row_do_not_change() -> None:
     assert hashlib.sha256(whole()).hexdigest() == "0d8352afd6bdfbd4bc40ac2f17bec9e4fc601040a6cbc04afb526c7781f1dddd"
 
 
+def test_turns_have_a_version_and_hold_no_cells() -> None:
+    """So an older reader keeps the rows that it knows; neither kind passes for the other."""
+    turn = replace(META, reason="turn", payload_bytes=0, logits_bytes=0)
+    checksums = row_file.checksum(b""), row_file.checksum(b"")
+    head = row_file.encode_header(turn, *checksums, 0, 0.0)
+    assert head[8:12] == struct.pack("<I", row_file.TURN_VERSION)
+    assert read(head).meta == turn
+    with pytest.raises(ValueError, match="a turn with cells"):
+        row_file.encode_header(replace(turn, payload_bytes=1), *checksums, 0, 0.0)
+    assert kind_of(sealed("version", row_file.TURN_VERSION)) == "foreign"
+    assert kind_of(sealed("reason", row_file.REASON_CODES["turn"])) == "foreign"
+
+
 def test_every_reason_has_a_code_of_its_own() -> None:
     """A new reason needs a code, and a new version of the format."""
-    assert set(row_file.REASON_CODES) == set(get_args(SaveReason))
+    assert set(row_file.REASON_CODES) == set(get_args(RowReason))
     assert len(set(row_file.REASON_CODES.values())) == len(row_file.REASON_CODES)
 
 
@@ -299,7 +317,7 @@ def test_something_else_is_foreign(file: bytes) -> None:
     assert kind_of(file) == ("foreign" if file[:8] != row_file.MAGIC[: len(file)] else "torn")
 
 
-@given(st.integers(0, 2**32 - 1).filter(lambda version: version != row_file.VERSION), st.binary())
+@given(st.integers(0, 2**32 - 1).filter(lambda version: version not in VERSIONS), st.binary())
 def test_another_version_is_distinguished_from_damage(version: int, rest: bytes) -> None:
     """Magic and version have their places in every version; nothing else needs to be as it is in ours."""
     start = row_file.MAGIC + struct.pack("<I", version)
