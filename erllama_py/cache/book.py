@@ -183,11 +183,6 @@ class Book:
         metas = filter(None, (self._meta(key) for key in self._turns.get(found_by, ())))
         return iter(sorted(metas, key=lambda meta: -meta.created_at))
 
-    def turn(self, key: bytes) -> RowMeta | None:
-        """The row of a turn with this key, if all that it extends is here too."""
-        meta = self._meta(key)
-        return meta if meta is not None and is_turn(meta) and self.is_reachable(meta) else None
-
     def turn_tokens(self, meta: RowMeta) -> bytes | None:
         """All tokens of a turn, packed; None where a row that it extends is gone."""
         spans = [meta.tokens]

@@ -6,7 +6,17 @@ from __future__ import annotations
 from contextlib import suppress
 
 from erllama_py.actors import ActorError, Names
-from erllama_py.cache.messages import CacheMessage, Explain, Find, Hit, Located, RowBytes, RowMeta
+from erllama_py.cache.messages import (
+    CacheMessage,
+    Explain,
+    Find,
+    FindTurn,
+    Hit,
+    Located,
+    RowBytes,
+    RowMeta,
+    Turn,
+)
 from erllama_py.errors import TierError
 from erllama_py.tiers.messages import CACHE, Flush, Get, tier_actor_name
 
@@ -24,6 +34,14 @@ class CacheClient:
         except ActorError:
             return None
         return hit
+
+    async def find_turn(self, message: FindTurn) -> Turn | None:
+        """A turn that the cache has; None also when it cannot answer."""
+        try:
+            turn: Turn | None = await self._names.call(CACHE, message)
+        except ActorError:
+            return None
+        return turn
 
     async def read(self, row: Located) -> RowBytes | None:
         """The bytes of a row, checked; None when they cannot be had."""

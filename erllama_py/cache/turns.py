@@ -1,7 +1,7 @@
 """Turns: the tokens of a reply and of all that precedes it, found by what the reply says in its conversation. Pure.
 
 A turn is a row without cells (reason `"turn"`). It is found by keys that its caller makes of the conversation
-(`chat.turn_keys`); here they are 32 bytes that mean nothing. A turn whose prompt was made from another one extends that
+(`chat.turn_keys`); here they are 32 bytes that mean nothing. A turn whose prompt continues another one extends that
 row, so a long conversation takes as many tokens as it has, and not as many for each of its replies:
 
     key = SHA-256(tag ‖ fingerprint ‖ found by ‖ parent ‖ tokens of the span)
@@ -35,13 +35,13 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class NewTurn(msgspec.Struct, frozen=True, kw_only=True):
-    """A turn to keep: packed `tokens`, found by each of `found_by`. `parent` is the key of the turn that its prompt
-    was made from; `seconds` is what computing what came after that took."""
+    """A turn to keep: packed `tokens`, found by each of `found_by`. `after` is what finds the turn that its prompt
+    continues; `seconds` is what computing the rest took."""
 
     identity: Identity
     found_by: tuple[bytes, ...]
     tokens: bytes
-    parent: bytes | None
+    after: bytes | None
     build: str
     seconds: float
 
@@ -59,8 +59,8 @@ def find_turn(index: Index, found_by: tuple[bytes, ...]) -> Turn | None:
 def turn_rows(new: NewTurn, book: Book | None, now: float) -> list[RowMeta]:
     """The rows of a turn, one for each key that it is found by. They extend its parent where `book` has that."""
     parent, start = sha256(TAG + new.identity.fingerprint).digest(), 0
-    before = None if book is None or new.parent is None else book.turn(new.parent)
-    if before is not None and before.end * TOKEN_BYTES < len(new.tokens):
+    before = None if book is None else _before(new, book)
+    if before is not None:
         parent, start = before.key, before.end
     span = new.tokens[TOKEN_BYTES * start :]
     return [
@@ -72,3 +72,12 @@ def turn_rows(new: NewTurn, book: Book | None, now: float) -> list[RowMeta]:
         )
         for found_by in new.found_by
     ]  # fmt: skip
+
+
+def _before(new: NewTurn, book: Book) -> RowMeta | None:
+    """The turn that a new one continues, if it is in this tier: one that says as much by other tokens is another."""
+    for meta in () if new.after is None else book.turns(new.after):
+        tokens = book.turn_tokens(meta)
+        if tokens is not None and len(tokens) < len(new.tokens) and new.tokens.startswith(tokens):
+            return meta
+    return None

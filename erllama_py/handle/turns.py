@@ -1,0 +1,171 @@
+"""Exact turns: what a client sends back is recognised, and what was read and sampled for it is used again.
+
+A client without state sends the whole conversation each time. Its replies are looked up, the last one first, by what
+they say and by all that precedes them (`chat.turn_keys`); a prompt is then the tokens of that reply and of all before
+it, and what is new (`chat.turns`). When a reply is complete, its own tokens are given to the cache. Where the cache
+knows nothing, or is down, the conversation is rendered.
+"""
+
+from __future__ import annotations
+
+import array
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from erllama_py.cache.keys import Identity, pack_tokens
+from erllama_py.cache.messages import FindTurn, KeepTurn, NewTurn, Turn
+from erllama_py.chat.conversation import text_of_content
+from erllama_py.chat.rendering import Renderer
+from erllama_py.chat.template import ChatSettings
+from erllama_py.chat.turn_keys import NotHashable, is_reply, message_hashes, reply_keys, shape_hash
+from erllama_py.chat.turns import text_after_reply
+from erllama_py.engine.backend import Vocabulary
+from erllama_py.handle.caller import INLINE_LENGTH, Caller
+from erllama_py.options.request import RequestOptions
+from erllama_py.results import Completion
+
+Message = Mapping[str, Any]
+
+# Replies that are looked for, from the last one backwards: that many were not read again since one was known.
+MOST_REPLIES = 256
+# Hashing so many messages takes half a millisecond.
+INLINE_MESSAGES = 16
+
+
+class Known(msgspec.Struct, frozen=True):
+    """A reply that was recognised: its place among the messages, what it was found by, and all tokens up to its end."""
+
+    place: int
+    found_by: bytes
+    tokens: list[int]
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What was found for a conversation. `hashes` are those of `message_hashes`."""
+
+    hashes: list[bytes]
+    asked: list[tuple[int, bytes]] = []  # replies by their places, and a key of each; the last reply first
+    known: Known | None = None
+
+
+class Turns:
+    """Looks for turns of one model, and keeps them."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    async def hashed(self, messages: Sequence[Message], settings: ChatSettings, options: RequestOptions) -> Look | None:
+        """The hashes of a conversation; None where turns are not recognised: that was asked for, or the model saves
+        nothing, or no JSON can hold what is in the messages."""
+        config = self._caller.board.config
+        if not options.exact_turns or config.policy.min_tokens is None:
+            return None
+        await self._caller.actor()
+        look = partial(_hashed, self._caller.identity(options), msgspec.structs.asdict(settings), messages)
+        is_short = len(messages) <= INLINE_MESSAGES and _length(messages) + _length(settings.tools) <= INLINE_LENGTH
+        return look() if is_short else await self._caller.threads.run(look)
+
+    async def find(self, look: Look, *, peek: bool = False) -> Look:
+        """Ask the cache for the replies of the conversation. With `peek` that is not counted."""
+        if not look.asked:
+            return look
+        wait = self._caller.board.config.policy.session_resume_wait_ms / 1000
+        keys = tuple(key for _, key in look.asked)
+        turn = await self._caller.cache.find_turn(FindTurn(keys, wait, peek))
+        if turn is None:
+            return look
+        tokens = await self._caller.use_vocabulary(partial(_unpacked, turn), len(turn.tokens))
+        place, found_by = look.asked[turn.place]
+        return look if tokens is None else msgspec.structs.replace(look, known=Known(place, found_by, tokens))
+
+    async def text_after(
+        self, renderer: Renderer, messages: Sequence[Message], place: int, *, continued: bool = False
+    ) -> str | None:
+        """What follows the reply at `place`, as the renderer's text with marks; None where the template cannot tell.
+
+        With `continued` the last message is left open.
+        """
+
+        def render(shown: Sequence[Message], opened: bool) -> str:
+            if continued and len(shown) == len(messages):
+                return renderer.text(shown, False, continued=True)
+            return renderer.text(shown, opened)
+
+        said, new = messages[: place + 1], messages[place + 1 :]
+        if continued and not new:
+            return ""
+        ends: list[str] = []
+        if said[-1].get("tool_calls"):
+            ends = await self._caller.use_vocabulary(_end_texts, INLINE_LENGTH + 1)
+        # A template is the model's own code: not on the loop, however much its fuel bounds it.
+        return await self._caller.threads.abandon(text_after_reply, said, new, render, ends)
+
+    def keep(
+        self, look: Look, prompt: Sequence[int], options: RequestOptions, begun: Message | None,
+        completion: Completion, index: int,
+    ) -> Completion:  # fmt: skip
+        """Give the tokens of a reply to the cache; a `Finish`, once the first four are bound. `begun` is the last
+        message of the conversation where the reply continues it."""
+        if not completion.generated and completion.finish_reason == "cancelled":
+            return completion
+        before, message = look.hashes[-1], completion.message
+        if begun is not None:
+            before = look.hashes[-2]
+            message = {**begun, **message, "content": text_of_content(begun.get("content")) + completion.reply}
+        facts, config, stats = self._caller.board.facts, self._caller.board.config, completion.stats
+        try:
+            found_by = reply_keys(before, message)
+        except NotHashable:
+            return completion
+        turn = NewTurn(
+            identity=self._caller.identity(options), found_by=found_by,
+            tokens=pack_tokens([*prompt, *completion.generated]),
+            after=None if look.known is None else look.known.found_by, build="" if facts is None else facts.build,
+            seconds=stats.prefill_seconds + stats.decode_seconds,
+        )  # fmt: skip
+        self._caller.cache.tell(KeepTurn(turn, config.tier_srv))
+        return completion
+
+
+def _hashed(identity: Identity, shape: Mapping[str, object], messages: Sequence[Message]) -> Look | None:
+    owner = identity.fingerprint + bytes([identity.quant_bits])
+    asked: list[tuple[int, bytes]] = []
+    try:
+        hashes = message_hashes(shape_hash(owner, shape), messages)
+        places = [place for place, message in enumerate(messages) if is_reply(message)]
+        for place in reversed(places[-MOST_REPLIES:]):
+            asked += [(place, key) for key in reply_keys(hashes[place], messages[place])]
+    except NotHashable:
+        return None
+    return Look(hashes, asked)
+
+
+def _unpacked(turn: Turn, vocabulary: Vocabulary) -> list[int] | None:
+    """The tokens of a turn; None if the model has no such tokens, whatever has written them."""
+    tokens = array.array("I", turn.tokens)
+    if sys.byteorder == "big":
+        tokens.byteswap()
+    return tokens.tolist() if max(tokens) < vocabulary.n_vocab else None
+
+
+def _end_texts(vocabulary: Vocabulary) -> list[str]:
+    return [vocabulary.token_bytes(token, special=True).decode(errors="replace") for token in vocabulary.ends]
+
+
+def _length(value: object, depth: int = 0) -> int:
+    """About how many characters a value has as JSON, counted no further than needed."""
+    if isinstance(value, str):
+        return len(value)
+    if depth > 3 or not isinstance(value, Mapping | list | tuple):
+        return 8
+    inner = value.values() if isinstance(value, Mapping) else value
+    length = 0
+    for one in inner:
+        length += _length(one, depth + 1)
+        if length > INLINE_LENGTH:
+            break
+    return length
