@@ -24,7 +24,7 @@ class Renderer:
     def __init__(
         self, template: ChatTemplate, special: SpecialTexts, messages: object, settings: ChatSettings = PLAIN
     ) -> None:
-        self._template, self._settings = template, settings
+        self._template, self.settings = template, settings
         self.source = template.source_for(settings)
         given = [*_texts(messages), *_texts(settings.tools), *_texts(settings.template_kwargs)]
         self._marks = Marks(special, self.source, given)
@@ -35,7 +35,7 @@ class Renderer:
         `opened` opens the assistant's turn at the end, `continued` leaves the last message open instead.
         """
         return self._template.render(
-            messages, settings=self._settings, add_generation_prompt=opened, continue_final_message=continued,
+            messages, settings=self.settings, add_generation_prompt=opened, continue_final_message=continued,
             mark=self._marks.mark, mark_own=self._marks.mark_own,
         )  # fmt: skip
 

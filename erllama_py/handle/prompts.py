@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from erllama_py.chat.conversation import check_messages
 from erllama_py.chat.rendering import Renderer
 from erllama_py.chat.template import ChatSettings
 from erllama_py.chat.turns import anchors as find_anchors
@@ -18,6 +19,7 @@ from erllama_py.handle.caller import INLINE_LENGTH, Caller
 from erllama_py.handle.replies import Prepared
 from erllama_py.handle.thinking import switched
 from erllama_py.handle.tool_list import shown, tool_list
+from erllama_py.handle.turns import Known, Turns, forgotten, with_known
 from erllama_py.model.request import check_is_tokens, check_tokens
 from erllama_py.options.chat import check_is_prompt
 from erllama_py.options.request import RequestOptions
@@ -32,6 +34,7 @@ class Prompts:
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
+        self._turns = Turns(caller)
 
     async def tokenize(self, text: str, *, special: bool = True, add_bos: bool = True) -> list[int]:
         """See `Model.tokenize`."""
@@ -90,8 +93,52 @@ class Prompts:
         return Prepared(await self.tokens(prompt))
 
     async def chat(self, messages: Sequence[ChatMessage], options: RequestOptions) -> Prepared:
-        """The prompt of a conversation."""
-        renderer, continued = await self.renderer(messages, options), options.continue_final_message
+        """The prompt of a conversation: it continues the last reply that is recognised, or is rendered."""
+        renderer = await self.renderer(messages, options)
+        messages = check_messages(messages)
+        look = await self._turns.look(messages, renderer.settings, options)
+        prepared = None
+        if look is not None and look.known is not None:
+            prepared = await self.continuing(renderer, messages, look.known, options)
+        if prepared is None:
+            look, prepared = forgotten(look), await self._rendered(renderer, messages, options)
+        if look is None:
+            return prepared
+        return msgspec.structs.replace(prepared, finish=self._turns.finish(look, prepared.tokens, messages, options))
+
+    async def after_reply(
+        self, messages: Sequence[ChatMessage], place: int, tokens: list[int], options: RequestOptions, keep: bool
+    ) -> Prepared | None:
+        """The prompt that continues the reply at `place`, up to whose end there are these tokens; None as
+        `continuing`. With `keep` the new reply will be recognised."""
+        renderer = await self.renderer(messages, options)
+        look = await self._turns.hashed(messages, renderer.settings, options) if keep else None
+        known = with_known(look, place, tokens)
+        prepared = await self.continuing(renderer, messages, known, options)
+        if prepared is None or look is None:
+            return prepared
+        look = msgspec.structs.replace(look, known=known)
+        return msgspec.structs.replace(prepared, finish=self._turns.finish(look, prepared.tokens, messages, options))
+
+    async def continuing(
+        self, renderer: Renderer, messages: Sequence[ChatMessage], known: Known, options: RequestOptions
+    ) -> Prepared | None:
+        """The prompt that continues a known reply; None where the template cannot, or the context has no room for all
+        that was read: a rendering may drop some of it."""
+        continued = options.continue_final_message
+        text = await self._turns.text_after(renderer, messages, known.place, continued=continued)
+        if text is None:
+            return None
+        tokens = [*known.tokens, *await self.tokens_of(renderer, text)]
+        if len(tokens) + (options.response_tokens or 1) > self._caller.board.config.context_opts.n_ctx:
+            return None
+        opening = renderer.plain(text)
+        if continued:
+            _, opening = await self._caller.threads.abandon(partial(renderer.prompt, messages, continued=True))
+        return Prepared(tokens, opening=opening, template=renderer.source)
+
+    async def _rendered(self, renderer: Renderer, messages: Sequence[ChatMessage], options: RequestOptions) -> Prepared:
+        continued = options.continue_final_message
         # A template is the model's own code: not on the loop, however much its fuel bounds it.
         text, opening = await self._caller.threads.abandon(partial(renderer.prompt, messages, continued=continued))
         tokens = await self.tokens_of(renderer, text)

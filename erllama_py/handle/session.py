@@ -24,7 +24,6 @@ import msgspec
 
 from erllama_py.actors import ActorError, Reply
 from erllama_py.chat.conversation import check_messages, text_of_content
-from erllama_py.chat.turns import text_after_reply
 from erllama_py.errors import BUSY, ErllamaError, InvalidOption, SessionBusy, SessionEnded
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
@@ -42,7 +41,8 @@ class Turn(msgspec.Struct, frozen=True):
     """What a turn asks, and what the session will hold when it is answered.
 
     `messages` are followed by a reply that begins with `opening`. `exact`: the prompt begins with all tokens that were
-    held. `rendered`: it holds `messages` as the template shows them.
+    held. `rendered`: it holds `messages` as the template shows them. `told`: it is made of messages and replies alone,
+    so that others with the same messages may continue it.
     """
 
     prompt: Prepared
@@ -50,6 +50,7 @@ class Turn(msgspec.Struct, frozen=True):
     opening: str = ""
     exact: bool = True
     rendered: bool = True
+    told: bool = True
 
 
 Prepare = Callable[[RequestOptions], Awaitable[Turn]]
@@ -77,6 +78,7 @@ class Session:
         self._tokens: list[int] = []
         self._rendered = False  # the tokens hold the messages: a chat can extend them
         self._exact = True
+        self._is_told = True
         self._ended = False
         self._free = anyio.Semaphore(1, max_value=1)
 
@@ -199,13 +201,9 @@ class Session:
         messages = [*self._messages, *new]
         held = self._tokens
         if self._rendered:
-            renderer = await self._prompts.renderer(messages, options)
-            # A template is the model's own code: not on the loop, however much its fuel bounds it.
-            text = await self._caller.threads.abandon(text_after_reply, self._messages, new, renderer.text)
-            if text is not None:
-                _, begun = await self._caller.threads.abandon(renderer.prompt, messages)
-                added = await self._prompts.tokens_of(renderer, text)
-                return Turn(Prepared([*held, *added], opening=begun, template=renderer.source), messages)
+            prepared = await self._prompts.after_reply(messages, len(self._messages) - 1, held, options, self._is_told)
+            if prepared is not None:
+                return Turn(prepared, messages, told=self._is_told)
         prepared = await self._prompts.chat(messages, options)
         return Turn(prepared, messages, exact=prepared.tokens[: len(held)] == held)
 
@@ -220,12 +218,12 @@ class Session:
         if messages and messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls"):
             *messages, last = messages
             text = text_of_content(last.get("content")) + text
-        return Turn(Prepared([*held, *added]), messages, text, rendered=self._rendered)
+        return Turn(Prepared([*held, *added]), messages, text, rendered=self._rendered, told=False)
 
     def _commit(self, turn: Turn, completion: Completion) -> None:
-        self._messages = [*turn.messages, {"role": "assistant", "content": turn.opening + completion.reply}]
+        self._messages = [*turn.messages, {**completion.message, "content": turn.opening + completion.reply}]
         self._tokens = turn.prompt.tokens + completion.generated
-        self._rendered, self._exact = turn.rendered, turn.exact
+        self._rendered, self._exact, self._is_told = turn.rendered, turn.exact, turn.told
 
 
 class _TurnRun:

@@ -25,8 +25,9 @@ from erllama_py.chat.turn_keys import NotHashable, is_reply, message_hashes, rep
 from erllama_py.chat.turns import text_after_reply
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.handle.caller import INLINE_LENGTH, Caller
+from erllama_py.handle.replies import Finish
 from erllama_py.options.request import RequestOptions
-from erllama_py.results import Completion
+from erllama_py.results import Completion, Stats
 
 Message = Mapping[str, Any]
 
@@ -40,7 +41,7 @@ class Known(msgspec.Struct, frozen=True):
     """A reply that was recognised: its place among the messages, what it was found by, and all tokens up to its end."""
 
     place: int
-    found_by: bytes
+    found_by: bytes | None
     tokens: list[int]
 
 
@@ -58,9 +59,19 @@ class Turns:
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
 
+    async def look(
+        self, messages: Sequence[Message], settings: ChatSettings, options: RequestOptions, *, peek: bool = False
+    ) -> Look | None:
+        """The hashes of a conversation, and the last reply in it that is recognised. With `peek` that is not counted.
+
+        None where turns are not recognised: that was asked for, or the model saves nothing, or no JSON can hold what is
+        in the messages.
+        """
+        look = await self.hashed(messages, settings, options)
+        return look if look is None or not look.asked else await self._find(look, peek)
+
     async def hashed(self, messages: Sequence[Message], settings: ChatSettings, options: RequestOptions) -> Look | None:
-        """The hashes of a conversation; None where turns are not recognised: that was asked for, or the model saves
-        nothing, or no JSON can hold what is in the messages."""
+        """`look` without asking the cache."""
         config = self._caller.board.config
         if not options.exact_turns or config.policy.min_tokens is None:
             return None
@@ -69,10 +80,7 @@ class Turns:
         is_short = len(messages) <= INLINE_MESSAGES and _length(messages) + _length(settings.tools) <= INLINE_LENGTH
         return look() if is_short else await self._caller.threads.run(look)
 
-    async def find(self, look: Look, *, peek: bool = False) -> Look:
-        """Ask the cache for the replies of the conversation. With `peek` that is not counted."""
-        if not look.asked:
-            return look
+    async def _find(self, look: Look, peek: bool) -> Look:
         wait = self._caller.board.config.policy.session_resume_wait_ms / 1000
         keys = tuple(key for _, key in look.asked)
         turn = await self._caller.cache.find_turn(FindTurn(keys, wait, peek))
@@ -104,31 +112,46 @@ class Turns:
         # A template is the model's own code: not on the loop, however much its fuel bounds it.
         return await self._caller.threads.abandon(text_after_reply, said, new, render, ends)
 
-    def keep(
-        self, look: Look, prompt: Sequence[int], options: RequestOptions, begun: Message | None,
-        completion: Completion, index: int,
-    ) -> Completion:  # fmt: skip
-        """Give the tokens of a reply to the cache; a `Finish`, once the first four are bound. `begun` is the last
-        message of the conversation where the reply continues it."""
-        if not completion.generated and completion.finish_reason == "cancelled":
+    def finish(self, look: Look, prompt: Sequence[int], messages: Sequence[Message], options: RequestOptions) -> Finish:
+        """What gives the tokens of a reply to that prompt to the cache, when it is complete."""
+        begun = messages[-1] if options.continue_final_message else None
+
+        def keep(completion: Completion, index: int) -> Completion:
+            message = completion.message
+            if begun is not None:
+                message = {**begun, **message, "content": text_of_content(begun.get("content")) + completion.reply}
+            if completion.generated or completion.finish_reason != "cancelled":
+                before = look.hashes[-1 if begun is None else -2]
+                self._keep(look, before, message, [*prompt, *completion.generated], completion.stats, options)
             return completion
-        before, message = look.hashes[-1], completion.message
-        if begun is not None:
-            before = look.hashes[-2]
-            message = {**begun, **message, "content": text_of_content(begun.get("content")) + completion.reply}
-        facts, config, stats = self._caller.board.facts, self._caller.board.config, completion.stats
+
+        return keep
+
+    def _keep(
+        self, look: Look, before: bytes, message: Message, tokens: list[int], stats: Stats, options: RequestOptions
+    ) -> None:
+        facts, config = self._caller.board.facts, self._caller.board.config
         try:
             found_by = reply_keys(before, message)
         except NotHashable:
-            return completion
+            return
         turn = NewTurn(
-            identity=self._caller.identity(options), found_by=found_by,
-            tokens=pack_tokens([*prompt, *completion.generated]),
+            identity=self._caller.identity(options), found_by=found_by, tokens=pack_tokens(tokens),
             after=None if look.known is None else look.known.found_by, build="" if facts is None else facts.build,
             seconds=stats.prefill_seconds + stats.decode_seconds,
         )  # fmt: skip
         self._caller.cache.tell(KeepTurn(turn, config.tier_srv))
-        return completion
+
+
+def forgotten(look: Look | None) -> Look | None:
+    """The same where the prompt does not continue what is known."""
+    return look if look is None else msgspec.structs.replace(look, known=None)
+
+
+def with_known(look: Look | None, place: int, tokens: list[int]) -> Known:
+    """A reply whose tokens the caller has, as one that was recognised."""
+    asked = () if look is None else look.asked
+    return Known(place, next((key for at, key in asked if at == place), None), tokens)
 
 
 def _hashed(identity: Identity, shape: Mapping[str, object], messages: Sequence[Message]) -> Look | None:

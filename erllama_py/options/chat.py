@@ -30,6 +30,10 @@ class ChatOptions(Sampling, frozen=True):
     `reasoning_effort`, `documents`. Texts, numbers, booleans, and lists and mappings of them."""
     continue_final_message: bool = False
     """Continue the last message, which is the assistant's, instead of beginning a new one."""
+    exact_turns: bool = True
+    """Recognise the replies in a conversation that were computed before, here or by another process that saved to the
+    same tier: the prompt is then the very tokens that were read and sampled, thinking included, and what is new. Off:
+    the conversation is rendered, and the reply will not be recognised."""
     tools_in_system: bool = False
     """Where the chat template takes no tools, tell them in the system message, and ask for calls in the form of the
     Hermes models; see the guide for the text. Otherwise `tools` are an error there. Nothing changes where it takes

@@ -68,6 +68,7 @@ class TurnOptionsDict(TypedDict, total=False):
     cache_salt: str | None
     chat_template: str | None
     template_kwargs: Mapping[str, Any]
+    exact_turns: bool
     tools_in_system: bool
     thinking: bool | None
     thinking_markers: list[str] | tuple[str, str] | Literal[False] | None

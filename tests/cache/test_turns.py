@@ -9,7 +9,7 @@ from helpers.rows import IDENTITY, chain, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erllama_py.cache.book import TURN_SHARE
+from erllama_py.cache.book import TURN_SHARE, Book
 from erllama_py.cache.eviction import choose_victims, evict_bytes, orphans
 from erllama_py.cache.index import Index
 from erllama_py.cache.keys import pack_tokens
@@ -33,7 +33,7 @@ class Tier:
         self.index.add_tier("disk", "disk", quota)
 
     @property
-    def book(self):  # type: ignore[no-untyped-def]
+    def book(self) -> Book:
         return self.index.books["disk"]
 
     def keep(

@@ -18,7 +18,7 @@ from helpers.project import TOP, sources, syntax
 from erllama_py.cache.messages import Used
 from erllama_py.cache.reservation import Refused
 from erllama_py.cache.walk import Miss
-from erllama_py.options.model import SaveReason, SkipReason
+from erllama_py.options.model import RowReason, SkipReason
 from erllama_py.tiers.row_file import BadKind
 
 TIER = {"*"}  # any name that a tier was given
@@ -92,7 +92,7 @@ def words() -> dict[str, set[str]]:
         "hits.": literals(Used, "kind") - {"cold", "cancelled"},
         "hits.tier.": TIER,
         "misses.": literals(Miss, "reason"),
-        "saves.": set(get_args(SaveReason)),
+        "saves.": set(get_args(RowReason)),
         "saves.bytes.": TIER,
         # The errors of tiers are counted by their class names; the table says so in words.
         "saves.dropped.": (literals(Refused, "reason") - {"duplicate"})

@@ -193,7 +193,7 @@ def damage(root: Path, kind: str) -> None:
     elif kind == "foreign":
         path.write_bytes(b"something else altogether" * 400)
     elif kind == "version":
-        data[8:12] = (row_file.VERSION + 1).to_bytes(4, "little")
+        data[8:12] = (row_file.TURN_VERSION + 1).to_bytes(4, "little")
         path.write_bytes(data)
     elif kind == "renamed":
         path.write_bytes(row_path(root, 1).read_bytes())
