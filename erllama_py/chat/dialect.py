@@ -10,6 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from erllama_py.chat.thinking import Switch, ThinkingFormat, find_switch, find_thinking
+from erllama_py.chat.tool_formats import ToolFormat, find_format, format_named
 
 MOST_KEPT = 16  # sources whose dialects are kept: a request may bring a template of its own
 
@@ -20,12 +21,14 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     thinking: ThinkingFormat | None = None
     switch: Switch | None = None
     """What turns thinking on and off."""
+    tools: ToolFormat | None = None
 
 
 class Dialects:
-    """The dialects of one model. From any thread."""
+    """The dialects of one model. From any thread. `tool_format` names the format of its calls, where that is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, tool_format: str | None = None) -> None:
+        self._tools = None if tool_format is None else format_named(tool_format)
         self._found: dict[str | None, Dialect] = {}
 
     def known(self, source: str | None) -> Dialect | None:
@@ -38,11 +41,15 @@ class Dialects:
         if found is None:
             if len(self._found) >= MOST_KEPT:
                 self._found.clear()
-            found = self._found[source] = find_dialect(source, is_token)
+            found = find_dialect(source, is_token)
+            if self._tools is not None:
+                found = msgspec.structs.replace(found, tools=self._tools)
+            self._found[source] = found
         return found
 
 
 def find_dialect(source: str | None, is_token: Callable[[str], bool] = lambda marker: False) -> Dialect:
     """Read a template's source; `is_token` says whether a marker is one token. A model without a template has its
     vocabulary."""
-    return Dialect(thinking=find_thinking(source or "", is_token), switch=find_switch(source or ""))
+    text = source or ""
+    return Dialect(thinking=find_thinking(text, is_token), switch=find_switch(text), tools=find_format(text))

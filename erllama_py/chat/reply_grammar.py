@@ -1,21 +1,22 @@
 """The grammar of a whole reply: thinking first, then calls of tools among free text, or a structure. Pure.
 
-Grammars are in llguidance's Lark: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md. Control tokens
-are no text there: where a marker is one, the grammar names it by its id, and free text ends before it by itself. A
-marker may be written as text all the same, so that form is known too.
+A call is opened by its marker, and from there on its syntax and the schema of its tool hold until it is closed. What
+comes before and between is any text. Grammars are in llguidance's Lark, see `lark_rules`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
+from erllama_py.chat.lark_rules import LarkRules, Split, without
 from erllama_py.chat.thinking import ThinkingFormat
+from erllama_py.chat.tool_formats import Form, Marks, Offered, ToolFormat
 
-Split = Callable[[str], Sequence[int | str]]
-"""A marker as the model writes it: control tokens by id, and the texts between them."""
+Choice = Literal["auto", "required", "none"]
 
 
 class Thought(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,52 +27,108 @@ class Thought(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the prompt has opened it."""
 
 
-def reply_grammar(split: Split, *, thinking: Thought | None = None, structure: str | None = None) -> str | None:
+class Calls(msgspec.Struct, frozen=True, kw_only=True):
+    """The calls in a grammar."""
+
+    form: ToolFormat
+    tools: Sequence[Offered]
+    """Those that may be called."""
+    names: Sequence[str]
+    """Of all tools, those that may not be called among them."""
+    choice: Choice = "auto"
+    several: bool = True
+
+
+def reply_grammar(
+    split: Split, *, thinking: Thought | None = None, calls: Calls | None = None, structure: str | None = None
+) -> str | None:
     """The grammar in llguidance's serialised form; None where anything may be written.
 
     `structure` is such a grammar, which the reply follows once it has been thought.
     """
-    if structure is None or thinking is None:
+    if calls is not None and calls.choice == "none" and structure is not None:
+        calls = None
+    if calls is None and (structure is None or thinking is None):
         return structure
-    grammars = json.loads(structure)["grammars"]
-    grammars[0]["name"] = "structure"
-    headers = thinking.form.headers
-    before, after = ("header*", "(SPACE header)*") if headers else ("", "")
-    rules = [f"start: {_thought(thinking)} {before} @structure {after}", *_thinking_rules(thinking, split)]
-    rules += [f"header: ({' | '.join(term(header, split) for header in headers)}) SPACE"] if headers else []
-    lark = "\n".join(rules)
-    return json.dumps({"grammars": [{"lark_grammar": lark}, *grammars]}, ensure_ascii=False)
+    rules = LarkRules(split)
+    start = " ".join([_thought(thinking, rules), _answer(rules, thinking, calls, structure)])
+    grammars = [] if structure is None else json.loads(structure)["grammars"]
+    if grammars:
+        grammars[0]["name"] = "structure"
+    return json.dumps({"grammars": [{"lark_grammar": rules.text(start)}, *grammars]}, ensure_ascii=False)
 
 
-def _thought(thinking: Thought) -> str:
-    return "thought SPACE" if thinking.begun else "(opens thought SPACE)?"
+def _answer(rules: LarkRules, thinking: Thought | None, calls: Calls | None, structure: str | None) -> str:
+    """What comes after the first thought."""
+    headers = () if thinking is None else thinking.form.headers
+    if calls is None:
+        return _within(rules, headers, "@structure")
+    marks = calls.form.marks(calls.names)
+    marks = msgspec.structs.replace(marks, dropped=tuple(dict.fromkeys((*marks.dropped, *headers))))
+    if calls.choice == "none":
+        banned = marks.opens if marks.banned is None else marks.banned
+        return _within(rules, marks.dropped, rules.terminal(without(banned, marks.at_start)), after=False)
+    forms = calls.form.forms(calls.tools, rules, calls.several)
+    if structure is not None or calls.choice == "required":
+        alone = _alone(rules, forms, marks, calls.several)
+        return alone if structure is None else f"({alone} | {_within(rules, marks.dropped, '@structure')})"
+    return _among_text(rules, thinking, forms, marks, calls.several)
 
 
-def _thinking_rules(thinking: Thought, split: Split) -> list[str]:
-    rules = ["SPACE: /\\s*/", f"opens: {term(thinking.form.opens, split)}"]
-    token = until(thinking.form.closes, split)
-    return [*rules, f"thought: {' | '.join(f'thought_{i}' for i in range(len(token)))}",
-            *(f"thought_{i}{one}" for i, one in enumerate(token)), "ANY: /(?s:.*)/"]  # fmt: skip
+def _within(rules: LarkRules, headers: Sequence[str], body: str, *, after: bool = True) -> str:
+    """What may have headers before and after it."""
+    if not headers:
+        return body
+    rules.space()
+    header = rules.rule(" | ".join(rules.marker(header) for header in headers))
+    return f"({header} SPACE)* {body} (SPACE {header})*" if after else f"({header} SPACE)* {body}"
 
 
-def term(marker: str, split: Split) -> str:
-    """A marker, by its control tokens or as text."""
-    parts = split(marker)
-    by_id = " ".join(f"<[{part}]>" if isinstance(part, int) else literal(part) for part in parts)
-    return literal(marker) if len(parts) == 1 and isinstance(parts[0], str) else f"({by_id} | {literal(marker)})"
+def _thought(thinking: Thought | None, rules: LarkRules) -> str:
+    """What may be thought before anything else; the white space after it belongs to it."""
+    if thinking is None:
+        return ""
+    block = f"{rules.until(thinking.form.closes)} SPACE"
+    rules.space()
+    return block if thinking.begun else f"({rules.marker(thinking.form.opens)} {block})*"
 
 
-def until(marker: str, split: Split) -> list[str]:
-    """Any text and then the marker, as the ends of rules: each form is one of its own."""
-    first, *rest = split(marker)
-    ends = [f"[lazy]: ANY {literal(marker)}"]
-    if isinstance(first, int):
-        ends.append(
-            ": ANY " + " ".join(f"<[{one}]>" if isinstance(one, int) else literal(one) for one in (first, *rest))
-        )
-    return ends
+def _alone(rules: LarkRules, forms: Sequence[Form], marks: Marks, several: bool) -> str:
+    """Calls and nothing else."""
+    dropped = [rules.marker(one) for one in marks.before]
+    call = rules.rule(" | ".join(f"{rules.marker(form.opener) if form.opener else ''} {form.body}" for form in forms))
+    before = f"({' | '.join(dropped)})* " if dropped else ""
+    if not several or marks.end is None:
+        return before + call
+    rules.space()
+    more = rules.rule(" | ".join(f"SPACE {rules.marker(form.opener)} {form.body}" for form in forms if form.opener))
+    return f"{before}{call} {more}*"
 
 
-def literal(text: str) -> str:
-    """A text as Lark has it."""
-    return json.dumps(text, ensure_ascii=False)
+def _among_text(rules: LarkRules, thinking: Thought | None, forms: Sequence[Form], marks: Marks, several: bool) -> str:
+    """Text, and in it calls. What comes first must not look like a call without a marker."""
+    bare = [form.body for form in forms if not form.opener]
+    lead = rules.terminal(without((), marks.at_start)) if bare else "ANY"
+
+    def items(text: str) -> tuple[str, str]:
+        calls = [f"{rules.until(form.opener, text)} {form.body}" for form in forms if form.opener]
+        others = [rules.until(one, text) for one in marks.dropped]
+        if thinking is not None:
+            others.append(f"{rules.until(thinking.form.opens, text)} {rules.until(thinking.form.closes)}")
+        return rules.rule(" | ".join(calls)) if calls else "", rules.rule(" | ".join(others)) if others else ""
+
+    call, other = items("ANY")
+    goes_on = several and marks.end is not None  # without an end marker a section is the last
+    after = rules.rule(f"({' | '.join(filter(None, (call, other)))})* ANY") if call or other else "ANY"
+    if not goes_on:
+        once = " | ".join(filter(None, (call, "ANY")))
+        after = rules.rule(f"{other}* ({once})" if other else f"({once})")
+    if not bare:
+        return after
+    first_call, first_other = items(lead)
+    ways = [*bare, lead]
+    if first_call:
+        ways.append(f"{first_call} {after}" if goes_on else first_call)
+    if first_other:
+        ways.append(f"{first_other} {after}")
+    return f"({' | '.join(ways)})"

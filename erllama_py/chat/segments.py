@@ -7,12 +7,17 @@ begin with blank lines.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 
 SegmentKind = Literal["text", "thinking", "call"]
+
+
+# What ends a text in a call, or escapes what would.
+_TEXT_END = {quote: re.compile(f"[{quote}\\\\\n]") for quote in "\"'"}
 
 
 class Markers(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,8 +31,13 @@ class Markers(msgspec.Struct, frozen=True, kw_only=True):
     """What opens a call where there is no text before it: of formats without a marker, such as `{"name":`."""
     call_end: str | None = None
     """What closes a call; `None`: it goes on to the reply's end."""
+    call_quotes: str = ""
+    """The characters around texts in calls, where what closes a call is content; a backslash escapes one, and no text
+    spans lines."""
     dropped: tuple[str, ...] = ()
-    """Headers of the model's own format, which are no content."""
+    """Headers of the model's own format, which are no content. None is the beginning of another marker."""
+    dropped_at_start: tuple[str, ...] = ()
+    """The same, where there is no text before it."""
     begins: SegmentKind = "text"
     """What the reply begins in: a template may have opened the thinking itself."""
     tokens: tuple[int, ...] = ()
@@ -57,9 +67,11 @@ class Segmenter:
         self._held = ""
         self._space = ""  # at the end of what was handed out: dropped where a marker follows
         self._after_marker = markers.begins != "text"  # white space that comes now is dropped
-        self._is_start = markers.begins == "text"  # there was nothing but white space
+        self._is_start = True  # there was no text, and no call
         thinking = () if markers.thinking is None else (markers.thinking[0],)
         self._openers = (*thinking, *markers.calls, *markers.dropped)
+        self._starts = (*markers.calls_at_start, *markers.dropped_at_start)
+        self._quote = ""  # what closes the text in a call that is under way
 
     @property
     def kind(self) -> SegmentKind:
@@ -83,6 +95,9 @@ class Segmenter:
         """The end of the reply: what was held back is text of the segment that it is in."""
         pieces: list[Piece] = []
         rest, self._held = self._held, ""
+        if self._kind == "call":
+            pieces.append(Piece("call", rest, closed=True))
+            return pieces
         self._give(rest, pieces)
         if self._space and self._kind == "text":
             pieces.append(Piece("text", self._space))
@@ -98,24 +113,24 @@ class Segmenter:
             assert markers.thinking is not None
             wanted: Sequence[str] = (markers.thinking[1],)
         else:
-            if self._is_start and markers.calls_at_start and (opened := self._at_start()) is not None:
+            if self._is_start and self._starts and (opened := self._at_start()) is not None:
                 return opened
             wanted = self._openers
         at, found = _first(held, wanted)
         if found is None:
-            keep = _begun(held, wanted)
+            keep = begun(held, wanted)
             self._held = held[len(held) - keep :]
             self._give(held[: len(held) - keep], pieces)
             return False
         self._give(held[:at], pieces)
-        self._held, self._space, self._after_marker, self._is_start = held[at + len(found) :], "", True, False
+        self._held, self._space, self._after_marker = held[at + len(found) :], "", True
         if self._kind == "thinking":
             pieces.append(Piece("thinking", "", closed=True))
             self._kind = "text"
         elif markers.thinking is not None and found == markers.thinking[0]:
             self._kind = "thinking"
         elif found in markers.calls:
-            self._kind, self._held = "call", found + self._held
+            self._kind, self._held, self._quote, self._is_start = "call", found + self._held, "", False
         return True
 
     def _at_start(self) -> bool | None:
@@ -123,25 +138,50 @@ class Segmenter:
         where it does not."""
         text = self._held.lstrip()
         if any(text.startswith(opener) for opener in self._markers.calls_at_start):
-            self._kind, self._held, self._is_start = "call", text, False
+            self._kind, self._held, self._is_start, self._quote = "call", text, False, ""
             return True
-        if any(opener.startswith(text) for opener in self._markers.calls_at_start):
+        if dropped := next((one for one in self._markers.dropped_at_start if text.startswith(one)), None):
+            self._held, self._is_start, self._after_marker = text[len(dropped) :], False, True
+            return True
+        if any(opener.startswith(text) for opener in self._starts):
             return False
         self._is_start = False
         return None
 
     def _in_call(self, pieces: list[Piece]) -> bool:
-        end, held = self._markers.call_end, self._held
-        at, found = (0, None) if end is None else _first(held, (end,))
-        if found is not None:
-            pieces.append(Piece("call", held[: at + len(found)], closed=True))
-            self._kind, self._held, self._after_marker = "text", held[at + len(found) :], True
-            return True
-        keep = 0 if end is None else _begun(held, (end,))
-        self._held = held[len(held) - keep :]
-        if text := held[: len(held) - keep]:
-            pieces.append(Piece("call", text))
-        return False
+        held = self._held
+        known, is_end = self._known_call(held)
+        if text := held[:known]:
+            pieces.append(Piece("call", text, closed=is_end))
+        self._held = held[known:]
+        if is_end:
+            self._kind, self._after_marker = "text", True
+        return is_end
+
+    def _known_call(self, held: str) -> tuple[int, bool]:
+        """How much of the text is known to be of the call, and whether the call ends there."""
+        end, quotes = self._markers.call_end, self._markers.call_quotes
+        if end is None:
+            return len(held), False
+        at = 0
+        while True:
+            found = _TEXT_END[self._quote].search(held, at) if self._quote else None
+            if self._quote and found is None:
+                return len(held), False
+            if found is not None:
+                if found[0] == "\\" and found.end() == len(held):
+                    return found.start(), False  # what it escapes has not come
+                at = found.end() + (found[0] == "\\")
+                self._quote = self._quote if found[0] == "\\" else ""
+                continue
+            closed, _ = _first(held, (end,), at)
+            quoted, quote = _first(held, tuple(quotes), at)
+            if quote is not None and quoted < closed:
+                self._quote, at = quote, quoted + 1
+            elif closed < len(held):
+                return closed + len(end), True
+            else:
+                return len(held) - begun(held[at:], (end,)), False
 
     def _give(self, text: str, pieces: list[Piece]) -> None:
         """Hand out text of the segment, but for white space that a marker may follow."""
@@ -158,7 +198,7 @@ class Segmenter:
         kept = text.rstrip()
         self._space = text[len(kept) :]
         if kept:
-            self._is_start = False
+            self._is_start = self._is_start and self._kind != "text"
             pieces.append(Piece(self._kind, kept))
 
 
@@ -188,16 +228,16 @@ def calls_of(pieces: Sequence[Piece]) -> tuple[str, ...]:
     return tuple(piece.text for piece in joined([piece for piece in pieces if piece.kind == "call"]))
 
 
-def _first(text: str, markers: Sequence[str]) -> tuple[int, str | None]:
+def _first(text: str, markers: Sequence[str], start: int = 0) -> tuple[int, str | None]:
     """Where the first marker begins and which it is; of two at the same place the longer."""
-    found = [(at, -len(marker), marker) for marker in markers if (at := text.find(marker)) >= 0]
+    found = [(at, -len(marker), marker) for marker in markers if (at := text.find(marker, start)) >= 0]
     if not found:
         return len(text), None
     at, _, marker = min(found)
     return at, marker
 
 
-def _begun(text: str, markers: Sequence[str]) -> int:
+def begun(text: str, markers: Sequence[str]) -> int:
     """How many characters at the end of `text` could be the beginning of a marker."""
     longest = max(map(len, markers), default=1) - 1
     for length in range(min(longest, len(text)), 0, -1):

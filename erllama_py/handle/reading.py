@@ -9,13 +9,17 @@ from functools import partial
 import msgspec
 
 from erllama_py.chat.dialect import Dialect
-from erllama_py.chat.reply_grammar import Thought, reply_grammar
+from erllama_py.chat.reply_grammar import Calls, Thought, reply_grammar
+from erllama_py.chat.segments import Markers
+from erllama_py.chat.tool_formats import Marks
 from erllama_py.engine.backend import Vocabulary
-from erllama_py.handle.replies import Finish, Prepared, ReplyPlan
+from erllama_py.handle.callable_tools import grammar_calls, refused_tools
+from erllama_py.handle.replies import Events, Finish, Prepared, ReplyPlan
 from erllama_py.handle.structured import check, parsed, structured
 from erllama_py.handle.thinking import find_thinking, is_told_apart, signed, signed_events, thinking_markers
+from erllama_py.handle.tool_calls import ReplyCalls
 from erllama_py.options.model import ModelConfig
-from erllama_py.options.request import RequestOptions, structures
+from erllama_py.options.request import RequestOptions, may_call, structures
 
 
 def asks_nothing(options: RequestOptions, prepared: Prepared, dialect: Dialect, config: ModelConfig) -> bool:
@@ -25,33 +29,63 @@ def asks_nothing(options: RequestOptions, prepared: Prepared, dialect: Dialect, 
 
 def compiles(options: RequestOptions) -> bool:
     """Whether a grammar is to be compiled, which may take long."""
-    return bool(structures(options))
+    return bool(structures(options)) or bool(options.tools)
 
 
 def plan_reply(
     options: RequestOptions, prepared: Prepared, dialect: Dialect, config: ModelConfig, vocabulary: Vocabulary
 ) -> ReplyPlan:
-    """What the engine is told of the reply, and what is made of what comes. Raises `InvalidGrammar` and
-    `InvalidOption`."""
-    finish: list[Finish] = []
+    """What the engine is told of the reply, and what is made of what comes. Raises `InvalidGrammar`,
+    `InvalidSchema` and `InvalidOption`."""
+    finish, events = list[Finish](), list[Events]()
     if structures(options):
         options, read = structured(options, vocabulary)
         if read is not None:
             finish.append(lambda completion, _: parsed(completion, read))
     thinking = find_thinking(options, prepared, dialect, config, vocabulary)
+    calls = grammar_calls(options, dialect)
     thought = None if thinking is None else Thought(form=thinking.form, begun=thinking.begun)
-    grammar = reply_grammar(partial(split_marker, vocabulary), thinking=thought, structure=options.grammar)
-    if grammar is not None and grammar != options.grammar:
-        check(grammar, vocabulary.structure_tokenizer())
-        options = msgspec.structs.replace(options, grammar=grammar)
-    key, events = config.thinking_signing_key, None
-    if thinking is not None and key is not None:
-        finish.append(partial(signed, key))
-        events = partial(signed_events, key)
+    options = _with_grammar(options, thought, calls, vocabulary)
+    key, markers = config.thinking_signing_key, None
+    if thinking is not None:
+        markers = thinking_markers(thinking, options, config, vocabulary, control_tokens)
+        if key is not None:
+            finish.append(partial(signed, key))
+            events.append(partial(signed_events, key))
+    if calls is not None and may_call(options):
+        replies = ReplyCalls(calls.form, options.tools)
+        markers = call_markers(markers, calls.form.marks(calls.names), vocabulary)
+        finish.insert(0, replies.finish)
+        events.append(replies.events)
     if prepared.finish is not None:
         finish.append(prepared.finish)
-    markers = None if thinking is None else thinking_markers(thinking, options, config, vocabulary, control_tokens)
-    return ReplyPlan(options, markers, tuple(finish), events)
+    return ReplyPlan(options, markers, tuple(finish), tuple(events))
+
+
+def _with_grammar(
+    options: RequestOptions, thinking: Thought | None, calls: Calls | None, vocabulary: Vocabulary
+) -> RequestOptions:
+    """The options with one grammar for the whole reply."""
+    split = partial(split_marker, vocabulary)
+    grammar = reply_grammar(split, thinking=thinking, calls=calls, structure=options.grammar)
+    if grammar is None or grammar == options.grammar:
+        return options
+    tokenizer = vocabulary.structure_tokenizer()
+    with refused_tools(calls, tokenizer):
+        check(grammar, tokenizer)
+    return msgspec.structs.replace(options, grammar=grammar)
+
+
+def call_markers(markers: Markers | None, marks: Marks, vocabulary: Vocabulary) -> Markers:
+    """What tells calls from text, beside what tells thinking from it."""
+    markers = Markers() if markers is None else markers
+    named = (*marks.dropped, *marks.dropped_at_start, *marks.opens, *marks.at_start, *marks.heads, *marks.inner)
+    control = control_tokens(vocabulary, named if marks.end is None else (*named, marks.end))
+    return msgspec.structs.replace(
+        markers, calls=marks.opens, calls_at_start=marks.at_start, call_end=marks.end, call_quotes=marks.quotes,
+        dropped=tuple(dict.fromkeys((*markers.dropped, *marks.dropped))), dropped_at_start=marks.dropped_at_start,
+        tokens=tuple(sorted({*markers.tokens, *control})),
+    )  # fmt: skip
 
 
 def control_tokens(vocabulary: Vocabulary, markers: Sequence[str]) -> tuple[int, ...]:

@@ -20,6 +20,10 @@ Finish = Callable[[Completion, int], Completion]
 """What is made of a completion; the number says which of `n` alternatives it is."""
 
 
+Events = Callable[[Feed, int], Feed]
+"""Takes where the events of one alternative go, and gives what takes them as the engine reports them."""
+
+
 class Prepared(msgspec.Struct, frozen=True):
     """The prompt of a request."""
 
@@ -36,12 +40,13 @@ class ReplyPlan(msgspec.Struct, frozen=True):
     options: RequestOptions
     markers: Markers | None = None
     finish: Sequence[Finish] = ()
-    events: Callable[[Feed, int], Feed] | None = None
-    """Takes where the events of one alternative go, and gives what takes them as the engine reports them."""
+    events: Sequence[Events] = ()
 
     def feed(self, feed: Feed | None, index: int) -> Feed | None:
         """What takes the events of one alternative as the engine reports them."""
-        return feed if feed is None or self.events is None else self.events(feed, index)
+        for wrap in self.events:
+            feed = feed if feed is None else wrap(feed, index)
+        return feed
 
 
 class FinishedReply(Reply[Completion]):

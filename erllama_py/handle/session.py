@@ -239,7 +239,7 @@ class _TurnRun:
         """Claim the session, build the turn and submit it."""
         session, options = self._session, self._options
         session._check(options)
-        passed = {**options, "session_id": session.id, "cache_salt": session._salt}
+        passed = {**options, "session_id": session.id, "cache_salt": session._salt, "tools": session._tools}
         try:
             return await session._caller.begin(self._prompt, passed, feed)
         except BaseException:

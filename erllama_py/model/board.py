@@ -71,7 +71,7 @@ class ModelBoard:
         self.identity: Identity | None = None  # of what is saved without a salt
         self.vocabulary: Vocabulary | None = None
         self.template: ChatTemplate | None = None
-        self.dialects = Dialects()
+        self.dialects = Dialects(config.tool_format)
         # The ids of requests that are replies to one call, by that of the first, while it is under way.
         self.alternatives: dict[int, tuple[int, ...]] = {}
         self._ref: ActorRef[Message] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -21,6 +22,12 @@ class ChatOptions(Sampling, frozen=True):
     """The tools that the reply may call: mappings in OpenAI's function form, or in its inner one (`name`,
     `description`, `parameters`), and Python functions, whose type hints and docstrings say the same. At most 128. They
     are shown to the model by its chat template."""
+    tool_choice: str | dict[str, Any] = "auto"
+    """Whether the reply calls tools: `"auto"`: as the model sees fit; `"required"`: it does nothing else, once it has
+    thought; `{"name": "f"}`: it calls this one; `"none"`: it cannot, though the tools are shown to it. OpenAI's form of
+    the third is taken too. A call is always valid: its syntax is forced and its arguments obey the tool's schema."""
+    parallel_tool_calls: bool = True
+    """Whether a reply may have several calls."""
     chat_template: Annotated[str, Meta(min_length=1, max_length=MAX_TEMPLATE)] | None = None
     """The name of one of the model's chat templates (`"tool_use"`, `"rag"`), or a template itself, in Jinja. `None`:
     `"tool_use"` where there are tools and the model has one of that name, else its default template. Compiling a
@@ -72,6 +79,19 @@ def check_chat(options: ChatOptions) -> None:
             raise InvalidOption("template_kwargs", f"{name[:80]!r} is no name that a template can read")
         if name in RESERVED:
             raise InvalidOption("template_kwargs", f"{name!r} is given to every template already")
+
+
+def tool_choice(given: Any) -> Any:
+    """The choice as it is kept; a tool by `{"name": …}`. Raises `ValueError`."""
+    if given in ("auto", "required", "none"):
+        return given
+    named = given
+    if isinstance(given, Mapping) and given.get("type", "function") == "function":
+        named = given.get("function", given)
+    if isinstance(named, Mapping) and isinstance(named.get("name"), str) and set(named) <= {"name", "type"}:
+        return {"name": named["name"]}
+    shown = repr(given) if len(repr(given)) <= 80 else f"{repr(given)[:77]}..."
+    raise ValueError(f"expected 'auto', 'none', 'required' or {{'name': …}}, got {shown}")
 
 
 # What templates are given in any case, and names of Jinja's own.

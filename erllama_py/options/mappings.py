@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
-from erllama_py.options.model import ContextOpts, KVType, ModelOpts, SchedulerOpts, StubOpts
+from erllama_py.options.model import ContextOpts, KVType, ModelOpts, SchedulerOpts, StubOpts, ToolFormatName
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.runtime import Source
 from erllama_py.options.sampling import SamplerName
@@ -65,6 +65,8 @@ class TurnOptionsDict(TypedDict, total=False):
     regex: str | None
     choice: list[str] | tuple[str, ...] | None
     grammar: str | None
+    tool_choice: str | dict[str, Any]
+    parallel_tool_calls: bool
     cache_salt: str | None
     chat_template: str | None
     template_kwargs: Mapping[str, Any]
@@ -213,6 +215,7 @@ class ModelConfigDict(TypedDict, total=False):
     thinking_markers: list[str] | tuple[str, str] | None
     thinking_budget_message: str
     thinking_signing_key: bytes | str | None
+    tool_format: ToolFormatName | None
     stub: StubOptsDict | StubOpts
 
 

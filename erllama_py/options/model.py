@@ -37,6 +37,11 @@ MAX_DEVICES = 16  # llama.cpp's llama_max_devices(); it reads no more shares tha
 MAX_THREADS = 512  # ggml's GGML_MAX_N_THREADS
 STUB_TOKENS = 260  # the stub's vocabulary starts with 256 bytes and its control tokens
 
+ToolFormatName = Literal[
+    "harmony", "deepseek_v3", "deepseek_v31", "command_r", "functionary", "mistral_named", "mistral", "lfm2",
+    "qwen3_coder", "glm", "llama_function", "phi4", "granite", "nemotron", "hermes", "pythonic", "llama3", "json",
+]  # fmt: skip
+
 Positive = Annotated[float, Meta(gt=0.0)]
 Seconds = Annotated[float, Meta(ge=0.0, le=3600.0)]
 Threads = Annotated[int, Meta(ge=1, le=MAX_THREADS)]
@@ -211,6 +216,8 @@ class ModelConfig(Options, frozen=True):
     """What a block ends with that is closed for the model, as by `thinking_budget_tokens`."""
     thinking_signing_key: SigningKey | None = None
     """Signs what the model thinks, by HMAC-SHA256: bytes or a str. It is never shown, nor in `ModelInfo.config`."""
+    tool_format: ToolFormatName | None = None
+    """How the model writes calls of tools; found from its chat template when not given."""
     stub: StubOpts = StubOpts()
     """How the stub backend behaves."""
 

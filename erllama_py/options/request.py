@@ -10,7 +10,7 @@ from msgspec import Meta
 from msgspec.structs import asdict
 
 from erllama_py.errors import InvalidOption
-from erllama_py.options.chat import ChatOptions, check_chat
+from erllama_py.options.chat import ChatOptions, check_chat, tool_choice
 from erllama_py.options.check import Count, check_utf8, convert, hex_digest, shown
 from erllama_py.options.combinations import check_combinations
 from erllama_py.options.model import Salt
@@ -107,6 +107,7 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
         RequestOptions,
         stop_sequences=lambda stops: (stops,) if isinstance(stops, str) else stops,
         parent_key=lambda key: bytes.fromhex(hex_digest(key)),
+        tool_choice=tool_choice,
         queue_wait=lambda wait: True if wait == math.inf else wait,
     )
     for stop in request.stop_sequences:
@@ -127,7 +128,8 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
             raise InvalidOption("logit_bias", f"expected -inf, or at most {MAX_BIAS:g} either way, got {bias}")
     check_thinking(request.thinking_markers, request.thinking_budget_message, request.thinking_budget_tokens)
     check_structure(request)
-    check_combinations(request, request.response_tokens, structured=bool(structures(request)))
+    check_combinations(request, request.response_tokens, structured=bool(structures(request)) or may_call(request))
+    check_calls(request)
     check_answer(request)
     check_chat(request)
     return request
@@ -136,6 +138,22 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
 def structures(request: RequestOptions) -> list[str]:
     """The options that say what the reply looks like, as far as they are given."""
     return [name for name in STRUCTURES if getattr(request, name) is not None]
+
+
+def may_call(request: RequestOptions) -> bool:
+    """Whether the reply may call tools."""
+    return request.tools not in (None, (), []) and request.tool_choice != "none"
+
+
+def check_calls(request: RequestOptions) -> None:
+    """Whether what is asked of calls can be. Raises `InvalidOption`."""
+    if request.tools in (None, (), []):
+        if request.tool_choice not in ("auto", "none"):
+            raise InvalidOption("tool_choice", "there are no `tools` to call")
+        if not request.parallel_tool_calls:
+            raise InvalidOption("parallel_tool_calls", "there are no `tools` to call")
+    if request.tool_choice not in ("auto", "none") and (given := structures(request)):
+        raise InvalidOption("tool_choice", f"the reply is a call, and {given[0]!r} asks for something else")
 
 
 def check_answer(request: RequestOptions) -> None:

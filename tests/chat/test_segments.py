@@ -12,6 +12,8 @@ from erllama_py.chat.segments import Markers, Piece, Segmenter, calls_of, joined
 
 MARKERS = Markers(thinking=("<think>", "</think>"), calls=("<call>",), call_end="</call>", dropped=("<|x|>",))
 BARE = Markers(calls_at_start=('{"name":', "["))
+QUOTED = Markers(calls=("<call>",), call_end="</call>", call_quotes="\"'")
+STARTS = Markers(calls=(">>>f\n",), calls_at_start=("f\n",), dropped_at_start=("all\n",))
 CASES: list[tuple[Markers, str, str, str | None, tuple[str, ...]]] = [
     (MARKERS, "Hello", "Hello", None, ()),
     (MARKERS, " Hello \n", " Hello \n", None, ()),
@@ -32,6 +34,14 @@ CASES: list[tuple[Markers, str, str, str | None, tuple[str, ...]]] = [
     (BARE, 'a {"name": 1}', 'a {"name": 1}', None, ()),
     (BARE, '{"nam', '{"nam', None, ()),
     (BARE, "", "", None, ()),
+    (QUOTED, '<call>"</call>\\"</call>"</call>a', "a", None, ('<call>"</call>\\"</call>"</call>',)),
+    (QUOTED, "<call>'it\\'s </call>', \"'</call>\"</call>", "", None, ("<call>'it\\'s </call>', \"'</call>\"</call>",)),
+    (QUOTED, '<call>"torn\n</call>a', "a", None, ('<call>"torn\n</call>',)),
+    (QUOTED, '<call>"</call>', "", None, ('<call>"</call>',)),
+    (Markers(thinking=("<t>", "</t>"), begins="thinking", calls_at_start=("[",)), "a</t>\n[1]", "", "a", ("[1]",)),
+    (STARTS, "all\nHi all\n", "Hi all\n", None, ()),
+    (STARTS, "f\n{}", "", None, ("f\n{}",)),
+    (STARTS, "all\nHi\n>>>f\n{}", "Hi", None, (">>>f\n{}",)),
 ]
 
 
@@ -48,13 +58,36 @@ def test_segments_are_told_apart() -> None:
         assert (text_of(pieces), thinking_of(pieces), calls_of(pieces)) == (text, thinking, calls), reply
 
 
-PARTS = ["<think>", "</think>", "<call>", "</call>", "<|x|>", "<", "think>", "</", "Z", " ", "\n", "[", '{"name":']
+PARTS = [
+    "<think>",
+    "</think>",
+    "<call>",
+    "</call>",
+    "<|x|>",
+    "<",
+    "think>",
+    "</",
+    "Z",
+    " ",
+    "\n",
+    "[",
+    '{"name":',
+    '"',
+    "'",
+    "\\",
+    "all\n",
+    "f\n",
+]
 
 
-@given(st.lists(st.sampled_from(PARTS), max_size=12), st.lists(st.integers(0, 60), max_size=8), st.booleans())
-def test_chunks_change_nothing(parts: list[str], cuts: list[int], is_bare: bool) -> None:
+@given(
+    st.lists(st.sampled_from(PARTS), max_size=12),
+    st.lists(st.integers(0, 60), max_size=8),
+    st.sampled_from((MARKERS, BARE, QUOTED, STARTS)),
+)
+def test_chunks_change_nothing(parts: list[str], cuts: list[int], markers: Markers) -> None:
     """However a reply is cut, its segments are the same."""
-    reply, markers = "".join(parts), BARE if is_bare else MARKERS
+    reply = "".join(parts)
     places = sorted({0, *(cut for cut in cuts if cut < len(reply)), len(reply)})
     chunks = [reply[start:end] for start, end in itertools.pairwise(places)]
     assert read(markers, chunks) == read(markers, [reply])

@@ -156,6 +156,14 @@ WRONG: list[tuple[str, object, str]] = [
     ("queue_wait", "1", "expected bool or float, got str"),
     ("parent_key", b"k" * 31, "expected 32 bytes or 64 hex digits"),
     ("parent_key", "0" * 63, "expected 32 bytes or 64 hex digits"),
+    ("tool_choice", "any", "expected 'auto', 'none', 'required' or {'name': …}, got 'any'"),
+    ("tool_choice", {}, "expected 'auto', 'none', 'required' or {'name': …}, got {}"),
+    ("tool_choice", {"name": 1}, "expected 'auto', 'none', 'required' or {'name': …}, got {'name': 1}"),
+    ("tool_choice", 7, "expected 'auto', 'none', 'required' or {'name': …}, got 7"),
+    ("tool_choice", "required", "there are no `tools` to call"),
+    ("tool_choice", {"name": "f"}, "there are no `tools` to call"),
+    ("parallel_tool_calls", 1, "expected bool, got int"),
+    ("parallel_tool_calls", False, "there are no `tools` to call"),
     ("parent_key", "g" * 64, "expected 32 bytes or 64 hex digits"),
     ("parent_key", "", "expected 32 bytes or 64 hex digits"),
     ("parent_key", 7, "expected 32 bytes or 64 hex digits"),
@@ -185,6 +193,16 @@ def test_a_wrong_value_is_refused_with_what_was_expected(option: str, value: obj
             "prompt_logprobs",
             "it reads the prompt in other batches than a reproducible reply does",
         ),
+        (
+            {"tools": [{"name": "f"}], "tool_choice": "required", "regex": "a"},
+            "tool_choice",
+            "the reply is a call, and 'regex' asks for something else",
+        ),
+        (
+            {"tools": [{"name": "f"}], "ignore_eos": True},
+            "ignore_eos",
+            "the structure of the reply says where it ends",
+        ),
     ],
 )
 def test_what_cannot_be_told_is_refused_with_the_reason(options: dict[str, Any], option: str, problem: str) -> None:
@@ -192,6 +210,15 @@ def test_what_cannot_be_told_is_refused_with_the_reason(options: dict[str, Any],
     with pytest.raises(InvalidOption) as caught:
         parse_request_options(options)
     assert (caught.value.option, caught.value.problem) == (option, problem)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"name": "f"}, {"type": "function", "name": "f"}, {"type": "function", "function": {"name": "f"}}],
+)
+def test_a_tool_is_chosen_by_its_name(given: dict[str, Any]) -> None:
+    """In either of OpenAI's forms too."""
+    assert parse_request_options({"tools": [{"name": "f"}], "tool_choice": given}).tool_choice == {"name": "f"}
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
@@ -330,6 +357,7 @@ async def test_every_option_is_read_on_the_way_of_a_request(monkeypatch: pytest.
     async with stub_runtime() as (_, model):
         await model.complete("hello", response_tokens=1)
         await model.chat([{"role": "user", "content": "hello"}], response_tokens=1, thinking_markers=("<a>", "<b>"))
+        await model.complete("hello", response_tokens=1, tools=[{"name": "f"}])
     assert set(RequestOptions.__struct_fields__) - read == set()
 
 
