@@ -22,13 +22,14 @@ import erllama_py as erllama
 from erllama_py.serve.models import fetch
 
 TEXTS, ROUNDS, N_BATCH, N_THREADS = 200, 5, 512, 2
-WORDS = ["the", "weather", "is", "lovely", "today", "and", "a", "man", "eats", "bread", "in", "the", "quiet", "garden", "while", "rain", "falls", "on", "the", "old", "town"]  # fmt: skip
+LINE = "the weather is lovely today and a man eats bread in the quiet garden while rain falls on the old town"
 STREAM_TOKENS = 120
 
 
 def texts() -> list[str]:
     """Of several lengths, none like another."""
-    return [" ".join(WORDS[(i + j * (1 + i % 7)) % len(WORDS)] for j in range(4 + i * 37 % 57)) for i in range(TEXTS)]
+    words = LINE.split()
+    return [" ".join(words[(i + j * (1 + i % 7)) % len(words)] for j in range(4 + i * 37 % 57)) for i in range(TEXTS)]
 
 
 Run = Callable[[erllama.Model, list[str]], Awaitable[Any]]

@@ -1,8 +1,8 @@
 """The Python in the documents runs: page by page, block after block in one namespace, `await` allowed.
 
 Model paths on the pages (`/srv/models/….gguf`) are read as the small model that `make test` fetches, `minilm.gguf` as
-the one for embeddings, and other paths below `/var/lib` as a scratch folder. A block that cannot run has a line `<!-- not run: the reason -->`
-above it; there are few of these, and their number is written here.
+the one for embeddings, and other paths below `/var/lib` as a scratch folder. A block that cannot run has a line
+`<!-- not run: the reason -->` above it; there are few of these, and their number is written here.
 """
 
 from __future__ import annotations
