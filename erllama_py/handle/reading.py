@@ -41,7 +41,7 @@ def plan_reply(
     if structures(options):
         options, read = structured(options, vocabulary)
         if read is not None:
-            finish.append(lambda completion, _: parsed(completion, read))
+            finish.append(lambda completion, _: completion if completion.tool_calls else parsed(completion, read))
     thinking = find_thinking(options, prepared, dialect, config, vocabulary)
     calls = grammar_calls(options, dialect)
     thought = None if thinking is None else Thought(form=thinking.form, begun=thinking.begun)

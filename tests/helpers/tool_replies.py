@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +19,13 @@ from erllama_py.handle.reading import call_markers, split_marker
 from erllama_py.handle.tool_calls import ReplyCalls
 from erllama_py.results import CallText, EngineEvent, TextDelta, ToolCall, ToolCallDelta, ToolCallEnd
 
+DEEPSEEK_TOKENS = (
+    "<｜tool▁calls▁begin｜>",
+    "<｜tool▁call▁begin｜>",
+    "<｜tool▁sep｜>",
+    "<｜tool▁call▁end｜>",
+    "<｜tool▁calls▁end｜>",
+)
 VOCABULARY = StubVocabulary("stub", 300)
 Call = tuple[str, dict[str, Any]]
 
@@ -99,6 +107,58 @@ WRITTEN: dict[str, Callable[[Sequence[Call]], str]] = {
     "llama3": lambda calls: "; ".join(_objects(calls, "parameters")),
     "json": lambda calls: "\n".join(_objects(calls)),
 }
+# The words of a public template of each format, from which it is known.
+TEMPLATES = {
+    "harmony": "{% for t in tools %}{% endfor %}<|channel|>commentary to=functions.f <|constrain|>json<|message|>",
+    "deepseek_v3": "{{ tools }}<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{}\n```",
+    "deepseek_v31": "{{ tools }}<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}",
+    "command_r": "{{ tools }}<|START_ACTION|>[]<|END_ACTION|>",
+    "functionary": "{% if tools %}>>>all\n{% endif %}",
+    "mistral_named": "{{ tools }}[TOOL_CALLS]f[ARGS]{}",
+    "mistral": "[AVAILABLE_TOOLS]{{ tools }}[/AVAILABLE_TOOLS][TOOL_CALLS][{}]",
+    "lfm2": "<|tool_list_start|>{{ tools }}<|tool_list_end|>",
+    "qwen3_coder": "{{ tools }}<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>",
+    "glm": "{{ tools }}<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>1</arg_value>\n</tool_call>",
+    "llama_function": "{{ tools }}<function=f>{}</function>",
+    "phi4": "<|tool|>{{ tools }}<|/tool|>",
+    "granite": "{{ tools }}<|tool_call|>[{}]",
+    "nemotron": "<AVAILABLE_TOOLS>{{ tools }}</AVAILABLE_TOOLS><TOOLCALL>[{}]</TOOLCALL>",
+    "hermes": '<tools>{{ tools }}</tools><tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>',
+    "pythonic": "{{ tools }}[func_name1(params_name1=params_value1)]",
+    "llama3": 'Environment: ipython {{ tools }} {"name": function name, "parameters": {}}',
+    "json": "{{ tools }}",
+}
+# The control tokens among its markers.
+CONTROLS: dict[str, tuple[str, ...]] = {
+    "harmony": ("<|channel|>", "<|message|>", "<|constrain|>", "<|start|>"),
+    "deepseek_v3": DEEPSEEK_TOKENS,
+    "deepseek_v31": DEEPSEEK_TOKENS,
+    "command_r": ("<|START_ACTION|>", "<|END_ACTION|>"),
+    "mistral_named": ("[TOOL_CALLS]", "[ARGS]"),
+    "mistral": ("[TOOL_CALLS]",),
+    "lfm2": ("<|tool_call_start|>", "<|tool_call_end|>"),
+    "qwen3_coder": ("<tool_call>", "</tool_call>"),
+    "glm": ("<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+    "phi4": ("<|tool_call|>", "<|/tool_call|>"),
+    "granite": ("<|tool_call|>",),
+    "hermes": ("<tool_call>", "</tool_call>"),
+    "pythonic": ("<|python_start|>", "<|python_end|>"),
+    "llama3": ("<|python_tag|>",),
+}
+
+
+TURNS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
+    "{{ (m['tool_calls'] or []) | tojson }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def template_of(name: str) -> str:
+    """A chat template that shows tools, and has the words of a format."""
+    words = re.sub(r"\{\{ tools \}\}|\{%.*?%\}|\{\}", "", TEMPLATES[name])
+    return "{% if tools %}{{ tools | tojson }}{% endif %}" + TURNS + "{# " + words + " #}"
+
+
 ONE_CALL = frozenset({"harmony"})  # formats whose replies have one call at most
 TAGGED = frozenset({"qwen3_coder", "glm"})  # whose texts cannot hold the tag that ends them
 WEATHER: dict[str, Any] = {

@@ -57,8 +57,8 @@ def tagged_format(name: str, found: Callable[[str], bool], marks: Marks, style: 
     def forms(tools: Sequence[Offered], rules: LarkRules, several: bool) -> list[Form]:
         return _forms(tools, rules, marks, style, several)
 
-    if style.separator is not None:
-        marks = msgspec.structs.replace(marks, heads=(style.head,))
+    heads = () if style.separator is None else (style.head,)
+    marks = msgspec.structs.replace(marks, heads=heads, inner=(*style.key.split("{}"), style.value_end))
     return ToolFormat(name=name, found=found, marks=fixed(marks), read=read, forms=forms)
 
 
@@ -171,14 +171,13 @@ def _argument_rules(tool: Offered, rules: LarkRules, style: TagStyle) -> list[st
     found = []
     for name in properties:
         about = argument_schema(parameters, name) or {}
-        value = rules.rule(
-            f"{literal(style.key.format(name))} {_value(about, rules, style)} {literal(style.after_value)}"
-        )
+        key = rules.marker(style.key.format(name))
+        value = rules.rule(f"{key} {_value(about, rules, style)} {literal(style.after_value)}")
         found.append(value if name in required else f"{value}?")
     if not properties and parameters.get("additionalProperties", True) is not False:
-        free = rules.rule("ANY " + literal(_padding(style) + style.value_end), "[lazy]")
-        head, tail = style.key.split("{}")
-        found.append(f"({literal(head)} /[^<>\\n]+/ {literal(tail)} {free} {literal(style.after_value)})*")
+        free = rules.until(_padding(style) + style.value_end)
+        head, tail = map(rules.marker, style.key.split("{}"))
+        found.append(f"({head} /[^<>\\n]+/ {tail} {free} {literal(style.after_value)})*")
     return found
 
 
@@ -196,7 +195,7 @@ def _padding(style: TagStyle) -> str:
 def _value(schema: dict[str, Any], rules: LarkRules, style: TagStyle) -> str:
     end = _padding(style) + style.value_end
     if is_plain_text(schema):
-        return rules.rule(f"ANY {literal(end)}", "[lazy]")
+        return rules.until(end)
     if texts := named_texts(schema):
-        return f"({' | '.join(literal(text) for text in texts)}) {literal(end)}"
-    return f"{rules.schema(schema_text(schema, **JSON_STYLE))} {literal(end)}"
+        return f"({' | '.join(literal(text) for text in texts)}) {rules.marker(end)}"
+    return f"{rules.schema(schema_text(schema, **JSON_STYLE))} {rules.marker(end)}"

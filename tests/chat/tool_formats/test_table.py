@@ -11,6 +11,7 @@ from helpers.tool_replies import (
     NOOP,
     ONE_CALL,
     TAGGED,
+    TEMPLATES,
     WEATHER,
     WRITTEN,
     Call,
@@ -33,28 +34,6 @@ ALL = pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 PARIS: Call = ("get_weather", {"city": "Paris", "days": 3})
 
 LIKELY = '"}])<|>\n`/{[abcdefghijklmnopqrstuvwxyz_'  # other bytes would make long texts of nothing
-
-# The words of a public template of each format, from which it is known.
-TEMPLATES = {
-    "harmony": "{% for t in tools %}{% endfor %}<|channel|>commentary to=functions.f <|constrain|>json<|message|>",
-    "deepseek_v3": "{{ tools }}<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{}\n```",
-    "deepseek_v31": "{{ tools }}<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}",
-    "command_r": "{{ tools }}<|START_ACTION|>[]<|END_ACTION|>",
-    "functionary": "{% if tools %}>>>all\n{% endif %}",
-    "mistral_named": "{{ tools }}[TOOL_CALLS]f[ARGS]{}",
-    "mistral": "[AVAILABLE_TOOLS]{{ tools }}[/AVAILABLE_TOOLS][TOOL_CALLS][{}]",
-    "lfm2": "<|tool_list_start|>{{ tools }}<|tool_list_end|>",
-    "qwen3_coder": "{{ tools }}<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>",
-    "glm": "{{ tools }}<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>1</arg_value>\n</tool_call>",
-    "llama_function": "{{ tools }}<function=f>{}</function>",
-    "phi4": "<|tool|>{{ tools }}<|/tool|>",
-    "granite": "{{ tools }}<|tool_call|>[{}]",
-    "nemotron": "<AVAILABLE_TOOLS>{{ tools }}</AVAILABLE_TOOLS><TOOLCALL>[{}]</TOOLCALL>",
-    "hermes": '<tools>{{ tools }}</tools><tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>',
-    "pythonic": "{{ tools }}[func_name1(params_name1=params_value1)]",
-    "llama3": 'Environment: ipython {{ tools }} {"name": function name, "parameters": {}}',
-    "json": "{{ tools }}",
-}
 
 # Replies that are no well-formed calls, or that models write beside the usual form: the tool, the arguments, and a part
 # of the problem.
