@@ -149,7 +149,8 @@ CONTROLS: dict[str, tuple[str, ...]] = {
 
 TURNS = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
-    "{{ (m['tool_calls'] or []) | tojson }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{{ (m['tool_calls'] or []) | tojson }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
