@@ -17,10 +17,12 @@ ANY = "ANY: /(?s:.*)/"
 
 
 class LarkRules:
-    """A grammar under way."""
+    """A grammar under way. `shown` are tokens that no text has here although a reader sees them, but for `markers`."""
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, split: Split, shown: Sequence[int] = (), markers: Sequence[str] = ()) -> None:
         self._split = split
+        named = {part for marker in markers for part in split(marker)}
+        self.shown = _ranges([one for one in shown if one not in named])
         self._lines: list[str] = [ANY]
         self._names: dict[str, str] = {}  # of rules, by what they say
 
@@ -64,6 +66,11 @@ class LarkRules:
             forms.append(self.rule(f"{head} {self._by_id(marker[len(first) :])}"))
         return f"({' | '.join(forms)})"
 
+    def closed_by(self, marker: str) -> str:
+        """Any text with any tokens in it, and then the marker."""
+        before = f"(ANY {self.shown})* " if self.shown else ""
+        return before + self.until(marker)
+
     def _has_tokens(self, marker: str) -> bool:
         return any(isinstance(part, int) for part in self._split(marker))
 
@@ -73,6 +80,17 @@ class LarkRules:
     def text(self, start: str) -> str:
         """The whole grammar, with what its first rule says."""
         return "\n".join([f"start: {start}", *self._lines])
+
+
+def _ranges(tokens: Sequence[int]) -> str:
+    """One of these tokens; empty where there are none."""
+    found: list[list[int]] = []
+    for token in sorted(tokens):
+        if found and found[-1][1] == token - 1:
+            found[-1][1] = token
+        else:
+            found.append([token, token])
+    return f"<[{','.join(f'{first}-{last}' for first, last in found)}]>" if found else ""
 
 
 def literal(text: str) -> str:

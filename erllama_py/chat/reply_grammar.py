@@ -40,22 +40,34 @@ class Calls(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def reply_grammar(
-    split: Split, *, thinking: Thought | None = None, calls: Calls | None = None, structure: str | None = None
-) -> str | None:
+    split: Split, *, thinking: Thought | None = None, calls: Calls | None = None, structure: str | None = None,
+    shown: Sequence[int] = (),
+) -> str | None:  # fmt: skip
     """The grammar in llguidance's serialised form; None where anything may be written.
 
-    `structure` is such a grammar, which the reply follows once it has been thought.
+    `structure` is such a grammar, which the reply follows once it has been thought. `shown` are the tokens that text
+    may have beside its characters.
     """
     if calls is not None and calls.choice == "none" and structure is not None:
         calls = None
     if calls is None and (structure is None or thinking is None):
         return structure
-    rules = LarkRules(split)
+    rules = LarkRules(split, shown, _markers(thinking, calls))
     start = " ".join([_thought(thinking, rules), _answer(rules, thinking, calls, structure)])
     grammars = [] if structure is None else json.loads(structure)["grammars"]
     if grammars:
         grammars[0]["name"] = "structure"
     return json.dumps({"grammars": [{"lark_grammar": rules.text(start)}, *grammars]}, ensure_ascii=False)
+
+
+def _markers(thinking: Thought | None, calls: Calls | None) -> list[str]:
+    """All markers, none of which is text."""
+    found = [] if thinking is None else [thinking.form.opens, thinking.form.closes, *thinking.form.headers]
+    if calls is None:
+        return found
+    marks = calls.form.marks(calls.names)
+    found += [*marks.opens, *marks.at_start, *marks.dropped, *marks.dropped_at_start, *marks.heads, *marks.inner]
+    return [*found, marks.end] if marks.end else found
 
 
 def _answer(rules: LarkRules, thinking: Thought | None, calls: Calls | None, structure: str | None) -> str:
@@ -67,7 +79,9 @@ def _answer(rules: LarkRules, thinking: Thought | None, calls: Calls | None, str
     marks = msgspec.structs.replace(marks, dropped=tuple(dict.fromkeys((*marks.dropped, *headers))))
     if calls.choice == "none":
         banned = marks.opens if marks.banned is None else marks.banned
-        return _within(rules, marks.dropped, rules.terminal(without(banned, marks.at_start)), after=False)
+        text = rules.terminal(without(banned, marks.at_start))
+        text = f"({text} {rules.shown})* {text}" if rules.shown else text
+        return _within(rules, marks.dropped, text, after=False)
     forms = calls.form.forms(calls.tools, rules, calls.several)
     if structure is not None or calls.choice == "required":
         alone = _alone(rules, forms, marks, calls.several)
@@ -88,7 +102,7 @@ def _thought(thinking: Thought | None, rules: LarkRules) -> str:
     """What may be thought before anything else; the white space after it belongs to it."""
     if thinking is None:
         return ""
-    block = f"{rules.until(thinking.form.closes)} SPACE"
+    block = f"{rules.closed_by(thinking.form.closes)} SPACE"
     rules.space()
     return block if thinking.begun else f"({rules.marker(thinking.form.opens)} {block})*"
 
@@ -114,7 +128,9 @@ def _among_text(rules: LarkRules, thinking: Thought | None, forms: Sequence[Form
         calls = [f"{rules.until(form.opener, text)} {form.body}" for form in forms if form.opener]
         others = [rules.until(one, text) for one in marks.dropped]
         if thinking is not None:
-            others.append(f"{rules.until(thinking.form.opens, text)} {rules.until(thinking.form.closes)}")
+            others.append(f"{rules.until(thinking.form.opens, text)} {rules.closed_by(thinking.form.closes)}")
+        if rules.shown:
+            others.append(f"{text} {rules.shown}")
         return rules.rule(" | ".join(calls)) if calls else "", rules.rule(" | ".join(others)) if others else ""
 
     call, other = items("ANY")

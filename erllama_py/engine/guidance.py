@@ -97,6 +97,7 @@ class Words:
 
     def __init__(self, words: Sequence[bytes], ends: Sequence[int], cut: Callable[[bytes], Sequence[int]]) -> None:
         self.n_vocab, self.ends = len(words), frozenset(ends)
+        self.controls = tuple(token for token, word in enumerate(words) if word[:1] == b"\xff" and len(word) > 1)
         self._long, self._short = _functions()
         self._free = self._long["free_tokenizer"]
         self._cut = _CUT(_cutting(cut))  # C code holds its address

@@ -37,7 +37,17 @@ class Tokenizer:
 
     def __init__(self, make: Callable[[], Words], use: Callable[[], AbstractContextManager[Any]]) -> None:
         self.make, self.use = make, use
+        self._marks: tuple[int, ...] | None = None
         self._compiled: OrderedDict[str, Matcher] = OrderedDict()  # each call of it is one step for other threads
+
+    def marks(self, is_shown: Callable[[int], bool]) -> tuple[int, ...]:
+        """Control tokens of a structure that are seen in texts all the same, as tags of HTML are in some vocabularies.
+        Looked for once; see `make`."""
+        if self._marks is None:
+            with self.use():
+                words = self.make()
+                self._marks = tuple(one for one in words.controls if one not in words.ends and is_shown(one))
+        return self._marks
 
     def known(self, grammar: str) -> Matcher | None:
         """What `keep` has kept."""

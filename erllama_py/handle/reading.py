@@ -66,11 +66,13 @@ def _with_grammar(
     options: RequestOptions, thinking: Thought | None, calls: Calls | None, vocabulary: Vocabulary
 ) -> RequestOptions:
     """The options with one grammar for the whole reply."""
-    split = partial(split_marker, vocabulary)
-    grammar = reply_grammar(split, thinking=thinking, calls=calls, structure=options.grammar)
+    if calls is None and options.grammar is None:
+        return options
+    split, tokenizer = partial(split_marker, vocabulary), vocabulary.structure_tokenizer()
+    shown = tokenizer.marks(lambda token: bool(vocabulary.token_bytes(token, special=False)))
+    grammar = reply_grammar(split, thinking=thinking, calls=calls, structure=options.grammar, shown=shown)
     if grammar is None or grammar == options.grammar:
         return options
-    tokenizer = vocabulary.structure_tokenizer()
     with refused_tools(calls, tokenizer):
         check(grammar, tokenizer)
     return msgspec.structs.replace(options, grammar=grammar)
