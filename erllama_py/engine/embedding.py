@@ -28,7 +28,7 @@ class EmbedderFacts(msgspec.Struct, frozen=True, kw_only=True):
     n_seq_max: int  # inputs of one decode
     longest: int  # of one input
     splits: bool  # whether an input may be spread over several decodes
-    n_ctx: int  # cells; 0 where attention keeps none
+    n_ctx: int  # cells that it begins with; 0 where attention keeps none
 
 
 class Part(NamedTuple):
@@ -45,6 +45,10 @@ class Embedder(Protocol):
 
     def load(self) -> EmbedderFacts:
         """Make the context. Raises `ModelLoadError`; then there is nothing to close."""
+
+    def reserve(self, tokens: int) -> None:
+        """Have room for an input of so many tokens, which is to be spread over decodes: the context may be made anew,
+        so no sequence may hold anything. Raises `ModelLoadError`; then nothing can be computed any more."""
 
     def compute(self, parts: Sequence[Part]) -> Any:
         """Run the model once: a float32 array with a row for each token of `parts`, in their order; with `ranks` a row

@@ -52,6 +52,9 @@ class StubEmbedder:
         )  # fmt: skip
         return self._facts
 
+    def reserve(self, tokens: int) -> None:
+        pass
+
     def compute(self, parts: Sequence[Part]) -> Any:
         stub, facts = self._config.stub, self._facts
         if facts is None:

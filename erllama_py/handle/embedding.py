@@ -7,14 +7,14 @@ options ─▶ tokens ─▶ hold the embedder ─▶ cut ─▶ Embed ─▶ ve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, Literal, TypeVar
 
 from erllama_py.engine.embedding import EmbedderFacts
 from erllama_py.engine.pooling import Pooling
 from erllama_py.errors import CannotRank, DeadlinePassed, InvalidOption
 from erllama_py.handle.caller import Caller, caller_errors
-from erllama_py.handle.inputs import Cut, Input, as_inputs, fitted, tokens_of
+from erllama_py.handle.inputs import Cut, as_inputs, fitted, off_loop, tokens_of
 from erllama_py.handle.pairs import Pairs, Scored, pairs_of
 from erllama_py.model.embedder import Embed
 from erllama_py.options.embedding import EmbedOptions, RerankOptions
@@ -29,28 +29,31 @@ async def embed(caller: Caller, inputs: object, options: EmbedOptions) -> Embedd
     """See `Model.embed`."""
     caller.check_loop()
     caller.check_has_weights()
-    return await within(options.deadline, _embed(caller, as_inputs(inputs), options))
+    return await within(options.deadline, _embed(caller, inputs, options))
 
 
-async def _embed(caller: Caller, inputs: Sequence[Input], options: EmbedOptions) -> Embeddings:
+async def _embed(caller: Caller, given: object, options: EmbedOptions) -> Embeddings:
+    inputs = await off_loop(caller, as_inputs, given)
     await caller.actor()
     pooling = _check(_info(caller), options)
     tokens, frame = await tokens_of(caller, inputs, framed=True)
-    cuts: list[Cut] = []
+    counts: tuple[int, ...] = ()
+    truncated: tuple[bool, ...] = ()
 
-    def message(facts: EmbedderFacts) -> Embed:
-        cuts[:] = [fitted(one, i, facts.longest, options.truncate, frame) for i, one in enumerate(tokens)]
-        return Embed([cut.tokens for cut in cuts], pooling, options.normalize, options.dimensions)
+    def message(tokens: list[list[int]], facts: EmbedderFacts) -> Embed:
+        nonlocal counts, truncated
+        cuts = [fitted(one, i, facts.longest, options.truncate, frame) for i, one in enumerate(tokens)]
+        counts, truncated = tuple(len(one.tokens) for one in cuts), tuple(one.truncated for one in cuts)
+        return Embed([one.tokens for one in cuts], pooling, options.normalize, options.dimensions)
 
-    results = await _compute(caller, message, ranks=False)
-    counts, cut = tuple(len(one.tokens) for one in cuts), tuple(one.truncated for one in cuts)
+    results = await _compute(caller, message, tokens, ranks=False)
     if pooling == "none":
         rows, vectors = tuple(results), results[0][:0]
     else:
         from numpy import stack
 
         rows, vectors = (), stack(results) if len(results) <= STACK_INLINE else await caller.threads.run(stack, results)
-    return Embeddings(vectors=vectors, token_vectors=rows, token_counts=counts, truncated=cut, pooling=pooling)
+    return Embeddings(vectors=vectors, token_vectors=rows, token_counts=counts, truncated=truncated, pooling=pooling)
 
 
 def _info(caller: Caller) -> ModelInfo:
@@ -79,7 +82,7 @@ async def rerank(caller: Caller, query: object, documents: object, options: Rera
 
 async def _rerank(caller: Caller, query: object, documents: object, options: RerankOptions, by: ByScore) -> Ranking:
     await caller.actor()
-    pairs, info = pairs_of(query, documents), _info(caller)
+    pairs, info = await off_loop(caller, pairs_of, documents, query), _info(caller)
     method = options.method or "model"
     if method == "model":
         if not info.can_rank:
@@ -90,11 +93,11 @@ async def _rerank(caller: Caller, query: object, documents: object, options: Rer
     else:
         caller.check_generates()
         scored = await by(pairs, options)
-    return ranking(pairs, scored, method, options.top_n)
+    return await off_loop(caller, ranking, scored, pairs, method, options.top_n)
 
 
 def ranking(
-    pairs: Pairs, scored: Scored, method: Literal["model", "embeddings", "score"], top_n: int | None
+    scored: Scored, pairs: Pairs, method: Literal["model", "embeddings", "score"], top_n: int | None
 ) -> Ranking:
     """The documents, the best first. Pure."""
     order = sorted(range(len(scored)), key=lambda index: -scored[index][0])[:top_n]
@@ -110,11 +113,11 @@ async def _by_model(caller: Caller, pairs: Pairs, options: RerankOptions) -> Sco
     framed = await pairs.framed(caller)
     cuts: list[Cut] = []
 
-    def message(facts: EmbedderFacts) -> Embed:
+    def message(_: list[list[int]], facts: EmbedderFacts) -> Embed:
         cuts[:] = framed.cut(facts.longest, options.truncate)
         return Embed([cut.tokens for cut in cuts])
 
-    results = await _compute(caller, message, ranks=True)
+    results = await _compute(caller, message, framed.documents, ranks=True)
     return [(float(row[0]), len(cut.tokens), cut.truncated) for row, cut in zip(results, cuts, strict=True)]
 
 
@@ -124,11 +127,13 @@ async def _by_embeddings(caller: Caller, pairs: Pairs, options: RerankOptions) -
     return list(zip(map(float, scores), found.token_counts[1:], found.truncated[1:], strict=True))
 
 
-async def _compute(caller: Caller, message: Callable[[EmbedderFacts], Embed], *, ranks: bool) -> list[Any]:
-    """Ask the model's embedder, once it is there; `message` is made for the sizes of its context."""
+async def _compute(
+    caller: Caller, message: Callable[[list[list[int]], EmbedderFacts], Embed], tokens: list[list[int]], *, ranks: bool
+) -> list[Any]:
+    """Ask the model's embedder, once it is there; the `message` is made of the tokens for the sizes of its context."""
     place, let_go = await caller.embedder(caller.board, ranks)
     try:
-        embed = message(place.facts)
+        embed = await off_loop(caller, message, tokens, place.facts)
         with caller_errors(caller.board):
             results: list[Any] = await place.ref.begin_call(embed, bounded=False).wait()
         return results

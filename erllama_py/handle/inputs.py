@@ -6,9 +6,9 @@ put there by its vocabulary, and stay when a long one is cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import EmptyPrompt, InputTooLong, InvalidText, RequestError
@@ -16,10 +16,19 @@ from erllama_py.handle.caller import INLINE_LENGTH, Caller
 from erllama_py.model.request import check_tokens
 
 Input = str | Sequence[int]
+T = TypeVar("T")
 EXPECTED = "a str, a list of token ids, or a list of either is expected"
 
 # What one call to a worker thread tokenizes at most: between two of them a cancelled caller goes away.
 CHUNK_INPUTS, CHUNK_LENGTH = 256, 200_000
+MANY = 4_000  # inputs that are checked, cut or sorted on the loop; more take milliseconds
+
+
+async def off_loop(caller: Caller, function: Callable[..., T], given: object, *more: object) -> T:
+    """`function(given, *more)`, on a worker thread where `given` is a long list."""
+    if isinstance(given, list | tuple) and len(given) > MANY:
+        return await caller.threads.run(function, given, *more)
+    return function(given, *more)
 
 
 class Frame(NamedTuple):
@@ -66,10 +75,9 @@ async def tokens_of(caller: Caller, inputs: Sequence[Input], *, framed: bool) ->
     """
     frame = await caller.use_vocabulary(_frame, 0) if framed else Frame(0, 0)
     found: list[list[int]] = []
-    chunks = list(_chunks(inputs))
-    for chunk in chunks:
+    length = sum(map(len, inputs)) if len(inputs) <= CHUNK_INPUTS else INLINE_LENGTH + 1
+    for chunk in _chunks(inputs):
         use = partial(_tokenize, chunk, len(found), framed, sum(frame))
-        length = sum(map(len, chunk)) if len(chunks) == 1 else INLINE_LENGTH + 1
         found += await caller.use_vocabulary(use, length)
     return found, frame
 

@@ -60,7 +60,7 @@ class Pairs(NamedTuple):
         return Framed(before, after, documents)
 
 
-def pairs_of(query: object, documents: object) -> Pairs:
+def pairs_of(documents: object, query: object) -> Pairs:
     """Raises `RequestError` for what is neither text nor tokens, `EmptyPrompt` for no document."""
     if isinstance(documents, str) or not isinstance(documents, Sequence):
         raise RequestError(f"documents: a list is expected, not {type(documents).__name__}")

@@ -25,6 +25,7 @@ from erllama_py.model.loaded import Loaded
 from erllama_py.model.loading import check_embedder_room
 
 RANKER, EMBEDDER = "ranker:", "embedder:"  # before the model's id: its name
+FIRST_INPUT = 1024  # tokens of an input that there must be memory for, to begin with
 LULL_SECONDS = 0.05  # how long an idle embedder keeps its compute threads: one call follows another within milliseconds
 
 
@@ -59,6 +60,7 @@ class _Call:
         self.pools: dict[int, Pool] = {}
         self.results: list[Any] = [None] * len(embed.inputs)
         self.left = len(embed.inputs)
+        self.error: NoEmbedding | None = None
 
 
 class EmbedderActor(Actor[Message]):
@@ -83,9 +85,12 @@ class EmbedderActor(Actor[Message]):
 
     async def init(self) -> None:
         embedder = self._embedder = self._lent.backend.embedder(self._opts)
-        check_embedder_room(self._board.config, self._lent.prepared.facts)
+        self._check_room(FIRST_INPUT)
         self._facts = await self._threads.abandon(embedder.load)
         self._queue = EmbedQueue(self._facts)
+
+    def _check_room(self, tokens: int) -> None:
+        check_embedder_room(self._board.config, self._lent.prepared.facts, tokens)
 
     @property
     def facts(self) -> EmbedderFacts:
@@ -162,17 +167,21 @@ class EmbedderActor(Actor[Message]):
                 self._answer(one)
 
     def _answer(self, one: _Call) -> None:
-        for result in one.results:
-            if isinstance(result, NoEmbedding):
-                one.reply.fail(result)
-                return
-        one.reply.send(one.results)
+        if one.error is not None:
+            one.reply.fail(one.error)
+        else:
+            one.reply.send(one.results)
 
     # --- on the thread -------------------------------------------------------------------------------------------
 
     def _compute(self, pieces: list[Piece], calls: dict[int, _Call]) -> bool:
         """One decode, and what it says of each input; false where it was stopped."""
         assert self._embedder is not None
+        for piece in pieces:
+            if not piece.start and not piece.last:  # no other input is in a sequence then
+                length = len(calls[piece.call].embed.inputs[piece.which])
+                self._check_room(length)
+                self._embedder.reserve(length)
         parts = [self._part(piece, calls) for piece in pieces]
         rows = self._embedder.compute(parts)
         if rows is None:
@@ -211,11 +220,9 @@ def _take(piece: Piece, call: _Call, rows: Any) -> None:
         call.pools.setdefault(piece.which, Pool(call.embed.pooling)).add(rows)
     if not piece.last:
         return
-    result: Any
     try:
         pool = call.pools.pop(piece.which)
-        result = pool.result(normalize=call.embed.normalize, dimensions=call.embed.dimensions)
+        call.results[piece.which] = pool.result(normalize=call.embed.normalize, dimensions=call.embed.dimensions)
     except NotFinite:
-        result = NoEmbedding(f"the model's output for input {piece.which} is not a number", piece.which)
-    call.results[piece.which] = result
+        call.error = NoEmbedding(f"the model's output for input {piece.which} is not a number", piece.which)
     call.left -= 1

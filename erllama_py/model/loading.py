@@ -105,11 +105,12 @@ def _check_room(config: ModelConfig, needed: int, available: int) -> None:
         raise InsufficientMemory(str(config.model_path), problem, needed, available)
 
 
-def check_embedder_room(config: ModelConfig, facts: FileFacts) -> None:
-    """Whether there is memory for the cells of a context for embeddings: of an encoder none. Raises
-    `InsufficientMemory`."""
-    if not facts.embeds_only:
-        _check_room(config, _resident_cells(config, facts), psutil.virtual_memory().available)
+def check_embedder_room(config: ModelConfig, facts: FileFacts, tokens: int = 1) -> None:
+    """Whether there is memory for the cells of a context for embeddings of inputs of so many tokens: for an encoder it
+    needs none. Raises `InsufficientMemory`."""
+    context = msgspec.structs.replace(config.context_opts, n_ctx=min(tokens, config.context_opts.n_ctx))
+    needed = _resident_cells(msgspec.structs.replace(config, context_opts=context), facts)
+    _check_room(config, needed, psutil.virtual_memory().available)
 
 
 async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path, threads: Threads) -> Prepared:

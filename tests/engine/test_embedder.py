@@ -12,12 +12,14 @@ import numpy
 import pytest
 from helpers.backends import MEMORY, make_subject
 from helpers.tiny_bert import CONTEXT, tiny_bert
-from helpers.tiny_gguf import KINDS
+from helpers.tiny_gguf import KINDS, Kind
+from hypothesis import given
+from hypothesis import strategies as st
 
 from erllama_py.engine import make_backend
 from erllama_py.engine.backend import Backend, BackendFailure, FileFacts
 from erllama_py.engine.embedding import Embedder, EmbedderFacts, EmbedderOpts, Part
-from erllama_py.engine.llama.embedder import LEAST_BATCH, sizes
+from erllama_py.engine.llama.embedder import FIRST_CELLS, LEAST_BATCH, cells_for, sizes
 from erllama_py.errors import ModelNotLoaded
 from erllama_py.options.model import ContextOpts, ModelConfig
 
@@ -133,6 +135,7 @@ def test_the_longest_input_that_the_facts_allow_is_computed(opened: Opened) -> N
     name, embedder, facts = opened
     if name == "llama-bert":
         assert facts.longest == CONTEXT
+    embedder.reserve(facts.longest)
     tokens, start, rows = [7 + i % 9 for i in range(facts.longest)], 0, []
     while start < len(tokens):
         end = min(len(tokens), start + facts.n_batch)
@@ -186,8 +189,36 @@ def test_sizes_keep_the_logits_of_a_batch_small() -> None:
         architecture="a", quant_type="f16", quant_bits=16, n_ctx_train=512, n_layer=1, kv_bytes_per_token=8
     )
     large = sizes(config, file, 1 << 18, 640, has_states=False)
-    assert (large.n_batch, large.longest, large.n_ctx, large.splits) == (64, 4096, 4096 + 64, True)
+    assert (large.n_batch, large.longest, large.n_ctx, large.splits) == (64, 4096, FIRST_CELLS + 64, True)
     assert sizes(config, file, 1 << 24, 640, has_states=True).n_batch == LEAST_BATCH
     encoder = msgspec.structs.replace(file, embeds_only=True, kv_bytes_per_token=0)
     found = sizes(config, encoder, 1 << 18, 640, has_states=False)
     assert (found.n_batch, found.longest, found.n_ctx, found.splits) == (2048, 512, 0, False)
+
+
+@given(st.integers(1, 1 << 20), st.integers(1, 1 << 20))
+def test_cells_are_made_for_an_input_in_few_steps(tokens: int, n_ctx: int) -> None:
+    """Enough for it where the model has as many, and never twice as many as it needs."""
+    cells = cells_for(tokens, n_ctx)
+    assert min(tokens, n_ctx) <= cells <= n_ctx
+    assert cells < 2 * tokens
+
+
+@pytest.mark.parametrize("kind", ["dense", "window", "recurrent", "hybrid"])
+def test_a_context_grows_for_an_input_that_is_longer_than_its_cells(kind: Kind, models: Path) -> None:
+    """It begins small; after `reserve` an input of any length up to the model's is computed, and short ones as ever."""
+    backend = make_subject("llama", kind, models, n_ctx=4096)
+    backend.load(lambda _done: True)
+    embedder = backend.embedder(EmbedderOpts(ranks=False, threads=1))
+    facts = embedder.load()
+    assert (facts.longest, facts.n_ctx) == (4096, FIRST_CELLS + facts.n_batch)
+    expected = alone(embedder, INPUTS[0])
+    for length in (3 * FIRST_CELLS, 4096):
+        embedder.reserve(length)
+        for start in range(0, length, facts.n_batch):
+            end = min(length, start + facts.n_batch)
+            rows = embedder.compute([Part(1, start, [7 + i % 9 for i in range(start, end)], end == length)])
+            assert numpy.isfinite(rows).all()
+    assert same(alone(embedder, INPUTS[0]), expected)
+    embedder.close()
+    backend.close()

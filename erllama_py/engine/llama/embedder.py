@@ -20,7 +20,7 @@ from erllama_py.engine.embedding import EmbedderFacts, EmbedderOpts, Part
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import AbortFlag, Library
 from erllama_py.engine.llama.weights import Weights, make_context
-from erllama_py.errors import ModelNotLoaded
+from erllama_py.errors import ModelNotLoaded, UnsupportedModel
 from erllama_py.options.model import ModelConfig
 
 NO_POOLING, RANK_POOLING = 0, 4  # llama_pooling_type
@@ -31,6 +31,8 @@ MOST_INPUTS, MOST_STATES = 64, 4
 # llama.cpp computes the logits of every token too, whether they are read or not: a batch of them must stay small.
 LOGIT_BYTES = 64 << 20
 LEAST_BATCH = 32
+# Cells that a causal model's context begins with: texts are seldom longer, and all of the model's may be gigabytes.
+FIRST_CELLS = 1024
 
 
 class LlamaEmbedder:
@@ -56,21 +58,35 @@ class LlamaEmbedder:
         c, model = self._library.c, self._weights.model
         has_states = bool(c.llama_model_is_recurrent(model) or c.llama_model_is_hybrid(model))
         n_vocab, width = self._weights.vocabulary.n_vocab, int(c.llama_model_n_embd_out(model))
-        facts = sizes(self._config, self._file, n_vocab, width, has_states=has_states)
+        if c.llama_model_has_encoder(model) and c.llama_model_has_decoder(model):
+            raise UnsupportedModel(str(self._config.model_path), "it has an encoder and a decoder, which embed nothing")
+        self._facts = facts = sizes(self._config, self._file, n_vocab, width, has_states=has_states)
         if self._opts.ranks:
-            facts = msgspec.structs.replace(facts, width=1)
+            self._facts = msgspec.structs.replace(facts, width=1)
+        self._make_context(facts.n_ctx or facts.n_batch)
+        self._make_batch()
+        return self._facts
+
+    def _make_context(self, n_ctx: int) -> None:
+        facts, model, self._cells = self._facts, self._weights.model, n_ctx
         context = msgspec.structs.replace(
-            self._config.context_opts, n_ctx=facts.n_ctx or facts.n_batch, n_batch=facts.n_batch,
+            self._config.context_opts, n_ctx=n_ctx, n_batch=facts.n_batch,
             n_ubatch=facts.n_batch, n_seq_max=facts.n_seq_max, n_threads=self._opts.threads,
             n_threads_batch=self._opts.threads,
         )  # fmt: skip
         config = msgspec.structs.replace(self._config, context_opts=context)
         path, pooling = str(config.model_path), RANK_POOLING if self._opts.ranks else NO_POOLING
         self._handle, _ = make_context(self._library, path, config, self._model_id, model, self._abort, pooling=pooling)
-        self._memory = c.llama_get_memory(self._handle)
-        self._facts = facts
-        self._make_batch()
-        return facts
+        self._memory = self._library.c.llama_get_memory(self._handle)
+
+    def reserve(self, tokens: int) -> None:
+        """See `Embedder.reserve`."""
+        facts = self._facts
+        if not facts.splits or tokens + facts.n_batch <= self._cells:
+            return
+        handle, self._handle, self._memory = self._handle, None, None
+        self._library.c.llama_free(handle)  # first, so that there is room for the larger one
+        self._make_context(cells_for(tokens, self._config.context_opts.n_ctx) + facts.n_batch)
 
     def _make_batch(self) -> None:
         numpy, size = self._library.numpy, self._facts.n_batch
@@ -88,6 +104,8 @@ class LlamaEmbedder:
 
     def compute(self, parts: Sequence[Part]) -> Any:
         """See `Embedder.compute`. What llama.cpp would answer by ending the process is checked here."""
+        if self._handle is None:
+            raise BackendFailure("there is no context")
         count = self._fill(parts)
         with self._log as log:
             code = self._library.c.llama_decode(self._handle, self._batch)
@@ -167,8 +185,8 @@ class LlamaEmbedder:
 def sizes(config: ModelConfig, file: FileFacts, n_vocab: int, width: int, *, has_states: bool) -> EmbedderFacts:
     """What the context of a model takes. Pure.
 
-    An encoder has no cells and sees an input whole. A causal model keeps cells for the longest prompt that it would
-    take, and for a batch of other inputs beside it.
+    An encoder has no cells and sees an input whole. A causal model keeps cells for an input of some length, at first,
+    and for a batch of others beside it.
     """
     options = config.context_opts
     inputs = MOST_STATES if has_states else MOST_INPUTS
@@ -178,7 +196,12 @@ def sizes(config: ModelConfig, file: FileFacts, n_vocab: int, width: int, *, has
         n_ctx, splits = (n_batch if file.kv_bytes_per_token else 0), False
     else:
         n_batch = min(options.n_batch, max(LEAST_BATCH, LOGIT_BYTES // (4 * n_vocab)))
-        longest, n_ctx, splits = options.n_ctx, options.n_ctx + n_batch, True
+        longest, n_ctx, splits = options.n_ctx, cells_for(FIRST_CELLS, options.n_ctx) + n_batch, True
     return EmbedderFacts(
         width=width, n_batch=n_batch, n_seq_max=min(inputs, n_batch), longest=longest, splits=splits, n_ctx=n_ctx
     )
+
+
+def cells_for(tokens: int, n_ctx: int) -> int:
+    """Cells for an input of so many tokens, in few steps up to the model's own number. Pure."""
+    return min(n_ctx, 1 << (tokens - 1).bit_length())
