@@ -30,7 +30,7 @@ from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import EmbeddingOnly, ModelCrashed, ModelNotLoaded, TokenizerOnly
 from erllama_py.handle.alternatives import alternative, feed_of, joined, together
-from erllama_py.handle.reading import asks_nothing, compiles, is_one_token, plan_reply
+from erllama_py.handle.reading import asks_nothing, compiles, is_one_token, is_plain, plan_reply
 from erllama_py.handle.replies import FinishedReply, Prepared, ReplyPlan
 from erllama_py.handle.token_options import asks_much, by_id, names_tokens
 from erllama_py.handle.tool_list import tool_list
@@ -247,10 +247,13 @@ class Caller:
 
     async def _plan(self, checked: RequestOptions, prepared: Prepared) -> ReplyPlan:
         """How the reply is to be read. Raises `InvalidGrammar`."""
+        free = ReplyPlan(checked, finish=() if prepared.finish is None else (prepared.finish,))
+        if is_plain(checked, prepared):  # nothing is asked of other threads, so such requests keep their order
+            return free
         source, config = prepared.template, self.board.config
         dialect = await self.dialect((await self.template()).source if source is None else source)
         if asks_nothing(checked, prepared, dialect, config):
-            return ReplyPlan(checked, finish=() if prepared.finish is None else (prepared.finish,))
+            return free
         plan = partial(plan_reply, checked, prepared, dialect, config)
         if not compiles(checked):
             return await self.use_vocabulary(plan, INLINE_LENGTH + 1)

@@ -16,10 +16,22 @@ from erllama_py.engine.backend import Vocabulary
 from erllama_py.handle.callable_tools import grammar_calls, refused_tools
 from erllama_py.handle.replies import Events, Finish, Prepared, ReplyPlan
 from erllama_py.handle.structured import check, parsed, structured
-from erllama_py.handle.thinking import find_thinking, is_told_apart, signed, signed_events, thinking_markers
+from erllama_py.handle.thinking import (
+    asks_to_think,
+    find_thinking,
+    is_told_apart,
+    signed,
+    signed_events,
+    thinking_markers,
+)
 from erllama_py.handle.tool_calls import ReplyCalls
 from erllama_py.options.model import ModelConfig
 from erllama_py.options.request import RequestOptions, may_call, structures
+
+
+def is_plain(options: RequestOptions, prepared: Prepared) -> bool:
+    """Whether nothing has to be known of the model's conversations: a raw prompt, and no option about its reply."""
+    return prepared.opening is None and not compiles(options) and not asks_to_think(options)
 
 
 def asks_nothing(options: RequestOptions, prepared: Prepared, dialect: Dialect, config: ModelConfig) -> bool:

@@ -60,6 +60,12 @@ def is_told_apart(options: RequestOptions, prepared: Prepared, dialect: Dialect,
     return asked or bool(options.thinking_markers) or options.thinking_budget_tokens is not None
 
 
+def asks_to_think(options: RequestOptions) -> bool:
+    """Whether a request says anything of thinking."""
+    given = (options.thinking, options.thinking_markers, options.thinking_budget_tokens)
+    return any(one is not None for one in given)
+
+
 def find_thinking(
     options: RequestOptions, prepared: Prepared, dialect: Dialect, config: ModelConfig, vocabulary: Vocabulary
 ) -> Thinking | None:

@@ -10,7 +10,7 @@ import pytest
 from helpers.runtime import stub_runtime, until
 
 import erllama_py as erllama
-from erllama_py.handle import caller
+from erllama_py.handle import caller, reading
 from erllama_py.handle.structured import structured
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +28,7 @@ async def test_slow_checks_take_few_threads_and_hold_up_no_other_request(monkeyp
         running -= 1
         return structured(*given)
 
-    monkeypatch.setattr(caller, "structured", slow)
+    monkeypatch.setattr(reading, "structured", slow)
     replies: list[str] = []
     async with stub_runtime() as (_, model), anyio.create_task_group() as group:
 
