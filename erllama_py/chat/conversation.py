@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 
+from erllama_py.chat.fuel import CHARACTERS
 from erllama_py.errors import ChatTemplateError
 
 DEEPEST = 90  # values in each other in what is given; templates wrap them in some more
@@ -117,18 +118,25 @@ def text_of_content(content: object) -> str:
 
 
 class Copy:
-    """Copies values into plain ones, counts them, and has each text of them marked."""
+    """Copies values into plain ones, counts them, and has each text of them marked.
+
+    `known` is what it costs a template to read each container whole, by the id of the copy (`Fuel.deep`).
+    """
 
     def __init__(self, mark: Callable[[str], str]) -> None:
         self.values = self.characters = 0
+        self.known: dict[int, int] = {}
+        self._cost = 0
         self._mark = mark
 
     def of(self, value: object, where: str, depth: int = 0) -> Any:
         """A copy that shares nothing with the value. `where` names it in the `ChatTemplateError` for what cannot be
         shown to a template."""
         self.values += 1
+        self._cost += 1
         if isinstance(value, str):
             self.characters += len(value)
+            self._cost += len(value) // CHARACTERS
             return self._mark(str(value))
         if value is None or isinstance(value, bool):
             return value
@@ -136,10 +144,15 @@ class Copy:
             return int(value) if isinstance(value, int) else float(value)
         if depth >= DEEPEST:
             raise ChatTemplateError(f"{where} nests values more than {DEEPEST} deep")
+        before = self._cost
+        copy: dict[Any, Any] | list[Any] | None = None
         if isinstance(value, Mapping):
-            return {self._key(key, where): self.of(one, where, depth + 1) for key, one in value.items()}
-        if isinstance(value, list | tuple):
-            return [self.of(one, where, depth + 1) for one in value]
+            copy = {self._key(key, where): self.of(one, where, depth + 1) for key, one in value.items()}
+        elif isinstance(value, list | tuple):
+            copy = [self.of(one, where, depth + 1) for one in value]
+        if copy is not None:
+            self.known[id(copy)] = self._cost - before + 1
+            return copy
         raise ChatTemplateError(f"{where} holds a {type(value).__name__}, which a template cannot be shown")
 
     def _key(self, key: object, where: str) -> Any:

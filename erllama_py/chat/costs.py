@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, ItemsView, KeysView, Mapping, ValuesView
+from functools import lru_cache
 from typing import Any
 
 from erllama_py.chat.fuel import Fuel
@@ -39,10 +40,18 @@ METHODS: dict[type, frozenset[str]] = {
 
 def is_known(owner: object, name: str) -> bool:
     """Whether templates have this attribute of a plain value; of Jinja's own objects they have all that is safe."""
-    for kind, names in METHODS.items():
-        if isinstance(owner, kind):
-            return name in names
-    return not isinstance(owner, _OPAQUE)
+    kind: Any = type(owner)
+    names = _names(kind)
+    return names is None or name in names
+
+
+@lru_cache(maxsize=256)
+def _names(kind: type) -> frozenset[str] | None:
+    """The attributes of a type that templates have; None for all."""
+    for known, names in METHODS.items():
+        if issubclass(kind, known):
+            return names
+    return frozenset() if issubclass(kind, _OPAQUE) else None
 
 
 _OPAQUE = (KeysView, ValuesView, ItemsView, Generator, set, frozenset, type)

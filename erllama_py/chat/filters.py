@@ -12,7 +12,7 @@ from jinja2.tests import TESTS
 
 from erllama_py.chat import costs
 from erllama_py.chat.costs import small
-from erllama_py.chat.fuel import Fuel, fuel
+from erllama_py.chat.fuel import Fuel, fuel, pay_text
 from erllama_py.errors import ChatTemplateError
 
 Arguments = tuple[Any, ...]
@@ -24,10 +24,6 @@ MOST_INDENT = 16  # of JSON
 
 def _argument(arguments: Arguments, named: Named, index: int, name: str, default: Any = None) -> Any:
     return arguments[index] if len(arguments) > index else named.get(name, default)
-
-
-def _nothing(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
-    fuel.use(1)
 
 
 def _text(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
@@ -44,11 +40,6 @@ def _each(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
 
 def _sorted(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
     fuel.deep(value, SORTS)
-
-
-def _trim(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
-    _text(fuel, value, arguments, named)
-    costs.method(fuel, str(value), "strip", tuple(one for one in arguments if isinstance(one, str)))
 
 
 def _replace(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
@@ -104,14 +95,15 @@ def _sum(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
     fuel.deep(value)
 
 
+# What costs no more than what stands in the source.
+_FREE = ("abs", "attr", "count", "d", "default", "first", "last", "length", "safe")
 _COSTS: dict[str, Cost] = {
-    **dict.fromkeys(("count", "length", "d", "default", "first", "last", "safe", "attr", "abs"), _nothing),
     **dict.fromkeys(("capitalize", "e", "escape", "float", "lower", "string", "title", "upper", "wordcount"), _text),
     **dict.fromkeys(("items", "list", "map", "reject", "rejectattr", "reverse", "select", "selectattr"), _each),
     **dict.fromkeys(("dictsort", "groupby", "max", "min", "sort", "unique"), _sorted),
     **dict.fromkeys(("batch", "slice"), _batches),
     "center": _center, "format": _format, "indent": _indent, "int": _int, "join": _join, "replace": _replace,
-    "round": _round, "sum": _sum, "trim": _trim, "truncate": _text,
+    "round": _round, "sum": _sum, "truncate": _text,
 }  # fmt: skip
 
 
@@ -148,6 +140,17 @@ def _read(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def _trimmed(value: Any, chars: Any = None) -> Any:
+    """`trim`, the filter that templates use most."""
+    if type(value) is str and chars is None:
+        pay_text(len(value))
+        return value.strip()
+    fuel().deep(value)
+    text: Any = value if isinstance(value, str) else str(value)
+    costs.method(fuel(), text, "strip", (chars,))
+    return text.strip(chars)
+
+
 def tojson(
     value: object,
     ensure_ascii: bool = False,
@@ -165,7 +168,9 @@ def tojson(
 
 def filters() -> dict[str, Callable[..., Any]]:
     """By name; Transformers has the same `tojson`."""
-    return {name: _paid(FILTERS[name], cost) for name, cost in _COSTS.items()} | {"tojson": tojson}
+    paid = {name: _paid(FILTERS[name], cost) for name, cost in _COSTS.items()}
+    free: dict[str, Any] = {name: FILTERS[name] for name in _FREE}
+    return {**paid, **free, "tojson": tojson, "trim": _trimmed}
 
 
 def tests() -> dict[str, Callable[..., Any]]:

@@ -21,8 +21,10 @@ from erllama_py.errors import ChatTemplateError
 
 BASE = 60_000  # units without any input: some 20 ms
 PER_VALUE = 300  # of each message, tool, field and item: templates look at each of them many times
+PER_PAIR = 4  # of two messages: some templates look at all earlier ones for each
 PER_CHARACTER = 4  # of texts, which are trimmed, split and joined some times
 PER_SOURCE = 4  # characters of a template's source that count as one of the input
+A_CONTAINER = 3  # for what is not a text: values in each other are the slowest to read
 CHARACTERS = 32  # copied for one unit
 MOST_TEXT = 1_000_000  # characters of one text that a template makes without any input
 TEXT_GROWTH = 4  # times the characters of the input, on top of that
@@ -32,10 +34,11 @@ DEEPEST = 100  # values in each other; real JSON schemas nest less
 class Fuel:
     """What is `left`, and how long a text may get."""
 
-    __slots__ = ("left", "longest")
+    __slots__ = ("known", "left", "longest")
 
-    def __init__(self, units: int, longest: int) -> None:
+    def __init__(self, units: int, longest: int, known: Mapping[int, int] | None = None) -> None:
         self.left, self.longest = units, longest
+        self.known = known or {}  # what it costs to read each container of the input whole, by its id
 
     def use(self, units: int) -> None:
         """Take units, or end the rendering."""
@@ -57,7 +60,10 @@ class Fuel:
                 if isinstance(one, str):
                     self.use((1 + len(one) // CHARACTERS) * times)
                     continue
-                self.use(times * (1 + len(one) // 8 if isinstance(one, range) else 1))
+                if (whole := self.known.get(id(one))) is not None:
+                    self.use(times * whole)
+                    continue
+                self.use(times * (1 + len(one) // 8 if isinstance(one, range) else A_CONTAINER))
                 inside = _inside(one)
                 if inside:
                     if len(open_) > DEEPEST:
@@ -93,6 +99,22 @@ def fuel() -> Fuel:
     return _burning.fuel
 
 
+def pay(units: int) -> None:
+    """Take units from the rendering under way. Written out here and below, since it is what templates do most."""
+    burning = _burning.fuel
+    burning.left -= units
+    if burning.left < 0:
+        burning.use(0)
+
+
+def pay_text(characters: int) -> None:
+    """As `Fuel.text`, from the rendering under way."""
+    burning = _burning.fuel
+    burning.left -= 1 + (characters >> 5)
+    if burning.left < 0 or characters > burning.longest:
+        burning.text(characters)
+
+
 @contextmanager
 def burning(one: Fuel) -> Iterator[None]:
     """Render with this fuel."""
@@ -103,10 +125,10 @@ def burning(one: Fuel) -> Iterator[None]:
         _burning.fuel = before
 
 
-def fuel_for(values: int, characters: int) -> Fuel:
+def fuel_for(values: int, characters: int, messages: int = 0, known: Mapping[int, int] | None = None) -> Fuel:
     """Enough for any real template over inputs of so many values, with texts of so many characters in total."""
-    units = BASE + PER_VALUE * values + PER_CHARACTER * characters
-    return Fuel(units, MOST_TEXT + TEXT_GROWTH * characters)
+    units = BASE + PER_VALUE * values + PER_CHARACTER * characters + PER_PAIR * messages**2
+    return Fuel(units, MOST_TEXT + TEXT_GROWTH * characters, known)
 
 
 def _inside(value: object) -> Iterable[Any] | None:

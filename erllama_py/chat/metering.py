@@ -15,11 +15,12 @@ from jinja2.tests import TESTS
 from jinja2.visitor import NodeTransformer
 
 from erllama_py.chat import costs
-from erllama_py.chat.fuel import CHARACTERS, fuel
+from erllama_py.chat.fuel import CHARACTERS, fuel, pay, pay_text
 from erllama_py.errors import ChatTemplateError
 
 _BODIES = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)
 NODES_A_UNIT = 8
+SHORT = 64  # characters that are searched in no time
 _OPERATORS = {"eq": "==", "ne": "!=", "lt": "<", "lteq": "<=", "gt": ">", "gteq": ">="}
 
 
@@ -60,6 +61,25 @@ class _Metering(NodeTransformer):
     def visit_For(self, node: nodes.For) -> nodes.For:
         self.generic_visit(node)
         node.iter = _filter("=steps", node.iter)
+        return node
+
+    def visit_Add(self, node: nodes.Add) -> nodes.Expr:
+        """A chain of sums in one call: texts are joined once."""
+        terms: list[nodes.Expr] = []
+        left: nodes.Expr = node
+        while isinstance(left, nodes.Add):
+            terms.append(left.right)
+            left = left.left
+        values = [self.visit(term) for term in (left, *reversed(terms))]
+        return _filter("=add", nodes.Tuple(values, "load"))
+
+    def visit_Output(self, node: nodes.Output) -> nodes.Output:
+        """Constant text is as good as text between the tags: paid for with the body."""
+        self.generic_visit(node)
+        node.nodes = [
+            nodes.TemplateData(one.value) if isinstance(one, nodes.Const) and isinstance(one.value, str) else one
+            for one in node.nodes
+        ]
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:
@@ -103,12 +123,24 @@ def _is_cheap(node: nodes.Compare, operand: nodes.Operand) -> bool:
     return len(node.ops) == 1 and (isinstance(node.expr, nodes.Const) or isinstance(operand.expr, nodes.Const))
 
 
-def _pay(units: int) -> None:
-    fuel().use(units)
-
-
 def _steps(values: Any) -> Any:
     return fuel().steps(values)
+
+
+def _added(values: tuple[Any, ...]) -> Any:
+    characters = 0
+    for value in values:
+        if type(value) is not str:
+            break
+        characters += len(value)
+    else:
+        pay_text(characters)
+        return "".join(values)
+    total = values[0]
+    for value in values[1:]:
+        costs.binop(fuel(), "+", total, value)
+        total = total + value
+    return total
 
 
 def _joined(values: tuple[Any, ...]) -> str:
@@ -140,22 +172,27 @@ def _comparison(operator: str) -> Callable[[Any, Any], Any]:
     compare: Any = TESTS[_OPERATORS[operator]]
 
     def run(left: Any, right: Any) -> Any:
-        costs.compare(fuel(), left, right)
+        if type(left) is not int or type(right) is not int:
+            costs.compare(fuel(), left, right)
         return compare(left, right)
 
     return run
 
 
 def _contains(sought: Any, where: Any) -> bool:
-    costs.contains(fuel(), sought, where)
+    if type(sought) is str and type(where) is str and len(where) < SHORT:
+        pay(1)
+    else:
+        costs.contains(fuel(), sought, where)
     return sought in where
 
 
 def metering_filters() -> dict[str, Callable[..., Any]]:
     """What the tree calls, by name."""
     return {
-        "=pay": _pay,
+        "=pay": pay,
         "=steps": _steps,
+        "=add": _added,
         "=text": _joined,
         "=slice": _slice,
         "=key": _key,

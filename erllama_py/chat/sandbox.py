@@ -22,13 +22,18 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 
 from erllama_py.chat import costs
 from erllama_py.chat.filters import filters, tests
-from erllama_py.chat.fuel import fuel
+from erllama_py.chat.fuel import fuel, pay, pay_text
 from erllama_py.chat.metering import metered, metering_filters
 from erllama_py.errors import ChatTemplateError
 
 MOST_SOURCE = 500_000  # characters; the longest public template has 60,000
-CALL = 4  # of a macro
+CALL = 8  # of a macro
+SMALL = 1 << 62
+MOST_KEPT = 2000  # attributes that were looked up
 MOST_SAID = 1000  # characters of a template's own refusal
+
+
+_safe: dict[tuple[type, str], bool] = {}
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -40,7 +45,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return metered(super()._parse(source, name, filename))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        costs.binop(fuel(), operator, left, right)
+        if type(left) is int and type(right) is int and operator in "+-" and -SMALL < left < SMALL > right > -SMALL:
+            pay(1)
+        else:
+            costs.binop(fuel(), operator, left, right)
         return self.binop_table[operator](left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
@@ -64,7 +72,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().getitem(obj, argument)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        return super().is_safe_attribute(obj, attr, value) and costs.is_known(obj, attr)
+        kind = type(obj)
+        safe = _safe.get((kind, attr))
+        if safe is None:  # it depends on the type alone, and is asked for in each loop
+            safe = super().is_safe_attribute(obj, attr, value) and costs.is_known(obj, attr)
+            if len(_safe) < MOST_KEPT:
+                _safe[kind, attr] = safe
+        return safe
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         if not isinstance(value, types.BuiltinMethodType | types.MethodType) or value.__name__ != "format":
@@ -103,8 +117,8 @@ class _Generation(Extension):
 @pass_context
 def _shown(context: Context, value: Any) -> Any:
     """What `{{ … }}` writes."""
-    if isinstance(value, str):
-        fuel().text(len(value))
+    if type(value) is str:
+        pay_text(len(value))
     else:
         fuel().deep(value)
     return value

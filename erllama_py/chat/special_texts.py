@@ -118,7 +118,12 @@ class _Known(msgspec.Struct, frozen=True):
 def _known(special: SpecialTexts, source: str) -> _Known:
     """Of user-defined tokens those that the template writes; white space is text in any case."""
     texts = [*special.control, *(one for one in special.user_defined if not one.isspace() and one in source)]
-    return _Known(_Texts(texts), _Texts(text for text in texts if not _OWN.fullmatch(text)))
+    return _Known(_Texts(texts), _Texts(text for text in texts if not (is_own(text) and text in source)))
+
+
+def is_own(text: str) -> bool:
+    """Whether it marks thinking or calls, which an assistant's message may hold where the template writes them too."""
+    return _OWN.fullmatch(text) is not None
 
 
 class Marks:

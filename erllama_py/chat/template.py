@@ -149,7 +149,10 @@ class ChatTemplate:
             {"documents": None, **extra, **self._fixed, "messages": shown, "tools": described,
              "add_generation_prompt": add_generation_prompt},
             fuel_for(
-                copy.values + copy_own.values, copy.characters + copy_own.characters + len(one.source) // PER_SOURCE
+                copy.values + copy_own.values,
+                copy.characters + copy_own.characters + len(one.source) // PER_SOURCE,
+                len(shown),
+                copy.known | copy_own.known,
             ),
         )  # fmt: skip
         return _cut_open(text, open_) if continue_final_message else text

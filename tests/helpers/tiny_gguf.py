@@ -161,7 +161,7 @@ def _write_pieces(writer: GGUFWriter) -> None:
 
 def _write_merges(writer: GGUFWriter) -> None:
     """Byte-level BPE: 256 bytes, whatever the merges for `WORDS` make, then the control tokens."""
-    letters = _byte_letters()
+    letters = byte_letters()
     tokens = [letters[byte] for byte in range(256)]
     merges: list[str] = []
     for word in WORDS:
@@ -181,7 +181,7 @@ def _write_merges(writer: GGUFWriter) -> None:
     writer.add_add_bos_token(False)
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """The letter that stands for each byte in byte-level BPE: itself, or one from U+0100 on if it is not printable."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
