@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from erllama_py.chat.fuel import CHARACTERS
 from erllama_py.errors import ChatTemplateError
 
 DEEPEST = 90  # values in each other in what is given; templates wrap them in some more
@@ -120,14 +119,15 @@ def text_of_content(content: object) -> str:
 class Copy:
     """Copies values into plain ones, counts them, and has each text of them marked.
 
-    `known` is what it costs a template to read each container whole, by the id of the copy (`Fuel.deep`).
+    `known` is what it costs a template to read each container whole, by the id of the copy (`Fuel.deep`): one for each
+    value in it, and one for so many `characters`.
     """
 
-    def __init__(self, mark: Callable[[str], str]) -> None:
+    def __init__(self, mark: Callable[[str], str], characters: int) -> None:
         self.values = self.characters = 0
         self.known: dict[int, int] = {}
         self._cost = 0
-        self._mark = mark
+        self._mark, self._characters = mark, characters
 
     def of(self, value: object, where: str, depth: int = 0) -> Any:
         """A copy that shares nothing with the value. `where` names it in the `ChatTemplateError` for what cannot be
@@ -136,7 +136,7 @@ class Copy:
         self._cost += 1
         if isinstance(value, str):
             self.characters += len(value)
-            self._cost += len(value) // CHARACTERS
+            self._cost += len(value) // self._characters
             return self._mark(str(value))
         if value is None or isinstance(value, bool):
             return value

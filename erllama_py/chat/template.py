@@ -22,7 +22,7 @@ from erllama_py.chat.conversation import (
     with_parsed_arguments,
     with_thoughts,
 )
-from erllama_py.chat.fuel import PER_SOURCE, fuel_for
+from erllama_py.chat.fuel import CHARACTERS, PER_SOURCE, fuel_for
 from erllama_py.chat.program import Program, program
 from erllama_py.chat.tools_text import with_tools_as_text
 from erllama_py.errors import ChatTemplateError
@@ -133,7 +133,7 @@ class ChatTemplate:
         checked, described = check_messages(messages), check_tools(settings.tools)
         as_text = self.tells_tools_as_text(settings)
         one = self.program(settings.chat_template, has_tools=bool(described))
-        copy, copy_own = Copy(mark), Copy(mark_own)
+        copy, copy_own = Copy(mark, CHARACTERS), Copy(mark_own, CHARACTERS)
         shown = [
             (copy_own if message["role"] == "assistant" else copy).of(message, f"message {number}")
             for number, message in enumerate(map(with_parsed_arguments, checked), 1)

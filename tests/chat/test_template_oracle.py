@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from helpers.conversations import PLAIN, THOUGHT, TOOLS, WITH_CALLS, said, user
-from helpers.families import FAMILIES, GEMMA, PARTS_ONLY, QWEN3, WITH_TOOLS
+from helpers.families import FAMILIES, GEMMA, QWEN3, WITH_TOOLS
+from helpers.plain_families import PARTS_ONLY
 
 from erllama_py.chat.template import ChatSettings, ChatTemplate
 from erllama_py.errors import ChatTemplateError

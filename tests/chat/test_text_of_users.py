@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from helpers.conversations import TOOLS, said, system, user
-from helpers.families import CONTROL, FAMILIES, USER_DEFINED, WITH_TOOLS
+from helpers.families import FAMILIES, WITH_TOOLS
+from helpers.plain_families import CONTROL, USER_DEFINED
 from helpers.tiny_vocabulary import KINDS, tiny_vocabulary
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -11,7 +11,7 @@ from gguf import GGUFWriter
 
 from erllama_py.engine.llama.native import library
 from erllama_py.engine.llama.vocabulary import LlamaVocabulary
-from helpers.families import CONTROL, USER_DEFINED
+from helpers.plain_families import CONTROL, USER_DEFINED
 from helpers.tiny_gguf import byte_letters
 
 Kind = Literal["bpe", "spm", "spm without space"]
