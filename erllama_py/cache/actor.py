@@ -116,6 +116,8 @@ class CacheActor(Actor[CacheMessage]):
                 self.counters[f"saves.dropped.{reason}"] += 1
             case messages.ListRows() if reply is not None:
                 self._background.answer(reply, self._list_rows())
+            case messages.HasLostTurn(keys):
+                return Answer(any(map(self.index.losses.has_turn, keys)))
             case messages.Explain() | messages.ReadCounters() | messages.ListTiers():
                 return Answer(self._probe(message))
             case TierUp() | TierRows() | RowStored() | RowLost() | BadFiles() | TierHealth():

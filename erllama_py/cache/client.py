@@ -11,6 +11,7 @@ from erllama_py.cache.messages import (
     Explain,
     Find,
     FindTurn,
+    HasLostTurn,
     Hit,
     Located,
     RowBytes,
@@ -42,6 +43,13 @@ class CacheClient:
         except ActorError:
             return None
         return turn
+
+    async def has_lost_turn(self, found_by: tuple[bytes, ...]) -> bool:
+        """Whether the cache had a turn that one of these found."""
+        try:
+            return bool(await self._names.call(CACHE, HasLostTurn(found_by)))
+        except ActorError:
+            return False
 
     async def read(self, row: Located) -> RowBytes | None:
         """The bytes of a row, checked; None when they cannot be had."""

@@ -93,6 +93,12 @@ class FindTurn(msgspec.Struct, frozen=True):
     peek: bool = False
 
 
+class HasLostTurn(msgspec.Struct, frozen=True):
+    """Was there a turn that one of these found? Answered with a bool."""
+
+    found_by: tuple[bytes, ...]
+
+
 class SaveLost(msgspec.Struct, frozen=True):
     """A cast to the holder of a save: the row with this key, of positions `[start, end)`, will not be stored."""
 
@@ -144,6 +150,6 @@ class WaitOver(msgspec.Struct, frozen=True):
 
 
 CacheMessage = (
-    Find | Used | Explain | Save | KeepTurn | FindTurn | Skipped | EvictBytes | Gc | ListRows | ReadCounters
-    | ListTiers | HolderGone | WaitOver | Flush | TierReport
+    Find | Used | Explain | Save | KeepTurn | FindTurn | HasLostTurn | Skipped | EvictBytes | Gc | ListRows
+    | ReadCounters | ListTiers | HolderGone | WaitOver | Flush | TierReport
 )  # fmt: skip

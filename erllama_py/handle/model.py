@@ -12,12 +12,11 @@ from typing import Any, Unpack, get_args
 
 import msgspec
 
-from erllama_py.cache.keys import pack_tokens
-from erllama_py.cache.messages import Explain, Hit
 from erllama_py.errors import InvalidOption, ModelNotLoaded
 from erllama_py.handle.caller import Caller, Prepare
 from erllama_py.handle.embedding import embed, rerank
-from erllama_py.handle.explanation import cached_prefixes, explain, longest_live, session_parting
+from erllama_py.handle.explaining import Explainer
+from erllama_py.handle.explanation import cached_prefixes
 from erllama_py.handle.inputs import Input
 from erllama_py.handle.likelihood import by_likelihood
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
@@ -41,8 +40,7 @@ from erllama_py.results import (
     Ranking,
     Scores,
 )
-from erllama_py.scheduler.messages import FaultPlace, session_key
-from erllama_py.scheduler.reuse import is_cuttable
+from erllama_py.scheduler.messages import FaultPlace
 
 
 class Model:
@@ -52,6 +50,7 @@ class Model:
         self._caller = caller
         self._board = caller.board
         self._prompts = Prompts(caller)
+        self._explainer = Explainer(caller, self._prompts)
         self._scoring = Scoring(caller, self._prompts)
 
     def __repr__(self) -> str:
@@ -305,44 +304,24 @@ class Model:
     # --- the cache ---------------------------------------------------------------------------------------------
 
     async def explain(
-        self, prompt: Prompt, *, cache_salt: str | None = None, session_id: str | None = None
+        self,
+        prompt: Prompt | Sequence[ChatMessage],
+        *,
+        options: RequestOptions | RequestOptionsDict | None = None,
+        **given: Unpack[RequestOptionsDict],
     ) -> Explanation:
-        """What of a prompt the cache and the live cells hold, and why that is not all of it.
+        """What of a prompt the cache and the live cells hold, and why that is not all of it. Changes nothing.
 
-        With `session_id` also where the prompt diverges from what is held for that session. Changes nothing.
+        Of a conversation also which reply in it is recognised (`turn`), and where its rendering would differ; with
+        `session_id` also where the prompt diverges from what is held for that session. Options as in `complete` and
+        `chat`; those that do not shape the prompt change nothing.
         """
-        options = parse_request_options({"cache_salt": cache_salt, "session_id": session_id})
-        tokens = await self._prompts.tokens(prompt)
-        hit = await self._look(tokens, cache_salt)
-        explanation = explain(hit, tokens, self._board.config.policy.min_tokens)
-        state, packed, live, parting = self._board.state, pack_tokens(tokens), 0, None
-        if state is not None:
-            identity = self._caller.identity(options)
-            live = longest_live(state, identity, packed)
-            parting = session_parting(state, session_key(identity, session_id), packed)
-        position, text, session_text = explanation.position, None, None
-        if position is not None and position < len(tokens):
-            text = await self.detokenize([tokens[position]])
-        if parting is not None:
-            session_text = await self.detokenize([parting[1]])
-        return msgspec.structs.replace(
-            explanation, text=text, live_tokens=live, session_position=parting[0] if parting else None,
-            session_text=session_text,
-        )  # fmt: skip
+        return await self._explainer.explain(prompt, parse_request_options(merged(options, given)))
 
     async def list_cached_prefixes(self, tokens: Sequence[int], *, cache_salt: str | None = None) -> list[CachedPrefix]:
         """The prefixes of `tokens` that are saved, the longest last: a request could start from each."""
-        return cached_prefixes(await self._look(await self._prompts.tokens(tokens), cache_salt))
-
-    async def _look(self, tokens: list[int], salt: object) -> Hit | None:
-        await self._caller.actor()
-        facts, options = self._board.facts, parse_request_options({"cache_salt": salt})
-        assert facts is not None
-        question = Explain(
-            identity=self._caller.identity(options), tokens=pack_tokens(tokens), cuttable=is_cuttable(facts.memory),
-            tier=self._board.config.tier_srv,
-        )  # fmt: skip
-        return await self._caller.cache.find(question)
+        options = parse_request_options({"cache_salt": cache_salt})
+        return cached_prefixes(await self._explainer.look(await self._prompts.tokens(tokens), options))
 
     # --- probes: read from the board, no message is sent -------------------------------------------------------
 

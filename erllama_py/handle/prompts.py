@@ -34,7 +34,7 @@ class Prompts:
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
-        self._turns = Turns(caller)
+        self.turns = Turns(caller)
 
     async def tokenize(self, text: str, *, special: bool = True, add_bos: bool = True) -> list[int]:
         """See `Model.tokenize`."""
@@ -96,15 +96,15 @@ class Prompts:
         """The prompt of a conversation: it continues the last reply that is recognised, or is rendered."""
         renderer = await self.renderer(messages, options)
         messages = check_messages(messages)
-        look = await self._turns.look(messages, renderer.settings, options)
+        look = await self.turns.look(messages, renderer.settings, options)
         prepared = None
         if look is not None and look.known is not None:
             prepared = await self.continuing(renderer, messages, look.known, options)
         if prepared is None:
-            look, prepared = forgotten(look), await self._rendered(renderer, messages, options)
+            look, prepared = forgotten(look), await self.rendered(renderer, messages, options)
         if look is None:
             return prepared
-        return msgspec.structs.replace(prepared, finish=self._turns.finish(look, prepared.tokens, messages, options))
+        return msgspec.structs.replace(prepared, finish=self.turns.finish(look, prepared.tokens, messages, options))
 
     async def after_reply(
         self, messages: Sequence[ChatMessage], place: int, tokens: list[int], options: RequestOptions, keep: bool
@@ -112,13 +112,13 @@ class Prompts:
         """The prompt that continues the reply at `place`, up to whose end there are these tokens; None as
         `continuing`. With `keep` the new reply will be recognised."""
         renderer = await self.renderer(messages, options)
-        look = await self._turns.hashed(messages, renderer.settings, options) if keep else None
+        look = await self.turns.hashed(messages, renderer.settings, options) if keep else None
         known = with_known(look, place, tokens)
         prepared = await self.continuing(renderer, messages, known, options)
         if prepared is None or look is None:
             return prepared
         look = msgspec.structs.replace(look, known=known)
-        return msgspec.structs.replace(prepared, finish=self._turns.finish(look, prepared.tokens, messages, options))
+        return msgspec.structs.replace(prepared, finish=self.turns.finish(look, prepared.tokens, messages, options))
 
     async def continuing(
         self, renderer: Renderer, messages: Sequence[ChatMessage], known: Known, options: RequestOptions
@@ -126,7 +126,7 @@ class Prompts:
         """The prompt that continues a known reply; None where the template cannot, or the context has no room for all
         that was read: a rendering may drop some of it."""
         continued = options.continue_final_message
-        text = await self._turns.text_after(renderer, messages, known.place, continued=continued)
+        text = await self.turns.text_after(renderer, messages, known.place, continued=continued)
         if text is None:
             return None
         tokens = [*known.tokens, *await self.tokens_of(renderer, text)]
@@ -137,7 +137,8 @@ class Prompts:
             _, opening = await self._caller.threads.abandon(partial(renderer.prompt, messages, continued=True))
         return Prepared(tokens, opening=opening, template=renderer.source)
 
-    async def _rendered(self, renderer: Renderer, messages: Sequence[ChatMessage], options: RequestOptions) -> Prepared:
+    async def rendered(self, renderer: Renderer, messages: Sequence[ChatMessage], options: RequestOptions) -> Prepared:
+        """The prompt of a conversation as the template shows it."""
         continued = options.continue_final_message
         # A template is the model's own code: not on the loop, however much its fuel bounds it.
         text, opening = await self._caller.threads.abandon(partial(renderer.prompt, messages, continued=continued))

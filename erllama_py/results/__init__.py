@@ -30,6 +30,7 @@ from erllama_py.results.events import (
 from erllama_py.results.infos import (
     CachedPrefix,
     CacheHit,
+    ExactTurn,
     Explanation,
     FoundPrefix,
     LoadProgress,
@@ -62,6 +63,7 @@ __all__ = [
     "Embeddings",
     "EngineEvent",
     "Event",
+    "ExactTurn",
     "Explanation",
     "FinishReason",
     "FoundPrefix",

@@ -23,6 +23,23 @@ class CachedPrefix(msgspec.Struct, frozen=True):
     """Bytes of all its rows."""
 
 
+class ExactTurn(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of the replies in a conversation: a part of an `Explanation`."""
+
+    tokens: int
+    """Tokens of the prompt that are those which were read and sampled; 0 where no reply is recognised."""
+    message: int | None
+    """The number of the reply that they end with, among the messages; the first is 1."""
+    problem: str | None = None
+    """Why that is not the last reply; `None` where it is."""
+    position: int | None = None
+    """The first token at which the template's own rendering would be another; `None` where it would be the same."""
+    text: str | None = None
+    """The text of the prompt's token there."""
+    rendered_text: str | None = None
+    """The text of the rendering's token there."""
+
+
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """What the cache would give for a prompt: the answer of `explain`. Counts are in tokens."""
 
@@ -48,6 +65,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """Where the prompt diverges from what is held for its session; `None` when it extends that, or nothing is held."""
     session_text: str | None = None
     """The text of the token that the session holds there."""
+    turn: ExactTurn | None = None
+    """Of a conversation: what of it is recognised, and where its rendering would differ."""
 
 
 class RowInfo(msgspec.Struct, frozen=True, kw_only=True):
