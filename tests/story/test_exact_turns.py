@@ -252,7 +252,7 @@ async def test_explain_names_the_token_where_a_rendering_would_differ() -> None:
         assert (turn.position, turn.text, turn.rendered_text) == (first.prompt_tokens, "<think>", "o")
         second = await model.chat(chat, **ASKED)
         assert turn.tokens < second.prompt_tokens == (await model.explain(chat, **ASKED)).prompt_tokens
-        problems = [
+        problems: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
             ([question(0)], {}, "there is no reply in it"),
             (chat, {"exact_turns": False}, "exact_turns is off"),
             ([question(5), *chat[1:]], {}, "message 2: no such reply to what precedes it is known"),
