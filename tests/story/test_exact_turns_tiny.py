@@ -88,7 +88,7 @@ def damage(root: Path) -> None:
 
 async def test_a_damaged_turn_is_not_known(tmp_path: Path) -> None:
     """One flipped bit, and the conversation is rendered; the tokens of a turn are never half right."""
-    config: dict[str, Any] = {"tier": "disk", "tier_srv": "d", "context_opts": {**SIZES, **LONG}, "backend": "stub"}
+    config: Any = {"tier": "disk", "tier_srv": "d", "context_opts": {**SIZES, **LONG}, "backend": "stub"}
     chat: list[dict[str, Any]] = [question(0)]
     async with erllama.Runtime(tiers=on_disk(tmp_path)) as runtime:
         done = await (await runtime.load_model("m", config)).chat(chat, **SHORT)
