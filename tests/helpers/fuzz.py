@@ -260,6 +260,8 @@ def _of_the_draw(pick: random.Random) -> dict[str, Any]:
     return pick.choice(
         ({}, {}, {"n": pick.choice((2, 3))}, {"logprobs": 2, "logprobs_after": pick.random() < 0.5},
          {"prompt_logprobs": 1}, {"stop_token_ids": [pick.randrange(200)]}, {"json_schema": SCHEMA},
+         {"thinking_markers": ["e", "a"], "thinking_budget_tokens": pick.choice((0, 1, 9)),
+          "thinking_budget_message": pick.choice((None, "so"))}, {"thinking": pick.random() < 0.5},
          {"regex": "[a-z]{2,9}", "n": 2}, {"choice": ["all", "or nothing"]}, {"special": True, "min_tokens": 1})
     )  # fmt: skip
 
@@ -286,6 +288,8 @@ async def read(stream: erllama.Stream | erllama.ToolRun, pick: random.Random) ->
                 return
             if how == "cancel" and most < 0:
                 events.cancel()
+            if how == "all" and most == 0:
+                events.end_thinking()
 
 
 async def converse(session: erllama.Session, pick: random.Random) -> None:
@@ -319,6 +323,7 @@ MODEL_CALLS: dict[str, Callable[[Any, random.Random], object]] = {
     "embed": lambda m, pick: m.embed(CONTINUATIONS[: pick.randrange(4)], **pick.choice(EMBEDS)),
     "rerank": lambda m, pick: m.rerank(prompt(pick), CONTINUATIONS, method=pick.choice((None, "embeddings", "score"))),
     "cancel": lambda m, pick: m.cancel(pick.randrange(200)),
+    "end_thinking": lambda m, pick: m.end_thinking(pick.randrange(200)),
     "end_session": lambda m, pick: m.end_session("s"),
     "end_thinking": lambda m, pick: m.end_thinking(pick.randrange(1, 400)),
     "inject_fault": lambda m, pick: m.inject_fault(pick.choice(FAULTS)),

@@ -106,7 +106,10 @@ async def test_the_thinking_of_a_text_is_told_apart_where_that_is_asked() -> Non
     async with scripted(reply, template=TEMPLATE, **KINDS["words"]) as (_, model, _script):
         plain = await model.complete("hello")
         assert (plain.thinking, plain.reply) == (None, reply)
-        for asked in ({"thinking": True}, {"thinking_budget_tokens": 9}, {"thinking_markers": ("<think>", "</think>")}):
+        asks: list[Any] = [
+            {"thinking": True}, {"thinking_budget_tokens": 9}, {"thinking_markers": ("<think>", "</think>")},
+        ]  # fmt: skip
+        for asked in asks:
             told = await model.complete("hello", options=asked)
             assert (told.thinking, told.reply) == ("abc", "yes")
         opened = await model.complete("hello<think>\n", thinking=True)
@@ -133,7 +136,9 @@ async def test_markers_can_be_given() -> None:
 async def test_thinking_comes_before_a_structure(kind: dict[str, Any]) -> None:
     """It is free; what follows obeys, also where the block is closed for the model."""
     async with scripted('<think>\nhm {"a" </think>\n\n{"a": true}', template=TEMPLATE, **kind) as (_, model, _script):
-        for given in ({}, {"thinking_budget_tokens": 4, "thinking_budget_message": "!"}):
+        budget: Any = {"thinking_budget_tokens": 4, "thinking_budget_message": "!"}
+        plain: Any = {}
+        for given in (plain, budget):
             completion = await model.chat(ASK, options=given, json_schema=SCHEMA)
             assert completion.parsed == {"a": True}, completion
             assert completion.thinking == ("hm !" if given else 'hm {"a"')

@@ -18,7 +18,7 @@ OPENED = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}{# </think> #}"
 )
-OPTIONS: dict[str, Any] = {"chat_template": OPENED, "temperature": 0.0, "ignore_eos": True}
+OPTIONS: Any = {"chat_template": OPENED, "temperature": 0.0, "ignore_eos": True}
 
 
 @pytest.fixture(params=BACKENDS)
@@ -48,7 +48,7 @@ async def test_a_budget_closes_the_block_of_any_model(backend: str, tmp_path: Pa
 @pytest.mark.parametrize("fields", [{}, {"repetition_penalty": 1.2, "temperature": 0.9, "seed": 3}, {"logprobs": 1}])
 async def test_parked_or_cached_it_is_the_same(backend: str, fields: dict[str, Any], tmp_path: Path) -> None:
     """What was written is decoded as what was drawn is, so rows of it can be used again."""
-    asked: dict[str, Any] = {**OPTIONS, "response_tokens": 40, "thinking_budget_tokens": 5, **fields}
+    asked: Any = {**OPTIONS, "response_tokens": 40, "thinking_budget_tokens": 5, **fields}
     asked["thinking_budget_message"] = "That is enough of it."
     scheduler = {"turn_ms": 1}
     async with loaded(backend, tmp_path, context={"n_seq_max": 1}, scheduler=scheduler) as model:
@@ -65,7 +65,7 @@ async def test_parked_or_cached_it_is_the_same(backend: str, fields: dict[str, A
 
 async def test_a_structure_follows_the_thinking_of_any_model(backend: str, tmp_path: Path) -> None:
     """Once the block is closed the reply obeys."""
-    asked = {**OPTIONS, "ignore_eos": False, "thinking_budget_tokens": 6, "response_tokens": 200}
+    asked: Any = {**OPTIONS, "ignore_eos": False, "thinking_budget_tokens": 6, "response_tokens": 200}
     async with loaded(backend, tmp_path) as model:
         told = await model.chat(ASK, options=asked, choice=["yes", "no"])
         assert told.parsed in ("yes", "no")
@@ -76,7 +76,7 @@ async def test_events_and_completion_agree(backend: str, tmp_path: Path) -> None
     """Whatever the budget and the seed."""
     async with loaded(backend, tmp_path) as model:
         for seed in range(8):
-            asked = {
+            asked: Any = {
                 **OPTIONS,
                 "temperature": 1.5,
                 "seed": seed,
