@@ -288,7 +288,7 @@ async def read(stream: erllama.Stream | erllama.ToolRun, pick: random.Random) ->
                 return
             if how == "cancel" and most < 0:
                 events.cancel()
-            if how == "all" and most == 0:
+            if how == "all" and most == 0 and isinstance(events, erllama.Stream):
                 events.end_thinking()
 
 
