@@ -323,7 +323,6 @@ MODEL_CALLS: dict[str, Callable[[Any, random.Random], object]] = {
     "embed": lambda m, pick: m.embed(CONTINUATIONS[: pick.randrange(4)], **pick.choice(EMBEDS)),
     "rerank": lambda m, pick: m.rerank(prompt(pick), CONTINUATIONS, method=pick.choice((None, "embeddings", "score"))),
     "cancel": lambda m, pick: m.cancel(pick.randrange(200)),
-    "end_thinking": lambda m, pick: m.end_thinking(pick.randrange(200)),
     "end_session": lambda m, pick: m.end_session("s"),
     "end_thinking": lambda m, pick: m.end_thinking(pick.randrange(1, 400)),
     "inject_fault": lambda m, pick: m.inject_fault(pick.choice(FAULTS)),
