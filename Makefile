@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 BOOT = "$$PYTHON" python3 python3.14 python3.13 python3.12 python3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quick check format bench docs env
+.PHONY: help run test quick check format bench judge docs env
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 } /^#:/ { print substr($$0, 4) }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ format: env  ## lay out the code, and write the reference page
 bench: env  ## run the benchmarks, one after the other, and write their tables into docs
 	@$(BIN)/python -m erllama_py.serve.models smollm2 minilm >/dev/null
 	@set -e; for script in $$(grep -l __main__ benchmarks/*.py); do $(BIN)/python "$$script"; done
+
+judge: env  ## play 40 conversations with tools on JUDGE_MODEL=file.gguf, and count what it does right
+	@$(BIN)/python -m judge.tools "$(JUDGE_MODEL)"
 
 docs: env  ## build the documentation into site/
 	@$(BIN)/zensical build --clean --strict

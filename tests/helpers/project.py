@@ -9,7 +9,7 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
 PACKAGE = TOP / "erllama_py"
-CODE_FOLDERS = ("erllama_py", "tests", "benchmarks", "scripts", "docs/examples")
+CODE_FOLDERS = ("erllama_py", "tests", "benchmarks", "judge", "scripts", "docs/examples")
 
 
 @cache

@@ -19,7 +19,7 @@ import erllama_py
 
 # Classes of other libraries that the documents speak of.
 FOREIGN = {"FastAPI", "StreamingResponse", "TaskGroup", "CancelScope", "Starlette"}
-ROOTS = ("tests", "docs", "benchmarks", "scripts", "erllama_py", ".ci")
+ROOTS = ("tests", "docs", "benchmarks", "judge", "scripts", "erllama_py", ".ci")
 
 
 @cache
