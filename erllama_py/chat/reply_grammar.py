@@ -83,6 +83,8 @@ def _answer(rules: LarkRules, thinking: Thought | None, calls: Calls | None, str
         text = f"({text} {rules.shown})* {text}" if rules.shown else text
         return _within(rules, marks.dropped, text, after=False)
     forms = calls.form.forms(calls.tools, rules, calls.several)
+    if structure is not None and calls.form.guesses:
+        forms = [form for form in forms if form.opener]
     if structure is not None or calls.choice == "required":
         alone = _alone(rules, forms, marks, calls.several)
         return alone if structure is None else f"({alone} | {_within(rules, marks.dropped, '@structure')})"

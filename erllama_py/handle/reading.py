@@ -57,6 +57,7 @@ def plan_reply(
     thinking = find_thinking(options, prepared, dialect, config, vocabulary)
     calls = grammar_calls(options, dialect)
     thought = None if thinking is None else Thought(form=thinking.form, begun=thinking.begun)
+    follows = options.grammar is not None
     options = _with_grammar(options, thought, calls, vocabulary)
     key, markers = config.thinking_signing_key, None
     if thinking is not None:
@@ -66,7 +67,10 @@ def plan_reply(
             events.append(partial(signed_events, key))
     if calls is not None and may_call(options):
         replies = ReplyCalls(calls.form, options.tools)
-        markers = call_markers(markers, calls.form.marks(calls.names), vocabulary)
+        marks = calls.form.marks(calls.names)
+        if follows and calls.form.guesses:
+            marks = msgspec.structs.replace(marks, at_start=())
+        markers = call_markers(markers, marks, vocabulary)
         finish.insert(0, replies.finish)
         events.append(replies.events)
     if prepared.finish is not None:

@@ -71,6 +71,9 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
     """The markers, by the names of the tools."""
     read: Reader
     forms: Writer
+    guesses: bool = False
+    """Whether `at_start` is no part of the format, but what models write that forget its marker. A reply that may also
+    follow a structure is not held to be a call for that."""
     short_ids: bool = False
     """Whether ids are nine letters and digits, since the template refuses others."""
 

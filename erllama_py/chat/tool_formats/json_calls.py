@@ -39,6 +39,7 @@ class JsonStyle(msgspec.Struct, frozen=True, kw_only=True):
     """What comes between the last object and the closing marker."""
 
 
+NEWLINE = "\n"
 LIST = JsonStyle(first="[", separator=", ", last="]")
 
 
@@ -54,7 +55,10 @@ def json_format(
         return _forms(tools, rules, marks, style, several)
 
     marks = msgspec.structs.replace(marks, quotes='"')
-    return ToolFormat(name=name, found=found, marks=fixed(marks), read=read, forms=forms, short_ids=short_ids)
+    guesses = bool(marks.at_start) and marks.end is not None
+    return ToolFormat(
+        name=name, found=found, marks=fixed(marks), read=read, forms=forms, guesses=guesses, short_ids=short_ids
+    )
 
 
 def read_objects(text: str, marks: Marks, over: bool) -> list[Read]:
@@ -122,7 +126,12 @@ def _forms(tools: Sequence[Offered], rules: LarkRules, marks: Marks, style: Json
     call = rules.rule(objects)
     calls = call if style.separator is None or not several else f"{call} ({literal(style.separator)} {call})*"
     body = " ".join([*_text(style.first), calls, *_text(style.last), *([rules.marker(marks.end)] if marks.end else [])])
-    return [Form(opener, body) for opener in (*marks.opens, *([""] if marks.at_start else []))]
+    forms = [Form(opener, body) for opener in marks.opens]
+    if marks.at_start and marks.end is None:
+        forms.append(Form("", body))
+    elif marks.at_start:  # where the opening marker is forgotten, so is the closing one
+        forms.append(Form("", f"{call} ({literal(NEWLINE)} {call})*" if several else call))
+    return forms
 
 
 def _text(text: str) -> list[str]:

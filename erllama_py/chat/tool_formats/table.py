@@ -115,7 +115,8 @@ FORMATS: tuple[ToolFormat, ...] = (
     json_format(
         "hermes",
         lambda source: "<tool_call>" in source,
-        Marks(opens=("<tool_call>",), end="</tool_call>"),
+        # Qwen2.5-Coder writes its calls without the markers that its template asks for.
+        Marks(opens=("<tool_call>",), end="</tool_call>", at_start=_BARE),
         JsonStyle(first="\n", last="\n"),
     ),
     python_format(
