@@ -1,4 +1,4 @@
-"""An agent loop under the supervision tree: it works through a queue of tasks and outlives the crashes of its model.
+"""An agent under the supervision tree: it works through tasks with the help of tools, and outlives all crashes.
 
 python agent_loop.py tiny.gguf    (without a file: the stub backend, which answers nonsense)
 """
@@ -8,12 +8,17 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterable
+from typing import Annotated, Any
 
 import erllama_py as erllama
 
-ATTEMPTS = 3  # at one task, before the loop itself fails: perhaps it is the task that crashes the model
-
 Tasks = asyncio.Queue[str | None]  # `None` after the last one
+CITIES = {"Paris": "mild, 16 degrees", "Oslo": "snow, -3 degrees"}
+
+
+async def get_weather(city: Annotated[str, "The name of the city"]) -> str:
+    """Tell the weather of a city."""
+    return CITIES.get(city, "nobody knows")
 
 
 class Agent:
@@ -22,29 +27,31 @@ class Agent:
     def __init__(self, model: erllama.Model, tasks: Tasks) -> None:
         self._model = model
         self._tasks = tasks
-        self._under_way: str | None = None
+        self._under_way: list[dict[str, Any]] | None = None
         self.answers: dict[str, str] = {}
 
     async def run(self) -> None:
-        """The loop. A task is let go only when its answer is there, so that a restart takes it up again."""
-        while True:
-            if self._under_way is None:
-                self._under_way = await self._tasks.get()
-            if self._under_way is None:
-                return
-            self.answers[self._under_way] = await self._ask(self._under_way)
-            self._under_way = None
+        """The loop. A task is let go only when its answer is there.
 
-    async def _ask(self, task: str) -> str:
-        attempt = 1
+        Each step of it, a reply or the result of a call, is in the messages as soon as it is complete: a restart takes
+        the task up there. A model that crashes is asked again by the run itself.
+        """
         while True:
-            try:  # while the model loads again, this waits for it
-                completion = await self._model.chat([{"role": "user", "content": task}], response_tokens=40)
-                return completion.reply
-            except erllama.ModelCrashed as crash:
-                if crash.gave_up or attempt == ATTEMPTS:
-                    raise  # let the supervisor of this loop decide
-                attempt += 1
+            if self._under_way is None:
+                task = await self._tasks.get()
+                if task is None:
+                    return
+                self._under_way = [{"role": "user", "content": task}]
+            done = await self._model.run_tools(
+                self._under_way,
+                tools=[get_weather],
+                tools_in_system=True,  # where the template takes none, as with the stub
+                max_rounds=3,
+                tool_timeout=10.0,
+                response_tokens=120,
+            )
+            self.answers[self._under_way[0]["content"]] = done.reply
+            self._under_way = None
 
 
 async def main(config: erllama.ModelConfigDict, questions: Iterable[str]) -> dict[str, str]:
@@ -63,5 +70,6 @@ async def main(config: erllama.ModelConfigDict, questions: Iterable[str]) -> dic
 
 if __name__ == "__main__":
     model: erllama.ModelConfigDict = {"model_path": sys.argv[1]} if sys.argv[1:] else {"backend": "stub"}
-    for question, answer in asyncio.run(main(model, ["What is gravity?", "What is the moon?"])).items():
+    questions = ["How is the weather in Paris?", "And in Oslo?"]
+    for question, answer in asyncio.run(main(model, questions)).items():
         print(f"{question}\n  {answer}")

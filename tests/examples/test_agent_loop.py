@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from helpers.runtime import STUB, slow_stub, stub_runtime, until
+from helpers.runtime import STUB, slow_stub, until
+from helpers.scripted import scripted
 
 import erllama_py as erllama
-from docs.examples.agent_loop import ATTEMPTS, Agent, Tasks, main
+from docs.examples.agent_loop import Agent, Tasks, main
 from erllama_py import tree
 
 pytestmark = pytest.mark.anyio
 
+CRASH = erllama.ModelCrashed("m", "a drill", gave_up=True)
 QUESTIONS = ["one?", "", "three?"]  # an empty task is one too
 AT_ONCE = erllama.RestartLimits(backoff_first=0.0, backoff_max=0.0)
 
@@ -30,13 +32,13 @@ class Counting(dict[str, str]):
 
 
 class Scripted:
-    """A model whose chats end as given, and then well."""
+    """A model whose runs end as given, and then well."""
 
     def __init__(self, *failures: Exception) -> None:
         self.asked: list[str] = []
         self._failures = iter(failures)
 
-    async def chat(self, messages: list[dict[str, str]], **options: object) -> Any:
+    async def run_tools(self, messages: list[dict[str, str]], **options: object) -> Any:
         self.asked.append(messages[0]["content"])
         if failure := next(self._failures, None):
             raise failure
@@ -45,10 +47,6 @@ class Scripted:
 
 class Answer:
     reply = "answer"
-
-
-def crash(gave_up: bool = False) -> erllama.ModelCrashed:
-    return erllama.ModelCrashed("m", "a drill", gave_up)
 
 
 def agent_with(model: Any, *questions: str) -> Agent:
@@ -71,10 +69,28 @@ async def test_it_answers_all_questions() -> None:
     assert list(await main(STUB, QUESTIONS)) == QUESTIONS
 
 
+def weather(prompt: str) -> str:
+    """A model that asks the tool, and then passes on what it was told."""
+    told = prompt.rpartition("mild, 16 degrees")
+    return f"It is {told[1]}." if told[1] else CALL
+
+
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+
+
+async def test_it_asks_its_tool() -> None:
+    """What the tool says is in the answer."""
+    async with scripted(weather) as (_, model, script):
+        agent = agent_with(model, "How is the weather in Paris?")
+        await agent.run()
+        assert agent.answers == {"How is the weather in Paris?": "It is mild, 16 degrees."}
+        assert len(script.prompts) == 2
+
+
 @pytest.mark.slow  # a model comes back after a delay, a longer one each time
 async def test_it_outlives_the_crashes_of_its_model() -> None:
-    """The task under way is asked again when the model is back; each is answered once."""
-    async with stub_runtime(seconds_per_token=0.001) as (runtime, model):
+    """The reply under way is asked for again when the model is back; each task is answered once."""
+    async with scripted(weather, stub={"seconds_per_token": 0.001}) as (runtime, model, _):
         agent = agent_with(model, *QUESTIONS)
         loop = await runtime.supervise("agent", agent.run, restart="transient", limits=AT_ONCE)
         for drill in range(3):
@@ -85,19 +101,10 @@ async def test_it_outlives_the_crashes_of_its_model() -> None:
     assert given_by(agent) == QUESTIONS
 
 
-async def test_a_crash_is_no_failure_of_the_loop() -> None:
-    """It asks again by itself, a bounded number of times."""
-    model = Scripted(*[crash()] * (ATTEMPTS - 1))
-    agent = agent_with(model, "one?")
-    await agent.run()
-    assert model.asked == ["one?"] * ATTEMPTS
-    assert given_by(agent) == ["one?"]
-
-
 @pytest.mark.parametrize(
     ("failures", "asked"),
-    [([crash()] * ATTEMPTS, ATTEMPTS), ([crash(gave_up=True)], 1), ([RuntimeError("a tool that is down")], 1)],
-    ids=["too many crashes", "a model that is given up", "an error of its own"],
+    [([CRASH], 1), ([CRASH] * 3, 3), ([RuntimeError("a bug")], 1)],
+    ids=["a model that crashes too often", "and again", "an error of its own"],
 )
 async def test_a_loop_that_raises_is_restarted_and_loses_no_task(failures: list[Exception], asked: int) -> None:
     """What the agent holds outlives the loop: the task that failed is taken up again, the others wait their turn."""
