@@ -44,7 +44,7 @@ async def play(model: erllama.Model, story: Story, **options: Any) -> Score:
     known: int | None = None
     for turn in story.turns:
         messages.append({"role": "user", "content": turn.says})
-        given = {"tools": tools, "temperature": 0.0, "response_tokens": 256, **options}
+        given: Any = {"tools": tools, "temperature": 0.0, "response_tokens": 256, **options}
         run = await model.run_tools(messages, max_rounds=MAX_ROUNDS, options={**given, "tool_choice": turn.tool_choice})
         completions = [*run.completions]
         if run.ended == "max_rounds":  # it would call tools for ever
