@@ -45,10 +45,12 @@ async def play(model: erllama.Model, story: Story, **options: Any) -> Score:
     for turn in story.turns:
         messages.append({"role": "user", "content": turn.says})
         given: Any = {"tools": tools, "temperature": 0.0, "response_tokens": 256, **options}
-        run = await model.run_tools(messages, max_rounds=MAX_ROUNDS, options={**given, "tool_choice": turn.tool_choice})
+        given["tool_choice"] = turn.tool_choice
+        run = await model.run_tools(messages, max_rounds=MAX_ROUNDS, options=given)
         completions = [*run.completions]
         if run.ended == "max_rounds":  # it would call tools for ever
-            run = await model.run_tools(messages, options={**given, "tool_choice": "none"})
+            given["tool_choice"] = "none"
+            run = await model.run_tools(messages, options=given)
             completions += run.completions
         for completion in completions:
             known = _count(score, completion, known)
