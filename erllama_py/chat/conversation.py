@@ -86,7 +86,11 @@ def _described(value: Mapping[str, Any]) -> Message:
 def with_thoughts(message: Message) -> Message:
     """The message with what was thought under the names that templates ask for."""
     thought = next((message[name] for name in THOUGHTS if message.get(name) is not None), None)
-    return message if thought is None else {"thinking": thought, **message, "reasoning_content": thought}
+    if thought is None:
+        return message
+    told = {**message, "reasoning_content": thought}
+    # gpt-oss's template refuses `thinking` beside content in a message that calls tools, as models may well write it.
+    return told if message.get("content") and message.get("tool_calls") else {"thinking": thought, **told}
 
 
 def with_parsed_arguments(message: Message) -> Message:

@@ -28,8 +28,9 @@ _ANY_MARK = re.compile(r"[\ufdd0-\ufdef]|\\u[fF][dD][dDeE][0-9a-fA-F]")
 # What an assistant's message may hold as it is: its own thinking and calls, which templates look for in it. Not the
 # end of a turn, nor what begins one.
 _OWN = re.compile(
-    r"[<\[|｜/]*(think|thinking|thought|reasoning|tool_calls?|tool▁calls?▁(begin|end)|tool▁call▁(begin|end)|tool▁sep"
-    r"|arg_key|arg_value|python_tag|seed:think|seed:tool_call|TOOL_CALLS|ARGS|CALL_ID|THINK)[>\]|｜]*"
+    r"[<\[|｜◁/]*(think|thinking|thought|reasoning|tool_calls?|tool▁calls?▁(begin|end)|tool▁call▁(begin|end)|tool▁sep"
+    r"|arg_key|arg_value|python_tag|(seed|mm):think|longcat_think|seed:tool_call|TOOL_CALLS|ARGS|CALL_ID|THINK"
+    r"|(START|END)_THINKING)[>\]|｜▷]*"
 )
 
 

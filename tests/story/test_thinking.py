@@ -11,6 +11,7 @@ from helpers.runtime import drain
 from helpers.scripted import scripted
 
 import erllama_py as erllama
+from erllama_py.chat.conversation import with_thoughts
 
 pytestmark = pytest.mark.anyio
 
@@ -268,3 +269,24 @@ async def test_a_deadline_in_the_block_ends_the_reply_there() -> None:
     assert completion.finish_reason == "cancelled"
     assert completion.reply == ""
     assert set(completion.thinking or "a") == {"a"}
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "reasoning"])
+async def test_what_was_thought_is_shown_to_the_template(name: str) -> None:
+    """Under the name that it reads, whatever the client calls it; the template shows or drops it."""
+    past = [*ASK, {"role": "assistant", "content": "yes", name: "hm"}, *ASK]
+    async with scripted("no", template=TEMPLATE) as (_, model, script):
+        await model.chat(past)
+        assert "<think>\nhm\n</think>\n\nyes<|im_end|>" in script.prompts[0]
+    async with scripted("no", template=PLAIN) as (_, model, script):
+        await model.chat(past)
+        assert "hm" not in script.prompts[0]
+
+
+def test_thinking_beside_content_and_calls_has_one_name() -> None:
+    """The template of gpt-oss raises where such a message has `thinking`."""
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    thought = {"role": "assistant", "reasoning_content": "hm", "tool_calls": [call]}
+    assert with_thoughts(thought)["thinking"] == "hm"
+    assert "thinking" not in with_thoughts({**thought, "content": "Let me see."})
+    assert with_thoughts({"role": "user", "content": "x"}) == {"role": "user", "content": "x"}
