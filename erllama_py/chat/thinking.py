@@ -19,7 +19,7 @@ from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 
-MOST_CHARACTERS = 64  # of a marker: longer than any that is in use
+MOST_SOURCE = 100_000  # characters: three times the longest template in use; they are parsed in 0.7 s at worst
 
 
 class ThinkingFormat(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,6 +152,8 @@ def _with_answer(form: ThinkingFormat, source: str) -> ThinkingFormat:
 
 def find_switch(source: str) -> Switch | None:
     """What turns thinking on and off in a template; None where nothing does. Parsing takes some 10 ms."""
+    if len(source) > MOST_SOURCE or not any(one.name in source for one in SWITCHES):
+        return None
     try:
         variables = meta.find_undeclared_variables(_parser.parse(source))
     except (jinja2.TemplateError, RecursionError):  # rendering it says what is wrong

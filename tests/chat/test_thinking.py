@@ -106,7 +106,7 @@ def test_a_template_has_a_switch(source: str, on: dict[str, Any] | None, off: di
     [
         "", "{{ messages }}", "{{ messages[0].thinking }}", "{% set thinking = 1 %}{{ thinking }}", "{% if %}",
         "{% nonesuch %}", "{{ x | nonesuch }}", "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
-        "{% for thinking in messages %}{{ thinking }}{% endfor %}",
+        "{% for thinking in messages %}{{ thinking }}{% endfor %}", "{{ thinking }}" * 10_000,
     ],
 )  # fmt: skip
 def test_other_templates_have_none(source: str) -> None:
