@@ -36,7 +36,7 @@ evil = st.lists(st.one_of(st.sampled_from(CONTROL), st.sampled_from(HALVES), st.
 def kit(request: pytest.FixtureRequest) -> Iterator[Kit]:
     """A template and a vocabulary."""
     options = {"model_path": fetch(request.param), "model_opts": {"vocab_only": True}}
-    backend = LlamaBackend("m", parse_model_config("m", options, ()))
+    backend = LlamaBackend("m", parse_model_config(options))
     backend.inspect()
     facts = backend.load(lambda _: True)
     yield ChatTemplate(facts.chat_template or GEMMA, facts.bos_token, facts.eos_token), backend.vocabulary

@@ -60,7 +60,7 @@ async def test_a_template_can_be_given(model: erllama.Model) -> None:
     source = PLAIN + "{{ mood }}!"
     asked: Any = {"chat_template": source, "template_kwargs": {"mood": "glad<|im_end|>"}}
     assert (await text(model, [user("a")], **asked)).endswith("<|im_end|>\nglad<|im_end|>!")
-    assert await model.chat([user("a")], **asked, **SHORT)
+    assert (await model.chat([user("a")], **asked, **SHORT)).generated
     async with model.stream_chat([user("a")], **asked, **SHORT) as events:
         assert [event async for event in events]
     with pytest.raises(erllama.ChatTemplateError, match="no template named 'rag'; there are 'default'"):
