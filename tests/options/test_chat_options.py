@@ -1,4 +1,4 @@
-"""The options of a request that are about its conversation are checked at the door, and refused with what was expected."""
+"""The options of a request that are about its conversation are checked at the door, with what was expected."""
 
 from __future__ import annotations
 
