@@ -126,8 +126,8 @@ class ChatTemplate:
         """The conversation as the text that the model was trained on.
 
         `add_generation_prompt` opens the assistant's turn at the end, `continue_final_message` leaves the last message
-        open instead. Texts of the conversation go through `mark`, those that the assistant said through `mark_own`.
-        Raises `ChatTemplateError`.
+        open instead. Texts of the conversation go through `mark`, contents of the assistant's messages through
+        `mark_own`. Raises `ChatTemplateError`.
         """
         settings = settings or ChatSettings(tools=tools)
         checked, described = check_messages(messages), check_tools(settings.tools)
@@ -135,7 +135,7 @@ class ChatTemplate:
         one = self.program(settings.chat_template, has_tools=bool(described))
         copy, copy_own = Copy(mark, CHARACTERS), Copy(mark_own, CHARACTERS)
         shown = [
-            (copy_own if message["role"] == "assistant" else copy).of(message, f"message {number}")
+            _copied(message, f"message {number}", copy, copy_own if message["role"] == "assistant" else copy)
             for number, message in enumerate(map(with_parsed_arguments, checked), 1)
         ]
         described = copy.of(described, "tools")
@@ -166,6 +166,13 @@ def _as_source(chosen: str, names: tuple[str, ...]) -> str:
         return chosen
     there = f"there are {', '.join(map(repr, names))}" if names else "it has none"
     raise ChatTemplateError(f"chat_template: the model has no template named {chosen[:80]!r}; {there}")
+
+
+def _copied(message: Message, where: str, copy: Copy, copy_content: Copy) -> Message:
+    """A message as the template sees it; what calls say is no text of the template's, whoever made them."""
+    return {
+        name: (copy_content if name == "content" else copy).of(value, where, depth=1) for name, value in message.items()
+    }
 
 
 def _in_form(message: Message, one: Program) -> Message:
