@@ -3,6 +3,7 @@ have come. Pure."""
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -172,9 +173,12 @@ def _number(text: str) -> int | float:
     except ValueError:
         pass
     try:
-        return float(text)
+        found = float(text)
     except ValueError:
         raise NoCall(f"{text[:40]!r} is no value") from None
+    if not math.isfinite(found):
+        raise NoCall(f"{text[:40]} is too large a number")
+    return found
 
 
 def _unescaped(body: str) -> str:
