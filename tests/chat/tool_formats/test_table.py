@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from typing import Any, get_args
 
 import pytest
+from helpers.random_schemas import REFUSED, random_schema
 from helpers.tool_replies import (
     NOOP,
     ONE_CALL,
@@ -22,11 +24,14 @@ from helpers.tool_replies import (
     read,
     tools,
 )
+from helpers.valid import problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erllama_py.chat.tool_formats import FORMATS, ToolFormat, find_format, format_named
+from erllama_py.engine.structure import Matcher
 from erllama_py.engine.stub_logits import END
+from erllama_py.errors import InvalidSchema
 from erllama_py.options.model import ToolFormatName
 
 TOOLS = tools(WEATHER, NOOP)
@@ -263,25 +268,52 @@ def test_where_nothing_may_be_called_no_call_can_be_written(form: ToolFormat) ->
     assert is_followed(none, "")
 
 
-@ALL
-@pytest.mark.parametrize("seed", range(6))
-def test_random_draws_under_the_grammar_are_valid_calls(form: ToolFormat, seed: int) -> None:
-    """Whatever is drawn: the reply is one call, of a tool that there is, with arguments that its schema allows."""
-    draws, found = random.Random(seed), matcher(grammar(form, TOOLS, "required", several=False))
+def by_chance(luck: random.Random, found: Matcher) -> str | None:
+    """A reply of random bytes, those that end things preferred; None for one that they do not end."""
     drawn: list[int] = []
     while not found.is_over and len(drawn) < 4000:
         allowed = [int(token) for token in found.allowed(300).nonzero()[0]]
-        likely = [
-            token for token in allowed if token < END and chr(token) in '"}])<|>\n`/{[abcdefghijklmnopqrstuvwxyz_'
-        ]
-        token = draws.choice(likely if likely and draws.random() < 0.8 else allowed)
+        likely = [token for token in allowed if token < END and chr(token) in LIKELY]
+        token = luck.choice(likely if likely and luck.random() < 0.8 else allowed)
         if token >= END:
             break
         found.accept(token)
         drawn += [token, *found.forced()]
-    reply = bytes(drawn).decode()
-    if len(drawn) >= 4000:  # a text that random draws do not end
+    return bytes(drawn).decode() if len(drawn) < 4000 else None
+
+
+@ALL
+@pytest.mark.parametrize("seed", range(6))
+def test_random_draws_under_the_grammar_are_valid_calls(form: ToolFormat, seed: int) -> None:
+    """Whatever is drawn: the reply is one call, of a tool that there is, with arguments that its schema allows."""
+    reply = by_chance(random.Random(seed), matcher(grammar(form, TOOLS, "required", several=False)))
+    if reply is None:
         return
     text, calls, _ = read(form, TOOLS, [reply])
     assert (text.strip(), len(calls)) == ("", 1), reply
     assert calls[0].problem is None, reply
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+@pytest.mark.parametrize("seed", [pytest.param(n, marks=[pytest.mark.slow] if n else []) for n in range(3)])
+def test_random_tools_are_called_validly_by_chance(form: ToolFormat, seed: int) -> None:
+    """Schemas by chance, and random bytes under the grammar: each call that comes to its end obeys its schema, by
+    another validator too. A schema that the format cannot write is refused."""
+    luck, ended, one_by_one = random.Random(seed), 0, form.name in (*TAGGED, "lfm2", "pythonic")
+    for _ in range(12):
+        schema = random_schema(luck)
+        if schema.get("type") != "object" or schema.keys() & REFUSED:
+            continue
+        offered = tools({"name": "f", "parameters": schema})
+        if one_by_one and schema.keys() & {"$ref", "anyOf", "patternProperties"}:
+            with pytest.raises(InvalidSchema, match="one by one"):
+                grammar(form, offered, "required", several=False)
+            continue
+        found = matcher(grammar(form, offered, "required", several=False))
+        if (reply := by_chance(luck, found)) is None:
+            continue
+        ended += 1
+        text, calls, _ = read(form, offered, [reply])
+        assert (text.strip(), [call.problem for call in calls]) == ("", [None]), reply
+        assert problem(schema, json.dumps(calls[0].arguments)) is None, (schema, reply)
+    assert ended >= 3
