@@ -89,7 +89,7 @@ def _arguments(tool: Offered, rules: LarkRules) -> str:
     parameters = json.loads(tool.schema)
     properties, required = parameters.get("properties", {}), parameters.get("required", [])
     if not properties and parameters.get("additionalProperties", True) is not False:
-        value = rules.schema(schema_text({}, **JSON_STYLE))
+        value = _value(argument_schema(parameters, "") or {}, rules)
         one = rules.rule(f'/[A-Za-z_][A-Za-z0-9_]*/ "=" {value}')
         return f'({one} (", " {one})*)?'
     first = more = ""  # what may follow where nothing was written yet, and where something was

@@ -107,6 +107,8 @@ def argument_schema(schema: dict[str, Any], name: str) -> dict[str, Any] | None:
     """The schema of one argument, as one of its own; None where it has none."""
     properties = schema.get("properties")
     found = properties.get(name) if isinstance(properties, dict) else None
+    if found is None:
+        found = schema.get("additionalProperties")
     if not isinstance(found, dict):
         return None
     return {**found, **{key: schema[key] for key in ("$defs", "definitions") if key in schema}}
@@ -175,7 +177,8 @@ def _argument_rules(tool: Offered, rules: LarkRules, style: TagStyle) -> list[st
         value = rules.rule(f"{key} {_value(about, rules, style)} {literal(style.after_value)}")
         found.append(value if name in required else f"{value}?")
     if not properties and parameters.get("additionalProperties", True) is not False:
-        free = rules.until(_padding(style) + style.value_end)
+        about = argument_schema(parameters, "")
+        free = rules.until(_padding(style) + style.value_end) if about is None else _value(about, rules, style)
         head, tail = map(rules.marker, style.key.split("{}"))
         found.append(f"({head} /[^<>\\n]+/ {tail} {free} {literal(style.after_value)})*")
     return found
@@ -183,7 +186,7 @@ def _argument_rules(tool: Offered, rules: LarkRules, style: TagStyle) -> list[st
 
 def check_simple(tool: Offered, how: str) -> None:
     """Raises `InvalidSchema` where the arguments cannot be told one by one."""
-    for keyword in ("$ref", "anyOf", "oneOf", "allOf", "patternProperties"):
+    for keyword in ("$ref", "anyOf", "oneOf", "allOf", "patternProperties", "minProperties", "maxProperties"):
         if keyword in tool.parameters:
             raise InvalidSchema(f"this model writes arguments {how}, one by one: no {keyword} at the top", keyword)
 
