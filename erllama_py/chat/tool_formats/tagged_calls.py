@@ -177,8 +177,8 @@ def _argument_rules(tool: Offered, rules: LarkRules, style: TagStyle) -> list[st
         value = rules.rule(f"{key} {_value(about, rules, style)} {literal(style.after_value)}")
         found.append(value if name in required else f"{value}?")
     if not properties and parameters.get("additionalProperties", True) is not False:
-        about = argument_schema(parameters, "")
-        free = rules.until(_padding(style) + style.value_end) if about is None else _value(about, rules, style)
+        others = argument_schema(parameters, "")
+        free = rules.until(_padding(style) + style.value_end) if others is None else _value(others, rules, style)
         head, tail = map(rules.marker, style.key.split("{}"))
         found.append(f"({head} /[^<>\\n]+/ {tail} {free} {literal(style.after_value)})*")
     return found
