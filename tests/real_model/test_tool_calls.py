@@ -55,7 +55,7 @@ async def test_each_format_is_valid_with_a_real_vocabulary(name: str) -> None:
     """Markers are split into tokens as they come; the calls are the same."""
     async with erllama.Runtime() as runtime:
         model = await runtime.load_model("m", {"model_path": fetch("smollm2"), **CONFIG})
-        for seed in range(3):
+        for seed in range(1):
             done = await model.chat(
                 [{"role": "user", "content": "How is the weather in Ghent?"}], tools=TOOLS, tool_choice="required",
                 chat_template=template_of(name), parallel_tool_calls=False, response_tokens=200, seed=seed,
