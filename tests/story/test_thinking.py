@@ -290,3 +290,34 @@ def test_thinking_beside_content_and_calls_has_one_name() -> None:
     assert with_thoughts(thought)["thinking"] == "hm"
     assert "thinking" not in with_thoughts({**thought, "content": "Let me see."})
     assert with_thoughts({"role": "user", "content": "x"}) == {"role": "user", "content": "x"}
+
+
+HARMONY = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
+FORMATS: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "gpt-oss": (
+        (*HARMONY,), "<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"
+    ),
+    "kimi k3": (
+        ("<|open|>", "<|close|>", "<|sep|>"), "<|open|>think<|sep|>", "<|close|>think<|sep|><|open|>response<|sep|>"
+    ),
+    "gemma 4": (("<|channel>", "<channel|>"), "<|channel>thought\n", "<channel|>"),
+    "command a": (
+        ("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"), "<|START_THINKING|>",
+        "<|END_THINKING|><|START_RESPONSE|>",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMATS)
+async def test_formats_of_several_control_tokens(name: str) -> None:
+    """Their headers are no text; a budget writes what the model would need to begin its answer; structures follow."""
+    controls, opens, between = FORMATS[name]
+    template = f"{TEMPLATE}{{# {opens}{between} #}}".replace("<think>", "").replace("</think>", "")
+    async with scripted(f'{opens}abcdef{between}{{"a": true}}', template=template, controls=controls) as (_, model, _s):
+        for given in ({}, {"json_schema": SCHEMA}):
+            asked: Any = given
+            free = await model.chat(ASK, options=asked)
+            assert (free.thinking, free.reply) == ("abcdef", '{"a": true}')
+            cut = await model.chat(ASK, options=asked, thinking_budget_tokens=3)
+            counted = "ab" if opens.endswith("\n") else "abc"  # a line feed in the block is one of its tokens
+            assert (cut.thinking, cut.reply) == (counted, '{"a": true}')
