@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from helpers.both_backends import BACKENDS, loaded
 from helpers.scripted import scripted
 from helpers.tool_replies import CONTROLS, NOOP, ONE_CALL, WEATHER, WRITTEN, Call, template_of
 
 import erllama_py as erllama
-from erllama_py.chat.tool_formats import FORMATS, ToolFormat
+from erllama_py.chat.tool import tools_of
+from erllama_py.chat.tool_formats import FORMATS, ToolFormat, format_named
+from erllama_py.handle.tool_calls import ReplyCalls
+from erllama_py.results import CallText
 
 pytestmark = pytest.mark.anyio
 
@@ -207,3 +213,41 @@ async def test_ids_are_as_the_template_wants_them(name: str) -> None:
     async with scripted(WRITTEN["hermes"](CALLS), template=template_of("hermes")) as (_, model, _script):
         done = await model.chat(ASKED, tools=TOOLS)
         assert all(call.id.startswith("call_") and len(call.id) == 29 for call in done.tool_calls)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["hermes", "qwen3_coder", "mistral", "lfm2", "llama3"])
+async def test_calls_drawn_by_chance_are_valid(backend: str, name: Any, tmp_path: Path) -> None:
+    """Of models that know nothing, on both backends: a call that comes to its end is one that its schema allows."""
+    short = {"properties": {"a": {"type": "integer"}, "b": {"enum": ["x", "y"]}}, "required": ["a"]}
+    async with loaded(backend, tmp_path, tool_format=name) as model:
+        for seed in range(4):
+            done = await model.complete(
+                "hi", tools=[{"name": "f", "parameters": short}, NOOP], tool_choice="required", seed=seed,
+                parallel_tool_calls=False, response_tokens=200, temperature=1.0,
+            )  # fmt: skip
+            assert done.reply == ""
+            assert len(done.tool_calls) == 1
+            assert (done.tool_calls[0].problem is None) == (done.finish_reason == "stop")
+
+
+async def test_a_long_call_is_read_in_steps() -> None:
+    """Some hundred readings of a call of 60,000 characters, however many tokens it has; no text of it is lost."""
+    text, form = WRITTEN["hermes"]([("get_weather", {"city": "x" * 60_000})]), format_named("hermes")
+    assert form is not None
+    readings, events = 0, list[Any]()
+
+    def read(*given: Any) -> Any:
+        nonlocal readings
+        readings += 1
+        return form.read(*given)
+
+    calls = ReplyCalls(msgspec.structs.replace(form, read=read), tools_of(TOOLS))
+    feed = calls.events(events.append, 0)
+    for start in range(0, len(text), 10):
+        piece = text[start : start + 10]
+        feed(CallText(piece, [start], closed=start + 10 >= len(text)))
+    assert readings < 16_384 // 10 + 110
+    assert "".join(event.text for event in events[:-1]) == text
+    assert [token for event in events[:-1] for token in event.token_ids] == [*range(0, len(text), 10)]
+    assert events[-1].call.arguments == {"city": "x" * 60_000}
