@@ -22,8 +22,8 @@ from erllama_py.model.companion import companion_config, companion_threads, grid
 class Companion:
     """One of them, from its begin to its end; how many requests hold it."""
 
-    def __init__(self, board: ModelBoard, keeper: Keeper) -> None:
-        self.board, self.keeper = board, keeper
+    def __init__(self, model: ModelBoard, board: ModelBoard, keeper: Keeper) -> None:
+        self.model, self.board, self.keeper = model, board, keeper
         self.holders = 0
         self.timer: asyncio.Task[None] | None = None
 
@@ -46,10 +46,10 @@ class Companions:
         save: Callable[[ModelBoard], Awaitable[None]], clock: Clock,
     ) -> None:  # fmt: skip
         self._branch, self._child, self._save, self._clock = branch, child, save, clock
-        self._by_model: dict[ModelBoard, Companion] = {}
+        self._by_id: dict[str, Companion] = {}  # of the model: one that hangs outlives it, and keeps the name
 
     def __len__(self) -> int:
-        return len(self._by_model)
+        return len(self._by_id)
 
     async def hold(self, model: ModelBoard) -> tuple[ModelBoard, Callable[[], None]]:
         """The board of a model's companion, once it takes requests, and what lets go of it: to be called once.
@@ -59,15 +59,15 @@ class Companions:
         """
         while True:
             await model.actor()
-            companion = self._by_model.get(model)
+            companion = self._by_id.get(model.model_id)
             if companion is None:
                 companion = self._begin(model)
-            elif companion.board.is_closed:  # it is ending
+            elif companion.board.is_closed or companion.model is not model:  # it is ending
                 try:
                     await companion.keeper.stop()
                 except StopTimeout as timeout:
                     raise ModelStuck(model.model_id) from timeout
-                self._forget(model, companion)
+                self._forget(companion)
                 continue
             let_go = self._held(companion)
             try:
@@ -91,21 +91,21 @@ class Companions:
             keeper = self._branch().begin_child(self._child(board))
         except SupervisorClosed:
             raise ModelNotLoaded(model.model_id) from None
-        companion = self._by_model[model] = Companion(board, keeper)
+        companion = self._by_id[model.model_id] = Companion(model, board, keeper)
         model.accompany(board, companion.end)
-        keeper.ended.add_done_callback(lambda _: self._ended(model, companion))
+        keeper.ended.add_done_callback(lambda _: self._ended(companion))
         return companion
 
-    def _ended(self, model: ModelBoard, companion: Companion) -> None:
+    def _ended(self, companion: Companion) -> None:
         if companion.timer is not None:
             companion.timer.cancel()
         if not companion.keeper.child.alive:  # else its engine hangs: as long as it has the weights, its model has it
-            self._forget(model, companion)
+            self._forget(companion)
 
-    def _forget(self, model: ModelBoard, companion: Companion) -> None:
-        if self._by_model.get(model) is companion:
-            del self._by_model[model]
-            model.accompany(None, None)
+    def _forget(self, companion: Companion) -> None:
+        if self._by_id.get(companion.model.model_id) is companion:
+            del self._by_id[companion.model.model_id]
+            companion.model.accompany(None, None)
 
     def _held(self, companion: Companion) -> Callable[[], None]:
         companion.holders += 1

@@ -109,6 +109,18 @@ async def loaded_as_soon_as_it_can_be(runtime: erllama.Runtime) -> erllama.Model
                 await anyio.lowlevel.checkpoint()
 
 
+async def test_after_a_second_context_that_hung_the_id_can_be_used_as_before() -> None:
+    """Its thread has ended, and the model is loaded again: the next reproducible request makes another."""
+    async with engines() as (runtime, made):
+        model = await runtime.load_model("m", HANGS)
+        async with asking(model, made, reproducible=True):
+            with pytest.raises(erllama.ModelStuck):
+                await runtime.unload("m")
+            made.let_go()
+        again = await loaded_as_soon_as_it_can_be(runtime)
+        assert (await again.complete("hello", response_tokens=2, reproducible=True)).generated
+
+
 async def test_one_that_has_ended_after_all_is_unloaded_as_any_other() -> None:
     """It was crashed and abandoned, and not unloaded meanwhile."""
     async with engines() as (runtime, made):
