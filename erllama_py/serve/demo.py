@@ -28,6 +28,7 @@ SYSTEM = (
 QUESTION = "How do plants eat?"
 FOLLOW_UP = "And what is the moon?"
 ANOTHER = "Why is the sky blue?"
+DISTANCE = "How far away is the moon? Use the tool."
 RECORD = "Write a short record of the moon, as JSON."
 
 
@@ -38,6 +39,11 @@ class Body:
     name: str
     kind: Literal["star", "planet", "moon"]
     inhabited: bool
+
+
+def distance(body: Literal["moon", "sun"]) -> str:
+    """Tell how far away the moon or the sun is."""
+    return {"moon": "384,400 km", "sun": "149.6 million km"}[body]
 
 
 def bar(progress: erllama.LoadProgress) -> None:
@@ -102,6 +108,7 @@ async def first_life(runtime: erllama.Runtime, config: erllama.ModelConfigDict) 
     print(f"  The first token came {faster:.0f} times sooner.")
 
     await answer_typed(model)
+    await call_a_tool(model)
 
     print("\nNow the model's actor crashes, in the middle of an answer:")
     try:
@@ -127,6 +134,24 @@ async def answer_typed(model: erllama.Model) -> None:
     messages = [{"role": "user", "content": RECORD}]
     typed = await model.chat(messages, json_schema=Body, response_tokens=60, temperature=0.0)
     print(f"  {typed.reply}\n  {typed.parsed}")
+
+
+async def call_a_tool(model: erllama.Model) -> None:
+    """The reply has to call a function, whose name and arguments it cannot get wrong; its result goes back."""
+    print(f"\nA tool: {DISTANCE}")
+    messages = [{"role": "user", "content": DISTANCE}]
+    run = model.run_tools(
+        messages, tools=[distance], tools_in_system=True, tool_choice={"name": "distance"}, parallel_tool_calls=False,
+        max_rounds=2, response_tokens=60, temperature=0.0,
+    )  # fmt: skip
+    async with run:
+        async for event in run:
+            match event:
+                case erllama.ToolFinished(call, content):
+                    print(f"  {call.name}({', '.join(f'{name}={one!r}' for name, one in call.arguments.items())})")
+                    print(f"  → {content}")
+                case erllama.RunDone(result):
+                    print(f"  {result.reply}")
 
 
 async def second_life(runtime: erllama.Runtime, config: erllama.ModelConfigDict) -> None:
