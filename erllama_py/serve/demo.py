@@ -28,7 +28,7 @@ SYSTEM = (
 QUESTION = "How do plants eat?"
 FOLLOW_UP = "And what is the moon?"
 ANOTHER = "Why is the sky blue?"
-DISTANCE = "How far away is the moon? Use the tool."
+DISTANCE = "How far away is the moon?"
 RECORD = "Write a short record of the moon, as JSON."
 
 
@@ -137,21 +137,18 @@ async def answer_typed(model: erllama.Model) -> None:
 
 
 async def call_a_tool(model: erllama.Model) -> None:
-    """The reply has to call a function, whose name and arguments it cannot get wrong; its result goes back."""
+    """The first reply calls a function, the second answers with its result. The messages are all that a run needs: the
+    second one begins by carrying out the call of the first."""
     print(f"\nA tool: {DISTANCE}")
     messages = [{"role": "user", "content": DISTANCE}]
-    run = model.run_tools(
-        messages, tools=[distance], tools_in_system=True, tool_choice={"name": "distance"}, parallel_tool_calls=False,
-        max_rounds=2, response_tokens=60, temperature=0.0,
-    )  # fmt: skip
-    async with run:
-        async for event in run:
-            match event:
-                case erllama.ToolFinished(call, content):
-                    print(f"  {call.name}({', '.join(f'{name}={one!r}' for name, one in call.arguments.items())})")
-                    print(f"  → {content}")
-                case erllama.RunDone(result):
-                    print(f"  {result.reply}")
+    tools: erllama.RequestOptionsDict = {"tools": [distance], "tools_in_system": True, "temperature": 0.0}
+    asked = await model.run_tools(messages, max_rounds=1, tool_choice={"name": "distance"}, options=tools)
+    for call in asked.open_calls:
+        print(f"  {call.name}({', '.join(f'{name}={one!r}' for name, one in call.arguments.items())})")
+    told = await model.run_tools(
+        messages, tool_choice="none", regex=r"It is [0-9,.]{1,9} (km|million km) away\.", options=tools
+    )
+    print(f"  {told.reply}")
 
 
 async def second_life(runtime: erllama.Runtime, config: erllama.ModelConfigDict) -> None:
