@@ -19,7 +19,8 @@ def test_the_demo_answers_crashes_comes_back_and_is_warm_after_a_restart(capsys:
     """Cold, warm with the first answer reused, a crash, an answer after it, the tree; then rows from the disk."""
     assert main(["demo", "--model", str(fetch("smollm2"))]) == 0
     printed, complaints = capsys.readouterr()
-    for part in ("[cold: ", "0 of 222 prompt", "[warm: ", "Body(name=", "distance(body='", " km away.", "ModelCrashed: ", "[after the restart: ",
+    for part in ("[cold: ", "0 of 222 prompt", "[warm: ", "Body(name=", "distance(body='", " km away.",
+                 "ModelCrashed: ", "[after the restart: ",
                  "Unloaded; the memory is free.\n", "[restored from the disk: "):  # fmt: skip
         assert part in printed
     # What is said depends on last bits, which change with the number of threads: the first question has 222 tokens.
