@@ -59,12 +59,7 @@ async def test_a_tool_choice_is_followed_until_there_is_a_result() -> None:
     """For ever, there would be no answer; one that forbids calls stays."""
     for choice, later in (("required", {None}), ("none", {"none"})):
         async with chats([call("double", x=1)], [call("double", x=2)], "done") as model:
-            given = {"tool_choice": choice}
-            run = model.run(question(), [double])
-            run._given = {**run._given}
-            run._check = lambda: None  # type: ignore[method-assign]  # whether there is such an option yet
-            run._given |= given
-            await run
+            await model.run(question(), [double], tool_choice=choice)
             asked = [given.get("tool_choice") for _, given in model.asked]
             assert asked[0] == choice
             assert set(asked[1:]) == later
@@ -196,3 +191,36 @@ def _named(function: Any, ran: list[int]) -> Any:
 async def _awaited(run: Any) -> erllama.ToolRunResult:
     result: erllama.ToolRunResult = await run
     return result
+
+
+async def test_a_model_that_is_unloaded_ends_the_run() -> None:
+    """The result that came meanwhile is in the list; nothing else is carried out for a model that is gone."""
+    async with chats([call("unload"), call("double", x=1)], "never") as model:
+
+        async def unload() -> str:
+            """Unloads the model."""
+            await model.model.unload()
+            return "gone"
+
+        messages = question()
+        with pytest.raises(erllama.ModelNotLoaded):
+            await model.run(messages, [unload, double], {"max_rounds": 2})
+        assert said(messages)[2:] == [("tool", "gone"), ("tool", '{"twice":2}')]
+        with pytest.raises(erllama.ModelNotLoaded):
+            await model.run([*question(), messages[1]], [unload, double])
+
+
+async def test_a_runtime_that_is_closed_ends_the_run() -> None:
+    """A function that has no thread any more was not carried out: its call stays open."""
+    async with chats([call("close"), call("double", x=1)], "never") as model:
+
+        async def close() -> str:
+            """Closes the runtime's threads and its models, as its end does."""
+            await model.model.unload()
+            model.model._caller.home.leave()
+            return "closed"
+
+        messages = question()
+        with pytest.raises(erllama.ModelNotLoaded):
+            await model.run(messages, [close, double], {"parallel_calls": 1})
+        assert said(messages)[2:] == [("tool", "closed")]

@@ -28,5 +28,5 @@ def a_run(model: Any, question: str, options: dict[str, Any], pick: random.Rando
     if pick.random() < 0.5:
         asked = [{"id": str(n), "function": {"name": a, "arguments": b}} for n, (a, b) in enumerate(CALLS)]
         said.append({"role": "assistant", "content": "", "tool_calls": asked})
-    run: erllama.ToolRun = model.run_tools(said, options={"tools": [double, pause], **options})
+    run: erllama.ToolRun = model.run_tools(said, options={"tools": [double, pause], "tools_in_system": True, **options})
     return run
