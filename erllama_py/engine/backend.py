@@ -23,6 +23,7 @@ import msgspec
 from erllama_py.chat.special_texts import SpecialTexts
 from erllama_py.engine.embedding import Embedder, EmbedderOpts
 from erllama_py.engine.structure import Tokenizer
+from erllama_py.engine.token_array import TokenArray
 from erllama_py.options.sampling import Sampling
 
 MemoryKind = Literal["full", "window", "recurrent", "hybrid"]
@@ -172,6 +173,9 @@ class Vocabulary(Protocol):
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of `text`; `add_special` puts BOS/EOS where the model wants them, `parse_special` reads
         `<|im_start|>` and its like as control tokens. Raises `InvalidText`."""
+
+    def token_array(self, text: str, *, add_special: bool, parse_special: bool) -> TokenArray:
+        """As `tokenize`, for long texts and for many."""
 
     def token_bytes(self, token: int, *, special: bool) -> bytes:
         """UTF-8 bytes of one token, maybe a part of a character; empty for control tokens unless `special`."""

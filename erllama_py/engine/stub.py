@@ -39,6 +39,7 @@ from erllama_py.engine.structure import Matcher, Tokenizer, compile
 from erllama_py.engine.stub_cells import VALUE_BYTES, StubCells
 from erllama_py.engine.stub_embedder import StubEmbedder
 from erllama_py.engine.stub_logits import END, LOGIT_BYTES, row_of, row_under_structure, token_of, value_of
+from erllama_py.engine.token_array import TokenArray, as_array, in_pieces
 from erllama_py.errors import (
     InvalidText,
     ModelLoadError,
@@ -82,12 +83,18 @@ class StubVocabulary:
             rest = text.encode()
         except UnicodeEncodeError as error:
             raise InvalidText(f"the text has no UTF-8 form: {error}") from error
+        if not parse_special:
+            return in_pieces(numpy.frombuffer(rest, numpy.uint8))
         tokens: list[int] = []
-        while rest:
-            special = next((t for t, name in SPECIAL.items() if parse_special and rest.startswith(name)), None)
-            tokens.append(rest[0] if special is None else special)
-            rest = rest[1 if special is None else len(SPECIAL[special]) :]
+        at = 0
+        while at < len(rest):
+            special = next((t for t, name in SPECIAL.items() if rest.startswith(name, at)), None)
+            tokens.append(rest[at] if special is None else special)
+            at += 1 if special is None else len(SPECIAL[special])
         return tokens
+
+    def token_array(self, text: str, *, add_special: bool, parse_special: bool) -> TokenArray:
+        return as_array(self.tokenize(text, add_special=add_special, parse_special=parse_special))
 
     def tokenize_parts(self, parts: Sequence[str]) -> list[int]:
         return [token for part in parts for token in self.tokenize(part, add_special=False, parse_special=True)]

@@ -66,7 +66,7 @@ class StubEmbedder:
             self._hung.set()
             self._release.wait()
         count = sum(len(part.tokens) for part in parts)
-        if count > facts.n_batch or not all(0 <= part.seq_id < facts.n_seq_max and part.tokens for part in parts):
+        if count > facts.n_batch or not all(0 <= part.seq_id < facts.n_seq_max and len(part.tokens) for part in parts):
             raise BackendFailure(f"{count} tokens of {len(parts)} inputs do not fit")
         if self._abort.wait(stub.seconds_per_token * count):
             for part in parts:
@@ -79,7 +79,7 @@ class StubEmbedder:
         seen = self._seen.setdefault(part.seq_id, [])
         if part.start != len(seen):
             raise BackendFailure(f"sequence {part.seq_id} holds {len(seen)} tokens, not {part.start}")
-        seen += part.tokens
+        seen += map(int, part.tokens)
         width = self._config.stub.n_embd
         rows = [vector(width, seen[i - 1] if i else -1, seen[i]) for i in range(part.start, len(seen))]
         if part.last:

@@ -7,14 +7,17 @@ options ─▶ tokens ─▶ hold the embedder ─▶ cut ─▶ Embed ─▶ ve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Literal, TypeVar
+
+from numpy import empty, stack
 
 from erllama_py.engine.embedding import EmbedderFacts
 from erllama_py.engine.pooling import Pooling
+from erllama_py.engine.token_array import TokenArray
 from erllama_py.errors import CannotRank, DeadlinePassed, InvalidOption
 from erllama_py.handle.caller import Caller, caller_errors
-from erllama_py.handle.inputs import Cut, as_inputs, fitted, off_loop, tokens_of
+from erllama_py.handle.inputs import Cut, Input, as_inputs, fitted, off_loop, tokens_of
 from erllama_py.handle.pairs import Pairs, Scored, pairs_of
 from erllama_py.model.embedder import Embed
 from erllama_py.options.embedding import EmbedOptions, RerankOptions
@@ -40,7 +43,7 @@ async def _embed(caller: Caller, given: object, options: EmbedOptions) -> Embedd
     counts: tuple[int, ...] = ()
     truncated: tuple[bool, ...] = ()
 
-    def message(tokens: list[list[int]], facts: EmbedderFacts) -> Embed:
+    def message(tokens: list[TokenArray], facts: EmbedderFacts) -> Embed:
         nonlocal counts, truncated
         cuts = [fitted(one, i, facts.longest, options.truncate, frame) for i, one in enumerate(tokens)]
         counts, truncated = tuple(len(one.tokens) for one in cuts), tuple(one.truncated for one in cuts)
@@ -50,10 +53,18 @@ async def _embed(caller: Caller, given: object, options: EmbedOptions) -> Embedd
     if pooling == "none":
         rows, vectors = tuple(results), results[0][:0]
     else:
-        from numpy import stack
-
-        rows, vectors = (), stack(results) if len(results) <= STACK_INLINE else await caller.threads.run(stack, results)
+        rows = ()
+        vectors = stack(results) if len(results) <= STACK_INLINE else await caller.threads.run(in_one, results)
     return Embeddings(vectors=vectors, token_vectors=rows, token_counts=counts, truncated=truncated, pooling=pooling)
+
+
+def in_one(vectors: list[Any]) -> Any:
+    """`stack` in pieces, between which other threads run."""
+    array = empty((len(vectors), len(vectors[0])), vectors[0].dtype)
+    for start in range(0, len(vectors), STACK_INLINE):
+        some = vectors[start : start + STACK_INLINE]
+        stack(some, out=array[start : start + len(some)])
+    return array
 
 
 def _info(caller: Caller) -> ModelInfo:
@@ -87,24 +98,22 @@ async def _rerank(caller: Caller, query: object, documents: object, options: Rer
     if method == "model":
         if not info.can_rank:
             raise CannotRank(caller.model_id, ("embeddings", "score") if info.can_generate else ("embeddings",))
-        scored = await _by_model(caller, pairs, options)
+        found = await _by_model(caller, pairs, options)
     elif method == "embeddings":
-        scored = await _by_embeddings(caller, pairs, options)
+        found = await _by_embeddings(caller, pairs, options)
     else:
         caller.check_generates()
-        scored = await by(pairs, options)
-    return await off_loop(caller, ranking, scored, pairs, method, options.top_n)
+        found = await by(pairs, options)
+    return await off_loop(caller, ranking, found, pairs, method, options.top_n)
 
 
-def ranking(
-    scored: Scored, pairs: Pairs, method: Literal["model", "embeddings", "score"], top_n: int | None
-) -> Ranking:
+def ranking(found: Scored, pairs: Pairs, method: Literal["model", "embeddings", "score"], top_n: int | None) -> Ranking:
     """The documents, the best first. Pure."""
-    order = sorted(range(len(scored)), key=lambda index: -scored[index][0])[:top_n]
+    order = sorted(range(len(found)), key=lambda index: -found[index][0])[:top_n]
     given = [one if isinstance(one, str) else list(one) for one in pairs.documents]
     ranked = []
     for index in order:
-        score, count, truncated = scored[index]
+        score, count, truncated = found[index]
         ranked.append(RankedDocument(index, score, given[index], count, truncated))
     return Ranking(tuple(ranked), method)
 
@@ -113,22 +122,36 @@ async def _by_model(caller: Caller, pairs: Pairs, options: RerankOptions) -> Sco
     framed = await pairs.framed(caller)
     cuts: list[Cut] = []
 
-    def message(_: list[list[int]], facts: EmbedderFacts) -> Embed:
+    def message(_: list[TokenArray], facts: EmbedderFacts) -> Embed:
         cuts[:] = framed.cut(facts.longest, options.truncate)
         return Embed([cut.tokens for cut in cuts])
 
     results = await _compute(caller, message, framed.documents, ranks=True)
-    return [(float(row[0]), len(cut.tokens), cut.truncated) for row, cut in zip(results, cuts, strict=True)]
+    counts, truncated = (len(cut.tokens) for cut in cuts), (cut.truncated for cut in cuts)
+    return await off_loop(caller, scored, results, counts, truncated)
 
 
 async def _by_embeddings(caller: Caller, pairs: Pairs, options: RerankOptions) -> Scored:
     found = await _embed(caller, [pairs.query, *pairs.documents], EmbedOptions(truncate=options.truncate))
-    scores = found.vectors[1:] @ found.vectors[0]
-    return list(zip(map(float, scores), found.token_counts[1:], found.truncated[1:], strict=True))
+
+    def cosines(_: Sequence[Input]) -> Scored:
+        rows = (found.vectors[1:] @ found.vectors[0]).reshape(-1, 1)
+        return scored(rows, found.token_counts[1:], found.truncated[1:])
+
+    return await off_loop(caller, cosines, pairs.documents)
+
+
+def scored(rows: Iterable[Any], counts: Iterable[int], truncated: Iterable[bool]) -> Scored:
+    """Of each document its score, which its row begins with, its tokens, and whether it was cut. Pure."""
+    return [(float(row[0]), count, cut) for row, count, cut in zip(rows, counts, truncated, strict=True)]
 
 
 async def _compute(
-    caller: Caller, message: Callable[[list[list[int]], EmbedderFacts], Embed], tokens: list[list[int]], *, ranks: bool
+    caller: Caller,
+    message: Callable[[list[TokenArray], EmbedderFacts], Embed],
+    tokens: list[TokenArray],
+    *,
+    ranks: bool,
 ) -> list[Any]:
     """Ask the model's embedder, once it is there; the `message` is made of the tokens for the sizes of its context."""
     place, let_go = await caller.embedder(caller.board, ranks)

@@ -10,7 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Literal, NamedTuple, TypeVar
 
+import msgspec
+import numpy
+
 from erllama_py.engine.backend import Vocabulary
+from erllama_py.engine.token_array import TokenArray, as_array
 from erllama_py.errors import EmptyPrompt, InputTooLong, InvalidText, RequestError
 from erllama_py.handle.caller import INLINE_LENGTH, Caller
 from erllama_py.model.request import check_tokens
@@ -38,10 +42,10 @@ class Frame(NamedTuple):
     after: int
 
 
-class Cut(NamedTuple):
+class Cut(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one input, and whether a part of it was cut off."""
 
-    tokens: list[int]
+    tokens: TokenArray
     truncated: bool
 
 
@@ -68,13 +72,13 @@ def check_input(one: object, index: int) -> None:
         raise RequestError(f"input {index}: {EXPECTED}, not {type(one).__name__}")
 
 
-async def tokens_of(caller: Caller, inputs: Sequence[Input], *, framed: bool) -> tuple[list[list[int]], Frame]:
+async def tokens_of(caller: Caller, inputs: Sequence[Input], *, framed: bool) -> tuple[list[TokenArray], Frame]:
     """The tokens of each input, `framed` by the control tokens that the model wants; those of a list are as they are.
 
     Raises `EmptyPrompt` for an input without any, `InvalidText`, `TokenOutOfRange` and `RequestError`.
     """
     frame = await caller.use_vocabulary(_frame, 0) if framed else Frame(0, 0)
-    found: list[list[int]] = []
+    found: list[TokenArray] = []
     length = sum(map(len, inputs)) if len(inputs) <= CHUNK_INPUTS else INLINE_LENGTH + 1
     for chunk in _chunks(inputs):
         use = partial(_tokenize, chunk, len(found), framed, sum(frame))
@@ -99,17 +103,19 @@ def _frame(vocabulary: Vocabulary) -> Frame:
     return Frame(before, len(empty) - before)
 
 
-def _tokenize(inputs: Sequence[Input], first: int, framed: bool, least: int, vocabulary: Vocabulary) -> list[list[int]]:
+def _tokenize(
+    inputs: Sequence[Input], first: int, framed: bool, least: int, vocabulary: Vocabulary
+) -> list[TokenArray]:
     found = []
     for index, one in enumerate(inputs, first):
         try:
             if isinstance(one, str):
-                tokens = vocabulary.tokenize(one, add_special=framed, parse_special=False)
+                tokens = vocabulary.token_array(one, add_special=framed, parse_special=False)
                 if len(tokens) <= least:
                     raise EmptyPrompt(f"input {index} has no text")
             else:
-                tokens = check_tokens(one, vocabulary.n_vocab)
-                if not tokens:
+                tokens = as_array(check_tokens(one, vocabulary.n_vocab))
+                if not len(tokens):
                     raise EmptyPrompt(f"input {index} has no tokens")
         except InvalidText as error:
             raise InvalidText(f"input {index}: {error.problem}") from None
@@ -117,7 +123,7 @@ def _tokenize(inputs: Sequence[Input], first: int, framed: bool, least: int, voc
     return found
 
 
-def fitted(tokens: list[int], index: int, limit: int, truncate: bool | Literal["start", "end"], frame: Frame) -> Cut:
+def fitted(tokens: TokenArray, index: int, limit: int, truncate: bool | Literal["start", "end"], frame: Frame) -> Cut:
     """An input within `limit` tokens. Pure. Raises `InputTooLong` unless it is to be cut."""
     if len(tokens) <= limit:
         return Cut(tokens, False)
@@ -127,4 +133,4 @@ def fitted(tokens: list[int], index: int, limit: int, truncate: bool | Literal["
         raise InputTooLong(problem, index, len(tokens), limit)
     end = len(tokens) - frame.after
     body = tokens[end - room : end] if truncate == "start" else tokens[frame.before : frame.before + room]
-    return Cut([*tokens[: frame.before], *body, *tokens[end:]], True)
+    return Cut(numpy.concatenate([tokens[: frame.before], body, tokens[end:]]), True)

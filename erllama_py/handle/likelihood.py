@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from erllama_py.engine.token_array import TokenArray, in_pieces
+from erllama_py.errors import InputTooLong
 from erllama_py.handle.caller import Caller
-from erllama_py.handle.inputs import Frame, fitted, tokens_of
+from erllama_py.handle.inputs import Cut, Frame, fitted, off_loop, tokens_of
 from erllama_py.handle.pairs import Pairs, Scored
 from erllama_py.handle.scores import Scoring, tokens_after
 from erllama_py.options.embedding import RerankOptions
@@ -23,7 +25,12 @@ async def by_likelihood(caller: Caller, scoring: Scoring, pairs: Pairs, options:
     """The mean log-probability of the query's tokens after each document, in their order."""
 
     newline = await caller.use_vocabulary(partial(tokens_after, BETWEEN), 0)
-    (query,), _ = await tokens_of(caller, [pairs.query], framed=False)
+    (tokens,), _ = await tokens_of(caller, [pairs.query], framed=False)
+    n_ctx = caller.board.config.context_opts.n_ctx
+    if len(tokens) + len(newline) >= n_ctx:
+        problem = f"the query has {len(tokens)} tokens, which leave no room for a document in the context of {n_ctx}"
+        raise InputTooLong(problem, 0, len(tokens), n_ctx)
+    query = in_pieces(tokens)
     if isinstance(pairs.query, str):  # it goes on from a line: without the space that some tokenizers put first
         query = await caller.use_vocabulary(partial(tokens_after, pairs.query), len(pairs.query))
     documents, frame = await tokens_of(caller, pairs.documents, framed=True)
@@ -32,25 +39,32 @@ async def by_likelihood(caller: Caller, scoring: Scoring, pairs: Pairs, options:
         tokens[: len(tokens) - frame.after] if isinstance(one, str) else tokens
         for one, tokens in zip(pairs.documents, documents, strict=True)
     ]
-    limit = caller.board.config.context_opts.n_ctx - len(query) - len(newline)
-    cuts = [fitted(one, i, limit, options.truncate, Frame(frame.before, 0)) for i, one in enumerate(given)]
-    scores = await _scores(caller, scoring, [[*cut.tokens, *newline] for cut in cuts], query)
+    limit = n_ctx - len(query) - len(newline)
+
+    def cut_all(given: list[TokenArray]) -> list[Cut]:
+        return [fitted(one, i, limit, options.truncate, Frame(frame.before, 0)) for i, one in enumerate(given)]
+
+    cuts = await off_loop(caller, cut_all, given)
+    scores = await _scores(caller, scoring, cuts, newline, query)
     return [(score, len(cut.tokens), cut.truncated) for score, cut in zip(scores, cuts, strict=True)]
 
 
-async def _scores(caller: Caller, scoring: Scoring, prompts: list[list[int]], query: list[int]) -> list[float]:
-    scores, left = [0.0] * len(prompts), iter(range(len(prompts)))
+async def _scores(
+    caller: Caller, scoring: Scoring, cuts: list[Cut], newline: list[int], query: list[int]
+) -> list[float]:
+    scores, left = [0.0] * len(cuts), iter(range(len(cuts)))
 
     async def work() -> None:
         for index in left:
-            found = await scoring.score(prompts[index], [query], {"queue_wait": True})
+            prompt = [*in_pieces(cuts[index].tokens), *newline]
+            found = await scoring.score(prompt, [query], {"queue_wait": True})
             scores[index] = found.scores[0].logprob / len(query)
 
     facts = caller.board.facts
     assert facts is not None
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(facts.n_seq_max + WAITING, len(prompts))):
+            for _ in range(min(facts.n_seq_max + WAITING, len(cuts))):
                 group.create_task(work())
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None  # all of the call ends by the first

@@ -10,7 +10,10 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import numpy
+
 from erllama_py.engine.backend import Vocabulary
+from erllama_py.engine.token_array import TokenArray, as_array, in_pieces
 from erllama_py.errors import EmptyPrompt, InputTooLong, RequestError
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.inputs import EXPECTED, Cut, Input, check_input, tokens_of
@@ -24,11 +27,12 @@ class Framed(NamedTuple):
 
     before: list[int]
     after: list[int]
-    documents: list[list[int]]
+    documents: list[TokenArray]
 
     def cut(self, limit: int, truncate: bool | Literal["start", "end"]) -> list[Cut]:
         """Each pair within `limit` tokens. Pure. Raises `InputTooLong` unless documents are to be cut."""
         room, cuts = limit - len(self.before) - len(self.after), list[Cut]()
+        before, after = as_array(self.before), as_array(self.after)
         for index, document in enumerate(self.documents):
             is_long = len(document) > room
             if is_long and (truncate is False or room < 1):
@@ -37,7 +41,7 @@ class Framed(NamedTuple):
                 problem = f"document {index} and the query have {count} tokens, and the model takes {limit}: {what}"
                 raise InputTooLong(problem, index, count, limit)
             kept = (document[-room:] if truncate == "start" else document[:room]) if is_long else document
-            cuts.append(Cut([*self.before, *kept, *self.after], is_long))
+            cuts.append(Cut(numpy.concatenate([before, kept, after]), is_long))
         return cuts
 
 
@@ -54,7 +58,7 @@ class Pairs(NamedTuple):
         template = None if facts is None else facts.rerank_template
 
         def frame(vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
-            return frame_of(vocabulary, query, template)
+            return frame_of(vocabulary, in_pieces(query), template)
 
         before, after = await caller.use_vocabulary(frame, 0)
         return Framed(before, after, documents)
@@ -75,7 +79,7 @@ def pairs_of(documents: object, query: object) -> Pairs:
     return Pairs(query, list(documents))  # type: ignore[arg-type]  # it is one of `Input`, as was checked
 
 
-def frame_of(vocabulary: Vocabulary, query: list[int], template: str | None) -> tuple[list[int], list[int]]:
+def frame_of(vocabulary: Vocabulary, query: Sequence[int], template: str | None) -> tuple[list[int], list[int]]:
     """The tokens before and after each document: control tokens are those of the template or the vocabulary alone."""
     parts = re.split(r"(\{query\}|\{document\})", template or "")
     if QUERY not in parts or DOCUMENT not in parts:

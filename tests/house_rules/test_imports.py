@@ -58,7 +58,18 @@ ARROWS: dict[str, set[str]] = {
 # Between rooms: what may be imported from outside, apart from what a room's `__init__` hands out. The tree puts the
 # rooms together and may enter all of them; `chat` and `options` are leaves, and all of their modules are doors.
 DOORS: dict[str, set[str]] = {
-    "engine": {"backend", "embedding", "failure", "heartbeat", "pooling", "jobs", "thread", "fingerprint", "structure"},
+    "engine": {
+        "backend",
+        "embedding",
+        "failure",
+        "heartbeat",
+        "pooling",
+        "jobs",
+        "thread",
+        "fingerprint",
+        "structure",
+        "token_array",
+    },
     "handle": {"model", "session", "stream", "tool_run", "caller", "by_id", "supervised"},
     "model": {"actor", "board", "companions", "embedder", "embedders", "registry", "request"},
     "scheduler": {"machine", "outcomes", "messages", "state", "stages", "reuse"},

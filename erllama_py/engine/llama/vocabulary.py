@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy
+
 from erllama_py.chat.special_texts import SpecialTexts
 from erllama_py.engine.guidance import Words
 from erllama_py.engine.llama.dry import DrySamplers
@@ -20,11 +22,13 @@ from erllama_py.engine.llama.native import Library
 from erllama_py.engine.llama.steps import dry_of, is_dry_used
 from erllama_py.engine.llama.structure_words import SPECIAL, words_of
 from erllama_py.engine.structure import Tokenizer
+from erllama_py.engine.token_array import TokenArray, in_pieces
 from erllama_py.errors import InvalidText, ModelNotLoaded, TokenOutOfRange
 from erllama_py.options.sampling import Sampling
 
 _PIECE_BYTES = 64  # longer pieces are rare and take a second call
 _NO_TOKEN = -1
+_INT32S = ctypes.POINTER(ctypes.c_int32)
 _FIRST = "\x02"  # what no token has together with what follows it
 _MOST_BYTES = 1 << 30  # llama.cpp counts bytes and tokens in 32 bits; half of that leaves room for a longer result
 
@@ -64,6 +68,10 @@ class LlamaVocabulary:
         self._first = self.tokenize(_FIRST, add_special=False, parse_special=False)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        return in_pieces(self.token_array(text, add_special=add_special, parse_special=parse_special))
+
+    def token_array(self, text: str, *, add_special: bool, parse_special: bool) -> TokenArray:
+        """See `Vocabulary.token_array`."""
         try:
             data = text.encode()
         except UnicodeEncodeError as error:
@@ -73,10 +81,11 @@ class LlamaVocabulary:
         room = len(data) + 16  # no token is shorter than a byte, but some tokenizers add or unfold characters
         with self._use() as handle, LogContext(self._model_id):
             while True:
-                buffer = (ctypes.c_int32 * room)()
-                count = self._c.llama_tokenize(handle, data, len(data), buffer, room, add_special, parse_special)
+                buffer = numpy.empty(room, numpy.int32)  # not zeroed: of most of it no page is ever touched
+                address = buffer.ctypes.data_as(_INT32S)
+                count = self._c.llama_tokenize(handle, data, len(data), address, room, add_special, parse_special)
                 if count >= 0:
-                    return buffer[:count]
+                    return buffer[:count].copy()
                 room = -count
 
     def tokenize_parts(self, parts: Sequence[str]) -> list[int]:
