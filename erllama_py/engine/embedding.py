@@ -12,6 +12,14 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from erllama_py.engine.token_array import TokenArray
+
+Tokens = Sequence[int] | TokenArray
+
+
+class NoRoom(Exception):
+    """An embedder has no room for an input of some length, and goes on with what it has. Its text says why."""
+
 
 class EmbedderOpts(msgspec.Struct, frozen=True, kw_only=True):
     """How an embedder is made."""
@@ -36,7 +44,7 @@ class Part(NamedTuple):
 
     seq_id: int
     start: int
-    tokens: Sequence[int]
+    tokens: Tokens
     last: bool  # whether the input ends with them: its sequence is empty after the decode
 
 
@@ -48,7 +56,8 @@ class Embedder(Protocol):
 
     def reserve(self, tokens: int) -> None:
         """Have room for an input of so many tokens, which is to be spread over decodes: the context may be made anew,
-        so no sequence may hold anything. Raises `ModelLoadError`; then nothing can be computed any more."""
+        so no sequence may hold anything. Raises `NoRoom` where that cannot be and all is as it was; `ModelLoadError`
+        where nothing can be computed any more."""
 
     def compute(self, parts: Sequence[Part]) -> Any:
         """Run the model once: a float32 array with a row for each token of `parts`, in their order; with `ranks` a row

@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from erllama_py.engine.embedding import EmbedderFacts
+from erllama_py.engine.embedding import EmbedderFacts, Tokens
 
-Inputs = Sequence[Sequence[int]]
+Inputs = Sequence[Tokens]
 SKIPS = 64  # calls that a decode passes over because their next input does not fit, before it goes as it is
 
 
@@ -35,7 +35,7 @@ class _Long(NamedTuple):
     call: int
     which: int
     seq_id: int
-    tokens: Sequence[int]
+    tokens: Tokens
     done: int
 
 
@@ -68,6 +68,7 @@ class EmbedQueue:
         """The pieces of the next decode; empty where nothing waits. They count as computed from here on."""
         room, pieces = self._facts.n_batch, list[Piece]()
         free = deque(range(self._facts.n_seq_max))
+        goes_on = self._long is not None
         if self._long is not None:
             free.remove(self._long.seq_id)
             pieces.append(self._go_on(self._long, max(1, room // 2) if self._waiting else room))
@@ -78,7 +79,7 @@ class EmbedQueue:
             for call in turn:
                 if not room or not free or skipped > SKIPS:
                     break
-                piece = self._begin(call, free[0], room)
+                piece = self._begin(call, free[0], room, may_split=not goes_on)
                 if piece is None:
                     skipped += 1
                     continue
@@ -90,14 +91,15 @@ class EmbedQueue:
         self._turn(pieces)
         return pieces
 
-    def _begin(self, call: int, seq_id: int, room: int) -> Piece | None:
-        """The next input of a call, if there is room for it; of one that is longer than a decode, what fits."""
+    def _begin(self, call: int, seq_id: int, room: int, *, may_split: bool) -> Piece | None:
+        """The next input of a call, if there is room for it; of one that is longer than a decode, what fits: not beside
+        the end of another one, whose cells would be lost where it needs a larger context."""
         inputs, index = self._waiting[call]
         tokens = inputs[index]
         length = len(tokens)
         end = min(length, room)
         if end < length:
-            if length <= self._facts.n_batch or self._long is not None:
+            if length <= self._facts.n_batch or self._long is not None or not may_split:
                 return None
             self._long = _Long(call, index, seq_id, tokens, end)
         if index + 1 < len(inputs):

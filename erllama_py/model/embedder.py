@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 
 from erllama_py.actors import Actor, Answer, Background, Exit, Reply, Threads
-from erllama_py.engine.embedding import Embedder, EmbedderFacts, EmbedderOpts, Part
+from erllama_py.engine.embedding import Embedder, EmbedderFacts, EmbedderOpts, NoRoom, Part, Tokens
 from erllama_py.engine.heartbeat import Heart
 from erllama_py.engine.pooling import NotFinite, Pool, Pooling
-from erllama_py.errors import NoEmbedding
+from erllama_py.errors import InsufficientMemory, NoEmbedding
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.embed_queue import EmbedQueue, Piece
 from erllama_py.model.loaded import Loaded
@@ -35,7 +35,7 @@ class Embed(msgspec.Struct, frozen=True):
     Every input has 1 to `longest` tokens.
     """
 
-    inputs: Sequence[Sequence[int]]
+    inputs: Sequence[Tokens]
     pooling: Pooling = "last"  # of a ranker, whose only row it is
     normalize: bool = False
     dimensions: int | None = None
@@ -60,7 +60,8 @@ class _Call:
         self.pools: dict[int, Pool] = {}
         self.results: list[Any] = [None] * len(embed.inputs)
         self.left = len(embed.inputs)
-        self.error: NoEmbedding | None = None
+        self.error: NoEmbedding | InsufficientMemory | None = None
+        self.is_over = False  # nothing more of it is to be computed, whatever is left
 
 
 class EmbedderActor(Actor[Message]):
@@ -74,6 +75,7 @@ class EmbedderActor(Actor[Message]):
         self._calls: dict[int, _Call] = {}
         self._tickets = 0
         self._under_way: set[int] = set()  # the calls of the decode that is
+        self._left_over: list[int] = []  # sequences that hold a part of an input that nobody wants any more
         self._is_pumping = False
         self._ending = False
         self._rest_timer: asyncio.TimerHandle | None = None
@@ -128,9 +130,8 @@ class EmbedderActor(Actor[Message]):
         if self._calls.pop(call, None) is None:
             return
         held = self._queue.drop(call)
-        if held is not None and self._embedder is not None:
-            # After the decode under way, and before the next: the thread does one thing after the other.
-            self._background.start(self._threads.abandon(self._embedder.forget, held))
+        if held is not None:
+            self._left_over.append(held)
         if self._embedder is not None and self._under_way and not self._under_way & self._calls.keys():
             self._embedder.abort(True)
 
@@ -157,13 +158,16 @@ class EmbedderActor(Actor[Message]):
     async def _decode(self, pieces: list[Piece]) -> None:
         calls = {call: self._calls[call] for call in self._under_way}
         self._heart.begins(sum(piece.end - piece.start for piece in pieces))
+        left_over, self._left_over = self._left_over, []
         done = False
         try:
-            done = await self._threads.abandon(self._compute, pieces, calls)
+            done = await self._threads.abandon(self._compute, pieces, calls, left_over)
         finally:
             self._heart.ends(done)
         for call, one in calls.items():
-            if one.left == 0 and self._calls.pop(call, None) is not None:
+            if one.is_over:
+                self._queue.drop(call)
+            if (one.left == 0 or one.is_over) and self._calls.pop(call, None) is not None:
                 self._answer(one)
 
     def _answer(self, one: _Call) -> None:
@@ -174,14 +178,17 @@ class EmbedderActor(Actor[Message]):
 
     # --- on the thread -------------------------------------------------------------------------------------------
 
-    def _compute(self, pieces: list[Piece], calls: dict[int, _Call]) -> bool:
+    def _compute(self, pieces: list[Piece], calls: dict[int, _Call], left_over: list[int]) -> bool:
         """One decode, and what it says of each input; false where it was stopped."""
         assert self._embedder is not None
+        for seq_id in left_over:  # before any of them is used again
+            self._embedder.forget(seq_id)
         for piece in pieces:
             if not piece.start and not piece.last:  # no other input is in a sequence then
-                length = len(calls[piece.call].embed.inputs[piece.which])
-                self._check_room(length)
-                self._embedder.reserve(length)
+                self._reserve(piece, calls[piece.call])
+        pieces = [piece for piece in pieces if not calls[piece.call].is_over]
+        if not pieces:
+            return True
         parts = [self._part(piece, calls) for piece in pieces]
         rows = self._embedder.compute(parts)
         if rows is None:
@@ -192,6 +199,20 @@ class EmbedderActor(Actor[Message]):
             _take(piece, calls[piece.call], rows[row : row + count])
             row += count
         return True
+
+    def _reserve(self, piece: Piece, call: _Call) -> None:
+        """Have room for an input that is longer than a decode. Where there is no memory for it, that ends its call, and
+        no other."""
+        assert self._embedder is not None
+        length = len(call.embed.inputs[piece.which])
+        try:
+            self._check_room(length)
+            self._embedder.reserve(length)
+        except InsufficientMemory as error:
+            call.error, call.is_over = error, True
+        except NoRoom as none:
+            problem = f"no context for an input of {length} tokens could be made: {none}"
+            call.error, call.is_over = InsufficientMemory(str(self._board.config.model_path), problem), True
 
     @staticmethod
     def _part(piece: Piece, calls: dict[int, _Call]) -> Part:

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from erllama_py.engine import make_backend
 from erllama_py.engine.backend import Backend, BackendFailure, FileFacts
-from erllama_py.engine.embedding import Embedder, EmbedderFacts, EmbedderOpts, Part
+from erllama_py.engine.embedding import Embedder, EmbedderFacts, EmbedderOpts, NoRoom, Part
 from erllama_py.engine.llama.embedder import FIRST_CELLS, LEAST_BATCH, cells_for, sizes
-from erllama_py.errors import ModelNotLoaded
+from erllama_py.engine.llama.weights import make_context
+from erllama_py.errors import ModelLoadError, ModelNotLoaded
 from erllama_py.options.model import ContextOpts, ModelConfig
 
 SUBJECTS = [f"llama-{kind}" for kind in (*KINDS, "bert", "ranker")] + ["stub-dense", "stub-bert", "stub-ranker"]
@@ -219,6 +220,30 @@ def test_a_context_grows_for_an_input_that_is_longer_than_its_cells(kind: Kind, 
             end = min(length, start + facts.n_batch)
             rows = embedder.compute([Part(1, start, [7 + i % 9 for i in range(start, end)], end == length)])
             assert numpy.isfinite(rows).all()
+    assert same(alone(embedder, INPUTS[0]), expected)
+    embedder.close()
+    backend.close()
+
+
+def test_a_context_that_cannot_grow_stays_as_it_is(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs no more cells is computed as ever; once there is memory, so is the rest."""
+    backend = make_subject("llama", "dense", models, n_ctx=4096)
+    backend.load(lambda _done: True)
+    embedder = backend.embedder(EmbedderOpts(ranks=False, threads=1))
+    facts = embedder.load()
+    expected = alone(embedder, INPUTS[0])
+
+    def refuse(library: Any, path: str, config: ModelConfig, *args: Any, **more: Any) -> Any:
+        if config.context_opts.n_ctx > facts.n_ctx:
+            raise ModelLoadError(path, "no memory")
+        return make_context(library, path, config, *args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("erllama_py.engine.llama.embedder.make_context", refuse)
+        with pytest.raises(NoRoom, match="no memory"):
+            embedder.reserve(4096)
+        assert same(alone(embedder, INPUTS[0]), expected)
+    embedder.reserve(4096)
     assert same(alone(embedder, INPUTS[0]), expected)
     embedder.close()
     backend.close()

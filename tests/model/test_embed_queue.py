@@ -35,6 +35,8 @@ def all_pieces(queue: EmbedQueue, facts: EmbedderFacts) -> list[list[Piece]]:
         ids = [piece.seq_id for piece in pieces]
         assert len(set(ids)) == len(ids) <= facts.n_seq_max
         assert set(ids) <= set(range(facts.n_seq_max))
+        begins = [piece for piece in pieces if not piece.start and not piece.last]  # the context may be made anew
+        assert not begins or not any(piece.start for piece in pieces)
         decodes.append(pieces)
     assert len(queue) == 0
     return decodes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from helpers.runtime import STUB, until
 import erllama_py as erllama
 from erllama_py import runtime as runtime_module
 from erllama_py.engine import heartbeat
-from erllama_py.engine.embedding import Part
+from erllama_py.engine.embedding import NoRoom, Part
 from erllama_py.engine.stub import StubBackend
 from erllama_py.engine.stub_embedder import StubEmbedder
 from erllama_py.errors import InsufficientMemory
@@ -26,6 +27,7 @@ from erllama_py.options.model import ModelConfig
 pytestmark = pytest.mark.anyio
 
 IDLE_SECONDS = 300.0
+LONG = 50  # tokens of an input that is longer than a decode
 
 
 def children(runtime: erllama.Runtime) -> list[str]:
@@ -303,3 +305,51 @@ async def test_a_model_without_weights_embeds_nothing() -> None:
             await model.embed("hello")
         with pytest.raises(erllama.TokenizerOnly):
             await model.rerank("hello", ["a"])
+
+
+async def test_many_inputs_are_nothing_that_the_garbage_collector_looks_at(gate: Gate) -> None:
+    """A hundred thousand lists would make it stop all threads for 50 ms at a time, the loop too."""
+    gate.open.set()
+    async with stub() as (_, model):
+        inputs: list[Any] = ["a text", [5, 6, 7]]
+        await model.embed(inputs)
+        await model.rerank("query", ["a document"], method="embeddings")
+        parts = [part for parts in gate.parts for part in parts]
+        assert len(parts) == 4
+        assert not any(gc.is_tracked(part.tokens) for part in parts)
+
+
+@pytest.mark.parametrize("why", ["estimate", "allocation"])
+async def test_an_input_that_there_is_no_memory_for_fails_its_call_alone(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """Those that share its decode are computed, and so are those after it; the embedder goes on."""
+
+    def reserve(self: StubEmbedder, tokens: int) -> None:
+        raise NoRoom("out of memory")
+
+    check = loading.check_embedder_room
+
+    def check_room(config: ModelConfig, facts: Any, tokens: int = 1) -> None:
+        if tokens == LONG:
+            raise InsufficientMemory("a path", "no room", 2, 1)
+        check(config, facts, tokens)
+
+    if why == "allocation":
+        monkeypatch.setattr(StubEmbedder, "reserve", reserve)
+    else:
+        monkeypatch.setattr("erllama_py.model.embedder.check_embedder_room", check_room)
+    async with stub(context_opts={"n_ctx": 64, "n_batch": 8}) as (runtime, model):
+        first = asyncio.create_task(model.embed("a"))
+        await until(gate.begun.is_set)
+        long_text = "c" * LONG
+        long = asyncio.create_task(model.embed(["b", long_text, "d"]))
+        others = [asyncio.create_task(model.embed(text)) for text in ("b", "d")]
+        await waiting(model, 4)
+        gate.open.set()
+        with pytest.raises(InsufficientMemory, match="no room" if why == "estimate" else "out of memory"):
+            await long
+        assert [len((await one).vector) for one in (first, *others)] == [model.info.n_embd] * 3
+        assert len((await model.embed("again")).vector)
+        assert children(runtime) == ["model:m", "embedder:m"]
+        assert (model.queue_depth, model.info.restarts) == (0, 0)

@@ -11,6 +11,7 @@ import pytest
 from helpers.embedding import TEXTS, close, embedding, encoder
 from helpers.runtime import untyped
 from helpers.tiny_bert import CLS, SEP
+from helpers.tiny_gguf import Kind, tiny_gguf
 
 import erllama_py as erllama
 
@@ -209,3 +210,17 @@ async def test_no_inputs_of_any_length_end_the_process(tmp_path_factory: pytest.
                 assert (await model.embed([[7] * count] * 20)).token_counts == (count,) * 20
             with pytest.raises(erllama.InputTooLong):
                 await model.embed([7] * (limit + 1))
+
+
+@pytest.mark.parametrize("kind", ["dense", "window", "recurrent", "hybrid"])
+async def test_a_longer_input_after_a_long_one_leaves_that_as_it_is(
+    kind: Kind, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The context grows between them, and not while cells of the first are still wanted."""
+    context: Any = {"n_ctx": 4096, "n_batch": 64, "n_threads": 1}
+    inputs = [[7 + i % 50 for i in range(1500)], [9 + i % 40 for i in range(4000)]]
+    fields: Any = {"model_path": tiny_gguf(kind, tmp_path_factory.getbasetemp()), "context_opts": context}
+    async with erllama.Runtime() as runtime:
+        model = await runtime.load_model("one", fields)
+        together = await model.embed(inputs, pooling="last")
+        assert close(together, [(await model.embed(one, pooling="last")).vector for one in inputs])

@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 
 from erllama_py.engine.backend import BackendFailure, FileFacts
-from erllama_py.engine.embedding import EmbedderFacts, EmbedderOpts, Part
+from erllama_py.engine.embedding import EmbedderFacts, EmbedderOpts, NoRoom, Part
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import AbortFlag, Library
 from erllama_py.engine.llama.weights import Weights, make_context
-from erllama_py.errors import ModelNotLoaded, UnsupportedModel
+from erllama_py.errors import ModelLoadError, ModelNotLoaded, UnsupportedModel
 from erllama_py.options.model import ModelConfig
 
 NO_POOLING, RANK_POOLING = 0, 4  # llama_pooling_type
@@ -84,9 +84,13 @@ class LlamaEmbedder:
         facts = self._facts
         if not facts.splits or tokens + facts.n_batch <= self._cells:
             return
-        handle, self._handle, self._memory = self._handle, None, None
+        handle, cells, self._handle, self._memory = self._handle, self._cells, None, None
         self._library.c.llama_free(handle)  # first, so that there is room for the larger one
-        self._make_context(cells_for(tokens, self._config.context_opts.n_ctx) + facts.n_batch)
+        try:
+            self._make_context(cells_for(tokens, self._config.context_opts.n_ctx) + facts.n_batch)
+        except ModelLoadError as error:
+            self._make_context(cells)
+            raise NoRoom(error.problem) from error
 
     def _make_batch(self) -> None:
         numpy, size = self._library.numpy, self._facts.n_batch
