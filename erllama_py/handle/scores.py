@@ -14,7 +14,7 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -72,19 +72,27 @@ def other_of(first: Request, request_id: int, tokens: Sequence[int], parent_key:
     )  # fmt: skip
 
 
-def told(done: Completion) -> dict[int, float]:
-    """The log-probability of each token that a request was asked about, by its id."""
-    return {one.token_id: one.logprob for one in done.prompt_logprobs or () if one is not None}
+class Told(NamedTuple):
+    """What is kept of the request of one continuation. Of a tuple of numbers alone the garbage collector learns soon
+    that it need not look at it; a thousand long continuations have millions of them."""
+
+    logprobs: tuple[float, ...]
+    prefill_tokens: int
 
 
-def gathered(first: Completion, others: Mapping[int, Completion], continuations: Sequence[list[int]]) -> Scores:
+def told(done: Completion) -> Told:
+    """What a request that was asked about tokens says of them, in their order."""
+    logprobs = tuple([one.logprob for one in done.prompt_logprobs or () if one is not None])
+    return Told(logprobs, done.stats.prefill_tokens)
+
+
+def gathered(first: Completion, others: Mapping[int, Told], continuations: Sequence[list[int]]) -> Scores:
     """The scores of all continuations: `others` are those of several tokens, by their places."""
-    firsts, scores = told(first), []
+    firsts, scores = {one.token_id: one.logprob for one in first.prompt_logprobs or () if one is not None}, []
     for index, tokens in enumerate(continuations):
-        rest = others[index].prompt_logprobs or () if index in others else ()
-        logprobs = [firsts[tokens[0]], *(one.logprob for one in rest if one is not None)]
+        logprobs = [firsts[tokens[0]], *(others[index].logprobs if index in others else ())]
         scores.append(Score(logprob=math.fsum(logprobs), token_ids=tokens, token_logprobs=logprobs))
-    computed = sum(done.stats.prefill_tokens for done in (first, *others.values()))
+    computed = first.stats.prefill_tokens + sum(one.prefill_tokens for one in others.values())
     return Scores(
         scores=tuple(scores), prompt_tokens=first.prompt_tokens, prefill_tokens=computed, cache_delta=first.cache_delta
     )
@@ -170,18 +178,20 @@ class Scoring:
         # Only what cannot be shared out of cells waits for the prompt's row to be saved.
         parent = None if facts.memory == "full" else first.finish_key
         others = await self._others(request, continuations, several, parent, facts.n_seq_max + 1)
-        return gathered(first, others, continuations)
+        if sum(map(len, continuations)) <= INLINE_LENGTH:
+            return gathered(first, others, continuations)
+        return await self._caller.threads.run(gathered, first, others, continuations)
 
     async def _others(
         self, first: Request, continuations: Sequence[list[int]], several: Sequence[int], parent: bytes | None,
         side_by_side: int,
-    ) -> dict[int, Completion]:  # fmt: skip
+    ) -> dict[int, Told]:  # fmt: skip
         """What is told of the continuations at `several`, a few at a time: the queue is for others too."""
-        left, done = iter(several), dict[int, Completion]()
+        left, done = iter(several), dict[int, Told]()
 
         async def work() -> None:
             for index in left:
-                done[index] = await self._other(first, continuations[index], parent)
+                done[index] = told(await self._other(first, continuations[index], parent))
 
         try:
             async with asyncio.TaskGroup() as group:
