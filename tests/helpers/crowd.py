@@ -23,6 +23,7 @@ from helpers.watched import Watch
 
 CELLS, SEQUENCES = 256, 4
 PROMPT, REPLY = 20, 200
+FOREVER = 3_600_000  # ms
 POLICY: dict[str, Any] = {
     "min_tokens": 8, "boundary_align_tokens": 16, "boundary_trim_tokens": 4, "continued_interval": 24,
 }  # fmt: skip
@@ -43,9 +44,13 @@ def prompts(count: int, length: int = PROMPT, reply: int = REPLY) -> tuple[tuple
 
 
 def crowded_config(memory: str = "full", *, policy: Any = None, **more: Any) -> Any:
-    """A stub with few cells, for the sequences that share them."""
+    """A stub with few cells, for the sequences that share them.
+
+    No turn ends by itself, else the machine's speed would say who is parked: a reply takes seconds where it is busy.
+    """
     context = CONTEXT | more.pop("context_opts", {})
-    return config(memory, policy=POLICY | (policy or {}), context_opts=context, **more)
+    scheduler = {"turn_ms": FOREVER} | more.pop("scheduler", {})
+    return config(memory, policy=POLICY | (policy or {}), context_opts=context, scheduler=scheduler, **more)
 
 
 @asynccontextmanager
