@@ -9,8 +9,6 @@ request. Events wait in memory for a slow reader; there are at most as many as t
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,6 +17,7 @@ from typing import Self
 from erllama_py.actors import Reply
 from erllama_py.errors import StreamMisused
 from erllama_py.handle.caller import Caller
+from erllama_py.handle.event_queue import EventQueue
 from erllama_py.results import CallText, Completion, Done, EngineEvent, Event, TextDelta
 from erllama_py.scheduler.messages import Feed
 
@@ -46,8 +45,7 @@ class Stream:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._events: deque[Event] = deque()
-        self._readers: list[asyncio.Future[None]] = []  # readers that wait for the next event; at most one, as a rule
+        self._events = EventQueue[Event]()
         self._request_id: int | None = None
         self._reply: Reply[Completion] | None = None
         self._over = False  # `Done` was handed out, or an error raised
@@ -77,7 +75,7 @@ class Stream:
         if self._request_id is not None:
             raise StreamMisused("a stream can be entered once")
         self._request_id, self._reply = await self._run.begin(self._feed)
-        self._reply.on_settled(self._wake)
+        self._reply.on_settled(self._events.wake)
         return self
 
     async def __aexit__(
@@ -102,11 +100,11 @@ class Stream:
         reply = self._reply
         while not self._over and reply is not None:
             if self._events:
-                return self._events.popleft()
+                return self._events.take()
             if reply.settled:
                 self._over = True
                 return Done(await self._run.result(reply))
-            await self._next()
+            await self._events.changed()
         raise StopAsyncIteration
 
     @property
@@ -114,26 +112,9 @@ class Stream:
         """The text alone, as it comes: `async for text in events.text`."""
         return _Texts(self)
 
-    async def _next(self) -> None:
-        """Wait for an event or the end. A bare future: an event of anyio's for each token costs three times as much."""
-        reader = asyncio.get_running_loop().create_future()
-        self._readers.append(reader)
-        try:
-            await reader
-        finally:
-            if reader in self._readers:  # it was cancelled
-                self._readers.remove(reader)
-
     def _feed(self, event: EngineEvent) -> None:
         assert not isinstance(event, CallText)  # it has been read
-        self._events.append(event)
-        self._wake()
-
-    def _wake(self) -> None:
-        readers, self._readers = self._readers, []
-        for reader in readers:
-            if not reader.done():
-                reader.set_result(None)
+        self._events.put(event)
 
 
 class _Texts(AsyncIterator[str]):

@@ -13,7 +13,6 @@ carried out again. Nothing here outlives its call.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Mapping, MutableSequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -23,6 +22,7 @@ import anyio
 from erllama_py.errors import InvalidOption, ModelCrashed, StreamMisused
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.carrying_out import Calls
+from erllama_py.handle.event_queue import EventQueue
 from erllama_py.handle.open_calls import OpenCall, follows_result, has_answer, open_calls
 from erllama_py.handle.stream import Stream
 from erllama_py.handle.tool_list import tool_list
@@ -57,8 +57,7 @@ class ToolRun:
     ) -> None:
         self._caller, self._model, self._messages = caller, model, messages
         self._given, self._limits = given, limits
-        self._events: deque[RunEvent] | None = None  # `None` where nobody reads them
-        self._readers: list[asyncio.Future[None]] = []
+        self._events: EventQueue[RunEvent] | None = None  # `None` where nobody reads them
         self._begun = self._over = self._left = self._cancelled = False
         self._task: asyncio.Task[ToolRunResult] | None = None
         self._stream: Stream | None = None
@@ -73,9 +72,9 @@ class ToolRun:
 
     async def __aenter__(self) -> Self:
         self._begin()
-        self._events = deque()
+        self._events = events = EventQueue[RunEvent]()
         self._task = asyncio.create_task(self._run())
-        self._task.add_done_callback(lambda _: self._wake())
+        self._task.add_done_callback(lambda _: events.wake())
         return self
 
     async def __aexit__(
@@ -101,11 +100,11 @@ class ToolRun:
         assert self._events is not None
         while not self._over:
             if self._events:
-                return self._events.popleft()
+                return self._events.take()
             if task.done():
                 self._over = True
                 return RunDone(task.result())
-            await self._next()
+            await self._events.changed()
         raise StopAsyncIteration
 
     @property
@@ -140,25 +139,9 @@ class ToolRun:
             raise StreamMisused(OUTSIDE)
         return self._task
 
-    async def _next(self) -> None:
-        reader = asyncio.get_running_loop().create_future()
-        self._readers.append(reader)
-        try:
-            await reader
-        finally:
-            if reader in self._readers:  # it was cancelled
-                self._readers.remove(reader)
-
     def _emit(self, event: RunEvent) -> None:
         if self._events is not None:
-            self._events.append(event)
-            self._wake()
-
-    def _wake(self) -> None:
-        readers, self._readers = self._readers, []
-        for reader in readers:
-            if not reader.done():
-                reader.set_result(None)
+            self._events.put(event)
 
     # --- the loop ----------------------------------------------------------------------------------------------
 

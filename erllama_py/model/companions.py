@@ -8,34 +8,30 @@ and no second copy of them is loaded beside it. Requests hold it; when the last 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 
-from erllama_py.actors import ChildSpec, Clock, DynamicSupervisor, Keeper, StopTimeout, SupervisorClosed
-from erllama_py.errors import ModelCrashed, ModelNotLoaded, ModelStuck
+from erllama_py.actors import ChildSpec, Clock, DynamicSupervisor, Keeper, SupervisorClosed
+from erllama_py.errors import ModelCrashed, ModelNotLoaded
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.companion import companion_config, companion_threads, grid_of
+from erllama_py.model.lodger import Lodger
 
 
-class Companion:
-    """One of them, from its begin to its end; how many requests hold it."""
+class Companion(Lodger):
+    """One of them."""
 
     def __init__(self, model: ModelBoard, board: ModelBoard, keeper: Keeper) -> None:
-        self.model, self.board, self.keeper = model, board, keeper
-        self.holders = 0
-        self.timer: asyncio.Task[None] | None = None
+        super().__init__(model)
+        self.board, self.keeper = board, keeper
 
     def __repr__(self) -> str:
-        return f"<Companion of {self.board.model_id!r}, {self.holders} holders>"
+        return f"<Companion of {self.board.model_id!r}, {self.calls} calls>"
 
-    async def end(self) -> None:
-        """End it, and wait until its engine has let go of the weights, however long that takes."""
-        self.keeper.request_stop()
-        await asyncio.wait((self.keeper.ended,))
-        if self.keeper.child.alive and (run := self.keeper.child.run) is not None:
-            await asyncio.wait((run.task,))
+    @property
+    def is_over(self) -> bool:
+        """See `Lodger`."""
+        return self.board.is_closed
 
 
 class Companions:
@@ -62,14 +58,11 @@ class Companions:
             companion = self._by_id.get(model.model_id)
             if companion is None:
                 companion = self._begin(model)
-            elif companion.board.is_closed or companion.model is not model:  # it is ending
-                try:
-                    await companion.keeper.stop()
-                except StopTimeout as timeout:
-                    raise ModelStuck(model.model_id) from timeout
+            elif companion.is_over or companion.model is not model:  # it is ending
+                await companion.stopped()
                 self._forget(companion)
                 continue
-            let_go = self._held(companion)
+            let_go = companion.hold(partial(self._give_back, companion))
             try:
                 await companion.board.actor()
             except BaseException as error:
@@ -97,8 +90,7 @@ class Companions:
         return companion
 
     def _ended(self, companion: Companion) -> None:
-        if companion.timer is not None:
-            companion.timer.cancel()
+        companion.stop_timer()
         if not companion.keeper.child.alive:  # else its engine hangs: as long as it has the weights, its model has it
             self._forget(companion)
 
@@ -107,23 +99,9 @@ class Companions:
             del self._by_id[companion.model.model_id]
             companion.model.accompany(None, None)
 
-    def _held(self, companion: Companion) -> Callable[[], None]:
-        companion.holders += 1
-        if companion.timer is not None:
-            companion.timer.cancel()
-            companion.timer = None
-
-        def let_go() -> None:
-            companion.holders -= 1
-            if not companion.holders and not companion.board.is_closed:
-                companion.timer = asyncio.ensure_future(self._give_back(companion))
-
-        return let_go
-
     async def _give_back(self, companion: Companion) -> None:
         board = companion.board
         await self._clock.sleep(board.config.scheduler.reproducible_idle_ms / 1000)
         board.close(partial(ModelNotLoaded, board.model_id))
         await self._save(board)
-        with suppress(StopTimeout):  # its supervisor has said so
-            await companion.keeper.stop()
+        await companion.give_back()

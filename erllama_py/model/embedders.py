@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
+from functools import partial
 
 from erllama_py.actors import (
     ActorEnded,
@@ -17,16 +17,15 @@ from erllama_py.actors import (
     ChildSpec,
     Clock,
     DynamicSupervisor,
-    Keeper,
-    StopTimeout,
     SupervisorClosed,
 )
 from erllama_py.engine.embedding import EmbedderFacts, EmbedderOpts
 from erllama_py.engine.heartbeat import Heart
-from erllama_py.errors import ErllamaError, ModelCrashed, ModelNotLoaded, ModelStuck
+from erllama_py.errors import ErllamaError, ModelCrashed, ModelNotLoaded
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.companion import companion_threads
 from erllama_py.model.embedder import EMBEDDER, RANKER, EmbedderActor, Message
+from erllama_py.model.lodger import Lodger
 
 
 def name_of(model: ModelBoard, ranks: bool) -> str:
@@ -34,17 +33,14 @@ def name_of(model: ModelBoard, ranks: bool) -> str:
     return f"{RANKER if ranks else EMBEDDER}{model.model_id}"
 
 
-class Place:
-    """One of them, from its begin to its end; how many calls hold it. A `Beside` of its model."""
+class Place(Lodger):
+    """One of them. A `Beside` of its model."""
 
     def __init__(self, model: ModelBoard, opts: EmbedderOpts) -> None:
-        self.model, self.opts = model, opts
-        self.heart = Heart()
-        self.keeper: Keeper  # once it is begun
+        super().__init__(model)
+        self.opts, self.heart = opts, Heart()
         self.actor: EmbedderActor | None = None
-        self.calls = 0
         self.is_ending = False
-        self.timer: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Place of {self.name!r}, {self.calls} calls>"
@@ -61,7 +57,7 @@ class Place:
 
     @property
     def is_over(self) -> bool:
-        """Whether it takes no calls any more."""
+        """See `Lodger`."""
         ref = None if self.actor is None else getattr(self.actor, "ref", None)
         return self.is_ending or self.keeper.ended.done() or (ref is not None and ref.exit is not None)
 
@@ -92,12 +88,9 @@ class Place:
         return self.actor
 
     async def end(self) -> None:
-        """End it, and wait until its thread has let go of the weights, however long that takes."""
+        """See `Lodger`."""
         self.is_ending = True
-        self.keeper.request_stop()
-        await asyncio.wait((self.keeper.ended,))
-        if self.keeper.child.alive and (run := self.keeper.child.run) is not None:
-            await asyncio.wait((run.task,))
+        await super().end()
 
 
 class Embedders:
@@ -124,13 +117,10 @@ class Embedders:
             if place is None:
                 place = self._begin(model, ranks)
             elif place.is_over or place.model is not model:
-                try:
-                    await place.keeper.stop()
-                except StopTimeout as timeout:
-                    raise ModelStuck(model.model_id) from timeout
+                await place.stopped()
                 self._forget(place)
                 continue
-            let_go = self._held(place)
+            let_go = place.hold(partial(self._give_back, place))
             try:
                 await asyncio.wait((place.keeper.started,))
                 error = place.keeper.started.result()
@@ -169,8 +159,7 @@ class Embedders:
         return place
 
     def _ended(self, place: Place) -> None:
-        if place.timer is not None:
-            place.timer.cancel()
+        place.stop_timer()
         if not place.keeper.child.alive:  # else its thread hangs: as long as it has the weights, its model has it
             self._forget(place)
 
@@ -179,21 +168,7 @@ class Embedders:
             del self._places[place.name]
             place.model.beside.remove(place)
 
-    def _held(self, place: Place) -> Callable[[], None]:
-        place.calls += 1
-        if place.timer is not None:
-            place.timer.cancel()
-            place.timer = None
-
-        def let_go() -> None:
-            place.calls -= 1
-            if not place.calls and not place.is_over:
-                place.timer = asyncio.ensure_future(self._give_back(place))
-
-        return let_go
-
     async def _give_back(self, place: Place) -> None:
         await self._clock.sleep(place.model.config.scheduler.embed_idle_ms / 1000)
         place.is_ending = True
-        with suppress(StopTimeout):  # its supervisor has said so
-            await place.keeper.stop()
+        await place.give_back()

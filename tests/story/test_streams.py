@@ -17,6 +17,7 @@ from erllama_py.engine.backend import DecodeStatus, Slice
 from erllama_py.engine.jobs import Finished, Outcome
 from erllama_py.engine.stub import StubBackend
 from erllama_py.engine.thread import EngineThread
+from erllama_py.handle.event_queue import EventQueue
 from erllama_py.options.model import ModelConfig
 
 pytestmark = pytest.mark.anyio
@@ -46,13 +47,13 @@ async def stepped() -> AsyncIterator[tuple[erllama.Model, threading.Semaphore]]:
 
 async def test_a_token_costs_one_wake_up_and_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reader is woken once for each. The machine is asked for what is to be decided, and that is nothing of it."""
-    waits, wait = list[erllama.Stream](), erllama.Stream._next
+    waits, wait = list[EventQueue[Any]](), EventQueue.changed
 
-    async def counted(stream: erllama.Stream) -> None:
-        waits.append(stream)
-        await wait(stream)
+    async def counted(events: EventQueue[Any]) -> None:
+        waits.append(events)
+        await wait(events)
 
-    monkeypatch.setattr(erllama.Stream, "_next", counted)
+    monkeypatch.setattr(EventQueue, "changed", counted)
     async with stepped() as (model, steps):
         actor = model._caller.board.ref
         assert actor is not None
