@@ -17,7 +17,7 @@ from erllama_py.engine.pooling import Pooling
 from erllama_py.engine.token_array import TokenArray
 from erllama_py.errors import CannotRank, DeadlinePassed, InvalidOption
 from erllama_py.handle.caller import Caller, caller_errors
-from erllama_py.handle.inputs import Cut, Input, as_inputs, fitted, off_loop, tokens_of
+from erllama_py.handle.inputs import Cut, Input, Named, as_input, as_inputs, fitted, in_pairs, off_loop, tokens_of
 from erllama_py.handle.pairs import Pairs, Scored, pairs_of
 from erllama_py.model.embedder import Embed
 from erllama_py.options.embedding import EmbedOptions, RerankOptions
@@ -35,17 +35,17 @@ async def embed(caller: Caller, inputs: object, options: EmbedOptions) -> Embedd
     return await within(options.deadline, _embed(caller, inputs, options))
 
 
-async def _embed(caller: Caller, given: object, options: EmbedOptions) -> Embeddings:
+async def _embed(caller: Caller, given: object, options: EmbedOptions, named: Named = as_input) -> Embeddings:
     inputs = await off_loop(caller, as_inputs, given)
     await caller.actor()
     pooling = _check(_info(caller), options)
-    tokens, frame = await tokens_of(caller, inputs, framed=True)
+    tokens, frame = await tokens_of(caller, inputs, framed=True, named=named)
     counts: tuple[int, ...] = ()
     truncated: tuple[bool, ...] = ()
 
     def message(tokens: list[TokenArray], facts: EmbedderFacts) -> Embed:
         nonlocal counts, truncated
-        cuts = [fitted(one, i, facts.longest, options.truncate, frame) for i, one in enumerate(tokens)]
+        cuts = [fitted(one, i, facts.longest, options.truncate, frame, named) for i, one in enumerate(tokens)]
         counts, truncated = tuple(len(one.tokens) for one in cuts), tuple(one.truncated for one in cuts)
         return Embed([one.tokens for one in cuts], pooling, options.normalize, options.dimensions)
 
@@ -132,7 +132,7 @@ async def _by_model(caller: Caller, pairs: Pairs, options: RerankOptions) -> Sco
 
 
 async def _by_embeddings(caller: Caller, pairs: Pairs, options: RerankOptions) -> Scored:
-    found = await _embed(caller, [pairs.query, *pairs.documents], EmbedOptions(truncate=options.truncate))
+    found = await _embed(caller, [pairs.query, *pairs.documents], EmbedOptions(truncate=options.truncate), in_pairs)
 
     def cosines(_: Sequence[Input]) -> Scored:
         rows = (found.vectors[1:] @ found.vectors[0]).reshape(-1, 1)

@@ -49,6 +49,24 @@ class Cut(msgspec.Struct, frozen=True, gc=False):
     truncated: bool
 
 
+Named = Callable[[int], tuple[str, int]]  # what a caller calls one of the inputs, and its index there
+
+
+def as_input(index: int) -> tuple[str, int]:
+    """One of the inputs of an `embed`."""
+    return f"input {index}", index
+
+
+def as_document(index: int) -> tuple[str, int]:
+    """One of the documents of a `rerank`."""
+    return f"document {index}", index
+
+
+def in_pairs(index: int) -> tuple[str, int]:
+    """One of the query and the documents."""
+    return as_document(index - 1) if index else ("the query", 0)
+
+
 def as_inputs(inputs: object) -> list[Input]:
     """One input or several, as a list. Raises `RequestError` for what is none, `EmptyPrompt` for no input at all."""
     if isinstance(inputs, str):
@@ -60,19 +78,22 @@ def as_inputs(inputs: object) -> list[Input]:
     if isinstance(inputs[0], int):  # also a bool, which `check_tokens` refuses
         return [inputs]
     for index, one in enumerate(inputs):
-        check_input(one, index)
+        if not isinstance(one, str):
+            check_input(one, f"input {index}")
     return list(inputs)
 
 
-def check_input(one: object, index: int) -> None:
+def check_input(one: object, name: str) -> None:
     """Raises `RequestError` for what is neither a text nor a list."""
     if isinstance(one, str):
         return
     if not isinstance(one, Sequence) or isinstance(one, bytes | bytearray | memoryview):
-        raise RequestError(f"input {index}: {EXPECTED}, not {type(one).__name__}")
+        raise RequestError(f"{name}: {EXPECTED}, not {type(one).__name__}")
 
 
-async def tokens_of(caller: Caller, inputs: Sequence[Input], *, framed: bool) -> tuple[list[TokenArray], Frame]:
+async def tokens_of(
+    caller: Caller, inputs: Sequence[Input], *, framed: bool, named: Named = as_input
+) -> tuple[list[TokenArray], Frame]:
     """The tokens of each input, `framed` by the control tokens that the model wants; those of a list are as they are.
 
     Raises `EmptyPrompt` for an input without any, `InvalidText`, `TokenOutOfRange` and `RequestError`.
@@ -81,7 +102,7 @@ async def tokens_of(caller: Caller, inputs: Sequence[Input], *, framed: bool) ->
     found: list[TokenArray] = []
     length = sum(map(len, inputs)) if len(inputs) <= CHUNK_INPUTS else INLINE_LENGTH + 1
     for chunk in _chunks(inputs):
-        use = partial(_tokenize, chunk, len(found), framed, sum(frame))
+        use = partial(_tokenize, chunk, len(found), framed, sum(frame), named)
         found += await caller.use_vocabulary(use, length)
     return found, frame
 
@@ -104,7 +125,7 @@ def _frame(vocabulary: Vocabulary) -> Frame:
 
 
 def _tokenize(
-    inputs: Sequence[Input], first: int, framed: bool, least: int, vocabulary: Vocabulary
+    inputs: Sequence[Input], first: int, framed: bool, least: int, named: Named, vocabulary: Vocabulary
 ) -> list[TokenArray]:
     found = []
     for index, one in enumerate(inputs, first):
@@ -112,24 +133,28 @@ def _tokenize(
             if isinstance(one, str):
                 tokens = vocabulary.token_array(one, add_special=framed, parse_special=False)
                 if len(tokens) <= least:
-                    raise EmptyPrompt(f"input {index} has no text")
+                    raise EmptyPrompt(f"{named(index)[0]} has no text")
             else:
                 tokens = as_array(check_tokens(one, vocabulary.n_vocab))
                 if not len(tokens):
-                    raise EmptyPrompt(f"input {index} has no tokens")
+                    raise EmptyPrompt(f"{named(index)[0]} has no tokens")
         except InvalidText as error:
-            raise InvalidText(f"input {index}: {error.problem}") from None
+            raise InvalidText(f"{named(index)[0]}: {error.problem}") from None
         found.append(tokens)
     return found
 
 
-def fitted(tokens: TokenArray, index: int, limit: int, truncate: bool | Literal["start", "end"], frame: Frame) -> Cut:
+def fitted(
+    tokens: TokenArray, index: int, limit: int, truncate: bool | Literal["start", "end"], frame: Frame,
+    named: Named = as_input,
+) -> Cut:  # fmt: skip
     """An input within `limit` tokens. Pure. Raises `InputTooLong` unless it is to be cut."""
     if len(tokens) <= limit:
         return Cut(tokens, False)
     room = limit - frame.before - frame.after
     if truncate is False or room < 1:
-        problem = f"input {index} has {len(tokens)} tokens, and the model takes {limit}: truncate cuts it"
+        name, index = named(index)
+        problem = f"{name} has {len(tokens)} tokens, and the model takes {limit}: truncate cuts it"
         raise InputTooLong(problem, index, len(tokens), limit)
     end = len(tokens) - frame.after
     body = tokens[end - room : end] if truncate == "start" else tokens[frame.before : frame.before + room]

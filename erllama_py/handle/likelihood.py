@@ -12,7 +12,7 @@ from functools import partial
 from erllama_py.engine.token_array import TokenArray, in_pieces
 from erllama_py.errors import InputTooLong
 from erllama_py.handle.caller import Caller
-from erllama_py.handle.inputs import Cut, Frame, fitted, off_loop, tokens_of
+from erllama_py.handle.inputs import Cut, Frame, as_document, fitted, in_pairs, off_loop, tokens_of
 from erllama_py.handle.pairs import Pairs, Scored
 from erllama_py.handle.scores import Scoring, tokens_after
 from erllama_py.options.embedding import RerankOptions
@@ -25,7 +25,7 @@ async def by_likelihood(caller: Caller, scoring: Scoring, pairs: Pairs, options:
     """The mean log-probability of the query's tokens after each document, in their order."""
 
     newline = await caller.use_vocabulary(partial(tokens_after, BETWEEN), 0)
-    (tokens,), _ = await tokens_of(caller, [pairs.query], framed=False)
+    (tokens,), _ = await tokens_of(caller, [pairs.query], framed=False, named=in_pairs)
     n_ctx = caller.board.config.context_opts.n_ctx
     if len(tokens) + len(newline) >= n_ctx:
         problem = f"the query has {len(tokens)} tokens, which leave no room for a document in the context of {n_ctx}"
@@ -33,7 +33,7 @@ async def by_likelihood(caller: Caller, scoring: Scoring, pairs: Pairs, options:
     query = in_pieces(tokens)
     if isinstance(pairs.query, str):  # it goes on from a line: without the space that some tokenizers put first
         query = await caller.use_vocabulary(partial(tokens_after, pairs.query), len(pairs.query))
-    documents, frame = await tokens_of(caller, pairs.documents, framed=True)
+    documents, frame = await tokens_of(caller, pairs.documents, framed=True, named=as_document)
     # Those of a text end with nothing: a document goes on with the query.
     given = [
         tokens[: len(tokens) - frame.after] if isinstance(one, str) else tokens
@@ -42,7 +42,8 @@ async def by_likelihood(caller: Caller, scoring: Scoring, pairs: Pairs, options:
     limit = n_ctx - len(query) - len(newline)
 
     def cut_all(given: list[TokenArray]) -> list[Cut]:
-        return [fitted(one, i, limit, options.truncate, Frame(frame.before, 0)) for i, one in enumerate(given)]
+        frame_before = Frame(frame.before, 0)
+        return [fitted(one, i, limit, options.truncate, frame_before, as_document) for i, one in enumerate(given)]
 
     cuts = await off_loop(caller, cut_all, given)
     scores = await _scores(caller, scoring, cuts, newline, query)

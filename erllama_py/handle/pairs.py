@@ -16,7 +16,7 @@ from erllama_py.engine.backend import Vocabulary
 from erllama_py.engine.token_array import TokenArray, as_array, in_pieces
 from erllama_py.errors import EmptyPrompt, InputTooLong, RequestError
 from erllama_py.handle.caller import Caller
-from erllama_py.handle.inputs import EXPECTED, Cut, Input, check_input, tokens_of
+from erllama_py.handle.inputs import Cut, Input, check_input, in_pairs, tokens_of
 
 Scored = list[tuple[float, int, bool]]  # of each document: its score, its tokens, whether it was cut
 QUERY, DOCUMENT = "{query}", "{document}"
@@ -53,7 +53,7 @@ class Pairs(NamedTuple):
 
     async def framed(self, caller: Caller) -> Framed:
         """The tokens of all of it. Raises as `tokens_of` does."""
-        (query, *documents), _ = await tokens_of(caller, [self.query, *self.documents], framed=False)
+        (query, *documents), _ = await tokens_of(caller, [self.query, *self.documents], framed=False, named=in_pairs)
         facts = caller.board.facts
         template = None if facts is None else facts.rerank_template
 
@@ -70,12 +70,10 @@ def pairs_of(documents: object, query: object) -> Pairs:
         raise RequestError(f"documents: a list is expected, not {type(documents).__name__}")
     if not documents:
         raise EmptyPrompt("there is no document")
-    try:
-        check_input(query, 0)
-    except RequestError:
-        raise RequestError(f"query: {EXPECTED}, not {type(query).__name__}") from None
+    check_input(query, "query")
     for index, one in enumerate(documents):
-        check_input(one, index)
+        if not isinstance(one, str):
+            check_input(one, f"document {index}")
     return Pairs(query, list(documents))  # type: ignore[arg-type]  # it is one of `Input`, as was checked
 
 

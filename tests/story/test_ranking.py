@@ -130,9 +130,9 @@ async def test_by_scores_a_document_has_the_mean_logprob_of_the_query_after_it(
 @pytest.mark.parametrize(
     ("query", "documents", "error", "says"),
     [
-        ("", ["a"], erllama.EmptyPrompt, "input 0"),
+        ("", ["a"], erllama.EmptyPrompt, "the query"),
         ("q", [], erllama.EmptyPrompt, "no document"),
-        ("q", ["a", ""], erllama.EmptyPrompt, "input 2"),
+        ("q", ["a", ""], erllama.EmptyPrompt, "document 1"),
         ("q", "a", erllama.RequestError, "a list is expected"),
         ("q", [5, 6], erllama.RequestError, "int"),
         (None, ["a"], erllama.RequestError, "query"),
@@ -168,3 +168,27 @@ def test_a_template_for_ranking_frames_the_pairs() -> None:
     assert before == [257, *b"q: ", *query, 258, *b"d: "]
     assert after == [258]
     assert frame_of(vocabulary, query, "{document} alone") == frame_of(vocabulary, query, None) == ([*query, 256], [])
+
+
+@pytest.mark.parametrize("method", ["embeddings", "score"])
+@pytest.mark.parametrize(
+    ("query", "documents", "says"),
+    [
+        (QUERY, ["a", ""], "document 1 has no text"),
+        ("", ["a"], "the query has no text"),
+        (QUERY, ["a", "\ud800"], "document 1: "),
+        (QUERY, ["a", 7], "document 1: "),
+        (7, ["a"], "query: "),
+        (QUERY, ["a", "cat " * 2000], "document 1 has"),
+        ("cat " * 2000, ["a"], "the query has"),
+    ],
+)
+async def test_errors_name_the_query_or_the_document_by_its_own_index(
+    method: Any, query: Any, documents: Any, says: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """However the inputs are put together to be computed."""
+    async with embedding("stub-dense", tmp_path_factory.getbasetemp()) as model:
+        with pytest.raises(erllama.RequestError, match=f"^{says}") as caught:
+            await model.rerank(query, documents, method=method)
+        if isinstance(caught.value, erllama.InputTooLong):
+            assert caught.value.index == (1 if says.startswith("document") else 0)
