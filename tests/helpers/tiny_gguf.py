@@ -90,7 +90,7 @@ def _write(writer: GGUFWriter, kind: Kind, *, other_end: bool = False) -> None:
     writer.add_name(f"tiny {kind}")
     writer.add_file_type(0)  # all f32
     _write_settings(writer, kind)
-    _write_vocabulary(writer, kind)
+    write_vocabulary(writer, kind)
     random = np.random.default_rng(KINDS.index(kind))
     for name, shape in _tensors(kind):
         if name.endswith("norm.weight"):
@@ -135,7 +135,8 @@ def _write_settings(writer: GGUFWriter, kind: Kind) -> None:
         writer.add_shortconv_l_cache(3)
 
 
-def _write_vocabulary(writer: GGUFWriter, kind: Kind) -> None:
+def write_vocabulary(writer: GGUFWriter, kind: Kind) -> None:
+    """The tokens of a kind, and the template."""
     if kind == "recurrent":
         _write_pieces(writer)
     else:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from helpers.runtime import engine_threads
 from helpers.tiny_gguf import split_gguf, tiny_gguf
+from helpers.tiny_t5 import KINDS, Kind, tiny_t5
 
 import erllama_py as erllama
 from erllama_py.engine.backend import ModelFacts
@@ -89,3 +90,14 @@ async def test_a_file_that_is_replaced_after_it_was_hashed_poisons_nothing(tmp_p
     (new, reply) = await ask(tmp_path, config(path))
     assert old.fingerprint != new.fingerprint
     assert reply.cache_hit_kind == "cold"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_models_of_t5s_kind_are_refused_and_their_tokens_are_there(kind: Kind, tmp_path: Path) -> None:
+    """llama.cpp would end the process at their first decode."""
+    path = tiny_t5(kind, tmp_path)
+    async with erllama.Runtime(home=tmp_path) as runtime:
+        with pytest.raises(erllama.UnsupportedModel, match="T5"):
+            await runtime.load_model("m", {"model_path": path})
+        model = await runtime.load_model("m", {"model_path": path, "model_opts": {"vocab_only": True}})
+        assert await model.detokenize(await model.tokenize("the cat")) == "the cat"

@@ -39,7 +39,14 @@ from erllama_py.engine.llama.steps import Making
 from erllama_py.engine.llama.vocabulary import LlamaVocabulary
 from erllama_py.engine.llama.weights import Weights, load_model, make_context
 from erllama_py.engine.structure import compile
-from erllama_py.errors import ModelLoadError, ModelNotLoaded, SamplerFailed, TokenizerOnly, TokenOutOfRange
+from erllama_py.errors import (
+    ModelLoadError,
+    ModelNotLoaded,
+    SamplerFailed,
+    TokenizerOnly,
+    TokenOutOfRange,
+    UnsupportedModel,
+)
 from erllama_py.options.model import ModelConfig
 from erllama_py.options.sampling import Sampling
 
@@ -91,6 +98,11 @@ class LlamaBackend:
         c, model_id = lib.c, self._model_id
         self._weights = weights = self._hold_weights(lib, progress)
         model, vocabulary = weights.model, weights.vocabulary
+        if not self._config.model_opts.vocab_only and c.llama_model_has_encoder(model):
+            # llama.cpp ends the process at their first decode, or when their context is to give embeddings.
+            raise UnsupportedModel(
+                self._path, "models with an encoder of their own (T5 and its kind) are not supported"
+            )
         vocab_handle = c.llama_model_get_vocab(model)
         if self._lender is None:
             vocabulary.open(lib, vocab_handle)

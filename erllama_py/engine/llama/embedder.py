@@ -20,7 +20,7 @@ from erllama_py.engine.embedding import EmbedderFacts, EmbedderOpts, NoRoom, Par
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import AbortFlag, Library
 from erllama_py.engine.llama.weights import Weights, make_context
-from erllama_py.errors import ModelLoadError, ModelNotLoaded, UnsupportedModel
+from erllama_py.errors import ModelLoadError, ModelNotLoaded
 from erllama_py.options.model import ModelConfig
 
 NO_POOLING, RANK_POOLING = 0, 4  # llama_pooling_type
@@ -58,8 +58,6 @@ class LlamaEmbedder:
         c, model = self._library.c, self._weights.model
         has_states = bool(c.llama_model_is_recurrent(model) or c.llama_model_is_hybrid(model))
         n_vocab, width = self._weights.vocabulary.n_vocab, int(c.llama_model_n_embd_out(model))
-        if c.llama_model_has_encoder(model) and c.llama_model_has_decoder(model):
-            raise UnsupportedModel(str(self._config.model_path), "it has an encoder and a decoder, which embed nothing")
         self._facts = facts = sizes(self._config, self._file, n_vocab, width, has_states=has_states)
         if self._opts.ranks:
             self._facts = msgspec.structs.replace(facts, width=1)
