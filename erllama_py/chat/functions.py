@@ -53,7 +53,14 @@ class Function(msgspec.Struct, frozen=True, eq=False):
         try:
             return self.arguments[name].convert(value)
         except Exception as error:  # the checks of the application's own types may raise anything
-            raise ValueError(f"the argument {name!r} is refused: {error}") from error
+            raise ValueError(f"the argument {name!r} is refused: {_text_of(error)}") from error
+
+
+def _text_of(error: Exception) -> str:
+    try:
+        return str(error) or type(error).__name__
+    except Exception:  # of the application's own classes too
+        return type(error).__name__
 
 
 def is_function(given: object) -> bool:

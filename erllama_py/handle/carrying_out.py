@@ -98,9 +98,9 @@ class Calls:
             if task is not None and task.cancelling():
                 raise
             return self._raised(call.name, error)  # by itself
-        except ThreadsClosed:
+        except (ThreadsClosed, KeyboardInterrupt, GeneratorExit):
             raise
-        except Exception as error:  # the application's own code
+        except BaseException as error:  # the application's own code; it may be `SystemExit` of a parser of arguments
             return self._raised(call.name, error)
         assert scope.cancelled_caught
         return self._failed(f"it was cancelled after {timeout:g} seconds")

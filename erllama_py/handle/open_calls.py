@@ -7,7 +7,9 @@ show them without ids.
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import MutableSequence, Sequence
 from typing import Any
 
@@ -32,10 +34,20 @@ def open_calls(messages: Sequence[Any]) -> list[OpenCall]:
 
 
 def add_result(messages: MutableSequence[Any], of: OpenCall, content: str) -> None:
-    """Put the result of an open call where it belongs."""
-    place, _, done = _last_calls(messages)
-    message = {"role": "tool", "tool_call_id": of.call.id, "name": of.call.name, "content": content}
-    messages.insert(place + 1 + sum(done[: of.number]), message)
+    """Put the result of an open call behind it. Not where the application has taken the call out of the messages; it
+    may also have added some since."""
+    for place in range(len(messages) - 1, -1, -1):
+        calls = _calls_of(messages[place])
+        if of.number < len(calls) and _same(calls[of.number], of.call):
+            done = _done(messages, place, calls)
+            if not done[of.number]:
+                message = {"role": "tool", "tool_call_id": of.call.id, "name": of.call.name, "content": content}
+                messages.insert(place + 1 + sum(done[: of.number]), message)
+                return
+
+
+def _same(one: ToolCall, other: ToolCall) -> bool:
+    return (one.id, one.name) == (other.id, other.name)
 
 
 def has_answer(messages: Sequence[Any]) -> bool:
@@ -54,15 +66,25 @@ def _last_calls(messages: Sequence[Any]) -> tuple[int, list[ToolCall], list[bool
     place = len(messages) - 1
     while place >= 0 and _role(messages[place]) == "tool":
         place -= 1
-    given = messages[place].get("tool_calls") if place >= 0 and _role(messages[place]) == "assistant" else None
-    calls = [call_of(one) for one in given] if isinstance(given, list | tuple) else []
+    calls = _calls_of(messages[place]) if place >= 0 else []
+    return place, calls, _done(messages, place, calls)
+
+
+def _calls_of(message: Any) -> list[ToolCall]:
+    """The calls of a message, if it is one of the assistant's."""
+    given = message.get("tool_calls") if _role(message) == "assistant" else None
+    return [call_of(one) for one in given] if isinstance(given, list | tuple) else []
+
+
+def _done(messages: Sequence[Any], place: int, calls: Sequence[ToolCall]) -> list[bool]:
+    """Which of the calls of a message have a result behind it."""
     done = [False] * len(calls)
-    for result in messages[place + 1 :]:
+    for result in itertools.takewhile(lambda one: _role(one) == "tool", itertools.islice(messages, place + 1, None)):
         free = [number for number, is_done in enumerate(done) if not is_done]
         same = [number for number in free if calls[number].id and calls[number].id == result.get("tool_call_id")]
         if same or (free and not result.get("tool_call_id")):
             done[(same or free)[0]] = True
-    return place, calls, done
+    return done
 
 
 def _role(message: object) -> object:
@@ -106,7 +128,11 @@ def error_content(problem: str, limit: int) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no form for; pydantic's models have one of their own."""
+    """What JSON has no form for; pydantic's models and arrays have one of their own, and paths are texts."""
     if callable(dump := getattr(value, "model_dump", None)):
         return dump(mode="json")
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if callable(plain := getattr(value, "tolist", None)):
+        return plain()
     raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
+from pathlib import PurePosixPath
 from typing import Any
 
+import numpy
 import pydantic
 import pytest
 from hypothesis import given
@@ -77,6 +80,35 @@ def test_results_lie_in_the_order_of_their_calls(order: list[int], named: bool) 
     assert open_calls(messages) == []
 
 
+SAID = {"role": "user", "content": "wait"}
+SYSTEM = {"role": "system", "content": "be brief"}
+
+
+@pytest.mark.parametrize(
+    ("change", "roles"),
+    [
+        (lambda messages: messages.append(SAID), "user assistant tool user"),
+        (lambda messages: messages.insert(0, SYSTEM), "system user assistant tool"),
+        (lambda messages: messages.__setitem__(1, json.loads(json.dumps(messages[1]))), "user assistant tool"),
+        (lambda messages: messages.extend([result("b"), SAID]), "user assistant tool tool user"),
+        (lambda messages: messages.extend([asks("z"), result("z")]), "user assistant tool assistant tool"),
+        (lambda messages: messages.pop(), "user"),
+        (lambda messages: messages.clear(), ""),
+        (lambda messages: messages.append(7), "user assistant tool "),
+    ],
+)
+@pytest.mark.parametrize("ids", [("a", "b"), ("", "")])
+def test_a_result_goes_to_its_call_whatever_was_said_since(
+    change: Callable[[list[Any]], object], roles: str, ids: tuple[str, str]
+) -> None:
+    """The application may add to the list while calls run; a result whose call it took out has no place."""
+    messages: list[Any] = [USER, asks(*ids)]
+    one, _ = open_calls(messages)
+    change(messages)
+    add_result(messages, one, "r")
+    assert " ".join(one["role"] if isinstance(one, dict) else "" for one in messages) == roles
+
+
 @pytest.mark.parametrize(
     ("given", "name", "arguments", "problem"),
     [
@@ -117,6 +149,9 @@ class Size:
         ({"a": [1, "é"]}, '{"a":[1,"é"]}'),
         (Size(3), '{"width":3}'),
         ([Place(city="Ghent")], '[{"city":"Ghent"}]'),
+        ([PurePosixPath("a/b")], '["a/b"]'),
+        ({"a": numpy.array([[1, 2]])}, '{"a":[[1,2]]}'),
+        (numpy.float32(0.5), "0.5"),
         ("a\ud800b", "a?b"),
         ("0123456789" * 3, "01234567890123456789… [30 characters, of which these are the first 20]"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import dataclasses
 import json
 import threading
 from typing import Any
@@ -85,6 +86,41 @@ def stops(x: int) -> None:
     raise StopIteration
 
 
+async def leaves(x: int) -> None:
+    """Ends the process, as argument parsers do."""
+    raise SystemExit(2)
+
+
+class Odd(BaseException):
+    """No `Exception`."""
+
+
+async def odd(x: int) -> None:
+    """Raises what few catch."""
+    raise Odd(x)
+
+
+class Unsaid(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@dataclasses.dataclass
+class Picky:
+    """A type that takes nothing, and does not say why."""
+
+    y: int
+
+    def __post_init__(self) -> None:
+        raise Unsaid
+
+
+def picky(x: Picky) -> None:
+    """Never runs."""
+
+
 @pytest.mark.parametrize(
     ("made", "problem"),
     [
@@ -92,6 +128,9 @@ def stops(x: int) -> None:
         (call("cancels", x=1), "CancelledError"),
         (call("nothing", x=1), "TypeError: object has no JSON form"),
         (call("stops", x=1), "StopIteration"),
+        (call("leaves", x=1), "SystemExit: 2"),
+        (call("odd", x=1), "Odd: 1"),
+        (call("picky", x={"y": 1}), "the argument 'x' is refused: Unsaid"),
         (call("wrung", x=1), "there is no tool 'wrung'; did you mean 'wrong'?"),
         (call("xyz"), "there is no tool 'xyz'"),
         (call("wrong"), "arguments are missing: x"),
@@ -105,7 +144,7 @@ async def test_what_goes_wrong_with_a_call_is_told_to_the_model(made: erllama.To
     """As the call's result, and in its event; nothing is raised."""
     async with chats([made], "sorry") as model:
         messages = question()
-        async with model.run(messages, [wrong, cancels, nothing, stops]) as run:
+        async with model.run(messages, [wrong, cancels, nothing, stops, leaves, odd, picky]) as run:
             finished = [event async for event in run if isinstance(event, erllama.ToolFinished)]
         assert run.result.reply == "sorry"
         (told,) = errors_in(messages)
