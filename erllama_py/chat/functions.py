@@ -115,7 +115,9 @@ def _code(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _docstring(given: Callable[..., Any], code: Callable[..., Any]) -> str | None:
-    return inspect.getdoc(code) or (None if inspect.isroutine(given) else type(given).__doc__)
+    if inspect.isroutine(given) or isinstance(given, functools.partial):
+        return inspect.getdoc(code)
+    return code.__doc__ or type(given).__doc__  # `getdoc` would find that of `object`
 
 
 def _hints(code: Callable[..., Any]) -> dict[str, Any]:

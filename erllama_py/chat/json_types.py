@@ -14,10 +14,12 @@ from typing import Any
 
 import msgspec
 
+from erllama_py.chat.schema import FORMATS, check_size, schemas_in
 from erllama_py.errors import InvalidSchema
 
 _TIMES = (msgspec.inspect.DateTimeType, msgspec.inspect.TimeType)
-_SETS = (msgspec.inspect.SetType, msgspec.inspect.FrozenSetType)
+_BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+_DECIMAL = "^-?[0-9]+(\\.[0-9]+)?$"
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
@@ -29,7 +31,21 @@ def schema_of(kind: Any) -> dict[str, Any]:
         # msgspec first says how its own calls could be told more.
         reason = str(error).rpartition("\n\n")[2] if type(error) is TypeError else error
         raise InvalidSchema(f"{kind!r} has no JSON schema: {reason}") from error
+    check_size(schema)
+    for one in schemas_in(schema):
+        _make_held(one)
     return schema
+
+
+def _make_held(schema: dict[str, Any]) -> None:
+    """Say what grammars hold instead of what they do not: the type itself checks the rest when it reads a value."""
+    schema.pop("uniqueItems", None)  # a set takes equal items once
+    if schema.pop("contentEncoding", None) == "base64":
+        schema.setdefault("pattern", _BASE64)
+    if (format_ := schema.get("format")) is not None and format_ not in FORMATS:
+        del schema["format"]
+        if format_ == "decimal":
+            schema.setdefault("pattern", _DECIMAL)
 
 
 def _schema_by_msgspec(kind: Any) -> dict[str, Any]:
@@ -43,8 +59,6 @@ def _add_formats(info: Any, schema: dict[str, Any], defs: dict[str, Any], done: 
     below = _below(info, schema)
     if isinstance(info, _TIMES):
         schema["format"] = "date-time" if isinstance(info, msgspec.inspect.DateTimeType) else "time"
-    elif isinstance(info, _SETS):
-        schema.pop("uniqueItems", None)  # no grammar holds it, and a set takes equal items once
     elif hasattr(info, "fields"):
         if info.cls in done:
             return
@@ -106,8 +120,8 @@ def converter(kind: Any) -> Callable[[object], object]:
     adapter = _pydantic(kind)
     if adapter is None:
         return lambda value: msgspec.convert(value, kind, str_keys=True)
-    convert: Callable[[object], object] = adapter.validate_python
-    return convert
+    # From JSON, since strict models take a date, an enum or a tuple from nothing else.
+    return lambda value: adapter.validate_json(json.dumps(value))
 
 
 def _pydantic(kind: Any) -> Any:

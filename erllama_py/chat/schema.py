@@ -75,6 +75,11 @@ def check_schemas(schema: dict[str, Any]) -> list[dict[str, Any]]:
     return [one for _, one in found]
 
 
+def schemas_in(schema: object) -> list[dict[str, Any]]:
+    """A schema, of a size that `check_size` lets in, and all those in it; not those that are no mappings."""
+    return [one for _, one, _ in _schemas(schema) if isinstance(one, dict)]
+
+
 def check_size(value: object) -> int:
     """How many values there are. Refuses what is no JSON, or too much of it. Raises `InvalidSchema`."""
     values = characters = 0

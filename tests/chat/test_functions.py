@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import decimal
 import enum
 import functools
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,6 +20,8 @@ from hypothesis import strategies as st
 
 from erllama_py.chat.docstrings import read_docstring
 from erllama_py.chat.functions import function_of, name_of
+from erllama_py.chat.tool import tools_of
+from erllama_py.handle.callable_tools import offered
 
 
 class Unit(enum.Enum):
@@ -131,6 +136,13 @@ class Shop:
         return item
 
 
+class Kiosk:
+    """A shop in the street."""
+
+    async def __call__(self, item: str) -> str:
+        return item
+
+
 def weather(user: int, city: str, *, unit: str = "C") -> str:
     """Tells the weather."""
     return f"{user} {city} {unit}"
@@ -142,12 +154,13 @@ def weather(user: int, city: str, *, unit: str = "C") -> str:
         (Shop().price, "price", ["item"], "What an item costs."),
         (Shop.open, "open", ["day"], "Whether it is open."),
         (Shop(), "Shop", ["item"], "Sells an item."),
+        (Kiosk(), "Kiosk", ["item"], "A shop in the street."),
         (functools.partial(weather, 7), "weather", ["city", "unit"], "Tells the weather."),
         (functools.partial(weather, user=7), "weather", ["city", "unit"], "Tells the weather."),
         (functools.wraps(weather)(lambda *args, **named: weather(*args, **named)), "weather", ["user", "city", "unit"],
          "Tells the weather."),
     ],
-    ids=["method", "class method", "object", "partial", "partial by keyword", "wrapped"],
+    ids=["method", "class method", "object", "object of a class", "partial", "partial by keyword", "wrapped"],
 )  # fmt: skip
 def test_whatever_can_be_called_is_a_function(
     function: Callable[..., Any], name: str, arguments: list[str], description: str
@@ -169,6 +182,49 @@ def test_pydantic_fields_count() -> None:
     assert function.parameters["properties"]["hours"] == {"type": "integer", "minimum": 1}
     with pytest.raises(ValueError, match="'seconds' is refused"):
         function.read({"seconds": 10, "hours": 1})
+
+
+class Strict(pydantic.BaseModel):
+    """Takes a value of another type for none of its own."""
+
+    model_config = pydantic.ConfigDict(strict=True)
+    unit: Unit
+    day: datetime.date
+    pair: tuple[int, str]
+
+
+class Files(pydantic.BaseModel):
+    path: Path
+    data: bytes
+    secret: pydantic.SecretStr
+    kinds: set[str]
+
+
+def test_values_that_have_a_form_in_json_alone_are_read_from_it() -> None:
+    """Strict models of pydantic's take an enum's value, a date, and a list as a tuple from JSON."""
+
+    def book(what: Strict) -> None: ...
+
+    given = {"what": {"unit": "kelvin", "day": "2026-11-28", "pair": [1, "a"]}}
+    read = function_of(book).read(given)
+    assert read == {"what": Strict(unit=Unit.KELVIN, day=datetime.date(2026, 11, 28), pair=(1, "a"))}
+
+
+def test_what_no_grammar_holds_is_left_to_the_type() -> None:
+    """Bytes, decimals, paths, sets: the schema is one that grammars take, and the argument has its type."""
+
+    def keep(data: bytes, price: decimal.Decimal, more: list[bytes], files: Files | None = None) -> None: ...
+
+    (tool,) = tools_of([keep])
+    assert json.loads(offered(tool).schema)["properties"].keys() == {"data", "price", "more", "files"}
+    given = {"path": "a/b", "data": "x", "secret": "s", "kinds": ["c", "c"]}
+    read = function_of(keep).read({"data": "AAE=", "price": "1.50", "more": ["AA=="], "files": given})
+    assert read == {
+        "data": b"\0\1", "price": decimal.Decimal("1.50"), "more": [b"\0"],
+        "files": Files(path=Path("a/b"), data=b"x", secret=pydantic.SecretStr("s"), kinds={"c"}),
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="'data' is refused"):
+        function_of(keep).read({"data": "A", "price": "1", "more": []})
 
 
 def unhinted(city) -> None: ...  # type: ignore[no-untyped-def]  # on purpose

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NoReturn
 
 import jiter
@@ -12,6 +13,8 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number of JSON")
 
 
+_TEXT = re.compile(r'"(?:[^"\\]|\\.)*("?)', re.DOTALL)
+_DIGITS = frozenset("0123456789")
 _DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
@@ -35,11 +38,18 @@ def json_value(text: str) -> Any:
 
 
 def begun_json(text: str, *, strings: bool) -> Any:
-    """What is known of a value that is not whole: with or without a text that is still being written. None where there
-    is none."""
+    """What is known of a value that is not whole: with or without a text that is still being written, without a number
+    that may go on. None where there is none."""
+    if text[-1:] in _DIGITS and not _in_text(text):
+        text = text.rstrip("0123456789.eE+-")
     try:
         return jiter.from_json(
             text.encode(), partial_mode="trailing-strings" if strings else True, allow_inf_nan=False, cache_mode="none"
         )
     except ValueError:
         return None
+
+
+def _in_text(text: str) -> bool:
+    """Whether JSON ends within a text."""
+    return any(not found[1] for found in _TEXT.finditer(text))

@@ -29,7 +29,7 @@ FORMATS: tuple[ToolFormat, ...] = (
         NamedStyle(
             head="to=functions.",
             between=" <|constrain|>json<|message|>",
-            name_end=r"(?:\s*<\|channel\|>\w+)?\s*(?:<\|constrain\|>)?\s*(?:json)?\s*<\|message\|>",
+            name_end=r"(?:<\|channel\|>\w{1,64}\s{0,64})?(?:<\|constrain\|>\s{0,64})?(?:json\s{0,64})?<\|message\|>",
         ),
     ),
     named_format(
@@ -90,7 +90,7 @@ FORMATS: tuple[ToolFormat, ...] = (
         lambda source: "<arg_key>" in source,
         Marks(opens=("<tool_call>",), end="</tool_call>"),
         TagStyle(
-            first="", head="<tool_call>", name_end=r"\s*(?=\n|<)", after_name="\n",
+            first="", head="<tool_call>", name_end=r"(?=\n|<)", after_name="\n",
             key="<arg_key>{}</arg_key>\n<arg_value>",
             key_form=r"<arg_key>([^<]*)</arg_key>\s*<arg_value>", value_end="</arg_value>", after_value="\n",
             closes="</tool_call>", padded=False,
