@@ -21,6 +21,7 @@ MAX_CHARACTERS = 65_536  # of all its texts, keys included
 MAX_TEXT = 8_192  # of one text; the time that a pattern takes grows with the square of its length
 MAX_NESTED = 100  # mappings and lists in each other; the compiler takes 128
 MAX_REMAINDERS = 2_500  # that `multipleOf` counts, all of a schema together; 1,000,000 take 15 s and 600 MB
+LEAST_NUMBER = -(2**63) + 2**11  # near the least integer of 64 bits the compiler recurses for ever, and dies
 MAX_DEPTH = 400  # schemas in each other, where a reference counts as the schema that it leads to
 
 # Not held by a grammar. Annotations and unknown keywords change nothing and are let in, as the standard has it.
@@ -120,6 +121,8 @@ def _check_number(value: object, path: str) -> None:
         raise _wrong("an integer has more than 64 bits", path=path)
     if isinstance(value, float) and not math.isfinite(value):
         raise _wrong(f"{value} is no number of JSON", path=path)
+    if isinstance(value, int | float) and value < LEAST_NUMBER:
+        raise _wrong(f"{value} is less than {LEAST_NUMBER}", path=path)
     if not isinstance(value, str | int | float | None):
         raise _wrong(f"{type(value).__name__} has no JSON form", path=path)
 
@@ -162,7 +165,8 @@ def _check_keywords(schema: dict[str, Any], path: str, known: set[str]) -> None:
         raise _wrong(f"{reference!r} is not in this schema, and nothing is fetched", "$ref", path)
     if unquote(reference) not in known:
         raise _wrong(f"{reference!r} leads to no schema in this one", "$ref", path)
-    if (format_ := schema.get("format")) is not None and format_ not in FORMATS:
+    is_text = "string" in (kinds if isinstance(kinds, list) else [kinds])  # of other types formats say nothing here
+    if is_text and (format_ := schema.get("format")) is not None and format_ not in FORMATS:
         raise _wrong(f"no grammar is known for {format_!r}, only for {', '.join(FORMATS)}", "format", path)
 
 

@@ -60,7 +60,8 @@ def offered(tool: Tool) -> Offered:
 
 
 def _of_tool(name: str, error: InvalidSchema) -> InvalidSchema:
-    return InvalidSchema(f"the parameters of the tool {name!r}: {error.problem}", error.keyword, error.path)
+    problem = f'the parameters of the tool {name!r}: {error.problem} ("strict": False takes any arguments)'
+    return InvalidSchema(problem, error.keyword, error.path)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from helpers.followed import follows, refusal
 
-from erllama_py.chat.schema import FORMATS, MAX_DEPTH, MAX_TEXT, MAX_VALUES, UNSUPPORTED, schema_text
+from erllama_py.chat.schema import FORMATS, LEAST_NUMBER, MAX_DEPTH, MAX_TEXT, MAX_VALUES, UNSUPPORTED, schema_text
 from erllama_py.errors import InvalidSchema
 
 
@@ -48,6 +48,10 @@ def chained(length: int, link: dict[str, Any]) -> dict[str, Any]:
         ({"const": float("nan")}, "", "#/const", "no number of JSON"),
         ({"enum": [1 << 63]}, "", "#/enum/0", "64 bits"),
         ({"const": 10**5000}, "", "#/const", "64 bits"),
+        ({"type": ["integer", "string"], "format": "int64"}, "format", "#", "'int64', only for"),
+        ({"format": "int64"}, "format", "#", "'int64', only for"),
+        ({"const": -(1 << 63) + 1}, "", "#/const", "is less than"),
+        ({"type": "integer", "allOf": [{"const": -1e19}]}, "", "#/allOf/0/const", "is less than"),
         ({"const": {1: 2}}, "", "#/const", "names of a schema are str"),
         ({"const": {1}}, "", "#/const", "set has no JSON form"),
         ({"const": "\ud800"}, "", "#/const", "lone surrogate"),
@@ -99,6 +103,19 @@ def test_the_other_keywords_are_taken(keyword: str) -> None:
     """Each by itself."""
     assert refusal(json_schema={keyword: KNOWN[keyword]}) == ""
     assert keyword not in UNSUPPORTED
+
+
+@pytest.mark.parametrize("number", [LEAST_NUMBER, 1 - LEAST_NUMBER, float(LEAST_NUMBER)])
+def test_numbers_up_to_the_least_compile(number: float) -> None:
+    """A little less, and the compiler would end the process."""
+    for schema in ({"const": number}, {"type": "integer", "minimum": number, "maximum": number}, {"enum": [0, number]}):
+        assert refusal(json_schema=schema) == ""
+
+
+@pytest.mark.parametrize("kind", ["integer", "number", ["integer", "null"]])
+def test_a_format_of_numbers_says_nothing(kind: Any) -> None:
+    """`int64` and the like, which OpenAPI writes, are for texts no rule."""
+    assert refusal(json_schema={"type": kind, "format": "int64"}) == ""
 
 
 @pytest.mark.parametrize("format_", FORMATS)

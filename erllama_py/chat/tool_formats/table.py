@@ -29,7 +29,9 @@ FORMATS: tuple[ToolFormat, ...] = (
         NamedStyle(
             head="to=functions.",
             between=" <|constrain|>json<|message|>",
-            name_end=r"(?:<\|channel\|>\w{1,64}\s{0,64})?(?:<\|constrain\|>\s{0,64})?(?:json\s{0,64})?<\|message\|>",
+            # Each way begins with a literal, and white space is bounded: else a search takes longer than the text is.
+            name_end=r"<\|message\|>|json\s{0,64}<\|message\|>|<\|constrain\|>\s{0,64}(?:json\s{0,64})?<\|message\|>|"
+            r"<\|channel\|>\w{1,64}\s{0,64}(?:<\|constrain\|>\s{0,64})?(?:json\s{0,64})?<\|message\|>",
         ),
     ),
     named_format(

@@ -180,6 +180,15 @@ ARGUMENTS = st.fixed_dictionaries(
 CALLS = st.lists(st.tuples(st.just("get_weather"), ARGUMENTS) | st.just(("noop", {})), min_size=1, max_size=3)
 
 
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+@pytest.mark.parametrize("filler", [" ", "\n", " \n", "<", "[", "{", ",", "<|channel|>", "<arg_key>"])
+def test_a_section_of_much_the_same_is_read_at_once(form: ToolFormat, filler: str) -> None:
+    """Whatever is searched for in it: nothing is tried from each place to the end."""
+    marks = form.marks(["noop"])
+    section = f"{(marks.opens or marks.at_start)[0]}noop{filler * 50_000}x"
+    assert [call.problem is None for call in read(form, TOOLS, [section])[1]] in ([], [False])
+
+
 @settings(max_examples=400)
 @given(st.sampled_from(FORMATS), CALLS, st.lists(st.integers(0, 400), max_size=12), st.integers(0, 400) | st.none())
 def test_chunks_change_nothing(form: ToolFormat, wanted: list[Call], cuts: list[int], cut: int | None) -> None:
