@@ -13,11 +13,21 @@ from fractions import Fraction
 from typing import Any
 from urllib.parse import unquote
 
+from erllama_py.chat.schema import listed
+
 MOST_NESTED = 200
+MOST_CHECKS = 100_000  # some tenths of a second; what comes after that is taken to obey
 _TYPES: dict[str, tuple[type, ...]] = {
     "array": (list,), "boolean": (bool,), "integer": (int, float), "null": (type(None),), "number": (int, float),
     "object": (dict,), "string": (str,),
 }  # fmt: skip
+
+
+class _Root:
+    """The whole schema, and how often parts of it may still be looked at: what refers to itself twice never ends."""
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        self.schema, self.left = schema, MOST_CHECKS
 
 
 class _Wrong(Exception):
@@ -27,7 +37,7 @@ class _Wrong(Exception):
 def problem_of(arguments: dict[str, Any], schema: dict[str, Any]) -> str | None:
     """Why they do not obey it; None where they do."""
     try:
-        _check(arguments, schema, "", schema, 0)
+        _check(arguments, schema, "", _Root(schema), 0)
     except _Wrong as wrong:
         return str(wrong)
     return None
@@ -37,11 +47,12 @@ def _fail(where: str, problem: str) -> None:
     raise _Wrong(f"the argument {where}: {problem}" if where else problem)
 
 
-def _check(value: Any, schema: Any, where: str, root: dict[str, Any], depth: int) -> None:
+def _check(value: Any, schema: Any, where: str, root: _Root, depth: int) -> None:
     if schema is False:
         _fail(where, "there is none of this name" if where else "nothing is allowed")
-    if not isinstance(schema, dict) or depth > MOST_NESTED:
+    if not isinstance(schema, dict) or depth > MOST_NESTED or root.left <= 0:
         return
+    root.left -= 1
     if "$ref" in schema and (found := _target(root, schema["$ref"])) is not None:
         _check(value, found, where, root, depth + 1)
     _check_type(value, schema, where)
@@ -58,8 +69,8 @@ def _check(value: Any, schema: Any, where: str, root: dict[str, Any], depth: int
             _check_number(value, schema, where)
 
 
-def _target(root: dict[str, Any], reference: Any) -> Any:
-    found: Any = root
+def _target(root: _Root, reference: Any) -> Any:
+    found: Any = root.schema
     for part in unquote(str(reference)).removeprefix("#").split("/")[1:]:
         key = part.replace("~1", "/").replace("~0", "~")
         found = found.get(key) if isinstance(found, dict) else None
@@ -91,8 +102,8 @@ def _check_choices(value: Any, schema: dict[str, Any], where: str) -> None:
         _fail(where, f"one of {_shown(choices)} is expected, got {_shown(value)}")
 
 
-def _check_combined(value: Any, schema: dict[str, Any], where: str, root: dict[str, Any], depth: int) -> None:
-    for one in schema.get("allOf", ()):
+def _check_combined(value: Any, schema: dict[str, Any], where: str, root: _Root, depth: int) -> None:
+    for one in listed(schema, "allOf"):
         _check(value, one, where, root, depth + 1)
     for keyword in ("anyOf", "oneOf"):
         cases = schema.get(keyword)
@@ -100,7 +111,7 @@ def _check_combined(value: Any, schema: dict[str, Any], where: str, root: dict[s
             _fail(where, f"{_shown(value)} is none of the cases of {keyword}")
 
 
-def _obeys(value: Any, schema: Any, root: dict[str, Any], depth: int) -> bool:
+def _obeys(value: Any, schema: Any, root: _Root, depth: int) -> bool:
     try:
         _check(value, schema, "", root, depth)
     except _Wrong:
@@ -108,11 +119,11 @@ def _obeys(value: Any, schema: Any, root: dict[str, Any], depth: int) -> bool:
     return True
 
 
-def _check_object(value: dict[str, Any], schema: dict[str, Any], where: str, root: dict[str, Any], depth: int) -> None:
+def _check_object(value: dict[str, Any], schema: dict[str, Any], where: str, root: _Root, depth: int) -> None:
     named = schema.get("properties")
     named = named if isinstance(named, dict) else {}
-    for name in schema.get("required", ()):
-        if name not in value:
+    for name in listed(schema, "required"):
+        if isinstance(name, str) and name not in value:
             _fail(f"{where}.{name}".lstrip("."), "it is missing")
     patterns = schema.get("patternProperties")
     for name, one in value.items():
@@ -128,7 +139,7 @@ def _check_object(value: dict[str, Any], schema: dict[str, Any], where: str, roo
     _check_size(len(value), schema, "Properties", where)
 
 
-def _check_list(value: list[Any], schema: dict[str, Any], where: str, root: dict[str, Any], depth: int) -> None:
+def _check_list(value: list[Any], schema: dict[str, Any], where: str, root: _Root, depth: int) -> None:
     first = schema.get("prefixItems")
     first = first if isinstance(first, list) else []
     for index, one in enumerate(value):
@@ -176,7 +187,7 @@ def _check_number(value: float, schema: dict[str, Any], where: str) -> None:
         if isinstance(bound, int | float) and not isinstance(bound, bool) and not holds(value, bound):
             _fail(where, f"{words} {bound} is expected, got {_shown(value)}")
     step = schema.get("multipleOf")
-    counts = isinstance(step, int | float) and step > 0 and math.isfinite(value)
+    counts = isinstance(step, int | float) and not isinstance(step, bool) and step > 0 and math.isfinite(value)
     if counts and Fraction(str(value)) % Fraction(str(step)):
         _fail(where, f"a multiple of {step} is expected, got {_shown(value)}")
 

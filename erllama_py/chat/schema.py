@@ -81,6 +81,20 @@ def schemas_in(schema: object) -> list[dict[str, Any]]:
     return [one for _, one, _ in _schemas(schema) if isinstance(one, dict)]
 
 
+def check_named(schema: dict[str, Any]) -> None:
+    """Hold an object's own keywords against the standard, for who goes by them. Raises `InvalidSchema`."""
+    for keyword, kind, words in (("properties", dict, "a mapping"), ("required", list, "a list")):
+        found = schema.get(keyword, kind())
+        if not isinstance(found, kind):
+            raise _wrong(f"{words} is expected, not {type(found).__name__}", keyword)
+
+
+def listed(schema: dict[str, Any], keyword: str) -> list[Any]:
+    """What a keyword lists; nothing where it has no list, which the compiler refuses where it matters."""
+    found = schema.get(keyword)
+    return found if isinstance(found, list) else []
+
+
 def check_size(value: object) -> int:
     """How many values there are. Refuses what is no JSON, or too much of it. Raises `InvalidSchema`."""
     values = characters = 0
@@ -153,8 +167,8 @@ def _check_keywords(schema: dict[str, Any], path: str, known: set[str]) -> None:
     for kind in kinds if isinstance(kinds, list) else [kinds]:
         if kind not in TYPES:
             raise _wrong(f"{kind!r} is none of {', '.join(TYPES)}", "type", path)
-    named, required = schema.get("properties"), schema.get("required", [])
-    if isinstance(named, dict) and isinstance(required, list) and not named.keys() <= {*map(str, required)}:
+    named = schema.get("properties")
+    if isinstance(named, dict) and not named.keys() <= {*map(str, listed(schema, "required"))}:
         for keyword in ("minProperties", "maxProperties"):
             if keyword in schema:
                 raise _wrong("no grammar counts properties that are not required", keyword, path)
@@ -203,11 +217,11 @@ def _close(schemas: list[dict[str, Any]]) -> None:
     That narrows the schema: each reply is still valid by the caller's. Where schemas are combined, closing one could
     shut out what another asks for, and the standard's rule stands.
     """
-    if any(len(_COMBINED & one.keys()) > 1 or len(one.get("allOf", ())) > 1 for one in schemas):
+    if any(len(_COMBINED & one.keys()) > 1 or len(listed(one, "allOf")) > 1 for one in schemas):
         return
     for one in schemas:
         named = one.get("properties")
-        if isinstance(named, dict) and not _OPEN & one.keys() and named.keys() >= set(one.get("required", ())):
+        if isinstance(named, dict) and not _OPEN & one.keys() and named.keys() >= {*map(str, listed(one, "required"))}:
             one["additionalProperties"] = False
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from erllama_py.chat.dialect import Dialect
 from erllama_py.chat.reply_grammar import Calls, Choice
-from erllama_py.chat.schema import refused, schema_text
+from erllama_py.chat.schema import check_named, refused, schema_text
 from erllama_py.chat.structure import JSON_STYLE
 from erllama_py.chat.tool import Tool, nearest_tool
 from erllama_py.chat.tool_formats import Offered, format_named
@@ -54,6 +54,7 @@ def offered(tool: Tool) -> Offered:
     if tool.shown.get("function", {}).get("strict") is False:
         parameters = {"type": "object"}
     try:
+        check_named(parameters)
         return Offered(tool.name, parameters, schema_text(parameters, **JSON_STYLE))
     except InvalidSchema as error:
         raise _of_tool(tool.name, error) from error

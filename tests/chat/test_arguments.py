@@ -37,6 +37,9 @@ TABLE: list[tuple[dict[str, Any], dict[str, Any], str | None]] = [
      "the argument a: null is expected, got 1"),
     ({"properties": {"a": {"$ref": "#"}}, "required": []}, {"a": {"a": {"a": 1}}}, None),
     ({"$ref": "#"}, {"a": 1}, None),
+    ({"allOf": [{"$ref": "#"}, {"$ref": "#"}]}, {"a": 1}, None),
+    ({"required": 1.5, "allOf": -1, "anyOf": {}, "properties": {"a": {"multipleOf": True}}}, {"a": 1}, None),
+    ({"required": [{}], "properties": {"a": {"required": True}}}, {"a": {}}, None),
     ({"properties": {"a": {"pattern": "(x+x+)+y"}}}, {"a": "x" * 200}, None),
 ]  # fmt: skip
 

@@ -105,6 +105,18 @@ def test_the_other_keywords_are_taken(keyword: str) -> None:
     assert keyword not in UNSUPPORTED
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {}}, "required": True}, {"properties": {"a": {}}, "required": None},
+        {"properties": {"a": {}}, "required": [[1]]}, {"properties": {}, "allOf": 1e300},
+    ],
+)  # fmt: skip
+def test_keywords_of_another_form_are_refused(schema: dict[str, Any]) -> None:
+    """By the compiler, which says so."""
+    assert refusal(json_schema=schema)
+
+
 @pytest.mark.parametrize("number", [LEAST_NUMBER, 1 - LEAST_NUMBER, float(LEAST_NUMBER)])
 def test_numbers_up_to_the_least_compile(number: float) -> None:
     """A little less, and the compiler would end the process."""

@@ -8,7 +8,8 @@ import pytest
 from helpers.runtime import stub_runtime, untyped
 
 import erllama_py as erllama
-from erllama_py.errors import InvalidOption
+from erllama_py.errors import InvalidOption, InvalidSchema
+from erllama_py.handle.callable_tools import offered
 from erllama_py.handle.tool_list import shown, tool_list
 
 INNER: dict[str, Any] = {
@@ -62,6 +63,16 @@ def test_later_changes_of_the_callers_mapping_change_nothing() -> None:
     (tool,) = tool_list([given])
     given["parameters"]["properties"].clear()  # type: ignore[index]  # not only str
     assert tool.parameters["properties"] == {"x": {"type": "integer"}}
+
+
+@pytest.mark.parametrize("parameters", [{"properties": 0}, {"required": True}, {"properties": {}, "required": None}])
+def test_a_schema_of_another_form_is_refused(parameters: dict[str, Any]) -> None:
+    """For formats too that go by its names one by one; one that is not strict may be anything."""
+    (tool,) = tool_list([{"name": "add", "parameters": parameters}])
+    with pytest.raises(InvalidSchema, match=r"of the tool 'add': .*is expected, not .*strict"):
+        offered(tool)
+    (loose,) = tool_list([{"name": "add", "parameters": parameters, "strict": False}])
+    assert offered(loose).name == "add"
 
 
 NAMES = "a name has 1 to 64 of A-Z, a-z, 0-9, _ and -"

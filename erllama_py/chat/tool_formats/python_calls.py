@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from erllama_py.chat.lark_rules import LarkRules, literal
-from erllama_py.chat.schema import schema_text
+from erllama_py.chat.schema import listed, schema_text
 from erllama_py.chat.structure import JSON_STYLE
 from erllama_py.chat.tool_formats.base import (
     Form,
@@ -87,7 +87,7 @@ def _arguments(tool: Offered, rules: LarkRules) -> str:
     """The arguments in their order, with commas between those that are there."""
     check_simple(tool, "in Python's syntax")
     parameters = json.loads(tool.schema)
-    properties, required = parameters.get("properties", {}), parameters.get("required", [])
+    properties, required = parameters.get("properties", {}), listed(parameters, "required")
     if not properties and parameters.get("additionalProperties", True) is not False:
         value = _value(argument_schema(parameters, "") or {}, rules)
         one = rules.rule(f'/[A-Za-z_][A-Za-z0-9_]*/ "=" {value}')

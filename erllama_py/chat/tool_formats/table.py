@@ -83,7 +83,7 @@ FORMATS: tuple[ToolFormat, ...] = (
         Marks(opens=("<tool_call>",), end="</tool_call>"),
         TagStyle(
             first="\n<function=", head="<function=", name_end=">", after_name=">\n", key="<parameter={}>\n",
-            key_form=r"<parameter=([^>\n]+)>", value_end="</parameter>", after_value="\n", closes="</function>",
+            key_form=r"<parameter=([^>\n]{1,512})>", value_end="</parameter>", after_value="\n", closes="</function>",
             padded=True, separator="\n",
         ),
     ),

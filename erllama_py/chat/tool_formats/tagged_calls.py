@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from erllama_py.chat.lark_rules import LarkRules, literal
-from erllama_py.chat.schema import schema_text
+from erllama_py.chat.schema import listed, schema_text
 from erllama_py.chat.structure import JSON_STYLE
 from erllama_py.chat.tool_formats.base import Form, Marks, Offered, Read, ToolFormat, fixed, from_first, without_end
 from erllama_py.chat.tool_formats.json_text import begun_json, json_value
@@ -168,7 +168,7 @@ def _forms(tools: Sequence[Offered], rules: LarkRules, marks: Marks, style: TagS
 
 def _argument_rules(tool: Offered, rules: LarkRules, style: TagStyle) -> list[str]:
     parameters = json.loads(tool.schema)
-    properties, required = parameters.get("properties", {}), parameters.get("required", [])
+    properties, required = parameters.get("properties", {}), listed(parameters, "required")
     check_simple(tool, "between tags")
     found = []
     for name in properties:

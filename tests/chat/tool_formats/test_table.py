@@ -181,7 +181,7 @@ CALLS = st.lists(st.tuples(st.just("get_weather"), ARGUMENTS) | st.just(("noop",
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
-@pytest.mark.parametrize("filler", [" ", "\n", " \n", "<", "[", "{", ",", "<|channel|>", "<arg_key>"])
+@pytest.mark.parametrize("filler", [" ", "\n", " \n", "<", "[", "{", ",", "<|channel|>", "<arg_key>", "<parameter="])
 def test_a_section_of_much_the_same_is_read_at_once(form: ToolFormat, filler: str) -> None:
     """Whatever is searched for in it: nothing is tried from each place to the end."""
     marks = form.marks(["noop"])
