@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import MutableSequence, Sequence
 from typing import Any
 
@@ -131,8 +130,7 @@ def _plain(value: Any) -> Any:
     """What JSON has no form for; pydantic's models and arrays have one of their own, and paths are texts."""
     if callable(dump := getattr(value, "model_dump", None)):
         return dump(mode="json")
-    if isinstance(value, os.PathLike):
-        return os.fsdecode(value)
-    if callable(plain := getattr(value, "tolist", None)):
-        return plain()
+    for name in ("__fspath__", "tolist"):
+        if callable(plain := getattr(value, name, None)):
+            return plain()
     raise TypeError(f"{type(value).__name__} has no JSON form")
