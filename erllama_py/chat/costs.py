@@ -1,4 +1,4 @@
-"""What Jinja's operators, methods and filters cost, and which of them templates have..
+"""What Jinja's operators, methods and filters cost, and which of them templates have.
 
 Each function here takes fuel before the work is done. What could take long with few characters in the source, such as
 a width of 10⁹, is refused. Methods and filters that no chat template needs, and whose cost is hard to tell, are left
@@ -18,7 +18,10 @@ from erllama_py.errors import ChatTemplateError
 WIDEST = 10_000  # characters that a number may ask for: widths, batches, indents
 MOST_BITS = 4096  # of a whole number
 _WIDE = re.compile(r"\d{5,}")
-_PRINTF = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(\*|\d{5,})|\.(\*|\d{5,})")
+_FIELD = re.compile(r"[-#0 +]*(\*|[0-9]*)(?:\.(\*|[0-9]*))?")  # of printf, after the name in brackets
+_BRACKET = re.compile(r"[()]")
+_NUMBER = re.compile(r"\d+")
+A_FIELD = 8
 ATOMS = (str, int, float, bool, type(None))
 
 TEXT_METHODS = """
@@ -36,6 +39,9 @@ METHODS: dict[type, frozenset[str]] = {
     bytes: frozenset(),
     range: frozenset(),
 }
+
+
+PLAIN = tuple(METHODS)
 
 
 def is_known(owner: object, name: str) -> bool:
@@ -85,8 +91,8 @@ def binop(fuel: Fuel, operator: str, left: Any, right: Any) -> None:
         _repeat(fuel, *((right, left) if isinstance(left, int) else (left, right)))
     elif isinstance(left, list | tuple) and isinstance(right, list | tuple):
         fuel.use(1 + (len(left) + len(right)) // 8)
-    else:
-        fuel.use(1)
+    else:  # such as the keys of a mapping without others
+        fuel.deep((left, right))
 
 
 def _numbers(operator: str, left: float, right: float) -> None:
@@ -106,16 +112,42 @@ def _repeat(fuel: Fuel, value: Any, times: Any) -> None:
 
 def printf(fuel: Fuel, form: str, values: object) -> None:
     """`form % values`."""
-    if _PRINTF.search(form):
-        raise ChatTemplateError("the chat template formats with a width that is too large or not written out")
-    fuel.text(len(form))
+    fuel.use(1 + A_FIELD * form.count("%"))
+    fuel.text(len(form) + sum(_printf_widths(form)))
     fuel.deep(values, form.count("%(") + 1)  # values by name can be used more than once
+
+
+def _printf_widths(form: str) -> Generator[int, None, None]:
+    """The widths and precisions in a form, in one pass."""
+    at = form.find("%") + 1
+    while at:
+        if form.startswith("(", at):
+            at = _end_of_name(form, at)
+        field = _FIELD.match(form, at)
+        for number in field.groups() if field else ():
+            if number == "*" or len(number or "") > len(str(WIDEST)):
+                raise ChatTemplateError("the chat template formats with a width that is too large or not written out")
+            yield small(int(number or 0), "a width of")
+        at = field.end() if field else at
+        # What a field ends with may be a percent sign too.
+        at = form.find("%", at + 1 if form.startswith("%", at) else at) + 1
+
+
+def _end_of_name(form: str, at: int) -> int:
+    """The place after a name in brackets, which may hold others."""
+    depth = 0
+    for found in _BRACKET.finditer(form, at):
+        depth += 1 if found[0] == "(" else -1
+        if not depth:
+            return found.end()
+    raise ChatTemplateError("the chat template formats with a name that does not end")
 
 
 def form_field(fuel: Fuel, value: object, spec: str) -> None:
     """One field of `str.format`."""
     if _WIDE.search(spec):
         raise ChatTemplateError("the chat template formats with a width that is too large")
+    fuel.text(sum(map(int, _NUMBER.findall(spec))))
     fuel.deep(value)
 
 

@@ -1,4 +1,8 @@
-"""The filters and tests that chat templates have: Jinja's own, each paid for before it runs.."""
+"""The filters and tests that chat templates have: Jinja's own, each paid for before it runs.
+
+What is not known to be cheap pays for all that it is given, read whole: values can be in each other so often that
+Python's own code would read them for years, and let nothing else run.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from erllama_py.errors import ChatTemplateError
 Arguments = tuple[Any, ...]
 Named = dict[str, Any]
 Cost = Callable[[Fuel, Any, Arguments, Named], None]
+MOST_NAMES = 16  # of attributes that are looked up in each value
 SORTS = 17  # comparisons of each of 100,000 values
 MOST_INDENT = 16  # of JSON
 
@@ -31,6 +36,17 @@ def _text(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
         fuel.text(len(value))
     else:
         fuel.deep(value)
+
+
+def _title(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
+    """Each word is a text of its own."""
+    _text(fuel, value, arguments, named)
+    fuel.use(len(value) if isinstance(value, str) else 0)
+
+
+def _words(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
+    _text(fuel, value, arguments, named)
+    fuel.use(len(value) // 8 if isinstance(value, str) else 0)
 
 
 def _each(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
@@ -96,13 +112,18 @@ def _sum(fuel: Fuel, value: Any, arguments: Arguments, named: Named) -> None:
 
 
 # What costs no more than what stands in the source.
-_FREE = ("abs", "attr", "count", "d", "default", "first", "last", "length", "safe")
+_FREE = ("abs", "count", "d", "default", "first", "last", "length")
+_FREE_TESTS = (
+    "boolean", "callable", "defined", "escaped", "false", "float", "integer", "iterable", "mapping", "none", "number",
+    "sameas", "sequence", "string", "true", "undefined",
+)  # fmt: skip
 _COSTS: dict[str, Cost] = {
-    **dict.fromkeys(("capitalize", "e", "escape", "float", "lower", "string", "title", "upper", "wordcount"), _text),
+    **dict.fromkeys(("capitalize", "e", "escape", "float", "lower", "safe", "string", "upper"), _text),
     **dict.fromkeys(("items", "list", "map", "reject", "rejectattr", "reverse", "select", "selectattr"), _each),
     **dict.fromkeys(("dictsort", "groupby", "max", "min", "sort", "unique"), _sorted),
     **dict.fromkeys(("batch", "slice"), _batches),
-    "center": _center, "format": _format, "indent": _indent, "int": _int, "join": _join, "replace": _replace,
+    "attr": lambda fuel, *given: fuel.use(1), "title": _title, "wordcount": _words, "center": _center,
+    "format": _format, "indent": _indent, "int": _int, "join": _join, "replace": _replace,
     "round": _round, "sum": _sum, "truncate": _text,
 }  # fmt: skip
 
@@ -110,6 +131,7 @@ _COSTS: dict[str, Cost] = {
 def _paid(function: Callable[..., Any], cost: Cost) -> Callable[..., Any]:
     """A filter that takes fuel first. Values that come one by one are paid for as they come."""
     place = 0 if getattr(function, "jinja_pass_arg", None) is None else 1
+    takes_names = cost in (_each, _sorted, _sum, _join)
 
     @functools.wraps(function)
     def run(*arguments: Any, **named: Any) -> Any:
@@ -118,10 +140,22 @@ def _paid(function: Callable[..., Any], cost: Cost) -> Callable[..., Any]:
             value = burning.steps(value)
             if cost is not _each:
                 value = list(value)
-        cost(burning, value, arguments[place + 1 :], named)
+        others = arguments[place + 1 :]
+        if others or named:
+            burning.deep((others, named))
+            if takes_names:
+                _check_names(others, named)
+        cost(burning, value, others, named)
         return function(*arguments[:place], value, *arguments[place + 1 :], **named)
 
     return run
+
+
+def _check_names(arguments: Arguments, named: Named) -> None:
+    """`a.b.c` and `a,b` are looked up in each value."""
+    for one in (*arguments, *named.values()):
+        if isinstance(one, str) and one.count(".") + one.count(",") >= MOST_NAMES:
+            raise ChatTemplateError(f"the chat template looks up more than {MOST_NAMES} attributes at once")
 
 
 def _compared(function: Callable[..., Any], cost: Callable[[Fuel, Any, Any], None]) -> Callable[..., Any]:
@@ -132,10 +166,23 @@ def _compared(function: Callable[..., Any], cost: Callable[[Fuel, Any, Any], Non
     return run
 
 
-def _read(function: Callable[..., Any]) -> Callable[..., Any]:
+def _remainder(fuel: Fuel, left: Any, right: Any) -> None:
+    costs.binop(fuel, "%", left, right)
+
+
+def _halved(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(value: Any) -> Any:
-        fuel().deep(value)
+        costs.binop(fuel(), "%", value, 2)
         return function(value)
+
+    return run
+
+
+def _read(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)  # some take the environment first
+    def run(*arguments: Any) -> Any:
+        fuel().deep(arguments)
+        return function(*arguments)
 
     return run
 
@@ -177,6 +224,9 @@ def tests() -> dict[str, Callable[..., Any]]:
     """By name."""
     compared = dict.fromkeys(("==", "eq", "equalto", "!=", "ne", "<", "<=", ">", ">="), costs.compare)
     compared |= dict.fromkeys(("lt", "lessthan", "le", "gt", "greaterthan", "ge"), costs.compare)
+    compared |= {"in": costs.contains, "divisibleby": _remainder}
     known: dict[str, Any] = dict(TESTS)
-    paid = {name: _compared(known[name], cost) for name, cost in (compared | {"in": costs.contains}).items()}
-    return known | paid | {name: _read(known[name]) for name in ("lower", "upper")}
+    paid = {name: _compared(known[name], cost) for name, cost in compared.items()}
+    remainders = {name: _halved(known[name]) for name in ("even", "odd")}
+    read = {name: _read(one) for name, one in known.items() if name not in _FREE_TESTS}
+    return known | read | paid | remainders

@@ -61,6 +61,8 @@ class _Metering(NodeTransformer):
     def visit_For(self, node: nodes.For) -> nodes.For:
         self.generic_visit(node)
         node.iter = _filter("=steps", node.iter)
+        if node.test is not None:  # is asked for each value
+            node.test = nodes.And(nodes.Not(_filter("=pay", nodes.Const(1 + _cost(node.test)))), node.test)
         return node
 
     def visit_Add(self, node: nodes.Add) -> nodes.Expr:

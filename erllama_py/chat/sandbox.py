@@ -26,13 +26,15 @@ from erllama_py.chat.fuel import fuel, pay, pay_text
 from erllama_py.chat.metering import metered, metering_filters
 from erllama_py.errors import ChatTemplateError
 
-MOST_SOURCE = 500_000  # characters; the longest public template has 60,000
+MOST_SOURCE = 100_000  # characters; the longest public template has 60,000
+MOST_CODE = 400_000  # characters of Python made of it; compiling them stops everything else for some 100 ms
 CALL = 8  # of a macro
 SMALL = 1 << 62
 MOST_KEPT = 2000  # attributes that were looked up
 MOST_SAID = 1000  # characters of a template's own refusal
 
 
+_METHODS = (types.BuiltinMethodType, types.MethodType)
 _safe: dict[tuple[type, str], bool] = {}
 
 
@@ -44,6 +46,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         return metered(super()._parse(source, name, filename))
 
+    def _compile(self, source: str, filename: str) -> types.CodeType:
+        if len(source) > MOST_CODE:
+            raise ChatTemplateError("the chat template is too long a program")
+        return super()._compile(source, filename)
+
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if type(left) is int and type(right) is int and operator in "+-" and -SMALL < left < SMALL > right > -SMALL:
             pay(1)
@@ -54,8 +61,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         burning = fuel()
         burning.use(1 + len(args) // 8)
-        if isinstance(__obj, types.BuiltinMethodType):
-            owner = __obj.__self__
+        owner = getattr(__obj, "__self__", None) if isinstance(__obj, _METHODS) else None
+        if isinstance(owner, costs.PLAIN):  # `Markup` is a text too, with methods written in Python
             if __obj.__name__ == "join" and args and isinstance(owner, str):
                 args = (list(burning.steps(args[0])),)
                 costs.join(burning, owner, args[0])
@@ -63,6 +70,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         elif isinstance(__obj, Macro | LoopContext):
             burning.use(CALL)
         else:
+            args = tuple(list(burning.steps(one)) if hasattr(one, "__next__") else one for one in args)
             burning.deep((args, kwargs))
         return super().call(__context, __obj, *args, **kwargs)
 
@@ -99,6 +107,10 @@ class _Format:
 
 
 class _Formatter(SandboxedFormatter):
+    def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
+        fuel().use(1 + costs.A_FIELD * (1 + field_name.count(".") + field_name.count("[")))
+        return super().get_field(field_name, args, kwargs)
+
     def format_field(self, value: Any, format_spec: str) -> Any:
         costs.form_field(fuel(), value, format_spec)
         return super().format_field(value, format_spec)

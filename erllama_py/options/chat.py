@@ -12,7 +12,7 @@ from erllama_py.options.check import Amount
 from erllama_py.options.sampling import Sampling
 from erllama_py.options.thinking import ClosingMessage, ThinkingMarkers
 
-MAX_TEMPLATE = 500_000  # characters
+MAX_TEMPLATE = 100_000  # characters; the longest public one has 60,000
 
 
 class ChatOptions(Sampling, frozen=True):

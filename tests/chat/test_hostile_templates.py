@@ -17,6 +17,9 @@ from erllama_py.errors import ChatTemplateError
 
 HELLO = [{"role": "user", "content": "Hello"}]
 MEGABYTE = 1 << 20
+# A value that Python's own code would read for years: two in each other, forty deep.
+NESTED = "{% set ns = namespace(s=(1,)) %}{% for i in range(40) %}{% set ns.s = (ns.s, ns.s) %}{% endfor %}"
+ROUND = "{% set ns = namespace() %}{% set ns.a = ns %}"
 # Each would take minutes, years or gigabytes.
 BOMBS = [
     "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
@@ -122,6 +125,35 @@ BOMBS = [
     ),
     "{% set x = ('a'*1000000)|upper|title|trim %}{% for i in range(100000) %}{{ x is upper }}{% endfor %}",
     "{% for i in range(100000) %}{% set x = [" + "1," * 10000 + "] %}{% endfor %}",
+    "{{ '%999999999d' is odd }}",
+    "{{ '%999999999d' is even }}",
+    "{{ '%999999999d' is divisibleby 3 }}",
+    "{{ '%((a))999999999d' % {'(a)': 1} }}",
+    "{{ ('%(' * 200000) % 1 }}",
+    "{{ (('%(a)9999d' * 10000) % {'a': 1})|length }}",
+    "{{ ('{0:9999}' * 10000).format(1)|length }}",
+    "{{ ('a'|safe).center(999999999)|length }}",
+    "{{ ('a'|safe * 10000).replace('a', 'b' * 100000)|length }}",
+    "{{ ('a-' * 400000)|title|length }}",
+    "{% for a in range(100000) if " + " and ".join(["a is defined"] * 150) + " %}{% endfor %}",
+    ROUND + "{{ ([ns] * 20)|map(attribute=('a.' * 100000) ~ 'a')|list|length }}",
+    "{{ ([1] * 20)|sort(attribute=('real,' * 100000) ~ 'real')|list|length }}",
+    *(
+        NESTED + one
+        for one in (
+            "{{ (ns.s|safe)|length }}",
+            "{{ [ns.s]|map('safe')|list|length }}",
+            "{{ 1|attr(ns.s) }}",
+            "{{ ns.s is filter }}",
+            "{{ ns.s is test }}",
+            "{{ [ns.s]|select('filter')|list }}",
+            "{{ dict([(ns.s, 1)]|select) }}",
+            "{{ namespace([(ns.s, 1)]|select) }}",
+            "{% for a in [1, ns.s] %}{{ dict(loop) }}{% endfor %}",
+            "{{ {}.keys() - [ns.s] }}",
+            "{{ {1: 1}.items() - [ns.s] }}",
+        )
+    ),
 ]
 
 
@@ -160,6 +192,10 @@ def test_a_bomb_ends_as_an_error(source: str) -> None:
         "{% macro m(a, b='x') %}{{ a ~ b ~ 1 }}{% endmacro %}{{ m('y') }}{{ m(b='z', a=[1]) }}{{ 2 ** 10 }}{{ 7 % 3 }}",
         "{{ messages | map(attribute='role') | list | tojson(indent=2) }}{{ [3, 1] | max }}{{ 'a-b' | title }}",
         "{% set ns = namespace(n=0) %}{% for a in [1, 2] %}{% set ns.n = ns.n + a %}{% endfor %}{{ ns.n + 2.5 }}",
+        "{{ '%d%% %5.1f%%|%(a)s'.split('|')[0] % (5, 1.5) }}{{ '%((a))s%%' % {'(a)': 7} }}{{ 4 is even }}",
+        "{{ 9 is divisibleby 3 }}{{ ('a' | safe).center(5) }}{{ dict([('a', 1)] | select) }}{{ 'list' is filter }}",
+        "{% for n in range(9) if n is odd and n > 2 %}{{ loop.index ~ n }}{% endfor %}{{ 'a-b c' | wordcount }}",
+        "{{ '{0[role]:>6}'.format(messages[0]) }}{{ messages | map(attribute='role.x', default='d') | list }}",
         "{% for k, v in {'a': 1}.items() recursive %}{{ loop.index ~ k ~ v }}{% endfor %}{{ 'a' 'b' ~ none ~ true }}",
     ],
 )
@@ -196,6 +232,8 @@ def test_a_long_text_is_no_bomb() -> None:
     [
         ("{{ a }}" + "x" * MOST_SOURCE, f"the chat template has {MOST_SOURCE + 7} characters; at most {MOST_SOURCE}"),
         ("a\0b", "the chat template has a NUL character: it is no text"),
+        ("{{a}}" * 20_000, None),
+        ("{% macro m() %}{% endmacro %}" * 2_500, None),
         (b"bytes", "a chat template is a str, not bytes"),
         (7, "a chat template is a str, not int"),
         ("{{ x | wordwrap(3) }}", "the chat template does not parse: line 1: No filter named 'wordwrap'."),
