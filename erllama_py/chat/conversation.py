@@ -8,12 +8,13 @@ templates write them as JSON themselves.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from erllama_py.errors import ChatTemplateError
 
 DEEPEST = 90  # values in each other in what is given; templates wrap them in some more
+DEEPEST_READ = 100
 THOUGHTS = ("reasoning_content", "thinking", "reasoning")  # names of a message's thinking, the usual one first
 
 Message = dict[str, Any]
@@ -173,3 +174,16 @@ def is_list(value: object) -> TypeGuard[Sequence[Any]]:
 def is_text(value: object) -> TypeGuard[str]:
     """Whether it is a str."""
     return isinstance(value, str)
+
+
+def texts_in(value: object, depth: int = 0) -> Iterator[str]:
+    """All texts in a value; what is deeper than any template could show is refused later."""
+    if isinstance(value, str):
+        yield value
+    elif depth < DEEPEST_READ and isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from texts_in(key, depth + 1)
+            yield from texts_in(one, depth + 1)
+    elif depth < DEEPEST_READ and is_list(value):
+        for one in value:
+            yield from texts_in(one, depth + 1)

@@ -16,6 +16,8 @@ from erllama_py.errors import ChatTemplateError
 # Letters alone: templates trim texts and escape them.
 _FIRST, _SECOND = "firstQzXvKwJtext", "secondQzXvKwJtext"
 _TOOL = "toolQzXvKwJname"
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+_DIALOGUE = tuple({"role": role, "content": "x"} for role in ("system", "user", "assistant", "tool", "user"))
 _PROBE: dict[str, Any] = {
     "bos_token": "", "eos_token": "", "strftime_now": lambda form: "", "documents": None, "tools": None,
     "add_generation_prompt": True,
@@ -67,6 +69,12 @@ class Program:
         texts = [self._probe(user, tools=tools), self._probe(system, user, tools=tools)]
         # Where both fail, the template asks for something that is not known here: let it have its tools.
         return texts == [None, None] or any(_TOOL in text for text in texts if text is not None)
+
+    @cached_property
+    def written(self) -> str:
+        """What it writes around messages of all roles: a marker may be put together from a role."""
+        shown = (self._probe({"role": role, "content": "x"}) for role in _ROLES)
+        return "\n".join(text for text in (self._probe(*_DIALOGUE), *shown) if text is not None)
 
     @cached_property
     def names(self) -> frozenset[str]:

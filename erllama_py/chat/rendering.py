@@ -6,16 +6,14 @@ again. The tokens of a text are those of its parts, one after the other (`Vocabu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from erllama_py.chat.conversation import is_list
+from erllama_py.chat.conversation import texts_in
 from erllama_py.chat.special_texts import Marks, SpecialTexts
 from erllama_py.chat.template import PLAIN, ChatSettings, ChatTemplate
 from erllama_py.errors import ChatTemplateError
-
-DEEPEST = 100
 
 
 class Renderer:
@@ -26,8 +24,8 @@ class Renderer:
     ) -> None:
         self._template, self.settings = template, settings
         self.source = template.source_for(settings)
-        given = [*_texts(messages), *_texts(settings.tools), *_texts(settings.template_kwargs)]
-        self._marks = Marks(special, self.source, given)
+        given = [*texts_in(messages), *texts_in(settings.tools), *texts_in(settings.template_kwargs)]
+        self._marks = Marks(special, template.written_for(settings), given)
 
     def text(self, messages: Sequence[Mapping[str, Any]], opened: bool = True, *, continued: bool = False) -> str:
         """The conversation, with marks. Raises `ChatTemplateError`.
@@ -63,16 +61,3 @@ def _shared(one: str, other: str) -> int:
     if other.startswith(one):
         return len(one)
     return next(at for at, pair in enumerate(zip_longest(one, other)) if pair[0] != pair[1])
-
-
-def _texts(value: object, depth: int = 0) -> Iterator[str]:
-    """All texts in a value; what is deeper than any template could show is refused later."""
-    if isinstance(value, str):
-        yield value
-    elif depth < DEEPEST and isinstance(value, Mapping):
-        for key, one in value.items():
-            yield from _texts(key, depth + 1)
-            yield from _texts(one, depth + 1)
-    elif depth < DEEPEST and is_list(value):
-        for one in value:
-            yield from _texts(one, depth + 1)

@@ -6,7 +6,8 @@ text has to be cut before it is tokenized (`Marks.parts`): no token can be seen 
 writes has no marks in it. A cut stays only where there would be a control token across it, so that everything else
 gets the tokens that it has without any of this.
 
-Marked are: after its first character, each such text; the end of a text that ends as one begins, the beginning of one
+Marked are: after its first character, each such text, and whatever begins with the same sign (`<`), since templates
+remove words from texts and write them in capitals; the end of a text that ends as one begins, the beginning of one
 that begins as one ends, and what could be the middle of one, since templates put texts beside each other.
 """
 
@@ -24,6 +25,10 @@ from erllama_py.errors import ChatTemplateError
 # Characters that Unicode keeps for use inside of programs. JSON may write them as escapes.
 MARKS = tuple(map(chr, range(0xFDD0, 0xFDF0)))
 _ANY_MARK = re.compile(r"[\ufdd0-\ufdef]|\\u[fF][dD][dDeE][0-9a-fA-F]")
+
+_NO_LETTERS = re.compile(r"^\W+|\W+$")
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+_TAG = re.compile(r"[<\[◁][^\s<>\[\]'\"{}]{1,40}[>\]▷]")  # what templates look for
 
 # What an assistant's message may hold as it is: its own thinking and calls, which templates look for in it. Not the
 # end of a turn, nor what begins one.
@@ -44,9 +49,10 @@ class SpecialTexts(msgspec.Struct, frozen=True):
 
 
 class _Texts:
-    """A set of texts, none shorter than two characters, that can be found in others."""
+    """A set of texts, none shorter than two characters, that can be found in others. `kept` are texts that nothing is
+    put into, since templates look for them; `source` is what they are looked for in."""
 
-    def __init__(self, texts: Iterable[str]) -> None:
+    def __init__(self, texts: Iterable[str], kept: Iterable[str] = (), source: str = "") -> None:
         self._texts = frozenset(text for text in texts if len(text) > 1)
         self._sorted = sorted(self._texts)
         self._reversed = sorted(text[::-1] for text in self._texts)
@@ -65,6 +71,12 @@ class _Texts:
         self._lasts = re.compile(f"[{re.escape(lasts)}]" if lasts else "(?!)")
         self._letters = frozenset("".join(self._texts))
         self._all = "\0".join(self._sorted)
+        words = {_NO_LETTERS.sub("", text) for text in self._texts} - self._texts - ROLES
+        self._words = {one for one in words if f"'{one}'" not in source and f'"{one}"' not in source}
+        signs = "".join(first for first in seconds if not (first.isalnum() or first.isspace()))
+        others = sorted((one for one in kept if one not in self._texts), key=len, reverse=True)
+        unlike = f"(?!{'|'.join(map(re.escape, others))})" if others else ""
+        self._signs = re.compile(f"{unlike}[{re.escape(signs)}]" if signs else "(?!)")
 
     def found(self, text: str) -> list[tuple[int, int]]:
         """Where they stand in a text, by their beginnings; they may overlap."""
@@ -79,16 +91,17 @@ class _Texts:
     def places(self, text: str) -> set[int]:
         """Where marks go in a text."""
         places = {start + 1 for start, _ in self.found(text)}
+        places.update(sign.end() for sign in self._signs.finditer(text))
         if self._ends_as_one_begins(text):
             places.add(len(text))
         if self._begins_as_one_ends(text):
             places.add(0)
-        if self._could_be_a_middle(text):
+        if text in self._words or self._could_be_a_middle(text):
             places.add(1)
         return places
 
     def _could_be_a_middle(self, text: str) -> bool:
-        """Words are not: too many roles and types are named like control tokens."""
+        """Words are not: too many roles and types are named like control tokens. But no role is `endoftext`."""
         short = 0 < len(text) < self._longest and self._letters.issuperset(text)
         return short and not text.replace("_", "a").isalnum() and text in self._all
 
@@ -117,9 +130,12 @@ class _Known(msgspec.Struct, frozen=True):
 
 @lru_cache(maxsize=16)
 def _known(special: SpecialTexts, source: str) -> _Known:
-    """Of user-defined tokens those that the template writes; white space is text in any case."""
+    """Of user-defined tokens those that the template writes; white space is text in any case. `source` is that of the
+    template, and what it writes."""
     texts = [*special.control, *(one for one in special.user_defined if not one.isspace() and one in source)]
-    return _Known(_Texts(texts), _Texts(text for text in texts if not (is_own(text) and text in source)))
+    kept = frozenset(_TAG.findall(source))
+    of_assistant = [one for one in texts if not (is_own(one) and one in source)]
+    return _Known(_Texts(texts, kept, source), _Texts(of_assistant, kept, source))
 
 
 def is_own(text: str) -> bool:

@@ -24,7 +24,7 @@ from erllama_py.chat.conversation import (
 )
 from erllama_py.chat.fuel import CHARACTERS, PER_SOURCE, fuel_for
 from erllama_py.chat.program import Program, program
-from erllama_py.chat.tools_text import with_tools_as_text
+from erllama_py.chat.tools_text import MARKERS, with_tools_as_text
 from erllama_py.errors import ChatTemplateError
 
 DEFAULT, TOOL_USE = "default", "tool_use"
@@ -82,6 +82,13 @@ class ChatTemplate:
         """The template for a request: the one that it names or brings, else `tool_use` where there are tools, else the
         default one. Raises `ChatTemplateError`."""
         return program(self._source(chat_template, has_tools))
+
+    def written_for(self, settings: ChatSettings) -> str:
+        """Whatever stands in the rendering beside the texts of a conversation: the template's source, and what it
+        writes."""
+        one = self.program(settings.chat_template, has_tools=bool(settings.tools))
+        as_text = settings.tools_in_system and self.tells_tools_as_text(settings)
+        return "\n".join((one.source, one.written, MARKERS if as_text else ""))
 
     def source_for(self, settings: ChatSettings) -> str:
         """That of the template that renders a request with these settings."""

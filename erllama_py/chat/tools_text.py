@@ -24,6 +24,9 @@ For each call, answer with a JSON object of the function's name and its argument
 {{"name": <name of the function>, "arguments": <JSON object of its arguments>}}
 </tool_call>"""
 
+RESULT = "<tool_response>\n{result}\n</tool_response>"
+MARKERS = TOOLS + RESULT
+
 
 def with_tools_as_text(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
     """The conversation, its tools in the system message, which is added where there is none. Calls become text of the
@@ -36,20 +39,22 @@ def with_tools_as_text(messages: Sequence[Message], tools: Sequence[Mapping[str,
     else:
         opening = {"role": "system", "content": told}
     shown: list[Message] = [opening]
+    after_result = False
     for message in messages:
         one = _as_text(message)
-        last = shown[-1]
-        if message["role"] == "tool" and last.get("_results"):
-            last["content"] += f"\n{one['content']}"
+        is_result = message["role"] == "tool"
+        if is_result and after_result:
+            shown[-1]["content"] += f"\n{one['content']}"
         else:
             shown.append(one)
-    return [{name: value for name, value in one.items() if name != "_results"} for one in shown]
+        after_result = is_result
+    return shown
 
 
 def _as_text(message: Message) -> Message:
     content = text_of_content(message.get("content"))
     if message["role"] == "tool":
-        return {"role": "user", "content": f"<tool_response>\n{content}\n</tool_response>", "_results": True}
+        return {"role": "user", "content": RESULT.format(result=content)}
     if not message.get("tool_calls"):
         return message
     calls = "\n".join(map(_call, message["tool_calls"]))

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from erllama_py.chat.conversation import texts_in
 from erllama_py.chat.turn_keys import THOUGHTS
 from erllama_py.errors import ChatTemplateError
 
@@ -47,9 +48,11 @@ def text_after_reply(
     three times, five at most. `ends` are the texts of the tokens that end a reply: after calls of tools, what the
     template writes before the first of them is the calls' own. None where the conversation cannot go on in this way:
     the last message is no reply, or the template refuses, does not show a reply once, or renders what comes before it
-    differently than before.
+    differently than before, or somebody says the made-up text.
     """
     if not said or said[-1].get("role") != "assistant":
+        return None
+    if any(MADE_UP_REPLY in text for text in texts_in((*said, *new))):
         return None
     # The thoughts of old replies are dropped by many templates. That changes nothing here: the tokens that were read
     # stay.

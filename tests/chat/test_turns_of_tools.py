@@ -163,6 +163,23 @@ def test_where_neither_is_shown_there_is_no_text() -> None:
         assert text_after_reply([{"role": "user", "content": "u"}, said], [], rendering(source), ENDS) is None
 
 
+def test_who_says_the_made_up_text_hides_nothing() -> None:
+    """A result of a tool, say, that would have all before it left out."""
+    source = "{% for m in messages %}{{ m.content ~ (m.tool_calls | tojson if m.tool_calls else '') }}</s>{% endfor %}"
+    one = ChatTemplate(source, "", "")
+    said = [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}], "content": ""},
+    ]
+
+    def after(text: str) -> str | None:
+        new = [{"role": "tool", "content": "secret"}, {"role": "user", "content": text}]
+        return text_after_reply(said, new, lambda shown, opened: one.render(shown), ["</s>"])
+
+    assert after("hi") == "</s>secret</s>hi</s>"
+    assert after("replyQzXvKwJhere") is None
+
+
 def test_thoughts_of_replies_do_not_matter() -> None:
     """A client may send them back or not; the template may show them or not."""
     thinking = TAGS.replace("\n{{ m.content or '' }}", "\n{{ m.reasoning_content or '' }}{{ m.content or '' }}")
