@@ -222,6 +222,7 @@ def filters() -> dict[str, Callable[..., Any]]:
 
 def tests() -> dict[str, Callable[..., Any]]:
     """By name."""
+    compared: dict[str, Callable[[Fuel, Any, Any], None]]
     compared = dict.fromkeys(("==", "eq", "equalto", "!=", "ne", "<", "<=", ">", ">="), costs.compare)
     compared |= dict.fromkeys(("lt", "lessthan", "le", "gt", "greaterthan", "ge"), costs.compare)
     compared |= {"in": costs.contains, "divisibleby": _remainder}

@@ -167,10 +167,8 @@ def test_who_says_the_made_up_text_hides_nothing() -> None:
     """A result of a tool, say, that would have all before it left out."""
     source = "{% for m in messages %}{{ m.content ~ (m.tool_calls | tojson if m.tool_calls else '') }}</s>{% endfor %}"
     one = ChatTemplate(source, "", "")
-    said = [
-        {"role": "user", "content": "?"},
-        {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}], "content": ""},
-    ]
+    calling: Message = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f"}}]}
+    said: list[Message] = [{"role": "user", "content": "?"}, calling]
 
     def after(text: str) -> str | None:
         new = [{"role": "tool", "content": "secret"}, {"role": "user", "content": text}]
