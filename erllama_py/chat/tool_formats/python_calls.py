@@ -25,7 +25,7 @@ from erllama_py.chat.tool_formats.base import (
 )
 from erllama_py.chat.tool_formats.json_calls import read_objects
 from erllama_py.chat.tool_formats.python_text import NoCall, python_call
-from erllama_py.chat.tool_formats.tagged_calls import argument_schema, check_simple
+from erllama_py.chat.tool_formats.tagged_calls import argument_schema, check_simple, referring_to_definitions
 from erllama_py.errors import InvalidSchema
 
 EMPTY = literal("")  # a rule that may write nothing
@@ -86,7 +86,7 @@ def _forms(tools: Sequence[Offered], rules: LarkRules, marks: Marks, several: bo
 def _arguments(tool: Offered, rules: LarkRules) -> str:
     """The arguments in their order, with commas between those that are there."""
     check_simple(tool, "in Python's syntax")
-    parameters = json.loads(tool.schema)
+    parameters = referring_to_definitions(json.loads(tool.schema))
     properties, required = parameters.get("properties", {}), listed(parameters, "required")
     if not properties and parameters.get("additionalProperties", True) is not False:
         value = _value(argument_schema(parameters, "") or {}, rules)

@@ -24,6 +24,7 @@ from erllama_py.chat.tool_formats.json_text import begun_json, json_value
 from erllama_py.errors import InvalidSchema
 
 _PLAIN = frozenset({"type", "title", "description", "default", "examples", "deprecated", "$comment"})
+_DEFINITIONS, _WHOLE = ("$defs", "definitions"), "_whole"
 _WORDS = {"True": True, "False": False, "None": None}  # as models write them that have read much Python
 
 
@@ -111,7 +112,28 @@ def argument_schema(schema: dict[str, Any], name: str) -> dict[str, Any] | None:
         found = schema.get("additionalProperties")
     if not isinstance(found, dict):
         return None
-    return {**found, **{key: schema[key] for key in ("$defs", "definitions") if key in schema}}
+    return {**found, **{key: schema[key] for key in _DEFINITIONS if key in schema}}
+
+
+def referring_to_definitions(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with all its references leading to definitions, so that those of one argument can stand alone."""
+    changed: dict[str, Any] = _referring(schema)
+    if changed != schema:
+        root = {key: value for key, value in changed.items() if key not in (*_DEFINITIONS, "x-guidance")}
+        changed["$defs"] = {**changed.get("$defs", {}), _WHOLE: root}
+    return changed
+
+
+def _referring(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_referring(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    changed = {key: _referring(one) for key, one in value.items()}
+    reference = value.get("$ref")
+    if isinstance(reference, str) and not reference.startswith(("#/$defs/", "#/definitions/")):
+        changed["$ref"] = f"#/$defs/{_WHOLE}{reference.removeprefix('#')}"
+    return changed
 
 
 def is_plain_text(schema: dict[str, Any]) -> bool:
@@ -167,7 +189,7 @@ def _forms(tools: Sequence[Offered], rules: LarkRules, marks: Marks, style: TagS
 
 
 def _argument_rules(tool: Offered, rules: LarkRules, style: TagStyle) -> list[str]:
-    parameters = json.loads(tool.schema)
+    parameters = referring_to_definitions(json.loads(tool.schema))
     properties, required = parameters.get("properties", {}), listed(parameters, "required")
     check_simple(tool, "between tags")
     found = []

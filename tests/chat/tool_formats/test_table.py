@@ -180,7 +180,23 @@ ARGUMENTS = st.fixed_dictionaries(
 CALLS = st.lists(st.tuples(st.just("get_weather"), ARGUMENTS) | st.just(("noop", {})), min_size=1, max_size=3)
 
 
-@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+@ALL
+def test_references_lead_anywhere_in_the_parameters(form: ToolFormat) -> None:
+    """To another argument, as zod writes them, to a definition, or to the whole."""
+    size = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    properties = {
+        "a": size, "b": {"$ref": "#/properties/a"}, "c": {"type": "array", "items": {"$ref": "#"}},
+        "d": {"type": "array", "items": {"$ref": "#/$defs/e"}},
+    }  # fmt: skip
+    parameters = {"type": "object", "properties": properties, "$defs": {"e": {"$ref": "#/properties/a/properties/n"}}}
+    asked = tools({"name": "draw", "parameters": parameters})
+    call = {"a": {"n": 1}, "b": {"n": 2}, "c": [{"b": {"n": 3}}], "d": [4]}
+    assert is_followed(grammar(form, asked, "required"), WRITTEN[form.name]([("draw", call)]))
+    wrong = {"b": {"n": "x"}}
+    assert not is_followed(grammar(form, asked, "required"), WRITTEN[form.name]([("draw", wrong)]))
+
+
+@ALL
 @pytest.mark.parametrize("filler", [" ", "\n", " \n", "<", "[", "{", ",", "<|channel|>", "<arg_key>", "<parameter="])
 def test_a_section_of_much_the_same_is_read_at_once(form: ToolFormat, filler: str) -> None:
     """Whatever is searched for in it: nothing is tried from each place to the end."""
@@ -303,7 +319,7 @@ def test_random_draws_under_the_grammar_are_valid_calls(form: ToolFormat, seed: 
     assert calls[0].problem is None, reply
 
 
-@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+@ALL
 @pytest.mark.parametrize("seed", [pytest.param(n, marks=[pytest.mark.slow] if n else []) for n in range(3)])
 def test_random_tools_are_called_validly_by_chance(form: ToolFormat, seed: int) -> None:
     """Schemas by chance, and random bytes under the grammar: each call that comes to its end obeys its schema, by
