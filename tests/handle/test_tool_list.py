@@ -134,7 +134,7 @@ async def test_every_call_has_the_same_door() -> None:
                 await model.apply_chat_template(messages, tools=bad)  # type: ignore[arg-type]  # a slip
             with pytest.raises(InvalidOption):
                 model.session(tools=bad)  # type: ignore[arg-type]  # a slip
-        assert (await model.chat(messages, tools=[add], response_tokens=4)).generated
+        assert (await model.chat(messages, tools=[add], response_tokens=4)).prompt_tokens
         shown = await model.detokenize(await model.apply_chat_template(messages, tools=[add]))
         assert '"name": "add"' in shown
         async with model.session(tools=[add]) as session:

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from erllama_py.chat.lark_rules import LarkRules, literal
+from erllama_py.chat.lark_rules import LarkRules, literal, without
 from erllama_py.chat.schema import listed, schema_text
 from erllama_py.chat.structure import JSON_STYLE
 from erllama_py.chat.tool_formats.base import Form, Marks, Offered, Read, ToolFormat, fixed, from_first, without_end
@@ -200,7 +200,7 @@ def _argument_rules(tool: Offered, rules: LarkRules, style: TagStyle) -> list[st
         found.append(value if name in required else f"{value}?")
     if not properties and parameters.get("additionalProperties", True) is not False:
         others = argument_schema(parameters, "")
-        free = rules.until(_padding(style) + style.value_end) if others is None else _value(others, rules, style)
+        free = _any_text(rules, style) if others is None else _value(others, rules, style)
         head, tail = map(rules.marker, style.key.split("{}"))
         found.append(f"({head} /[^<>\\n]+/ {tail} {free} {literal(style.after_value)})*")
     return found
@@ -217,10 +217,16 @@ def _padding(style: TagStyle) -> str:
     return "\n" if style.padded else ""
 
 
+def _any_text(rules: LarkRules, style: TagStyle) -> str:
+    """A text and its end, which is not in it without its line feed either: a reader would end it there."""
+    lead = rules.terminal(without((style.value_end,), ())) if style.padded else "ANY"
+    return rules.until(_padding(style) + style.value_end, lead)
+
+
 def _value(schema: dict[str, Any], rules: LarkRules, style: TagStyle) -> str:
     end = _padding(style) + style.value_end
     if is_plain_text(schema):
-        return rules.until(end)
+        return _any_text(rules, style)
     if texts := named_texts(schema):
         return f"({' | '.join(literal(text) for text in texts)}) {rules.marker(end)}"
     return f"{rules.schema(schema_text(schema, **JSON_STYLE))} {rules.marker(end)}"

@@ -196,6 +196,18 @@ def test_references_lead_anywhere_in_the_parameters(form: ToolFormat) -> None:
     assert not is_followed(grammar(form, asked, "required"), WRITTEN[form.name]([("draw", wrong)]))
 
 
+@pytest.mark.parametrize(("text", "is_allowed"), [("a\n\n<b>\n", True), ("", True), ("</parameter", True),
+                                                 ("a</parameter>b", False), ("</parameter>", False)])  # fmt: skip
+def test_a_text_between_tags_lacks_the_one_that_ends_it(text: str, is_allowed: bool) -> None:
+    """In the grammar as for the reader, with a line feed before it or without."""
+    form = format_named("qwen3_coder")
+    assert form is not None
+    written = WRITTEN[form.name]([("get_weather", {"city": text})])
+    assert is_followed(grammar(form, TOOLS, "required"), written) == is_allowed
+    if is_allowed:
+        assert read(form, TOOLS, [written])[1][0].arguments == {"city": text}
+
+
 @ALL
 @pytest.mark.parametrize("filler", [" ", "\n", " \n", "<", "[", "{", ",", "<|channel|>", "<arg_key>", "<parameter="])
 def test_a_section_of_much_the_same_is_read_at_once(form: ToolFormat, filler: str) -> None:
