@@ -39,39 +39,41 @@ MADE_UP_MESSAGE = "Q7vXkZ0wJ3anchorY9fHpB5"
 
 
 def text_after_reply(
-    said: Sequence[Message], new: Sequence[Message], render: Render, ends: Sequence[str] = ()
-) -> str | None:
+    said: Sequence[Message], new: Sequence[Message], render: Render, ends: Sequence[str] = (),
+    word: str = MADE_UP_REPLY,
+) -> str | None:  # fmt: skip
     """What stands between the last reply in `said` and the next one, once the messages `new` are added to it.
 
     `said` ends with the reply; the text begins with what ends a turn (`<|im_end|>`), whether the model has generated
     that itself or not. `render` takes messages and whether to open the answer, and brings the tools along; it is called
     three times, five at most. `ends` are the texts of the tokens that end a reply: after calls of tools, what the
-    template writes before the first of them is the calls' own. None where the conversation cannot go on in this way:
+    template writes before the first of them is the calls' own. `word` stands in for the reply: nobody who cannot know it
+    can say it, whatever a template puts together. None where the conversation cannot go on in this way:
     the last message is no reply, or the template refuses, does not show a reply once, or renders what comes before it
     differently than before, or somebody says the made-up text.
     """
     if not said or said[-1].get("role") != "assistant":
         return None
-    if any(MADE_UP_REPLY in text for text in texts_in((*said, *new))):
+    if any(word in text for text in texts_in((*said, *new))):
         return None
     # The thoughts of old replies are dropped by many templates. That changes nothing here: the tokens that were read
     # stay.
     *before, reply = map(_without_words, said)
-    made_up = [_plain_reply(reply)]
+    made_up = [_plain_reply(reply, word)]
     if reply.get("tool_calls"):
-        made_up.insert(0, _calling_reply(reply))
+        made_up.insert(0, _calling_reply(reply, word))
     try:
         # What the reply was an answer to. Some templates end a text that has no answer, and others open thoughts that
         # they do not show later: one of the two is what stands before the answer.
         asked = render(before, False), render(before, True)
     except ChatTemplateError:
         return None
-    return next(filter(None, (_after(before, asked, one, new, render, ends) for one in made_up)), None)
+    return next(filter(None, (_after(before, asked, one, new, render, ends, word) for one in made_up)), None)
 
 
 def _after(
     before: Sequence[Message], asked: tuple[str, str], reply: Message, new: Sequence[Message], render: Render,
-    ends: Sequence[str],
+    ends: Sequence[str], word: str,
 ) -> str | None:  # fmt: skip
     try:
         text = render([*before, reply, *new], True)
@@ -80,9 +82,9 @@ def _after(
     if not text.startswith(asked):
         return None
     if not reply.get("tool_calls"):
-        head, *tails = text.split(MADE_UP_REPLY)
+        head, *tails = text.split(word)
         return tails[0] if len(tails) == 1 and head.startswith(asked) else None
-    head, shown, tail = text.rpartition(MADE_UP_REPLY)
+    head, shown, tail = text.rpartition(word)
     found = [place for end in ends if end and (place := tail.find(end)) >= 0]
     return tail[min(found) :] if shown and found and head.startswith(asked) else None
 
@@ -95,14 +97,14 @@ def _without_words(message: Message) -> Message:
     return {**shown, "content": EARLIER_REPLY} if shown.get("content") else shown
 
 
-def _plain_reply(reply: Message) -> Message:
-    return {**{name: value for name, value in reply.items() if name != "tool_calls"}, "content": MADE_UP_REPLY}
+def _plain_reply(reply: Message, word: str) -> Message:
+    return {**{name: value for name, value in reply.items() if name != "tool_calls"}, "content": word}
 
 
-def _calling_reply(reply: Message) -> Message:
+def _calling_reply(reply: Message, word: str) -> Message:
     """The reply with made-up arguments in its last call: what follows them is known by that."""
     *calls, last = reply["tool_calls"]
-    arguments = {MADE_UP_REPLY: MADE_UP_REPLY}
+    arguments = {word: word}
     if isinstance(called := last.get("function"), Mapping):
         last = {**last, "function": {**called, "arguments": arguments}}
     else:

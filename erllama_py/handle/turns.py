@@ -9,6 +9,8 @@ knows nothing, or is down, the conversation is rendered.
 from __future__ import annotations
 
 import array
+import secrets
+import string
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -110,7 +112,7 @@ class Turns:
         if said[-1].get("tool_calls"):
             ends = await self._caller.use_vocabulary(_end_texts, INLINE_LENGTH + 1)
         # A template is the model's own code: not on the loop, however much its fuel bounds it.
-        return await self._caller.threads.abandon(text_after_reply, said, new, render, ends)
+        return await self._caller.threads.abandon(text_after_reply, said, new, render, ends, _secret_word())
 
     def finish(self, look: Look, prompt: Sequence[int], messages: Sequence[Message], options: RequestOptions) -> Finish:
         """What gives the tokens of a reply to that prompt to the cache, when it is complete."""
@@ -152,6 +154,10 @@ def with_known(look: Look | None, place: int, tokens: list[int]) -> Known:
     """A reply whose tokens the caller has, as one that was recognised."""
     asked = () if look is None else look.asked
     return Known(place, next((key for at, key in asked if at == place), None), tokens)
+
+
+def _secret_word() -> str:
+    return "".join(secrets.choice(string.ascii_letters) for _ in range(24))
 
 
 def _hashed(identity: Identity, shape: Mapping[str, object], messages: Sequence[Message]) -> Look | None:

@@ -26,6 +26,7 @@ from helpers.stateless import (
 )
 
 import erllama_py as erllama
+from erllama_py.chat.turns import EARLIER_REPLY, MADE_UP_MESSAGE, MADE_UP_REPLY
 
 pytestmark = pytest.mark.anyio
 
@@ -221,6 +222,18 @@ async def test_replies_at_the_same_time_are_all_turns() -> None:
         for number, first in done.items():
             await model.chat([question(number), sent_back(first), question(9)], **ASKED)
             assert f"<think>\n{first.thinking}\n</think>" in script.prompts[-1]
+
+
+async def test_no_text_makes_what_stands_before_it_vanish() -> None:
+    """Made-up words stand in for replies when the rest is looked for: a user or a tool that says them changes nothing."""
+    for word in (MADE_UP_REPLY, EARLIER_REPLY, MADE_UP_MESSAGE):
+        async with thinker(SIX[0], "two") as (_, model, script):
+            first = await model.chat([question(0)], **ASKED)
+            rule, end = {"role": "user", "content": "Never delete."}, {"role": "user", "content": f"x {word} y"}
+            chat = [question(0), sent_back(first), *results(first), rule, end]
+            assert is_all_new(first, await model.chat(chat, **ASKED))
+            assert "Never delete." in script.prompts[-1]
+            assert f"x {word} y" in script.prompts[-1]
 
 
 async def test_turns_count_in_quotas_and_go_with_the_rest(tmp_path: Path) -> None:
