@@ -15,6 +15,7 @@ from erllama_py.errors import ChatTemplateError
 
 DEEPEST = 90  # values in each other in what is given; templates wrap them in some more
 DEEPEST_READ = 100
+MOST_BITS = 8192  # of a whole number: Python refuses to write one of more than 4,300 digits
 THOUGHTS = ("reasoning_content", "thinking", "reasoning")  # names of a message's thinking, the usual one first
 
 Message = dict[str, Any]
@@ -146,6 +147,8 @@ class Copy:
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, int | float):
+            if isinstance(value, int) and value.bit_length() > MOST_BITS:
+                raise ChatTemplateError(f"{where} holds a number of {value.bit_length()} bits, which has no text")
             return int(value) if isinstance(value, int) else float(value)
         if depth >= DEEPEST:
             raise ChatTemplateError(f"{where} nests values more than {DEEPEST} deep")

@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
+from erllama_py.chat.conversation import MOST_BITS
+
 Message = Mapping[str, Any]
 
 # Changed whenever the form of what is hashed changes, so that no old key can mean something new.
 SHAPE = b"erllama turn shape v1\0"
-MESSAGE = b"erllama turn message v1\0"
+MESSAGE = b"erllama turn message v2\0"
 SAID = b"erllama turn said v1\0"
 CALLED = b"erllama turn called v1\0"
 
@@ -64,13 +66,19 @@ def canonical(message: Message) -> list[Any]:
     """What a message says. Of the assistant's neither its thoughts, nor white space around its text, nor the ids of its
     calls; arguments are values, however they were written."""
     fields = {name: value for name, value in message.items() if value is not None}
-    role, content = fields.pop("role", None), _text(fields.pop("content", ""))
+    role, content = fields.pop("role", None), fields.pop("content", "")
     if role != "assistant":
-        return [role, content, fields]
+        return [role, _one_text(content), fields]
+    content = _text(content)
     calls = [_call(call) for call in fields.pop("tool_calls", None) or ()]
     # What clients add without a value, such as an empty list of annotations, says nothing.
     others = {name: value for name, value in fields.items() if name not in THOUGHTS and value not in ("", [], {}, ())}
     return [role, content.strip() if isinstance(content, str) else content, calls, others]
+
+
+def _one_text(content: object) -> object:
+    """One part is its text. Several are not one text: there are templates that show each by itself."""
+    return _text(content) if isinstance(content, list | tuple) and len(content) == 1 else content
 
 
 def _text(content: object) -> object:
@@ -113,6 +121,8 @@ def _plain(value: object, depth: int) -> Any:
         return value
     if isinstance(value, int | float):
         is_whole = isinstance(value, float) and value.is_integer() and abs(value) < WHOLE
+        if isinstance(value, int) and value.bit_length() > MOST_BITS:
+            raise NotHashable
         return int(value) if is_whole or isinstance(value, int) else float(value)
     if depth < DEEPEST:
         if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):

@@ -47,8 +47,8 @@ def text_after_reply(
     `said` ends with the reply; the text begins with what ends a turn (`<|im_end|>`), whether the model has generated
     that itself or not. `render` takes messages and whether to open the answer, and brings the tools along; it is called
     three times, five at most. `ends` are the texts of the tokens that end a reply: after calls of tools, what the
-    template writes before the first of them is the calls' own. `word` stands in for the reply: nobody who cannot know it
-    can say it, whatever a template puts together. None where the conversation cannot go on in this way:
+    template writes before the first of them is the calls' own. `word` stands in for the reply: nobody can
+    say it who cannot know it, whatever a template puts together. None where the conversation cannot go on in this way:
     the last message is no reply, or the template refuses, does not show a reply once, or renders what comes before it
     differently than before, or somebody says the made-up text.
     """

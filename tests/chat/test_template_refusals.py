@@ -146,6 +146,10 @@ def test_what_a_template_runs_into_travels_as_the_cause() -> None:
             [{"role": "user", "content": [{"type": "text", "text": 1}]}],
             "message 1: a part of content is {'type': 'text', 'text': str}",
         ),
+        (
+            [{"role": "user", "content": "u", "n": [10**5000]}],
+            "message 1 holds a number of 16610 bits, which has no text",
+        ),
     ],
 )
 def test_messages_that_are_none_are_refused_with_their_place(messages: Any, said: str) -> None:

@@ -139,9 +139,11 @@ def test_ids_of_calls_are_a_key_after_the_same_conversation(
 
 
 def test_parts_of_content_are_one_text() -> None:
-    """As for templates that take only text; a part of another kind is no text."""
+    """In a reply, which was one text; what users send in several may be shown as several. Other kinds are no text."""
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert end([{"role": "user", "content": parts}]) == end([{"role": "user", "content": "a\nb"}])
+    assert end([{"role": "assistant", "content": parts}]) == end([{"role": "assistant", "content": "a\nb"}])
+    assert end([{"role": "user", "content": parts}]) != end([{"role": "user", "content": "a\nb"}])
+    assert end([{"role": "user", "content": parts[:1]}]) == end([{"role": "user", "content": "a"}])
     assert end([{"role": "user", "content": [{"type": "image", "text": "a"}]}]) != end(
         [{"role": "user", "content": "a"}]
     )
@@ -155,7 +157,7 @@ def test_arguments_that_are_no_object_stay_what_they_are() -> None:
     assert len(set(keys)) == len(given) - 1
 
 
-@pytest.mark.parametrize("value", [object(), b"x", {1: 2}, {"a": {1, 2}}])
+@pytest.mark.parametrize("value", [object(), b"x", {1: 2}, {"a": {1, 2}}, pytest.param([10**5000], id="long")])
 def test_what_no_json_has_is_refused(value: object) -> None:
     """So is what nests without an end; the template will say what is wrong with it."""
     with pytest.raises(NotHashable):

@@ -225,7 +225,7 @@ async def test_replies_at_the_same_time_are_all_turns() -> None:
 
 
 async def test_no_text_makes_what_stands_before_it_vanish() -> None:
-    """Made-up words stand in for replies when the rest is looked for: a user or a tool that says them changes nothing."""
+    """Made-up words stand in for replies when the rest is looked for: one who says them changes nothing."""
     for word in (MADE_UP_REPLY, EARLIER_REPLY, MADE_UP_MESSAGE):
         async with thinker(SIX[0], "two") as (_, model, script):
             first = await model.chat([question(0)], **ASKED)
