@@ -25,6 +25,7 @@ from erllama_py.engine.jobs import (
     Capture,
     Captured,
     Drop,
+    EndThinking,
     Failed,
     Finished,
     Fork,
@@ -114,6 +115,8 @@ class FakeEngine:
         self.parked: dict[int, Work] = {}
         self.cells = FakeCells(memory, n_swa, n_cells, n_seq_max)
         self.failed: set[int] = set()
+        self.begun: set[int] = set()  # all that there ever were
+        self.thought: set[int] = set()  # of these, whose thinking is to end
         self.refuse: Literal["", "kept", "emptied"] = ""  # the next row, and what is left of its sequence
         self.buffers_gone = False  # for the next copy
         self.fail_begin = False  # the next request's sampler cannot be made
@@ -183,6 +186,9 @@ class FakeEngine:
                     self.running[request_id] = parked
                 if work := self.running.get(request_id):
                     work.finish = work.finish or "cancelled"
+            case EndThinking(request_id):
+                assert request_id in self.begun, "it is not known yet, and will not be told again"
+                self.thought.add(request_id)
             case _:
                 raise AssertionError(f"no job for an engine in a test: {job}")
 
@@ -200,6 +206,9 @@ class FakeEngine:
         assert request_id not in self.running
         assert request_id not in self.parked
         self._forget_forks(job.seq_id)
+        self.begun.add(request_id)
+        if job.markers is not None and job.markers.ended:
+            self.thought.add(request_id)
         self._check_beginning(owner, job.seq_id, job.keep, job.limit, job.tokens)
         assert job.keep < len(job.tokens) or job.logits is not None
         if self.fail_begin:

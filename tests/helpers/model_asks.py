@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from erllama_py.cache.keys import Identity, pack_tokens, prefix_keys
+from erllama_py.chat.segments import Markers, SegmentKind
 from erllama_py.engine.backend import MemoryKind
 from erllama_py.engine.jobs import CapturePlan, Report
 from erllama_py.options.sampling import Sampling
@@ -54,6 +55,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     plan: bool
     queue_wait: float = 0.0
     scored: int = 0
+    thinks: SegmentKind | None = None  # what its reply begins in, where thinking is told apart
 
 
 def request_for(shape: Shape, ask: Ask, request_id: int, texts: Sequence[list[int]], now: float) -> Request:
@@ -72,6 +74,7 @@ def request_for(shape: Shape, ask: Ask, request_id: int, texts: Sequence[list[in
         sampling=Sampling(), stop_sequences=(), submitted_at=now, identity=identity, packed=packed,
         key=prefix_keys(identity, packed, (len(tokens),))[0], plan=plan, priority=ask.priority,
         session_id=ask.session, session_wait=ask.wait, queue_wait=ask.queue_wait,
+        markers=None if ask.thinks is None else Markers(thinking=("<t>", "</t>"), begins=ask.thinks),
     )  # fmt: skip
     return with_scored(request, shape.n_ctx, ask.scored) if ask.scored else request
 

@@ -28,6 +28,7 @@ from erllama_py.scheduler.messages import (
     Emit,
     EndLookUp,
     EndSession,
+    EndThinking,
     EngineOutcomes,
     FailRequest,
     Found,
@@ -87,6 +88,7 @@ class World:
         self.asked: dict[int, Request] = {}
         self.streamed: dict[int, list[int]] = {}
         self.cancelled: set[int] = set()
+        self.hurried: set[int] = set()  # whose thinking is to end
         self.answered: Counter[int] = Counter()
         self.texts: list[list[int]] = []
         self.tickets: set[int] = set()
@@ -219,7 +221,7 @@ class World:
             "answer": self.answer_look_up, "read": self.read, "store": self.store, "cancel": self.cancel,
             "save all": self.save_all, "leave save all": self.leave_save_all, "end session": self.end_session,
             "look": self.look, "mishap": self.mishap, "unload": self.unload, "evict rows": self.shelf.lose_half,
-            "lose save": self.lose_save,
+            "lose save": self.lose_save, "end thinking": self.end_thinking,
         }  # fmt: skip
         steps[kind](number)
         self.check()
@@ -240,6 +242,19 @@ class World:
             request_id = waiting[number % len(waiting)]
             self.cancelled.add(request_id)
             self.tell(CancelRequest(request_id))
+
+    def end_thinking(self, number: int) -> None:
+        """Of any request: it may be over, in whatever stage, and have been told before."""
+        if not self.asked:
+            return
+        request_id = sorted(self.asked)[number % len(self.asked)]
+        markers, over = self.asked[request_id].markers, self.answered[request_id] or self.state.stopping
+        sent = [job.request_id for job in self.engine.inbox if isinstance(job, Generate)]
+        is_begun = request_id in self.engine.begun or request_id in sent
+        # What has not begun has nothing to end but what its prompt has opened.
+        if markers is not None and not over and request_id not in self.cancelled:
+            self.hurried |= {request_id} if is_begun or markers.begins == "thinking" else set()
+        self.tell(EndThinking(request_id))
 
     def save_all(self, number: int) -> None:
         self.last_id += 1
@@ -379,6 +394,7 @@ class World:
         assert not self.state.copies
         assert not self.state.save_alls
         assert self.state.saving is None
+        assert self.hurried & self.engine.begun == self.engine.thought, "thinking goes on, or was not to end"
         self.check_saving_all()
 
     def check_saving_all(self) -> None:

@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 from erllama_py.engine.backend import MemoryKind
 
 STEPS = ["answer", "cancel", "deliver", "jobs", "look", "mishap", "read", "round", "store", "tick"]
-RARE = ["end session", "evict rows", "leave save all", "lose save", "save all", "unload"]
+RARE = [
+    "end session",
+    "end thinking",
+    "end thinking",
+    "evict rows",
+    "leave save all",
+    "lose save",
+    "save all",
+    "unload",
+]
 TEMPERS = (
     STEPS + RARE,
     ["round", "work", "deliver", *STEPS],  # much gets done
@@ -50,6 +59,7 @@ asks = st.builds(
     plan=st.sampled_from([True, True, True, False]),
     queue_wait=st.sampled_from([0.0, 0.0, 50.0, math.inf]),
     scored=st.sampled_from([0, 0, 0, 1, 3]),
+    thinks=st.sampled_from([None, "text", "thinking"]),
 )
 numbers = st.integers(0, 15) | st.integers(0, 1 << 15)
 
