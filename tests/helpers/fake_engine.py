@@ -47,6 +47,7 @@ from erllama_py.engine.jobs import (
 )
 from erllama_py.errors import DecodeFailed
 from erllama_py.results import FinishReason
+from erllama_py.scheduler.messages import Request
 from helpers.fake_cells import FakeCells, unpacked
 from helpers.requests import captured
 
@@ -143,6 +144,12 @@ class FakeEngine:
         if ok:
             cells.restore(seq_id, tokens, self.owners[job.request_id])
         self.outbox.append(Restored(job.request_id, job.end, ok, cells.length(seq_id)))
+
+    def has_to_end(self, request: Request) -> bool:
+        """Whether its thinking can be ended: of what has not begun only that which its prompt opens."""
+        sent = [job.request_id for job in self.inbox if isinstance(job, Generate)]
+        markers, is_begun = request.markers, request.id in self.begun or request.id in sent
+        return markers is not None and (is_begun or markers.begins == "thinking")
 
     # --- jobs --------------------------------------------------------------------------------------------
 

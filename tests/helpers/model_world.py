@@ -51,11 +51,11 @@ from erllama_py.scheduler.reuse import is_cuttable
 from erllama_py.scheduler.stages import Looking, Restoring
 from erllama_py.scheduler.state import Limits, new_state
 from helpers.fake_cells import unpacked
-from helpers.fake_engine import FakeEngine, reply_to
+from helpers.fake_engine import FakeEngine
 from helpers.model_asks import IDENTITIES, SCORED, SESSIONS, Ask, Shape, request_for
 from helpers.row_shelf import RowShelf
 from helpers.stages import requests
-from helpers.turn_laws import check_parks, check_turns
+from helpers.turn_laws import check_answer, check_parks, check_turns
 
 N_SWA = 12
 IDLE_SECONDS = 1000.0  # "look" lets up to 1,500 of them pass, and a decode one
@@ -167,14 +167,7 @@ class World:
     def complete(self, answer: Complete) -> None:
         request, finished = self.asked[answer.request.id], answer.finished
         self.answer(request.id)
-        due = reply_to(request.tokens, request.max_new_tokens)
-        if finished is None:
-            assert request.id in self.cancelled
-        elif finished.reason == "cancelled":
-            assert request.id in self.cancelled or self.state.stopping
-            assert finished.token_ids == due[: len(finished.token_ids)]
-        else:
-            assert finished.token_ids == due
+        check_answer(answer, was_cancelled=request.id in self.cancelled, stopping=self.state.stopping)
         if finished is not None:
             assert self.streamed.get(request.id, finished.token_ids) == finished.token_ids
         if finished is not None and request.lasting is None:
@@ -245,16 +238,12 @@ class World:
 
     def end_thinking(self, number: int) -> None:
         """Of any request: it may be over, in whatever stage, and have been told before."""
-        if not self.asked:
-            return
-        request_id = sorted(self.asked)[number % len(self.asked)]
-        markers, over = self.asked[request_id].markers, self.answered[request_id] or self.state.stopping
-        sent = [job.request_id for job in self.engine.inbox if isinstance(job, Generate)]
-        is_begun = request_id in self.engine.begun or request_id in sent
-        # What has not begun has nothing to end but what its prompt has opened.
-        if markers is not None and not over and request_id not in self.cancelled:
-            self.hurried |= {request_id} if is_begun or markers.begins == "thinking" else set()
-        self.tell(EndThinking(request_id))
+        if self.asked:
+            request = self.asked[sorted(self.asked)[number % len(self.asked)]]
+            over = self.answered[request.id] or request.id in self.cancelled or self.state.stopping
+            if not over and self.engine.has_to_end(request):
+                self.hurried.add(request.id)
+            self.tell(EndThinking(request.id))
 
     def save_all(self, number: int) -> None:
         self.last_id += 1

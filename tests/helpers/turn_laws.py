@@ -1,12 +1,13 @@
-"""Laws of the queue and of turns, for each step of a machine, whatever the event."""
+"""Laws of the queue, of turns and of answers, for each step of a machine, whatever the event."""
 
 from __future__ import annotations
 
 from erllama_py.engine.jobs import Wants
-from erllama_py.scheduler.messages import EngineOutcomes, Message, Submit
+from erllama_py.scheduler.messages import Complete, EngineOutcomes, Message, Submit
 from erllama_py.scheduler.preempt import turn_is_over
 from erllama_py.scheduler.stages import Parking, Placed, Working, is_leaving, queue_rank
 from erllama_py.scheduler.state import State
+from helpers.fake_engine import reply_to
 from helpers.stages import queued, requests
 
 LOWEST = -1 << 30
@@ -40,3 +41,15 @@ def check_parks(before: State, after: State, event: Message, now: float) -> None
         if one.core.request.priority >= highest:
             assert turn_is_over(before, earlier, now), "parked for an equal before its turn is over"
             assert before.parked, "parked for one that was never started"
+
+
+def check_answer(answer: Complete, *, was_cancelled: bool, stopping: bool) -> None:
+    """A request gets what it is due, all of it unless it was ended."""
+    finished, due = answer.finished, reply_to(answer.request.tokens, answer.request.max_new_tokens)
+    if finished is None:
+        assert was_cancelled
+    elif finished.reason == "cancelled":
+        assert was_cancelled or stopping
+        assert finished.token_ids == due[: len(finished.token_ids)]
+    else:
+        assert finished.token_ids == due
