@@ -19,6 +19,8 @@ from erllama_py.tiers.messages import RowMeta, StoredRow
 TRY_SHARE = 16
 # Rows of turns may take a sixteenth of a quota: they are small, and many would be older than any row with cells.
 TURN_SHARE = 16
+# And no more than this, however large the quota: their tokens are in the index, in memory.
+MOST_TURN_BYTES = 256 << 20
 
 
 class Copy(msgspec.Struct, gc=False):
@@ -133,7 +135,7 @@ class Book:
 
     def turn_excess(self) -> int:
         """Bytes of turns to evict, so that they keep to their share of the quota."""
-        return self.turn_bytes - self.quota // TURN_SHARE
+        return self.turn_bytes - min(self.quota // TURN_SHARE, MOST_TURN_BYTES)
 
     # --- which row extends which ------------------------------------------------------------------------------------
 

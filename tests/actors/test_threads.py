@@ -216,6 +216,7 @@ async def test_threads_that_the_system_does_not_have_are_not_waited_for(monkeypa
         assert not any(thread.is_alive() for thread in begun)
 
 
+@pytest.mark.slow
 def test_a_process_ends_while_a_thread_hangs() -> None:
     """It does not wait for one, closed or not."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

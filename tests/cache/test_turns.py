@@ -9,7 +9,7 @@ from helpers.rows import IDENTITY, chain, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erllama_py.cache.book import TURN_SHARE, Book
+from erllama_py.cache.book import MOST_TURN_BYTES, TURN_SHARE, Book
 from erllama_py.cache.eviction import choose_victims, evict_bytes, orphans
 from erllama_py.cache.index import Index
 from erllama_py.cache.keys import pack_tokens
@@ -110,6 +110,13 @@ def test_turns_are_no_cells() -> None:
     assert (hit.length, hit.chain, hit.saved_to) == (0, (), 0)
     assert hit.miss is not None
     assert hit.miss.reason == "empty"
+
+
+def test_a_large_quota_gives_turns_no_more_than_memory_holds() -> None:
+    """Their tokens are in the index, whatever the tier is made of."""
+    small, large = Book("disk", 16 << 20), Book("disk", 1 << 40)
+    assert small.turn_excess() == -(1 << 20)
+    assert large.turn_excess() == -MOST_TURN_BYTES
 
 
 def test_turns_keep_to_their_share_and_cells_to_theirs() -> None:

@@ -50,6 +50,7 @@ def test_what_is_wrong_is_said(schema: dict[str, Any], arguments: dict[str, Any]
     assert problem_of(arguments, schema) == said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_verdicts_are_those_of_another_validator(seed: int) -> None:
     """Of replies that a grammar let through, and of the same with something changed in them."""

@@ -227,6 +227,7 @@ def test_a_long_text_is_no_bomb() -> None:
     assert len(ChatTemplate(source, "", "").render([{"role": "user", "content": text}])) == 2 * len(text) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "said"),
     [

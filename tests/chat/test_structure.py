@@ -140,6 +140,7 @@ def test_a_type_without_a_json_form_is_refused(kind: Any) -> None:
         structure_text(json_schema=kind)
 
 
+@pytest.mark.slow
 def test_pydantic_is_not_imported_for_others() -> None:
     """Who has none pays nothing for it."""
     code = (

@@ -108,6 +108,7 @@ def words() -> dict[str, set[str]]:
     }
 
 
+@pytest.mark.slow
 def test_the_guide_lists_what_is_counted_and_nothing_else() -> None:
     """Compared in both directions, families word by word."""
     assert listed() == counted()

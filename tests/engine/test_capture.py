@@ -323,6 +323,7 @@ def test_cells_can_all_be_used_after_many_captures_and_restores(subject: Subject
 # --- kept logits ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grammar", [None, regex("[a-z ]+")])
 def test_a_draw_from_kept_logits_is_the_draw_that_the_live_ones_give(backend: Backend, grammar: str | None) -> None:
     """Over many seeds, with penalties and grammars, for draw after draw."""

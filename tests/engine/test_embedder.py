@@ -205,6 +205,7 @@ def test_cells_are_made_for_an_input_in_few_steps(tokens: int, n_ctx: int) -> No
     assert cells < 2 * tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dense", "window", "recurrent", "hybrid"])
 def test_a_context_grows_for_an_input_that_is_longer_than_its_cells(kind: Kind, models: Path) -> None:
     """It begins small; after `reserve` an input of any length up to the model's is computed, and short ones as ever."""

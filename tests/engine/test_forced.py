@@ -64,6 +64,7 @@ def told(end: Finished) -> tuple[Any, ...]:
     return end.text, end.token_ids, end.reason, end.stop_sequence
 
 
+@pytest.mark.slow
 @given(of=schemas(), seed=st.none() | st.integers(0, 1000), most=st.just(400) | st.integers(1, 40))
 def test_the_reply_is_that_of_draws_alone(of: dict[str, Any], seed: int | None, most: int) -> None:
     """Whatever the schema, the seed and the most tokens that it may have; with no more decodes."""
@@ -195,6 +196,7 @@ def test_ranges_that_end_among_forced_tokens_are_copied_out(memory: dict[str, An
     assert [end for _, end, _ in ranges[0]] == [8, 26, 42, 58]
 
 
+@pytest.mark.slow
 @given(schemas(), st.integers(0, 100), st.integers(1, 3))
 def test_others_say_what_they_say_alone(of: dict[str, Any], seed: int, others: int) -> None:
     """Requests with and without a structure share decodes."""

@@ -45,6 +45,7 @@ def test_what_a_user_has_chosen_stays(monkeypatch: pytest.MonkeyPatch, name: str
     assert dict(os.environ) == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP")
 def test_the_library_reads_it() -> None:
     """A process that loads llama.cpp as we do shows what it begins with."""

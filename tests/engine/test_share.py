@@ -230,6 +230,7 @@ def test_a_cell_is_free_when_its_last_sequence_lets_go_of_it(make: Make) -> None
     backend.close()
 
 
+@pytest.mark.slow
 def test_cells_are_never_lost_or_counted_twice_on_a_long_walk(make: Make) -> None:
     """Shares, cuts and decodes at random beside a plain account of which sequence holds which cell: the same
     answers."""

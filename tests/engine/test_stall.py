@@ -350,6 +350,7 @@ def test_slow_first_decodes_do_not_stay_in_the_way(machine: Machine) -> None:
     assert machine.fills_the_wait
 
 
+@pytest.mark.slow
 @given(machines(), st.integers(0, 2**32), st.sampled_from([0.05, 0.1, 0.2]))
 def test_on_an_uneven_machine_few_decodes_are_too_long(machine: Machine, seed: int, deviation: float) -> None:
     """Times scatter around what they should be: one decode of ten at most goes beyond the bound, and one of
@@ -375,6 +376,7 @@ def test_slices_smaller_than_the_chunk_teach_the_same(machine: Machine, parts: l
     assert machine.settle(2) <= 1.1 * machine.bound or not fits(machine)
 
 
+@pytest.mark.slow
 def test_a_small_slice_never_seems_to_cost_more_than_a_large_one() -> None:
     """What four tokens cost once, in a slow spell, does not stand between 500 tokens and 250."""
     machine = Machine(0.0056, 0.00015)

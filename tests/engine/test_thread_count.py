@@ -44,6 +44,7 @@ def test_beside_others_an_engine_is_nearly_as_fast_as_with_the_best_number(
     assert machine.run(20.0 + 100 * machine.best) >= 0.85
 
 
+@pytest.mark.slow
 @given(machines(), st.data())
 def test_what_others_leave_is_taken_back(machine: Machine, data: st.DataObject) -> None:
     """Soon after they have gone, all CPUs are used again, or as many as are as fast."""
@@ -130,6 +131,7 @@ def test_requests_that_come_and_go_do_not_keep_it_from_finding_out(
     assert machine.counts[-100:].count(1) >= 80
 
 
+@pytest.mark.slow
 @given(st.sampled_from([4, 8, 16]), st.integers(1, 16), st.floats(3.0, 8.0))
 def test_an_engine_with_a_smaller_share_finds_out_too(cpus: int, busy: int, penalty: float) -> None:
     """Another engine is at work, and so are others: of its share, as many threads as are fastest or nearly so."""
@@ -224,6 +226,7 @@ def test_trials_that_are_lost_become_rare() -> None:
     assert sum(machine.takes(2) for count in machine.counts if count == 2) <= 60 / 10
 
 
+@pytest.mark.slow
 @given(machines(), st.data())
 def test_without_a_word_of_the_kernel_half_of_the_threads_are_tried(machine: Machine, data: st.DataObject) -> None:
     """Nothing says that threads wait: by the clock, half are tried now and then, and kept where they are faster."""

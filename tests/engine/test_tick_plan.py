@@ -244,6 +244,7 @@ def read_in(prompts: dict[int, Need], late: Need | None = None) -> dict[int, int
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 8, 16, 64, 250])
 def test_a_crowd_is_read_by_priority_and_in_order(count: int) -> None:
     """Prompts of ten slices each: a higher priority among many lower ones is in after its ten, and few more for who

@@ -18,6 +18,7 @@ def test_lists_and_arrays_hold_the_same_ids_however_many_there_are() -> None:
         assert in_pieces(as_array(tokens)) == tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["llama", "stub"])
 def test_a_vocabulary_gives_the_same_ids_as_an_array(backend: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Also of a text that is long: the time is linear in its length."""

@@ -91,6 +91,7 @@ async def test_a_model_that_crashes_is_asked_again(reads: bool) -> None:
             assert attempts == (list(range(1, len(model.asked) + 1)) if reads else [])
 
 
+@pytest.mark.slow
 async def test_a_deadline_is_for_the_whole_run() -> None:
     """Calls under way are cancelled and stay open; what is there stays."""
 
@@ -150,6 +151,7 @@ async def test_leaving_the_block_ends_the_run() -> None:
             await anext(run)
 
 
+@pytest.mark.slow
 async def test_a_run_that_is_cancelled_anywhere_can_be_taken_up() -> None:
     """At each await in turn: whatever was complete is in the list, no call with a result runs again, and the next run
     comes to the same answer."""

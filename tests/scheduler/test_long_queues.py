@@ -86,6 +86,7 @@ EVENTS: dict[str, Callable[[int], Sequence[Message | Outcome]]] = {
 KINDS = ["plain", "sessions", "turns of one session", "wait for room"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("what", EVENTS)
 def test_an_event_takes_as_many_steps_in_a_long_queue(what: str, kind: str) -> None:

@@ -82,6 +82,7 @@ def worker(prompt: str) -> str:
     return hermes(("work", {"number": 1}), ("work", {"number": 2}))
 
 
+@pytest.mark.slow
 async def test_an_agent_that_crashes_goes_on_where_it_was() -> None:
     """Whenever it fails: what had finished is not done again, and the answer is the same."""
     for fails_after in range(12):

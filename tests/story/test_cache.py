@@ -53,6 +53,7 @@ async def test_the_last_tokens_of_a_prompt_come_back_too(tmp_path: Path, memory:
     assert warm.stats.prefill_tokens == (0 if memory in ("recurrent", "hybrid") else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [100, 256, 300])
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_a_prompt_in_rows_as_long_as_the_window_is_warm(tmp_path: Path, memory: str, length: int) -> None:
@@ -170,6 +171,7 @@ async def test_a_wider_context_keeps_the_cache_warm(tmp_path: Path) -> None:
     assert warm.reply == await cold(PROMPT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

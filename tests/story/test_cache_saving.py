@@ -288,6 +288,7 @@ async def test_a_prefill_that_is_cancelled_leaves_what_it_computed(tmp_path: Pat
 # --- what is idle --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("how", ["unload", "close", "evict"])
 async def test_what_was_not_saved_is_saved_at_the_end(tmp_path: Path, memory: str, how: str) -> None:

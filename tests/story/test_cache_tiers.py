@@ -253,6 +253,7 @@ async def test_rows_that_are_to_go_are_not_found_while_others_are_removed(
     assert gone.reply == warm.reply == await cold(PROMPT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disk", ["keeps up", "waits for replies"])
 async def test_unknown_bytes_cost_rows_and_not_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: str
@@ -292,6 +293,7 @@ async def test_unknown_bytes_cost_rows_and_not_the_cache(
     assert warm.cache_hit_kind == "exact"
 
 
+@pytest.mark.slow
 async def test_files_that_were_set_aside_outlive_a_full_tier(tmp_path: Path) -> None:
     """They are evidence: rows are given up for room, and evidence only when that is asked for."""
     async with model_at(tmp_path, quota_bytes=MIB) as (runtime, model):
@@ -308,6 +310,7 @@ async def test_files_that_were_set_aside_outlive_a_full_tier(tmp_path: Path) -> 
         assert list((tmp_path / "aside").iterdir()) == []
 
 
+@pytest.mark.slow
 async def test_a_quota_that_shrank_is_kept_when_the_tier_is_opened_again(tmp_path: Path) -> None:
     """What is too much goes, from the end of conversations; the rest is served."""
     async with model_at(tmp_path) as (runtime, model):

@@ -92,6 +92,7 @@ async def test_another_end_after_a_restart_starts_where_they_part(folder: Path, 
     assert warm.cache_delta.read in ((150,) if kind == "dense" else (128, 150))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_rows_longer_than_the_window_are_never_cut(folder: Path, tmp_path: Path, kind: Kind) -> None:
     """The window is 64 tokens and rows span 128: cut inside, cells that are needed would not be there."""

@@ -35,6 +35,7 @@ async def test_eight_at_once_take_as_many_decodes_as_one(memory: str, monkeypatc
     assert all(reply.stats.prefill_tokens == reply.prompt_tokens for reply in replies)
 
 
+@pytest.mark.slow
 async def test_more_requests_than_sequences_take_turns() -> None:
     """A hundred of them; those that find no sequence wait, and none is forgotten."""
     async with gated(context={"n_ctx": 4096, "n_seq_max": 3}) as (_, model, gate):
@@ -74,6 +75,7 @@ async def test_a_request_that_fails_does_so_alone(
     assert len(gate.backends) == 1  # it did not crash
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["task", "cancel", "leave", "deadline"])
 @pytest.mark.parametrize("when", ["waiting", "following", "prefilling", "generating"])
 async def test_a_cancelled_request_makes_room_at_once(how: str, when: str, monkeypatch: pytest.MonkeyPatch) -> None:

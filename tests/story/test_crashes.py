@@ -98,6 +98,7 @@ async def test_a_crash_does_not_touch_the_other_model() -> None:
         assert model.info.restarts == 0
 
 
+@pytest.mark.slow
 async def test_a_thread_that_comes_back_is_joined_before_the_restart_loads() -> None:
     """There are never two engines of one model: no two copies of the weights."""
     alive: list[int] = []

@@ -47,6 +47,7 @@ def test_every_public_call_is_among_them() -> None:
     assert {name for name in CALLS if "." in name} <= known
 
 
+@pytest.mark.slow
 async def test_a_few_calls_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A life that ends in each way."""
     done = await lives(range(SEED, SEED + len(ENDS)), tmp_path, monkeypatch)

@@ -226,6 +226,7 @@ async def test_an_engine_that_is_known_to_hang_is_asked_for_no_save(end: str, re
                     await model.complete("hello")
 
 
+@pytest.mark.slow
 async def test_a_second_context_that_hangs_keeps_the_weights_and_so_the_id_of_its_model() -> None:
     """Its model goes on as long as it is loaded. Given back, it is stuck, and so is the model when it is unloaded."""
     async with engines() as (runtime, made):

@@ -121,6 +121,7 @@ async def test_what_an_engine_that_hangs_has_told_so_far_is_there(monkeypatch: p
     assert [one.token_id for one in done.completion.logprobs or ()] == done.completion.generated != []
 
 
+@pytest.mark.slow
 async def test_parking_keeps_what_was_told() -> None:
     """Requests that take turns in the cells get what they get alone."""
     async with crowded() as (_, model):

@@ -54,6 +54,7 @@ async def crash(model: erllama.Model, where: FaultPlace) -> None:
             pass
 
 
+@pytest.mark.slow
 async def test_everything_works_while_the_default_threads_are_used_up(tmp_path: Path) -> None:
     """Loading, all kinds of requests, a crash, tiers, the pressure monitor, unloading and the end."""
     pressure = erllama.PressureOpts(source="system", interval_ms=100)

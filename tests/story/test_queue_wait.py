@@ -35,6 +35,7 @@ async def fill(model: erllama.Model) -> list[Asked]:
     return asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("waiting", [1500, 0])
 async def test_a_burst_is_refused_only_by_the_queue(waiting: int) -> None:
     """1,500 calls in one turn of the loop: as many wait as may, or wait for that; the mailbox refuses none of them."""

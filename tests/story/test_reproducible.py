@@ -57,6 +57,7 @@ async def cold(options: Any, prompts: list[list[int]], **more: Any) -> list[Bits
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drawn", [GREEDY, HOT], ids=["greedy", "hot"])
 async def test_among_sixteen_others_cold_and_warm_in_any_order(
     subject: tuple[str, Kind], models: Path, drawn: dict[str, Any]

@@ -61,6 +61,7 @@ async def found(model: erllama.Model, prompt: str) -> int:
     return (await model.explain(prompt)).hit_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["cache", f"tier:{TIER}"])
 @pytest.mark.parametrize("step", [*(stage.value for stage in Stage if stage is not Stage.REPLACE), "recheck"])
 async def test_a_crash_at_any_step_of_a_save_leaves_whole_rows_that_are_known_or_none(

@@ -47,6 +47,7 @@ async def rows_of(model: erllama.Model, prompt: str, scores: erllama.Scores) -> 
 # --- what it says --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n_seq_max", [1, 4])
@@ -155,6 +156,7 @@ async def test_the_first_tokens_alone_need_one_request() -> None:
         assert backend.computed == len(PROMPT) == scores.prefill_tokens
 
 
+@pytest.mark.slow
 async def test_a_thousand_continuations_run_a_few_at_a_time() -> None:
     """As many as there are sequences, and one that waits: the queue is for others too."""
     most = 0
@@ -274,6 +276,7 @@ async def test_a_request_that_is_cancelled_by_its_id_ends_the_call(after: int, m
             gate.gate.set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["full", "window", "recurrent", "hybrid"])
 async def test_scores_that_do_not_fit_together_are_what_they_are_alone(memory: str) -> None:
     """Eight prompts in cells for fewer, beside replies: some are parked, and read on where they were."""
@@ -331,6 +334,7 @@ async def test_an_engine_that_hangs_does_not_hold_a_deadline_up() -> None:
         gate.gate.set()
 
 
+@pytest.mark.slow
 async def test_long_prompts_and_long_continuations_are_scored() -> None:
     """Where requests are made on worker threads, and prompts are computed in many slices."""
     async with erllama.Runtime() as runtime:

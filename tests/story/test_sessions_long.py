@@ -65,6 +65,7 @@ async def speak(
         prompt = next_prompt(prompt, turns[-1], number * 3 + turn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_there_can_be_more_sessions_than_sequences(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty sessions take three turns each on four sequences, and nothing is computed twice."""

@@ -80,6 +80,7 @@ async def crash(model: erllama.Model) -> None:
     await until(lambda: model.info.restarts == 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_after_a_crash_and_a_restart_the_reply_is_the_same(folder: Path, tmp_path: Path, kind: Kind) -> None:
     """The structure is compiled for the new model; the prompt comes from rows."""

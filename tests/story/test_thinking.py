@@ -261,6 +261,7 @@ async def test_a_reproducible_reply_has_the_same_thinking() -> None:
             assert (told.thinking, told.reply) == ("abc!", "yes")
 
 
+@pytest.mark.slow
 async def test_a_deadline_in_the_block_ends_the_reply_there() -> None:
     """With what was thought so far."""
     reply = f"<think>{'a' * 3000}</think>yes"

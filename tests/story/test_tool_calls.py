@@ -35,6 +35,7 @@ def known(calls: Sequence[erllama.ToolCall]) -> list[Call]:
     return [(call.name, call.arguments) for call in calls]
 
 
+@pytest.mark.slow
 @ALL
 @pytest.mark.parametrize("as_tokens", [True, False])
 async def test_a_model_of_each_format_calls_tools(form: ToolFormat, as_tokens: bool) -> None:
@@ -61,6 +62,7 @@ async def test_a_model_of_each_format_calls_tools(form: ToolFormat, as_tokens: b
         assert tokens == events[-1].completion.generated
 
 
+@pytest.mark.slow
 @ALL
 async def test_a_session_goes_on_after_a_call(form: ToolFormat) -> None:
     """The call is a message of the conversation; its result is the next one."""
@@ -76,6 +78,7 @@ async def test_a_session_goes_on_after_a_call(form: ToolFormat) -> None:
         await session.end()
 
 
+@pytest.mark.slow
 @ALL
 async def test_a_choice_is_kept_to(form: ToolFormat) -> None:
     """A model that would talk has to call; one that would call cannot."""

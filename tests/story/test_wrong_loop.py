@@ -91,6 +91,7 @@ async def test_every_call_of_the_cache_is_refused_elsewhere() -> None:
         await refused(calls)
 
 
+@pytest.mark.slow
 async def test_sessions_streams_and_loops_are_refused_elsewhere() -> None:
     """Also those that are in use: a busy session's turn would wait for what never comes."""
     async with stub_runtime(seconds_per_token=0.01) as (runtime, model):

@@ -52,6 +52,7 @@ def forking(root: Path, parent: str, child: str) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.mark.slow
 def test_a_child_of_an_owner_that_was_killed_does_not_keep_the_lock(tmp_path: Path) -> None:
     """It is the same open file in both, and the kernel frees it with the last of them: the child lets go at once."""
     with forking(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", "say(b'alive'); hear(); say(b'still')") as owner:
@@ -65,6 +66,7 @@ def test_a_child_of_an_owner_that_was_killed_does_not_keep_the_lock(tmp_path: Pa
         assert owner.stdout.readline() == b"still\n"
 
 
+@pytest.mark.slow
 def test_a_forked_child_does_not_free_the_lock(tmp_path: Path) -> None:
     """Whatever it does with what it has inherited; nor does it get the directory for itself."""
     child = "place.unlock(); place.close(); del place; open_place('d', sys.argv[1])"

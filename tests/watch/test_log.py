@@ -52,6 +52,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_an_application_that_configures_nothing_sees_failures_and_nothing_else() -> None:
     """On stderr, by the last-resort handler: which child failed, its supervisor, the cause, with the traceback. Nothing
     on stdout."""
@@ -70,6 +71,7 @@ def test_an_application_that_configures_nothing_sees_failures_and_nothing_else()
     assert "model loaded" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unconfigured")
 def test_what_llama_cpp_says_is_silent_until_there_is_a_handler(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture

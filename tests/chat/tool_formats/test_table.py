@@ -217,6 +217,7 @@ def test_a_section_of_much_the_same_is_read_at_once(form: ToolFormat, filler: st
     assert [call.problem is None for call in read(form, TOOLS, [section])[1]] in ([], [False])
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(st.sampled_from(FORMATS), CALLS, st.lists(st.integers(0, 400), max_size=12), st.integers(0, 400) | st.none())
 def test_chunks_change_nothing(form: ToolFormat, wanted: list[Call], cuts: list[int], cut: int | None) -> None:
@@ -252,6 +253,7 @@ def _final(events: list[Any]) -> list[Any]:
     return [one[0] if isinstance(one, tuple) else one for one in events]
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.sampled_from(FORMATS), CALLS)
 def test_what_was_written_is_read(form: ToolFormat, wanted: list[Call]) -> None:
