@@ -77,6 +77,7 @@ def _after(
 ) -> str | None:  # fmt: skip
     try:
         text = render([*before, reply, *new], True)
+        alone = render([*before, reply], False) if reply.get("tool_calls") else ""
     except ChatTemplateError:
         return None
     if not text.startswith(asked):
@@ -86,7 +87,12 @@ def _after(
         return tails[0] if len(tails) == 1 and head.startswith(asked) else None
     head, shown, tail = text.rpartition(word)
     found = [place for end in ends if end and (place := tail.find(end)) >= 0]
-    return tail[min(found) :] if shown and found and head.startswith(asked) else None
+    if not shown or not found or not head.startswith(asked):
+        return None
+    # Where results come within the model's turn, the first end is that of a later message: nothing may stand before it
+    # but what ends the calls.
+    ends_calls = tail[: min(found)]
+    return tail[min(found) :] if alone.rpartition(word)[2].startswith(ends_calls) else None
 
 
 def _without_words(message: Message) -> Message:

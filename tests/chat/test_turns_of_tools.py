@@ -146,6 +146,22 @@ def test_a_user_may_speak_where_a_result_was_due(text: str) -> None:
     assert after == f"<|im_end|>\n<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
 
+INSIDE = (
+    "{% for m in messages %}{% if m.role == 'tool' %}<result>{{ m.content }}</result>{% else %}<|turn|>{{ m.role }}\n"
+    "{{ m.content or '' }}{% for c in m.tool_calls or [] %}<call>{{ c.function.arguments | tojson }}</call>{% endfor %}"
+    "{% if not m.tool_calls %}<|end|>\n{% endif %}{% endif %}{% endfor %}"
+)
+
+
+@given(arguments, texts)
+def test_results_within_the_model_s_turn_are_never_lost(made: dict[str, Any], result: str) -> None:
+    """No token ends the calls there: the first end comes after the results, and is not theirs."""
+    chat, new = [{"role": "user", "content": "u"}, calling([made])], results(calling([made]), [result])
+    new.append({"role": "user", "content": "next"})
+    after = text_after_reply(chat, new, rendering(INSIDE), ("<|end|>",))
+    assert after is None or f"<result>{result}</result>" in after
+
+
 def test_where_calls_are_refused_a_plain_reply_takes_their_place() -> None:
     """A template that takes one call, and a reply with two."""
     said = calling([{"a": 1}, {"a": 2}])
