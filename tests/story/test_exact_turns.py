@@ -155,7 +155,8 @@ async def test_tenants_do_not_share_turns() -> None:
 
 async def test_a_cancelled_reply_is_a_turn_too() -> None:
     """What it had said is what was sampled, and the conversation goes on from there."""
-    async with thinker("x" * 200, "two") as (_, model, script):
+    slow = {"seconds_per_token": 0.001}  # the cancel comes long before the end
+    async with thinker("x" * 4000, "two", stub=slow) as (_, model, script):
         async with model.stream_chat([question(0)], **ASKED) as events:
             async for event in events:
                 if isinstance(event, erllama.TextDelta):
