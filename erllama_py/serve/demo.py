@@ -142,7 +142,9 @@ async def call_a_tool(model: erllama.Model) -> None:
     print(f"\nA tool: {DISTANCE}")
     messages = [{"role": "user", "content": DISTANCE}]
     tools: erllama.RequestOptionsDict = {"tools": [distance], "tools_in_system": True, "temperature": 0.0}
-    asked = await model.run_tools(messages, max_rounds=1, tool_choice={"name": "distance"}, options=tools)
+    asked = await model.run_tools(
+        messages, max_rounds=1, tool_choice={"name": "distance"}, parallel_tool_calls=False, options=tools
+    )
     for call in asked.open_calls:
         print(f"  {call.name}({', '.join(f'{name}={one!r}' for name, one in call.arguments.items())})")
     told = await model.run_tools(
