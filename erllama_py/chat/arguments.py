@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from erllama_py.chat.schema import listed
+from erllama_py.errors.shown import shown
 
 MOST_NESTED = 200
 MOST_CHECKS = 100_000  # some tenths of a second; what comes after that is taken to obey
@@ -89,7 +90,7 @@ def _check_type(value: Any, schema: dict[str, Any], where: str) -> None:
     kinds = schema.get("type")
     given = [kinds] if isinstance(kinds, str) else kinds
     if isinstance(given, list) and not any(_is(value, str(kind)) for kind in given):
-        _fail(where, f"{' or '.join(map(str, given))} is expected, got {_shown(value)}")
+        _fail(where, f"{' or '.join(map(str, given))} is expected, got {shown(value)}")
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -99,7 +100,7 @@ def _equal(one: Any, other: Any) -> bool:
 def _check_choices(value: Any, schema: dict[str, Any], where: str) -> None:
     choices = [schema["const"]] if "const" in schema else schema.get("enum")
     if isinstance(choices, list) and not any(_equal(value, one) for one in choices):
-        _fail(where, f"one of {_shown(choices)} is expected, got {_shown(value)}")
+        _fail(where, f"one of {shown(choices)} is expected, got {shown(value)}")
 
 
 def _check_combined(value: Any, schema: dict[str, Any], where: str, root: _Root, depth: int) -> None:
@@ -108,7 +109,7 @@ def _check_combined(value: Any, schema: dict[str, Any], where: str, root: _Root,
     for keyword in ("anyOf", "oneOf"):
         cases = schema.get(keyword)
         if isinstance(cases, list) and not any(_obeys(value, one, root, depth + 1) for one in cases):
-            _fail(where, f"{_shown(value)} is none of the cases of {keyword}")
+            _fail(where, f"{shown(value)} is none of the cases of {keyword}")
 
 
 def _obeys(value: Any, schema: Any, root: _Root, depth: int) -> bool:
@@ -151,7 +152,7 @@ def _check_list(value: list[Any], schema: dict[str, Any], where: str, root: _Roo
 def _check_text(value: str, schema: dict[str, Any], where: str) -> None:
     _check_size(len(value), schema, "Length", where)
     if "pattern" in schema and not _searches(schema["pattern"], value):
-        _fail(where, f"{_shown(value)} does not match {schema['pattern']!r}")
+        _fail(where, f"{shown(value)} does not match {schema['pattern']!r}")
 
 
 def _searches(pattern: Any, text: str) -> bool:
@@ -185,13 +186,8 @@ def _check_number(value: float, schema: dict[str, Any], where: str) -> None:
     for keyword, (holds, words) in _BOUNDS.items():
         bound = schema.get(keyword)
         if isinstance(bound, int | float) and not isinstance(bound, bool) and not holds(value, bound):
-            _fail(where, f"{words} {bound} is expected, got {_shown(value)}")
+            _fail(where, f"{words} {bound} is expected, got {shown(value)}")
     step = schema.get("multipleOf")
     counts = isinstance(step, int | float) and not isinstance(step, bool) and step > 0 and math.isfinite(value)
     if counts and Fraction(str(value)) % Fraction(str(step)):
-        _fail(where, f"a multiple of {step} is expected, got {_shown(value)}")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+        _fail(where, f"a multiple of {step} is expected, got {shown(value)}")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from erllama_py.errors import InvalidOption
+from erllama_py.errors.shown import shown
 from erllama_py.options.check import Amount
 from erllama_py.options.sampling import Sampling
 from erllama_py.options.thinking import ClosingMessage, ThinkingMarkers
@@ -90,8 +91,7 @@ def tool_choice(given: Any) -> Any:
         named = given.get("function", given)
     if isinstance(named, Mapping) and isinstance(named.get("name"), str) and set(named) <= {"name", "type"}:
         return {"name": named["name"]}
-    shown = repr(given) if len(repr(given)) <= 80 else f"{repr(given)[:77]}..."
-    raise ValueError(f"expected 'auto', 'none', 'required' or {{'name': …}}, got {shown}")
+    raise ValueError(f"expected 'auto', 'none', 'required' or {{'name': …}}, got {shown(given)}")
 
 
 # What templates are given in any case, and names of Jinja's own.

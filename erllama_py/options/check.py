@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from erllama_py.errors import InvalidOption
+from erllama_py.errors.shown import shown
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -176,14 +177,6 @@ def _refusal(text: str, options: Mapping[str, Any], kind: type[msgspec.Struct]) 
 
 def _spoken(types: str) -> str:
     return " or ".join(_WORDS.get(name, name) for name in types.split(" | "))
-
-
-def shown(value: object) -> str:
-    """A value in at most a line; `repr` refuses integers of thousands of digits."""
-    if isinstance(value, int) and value.bit_length() > 128:
-        return f"an integer of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def not_among(option: str, known: Iterable[str], value: object, expected: str = "") -> InvalidOption:

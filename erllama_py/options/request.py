@@ -10,8 +10,9 @@ from msgspec import Meta
 from msgspec.structs import asdict
 
 from erllama_py.errors import InvalidOption
+from erllama_py.errors.shown import shown
 from erllama_py.options.chat import ChatOptions, check_chat, tool_choice
-from erllama_py.options.check import Count, check_utf8, convert, hex_digest, shown
+from erllama_py.options.check import Count, check_utf8, convert, hex_digest
 from erllama_py.options.combinations import check_combinations
 from erllama_py.options.model import Salt
 from erllama_py.options.sampling import MAX_BIAS, MAX_BREAKER_BYTES
