@@ -8,12 +8,13 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 import msgspec
 
 from erllama_py.chat.docstrings import read_docstring
 from erllama_py.chat.json_types import converter, schema_of
+from erllama_py.chat.schema import with_references
 from erllama_py.errors import InvalidSchema
 
 _REFERENCE = "#/$defs/"
@@ -63,15 +64,14 @@ def _text_of(error: Exception) -> str:
         return type(error).__name__
 
 
-def is_function(given: object) -> bool:
+def is_function(given: object) -> TypeGuard[Callable[..., Any]]:
     """Whether something is to be taken as a function, not as a mapping; a class is too, to be refused by name."""
     return callable(given) and not isinstance(given, Mapping)
 
 
 def name_of(function: Callable[..., Any]) -> str:
     """What the function is called, also where it is wrapped; an object that can be called is called as its class."""
-    while isinstance(function, functools.partial):
-        function = function.func
+    function = _unwrapped(function)
     return str(getattr(function, "__name__", type(function).__name__))
 
 
@@ -105,10 +105,16 @@ def function_of(given: Callable[..., Any]) -> Function:
     return Function(given, name_of(given), description, schema, arguments, inspect.iscoroutinefunction(code))
 
 
-def _code(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What runs in the end, where the hints are."""
+def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What a partial function is made of."""
     while isinstance(function, functools.partial):
         function = function.func
+    return function
+
+
+def _code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What runs in the end, where the hints are."""
+    function = _unwrapped(function)
     if isinstance(function, type) or inspect.isroutine(function):
         return function
     return type(function).__call__
@@ -146,9 +152,14 @@ def _schema(parameter: inspect.Parameter, kind: Any, text: str | None, defs: dic
         raise ValueError(f"its argument {parameter.name!r}: {error.problem}") from error
     own = schema.pop("$defs", {})
     renamed = {name: _free(name, one, defs) for name, one in own.items()}
+
+    def rename(reference: str) -> str:
+        name = reference.removeprefix(_REFERENCE)
+        return _REFERENCE + renamed.get(name, name) if reference.startswith(_REFERENCE) else reference
+
     for name, one in own.items():
-        defs[renamed[name]] = _referring(one, renamed)
-    schema = _referring(schema, renamed)
+        defs[renamed[name]] = with_references(one, rename)
+    schema = with_references(schema, rename)
     if text := _said(kind) or text:
         schema = {**schema, "description": text}
     default = parameter.default
@@ -164,20 +175,6 @@ def _free(name: str, schema: Any, defs: Mapping[str, Any]) -> str:
         number += 1
         free = f"{name}{number}"
     return free
-
-
-def _referring(schema: Any, renamed: Mapping[str, str]) -> Any:
-    """A schema whose references have new names."""
-    if isinstance(schema, list):
-        return [_referring(one, renamed) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    changed = {name: _referring(one, renamed) for name, one in schema.items()}
-    reference = changed.get("$ref")
-    if isinstance(reference, str) and reference.startswith(_REFERENCE):
-        name = reference.removeprefix(_REFERENCE)
-        changed["$ref"] = _REFERENCE + renamed.get(name, name)
-    return changed
 
 
 def _said(kind: Any) -> str | None:

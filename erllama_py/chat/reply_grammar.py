@@ -63,11 +63,7 @@ def reply_grammar(
 def _markers(thinking: Thought | None, calls: Calls | None) -> list[str]:
     """All markers, none of which is text."""
     found = [] if thinking is None else [thinking.form.opens, thinking.form.closes, *thinking.form.headers]
-    if calls is None:
-        return found
-    marks = calls.form.marks(calls.names)
-    found += [*marks.opens, *marks.at_start, *marks.dropped, *marks.dropped_at_start, *marks.heads, *marks.inner]
-    return [*found, marks.end] if marks.end else found
+    return found if calls is None else [*found, *calls.form.marks(calls.names).all()]
 
 
 def _answer(rules: LarkRules, thinking: Thought | None, calls: Calls | None, structure: str | None) -> str:

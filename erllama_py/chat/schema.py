@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 from urllib.parse import unquote
@@ -93,6 +93,18 @@ def listed(schema: dict[str, Any], keyword: str) -> list[Any]:
     """What a keyword lists; nothing where it has no list, which the compiler refuses where it matters."""
     found = schema.get(keyword)
     return found if isinstance(found, list) else []
+
+
+def with_references(value: Any, change: Callable[[str], str]) -> Any:
+    """A schema, or what is in one, with each of its references changed. The recursion is bounded by `MAX_NESTED`."""
+    if isinstance(value, list):
+        return [with_references(one, change) for one in value]
+    if not isinstance(value, dict):
+        return value
+    changed = {key: with_references(one, change) for key, one in value.items()}
+    if isinstance(reference := value.get("$ref"), str):
+        changed["$ref"] = change(reference)
+    return changed
 
 
 def check_size(value: object) -> int:

@@ -97,12 +97,10 @@ def _with_grammar(
 def call_markers(markers: Markers | None, marks: Marks, vocabulary: Vocabulary) -> Markers:
     """What tells calls from text, beside what tells thinking from it."""
     markers = Markers() if markers is None else markers
-    named = (*marks.dropped, *marks.dropped_at_start, *marks.opens, *marks.at_start, *marks.heads, *marks.inner)
-    control = control_tokens(vocabulary, named if marks.end is None else (*named, marks.end))
     return msgspec.structs.replace(
         markers, calls=marks.opens, calls_at_start=marks.at_start, call_end=marks.end, call_quotes=marks.quotes,
         dropped=tuple(dict.fromkeys((*markers.dropped, *marks.dropped))), dropped_at_start=marks.dropped_at_start,
-        tokens=tuple(sorted({*markers.tokens, *control})),
+        tokens=tuple(sorted({*markers.tokens, *control_tokens(vocabulary, marks.all())})),
     )  # fmt: skip
 
 

@@ -47,6 +47,12 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
     inner: tuple[str, ...] = ()
     """Markers within a call."""
 
+    def all(self) -> tuple[str, ...]:
+        """All that may stand in a reply and is no text."""
+        end = () if self.end is None else (self.end,)
+        opening = (*self.opens, *self.at_start, *self.dropped, *self.dropped_at_start)
+        return (*opening, *self.heads, *self.inner, *end)
+
 
 class Form(NamedTuple):
     """One way to write a section: its opening marker, and the rest of it in Lark, the closing marker included."""
@@ -69,13 +75,21 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a chat template, by its source, speaks it."""
     marks: Callable[[Sequence[str]], Marks]
     """The markers, by the names of the tools."""
-    read: Reader
+    reader: Reader
+    """What finds the calls of a section; see `read`."""
     forms: Writer
     guesses: bool = False
     """Whether `at_start` is no part of the format, but what models write that forget its marker. A reply that may also
     follow a structure is not held to be a call for that."""
     short_ids: bool = False
     """Whether ids are nine letters and digits, since the template refuses others."""
+
+    def read(self, section: str, tools: Mapping[str, dict[str, Any]], over: bool) -> list[Read]:
+        """The calls of a section, the first from its beginning on; one that has no call in it is malformed."""
+        reads = self.reader(section, tools, over)
+        if not reads:
+            return [Read(0, problem="there is no call in it" if over else None)]
+        return [reads[0]._replace(start=0), *reads[1:]]
 
 
 def fixed(marks: Marks) -> Callable[[Sequence[str]], Marks]:
@@ -103,10 +117,3 @@ def without_end(section: str, end: str | None, over: bool) -> str:
 def is_begun_marker(rest: str, marks: Marks) -> bool:
     """Whether what is left of a section is the beginning of a marker, which is being written or was cut."""
     return any(one.startswith(rest) for one in (*marks.opens, marks.end or ""))
-
-
-def from_first(reads: list[Read], over: bool) -> list[Read]:
-    """The calls of a section, the first from its beginning on; one that has no call in it is malformed."""
-    if not reads:
-        return [Read(0, problem="there is no call in it" if over else None)]
-    return [reads[0]._replace(start=0), *reads[1:]]

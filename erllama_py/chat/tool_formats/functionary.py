@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from erllama_py.chat.lark_rules import LarkRules, literal
-from erllama_py.chat.tool_formats.base import Form, Marks, Offered, Read, ToolFormat, from_first
+from erllama_py.chat.tool_formats.base import Form, Marks, Offered, Read, ToolFormat
 from erllama_py.chat.tool_formats.named_calls import read_named
 
 _HEAD, _NAME_END = re.compile(r">>>|\A"), re.compile(r"\n")
@@ -25,7 +25,7 @@ def _marks(names: Sequence[str]) -> Marks:
 
 
 def _read(section: str, tools: Mapping[str, dict[str, Any]], over: bool) -> list[Read]:
-    return from_first(read_named(section, _HEAD, _NAME_END, over), over)
+    return read_named(section, _HEAD, _NAME_END, over)
 
 
 def _forms(tools: Sequence[Offered], rules: LarkRules, several: bool) -> list[Form]:
@@ -39,6 +39,6 @@ def _forms(tools: Sequence[Offered], rules: LarkRules, several: bool) -> list[Fo
 
 
 FUNCTIONARY = ToolFormat(
-    name="functionary", found=lambda source: ">>>all" in source or "'>>>' + " in source, marks=_marks, read=_read,
+    name="functionary", found=lambda source: ">>>all" in source or "'>>>' + " in source, marks=_marks, reader=_read,
     forms=_forms,
 )  # fmt: skip

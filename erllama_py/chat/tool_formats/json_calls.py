@@ -16,7 +16,6 @@ from erllama_py.chat.tool_formats.base import (
     ToolFormat,
     after_opener,
     fixed,
-    from_first,
     is_begun_marker,
     without_end,
 )
@@ -39,7 +38,7 @@ class JsonStyle(msgspec.Struct, frozen=True, kw_only=True):
     """What comes between the last object and the closing marker."""
 
 
-NEWLINE = "\n"
+_NEWLINE = "\n"
 LIST = JsonStyle(first="[", separator=", ", last="]")
 
 
@@ -49,7 +48,7 @@ def json_format(
     """An entry for such a format."""
 
     def read(section: str, tools: Mapping[str, dict[str, Any]], over: bool) -> list[Read]:
-        return from_first(read_objects(without_end(section, marks.end, over), marks, over), over)
+        return read_objects(without_end(section, marks.end, over), marks, over)
 
     def forms(tools: Sequence[Offered], rules: LarkRules, several: bool) -> list[Form]:
         return _forms(tools, rules, marks, style, several)
@@ -57,7 +56,7 @@ def json_format(
     marks = msgspec.structs.replace(marks, quotes='"')
     guesses = bool(marks.at_start) and marks.end is not None
     return ToolFormat(
-        name=name, found=found, marks=fixed(marks), read=read, forms=forms, guesses=guesses, short_ids=short_ids
+        name=name, found=found, marks=fixed(marks), reader=read, forms=forms, guesses=guesses, short_ids=short_ids
     )
 
 
@@ -130,7 +129,7 @@ def _forms(tools: Sequence[Offered], rules: LarkRules, marks: Marks, style: Json
     if marks.at_start and marks.end is None:
         forms.append(Form("", body))
     elif marks.at_start:  # where the opening marker is forgotten, so is the closing one
-        forms.append(Form("", f"{call} ({literal(NEWLINE)} {call})*" if several else call))
+        forms.append(Form("", f"{call} ({literal(_NEWLINE)} {call})*" if several else call))
     return forms
 
 

@@ -17,7 +17,6 @@ from erllama_py.chat.tool_formats.base import (
     ToolFormat,
     after_opener,
     fixed,
-    from_first,
     without_end,
 )
 from erllama_py.chat.tool_formats.json_text import begun_json, whole_json
@@ -47,14 +46,14 @@ def named_format(
     name_end = re.compile(style.name_end or re.escape(style.between))
 
     def read(section: str, tools: Mapping[str, dict[str, Any]], over: bool) -> list[Read]:
-        return from_first(read_named(without_end(section, marks.end, over), head, name_end, over), over)
+        return read_named(without_end(section, marks.end, over), head, name_end, over)
 
     def forms(tools: Sequence[Offered], rules: LarkRules, several: bool) -> list[Form]:
         return _forms(tools, rules, marks, style, several)
 
     heads, inner = () if style.separator is None else (style.head,), (style.head, style.between, style.after)
     marks = msgspec.structs.replace(marks, quotes='"', heads=heads, inner=tuple(filter(None, (*marks.inner, *inner))))
-    return ToolFormat(name=name, found=found, marks=fixed(marks), read=read, forms=forms, short_ids=short_ids)
+    return ToolFormat(name=name, found=found, marks=fixed(marks), reader=read, forms=forms, short_ids=short_ids)
 
 
 def read_named(text: str, head: re.Pattern[str], name_end: re.Pattern[str], over: bool) -> list[Read]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from erllama_py.chat.lark_rules import LarkRules, literal
-from erllama_py.chat.schema import listed, schema_text
+from erllama_py.chat.schema import schema_text
 from erllama_py.chat.structure import JSON_STYLE
 from erllama_py.chat.tool_formats.base import (
     Form,
@@ -18,14 +17,12 @@ from erllama_py.chat.tool_formats.base import (
     Read,
     ToolFormat,
     after_opener,
-    fixed,
-    from_first,
     is_begun_marker,
     without_end,
 )
 from erllama_py.chat.tool_formats.json_calls import read_objects
 from erllama_py.chat.tool_formats.python_text import NoCall, python_call
-from erllama_py.chat.tool_formats.tagged_calls import argument_schema, check_simple, referring_to_definitions
+from erllama_py.chat.tool_formats.single_arguments import parameters_of
 from erllama_py.errors import InvalidSchema
 
 EMPTY = literal("")  # a rule that may write nothing
@@ -35,19 +32,19 @@ def python_format(name: str, found: Callable[[str], bool], marks: Marks) -> Tool
     """An entry for such a format. Calls in JSON are read too: some templates show them so."""
 
     def read(section: str, tools: Mapping[str, dict[str, Any]], over: bool) -> list[Read]:
-        return from_first(_read(without_end(section, marks.end, over), marks, over), over)
+        return _read(without_end(section, marks.end, over), marks, over)
 
     def forms(tools: Sequence[Offered], rules: LarkRules, several: bool) -> list[Form]:
         return _forms(tools, rules, marks, several)
 
-    marks_of = fixed(msgspec.structs.replace(marks, quotes="\"'"))
-    if marks.at_start:  # the name of a tool tells a list of calls from any other text that begins with a bracket
+    def marks_of(names: Sequence[str]) -> Marks:
+        if not marks.at_start:
+            return marks
+        # The name of a tool tells a list of calls from any other text that begins with a bracket.
+        return msgspec.structs.replace(marks, at_start=tuple(f"[{name}(" for name in names))
 
-        def marks_of(names: Sequence[str]) -> Marks:
-            at_start = tuple(f"[{name}(" for name in names)
-            return msgspec.structs.replace(marks, at_start=at_start, quotes="\"'")
-
-    return ToolFormat(name=name, found=found, marks=marks_of, read=read, forms=forms)
+    marks = msgspec.structs.replace(marks, quotes="\"'")
+    return ToolFormat(name=name, found=found, marks=marks_of, reader=read, forms=forms)
 
 
 def _read(text: str, marks: Marks, over: bool) -> list[Read]:
@@ -85,21 +82,18 @@ def _forms(tools: Sequence[Offered], rules: LarkRules, marks: Marks, several: bo
 
 def _arguments(tool: Offered, rules: LarkRules) -> str:
     """The arguments in their order, with commas between those that are there."""
-    check_simple(tool, "in Python's syntax")
-    parameters = referring_to_definitions(json.loads(tool.schema))
-    properties, required = parameters.get("properties", {}), listed(parameters, "required")
-    if not properties and parameters.get("additionalProperties", True) is not False:
-        value = _value(argument_schema(parameters, "") or {}, rules)
-        one = rules.rule(f'/[A-Za-z_][A-Za-z0-9_]*/ "=" {value}')
+    parameters = parameters_of(tool, "in Python's syntax")
+    if parameters.any_names:
+        one = rules.rule(f'/[A-Za-z_][A-Za-z0-9_]*/ "=" {_value(parameters.others or {}, rules)}')
         return f'({one} (", " {one})*)?'
     first = more = ""  # what may follow where nothing was written yet, and where something was
-    for name in reversed(properties):
+    for name, about in reversed(parameters.named.items()):
         if not name.isidentifier():
             raise InvalidSchema(
                 f"this model writes arguments in Python's syntax: {name!r} is no name there", "properties"
             )
-        value = rules.rule(f"{literal(f'{name}=')} {_value(argument_schema(parameters, name) or {}, rules)}")
-        if name in required:
+        value = rules.rule(f"{literal(f'{name}=')} {_value(about, rules)}")
+        if name in parameters.required:
             first, more = rules.rule(f"{value} {more}"), rules.rule(f'", " {value} {more}')
         else:
             first = rules.rule(f"{value} {more} | {first or EMPTY}")

@@ -71,7 +71,9 @@ FORMATS: tuple[ToolFormat, ...] = (
         NamedStyle(head="[TOOL_CALLS]", between="[ARGS]", name_end=r"(?:\[CALL_ID\]\w+)?\[ARGS\]", separator=""),
         short_ids=True,
     ),
-    json_format("mistral", lambda source: "[TOOL_CALLS]" in source, Marks(opens=("[TOOL_CALLS]",)), LIST, True),
+    json_format(
+        "mistral", lambda source: "[TOOL_CALLS]" in source, Marks(opens=("[TOOL_CALLS]",)), LIST, short_ids=True
+    ),
     python_format(
         "lfm2",
         lambda source: "<|tool_call_start|>" in source or "<|tool_list_start|>" in source,

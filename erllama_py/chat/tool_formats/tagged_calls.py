@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,14 +16,14 @@ from typing import Any
 import msgspec
 
 from erllama_py.chat.lark_rules import LarkRules, literal, without
-from erllama_py.chat.schema import listed, schema_text
+from erllama_py.chat.schema import schema_text
+from erllama_py.chat.segments import begun
 from erllama_py.chat.structure import JSON_STYLE
-from erllama_py.chat.tool_formats.base import Form, Marks, Offered, Read, ToolFormat, fixed, from_first, without_end
+from erllama_py.chat.tool_formats.base import Form, Marks, Offered, Read, ToolFormat, fixed, without_end
 from erllama_py.chat.tool_formats.json_text import begun_json, json_value
-from erllama_py.errors import InvalidSchema
+from erllama_py.chat.tool_formats.single_arguments import DEFINITIONS, argument_schema, parameters_of
 
-_PLAIN = frozenset({"type", "title", "description", "default", "examples", "deprecated", "$comment"})
-_DEFINITIONS, _WHOLE = ("$defs", "definitions"), "_whole"
+_PLAIN = frozenset({"type", "title", "description", "default", "examples", "deprecated", "$comment", *DEFINITIONS})
 _WORDS = {"True": True, "False": False, "None": None}  # as models write them that have read much Python
 
 
@@ -53,14 +52,14 @@ def tagged_format(name: str, found: Callable[[str], bool], marks: Marks, style: 
 
     def read(section: str, tools: Mapping[str, dict[str, Any]], over: bool) -> list[Read]:
         text = section if style.closes == marks.end else without_end(section, marks.end, over)
-        return from_first(_read(text, style, tools, over), over)
+        return _read(text, style, tools, over)
 
     def forms(tools: Sequence[Offered], rules: LarkRules, several: bool) -> list[Form]:
         return _forms(tools, rules, marks, style, several)
 
     heads = () if style.separator is None else (style.head,)
     marks = msgspec.structs.replace(marks, heads=heads, inner=(*style.key.split("{}"), style.value_end))
-    return ToolFormat(name=name, found=found, marks=fixed(marks), read=read, forms=forms)
+    return ToolFormat(name=name, found=found, marks=fixed(marks), reader=read, forms=forms)
 
 
 def _read(text: str, style: TagStyle, tools: Mapping[str, dict[str, Any]], over: bool) -> list[Read]:
@@ -98,47 +97,14 @@ def _arguments(
             value = value.removeprefix("\n")
         about = argument_schema(schema, argument)
         if value_end < 0:
-            known = _begun(value, about, style)
-            return Read(start, name, {**arguments, **known(argument)} or None), len(text)
+            return Read(start, name, {**arguments, **_begun(argument, value, about, style)} or None), len(text)
         arguments[argument] = _typed(value.removesuffix("\n") if style.padded else value, about)
         at = value_end + len(style.value_end)
 
 
-def argument_schema(schema: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """The schema of one argument, as one of its own; None where it has none."""
-    properties = schema.get("properties")
-    found = properties.get(name) if isinstance(properties, dict) else None
-    if found is None:
-        found = schema.get("additionalProperties")
-    if not isinstance(found, dict):
-        return None
-    return {**found, **{key: schema[key] for key in _DEFINITIONS if key in schema}}
-
-
-def referring_to_definitions(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with all its references leading to definitions, so that those of one argument can stand alone."""
-    changed: dict[str, Any] = _referring(schema)
-    if changed != schema:
-        root = {key: value for key, value in changed.items() if key not in (*_DEFINITIONS, "x-guidance")}
-        changed["$defs"] = {**changed.get("$defs", {}), _WHOLE: root}
-    return changed
-
-
-def _referring(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_referring(one) for one in value]
-    if not isinstance(value, dict):
-        return value
-    changed = {key: _referring(one) for key, one in value.items()}
-    reference = value.get("$ref")
-    if isinstance(reference, str) and not reference.startswith(("#/$defs/", "#/definitions/")):
-        changed["$ref"] = f"#/$defs/{_WHOLE}{reference.removeprefix('#')}"
-    return changed
-
-
 def is_plain_text(schema: dict[str, Any]) -> bool:
     """Whether any text will do."""
-    return schema.get("type") == "string" and schema.keys() <= _PLAIN | {"$defs", "definitions"}
+    return schema.get("type") == "string" and schema.keys() <= _PLAIN
 
 
 def named_texts(schema: dict[str, Any]) -> list[str] | None:
@@ -148,11 +114,16 @@ def named_texts(schema: dict[str, Any]) -> list[str] | None:
         return None
     if not all(isinstance(text, str) and "<" not in text and text == text.strip() and text for text in texts):
         return None
-    return texts if schema.keys() <= _PLAIN | {"const", "enum", "$defs", "definitions"} else None
+    return texts if schema.keys() <= _PLAIN | {"const", "enum"} else None
+
+
+def _is_text(schema: dict[str, Any] | None) -> bool:
+    """Whether a value stands between its tags as it is."""
+    return schema is not None and (is_plain_text(schema) or named_texts(schema) is not None)
 
 
 def _typed(text: str, schema: dict[str, Any] | None) -> Any:
-    if schema is not None and (is_plain_text(schema) or named_texts(schema) is not None):
+    if _is_text(schema):
         return text
     try:
         return json_value(text)
@@ -160,14 +131,12 @@ def _typed(text: str, schema: dict[str, Any] | None) -> Any:
         return _WORDS.get(text.strip(), text)
 
 
-def _begun(text: str, schema: dict[str, Any] | None, style: TagStyle) -> Callable[[str], dict[str, Any]]:
-    """What is known of a value that is being written, by the argument's name; nothing where it may change."""
-    if schema is not None and (is_plain_text(schema) or named_texts(schema) is not None):
-        end = f"\n{style.value_end}" if style.padded else style.value_end
-        held = next((size for size in range(min(len(end), len(text)), 0, -1) if end.startswith(text[-size:])), 0)
-        return lambda name: {name: text[: len(text) - held]}
+def _begun(name: str, text: str, schema: dict[str, Any] | None, style: TagStyle) -> dict[str, Any]:
+    """What is known of an argument that is being written, by its name; nothing where it may change."""
+    if _is_text(schema):
+        return {name: text[: len(text) - begun(text, (_padding(style) + style.value_end,))]}
     value = begun_json(text, strings=True) if text.lstrip()[:1] in ("{", "[", '"') else None
-    return lambda name: {} if value is None else {name: value}
+    return {} if value is None else {name: value}
 
 
 def _forms(tools: Sequence[Offered], rules: LarkRules, marks: Marks, style: TagStyle, several: bool) -> list[Form]:
@@ -189,28 +158,18 @@ def _forms(tools: Sequence[Offered], rules: LarkRules, marks: Marks, style: TagS
 
 
 def _argument_rules(tool: Offered, rules: LarkRules, style: TagStyle) -> list[str]:
-    parameters = referring_to_definitions(json.loads(tool.schema))
-    properties, required = parameters.get("properties", {}), listed(parameters, "required")
-    check_simple(tool, "between tags")
+    parameters = parameters_of(tool, "between tags")
     found = []
-    for name in properties:
-        about = argument_schema(parameters, name) or {}
+    for name, about in parameters.named.items():
         key = rules.marker(style.key.format(name))
         value = rules.rule(f"{key} {_value(about, rules, style)} {literal(style.after_value)}")
-        found.append(value if name in required else f"{value}?")
-    if not properties and parameters.get("additionalProperties", True) is not False:
-        others = argument_schema(parameters, "")
+        found.append(value if name in parameters.required else f"{value}?")
+    if parameters.any_names:
+        others = parameters.others
         free = _any_text(rules, style) if others is None else _value(others, rules, style)
         head, tail = map(rules.marker, style.key.split("{}"))
         found.append(f"({head} /[^<>\\n]+/ {tail} {free} {literal(style.after_value)})*")
     return found
-
-
-def check_simple(tool: Offered, how: str) -> None:
-    """Raises `InvalidSchema` where the arguments cannot be told one by one."""
-    for keyword in ("$ref", "anyOf", "oneOf", "allOf", "patternProperties", "minProperties", "maxProperties"):
-        if keyword in tool.parameters:
-            raise InvalidSchema(f"this model writes arguments {how}, one by one: no {keyword} at the top", keyword)
 
 
 def _padding(style: TagStyle) -> str:
