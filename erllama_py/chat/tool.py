@@ -13,6 +13,7 @@ import msgspec
 from erllama_py.chat.functions import Function, function_of, is_function, name_of
 from erllama_py.chat.schema import check_size
 from erllama_py.errors import InvalidSchema
+from erllama_py.errors.shown import shown
 
 MAX_TOOLS = 128  # as in OpenAI's API
 MAX_DESCRIPTION = 65_536  # characters
@@ -52,10 +53,7 @@ def tools_of(given: Sequence[object]) -> tuple[Tool, ...]:
         known.add(tool.name)
     values = 0
     for tool in tools:
-        try:
-            values += check_size(tool.parameters)
-        except InvalidSchema as error:
-            raise BadTool(f"the tool {tool.name!r}: its parameters: {error}") from error
+        values += _size(tool.parameters, tool.name)
         if values > MAX_VALUES:
             raise BadTool(f"the schemas of all tools have more than {MAX_VALUES} values together")
     return tools
@@ -67,7 +65,7 @@ def _tool(given: object, number: int) -> Tool:
     where = f"tool {number}"
     if isinstance(given, Mapping):
         return _of_mapping(given, where)
-    if not callable(given) or not is_function(given):
+    if not is_function(given):
         raise BadTool(f"{where} is a {type(given).__name__}; a mapping or a function is expected")
     return _of_function(given, where)
 
@@ -79,17 +77,15 @@ def _of_function(given: Callable[..., Any], where: str) -> Tool:
     except ValueError as error:
         raise BadTool(f"the tool {name!r}: {error}") from error
     _check_description(function.description, name)
-    return Tool(
-        name=name, description=function.description, parameters=function.parameters, function=function,
-        shown=_shown({"name": name, "description": function.description, "parameters": function.parameters}),
-    )  # fmt: skip
+    said = {"name": name, "description": function.description, "parameters": function.parameters}
+    return Tool(**said, shown={"type": "function", "function": said}, function=function)
 
 
 def _of_mapping(given: Mapping[Any, Any], where: str) -> Tool:
     inner: Any = given
     if "function" in given or "type" in given:
         if given.get("type", "function") != "function":
-            raise BadTool(f"{where} is of the type {given['type']!r}; only 'function' is known")
+            raise BadTool(f"{where} is of the type {shown(given['type'])}; only 'function' is known")
         inner = given.get("function")
         if not isinstance(inner, Mapping):
             raise BadTool(f"{where}: 'function' is a mapping with name, description and parameters")
@@ -99,38 +95,38 @@ def _of_mapping(given: Mapping[Any, Any], where: str) -> Tool:
         raise BadTool(f"the tool {name!r}: its description is a str, not {type(description).__name__}")
     _check_description(description or "", name)
     parameters = _parameters(inner, name)
-    outer = dict(given) if inner is not given else {"type": "function"}
-    shown = {**outer, "type": "function", "function": {**inner, "parameters": parameters}}
-    return Tool(name=name, description=description or "", parameters=parameters, shown=shown)
+    outer = {} if inner is given else given
+    mapping = {**outer, "type": "function", "function": {**inner, "parameters": parameters}}
+    return Tool(name=name, description=description or "", parameters=parameters, shown=mapping)
 
 
 def _parameters(inner: Mapping[Any, Any], name: str) -> dict[str, Any]:
     given = inner.get("parameters")
     if given is None:
         if other := next((key for key in inner if key in _PARAMETERS), None):
-            raise BadTool(f"the tool {name!r}: its schema is expected under 'parameters', not {other!r}")
+            raise BadTool(f"the tool {name!r}: its schema is expected under 'parameters', not {shown(other)}")
         return {"type": "object", "properties": {}}
     if not isinstance(given, Mapping):
         raise BadTool(f"the tool {name!r}: its parameters are a JSON schema, not {type(given).__name__}")
     schema = dict(given)
-    try:
-        check_size(schema)
-    except InvalidSchema as error:
-        raise BadTool(f"the tool {name!r}: its parameters: {error}") from error
+    _size(schema, name)
     if schema.get("type", "object") != "object":
         raise BadTool(f"the tool {name!r}: its parameters are of the type 'object', not {schema['type']!r}")
     copied: dict[str, Any] = json.loads(json.dumps(schema))  # the caller's own may change
     return {"type": "object", "properties": {}, **copied}
 
 
-def _shown(function: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "function", "function": function}
+def _size(parameters: dict[str, Any], name: str) -> int:
+    """How many values they have, if they are JSON and not too much of it."""
+    try:
+        return check_size(parameters)
+    except InvalidSchema as error:
+        raise BadTool(f"the tool {name!r}: its parameters: {error}") from error
 
 
 def _checked_name(name: object, where: str) -> str:
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        got = repr(name) if len(repr(name)) <= 80 else f"{repr(name)[:77]}..."
-        raise BadTool(f"{where}: a name has 1 to 64 of A-Z, a-z, 0-9, _ and -, got {got}")
+        raise BadTool(f"{where}: a name has 1 to 64 of A-Z, a-z, 0-9, _ and -, got {shown(name)}")
     return name
 
 
@@ -147,3 +143,9 @@ def nearest_tool(name: str, tools: Sequence[Tool]) -> str | None:
     """The tool whose name is closest to one that no tool has."""
     close = difflib.get_close_matches(name, [tool.name for tool in tools], n=1)
     return close[0] if close else None
+
+
+def no_tool(name: str, tools: Sequence[Tool]) -> str:
+    """What a model is told that has called one that is not there."""
+    near = nearest_tool(name, tools)
+    return f"there is no tool {name[:80]!r}" + (f"; did you mean {near!r}?" if near else "")

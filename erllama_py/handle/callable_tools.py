@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from erllama_py.chat.dialect import Dialect
 from erllama_py.chat.reply_grammar import Calls, Choice
@@ -80,8 +79,7 @@ def refused_tools(calls: Calls | None, tokenizer: Tokenizer) -> Iterator[None]:
 
 def _check_alone(tool: Offered, tokenizer: Tokenizer) -> None:
     grammar = f'{{"grammars": [{{"json_schema": {tool.schema}}}]}}'
-    parameters: dict[str, Any] = tool.parameters
     try:
         check(grammar, tokenizer)
     except InvalidGrammar as error:
-        raise _of_tool(tool.name, refused(parameters, error.problem)) from error
+        raise _of_tool(tool.name, refused(tool.parameters, error.problem)) from error

@@ -19,7 +19,7 @@ import msgspec
 
 from erllama_py.actors import Home, ThreadsClosed, describe
 from erllama_py.chat.functions import Function
-from erllama_py.chat.tool import Tool, nearest_tool
+from erllama_py.chat.tool import Tool, no_tool
 from erllama_py.handle.open_calls import OpenCall, add_result, content_of, error_content
 from erllama_py.options.tool_run import ToolRunOptions
 from erllama_py.results import RunEvent, ToolFinished, ToolStarted
@@ -71,9 +71,7 @@ class Calls:
                 return
             seconds = time.monotonic() - began
         add_result(self._messages, one, outcome.content)
-        self._emit(
-            ToolFinished(one.call, outcome.content, seconds, outcome.value, outcome.problem, outcome.cause)
-        )  # fmt: skip
+        self._emit(ToolFinished(one.call, outcome.content, seconds, outcome.value, outcome.problem, outcome.cause))
 
     async def _outcome(self, one: OpenCall) -> Outcome:
         call, limit = one.call, self._options.max_result_characters
@@ -81,8 +79,7 @@ class Calls:
         if call.problem is not None:
             return self._failed(f"the call cannot be carried out: {call.problem}")
         if tool is None or tool.function is None:
-            near = nearest_tool(call.name, list(self._tools.values()))
-            return self._failed(f"there is no tool {call.name!r}" + (f"; did you mean {near!r}?" if near else ""))
+            return self._failed(no_tool(call.name, list(self._tools.values())))
         try:
             arguments = tool.function.read(call.arguments)
         except ValueError as error:

@@ -15,7 +15,7 @@ import msgspec
 
 from erllama_py.chat.arguments import problem_of
 from erllama_py.chat.segments import begun
-from erllama_py.chat.tool import Tool, nearest_tool
+from erllama_py.chat.tool import Tool, no_tool
 from erllama_py.chat.tool_formats import Read, ToolFormat
 from erllama_py.results import CallText, Completion, EngineEvent, ToolCall, ToolCallDelta, ToolCallEnd
 from erllama_py.scheduler.messages import Feed
@@ -71,8 +71,7 @@ class ReplyCalls:
             return "the call is not complete"
         tool = self._tools.get(read.name)
         if tool is None:
-            near = nearest_tool(read.name, tuple(self._tools.values()))
-            return f"there is no tool {read.name[:80]!r}" + (f"; did you mean {near!r}?" if near else "")
+            return no_tool(read.name, tuple(self._tools.values()))
         return problem_of(read.arguments or {}, tool.parameters)
 
 

@@ -113,6 +113,13 @@ WRONG: list[tuple[object, str]] = [
 ]
 
 
+@pytest.mark.parametrize("given", [{"name": 10**5000}, {"name": [10**5000]}, {"type": 10**5000}])
+def test_what_has_no_text_is_refused_as_well(given: dict[str, Any]) -> None:
+    """Python writes no whole number of thousands of digits; the error says so, and is the one for all bad tools."""
+    with pytest.raises(InvalidOption, match=r"bits|has no text"):
+        tool_list([given])
+
+
 @pytest.mark.parametrize(("given", "problem"), WRONG, ids=[str(number) for number in range(len(WRONG))])
 def test_bad_tools_are_refused_with_the_tools_name(given: object, problem: str) -> None:
     """Each by `InvalidOption`."""
