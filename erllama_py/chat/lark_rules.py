@@ -24,23 +24,21 @@ class LarkRules:
         named = {part for marker in markers for part in split(marker)}
         self.shown = _ranges([one for one in shown if one not in named])
         self._lines: list[str] = [ANY]
-        self._names: dict[str, str] = {}  # of rules, by what they say
+        self._names: dict[tuple[str, str], str] = {}  # of rules and terminals, by what they say
 
     def rule(self, body: str, options: str = "") -> str:
         """The name of a rule; the same for the same."""
-        line = f"{options}: {body}"
-        if line not in self._names:
-            self._names[line] = f"r{len(self._names)}"
-            self._lines.append(self._names[line] + line)
-        return self._names[line]
+        return self._named("r", f"{options}: {body}")
 
     def terminal(self, body: str) -> str:
-        """The name of a terminal."""
-        line = f": {body}"
-        if line not in self._names:
-            self._names[line] = f"T{len(self._names)}"
-            self._lines.append(self._names[line] + line)
-        return self._names[line]
+        """The name of a terminal; the same for the same."""
+        return self._named("T", f": {body}")
+
+    def _named(self, kind: str, line: str) -> str:
+        if (kind, line) not in self._names:
+            self._names[kind, line] = name = f"{kind}{len(self._names)}"
+            self._lines.append(name + line)
+        return self._names[kind, line]
 
     def space(self) -> None:
         """Have the terminal SPACE: any white space, or none."""
