@@ -15,7 +15,6 @@ import msgspec
 
 SegmentKind = Literal["text", "thinking", "call"]
 
-
 # What ends a text in a call, or escapes what would.
 _TEXT_END = {quote: re.compile(f"[{quote}\\\\\n]") for quote in "\"'"}
 
@@ -165,14 +164,16 @@ class Segmenter:
             return len(held), False
         at = 0
         while True:
-            found = _TEXT_END[self._quote].search(held, at) if self._quote else None
-            if self._quote and found is None:
-                return len(held), False
-            if found is not None:
-                if found[0] == "\\" and found.end() == len(held):
+            if self._quote:
+                found = _TEXT_END[self._quote].search(held, at)
+                if found is None:
+                    return len(held), False
+                if found[0] != "\\":
+                    self._quote, at = "", found.end()
+                elif found.end() < len(held):
+                    at = found.end() + 1
+                else:
                     return found.start(), False  # what it escapes has not come
-                at = found.end() + (found[0] == "\\")
-                self._quote = self._quote if found[0] == "\\" else ""
                 continue
             closed, _ = _first(held, (end,), at)
             quoted, quote = _first(held, tuple(quotes), at)
@@ -184,11 +185,7 @@ class Segmenter:
                 return len(held) - begun(held[at:], (end,)), False
 
     def _give(self, text: str, pieces: list[Piece]) -> None:
-        """Hand out text of the segment, but for white space that a marker may follow."""
-        if self._kind == "call":
-            if text:
-                pieces.append(Piece("call", text))
-            return
+        """Hand out text that is of no call, but for white space that a marker may follow."""
         if self._after_marker:
             text = text.lstrip()
         if not text:
