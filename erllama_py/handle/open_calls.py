@@ -28,7 +28,11 @@ class OpenCall(msgspec.Struct, frozen=True):
 
 def open_calls(messages: Sequence[Any]) -> list[OpenCall]:
     """The calls of the last reply that have no result; none where something else was said since."""
-    _, calls, done = _last_calls(messages)
+    place = len(messages) - 1
+    while place >= 0 and _role(messages[place]) == "tool":
+        place -= 1
+    calls = _calls_of(messages[place]) if place >= 0 else []
+    done = _done(messages, place, calls)
     return [OpenCall(number, call) for number, call in enumerate(calls) if not done[number]]
 
 
@@ -58,15 +62,6 @@ def has_answer(messages: Sequence[Any]) -> bool:
 def follows_result(messages: Sequence[Any]) -> bool:
     """Whether the model is to go on from results."""
     return bool(messages) and _role(messages[-1]) == "tool"
-
-
-def _last_calls(messages: Sequence[Any]) -> tuple[int, list[ToolCall], list[bool]]:
-    """Where the message with the last calls is, its calls, and which of them have a result."""
-    place = len(messages) - 1
-    while place >= 0 and _role(messages[place]) == "tool":
-        place -= 1
-    calls = _calls_of(messages[place]) if place >= 0 else []
-    return place, calls, _done(messages, place, calls)
 
 
 def _calls_of(message: Any) -> list[ToolCall]:
