@@ -9,8 +9,8 @@ import msgspec
 from erllama_py.results.completion import Completion, TokenLogprob, ToolCall
 
 
-class TextDelta(msgspec.Struct, frozen=True, tag="text"):
-    """New text: whole characters, never a part of a stop sequence. `token_ids` are its tokens."""
+class _Delta(msgspec.Struct, frozen=True):
+    """New text of a reply."""
 
     text: str
     """The text that was added."""
@@ -20,6 +20,10 @@ class TextDelta(msgspec.Struct, frozen=True, tag="text"):
     """How likely each of them was; `None` unless it was asked for."""
     index: int = 0
     """Which of `n` replies they are of."""
+
+
+class TextDelta(_Delta, frozen=True, tag="text"):
+    """New text: whole characters, never a part of a stop sequence. `token_ids` are its tokens."""
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -40,17 +44,8 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     """What `complete` would have returned."""
 
 
-class ThinkingDelta(msgspec.Struct, frozen=True, tag="thinking"):
+class ThinkingDelta(_Delta, frozen=True, tag="thinking"):
     """New text of what the model thinks, without markers. `token_ids` are its tokens."""
-
-    text: str
-    """The text that was added."""
-    token_ids: list[int]
-    """The tokens that made it."""
-    logprobs: list[TokenLogprob] | None = None
-    """How likely each of them was; `None` unless it was asked for."""
-    index: int = 0
-    """Which of `n` replies they are of."""
 
 
 class ThinkingEnd(msgspec.Struct, frozen=True, tag="thinking_end"):
