@@ -243,9 +243,9 @@ async def test_a_long_call_is_read_in_steps() -> None:
     def read(*given: Any) -> Any:
         nonlocal readings
         readings += 1
-        return form.read(*given)
+        return form.reader(*given)
 
-    calls = ReplyCalls(msgspec.structs.replace(form, read=read), tools_of(TOOLS))
+    calls = ReplyCalls(msgspec.structs.replace(form, reader=read), tools_of(TOOLS))
     feed = calls.events(events.append, 0)
     for start in range(0, len(text), 10):
         piece = text[start : start + 10]
