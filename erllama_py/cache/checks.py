@@ -12,7 +12,7 @@ from typing import TypeVar, get_args
 
 from erllama_py.cache.keys import Identity, pack_tokens
 from erllama_py.errors import RequestError
-from erllama_py.options.check import shown
+from erllama_py.errors.shown import shown
 from erllama_py.tiers.messages import SaveReason
 
 # What the header of a row's file has room for: `tiers.row_file.MAX_BUILD_BYTES`.
