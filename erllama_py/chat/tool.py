@@ -77,7 +77,7 @@ def _of_function(given: Callable[..., Any], where: str) -> Tool:
     except ValueError as error:
         raise BadTool(f"the tool {name!r}: {error}") from error
     _check_description(function.description, name)
-    said = {"name": name, "description": function.description, "parameters": function.parameters}
+    said: dict[str, Any] = {"name": name, "description": function.description, "parameters": function.parameters}
     return Tool(**said, shown={"type": "function", "function": said}, function=function)
 
 
