@@ -7,10 +7,10 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import jinja2
-from jinja2 import meta, nodes
+from jinja2 import nodes
 
 from erllama_py.chat.fuel import Fuel, burning, fuel_for
-from erllama_py.chat.sandbox import MOST_SAID, compiled, sandbox
+from erllama_py.chat.sandbox import MOST_SAID, compiled, read, sandbox
 from erllama_py.errors import ChatTemplateError
 
 # Letters alone: templates trim texts and escape them.
@@ -25,7 +25,7 @@ _PROBE: dict[str, Any] = {
 
 
 class Program:
-    """A template by its source. Raises `ChatTemplateError` when it is first rendered, where it is none."""
+    """A template by its source. Raises `ChatTemplateError` when it is first rendered or read, where it is none."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -50,17 +50,19 @@ class Program:
     def takes_text(self) -> bool:
         """Whether it shows a content that is a text; a few want a list of parts."""
         shown = self._probe({"role": "user", "content": _FIRST})
-        return shown is None or _FIRST in shown or not self._shows_parts
+        return shown is None or _FIRST in shown or not self.takes_parts
 
     @cached_property
     def takes_parts(self) -> bool:
         """Whether it shows a content that is a list of text parts as text."""
-        return self._shows_parts
+        parts = [{"type": "text", "text": _FIRST}, {"type": "text", "text": _SECOND}]
+        shown = self._probe({"role": "user", "content": parts})
+        return shown is not None and _FIRST in shown and _SECOND in shown and "'type'" not in shown
 
     @cached_property
     def takes_tools(self) -> bool:
         """Whether it shows tools: it reads them, and the name of one is in its text."""
-        if not any(name.name == "tools" and name.ctx == "load" for name in self._tree.find_all(nodes.Name)):
+        if not read(self.source, _reads_tools):
             return False
         parameters = {"type": "object", "properties": {"x": {"type": "string", "description": "x"}}, "required": ["x"]}
         function = {"name": _TOOL, "description": "x", "parameters": parameters}
@@ -76,17 +78,6 @@ class Program:
         shown = (self._probe({"role": role, "content": "x"}) for role in _ROLES)
         return "\n".join(text for text in (self._probe(*_DIALOGUE), *shown) if text is not None)
 
-    @cached_property
-    def names(self) -> frozenset[str]:
-        """What it reads beside what it sets itself."""
-        return frozenset(meta.find_undeclared_variables(self._tree))
-
-    @cached_property
-    def _shows_parts(self) -> bool:
-        parts = [{"type": "text", "text": _FIRST}, {"type": "text", "text": _SECOND}]
-        shown = self._probe({"role": "user", "content": parts})
-        return shown is not None and _FIRST in shown and _SECOND in shown and "'type'" not in shown
-
     def _probe(self, *messages: dict[str, Any], **context: Any) -> str | None:
         try:
             return self.run({**_PROBE, "messages": list(messages), **context}, fuel_for(100, 0))
@@ -94,10 +85,6 @@ class Program:
             if self._problem is not None:
                 raise
             return None
-
-    @property
-    def _tree(self) -> nodes.Template:
-        return sandbox.parse(self.source)
 
     @property
     def _template(self) -> jinja2.Template:
@@ -112,6 +99,10 @@ class Program:
     @cached_property
     def _compiled(self) -> jinja2.Template:
         return compiled(self.source)
+
+
+def _reads_tools(source: str) -> bool:
+    return any(name.name == "tools" and name.ctx == "load" for name in sandbox.parse(source).find_all(nodes.Name))
 
 
 @lru_cache(maxsize=32)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import jinja2
 from jinja2 import nodes, pass_context
@@ -33,6 +33,7 @@ SMALL = 1 << 62
 MOST_KEPT = 2000  # attributes that were looked up
 MOST_SAID = 1000  # characters of a template's own refusal
 
+Read = TypeVar("Read")
 
 _METHODS = (types.BuiltinMethodType, types.MethodType)
 _safe: dict[tuple[type, str], bool] = {}
@@ -89,7 +90,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return safe
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        if not isinstance(value, types.BuiltinMethodType | types.MethodType) or value.__name__ != "format":
+        if not isinstance(value, _METHODS) or value.__name__ != "format":
             return None
         form = value.__self__
         return _Format(self, form) if isinstance(form, str) else None
@@ -119,7 +120,9 @@ class _Formatter(SandboxedFormatter):
 class _Generation(Extension):
     """`{% generation %}` marks the assistant's words for training; here its block is just its content."""
 
-    tags = {"generation"}  # noqa: RUF012  # Jinja declares it so
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self.tags = {"generation"}
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
@@ -164,7 +167,13 @@ sandbox = _make()
 
 
 def compiled(source: object) -> jinja2.Template:
-    """A template. Raises `ChatTemplateError` for what is none, with the line where it stops being one."""
+    """A template. Raises as `read`."""
+    return read(source, sandbox.from_string)
+
+
+def read(source: object, reader: Callable[[str], Read]) -> Read:
+    """What `reader` makes of a template's source. Raises `ChatTemplateError` for what is none, with the line where it
+    stops being one."""
     if not isinstance(source, str):
         raise ChatTemplateError(f"a chat template is a str, not {type(source).__name__}")
     if len(source) > MOST_SOURCE:
@@ -172,7 +181,7 @@ def compiled(source: object) -> jinja2.Template:
     if "\0" in source:
         raise ChatTemplateError("the chat template has a NUL character: it is no text")
     try:
-        return sandbox.from_string(source)
+        return reader(source)
     except jinja2.TemplateSyntaxError as error:
         said = f"line {error.lineno}: {error.message}"
         raise ChatTemplateError(f"the chat template does not parse: {said}") from error

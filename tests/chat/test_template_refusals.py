@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from erllama_py.chat.sandbox import MOST_SOURCE
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.errors import ChatTemplateError
 
@@ -102,12 +103,26 @@ def test_a_model_without_a_template_says_so() -> None:
     assert problem(None) == "the model has no chat template"
 
 
-def test_a_template_that_does_not_parse_is_known_at_its_first_use() -> None:
+@pytest.mark.parametrize("tools", [None, [{"type": "function", "function": {"name": "f", "parameters": {}}}]])
+def test_a_template_that_does_not_parse_is_known_at_its_first_use(tools: Any) -> None:
     """The line is named; constructing did not raise."""
     template = ChatTemplate("one\n{% if %}", "", "")
     for _ in range(2):
         with pytest.raises(ChatTemplateError, match=r"^the chat template does not parse: line 2: "):
-            template.render(HELLO)
+            template.render(HELLO, tools=tools)
+
+
+@pytest.mark.parametrize("tools", [None, [{"name": "f"}]])
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{{ tools }}" + "{% if x %}" * 3000, "the chat template does not compile: RecursionError"),
+        ("{{ tools }}" + "x" * MOST_SOURCE, "the chat template has 100011 characters"),
+    ],
+)
+def test_what_is_no_template_is_not_read_for_its_tools(source: str, said: str, tools: Any) -> None:
+    """One that nests too deeply, or is too long, is refused as it is without tools."""
+    assert problem(source, tools=tools).startswith(said)
 
 
 def test_an_undefined_name_is_named() -> None:
