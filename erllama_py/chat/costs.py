@@ -17,11 +17,12 @@ from erllama_py.errors import ChatTemplateError
 
 WIDEST = 10_000  # characters that a number may ask for: widths, batches, indents
 MOST_BITS = 4096  # of a whole number
+CHARACTERS_A_SCAN = 256  # searched or compared for one unit
+A_FIELD = 8  # of a form
 _WIDE = re.compile(r"\d{5,}")
 _FIELD = re.compile(r"[-#0 +]*(\*|[0-9]*)(?:\.(\*|[0-9]*))?")  # of printf, after the name in brackets
 _BRACKET = re.compile(r"[()]")
 _NUMBER = re.compile(r"\d+")
-A_FIELD = 8
 ATOMS = (str, int, float, bool, type(None))
 
 TEXT_METHODS = """
@@ -39,9 +40,8 @@ METHODS: dict[type, frozenset[str]] = {
     bytes: frozenset(),
     range: frozenset(),
 }
-
-
 PLAIN = tuple(METHODS)
+_OPAQUE = (KeysView, ValuesView, ItemsView, Generator, set, frozenset, type)
 
 
 def is_known(owner: object, name: str) -> bool:
@@ -60,9 +60,6 @@ def _names(kind: type) -> frozenset[str] | None:
     return frozenset() if issubclass(kind, _OPAQUE) else None
 
 
-_OPAQUE = (KeysView, ValuesView, ItemsView, Generator, set, frozenset, type)
-
-
 def small(number: object, what: str) -> int:
     """A number that memory or time is taken for. Raises `ChatTemplateError` for a large one."""
     if isinstance(number, int) and abs(number) > WIDEST:
@@ -70,12 +67,9 @@ def small(number: object, what: str) -> int:
     return abs(number) if isinstance(number, int) else 0
 
 
-CHARACTERS_A_SCAN = 256  # searched or compared for one unit
-
-
 def search(fuel: Fuel, text: int, sought: int, *, backwards: bool = False) -> None:
     """A text is searched; lengths in characters. Python's search from the end takes their product at worst."""
-    fuel.use(1 + text * min(sought, text if backwards else 128) // 256 + text // CHARACTERS_A_SCAN)
+    fuel.use(1 + text * min(sought, text if backwards else 128) // CHARACTERS_A_SCAN + text // CHARACTERS_A_SCAN)
 
 
 def binop(fuel: Fuel, operator: str, left: Any, right: Any) -> None:
@@ -182,8 +176,8 @@ def method(fuel: Fuel, owner: Any, name: str, arguments: tuple[Any, ...]) -> Non
         _text_method(fuel, owner, name, arguments)
     elif name in ("count", "index"):
         contains(fuel, arguments[0] if arguments else None, owner)
-    elif name == "get":
-        fuel.deep(arguments[0]) if arguments and isinstance(arguments[0], tuple) else None
+    elif name == "get" and arguments and isinstance(arguments[0], tuple):
+        fuel.deep(arguments[0])
     elif name == "copy":
         fuel.use(len(owner) // 4)
 

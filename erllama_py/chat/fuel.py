@@ -10,7 +10,7 @@ The fuel of the rendering under way is the thread's own (`burning`), since Jinja
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping, Set, ValuesView
+from collections.abc import Generator, Iterable, Iterator, Mapping, Set, Sized, ValuesView
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -75,10 +75,9 @@ class Fuel:
 
     def steps(self, values: Iterable[Any]) -> Iterable[Any]:
         """The same values, each paid for: at once where they can be counted, else as they come."""
-        try:
-            self.use(1 + len(values) // 8)  # type: ignore[arg-type]  # what has no length raises
-        except TypeError:
+        if not isinstance(values, Sized):
             return self._paid(iter(values))
+        self.use(1 + len(values) // 8)
         return values
 
     def _paid(self, values: Iterator[Any]) -> Generator[Any, None, None]:

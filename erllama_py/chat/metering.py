@@ -7,7 +7,7 @@ filters here. Their names begin with "=", which no template can write.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jinja2 import nodes
@@ -18,6 +18,7 @@ from erllama_py.chat import costs
 from erllama_py.chat.fuel import CHARACTERS, fuel, pay, pay_text
 from erllama_py.errors import ChatTemplateError
 
+_Body = nodes.For | nodes.Macro | nodes.CallBlock | nodes.Block
 _BODIES = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)
 NODES_A_UNIT = 8
 SHORT = 64  # characters that are searched in no time
@@ -27,9 +28,9 @@ _OPERATORS = {"eq": "==", "ne": "!=", "lt": "<", "lteq": "<=", "gt": ">", "gteq"
 def metered(tree: nodes.Template) -> nodes.Template:
     """The tree with what it costs."""
     _Metering().visit(tree)
-    for one in tree.find_all(_BODIES):
-        body: list[nodes.Node] = one.body  # type: ignore[attr-defined]  # each of the four has one
-        body.insert(0, _payment(body))
+    bodies: Iterator[_Body] = tree.find_all(_BODIES)
+    for one in bodies:
+        one.body.insert(0, _payment(one.body))
     tree.body.insert(0, _payment(tree.body))
     return tree
 

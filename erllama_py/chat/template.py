@@ -22,7 +22,7 @@ from erllama_py.chat.conversation import (
     with_parsed_arguments,
     with_thoughts,
 )
-from erllama_py.chat.fuel import CHARACTERS, PER_SOURCE, fuel_for
+from erllama_py.chat.fuel import CHARACTERS, PER_SOURCE, Fuel, fuel_for
 from erllama_py.chat.program import Program, program
 from erllama_py.chat.tools_text import MARKERS, with_tools_as_text
 from erllama_py.errors import ChatTemplateError
@@ -44,10 +44,6 @@ class ChatSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PLAIN = ChatSettings()
-
-
-def _as_it_is(text: str) -> str:
-    return text
 
 
 class ChatTemplate:
@@ -127,8 +123,8 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         settings: ChatSettings | None = None,
         continue_final_message: bool = False,
-        mark: Callable[[str], str] = _as_it_is,
-        mark_own: Callable[[str], str] = _as_it_is,
+        mark: Callable[[str], str] = str,
+        mark_own: Callable[[str], str] = str,
     ) -> str:
         """The conversation as the text that the model was trained on.
 
@@ -141,28 +137,19 @@ class ChatTemplate:
         as_text = self.tells_tools_as_text(settings)
         one = self.program(settings.chat_template, has_tools=bool(described))
         copy, copy_own = Copy(mark, CHARACTERS), Copy(mark_own, CHARACTERS)
-        shown = [
-            _copied(message, f"message {number}", copy, copy_own if message["role"] == "assistant" else copy)
-            for number, message in enumerate(map(with_parsed_arguments, checked), 1)
-        ]
+        shown = _copied(checked, copy, copy_own)
         described = copy.of(described, "tools")
         extra = copy.of(dict(settings.template_kwargs), "template_kwargs")
         if as_text:
             shown, described = with_tools_as_text(shown, described), None
         shown = [_in_form(with_thoughts(message), one) for message in shown]
-        if continue_final_message:
-            add_generation_prompt, open_ = False, _open(shown)
-        text = one.run(
-            {"documents": None, **extra, **self._fixed, "messages": shown, "tools": described,
-             "add_generation_prompt": add_generation_prompt},
-            fuel_for(
-                copy.values + copy_own.values,
-                copy.characters + copy_own.characters + len(one.source) // PER_SOURCE,
-                len(shown),
-                copy.known | copy_own.known,
-            ),
-        )  # fmt: skip
-        return _cut_open(text, open_) if continue_final_message else text
+        final = _open(shown) if continue_final_message else None
+        context = {
+            "documents": None, **extra, **self._fixed, "messages": shown, "tools": described,
+            "add_generation_prompt": add_generation_prompt and final is None,
+        }  # fmt: skip
+        text = one.run(context, _fuel(one, len(shown), copy, copy_own))
+        return text if final is None else _cut_open(text, final)
 
 
 def _as_source(chosen: str, names: tuple[str, ...]) -> str:
@@ -175,11 +162,25 @@ def _as_source(chosen: str, names: tuple[str, ...]) -> str:
     raise ChatTemplateError(f"chat_template: the model has no template named {chosen[:80]!r}; {there}")
 
 
-def _copied(message: Message, where: str, copy: Copy, copy_content: Copy) -> Message:
-    """A message as the template sees it; what calls say is no text of the template's, whoever made them."""
-    return {
-        name: (copy_content if name == "content" else copy).of(value, where, depth=1) for name, value in message.items()
-    }
+def _copied(messages: Sequence[Message], copy: Copy, copy_own: Copy) -> list[Message]:
+    """The messages as the template sees them: `copy_own` takes contents of the assistant's. What calls say is no text
+    of the template's, whoever made them."""
+    shown = []
+    for number, message in enumerate(map(with_parsed_arguments, messages), 1):
+        content = copy_own if message["role"] == "assistant" else copy
+        shown.append(
+            {
+                name: (content if name == "content" else copy).of(value, f"message {number}", depth=1)
+                for name, value in message.items()
+            }
+        )
+    return shown
+
+
+def _fuel(one: Program, messages: int, copy: Copy, copy_own: Copy) -> Fuel:
+    """For so many messages, once they and all else are copied."""
+    characters = copy.characters + copy_own.characters + len(one.source) // PER_SOURCE
+    return fuel_for(copy.values + copy_own.values, characters, messages, copy.known | copy_own.known)
 
 
 def _in_form(message: Message, one: Program) -> Message:
