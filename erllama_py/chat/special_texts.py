@@ -17,6 +17,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import accumulate
 
 import msgspec
 
@@ -144,7 +145,7 @@ def is_own(text: str) -> bool:
 
 
 class Marks:
-    """The marks of one conversation. `given` are all texts that its templates are given, joined."""
+    """The marks of one conversation. `given` are all texts that its template is given."""
 
     def __init__(self, special: SpecialTexts, source: str, given: Iterable[str]) -> None:
         used = {_character(found) for text in (source, *given) for found in _ANY_MARK.findall(text)}
@@ -164,11 +165,7 @@ class Marks:
         return self._marked(text, self._known.of_assistant)
 
     def _marked(self, text: str, texts: _Texts) -> str:
-        places = texts.places(text)
-        if not places:
-            return text
-        ends = sorted(places)
-        return self._mark.join(text[start:end] for start, end in zip([0, *ends], [*ends, None], strict=True))
+        return self._mark.join(_cut(text, texts.places(text)))
 
     def parts(self, rendered: str) -> list[str]:
         """A rendering without marks, cut where a control token would be seen that the template did not write."""
@@ -176,21 +173,22 @@ class Marks:
         if len(pieces) == 1:
             return pieces
         text = "".join(pieces)
-        cuts: list[int] = []
-        for piece in pieces[:-1]:
-            cuts.append((cuts[-1] if cuts else 0) + len(piece))
+        cuts = list(accumulate(map(len, pieces[:-1])))
         kept: set[int] = set()
         for start, end in self._known.all.found(text):
-            at = bisect_left(cuts, start + 1)
-            while at < len(cuts) and cuts[at] < end:
-                kept.add(cuts[at])
-                at += 1
-        ends = sorted(kept)
-        return [text[start:end] for start, end in zip([0, *ends], [*ends, None], strict=True)]
+            kept.update(cuts[bisect_left(cuts, start + 1) : bisect_left(cuts, end)])
+        return _cut(text, kept)
 
     def plain(self, rendered: str) -> str:
         """A rendering without marks."""
         return self._split.sub("", rendered)
+
+
+def _cut(text: str, places: set[int]) -> list[str]:
+    if not places:
+        return [text]
+    ends = sorted(places)
+    return [text[start:end] for start, end in zip([0, *ends], [*ends, None], strict=True)]
 
 
 def _character(found: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-from erllama_py.chat.conversation import MOST_BITS
+from erllama_py.chat.conversation import MOST_BITS, is_list
 
 Message = Mapping[str, Any]
 
@@ -83,7 +83,7 @@ def _one_text(content: object) -> object:
 
 def _text(content: object) -> object:
     """Texts in parts are joined as templates that take only text are given them."""
-    if isinstance(content, Sequence) and not isinstance(content, str | bytes | bytearray):
+    if is_list(content):
         parts = [part.get("text") if isinstance(part, Mapping) and len(part) == 2 else None for part in content]
         if all(isinstance(part, str) for part in parts) and all(part.get("type") == "text" for part in content):
             return "\n".join(part for part in parts if part is not None)

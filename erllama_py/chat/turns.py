@@ -75,14 +75,13 @@ def _after(
     before: Sequence[Message], asked: tuple[str, str], reply: Message, new: Sequence[Message], render: Render,
     ends: Sequence[str], word: str,
 ) -> str | None:  # fmt: skip
+    has_calls = bool(reply.get("tool_calls"))
     try:
         text = render([*before, reply, *new], True)
-        alone = render([*before, reply], False) if reply.get("tool_calls") else ""
+        alone = render([*before, reply], False) if has_calls else ""
     except ChatTemplateError:
         return None
-    if not text.startswith(asked):
-        return None
-    if not reply.get("tool_calls"):
+    if not has_calls:
         head, *tails = text.split(word)
         return tails[0] if len(tails) == 1 and head.startswith(asked) else None
     head, shown, tail = text.rpartition(word)
