@@ -116,9 +116,7 @@ class CacheActor(Actor[CacheMessage]):
                 self.counters[f"saves.dropped.{reason}"] += 1
             case messages.ListRows() if reply is not None:
                 self._background.answer(reply, self._list_rows())
-            case messages.HasLostTurn(keys):
-                return Answer(any(map(self.index.losses.has_turn, keys)))
-            case messages.Explain() | messages.ReadCounters() | messages.ListTiers():
+            case messages.Explain() | messages.HasLostTurn() | messages.ReadCounters() | messages.ListTiers():
                 return Answer(self._probe(message))
             case TierUp() | TierRows() | RowStored() | RowLost() | BadFiles() | TierHealth():
                 self._tier_reports(message)
@@ -199,8 +197,8 @@ class CacheActor(Actor[CacheMessage]):
     # --- turns ---------------------------------------------------------------------------------------------------
 
     def _find_turn(self, find: messages.FindTurn, reply: Reply[Any]) -> None:
-        found = find_turn(self.index, find.found_by[:1])
-        if found is None and find.wait_seconds and self.index.is_opening:
+        may_wait = find.wait_seconds and self.index.is_opening
+        if may_wait and find_turn(self.index, find.found_by[:1]) is None:
             self._waiting.add(OPENING, find, reply)
         else:
             self._answer_turn(find, reply)
@@ -331,10 +329,14 @@ class CacheActor(Actor[CacheMessage]):
             await asyncio.sleep(0)
         return infos
 
-    def _probe(self, question: messages.Explain | messages.ReadCounters | messages.ListTiers) -> object:
+    def _probe(
+        self, question: messages.Explain | messages.HasLostTurn | messages.ReadCounters | messages.ListTiers
+    ) -> object:
         match question:
             case messages.Explain():
                 return self._walk(question)
+            case messages.HasLostTurn(keys):
+                return any(map(self.index.losses.has_turn, keys))
             case messages.ReadCounters():
                 return dict(sorted(self.counters.items()))
             case messages.ListTiers():

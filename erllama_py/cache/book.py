@@ -6,7 +6,8 @@ The book of a tier that is gone is dropped as a whole, so none of its rows is fo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
+from typing import TypeVar
 
 import msgspec
 
@@ -21,6 +22,8 @@ TRY_SHARE = 16
 TURN_SHARE = 16
 # And no more than this, however large the quota: their tokens are in the index, in memory.
 MOST_TURN_BYTES = 256 << 20
+
+Counted = TypeVar("Counted", bound=Hashable)
 
 
 class Copy(msgspec.Struct, gc=False):
@@ -50,7 +53,7 @@ class Book:
         self.leaves = Leaves()
         self.turn_leaves = Leaves()  # rows of turns have an order, and a share of the quota, of their own
         self.turn_bytes = 0  # stored and pending
-        self._turns: dict[bytes, dict[bytes, int]] = {}  # their keys by what they are found by, and how often here
+        self._turns: dict[bytes, Counter[bytes]] = {}  # their keys by what they are found by, and how often here
         self._children: dict[bytes, Child | Siblings] = {}
         self._identities: dict[bytes, Counter[Identity]] = {}  # settings of the rows of each model
         self._builds: dict[bytes, str] = {}  # the build that last saved rows of a model, so that runs it now
@@ -235,8 +238,7 @@ class Book:
             siblings.add(one)
         self._no_leaf(meta.parent)
         if is_turn(meta):
-            here = self._turns.setdefault(meta.ctx_params_hash, {})
-            here[meta.key] = here.get(meta.key, 0) + 1
+            self._turns.setdefault(meta.ctx_params_hash, Counter())[meta.key] += 1
         else:
             self._identities.setdefault(meta.fingerprint, Counter())[_identity(meta)] += 1
 
@@ -248,14 +250,8 @@ class Book:
             del self._children[meta.parent]
             self._place(meta.parent)
         if is_turn(meta):
-            self._forget_turn(meta)
-            return
-        identities, identity = self._identities[meta.fingerprint], _identity(meta)
-        identities[identity] -= 1
-        if not identities[identity]:
-            del identities[identity]
-        if not identities:
-            del self._identities[meta.fingerprint]
+            _count_off(self._turns, meta.ctx_params_hash, meta.key)
+        elif _count_off(self._identities, meta.fingerprint, _identity(meta)):
             self._builds.pop(meta.fingerprint, None)
 
     def _place(self, key: bytes) -> None:
@@ -268,14 +264,6 @@ class Book:
         self.leaves.discard(key)
         self.turn_leaves.discard(key)
 
-    def _forget_turn(self, meta: RowMeta) -> None:
-        here = self._turns[meta.ctx_params_hash]
-        here[meta.key] -= 1
-        if not here[meta.key]:
-            del here[meta.key]
-        if not here:
-            del self._turns[meta.ctx_params_hash]
-
     def _meta(self, key: bytes) -> RowMeta | None:
         copy = self.rows.get(key)
         return copy.meta if copy is not None else self.pending.get(key)
@@ -284,6 +272,17 @@ class Book:
 def is_turn(meta: RowMeta) -> bool:
     """Whether a row holds the tokens of a turn, and no cells."""
     return meta.reason == "turn"
+
+
+def _count_off(counts: dict[bytes, Counter[Counted]], group: bytes, one: Counted) -> bool:
+    """Take one off a count, and leave no zero behind; whether that was the last of its group."""
+    counted = counts[group]
+    counted[one] -= 1
+    if not counted[one]:
+        del counted[one]
+    if not counted:
+        del counts[group]
+    return not counted
 
 
 def _identity(meta: RowMeta) -> Identity:
