@@ -111,6 +111,14 @@ def pack_tokens(tokens: Sequence[int]) -> bytes:
     return packed.tobytes()
 
 
+def unpack_tokens(packed: bytes) -> list[int]:
+    """The token ids that `pack_tokens` packed."""
+    tokens = array.array("I", packed)
+    if sys.byteorder == "big":
+        tokens.byteswap()
+    return tokens.tolist()
+
+
 def common_prefix(left: bytes, right: bytes) -> int:
     """How many tokens packed `left` and `right` begin with alike.
 

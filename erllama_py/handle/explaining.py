@@ -9,7 +9,7 @@ import msgspec
 
 from erllama_py.cache.keys import common_prefix, pack_tokens
 from erllama_py.cache.messages import Explain, Hit
-from erllama_py.chat.conversation import check_messages
+from erllama_py.chat.conversation import check_messages, is_list
 from erllama_py.errors import ChatTemplateError
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.explanation import explain, longest_live, session_parting
@@ -113,6 +113,4 @@ class Explainer:
 
 def is_conversation(prompt: object) -> TypeGuard[Sequence[ChatMessage]]:
     """Whether these are messages, and no tokens."""
-    if not isinstance(prompt, Sequence) or isinstance(prompt, str | bytes | bytearray):
-        return False
-    return bool(prompt) and isinstance(prompt[0], Mapping)
+    return is_list(prompt) and bool(prompt) and isinstance(prompt[0], Mapping)

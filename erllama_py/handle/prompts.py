@@ -19,7 +19,7 @@ from erllama_py.handle.caller import INLINE_LENGTH, Caller
 from erllama_py.handle.replies import Prepared
 from erllama_py.handle.thinking import switched
 from erllama_py.handle.tool_list import shown, tool_list
-from erllama_py.handle.turns import Known, Turns, forgotten, with_known
+from erllama_py.handle.turns import Known, Look, Turns, forgotten, with_known
 from erllama_py.model.request import check_is_tokens, check_tokens
 from erllama_py.options.chat import check_is_prompt
 from erllama_py.options.request import RequestOptions
@@ -102,9 +102,7 @@ class Prompts:
             prepared = await self.continuing(renderer, messages, look.known, options)
         if prepared is None:
             look, prepared = forgotten(look), await self.rendered(renderer, messages, options)
-        if look is None:
-            return prepared
-        return msgspec.structs.replace(prepared, finish=self.turns.finish(look, prepared.tokens, messages, options))
+        return self._recognised(prepared, look, messages, options)
 
     async def after_reply(
         self, messages: Sequence[ChatMessage], place: int, tokens: list[int], options: RequestOptions, keep: bool
@@ -117,7 +115,14 @@ class Prompts:
         prepared = await self.continuing(renderer, messages, known, options)
         if prepared is None or look is None:
             return prepared
-        look = msgspec.structs.replace(look, known=known)
+        return self._recognised(prepared, msgspec.structs.replace(look, known=known), messages, options)
+
+    def _recognised(
+        self, prepared: Prepared, look: Look | None, messages: Sequence[ChatMessage], options: RequestOptions
+    ) -> Prepared:
+        """The same prompt, whose reply will be recognised where turns are."""
+        if look is None:
+            return prepared
         return msgspec.structs.replace(prepared, finish=self.turns.finish(look, prepared.tokens, messages, options))
 
     async def continuing(

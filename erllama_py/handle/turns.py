@@ -8,17 +8,15 @@ knows nothing, or is down, the conversation is rendered.
 
 from __future__ import annotations
 
-import array
 import secrets
 import string
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from erllama_py.cache.keys import Identity, pack_tokens
+from erllama_py.cache.keys import Identity, pack_tokens, unpack_tokens
 from erllama_py.cache.messages import FindTurn, KeepTurn, NewTurn, Turn
 from erllama_py.chat.conversation import text_of_content
 from erllama_py.chat.rendering import Renderer
@@ -175,10 +173,8 @@ def _hashed(identity: Identity, shape: Mapping[str, object], messages: Sequence[
 
 def _unpacked(turn: Turn, vocabulary: Vocabulary) -> list[int] | None:
     """The tokens of a turn; None if the model has no such tokens, whatever has written them."""
-    tokens = array.array("I", turn.tokens)
-    if sys.byteorder == "big":
-        tokens.byteswap()
-    return tokens.tolist() if max(tokens) < vocabulary.n_vocab else None
+    tokens = unpack_tokens(turn.tokens)
+    return tokens if max(tokens) < vocabulary.n_vocab else None
 
 
 def _end_texts(vocabulary: Vocabulary) -> list[str]:
