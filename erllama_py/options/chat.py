@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from erllama_py.errors import InvalidOption
 from erllama_py.errors.shown import shown
@@ -33,7 +33,7 @@ class ChatOptions(Sampling, frozen=True):
     """The name of one of the model's chat templates (`"tool_use"`, `"rag"`), or a template itself, in Jinja. `None`:
     `"tool_use"` where there are tools and the model has one of that name, else its default template. Compiling a
     template takes some milliseconds when it is first used."""
-    template_kwargs: dict[str, Any] = {}  # noqa: RUF012  # a struct copies it
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
     """What the chat template is given beside messages and tools, as the model's author describes it: `enable_thinking`,
     `reasoning_effort`, `documents`. Texts, numbers, booleans, and lists and mappings of them."""
     continue_final_message: bool = False
