@@ -30,6 +30,7 @@ words = st.text("abx é", max_size=4)
 pieces = st.one_of(st.sampled_from(CONTROL), st.sampled_from(MARKERS), st.sampled_from(HALVES), words, st.just("\n"))
 evil = st.lists(pieces, max_size=6).map("".join)
 harmless = st.text("ab cdx.é\n", max_size=20)
+some_examples = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -75,7 +76,7 @@ def controls(vocabulary: LlamaVocabulary, tokens: list[int]) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@some_examples
 @given(evil, evil, evil)
 def test_no_content_forges_a_control_token(
     vocabulary: LlamaVocabulary, family: str, one: str, two: str, answer: str
@@ -99,7 +100,7 @@ def as_read(vocabulary: LlamaVocabulary, text: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@some_examples
 @given(harmless, harmless, harmless)
 def test_other_contents_have_the_tokens_that_they_always_had(
     vocabulary: LlamaVocabulary, family: str, one: str, two: str, answer: str

@@ -8,7 +8,7 @@ files, `broken_gguf` the files that must be refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -162,10 +162,19 @@ def _write_pieces(writer: GGUFWriter) -> None:
 
 def _write_merges(writer: GGUFWriter) -> None:
     """Byte-level BPE: 256 bytes, whatever the merges for `WORDS` make, then the control tokens."""
+    tokens = write_merges_for(writer, WORDS)
+    writer.add_token_list([*tokens, *CONTROL])
+    writer.add_token_types([1] * len(tokens) + [3] * len(CONTROL))  # 1 normal, 3 control
+    writer.add_bos_token_id(len(tokens) + 1)
+    writer.add_eos_token_id(len(tokens) + 2)
+    writer.add_add_bos_token(False)
+
+
+def write_merges_for(writer: GGUFWriter, words: Iterable[str]) -> list[str]:
+    """The tokenizer whose merges make these words, letter after letter; its tokens: 256 bytes, then the merged ones."""
     letters = byte_letters()
-    tokens = [letters[byte] for byte in range(256)]
-    merges: list[str] = []
-    for word in WORDS:
+    tokens, merges = list(letters), list[str]()
+    for word in words:
         left = ""
         for byte in word.encode():
             if left and left + letters[byte] not in tokens:
@@ -174,12 +183,8 @@ def _write_merges(writer: GGUFWriter) -> None:
             left += letters[byte]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([*tokens, *CONTROL])
-    writer.add_token_types([1] * len(tokens) + [3] * len(CONTROL))  # 1 normal, 3 control
     writer.add_token_merges(merges)
-    writer.add_bos_token_id(len(tokens) + 1)
-    writer.add_eos_token_id(len(tokens) + 2)
-    writer.add_add_bos_token(False)
+    return tokens
 
 
 def byte_letters() -> list[str]:

@@ -12,7 +12,7 @@ from gguf import GGUFWriter
 from erllama_py.engine.llama.native import library
 from erllama_py.engine.llama.vocabulary import LlamaVocabulary
 from helpers.plain_families import CONTROL, USER_DEFINED
-from helpers.tiny_gguf import byte_letters
+from helpers.tiny_gguf import write_merges_for
 
 Kind = Literal["bpe", "spm", "spm without space"]
 KINDS: tuple[Kind, ...] = ("bpe", "spm", "spm without space")
@@ -62,18 +62,7 @@ def _write(path: Path, kind: Kind) -> None:
 
 
 def _merges(writer: GGUFWriter) -> tuple[list[str], list[int]]:
-    letters = byte_letters()
-    tokens, merges = [letters[byte] for byte in range(256)], []
-    for word in MERGES:
-        left = ""
-        for byte in word.encode():
-            if left and left + letters[byte] not in tokens:
-                merges.append(f"{left} {letters[byte]}")
-                tokens.append(left + letters[byte])
-            left += letters[byte]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_merges(merges)
+    tokens = write_merges_for(writer, MERGES)
     return tokens, [NORMAL] * len(tokens)
 
 
