@@ -196,7 +196,6 @@ class Session:
             raise InvalidOption("cache_salt", "it belongs to the whole session: model.session(cache_salt=…)")
 
     async def _chat_turn(self, message: str | ChatMessage | Sequence[ChatMessage], options: RequestOptions) -> Turn:
-        options = msgspec.structs.replace(options, tools=self._tools)
         new = _checked(message)
         messages = [*self._messages, *new]
         held = self._tokens
