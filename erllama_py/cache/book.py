@@ -183,10 +183,10 @@ class Book:
             meta = parent
         return True
 
-    def turns(self, found_by: bytes) -> Iterator[RowMeta]:
+    def turns(self, found_by: bytes) -> list[RowMeta]:
         """The rows of turns that are found by this, here or pending, the latest first."""
         metas = filter(None, (self._meta(key) for key in self._turns.get(found_by, ())))
-        return iter(sorted(metas, key=lambda meta: -meta.created_at))
+        return sorted(metas, key=lambda meta: -meta.created_at)
 
     def turn_tokens(self, meta: RowMeta) -> bytes | None:
         """All tokens of a turn, packed; None where a row that it extends is gone."""
