@@ -109,11 +109,17 @@ def _parsed_call(call: Mapping[str, Any]) -> Mapping[str, Any]:
     arguments = call.get("arguments")
     if not isinstance(arguments, str):
         return call
+    parsed = parsed_object(arguments)
+    return call if parsed is None else {**call, "arguments": parsed}
+
+
+def parsed_object(text: str) -> dict[str, Any] | None:
+    """The mapping that a JSON text is; None for any other text."""
     try:
-        parsed = json.loads(arguments)
+        parsed = json.loads(text)
     except (ValueError, RecursionError):
-        return call
-    return {**call, "arguments": parsed} if isinstance(parsed, dict) else call
+        return None
+    return parsed if isinstance(parsed, dict) else None
 
 
 def text_of_content(content: object) -> str:

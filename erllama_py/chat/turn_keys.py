@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-from erllama_py.chat.conversation import MOST_BITS, is_list
+from erllama_py.chat.conversation import MOST_BITS, is_list, parsed_object
 
 Message = Mapping[str, Any]
 
@@ -102,11 +102,8 @@ def _call(call: object) -> list[Any]:
 def _arguments(arguments: object) -> object:
     """As a value where they are the JSON text of an object; no arguments are none."""
     if isinstance(arguments, str) and arguments.strip():
-        try:
-            parsed = json.loads(arguments)
-        except (ValueError, RecursionError):
-            return arguments
-        return parsed if isinstance(parsed, dict) else arguments
+        parsed = parsed_object(arguments)
+        return arguments if parsed is None else parsed
     return arguments or {}
 
 

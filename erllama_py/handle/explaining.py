@@ -74,15 +74,15 @@ class Explainer:
             if prepared is None:
                 raise
             rendered = prepared.tokens
-        if known is None or prepared is None:
+        if look is None or known is None or prepared is None:
             problem = await self._problem(look, options)
             return rendered, ExactTurn(tokens=0, message=None, problem=problem)
         position = common_prefix(pack_tokens(prepared.tokens), pack_tokens(rendered))
         same = position == len(prepared.tokens) == len(rendered)
-        last = None if look is None else look.asked[0][0]
+        last = look.asked[0][0]
         return prepared.tokens, ExactTurn(
             tokens=len(known.tokens), message=known.place + 1,
-            problem=None if last == known.place or last is None else await self._unknown(look, last),
+            problem=None if last == known.place else await self._unknown(look, last),
             position=None if same else position, text=await self._text(prepared.tokens, position),
             rendered_text=await self._text(rendered, position),
         )  # fmt: skip
@@ -99,8 +99,8 @@ class Explainer:
             return "what follows the known reply cannot be told from the template, or does not fit into the context"
         return await self._unknown(look, look.asked[0][0]) if look.asked else "there is no reply in it"
 
-    async def _unknown(self, look: Look | None, place: int) -> str:
-        keys = () if look is None else tuple(key for at, key in look.asked if at == place)
+    async def _unknown(self, look: Look, place: int) -> str:
+        keys = tuple(key for at, key in look.asked if at == place)
         if await self._caller.cache.has_lost_turn(keys):
             return f"message {place + 1}: this reply was known, and is evicted or was found damaged"
         return f"message {place + 1}: no such reply to what precedes it is known"
