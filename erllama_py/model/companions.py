@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from erllama_py.actors import ChildSpec, Clock, DynamicSupervisor, Keeper, SupervisorClosed
+from erllama_py.actors import ChildSpec, Clock, DynamicSupervisor, SupervisorClosed
 from erllama_py.errors import ModelCrashed, ModelNotLoaded
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.companion import companion_config, companion_threads, grid_of
@@ -21,9 +21,9 @@ from erllama_py.model.lodger import Lodger
 class Companion(Lodger):
     """One of them."""
 
-    def __init__(self, model: ModelBoard, board: ModelBoard, keeper: Keeper) -> None:
+    def __init__(self, model: ModelBoard, board: ModelBoard) -> None:
         super().__init__(model)
-        self.board, self.keeper = board, keeper
+        self.board = board
 
     def __repr__(self) -> str:
         return f"<Companion of {self.board.model_id!r}, {self.calls} calls>"
@@ -84,15 +84,10 @@ class Companions:
             keeper = self._branch().begin_child(self._child(board))
         except SupervisorClosed:
             raise ModelNotLoaded(model.model_id) from None
-        companion = self._by_id[model.model_id] = Companion(model, board, keeper)
+        companion = self._by_id[model.model_id] = Companion(model, board)
         model.accompany(board, companion.end)
-        keeper.ended.add_done_callback(lambda _: self._ended(companion))
+        companion.begun(keeper, partial(self._forget, companion))
         return companion
-
-    def _ended(self, companion: Companion) -> None:
-        companion.stop_timer()
-        if not companion.keeper.child.alive:  # else its engine hangs: as long as it has the weights, its model has it
-            self._forget(companion)
 
     def _forget(self, companion: Companion) -> None:
         if self._by_id.get(companion.model.model_id) is companion:

@@ -150,18 +150,13 @@ class Embedders:
         threads = choice.few if lent.prepared.facts.embeds_only else companion_threads(model.config, choice).many
         place = Place(model, EmbedderOpts(ranks=ranks, threads=threads))
         try:
-            place.keeper = self._branch().begin_child(self._child(place))
+            keeper = self._branch().begin_child(self._child(place))
         except SupervisorClosed:
             raise ModelNotLoaded(model.model_id) from None
         self._places[place.name] = place
         model.beside.append(place)
-        place.keeper.ended.add_done_callback(lambda _: self._ended(place))
+        place.begun(keeper, partial(self._forget, place))
         return place
-
-    def _ended(self, place: Place) -> None:
-        place.stop_timer()
-        if not place.keeper.child.alive:  # else its thread hangs: as long as it has the weights, its model has it
-            self._forget(place)
 
     def _forget(self, place: Place) -> None:
         if self._places.get(place.name) is place:

@@ -6,6 +6,7 @@ When the last call lets go of it the time runs, and then it is given back. Its o
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -15,7 +16,7 @@ from erllama_py.errors import ModelStuck
 from erllama_py.model.board import ModelBoard
 
 
-class Lodger:
+class Lodger(ABC):
     """One of them, from its begin to its end."""
 
     keeper: Keeper  # once it is begun
@@ -26,9 +27,21 @@ class Lodger:
         self._timer: asyncio.Task[None] | None = None
 
     @property
+    @abstractmethod
     def is_over(self) -> bool:
         """Whether it takes no calls any more."""
-        raise NotImplementedError
+
+    def begun(self, keeper: Keeper, forget: Callable[[], None]) -> None:
+        """It has begun. `forget` is called at its end; not where its thread hangs: as long as it has the weights, its
+        model has it."""
+        self.keeper = keeper
+
+        def ended(_: object) -> None:
+            self.stop_timer()
+            if not keeper.child.alive:
+                forget()
+
+        keeper.ended.add_done_callback(ended)
 
     def hold(self, give_back: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
         """What lets go of it, to be called once; where that was the last call, `give_back` begins."""
