@@ -37,6 +37,7 @@ from erllama_py.engine.guidance import Words
 from erllama_py.engine.logprobs import of_row
 from erllama_py.engine.structure import Matcher, Tokenizer, compile
 from erllama_py.engine.stub_cells import VALUE_BYTES, StubCells
+from erllama_py.engine.stub_decodes import StubDecodes
 from erllama_py.engine.stub_embedder import StubEmbedder
 from erllama_py.engine.stub_logits import END, LOGIT_BYTES, row_of, row_under_structure, token_of, value_of
 from erllama_py.engine.token_array import TokenArray, as_array, in_pieces
@@ -227,7 +228,7 @@ class StubBackend:
         self.vocabulary = StubVocabulary(model_id, config.stub.vocab_size)
         self.hung = threading.Event()
         self.release = threading.Event()
-        self.decodes = 0
+        self._decodes = StubDecodes(config.stub, self.hung, self.release)
         self.threads = (0, 0)  # as `set_threads` set them last
         self._config, self._model_id = config, model_id
         context = config.context_opts
@@ -237,6 +238,11 @@ class StubBackend:
         self._every: list[list[int]] = []
         self._abort = threading.Event()
         self._loaded = False
+
+    @property
+    def decodes(self) -> int:
+        """How many it was asked for."""
+        return self._decodes.count
 
     def inspect(self) -> FileFacts:
         return FileFacts(
@@ -281,17 +287,11 @@ class StubBackend:
     def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
         if not self._loaded:
             raise BackendFailure("decode on a backend that is not loaded")
-        stub = self._config.stub
-        self.decodes += 1
-        if stub.fail_decode_after is not None and self.decodes > stub.fail_decode_after:
-            raise BackendFailure(f"the stub was told to fail after {stub.fail_decode_after} decodes")
-        if stub.hang_decode_after is not None and self.decodes > stub.hang_decode_after:
-            self.hung.set()
-            self.release.wait()
+        self._decodes.begin()
         count = sum(len(part.tokens) for part in slices)
         if not self._cells.room_for(count):
             return DecodeStatus.NO_CELLS
-        if self._abort.wait(stub.seconds_per_token * count):
+        if self._abort.wait(self._config.stub.seconds_per_token * count):
             return DecodeStatus.ABORTED
         self._every = [self._cells.append(part) for part in slices]
         self._values[:] = [values[-1] for values in self._every]

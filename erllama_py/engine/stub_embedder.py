@@ -17,6 +17,7 @@ import numpy
 
 from erllama_py.engine.backend import BackendFailure
 from erllama_py.engine.embedding import EmbedderFacts, EmbedderOpts, Part
+from erllama_py.engine.stub_decodes import StubDecodes
 from erllama_py.options.model import ModelConfig
 
 MOST_INPUTS = 64
@@ -36,10 +37,9 @@ class StubEmbedder:
         self, config: ModelConfig, opts: EmbedderOpts, hung: threading.Event, release: threading.Event
     ) -> None:
         self._config, self._opts = config, opts
-        self._hung, self._release = hung, release
         self._seen: dict[int, list[int]] = {}  # the tokens of each sequence
         self._abort = threading.Event()
-        self._decodes = 0
+        self._decodes = StubDecodes(config.stub, hung, release)
         self._facts: EmbedderFacts | None = None
 
     def load(self) -> EmbedderFacts:
@@ -56,19 +56,14 @@ class StubEmbedder:
         pass
 
     def compute(self, parts: Sequence[Part]) -> Any:
-        stub, facts = self._config.stub, self._facts
+        facts = self._facts
         if facts is None:
             raise BackendFailure("an embedder that is not loaded")
-        self._decodes += 1
-        if stub.fail_decode_after is not None and self._decodes > stub.fail_decode_after:
-            raise BackendFailure(f"the stub was told to fail after {stub.fail_decode_after} decodes")
-        if stub.hang_decode_after is not None and self._decodes > stub.hang_decode_after:
-            self._hung.set()
-            self._release.wait()
+        self._decodes.begin()
         count = sum(len(part.tokens) for part in parts)
         if count > facts.n_batch or not all(0 <= part.seq_id < facts.n_seq_max and len(part.tokens) for part in parts):
             raise BackendFailure(f"{count} tokens of {len(parts)} inputs do not fit")
-        if self._abort.wait(stub.seconds_per_token * count):
+        if self._abort.wait(self._config.stub.seconds_per_token * count):
             for part in parts:
                 self.forget(part.seq_id)
             return None
