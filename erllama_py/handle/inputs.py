@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeGuard, TypeVar
 
 import msgspec
 import numpy
@@ -71,24 +71,25 @@ def as_inputs(inputs: object) -> list[Input]:
     """One input or several, as a list. Raises `RequestError` for what is none, `EmptyPrompt` for no input at all."""
     if isinstance(inputs, str):
         return [inputs]
-    if not isinstance(inputs, Sequence) or isinstance(inputs, bytes | bytearray | memoryview):
+    if not _is_list(inputs):
         raise RequestError(f"{EXPECTED}, not {type(inputs).__name__}")
     if not inputs:
         raise EmptyPrompt("there is no input")
     if isinstance(inputs[0], int):  # also a bool, which `check_tokens` refuses
         return [inputs]
-    for index, one in enumerate(inputs):
-        if not isinstance(one, str):
-            check_input(one, f"input {index}")
-    return list(inputs)
+    return [checked(one, "input", index) for index, one in enumerate(inputs)]
 
 
-def check_input(one: object, name: str) -> None:
-    """Raises `RequestError` for what is neither a text nor a list."""
-    if isinstance(one, str):
-        return
-    if not isinstance(one, Sequence) or isinstance(one, bytes | bytearray | memoryview):
-        raise RequestError(f"{name}: {EXPECTED}, not {type(one).__name__}")
+def checked(one: object, what: str, index: int | None = None) -> Input:
+    """One input; its tokens are not looked at yet. Raises `RequestError` for what is neither a text nor a list."""
+    if isinstance(one, str) or _is_list(one):
+        return one
+    name = what if index is None else f"{what} {index}"
+    raise RequestError(f"{name}: {EXPECTED}, not {type(one).__name__}")
+
+
+def _is_list(given: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(given, Sequence) and not isinstance(given, str | bytes | bytearray | memoryview)
 
 
 async def tokens_of(

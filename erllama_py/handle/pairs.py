@@ -16,7 +16,7 @@ from erllama_py.engine.backend import Vocabulary
 from erllama_py.engine.token_array import TokenArray, as_array, in_pieces
 from erllama_py.errors import EmptyPrompt, InputTooLong, RequestError
 from erllama_py.handle.caller import Caller
-from erllama_py.handle.inputs import Cut, Input, check_input, in_pairs, tokens_of
+from erllama_py.handle.inputs import Cut, Input, checked, in_pairs, tokens_of
 
 Scored = list[tuple[float, int, bool]]  # of each document: its score, its tokens, whether it was cut
 QUERY, DOCUMENT = "{query}", "{document}"
@@ -70,11 +70,7 @@ def pairs_of(documents: object, query: object) -> Pairs:
         raise RequestError(f"documents: a list is expected, not {type(documents).__name__}")
     if not documents:
         raise EmptyPrompt("there is no document")
-    check_input(query, "query")
-    for index, one in enumerate(documents):
-        if not isinstance(one, str):
-            check_input(one, f"document {index}")
-    return Pairs(query, list(documents))  # type: ignore[arg-type]  # it is one of `Input`, as was checked
+    return Pairs(checked(query, "query"), [checked(one, "document", i) for i, one in enumerate(documents)])
 
 
 def frame_of(vocabulary: Vocabulary, query: Sequence[int], template: str | None) -> tuple[list[int], list[int]]:
