@@ -61,7 +61,11 @@ class _Call:
         self.results: list[Any] = [None] * len(embed.inputs)
         self.left = len(embed.inputs)
         self.error: NoEmbedding | InsufficientMemory | None = None
-        self.is_over = False  # nothing more of it is to be computed, whatever is left
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more of it is to be computed, whatever is left."""
+        return self.left == 0 or self.error is not None
 
 
 class EmbedderActor(Actor[Message]):
@@ -127,13 +131,19 @@ class EmbedderActor(Actor[Message]):
             self.ref.cast(message, urgent=True)
 
     def _drop(self, call: int) -> None:
-        if self._calls.pop(call, None) is None:
+        if not self._forget(call):
             return
+        if self._embedder is not None and self._under_way and not self._under_way & self._calls.keys():
+            self._embedder.abort(True)
+
+    def _forget(self, call: int) -> bool:
+        """Nothing more of a call is computed; false where that is known already."""
+        if self._calls.pop(call, None) is None:
+            return False
         held = self._queue.drop(call)
         if held is not None:
             self._left_over.append(held)
-        if self._embedder is not None and self._under_way and not self._under_way & self._calls.keys():
-            self._embedder.abort(True)
+        return True
 
     async def _run(self) -> None:
         """Decode after decode, as long as anything waits."""
@@ -165,9 +175,7 @@ class EmbedderActor(Actor[Message]):
         finally:
             self._heart.ends(done)
         for call, one in calls.items():
-            if one.is_over:
-                self._queue.drop(call)
-            if (one.left == 0 or one.is_over) and self._calls.pop(call, None) is not None:
+            if one.is_over and self._forget(call):
                 self._answer(one)
 
     def _answer(self, one: _Call) -> None:
@@ -209,10 +217,10 @@ class EmbedderActor(Actor[Message]):
             self._check_room(length)
             self._embedder.reserve(length)
         except InsufficientMemory as error:
-            call.error, call.is_over = error, True
+            call.error = error
         except NoRoom as none:
             problem = f"no context for an input of {length} tokens could be made: {none}"
-            call.error, call.is_over = InsufficientMemory(str(self._board.config.model_path), problem), True
+            call.error = InsufficientMemory(str(self._board.config.model_path), problem)
 
     @staticmethod
     def _part(piece: Piece, calls: dict[int, _Call]) -> Part:
@@ -245,5 +253,6 @@ def _take(piece: Piece, call: _Call, rows: Any) -> None:
         pool = call.pools.pop(piece.which)
         call.results[piece.which] = pool.result(normalize=call.embed.normalize, dimensions=call.embed.dimensions)
     except NotFinite:
-        call.error = NoEmbedding(f"the model's output for input {piece.which} is not a number", piece.which)
+        problem = f"the model's output for input {piece.which} is not a number"
+        call.error = call.error or NoEmbedding(problem, piece.which)
     call.left -= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -353,3 +354,35 @@ async def test_an_input_that_there_is_no_memory_for_fails_its_call_alone(
         assert len((await model.embed("again")).vector)
         assert children(runtime) == ["model:m", "embedder:m"]
         assert (model.queue_depth, model.info.restarts) == (0, 0)
+
+
+async def test_output_that_is_no_number_ends_its_call_and_nothing_more_of_it_is_computed(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the first such input; calls that share its decode, and inputs that come later, have theirs."""
+    compute = StubEmbedder.compute
+
+    def broken(self: StubEmbedder, parts: Any) -> Any:
+        rows, row = compute(self, parts), 0
+        for part in parts:
+            if part.tokens[0] == ord("!"):
+                rows[row] = math.nan
+            row += len(part.tokens)
+        return rows
+
+    monkeypatch.setattr(StubEmbedder, "compute", broken)
+    async with stub(context_opts={"n_ctx": 64, "n_batch": 8}) as (_, model):
+        first = asyncio.create_task(model.embed("a"))
+        await until(gate.begun.is_set)
+        bad = asyncio.create_task(model.embed(["ok", "!", "!!", "long" * 10, "never"]))
+        other = asyncio.create_task(model.embed("b"))
+        await waiting(model, 3)
+        gate.open.set()
+        with pytest.raises(erllama.NoEmbedding) as found:
+            await bad
+        assert found.value.index == 1
+        for one in (await first, await other, await model.embed("again" * 5)):
+            assert len(one.vector) == model.info.n_embd
+        computed = [bytes(part.tokens) for parts in gate.parts for part in parts]
+        assert b"never" not in computed
+        assert model.queue_depth == 0
