@@ -6,24 +6,23 @@ options ─▶ tokens ─▶ hold the embedder ─▶ cut ─▶ Embed ─▶ ve
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from numpy import empty, stack
 
 from erllama_py.engine.embedding import EmbedderFacts
 from erllama_py.engine.pooling import Pooling
 from erllama_py.engine.token_array import TokenArray
-from erllama_py.errors import CannotRank, DeadlinePassed, InvalidOption
+from erllama_py.errors import CannotRank, InvalidOption
 from erllama_py.handle.caller import Caller, caller_errors
 from erllama_py.handle.inputs import Cut, Input, Named, as_input, as_inputs, fitted, in_pairs, off_loop, tokens_of
 from erllama_py.handle.pairs import Pairs, Scored, pairs_of
+from erllama_py.handle.side_by_side import within
 from erllama_py.model.embedder import Embed
 from erllama_py.options.embedding import EmbedOptions, RerankOptions
 from erllama_py.results import Embeddings, ModelInfo, RankedDocument, Ranking
 
-T = TypeVar("T")
 STACK_INLINE = 256  # vectors that are put together on the loop; more take milliseconds
 ByScore = Callable[[Pairs, RerankOptions], Coroutine[Any, Any, Scored]]
 
@@ -162,16 +161,3 @@ async def _compute(
         return results
     finally:
         let_go()
-
-
-async def within(deadline: float | None, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` gives, within so many seconds. Raises `DeadlinePassed`."""
-    if deadline is None:
-        return await work
-    try:
-        async with asyncio.timeout(deadline) as timeout:
-            return await work
-    except TimeoutError:
-        if not timeout.expired():
-            raise
-        raise DeadlinePassed(f"no result within {deadline:g} s", deadline) from None

@@ -6,7 +6,6 @@ few are scored side by side. All or nothing: when one fails, the others are canc
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 
 from erllama_py.engine.token_array import TokenArray, in_pieces
@@ -15,6 +14,7 @@ from erllama_py.handle.caller import Caller
 from erllama_py.handle.inputs import Cut, Frame, as_document, fitted, in_pairs, off_loop, tokens_of
 from erllama_py.handle.pairs import Pairs, Scored
 from erllama_py.handle.scores import Scoring, tokens_after
+from erllama_py.handle.side_by_side import of_each
 from erllama_py.options.embedding import RerankOptions
 
 BETWEEN = "\n"
@@ -23,7 +23,6 @@ WAITING = 2  # scores that wait while others are computed, so that no sequence i
 
 async def by_likelihood(caller: Caller, scoring: Scoring, pairs: Pairs, options: RerankOptions) -> Scored:
     """The mean log-probability of the query's tokens after each document, in their order."""
-
     newline = await caller.use_vocabulary(partial(tokens_after, BETWEEN), 0)
     (tokens,), _ = await tokens_of(caller, [pairs.query], framed=False, named=in_pairs)
     n_ctx = caller.board.config.context_opts.n_ctx
@@ -42,31 +41,17 @@ async def by_likelihood(caller: Caller, scoring: Scoring, pairs: Pairs, options:
     limit = n_ctx - len(query) - len(newline)
 
     def cut_all(given: list[TokenArray]) -> list[Cut]:
-        frame_before = Frame(frame.before, 0)
-        return [fitted(one, i, limit, options.truncate, frame_before, as_document) for i, one in enumerate(given)]
+        begin = Frame(frame.before, 0)
+        return [fitted(one, i, limit, options.truncate, begin, as_document) for i, one in enumerate(given)]
 
     cuts = await off_loop(caller, cut_all, given)
-    scores = await _scores(caller, scoring, cuts, newline, query)
-    return [(score, len(cut.tokens), cut.truncated) for score, cut in zip(scores, cuts, strict=True)]
 
-
-async def _scores(
-    caller: Caller, scoring: Scoring, cuts: list[Cut], newline: list[int], query: list[int]
-) -> list[float]:
-    scores, left = [0.0] * len(cuts), iter(range(len(cuts)))
-
-    async def work() -> None:
-        for index in left:
-            prompt = [*in_pieces(cuts[index].tokens), *newline]
-            found = await scoring.score(prompt, [query], {"queue_wait": True})
-            scores[index] = found.scores[0].logprob / len(query)
+    async def mean(index: int) -> float:
+        prompt = [*in_pieces(cuts[index].tokens), *newline]
+        found = await scoring.score(prompt, [query], {"queue_wait": True})
+        return found.scores[0].logprob / len(query)
 
     facts = caller.board.facts
     assert facts is not None
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(facts.n_seq_max + WAITING, len(cuts))):
-                group.create_task(work())
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None  # all of the call ends by the first
-    return scores
+    means = await of_each(range(len(cuts)), mean, min(facts.n_seq_max + WAITING, len(cuts)))
+    return [(means[index], len(cut.tokens), cut.truncated) for index, cut in enumerate(cuts)]

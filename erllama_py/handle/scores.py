@@ -10,7 +10,6 @@ needs no request of its own. All or nothing: when one fails, the others are canc
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -23,9 +22,9 @@ from erllama_py.engine.backend import Vocabulary
 from erllama_py.engine.jobs import Report
 from erllama_py.errors import ContextOverflow, InvalidOption, RequestError
 from erllama_py.handle.caller import INLINE_LENGTH, Caller
-from erllama_py.handle.embedding import within
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts
 from erllama_py.handle.replies import Prepared, ReplyPlan
+from erllama_py.handle.side_by_side import of_each, within
 from erllama_py.model.request import check_tokens
 from erllama_py.options.request import RequestOptions
 from erllama_py.options.scores import ScoreOptions, check_continuations, check_options, parse_score_options
@@ -177,29 +176,14 @@ class Scoring:
         assert facts is not None
         # Only what cannot be shared out of cells waits for the prompt's row to be saved.
         parent = None if facts.memory == "full" else first.finish_key
-        others = await self._others(request, continuations, several, parent, facts.n_seq_max + 1)
+
+        async def other(index: int) -> Told:
+            return told(await self._other(request, continuations[index], parent))
+
+        others = await of_each(several, other, min(facts.n_seq_max + 1, len(several)))
         if sum(map(len, continuations)) <= INLINE_LENGTH:
             return gathered(first, others, continuations)
         return await self._caller.threads.run(gathered, first, others, continuations)
-
-    async def _others(
-        self, first: Request, continuations: Sequence[list[int]], several: Sequence[int], parent: bytes | None,
-        side_by_side: int,
-    ) -> dict[int, Told]:  # fmt: skip
-        """What is told of the continuations at `several`, a few at a time: the queue is for others too."""
-        left, done = iter(several), dict[int, Told]()
-
-        async def work() -> None:
-            for index in left:
-                done[index] = told(await self._other(first, continuations[index], parent))
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(side_by_side, len(several))):
-                    group.create_task(work())
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None  # all of the call ends by the first
-        return done
 
     async def _other(self, first: Request, tokens: list[int], parent: bytes | None) -> Completion:
         caller, ticket = self._caller, self._caller.ticket()
