@@ -23,6 +23,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 INT32_MAX = (1 << 31) - 1  # llama.cpp holds sizes in 32-bit integers
 Count = Annotated[int, Meta(ge=1, le=INT32_MAX)]
 Amount = Annotated[int, Meta(ge=0, le=INT32_MAX)]
+Deadline = Annotated[float, Meta(gt=0.0, le=1e9)]  # seconds from a call on
 
 if TYPE_CHECKING:
     PathText = str | os.PathLike[str]  # what may be given

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Literal
 
-from msgspec import Meta
-
-from erllama_py.options.check import Count, Options, convert
-
-Deadline = Annotated[float, Meta(gt=0.0, le=1e9)]
+from erllama_py.options.check import Count, Deadline, Options, convert
 
 
 class InputOptions(Options, frozen=True):

@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from erllama_py.errors import InvalidOption
 from erllama_py.errors.shown import shown
 from erllama_py.options.chat import ChatOptions, check_chat, tool_choice
-from erllama_py.options.check import Count, check_utf8, convert, hex_digest
+from erllama_py.options.check import Count, Deadline, check_utf8, convert, hex_digest
 from erllama_py.options.combinations import check_combinations
 from erllama_py.options.model import Salt
 from erllama_py.options.sampling import MAX_BIAS, MAX_BREAKER_BYTES
@@ -83,7 +83,7 @@ class RequestOptions(ChatOptions, frozen=True):
     """Higher goes first; among equals, the one that came first."""
     queue_wait: bool | Annotated[float, Meta(ge=0.0)] = False
     """Seconds that the request waits for room in a full queue instead of raising `QueueFull`; True: until there is."""
-    deadline: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
+    deadline: Deadline | None = None
     """Seconds from the call, after which the request is cancelled and finishes with what it has."""
 
 

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from erllama_py.errors import InvalidOption
 from erllama_py.options.chat import ChatOptions
-from erllama_py.options.check import Options, check_utf8, convert
+from erllama_py.options.check import Deadline, Options, check_utf8, convert
 from erllama_py.options.model import Salt
 from erllama_py.options.request import RequestOptions
 from erllama_py.options.sampling import Sampling
@@ -43,7 +43,7 @@ class ScoreOptions(Options, frozen=True):
     queue_wait: bool | Annotated[float, Meta(ge=0.0)] = False
     """Seconds that the prompt waits for room in a full queue instead of raising `QueueFull`; True: until there is. One
     place is enough for all continuations."""
-    deadline: Annotated[float, Meta(gt=0.0, le=1e9)] | None = None
+    deadline: Deadline | None = None
     """Seconds from the call, after which it raises `DeadlinePassed`: a score is whole or not at all."""
 
 
