@@ -95,29 +95,42 @@ class LlamaBackend:
             raise
 
     def _load(self, lib: Library, progress: Callable[[float], bool]) -> ModelFacts:
-        c, model_id = lib.c, self._model_id
+        c = lib.c
         self._weights = weights = self._hold_weights(lib, progress)
         model, vocabulary = weights.model, weights.vocabulary
-        if not self._config.model_opts.vocab_only and c.llama_model_has_encoder(model):
+        computes = not self._config.model_opts.vocab_only
+        if computes and c.llama_model_has_encoder(model):
             # llama.cpp ends the process at their first decode, or when their context is to give embeddings.
             raise UnsupportedModel(
                 self._path, "models with an encoder of their own (T5 and its kind) are not supported"
             )
-        vocab_handle = c.llama_model_get_vocab(model)
         if self._lender is None:
-            vocabulary.open(lib, vocab_handle)
+            vocabulary.open(lib, c.llama_model_get_vocab(model))
         memory = _memory_kind(c, model)
-        n_swa = int(c.llama_model_n_swa(model))
-        context, flash_attn, state_bytes = None, False, 0
-        if not self._config.model_opts.vocab_only and not self._file_facts(lib).embeds_only:
-            self._abort = AbortFlag(lib)
-            self._abort.set(self._aborting)
-            handle, flash_attn = make_context(lib, self._path, self._config, model_id, model, self._abort)
-            self._context = context = Context(lib, handle, model_id, n_swa=n_swa, cuttable=memory in ("full", "window"))
-            self._states = States(lib, context, model_id, memory, n_swa, flash_attn=flash_attn)
-            if memory in ("recurrent", "hybrid"):
-                state_bytes = self._measure(lib, self._states, context, self._abort)
-            self._candidates = Candidates(lib, vocabulary.n_vocab)
+        flash_attn, state_bytes = False, 0
+        if computes and not self._file_facts(lib).embeds_only:
+            flash_attn, state_bytes = self._open_context(lib, weights, memory)
+        return self._model_facts(lib, weights, memory, flash_attn=flash_attn, state_bytes=state_bytes)
+
+    def _open_context(self, lib: Library, weights: Weights, memory: MemoryKind) -> tuple[bool, int]:
+        """Whether the context uses flash attention, and the bytes of a recurrent state."""
+        model, model_id, n_swa = weights.model, self._model_id, int(lib.c.llama_model_n_swa(weights.model))
+        self._abort = AbortFlag(lib)
+        self._abort.set(self._aborting)
+        handle, flash_attn = make_context(lib, self._path, self._config, model_id, model, self._abort)
+        self._context = context = Context(lib, handle, model_id, n_swa=n_swa, cuttable=memory in ("full", "window"))
+        self._states = States(lib, context, model_id, memory, n_swa, flash_attn=flash_attn)
+        state_bytes = 0
+        if memory in ("recurrent", "hybrid"):
+            state_bytes = self._measure(lib, self._states, context, self._abort)
+        self._candidates = Candidates(lib, weights.vocabulary.n_vocab)
+        return flash_attn, state_bytes
+
+    def _model_facts(
+        self, lib: Library, weights: Weights, memory: MemoryKind, *, flash_attn: bool, state_bytes: int
+    ) -> ModelFacts:
+        c, model, vocabulary, context = lib.c, weights.model, weights.vocabulary, self._context
+        vocab_handle = c.llama_model_get_vocab(model)
         return ModelFacts(
             description=_description(lib, model),
             n_params=int(c.llama_model_n_params(model)),
@@ -130,7 +143,7 @@ class LlamaBackend:
             n_ubatch=context.n_ubatch if context else 0,
             n_seq_max=context.n_seq_max if context else 0,
             memory=memory,
-            n_swa=n_swa,
+            n_swa=int(c.llama_model_n_swa(model)),
             state_bytes=state_bytes,
             flash_attn=flash_attn and memory != "recurrent",
             chat_template=_text(c.llama_model_chat_template(model, None)),

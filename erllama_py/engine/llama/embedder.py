@@ -57,13 +57,12 @@ class LlamaEmbedder:
             raise ModelNotLoaded(self._model_id)
         c, model = self._library.c, self._weights.model
         has_states = bool(c.llama_model_is_recurrent(model) or c.llama_model_is_hybrid(model))
-        n_vocab, width = self._weights.vocabulary.n_vocab, int(c.llama_model_n_embd_out(model))
+        n_vocab = self._weights.vocabulary.n_vocab
+        width = 1 if self._opts.ranks else int(c.llama_model_n_embd_out(model))
         self._facts = facts = sizes(self._config, self._file, n_vocab, width, has_states=has_states)
-        if self._opts.ranks:
-            self._facts = msgspec.structs.replace(facts, width=1)
         self._make_context(facts.n_ctx or facts.n_batch)
         self._make_batch()
-        return self._facts
+        return facts
 
     def _make_context(self, n_ctx: int) -> None:
         facts, model, self._cells = self._facts, self._weights.model, n_ctx
@@ -145,8 +144,7 @@ class LlamaEmbedder:
         address = self._library.c.llama_get_embeddings(self._handle)
         if not address:
             raise BackendFailure("llama.cpp has no embeddings for the last decode")
-        values = self._library.numpy.ctypeslib.as_array(address, (count, self._facts.width))
-        return values
+        return self._library.numpy.ctypeslib.as_array(address, (count, self._facts.width))
 
     def _scores(self, parts: Sequence[Part]) -> Any:
         """The first of a head's outputs, as llama.cpp's own server takes it."""
