@@ -71,6 +71,8 @@ class Segmenter:
         self._openers = (*thinking, *markers.calls, *markers.dropped)
         self._starts = (*markers.calls_at_start, *markers.dropped_at_start)
         self._quote = ""  # what closes the text in a call that is under way
+        # What closes a call, or begins a text in it; of two at the same place the first.
+        self._in_calls = re.compile("|".join(map(re.escape, (markers.call_end or "", *markers.call_quotes))))
 
     @property
     def kind(self) -> SegmentKind:
@@ -159,7 +161,7 @@ class Segmenter:
 
     def _known_call(self, held: str) -> tuple[int, bool]:
         """How much of the text is known to be of the call, and whether the call ends there."""
-        end, quotes = self._markers.call_end, self._markers.call_quotes
+        end = self._markers.call_end
         if end is None:
             return len(held), False
         at = 0
@@ -175,14 +177,12 @@ class Segmenter:
                 else:
                     return found.start(), False  # what it escapes has not come
                 continue
-            closed, _ = _first(held, (end,), at)
-            quoted, quote = _first(held, tuple(quotes), at)
-            if quote is not None and quoted < closed:
-                self._quote, at = quote, quoted + 1
-            elif closed < len(held):
-                return closed + len(end), True
-            else:
+            found = self._in_calls.search(held, at)
+            if found is None:
                 return len(held) - begun(held[at:], (end,)), False
+            if found[0] == end:
+                return found.end(), True
+            self._quote, at = found[0], found.end()
 
     def _give(self, text: str, pieces: list[Piece]) -> None:
         """Hand out text that is of no call, but for white space that a marker may follow."""
@@ -225,9 +225,9 @@ def calls_of(pieces: Sequence[Piece]) -> tuple[str, ...]:
     return tuple(piece.text for piece in joined([piece for piece in pieces if piece.kind == "call"]))
 
 
-def _first(text: str, markers: Sequence[str], start: int = 0) -> tuple[int, str | None]:
+def _first(text: str, markers: Sequence[str]) -> tuple[int, str | None]:
     """Where the first marker begins and which it is; of two at the same place the longer."""
-    found = [(at, -len(marker), marker) for marker in markers if (at := text.find(marker, start)) >= 0]
+    found = [(at, -len(marker), marker) for marker in markers if (at := text.find(marker)) >= 0]
     if not found:
         return len(text), None
     at, _, marker = min(found)

@@ -100,6 +100,12 @@ def test_no_text_is_lost(parts: list[str]) -> None:
     assert "".join(piece.text for piece in pieces).count("Z") == parts.count("Z")
 
 
+def test_a_call_of_many_texts_is_read_once() -> None:
+    """Also where it comes in one piece: its end is not looked for from each text on."""
+    call = "<call>" + '"a"' * 300_000
+    assert read(QUOTED, [call]) == [Piece("call", call, closed=True)]
+
+
 def test_a_stop_sequence_ends_the_text_and_not_what_is_thought() -> None:
     """It is looked for in the text alone, and not across a marker."""
     assembler = SegmentAssembler(("stop",), MARKERS)
