@@ -32,7 +32,6 @@ class Function(msgspec.Struct, frozen=True, eq=False):
     """A function that a model may call."""
 
     call: Callable[..., Any]
-    name: str
     description: str
     parameters: dict[str, Any]
     """The JSON schema of its arguments."""
@@ -102,7 +101,7 @@ def function_of(given: Callable[..., Any]) -> Function:
         schema["required"] = required
     if defs:
         schema["$defs"] = defs
-    return Function(given, name_of(given), description, schema, arguments, inspect.iscoroutinefunction(code))
+    return Function(given, description, schema, arguments, inspect.iscoroutinefunction(code))
 
 
 def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -59,7 +59,7 @@ async def forecast(
 def test_a_function_says_its_schema() -> None:
     """Type hints make the schema, the docstring and `Annotated` the texts, a default makes an argument optional."""
     function = function_of(forecast)
-    assert function.name == "forecast"
+    assert name_of(forecast) == "forecast"
     assert function.description == "Says what the weather will be."
     assert function.is_async
     properties = function.parameters["properties"]
@@ -167,7 +167,7 @@ def test_whatever_can_be_called_is_a_function(
 ) -> None:
     """What is bound is not shown to the model."""
     read = function_of(function)
-    assert (read.name, list(read.parameters["properties"]), read.description) == (name, arguments, description)
+    assert (name_of(function), list(read.parameters["properties"]), read.description) == (name, arguments, description)
 
 
 def test_pydantic_fields_count() -> None:
