@@ -125,7 +125,9 @@ def parsed_object(text: str) -> dict[str, Any] | None:
 def text_of_content(content: object) -> str:
     """A content as one text: its parts joined by line feeds, as llama.cpp's server does for templates that take only
     text."""
-    return "\n".join(part["text"] for part in content) if is_list(content) else content if is_text(content) else ""
+    if is_list(content):
+        return "\n".join(part["text"] for part in content)
+    return content if isinstance(content, str) else ""
 
 
 class Copy:
@@ -178,11 +180,6 @@ class Copy:
 def is_list(value: object) -> TypeGuard[Sequence[Any]]:
     """Whether it is a list of things, and no text."""
     return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
-
-
-def is_text(value: object) -> TypeGuard[str]:
-    """Whether it is a str."""
-    return isinstance(value, str)
 
 
 def texts_in(value: object, depth: int = 0) -> Iterator[str]:
