@@ -34,10 +34,10 @@ class ThinkingFormat(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Switch(msgspec.Struct, frozen=True, kw_only=True):
-    """The variable of a template that turns thinking on and off; a value is None where it cannot."""
+    """The variable of a template that turns thinking on and off; `off` is None where it cannot."""
 
     name: str
-    on: dict[str, Any] | None
+    on: dict[str, Any]
     off: dict[str, Any] | None
 
 

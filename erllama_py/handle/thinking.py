@@ -42,13 +42,16 @@ def switched(options: RequestOptions, dialect: Dialect, config: ModelConfig) -> 
         return {}
     if _format(options, dialect, config) is None and options.thinking_markers is None:
         raise InvalidOption("thinking", "neither the model's chat template nor its vocabulary knows of thinking")
-    if dialect.switch is None:
+    switch = dialect.switch
+    if switch is None:
         raise InvalidOption("thinking", "the model's chat template has no switch for it: it decides by itself")
-    values = dialect.switch.on if options.thinking else dialect.switch.off
+    values = switch.on if options.thinking else switch.off
     if values is None:
-        raise InvalidOption("thinking", f"the model's chat template has no {dialect.switch.name} that turns it off")
-    if twice := sorted({dialect.switch.name} & set(options.template_kwargs)):
-        raise InvalidOption("thinking", f"template_kwargs has {twice[0]!r}, which says the same: give one of the two")
+        raise InvalidOption("thinking", f"the model's chat template has no {switch.name} that turns it off")
+    if switch.name in options.template_kwargs:
+        raise InvalidOption(
+            "thinking", f"template_kwargs has {switch.name!r}, which says the same: give one of the two"
+        )
     return values
 
 

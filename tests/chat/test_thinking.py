@@ -33,7 +33,7 @@ NAMED: list[tuple[str, str, str]] = [
      "Here is my response:"),
 ]  # fmt: skip
 # The variable, what it is set to for thinking, and what for none; None: it cannot be.
-SWITCHED: list[tuple[str, dict[str, Any] | None, dict[str, Any] | None]] = [
+SWITCHED: list[tuple[str, dict[str, Any], dict[str, Any] | None]] = [
     ("{% if enable_thinking is defined and enable_thinking is false %}x{% endif %}",
      {"enable_thinking": True}, {"enable_thinking": False}),
     ("{% set enable_thinking = enable_thinking | default(true) %}",
@@ -94,7 +94,7 @@ def test_tags_around_the_answer_are_headers() -> None:
 
 
 @pytest.mark.parametrize(("source", "on", "off"), SWITCHED)
-def test_a_template_has_a_switch(source: str, on: dict[str, Any] | None, off: dict[str, Any] | None) -> None:
+def test_a_template_has_a_switch(source: str, on: dict[str, Any], off: dict[str, Any] | None) -> None:
     """It is a variable that is asked for and not given otherwise."""
     switch = find_switch(source)
     assert switch is not None
