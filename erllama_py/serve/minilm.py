@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 _ALIGNMENT = 32  # bytes; GGUF's own where a file names none
 _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9  # types of GGUF values
+_FORMATS = {_UINT32: "<I", _INT32: "<i", _FLOAT32: "<f", _BOOL: "<?"}  # of `struct`
 _F32, _F16 = 0, 1  # types of ggml tensors
 _MEAN = 1  # llama.cpp's LLAMA_POOLING_TYPE_MEAN
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # types of tokens
@@ -129,11 +130,10 @@ def _write(out: BinaryIO, values: list[tuple[str, int, Any]], tensors: list[tupl
 
 
 def _packed(kind: int, value: Any) -> bytes:
-    match kind:
-        case 4 | 5 | 6 | 7:
-            return struct.pack({_UINT32: "<I", _INT32: "<i", _FLOAT32: "<f", _BOOL: "<?"}[kind], value)
-        case 8:
-            return _text(value)
+    if kind in _FORMATS:
+        return struct.pack(_FORMATS[kind], value)
+    if kind == _STRING:
+        return _text(value)
     item_kind, items = value
     return struct.pack("<IQ", item_kind, len(items)) + b"".join(_packed(item_kind, item) for item in items)
 
