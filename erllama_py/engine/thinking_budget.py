@@ -35,13 +35,10 @@ class ThinkingBudget:
         """A token was drawn; what follows it is of this kind."""
         if self._kind == kind == "thinking" and self._left:
             self._left -= 1
-        self._entered(kind)
+        self.wrote(kind)
 
     def wrote(self, kind: SegmentKind) -> None:
-        """A token that `due` gave is in; what follows it is of this kind."""
-        self._entered(kind)
-
-    def _entered(self, kind: SegmentKind) -> None:
+        """Tokens that nobody drew are in, of `due` or of a structure; what follows them is of this kind."""
         self._kind = kind
         if kind != "thinking":
             self._asked, self._written, self._waited = False, False, 0
