@@ -27,6 +27,7 @@ from erllama_py.engine.token_array import TokenArray
 from erllama_py.options.sampling import Sampling
 
 MemoryKind = Literal["full", "window", "recurrent", "hybrid"]
+FilePooling = Literal["mean", "cls", "last", "rank"]
 
 
 class BackendFailure(Exception):
@@ -62,7 +63,7 @@ class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
     # ("longrope"); 0 elsewhere. A context above it rotates every key by other factors, from position 0 on.
     long_rope_above: int = 0
     embeds_only: bool = False  # an encoder: its tokens see those after them, so it cannot generate
-    pooling: str | None = None  # how vectors of tokens become one of a text: "mean", "cls", "last"; "rank": a head
+    pooling: FilePooling | None = None  # how vectors of tokens become one of a text; "rank": by a head
     files: tuple[ModelFile, ...] = ()  # in the order of their parts where the model is split; none for a stub
 
     @property

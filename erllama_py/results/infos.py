@@ -199,7 +199,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it has a head that scores a query and a document: see `rerank`."""
     n_embd: int
     """Numbers of an embedding."""
-    pooling: str | None
+    pooling: Literal["mean", "cls", "last"] | None
     """How vectors of tokens become one of a text, unless `embed` is told: as its file says, else `"mean"`; `None` for a
     model that ranks."""
     reproducible_threads: int

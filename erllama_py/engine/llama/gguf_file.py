@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import ExitStack
 
-from erllama_py.engine.backend import FileFacts
+from erllama_py.engine.backend import FileFacts, FilePooling
 from erllama_py.engine.llama.gguf_header import Header, opened
 from erllama_py.engine.llama.native import Library
 from erllama_py.errors import UnsupportedModel
@@ -21,7 +21,7 @@ _ENCODERS = {
     "bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "neo-bert", "modern-bert", "eurobert",
     "gemma-embedding", "t5encoder", "dream", "llada", "llada-moe", "rnd1", "wavtokenizer-dec",
 }  # fmt: skip
-_POOLING = {1: "mean", 2: "cls", 3: "last", 4: "rank"}  # llama_pooling_type
+_POOLING: dict[int, FilePooling] = {1: "mean", 2: "cls", 3: "last", 4: "rank"}  # llama_pooling_type
 _HEADS = ("cls.weight", "cls.output.weight")  # of a model that ranks: one of these is there
 
 _SPLIT_COUNT, _SPLIT_NO = "split.count", "split.no"  # both u16; the latter from 0 on
@@ -63,7 +63,7 @@ def read_facts(library: Library, path: str, model_id: str) -> FileFacts:
         )
 
 
-def _pooling(header: Header, architecture: str, parts: list[Header]) -> str | None:
+def _pooling(header: Header, architecture: str, parts: list[Header]) -> FilePooling | None:
     """How the model's makers pool; one that is to rank without a head pools as its first token."""
     pooling = _POOLING.get(header.number(f"{architecture}.pooling_type", -1))
     if pooling == "rank" and not any(part.has_tensor(head) for part in parts for head in _HEADS):
