@@ -7,11 +7,11 @@ options ─▶ tokens ─▶ hold the embedder ─▶ cut ─▶ Embed ─▶ ve
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import msgspec
 from numpy import empty, stack
 
-from erllama_py.engine.embedding import EmbedderFacts
 from erllama_py.engine.pooling import Pooling
 from erllama_py.engine.token_array import TokenArray
 from erllama_py.errors import CannotRank, InvalidOption
@@ -39,16 +39,12 @@ async def _embed(caller: Caller, given: object, options: EmbedOptions, named: Na
     await caller.actor()
     pooling = _check(_info(caller), options)
     tokens, frame = await tokens_of(caller, inputs, framed=True, named=named)
-    counts: tuple[int, ...] = ()
-    truncated: tuple[bool, ...] = ()
 
-    def message(tokens: list[TokenArray], facts: EmbedderFacts) -> Embed:
-        nonlocal counts, truncated
-        cuts = [fitted(one, i, facts.longest, options.truncate, frame, named) for i, one in enumerate(tokens)]
-        counts, truncated = tuple(len(one.tokens) for one in cuts), tuple(one.truncated for one in cuts)
-        return Embed([one.tokens for one in cuts], pooling, options.normalize, options.dimensions)
+    def cut(tokens: list[TokenArray], longest: int) -> list[Cut]:
+        return [fitted(one, i, longest, options.truncate, frame, named) for i, one in enumerate(tokens)]
 
-    results = await _compute(caller, message, tokens, ranks=False)
+    asked = Embed((), pooling, options.normalize, options.dimensions)
+    results, counts, truncated = await _compute(caller, asked, tokens, cut, ranks=False)
     if pooling == "none":
         rows, vectors = tuple(results), results[0][:0]
     else:
@@ -79,8 +75,7 @@ def _check(info: ModelInfo, options: EmbedOptions) -> Pooling:
     pooling = options.pooling or info.pooling
     if pooling is None:
         raise InvalidOption("pooling", "the model ranks, so its file names no pooling: give one")
-    found: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "last": "last", "none": "none"}
-    return found[pooling]
+    return pooling
 
 
 async def rerank(caller: Caller, query: object, documents: object, options: RerankOptions, by: ByScore) -> Ranking:
@@ -119,15 +114,11 @@ def ranking(found: Scored, pairs: Pairs, method: Literal["model", "embeddings", 
 
 async def _by_model(caller: Caller, pairs: Pairs, options: RerankOptions) -> Scored:
     framed = await pairs.framed(caller)
-    cuts: list[Cut] = []
 
-    def message(_: list[TokenArray], facts: EmbedderFacts) -> Embed:
-        cuts[:] = framed.cut(facts.longest, options.truncate)
-        return Embed([cut.tokens for cut in cuts])
+    def cut(_: list[TokenArray], longest: int) -> list[Cut]:
+        return framed.cut(longest, options.truncate)
 
-    results = await _compute(caller, message, framed.documents, ranks=True)
-    counts, truncated = (len(cut.tokens) for cut in cuts), (cut.truncated for cut in cuts)
-    return await off_loop(caller, scored, results, counts, truncated)
+    return await off_loop(caller, scored, *await _compute(caller, Embed(()), framed.documents, cut, ranks=True))
 
 
 async def _by_embeddings(caller: Caller, pairs: Pairs, options: RerankOptions) -> Scored:
@@ -145,19 +136,34 @@ def scored(rows: Iterable[Any], counts: Iterable[int], truncated: Iterable[bool]
     return [(float(row[0]), count, cut) for row, count, cut in zip(rows, counts, truncated, strict=True)]
 
 
+class Computed(NamedTuple):
+    """Of each input its result, how many of its tokens were computed, and whether it was cut."""
+
+    results: list[Any]
+    counts: tuple[int, ...]
+    truncated: tuple[bool, ...]
+
+
 async def _compute(
     caller: Caller,
-    message: Callable[[list[TokenArray], EmbedderFacts], Embed],
+    asked: Embed,
     tokens: list[TokenArray],
+    cut: Callable[[list[TokenArray], int], list[Cut]],
     *,
     ranks: bool,
-) -> list[Any]:
-    """Ask the model's embedder, once it is there; the `message` is made of the tokens for the sizes of its context."""
+) -> Computed:
+    """What is `asked` of the model's embedder, of tokens that are `cut` to what its context takes."""
+
+    def fill(tokens: list[TokenArray], longest: int) -> tuple[Embed, tuple[int, ...], tuple[bool, ...]]:
+        cuts = cut(tokens, longest)
+        message = msgspec.structs.replace(asked, inputs=[one.tokens for one in cuts])
+        return message, tuple(len(one.tokens) for one in cuts), tuple(one.truncated for one in cuts)
+
     place, let_go = await caller.embedder(caller.board, ranks)
     try:
-        embed = await off_loop(caller, message, tokens, place.facts)
+        message, counts, truncated = await off_loop(caller, fill, tokens, place.facts.longest)
         with caller_errors(caller.board):
-            results: list[Any] = await place.ref.begin_call(embed, bounded=False).wait()
-        return results
+            results: list[Any] = await place.ref.begin_call(message, bounded=False).wait()
+        return Computed(results, counts, truncated)
     finally:
         let_go()
