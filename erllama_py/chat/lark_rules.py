@@ -40,10 +40,9 @@ class LarkRules:
             self._lines.append(name + line)
         return self._names[kind, line]
 
-    def space(self) -> None:
-        """Have the terminal SPACE: any white space, or none."""
-        if (line := "SPACE: /[ \\t\\r\\n]*/") not in self._lines:
-            self._lines.append(line)
+    def space(self) -> str:
+        """The name of the terminal for any white space, or none."""
+        return self.terminal("/[ \\t\\r\\n]*/")
 
     def schema(self, schema: str) -> str:
         """The name of a rule for JSON of a schema, which is JSON itself."""

@@ -91,17 +91,16 @@ def _within(rules: LarkRules, headers: Sequence[str], body: str, *, after: bool 
     """What may have headers before and after it."""
     if not headers:
         return body
-    rules.space()
-    header = rules.rule(" | ".join(rules.marker(header) for header in headers))
-    return f"({header} SPACE)* {body} (SPACE {header})*" if after else f"({header} SPACE)* {body}"
+    space, header = rules.space(), rules.rule(" | ".join(rules.marker(header) for header in headers))
+    before = f"({header} {space})* {body}"
+    return f"{before} ({space} {header})*" if after else before
 
 
 def _thought(thinking: Thought | None, rules: LarkRules) -> str:
     """What may be thought before anything else; the white space after it belongs to it."""
     if thinking is None:
         return ""
-    block = f"{rules.closed_by(thinking.form.closes)} SPACE"
-    rules.space()
+    block = f"{rules.closed_by(thinking.form.closes)} {rules.space()}"
     return block if thinking.begun else f"({rules.marker(thinking.form.opens)} {block})*"
 
 
@@ -112,8 +111,8 @@ def _alone(rules: LarkRules, forms: Sequence[Form], marks: Marks, several: bool)
     before = f"({' | '.join(dropped)})* " if dropped else ""
     if not several or marks.end is None:
         return before + call
-    rules.space()
-    more = rules.rule(" | ".join(f"SPACE {rules.marker(form.opener)} {form.body}" for form in forms if form.opener))
+    openers = [f"{rules.space()} {rules.marker(form.opener)} {form.body}" for form in forms if form.opener]
+    more = rules.rule(" | ".join(openers))
     return f"{before}{call} {more}*"
 
 
