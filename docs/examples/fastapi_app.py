@@ -67,7 +67,7 @@ def create_app(config: erllama.ModelConfigDict, cache_path: str | None = None) -
 
     @app.post("/chat")
     async def chat(messages: Messages, options: Options) -> StreamingResponse:
-        """`{"messages": […], "options": {…}}`: server-sent events, text first, then the counts."""
+        """`{"messages": […], "options": {…}}`: server-sent events: text, thinking, calls; then the counts."""
         events = server_sent(app.state.model.stream_chat(messages, options=options))
         await anext(events)  # the request is accepted, or its error is answered with a status
         return StreamingResponse(events, media_type="text/event-stream")
@@ -111,6 +111,11 @@ async def server_sent(stream: erllama.Stream) -> AsyncIterator[str]:
                 match event:
                     case erllama.TextDelta(text):
                         yield f"data: {json.dumps({'text': text})}\n\n"
+                    case erllama.ThinkingDelta(text):
+                        yield f"data: {json.dumps({'thinking': text})}\n\n"
+                    case erllama.ToolCallEnd(call):
+                        called = {"id": call.id, "name": call.name, "arguments": call.arguments}
+                        yield f"data: {json.dumps({'tool_call': called, 'problem': call.problem})}\n\n"
                     case erllama.Done(completion):
                         counts = {"finish_reason": completion.finish_reason, "tokens": len(completion.generated)}
                         yield f"data: {json.dumps(counts)}\n\n"

@@ -8,6 +8,7 @@ helpers are here too; they wait on futures without ever cancelling them.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -127,7 +128,11 @@ class FunctionRun:
         self._task = asyncio.current_task()
         ready()
         try:
-            value = await self._function()
+            awaited: object = self._function()
+            if not inspect.isawaitable(awaited):
+                found = type(awaited).__name__
+                raise TypeError(f"the function returned {found}, which cannot be awaited: make it `async def`")
+            value = await awaited
         except asyncio.CancelledError as error:
             return ended_by_cancel(error)
         return Stopped() if self._stop_requested else Returned(value)

@@ -43,7 +43,8 @@ def check_tools(tools: object) -> list[Message] | None:
 
 def _check_message(message: object, where: str) -> Message:
     if not isinstance(message, Mapping):
-        raise ChatTemplateError(f"{where} is a {type(message).__name__}, not a mapping")
+        own = "; append its `message`" if hasattr(message, "message") else ""
+        raise ChatTemplateError(f"{where} is a {type(message).__name__}, not a mapping{own}")
     if not all(isinstance(name, str) for name in message):
         raise ChatTemplateError(f"{where} has a field whose name is no str")
     checked = _without_none(message)
@@ -67,9 +68,10 @@ def _check_content(content: object, optional: bool, where: str) -> None:
     if not is_list(content):
         raise ChatTemplateError(f"{where}: content is a str or a list of text parts, not {type(content).__name__}")
     for part in content:
-        text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
-        if not isinstance(text, str):
-            raise ChatTemplateError(f"{where}: a part of content is {{'type': 'text', 'text': str}}")
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            other = f", not one of the type {kind[:80]!r}" if isinstance(kind, str) and kind != "text" else ""
+            raise ChatTemplateError(f"{where}: a part of content is {{'type': 'text', 'text': str}}{other}")
 
 
 def _without_none(value: Mapping[str, Any]) -> Message:

@@ -30,6 +30,7 @@ from erllama_py.errors import ChatTemplateError
 DEFAULT, TOOL_USE = "default", "tool_use"
 # Letters alone; the space at the end shows whether the template trims.
 CONTINUED = "continuedQzXvKwJhere "
+CALLS_NOT_SHOWN = "the conversation has calls, and this template shows none: give the tools, and tools_in_system=True"
 MOST_FORMAT = 200  # characters of a date's form
 _WIDE_DATE = re.compile(r"%[-_0^#+]*[1-9]")  # a width, which some systems take any number for
 
@@ -148,7 +149,12 @@ class ChatTemplate:
             "documents": None, **extra, **self._fixed, "messages": shown, "tools": described,
             "add_generation_prompt": add_generation_prompt and final is None,
         }  # fmt: skip
-        text = one.run(context, _fuel(one, len(shown), copy, copy_own))
+        try:
+            text = one.run(context, _fuel(one, len(shown), copy, copy_own))
+        except ChatTemplateError as error:
+            if one.takes_tools or not any(message.get("tool_calls") for message in shown):
+                raise
+            raise ChatTemplateError(f"{error}; {CALLS_NOT_SHOWN}") from error.__cause__
         return text if final is None else _cut_open(text, final)
 
 

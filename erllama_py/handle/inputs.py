@@ -21,7 +21,7 @@ from erllama_py.model.request import check_tokens
 
 Input = str | Sequence[int]
 T = TypeVar("T")
-EXPECTED = "a str, a list of token ids, or a list of either is expected"
+EXPECTED = "a str or a list of token ids is expected"
 
 # What one call to a worker thread tokenizes at most: between two of them a cancelled caller goes away.
 CHUNK_INPUTS, CHUNK_LENGTH = 256, 200_000
@@ -72,7 +72,7 @@ def as_inputs(inputs: object) -> list[Input]:
     if isinstance(inputs, str):
         return [inputs]
     if not _is_list(inputs):
-        raise RequestError(f"{EXPECTED}, not {type(inputs).__name__}")
+        raise RequestError(f"a str, a list of token ids, or a list of either is expected, not {type(inputs).__name__}")
     if not inputs:
         raise EmptyPrompt("there is no input")
     if isinstance(inputs[0], int):  # also a bool, which `check_tokens` refuses

@@ -26,7 +26,7 @@ from erllama_py.handle.event_queue import EventQueue
 from erllama_py.handle.open_calls import OpenCall, follows_result, has_answer, open_calls
 from erllama_py.handle.stream import Stream
 from erllama_py.handle.tool_list import tool_list
-from erllama_py.options.check import convert
+from erllama_py.options.check import UNKNOWN, convert, nearest_name
 from erllama_py.options.request import parse_request_options
 from erllama_py.options.tool_run import ToolRunOptions
 from erllama_py.results import Completion, Done, RoundStarted, RunDone, RunEnd, RunEvent, ToolRunResult
@@ -167,7 +167,14 @@ class ToolRun:
 
     def _check(self) -> float | None:
         """Hold the options of the requests against what a run can do, before its first step. The deadline, if any."""
-        checked = parse_request_options(self._given)
+        try:
+            checked = parse_request_options(self._given)
+        except InvalidOption as error:
+            if error.nearest or not error.problem.startswith(UNKNOWN):
+                raise
+            if (nearest := nearest_name(error.option, "", ToolRunOptions)) is None:
+                raise
+            raise InvalidOption(error.option, UNKNOWN, nearest) from None  # one of the run itself was meant
         if checked.n > 1:
             raise InvalidOption("n", "a run goes on from one reply")
         if checked.continue_final_message:

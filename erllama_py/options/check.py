@@ -34,7 +34,7 @@ else:
 FLOAT32_MAX = 3.4028234e38
 FLOAT32_MIN = 1.1754944e-38
 
-_UNKNOWN = "there is no such option"
+UNKNOWN = "there is no such option"
 _PATH = re.compile(r" - at (?P<key>`key` in )?`\$\.(?P<option>[\w.]*)(\[(?P<index>\d+|\.\.\.)\])?`$")
 # What llama.cpp's tools, llama-cpp-python, Ollama, OpenAI's API, vLLM, Transformers and outlines call an option, where
 # the letters would not lead to it.
@@ -46,7 +46,7 @@ _CALLED_ELSEWHERE = {
     "json_schema": "response_format response_model format guided_json structured_outputs output_type output_schema",
     "regex": "guided_regex pattern",
     "choice": "guided_choice enum",
-    "grammar": "guided_grammar gbnf lark ebnf cfg",
+    "grammar": "guided_grammar grammar_string gbnf lark ebnf cfg",
     "logprobs": "top_logprobs n_probs return_logprobs output_logprobs",
     "logprobs_after": "post_sampling_probs",
     "n": "num_return_sequences best_of n_cmpl",
@@ -75,6 +75,11 @@ _CALLED_ELSEWHERE = {
     "deadline": "timeout",
     "session_id": "id_slot",
     "tools": "functions",
+    "tool_choice": "function_call",
+    "template_kwargs": "chat_template_kwargs reasoning_effort",
+    "max_rounds": "max_steps max_turns max_iterations",
+    "normalize": "normalize_embeddings embd_normalize",
+    "dimensions": "truncate_dim",
     "type_k": "cache_type_k",
     "type_v": "cache_type_v",
 }
@@ -116,7 +121,7 @@ def under(path: str) -> Iterator[None]:
         yield
     except InvalidOption as error:
         option = path if error.option == "options" else f"{path}.{error.option}"
-        nearest = f"{path}.{error.nearest}" if error.problem == _UNKNOWN and error.nearest else error.nearest
+        nearest = f"{path}.{error.nearest}" if error.problem == UNKNOWN and error.nearest else error.nearest
         raise InvalidOption(option, error.problem, nearest) from None
 
 
@@ -138,7 +143,7 @@ def _check_names(
         if name not in section.__struct_fields__:
             nearest = nearest_name(name, path, kind)
             known = "" if nearest else f"; there are {', '.join(section.__struct_fields__)}"
-            raise InvalidOption(dotted, _UNKNOWN + known, nearest)
+            raise InvalidOption(dotted, UNKNOWN + known, nearest)
         if isinstance(value, set | frozenset):  # msgspec would take one for a list, in an order of its own
             raise InvalidOption(dotted, "expected a list, got a set")
         if isinstance(value, dict) and _is_section(below := _types(section)[name]):

@@ -88,6 +88,14 @@ class RequestOptions(ChatOptions, frozen=True):
 
 
 DEFAULTS = RequestOptions()
+_SET_AT_LOAD = "it is set when the model is loaded: "
+# What is given as an option by habit, and is said elsewhere here.
+_NO_OPTIONS = {
+    "stream": "the calls `stream` and `stream_chat` stream",
+    **dict.fromkeys(("system", "system_prompt"), 'it is a message: {"role": "system", "content": "…"}'),
+    **dict.fromkeys(("n_ctx", "num_ctx"), _SET_AT_LOAD + "context_opts.n_ctx"),
+    **dict.fromkeys(("n_gpu_layers", "num_gpu"), _SET_AT_LOAD + "model_opts.n_gpu_layers"),
+}
 
 
 def merged(options: object, given: Mapping[str, object]) -> Mapping[str, object]:
@@ -101,8 +109,15 @@ def merged(options: object, given: Mapping[str, object]) -> Mapping[str, object]
     return {**options, **given}
 
 
+def _check_habits(options: object) -> None:
+    if isinstance(options, Mapping):
+        for name in _NO_OPTIONS.keys() & options.keys():
+            raise InvalidOption(name, f"there is no such option; {_NO_OPTIONS[name]}")
+
+
 def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
     """Check the options of one request. A single stop sequence may be given as a str."""
+    _check_habits(options)
     request = convert(
         options,
         RequestOptions,

@@ -60,7 +60,7 @@ def parse_score_options(options: Mapping[str, object]) -> ScoreOptions:
 
 def check_continuations(option: str, given: object, *, tokens: bool = True) -> list[str | Sequence[object]]:
     """`given` as a list of texts or, with `tokens`, of lists of token ids too. Raises `InvalidOption`."""
-    what, kinds = ("texts or of lists of token ids", "str or a list of token ids") if tokens else ("texts", "str")
+    what, kinds = ("texts or lists of token ids", "str or a list of token ids") if tokens else ("texts", "str")
     if not isinstance(given, Sequence) or isinstance(given, str | bytes | bytearray):
         raise InvalidOption(option, f"expected a list of {what}, got {type(given).__name__}")
     if not 1 <= len(given) <= MAX_CONTINUATIONS:

@@ -138,6 +138,16 @@ def test_what_a_template_runs_into_travels_as_the_cause() -> None:
     assert isinstance(refusal.value.__cause__, ZeroDivisionError)
 
 
+def test_calls_that_a_template_fails_on_are_named() -> None:
+    """A turn without the tools, after one with them."""
+    called: list[Any] = [*HELLO, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}]
+    template = ChatTemplate("{% for m in messages %}{{ m.content + '!' }}{% endfor %}", "", "")
+    with pytest.raises(ChatTemplateError, match=r"failed: UndefinedError: .*; the conversation has calls, and this"):
+        template.render(called)
+    with pytest.raises(ChatTemplateError, match=r"undefined$"):
+        ChatTemplate("{{ unknown.field }}", "", "").render(HELLO)
+
+
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
@@ -155,7 +165,7 @@ def test_what_a_template_runs_into_travels_as_the_cause() -> None:
         ([{"role": "assistant", "tool_calls": ["f()"]}], "message 1: tool_calls are a list of mappings"),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}],
-            "message 1: a part of content is {'type': 'text', 'text': str}",
+            "message 1: a part of content is {'type': 'text', 'text': str}, not one of the type 'image_url'",
         ),
         (
             [{"role": "user", "content": [{"type": "text", "text": 1}]}],

@@ -55,6 +55,18 @@ async def test_it_streams_a_chat() -> None:
     assert len("".join(event["text"] for event in events[:-1])) == events[-1]["tokens"] == 8
 
 
+async def test_calls_of_tools_are_events() -> None:
+    """A reply that is a call has no text: it would look empty."""
+    tool = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"]}}
+    options = {**GREEDY, "response_tokens": 200, "tools": [tool], "tools_in_system": True, "tool_choice": "required"}
+    async with running() as (_, client):
+        body = {"messages": MESSAGES, "options": {**options, "parallel_tool_calls": False}}
+        answer = await client.post("/chat", json=body)
+        (called, _) = (json.loads(line.removeprefix("data: ")) for line in answer.text.split("\n\n") if line)
+    assert called["tool_call"]["name"] == "f"
+    assert (called["tool_call"]["arguments"], called["problem"]) == ({"a": 1}, None)
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "error"),
     [

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from erllama_py.errors import InvalidOption, TierMismatch, TierNotFound
 from erllama_py.handle import caller
 from erllama_py.options.check import ELSEWHERE, option_names
+from erllama_py.options.embedding import EmbedOptions
 from erllama_py.options.model import ModelConfig, check_name, check_tier, parse_model_config
 from erllama_py.options.request import RequestOptions, parse_request_options
 from erllama_py.options.sampling import SAMPLERS
+from erllama_py.options.tool_run import ToolRunOptions
 
 WRONG: list[tuple[str, object, str]] = [
     ("response_tokens", 0, "expected int >= 1, got 0"),
@@ -352,6 +354,7 @@ async def test_every_option_is_read_on_the_way_of_a_request(monkeypatch: pytest.
         ("think", "thinking"), ("enable_thinking", "thinking"), ("reasoning_budget", "thinking_budget_tokens"),
         ("typ_p", "typical_p"), ("penalty_repeat", "repetition_penalty"), ("sampler_seq", "samplers"),
         ("skip_special_tokens", "special"), ("suppress_tokens", "logit_bias"), ("deterministic", "reproducible"),
+        ("function_call", "tool_choice"), ("reasoning_effort", "template_kwargs"),
     ],
 )  # fmt: skip
 def test_a_name_of_another_library_leads_to_ours(elsewhere: str, here: str) -> None:
@@ -361,8 +364,11 @@ def test_a_name_of_another_library_leads_to_ours(elsewhere: str, here: str) -> N
     assert caught.value.nearest == here
 
 
+KINDS = (RequestOptions, ModelConfig, ToolRunOptions, EmbedOptions)
+
+
 def test_names_of_other_libraries_are_none_of_ours_and_lead_to_options_that_there_are() -> None:
     """A table that has gone stale would send callers astray."""
-    known = {name.rpartition(".")[2] for kind in (RequestOptions, ModelConfig) for name in option_names(kind)}
+    known = {name.rpartition(".")[2] for kind in KINDS for name in option_names(kind)}
     assert set(ELSEWHERE.values()) <= known
     assert not ELSEWHERE.keys() & known

@@ -46,13 +46,13 @@ WRONG: list[tuple[str, object, str]] = [
 ]
 # What is given as continuations, and what is said of it.
 WRONG_LISTS: list[tuple[object, str]] = [
-    ("yes", "expected a list of texts or of lists of token ids, got str"),
+    ("yes", "expected a list of texts or lists of token ids, got str"),
     (None, "got NoneType"),
     (5, "got int"),
     ({"yes", "no"}, "got set"),
     ({"yes": 1}, "got dict"),
     ((one for one in "ab"), "got generator"),
-    ([], f"expected 1 to {MAX_CONTINUATIONS} texts or of lists of token ids, got 0"),
+    ([], f"expected 1 to {MAX_CONTINUATIONS} texts or lists of token ids, got 0"),
     (["a"] * (MAX_CONTINUATIONS + 1), f"got {MAX_CONTINUATIONS + 1}"),
     (["a", 5], "at index 1: expected str or a list of token ids, got int"),
     (["a", None], "at index 1: expected str or a list of token ids, got NoneType"),
