@@ -28,12 +28,25 @@ class OpenCall(msgspec.Struct, frozen=True):
 
 def open_calls(messages: Sequence[Any]) -> list[OpenCall]:
     """The calls of the last reply that have no result; none where something else was said since."""
+    place, calls = _last_calls(messages)
+    done = _done(messages, place, calls)
+    return [OpenCall(number, call) for number, call in enumerate(calls) if not done[number]]
+
+
+def stray_result(messages: Sequence[Any]) -> str | None:
+    """The id of a result at the end that belongs to none of the last reply's calls; None where each has its call."""
+    place, calls = _last_calls(messages)
+    ids = {call.id for call in calls}
+    given = (result.get("tool_call_id") for result in itertools.islice(messages, place + 1, None))
+    return next((one for one in given if calls and one and one not in ids), None)
+
+
+def _last_calls(messages: Sequence[Any]) -> tuple[int, list[ToolCall]]:
+    """Where the message before the results at the end stands, and its calls."""
     place = len(messages) - 1
     while place >= 0 and _role(messages[place]) == "tool":
         place -= 1
-    calls = _calls_of(messages[place]) if place >= 0 else []
-    done = _done(messages, place, calls)
-    return [OpenCall(number, call) for number, call in enumerate(calls) if not done[number]]
+    return place, _calls_of(messages[place]) if place >= 0 else []
 
 
 def add_result(messages: MutableSequence[Any], of: OpenCall, content: str) -> None:

@@ -20,10 +20,11 @@ from typing import Any, NamedTuple, Self
 import anyio
 
 from erllama_py.errors import InvalidOption, ModelCrashed, StreamMisused
+from erllama_py.errors.shown import shown
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.carrying_out import Calls
 from erllama_py.handle.event_queue import EventQueue
-from erllama_py.handle.open_calls import OpenCall, follows_result, has_answer, open_calls
+from erllama_py.handle.open_calls import OpenCall, follows_result, has_answer, open_calls, stray_result
 from erllama_py.handle.stream import Stream
 from erllama_py.handle.tool_list import tool_list
 from erllama_py.options.check import UNKNOWN, convert, nearest_name
@@ -151,6 +152,9 @@ class ToolRun:
         if not isinstance(given, MutableSequence):
             found = type(given).__name__
             raise InvalidOption("messages", f"a list is expected, to which the run appends, got {found}")
+        if (stray := stray_result(self._messages)) is not None:
+            problem = f"the result with tool_call_id={shown(stray)} belongs to none of the calls before it"
+            raise InvalidOption("messages", problem)
         deadline = self._check()
         ends_at = None if deadline is None else anyio.current_time() + deadline
         tools = await self._caller.threads.run(tool_list, self._given.get("tools"))

@@ -14,7 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.handle.open_calls import add_result, call_of, content_of, error_content, has_answer, open_calls
+from erllama_py.handle.open_calls import (
+    add_result,
+    call_of,
+    content_of,
+    error_content,
+    has_answer,
+    open_calls,
+    stray_result,
+)
 
 USER = {"role": "user", "content": "?"}
 
@@ -50,6 +58,23 @@ def result(of: str | None) -> dict[str, Any]:
 def test_a_call_is_open_until_its_result_is_there(messages: list[Any], open_: list[str]) -> None:
     """By its id, or by order where there is none; something said since closes all."""
     assert [one.call.id for one in open_calls(messages)] == open_
+
+
+@pytest.mark.parametrize(
+    ("messages", "stray"),
+    [
+        ([], None),
+        ([USER, asks("a", "b"), result("b")], None),
+        ([USER, asks("a", "b"), result(None), result("b")], None),
+        ([USER, asks("a"), result("c")], "c"),
+        ([USER, asks("a"), result("a"), result("c")], "c"),
+        ([USER, asks("a"), result("c"), USER], None),
+        ([result("a")], None),
+    ],
+)
+def test_a_result_of_no_call_is_known(messages: list[Any], stray: str | None) -> None:
+    """Its call would be carried out again; what was said before the last calls is history."""
+    assert stray_result(messages) == stray
 
 
 @pytest.mark.parametrize(

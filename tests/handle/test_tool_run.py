@@ -224,6 +224,9 @@ async def test_a_call_that_takes_too_long_is_cancelled_and_told() -> None:
         assert result.reply == "sorry"
 
 
+ASKED_ONCE = {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "double", "arguments": "{}"}}]}
+
+
 @pytest.mark.parametrize(
     ("limits", "option"),
     [
@@ -251,6 +254,7 @@ async def test_bad_limits_are_refused_by_name(limits: dict[str, Any], option: st
     [
         ((), {}, "messages"),
         ("hello", {}, "messages"),
+        ([ASKED_ONCE, {"role": "tool", "tool_call_id": "zz", "content": "4"}], {}, "messages"),
         ([], {"tools": None}, "tools"),
         ([], {"tools": []}, "tools"),
         ([], {"n": 2}, "n"),
