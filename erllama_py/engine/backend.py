@@ -188,6 +188,10 @@ class Vocabulary(Protocol):
         """Token ids of a text that is cut into parts: control tokens are read in each, and none across a cut. A part
         that begins inside of the text gets no space that some tokenizers put first. Raises `InvalidText`."""
 
+    def tokens_after(self, text: str) -> list[int]:
+        """Token ids of a text that goes on from another: plain text, with no begin token and no space put first.
+        Raises `InvalidText`."""
+
     def special_texts(self) -> SpecialTexts:
         """Texts that are read as one token each, always the same object. Looked for when first asked for, which takes
         0.1 s for a large vocabulary: not on the event loop, nor on the engine thread. Raises `ModelNotLoaded`."""

@@ -100,6 +100,9 @@ class StubVocabulary:
     def tokenize_parts(self, parts: Sequence[str]) -> list[int]:
         return [token for part in parts for token in self.tokenize(part, add_special=False, parse_special=True)]
 
+    def tokens_after(self, text: str) -> list[int]:
+        return self.tokenize(text, add_special=False, parse_special=False)
+
     def special_texts(self) -> SpecialTexts:
         self._check(0)
         return SPECIAL_TEXTS

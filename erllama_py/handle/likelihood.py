@@ -6,14 +6,12 @@ few are scored side by side. All or nothing: when one fails, the others are canc
 
 from __future__ import annotations
 
-from functools import partial
-
 from erllama_py.engine.token_array import TokenArray, in_pieces
 from erllama_py.errors import InputTooLong
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.inputs import Cut, Frame, as_document, fitted, in_pairs, off_loop, tokens_of
 from erllama_py.handle.pairs import Pairs, Scored
-from erllama_py.handle.scores import Scoring, tokens_after
+from erllama_py.handle.scores import Scoring
 from erllama_py.handle.side_by_side import of_each
 from erllama_py.options.embedding import RerankOptions
 
@@ -23,15 +21,15 @@ WAITING = 2  # scores that wait while others are computed, so that no sequence i
 
 async def by_likelihood(caller: Caller, scoring: Scoring, pairs: Pairs, options: RerankOptions) -> Scored:
     """The mean log-probability of the query's tokens after each document, in their order."""
-    newline = await caller.use_vocabulary(partial(tokens_after, BETWEEN), 0)
+    newline = await caller.use_vocabulary(lambda vocabulary: vocabulary.tokens_after(BETWEEN), 0)
     (tokens,), _ = await tokens_of(caller, [pairs.query], framed=False, named=in_pairs)
     n_ctx = caller.board.config.context_opts.n_ctx
     if len(tokens) + len(newline) >= n_ctx:
         problem = f"the query has {len(tokens)} tokens, which leave no room for a document in the context of {n_ctx}"
         raise InputTooLong(problem, 0, len(tokens), n_ctx)
     query = in_pieces(tokens)
-    if isinstance(pairs.query, str):  # it goes on from a line: without the space that some tokenizers put first
-        query = await caller.use_vocabulary(partial(tokens_after, pairs.query), len(pairs.query))
+    if isinstance(text := pairs.query, str):  # it goes on from a line: without the space that some tokenizers put first
+        query = await caller.use_vocabulary(lambda vocabulary: vocabulary.tokens_after(text), len(text))
     documents, frame = await tokens_of(caller, pairs.documents, framed=True, named=as_document)
     # Those of a text end with nothing: a document goes on with the query.
     given = [

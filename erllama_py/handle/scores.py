@@ -32,24 +32,9 @@ from erllama_py.results import Choice, Completion, Score, Scores
 from erllama_py.scheduler.messages import Request
 
 Continuation = str | Sequence[int]
-_FIRST = "\x02"  # what no token has together with what follows it
 
 
 # --- pure ----------------------------------------------------------------------------------------------------------
-
-
-def tokens_after(text: str, vocabulary: Vocabulary) -> list[int]:
-    """The tokens of a text that goes on from another: plain text, with no begin token and no space put first."""
-
-    def plain(text: str) -> list[int]:
-        return vocabulary.tokenize(text, add_special=False, parse_special=False)
-
-    letter = plain("a")
-    if letter and vocabulary.token_bytes(letter[0], special=False).startswith(b" "):
-        first, both = plain(_FIRST), plain(_FIRST + text)
-        if both[: len(first)] == first:
-            return both[len(first) :]
-    return plain(text)
 
 
 def first_of(request: Request, continuations: Sequence[Sequence[int]]) -> Request:
@@ -156,7 +141,7 @@ class Scoring:
 
         def tokenize(vocabulary: Vocabulary) -> list[list[int]]:
             return [
-                tokens_after(one, vocabulary) if isinstance(one, str) else check_tokens(one, vocabulary.n_vocab)
+                vocabulary.tokens_after(one) if isinstance(one, str) else check_tokens(one, vocabulary.n_vocab)
                 for one in given
             ]
 

@@ -9,8 +9,7 @@ from helpers.requests import PROMPT, submit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.engine.stub import StubVocabulary
-from erllama_py.handle.scores import chosen, first_of, other_of, tokens_after
+from erllama_py.handle.scores import chosen, first_of, other_of
 from erllama_py.results import CacheDelta, Score, Scores
 
 LOGPROBS = st.lists(st.floats(-700.0, 0.0), min_size=1, max_size=6)
@@ -61,18 +60,3 @@ def test_each_request_asks_for_what_no_other_tells() -> None:
     assert other.plan.prompt_only
     assert other.queue_wait == math.inf
     assert request.lasting is None
-
-
-class SpaceFirst(StubVocabulary):
-    """A vocabulary that puts a space before each text."""
-
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        return super().tokenize(" " + text if text else "", add_special=add_special, parse_special=parse_special)
-
-
-@pytest.mark.parametrize("kind", [StubVocabulary, SpaceFirst])
-@pytest.mark.parametrize("text", ["yes", " yes", "  yes", "é", "<|end|>", "a"])
-def test_no_space_is_put_before_a_continuation(kind: type[StubVocabulary], text: str) -> None:
-    """Its tokens are just its text, control tokens too."""
-    words = kind("m", 300)
-    assert bytes(tokens_after(text, words)) == text.encode()

@@ -92,11 +92,20 @@ class LlamaVocabulary:
         """See `Vocabulary.tokenize_parts`."""
         tokens: list[int] = []
         for part in filter(None, parts):
-            # After a character that no token has together with another, a part gets no space put before it.
-            first = self._first if tokens and self._adds_space else []
-            more = self.tokenize(_FIRST * bool(first) + part, add_special=False, parse_special=True)
-            tokens += more[len(first) :]
+            tokens += self._amid(part, is_first=not tokens, parse_special=True)[0]
         return tokens
+
+    def tokens_after(self, text: str) -> list[int]:
+        """See `Vocabulary.tokens_after`."""
+        tokens, is_sure = self._amid(text)
+        return tokens if is_sure else self._amid(text, is_first=True)[0]
+
+    def _amid(self, text: str, *, is_first: bool = False, parse_special: bool = False) -> tuple[list[int], bool]:
+        """The tokens of a text that stands after another, unless it `is_first`, and whether they are surely its own:
+        after a character that no token has together with another, it gets no space put before it."""
+        first = [] if is_first or not self._adds_space else self._first
+        tokens = self.tokenize(_FIRST * bool(first) + text, add_special=False, parse_special=parse_special)
+        return tokens[len(first) :], tokens[: len(first)] == first
 
     def special_texts(self) -> SpecialTexts:
         """See `Vocabulary.special_texts`. 0.3 µs a token."""
@@ -181,11 +190,8 @@ class LlamaVocabulary:
 
     def _cut(self, text: bytes) -> list[int]:
         """The tokens of a text in the middle of a reply: without the space that some tokenizers put first."""
-        first = self._first if self._adds_space else []
-        tokens = self.tokenize(
-            _FIRST * bool(first) + text.decode(errors="replace"), add_special=False, parse_special=False
-        )
-        return tokens[len(first) :] if tokens[: len(first)] == first else []
+        tokens, is_sure = self._amid(text.decode(errors="replace"))
+        return tokens if is_sure else []
 
     def pair_frame(self) -> tuple[list[int], list[int], list[int]]:
         """See `Vocabulary.pair_frame`: `[CLS] query [SEP] document [SEP]` for BERT's vocabulary, and for others the
