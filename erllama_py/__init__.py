@@ -84,6 +84,7 @@ from erllama_py.options.mappings import (
     TurnOptionsDict,
 )
 from erllama_py.options.model import ContextOpts, ModelConfig, ModelOpts, SchedulerOpts, StubOpts
+from erllama_py.options.parsing import parse_options
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.request import RequestOptions
 from erllama_py.options.runtime import PressureOpts
@@ -263,4 +264,5 @@ __all__ = [
     "TurnOptionsDict",
     "UnsupportedModel",
     "WrongLoop",
+    "parse_options",
 ]

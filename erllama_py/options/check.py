@@ -36,6 +36,7 @@ FLOAT32_MIN = 1.1754944e-38
 
 UNKNOWN = "there is no such option"
 _PATH = re.compile(r" - at (?P<key>`key` in )?`\$\.(?P<option>[\w.]*)(\[(?P<index>\d+|\.\.\.)\])?`$")
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
 # What llama.cpp's tools, llama-cpp-python, Ollama, OpenAI's API, vLLM, Transformers and outlines call an option, where
 # the letters would not lead to it.
 _CALLED_ELSEWHERE = {
@@ -162,6 +163,8 @@ def _is_section(type_: Any) -> TypeGuard[type[msgspec.Struct]]:
 
 def _refusal(text: str, options: Mapping[str, Any], kind: type[msgspec.Struct]) -> InvalidOption:
     """What msgspec says of the values in `options`, as an error that names the option and what was found."""
+    if missing := _MISSING.match(text):
+        return InvalidOption(missing[1] or "options", "it is needed")
     found = _PATH.search(text)
     assert found is not None  # names are known to be good: what is left to refuse is the value of an option
     option, problem = found["option"], _PATH.sub("", text)

@@ -1,0 +1,16 @@
+"""The configuration file of a server: TOML, read once, every error with its place in the file."""
+
+from erllama_py.serve.config.checking import check_tables, read_config
+from erllama_py.serve.config.errors import ConfigError
+from erllama_py.serve.config.tables import Config, ModelTable, RuntimeTable, ServedModel, Tables
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "ModelTable",
+    "RuntimeTable",
+    "ServedModel",
+    "Tables",
+    "check_tables",
+    "read_config",
+]

@@ -1,0 +1,128 @@
+"""From the tables of a file to a `Config`: every name known, every value possible, every place in the file named."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import erllama_py as erllama
+from erllama_py.serve.config.errors import ConfigError
+from erllama_py.serve.config.reading import read_tables
+from erllama_py.serve.config.tables import Config, ModelTable, RuntimeTable, ServedModel, Tables
+
+_PART = re.compile(r"-\d{5}-of-\d{5}$")  # how the files of a model in several files end
+_NO_TOML = re.compile(r" or None\b|\ba callable or ")  # what only Python can write
+_OWN = frozenset(ModelTable.__struct_fields__) - frozenset(erllama.ModelConfig.__struct_fields__)
+
+
+def read_config(file: str | os.PathLike[str]) -> Config:
+    """The configuration in a TOML file. It blocks while it reads. Raises `ConfigError`."""
+    path = Path(file).expanduser().absolute()
+    return check_tables(read_tables(path), path)
+
+
+def check_tables(tables: Mapping[str, Any], file: Path) -> Config:
+    """What the tables of `file` mean, which is absolute: paths in it start at its folder. Raises `ConfigError`."""
+    with _in_file(file):
+        top = erllama.parse_options(tables, Tables)
+        tiers = _check_tiers(top.tiers, file.parent)
+        policy = erllama.parse_options(top.policy, erllama.PolicyOpts, "policy") if top.policy else None
+        pressure = erllama.parse_options(top.pressure, erllama.PressureOpts, "pressure") if top.pressure else None
+        runtime = erllama.parse_options(top.runtime, RuntimeTable, "runtime")
+        if runtime.home is not None:
+            runtime = msgspec.structs.replace(runtime, home=_absolute(runtime.home, file.parent, "runtime.home"))
+        models = [
+            check_model(table, f"models[{index}]", file.parent, tiers, top.policy)
+            for index, table in enumerate(top.models)
+        ]
+        check_names(models)
+        return Config(models=tuple(models), tiers=tiers, policy=policy, pressure=pressure, runtime=runtime)
+
+
+def check_model(
+    table: Mapping[str, Any], place: str, folder: Path, tiers: Mapping[str, erllama.TierSpec], policy: Mapping[str, Any]
+) -> ServedModel:
+    """One model, with its tier and its gates settled. Raises `InvalidOption` with the `place` before it."""
+    if "model_path" in table:
+        raise erllama.InvalidOption(f"{place}.model_path", "there is no such option", f"{place}.path")
+    own = erllama.parse_options(table, ModelTable, place)
+    options = {name: value for name, value in table.items() if name not in _OWN}
+    if own.path is not None:
+        options["model_path"] = _absolute(own.path, folder, f"{place}.path")
+    elif own.backend == "llama":
+        raise erllama.InvalidOption(f"{place}.path", "a model needs the path of its GGUF file")
+    name = own.name or (name_of(options["model_path"]) if own.path else own.backend)
+    options |= _tier_of(table, place, tiers)
+    if policy:
+        options["policy"] = {**policy, **table.get("policy", {})}
+    erllama.parse_options(options, erllama.ModelConfig, place)
+    return ServedModel(name=name, options=options, aliases=own.aliases)
+
+
+def name_of(path: str) -> str:
+    """What a model is called by its file, unless it is given a name."""
+    return _PART.sub("", Path(path).name.removesuffix(".gguf")) or "model"
+
+
+def check_names(models: list[ServedModel]) -> None:
+    """No two models answer to the same name. Raises `InvalidOption`."""
+    taken: dict[str, str] = {}
+    for index, model in enumerate(models):
+        named = [(f"models[{index}].name", model.name)]
+        named += [(f"models[{index}].aliases[{number}]", alias) for number, alias in enumerate(model.aliases)]
+        for place, name in named:
+            if not name.isprintable():
+                raise erllama.InvalidOption(place, "expected printable characters")
+            if name in taken:
+                raise erllama.InvalidOption(place, f"{name!r} is {taken[name]} already: each model needs its own")
+            taken[name] = place
+
+
+def _tier_of(table: Mapping[str, Any], place: str, tiers: Mapping[str, erllama.TierSpec]) -> dict[str, str]:
+    """The tier of a model and its kind: the first of the file where it names none, `"ram"` where there is none."""
+    kinds = {"ram": "ram", **{name: spec.kind for name, spec in tiers.items()}}
+    named = table.get("tier_srv", next(iter(tiers), "ram"))
+    if named not in kinds:
+        raise erllama.InvalidOption(f"{place}.tier_srv", f"no tier is called {named!r}; there are {', '.join(kinds)}")
+    kind = kinds[named]
+    if table.get("tier", kind) != kind:
+        problem = f"{named!r} is a tier of the kind {kind!r}; without this key it is found"
+        raise erllama.InvalidOption(f"{place}.tier", problem)
+    return {"tier_srv": named, "tier": kind}
+
+
+def _check_tiers(tables: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, erllama.TierSpec]:
+    tiers: dict[str, erllama.TierSpec] = {}
+    roots: dict[str, str] = {}
+    for name, table in tables.items():
+        place = f"tiers.{name}"
+        if name == "ram":
+            raise erllama.InvalidOption(place, "every server has the tier 'ram'; runtime.ram_quota_bytes bounds it")
+        if isinstance(table.get("root"), str):
+            table = {**table, "root": _absolute(table["root"], folder, f"{place}.root")}
+        tiers[name] = tier = erllama.parse_options(table, erllama.TierSpec, place)
+        if (other := roots.setdefault(str(tier.root), place)) != place:
+            raise erllama.InvalidOption(f"{place}.root", f"{other} lies in this directory: each tier needs its own")
+    return tiers
+
+
+def _absolute(path: str, folder: Path, place: str) -> str:
+    """A path from the folder of the file, a `~` at its beginning replaced."""
+    if not path or "\0" in path:
+        raise erllama.InvalidOption(place, "a path is not empty and has no NUL character")
+    return os.path.normpath(folder / os.path.expanduser(path))
+
+
+@contextmanager
+def _in_file(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except erllama.InvalidOption as error:
+        place = "" if error.option == "options" else error.option
+        raise ConfigError(str(file), place, _NO_TOML.sub("", error.problem), error.nearest) from None

@@ -1,0 +1,83 @@
+"""The tables of a configuration file, and what they come to.
+
+`Tables` is the file as it is written; `Config` is what it means: names settled, paths absolute, each tier and gate
+checked. A model's options stay a mapping, so that what was not said can still get a default that suits the model: see
+`sizing`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+import erllama_py as erllama
+
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Bytes = Annotated[int, Meta(ge=1 << 20, le=1 << 60)]
+
+
+class Tables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The top of the file."""
+
+    server: dict[str, Any] = {}
+    """Where and how it is served."""
+    runtime: dict[str, Any] = {}
+    """What all models share."""
+    models: list[dict[str, Any]] = []
+    """The models, in the order in which they are loaded and listed."""
+    tiers: dict[str, dict[str, Any]] = {}
+    """Where what was computed is kept, by name. Models that name none use the first."""
+    policy: dict[str, Any] = {}
+    """When prefixes are saved; a model's own `policy` goes before it, gate by gate."""
+    pressure: dict[str, Any] = {}
+    """When memory is so short that saved rows are dropped."""
+
+
+class RuntimeTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all models share."""
+
+    home: str | None = None
+    """The folder for what outlives the process; `$ERLLAMA_HOME` or `~/.cache/erllama` where it is not given."""
+    ram_quota_bytes: Bytes | None = None
+    """Most bytes of the rows that are kept in memory; a tenth of the free memory where it is not given."""
+    save_buffer_bytes: Bytes = 256 << 20
+    """Most bytes of rows that are to be written to tiers."""
+
+
+class ModelTable(erllama.ModelConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of `[[models]]`: these, and every option of `ModelConfig`, whose `model_path` is `path` here."""
+
+    path: str | None = None
+    """The GGUF file, from the folder of the configuration file; of a model in several files, the first."""
+    name: Name | None = None
+    """What requests call it; the name of its file without `.gguf` where it is not given."""
+    aliases: tuple[Name, ...] = ()
+    """Other names for it."""
+
+
+class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that is to be served. `options` are for `Runtime.load_model`: checked, its path absolute, its tier
+    and gates settled."""
+
+    name: str
+    options: dict[str, Any]
+    aliases: tuple[str, ...] = ()
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """What a configuration file means."""
+
+    models: tuple[ServedModel, ...]
+    tiers: dict[str, erllama.TierSpec] = {}
+    policy: erllama.PolicyOpts | None = None
+    pressure: erllama.PressureOpts | None = None
+    runtime: RuntimeTable = RuntimeTable()
+
+    def runtime_options(self) -> dict[str, Any]:
+        """What `Runtime` takes."""
+        return {
+            "tiers": self.tiers, "policy": self.policy, "pressure": self.pressure,
+            **msgspec.structs.asdict(self.runtime),
+        }  # fmt: skip

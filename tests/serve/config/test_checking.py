@@ -1,0 +1,140 @@
+"""What the tables of a file mean, and the place of everything that is wrong in them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import erllama_py as erllama
+from erllama_py.serve.config import Config, ConfigError, check_tables, read_config
+
+FILE = Path("/etc/erllama/erllama.toml")
+
+
+def checked(**tables: Any) -> Config:
+    return check_tables(tables, FILE)
+
+
+def test_a_file_of_one_model_is_enough() -> None:
+    """Its name is that of its file, and it saves to memory."""
+    config = checked(models=[{"path": "tiny-q4_0-00001-of-00003.gguf"}])
+    (model,) = config.models
+    assert (model.name, model.aliases) == ("tiny-q4_0", ())
+    assert model.options == {
+        "model_path": "/etc/erllama/tiny-q4_0-00001-of-00003.gguf", "tier_srv": "ram", "tier": "ram",
+    }  # fmt: skip
+
+
+def test_paths_begin_at_the_folder_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of models, tiers and the home; `~` is the home directory, and an absolute path stays."""
+    monkeypatch.setenv("HOME", "/users/ada")
+    config = checked(
+        runtime={"home": "state"}, tiers={"main": {"kind": "disk", "root": "../kv"}},
+        models=[{"path": "a.gguf"}, {"path": "~/b.gguf"}, {"path": "/srv/c.gguf"}],
+    )  # fmt: skip
+    paths = [model.options["model_path"] for model in config.models]
+    assert paths == ["/etc/erllama/a.gguf", "/users/ada/b.gguf", "/srv/c.gguf"]
+    assert config.tiers["main"].root == "/etc/kv"
+    assert config.runtime.home == "/etc/erllama/state"
+
+
+def test_models_save_to_the_first_tier_unless_they_name_one() -> None:
+    """The kind of a tier is found."""
+    tiers = {
+        "ssd": {"kind": "disk", "root": "a", "quota_bytes": 1 << 30},
+        "shm": {"kind": "ram_file", "root": "/dev/shm/b"},
+    }
+    config = checked(tiers=tiers, models=[{"path": "a.gguf"}, {"path": "b.gguf", "tier_srv": "shm"}])
+    assert [(one.options["tier_srv"], one.options["tier"]) for one in config.models] == [
+        ("ssd", "disk"),
+        ("shm", "ram_file"),
+    ]
+    assert isinstance(config.tiers["ssd"], erllama.DiskTier)
+
+
+def test_gates_of_a_model_go_before_those_of_the_file() -> None:
+    """One by one: those that a model does not give are the file's."""
+    gates = {"min_tokens": 64, "continued_interval": 512}
+    config = checked(policy=gates, models=[{"path": "a.gguf", "policy": {"min_tokens": 32}}, {"path": "b.gguf"}])
+    assert config.models[0].options["policy"] == {"min_tokens": 32, "continued_interval": 512}
+    assert config.models[1].options["policy"] == gates
+    assert config.policy is not None
+    assert config.policy.min_tokens == 64
+
+
+MODEL = {"path": "a.gguf"}
+
+
+@pytest.mark.parametrize(
+    ("tables", "place", "problem", "nearest"),
+    [
+        ({"sever": {}}, "sever", "no such option", "server"),
+        ({"models": 3}, "models", "expected a list, got int", None),
+        ({"models": [1]}, "models", "expected a mapping", None),
+        ({"models": [MODEL, {}]}, "models[1].path", "needs the path", None),
+        ({"models": [{"path": ""}]}, "models[0].path", "not empty", None),
+        ({"models": [{"path": "a\0b"}]}, "models[0].path", "no NUL", None),
+        ({"models": [{"path": 3}]}, "models[0].path", "expected str, got int", None),
+        ({"models": [{"model_path": "a"}]}, "models[0].model_path", "no such option", "models[0].path"),
+        ({"models": [{**MODEL, "nmae": "x"}]}, "models[0].nmae", "no such option", "models[0].name"),
+        ({"models": [{**MODEL, "n_ctx": 1}]}, "models[0].n_ctx", "no such option", "models[0].context_opts.n_ctx"),
+        ({"models": [{**MODEL, "num_gpu": 1}]}, "models[0].num_gpu", "no such", "models[0].model_opts.n_gpu_layers"),
+        (
+            {"models": [MODEL, {"path": "b", "context_opts": {"n_ctx": "x"}}]},
+            "models[1].context_opts.n_ctx", "expected int, got str", None,
+        ),
+        ({"models": [{**MODEL, "context_opts": 3}]}, "models[0].context_opts", "expected a mapping", None),
+        ({"models": [{**MODEL, "aliases": "x"}]}, "models[0].aliases", "expected a list", None),
+        ({"models": [{**MODEL, "aliases": ["a"]}]}, "models[0].aliases[0]", "'a' is models[0].name already", None),
+        ({"models": [MODEL, {"path": "b/a.gguf"}]}, "models[1].name", "'a' is models[0].name already", None),
+        ({"models": [{**MODEL, "name": "a\nb"}]}, "models[0].name", "printable", None),
+        ({"models": [{**MODEL, "tier_srv": "x"}]}, "models[0].tier_srv", "there are ram", None),
+        ({"models": [{**MODEL, "tier": "disk"}]}, "models[0].tier", "'ram' is a tier of the kind 'ram'", None),
+        ({"models": [{**MODEL, "policy": 3}], "policy": {"min_tokens": 1}}, "models[0].policy", "a mapping", None),
+        (
+            {"models": [{**MODEL, "policy": {"cold_min_tokens": 1}}], "policy": {"min_tokens": 9}},
+            "models[0].policy.cold_min_tokens", "must not be below min_tokens, which is 9", None,
+        ),
+        ({"tiers": {"ram": {}}}, "tiers.ram", "every server has the tier 'ram'", None),
+        ({"tiers": {"a": {"kind": "dsk"}}}, "tiers.a.kind", "expected one of", "disk"),
+        ({"tiers": {"a": {"kind": "disk"}}}, "tiers.a.root", "needs a directory", None),
+        ({"tiers": {"a": {"kind": "disk", "root": 3}}}, "tiers.a.root", "expected str", None),
+        (
+            {"tiers": {"a": {"kind": "disk", "root": "x"}, "b": {"kind": "disk", "root": "./x"}}},
+            "tiers.b.root", "tiers.a lies in this directory", None,
+        ),
+        ({"policy": {"min_tokenz": 1}}, "policy.min_tokenz", "no such option", "policy.min_tokens"),
+        ({"pressure": {"sourc": 1}}, "pressure.sourc", "no such option", "pressure.source"),
+        ({"pressure": {"low_watermark": 0.9}}, "pressure.low_watermark", "below high_watermark", None),
+        ({"runtime": {"ram_quota_bytes": 1}}, "runtime.ram_quota_bytes", "expected int >= 1048576, got 1", None),
+    ],
+)  # fmt: skip
+def test_each_error_has_its_place_in_the_file(
+    tables: dict[str, Any], place: str, problem: str, nearest: str | None
+) -> None:
+    """And the nearest known name, where a name is unknown."""
+    with pytest.raises(ConfigError) as caught:
+        check_tables(tables, FILE)
+    assert caught.value.place == place
+    assert problem in caught.value.problem
+    assert caught.value.nearest == nearest
+    assert str(caught.value).startswith(f"{FILE}: {caught.value.place}: ")
+
+
+@pytest.mark.anyio
+async def test_a_runtime_takes_what_a_file_says(tmp_path: Path) -> None:
+    """Each model of it loads, with its tier."""
+    (tmp_path / "erllama.toml").write_text(
+        '[tiers.main]\nkind = "disk"\nroot = "kv"\nquota_bytes = 1_000_000_000\n'
+        '[policy]\nmin_tokens = 16\n[[models]]\nname = "one"\nbackend = "stub"\ncontext_opts = { n_ctx = 512 }\n'
+    )
+    config = read_config(os.fspath(tmp_path / "erllama.toml"))
+    async with erllama.Runtime(**config.runtime_options()) as runtime:
+        for model in config.models:
+            loaded = await runtime.load_model(model.name, model.options)  # type: ignore[arg-type]  # a mapping that was checked
+            assert loaded.info.config.tier_srv == "main"
+            assert loaded.info.config.policy.min_tokens == 16
+    assert (tmp_path / "kv").is_dir()
