@@ -1,0 +1,57 @@
+"""The body of a request as a checked struct: bounded in bytes, and what is wrong in it is named by its path."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from erllama_py.serve.core.problems import Problem
+
+T = TypeVar("T")
+
+_AT = re.compile(r" - at `(?:key` in `)?\$\.?(?P<path>[^`]*)`$")
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """The whole body, at most `most` bytes. Raises `Problem`: `too_large`, or `invalid` where the client has left."""
+    said = request.headers.get("content-length", "")
+    if said.isdigit() and int(said) > most:
+        raise _too_large(most)
+    parts, size = list[bytes](), 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > most:
+                raise _too_large(most)
+            parts.append(part)
+    except ClientDisconnect:
+        raise Problem("invalid", "the body of the request was cut short") from None
+    return b"".join(parts)
+
+
+def _too_large(most: int) -> Problem:
+    return Problem("too_large", f"the body of a request has at most {most} bytes", code="body_too_large")
+
+
+def parse(body: bytes, kind: type[T]) -> T:
+    """A body as a struct. Raises `Problem` with the path of what is wrong."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise wrong(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Problem("invalid", f"the body is no JSON: {error}", code="invalid_json") from None
+    except RecursionError:
+        raise Problem("invalid", "the body is nested too deeply", code="invalid_json") from None
+
+
+def wrong(error: msgspec.ValidationError) -> Problem:
+    """msgspec's words for a value that does not fit, with the path by itself."""
+    text = str(error)
+    found = _AT.search(text)
+    path = found["path"] if found else None
+    message = text[: found.start()] if found else text
+    return Problem("invalid", f"{path}: {message}" if path else message, param=path or None)

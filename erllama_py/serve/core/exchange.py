@@ -1,0 +1,249 @@
+"""One HTTP request on its way through an API: who asks, what is open, what it came to.
+
+An endpoint of an API is a coroutine function that takes an `Exchange` and returns a response. What it raises is
+answered in the shape of its API; a client that leaves cancels what was done for it, within a decode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import erllama_py as erllama
+from erllama_py.serve.core.bodies import parse, read_body
+from erllama_py.serve.core.logs import log_failure, log_request
+from erllama_py.serve.core.problems import Problem, problem_of
+from erllama_py.serve.core.service import Service, Tenant
+from erllama_py.serve.core.streams import Streamed, Writer, until_gone
+
+T = TypeVar("T")
+LEFT = 499  # nobody reads the status: its client has left
+
+
+class Api(msgspec.Struct, frozen=True):
+    """How one API says what all of them have to say."""
+
+    name: str
+    error: Callable[[Problem, str], Any]
+    """The body of an error, and of its request's id."""
+    params: Mapping[str, str] = {}
+    """What it calls options that this library calls otherwise, for errors: `{"response_tokens": "max_tokens"}`."""
+    id_header: bytes = b"x-request-id"
+    """The header that tells a client the id of its request."""
+
+    def problem(self, error: BaseException) -> Problem:
+        """An error in words that its client knows."""
+        problem = problem_of(error)
+        if problem.param is not None:
+            first, dot, rest = problem.param.partition(".")
+            problem.param = self.params.get(first, first) + dot + rest
+        return problem
+
+    def failure(self, error: BaseException, request_id: str) -> Response:
+        """The response to a request that fails."""
+        problem = self.problem(error)
+        headers = {self.id_header.decode(): request_id}
+        if problem.retry_after is not None:
+            headers["retry-after"] = str(problem.retry_after)
+        return json_response(self.error(problem, request_id), problem.status, headers)
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A struct, or plain values, as JSON."""
+    return Response(_encode(value), status, headers, media_type="application/json")
+
+
+class Gone(Exception):
+    """The client has left: there is nobody to answer."""
+
+
+class Exchange:
+    """One request. It observes its own stream."""
+
+    def __init__(self, service: Service, api: Api, route: str, scope: Scope, receive: Receive) -> None:
+        self.service, self.api, self.route = service, api, route
+        self.request = Request(scope, receive)
+        self.id = f"req_{uuid.uuid4().hex}"
+        self.tenant = Tenant()
+        self.facts: dict[str, Any] = {}
+        """For the log: what it was about, without any text of it."""
+        self.status = LEFT
+        self.began = self._last = asyncio.get_running_loop().time()
+        self._receive = receive
+        self._pieces = 0
+        self._model = ""
+        self._end: Callable[[], object] | None = None
+        self._hurried = False
+
+    # --- what endpoints use --------------------------------------------------------------------------------------
+
+    async def body(self, kind: type[T]) -> T:
+        """Its body as a struct. Raises `Problem`."""
+        return parse(await read_body(self.request, self.service.settings.max_body_bytes), kind)
+
+    async def model(self, name: str | None) -> erllama.Model:
+        """The model that it names. Raises `Problem`."""
+        model = await self.service.model(name)
+        self._model = self.facts["model"] = model.id
+        return model
+
+    def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of a request to a model: what is `given` other than None, what the server says, whose it is."""
+        settings, tenant = self.service.settings, self.tenant
+        options = {name: value for name, value in given.items() if value is not None}
+        asked, most = options.get("response_tokens", settings.response_tokens), settings.max_response_tokens
+        if asked is not None or most is not None:
+            options["response_tokens"] = asked if most is None else most if asked is None else min(asked, most)
+        options |= {"cache_salt": tenant.salt, "priority": tenant.priority, "deadline": settings.deadline_seconds}
+        return options
+
+    def check_count(self, messages: Sequence[object], param: str = "messages") -> None:
+        """Raises `Problem` where there are more messages than the server takes."""
+        if len(messages) > (most := self.service.settings.max_messages):
+            raise Problem("too_large", f"a conversation has at most {most} messages", param=param)
+
+    async def answer(self, work: Coroutine[Any, Any, T]) -> T:
+        """What comes of work that is done for the client alone; it is cancelled when the client leaves."""
+        task, gone = asyncio.ensure_future(work), asyncio.ensure_future(until_gone(self._receive))
+        self._end_with(task.cancel)
+        try:
+            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise Gone
+            if task.cancelled():
+                raise Problem("unavailable", "the server is shutting down", code="shutting_down", retry_after=5)
+            result = task.result()
+        finally:
+            gone.cancel()
+            task.cancel()
+            await asyncio.wait({task})
+        if isinstance(result, erllama.Completion):
+            self._pieces += 1
+            self.service.meters.first(self._model, result.stats.first_token_seconds)
+            self.complete(result)
+        return result
+
+    async def streamed(self, stream: erllama.Stream, writer: Writer) -> Streamed:
+        """The response that sends a stream, once the model has taken the request. Raises what the request raises."""
+        settings = self.service.settings
+        response = Streamed(
+            stream, writer, self, heartbeat=settings.heartbeat_seconds, patience=settings.send_seconds,
+            headers=((self.api.id_header, self.id.encode()),),
+        )  # fmt: skip
+        await self.answer(_entered(stream))
+        self._end_with(stream.cancel)
+        return response
+
+    def _end_with(self, end: Callable[[], object]) -> None:
+        self._end = end
+        if self._hurried:
+            end()
+
+    def hurry(self) -> None:
+        """End with what there is."""
+        self._hurried = True
+        if self._end is not None:
+            self._end()
+
+    # --- what becomes of its stream ------------------------------------------------------------------------------
+
+    def piece(self) -> None:
+        """See `Observer`."""
+        now = asyncio.get_running_loop().time()
+        if self._pieces:
+            self.service.meters.gap(self._model, now - self._last)
+        else:
+            self.service.meters.first(self._model, now - self.began)
+        self._pieces += 1
+        self._last = now
+
+    def complete(self, completion: erllama.Completion) -> None:
+        """See `Observer`; the counts of all alternatives."""
+        self.service.meters.replied(self.api.name, self._model, completion)
+        replies = completion.alternatives or (completion,)
+        generated = sum(len(one.generated) for one in replies)
+        self.service.access.spent(self.tenant, completion.stats.prefill_tokens + generated)
+        self.facts |= {
+            "prompt_tokens": completion.prompt_tokens, "generated_tokens": generated,
+            "cached_tokens": completion.cache_delta.read, "finish_reason": completion.finish_reason,
+        }  # fmt: skip
+
+    def failure(self, error: BaseException) -> None:
+        """See `Observer`."""
+        self.facts["error"] = type(error).__name__
+        log_failure(self.id, self.route, error)
+
+    def left(self) -> None:
+        """See `Observer`."""
+        self.status = LEFT
+
+
+async def _entered(stream: erllama.Stream) -> None:
+    await stream.__aenter__()
+
+
+Handler = Callable[[Exchange], Awaitable[ASGIApp]]
+
+
+class Endpoint:
+    """One endpoint of an API, as an ASGI application. Where it is not `counted`, it answers while the server drains."""
+
+    def __init__(self, service: Service, api: Api, route: str, handle: Handler, *, counted: bool = True) -> None:
+        self._service, self._api, self._route, self._handle = service, api, route, handle
+        self._counted = counted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever comes of it."""
+        exchange = Exchange(self._service, self._api, self._route, scope, receive)
+        meters = self._service.meters
+        meters.began(self._api.name, self._route)
+
+        async def tell(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+            await send(message)
+
+        try:
+            await self._answer(exchange, scope, receive, tell)
+        finally:
+            seconds = asyncio.get_running_loop().time() - exchange.began
+            meters.ended(self._api.name, self._route, exchange.status, seconds)
+            log_request(self._api.name, exchange.id, self._route, exchange.status, seconds, exchange.facts)
+
+    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        began = exchange.status
+        try:
+            exchange.tenant = self._service.access.admit(exchange.request)
+            if not self._counted:
+                await (await self._handle(exchange))(scope, receive, send)
+                return
+            with self._service.open.one(exchange.hurry):
+                await (await self._handle(exchange))(scope, receive, send)
+        except Gone:
+            exchange.left()
+        except Exception as error:
+            problem = self._api.problem(error)
+            if problem.status >= 500 and problem.code != "shutting_down":
+                exchange.failure(error)
+            if exchange.status == began:  # else it fails while it is sent
+                with suppress(OSError):
+                    await self._api.failure(error, exchange.id)(scope, receive, send)
+
+
+def route(
+    service: Service, api: Api, path: str, handle: Handler, *, method: str = "POST", counted: bool = True
+) -> Route:
+    """The route of an endpoint."""
+    return Route(path, Endpoint(service, api, path, handle, counted=counted), methods=[method])

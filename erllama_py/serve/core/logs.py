@@ -1,0 +1,21 @@
+"""The log of a server: one line a request, with ids and counts and none of its text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from erllama_py.watch.log import get_logger
+
+NAME = "erllama_py.http"
+
+
+def log_request(api: str, request_id: str, route: str, status: int, seconds: float, facts: Mapping[str, Any]) -> None:
+    """A request is over."""
+    known = {"api": api, "request_id": request_id, "route": route, "status": status, "seconds": round(seconds, 4)}
+    get_logger(NAME).info("request", **known, **facts)
+
+
+def log_failure(request_id: str, route: str, error: BaseException) -> None:
+    """A request failed inside the server."""
+    get_logger(NAME).error("a request failed", request_id=request_id, route=route, exc_info=error)

@@ -1,0 +1,192 @@
+"""What all requests of one application share: the runtime, the names of its models, and how many are open.
+
+`Access`, `Meters` are what other rooms put in: who may ask, and what is measured. Without them everybody may, and
+nothing is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+import msgspec
+from starlette.requests import HTTPConnection
+
+import erllama_py as erllama
+from erllama_py.serve.core.problems import RETRY_SECONDS, Problem
+from erllama_py.serve.core.settings import ServerOpts
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """Who asks, as far as it matters to a model."""
+
+    name: str = ""
+    """For the log and the metrics; empty where there are no keys."""
+    salt: str | None = None
+    """What keeps its cached prefixes apart from those of others: see `cache_salt`. Never out of a request."""
+    priority: int = 0
+    """Of its requests: see `priority`."""
+
+
+class Access(Protocol):
+    """Who may ask, and how much."""
+
+    def admit(self, connection: HTTPConnection) -> Tenant:
+        """The tenant of a request, before its body is read. Raises `Problem`."""
+
+    def spent(self, tenant: Tenant, tokens: int) -> None:
+        """A request of a tenant took so many tokens, those that were computed and generated."""
+
+
+class Meters(Protocol):
+    """What is measured of requests."""
+
+    def began(self, api: str, route: str) -> None:
+        """A request has come."""
+
+    def first(self, model: str, seconds: float) -> None:
+        """The first piece of a reply came after so long."""
+
+    def gap(self, model: str, seconds: float) -> None:
+        """Between two pieces of a stream."""
+
+    def replied(self, api: str, model: str, completion: erllama.Completion) -> None:
+        """A reply is complete."""
+
+    def ended(self, api: str, route: str, status: int, seconds: float) -> None:
+        """A request is over; status 499 where its client has left."""
+
+
+class Everybody:
+    """No keys."""
+
+    def admit(self, connection: HTTPConnection) -> Tenant:
+        """Everybody is the same tenant."""
+        return Tenant()
+
+    def spent(self, tenant: Tenant, tokens: int) -> None:
+        """Without bound."""
+
+
+class Unmeasured:
+    """No metrics."""
+
+    def began(self, api: str, route: str) -> None:
+        """Not counted."""
+
+    def first(self, model: str, seconds: float) -> None:
+        """Not counted."""
+
+    def gap(self, model: str, seconds: float) -> None:
+        """Not counted."""
+
+    def replied(self, api: str, model: str, completion: erllama.Completion) -> None:
+        """Not counted."""
+
+    def ended(self, api: str, route: str, status: int, seconds: float) -> None:
+        """Not counted."""
+
+
+class Open:
+    """The requests that are open, and whether new ones are let in."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._hurry: dict[object, Callable[[], None]] = {}
+        self._changed = asyncio.Event()
+        self.draining = False
+
+    def __len__(self) -> int:
+        return len(self._hurry)
+
+    @contextmanager
+    def one(self, hurry: Callable[[], None]) -> Iterator[None]:
+        """While a request is open; `hurry` ends it with what it has. Raises `Problem` where none is let in."""
+        if self.draining:
+            raise Problem("unavailable", "the server is shutting down", code="shutting_down", retry_after=5)
+        if len(self._hurry) >= self._most:
+            message = f"{self._most} requests are open, as many as this server accepts"
+            raise Problem("overloaded", message, code="too_many_requests", retry_after=RETRY_SECONDS)
+        key = object()
+        self._hurry[key] = hurry
+        try:
+            yield
+        finally:
+            del self._hurry[key]
+            self._changed.set()
+
+    async def drain(self, seconds: float) -> bool:
+        """Let no request in, and wait until all are over; those that take longer end with what they have.
+
+        Whether all ended by themselves.
+        """
+        self.draining = True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._none()
+        except TimeoutError:
+            self.hurry()
+            return False
+        return True
+
+    def hurry(self) -> None:
+        """End all requests with what they have."""
+        self.draining = True
+        for end in list(self._hurry.values()):
+            end()
+
+    async def _none(self) -> None:
+        while self._hurry:
+            self._changed.clear()
+            await self._changed.wait()
+
+
+class Service:
+    """One served runtime. `aliases` are further names of its models, `only` the ids that are served, all by default."""
+
+    def __init__(
+        self,
+        runtime: erllama.Runtime,
+        settings: ServerOpts,
+        *,
+        aliases: Mapping[str, str] | None = None,
+        only: Iterable[str] | None = None,
+        access: Access | None = None,
+        meters: Meters | None = None,
+    ) -> None:
+        self.runtime = runtime
+        self.settings = settings
+        self.aliases = dict(aliases or {})
+        self._only = None if only is None else frozenset(only)
+        self.access: Access = access or Everybody()
+        self.meters: Meters = meters or Unmeasured()
+        self.open = Open(settings.max_open)
+
+    def models(self) -> dict[str, erllama.ModelInfo]:
+        """What is served, by each of its names: ids first, then aliases."""
+        infos = {one.id: one for one in self.runtime.list_models() if self._only is None or one.id in self._only}
+        return infos | {alias: infos[name] for alias, name in self.aliases.items() if name in infos}
+
+    async def model(self, name: str | None) -> erllama.Model:
+        """The model that a request names; without a name the only one. Raises `Problem`, `ErllamaError`."""
+        known = self.models()
+        if not name and len({info.id for info in known.values()}) == 1:
+            name = next(iter(known))
+        if not name:
+            raise Problem("invalid", f"a model is to be named: {_list(known)}", param="model")
+        if name not in known:
+            message = f"there is no model {name[:80]!r} here: {_list(known)}"
+            raise Problem("not_found", message, param="model", code="model_not_found")
+        return self.runtime.model(known[name].id)
+
+
+def _list(names: Iterable[str]) -> str:
+    return "served are " + (", ".join(repr(name) for name in list(names)[:20]) or "none yet")
+
+
+def session_of(hint: str | None) -> str | None:
+    """A client's word for its conversation, whatever its length, as the id of a session."""
+    return hashlib.sha256(hint.encode()).hexdigest() if hint else None

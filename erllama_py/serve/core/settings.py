@@ -1,0 +1,34 @@
+"""What a server may be told: the bounds of what it takes, and its times."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
+
+
+class ServerOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an application serves, whatever models are behind it. Sizes are in bytes, times in seconds."""
+
+    max_body_bytes: Positive = 8 << 20
+    """Longest body of a request. It is parsed on the event loop, which takes about 2 ms for a megabyte."""
+    max_messages: Positive = 4096
+    """Most messages of a conversation."""
+    max_open: Positive = 512
+    """Requests that are open at a time, streams among them; the next one gets 429."""
+    response_tokens: Positive | None = None
+    """Most tokens of a reply to a request that does not say; `None`: what the context leaves."""
+    max_response_tokens: Positive | None = None
+    """Most tokens that a request may ask for: more count as these; `None`: no bound but the context."""
+    deadline_seconds: Seconds | None = None
+    """After so long a request ends with what it has."""
+    heartbeat_seconds: Seconds = 15.0
+    """Where nothing came for so long, a stream says that it lives, in the APIs whose streams have comments."""
+    send_seconds: Seconds = 60.0
+    """A client that has not read from its stream for so long has gone."""
+    drain_seconds: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 30.0
+    """How long open requests may go on when the server is told to end; then they end with what they have."""

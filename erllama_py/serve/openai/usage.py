@@ -1,0 +1,25 @@
+"""What a reply took, as OpenAI's usage objects tell it. The numbers are those of the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import erllama_py as erllama
+
+
+def usage(completion: erllama.Completion) -> dict[str, Any]:
+    """Tokens of one request, of all its alternatives together.
+
+    `cached_tokens` were read from cells or rows instead of computed, `cache_write_tokens` were saved.
+    """
+    replies = completion.alternatives or (completion,)
+    generated = sum(len(one.generated) for one in replies)
+    return {
+        "prompt_tokens": completion.prompt_tokens,
+        "completion_tokens": generated,
+        "total_tokens": completion.prompt_tokens + generated,
+        "prompt_tokens_details": {
+            "cached_tokens": completion.cache_delta.read,
+            "cache_write_tokens": sum(one.cache_delta.created for one in replies),
+        },
+    }

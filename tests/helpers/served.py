@@ -1,0 +1,42 @@
+"""An application over stub models, asked by httpx in this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import httpx
+import msgspec
+
+import erllama_py as erllama
+from erllama_py.serve.app import App, create_app
+from erllama_py.serve.core.settings import ServerOpts
+
+STUB: Any = {"backend": "stub", "context_opts": {"n_ctx": 2048, "n_seq_max": 4}}
+
+
+class Served(NamedTuple):
+    """What a test asks."""
+
+    client: httpx.AsyncClient
+    app: App
+    runtime: erllama.Runtime
+    model: erllama.Model
+
+
+@asynccontextmanager
+async def served(config: Any = None, *, settings: Any = None, **given: Any) -> AsyncIterator[Served]:
+    """An application with one model, `tiny`; its model's configuration over the stub's, and `settings` as a mapping."""
+    async with erllama.Runtime() as runtime:
+        model = await runtime.load_model("tiny", STUB | (config or {}))
+        app = create_app(runtime, settings=msgspec.convert(settings or {}, ServerOpts), **given)
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as client:
+            yield Served(client, app, runtime, model)
+
+
+def events(text: str) -> list[Any]:
+    """The data of server-sent events, parsed; `[DONE]` as it is."""
+    lines = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
+    return [line if line == "[DONE]" else msgspec.json.decode(line) for line in lines]
