@@ -66,6 +66,7 @@ from erllama_py.handle.session import Session
 from erllama_py.handle.stream import Stream
 from erllama_py.handle.supervised import Supervised
 from erllama_py.handle.tool_run import ToolRun
+from erllama_py.model_file import inspect_model
 from erllama_py.options.embedding import EmbedOptions, RerankOptions
 from erllama_py.options.mappings import (
     ContextOptsDict,
@@ -96,6 +97,7 @@ from erllama_py.results import (
     CacheHit,
     Choice,
     Completion,
+    ContextMemory,
     Done,
     Embeddings,
     Event,
@@ -103,6 +105,7 @@ from erllama_py.results import (
     Explanation,
     FoundPrefix,
     LoadProgress,
+    ModelFile,
     ModelInfo,
     PressureState,
     Progress,
@@ -143,6 +146,7 @@ __all__ = [
     "ChatTemplateError",
     "Choice",
     "Completion",
+    "ContextMemory",
     "ContextOpts",
     "ContextOptsDict",
     "ContextOverflow",
@@ -174,6 +178,7 @@ __all__ = [
     "ModelConfigDict",
     "ModelCrashed",
     "ModelFetchError",
+    "ModelFile",
     "ModelFileNotFound",
     "ModelInfo",
     "ModelLoadError",
@@ -264,5 +269,6 @@ __all__ = [
     "TurnOptionsDict",
     "UnsupportedModel",
     "WrongLoop",
+    "inspect_model",
     "parse_options",
 ]

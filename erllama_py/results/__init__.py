@@ -40,6 +40,7 @@ from erllama_py.results.infos import (
     RowInfo,
     TierInfo,
 )
+from erllama_py.results.model_file import ContextMemory, ModelFile
 from erllama_py.results.scores import Choice, Score, Scores
 from erllama_py.results.tool_runs import (
     RoundStarted,
@@ -59,6 +60,7 @@ __all__ = [
     "CallText",
     "Choice",
     "Completion",
+    "ContextMemory",
     "Done",
     "Embeddings",
     "EngineEvent",
@@ -68,6 +70,7 @@ __all__ = [
     "FinishReason",
     "FoundPrefix",
     "LoadProgress",
+    "ModelFile",
     "ModelInfo",
     "Phase",
     "PressureState",

@@ -20,8 +20,9 @@ LEAVES = {"options", "errors", "results", "chat", "watch.log", "buffers", "cpus"
 # Room (or file at the top of the package) -> what it may import apart from itself. "" is the package itself: the
 # public names. `watch.log` is a leaf although it lives in `watch`: all rooms write through it.
 ARROWS: dict[str, set[str]] = {
-    "": {"runtime", "tree", "handle", "cache", "actors"} | LEAVES,
+    "": {"runtime", "model_file", "tree", "handle", "cache", "actors"} | LEAVES,
     "serve": {"", "watch.log"},
+    "model_file": {"engine"} | LEAVES,
     "runtime": {
         "tree",
         "switch_interval",
@@ -63,6 +64,7 @@ DOORS: dict[str, set[str]] = {
         "embedding",
         "failure",
         "heartbeat",
+        "inspection",
         "pooling",
         "jobs",
         "thread",

@@ -7,7 +7,6 @@ call what is said in `erllama_py.engine.backend`.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -32,6 +31,7 @@ from erllama_py.engine.llama.embedder import LlamaEmbedder
 from erllama_py.engine.llama.gguf_file import read_facts
 from erllama_py.engine.llama.gguf_header import check_file
 from erllama_py.engine.llama.logs import LogContext
+from erllama_py.engine.llama.model_facts import memory_kind, model_facts
 from erllama_py.engine.llama.native import AbortFlag, Library, library
 from erllama_py.engine.llama.sampler import LlamaSampler
 from erllama_py.engine.llama.states import States
@@ -106,11 +106,14 @@ class LlamaBackend:
             )
         if self._lender is None:
             vocabulary.open(lib, c.llama_model_get_vocab(model))
-        memory = _memory_kind(c, model)
+        memory = memory_kind(c, model)
         flash_attn, state_bytes = False, 0
         if computes and not self._file_facts(lib).embeds_only:
             flash_attn, state_bytes = self._open_context(lib, weights, memory)
-        return self._model_facts(lib, weights, memory, flash_attn=flash_attn, state_bytes=state_bytes)
+        return model_facts(
+            lib, weights, self._context, flash_attn=flash_attn, state_bytes=state_bytes,
+            on_gpu=self._is_on_gpu(lib, model),
+        )  # fmt: skip
 
     def _open_context(self, lib: Library, weights: Weights, memory: MemoryKind) -> tuple[bool, int]:
         """Whether the context uses flash attention, and the bytes of a recurrent state."""
@@ -125,36 +128,6 @@ class LlamaBackend:
             state_bytes = self._measure(lib, self._states, context, self._abort)
         self._candidates = Candidates(lib, weights.vocabulary.n_vocab)
         return flash_attn, state_bytes
-
-    def _model_facts(
-        self, lib: Library, weights: Weights, memory: MemoryKind, *, flash_attn: bool, state_bytes: int
-    ) -> ModelFacts:
-        c, model, vocabulary, context = lib.c, weights.model, weights.vocabulary, self._context
-        vocab_handle = c.llama_model_get_vocab(model)
-        return ModelFacts(
-            description=_description(lib, model),
-            n_params=int(c.llama_model_n_params(model)),
-            size_bytes=int(c.llama_model_size(model)),
-            n_vocab=vocabulary.n_vocab,
-            n_layer=int(c.llama_model_n_layer(model)),
-            n_ctx_train=int(c.llama_model_n_ctx_train(model)),
-            n_ctx=context.n_ctx if context else 0,
-            n_batch=context.n_batch if context else 0,
-            n_ubatch=context.n_ubatch if context else 0,
-            n_seq_max=context.n_seq_max if context else 0,
-            memory=memory,
-            n_swa=int(c.llama_model_n_swa(model)),
-            state_bytes=state_bytes,
-            flash_attn=flash_attn and memory != "recurrent",
-            chat_template=_text(c.llama_model_chat_template(model, None)),
-            chat_templates=_named_templates(lib, model),
-            bos_token=vocabulary.text_of(int(c.llama_vocab_bos(vocab_handle))),
-            eos_token=vocabulary.text_of(int(c.llama_vocab_eos(vocab_handle))),
-            build=lib.build,
-            n_embd=int(c.llama_model_n_embd_out(model)),
-            rerank_template=_text(c.llama_model_chat_template(model, b"rerank")),
-            on_gpu=self._is_on_gpu(lib, model),
-        )
 
     def _file_facts(self, lib: Library) -> FileFacts:
         """As `inspect` has read them, of the lender where there is one, or read now."""
@@ -277,40 +250,3 @@ class LlamaBackend:
 
     def _unavailable(self) -> ModelNotLoaded | TokenizerOnly:
         return TokenizerOnly(self._model_id) if self._weights is not None else ModelNotLoaded(self._model_id)
-
-
-def _memory_kind(c: Any, model: Any) -> MemoryKind:
-    if c.llama_model_is_recurrent(model):
-        return "recurrent"
-    if c.llama_model_is_hybrid(model):
-        return "hybrid"
-    return "window" if c.llama_model_n_swa(model) > 0 else "full"
-
-
-def _description(lib: Library, model: Any) -> str:
-    """Architecture, parameters, type of the weights. `llama_model_desc` guesses the size from the layers."""
-    buffer = ctypes.create_string_buffer(64)
-    lib.c.llama_model_meta_val_str(model, b"general.architecture", buffer, len(buffer))
-    n_params = int(lib.c.llama_model_n_params(model))
-    size = f"{n_params / 1e9:.1f}B" if n_params >= 1e9 else f"{n_params / 1e6:.0f}M"
-    quant = lib.file_type(lib.c.llama_model_ftype(model)) or ""
-    return f"{buffer.value.decode('utf-8', 'replace')} {size} {quant.upper()}".rstrip()
-
-
-def _text(data: bytes | None) -> str | None:
-    return None if data is None else data.decode("utf-8", "replace")
-
-
-def _named_templates(lib: Library, model: Any) -> dict[str, str]:
-    """The chat templates beside the default one, by name."""
-    prefix, buffer = "tokenizer.chat_template.", ctypes.create_string_buffer(256)
-    found: dict[str, str] = {}
-    for index in range(int(lib.c.llama_model_meta_count(model))):
-        lib.c.llama_model_meta_key_by_index(model, index, buffer, len(buffer))
-        key = buffer.value.decode("utf-8", "replace")
-        if key.startswith(prefix):
-            name = key.removeprefix(prefix)
-            source = _text(lib.c.llama_model_chat_template(model, name.encode()))
-            if source is not None:
-                found[name] = source
-    return found

@@ -72,9 +72,11 @@ class Weights:
 
 
 def load_model(
-    library: Library, path: str, config: ModelConfig, model_id: str, progress: Callable[[float], bool]
-) -> Any:
-    """A `llama_model *`. Raises `LoadCancelled`, `UnsupportedModel`, `ModelLoadError`, or what `progress` raised."""
+    library: Library, path: str, config: ModelConfig, model_id: str, progress: Callable[[float], bool], *,
+    weightless: bool = False,
+) -> Any:  # fmt: skip
+    """A `llama_model *`; `weightless`: with its tensors laid out, but neither read nor given memory. Raises
+    `LoadCancelled`, `UnsupportedModel`, `ModelLoadError`, or what `progress` raised."""
     raised: list[BaseException] = []
     cancelled = False
 
@@ -90,6 +92,7 @@ def load_model(
 
     callback = library.c.llama_progress_callback(report)
     params, split = model_params(library, config, callback)
+    params.no_alloc = weightless
     with LogContext(model_id) as log:
         handle = library.c.llama_model_load_from_file(os.fsencode(path), params)
     del split  # `params` held its address until here

@@ -1,0 +1,100 @@
+"""`inspect_model`: what a GGUF file is, without loading it. It blocks, and holds nothing when it returns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import cast
+
+import msgspec
+
+from erllama_py.chat.dialect import Dialect, find_dialect
+from erllama_py.chat.template import ChatTemplate
+from erllama_py.engine.inspection import Inspection, inspected
+from erllama_py.errors import ChatTemplateError, InvalidOption
+from erllama_py.options.check import INT32_MAX
+from erllama_py.options.mappings import ContextOptsDict
+from erllama_py.options.model import ContextOpts, ToolFormatName, parse_model_config
+from erllama_py.results import ContextMemory, ModelFile
+
+SMALLEST = 4096  # tokens of the first context whose memory is told, where no sizes are asked for
+
+
+def inspect_model(
+    path: str | os.PathLike[str],
+    *,
+    context_opts: ContextOpts | ContextOptsDict | None = None,
+    context_sizes: Sequence[int] | None = None,
+) -> ModelFile:
+    """What the GGUF file at `path` is, and what contexts of it would take, as a load would find it.
+
+    No weights are read: it takes as long as reading the vocabulary, 0.05 to 0.4 s. It blocks for that time, so from a
+    coroutine call it in a worker thread. `context_opts` are those of the contexts but for `n_ctx`, which goes through
+    `context_sizes`: by default powers of two from 4,096 up to the trained context. Raises `InvalidOption` and the
+    `ModelLoadError`s of a load, such as `NotAGGUF`.
+    """
+    config = parse_model_config({"model_path": path, "context_opts": context_opts or {}})
+    if context_sizes is not None:
+        _check_sizes(context_sizes, config.context_opts.n_seq_max)
+    with inspected(str(config.model_path)) as found:
+        file, model = found.file, found.model
+        sizes = default_sizes(model.n_ctx_train) if context_sizes is None else context_sizes
+        dialect = _dialect(found, model.chat_template)
+        thinking = dialect.thinking
+        return ModelFile(
+            path=str(config.model_path), n_files=len(file.files), file_size=file.file_size,
+            name=found.metadata.get("general.name"), architecture=file.architecture, description=model.description,
+            quant_type=file.quant_type, quant_bits=file.quant_bits, n_params=model.n_params, size=model.size_bytes,
+            n_layer=model.n_layer, n_embd=model.n_embd, n_vocab=model.n_vocab, n_ctx_train=model.n_ctx_train,
+            memory=model.memory, sliding_window=model.n_swa, kv_bytes_per_token=file.kv_bytes_per_token,
+            contexts=() if file.embeds_only else tuple(_memory(found, config.context_opts, size) for size in sizes),
+            chat_template=model.chat_template, chat_templates=tuple(model.chat_templates),
+            can_generate=not file.embeds_only, can_rank=file.pooling == "rank",
+            pooling=None if file.pooling == "rank" else file.pooling or "mean",
+            tool_format=_tool_format(found),
+            thinking=None if thinking is None else (thinking.opens, thinking.closes),
+            thinking_switch=None if dialect.switch is None else dialect.switch.name,
+            metadata={key: value for key, value in found.metadata.items() if "chat_template" not in key},
+        )  # fmt: skip
+
+
+def default_sizes(n_ctx_train: int) -> list[int]:
+    """Powers of two from `SMALLEST` up to the trained context, and that itself."""
+    most = n_ctx_train or SMALLEST
+    sizes = [SMALLEST << shift for shift in range(20) if SMALLEST << shift < most]
+    return [*sizes, most]
+
+
+def _check_sizes(sizes: Sequence[int], n_seq_max: int) -> None:
+    for index, size in enumerate(sizes):
+        if type(size) is not int or not n_seq_max <= size <= INT32_MAX:
+            problem = f"expected an int from {n_seq_max}, a token for each sequence, to {INT32_MAX:,}, got {size!r}"
+            raise InvalidOption(f"context_sizes[{index}]", problem)
+
+
+def _memory(found: Inspection, context: ContextOpts, size: int) -> ContextMemory:
+    n_batch = min(context.n_batch, size)
+    asked = msgspec.structs.replace(
+        context, n_ctx=size, n_batch=n_batch, n_ubatch=min(context.n_ubatch or n_batch, n_batch)
+    )
+    taken = found.context_bytes(asked)
+    return ContextMemory(n_ctx=size, cell_bytes=taken.cells, compute_bytes=taken.compute)
+
+
+def _tool_format(found: Inspection) -> ToolFormatName | None:
+    """How calls are written by the template that renders tools; None where it shows none."""
+    model = found.model
+    template = ChatTemplate(model.chat_template, model.bos_token, model.eos_token, named=model.chat_templates)
+    try:
+        one = template.program(has_tools=True)
+        format_ = _dialect(found, one.source).tools if one.takes_tools else None
+    except ChatTemplateError:
+        return None
+    return None if format_ is None else cast(ToolFormatName, format_.name)
+
+
+def _dialect(found: Inspection, source: str | None) -> Dialect:
+    def is_token(marker: str) -> bool:
+        return len(found.vocabulary.tokenize(marker, add_special=False, parse_special=True)) == 1
+
+    return find_dialect(source, is_token)
