@@ -26,10 +26,16 @@ async def loaded(path: Path, **context: Any) -> tuple[erllama.ModelInfo, list[st
     """What a load says, and the lines in which llama.cpp tells the sizes of its buffers."""
     lines: list[str] = []
     emit = LogContext._emit
+
+    def listen(context: LogContext, level: Any, line: str) -> None:
+        lines.append(line)
+        emit(context, level, line)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LogContext, "_emit", lambda self, level, line: (lines.append(line), emit(self, level, line)))
+        patch.setattr(LogContext, "_emit", listen)
         async with erllama.Runtime() as runtime:
-            model = await runtime.load_model({"model_path": path, "context_opts": context})  # type: ignore[typeddict-item]  # as a test gives them
+            config: Any = {"model_path": path, "context_opts": context}
+            model = await runtime.load_model(config)
             return model.info, lines
 
 
