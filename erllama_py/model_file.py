@@ -10,7 +10,8 @@ import msgspec
 
 from erllama_py.chat.dialect import Dialect, find_dialect
 from erllama_py.chat.template import ChatTemplate
-from erllama_py.engine.inspection import Inspection, inspected
+from erllama_py.engine import inspected
+from erllama_py.engine.inspection import Inspection
 from erllama_py.errors import ChatTemplateError, InvalidOption
 from erllama_py.options.check import INT32_MAX
 from erllama_py.options.mappings import ContextOptsDict

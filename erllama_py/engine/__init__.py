@@ -1,14 +1,16 @@
 """The room with the threads: one per loaded model, which owns the model's llama.cpp context.
 
 Doors: `backend` (what an inference library must offer), `jobs` (what goes in and comes out), `thread` (the
-thread itself), and `make_backend` here. Everything else is private to the room.
+thread itself), and `make_backend` and `inspected` here. Everything else is private to the room.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from erllama_py.engine.backend import Backend
+from erllama_py.engine.inspection import Inspection
 from erllama_py.options.model import ModelConfig
 
 BackendFactory = Callable[[str, ModelConfig], Backend]
@@ -26,3 +28,13 @@ def make_backend(model_id: str, config: ModelConfig) -> Backend:
     from erllama_py.engine.llama import LlamaBackend
 
     return LlamaBackend(model_id, config)
+
+
+def inspected(path: str) -> AbstractContextManager[Inspection]:
+    """Look at the GGUF file at `path`; blocks for a third of a second at most, as long as reading a vocabulary takes.
+
+    Raises as `Backend.inspect` and `Backend.load` do. The llama.cpp bindings are imported only now.
+    """
+    from erllama_py.engine.llama.inspection import inspected as by_llama
+
+    return by_llama(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import msgspec
 
@@ -29,13 +28,3 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str]
     vocabulary: Vocabulary
     context_bytes: Callable[[ContextOpts], ContextBytes]
-
-
-def inspected(path: str) -> AbstractContextManager[Inspection]:
-    """Look at the GGUF file at `path`; blocks for a third of a second at most, as long as reading a vocabulary takes.
-
-    Raises as `Backend.inspect` and `Backend.load` do. The llama.cpp bindings are imported only now.
-    """
-    from erllama_py.engine.llama.inspection import inspected as by_llama
-
-    return by_llama(path)

@@ -29,7 +29,7 @@ _COMPUTE = re.compile(r"(?:compute|output) buffer size = +([\d.]+) MiB")
 
 @contextmanager
 def inspected(path: str) -> Iterator[Inspection]:
-    """See `erllama_py.engine.inspection.inspected`."""
+    """See `erllama_py.engine.inspected`."""
     lib = library()
     file = read_facts(lib, path, path)
     # Mapped files cannot be laid out without memory.
