@@ -10,6 +10,7 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from contextvars import Token
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
 import erllama_py as erllama
 from erllama_py.serve.core.bodies import parse, read_body
@@ -26,6 +28,7 @@ from erllama_py.serve.core.service import Service, Tenant
 from erllama_py.serve.core.streams import Streamed, Writer, until_gone
 
 T = TypeVar("T")
+JSON = "application/json"
 LEFT = 499  # nobody reads the status: its client has left
 
 
@@ -62,7 +65,7 @@ _encode = msgspec.json.Encoder().encode
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A struct, or plain values, as JSON."""
-    return Response(_encode(value), status, headers, media_type="application/json")
+    return Response(_encode(value), status, headers, media_type=JSON)
 
 
 class Gone(Exception):
@@ -79,6 +82,8 @@ class Exchange:
         self.tenant = Tenant()
         self.facts: dict[str, Any] = {}
         """For the log: what it was about, without any text of it."""
+        self.bound: Mapping[str, Token[Any]] = {}
+        """What is in all log records of the request beside its id."""
         self.status = LEFT
         self.began = self._last = asyncio.get_running_loop().time()
         self._receive = receive
@@ -97,6 +102,8 @@ class Exchange:
         """The model that it names. Raises `Problem`."""
         model = await self.service.model(name)
         self._model = self.facts["model"] = model.id
+        if not self.bound:
+            self.bound = bind_contextvars(model=model.id)
         return model
 
     def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,17 +205,25 @@ Handler = Callable[[Exchange], Awaitable[ASGIApp]]
 
 
 class Endpoint:
-    """One endpoint of an API, as an ASGI application. Where it is not `counted`, it answers while the server drains."""
+    """One endpoint of an API, as an ASGI application. Where it is not `counted`, it answers while the server drains.
 
-    def __init__(self, service: Service, api: Api, route: str, handle: Handler, *, counted: bool = True) -> None:
-        self._service, self._api, self._route, self._handle = service, api, route, handle
+    `takes` is the type of its body, None where it has none; `gives` are the media types of what it answers.
+    """
+
+    def __init__(
+        self, service: Service, api: Api, route: str, handle: Handler, *, takes: Any = None,
+        gives: Sequence[str] = (JSON,), counted: bool = True,
+    ) -> None:  # fmt: skip
+        self.api, self.route, self.handle, self.takes, self.gives = api, route, handle, takes, tuple(gives)
+        self._service = service
         self._counted = counted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever comes of it."""
-        exchange = Exchange(self._service, self._api, self._route, scope, receive)
+        exchange = Exchange(self._service, self.api, self.route, scope, receive)
+        bound = bind_contextvars(request_id=exchange.id)
         meters = self._service.meters
-        meters.began(self._api.name, self._route)
+        meters.began(self.api.name, self.route)
 
         async def tell(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -219,31 +234,37 @@ class Endpoint:
             await self._answer(exchange, scope, receive, tell)
         finally:
             seconds = asyncio.get_running_loop().time() - exchange.began
-            meters.ended(self._api.name, self._route, exchange.status, seconds)
-            log_request(self._api.name, exchange.id, self._route, exchange.status, seconds, exchange.facts)
+            meters.ended(self.api.name, self.route, exchange.status, seconds)
+            about = (self.api.name, exchange.id, self.route, exchange.status, seconds, exchange.facts)
+            log_request(*about, quiet=not self._counted)
+            reset_contextvars(**bound)
+            with suppress(ValueError):  # an API may have named the model in a task of its own, which is over
+                reset_contextvars(**exchange.bound)
 
     async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         began = exchange.status
         try:
             exchange.tenant = self._service.access.admit(exchange.request)
             if not self._counted:
-                await (await self._handle(exchange))(scope, receive, send)
+                await (await self.handle(exchange))(scope, receive, send)
                 return
             with self._service.open.one(exchange.hurry):
-                await (await self._handle(exchange))(scope, receive, send)
+                await (await self.handle(exchange))(scope, receive, send)
         except Gone:
             exchange.left()
         except Exception as error:
-            problem = self._api.problem(error)
+            problem = self.api.problem(error)
             if problem.status >= 500 and problem.code != "shutting_down":
                 exchange.failure(error)
             if exchange.status == began:  # else it fails while it is sent
                 with suppress(OSError):
-                    await self._api.failure(error, exchange.id)(scope, receive, send)
+                    await self.api.failure(error, exchange.id)(scope, receive, send)
 
 
 def route(
-    service: Service, api: Api, path: str, handle: Handler, *, method: str = "POST", counted: bool = True
-) -> Route:
-    """The route of an endpoint."""
-    return Route(path, Endpoint(service, api, path, handle, counted=counted), methods=[method])
+    service: Service, api: Api, path: str, handle: Handler, *, method: str = "POST", takes: Any = None,
+    gives: Sequence[str] = (JSON,), counted: bool = True,
+) -> Route:  # fmt: skip
+    """The route of an endpoint, see `Endpoint`. The description of the application says what it takes and gives."""
+    endpoint = Endpoint(service, api, path, handle, takes=takes, gives=gives, counted=counted)
+    return Route(path, endpoint, methods=[method])

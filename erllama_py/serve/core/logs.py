@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +11,12 @@ from erllama_py.watch.log import get_logger
 NAME = "erllama_py.http"
 
 
-def log_request(api: str, request_id: str, route: str, status: int, seconds: float, facts: Mapping[str, Any]) -> None:
-    """A request is over."""
+def log_request(
+    api: str, request_id: str, route: str, status: int, seconds: float, facts: Mapping[str, Any], *, quiet: bool = False
+) -> None:
+    """A request is over. `quiet`: one of many that tell nothing, as those for `/health`."""
     known = {"api": api, "request_id": request_id, "route": route, "status": status, "seconds": round(seconds, 4)}
-    get_logger(NAME).info("request", **known, **facts)
+    get_logger(NAME).log(logging.DEBUG if quiet else logging.INFO, "request", **known, **facts)
 
 
 def log_failure(request_id: str, route: str, error: BaseException) -> None:
