@@ -22,7 +22,7 @@ class Server:
     """A llama-server that runs."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self.port = port
 
     async def stream(self, tokens: Sequence[int], count: int) -> AsyncIterator[int]:
         """For each piece of the reply, how many tokens it has."""
@@ -32,7 +32,7 @@ class Server:
         }  # fmt: skip
         body = json.dumps(asked).encode()
         head = "POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             status = await reader.readline()
