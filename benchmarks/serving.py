@@ -87,7 +87,7 @@ async def serving(path: Path, port: int) -> AsyncIterator[Answer]:
         http = uvicorn.Server(config)
         task = asyncio.create_task(http.serve())
         while not http.started:  # uvicorn tells nobody
-            await asyncio.sleep(0.01)  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
         async def pieces(messages: Messages, count: int) -> AsyncIterator[int]:
             async with model.stream_chat(messages, response_tokens=count, temperature=0.0, ignore_eos=True) as events:
