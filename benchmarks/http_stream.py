@@ -53,11 +53,23 @@ async def application(path: Path, port: int, **config: Any) -> AsyncIterator[Ans
     context = {"n_ctx": N_CTX, "n_threads": N_THREADS, **config.pop("context_opts", {})}
     full: Any = {"model_path": path, "context_opts": context, **config}
     app = create_app(full)
+    async with listening(app, port):
+        yield _answer(app.state.model)
+
+
+@asynccontextmanager
+async def listening(app: Any, port: int) -> AsyncIterator[None]:
+    """An application under uvicorn on `port`, until the block is left."""
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", access_log=False))
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it
         await asyncio.sleep(0.05)
-    model: erllama.Model = app.state.model
+    yield
+    server.should_exit = True
+    await serving
+
+
+def _answer(model: erllama.Model) -> Answer:
 
     async def answer(what: str, messages: Messages = MESSAGES) -> Any:
         if what == "prompt":
@@ -73,9 +85,7 @@ async def application(path: Path, port: int, **config: Any) -> AsyncIterator[Ans
                     times.append(time.perf_counter())
         return time.perf_counter() - began, gaps_of(times)
 
-    yield answer
-    server.should_exit = True
-    await serving
+    return answer
 
 
 def gaps_of(times: Sequence[float]) -> list[float]:

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import uvicorn
 from fresh import Answer, Peer, peer
-from http_stream import free_port
+from http_stream import free_port, listening
 from report import publish, table
 from yardstick import Server, server
 
@@ -83,11 +82,7 @@ async def serving(path: Path, port: int) -> AsyncIterator[Answer]:
         runtime = await stack.enter_async_context(erllama.Runtime())
         contexts: Any = {"n_ctx": N_CTX, "n_seq_max": N_SEQ_MAX, "n_threads": N_THREADS}
         model = await runtime.load_model("model", {"model_path": path, "context_opts": contexts})
-        config = uvicorn.Config(create_app(runtime), port=port, log_level="error", access_log=False)
-        http = uvicorn.Server(config)
-        task = asyncio.create_task(http.serve())
-        while not http.started:  # uvicorn tells nobody
-            await asyncio.sleep(0.01)
+        await stack.enter_async_context(listening(create_app(runtime), port))
 
         async def pieces(messages: Messages, count: int) -> AsyncIterator[int]:
             async with model.stream_chat(messages, response_tokens=count, temperature=0.0, ignore_eos=True) as events:
@@ -101,8 +96,6 @@ async def serving(path: Path, port: int) -> AsyncIterator[Answer]:
             return await run(pieces, *given)
 
         yield answer
-        http.should_exit = True
-        await task
 
 
 def http_pieces(port: int) -> Pieces:
