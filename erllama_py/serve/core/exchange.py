@@ -25,7 +25,7 @@ from erllama_py.serve.core.bodies import parse, read_body
 from erllama_py.serve.core.logs import log_failure, log_request
 from erllama_py.serve.core.problems import Problem, problem_of
 from erllama_py.serve.core.service import Service, Tenant
-from erllama_py.serve.core.streams import Streamed, Writer, until_gone
+from erllama_py.serve.core.streams import Keep, Streamed, Writer, until_gone
 
 T = TypeVar("T")
 JSON = "application/json"
@@ -142,12 +142,15 @@ class Exchange:
             self.complete(result)
         return result
 
-    async def streamed(self, stream: erllama.Stream, writer: Writer) -> Streamed:
-        """The response that sends a stream, once the model has taken the request. Raises what the request raises."""
+    async def streamed(self, stream: erllama.Stream, writer: Writer, keep: Keep | None = None) -> Streamed:
+        """The response that sends a stream, once the model has taken the request; `keep` is awaited at its end.
+
+        Raises what the request raises.
+        """
         settings = self.service.settings
         response = Streamed(
             stream, writer, self, heartbeat=settings.heartbeat_seconds, patience=settings.send_seconds,
-            headers=((self.api.id_header, self.id.encode()),),
+            headers=((self.api.id_header, self.id.encode()),), keep=keep,
         )  # fmt: skip
         await self.answer(_entered(stream))
         self._end_with(stream.cancel)

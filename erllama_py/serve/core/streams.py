@@ -7,6 +7,7 @@ is read, and ends the request when its client has left or does not read any more
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Protocol
 
@@ -69,14 +70,20 @@ class Observer(Protocol):
         """Its client has left, or does not read."""
 
 
+Keep = Callable[[erllama.Completion], Awaitable[None]]
+
+
 class Streamed:
-    """The response of a stream that was entered: an ASGI application. It leaves the stream."""
+    """The response of a stream that was entered: an ASGI application. It leaves the stream.
+
+    What `keep` does with a complete reply is done before the client learns that it is complete.
+    """
 
     def __init__(
         self, stream: erllama.Stream, writer: Writer, observer: Observer, *, heartbeat: float, patience: float,
-        headers: tuple[tuple[bytes, bytes], ...] = (),
+        headers: tuple[tuple[bytes, bytes], ...] = (), keep: Keep | None = None,
     ) -> None:  # fmt: skip
-        self._stream, self._writer, self._observer = stream, writer, observer
+        self._stream, self._writer, self._observer, self._keep = stream, writer, observer, keep
         self._heartbeat, self._patience = heartbeat, patience
         self._headers = [(b"content-type", writer.media_type.encode()), *HEADERS, *headers]
         self._scope = anyio.CancelScope()
@@ -109,6 +116,8 @@ class Streamed:
             async for event in self._stream:
                 if isinstance(event, erllama.Done):
                     self._observer.complete(event.completion)
+                    if self._keep is not None:
+                        await self._keep(event.completion)
                     last = self._writer.done(event.completion)
                     break
                 if data := self._writer.event(event):
