@@ -14,16 +14,17 @@ from contextvars import Token
 from typing import Any, TypeVar
 
 import msgspec
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
 import erllama_py as erllama
 from erllama_py.serve.core.bodies import parse, read_body
 from erllama_py.serve.core.logs import log_failure, log_request
-from erllama_py.serve.core.problems import Problem, problem_of
+from erllama_py.serve.core.problems import STATUS, Kind, Problem, problem_of
 from erllama_py.serve.core.service import Service, Tenant
 from erllama_py.serve.core.streams import Keep, Streamed, Writer, until_gone
 
@@ -42,10 +43,14 @@ class Api(msgspec.Struct, frozen=True):
     """What it calls options that this library calls otherwise, for errors: `{"response_tokens": "max_tokens"}`."""
     id_header: bytes = b"x-request-id"
     """The header that tells a client the id of its request."""
+    statuses: Mapping[Kind, int] = {}
+    """Where its clients expect another status than `STATUS` has."""
 
     def problem(self, error: BaseException) -> Problem:
         """An error in words that its client knows."""
         problem = problem_of(error)
+        if problem.status == STATUS[problem.kind]:
+            problem.status = self.statuses.get(problem.kind, problem.status)
         if problem.param is not None:
             first, dot, rest = problem.param.partition(".")
             problem.param = self.params.get(first, first) + dot + rest
@@ -266,8 +271,27 @@ class Endpoint:
 
 def route(
     service: Service, api: Api, path: str, handle: Handler, *, method: str = "POST", takes: Any = None,
-    gives: Sequence[str] = (JSON,), counted: bool = True,
+    gives: Sequence[str] = (JSON,), counted: bool = True, header: str | None = None,
 ) -> Route:  # fmt: skip
-    """The route of an endpoint, see `Endpoint`. The description of the application says what it takes and gives."""
+    """The route of an endpoint, see `Endpoint`. The description of the application says what it takes and gives.
+
+    With `header` only of requests that have one of this name: so can two APIs share a path.
+    """
     endpoint = Endpoint(service, api, path, handle, takes=takes, gives=gives, counted=counted)
-    return Route(path, endpoint, methods=[method])
+    if header is None:
+        return Route(path, endpoint, methods=[method])
+    return HeaderRoute(path, endpoint, methods=[method], header=header)
+
+
+class HeaderRoute(Route):
+    """A route of requests that have a header."""
+
+    def __init__(self, path: str, endpoint: ASGIApp, *, methods: list[str], header: str) -> None:
+        super().__init__(path, endpoint, methods=methods)
+        self._header = header
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """See `Route`."""
+        if scope["type"] == "http" and self._header not in Headers(scope=scope):
+            return Match.NONE, {}
+        return super().matches(scope)

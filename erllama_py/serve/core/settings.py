@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -26,6 +26,9 @@ class ServerOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Most tokens that a request may ask for: more count as these; `None`: no bound but the context."""
     deadline_seconds: Seconds | None = None
     """After so long a request ends with what it has."""
+    images: Literal["refuse", "note"] = "refuse"
+    """What becomes of an image in a conversation, which no model here can see: the request is refused, or the model
+    reads a note in its place, so that an agent that sends one goes on."""
     heartbeat_seconds: Seconds = 15.0
     """Where nothing came for so long, a stream says that it lives, in the APIs whose streams have comments."""
     send_seconds: Seconds = 60.0

@@ -121,7 +121,8 @@ class Streamed:
                     last = self._writer.done(event.completion)
                     break
                 if data := self._writer.event(event):
-                    self._observer.piece()
+                    if not isinstance(event, erllama.Progress):  # no part of the reply
+                        self._observer.piece()
                     await self._put(send, data)
         except Exception as error:
             self._observer.failure(error)
