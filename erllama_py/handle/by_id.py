@@ -72,6 +72,7 @@ class ModelCalls:
     tokenize = by_id(Model.tokenize)
     detokenize = by_id(Model.detokenize)
     apply_chat_template = by_id(Model.apply_chat_template)
+    chat_format = by_id(Model.chat_format)
     explain = by_id(Model.explain)
     list_cached_prefixes = by_id(Model.list_cached_prefixes)
     model_info = probe("info", lambda model: model.info)

@@ -14,6 +14,7 @@ import msgspec
 
 from erllama_py.errors import InvalidOption, ModelNotLoaded
 from erllama_py.handle.caller import Caller, Prepare
+from erllama_py.handle.chat_format import chat_format
 from erllama_py.handle.embedding import embed, rerank
 from erllama_py.handle.explaining import Explainer
 from erllama_py.handle.explanation import cached_prefixes
@@ -31,6 +32,7 @@ from erllama_py.options.request import RequestOptions, merged, parse_request_opt
 from erllama_py.results import (
     CachedPrefix,
     CacheHit,
+    ChatFormat,
     Choice,
     Completion,
     Embeddings,
@@ -300,6 +302,10 @@ class Model:
             "continue_final_message": continue_final_message, "tools_in_system": tools_in_system, "thinking": thinking,
         })  # fmt: skip
         return await self._prompts.render(messages, options, add_generation_prompt=add_generation_prompt)
+
+    async def chat_format(self) -> ChatFormat:
+        """How its conversations are written: its chat template, how it calls tools and marks what it thinks."""
+        return await chat_format(self._caller)
 
     # --- the cache ---------------------------------------------------------------------------------------------
 

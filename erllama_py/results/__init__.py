@@ -1,5 +1,6 @@
 """What callers get back: completions, the events of a stream, and what is known of a loaded model."""
 
+from erllama_py.results.chat_format import ChatFormat
 from erllama_py.results.completion import (
     CacheDelta,
     CacheHitKind,
@@ -58,6 +59,7 @@ __all__ = [
     "CacheHitKind",
     "CachedPrefix",
     "CallText",
+    "ChatFormat",
     "Choice",
     "Completion",
     "ContextMemory",

@@ -44,6 +44,7 @@ def model_calls(model: erllama.Model) -> dict[str, Callable[[], object]]:
         "tokenize": lambda: model.tokenize("hello"),
         "detokenize": lambda: model.detokenize([1]),
         "apply_chat_template": lambda: model.apply_chat_template(MESSAGES),
+        "chat_format": lambda: model.chat_format(),
         "explain": lambda: model.explain("hello"),
         "list_cached_prefixes": lambda: model.list_cached_prefixes([1]),
     }
@@ -53,8 +54,19 @@ def runtime_calls(runtime: erllama.Runtime) -> dict[str, Callable[[], object]]:
     """A call of each public method of a runtime."""
     by_id = {
         name: (lambda name=name: getattr(runtime, name)("m"))
-        for name in ("model", "model_info", "phase", "pending_len", "last_cache_hit", "evict", "unload", "inject_fault")
+        for name in (
+            "model",
+            "model_info",
+            "phase",
+            "pending_len",
+            "last_cache_hit",
+            "evict",
+            "unload",
+            "inject_fault",
+            "chat_format",
+        )
     }
+    by_id["chat_format"] = lambda: runtime.chat_format("m")
     for name in ("complete", "stream", "prefill_only", "embed", "tokenize", "explain"):
         by_id[name] = lambda name=name: getattr(runtime, name)("m", "hello")
     for name in ("chat", "stream_chat", "apply_chat_template"):
