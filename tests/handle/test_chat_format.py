@@ -38,7 +38,7 @@ async def test_tools_that_are_shown_have_a_format() -> None:
 async def test_the_configuration_goes_first() -> None:
     """Markers and formats that are given are those that count."""
     async with scripted("x", template=PLAIN) as (runtime, _model, _script):
-        config = {"backend": "stub", "thinking_markers": ("[a]", "[b]")}
-        found = await (await runtime.load_model("n", config)).chat_format()
+        model = await runtime.load_model("n", {"backend": "stub", "thinking_markers": ("[a]", "[b]")})
+        found = await model.chat_format()
         assert found.thinking == ("[a]", "[b]")
         assert not found.thinking_off

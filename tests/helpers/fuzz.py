@@ -326,10 +326,12 @@ MODEL_CALLS: dict[str, Callable[[Any, random.Random], object]] = {
     "end_session": lambda m, pick: m.end_session("s"),
     "end_thinking": lambda m, pick: m.end_thinking(pick.randrange(1, 400)),
     "inject_fault": lambda m, pick: m.inject_fault(pick.choice(FAULTS)),
-    **{name: lambda m, pick, name=name: getattr(m, name)() for name in ("evict", "unload", "chat_format")},
+    "evict": lambda m, pick: m.evict(),
+    "unload": lambda m, pick: m.unload(),
     "tokenize": lambda m, pick: m.tokenize(prompt(pick)),
     "detokenize": lambda m, pick: m.detokenize([97, 98]),
     "apply_chat_template": lambda m, pick: m.apply_chat_template(messages(pick)),
+    "chat_format": lambda m, pick: m.chat_format(),
     "explain": lambda m, pick: m.explain(prompt(pick), session_id=pick.choice(SESSIONS)),
     "list_cached_prefixes": lambda m, pick: m.list_cached_prefixes([*TEXT.encode()]),
 }
@@ -393,7 +395,6 @@ CALLS: dict[str, Call] = {
     **{f"Cache.{name}": _of_the_cache(call) for name, call in CACHE_CALLS.items()},
     "a crash of the cache": lambda fuzz, pick: fuzz.crash_a_part(pick),
 }
-ASKING = ("complete", "chat", "stream", "stream_chat", "session")
-RARE = ("unload", "stop_tier", "a crash of the cache", "evict_bytes")
-LAST = [name.rpartition(".")[2] for name in CALLS]
-WEIGHTS = [4.0 if last in ASKING else 0.3 if last in RARE else 1.0 for last in LAST]
+ASKING = (".complete", ".chat", ".stream", ".stream_chat", ".session")
+RARE = (".unload", ".stop_tier", "a crash of the cache", ".evict_bytes")
+WEIGHTS = [4.0 if name.endswith(ASKING) else 0.3 if name.endswith(RARE) else 1.0 for name in CALLS]

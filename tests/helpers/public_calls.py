@@ -66,7 +66,6 @@ def runtime_calls(runtime: erllama.Runtime) -> dict[str, Callable[[], object]]:
             "chat_format",
         )
     }
-    by_id["chat_format"] = lambda: runtime.chat_format("m")
     for name in ("complete", "stream", "prefill_only", "embed", "tokenize", "explain"):
         by_id[name] = lambda name=name: getattr(runtime, name)("m", "hello")
     for name in ("chat", "stream_chat", "apply_chat_template"):
@@ -76,6 +75,7 @@ def runtime_calls(runtime: erllama.Runtime) -> dict[str, Callable[[], object]]:
     for name in ("detokenize", "list_cached_prefixes"):
         by_id[name] = lambda name=name: getattr(runtime, name)("m", [1])
     return by_id | {
+        "chat_format": lambda: runtime.chat_format("m"),
         "session": lambda: runtime.session("m"),
         "run_tools": lambda: runtime.run_tools("m", MESSAGES, tools=[{"name": "add"}]),
         "cancel": lambda: runtime.cancel("m", 1),
