@@ -20,6 +20,7 @@ from erllama_py.serve.core.service import Access, Meters, Service
 from erllama_py.serve.core.settings import ServerOpts
 from erllama_py.serve.openai import protocol
 from erllama_py.serve.openai import routes as openai
+from erllama_py.serve.operations import routes as operations
 
 _OPENAI = protocol.API
 
@@ -29,7 +30,7 @@ class App(Starlette):
 
     def __init__(self, service: Service) -> None:
         handlers = {404: _nothing_there, 405: _nothing_there}
-        super().__init__(routes=openai.routes(service), exception_handlers=handlers)
+        super().__init__(routes=[*openai.routes(service), *operations.routes(service)], exception_handlers=handlers)
         self.service = service
 
 

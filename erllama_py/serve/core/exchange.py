@@ -121,6 +121,11 @@ class Exchange:
         options |= {"cache_salt": tenant.salt, "priority": tenant.priority, "deadline": settings.deadline_seconds}
         return options
 
+    def check_operator(self) -> None:
+        """Raises `Problem` where this is about all tenants together, and its own may not see that."""
+        if not self.tenant.operator:
+            raise Problem("forbidden", "this is for operators of the server", code="operators_only")
+
     def check_count(self, messages: Sequence[object], param: str = "messages") -> None:
         """Raises `Problem` where there are more messages than the server takes."""
         if len(messages) > (most := self.service.settings.max_messages):

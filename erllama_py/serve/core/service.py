@@ -29,6 +29,8 @@ class Tenant(msgspec.Struct, frozen=True):
     """What keeps its cached prefixes apart from those of others: see `cache_salt`. Never out of a request."""
     priority: int = 0
     """Of its requests: see `priority`."""
+    operator: bool = False
+    """Whether it may see what all tenants together do: metrics, the tree, the cache."""
 
 
 class Access(Protocol):
@@ -64,8 +66,8 @@ class Everybody:
     """No keys."""
 
     def admit(self, connection: HTTPConnection) -> Tenant:
-        """Everybody is the same tenant."""
-        return Tenant()
+        """Everybody is the same tenant, and the operator."""
+        return Tenant(operator=True)
 
     def spent(self, tenant: Tenant, tokens: int) -> None:
         """Without bound."""
@@ -169,6 +171,11 @@ class Service:
         """What is served, by each of its names: ids first, then aliases."""
         infos = {one.id: one for one in self.runtime.list_models() if self._only is None or one.id in self._only}
         return infos | {alias: infos[name] for alias, name in self.aliases.items() if name in infos}
+
+    def missing(self) -> list[str]:
+        """The ids of models that are to be served and have not been loaded yet."""
+        loaded = {one.id for one in self.runtime.list_models()}
+        return sorted({*self.aliases.values(), *(self._only or ())} - loaded)
 
     async def model(self, name: str | None) -> erllama.Model:
         """The model that a request names; without a name the only one. Raises `Problem`, `ErllamaError`."""

@@ -1,0 +1,90 @@
+"""`GET /health`: whether requests are answered now, and why not. `GET /health/live`: whether the process is to go on.
+
+Neither names a model: both are open to everybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+from starlette.types import ASGIApp
+
+import erllama_py as erllama
+from erllama_py.serve.core.exchange import Exchange, json_response
+from erllama_py.serve.core.service import Service
+
+Status = Literal["ok", "starting", "loading", "restarting", "hanging", "failed", "draining"]
+RETRY_SECONDS = "5"
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """How the server is."""
+
+    status: Status
+    """`"ok"`, or in a word why not."""
+    reason: str | None = None
+    """A sentence; `None` where all is well."""
+    models: dict[str, int] = {}
+    """How many models there are, by what they do."""
+
+
+# The worst first: phases of models, and what is said where one is in them.
+NOT_READY: Mapping[Status, tuple[frozenset[str], str]] = {
+    "failed": (frozenset({"failed"}), "crashed too often, and will not be restarted"),
+    "hanging": (frozenset({"hanging"}), "computes far longer than it should"),
+    "restarting": (frozenset({"restarting"}), "crashed and is being restarted"),
+    "loading": (frozenset({"loading", "unloaded"}), "is being loaded"),
+}
+
+
+def readiness(phases: Mapping[str, int], missing: int, *, draining: bool) -> Health:
+    """How a server is whose runtime is open: its models by phase, those that are to come, and whether it is ending."""
+    models = {**phases, **({"loading": phases.get("loading", 0) + missing} if missing else {})}
+    total = sum(models.values())
+    counts = dict(models)
+    if draining:
+        return Health(status="draining", reason="the server is shutting down", models=counts)
+    for status, (among, what) in NOT_READY.items():
+        if count := sum(models.get(phase, 0) for phase in among):
+            return Health(status=status, reason=f"of {total} models, {count} {what}", models=counts)
+    if not total:
+        return Health(status="loading", reason="no model is loaded yet")
+    return Health(status="ok", models=counts)
+
+
+def health_of(service: Service) -> Health:
+    """How a server is now."""
+    try:
+        served = service.models()
+        missing = len(service.missing())
+    except erllama.RuntimeFailed:
+        return Health(status="failed", reason="the supervision tree gave up; the log says why")
+    except erllama.ErllamaError:
+        draining = service.open.draining
+        reason = "the server is shutting down" if draining else "the runtime is not open"
+        return Health(status="draining" if draining else "starting", reason=reason)
+    phases: dict[str, int] = {}
+    for phase in {info.id: info.phase for info in served.values()}.values():
+        phases[phase] = phases.get(phase, 0) + 1
+    return readiness(phases, missing, draining=service.open.draining)
+
+
+async def health(exchange: Exchange) -> ASGIApp:
+    """Whether requests are answered now: 200, or 503 with the reason."""
+    found = health_of(exchange.service)
+    if found.status == "ok":
+        return json_response(found)
+    return json_response(found, 503, {"retry-after": RETRY_SECONDS})
+
+
+async def live(exchange: Exchange) -> ASGIApp:
+    """Whether the process is to go on: 503 once the supervision tree gave up, so that whoever started it does again."""
+    try:
+        exchange.service.runtime.list_models()
+    except erllama.RuntimeFailed:
+        return json_response(health_of(exchange.service), 503)
+    except erllama.ErllamaError:
+        pass
+    return json_response({"status": "ok"})
