@@ -53,8 +53,8 @@ class Removals:
     def drop(self, tier: str, keys: tuple[bytes, ...]) -> None:
         """Hide these rows from look-ups now; their tier removes them when its queue gets there."""
         if keys:
-            self._counters[f"evicted.{tier}"] += len(keys)
             self._delete(tier, keys)
+            self._count(tier, keys)
 
     def refuse(self, tier: str, key: bytes) -> None:
         """An engine cannot take this row, which the tier still considers sound: hide it from look-ups."""
@@ -97,10 +97,16 @@ class Removals:
         replies = list[Reply[int]]()
         for tier, keys in portions:
             if keys:
-                self._counters[f"evicted.{tier}"] += len(keys)
                 replies += self._delete(tier, keys)
+                self._count(tier, keys)
             await asyncio.sleep(0)
         return await _total(reply.wait() for reply in replies)
+
+    def _count(self, tier: str, keys: tuple[bytes, ...]) -> None:
+        """Rows are out of the index, and about to go."""
+        book = self._index.books.get(tier)
+        self._counters[f"evicted.{tier}"] += len(keys)
+        self._counters[f"evicted_bytes.{tier}"] += 0 if book is None else sum(book.removing.get(key, 0) for key in keys)
 
     def _delete(self, tier: str, keys: tuple[bytes, ...]) -> list[Reply[int]]:
         """Take rows out of the index, and have their tier remove them; its pending answer, unless it is gone."""

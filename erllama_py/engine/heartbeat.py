@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from erllama_py.engine.work import Work
+
 # Far too long is this many times the slowest recent decode, or this many times the decode's tokens at the highest
 # recent cost. A token of a batch costs no more than one that is decoded alone, so the second is already a high
 # estimate.
@@ -45,10 +47,13 @@ def patience(pace: Pace, tokens: int) -> float:
 
 
 class Heart:
-    """`begins` and `ends` belong to the engine's thread; `overdue` may be asked from any."""
+    """`begins` and `ends` belong to the engine's thread; `overdue` may be asked from any.
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
+    Decodes are counted in `work`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter, work: Work | None = None) -> None:
+        self._clock, self._work = clock, Work() if work is None else work
         self._pace = Pace()
         self._under_way: tuple[float, int] | None = None  # since when, and of how many tokens
 
@@ -58,9 +63,14 @@ class Heart:
 
     def ends(self, done: bool) -> None:
         """That decode has ended. One that was not `done` is no measurement."""
-        if self._under_way is not None and done:
+        if self._under_way is not None:
             began, tokens = self._under_way
-            self._pace = observed(self._pace, tokens, self._clock() - began)
+            seconds, work = self._clock() - began, self._work
+            work.seconds += seconds
+            if done:
+                self._pace = observed(self._pace, tokens, seconds)
+                work.decodes += 1
+                work.tokens += tokens
         self._under_way = None
 
     def overdue(self) -> float | None:

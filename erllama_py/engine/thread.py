@@ -31,6 +31,7 @@ from erllama_py.engine.cpu_watch import CpuWatch
 from erllama_py.engine.failure import failure_of
 from erllama_py.engine.heartbeat import Heart
 from erllama_py.engine.jobs import Cancel, Capture, Died, Drop, EndThinking, Grant, Job, Outcome, Restore
+from erllama_py.engine.work import Work
 from erllama_py.engine.worker import Worker
 from erllama_py.options.model import SchedulerOpts
 from erllama_py.stacks import begin_thread
@@ -50,6 +51,7 @@ class EngineThread:
     def __init__(
         self, backend: Backend, deliver: Callable[[Sequence[Outcome]], None], name: str, buffers: BufferPool,
         scheduler: SchedulerOpts, threads: ThreadChoice, on_threads: Callable[[int], object],
+        work: Work | None = None,
     ) -> None:  # fmt: skip
         self.failure: Exception | None = None
         self.ended = anyio.Event()
@@ -61,6 +63,7 @@ class EngineThread:
         self._backend = backend
         self._buffers, self._scheduler = buffers, scheduler
         self._deliver = deliver
+        self.work = Work() if work is None else work
         self._choice, self._on_threads = threads, on_threads
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
@@ -133,8 +136,9 @@ class EngineThread:
             on_count, watch = partial(self._call_loop, self._on_threads), CpuWatch(usable_cpus()).read
             threads = ComputeThreads(self._backend, choice, PROCESS, watch, on_count)
             worker = Worker(
-                self._backend, cells, threads, facts, self._scheduler, self._thread.name, self._post, self._alone
-            )
+                self._backend, cells, threads, facts, self._scheduler, self._thread.name, self._post, self._alone,
+                work=self.work,
+            )  # fmt: skip
             self._heart = worker.heart
             self._call_loop(self._load_over.set)
             self._serve(worker)

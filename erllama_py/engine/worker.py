@@ -25,6 +25,7 @@ from erllama_py.engine.prompt_scores import PromptScores, as_many_as_fit, most_r
 from erllama_py.engine.sequence import Running
 from erllama_py.engine.stall import TickTimes, chunk_size, observed
 from erllama_py.engine.tick_plan import Need, plan_tick
+from erllama_py.engine.work import Work
 from erllama_py.errors import ContextOverflow, DecodeFailed, ErllamaError
 from erllama_py.options.model import SaveReason, SchedulerOpts
 from erllama_py.watch.log import get_logger
@@ -42,12 +43,13 @@ class Worker:
     def __init__(
         self, backend: Backend, cells: Cells, threads: ComputeThreads, facts: ModelFacts, scheduler: SchedulerOpts,
         name: str, post: Callable[[Sequence[jobs.Outcome]], None], alone: Callable[[int | None], None],
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] = time.perf_counter, work: Work | None = None,
     ) -> None:  # fmt: skip
         self._backend, self._cells, self._facts, self._scheduler = backend, cells, facts, scheduler
         self.threads = threads
         self._post, self._alone, self._clock = post, alone, clock
-        self.heart = Heart(clock)
+        self._work = Work() if work is None else work
+        self.heart = Heart(clock, self._work)
         self._decoder = Decoder(backend, facts, self._settle, self.heart)
         self._log = get_logger(thread=name)
         self._running: dict[int, Running] = {}
@@ -239,6 +241,8 @@ class Worker:
         running.waited = 0
         prefilling, reached = not running.generating, running.reached
         running.decoded(part.tokens)
+        if prefilling:
+            self._work.prompt_tokens += part.tokens
         if running.returning and running.reached > reached:
             running.returning = False
             self._outcomes.append(jobs.Resumed(job.request_id))
@@ -277,11 +281,13 @@ class Worker:
         if running.job.max_new_tokens == 0:
             running.prompt_done(now())
             return
+        before = len(running.tokens)
         try:
             running.draw(draw, self._backend.vocabulary, now)
         except ErllamaError as error:
             self._drop(running, error)
             return
+        self._work.generated += len(running.tokens) - before
         if running.job.stream:
             self._outcomes += running.take_texts()
 
@@ -323,6 +329,7 @@ class Worker:
         self._parked[request_id] = self._running.pop(request_id)
         self._do_forks()  # forks of it get nothing
         running.park()
+        self._work.parks += 1
         self._outcomes.append(jobs.Parked(request_id=request_id, held=held, token_ids=list(running.tokens)))
 
     # --- ends --------------------------------------------------------------------------------------------

@@ -76,6 +76,7 @@ class ModelCalls:
     explain = by_id(Model.explain)
     list_cached_prefixes = by_id(Model.list_cached_prefixes)
     model_info = probe("info", lambda model: model.info)
+    model_counters = probe("counters", lambda model: model.counters)
     phase = probe("phase", lambda model: model.phase)
     pending_len = probe("pending_len", lambda model: model.pending_len)
     last_cache_hit = probe("last_cache_hit", lambda model: model.last_cache_hit)

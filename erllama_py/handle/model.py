@@ -26,6 +26,7 @@ from erllama_py.handle.session import Session
 from erllama_py.handle.stream import Run, Stream
 from erllama_py.handle.tool_run import Chats, ToolRun
 from erllama_py.model.board import ModelBoard
+from erllama_py.model.counting import counters_of
 from erllama_py.options.embedding import parse_embed_options, parse_rerank_options
 from erllama_py.options.mappings import EmbedOptionsDict, RequestOptionsDict, RerankOptionsDict, ScoreOptionsDict
 from erllama_py.options.request import RequestOptions, merged, parse_request_options
@@ -37,6 +38,7 @@ from erllama_py.results import (
     Completion,
     Embeddings,
     Explanation,
+    ModelCounters,
     ModelInfo,
     Phase,
     Ranking,
@@ -355,6 +357,11 @@ class Model:
     def last_cache_hit(self) -> CacheHit | None:
         """How the last request that was started hit; `None` before the first."""
         return self._board.last_hit
+
+    @property
+    def counters(self) -> ModelCounters:
+        """What it has done since it was loaded, and what it holds now, in numbers: for metrics. Never raises."""
+        return counters_of(self._board)
 
     @property
     def info(self) -> ModelInfo:

@@ -88,6 +88,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
             scheduler,
             prepared.threads,
             board.use_threads,
+            board.tally.begin_engine(),
         )
         facts = await self._thread.load(report_weights(board, prepared.facts.file_size))
         if nbytes := range_bytes(prepared.facts, board.config):
@@ -97,6 +98,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
         description = describe(board, prepared, facts, time.perf_counter() - began)
         self._loading.close()
         board.ready(description, facts, backend.vocabulary, self.state)
+        if board.lender is None:
+            board.tally.loaded(description.load_seconds)
         board.lends(Loaded(backend, prepared))
         self._background.start(self._watch(self._thread))
         self._log.info(
@@ -135,8 +138,11 @@ class ModelActor(StateMachine[State, Message, Effect]):
 
     def event_of(self, message: Message, reply: Reply[Any] | None) -> Message:
         """Keep the reply of a request until its effect answers it; a caller that goes away cancels it."""
+        if isinstance(message, SaveLost):
+            self._board.tally.lost_rows += 1
         if isinstance(message, messages.Submit) and reply is not None:
             request_id = message.request.id
+            self._board.tally.requests += 1
             self._open[request_id] = OpenRequest(message, reply)
             reply.on_abandoned(lambda: self._abandoned(request_id))
         elif isinstance(message, messages.CancelRequest):
@@ -160,7 +166,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         if request_id in self._open and (cut := machine.cut_short(self.state, request_id, now)):
             one = self._open.pop(request_id)
             finished = one.so_far(cut.outline, cut.started_at, now)
-            one.reply.send(make_completion(msgspec.structs.replace(cut, finished=finished), now))
+            self._complete(one, msgspec.structs.replace(cut, finished=finished), now)
 
     def transition(self, state: State, event: Message) -> tuple[State, Sequence[Effect]]:
         now = time.monotonic()
@@ -212,17 +218,24 @@ class ModelActor(StateMachine[State, Message, Effect]):
                 self._background.answer(self._saves.pop(ticket), self._cache.flush())
             case messages.Complete(request):
                 if one := self._open.pop(request.id, None):
-                    one.reply.send(make_completion(effect, time.monotonic()))
+                    self._complete(one, effect, time.monotonic())
             case messages.FailRequest(request_id, failure):
                 if one := self._open.pop(request_id, None):
+                    self._board.tally.failed += 1
                     error = failure.error()
                     one.reply.fail(error if isinstance(error, errors.ErllamaError) else _told(error))
             case messages.Refuse(request, waiting):
+                self._board.tally.refused += 1
                 self._open.pop(request.id).reply.fail(self._refusal(request.session_id or "", waiting))
             case messages.Crash(None):
                 raise DrillFault("the model's actor was told to fail")
             case messages.Crash(Failure() as failure):
                 raise self._thread.failure or failure.error()
+
+    def _complete(self, one: OpenRequest, answer: messages.Complete, now: float) -> None:
+        completion = make_completion(answer, now)
+        self._board.tally.completed(completion, began=answer.started_at is not None)
+        one.reply.send(completion)
 
     def _refusal(self, session_id: str, waiting: int | None) -> errors.ErllamaError:
         if waiting is None:
@@ -232,6 +245,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
     def _save(self, effect: messages.SaveRow) -> None:
         captured, facts = effect.captured, self._board.facts
         assert facts is not None
+        self._board.tally.saved(None if captured.payload is None else len(captured.payload))
         if captured.payload is None:
             self._cache.tell(Skipped(captured.skipped or "no_buffer"))
             return
@@ -256,6 +270,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
 
     async def terminate(self, exit: Exit) -> None:
         self._board.crashed()
+        self._board.tally.failed += len(self._open)  # the kit fails them
+        self._open.clear()
         self._loading.close()
         if self._thread is not None:
             self._thread.ask_to_stop()  # first of all, so that it ends even if nothing below is waited for
@@ -272,6 +288,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
             # Without a limit: until then the memory, and this actor's name, stay taken. The supervisor limits its own
             # wait, and never starts another one beside this.
             await self._thread.stop()
+            self._board.tally.end_engine(self._thread.work)
 
 
 def _told(error: Exception) -> errors.RequestError:

@@ -23,6 +23,7 @@ from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import ModelFacts, Vocabulary
 from erllama_py.errors import ErllamaError, ModelCrashed, ModelLoadError, ModelNotLoaded
 from erllama_py.model.loaded import Loaded
+from erllama_py.model.tally import Tally
 from erllama_py.options.model import ModelConfig
 from erllama_py.results import CacheHit, LoadProgress, ModelInfo, Phase
 from erllama_py.scheduler.messages import Message
@@ -64,6 +65,7 @@ class ModelBoard:
         self.beside: list[Beside] = []  # what else uses the weights of its engine, and ends before it
         self.on_progress = on_progress
         self.restarts = 0
+        self.tally = Tally() if lender is None else lender.tally  # what it has done, its companion included
         self.threads_used = 0  # by the last decodes of its engine
         self.last_hit: CacheHit | None = None
         self.info: ModelInfo | None = None
@@ -214,7 +216,7 @@ class ModelBoard:
             return "hanging"
         if any(one.hangs for one in self.beside):
             return "hanging"
-        busy = next((state.phase for state in self._states if state.phase != "idle"), None)
+        busy = next((state.phase for state in self.states if state.phase != "idle"), None)
         if busy is None and self.embedding:
             return "prefilling"
         return self.state.phase if busy is None else busy
@@ -222,12 +224,12 @@ class ModelBoard:
     @property
     def pending(self) -> int:
         """Requests that wait."""
-        return sum(state.pending for state in self._states)
+        return sum(state.pending for state in self.states)
 
     @property
     def active(self) -> int:
         """Requests that have a sequence."""
-        return sum(len(state.placed) for state in self._states)
+        return sum(len(state.placed) for state in self.states)
 
     @property
     def embedding(self) -> int:
@@ -241,7 +243,7 @@ class ModelBoard:
         return 0 if info is None else info.memory_estimate - info.size
 
     @property
-    def _states(self) -> list[State]:
+    def states(self) -> list[State]:
         """What its machine knows, and that of its companion."""
         states = (self.state, None if self.companion is None else self.companion.state)
         return [state for state in states if state is not None]

@@ -179,6 +179,8 @@ class EmbedderActor(Actor[Message]):
                 self._answer(one)
 
     def _answer(self, one: _Call) -> None:
+        tokens = sum(map(len, one.embed.inputs)) if one.error is None else None
+        self._board.tally.embedded(tokens)
         if one.error is not None:
             one.reply.fail(one.error)
         else:

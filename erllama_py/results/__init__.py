@@ -11,6 +11,7 @@ from erllama_py.results.completion import (
     ToolCall,
     TopLogprob,
 )
+from erllama_py.results.counters import ModelCounters
 from erllama_py.results.embeddings import (
     Embeddings,
     RankedDocument,
@@ -72,6 +73,7 @@ __all__ = [
     "FinishReason",
     "FoundPrefix",
     "LoadProgress",
+    "ModelCounters",
     "ModelFile",
     "ModelInfo",
     "Phase",

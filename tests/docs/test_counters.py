@@ -100,6 +100,7 @@ def words() -> dict[str, set[str]]:
         | said_to("_given_up", "cache")
         | said_to("_put_failed", "cache"),
         "evicted.": TIER,
+        "evicted_bytes.": TIER,
         # `unreadable`: files that a directory cannot open, counted when it looks at them and when it is to read them.
         "bad.": set(get_args(BadKind))
         | {"unreadable"}

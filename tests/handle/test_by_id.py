@@ -12,7 +12,10 @@ from erllama_py import Model, Runtime
 from erllama_py.handle.by_id import ModelCalls
 
 # A property of a handle, and the method of the runtime that answers for it. The id is what one asks with.
-PROBES = {"info": "model_info", "phase": "phase", "pending_len": "pending_len", "last_cache_hit": "last_cache_hit"}
+PROBES = {
+    "info": "model_info", "counters": "model_counters", "phase": "phase", "pending_len": "pending_len",
+    "last_cache_hit": "last_cache_hit",
+}  # fmt: skip
 OTHERWISE = {
     "id": "the argument itself",
     "queue_depth": "the runtime's own, which adds up all models where none is named",

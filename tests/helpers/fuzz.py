@@ -149,6 +149,7 @@ class Fuzz:
             await self._watch.at_rest(model.id)
             await until(lambda: not self.runtime._companions)
             assert model.queue_depth == 0
+            assert_balanced(model.counters)
         cache = self.runtime.cache
         await cache.flush()
         await cache.evict_bytes(1 << 40, ["disk", "ram"])
@@ -310,6 +311,12 @@ async def converse(session: erllama.Session, pick: random.Random) -> None:
                     await session.end()
 
 
+def assert_balanced(counters: erllama.ModelCounters) -> None:
+    """Every request that has reached the model is in one of the counts."""
+    over = sum(counters.finished.values()) + counters.failed + counters.refused
+    assert counters.requests == over + counters.waiting + counters.parked + counters.active, counters
+
+
 MODEL_CALLS: dict[str, Callable[[Any, random.Random], object]] = {
     "complete": lambda m, pick: m.complete(prompt(pick), **options(pick)),
     "chat": lambda m, pick: m.chat(messages(pick), **options(pick)),
@@ -344,7 +351,7 @@ RUNTIME_CALLS: dict[str, Call] = {
     "pressure": lambda fuzz, pick: fuzz.runtime.pressure(),
     "tree": lambda fuzz, pick: str(fuzz.runtime.tree()),
 }
-PROBES = ("model", "model_info", "phase", "pending_len", "queue_depth", "last_cache_hit")
+PROBES = ("model", "model_info", "model_counters", "phase", "pending_len", "queue_depth", "last_cache_hit")
 CACHE_CALLS: dict[str, Callable[[Any, random.Random], object]] = {
     "counters": lambda cache, pick: cache.counters(),
     "rows": lambda cache, pick: cache.rows(),

@@ -52,19 +52,10 @@ def model_calls(model: erllama.Model) -> dict[str, Callable[[], object]]:
 
 def runtime_calls(runtime: erllama.Runtime) -> dict[str, Callable[[], object]]:
     """A call of each public method of a runtime."""
+    probes = ("model", "model_info", "model_counters", "phase", "pending_len", "last_cache_hit")
     by_id = {
         name: (lambda name=name: getattr(runtime, name)("m"))
-        for name in (
-            "model",
-            "model_info",
-            "phase",
-            "pending_len",
-            "last_cache_hit",
-            "evict",
-            "unload",
-            "inject_fault",
-            "chat_format",
-        )
+        for name in (*probes, "evict", "unload", "inject_fault", "chat_format")
     }
     for name in ("complete", "stream", "prefill_only", "embed", "tokenize", "explain"):
         by_id[name] = lambda name=name: getattr(runtime, name)("m", "hello")

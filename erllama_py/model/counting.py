@@ -1,0 +1,52 @@
+"""A model in numbers, from its tally and what its machines know. Pure; nothing is asked of an actor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from erllama_py.model.board import ModelBoard
+from erllama_py.results import ModelCounters
+from erllama_py.scheduler import cells
+from erllama_py.scheduler.state import State
+
+
+class _Held(msgspec.Struct):
+    """What contexts hold."""
+
+    sequences: int = 0
+    sequences_kept: int = 0
+    cells: int = 0
+    cells_in_use: int = 0
+    cells_kept: int = 0
+
+
+def counters_of(board: ModelBoard) -> ModelCounters:
+    """See `ModelCounters`."""
+    tally, work, states = board.tally, board.tally.work, board.states
+    held = _held(states)
+    parked = sum(len(state.parked) for state in states)
+    return ModelCounters(
+        requests=tally.requests, finished=dict(tally.finished), failed=tally.failed, refused=tally.refused,
+        prompt_tokens=tally.prompt_tokens, reused_tokens=tally.reused_tokens, hits=dict(tally.hits),
+        restored_bytes=tally.restored_bytes, computed_tokens=work.prompt_tokens, generated_tokens=work.generated,
+        decodes=work.decodes, decoded_tokens=work.tokens, decode_seconds=work.seconds, parks=work.parks,
+        saved_rows=tally.saved_rows, saved_bytes=tally.saved_bytes, skipped_rows=tally.skipped_rows,
+        lost_rows=tally.lost_rows, embeddings=tally.embeds, embeddings_failed=tally.embeds_failed,
+        embedding_tokens=tally.embed_tokens, loads=tally.loads, load_seconds=tally.load_seconds,
+        restarts=board.restarts, waiting=board.pending - parked, parked=parked, active=board.active,
+        embedding=board.embedding, **msgspec.structs.asdict(held),
+    )  # fmt: skip
+
+
+def _held(states: Iterable[State]) -> _Held:
+    held = _Held()
+    for state in states:
+        used = cells.count(slot.pieces for slot in state.slots)
+        held.sequences += len(state.slots)
+        held.sequences_kept += sum(slot.is_idle for slot in state.slots)
+        held.cells += state.limits.n_cells
+        held.cells_in_use += used
+        held.cells_kept += used - cells.count(slot.pieces for slot in state.slots if slot.request_id is not None)
+    return held
