@@ -65,7 +65,7 @@ class ModelBoard:
         self.beside: list[Beside] = []  # what else uses the weights of its engine, and ends before it
         self.on_progress = on_progress
         self.restarts = 0
-        self.tally = Tally() if lender is None else lender.tally  # what it has done, its companion included
+        self.tally: Tally = Tally() if lender is None else lender.tally  # what it has done, its companion included
         self.threads_used = 0  # by the last decodes of its engine
         self.last_hit: CacheHit | None = None
         self.info: ModelInfo | None = None
