@@ -1,4 +1,4 @@
-"""A model in numbers, from its tally and what its machines know. Pure; nothing is asked of an actor."""
+"""A model in numbers, from its tally and from what its machines know: nothing is asked of an actor."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 import erllama_py as erllama
 from erllama_py.actors import MailboxClosed
 from erllama_py.engine.backend import BackendFailure
+from helpers.balance import assert_balanced
 from helpers.checkpoints import turns
 from helpers.crashes import PARTS, Bomb
 from helpers.fake_cache import temp_files
@@ -309,12 +310,6 @@ async def converse(session: erllama.Session, pick: random.Random) -> None:
                     await read(session.stream(prompt(pick), **given), pick)
                 case "end":
                     await session.end()
-
-
-def assert_balanced(counters: erllama.ModelCounters) -> None:
-    """Every request that has reached the model is in one of the counts."""
-    over = sum(counters.finished.values()) + counters.failed + counters.refused
-    assert counters.requests == over + counters.waiting + counters.parked + counters.active, counters
 
 
 MODEL_CALLS: dict[str, Callable[[Any, random.Random], object]] = {
