@@ -21,12 +21,11 @@ from typing import Any, Literal, get_args
 import erllama_py as erllama
 from erllama_py.actors import MailboxClosed
 from erllama_py.engine.backend import BackendFailure
-from helpers.balance import assert_balanced
 from helpers.checkpoints import turns
 from helpers.crashes import PARTS, Bomb
 from helpers.fake_cache import temp_files
 from helpers.names import wait_registered
-from helpers.runtime import engine_threads, until
+from helpers.runtime import assert_idle, engine_threads, until
 from helpers.soak import BAD_GRAMMAR, CONTEXT, POLICY
 from helpers.tiny_gguf import tiny_gguf
 from helpers.tool_runs import a_run
@@ -149,8 +148,7 @@ class Fuzz:
             model = await self._fresh(model_id, config)
             await self._watch.at_rest(model.id)
             await until(lambda: not self.runtime._companions)
-            assert model.queue_depth == 0
-            assert_balanced(model.counters)
+            assert_idle(model)
         cache = self.runtime.cache
         await cache.flush()
         await cache.evict_bytes(1 << 40, ["disk", "ram"])

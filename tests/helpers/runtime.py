@@ -77,3 +77,15 @@ async def until(condition: Callable[[], bool]) -> None:
 def engine_threads() -> list[str]:
     """Names of the engine threads that are alive in this process."""
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("erllama-")]
+
+
+def assert_idle(model: erllama.Model) -> None:
+    """Nothing is open, and every request that has reached it is in one of the counts."""
+    assert model.queue_depth == 0
+    assert_balanced(model.counters)
+
+
+def assert_balanced(counters: erllama.ModelCounters) -> None:
+    """Every request that has reached the model is in one of the counts."""
+    over = sum(counters.finished.values()) + counters.failed + counters.refused
+    assert counters.requests == over + counters.waiting + counters.parked + counters.active, counters

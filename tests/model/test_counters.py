@@ -8,12 +8,11 @@ from typing import Any
 
 import anyio
 import pytest
-from helpers.balance import assert_balanced
 from helpers.both_backends import BACKENDS, loaded
 from helpers.cache import PROMPT, ask, ram_model
 from helpers.crowd import crowded, prompts, together
 from helpers.gated import UNLUCKY, arrived, gated
-from helpers.runtime import stub_runtime
+from helpers.runtime import assert_balanced, stub_runtime
 
 import erllama_py as erllama
 from erllama_py.engine.heartbeat import Heart
