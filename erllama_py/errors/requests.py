@@ -66,10 +66,12 @@ class InvalidGrammar(RequestError):
 
 @dataclass(eq=False)
 class InvalidSchema(InvalidGrammar):
-    """A JSON schema that no grammar can hold: `keyword` is what it fails on, `path` where, as a JSON pointer."""
+    """A JSON schema that no grammar can hold: `keyword` is what it fails on, `path` where, as a JSON pointer; `tool` is
+    the name of the tool whose schema it is, if it is one's."""
 
     keyword: str = ""
     path: str = "#"
+    tool: str = ""
 
 
 class SamplerFailed(RequestError):

@@ -65,6 +65,7 @@ class ModelCalls:
     rerank = by_id(Model.rerank)
     cancel = by_id(Model.cancel)
     end_thinking = by_id(Model.end_thinking)
+    verify_thinking = by_id(Model.verify_thinking)
     end_session = by_id(Model.end_session)
     evict = by_id(Model.evict)
     unload = by_id(Model.unload)

@@ -61,7 +61,7 @@ def offered(tool: Tool) -> Offered:
 
 def _of_tool(name: str, error: InvalidSchema) -> InvalidSchema:
     problem = f'the parameters of the tool {name!r}: {error.problem} ("strict": False takes any arguments)'
-    return InvalidSchema(problem, error.keyword, error.path)
+    return InvalidSchema(problem, error.keyword, error.path, name)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.scores import Continuation, Scoring
 from erllama_py.handle.session import Session
 from erllama_py.handle.stream import Run, Stream
+from erllama_py.handle.thinking import is_genuine
 from erllama_py.handle.tool_run import Chats, ToolRun
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.counting import counters_of
@@ -235,6 +236,14 @@ class Model:
         Raises `InvalidOption` for what is no id.
         """
         self._caller.end_thinking(_checked_id(request_id))
+
+    def verify_thinking(self, thinking: str, signature: str) -> bool | None:
+        """Whether the model has signed this text as what it thought: see `thinking_signing_key`. `None` without a key.
+
+        Compared in constant time. Raises `InvalidText` for what has no UTF-8 form.
+        """
+        self._caller.check_loop()
+        return is_genuine(self._board.config.thinking_signing_key, thinking, signature)
 
     async def end_session(self, session_id: str, *, cache_salt: str | None = None) -> None:
         """Stop keeping a sequence for a session. No effect when there is none; a turn under way is not disturbed.

@@ -17,7 +17,7 @@ from erllama_py.chat.dialect import Dialect
 from erllama_py.chat.segments import Markers
 from erllama_py.chat.thinking import ThinkingFormat, is_opened
 from erllama_py.engine.backend import Vocabulary
-from erllama_py.errors import InvalidOption
+from erllama_py.errors import InvalidOption, InvalidText
 from erllama_py.handle.replies import Prepared
 from erllama_py.options.model import ModelConfig
 from erllama_py.options.request import RequestOptions
@@ -126,6 +126,16 @@ def _format(options: RequestOptions, dialect: Dialect, config: ModelConfig) -> T
 def signature(key: bytes, text: str) -> str:
     """HMAC-SHA256 of a text's UTF-8 bytes, in hex."""
     return hmac.digest(key, text.encode(), "sha256").hex()
+
+
+def is_genuine(key: bytes | None, text: str, given: str) -> bool | None:
+    """Whether this is the signature of a text; None without a key. Raises `InvalidText`."""
+    if key is None:
+        return None
+    try:
+        return hmac.compare_digest(signature(key, text).encode(), given.encode())
+    except UnicodeEncodeError:
+        raise InvalidText("the thinking, or its signature, has no UTF-8 form") from None
 
 
 def signed(key: bytes, completion: Completion, index: int) -> Completion:

@@ -325,6 +325,7 @@ MODEL_CALLS: dict[str, Callable[[Any, random.Random], object]] = {
     "cancel": lambda m, pick: m.cancel(pick.randrange(200)),
     "end_session": lambda m, pick: m.end_session("s"),
     "end_thinking": lambda m, pick: m.end_thinking(pick.randrange(1, 400)),
+    "verify_thinking": lambda m, pick: m.verify_thinking(prompt(pick), "00"),
     "inject_fault": lambda m, pick: m.inject_fault(pick.choice(FAULTS)),
     "evict": lambda m, pick: m.evict(),
     "unload": lambda m, pick: m.unload(),

@@ -167,6 +167,18 @@ async def test_thinking_is_signed(kind: dict[str, Any]) -> None:
         assert done.completion.thinking_signature == expected
         assert (await model.chat(ASK)).thinking_signature == expected
         assert (await model.complete("x", response_tokens=1)).thinking_signature == ""
+        assert model.verify_thinking("hm é", expected) is True
+        assert [model.verify_thinking(text, expected) for text in ("hm e", "", "hm é ")] == [False] * 3
+        assert [model.verify_thinking("hm é", wrong) for wrong in ("", "é", expected[:-1])] == [False] * 3
+        with pytest.raises(erllama.InvalidText):
+            model.verify_thinking("\ud800", expected)
+
+
+async def test_without_a_key_nothing_is_genuine_or_forged() -> None:
+    """A model without one cannot tell."""
+    async with scripted("yes", template=TEMPLATE) as (runtime, model, _):
+        assert model.verify_thinking("hm", "") is None
+        assert runtime.verify_thinking("m", "hm", "00") is None
 
 
 async def test_several_blocks_are_signed_each_and_all() -> None:

@@ -192,8 +192,9 @@ async def test_tools_that_no_grammar_can_hold_are_refused(
 ) -> None:
     """Before there is a request, with the name of the tool."""
     async with scripted("Hi", template=template_of("hermes")) as (_, model, script):
-        with pytest.raises(error, match=problem):
+        with pytest.raises(error, match=problem) as caught:
             await model.chat(ASKED, **options)
+        assert getattr(caught.value, "tool", "f") == "f"
         assert script.prompts == []
 
 
