@@ -341,9 +341,8 @@ RUNTIME_CALLS: dict[str, Call] = {
     "supervise": lambda fuzz, pick: fuzz.supervise(pick),
     "start_tier": lambda fuzz, pick: fuzz.start_tier(pick),
     "stop_tier": lambda fuzz, pick: fuzz.runtime.stop_tier(pick.choice(TIERS)),
-    "list_models": lambda fuzz, pick: fuzz.runtime.list_models(),
-    "pressure": lambda fuzz, pick: fuzz.runtime.pressure(),
     "tree": lambda fuzz, pick: str(fuzz.runtime.tree()),
+    **{name: lambda fuzz, pick, name=name: getattr(fuzz.runtime, name)() for name in ("list_models", "pressure")},
 }
 PROBES = ("model", "model_info", "model_counters", "phase", "pending_len", "queue_depth", "last_cache_hit")
 CACHE_CALLS: dict[str, Callable[[Any, random.Random], object]] = {
