@@ -342,7 +342,8 @@ RUNTIME_CALLS: dict[str, Call] = {
     "start_tier": lambda fuzz, pick: fuzz.start_tier(pick),
     "stop_tier": lambda fuzz, pick: fuzz.runtime.stop_tier(pick.choice(TIERS)),
     "tree": lambda fuzz, pick: str(fuzz.runtime.tree()),
-    **{name: lambda fuzz, pick, name=name: getattr(fuzz.runtime, name)() for name in ("list_models", "pressure")},
+    "list_models": lambda fuzz, pick: fuzz.runtime.list_models(),
+    "pressure": lambda fuzz, pick: fuzz.runtime.pressure(),
 }
 PROBES = ("model", "model_info", "model_counters", "phase", "pending_len", "queue_depth", "last_cache_hit")
 CACHE_CALLS: dict[str, Callable[[Any, random.Random], object]] = {
@@ -358,9 +359,7 @@ CACHE_CALLS: dict[str, Callable[[Any, random.Random], object]] = {
 }
 
 
-class ById:
-    """A model's methods by its id."""
-
+class ById:  # a model's methods by its id
     def __init__(self, runtime: erllama.Runtime, model_id: str) -> None:
         self._runtime, self._model_id = runtime, model_id
 
