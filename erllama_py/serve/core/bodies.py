@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TypeVar
 
@@ -15,20 +16,33 @@ T = TypeVar("T")
 _AT = re.compile(r" - at `(?:key` in `)?\$\.?(?P<path>[^`]*)`$")
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """The whole body, at most `most` bytes. Raises `Problem`: `too_large`, or `invalid` where the client has left."""
+async def read_body(request: Request, most: int, seconds: float) -> bytes:
+    """The whole body, at most `most` bytes, which have come after so many seconds.
+
+    Raises `Problem`: `too_large`, or `invalid` where it comes too slowly or its client has left.
+    """
     said = request.headers.get("content-length", "")
     if said.isdigit() and int(said) > most:
         raise _too_large(most)
-    parts, size = list[bytes](), 0
     try:
-        async for part in request.stream():
-            size += len(part)
-            if size > most:
-                raise _too_large(most)
-            parts.append(part)
+        async with asyncio.timeout(seconds) as limit:
+            return await _read(request, most)
     except ClientDisconnect:
         raise Problem("invalid", "the body of the request was cut short") from None
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        message = f"the body of a request has to be there after {seconds:g} s"
+        raise Problem("invalid", message, code="body_too_slow", status=408) from None
+
+
+async def _read(request: Request, most: int) -> bytes:
+    parts, size = list[bytes](), 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise _too_large(most)
+        parts.append(part)
     return b"".join(parts)
 
 

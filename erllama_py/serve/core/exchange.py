@@ -62,6 +62,8 @@ class Api(msgspec.Struct, frozen=True):
         headers = {self.id_header.decode(): request_id}
         if problem.retry_after is not None:
             headers["retry-after"] = str(problem.retry_after)
+        if problem.status == 408:  # the rest of the body is not waited for
+            headers["connection"] = "close"
         return json_response(self.error(problem, request_id), problem.status, headers)
 
 
@@ -96,20 +98,26 @@ class Exchange:
         self._model = ""
         self._end: Callable[[], object] | None = None
         self._hurried = False
+        self._response: Streamed | None = None
 
     # --- what endpoints use --------------------------------------------------------------------------------------
 
     async def body(self, kind: type[T]) -> T:
         """Its body as a struct. Raises `Problem`."""
-        return parse(await read_body(self.request, self.service.settings.max_body_bytes), kind)
+        settings = self.service.settings
+        return parse(await read_body(self.request, settings.max_body_bytes, settings.body_seconds), kind)
 
     async def model(self, name: str | None) -> erllama.Model:
         """The model that it names. Raises `Problem`."""
-        model = await self.service.model(name)
+        model = await self.service.model(name, self.tenant)
         self._model = self.facts["model"] = model.id
         if not self.bound:
             self.bound = bind_contextvars(model=model.id)
         return model
+
+    def models(self) -> dict[str, erllama.ModelInfo]:
+        """What is served to its tenant, by each of its names: ids first, then aliases."""
+        return self.service.models(self.tenant)
 
     def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Options of a request to a model: what is `given` other than None, what the server says, whose it is."""
@@ -145,7 +153,7 @@ class Exchange:
         finally:
             gone.cancel()
             task.cancel()
-            await asyncio.wait({task})
+            await asyncio.gather(task, gone, return_exceptions=True)
         if isinstance(result, erllama.Completion):
             self._pieces += 1
             self.service.meters.first(self._model, result.stats.first_token_seconds)
@@ -164,7 +172,13 @@ class Exchange:
         )  # fmt: skip
         await self.answer(_entered(stream))
         self._end_with(stream.cancel)
+        self._response = response
         return response
+
+    async def close(self) -> None:
+        """End what was begun for it and never sent."""
+        if self._response is not None:
+            await self._response.leave()
 
     def _end_with(self, end: Callable[[], object]) -> None:
         self._end = end
@@ -244,7 +258,10 @@ class Endpoint:
             await send(message)
 
         try:
-            await self._answer(exchange, scope, receive, tell)
+            try:
+                await self._answer(exchange, scope, receive, tell)
+            finally:
+                await exchange.close()
         finally:
             seconds = asyncio.get_running_loop().time() - exchange.began
             meters.ended(self.api.name, self.route, exchange.status, seconds)

@@ -31,6 +31,8 @@ class Tenant(msgspec.Struct, frozen=True):
     """Of its requests: see `priority`."""
     operator: bool = False
     """Whether it may see what all tenants together do: metrics, the tree, the cache."""
+    models: frozenset[str] | None = None
+    """Names that it may use, ids or aliases; `None`: all that are served."""
 
 
 class Access(Protocol):
@@ -167,19 +169,22 @@ class Service:
         self.meters: Meters = meters or Unmeasured()
         self.open = Open(settings.max_open)
 
-    def models(self) -> dict[str, erllama.ModelInfo]:
-        """What is served, by each of its names: ids first, then aliases."""
+    def models(self, tenant: Tenant | None = None) -> dict[str, erllama.ModelInfo]:
+        """What is served to a tenant, by each of its names: ids first, then aliases."""
         infos = {one.id: one for one in self.runtime.list_models() if self._only is None or one.id in self._only}
-        return infos | {alias: infos[name] for alias, name in self.aliases.items() if name in infos}
+        named = infos | {alias: infos[name] for alias, name in self.aliases.items() if name in infos}
+        if tenant is None or (allowed := tenant.models) is None:
+            return named
+        return {name: info for name, info in named.items() if name in allowed or info.id in allowed}
 
     def missing(self) -> list[str]:
         """The ids of models that are to be served and have not been loaded yet."""
         loaded = {one.id for one in self.runtime.list_models()}
         return sorted({*self.aliases.values(), *(self._only or ())} - loaded)
 
-    async def model(self, name: str | None) -> erllama.Model:
+    async def model(self, name: str | None, tenant: Tenant | None = None) -> erllama.Model:
         """The model that a request names; without a name the only one. Raises `Problem`, `ErllamaError`."""
-        known = self.models()
+        known = self.models(tenant)
         if not name and len({info.id for info in known.values()}) == 1:
             name = next(iter(known))
         if not name:

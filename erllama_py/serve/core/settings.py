@@ -16,6 +16,8 @@ class ServerOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     max_body_bytes: Positive = 8 << 20
     """Longest body of a request. It is parsed on the event loop, which takes about 2 ms for a megabyte."""
+    body_seconds: Seconds = 60.0
+    """A body has come after so long, or its request gets 408."""
     max_messages: Positive = 4096
     """Most messages of a conversation."""
     max_open: Positive = 512

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Protocol
 
 import anyio
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 import erllama_py as erllama
 from erllama_py.serve.core.problems import Problem, problem_of
@@ -21,6 +21,8 @@ SSE = "text/event-stream; charset=utf-8"
 NDJSON = "application/x-ndjson"
 # For proxies: nothing is kept, and nothing is held back.
 HEADERS = ((b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"))
+# What a cancelled request came to is there after a decode; an engine that hangs is not waited for.
+CANCEL_SECONDS = 5.0
 
 
 class Writer(Protocol):
@@ -73,6 +75,10 @@ class Observer(Protocol):
 Keep = Callable[[erllama.Completion], Awaitable[None]]
 
 
+class NotSent(Exception):
+    """A server's way to say that the client has left."""
+
+
 class Streamed:
     """The response of a stream that was entered: an ASGI application. It leaves the stream.
 
@@ -87,17 +93,21 @@ class Streamed:
         self._heartbeat, self._patience = heartbeat, patience
         self._headers = [(b"content-type", writer.media_type.encode()), *HEADERS, *headers]
         self._scope = anyio.CancelScope()
-        self._sent_at = 0.0
-        self._sending = False
+        self._sending = asyncio.Lock()
+        self._sent_at = 0.0  # when the last send began
+        self._begun = False  # the status is sent
+        self._told = False  # the observer knows what became of it
+        self._left = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send all of it. Returns when the reply is complete, or its client has left."""
+        self._sent_at = asyncio.get_running_loop().time()
         watching = [asyncio.create_task(self._watch(receive)), asyncio.create_task(self._live(send))]
         try:
             with self._scope:
                 try:
                     await self._reply(send)
-                except OSError:  # servers may say so that the client has left
+                except NotSent:
                     self._scope.cancel()
                     await anyio.lowlevel.checkpoint()
             if self._scope.cancelled_caught:
@@ -106,47 +116,93 @@ class Streamed:
             for task in watching:
                 task.cancel()
             with anyio.CancelScope(shield=True):
-                await self._stream.__aexit__(None, None, None)
+                await self.leave()
+                await asyncio.gather(*watching, return_exceptions=True)
+
+    async def leave(self) -> None:
+        """End the request, if it is not over, and tell what it came to. Allowed twice."""
+        if self._left:
+            return
+        self._left = True
+        try:
+            if not self._told:
+                await self._cancelled()
+        finally:
+            await self._stream.__aexit__(None, None, None)
+
+    async def _cancelled(self) -> None:
+        """What was computed for nobody counts too: else those who never wait for an end would evade their budget."""
+        self._stream.cancel()
+        with suppress(TimeoutError, erllama.ErllamaError):
+            async with asyncio.timeout(CANCEL_SECONDS):
+                async for event in self._stream:
+                    if isinstance(event, erllama.Done):
+                        self._observer.complete(event.completion)
+                        break
 
     async def _reply(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self._headers})
-        await self._put(send, self._writer.begin())
+        await self._put(send, {"type": "http.response.start", "status": 200, "headers": self._headers})
+        self._begun = True
         try:
-            last = b""
-            async for event in self._stream:
-                if isinstance(event, erllama.Done):
-                    self._observer.complete(event.completion)
-                    if self._keep is not None:
-                        await self._keep(event.completion)
-                    last = self._writer.done(event.completion)
-                    break
-                if data := self._writer.event(event):
-                    if not isinstance(event, erllama.Progress):  # no part of the reply
-                        self._observer.piece()
-                    await self._put(send, data)
+            await self._body(send, self._writer.begin())
+            last = await self._events(send)
+        except NotSent:
+            raise
         except Exception as error:
+            self._told = True
             self._observer.failure(error)
             last = self._writer.failed(problem_of(error))
-        await send({"type": "http.response.body", "body": last, "more_body": False})
+        await self._put(send, {"type": "http.response.body", "body": last, "more_body": False})
 
-    async def _put(self, send: Send, data: bytes) -> None:
+    async def _events(self, send: Send) -> bytes:
+        """Send the events; gives what comes last."""
+        async for event in self._stream:
+            if isinstance(event, erllama.Done):
+                self._told = True
+                self._observer.complete(event.completion)
+                if self._keep is not None:
+                    await self._keep(event.completion)
+                return self._writer.done(event.completion)
+            if data := self._writer.event(event):
+                if not isinstance(event, erllama.Progress):  # no part of the reply
+                    self._observer.piece()
+                await self._body(send, data)
+        return b""  # not reached: a stream ends with `Done`, or raises
+
+    async def _body(self, send: Send, data: bytes) -> None:
         if data:
-            self._sending, self._sent_at = True, asyncio.get_running_loop().time()
-            await send({"type": "http.response.body", "body": data, "more_body": True})
-            self._sending = False
+            await self._put(send, {"type": "http.response.body", "body": data, "more_body": True})
+
+    async def _put(self, send: Send, message: Message) -> None:
+        async with self._sending:  # one at a time: what says that the stream lives may be on its way
+            self._sent_at = asyncio.get_running_loop().time()
+            try:
+                await send(message)
+            except OSError as error:
+                raise NotSent from error
 
     async def _watch(self, receive: Receive) -> None:
-        await until_gone(receive)
-        self._scope.cancel()
+        with suppress(OSError):
+            await until_gone(receive)
+        if not self._told:  # else its end is being sent, after which servers report that the client has left
+            self._scope.cancel()
 
     async def _live(self, send: Send) -> None:
         """Where nothing was sent for a while, say so that the stream lives; where nothing is read, end it."""
         now = asyncio.get_running_loop().time
         while True:
-            await asyncio.sleep(min(self._heartbeat, self._patience))
-            quiet = now() - self._sent_at
-            if self._sending and quiet >= self._patience:
-                self._scope.cancel()
-            elif not self._sending and quiet >= self._heartbeat and self._writer.heartbeat:
-                with suppress(OSError):
-                    await self._put(send, self._writer.heartbeat)
+            sending = self._sending.locked()
+            due = self._sent_at + (self._patience if sending else self._heartbeat) - now()
+            if due > 0.0:
+                await asyncio.sleep(min(due, self._patience))
+            elif sending:
+                break
+            elif self._begun and not self._told and self._writer.heartbeat:
+                try:
+                    async with asyncio.timeout(self._patience):
+                        await self._body(send, self._writer.heartbeat)
+                except (NotSent, TimeoutError):
+                    break
+            else:
+                self._sent_at = now()
+        self._scope.cancel()

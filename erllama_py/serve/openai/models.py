@@ -12,7 +12,7 @@ from erllama_py.serve.core.exchange import Exchange, json_response
 
 async def models(exchange: Exchange) -> ASGIApp:
     """All models by each of their names."""
-    served = exchange.service.models()
+    served = exchange.models()
     return json_response({"object": "list", "data": [described(name, info) for name, info in served.items()]})
 
 
