@@ -140,7 +140,7 @@ async def respond(
     return seen
 
 
-TEXT = erllama.TextDelta("t", (1,))
+TEXT = erllama.TextDelta("t", [1])
 
 
 async def test_all_of_a_stream_is_sent() -> None:
