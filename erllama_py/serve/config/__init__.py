@@ -1,8 +1,9 @@
 """The configuration file of a server: TOML, read once, every error with its place in the file."""
 
-from erllama_py.serve.config.checking import check_tables, read_config
+from erllama_py.serve.config.checking import check_names, check_tables, name_of, read_config
 from erllama_py.serve.config.errors import ConfigError
-from erllama_py.serve.config.tables import Config, ModelTable, RuntimeTable, ServedModel, Tables
+from erllama_py.serve.config.sized import SizedModel, sized
+from erllama_py.serve.config.tables import Config, ModelTable, RuntimeTable, ServedModel, ServerTable, Tables
 
 __all__ = [
     "Config",
@@ -10,7 +11,12 @@ __all__ = [
     "ModelTable",
     "RuntimeTable",
     "ServedModel",
+    "ServerTable",
+    "SizedModel",
     "Tables",
+    "check_names",
     "check_tables",
+    "name_of",
     "read_config",
+    "sized",
 ]

@@ -14,7 +14,7 @@ import msgspec
 import erllama_py as erllama
 from erllama_py.serve.config.errors import ConfigError
 from erllama_py.serve.config.reading import read_tables
-from erllama_py.serve.config.tables import Config, ModelTable, RuntimeTable, ServedModel, Tables
+from erllama_py.serve.config.tables import Config, ModelTable, RuntimeTable, ServedModel, ServerTable, Tables
 
 _PART = re.compile(r"-\d{5}-of-\d{5}$")  # how the files of a model in several files end
 _NO_TOML = re.compile(r" or None\b|\ba callable or ")  # what only Python can write
@@ -34,6 +34,7 @@ def check_tables(tables: Mapping[str, Any], file: Path) -> Config:
         tiers = _check_tiers(top.tiers, file.parent)
         policy = erllama.parse_options(top.policy, erllama.PolicyOpts, "policy") if top.policy else None
         pressure = erllama.parse_options(top.pressure, erllama.PressureOpts, "pressure") if top.pressure else None
+        server = erllama.parse_options(top.server, ServerTable, "server")
         runtime = erllama.parse_options(top.runtime, RuntimeTable, "runtime")
         if runtime.home is not None:
             runtime = msgspec.structs.replace(runtime, home=_absolute(runtime.home, file.parent, "runtime.home"))
@@ -42,7 +43,9 @@ def check_tables(tables: Mapping[str, Any], file: Path) -> Config:
             for index, table in enumerate(top.models)
         ]
         check_names(models)
-        return Config(models=tuple(models), tiers=tiers, policy=policy, pressure=pressure, runtime=runtime)
+        return Config(
+            models=tuple(models), server=server, tiers=tiers, policy=policy, pressure=pressure, runtime=runtime
+        )
 
 
 def check_model(

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 import erllama_py as erllama
+from erllama_py.serve.core.settings import ServerOpts
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Bytes = Annotated[int, Meta(ge=1 << 20, le=1 << 60)]
@@ -33,6 +34,15 @@ class Tables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """When prefixes are saved; a model's own `policy` goes before it, gate by gate."""
     pressure: dict[str, Any] = {}
     """When memory is so short that saved rows are dropped."""
+
+
+class ServerTable(ServerOpts, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where and how it is served."""
+
+    host: Annotated[str, Meta(min_length=1, max_length=253)] = "127.0.0.1"
+    """The address that it listens on: a name, an IPv4 or IPv6 address."""
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8080
+    """The port; 0 takes one that is free."""
 
 
 class RuntimeTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,10 +80,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What a configuration file means."""
 
     models: tuple[ServedModel, ...]
+    server: ServerTable = ServerTable()
     tiers: dict[str, erllama.TierSpec] = {}
     policy: erllama.PolicyOpts | None = None
     pressure: erllama.PressureOpts | None = None
     runtime: RuntimeTable = RuntimeTable()
+
+    def aliases(self) -> dict[str, str]:
+        """The name of a model by each of its other names."""
+        return {alias: model.name for model in self.models for alias in model.aliases}
 
     def runtime_options(self) -> dict[str, Any]:
         """What `Runtime` takes."""

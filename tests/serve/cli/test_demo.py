@@ -1,4 +1,4 @@
-"""The command line: the demo tells its whole story, and what goes wrong is one line."""
+"""`erllama demo`: it tells its whole story, and what goes wrong is one line."""
 
 from __future__ import annotations
 
@@ -45,10 +45,3 @@ def test_the_bar_is_for_terminals_only(capsys: pytest.CaptureFixture[str]) -> No
     """A log file gets no control characters."""
     bar(erllama.LoadProgress("hash", 1, 2))
     assert capsys.readouterr().out == ""
-
-
-def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
-    """The usage says which there are."""
-    with pytest.raises(SystemExit):
-        main([])
-    assert "demo" in capsys.readouterr().err

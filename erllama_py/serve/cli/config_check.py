@@ -1,0 +1,79 @@
+"""`erllama config check`: whether a configuration file can be served, and what it comes to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import psutil
+from rich.markup import escape
+
+from erllama_py.serve.cli import screen
+from erllama_py.serve.cli.ending import DONE
+from erllama_py.serve.config import Config, SizedModel, read_config, sized
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as `--json` tells of it. Sizes are in bytes."""
+
+    name: str
+    aliases: tuple[str, ...]
+    path: str | None
+    description: str
+    n_ctx: int
+    n_seq_max: int
+    weights_bytes: int
+    context_bytes: int
+    tier: str
+
+
+def check(file: Path, /, *, json: bool = False) -> int:
+    """Check a configuration file, and the header of each model's file, and show what they come to.
+
+    Parameters
+    ----------
+    file
+        The TOML file.
+    json
+        Print the models with their sizes as JSON.
+    """
+    config = read_config(file)
+    models = [_checked(one) for one in sized(config)]
+    if json:
+        screen.print_json(models)
+    else:
+        _show(file, config, models)
+    return DONE
+
+
+def _checked(one: SizedModel) -> Checked:
+    options, context = one.model.options, one.model.options.get("context_opts", {})
+    return Checked(
+        name=one.model.name, aliases=one.model.aliases, path=options.get("model_path"),
+        description=one.file.description if one.file else "stub", n_ctx=context.get("n_ctx", 2048),
+        n_seq_max=context.get("n_seq_max", 1), weights_bytes=one.file.size if one.file else 0,
+        context_bytes=one.context_bytes, tier=options["tier_srv"],
+    )  # fmt: skip
+
+
+def _show(file: Path, config: Config, models: list[Checked]) -> None:
+    console = screen.out()
+    console.print(
+        f"{escape(str(file))} can be served: {_count(len(models), 'model')}, {_count(len(config.tiers), 'tier')}"
+    )
+    for one in models:
+        also = f" ({', '.join(one.aliases)})" if one.aliases else ""
+        context = f"{one.n_ctx:,} tokens for {_count(one.n_seq_max, 'sequence')}, {screen.amount(one.context_bytes)}"
+        console.print(
+            f"  [bold]{escape(one.name)}[/bold]{escape(also)}: {escape(one.description)}, "
+            f"{screen.amount(one.weights_bytes)}; {context}; saves to {escape(one.tier)}"
+        )
+    for name, tier in config.tiers.items():
+        console.print(f"  {escape(name)}: {tier.kind}, {escape(str(tier.root))}, {screen.amount(tier.quota_bytes)}")
+    needed = sum(one.weights_bytes + one.context_bytes for one in models)
+    free = psutil.virtual_memory().available
+    console.print(f"  {screen.amount(needed)} of memory in total; {screen.amount(free)} are free")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,181 @@
+"""`erllama run`: a conversation in the terminal, or through pipes.
+
+The event loop has a thread of its own, since this one waits for lines; so saves go on while a user thinks, and Ctrl-C
+comes here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from rich.markup import escape
+
+import erllama_py as erllama
+from erllama_py.serve.cli import screen
+from erllama_py.serve.cli.chatting import HELP, Command, Conversation, command_of
+from erllama_py.serve.cli.ending import DONE, INTERRUPTED, complain
+from erllama_py.serve.cli.model_options import opened, single_user
+from erllama_py.serve.models import default_home
+
+PROMPT = ">>> "
+MORE = "... "
+KEPT_LINES = 1000
+
+
+def run(
+    model: str, /, *, system: str = "", tokens: int | None = None, temperature: float | None = None,
+    seed: int | None = None, context: int | None = None, threads: int | None = None, cache: str | None = None,
+) -> int:  # fmt: skip
+    """Chat with a model in the terminal. After each turn it says what the cache has saved.
+
+    From a pipe, each line is a turn; replies go to the standard output, and everything else to the standard error.
+
+    Parameters
+    ----------
+    model
+        A GGUF file, or the name of a small model that can be fetched: smollm2.
+    system
+        What the model is to be.
+    tokens
+        Most tokens of a reply; without it, what the context leaves.
+    temperature
+        0.0 always takes the likeliest token.
+    seed
+        Repeats a reply.
+    context
+        Tokens of the whole conversation; by default as many as suit the model and the free memory.
+    threads
+        CPU threads; by default as many as compute fastest.
+    cache
+        A directory that keeps what was computed: the same conversation is then read from there the next time.
+    """
+    options = {"response_tokens": tokens, "temperature": temperature, "seed": seed}
+    given = {name: value for name, value in options.items() if value is not None}
+    config = single_user(model, context=context, threads=threads, cache=cache)
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(opened(config)) as loaded, _history():
+        return Chat(portal, loaded, Conversation(system), given).talk()
+
+
+class Chat:
+    """A user and a model, turn by turn."""
+
+    def __init__(
+        self, portal: BlockingPortal, model: erllama.Model, conversation: Conversation, options: dict[str, Any]
+    ) -> None:
+        self._portal, self._model, self._conversation, self._options = portal, model, conversation, options
+        self._by_hand = sys.stdin.isatty()
+
+    def talk(self) -> int:
+        """Until the user ends it; the exit code."""
+        if self._by_hand:
+            screen.note(f"{self._model.info.description}; /help shows what there is beside messages")
+        while True:
+            try:
+                line = self._read()
+            except EOFError:
+                return DONE
+            except KeyboardInterrupt:
+                print(file=sys.stderr)
+                return INTERRUPTED
+            if (command := command_of(line)) is None:
+                if line.strip():
+                    self._answer(line)
+            elif command.name == "quit":
+                return DONE
+            else:
+                self._obey(command)
+
+    def _read(self) -> str:
+        """A line and those that continue it. Raises `EOFError`."""
+        line = input(PROMPT if self._by_hand else "")
+        while line.endswith("\\"):
+            line = line[:-1] + "\n" + input(MORE if self._by_hand else "")
+        return line
+
+    def _obey(self, command: Command) -> None:
+        match command.name:
+            case "help":
+                screen.aside().print(escape(HELP))
+            case "clear":
+                self._conversation.begin()
+                screen.note("a new conversation")
+            case "system":
+                self._conversation.begin(command.text)
+                screen.note("a new conversation, with this system message" if command.text else "no system message")
+            case _:
+                complain(f"there is no {command.text}; /help shows what there is")
+
+    def _answer(self, text: str) -> None:
+        """One turn. Ctrl-C ends the reply with what it has; an error leaves the conversation as it was."""
+        ask = partial(self._model.stream_chat, self._conversation.messages(text), **self._options)
+        stream = self._portal.call(ask)
+        turn = self._portal.start_task_soon(partial(_show, stream))
+        try:
+            try:
+                completion = turn.result()
+            except KeyboardInterrupt:
+                self._portal.call(stream.cancel)
+                completion = turn.result()  # a second Ctrl-C is not caught: it ends the program
+        except (erllama.RequestError, erllama.InvalidOption, erllama.ChatTemplateError) as error:
+            if not self._by_hand:
+                raise
+            complain(str(error))
+            return
+        except CancelledError:
+            raise KeyboardInterrupt from None
+        self._conversation.add(text, completion)
+        screen.note(f"[{self._conversation.summary(completion)}]")
+
+
+async def _show(stream: erllama.Stream) -> erllama.Completion:
+    """Print a reply as it comes: its thinking dim, and on a terminal only."""
+    thinking = sys.stdout.isatty()
+    async with stream as events:
+        async for event in events:
+            match event:
+                case erllama.TextDelta(text):
+                    print(text, end="", flush=True)
+                case erllama.ThinkingDelta(text) if thinking:
+                    screen.out().print(f"[dim]{escape(text)}[/dim]", end="")
+                case erllama.ThinkingEnd() if thinking:
+                    print()
+                case erllama.Done(completion):
+                    print(flush=True)
+                    return completion
+    raise AssertionError("a stream ends with Done")
+
+
+@contextmanager
+def _history() -> Iterator[None]:
+    """Lines of earlier runs by the arrow keys, where there is a terminal; kept for its user alone."""
+    try:
+        import readline
+    except ImportError:  # a Python that was built without it
+        yield
+        return
+    if not sys.stdin.isatty():
+        yield
+        return
+    file = default_home() / "history"
+    with suppress(OSError):
+        readline.read_history_file(file)
+    readline.set_history_length(KEPT_LINES)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            _write(readline, file)
+
+
+def _write(readline: Any, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600))
+    readline.write_history_file(file)

@@ -1,0 +1,88 @@
+"""What commands print: on a terminal with colours and bars, in a pipe plain text.
+
+Replies and results go to stdout; what is about them goes to stderr where stdout is no terminal, so that a pipe gets
+nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+import erllama_py as erllama
+
+STAGES = {"hash": "hashing the file", "weights": "loading weights"}
+
+
+def out() -> Console:
+    """For stdout as it is now."""
+    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+
+
+def aside() -> Console:
+    """For what is about a result: on stdout where that is a terminal, else on stderr."""
+    return Console(file=sys.stdout if sys.stdout.isatty() else sys.stderr, highlight=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """A line about a result, dim on a terminal."""
+    aside().print(f"[dim]{escape(text)}[/dim]")
+
+
+def print_json(value: object) -> None:
+    """A value as JSON, to be read by people and programs."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+@contextmanager
+def loading(name: str) -> Iterator[Callable[[erllama.LoadProgress], None] | None]:
+    """A bar on stderr while a model is loaded; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+        task = bar.add_task(f"{name}: opening", total=None)
+
+        def show(progress: erllama.LoadProgress) -> None:
+            what = f"{name}: {STAGES[progress.stage]}"
+            bar.update(task, description=escape(what), completed=progress.done, total=progress.total)
+
+        yield show
+
+
+@contextmanager
+def fetching(name: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr while a model is fetched."""
+    with loading(name) as show:
+        yield None if show is None else lambda done, total: show(erllama.LoadProgress("weights", done, total))
+
+
+def visible(text: str) -> str:
+    """A text without what moves the cursor or draws: what a model or a file says is no program for the terminal."""
+    return "".join(one if one.isprintable() or one in "\n\t" else "\N{REPLACEMENT CHARACTER}" for one in text)
+
+
+def one_line(text: str) -> str:
+    """A text on one line."""
+    return visible(" ".join(text.split()))
+
+
+def say(text: str) -> None:
+    """More of a reply, at once: as it is in a pipe, and made visible on a terminal."""
+    print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
+
+
+def amount(nbytes: float) -> str:
+    """A number of bytes to read: `"94 MiB"`, `"22.5 KiB"`."""
+    for unit in ("B", "KiB", "MiB"):
+        if nbytes < 1024:
+            return f"{nbytes:.0f} {unit}" if nbytes >= 100 or nbytes == int(nbytes) else f"{nbytes:.1f} {unit}"
+        nbytes /= 1024
+    return f"{nbytes:.1f} GiB"

@@ -1,0 +1,158 @@
+"""`erllama serve`: models behind an HTTP server, with no more said than their files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+
+import erllama_py as erllama
+from erllama_py.serve.cli import screen
+from erllama_py.serve.cli.ending import UsageError
+from erllama_py.serve.cli.model_options import TIER, find_model, model_from, positive
+from erllama_py.serve.config import Config, ServedModel, check_names, read_config, sized
+from erllama_py.serve.config.sizing import disk_quota
+from erllama_py.serve.models import default_home
+
+NO_TIER = "none"
+
+
+def serve(
+    *models: str, alias: tuple[str, ...] = (), host: str | None = None, port: int | None = None,
+    cache: str | None = None, config: Path | None = None, context: int | None = None, sequences: int | None = None,
+    threads: int | None = None, gpu_layers: Annotated[int | None, Parameter(allow_leading_hyphen=True)] = None,
+) -> int:  # fmt: skip
+    """Serve models over HTTP, to the clients of OpenAI, Anthropic and Ollama.
+
+    Parameters
+    ----------
+    models
+        GGUF files, or names of small models that can be fetched: smollm2, gemma3, minilm.
+    alias
+        Another name for the model, such as one that a client insists on; can be repeated. Of several models,
+        NAME=MODEL says which is meant, by its name or file.
+    host
+        The address to listen on. [default: 127.0.0.1]
+    port
+        The port; 0 takes one that is free. [default: 8080]
+    cache
+        The directory that keeps what was computed over restarts; "none" keeps it in memory alone. By default it is
+        kv/PORT in $ERLLAMA_HOME, or in ~/.cache/erllama.
+    config
+        A TOML file; options of the command line go before what it says.
+    context
+        Tokens of each model's context, which its clients share; by default as many as the model was trained for, or
+        as fit into the free memory.
+    sequences
+        Replies of each model that are computed side by side; 8 by default.
+    threads
+        CPU threads of each model; by default as many as compute fastest.
+    gpu_layers
+        Layers of each model on the GPU; -1 for all.
+    """
+    given = read_config(config) if config is not None else Config(models=())
+    settled = settle(
+        given, [model_from(find_model(one)) for one in models], aliases=alias, host=host, port=port, cache=cache,
+        context_opts=positive(context=context, sequences=sequences, threads=threads), gpu_layers=gpu_layers,
+    )  # fmt: skip
+    if not settled.models:
+        raise UsageError("there is no model to serve: name a GGUF file, or a --config with models")
+    check_names(list(settled.models))
+    from erllama_py.serve.cli.hosting import host as run_server  # starlette and uvicorn are for this command alone
+
+    settled = with_cache(settled, given_cache=cache)
+    chosen = sized(settled)
+    return run_server(msgspec.structs.replace(settled, models=tuple(one.model for one in chosen)), chosen)
+
+
+def settle(
+    config: Config, models: Sequence[ServedModel], *, aliases: Sequence[str], host: str | None, port: int | None,
+    cache: str | None, context_opts: Mapping[str, int], gpu_layers: int | None,
+) -> Config:  # fmt: skip
+    """What the file says, with what the command line says before it. Raises `UsageError`."""
+    listening = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    server = {**msgspec.structs.asdict(config.server), **listening}
+    try:
+        checked = erllama.parse_options(server, type(config.server))
+    except erllama.InvalidOption as error:
+        raise UsageError(f"--{error.option}: {error.problem}") from None
+    tier = next(iter(config.tiers), None)
+    added = [_in_tier(model, config, tier) for model in models]
+    known = [_override(model, context_opts, gpu_layers) for model in (*config.models, *added)]
+    return msgspec.structs.replace(config, server=checked, models=tuple(_with_aliases(known, aliases)))
+
+
+def _in_tier(model: ServedModel, config: Config, tier: str | None) -> ServedModel:
+    """A model of the command line, which saves to the first tier of the file, where that has one."""
+    if tier is None:
+        return model
+    options = {**model.options, "tier_srv": tier, "tier": config.tiers[tier].kind}
+    return msgspec.structs.replace(model, options=options)
+
+
+def _override(model: ServedModel, context_opts: Mapping[str, int], gpu_layers: int | None) -> ServedModel:
+    names = {"context": "n_ctx", "sequences": "n_seq_max", "threads": "n_threads"}
+    given = {names[name]: value for name, value in context_opts.items()}
+    options: dict[str, Any] = {**model.options, "context_opts": {**model.options.get("context_opts", {}), **given}}
+    if gpu_layers is not None:
+        options["model_opts"] = {**model.options.get("model_opts", {}), "n_gpu_layers": gpu_layers}
+    try:
+        erllama.parse_options(options, erllama.ModelConfig)
+    except erllama.InvalidOption as error:
+        raise UsageError(f"{model.name}: {error.option}: {error.problem}") from None
+    return msgspec.structs.replace(model, options=options)
+
+
+def _with_aliases(models: Sequence[ServedModel], aliases: Sequence[str]) -> list[ServedModel]:
+    """The models with the other names that the command line gives them. Raises `UsageError`."""
+    more: dict[str, tuple[str, ...]] = {model.name: model.aliases for model in models}
+    for given in aliases:
+        alias, equals, wanted = given.partition("=")
+        if not equals and len(models) != 1:
+            raise UsageError(f"--alias {alias}: there are {len(models)} models: say which one by {alias}=MODEL")
+        meant = [model.name for model in models if not equals or wanted in _called(model)]
+        if not meant or not alias:
+            raise UsageError(f"--alias {given}: it is NAME=MODEL, and the models are {', '.join(more)}")
+        more[meant[0]] += (alias,)
+    return [msgspec.structs.replace(model, aliases=more[model.name]) for model in models]
+
+
+def _called(model: ServedModel) -> tuple[str, ...]:
+    """What a command line may call a model."""
+    path = Path(model.options.get("model_path") or "")
+    return (model.name, *model.aliases, path.name, str(path))
+
+
+def with_cache(config: Config, *, given_cache: str | None) -> Config:
+    """The configuration with a tier on the disk for its models, unless it has tiers, or none is wanted.
+
+    A server that is started twice has another port, and so another directory.
+    """
+    if given_cache == NO_TIER or (given_cache is None and config.tiers):
+        return config
+    if given_cache is None:
+        home = Path(config.runtime.home) if config.runtime.home else default_home()
+        root = home / "kv" / str(config.server.port)
+        quota = disk_quota(_free(root))
+        if quota is None:
+            screen.note(f"what is computed is kept in memory alone: the disk of {root} is almost full")
+            return config
+        table: dict[str, Any] = {"kind": "disk", "root": str(root), "quota_bytes": quota}
+    else:
+        table = {"kind": "disk", "root": given_cache}
+    tiers = {TIER: erllama.parse_options(table, erllama.TierSpec, "--cache"), **config.tiers}
+    models = [
+        msgspec.structs.replace(model, options={**model.options, "tier_srv": TIER, "tier": "disk"})
+        for model in config.models
+    ]
+    return msgspec.structs.replace(config, tiers=tiers, models=tuple(models))
+
+
+def _free(root: Path) -> int:
+    """Free bytes of the disk that a directory is on, or would be."""
+    there = next((one for one in (root, *root.parents) if one.exists()), Path("/"))
+    return shutil.disk_usage(there).free

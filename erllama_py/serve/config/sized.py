@@ -1,0 +1,72 @@
+"""The sizes that a configuration leaves open, settled by looking at the files of its models and at this machine.
+
+It reads headers and vocabularies, so it blocks, some tenths of a second a model: from a coroutine, call it in a worker
+thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import psutil
+
+import erllama_py as erllama
+from erllama_py.serve.config.sizing import MOST_BATCH, budget, choose_size
+from erllama_py.serve.config.tables import Config, ServedModel
+
+
+class SizedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model with its size, and what its file says; None for a stub, which has none."""
+
+    model: ServedModel
+    file: erllama.ModelFile | None = None
+    context_bytes: int = 0
+    """What its context takes."""
+
+
+def sized(config: Config, *, sequences: int | None = None, available: int | None = None) -> list[SizedModel]:
+    """Each model with every size settled; `sequences` are for models that do not say, `available` the bytes of memory.
+
+    Raises the `ModelLoadError`s of `inspect_model`.
+    """
+    files = [inspected(model) for model in config.models]
+    weights = sum(file.size for file in files if file is not None)
+    memory = psutil.virtual_memory().available if available is None else available
+    room = budget(memory, weights, len(files))
+    return [
+        size_model(model, file, room, sequences) for model, file in zip(config.models, files, strict=True)
+    ]  # fmt: skip
+
+
+def inspected(model: ServedModel) -> erllama.ModelFile | None:
+    """What the model's file says; None for a stub."""
+    path = model.options.get("model_path")
+    return None if path is None else erllama.inspect_model(path, context_sizes=[])
+
+
+def size_model(
+    model: ServedModel, file: erllama.ModelFile | None, room: int, sequences: int | None = None
+) -> SizedModel:
+    """One model, whose context may take `room` bytes."""
+    if file is None:
+        return SizedModel(model=model)
+    given: Mapping[str, Any] = model.options.get("context_opts", {})
+    if not file.can_generate:
+        batch = min(max(file.n_ctx_train, 512), MOST_BATCH)
+        return _with(model, file, {"n_ctx": batch, "n_batch": batch, **given}, 0)
+    wanted = given.get("n_seq_max", sequences)
+
+    def costs(n_seq_max: int, cells: Sequence[int]) -> list[int]:
+        options: Any = {**given, "n_seq_max": n_seq_max, "n_ctx": cells[-1]}
+        contexts = erllama.inspect_model(file.path, context_opts=options, context_sizes=cells).contexts
+        return [one.cell_bytes + one.compute_bytes for one in contexts]
+
+    size = choose_size(file.n_ctx_train, costs, room, n_ctx=given.get("n_ctx"), n_seq_max=wanted)
+    return _with(model, file, {**given, "n_ctx": size.n_ctx, "n_seq_max": size.n_seq_max}, size.nbytes)
+
+
+def _with(model: ServedModel, file: erllama.ModelFile, context: Mapping[str, Any], nbytes: int) -> SizedModel:
+    options = {**model.options, "context_opts": dict(context)}
+    return SizedModel(model=msgspec.structs.replace(model, options=options), file=file, context_bytes=nbytes)

@@ -1,0 +1,149 @@
+"""Command lines: each command has its help with an example; what makes no sense is one line, with the exit code 2."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import erllama_py as erllama
+from erllama_py.serve.cli import commands, ending, main
+from erllama_py.serve.cli.ending import complain, ended
+
+
+@pytest.mark.parametrize("command", [*commands.EXAMPLES, "config check"])
+def test_each_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each option is described, and an example begins with the command."""
+    assert main([*command.split(), "--help"]) == 0
+    printed, complaints = capsys.readouterr()
+    assert printed.startswith(f"Usage: erllama {command}")
+    assert f"Example: erllama {command}" in " ".join(printed.split()) or command == "config check"
+    assert not [line for line in printed.splitlines() if line.rstrip().endswith(":") and line.startswith("  --")]
+    assert complaints == ""
+
+
+def test_the_top_shows_all_commands_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    """With what each does; plain in a pipe."""
+    assert main(["--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for command in (*commands.EXAMPLES, "config"):
+        assert f" {command}: " in printed
+    assert "Exit codes: 0 done; 1 an error; 2 a wrong command line; 130 interrupted" in printed
+    assert "╭" not in printed
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line."""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"erllama_py {erllama.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("foo", "Unknown command"),
+        ("inspect", "MODEL requires an argument"),
+        ("inspect a.gguf b.gguf", "b.gguf"),
+        ("inspect a.gguf --jsn", "--jsn"),
+        ("run a.gguf --tokens x", "--tokens"),
+        ("serve", "there is no model to serve"),
+        ("serve a.gguf --port 70000", "--port: expected int <= 65535, got 70000"),
+        ("serve a.gguf --context 0", "--context: expected 1 or more, got 0"),
+        ("serve a.gguf b.gguf --alias x", "--alias x: there are 2 models"),
+        ("serve a.gguf --alias x=b", "--alias x=b: it is NAME=MODEL"),
+        ("serve a.gguf --gpu-layers -2", "a: model_opts.n_gpu_layers: expected int >= -1, got -2"),
+        ("run a.gguf --threads 0", "--threads: expected 1 or more"),
+        ("config check", "FILE requires an argument"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr, with the exit code 2, before any model is opened."""
+    assert main(line.split()) == 2
+    printed, complaints = capsys.readouterr()
+    assert printed == ""
+    assert said in complaints
+    assert complaints.startswith("erllama: ")
+    assert complaints.count("\n") == 1
+
+
+def test_no_command_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr, since nothing was done."""
+    assert main([]) == 2
+    assert "Usage: erllama COMMAND" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["inspect", "run", "complete x", "serve", "config check"])
+def test_a_missing_file_is_an_error_of_one_line(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the exit code 1 and the path."""
+    first, *rest = line.split() if line.startswith("config") else [line.split()[0]]
+    assert main([first, *rest, "/nowhere/it"]) == 1
+    complaints = capsys.readouterr().err
+    assert "/nowhere/it" in complaints
+    assert complaints.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (erllama.NotAGGUF("m", "no"), 1),
+        (ending.UsageError("no"), 2),
+        (KeyboardInterrupt(), 130),
+        (BrokenPipeError(), 141),
+    ],
+)  # fmt: skip
+def test_each_end_has_its_exit_code(error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors of the library, of the command line, an interrupt, and a reader that has gone."""
+    moved: list[Any] = []
+    monkeypatch.setattr(ending.os, "dup2", lambda *ends: moved.append(ends))
+    monkeypatch.setattr(sys, "stdout", type("Out", (), {"fileno": lambda self: 1})())
+
+    def fail() -> int:
+        raise error
+
+    assert ended(fail) == code
+    assert bool(moved) == (code == 141)
+
+
+def test_a_fault_of_ours_is_not_hidden() -> None:
+    """Its traceback is what is needed."""
+    with pytest.raises(ZeroDivisionError):
+        ended(lambda: 1 // 0)
+
+
+def test_a_complaint_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the text holds."""
+    complain("a\n  b\tc")
+    assert capsys.readouterr().err == "erllama: a b c\n"
+
+
+@pytest.fixture
+def without_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where cyclopts is not installed."""
+    real: Callable[..., Any] = builtins.__import__
+
+    def missing(name: str, *rest: Any) -> Any:
+        if name.partition(".")[0] == "cyclopts":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return real(name, *rest)
+
+    for name in [name for name in sys.modules if name.startswith(("cyclopts", "erllama_py.serve.cli."))]:
+        if name not in ("erllama_py.serve.cli.bare", "erllama_py.serve.cli.ending"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", missing)
+
+
+@pytest.mark.usefixtures("without_extra")
+def test_without_the_extra_it_says_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
+    """And the demo is there."""
+    for command in ("serve", "run", "complete", "inspect", "config"):
+        assert main([command, "x"]) == 2
+        said = f"erllama: cyclopts is not installed; `erllama {command}` needs: pip install 'erllama-py[serve]'\n"
+        assert capsys.readouterr().err == said
+    assert main(["--help"]) == 0
+    assert "erllama-py[serve]" in capsys.readouterr().out
+    assert main(["demo", "--model", "/nowhere/it"]) == 1
+    assert "cannot load /nowhere/it" in capsys.readouterr().err
+    assert main(["foo"]) == 2
