@@ -28,6 +28,7 @@ EXAMPLES = {
     "inspect": "erllama inspect qwen3-4b-q4_k_m.gguf --json",
     "demo": "erllama demo --model smollm2.gguf",
 }
+CHECK = "erllama config check erllama.toml"
 COMMANDS: dict[str, Callable[..., int]] = {
     "serve": serve, "run": run, "complete": complete, "inspect": inspect, "demo": demo,
 }  # fmt: skip
@@ -43,10 +44,8 @@ def application() -> App:
     )  # fmt: skip
     for name, example in EXAMPLES.items():
         app.command(COMMANDS[name], name=name, help_epilogue=f"Example: {example}")
-    config = App(
-        name="config", help="Work with configuration files.", help_epilogue="Example: erllama config check erllama.toml"
-    )
-    config.command(check, name="check")
+    config = App(name="config", help="Work with configuration files.", help_epilogue=f"Example: {CHECK}")
+    config.command(check, name="check", help_epilogue=f"Example: {CHECK}")
     app.command(config)
     return app
 

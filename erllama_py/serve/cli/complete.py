@@ -97,7 +97,7 @@ async def _complete(
         async with stream as events:
             async for event in events:
                 if isinstance(event, erllama.TextDelta) and not whole:
-                    print(event.text, end="", flush=True)
+                    screen.say(event.text)
                 elif isinstance(event, erllama.Done):
                     if not whole:
                         print(flush=True)

@@ -74,7 +74,7 @@ def facts(file: erllama.ModelFile) -> dict[str, str]:
     bits = f", {file.quant_bits} bits" if file.quant_bits else ""
     shown = {
         "file": file.path,
-        "name": file.name or "–",
+        "name": screen.one_line(file.name or "–"),
         "model": file.description,
         "size": f"{screen.amount(file.file_size)}{parts}",
         "parameters": f"{file.n_params:,}",
@@ -110,4 +110,4 @@ def _abilities(file: erllama.ModelFile) -> dict[str, str]:
 def _print_facts(shown: dict[str, str]) -> None:
     console, width = screen.out(), max(map(len, shown), default=0)
     for name, value in shown.items():
-        console.print(f"[bold]{escape(name.ljust(width))}[/bold]  {escape(' '.join(value.split()))}")
+        console.print(f"[bold]{escape(name.ljust(width))}[/bold]  {escape(screen.one_line(value))}")

@@ -142,9 +142,9 @@ async def _show(stream: erllama.Stream) -> erllama.Completion:
         async for event in events:
             match event:
                 case erllama.TextDelta(text):
-                    print(text, end="", flush=True)
+                    screen.say(text)
                 case erllama.ThinkingDelta(text) if thinking:
-                    screen.out().print(f"[dim]{escape(text)}[/dim]", end="")
+                    screen.out().print(f"[dim]{escape(screen.visible(text))}[/dim]", end="")
                 case erllama.ThinkingEnd() if thinking:
                     print()
                 case erllama.Done(completion):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +22,7 @@ def test_each_command_has_help_with_an_example(command: str, capsys: pytest.Capt
     assert main([*command.split(), "--help"]) == 0
     printed, complaints = capsys.readouterr()
     assert printed.startswith(f"Usage: erllama {command}")
-    assert f"Example: erllama {command}" in " ".join(printed.split()) or command == "config check"
+    assert re.search(f"Example: .*erllama {command}", " ".join(printed.split()))
     assert not [line for line in printed.splitlines() if line.rstrip().endswith(":") and line.startswith("  --")]
     assert complaints == ""
 
@@ -75,11 +77,10 @@ def test_no_command_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> N
     assert "Usage: erllama COMMAND" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("line", ["inspect", "run", "complete x", "serve", "config check"])
+@pytest.mark.parametrize("line", ["inspect", "run", "serve", "config check"])
 def test_a_missing_file_is_an_error_of_one_line(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     """With the exit code 1 and the path."""
-    first, *rest = line.split() if line.startswith("config") else [line.split()[0]]
-    assert main([first, *rest, "/nowhere/it"]) == 1
+    assert main([*line.split(), "/nowhere/it"]) == 1
     complaints = capsys.readouterr().err
     assert "/nowhere/it" in complaints
     assert complaints.count("\n") == 1
@@ -97,7 +98,7 @@ def test_a_missing_file_is_an_error_of_one_line(line: str, capsys: pytest.Captur
 def test_each_end_has_its_exit_code(error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Errors of the library, of the command line, an interrupt, and a reader that has gone."""
     moved: list[Any] = []
-    monkeypatch.setattr(ending.os, "dup2", lambda *ends: moved.append(ends))
+    monkeypatch.setattr(os, "dup2", lambda *ends: moved.append(ends))
     monkeypatch.setattr(sys, "stdout", type("Out", (), {"fileno": lambda self: 1})())
 
     def fail() -> int:
