@@ -1,4 +1,4 @@
-"""The conversation of `erllama run`: what a line means, and what a turn has saved. Pure."""
+"""The conversation of `erllama run`: what a line means, and what a turn has saved."""
 
 from __future__ import annotations
 
