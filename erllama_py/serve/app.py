@@ -1,7 +1,7 @@
 """`create_app`: every API of the server as one ASGI application, to be mounted or run alone.
 
-    runtime = erllama.Runtime()  # opened in the lifespan of the host
-    host = Starlette(routes=[Mount("/llm", create_app(runtime))], lifespan=…)
+    app = create_app(runtime)  # opened in the lifespan of the host
+    host = Starlette(routes=[Mount("/llm", app)], lifespan=…)
 
 It needs the extra `serve`.
 """
@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
 import erllama_py as erllama
+from erllama_py.serve.access import AccessOpts, Doors, KeyAccess
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.service import Access, Meters, Service
 from erllama_py.serve.core.settings import ServerOpts
@@ -28,9 +30,12 @@ _OPENAI = protocol.API
 class App(Starlette):
     """The application; `service` is what its requests share."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, doors: AccessOpts) -> None:
         handlers = {404: _nothing_there, 405: _nothing_there}
-        super().__init__(routes=[*openai.routes(service), *operations.routes(service)], exception_handlers=handlers)
+        super().__init__(
+            routes=[*openai.routes(service), *operations.routes(service)], exception_handlers=handlers,
+            middleware=[Middleware(Doors, options=doors, api=_OPENAI)],
+        )  # fmt: skip
         self.service = service
 
 
@@ -40,15 +45,22 @@ def create_app(
     settings: ServerOpts | None = None,
     aliases: Mapping[str, str] | None = None,
     only: Iterable[str] | None = None,
-    access: Access | None = None,
+    access: AccessOpts | Access | None = None,
     meters: Meters | None = None,
 ) -> App:
-    """The application over a runtime, which may be opened later: requests get 503 until it is.
+    """The application over a runtime, which may be opened later: requests get 503 until then.
 
     `aliases` are further names of models, by name; `only` are the ids of those that are served, all by default.
+    Without `access` only this machine is served; a host that admits requests by itself gives an `Access` of its own.
+    Raises `InvalidOption`.
     """
-    service = Service(runtime, settings or ServerOpts(), aliases=aliases, only=only, access=access, meters=meters)
-    return App(service)
+    doors = AccessOpts() if access is None else access
+    if isinstance(doors, AccessOpts):
+        admission: Access = KeyAccess(doors)
+    else:
+        admission, doors = doors, AccessOpts(insecure=True)
+    service = Service(runtime, settings or ServerOpts(), aliases=aliases, only=only, access=admission, meters=meters)
+    return App(service, doors)
 
 
 async def _nothing_there(request: Request, error: Exception) -> Response:

@@ -15,8 +15,8 @@ from erllama_py.serve.operations.tree import tree
 def routes(service: Service) -> list[Route]:
     """Health, which is open to everybody, and the rest."""
     return [
-        route(service, API, "/health", health, method="GET", counted=False),
-        route(service, API, "/health/live", live, method="GET", counted=False),
+        route(service, API, "/health", health, method="GET", counted=False, everybody=True),
+        route(service, API, "/health/live", live, method="GET", counted=False, everybody=True),
         route(service, API, "/erllama/tree", tree, method="GET", gives=(JSON, TEXT), counted=False),
         route(service, API, "/erllama/cache", cache, method="GET", counted=False),
     ]
