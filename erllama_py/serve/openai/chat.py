@@ -2,159 +2,126 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-import msgspec
 from starlette.types import ASGIApp
 
 import erllama_py as erllama
 from erllama_py.serve.core.exchange import Exchange, json_response
+from erllama_py.serve.core.hints import Options, with_hints, with_loose_tools, without_session, without_thinking
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.service import session_of
-from erllama_py.serve.core.streams import SSE, sse
-from erllama_py.serve.openai.protocol import API, ChatRequest, error_body, now, sampling
-from erllama_py.serve.openai.usage import usage
+from erllama_py.serve.openai.chunks import ChunkWriter, head, whole
+from erllama_py.serve.openai.conversation import conversation, goes_on
+from erllama_py.serve.openai.protocol import ChatRequest, needed
+from erllama_py.serve.openai.sampling import most_tokens, sampling
+from erllama_py.serve.openai.tools import is_legacy, tool_options
 
-_encode = msgspec.json.Encoder().encode
+UNTHINKING = ("none", "minimal")  # efforts for which thinking is turned off, where there is a switch
 
 
 async def chat(exchange: Exchange) -> ASGIApp:
     """Answer a conversation."""
     request = await exchange.body(ChatRequest)
-    exchange.check_count(request.messages)
-    model = await exchange.model(request.model)
-    options: Any = exchange.options(options_of(request))
-    named = request.model or model.id
+    model = await exchange.model(needed(request.model))
+    messages, options = asked(exchange, request)
+    reply_id, named = f"chatcmpl-{exchange.id[4:]}", request.model or model.id
+    relax = [without_session, without_thinking, with_loose_tools]
+    if request.continue_final_message is None:
+        relax.append(_without_continuing)
     if request.stream:
-        writer = ChunkWriter(f"chatcmpl-{exchange.id[4:]}", named, request)
-        return await exchange.streamed(model.stream_chat(request.messages, options=options), writer)
-    completion = await exchange.answer(model.chat(request.messages, options=options))
-    return json_response(whole(f"chatcmpl-{exchange.id[4:]}", named, completion), headers={"x-request-id": exchange.id})
+        writer = ChunkWriter(head("chat.completion.chunk", reply_id, named, model.info), request)
+
+        async def stream(given: Options) -> ASGIApp:
+            events = model.stream_chat(messages, options=_typed(given))
+            return await exchange.streamed(events, writer)
+
+        return await with_hints(stream, options, *relax)
+    reading = Reading()
+
+    async def answer(given: Options) -> erllama.Completion:
+        return await exchange.answer(reading.of(model.stream_chat(messages, options=_typed(given))))
+
+    completion = await with_hints(answer, options, *relax)
+    begun = head("chat.completion", reply_id, named, model.info)
+    body = whole(begun, completion, reading.thought, is_legacy(request))
+    return json_response(body, headers={"x-request-id": exchange.id})
+
+
+def _typed(options: Options) -> Any:
+    return options
+
+
+def asked(exchange: Exchange, request: ChatRequest) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The messages and the options of a chat as the library takes them. Raises `Problem`."""
+    exchange.check_count(request.messages)
+    messages = conversation(request.messages, exchange.service.settings)
+    options = exchange.options(options_of(request))
+    if goes_on(messages, request.continue_final_message) and request.add_generation_prompt is not True:
+        options["continue_final_message"] = True
+    return messages, options
+
+
+class Reading:
+    """A stream read to its end."""
+
+    def __init__(self) -> None:
+        self.thought = 0
+        """Tokens of thinking, of all alternatives together."""
+
+    async def of(self, stream: erllama.Stream) -> erllama.Completion:
+        """What it comes to."""
+        async with stream as events:
+            async for event in events:
+                match event:
+                    case erllama.ThinkingDelta():
+                        self.thought += len(event.token_ids)
+                    case erllama.Done():
+                        return event.completion
+        raise Problem("internal", "the stream has no end")
 
 
 def options_of(request: ChatRequest) -> dict[str, Any]:
     """A request's options by this library's names. Raises `Problem`."""
-    logprobs = None if not request.logprobs else request.top_logprobs or 0
-    return sampling(request) | {
-        "response_tokens": request.max_completion_tokens or request.max_tokens, "logprobs": logprobs,
-        "tools": request.tools or None, "tool_choice": request.tool_choice,
-        "parallel_tool_calls": request.parallel_tool_calls, "template_kwargs": request.chat_template_kwargs,
-        "json_schema": schema_of(request.response_format), "session_id": session_of(request.prompt_cache_key),
-    }  # fmt: skip
+    if request.top_logprobs is not None and not request.logprobs:
+        raise Problem("invalid", "top_logprobs: logprobs is to be true for it", param="top_logprobs")
+    options = sampling(request) | tool_options(request) | _thinking(request)
+    options["logprobs"] = (request.top_logprobs or 0) if request.logprobs else None
+    if request.max_completion_tokens is not None:
+        options["response_tokens"] = most_tokens(request.max_completion_tokens, "max_completion_tokens")
+    if (schema := schema_of(request.response_format)) is not None:
+        options["json_schema"] = schema
+    if (request.n or 1) == 1:  # a session goes on from one reply
+        options["session_id"] = session_of(request.prompt_cache_key)
+    return options
 
 
-def schema_of(given: dict[str, Any] | None) -> Any:
+def _thinking(request: ChatRequest) -> dict[str, Any]:
+    effort, values = request.reasoning_effort, request.chat_template_kwargs
+    if effort is None:
+        return {"template_kwargs": values}
+    if effort != "none":  # for templates that know levels; the others do not read it
+        values = {"reasoning_effort": effort, **(values or {})}
+    return {"template_kwargs": values, "thinking": effort not in UNTHINKING}
+
+
+def schema_of(given: dict[str, Any] | None) -> dict[str, Any] | None:
     """The schema that a `response_format` asks for; None for text. Raises `Problem`."""
     kind = None if given is None else given.get("type")
     if given is None or kind == "text":
         return None
-    if kind == "json_object":
-        return {"type": "object"}
     named = given.get("json_schema")
-    if kind == "json_schema" and isinstance(named, dict) and isinstance(named.get("schema"), dict):
-        return named["schema"]
-    raise Problem("invalid", "expected text, json_object or json_schema with a schema", param="response_format")
+    schema = named.get("schema") if isinstance(named, dict) else given.get("schema")  # llama-server's
+    if kind == "json_object" or (kind == "json_schema" and isinstance(named, dict) and schema is None):
+        return schema if isinstance(schema, dict) else {"type": "object"}
+    if kind == "json_schema" and isinstance(schema, dict):
+        return schema
+    message = "response_format: expected the type text, json_object, or json_schema with a schema"
+    raise Problem("invalid", message, param="response_format")
 
 
-REASONS = {"stop": "stop", "length": "length", "cancelled": "length"}
-
-
-def reason(completion: erllama.Completion) -> str:
-    """Why a reply ended, in OpenAI's words; what was cut short by time is so by length."""
-    return "tool_calls" if completion.tool_calls else REASONS[completion.finish_reason]
-
-
-def whole(completion_id: str, model: str, completion: erllama.Completion) -> dict[str, Any]:
-    """A `chat.completion`."""
-    return {
-        "id": completion_id, "object": "chat.completion", "created": now(), "model": model,
-        "choices": [
-            {
-                "index": index,
-                "message": _message(one),
-                "finish_reason": reason(one),
-                "logprobs": _logprobs(one.logprobs),
-            }
-            for index, one in enumerate(completion.alternatives or (completion,))
-        ],
-        "usage": usage(completion),
-    }  # fmt: skip
-
-
-def _message(completion: erllama.Completion) -> dict[str, Any]:
-    message = {"refusal": None, **completion.message}
-    if completion.tool_calls and not completion.reply:
-        message["content"] = None
-    return message
-
-
-def _logprobs(tokens: list[erllama.TokenLogprob] | None) -> dict[str, Any] | None:
-    if tokens is None:
+def _without_continuing(options: Options, error: erllama.ErllamaError) -> Options | None:
+    """Where a template cannot go on from the assistant's last message, and nobody has said that it should."""
+    if not isinstance(error, erllama.ChatTemplateError) or "continue_final_message" not in options:
         return None
-    return {"content": [{**_one(token), "top_logprobs": [_one(top) for top in token.top_logprobs]} for token in tokens]}
-
-
-def _one(token: erllama.TopLogprob) -> dict[str, Any]:
-    return {"token": token.token, "bytes": list(token.bytes), "logprob": token.logprob}
-
-
-class ChunkWriter:
-    """A stream of `chat.completion.chunk` events, ended by `[DONE]`."""
-
-    media_type = SSE
-    heartbeat = b": the prompt is being read\n\n"
-
-    def __init__(self, completion_id: str, model: str, request: ChatRequest) -> None:
-        head = {"id": completion_id, "object": "chat.completion.chunk", "created": now(), "model": model}
-        self._head = _encode(head)[:-1]  # all chunks begin with it: encoded once
-        self._n = request.n or 1
-        self._usage = bool(request.stream_options and request.stream_options.include_usage)
-        self._progress = bool(request.return_progress)
-        self._calls = [0] * self._n  # how many each reply has
-
-    def begin(self) -> bytes:
-        """The role, before any text."""
-        return b"".join(self._chunk(index, {"role": "assistant", "content": ""}) for index in range(self._n))
-
-    def event(self, event: erllama.Event) -> bytes:
-        """One delta."""
-        match event:
-            case erllama.TextDelta():
-                return self._chunk(event.index, {"content": event.text}, _logprobs(event.logprobs))
-            case erllama.ThinkingDelta():
-                return self._chunk(event.index, {"reasoning_content": event.text})
-            case erllama.ToolCallEnd():
-                return self._chunk(event.index, {"tool_calls": [self._call(event)]})
-            case erllama.Progress() if self._progress:
-                progress = {"prompt_progress": {"total": event.total, "processed": event.done}, "choices": []}
-                return self._sse(progress)
-        return b""
-
-    def done(self, completion: erllama.Completion) -> bytes:
-        """The reasons, the usage where it was asked for, and the end."""
-        replies = completion.alternatives or (completion,)
-        ends = [self._chunk(index, {}, None, reason(one)) for index, one in enumerate(replies)]
-        if self._usage:
-            ends.append(self._sse({"choices": [], "usage": usage(completion)}))
-        return b"".join([*ends, sse(b"[DONE]")])
-
-    def failed(self, problem: Problem) -> bytes:
-        """The error in place of a chunk."""
-        return sse(_encode(error_body(API.problem(problem))))
-
-    def _call(self, event: erllama.ToolCallEnd) -> dict[str, Any]:
-        call = event.call
-        number = self._calls[event.index]
-        self._calls[event.index] += 1
-        function = {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
-        return {"index": number, "id": call.id, "type": "function", "function": function}
-
-    def _chunk(
-        self, index: int, delta: dict[str, Any], logprobs: Any = None, finish_reason: str | None = None
-    ) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return self._sse({"choices": [choice]})
-
-    def _sse(self, fields: dict[str, Any]) -> bytes:
-        return sse(self._head + b"," + _encode(fields)[1:])
+    return {name: value for name, value in options.items() if name != "continue_final_message"}

@@ -7,8 +7,8 @@ from typing import Any
 import erllama_py as erllama
 
 
-def usage(completion: erllama.Completion) -> dict[str, Any]:
-    """Tokens of one request, of all its alternatives together.
+def usage(completion: erllama.Completion, thought: int = 0) -> dict[str, Any]:
+    """Tokens of one request, of all its alternatives together; `thought` of them were thinking.
 
     `cached_tokens` were read from cells or rows instead of computed, `cache_write_tokens` were saved.
     """
@@ -22,4 +22,5 @@ def usage(completion: erllama.Completion) -> dict[str, Any]:
             "cached_tokens": completion.cache_delta.read,
             "cache_write_tokens": sum(one.cache_delta.created for one in replies),
         },
+        "completion_tokens_details": {"reasoning_tokens": thought},
     }

@@ -46,7 +46,7 @@ async def test_a_stream_has_the_same_text() -> None:
     ("change", "status", "param"),
     [
         ({"messages": "hello"}, 400, "messages"),
-        ({"messages": [{"role": "user", "content": 3}]}, 400, None),
+        ({"messages": [{"role": "user", "content": 3}]}, 400, "messages[0].content"),
         ({"temperature": -1}, 400, "temperature"),
         ({"temperature": "hot"}, 400, "temperature"),
         ({"max_tokens": 0}, 400, "max_tokens"),
