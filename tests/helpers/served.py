@@ -12,6 +12,7 @@ import msgspec
 import erllama_py as erllama
 from erllama_py.serve.app import App, create_app
 from erllama_py.serve.core.settings import ServerOpts
+from helpers.scripted import Script
 
 STUB: Any = {"backend": "stub", "context_opts": {"n_ctx": 2048, "n_seq_max": 4}}
 
@@ -26,9 +27,15 @@ class Served(NamedTuple):
 
 
 @asynccontextmanager
-async def served(config: Any = None, *, settings: Any = None, **given: Any) -> AsyncIterator[Served]:
-    """An application with one model, `tiny`; its model's configuration over the stub's, and `settings` as a mapping."""
-    async with erllama.Runtime() as runtime:
+async def served(
+    config: Any = None, *, settings: Any = None, script: Script | None = None, **given: Any
+) -> AsyncIterator[Served]:
+    """An application with one model, `tiny`; its model's configuration over the stub's, and `settings` as a mapping.
+
+    With a `script` the model says what that says.
+    """
+    making: Any = {} if script is None else {"backend_factory": script.backend}
+    async with erllama.Runtime(**making) as runtime:
         model = await runtime.load_model("tiny", STUB | (config or {}))
         app = create_app(runtime, settings=msgspec.convert(settings or {}, ServerOpts), **given)
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)

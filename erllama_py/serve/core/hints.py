@@ -40,13 +40,12 @@ def with_loose_tools(options: Options, error: erllama.ErllamaError) -> Options |
     """For tools whose schemas no grammar can hold: any JSON object counts as their arguments, unless they are said to
     be strict."""
     tools = options.get("tools")
-    if not isinstance(error, erllama.InvalidSchema) or not isinstance(tools, list):
+    if not isinstance(error, erllama.InvalidSchema) or not error.tool or not isinstance(tools, list):
         return None
     for place, tool in enumerate(tools):
         outer = tool.get("function")
         inner = outer if isinstance(outer, dict) else tool
-        named = f"the parameters of the tool {inner.get('name')!r}:"
-        if error.problem.startswith(named) and inner.get("strict") is None:
+        if inner.get("name") == error.tool and inner.get("strict") is None:
             loose = {**inner, "strict": False}
             changed = {**tool, "function": loose} if inner is outer else loose
             return {**options, "tools": [*tools[:place], changed, *tools[place + 1 :]]}
