@@ -110,10 +110,10 @@ async def test_several_replies_and_their_odds() -> None:
             texts[choice.index] += choice.delta.content or ""
             tokens[choice.index] += (choice.logprobs and choice.logprobs.content) or []
         assert texts == [choice.message.content for choice in whole.choices]
-        for choice, streamed in zip(whole.choices, tokens, strict=True):
-            assert choice.logprobs is not None
-            assert choice.logprobs.content is not None
-            assert [one.model_dump() for one in streamed] == [one.model_dump() for one in choice.logprobs.content]
+        for one_of, streamed in zip(whole.choices, tokens, strict=True):
+            assert one_of.logprobs is not None
+            assert one_of.logprobs.content is not None
+            assert [one.model_dump() for one in streamed] == [one.model_dump() for one in one_of.logprobs.content]
             assert {len(one.top_logprobs) for one in streamed} == {2}
 
 
@@ -146,7 +146,7 @@ async def test_messages_of_all_kinds() -> None:
     script = Script("yes")
     async with served(script=script) as at:
         parts = [{"type": "text", "text": "two"}, {"type": "text", "text": "parts"}]
-        said = {"role": "assistant", "content": None, "refusal": "no", "audio": None, "annotations": []}
+        said: dict[str, Any] = {"role": "assistant", "content": None, "refusal": "no", "audio": None, "annotations": []}
         messages = [{"role": "developer", "content": "be brief"}, HELLO, said, {"role": "user", "content": parts}]
         await post(at, {"messages": messages})
         assert "developer" not in script.prompts[-1]
