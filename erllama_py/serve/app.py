@@ -9,6 +9,7 @@ It needs the extra `serve`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from os import PathLike
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -23,6 +24,9 @@ from erllama_py.serve.core.settings import ServerOpts
 from erllama_py.serve.openai import protocol
 from erllama_py.serve.openai import routes as openai
 from erllama_py.serve.operations import routes as operations
+from erllama_py.serve.responses import routes as responses
+from erllama_py.serve.responses.routes import store_of
+from erllama_py.serve.responses.store import Store
 
 _OPENAI = protocol.API
 
@@ -30,10 +34,11 @@ _OPENAI = protocol.API
 class App(Starlette):
     """The application; `service` is what its requests share."""
 
-    def __init__(self, service: Service, doors: AccessOpts) -> None:
+    def __init__(self, service: Service, doors: AccessOpts, store: Store) -> None:
         handlers = {404: _nothing_there, 405: _nothing_there}
         super().__init__(
-            routes=[*openai.routes(service), *operations.routes(service)], exception_handlers=handlers,
+            routes=[*openai.routes(service), *responses.routes(service, store), *operations.routes(service)],
+            exception_handlers=handlers,
             middleware=[Middleware(Doors, options=doors, api=_OPENAI)],
         )  # fmt: skip
         self.service = service
@@ -47,12 +52,14 @@ def create_app(
     only: Iterable[str] | None = None,
     access: AccessOpts | Access | None = None,
     meters: Meters | None = None,
+    responses_directory: str | PathLike[str] | None = None,
 ) -> App:
     """The application over a runtime, which may be opened later: requests get 503 until then.
 
     `aliases` are further names of models, by name; `only` are the ids of those that are served, all by default.
-    Without `access` only this machine is served; a host that admits requests by itself gives an `Access` of its own.
-    Raises `InvalidOption`.
+    Without `access` only this machine is served; a host that admits requests by itself gives an `Access` of its own. In
+    `responses_directory` answers of `/v1/responses` outlive the process; without one they are kept in memory. Raises
+    `InvalidOption`.
     """
     doors = AccessOpts() if access is None else access
     if isinstance(doors, AccessOpts):
@@ -60,7 +67,7 @@ def create_app(
     else:
         admission, doors = doors, AccessOpts(insecure=True)
     service = Service(runtime, settings or ServerOpts(), aliases=aliases, only=only, access=admission, meters=meters)
-    return App(service, doors)
+    return App(service, doors, store_of(service.settings, responses_directory))
 
 
 async def _nothing_there(request: Request, error: Exception) -> Response:

@@ -26,6 +26,10 @@ class ServerOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Most tokens of a reply to a request that does not say; `None`: what the context leaves."""
     max_response_tokens: Positive | None = None
     """Most tokens that a request may ask for: more count as these; `None`: no bound but the context."""
+    max_stored_responses: Positive = 4096
+    """Most answers of `/v1/responses` that are stored for a tenant; those that were longest unused go first."""
+    max_stored_bytes: Positive = 64 << 20
+    """What these may take. The first bound that is reached counts."""
     deadline_seconds: Seconds | None = None
     """After so long a request ends with what it has."""
     images: Literal["refuse", "note"] = "refuse"

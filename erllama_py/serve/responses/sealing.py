@@ -1,0 +1,50 @@
+"""Texts that clients keep for the server, which cannot be forged: what `encrypted_content` holds here. Pure.
+
+    version (1 byte) · HMAC-SHA256 (32 bytes) of the kind, the tenant and the text · the text, by zlib
+
+That is then base64 for URLs. They are signed and not encrypted: the client has seen the text, or could have. A seal
+holds for one tenant and one kind of text, under the server's key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import zlib
+
+KEY_BYTES = 32
+VERSION = b"\x01"
+MOST_TEXT = 4 << 20  # bytes: more than a context holds, and no bomb
+
+
+class BadSeal(Exception):
+    """It was not sealed by this server, not for this tenant, or was changed since."""
+
+
+def seal(key: bytes, kind: str, tenant: str, text: str) -> str:
+    """A text as a client may keep it."""
+    data = text.encode("utf-8", "surrogatepass")
+    packed = VERSION + _signature(key, kind, tenant, data) + zlib.compress(data)
+    return base64.urlsafe_b64encode(packed).decode()
+
+
+def unseal(key: bytes, kind: str, tenant: str, sealed: str) -> str:
+    """The text. Raises `BadSeal`."""
+    try:
+        packed = base64.b64decode(sealed, altchars=b"-_", validate=True)
+        signature, body = packed[1:33], packed[33:]
+        unpack = zlib.decompressobj()
+        data = unpack.decompress(body, MOST_TEXT)
+    except (binascii.Error, ValueError, zlib.error):
+        raise BadSeal from None
+    whole = unpack.eof and not unpack.unused_data
+    if packed[:1] != VERSION or not whole or not hmac.compare_digest(signature, _signature(key, kind, tenant, data)):
+        raise BadSeal
+    return data.decode("utf-8", "surrogatepass")
+
+
+def _signature(key: bytes, kind: str, tenant: str, data: bytes) -> bytes:
+    head = "\0".join((kind, tenant)).encode() + b"\0"
+    return hmac.digest(key, head + data, hashlib.sha256)

@@ -1,0 +1,72 @@
+"""Answers that are stored: shown, forgotten, their input listed; and those that are under way, cancelled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from erllama_py.serve.core.exchange import Exchange, json_response
+from erllama_py.serve.core.problems import Problem
+from erllama_py.serve.responses.running import Running
+from erllama_py.serve.responses.store import Store
+from erllama_py.serve.responses.turns import Turns, tenant_key
+
+MOST_LISTED = 100
+
+
+class Stored:
+    """What can be done with an answer by its id. Another tenant's is not there."""
+
+    def __init__(self, store: Store, turns: Turns, running: Running) -> None:
+        self._store, self._turns, self._running = store, turns, running
+
+    async def show(self, exchange: Exchange) -> ASGIApp:
+        """`GET /v1/responses/{id}`: as it was given."""
+        if exchange.request.query_params.get("stream") in ("true", "1"):
+            raise Problem("invalid", "a stored answer is not streamed again", param="stream")
+        record = await self._turns.stored(tenant_key(exchange.tenant), _id(exchange))
+        return json_response(record.response)
+
+    async def forget(self, exchange: Exchange) -> ASGIApp:
+        """`DELETE /v1/responses/{id}`: turns that go on from it can then not go on any more."""
+        tenant, response_id = tenant_key(exchange.tenant), _id(exchange)
+        await self._turns.stored(tenant, response_id)
+        await self._store.delete(tenant, response_id)
+        return json_response({"id": response_id, "object": "response", "deleted": True})
+
+    async def list_input(self, exchange: Exchange) -> ASGIApp:
+        """`GET /v1/responses/{id}/input_items`: the items of its own request."""
+        record = await self._turns.stored(tenant_key(exchange.tenant), _id(exchange))
+        return json_response(_page(record.input, exchange))
+
+    async def cancel(self, exchange: Exchange) -> ASGIApp:
+        """`POST /v1/responses/{id}/cancel`: it ends with what it has. One that is over stays as it is."""
+        tenant, response_id = tenant_key(exchange.tenant), _id(exchange)
+        await exchange.answer(self._running.cancel(tenant, response_id))
+        return json_response((await self._turns.stored(tenant, response_id)).response)
+
+
+def _id(exchange: Exchange) -> str:
+    return str(exchange.request.path_params["response_id"])
+
+
+def _page(items: list[dict[str, Any]], exchange: Exchange) -> dict[str, Any]:
+    """A part of a list, as `limit`, `order` and `after` ask for it. Raises `Problem`."""
+    asked = exchange.request.query_params
+    limit, order, after = asked.get("limit", "20"), asked.get("order", "desc"), asked.get("after")
+    if not (limit.isdecimal() and len(limit) < 5 and 1 <= int(limit) <= MOST_LISTED):
+        raise Problem("invalid", f"limit: expected 1 to {MOST_LISTED}", param="limit")
+    if order not in ("asc", "desc"):
+        raise Problem("invalid", "order: expected asc or desc", param="order")
+    items = items if order == "asc" else items[::-1]
+    if after is not None:
+        place = next((number for number, item in enumerate(items) if item["id"] == after), None)
+        if place is None:
+            raise Problem("invalid", "after: no item of this answer's input has this id", param="after")
+        items = items[place + 1 :]
+    data = items[: int(limit)]
+    return {
+        "object": "list", "data": data, "has_more": len(items) > len(data),
+        "first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None,
+    }  # fmt: skip
