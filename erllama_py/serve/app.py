@@ -18,6 +18,8 @@ from starlette.responses import Response
 
 import erllama_py as erllama
 from erllama_py.serve.access import AccessOpts, Doors, KeyAccess
+from erllama_py.serve.anthropic import protocol as anthropic_protocol
+from erllama_py.serve.anthropic import routes as anthropic
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.service import Access, Meters, Service
 from erllama_py.serve.core.settings import ServerOpts
@@ -28,7 +30,7 @@ from erllama_py.serve.responses import routes as responses
 from erllama_py.serve.responses.routes import store_of
 from erllama_py.serve.responses.store import Store
 
-_OPENAI = protocol.API
+_OPENAI, _ANTHROPIC = protocol.API, anthropic_protocol.API
 
 
 class App(Starlette):
@@ -37,7 +39,10 @@ class App(Starlette):
     def __init__(self, service: Service, doors: AccessOpts, store: Store) -> None:
         handlers = {404: _nothing_there, 405: _nothing_there}
         super().__init__(
-            routes=[*openai.routes(service), *responses.routes(service, store), *operations.routes(service)],
+            routes=[
+                *anthropic.routes(service), *openai.routes(service), *responses.routes(service, store),
+                *operations.routes(service),
+            ],
             exception_handlers=handlers,
             middleware=[Middleware(Doors, options=doors, api=_OPENAI)],
         )  # fmt: skip
@@ -74,4 +79,5 @@ async def _nothing_there(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     method, path = request.method, request.url.path[:200]
     problem = Problem("not_found", f"{method} {path} is not served here", status=status, code="unknown_endpoint")
-    return _OPENAI.failure(problem, "")
+    api = _ANTHROPIC if anthropic_protocol.VERSION in request.headers else _OPENAI
+    return api.failure(problem, "")

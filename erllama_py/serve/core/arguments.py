@@ -14,8 +14,9 @@ _CLOSES = {"{": "}", "[": "]"}
 
 
 def arguments_text(arguments: Mapping[str, Any]) -> str:
-    """Arguments as JSON, as `Completion.message` has them."""
-    return json.dumps(arguments, ensure_ascii=False)
+    """Arguments as JSON, as `Completion.message` has them; half a surrogate pair, which has no UTF-8 form, is a `?`."""
+    text = json.dumps(arguments, ensure_ascii=False)
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 class GrowingArguments:

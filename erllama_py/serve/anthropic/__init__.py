@@ -1,0 +1,1 @@
+"""Anthropic's API: messages, their count of tokens, models. Its types are those of its reference."""
