@@ -66,7 +66,11 @@ def _tool(tool: Tool, at: str) -> dict[str, Any]:
         raise Problem("invalid", message, param=f"{at}.type", code="tool_not_supported")
     if tool.input_schema is None:
         raise Problem("invalid", "the schema of the tool's input is missing", param=f"{at}.input_schema")
-    function: dict[str, Any] = {"name": tool.name, "description": tool.description or "", "parameters": tool.input_schema}
+    function: dict[str, Any] = {
+        "name": tool.name,
+        "description": tool.description or "",
+        "parameters": tool.input_schema,
+    }
     if tool.strict:
         function["strict"] = True
     return {"type": "function", "function": function}

@@ -86,7 +86,12 @@ class EventWriter:
         if self._begun:
             return b""
         self._begun = True
-        empty: dict[str, Any] = {"content": [], "stop_reason": None, "stop_sequence": None, "usage": first_usage(prompt_tokens)}
+        empty: dict[str, Any] = {
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": first_usage(prompt_tokens),
+        }
         return named({"type": "message_start", "message": head(self._asked) | empty})
 
     # --- its blocks ----------------------------------------------------------------------------------------------
