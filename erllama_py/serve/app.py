@@ -26,6 +26,7 @@ from erllama_py.serve.core.settings import ServerOpts
 from erllama_py.serve.openai import protocol
 from erllama_py.serve.openai import routes as openai
 from erllama_py.serve.operations import routes as operations
+from erllama_py.serve.operations.meters import RequestMeters
 from erllama_py.serve.responses import routes as responses
 from erllama_py.serve.responses.routes import store_of
 from erllama_py.serve.responses.store import Store
@@ -63,21 +64,31 @@ def create_app(
 
     `aliases` are further names of models, by name; `only` are the ids of those that are served, all by default.
     Without `access` only this machine is served; a host that admits requests by itself gives an `Access` of its own. In
-    `responses_directory` answers of `/v1/responses` outlive the process; without one they are kept in memory. Raises
-    `InvalidOption`.
+    `responses_directory` answers of `/v1/responses` outlive the process; without one they are kept in memory. Without
+    other `meters` requests are measured for `/metrics`. Raises `InvalidOption`.
     """
     doors = AccessOpts() if access is None else access
     if isinstance(doors, AccessOpts):
         admission: Access = KeyAccess(doors)
     else:
         admission, doors = doors, AccessOpts(insecure=True)
-    service = Service(runtime, settings or ServerOpts(), aliases=aliases, only=only, access=admission, meters=meters)
+    service = Service(
+        runtime, settings or ServerOpts(), aliases=aliases, only=only, access=admission,
+        meters=meters or RequestMeters(),
+    )  # fmt: skip
     return App(service, doors, store_of(service.settings, responses_directory))
 
 
 async def _nothing_there(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
+    _measure_stray(request.app.service.meters, status)
     method, path = request.method, request.url.path[:200]
     problem = Problem("not_found", f"{method} {path} is not served here", status=status, code="unknown_endpoint")
     api = _ANTHROPIC if anthropic_protocol.VERSION in request.headers else _OPENAI
     return api.failure(problem, "")
+
+
+def _measure_stray(meters: Meters, status: int) -> None:
+    """A request for what is not there: its path is its client's, and no label."""
+    meters.began("none", "unknown")
+    meters.ended("none", "unknown", status, 0.0)

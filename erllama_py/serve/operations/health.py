@@ -43,15 +43,14 @@ def readiness(phases: Mapping[str, int], missing: int, *, draining: bool) -> Hea
     """How a server is whose runtime is open: its models by phase, those that are to come, and whether it is ending."""
     models = {**phases, **({"loading": phases.get("loading", 0) + missing} if missing else {})}
     total = sum(models.values())
-    counts = dict(models)
     if draining:
-        return Health(status="draining", reason="the server is shutting down", models=counts)
+        return Health(status="draining", reason="the server is shutting down", models=models)
     for status, (among, what) in NOT_READY.items():
         if count := sum(models.get(phase, 0) for phase in among):
-            return Health(status=status, reason=f"of {total} models, {count} {what}", models=counts)
+            return Health(status=status, reason=f"of {total} models, {count} {what}", models=models)
     if not total:
         return Health(status="loading", reason="no model is loaded yet")
-    return Health(status="ok", models=counts)
+    return Health(status="ok", models=models)
 
 
 def health_of(service: Service) -> Health:
