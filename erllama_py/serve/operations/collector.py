@@ -92,19 +92,19 @@ def _cache(reading: Reading) -> Iterator[Metric]:
 
 def _rest(reading: Reading) -> Iterator[Metric]:
     nodes = list(_below(reading.tree)) if reading.tree is not None else []
-    yield _family(series.RESTARTS, (((node.name,), node.restarts) for node in nodes))
-    yield _family(series.UP, (((node.name,), node.state == "running") for node in nodes))
-    state = reading.pressure
-    yield _family(series.PRESSURE_USED, _once(state and state.used))
-    yield _family(series.PRESSURE_TOTAL, _once(state and state.total))
-    yield _family(series.PRESSURE_EVICTIONS, _once(state and state.evictions))
-    yield _family(series.PRESSURE_BYTES, _once(state and state.evicted_bytes))
+    yield _family(series.RESTARTS, ((at, node.restarts) for at, node in nodes))
+    yield _family(series.UP, ((at, node.state == "running") for at, node in nodes))
+    state = reading.pressure or erllama.PressureState(source="")
+    yield _family(series.PRESSURE_USED, _once(state.used))
+    yield _family(series.PRESSURE_TOTAL, _once(state.total))
+    yield _family(series.PRESSURE_EVICTIONS, _once(state.evictions))
+    yield _family(series.PRESSURE_BYTES, _once(state.evicted_bytes))
 
 
-def _below(node: erllama.TreeNode) -> Iterator[erllama.TreeNode]:
-    yield node
+def _below(node: erllama.TreeNode, above: str = "") -> Iterator[tuple[tuple[str, str], erllama.TreeNode]]:
+    yield (above, node.name), node
     for child in node.children:
-        yield from _below(child)
+        yield from _below(child, node.name)
 
 
 def _once(value: float | None) -> Values:

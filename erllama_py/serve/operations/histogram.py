@@ -9,7 +9,7 @@ from math import inf
 
 
 class Histogram:
-    """How many observations were at most each of `bounds`, in ascending order; and their sum. Not for several threads."""
+    """How many observations were at most each of `bounds`, in ascending order; and their sum. For one thread."""
 
     __slots__ = ("_bounds", "_counts", "total")
 

@@ -41,9 +41,7 @@ DURATION = _histogram("http_request_duration_seconds", "From a request to its la
 OPEN_LIMIT = _gauge("http_requests_limit", "Requests that may be open at a time; the next one gets 429.")
 DRAINING = _gauge("http_draining", "1 once the server takes no new requests because it shuts down.")
 FIRST = _histogram("time_to_first_token_seconds", "From a request to the first piece of its reply.", "model")
-GAP = _histogram(
-    "inter_token_seconds", "Between two pieces of a stream, as they are handed to its connection.", "model"
-)
+GAP = _histogram("inter_token_seconds", "Between two pieces of a stream, as its connection gets them.", "model")
 REPLIES = _counter("replies", "Replies that were sent whole.", "api", "model", "finish_reason")
 PROMPT = _counter("http_prompt_tokens", "Tokens of the prompts of these.", "api", "model")
 CACHED = _counter("http_cached_tokens", "Of these, tokens that were not computed.", "api", "model")
@@ -118,8 +116,8 @@ TIER_WRITABLE = _gauge("tier_writable", "0 while a tier cannot be written.", "ti
 
 # --- the rest ------------------------------------------------------------------------------------------------
 
-RESTARTS = _counter("supervised_restarts", "Restarts of each part of the supervision tree.", "child")
-UP = _gauge("supervised_up", "Whether that part runs.", "child")
+RESTARTS = _counter("supervised_restarts", "Restarts of each part of the supervision tree.", "supervisor", "child")
+UP = _gauge("supervised_up", "Whether that part runs.", "supervisor", "child")
 PRESSURE_USED = _gauge("pressure_used_bytes", "Memory in use, as the pressure monitor read it last.")
 PRESSURE_TOTAL = _gauge("pressure_total_bytes", "Memory in total, as it read it.")
 PRESSURE_EVICTIONS = _counter("pressure_evictions", "Evictions because memory was short.")
