@@ -15,7 +15,7 @@ from erllama_py.serve.operations.protocol import prefers_text, without_folders
 from erllama_py.serve.operations.tree import shown
 
 CANARY = "the heron of Lindau"
-ASK: dict[str, Any] = {"messages": [{"role": "user", "content": CANARY * 20}], "max_tokens": 4}
+ASK: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": CANARY * 20}], "max_tokens": 4}
 
 
 class Strangers:

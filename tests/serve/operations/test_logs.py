@@ -21,7 +21,7 @@ from erllama_py.serve.operations.logs import Logs, Style, configure_logging
 
 CANARY = "heron-of-Lindau"
 PATH = "/v1/chat/completions"
-ASK: dict[str, Any] = {"messages": [{"role": "user", "content": CANARY}], "max_tokens": 4}
+ASK: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": CANARY}], "max_tokens": 4}
 
 
 @pytest.fixture

@@ -19,7 +19,12 @@ from erllama_py.serve.operations import series
 from erllama_py.serve.operations.cache_names import labelled
 from erllama_py.serve.operations.meters import MOST_MODELS, RequestMeters
 
-ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "hello " * 80}], "max_tokens": 8, "temperature": 0}
+ASK: dict[str, Any] = {
+    "model": "tiny",
+    "messages": [{"role": "user", "content": "hello " * 80}],
+    "max_tokens": 8,
+    "temperature": 0,
+}
 UNITS = ("seconds", "bytes", "tokens", "ratio")
 
 
