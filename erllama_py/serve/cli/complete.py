@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from cyclopts import Parameter
 
 import erllama_py as erllama
 from erllama_py.serve.cli import screen
 from erllama_py.serve.cli.ending import DONE, UsageError
 from erllama_py.serve.cli.model_options import opened, single_user
+
+_OPTION = re.compile(r"--?[a-z-]+$")  # a prompt may begin with a hyphen, and one that is no more is a slip
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +32,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 def complete(
     model: str,
-    prompt: str = "-",
+    prompt: Annotated[str, Parameter(allow_leading_hyphen=True)] = "-",
     /,
     *,
     chat: bool = False,
@@ -76,6 +80,8 @@ def complete(
 
 
 def _read(prompt: str) -> str:
+    if _OPTION.match(prompt):
+        raise UsageError(f"Unknown option: {prompt}; see: erllama complete --help")
     if prompt != "-":
         return prompt
     if sys.stdin.isatty():

@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,42 +113,55 @@ class Chat:
 
     def _answer(self, text: str) -> None:
         """One turn. Ctrl-C ends the reply with what it has; an error leaves the conversation as it was."""
-        ask = partial(self._model.stream_chat, self._conversation.messages(text), **self._options)
-        stream = self._portal.call(ask)
-        turn = self._portal.start_task_soon(partial(_show, stream))
+        reply = Reply(self._model, self._conversation.messages(text), self._options)
+        turn = self._portal.start_task_soon(reply.show)
         try:
             try:
                 completion = turn.result()
             except KeyboardInterrupt:
-                self._portal.call(stream.cancel)
+                self._portal.call(reply.stop)
                 completion = turn.result()  # a second Ctrl-C is not caught: it ends the program
         except (erllama.RequestError, erllama.InvalidOption, erllama.ChatTemplateError) as error:
             if not self._by_hand:
                 raise
             complain(str(error))
             return
-        except CancelledError:
-            raise KeyboardInterrupt from None
         self._conversation.add(text, completion)
         screen.note(f"[{self._conversation.summary(completion)}]")
 
 
-async def _show(stream: erllama.Stream) -> erllama.Completion:
-    """Print a reply as it comes: its thinking dim, and on a terminal only."""
-    thinking = sys.stdout.isatty()
-    async with stream as events:
-        async for event in events:
-            match event:
-                case erllama.TextDelta(text):
-                    screen.say(text)
-                case erllama.ThinkingDelta(text) if thinking:
-                    screen.out().print(f"[dim]{escape(screen.visible(text))}[/dim]", end="")
-                case erllama.ThinkingEnd() if thinking:
-                    print()
-                case erllama.Done(completion):
-                    print(flush=True)
-                    return completion
-    raise AssertionError("a stream ends with Done")
+class Reply:
+    """One reply, in the thread of the loop. It can be stopped at any time, also before it has begun."""
+
+    def __init__(self, model: erllama.Model, messages: list[dict[str, Any]], options: dict[str, Any]) -> None:
+        self._stream = model.stream_chat(messages, **options)
+        self._entered = self._stopped = False
+
+    def stop(self) -> None:
+        """End it with what it has."""
+        self._stopped = True
+        if self._entered:
+            self._stream.cancel()
+
+    async def show(self) -> erllama.Completion:
+        """Print it as it comes: its thinking dim, and on a terminal only."""
+        thinking = sys.stdout.isatty()
+        async with self._stream as events:
+            self._entered = True
+            if self._stopped:
+                self._stream.cancel()
+            async for event in events:
+                match event:
+                    case erllama.TextDelta(text):
+                        screen.say(text)
+                    case erllama.ThinkingDelta(text) if thinking:
+                        screen.out().print(f"[dim]{escape(screen.visible(text))}[/dim]", end="")
+                    case erllama.ThinkingEnd() if thinking:
+                        print()
+                    case erllama.Done(completion):
+                        print(flush=True)
+                        return completion
+        raise AssertionError("a stream ends with Done")
 
 
 @contextmanager

@@ -51,6 +51,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         ("inspect a.gguf b.gguf", "b.gguf"),
         ("inspect a.gguf --jsn", "--jsn"),
         ("run a.gguf --tokens x", "--tokens"),
+        ("complete a.gguf --jsn", "Unknown option: --jsn"),
         ("serve", "there is no model to serve"),
         ("serve a.gguf --port 70000", "--port: expected int <= 65535, got 70000"),
         ("serve a.gguf --context 0", "--context: expected 1 or more, got 0"),
