@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from helpers.project import TOP
 
 LONGEST = 60.0  # seconds until a text that does not come is given up
+PATIENCE = 2.0  # seconds until a key is pressed again
 COMMAND = (sys.executable, "-m", "erllama_py.serve.cli")
 
 
@@ -42,11 +43,19 @@ class Terminal:
         """As if it came from the keyboard; `\\x03` is Ctrl-C, `\\x04` Ctrl-D."""
         os.write(self._descriptor, text.encode())
 
-    def end(self) -> int:
-        """Its exit code, once it has ended by itself."""
-        while True:  # a terminal that nobody reads would stop it
+    def end(self, key: str) -> int:
+        """Its exit code, once a key has ended it.
+
+        A signal that comes between the prompt and the wait for a line is seen with the next key: it is pressed again.
+        """
+        deadline = time.monotonic() + LONGEST
+        self.type(key)
+        while time.monotonic() < deadline:
+            ready, _, _ = select.select([self._descriptor], [], [], PATIENCE)
             try:
-                if not os.read(self._descriptor, 65536):
+                if not ready:
+                    self.type(key)
+                elif not os.read(self._descriptor, 65536):  # a terminal that nobody reads would stop it
                     break
             except OSError:  # its other end is closed
                 break

@@ -75,8 +75,7 @@ def test_a_terminal_shows_a_prompt_and_ctrl_c_ends_first_the_reply_and_then_the_
         terminal.type("/help\n")
         terminal.wait_for("Ctrl-C ends a reply")
         terminal.wait_for(">>> ")
-        terminal.type("\x03")
-        assert terminal.end() == 130
+        assert terminal.end("\x03") == 130
 
 
 @pytest.mark.slow
@@ -94,8 +93,7 @@ def test_a_conversation_with_a_real_model() -> None:
         terminal.type("Say hello.\n")
         terminal.wait_for(" s saved; ")
         terminal.wait_for(">>> ")
-        terminal.type("\x04")
-        assert terminal.end() == 0
+        assert terminal.end("\x04") == 0
 
 
 def test_lines_are_kept_for_their_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
