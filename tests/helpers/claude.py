@@ -63,3 +63,18 @@ def named_events(text: str) -> list[Any]:
         assert data["type"] == name
         read.append(data if name in ("ping", "error") else EVENT.validate_python(data))
     return read
+
+
+def blocks(message: Any) -> list[Any]:
+    """The content of a message, whether it was streamed or not."""
+    return [block.to_dict() for block in message.content]
+
+
+def total(usage: Any) -> int:
+    """All tokens of the input, as clients add them."""
+    return int(usage.input_tokens + usage.cache_read_input_tokens + usage.cache_creation_input_tokens)
+
+
+def computed(usage: Any) -> int:
+    """Tokens of the input that were not in the cache."""
+    return int(usage.input_tokens + usage.cache_creation_input_tokens)

@@ -6,7 +6,7 @@ from typing import Any
 
 import anthropic
 import pytest
-from helpers.claude import VERSION, asked, checked, named_events, says
+from helpers.claude import VERSION, asked, blocks, checked, named_events, says, total
 from helpers.claude import client as claude
 from helpers.served import served
 
@@ -28,9 +28,8 @@ async def test_a_conversation_is_answered() -> None:
         assert usage.output_tokens == 8
         assert usage.cache_creation is not None
         count = await client.messages.count_tokens(model="tiny", messages=[HELLO])
-        read, written = usage.cache_read_input_tokens or 0, usage.cache_creation_input_tokens or 0
-        assert usage.input_tokens + read + written == count.input_tokens
-        assert written == usage.cache_creation.ephemeral_5m_input_tokens
+        assert total(usage) == count.input_tokens
+        assert usage.cache_creation_input_tokens == usage.cache_creation.ephemeral_5m_input_tokens
 
 
 @pytest.mark.anyio
@@ -42,14 +41,9 @@ async def test_a_stream_has_the_same_message() -> None:
             texts = [text async for text in stream.text_stream]
             final = await stream.get_final_message()
         assert "".join(texts) == whole.content[0].text
-        assert [block.to_dict() for block in final.content] == [block.to_dict() for block in whole.content]
+        assert blocks(final) == blocks(whole)
         assert (final.stop_reason, final.usage.output_tokens) == ("max_tokens", 8)
-        # The second one finds the prompt of the first; together it is as long.
-        totals = [
-            one.input_tokens + (one.cache_read_input_tokens or 0) + (one.cache_creation_input_tokens or 0)
-            for one in (whole.usage, final.usage)
-        ]
-        assert totals[0] == totals[1]
+        assert total(final.usage) == total(whole.usage)
         assert final.usage.cache_read_input_tokens
 
 
