@@ -27,7 +27,7 @@ async def test_models_are_listed_page_by_page() -> None:
             await client.models.retrieve("other")
         for wrong in ({"limit": 0}, {"limit": 1001}, {"after_id": "other"}):
             with pytest.raises(anthropic.BadRequestError):
-                await client.models.list(**wrong)  # type: ignore[arg-type]  # what it is about
+                await client.models.list(**wrong)
 
 
 @pytest.mark.anyio
