@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -35,8 +35,9 @@ FLOAT32_MAX = 3.4028234e38
 FLOAT32_MIN = 1.1754944e-38
 
 UNKNOWN = "there is no such option"
-_PATH = re.compile(r" - at (?P<key>`key` in )?`\$\.(?P<option>[\w.]*)(\[(?P<index>\d+|\.\.\.)\])?`$")
-_MISSING = re.compile(r"Object missing required field `(\w+)`")
+_PATH = re.compile(r" - at (?P<key>`key` in )?`\$\.(?P<option>[\w.\[\]]*?)(\[(?P<index>\d+|\.\.\.)\])?`$")
+_STEP = re.compile(r"\w+|(?<=\[)\d+")  # of such a path: a name, or a place in a list
+_MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`(?: - at `\$\.(?P<path>[\w.\[\]]+)`)?$")
 # What llama.cpp's tools, llama-cpp-python, Ollama, OpenAI's API, vLLM, Transformers and outlines call an option, where
 # the letters would not lead to it.
 _CALLED_ELSEWHERE = {
@@ -147,14 +148,27 @@ def _check_names(
             raise InvalidOption(dotted, UNKNOWN + known, nearest)
         if isinstance(value, set | frozenset):  # msgspec would take one for a list, in an order of its own
             raise InvalidOption(dotted, "expected a list, got a set")
-        if isinstance(value, dict) and _is_section(below := _types(section)[name]):
+        below = _types(section)[name]
+        if isinstance(value, dict) and _is_section(below):
             _check_names(value, below, kind, dotted)
+        elif isinstance(value, list) and (each := section_of_each(below)) is not None:
+            for index, one in enumerate(value):
+                if isinstance(one, dict):
+                    with under(f"{dotted}[{index}]"):
+                        _check_names(one, each, each, "")
 
 
 @cache  # reading type hints is slow
 def _types(section: type[msgspec.Struct]) -> dict[str, Any]:
     """The type of each option of a section, by name."""
     return {field.name: field.type for field in msgspec.structs.fields(section)}
+
+
+def section_of_each(type_: Any) -> type[msgspec.Struct] | None:
+    """The struct of which an option takes a list; None for other types."""
+    items = get_args(type_)
+    listed = get_origin(type_) in (tuple, list) and bool(items)
+    return items[0] if listed and _is_section(items[0]) else None
 
 
 def _is_section(type_: Any) -> TypeGuard[type[msgspec.Struct]]:
@@ -164,13 +178,13 @@ def _is_section(type_: Any) -> TypeGuard[type[msgspec.Struct]]:
 def _refusal(text: str, options: Mapping[str, Any], kind: type[msgspec.Struct]) -> InvalidOption:
     """What msgspec says of the values in `options`, as an error that names the option and what was found."""
     if missing := _MISSING.match(text):
-        return InvalidOption(missing[1] or "options", "it is needed")
+        return InvalidOption(".".join(filter(None, (missing["path"], missing["name"]))), "it is needed")
     found = _PATH.search(text)
     assert found is not None  # names are known to be good: what is left to refuse is the value of an option
     option, problem = found["option"], _PATH.sub("", text)
     value: Any = options
-    for name in option.split("."):
-        value = value[name]
+    for name in _STEP.findall(option):
+        value = value[int(name) if name.isdigit() else name]
     each = "key" if found["key"] else "value" if found["index"] == "..." else ""
     if each:
         problem = f"each {each}: {problem[:1].lower()}{problem[1:]}"
@@ -209,8 +223,8 @@ def _check_floats(options: msgspec.Struct, prefix: str) -> None:
 def choices(kind: type[msgspec.Struct], option: str) -> list[object]:
     """The literal values that the option at this dotted path, or each of its items, may have."""
     type_: Any = kind
-    for name in option.split("."):
-        type_ = _types(type_)[name]
+    for name in re.sub(r"\[\d+\]", "", option).split("."):
+        type_ = _types(section_of_each(type_) or type_)[name]
     info = msgspec.inspect.type_info(type_)
     values: list[object] = []
     if isinstance(info, msgspec.inspect.VarTupleType):

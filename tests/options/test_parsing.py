@@ -17,9 +17,19 @@ class Mine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     threads: int = 4
 
 
+class Ours(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options with a list of others, as a file has keys."""
+
+    each: tuple[Mine, ...] = ()
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "path", "option", "nearest"),
     [
+        ({"each": [{"name": "a"}, {"name": "a", "thread": 1}]}, Ours, "x", "x.each[1].thread", "x.each[1].threads"),
+        ({"each": [{"name": "a"}, {"name": "a", "threads": "1"}]}, Ours, "x", "x.each[1].threads", None),
+        ({"each": [{"name": "a"}, {}]}, Ours, "", "each[1].name", None),
+        ({"each": [{"name": "a"}, 3]}, Ours, "", "each", None),
         ({"name": "a", "thread": 1}, Mine, "server", "server.thread", "server.threads"),
         ({"name": "a", "thread": 1}, Mine, "", "thread", "threads"),
         ({"name": 1}, Mine, "server", "server.name", None),
