@@ -26,7 +26,7 @@ from erllama_py.serve.core.bodies import parse, read_body
 from erllama_py.serve.core.logs import log_failure, log_request
 from erllama_py.serve.core.problems import STATUS, Kind, Problem, problem_of
 from erllama_py.serve.core.service import Service, Tenant
-from erllama_py.serve.core.streams import Keep, Streamed, Writer, until_gone
+from erllama_py.serve.core.streams import Events, Keep, Streamed, Writer, until_gone
 
 T = TypeVar("T")
 JSON = "application/json"
@@ -160,7 +160,7 @@ class Exchange:
             self.complete(result)
         return result
 
-    async def streamed(self, stream: erllama.Stream, writer: Writer, keep: Keep | None = None) -> Streamed:
+    async def streamed(self, stream: Events, writer: Writer, keep: Keep | None = None) -> Streamed:
         """The response that sends a stream, once the model has taken the request; `keep` is awaited at its end.
 
         Raises what the request raises.
@@ -224,7 +224,7 @@ class Exchange:
         self.status = LEFT
 
 
-async def _entered(stream: erllama.Stream) -> None:
+async def _entered(stream: Events) -> None:
     await stream.__aenter__()
 
 

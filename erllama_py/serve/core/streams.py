@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 import anyio
 from starlette.types import Message, Receive, Scope, Send
@@ -72,6 +73,27 @@ class Observer(Protocol):
         """Its client has left, or does not read."""
 
 
+class Events(Protocol):
+    """The events of a request, as a `Stream` gives them; the last one is `Done`."""
+
+    def cancel(self) -> None:
+        """Finish with what there is: the events go on to `Done`."""
+
+    async def __aenter__(self) -> Self:
+        """The model takes the request. Raises what it raises."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """The request is over, or given up."""
+
+    def __aiter__(self) -> Self:
+        """Itself."""
+
+    async def __anext__(self) -> erllama.Event:
+        """The next event."""
+
+
 Keep = Callable[[erllama.Completion], Awaitable[None]]
 
 
@@ -86,7 +108,7 @@ class Streamed:
     """
 
     def __init__(
-        self, stream: erllama.Stream, writer: Writer, observer: Observer, *, heartbeat: float, patience: float,
+        self, stream: Events, writer: Writer, observer: Observer, *, heartbeat: float, patience: float,
         headers: tuple[tuple[bytes, bytes], ...] = (), keep: Keep | None = None,
     ) -> None:  # fmt: skip
         self._stream, self._writer, self._observer, self._keep = stream, writer, observer, keep

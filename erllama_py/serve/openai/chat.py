@@ -14,6 +14,7 @@ from erllama_py.serve.core.service import session_of
 from erllama_py.serve.openai.chunks import ChunkWriter, head, whole
 from erllama_py.serve.openai.conversation import conversation, goes_on
 from erllama_py.serve.openai.protocol import ChatRequest, needed
+from erllama_py.serve.openai.reading import Reading
 from erllama_py.serve.openai.sampling import most_tokens, sampling
 from erllama_py.serve.openai.tools import is_legacy, tool_options
 
@@ -60,25 +61,6 @@ def asked(exchange: Exchange, request: ChatRequest) -> tuple[list[dict[str, Any]
     if goes_on(messages, request.continue_final_message) and request.add_generation_prompt is not True:
         options["continue_final_message"] = True
     return messages, options
-
-
-class Reading:
-    """A stream read to its end."""
-
-    def __init__(self) -> None:
-        self.thought = 0
-        """Tokens of thinking, of all alternatives together."""
-
-    async def of(self, stream: erllama.Stream) -> erllama.Completion:
-        """What it comes to."""
-        async with stream as events:
-            async for event in events:
-                match event:
-                    case erllama.ThinkingDelta():
-                        self.thought += len(event.token_ids)
-                    case erllama.Done():
-                        return event.completion
-        raise Problem("internal", "the stream has no end")
 
 
 def options_of(request: ChatRequest) -> dict[str, Any]:

@@ -21,17 +21,18 @@ def _one(token: erllama.TopLogprob) -> dict[str, Any]:
     return {"token": token.token, "bytes": list(token.bytes), "logprob": token.logprob}
 
 
-def plain_logprobs(tokens: Iterable[erllama.TokenLogprob | None], offset: int = 0) -> dict[str, Any]:
-    """As plain completions have it; None stands for the first token of a prompt, of which nothing is known.
+def plain_logprobs(tokens: Iterable[erllama.TokenLogprob | None], offset: int = 0, first: str = "") -> dict[str, Any]:
+    """As plain completions have it; None stands for the first token of a prompt, of which `first`, its text, is known.
 
     `offset` is where in the text the first token begins, in characters.
     """
     columns: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for token in tokens:
         columns["text_offset"].append(offset)
-        columns["tokens"].append("" if token is None else token.token)
+        text = first if token is None else token.token
+        columns["tokens"].append(text)
         columns["token_logprobs"].append(None if token is None else token.logprob)
         top = None if token is None else {one.token: one.logprob for one in token.top_logprobs}
         columns["top_logprobs"].append(top)
-        offset += 0 if token is None else len(token.token)
+        offset += len(text)
     return dict(columns)

@@ -125,9 +125,6 @@ class ChatRequest(Sampled, frozen=True, kw_only=True):
     add_generation_prompt: bool | None = None
 
 
-Prompts = str | list[str] | list[int] | list[list[int]]
-
-
 class CompletionRequest(Sampled, frozen=True, kw_only=True):
     """The body of `POST /v1/completions`."""
 
