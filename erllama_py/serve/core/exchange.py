@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
 import erllama_py as erllama
+from erllama_py.serve.core.admission import Admitted
 from erllama_py.serve.core.bodies import parse, read_body
 from erllama_py.serve.core.logs import log_failure, log_request
 from erllama_py.serve.core.problems import STATUS, Kind, Problem, problem_of
@@ -165,7 +166,7 @@ class Exchange:
 
         Raises what the request raises.
         """
-        settings = self.service.settings
+        settings, stream = self.service.settings, Admitted(stream)
         response = Streamed(
             stream, writer, self, heartbeat=settings.heartbeat_seconds, patience=settings.send_seconds,
             headers=((self.api.id_header, self.id.encode()),), keep=keep,
