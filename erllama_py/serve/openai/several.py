@@ -29,6 +29,7 @@ class SideBySide(Events):
         self._tasks: list[asyncio.Task[None]] = []
         self._entered: list[erllama.Stream] = []
         self._done: dict[int, erllama.Completion] = {}
+        self._over = 0  # of how many all events were handed out
         self._cancelled = False
 
     def cancel(self) -> None:
@@ -55,12 +56,12 @@ class SideBySide(Events):
         return self
 
     async def __anext__(self) -> erllama.Event:
-        while len(self._done) < self._count:
+        while self._over < self._count:
             match await self._items.get():
                 case BaseException() as error:
                     raise error
                 case None:
-                    continue
+                    self._over += 1
                 case event:
                     return event
         if not self._tasks:

@@ -92,7 +92,11 @@ async def post(at: Served, change: dict[str, Any], status: int = 200) -> Any:
     """The answer to a changed request, as JSON or as the chunks of a stream."""
     answer = await at.client.post(PATH, json=ASK | change)
     assert answer.status_code == status, answer.text
-    return events(answer.text)[:-1] if change.get("stream") and status == 200 else answer.json()
+    if not change.get("stream") or status != 200:
+        return answer.json()
+    *chunks, end = events(answer.text)
+    assert end == "[DONE]"
+    return chunks
 
 
 @pytest.mark.anyio

@@ -81,7 +81,8 @@ async def test_tools_in_a_stream() -> None:
             done = await stream.get_final_completion()
         assert {"tool_calls.function.arguments.delta", "tool_calls.function.arguments.done"} <= kinds
         message = done.choices[0].message
-        (call,) = message.tool_calls or ()
+        assert message.tool_calls
+        (call,) = message.tool_calls
         assert (call.function.name, json.loads(call.function.arguments)) == CALL
         messages += [message.to_dict(), {"role": "tool", "tool_call_id": call.id, "content": "rain"}]
         answer = await sdk.chat.completions.create(model="tiny", messages=messages, tools=TOOLS)
@@ -125,7 +126,7 @@ async def test_errors_have_their_classes() -> None:
 
 async def test_a_full_queue_is_said_with_a_time() -> None:
     """429 and `Retry-After`, whole and as a stream: the client tries again by itself."""
-    one = {"scheduler": {"max_pending": 1}, "context_opts": {"n_ctx": 512, "n_seq_max": 1}}
+    one = {"scheduler": {"max_pending": 1}, "context_opts": {"n_ctx": 1 << 17, "n_seq_max": 1}}
     async with client(one) as (sdk, at):
         create: Any = sdk.chat.completions.create
         async with (
