@@ -3,12 +3,16 @@
     app = create_app(runtime)  # opened in the lifespan of the host
     host = Starlette(routes=[Mount("/llm", app)], lifespan=…)
 
-It needs the extra `serve`.
+    app = create_app(read_config("server.toml"))  # opens a runtime of its own, in `app.running()` or its own lifespan
+
+A host does not run the lifespan of an application that is mounted in it: it enters `app.running()` in its own. It needs
+the extra `serve`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from os import PathLike
 
 from starlette.applications import Starlette
@@ -20,6 +24,7 @@ import erllama_py as erllama
 from erllama_py.serve.access import AccessOpts, Doors, KeyAccess
 from erllama_py.serve.anthropic import protocol as anthropic_protocol
 from erllama_py.serve.anthropic import routes as anthropic
+from erllama_py.serve.config import Config, ServedModel
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.service import Access, Meters, Service
 from erllama_py.serve.core.settings import ServerOpts
@@ -32,26 +37,50 @@ from erllama_py.serve.responses.routes import store_of
 from erllama_py.serve.responses.store import Store
 
 _OPENAI, _ANTHROPIC = protocol.API, anthropic_protocol.API
+Load = Callable[[erllama.Runtime, ServedModel], Awaitable[object]]
 
 
 class App(Starlette):
     """The application; `service` is what its requests share."""
 
-    def __init__(self, service: Service, doors: AccessOpts, store: Store) -> None:
+    def __init__(self, service: Service, doors: AccessOpts, store: Store, config: Config | None = None) -> None:
         handlers = {404: _nothing_there, 405: _nothing_there}
         super().__init__(
             routes=[
                 *anthropic.routes(service), *openai.routes(service), *responses.routes(service, store),
                 *operations.routes(service),
             ],
-            exception_handlers=handlers,
-            middleware=[Middleware(Doors, options=doors, api=_OPENAI)],
+            exception_handlers=handlers, middleware=[Middleware(Doors, options=doors, api=_OPENAI)],
+            lifespan=_lifespan,
         )  # fmt: skip
         self.service = service
+        self._config = config
+
+    @asynccontextmanager
+    async def running(self, load: Load | None = None) -> AsyncIterator[None]:
+        """While it serves: to be entered once, in the lifespan of a host. At its end no request is let in any more, and
+        those that are open have `drain_seconds`.
+
+        An application of a configuration opens its runtime and loads its models here, by `load` where that is given:
+        requests get 503 until they are loaded. Raises what `Runtime` and `load_model` raise.
+        """
+        if self._config is None:
+            yield
+            await self._drain()
+            return
+        async with self.service.runtime as runtime:
+            for model in self._config.models:
+                await (load or _load)(runtime, model)
+            yield
+            await self._drain()
+
+    async def _drain(self) -> None:
+        if not self.service.open.draining:  # else whoever did it has waited as long as it wants
+            await self.service.open.drain(self.service.settings.drain_seconds)
 
 
 def create_app(
-    runtime: erllama.Runtime,
+    source: erllama.Runtime | Config,
     *,
     settings: ServerOpts | None = None,
     aliases: Mapping[str, str] | None = None,
@@ -60,13 +89,20 @@ def create_app(
     meters: Meters | None = None,
     responses_directory: str | PathLike[str] | None = None,
 ) -> App:
-    """The application over a runtime, which may be opened later: requests get 503 until then.
+    """The application over a runtime, which may be opened later, or of a configuration: requests get 503 until then.
 
     `aliases` are further names of models, by name; `only` are the ids of those that are served, all by default.
     Without `access` only this machine is served; a host that admits requests by itself gives an `Access` of its own. In
     `responses_directory` answers of `/v1/responses` outlive the process; without one they are kept in memory. Without
     other `meters` requests are measured for `/metrics`. Raises `InvalidOption`.
     """
+    config = source if isinstance(source, Config) else None
+    runtime = source if isinstance(source, erllama.Runtime) else erllama.Runtime(**source.runtime_options())
+    if config is not None:
+        settings = settings or config.server
+        aliases = {**config.aliases(), **(aliases or {})}
+        only = [model.name for model in config.models] if only is None else only
+        access = access or config.access
     doors = AccessOpts() if access is None else access
     if isinstance(doors, AccessOpts):
         admission: Access = KeyAccess(doors)
@@ -76,7 +112,17 @@ def create_app(
         runtime, settings or ServerOpts(), aliases=aliases, only=only, access=admission,
         meters=meters or RequestMeters(),
     )  # fmt: skip
-    return App(service, doors, store_of(service.settings, responses_directory))
+    return App(service, doors, store_of(service.settings, responses_directory), config)
+
+
+async def _load(runtime: erllama.Runtime, model: ServedModel) -> None:
+    await runtime.load_model(model.name, model.options)  # type: ignore[arg-type]  # checked
+
+
+@asynccontextmanager
+async def _lifespan(app: App) -> AsyncIterator[None]:
+    async with app.running():
+        yield
 
 
 async def _nothing_there(request: Request, error: Exception) -> Response:

@@ -95,6 +95,7 @@ SERVE_ARROWS: dict[str, set[str]] = {
     "access": {"core"},
     "operations": {"core"},
     "config": {"core", "access"},
+    "running": {"core", "access", "app"},
     "app": {"core", "openai", "responses", "anthropic", "ollama", "access", "operations", "config"},
 }
 

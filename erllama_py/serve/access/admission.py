@@ -62,8 +62,7 @@ class KeyAccess:
 
     def __init__(self, options: AccessOpts, clock: Callable[[], float] = time.monotonic) -> None:
         if (problem := check_keys(options.keys)) is not None:
-            place, _, what = problem.partition(": ")
-            raise erllama.InvalidOption(place, what)
+            raise erllama.InvalidOption(*problem)
         self._keys, self._clock = options.keys, clock
         self._tenants = {entry.hash: _tenant(entry, options.secret) for entry in options.keys}
         self._budgets = {entry.name: Budget(entry, clock()) for entry in options.keys}

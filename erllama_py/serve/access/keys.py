@@ -61,14 +61,14 @@ def salt_of(entry: KeyOpts, secret: str | None) -> str:
     return hmac.new((secret or entry.hash).encode(), SALT_TAG + entry.name.encode(), "sha256").hexdigest()
 
 
-def check_keys(keys: Iterable[KeyOpts]) -> str | None:
-    """Why keys cannot stand side by side, None where they can: the place in the list, and what is wrong there."""
+def check_keys(keys: Iterable[KeyOpts]) -> tuple[str, str] | None:
+    """Why keys cannot stand side by side: the place in the list, and what is wrong there; None where they can."""
     hashes, names = dict[str, int](), dict[str, KeyOpts]()
     for index, entry in enumerate(keys):
         if (other := hashes.setdefault(entry.hash, index)) != index:
-            return f"keys[{index}].hash: it is that of keys[{other}]"
+            return f"keys[{index}].hash", f"it is that of keys[{other}]"
         first = names.setdefault(entry.name, entry)
         for field in ("requests_per_minute", "tokens_per_minute", "tokens_per_day"):
             if getattr(first, field) != getattr(entry, field):
-                return f"keys[{index}].{field}: keys of one name, here {entry.name!r}, have one budget"
+                return f"keys[{index}].{field}", f"keys of one name, here {entry.name!r}, have one budget"
     return None

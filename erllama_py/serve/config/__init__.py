@@ -3,7 +3,7 @@
 from erllama_py.serve.config.checking import check_names, check_tables, name_of, read_config
 from erllama_py.serve.config.errors import ConfigError
 from erllama_py.serve.config.sized import SizedModel, sized
-from erllama_py.serve.config.tables import Config, ModelTable, RuntimeTable, ServedModel, ServerTable, Tables
+from erllama_py.serve.config.tables import Config, ModelTable, RuntimeTable, ServedModel, Tables
 
 __all__ = [
     "Config",
@@ -11,7 +11,6 @@ __all__ = [
     "ModelTable",
     "RuntimeTable",
     "ServedModel",
-    "ServerTable",
     "SizedModel",
     "Tables",
     "check_names",

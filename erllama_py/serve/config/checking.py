@@ -12,9 +12,11 @@ from typing import Any
 import msgspec
 
 import erllama_py as erllama
+from erllama_py.serve.access import AccessOpts, check_keys
 from erllama_py.serve.config.errors import ConfigError
 from erllama_py.serve.config.reading import read_tables
-from erllama_py.serve.config.tables import Config, ModelTable, RuntimeTable, ServedModel, ServerTable, Tables
+from erllama_py.serve.config.tables import Config, ModelTable, RuntimeTable, ServedModel, Tables
+from erllama_py.serve.core.settings import ListenOpts
 
 _PART = re.compile(r"-\d{5}-of-\d{5}$")  # how the files of a model in several files end
 _NO_TOML = re.compile(r" or None\b|\ba callable or ")  # what only Python can write
@@ -34,7 +36,8 @@ def check_tables(tables: Mapping[str, Any], file: Path) -> Config:
         tiers = _check_tiers(top.tiers, file.parent)
         policy = erllama.parse_options(top.policy, erllama.PolicyOpts, "policy") if top.policy else None
         pressure = erllama.parse_options(top.pressure, erllama.PressureOpts, "pressure") if top.pressure else None
-        server = erllama.parse_options(top.server, ServerTable, "server")
+        server = _check_server(top.server, file.parent)
+        access = _check_access(top.access)
         runtime = erllama.parse_options(top.runtime, RuntimeTable, "runtime")
         if runtime.home is not None:
             runtime = msgspec.structs.replace(runtime, home=_absolute(runtime.home, file.parent, "runtime.home"))
@@ -44,8 +47,24 @@ def check_tables(tables: Mapping[str, Any], file: Path) -> Config:
         ]
         check_names(models)
         return Config(
-            models=tuple(models), server=server, tiers=tiers, policy=policy, pressure=pressure, runtime=runtime
-        )
+            models=tuple(models), server=server, access=access, tiers=tiers, policy=policy, pressure=pressure,
+            runtime=runtime,
+        )  # fmt: skip
+
+
+def _check_server(table: Mapping[str, Any], folder: Path) -> ListenOpts:
+    """Where it listens, with the paths of its files."""
+    server = erllama.parse_options(table, ListenOpts, "server")
+    paths = {name: getattr(server, name) for name in ("uds", "tls_cert", "tls_key")}
+    absolute = {name: _absolute(path, folder, f"server.{name}") for name, path in paths.items() if path is not None}
+    return msgspec.structs.replace(server, **absolute)
+
+
+def _check_access(table: Mapping[str, Any]) -> AccessOpts:
+    access = erllama.parse_options(table, AccessOpts, "access")
+    if (problem := check_keys(access.keys)) is not None:
+        raise erllama.InvalidOption(f"access.{problem[0]}", problem[1])
+    return access
 
 
 def check_model(

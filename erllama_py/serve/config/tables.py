@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Meta
 
 import erllama_py as erllama
-from erllama_py.serve.core.settings import ServerOpts
+from erllama_py.serve.access import AccessOpts
+from erllama_py.serve.core.settings import ListenOpts
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Bytes = Annotated[int, Meta(ge=1 << 20, le=1 << 60)]
@@ -24,6 +25,8 @@ class Tables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     server: dict[str, Any] = {}
     """Where and how it is served."""
+    access: dict[str, Any] = {}
+    """Who may use it, and from where."""
     runtime: dict[str, Any] = {}
     """What all models share."""
     models: list[dict[str, Any]] = []
@@ -34,15 +37,6 @@ class Tables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """When prefixes are saved; a model's own `policy` goes before it, gate by gate."""
     pressure: dict[str, Any] = {}
     """When memory is so short that saved rows are dropped."""
-
-
-class ServerTable(ServerOpts, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where and how it is served."""
-
-    host: Annotated[str, Meta(min_length=1, max_length=253)] = "127.0.0.1"
-    """The address that it listens on: a name, an IPv4 or IPv6 address."""
-    port: Annotated[int, Meta(ge=0, le=65_535)] = 8080
-    """The port; 0 takes one that is free."""
 
 
 class RuntimeTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,7 +74,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What a configuration file means."""
 
     models: tuple[ServedModel, ...]
-    server: ServerTable = ServerTable()
+    server: ListenOpts = ListenOpts()
+    access: AccessOpts = AccessOpts()
     tiers: dict[str, erllama.TierSpec] = {}
     policy: erllama.PolicyOpts | None = None
     pressure: erllama.PressureOpts | None = None

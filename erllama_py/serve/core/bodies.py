@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import TypeVar
 
@@ -16,34 +15,27 @@ T = TypeVar("T")
 _AT = re.compile(r" - at `(?:key` in `)?\$\.?(?P<path>[^`]*)`$")
 
 
-async def read_body(request: Request, most: int, seconds: float) -> bytes:
-    """The whole body, at most `most` bytes, which have come after so many seconds.
-
-    Raises `Problem`: `too_large`, or `invalid` where it comes too slowly or its client has left.
-    """
+async def read_body(request: Request, most: int) -> bytes:
+    """The whole body, at most `most` bytes. Raises `Problem`: `too_large`, or `invalid` where the client has left."""
     said = request.headers.get("content-length", "")
     if said.isdigit() and int(said) > most:
         raise _too_large(most)
+    parts, size = list[bytes](), 0
     try:
-        async with asyncio.timeout(seconds) as limit:
-            return await _read(request, most)
+        async for part in request.stream():
+            size += len(part)
+            if size > most:
+                raise _too_large(most)
+            parts.append(part)
     except ClientDisconnect:
         raise Problem("invalid", "the body of the request was cut short") from None
-    except TimeoutError:
-        if not limit.expired():
-            raise
-        message = f"the body of a request has to be there after {seconds:g} s"
-        raise Problem("invalid", message, code="body_too_slow", status=408) from None
-
-
-async def _read(request: Request, most: int) -> bytes:
-    parts, size = list[bytes](), 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
-            raise _too_large(most)
-        parts.append(part)
     return b"".join(parts)
+
+
+def too_slow(seconds: float) -> Problem:
+    """What a client is told whose body does not come."""
+    message = f"the body of a request has to be there after {seconds:g} s"
+    return Problem("invalid", message, code="body_too_slow", status=408)
 
 
 def _too_large(most: int) -> Problem:

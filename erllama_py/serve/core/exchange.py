@@ -23,9 +23,9 @@ from structlog.contextvars import bind_contextvars, reset_contextvars
 
 import erllama_py as erllama
 from erllama_py.serve.core.admission import Admitted
-from erllama_py.serve.core.bodies import parse, read_body
+from erllama_py.serve.core.bodies import parse, read_body, too_slow
 from erllama_py.serve.core.logs import log_failure, log_request
-from erllama_py.serve.core.problems import STATUS, Kind, Problem, problem_of
+from erllama_py.serve.core.problems import STATUS, Kind, Problem, problem_of, shutting_down
 from erllama_py.serve.core.service import Service, Tenant
 from erllama_py.serve.core.streams import Events, Keep, Streamed, Writer, until_gone
 
@@ -105,8 +105,18 @@ class Exchange:
 
     async def body(self, kind: type[T]) -> T:
         """Its body as a struct. Raises `Problem`."""
-        settings = self.service.settings
-        return parse(await read_body(self.request, settings.max_body_bytes, settings.body_seconds), kind)
+        settings, loop = self.service.settings, asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(settings.body_seconds) as limit:
+                self._end_with(lambda: limit.reschedule(loop.time()))
+                data = await read_body(self.request, settings.max_body_bytes)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise shutting_down() if self._hurried else too_slow(settings.body_seconds) from None
+        finally:
+            self._end = None
+        return parse(data, kind)
 
     async def model(self, name: str | None) -> erllama.Model:
         """The model that it names. Raises `Problem`."""
@@ -149,7 +159,7 @@ class Exchange:
             if not task.done():
                 raise Gone
             if task.cancelled():
-                raise Problem("unavailable", "the server is shutting down", code="shutting_down", retry_after=5)
+                raise shutting_down()
             result = task.result()
         finally:
             gone.cancel()
@@ -287,7 +297,7 @@ class Endpoint:
             exchange.left()
         except Exception as error:
             problem = self.api.problem(error)
-            if problem.status >= 500 and problem.code != "shutting_down":
+            if problem.status >= 500 and not (isinstance(error, Problem) and error.kind == "unavailable"):
                 exchange.failure(error)
             if exchange.status == began:  # else it fails while it is sent
                 with suppress(OSError):

@@ -82,3 +82,8 @@ def problem_of(error: BaseException) -> Problem:
                 kind, text or str(error), param=param, code=code, retry_after=RETRY_SECONDS if again else None
             )
     return Problem("internal", HIDDEN)
+
+
+def shutting_down() -> Problem:
+    """What a request is told that comes too late, or is ended with nothing to show."""
+    return Problem("unavailable", "the server is shutting down", code="shutting_down", retry_after=5)

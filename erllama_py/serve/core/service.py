@@ -16,8 +16,10 @@ import msgspec
 from starlette.requests import HTTPConnection
 
 import erllama_py as erllama
-from erllama_py.serve.core.problems import RETRY_SECONDS, Problem
+from erllama_py.serve.core.problems import RETRY_SECONDS, Problem, shutting_down
 from erllama_py.serve.core.settings import ServerOpts
+
+LOADING_SECONDS = 5  # after which a client may ask again for a model that is being loaded
 
 
 class Tenant(msgspec.Struct, frozen=True):
@@ -110,7 +112,7 @@ class Open:
     def one(self, hurry: Callable[[], None]) -> Iterator[None]:
         """While a request is open; `hurry` ends it with what it has. Raises `Problem` where none is let in."""
         if self.draining:
-            raise Problem("unavailable", "the server is shutting down", code="shutting_down", retry_after=5)
+            raise shutting_down()
         if len(self._hurry) >= self._most:
             message = f"{self._most} requests are open, as many as this server accepts"
             raise Problem("overloaded", message, code="too_many_requests", retry_after=RETRY_SECONDS)
@@ -130,7 +132,7 @@ class Open:
         self.draining = True
         try:
             async with asyncio.timeout(seconds):
-                await self._none()
+                await self.over()
         except TimeoutError:
             self.hurry()
             return False
@@ -142,7 +144,8 @@ class Open:
         for end in list(self._hurry.values()):
             end()
 
-    async def _none(self) -> None:
+    async def over(self) -> None:
+        """Wait until no request is open."""
         while self._hurry:
             self._changed.clear()
             await self._changed.wait()
@@ -185,6 +188,8 @@ class Service:
     async def model(self, name: str | None, tenant: Tenant | None = None) -> erllama.Model:
         """The model that a request names; without a name the only one. Raises `Problem`, `ErllamaError`."""
         known = self.models(tenant)
+        if name not in known and (missing := self.missing()) and (not name or self.aliases.get(name, name) in missing):
+            raise Problem("unavailable", "the model is being loaded", code="model_loading", retry_after=LOADING_SECONDS)
         if not name and len({info.id for info in known.values()}) == 1:
             name = next(iter(known))
         if not name:

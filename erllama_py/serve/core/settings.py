@@ -41,3 +41,34 @@ class ServerOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """A client that has not read from its stream for so long has gone."""
     drain_seconds: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 30.0
     """How long open requests may go on when the server is told to end; then they end with what they have."""
+
+
+class ListenOpts(ServerOpts, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a server of its own listens, and the bounds of what it reads there. An application that is mounted in
+    another one listens where that does."""
+
+    host: Annotated[str, Meta(min_length=1, max_length=253)] = "127.0.0.1"
+    """The address that it listens on: a name, an IPv4 or IPv6 address."""
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8080
+    """The port; 0 takes one that is free."""
+    uds: Annotated[str, Meta(min_length=1, max_length=107)] | None = None
+    """The path of a Unix socket to listen on in place of a port, for its owner and group."""
+    tls_cert: str | None = None
+    """A file in PEM format with the certificate, and those between it and its authority: HTTPS in place of HTTP."""
+    tls_key: str | None = None
+    """The file of its private key, where that is not in the same one."""
+    tls_key_password: str | None = None
+    """What opens the private key."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks of proxies whose word of where a request comes from counts (`X-Forwarded-For`,
+    `X-Forwarded-Proto`)."""
+    root_path: Annotated[str, Meta(pattern="^(/.*[^/])?$")] = ""
+    """The prefix under which a proxy serves it, such as `/llm`."""
+    max_head_bytes: Positive = 64 << 10
+    """Longest head of a request, its headers included; a longer one gets 431."""
+    head_seconds: Seconds = 20.0
+    """A connection whose request has not begun and told its headers after so long is closed."""
+    keep_alive_seconds: Annotated[int, Meta(ge=0, le=86_400)] = 75
+    """A connection that is not used for so long is closed."""
+    max_connections: Positive = 2048
+    """Connections that are open at a time; another one is closed at once."""

@@ -1,0 +1,144 @@
+"""Connections that send slowly, endlessly, or nothing, over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from helpers.served import served
+
+from erllama_py.serve.core.settings import ListenOpts
+from erllama_py.serve.running.server import Server, config_of
+
+pytestmark = pytest.mark.anyio
+GET = b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n"
+
+
+class Connection:
+    """One, as a client that speaks HTTP by hand."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    def write(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def answer(self) -> bytes:
+        """The head and body of one answer."""
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+        return head + await self._reader.readexactly(int(lengths[0].split()[1]))
+
+    async def rest(self) -> bytes:
+        """All until the server closes the connection."""
+        try:
+            return await self._reader.read()
+        except ConnectionResetError:
+            return b""
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+@asynccontextmanager
+async def connecting(**options: Any) -> AsyncIterator[Any]:
+    """What connects to a server with these bounds."""
+    opened = list[Connection]()
+    async with served(settings={"body_seconds": options.pop("body_seconds", 60.0)}) as at:
+        limits = ListenOpts(port=0, **options)
+        server = Server(config_of(at.app, limits))
+        listening = socket.create_server(("127.0.0.1", 0))
+        running = asyncio.create_task(server.serve([listening]))
+        address = listening.getsockname()
+
+        async def connect() -> Connection:
+            opened.append(Connection(*await asyncio.open_connection(*address)))
+            return opened[-1]
+
+        try:
+            async with asyncio.timeout(30):
+                yield connect
+        finally:
+            for connection in opened:
+                connection.close()
+            server.should_exit = True
+            await running
+
+
+async def test_requests_are_answered() -> None:
+    """One after the other, on one connection."""
+    async with connecting() as connect:
+        connection = await connect()
+        for _ in range(3):
+            connection.write(GET + b"\r\n")
+            assert (await connection.answer()).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n", b"GE", GET, GET + b"x: " + b"y" * 1000])
+async def test_a_head_that_does_not_come_ends_the_connection(sent: bytes) -> None:
+    """Be it nothing, a part of it, or all but its end."""
+    async with connecting(head_seconds=0.1) as connect:
+        connection = await connect()
+        connection.write(sent)
+        assert await connection.rest() == b""
+
+
+async def test_a_head_that_does_not_come_after_a_request() -> None:
+    """The time is that of each head, and not of the connection."""
+    async with connecting(head_seconds=0.1) as connect:
+        connection = await connect()
+        for _ in range(3):
+            connection.write(GET + b"\r\n")
+            assert (await connection.answer()).startswith(b"HTTP/1.1 200")
+        connection.write(b"GET /")
+        assert await connection.rest() == b""
+
+
+async def test_a_connection_that_is_not_used_is_closed() -> None:
+    """After its own time."""
+    async with connecting(keep_alive_seconds=0) as connect:
+        connection = await connect()
+        connection.write(GET + b"\r\n")
+        assert (await connection.answer()).startswith(b"HTTP/1.1 200")
+        assert await connection.rest() == b""
+
+
+async def test_a_head_that_does_not_end() -> None:
+    """In one header or many."""
+    async with connecting(max_head_bytes=10_000) as connect:
+        for endless in (b"x: " + b"y" * 100_000, b"x: y\r\n" * 20_000, b"a" * 100_000):
+            connection = await connect()
+            connection.write(GET + endless)
+            answer = await connection.rest()
+            assert not answer or answer.startswith((b"HTTP/1.1 431", b"HTTP/1.1 400"))  # lost where more was sent
+        connection = await connect()
+        connection.write(GET + b"x: " + b"y" * 5000 + b"\r\n\r\n")
+        assert (await connection.answer()).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_body_that_does_not_come() -> None:
+    """Is told so, and the connection ends."""
+    async with connecting(body_seconds=0.1) as connect:
+        connection = await connect()
+        post = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{"
+        connection.write(post)
+        answer = await connection.rest()
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b"body_too_slow" in answer
+
+
+async def test_more_connections_than_there_may_be() -> None:
+    """Are closed at once; those that are there go on."""
+    async with connecting(max_connections=2) as connect:
+        first, second = await connect(), await connect()
+        for connection in (first, second):
+            connection.write(GET + b"\r\n")
+            assert (await connection.answer()).startswith(b"HTTP/1.1 200")
+        third = await connect()
+        assert await third.rest() == b""
+        first.write(GET + b"\r\n")
+        assert (await first.answer()).startswith(b"HTTP/1.1 200")
