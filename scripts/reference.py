@@ -84,10 +84,10 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
         return inspect.get_annotations(inspect.unwrap(function))
 
 
-def call(name: str, function: Callable[..., Any]) -> str:
-    """The call of a method, less its first argument, on lines that fit a page."""
+def call(name: str, function: Callable[..., Any], *, bound: bool = True) -> str:
+    """The call of a method, less its first argument, or of a function, on lines that fit a page."""
     hints = hints_of(function)
-    parameters = list(inspect.signature(function).parameters.values())[1:]
+    parameters = list(inspect.signature(function).parameters.values())[bound:]
     shaped = [one.replace(annotation=inspect.Parameter.empty) for one in parameters]
     texts: list[str] = []
     star = False
@@ -188,6 +188,10 @@ def entry(name: str) -> Iterator[str]:
     """One public name."""
     thing = getattr(erllama_py, name)
     yield f"### `{name}`\n"
+    if inspect.isfunction(thing):
+        yield fenced(call(name, thing, bound=False)) + "\n"
+        yield (inspect.getdoc(thing) or "") + "\n"
+        return
     if not isinstance(thing, type):
         yield f"`{shown(thing)}`\n\nWhat a stream yields.\n"
         return
@@ -204,7 +208,7 @@ def entry(name: str) -> Iterator[str]:
 def group(name: str) -> str:
     """The part of the page that a name belongs to."""
     thing = getattr(erllama_py, name)
-    if name in FACES:
+    if name in FACES or inspect.isfunction(thing):
         return "What one calls"
     if isinstance(thing, type) and issubclass(thing, erllama_py.ErllamaError):
         return "Errors"
@@ -224,4 +228,7 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    from scripts import configuration
+
     PAGE.write_text(page(), encoding="utf-8")
+    configuration.PAGE.write_text(configuration.page(), encoding="utf-8")

@@ -1,0 +1,126 @@
+"""`erllama serve`: what a command line and a file come to together."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from helpers.tiny_gguf import tiny_gguf
+
+import erllama_py as erllama
+from erllama_py.serve.cli import main
+from erllama_py.serve.cli.ending import UsageError
+from erllama_py.serve.cli.model_options import model_from
+from erllama_py.serve.cli.serve import settle, with_cache
+from erllama_py.serve.config import Config, check_tables
+
+FILE: dict[str, Any] = {
+    "server": {"port": 9000, "max_open": 7},
+    "tiers": {"main": {"kind": "disk", "root": "kv"}},
+    "models": [{"path": "a.gguf", "aliases": ["one"], "context_opts": {"n_ctx": 512, "n_threads": 2}}],
+}
+
+
+def settled(file: dict[str, Any], *models: str, aliases: Sequence[str] = (), **given: Any) -> Config:
+    """What `serve` makes of a file and of a command line."""
+    own = {name: given.pop(name, None) for name in ("host", "port", "cache", "gpu_layers")}
+    return settle(
+        check_tables(file, Path("/etc/erllama.toml")), [model_from(Path(model)) for model in models], aliases=aliases,
+        context_opts=given, **own,
+    )  # fmt: skip
+
+
+def test_a_command_line_goes_before_the_file() -> None:
+    """Option by option; what it does not say is as in the file."""
+    config = settled(FILE, host="0.0.0.0", context=1024, sequences=3, gpu_layers=-1)
+    assert (config.server.host, config.server.port, config.server.max_open) == ("0.0.0.0", 9000, 7)
+    (model,) = config.models
+    assert model.options["context_opts"] == {"n_ctx": 1024, "n_threads": 2, "n_seq_max": 3}
+    assert model.options["model_opts"] == {"n_gpu_layers": -1}
+
+
+def test_models_of_the_command_line_come_beside_those_of_the_file() -> None:
+    """They save where those do."""
+    config = settled(FILE, "/m/b.gguf")
+    assert [(model.name, model.options["tier_srv"]) for model in config.models] == [("a", "main"), ("b", "main")]
+    assert settled({}, "/m/b.gguf").models[0].options["tier_srv"] == "ram"
+
+
+@pytest.mark.parametrize(
+    ("models", "aliases", "expected"),
+    [
+        (["/m/a.gguf"], ["x", "y"], {"x": "a", "y": "a"}),
+        (["/m/a.gguf", "/m/b.gguf"], ["x=b", "y=/m/a.gguf", "z=b.gguf"], {"y": "a", "x": "b", "z": "b"}),
+        (["/m/a.gguf"], ["x=a"], {"x": "a"}),
+    ],
+)
+def test_aliases_are_of_the_only_model_or_of_the_one_that_they_name(
+    models: list[str], aliases: list[str], expected: dict[str, str]
+) -> None:
+    """By its name or its file."""
+    assert settled({}, *models, aliases=aliases).aliases() == expected
+
+
+@pytest.mark.parametrize("aliases", [["x"], ["x=c"], ["=a"]])
+def test_an_alias_of_no_model_is_refused(aliases: list[str]) -> None:
+    """With the models that there are."""
+    with pytest.raises(UsageError, match=r"a, b|2 models"):
+        settled({}, "/m/a.gguf", "/m/b.gguf", aliases=aliases)
+
+
+def test_rows_go_to_a_directory_of_the_port_by_default(tmp_path: Path) -> None:
+    """Below the home; where the file has tiers, or a directory is given, there."""
+    config = settled({"runtime": {"home": str(tmp_path)}}, "/m/a.gguf", port=9000)
+    kept = with_cache(config, given_cache=None)
+    assert kept.tiers["cache"].root == str(tmp_path / "kv" / "9000")
+    assert kept.models[0].options["tier"] == "disk"
+    assert with_cache(config, given_cache="/k").tiers["cache"] == erllama.DiskTier("/k")
+    assert with_cache(config, given_cache="none") == config
+    of_file = settled(FILE)
+    assert with_cache(of_file, given_cache=None) == of_file
+    both = with_cache(of_file, given_cache="/k")
+    assert list(both.tiers) == ["cache", "main"]
+    assert both.models[0].options["tier_srv"] == "cache"
+
+
+def test_a_disk_that_is_almost_full_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says so."""
+    monkeypatch.setattr("erllama_py.serve.cli.serve._free", lambda root: 1 << 20)
+    config = settled({"runtime": {"home": str(tmp_path)}}, "/m/a.gguf")
+    assert with_cache(config, given_cache=None) == config
+    assert "almost full" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, with the port."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = ["serve", str(tiny_gguf("dense", tmp_path)), "--port", str(port), "--cache", "none"]
+        assert main(line) == 1
+    complaints = capsys.readouterr().err
+    assert f"port {port}" in complaints
+    assert "in use" in complaints
+    assert complaints.count("\n") == 1
+
+
+def test_two_models_of_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where one is of the command line."""
+    path = str(tiny_gguf("dense", tmp_path))
+    assert main(["serve", path, path]) == 1
+    assert "'dense' is models[0].name already" in capsys.readouterr().err
+
+
+def test_a_struct_of_the_file_is_not_changed() -> None:
+    """What is settled is another."""
+    config = check_tables(FILE, Path("/etc/erllama.toml"))
+    before = msgspec.json.encode(config)
+    settle(config, [], aliases=["x"], host="h", port=1, cache=None, context_opts={"context": 9}, gpu_layers=1)
+    assert msgspec.json.encode(config) == before
