@@ -13,14 +13,11 @@ from types import NoneType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
+from reference import bounds, field_docs, is_union, shown
 
 import erllama_py as erllama
 from erllama_py.serve.config import Config, ModelTable, RuntimeTable
 
-try:
-    from scripts.reference import bounds, field_docs, is_union, shown
-except ModuleNotFoundError:  # in tests, where the folder itself is on the path
-    from reference import bounds, field_docs, is_union, shown
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "guides" / "configuration.md"
 TABLE = re.compile(r"(<!-- keys: (\S+) -->\n).*?(<!-- /keys -->)", re.DOTALL)

@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import json
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -228,7 +229,8 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    from scripts import configuration
+    sys.path.insert(0, str(Path(__file__).parent))  # as tests have it
+    import configuration
 
     PAGE.write_text(page(), encoding="utf-8")
     configuration.PAGE.write_text(configuration.page(), encoding="utf-8")
