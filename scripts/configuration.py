@@ -18,7 +18,6 @@ from reference import bounds, field_docs, is_union, shown
 import erllama_py as erllama
 from erllama_py.serve.config import Config, ModelTable, RuntimeTable
 
-
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "guides" / "configuration.md"
 TABLE = re.compile(r"(<!-- keys: (\S+) -->\n).*?(<!-- /keys -->)", re.DOTALL)
 
