@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import NoneType
+from types import GenericAlias, NoneType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -86,7 +86,7 @@ def stripped(kind: Any) -> Any:
         rest = [one for one in get_args(kind) if one is not NoneType]
         return stripped(rest[0]) if len(rest) == 1 else kind
     if get_origin(kind) is tuple:
-        return tuple[(*(stripped(one) for one in get_args(kind) if one is not ...), ...)]
+        return GenericAlias(tuple, (stripped(get_args(kind)[0]), ...))
     return kind
 
 
@@ -104,3 +104,7 @@ def default_of(field: Any) -> str:
 def page() -> str:
     """The page with its tables as they should be."""
     return TABLE.sub(lambda found: found[1] + "\n" + "\n".join(rows(found[2])) + "\n\n" + found[3], PAGE.read_text())
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

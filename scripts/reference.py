@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import json
 import re
+import runpy
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -229,8 +230,6 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))  # as tests have it
-    import configuration
-
     PAGE.write_text(page(), encoding="utf-8")
-    configuration.PAGE.write_text(configuration.page(), encoding="utf-8")
+    sys.path.insert(0, str(Path(__file__).parent))  # as tests have it
+    runpy.run_path(str(Path(__file__).with_name("configuration.py")), run_name="__main__")
