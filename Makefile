@@ -44,6 +44,7 @@ bench: env  ## run the benchmarks, one after the other, and write their tables i
 	@set -e; for script in $$(grep -l __main__ benchmarks/*.py); do $(BIN)/python "$$script"; done
 
 judge: env  ## play 40 conversations with tools on JUDGE_MODEL=file.gguf, and count what it does right
+	@ERLLAMA_DESCRIBED_EXAMPLES=200 $(BIN)/python -m pytest -q --hypothesis-profile=default tests/serve/operations/test_description.py
 	@$(BIN)/python -m judge.tools "$(JUDGE_MODEL)"
 
 docs: env  ## build the documentation into site/

@@ -45,14 +45,16 @@ class App(Starlette):
 
     def __init__(self, service: Service, doors: AccessOpts, store: Store, config: Config | None = None) -> None:
         handlers = {404: _nothing_there, 405: _nothing_there}
+        served = [
+            *anthropic.routes(service), *openai.routes(service), *responses.routes(service, store),
+            *operations.routes(service),
+        ]  # fmt: skip
         super().__init__(
-            routes=[
-                *anthropic.routes(service), *openai.routes(service), *responses.routes(service, store),
-                *operations.routes(service),
-            ],
-            exception_handlers=handlers, middleware=[Middleware(Doors, options=doors, api=_OPENAI)],
+            routes=[*served, operations.describing(service, served)],
+            exception_handlers=handlers,
+            middleware=[Middleware(Doors, options=doors, api=_OPENAI)],
             lifespan=_lifespan,
-        )  # fmt: skip
+        )
         self.service = service
         self._config = config
 
@@ -131,7 +133,9 @@ async def _nothing_there(request: Request, error: Exception) -> Response:
     method, path = request.method, request.url.path[:200]
     problem = Problem("not_found", f"{method} {path} is not served here", status=status, code="unknown_endpoint")
     api = _ANTHROPIC if anthropic_protocol.VERSION in request.headers else _OPENAI
-    return api.failure(problem, "")
+    response = api.failure(problem, "")
+    response.headers.update(getattr(error, "headers", None) or {})  # which methods there are
+    return response
 
 
 def _measure_stray(meters: Meters, status: int) -> None:

@@ -245,17 +245,19 @@ Handler = Callable[[Exchange], Awaitable[ASGIApp]]
 class Endpoint:
     """One endpoint of an API, as an ASGI application. Where it is not `counted`, it answers while the server drains.
 
-    `takes` is the type of its body, None where it has none; `gives` are the media types of what it answers. One for
-    `everybody` needs no key.
+    `takes` is the type of its body, None where it has none; `gives` are the media types of what it answers, `answers`
+    its types by status, as far as they are declared. One for `everybody` needs no key.
     """
 
     def __init__(
         self, service: Service, api: Api, route: str, handle: Handler, *, takes: Any = None,
-        gives: Sequence[str] = (JSON,), counted: bool = True, everybody: bool = False,
+        gives: Sequence[str] = (JSON,), answers: Mapping[int, Any] | None = None, counted: bool = True,
+        everybody: bool = False,
     ) -> None:  # fmt: skip
-        self.api, self.route, self.handle, self.takes, self.gives = api, route, handle, takes, tuple(gives)
+        self.api, self.route, self.handle = api, route, handle
+        self.takes, self.gives, self.answers, self.everybody = takes, tuple(gives), dict(answers or {}), everybody
         self._service = service
-        self._counted, self._everybody = counted, everybody
+        self._counted = counted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever comes of it."""
@@ -286,7 +288,7 @@ class Endpoint:
     async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         began = exchange.status
         try:
-            if not self._everybody:
+            if not self.everybody:
                 exchange.tenant = self._service.access.admit(exchange.request)
             if not self._counted:
                 await (await self.handle(exchange))(scope, receive, send)
@@ -306,13 +308,16 @@ class Endpoint:
 
 def route(
     service: Service, api: Api, path: str, handle: Handler, *, method: str = "POST", takes: Any = None,
-    gives: Sequence[str] = (JSON,), counted: bool = True, everybody: bool = False, header: str | None = None,
+    gives: Sequence[str] = (JSON,), answers: Mapping[int, Any] | None = None, counted: bool = True,
+    everybody: bool = False, header: str | None = None,
 ) -> Route:  # fmt: skip
     """The route of an endpoint, see `Endpoint`. The description of the application says what it takes and gives.
 
     With `header` only of requests that have one of this name: so can two APIs share a path.
     """
-    endpoint = Endpoint(service, api, path, handle, takes=takes, gives=gives, counted=counted, everybody=everybody)
+    endpoint = Endpoint(
+        service, api, path, handle, takes=takes, gives=gives, answers=answers, counted=counted, everybody=everybody
+    )
     if header is None:
         return Route(path, endpoint, methods=[method])
     return HeaderRoute(path, endpoint, methods=[method], header=header)

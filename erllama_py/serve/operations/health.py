@@ -86,4 +86,4 @@ async def live(exchange: Exchange) -> ASGIApp:
         return json_response(health_of(exchange.service), 503)
     except erllama.ErllamaError:
         pass
-    return json_response({"status": "ok"})
+    return json_response(Health(status="ok"))

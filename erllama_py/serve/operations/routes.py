@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from starlette.routing import Route
+from collections.abc import Sequence
+from functools import partial
 
+from starlette.routing import BaseRoute, Route
+
+import erllama_py as erllama
 from erllama_py.serve.core.exchange import JSON, route
 from erllama_py.serve.core.service import Service
-from erllama_py.serve.operations.cache import cache
-from erllama_py.serve.operations.health import health, live
+from erllama_py.serve.operations.cache import Report, cache
+from erllama_py.serve.operations.health import Health, health, live
 from erllama_py.serve.operations.meters import RequestMeters
 from erllama_py.serve.operations.metrics import Metrics
+from erllama_py.serve.operations.openapi import Description
 from erllama_py.serve.operations.protocol import API, TEXT
 from erllama_py.serve.operations.tree import tree
 
 
 def routes(service: Service) -> list[Route]:
     """Health, which is open to everybody, and the rest. `/metrics` is there where requests are measured by us."""
+    watched = partial(route, service, API, method="GET", counted=False)
+    healths = {200: Health, 503: Health}
     found = [
-        route(service, API, "/health", health, method="GET", counted=False, everybody=True),
-        route(service, API, "/health/live", live, method="GET", counted=False, everybody=True),
-        route(service, API, "/erllama/tree", tree, method="GET", gives=(JSON, TEXT), counted=False),
-        route(service, API, "/erllama/cache", cache, method="GET", counted=False),
+        watched("/health", health, answers=healths, everybody=True),
+        watched("/health/live", live, answers=healths, everybody=True),
+        watched("/erllama/tree", tree, gives=(JSON, TEXT), answers={200: erllama.TreeNode}),
+        watched("/erllama/cache", cache, answers={200: Report}),
     ]
     if isinstance(service.meters, RequestMeters):
-        page = Metrics(service, service.meters).endpoint
-        found.append(route(service, API, "/metrics", page, method="GET", gives=(TEXT,), counted=False))
+        found.append(watched("/metrics", Metrics(service, service.meters).endpoint, gives=(TEXT,)))
     return found
+
+
+def describing(service: Service, routes: Sequence[BaseRoute]) -> Route:
+    """The route that describes others."""
+    found = Description(list(routes))
+    return route(service, API, "/openapi.json", found, method="GET", counted=False, everybody=True)
