@@ -35,7 +35,9 @@ def message(asked: Asked, completion: erllama.Completion) -> dict[str, Any]:
 
 def head(asked: Asked) -> dict[str, Any]:
     """What is known of a message before there is anything of it."""
-    return {"id": asked.message_id, "type": "message", "role": "assistant", "model": asked.model}
+    return {
+        "id": asked.message_id, "type": "message", "role": "assistant", "model": asked.model, "container": None,
+    }  # fmt: skip
 
 
 def content(asked: Asked, completion: erllama.Completion) -> list[dict[str, Any]]:
@@ -45,19 +47,27 @@ def content(asked: Asked, completion: erllama.Completion) -> list[dict[str, Any]
         thinking = completion.thinking if asked.shows_thinking else ""
         blocks.append({"type": "thinking", "thinking": thinking, "signature": completion.thinking_signature})
     if completion.reply.strip():
-        blocks.append({"type": "text", "text": completion.reply})
+        blocks.append(text_block(completion.reply))
     blocks += [call_block(call.id, call.name, call.arguments) for call in completion.tool_calls if call.name]
     return blocks
 
 
+def text_block(text: str) -> dict[str, Any]:
+    """A block of text."""
+    return {"type": "text", "text": text, "citations": None}
+
+
 def call_block(call_id: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """A `tool_use`."""
-    return {"type": "tool_use", "id": call_id, "name": name, "input": msgspec.Raw(arguments_text(arguments).encode())}
+    given = msgspec.Raw(arguments_text(arguments).encode())
+    return {"type": "tool_use", "id": call_id, "name": name, "input": given, "caller": {"type": "direct"}}
 
 
 def end(asked: Asked, completion: erllama.Completion) -> dict[str, Any]:
     """Why it ended. What was cut short by time is told as if by length."""
-    return {"stop_reason": _reason(asked, completion), "stop_sequence": completion.stop_sequence}
+    return {
+        "stop_reason": _reason(asked, completion), "stop_sequence": completion.stop_sequence, "stop_details": None,
+    }  # fmt: skip
 
 
 def _reason(asked: Asked, completion: erllama.Completion) -> str:

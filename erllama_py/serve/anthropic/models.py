@@ -58,5 +58,5 @@ def described(name: str, info: erllama.ModelInfo) -> dict[str, Any]:
     """A model."""
     return {
         "type": "model", "id": name, "display_name": name, "created_at": UNKNOWN, "lifecycle": "active",
-        "max_input_tokens": info.context_size, "max_tokens": info.context_size,
+        "max_input_tokens": info.context_size, "max_tokens": info.context_size, "capabilities": None,
     }  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 import erllama_py as erllama
-from erllama_py.serve.anthropic.answers import Asked, end, head
+from erllama_py.serve.anthropic.answers import Asked, call_block, end, head, text_block
 from erllama_py.serve.anthropic.protocol import API, error_body
 from erllama_py.serve.anthropic.usage import first_usage, usage
 from erllama_py.serve.core.arguments import GrowingArguments
@@ -92,7 +92,8 @@ class EventWriter:
             "stop_sequence": None,
             "usage": first_usage(prompt_tokens),
         }
-        return named({"type": "message_start", "message": head(self._asked) | empty})
+        message = head(self._asked) | empty | {"usage": first_usage(prompt_tokens)}
+        return named({"type": "message_start", "message": message})
 
     # --- its blocks ----------------------------------------------------------------------------------------------
 
@@ -119,7 +120,7 @@ class EventWriter:
             self._blank += text
             return b""
         text, self._blank = self._blank + text, ""
-        begun = self._begin("text", {"type": "text", "text": ""})
+        begun = self._begin("text", text_block(""))
         return begun + (self._delta({"type": "text_delta", "text": text}) if text else b"")
 
     def _thinking(self, text: str) -> bytes:
@@ -140,7 +141,7 @@ class EventWriter:
             return b""
         closed = self._close()
         self._call, self._arguments, self._blank = call_id, GrowingArguments(), ""
-        return closed + self._begin("call", {"type": "tool_use", "id": call_id, "name": name, "input": {}})
+        return closed + self._begin("call", call_block(call_id, name, {}))
 
     def _argue(self, piece: str) -> bytes:
         return self._delta({"type": "input_json_delta", "partial_json": piece}) if piece else b""

@@ -15,26 +15,25 @@ def usage(completion: erllama.Completion, marks: Sequence[Mark] = ()) -> dict[st
     """Tokens of one request. The three counts of the input add up to its prompt, as clients add them.
 
     `cache_read_input_tokens` were read from cells or rows, all others were computed: of these
-    `cache_creation_input_tokens` were saved, and `input_tokens` were not.
+    `cache_creation_input_tokens` were saved, and `input_tokens` were not, of which there is always one.
     """
-    read = completion.cache_delta.read
+    # A 0 counts as missing for Claude Code, which then goes by the start of the stream: one token is always told.
+    read = min(completion.cache_delta.read, max(completion.prompt_tokens - 1, 0))
     computed = completion.prompt_tokens - read
-    saved = min(completion.cache_delta.created, computed)  # what is saved beyond the prompt is of the reply
+    saved = min(completion.cache_delta.created, max(computed - 1, 0))  # what is saved beyond the prompt is of the reply
     long = saved if any(mark.seconds >= HOUR for mark in marks) else 0
-    return {
-        "input_tokens": computed - saved,
-        "cache_creation_input_tokens": saved,
-        "cache_read_input_tokens": read,
-        "cache_creation": {"ephemeral_5m_input_tokens": saved - long, "ephemeral_1h_input_tokens": long},
-        "output_tokens": len(completion.generated),
-        "service_tier": "standard",
-    }
+    return _usage(computed - saved, read, (saved - long, long), len(completion.generated))
 
 
 def first_usage(prompt_tokens: int) -> dict[str, Any]:
     """Of a stream that has begun: what of the prompt was read from the cache is known at its end."""
+    return _usage(prompt_tokens, 0, (0, 0), 0)
+
+
+def _usage(computed: int, read: int, saved: tuple[int, int], generated: int) -> dict[str, Any]:
     return {
-        "input_tokens": prompt_tokens, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0,
-        "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
-        "output_tokens": 0, "service_tier": "standard",
+        "input_tokens": computed, "cache_creation_input_tokens": sum(saved), "cache_read_input_tokens": read,
+        "cache_creation": {"ephemeral_5m_input_tokens": saved[0], "ephemeral_1h_input_tokens": saved[1]},
+        "output_tokens": generated, "output_tokens_details": None, "server_tool_use": None, "inference_geo": None,
+        "service_tier": "standard",
     }  # fmt: skip
