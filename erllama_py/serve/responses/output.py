@@ -32,7 +32,7 @@ class Output:
     def __init__(self, answer: str, shape: Shape) -> None:
         self.items: list[Json] = []
         self.reasoning_tokens = 0
-        """Tokens of what was thought, without the markers around it."""
+        """Tokens of what was thought, with the markers around it."""
         self._answer, self._shape = answer, shape
         self._open: str | None = None  # the kind of the last item, while it grows
         self._texts: list[str] = []  # of that item
