@@ -24,13 +24,15 @@ pytestmark = [pytest.mark.anyio, pytest.mark.real_model, pytest.mark.slow]
 
 PATH = "/v1/responses"
 ASK: dict[str, Any] = {"model": "smol", "max_output_tokens": 24, "temperature": 0}
-QUESTIONS = ("What is gravity?", "And what is light?", "Which of the two is older?")
+PATIENT = {"session_resume_wait_ms": 60_000}
+LETTER = "The lighthouse stands on a hill above the harbour, and its keeper writes a letter every evening. " * 8
+QUESTIONS = (LETTER + "Who writes?", "To whom?", "Where is that?")
 
 
 @asynccontextmanager
 async def served(tiers: Any = None, **given: Any) -> AsyncIterator[App]:
     """An application with SmolLM2."""
-    saving: Any = {"tier": "disk", "tier_srv": "disk"} if tiers else {}
+    saving: Any = {"tier": "disk", "tier_srv": "disk", "policy": PATIENT} if tiers else {}
     config: Any = {"model_path": fetch("smollm2"), "context_opts": {"n_ctx": 4096, "n_seq_max": 4}, **saving}
     async with erllama.Runtime(tiers=tiers or {}) as runtime:
         await runtime.load_model("smol", config)

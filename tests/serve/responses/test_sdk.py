@@ -100,7 +100,7 @@ async def test_conversations_are_compacted() -> None:
     async with sdk() as client:
         first = await client.responses.create(**ASK, input="launch on Tuesday")
         compacted = await client.responses.compact(model="tiny", previous_response_id=first.id)
-        items: list[Any] = [item.model_dump(exclude_none=True) for item in compacted.output]
+        items: list[Any] = [item.to_dict(warnings=False) for item in compacted.output]
         again = await client.responses.create(**ASK, input=[*items, {"role": "user", "content": "so?"}])
         assert again.output_text
 
