@@ -100,7 +100,8 @@ async def test_an_agent_computes_its_own_tokens_only(how: str) -> None:
     """Six turns of calls, results and questions, whichever way the client keeps them: by ids or as items, with what
     was thought or without. Nothing that was read or sampled is computed again, but for what was in no cell."""
     async with served(ROOM, script=script(*SIX)) as at:
-        answer, history = None, list[Any]()
+        history = list[Any]()
+        answer: Any = None
         for number in range(1, len(SIX) + 1):
             new = results(answer) if answer else []
             new = new or [{"role": "user", "content": f"question {number}?"}]
@@ -115,7 +116,6 @@ async def test_an_agent_computes_its_own_tokens_only(how: str) -> None:
             if before is not None:
                 told = answer["usage"]["input_tokens_details"]
                 assert told["cached_tokens"] >= before["usage"]["total_tokens"] - 1, number
-        assert answer is not None
         assert text_of(answer) == "You are welcome!"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import openai
 import pytest
-from helpers.scripted import Script
+from helpers.scripted import Reply, Script
 from helpers.served import served
 from helpers.stateless import CONTROLS, SIX, TEMPLATE, call, thought
 from openai import AsyncOpenAI
@@ -30,11 +30,12 @@ class Verdict(BaseModel):
 
 
 @asynccontextmanager
-async def sdk(*replies: str) -> AsyncIterator[AsyncOpenAI]:
+async def sdk(*replies: Reply) -> AsyncIterator[AsyncOpenAI]:
     """The client of an application whose model says these."""
     script = Script(*replies, controls=CONTROLS, template=TEMPLATE) if replies else None
     async with served(ROOM, script=script) as at:
-        yield AsyncOpenAI(base_url="http://localhost/v1", api_key="x", http_client=at.client, max_retries=0)
+        http: Any = at.client  # its types name a fork of httpx, with the same calls
+        yield AsyncOpenAI(base_url="http://localhost/v1", api_key="x", http_client=http, max_retries=0)
 
 
 @pytest.mark.anyio
