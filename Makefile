@@ -43,9 +43,11 @@ bench: env  ## run the benchmarks, one after the other, and write their tables i
 	@$(BIN)/python -m erllama_py.serve.models smollm2 minilm >/dev/null
 	@set -e; for script in $$(grep -l __main__ benchmarks/*.py); do $(BIN)/python "$$script"; done
 
-judge: env  ## play 40 conversations with tools on JUDGE_MODEL=file.gguf, and count what it does right
+judge: env  ## play 40 conversations with tools on JUDGE_MODEL=file.gguf, and try the server with many requests and clients
 	@ERLLAMA_DESCRIBED_EXAMPLES=200 $(BIN)/python -m pytest -q --hypothesis-profile=default tests/serve/operations/test_description.py
 	@$(BIN)/python -m judge.tools "$(JUDGE_MODEL)"
+	@$(BIN)/python -m erllama_py.serve.models minilm >/dev/null
+	@$(BIN)/python -m judge.clients "$(JUDGE_MODEL)"
 
 docs: env  ## build the documentation into site/
 	@$(BIN)/zensical build --clean --strict

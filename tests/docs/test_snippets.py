@@ -2,7 +2,8 @@
 
 Model paths on the pages (`/srv/models/….gguf`) are read as the small model that `make test` fetches, `minilm.gguf` as
 the one for embeddings, and other paths below `/var/lib` as a scratch folder. A block that cannot run has a line
-`<!-- not run: the reason -->` above it; there are few of these, and their number is written here.
+`<!-- not run: the reason -->` above it; there are few of these, and their number is written here. Blocks of
+clients that have `<!-- judged with: packages -->` are run by `make judge`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from erllama_py.serve.models import fetch
 
 MAX_NOT_RUN = 4
 NOT_RUN = re.compile(r"<!-- not run: (\S.*) -->")
+SET_APART = re.compile(r"<!-- (not run|judged with): (\S.*) -->")
 
 PAGES = [page for page in documents() if fenced(page, "python")]
 
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.anyio
 
 def runnable(page: Path) -> list[tuple[str, int]]:
     """The blocks of a page that run: text and line."""
-    return [(text, line) for above, text, line in fenced(page, "python") if not NOT_RUN.fullmatch(above)]
+    return [(text, line) for above, text, line in fenced(page, "python") if not SET_APART.fullmatch(above)]
 
 
 def localized(text: str, model: Path, scratch: Path) -> str:
