@@ -17,12 +17,13 @@ READY_SECONDS = 120
 
 @contextmanager
 def serving(model: Path) -> Iterator[str]:
-    """The address of a server of the model, as `chat`, and of a small one that embeds. Raises `RuntimeError`."""
+    """The address of a server of the model, as `chat`, and of a small one that embeds, as `vectors`. Raises `RuntimeError`."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [
         sys.executable, "-m", "erllama_py.serve.cli", "serve", str(model), "minilm", "--alias", f"chat={model}",
-        "--port", str(port), "--cache", "none", "--context", "8192", "--sequences", "2",
+        "--alias", "vectors=all-MiniLM-L6-v2.F16", "--port", str(port), "--cache",
+        "none", "--context", "8192", "--sequences", "2",
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
