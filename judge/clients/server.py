@@ -17,7 +17,7 @@ READY_SECONDS = 120
 
 @contextmanager
 def serving(model: Path) -> Iterator[str]:
-    """The address of a server of the model, as `chat`, and of a small one that embeds, as `vectors`. Raises `RuntimeError`."""
+    """The address of a server: the model as `chat`, a small one that embeds as `vectors`. Raises `RuntimeError`."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [
