@@ -9,7 +9,7 @@ from pathlib import Path
 import erllama_py as erllama
 from erllama_py.serve.cli.ending import USAGE, UsageError
 
-OTHERS = ("serve", "run", "complete", "inspect", "config")
+OTHERS = ("serve", "run", "complete", "inspect", "config", "key")
 
 
 def dispatch(arguments: Sequence[str], missing: str) -> int:
@@ -27,7 +27,7 @@ def dispatch(arguments: Sequence[str], missing: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """What there is without the extra."""
-    rest = f"{', '.join(OTHERS)} need: pip install 'erllama-py[serve]'"
+    rest = "All other commands need: pip install 'erllama-py[serve]'"
     top = argparse.ArgumentParser(prog="erllama", description="Local GGUF models, served.", epilog=rest)
     top.add_argument("--version", action="version", version=f"erllama_py {erllama.__version__}")
     commands = top.add_subparsers(dest="command", required=True)

@@ -18,6 +18,7 @@ from erllama_py.serve.cli.config_check import check
 from erllama_py.serve.cli.demo import demo
 from erllama_py.serve.cli.ending import DONE, USAGE, UsageError
 from erllama_py.serve.cli.inspect import inspect
+from erllama_py.serve.cli.key import key
 from erllama_py.serve.cli.run import run
 from erllama_py.serve.cli.serve import serve
 
@@ -26,11 +27,12 @@ EXAMPLES = {
     "run": "erllama run smollm2 --system 'You answer in one sentence.'",
     "complete": "git diff | erllama complete qwen3-4b-q4_k_m.gguf - --chat --tokens 200",
     "inspect": "erllama inspect qwen3-4b-q4_k_m.gguf --json",
+    "key": "erllama key ada >> erllama.toml",
     "demo": "erllama demo --model smollm2.gguf",
 }
 CHECK = "erllama config check erllama.toml"
 COMMANDS: dict[str, Callable[..., int]] = {
-    "serve": serve, "run": run, "complete": complete, "inspect": inspect, "demo": demo,
+    "serve": serve, "run": run, "complete": complete, "inspect": inspect, "key": key, "demo": demo,
 }  # fmt: skip
 CODES = "Exit codes: 0 done; 1 an error; 2 a wrong command line; 130 interrupted; 141 what reads the output has gone."
 

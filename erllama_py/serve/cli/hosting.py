@@ -16,14 +16,15 @@ from erllama_py.serve.cli import screen
 from erllama_py.serve.cli.ending import DONE
 from erllama_py.serve.cli.model_options import load
 from erllama_py.serve.config import Config, SizedModel
+from erllama_py.serve.operations.logs import Level, Style, configure_logging
 from erllama_py.serve.running import listen, run, serve
 from erllama_py.serve.running.listening import url_of
 
 
-def host(config: Config, sized: Sequence[SizedModel]) -> int:
+def host(config: Config, sized: Sequence[SizedModel], *, style: Style, level: Level) -> int:
     """Serve until the process is told to end; the exit code. Raises `CannotListen`, `InsecureHost`, `TlsUnusable`, and
     what loads raise."""
-    with listen(config.server, config.access) as listening:
+    with listen(config.server, config.access) as listening, configure_logging(style, level):
         app = create_app(config)
         run(serve(app, listening, config.server, load=load, ready=lambda: announce(config, sized, listening)))
     return DONE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from cyclopts import Parameter
@@ -25,6 +25,8 @@ def serve(
     *models: str, alias: tuple[str, ...] = (), host: str | None = None, port: int | None = None,
     cache: str | None = None, config: Path | None = None, context: int | None = None, sequences: int | None = None,
     threads: int | None = None, gpu_layers: Annotated[int | None, Parameter(allow_leading_hyphen=True)] = None,
+    insecure: bool = False, log: Literal["text", "json"] = "text",
+    log_level: Literal["debug", "info", "warning", "error"] = "info",
 ) -> int:  # fmt: skip
     """Serve models over HTTP, to the clients of OpenAI, Anthropic and Ollama.
 
@@ -53,12 +55,20 @@ def serve(
         CPU threads of each model; by default as many as compute fastest.
     gpu_layers
         Layers of each model on the GPU; -1 for all.
+    insecure
+        Serve other machines without any key.
+    log
+        How the log is written to the standard error: for people, or an object of JSON for each line.
+    log_level
+        From which level on. At info each request has a line, which holds nothing of what was asked or answered.
     """
     given = read_config(config) if config is not None else Config(models=())
     settled = settle(
         given, [model_from(find_model(one)) for one in models], aliases=alias, host=host, port=port, cache=cache,
         context_opts=positive(context=context, sequences=sequences, threads=threads), gpu_layers=gpu_layers,
     )  # fmt: skip
+    if insecure:
+        settled = msgspec.structs.replace(settled, access=msgspec.structs.replace(settled.access, insecure=True))
     if not settled.models:
         raise UsageError("there is no model to serve: name a GGUF file, or a --config with models")
     check_names(list(settled.models))
@@ -66,7 +76,8 @@ def serve(
 
     settled = with_cache(settled, given_cache=cache)
     chosen = sized(settled)
-    return run_server(msgspec.structs.replace(settled, models=tuple(one.model for one in chosen)), chosen)
+    sized_models = tuple(one.model for one in chosen)
+    return run_server(msgspec.structs.replace(settled, models=sized_models), chosen, style=log, level=log_level)
 
 
 def settle(

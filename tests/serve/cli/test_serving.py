@@ -1,0 +1,87 @@
+"""`erllama serve` as a process: it says where it serves, answers there, and ends with 0 when it is told to."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from helpers.terminal import COMMAND, environment
+from helpers.tiny_gguf import tiny_gguf
+
+from erllama_py.serve.models import fetch
+
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+    """A server, its address, and the lines that it has written by then."""
+    child = subprocess.Popen(
+        [*COMMAND, "serve", *arguments, "--port", "0", "--log", "json"], stderr=subprocess.PIPE, text=True,
+        env=environment(),
+    )  # fmt: skip
+    assert child.stderr is not None
+    try:
+        lines: list[str] = []
+        for line in child.stderr:
+            lines.append(line)
+            if found := re.search(r"serving on (http://[\w.:]+)", line):
+                yield child, found[1], lines
+                return
+        raise AssertionError("".join(lines))
+    finally:
+        child.kill()
+        child.wait()
+        child.stderr.close()
+
+
+def test_no_more_than_a_file_is_needed(tmp_path: Path) -> None:
+    """Models by name and alias, a reply, an exit with 0 after SIGTERM."""
+    path = str(tiny_gguf("dense", tmp_path))
+    with serving(path, "--alias", "gpt", "--cache", str(tmp_path / "kv")) as (child, address, lines):
+        assert any("dense (gpt): llama 0M F32; 4,096 tokens for 8 sequences" in line for line in lines)
+        assert any("cache: up to" in line for line in lines)
+        models = httpx.get(f"{address}/v1/models").json()["data"]
+        assert [one["id"] for one in models] == ["dense", "gpt"]
+        asked = {"model": "gpt", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+        assert httpx.post(f"{address}/v1/chat/completions", json=asked).json()["usage"]["completion_tokens"] == 4
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(60) == 0
+    assert (tmp_path / "kv").is_dir()
+
+
+def test_a_model_that_cannot_be_loaded_ends_it(tmp_path: Path) -> None:
+    """With 1 and one line, though the port was taken."""
+    path = tiny_gguf("dense", tmp_path)
+    file = tmp_path / "erllama.toml"
+    file.write_text(f'[[models]]\npath = "{path.name}"\nfingerprint = "{"0" * 64}"\n')
+    line = [*COMMAND, "serve", "--config", str(file), "--port", "0", "--cache", "none"]
+    ended = subprocess.run(line, stderr=subprocess.PIPE, text=True, env=environment(), timeout=60)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith("erllama: ")
+    assert "has the fingerprint" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.real_model
+def test_a_real_model_is_served_warm_after_a_restart(tmp_path: Path) -> None:
+    """The same prompt computes its last tokens only."""
+    assert fetch("smollm2").exists()
+    cached = []
+    story = "The lighthouse stands on a hill above the harbour. " * 40
+    asked = {"model": "m", "messages": [{"role": "user", "content": story}], "max_tokens": 8, "temperature": 0}
+    for _ in range(2):
+        with serving("smollm2", "--alias", "m", "--cache", str(tmp_path)) as (child, address, _lines):
+            answer = httpx.post(f"{address}/v1/chat/completions", json=asked, timeout=60)
+            assert answer.status_code == 200, answer.text
+            cached.append(answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"])
+            child.send_signal(signal.SIGTERM)
+            assert child.wait(60) == 0
+    assert cached[0] == 0
+    assert cached[1] > 300
