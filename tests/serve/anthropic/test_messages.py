@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import anthropic
 import pytest
 from helpers.claude import VERSION, asked, blocks, checked, named_events, says, total
 from helpers.claude import client as claude
+from helpers.listening import listening
+from helpers.runtime import until
 from helpers.served import served
 
 HELLO: Any = {"role": "user", "content": "hello"}
@@ -222,3 +225,24 @@ async def test_images_are_refused_unless_the_server_tells_of_them() -> None:
     async with says("I see", settings={"images": "note"}) as (client, script, _):
         await client.messages.create(model="m", messages=messages, max_tokens=9)
         assert "Here was an image" in script.prompts[0]
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_a_client_that_leaves_ends_its_request() -> None:
+    """Through a real socket, in the middle of a stream and of a whole answer."""
+    slow: Any = {"stub": {"seconds_per_token": 0.002}}
+    long: Any = ASK | {"max_tokens": 2000}
+    async with (
+        served(slow) as at,
+        listening(at.app) as address,
+        anthropic.AsyncAnthropic(base_url=address, api_key="any", max_retries=0) as client,
+    ):
+        async with client.messages.stream(**long) as stream:
+            await stream.__anext__()
+            assert len(at.app.service.open) == 1
+        await until(lambda: len(at.app.service.open) == 0 and at.model.queue_depth == 0)
+        asking = asyncio.ensure_future(client.messages.create(**long))
+        await until(lambda: at.model.queue_depth == 1)
+        asking.cancel()
+        await until(lambda: len(at.app.service.open) == 0 and at.model.queue_depth == 0)
