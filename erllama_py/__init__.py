@@ -68,9 +68,11 @@ from erllama_py.handle.supervised import Supervised
 from erllama_py.handle.tool_run import ToolRun
 from erllama_py.model_file import inspect_model
 from erllama_py.options.embedding import EmbedOptions, RerankOptions
+from erllama_py.options.keep import Keep
 from erllama_py.options.mappings import (
     ContextOptsDict,
     EmbedOptionsDict,
+    KeepDict,
     ModelConfigDict,
     ModelOptsDict,
     PolicyOptsDict,
@@ -105,6 +107,7 @@ from erllama_py.results import (
     ExactTurn,
     Explanation,
     FoundPrefix,
+    KeptPrefix,
     LoadProgress,
     ModelCounters,
     ModelFile,
@@ -175,6 +178,9 @@ __all__ = [
     "InvalidOption",
     "InvalidSchema",
     "InvalidText",
+    "Keep",
+    "KeepDict",
+    "KeptPrefix",
     "LoadProgress",
     "Model",
     "ModelConfig",

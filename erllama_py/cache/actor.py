@@ -23,6 +23,7 @@ from erllama_py.cache import messages
 from erllama_py.cache.book import Book
 from erllama_py.cache.eviction import PORTION
 from erllama_py.cache.index import Index, row_infos, tier_infos
+from erllama_py.cache.keeping import Keeping
 from erllama_py.cache.messages import CacheMessage, Hit, SaveLost
 from erllama_py.cache.removals import Removals
 from erllama_py.cache.reservation import Refused, Reservations, row_bytes
@@ -61,6 +62,7 @@ class CacheActor(Actor[CacheMessage]):
         self.index = Index()
         self.reservations = Reservations(self.index)
         self.counters = defaultdict[str, float](float)  # by dotted name
+        self._keeping = Keeping(self.index, self.counters)
         self._now = now
         self._found: dict[tuple[str, int], Hit] = {}  # look-ups that hold pins, by holder and request
         self._holders: dict[tuple[str, bytes], tuple[str, SaveLost]] = {}  # who is told if a pending row is given up
@@ -141,6 +143,7 @@ class CacheActor(Actor[CacheMessage]):
         ticket = (find.holder, find.request_id)
         self.index.pin([row.meta.key for row in hit.chain], ticket)
         self._found[ticket] = hit
+        self._keeping.found(find, self._now())
         reply.send(hit)
 
     def _walk(self, find: messages.Find | messages.Explain) -> Hit:
@@ -169,6 +172,7 @@ class CacheActor(Actor[CacheMessage]):
             counters[f"misses.{miss.reason if miss else 'unanswered' if hit is None else 'unreadable'}"] += 1
         else:
             counters[f"hits.{used.kind}"] += 1
+            self._keeping.used([row.meta.key for row in hit.chain] if hit is not None else (), self._now())
         if not used.rows:
             return
         self._touch([(row.meta.key, row.tier) for row in used.rows])
@@ -228,8 +232,12 @@ class CacheActor(Actor[CacheMessage]):
             self.counters["saves.duplicate" if duplicate else f"saves.dropped.{decision.reason}"] += 1
             if not duplicate:
                 self._cast(save.holder, lost)
+            elif save.keep_seconds:
+                self._keeping.row(meta.key, save.keep_seconds, self._now())
             return
         self._holders[save.tier, meta.key] = save.holder, lost
+        if save.keep_seconds:
+            self._keeping.row(meta.key, save.keep_seconds, self._now())
         if not self._cast(tier_actor_name(save.tier), Put(decision.id, save.row)):
             self._put_failed(save.tier, decision.id, "no_tier")
 
@@ -246,6 +254,7 @@ class CacheActor(Actor[CacheMessage]):
         """These rows will not come: look-ups stop waiting for them, and the models that saved them get a `SaveLost`."""
         for key in keys:
             self.counters[f"saves.dropped.{problem}"] += 1
+            self._keeping.given_up(tier, key)
             self._answer_all(self._waiting.settled(key))
             if (asked := self._holders.pop((tier, key), None)) is not None:
                 self._cast(*asked)
@@ -290,6 +299,7 @@ class CacheActor(Actor[CacheMessage]):
                 self.reservations.settle(reservation)
                 self._holders.pop((tier, row.meta.key), None)
                 self.index.add(tier, row)
+                self._keeping.stored(tier, row.meta.key, self._now())
                 if (book := self.index.books.get(tier)) is not None:
                     book.has_taken(row.nbytes)
                     self._removals.replaced(tier, row.meta.key)
@@ -325,7 +335,7 @@ class CacheActor(Actor[CacheMessage]):
         """A hundred thousand rows take a while: in portions, so that the event loop turns in between."""
         rows, infos = self.index.rows(), list[RowInfo]()
         while portion := list(islice(rows, ROWS_AT_ONCE)):
-            infos += row_infos(portion)
+            infos += row_infos(portion, self.index.kept_until)
             await asyncio.sleep(0)
         return infos
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from erllama_py.cache.keeps import KEEP_SHARE, Keeps
 from erllama_py.cache.keys import TOKEN_BYTES, Identity
 from erllama_py.cache.orders import Child, Leaves, Siblings
 from erllama_py.tiers.messages import RowMeta, StoredRow
@@ -22,6 +23,9 @@ TRY_SHARE = 16
 TURN_SHARE = 16
 # And no more than this, however large the quota: their tokens are in the index, in memory.
 MOST_TURN_BYTES = 256 << 20
+
+# Rows whose time is over that are looked at before a choice of victims: a millisecond. More are found by the next one.
+RELEASED = 1024
 
 Counted = TypeVar("Counted", bound=Hashable)
 
@@ -51,6 +55,7 @@ class Book:
         self.opened = 0.0  # which part of it was scanned; below 1.0 it is *opening*
         self.problem: str | None = None  # why it cannot be written
         self.leaves = Leaves()
+        self.keeps = Keeps()  # rows that are no leaves for a time, whatever extends them
         self.turn_leaves = Leaves()  # rows of turns have an order, and a share of the quota, of their own
         self.turn_bytes = 0  # stored and pending
         self._turns: dict[bytes, Counter[bytes]] = {}  # their keys by what they are found by, and how often here
@@ -69,7 +74,9 @@ class Book:
     def add(self, row: StoredRow) -> None:
         """The tier has this row. Allowed twice."""
         meta = row.meta
-        self.drop(meta.key)
+        known = self._remove(meta.key)
+        if known is not None and (known.meta.parent, known.nbytes) != (meta.parent, row.nbytes):
+            self.keeps.discard(meta.key)
         self.rows[meta.key] = Copy(meta, row.nbytes, row.hits, row.used_at)
         self.stored += row.nbytes
         self.turn_bytes += row.nbytes if is_turn(meta) else 0
@@ -78,6 +85,10 @@ class Book:
 
     def drop(self, key: bytes) -> Copy | None:
         """It has this row no more; what was known of it."""
+        self.keeps.discard(key)
+        return self._remove(key)
+
+    def _remove(self, key: bytes) -> Copy | None:
         copy = self.rows.pop(key, None)
         if copy is not None:
             self.stored -= copy.nbytes
@@ -108,6 +119,32 @@ class Book:
         if copy is not None:
             copy.hits, copy.used_at = hits, used_at
             self._place(key)
+
+    # --- keeping -------------------------------------------------------------------------------------------------
+
+    def keep(self, key: bytes, seconds: float, now: float) -> bool:
+        """Keep a row that is here from being evicted, for `seconds` from `now` on; false where it cannot be, see
+        `Keeps.add`, and for what is not here."""
+        copy = self.rows.get(key)
+        if copy is None or is_turn(copy.meta):
+            return False
+        self.release(now)
+        parent = copy.meta.parent if copy.meta.start else None
+        if not self.keeps.add(key, parent, copy.nbytes, seconds, now, self.keep_limit):
+            return False
+        self._no_leaf(key)
+        return True
+
+    def release(self, now: float, limit: int | None = None) -> None:
+        """Rows whose time is over can go again, some `RELEASED` at a time; with a `limit` in bytes also those whose
+        time ends first."""
+        for key in self.keeps.release(now, self.keep_limit if limit is None else limit, RELEASED):
+            self._place(key)
+
+    @property
+    def keep_limit(self) -> int:
+        """Bytes that kept rows may take."""
+        return self.capacity // KEEP_SHARE
 
     # --- room ----------------------------------------------------------------------------------------------------
 
@@ -256,7 +293,7 @@ class Book:
 
     def _place(self, key: bytes) -> None:
         """Put a row into the order of last use, if it is here and a leaf."""
-        if key in self.rows and key not in self._children:
+        if key in self.rows and key not in self._children and key not in self.keeps:
             copy = self.rows[key]
             (self.turn_leaves if is_turn(copy.meta) else self.leaves).add(key, copy.used_at)
 

@@ -1,8 +1,8 @@
 """Which rows a tier gives up for room: pure decisions over the index.
 
-Leaves first, never what is pinned. Useless rows go before all others: those made by another build than the one that
-runs their model now, and those that extend nothing in the tier. Of the other leaves, the one goes first that is worth
-least: hits × prefill time per byte, halved for each `HALF_LIFE` since it was used.
+Leaves first, never what is pinned or kept for a time (`keeps`). Useless rows go before all others: those made by
+another build than the one that runs their model now, and those that extend nothing in the tier. Of the other leaves,
+the one goes first that is worth least: hits × prefill time per byte, halved for each `HALF_LIFE` since it was used.
 
 That order is exact among up to `SAMPLE` leaves. With more, those that were not used for longest are compared, a sample
 that is refilled as rows are chosen: a save must not wait until a hundred thousand rows are compared, and useless rows
@@ -51,6 +51,7 @@ def choose_victims(index: Index, tier: str, excess: int, now: float) -> tuple[tu
     Fewer if no more can go; never more than `PORTION` rows. Turns go where nothing else can.
     """
     book = index.books[tier]
+    book.release(now)
     victims, freed = _choose(index, book, book.leaves, excess, PORTION, now)
     turns, more = _choose(index, book, book.turn_leaves, excess - freed, PORTION - len(victims), now)
     return victims + turns, freed + more
@@ -94,7 +95,8 @@ Portions = Iterator[tuple[str, tuple[bytes, ...]]]  # a tier and keys of rows in
 
 
 def evict_bytes(index: Index, tiers: Sequence[str], nbytes: int, now: float) -> Portions:
-    """Rows of `nbytes` bytes or more to remove from several tiers, each giving its share; if need be all that can."""
+    """Rows of `nbytes` bytes or more to remove from several tiers, each giving its share; if need be all that can, kept
+    ones last."""
     stored = {tier: index.books[tier].stored for tier in tiers}
     left, rest = nbytes, sum(stored.values())
     for tier in tiers:
@@ -103,6 +105,11 @@ def evict_bytes(index: Index, tiers: Sequence[str], nbytes: int, now: float) -> 
     # What the last ones could not give, the others may.
     for tier in tiers:
         left -= yield from _evict(index, tier, left, now)
+    for tier in tiers:
+        while left > 0 and (book := index.books.get(tier)) is not None and book.keeps:
+            book.release(now, limit=0)
+            left -= yield from _evict(index, tier, left, now)
+            yield tier, ()
 
 
 def surplus(index: Index, tier: str, now: float) -> Portions:
@@ -161,7 +168,7 @@ def _refill(
 def _offer(index: Index, book: Book, key: bytes, candidates: list[tuple[float, bytes]], now: float) -> None:
     copy = book.rows.get(key)
     # A row that is being saved again under its key must not be removed after that.
-    if copy is None or key in book.pending or index.is_pinned(key):
+    if copy is None or key in book.pending or key in book.keeps or index.is_pinned(key):
         return
     useless = book.is_stale(copy.meta) or not book.has_parent(copy.meta)
     worth = -1.0 if useless else score(copy.meta, copy.nbytes, copy.hits, copy.used_at, now)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Literal
 
@@ -201,6 +201,11 @@ class Index:
             if (row := self.get(child.key)) is not None:
                 yield common, child.tokens, row
 
+    def kept_until(self, tier: str, key: bytes) -> float | None:
+        """Until when a tier keeps a row; None where nothing keeps it."""
+        book = self.books.get(tier)
+        return None if book is None else book.keeps.until(key)
+
     # --- models --------------------------------------------------------------------------------------------------
 
     def has_others(self, identity: Identity) -> bool:
@@ -215,14 +220,14 @@ class Index:
 # --- as the application sees it --------------------------------------------------------------------------------------
 
 
-def row_infos(rows: Iterable[Entry]) -> list[RowInfo]:
-    """Every copy of these rows."""
+def row_infos(rows: Iterable[Entry], until: Callable[[str, bytes], float | None]) -> list[RowInfo]:
+    """Every copy of these rows; `until` says until when one is kept."""
     return [
         RowInfo(
             key=row.key, parent=copy.meta.parent, start=copy.meta.start, end=copy.meta.end, tier=tier,
             nbytes=copy.nbytes, reason=copy.meta.reason, hits=row.hits, created_at=copy.meta.created_at,
             used_at=row.used_at, prefill_seconds=copy.meta.prefill_seconds, fingerprint=copy.meta.fingerprint,
-            build=copy.meta.build,
+            build=copy.meta.build, kept_until=until(tier, row.key),
         )
         for row in rows
         for tier, copy in row.copies.items()
@@ -234,7 +239,7 @@ def tier_infos(index: Index) -> list[TierInfo]:
     return [
         TierInfo(
             name=tier, kind=book.kind, quota_bytes=book.quota, used_bytes=book.used(), rows=len(book.rows),
-            opened=book.opened, problem=book.problem,
+            opened=book.opened, problem=book.problem, kept_bytes=book.keeps.nbytes,
         )
         for tier, book in index.books.items()
     ]  # fmt: skip

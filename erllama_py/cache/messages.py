@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from erllama_py.cache.keys import Identity
+from erllama_py.cache.policy import KeepFor
 from erllama_py.cache.turns import NewTurn as NewTurn
 from erllama_py.cache.turns import Turn as Turn
 from erllama_py.cache.walk import Hit as Hit
@@ -37,6 +38,7 @@ class Find(msgspec.Struct, frozen=True, kw_only=True):
     tier: str
     parent_key: bytes | None = None
     wait_seconds: float = 0.0
+    keeps: tuple[KeepFor, ...] = ()
 
 
 UsedKind = Literal["exact", "resume", "partial", "live", "cold", "cancelled"]
@@ -72,6 +74,7 @@ class Save(msgspec.Struct, frozen=True, kw_only=True):
     pack_seconds: float = 0.0  # what copying the cells out took
     holder: str = ""
     request_id: int = 0
+    keep_seconds: float = 0.0  # for how long the row is kept from being evicted
 
 
 class KeepTurn(msgspec.Struct, frozen=True):

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.tiers.messages import RowMeta
 
@@ -69,6 +71,18 @@ def prompt_ends(
         if end >= policy.min_tokens and all(abs(end - other) >= LEAST_ROW_TOKENS for other in fixed):
             ends.add(end)
     return tuple(sorted(ends))
+
+
+class KeepFor(msgspec.Struct, frozen=True):
+    """Keep what is saved of a prompt up to a token, for so many seconds from each use on."""
+
+    position: int
+    seconds: float
+
+
+def keep_seconds(start: int, keeps: Iterable[KeepFor]) -> float:
+    """For how long to keep a row that begins at `start`: as the longest asks of those that need it; 0.0: not at all."""
+    return max((keep.seconds for keep in keeps if keep.position > start), default=0.0)
 
 
 def is_worth(tokens: int, token_seconds: float, nbytes: int) -> bool:

@@ -82,6 +82,12 @@ def walk(index: Index, identity: Identity, tokens: bytes, *, cuttable: bool, tie
     )  # fmt: skip
 
 
+def path_keys(index: Index, identity: Identity, tokens: bytes) -> list[tuple[int, bytes]]:
+    """Where rows on the prompt's path end, stored and pending ones, and their keys; ascending."""
+    path = _follow(index, identity, tokens, len(tokens) // TOKEN_BYTES, None)
+    return sorted((end, key) for end, key in path.keys.items() if end)
+
+
 class _Path:
     """What was reached: keys by position, the best row that ends there (None at 0), and what is saved up to there."""
 

@@ -31,7 +31,7 @@ from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import EmbeddingOnly, ModelCrashed, ModelNotLoaded, TokenizerOnly
 from erllama_py.handle.alternatives import alternative, feed_of, joined, together
 from erllama_py.handle.reading import asks_nothing, compiles, is_one_token, is_plain, plan_reply
-from erllama_py.handle.replies import FinishedReply, Prepared, ReplyPlan
+from erllama_py.handle.replies import FinishedReply, Prepared, ReplyPlan, keeps_of
 from erllama_py.handle.token_options import asks_much, by_id, names_tokens
 from erllama_py.handle.tool_list import tool_list
 from erllama_py.model.board import ModelBoard
@@ -338,11 +338,14 @@ class Caller:
         config, facts, checked, tokens = board.config, board.facts, plan.options, prepared.tokens
         assert facts is not None
         seed = 0 if checked.reproducible else random.getrandbits(32)
-        saves = capture_plan(len(tokens), config.policy, facts, prepared.anchors, reproducible=checked.reproducible)
+        keeps = keeps_of(prepared, checked)
+        fixed = (*prepared.anchors, *(one.position for one in keeps))
+        saves = capture_plan(len(tokens), config.policy, facts, fixed, reproducible=checked.reproducible)
         make = partial(
             make_request, next(_tickets), tokens, checked, identity=self.identity(checked, board), plan=saves,
             policy=config.policy, n_ctx=config.context_opts.n_ctx, seed=seed if checked.seed is None else checked.seed,
             now=now, prefill_only=prefill_only, markers=plan.markers,
+            keeps=keeps,
         )  # fmt: skip
         # Packing and hashing 100,000 tokens takes some milliseconds.
         return make() if len(tokens) <= INLINE_LENGTH else await self.threads.run(make)

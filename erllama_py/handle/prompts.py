@@ -16,12 +16,14 @@ from erllama_py.chat.turns import anchors as find_anchors
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import InvalidText
 from erllama_py.handle.caller import INLINE_LENGTH, Caller
+from erllama_py.handle.keep_ends import KeepEnds
 from erllama_py.handle.replies import Prepared
 from erllama_py.handle.thinking import switched
 from erllama_py.handle.tool_list import shown, tool_list
 from erllama_py.handle.turns import Known, Look, Turns, forgotten, with_known
 from erllama_py.model.request import check_is_tokens, check_tokens
 from erllama_py.options.chat import check_is_prompt
+from erllama_py.options.keep import check_keeps
 from erllama_py.options.request import RequestOptions
 
 Prompt = str | Sequence[int]
@@ -35,6 +37,7 @@ class Prompts:
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
         self.turns = Turns(caller)
+        self._ends = KeepEnds(caller, self.turns)
 
     async def tokenize(self, text: str, *, special: bool = True, add_bos: bool = True) -> list[int]:
         """See `Model.tokenize`."""
@@ -90,12 +93,14 @@ class Prompts:
     async def plain(self, prompt: Prompt, options: RequestOptions) -> Prepared:
         """The prompt of a text or a list of token ids."""
         check_is_prompt(options)
+        check_keeps(options.keep, None)
         return Prepared(await self.tokens(prompt))
 
     async def chat(self, messages: Sequence[ChatMessage], options: RequestOptions) -> Prepared:
         """The prompt of a conversation: it continues the last reply that is recognised, or is rendered."""
         renderer = await self.renderer(messages, options)
         messages = check_messages(messages)
+        check_keeps(options.keep, len(messages))
         look = await self.turns.look(messages, renderer.settings, options)
         prepared = None
         if look is not None and look.known is not None:
@@ -109,6 +114,7 @@ class Prompts:
     ) -> Prepared | None:
         """The prompt that continues the reply at `place`, up to whose end there are these tokens; None as
         `continuing`. With `keep` the new reply will be recognised."""
+        check_keeps(options.keep, len(messages))
         renderer = await self.renderer(messages, options)
         look = await self.turns.hashed(messages, renderer.settings, options) if keep else None
         known = with_known(look, place, tokens)
@@ -140,7 +146,8 @@ class Prompts:
         opening = renderer.plain(text)
         if continued:
             _, opening = await self._caller.threads.abandon(partial(renderer.prompt, messages, continued=True))
-        return Prepared(tokens, opening=opening, template=renderer.source)
+        ends = await self._ends.after(renderer, messages, known, tokens, options)
+        return Prepared(tokens, ends=ends, opening=opening, template=renderer.source)
 
     async def rendered(self, renderer: Renderer, messages: Sequence[ChatMessage], options: RequestOptions) -> Prepared:
         """The prompt of a conversation as the template shows it."""
@@ -157,7 +164,8 @@ class Prompts:
 
         # Always on a worker thread: the template runs twice more.
         anchors = await self._caller.use_vocabulary(find, INLINE_LENGTH + 1)
-        return Prepared(tokens, anchors, opening, template=renderer.source)
+        ends = await self._ends.rendered(renderer, messages, tokens, options)
+        return Prepared(tokens, anchors, ends, opening, template=renderer.source)
 
 
 def settings_of(options: RequestOptions) -> ChatSettings:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from erllama_py.actors import Raised, Reply, Returned
+from erllama_py.cache.policy import KeepFor
 from erllama_py.chat.segments import Markers
 from erllama_py.options.request import RequestOptions
 from erllama_py.results import Completion
@@ -29,9 +30,17 @@ class Prepared(msgspec.Struct, frozen=True):
 
     tokens: list[int]
     anchors: tuple[int, ...] = ()  # where others may diverge from it
+    ends: tuple[int, ...] = ()  # where each message ends that is to be kept, in the order of the options
     opening: str | None = None  # of a conversation: the end of the prompt as text, which opens the reply
     finish: Finish | None = None
     template: str | None = None  # the source of a template other than the model's own that made it
+
+
+def keeps_of(prepared: Prepared, options: RequestOptions) -> tuple[KeepFor, ...]:
+    """What of the prompt is to be kept, one for each that is asked for. Pure."""
+    ends = iter(prepared.ends)
+    whole = len(prepared.tokens)
+    return tuple(KeepFor(whole if one.message is None else next(ends), one.seconds) for one in options.keep)
 
 
 class ReplyPlan(msgspec.Struct, frozen=True):

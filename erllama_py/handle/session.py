@@ -31,6 +31,7 @@ from erllama_py.handle.replies import Prepared
 from erllama_py.handle.stream import Run, Stream
 from erllama_py.handle.tool_list import tool_list
 from erllama_py.options.chat import check_is_prompt
+from erllama_py.options.keep import check_keeps
 from erllama_py.options.mappings import TurnOptionsDict
 from erllama_py.options.request import RequestOptions, merged
 from erllama_py.results import Completion
@@ -208,6 +209,7 @@ class Session:
 
     async def _raw_turn(self, prompt: Prompt, options: RequestOptions) -> Turn:
         check_is_prompt(options)
+        check_keeps(options.keep, None)
         held = self._tokens
         if isinstance(prompt, str):
             text, added = prompt, await self._prompts.tokenize(prompt, add_bos=not held)

@@ -85,6 +85,7 @@ class LookUps:
         question = Find(
             holder=self._holder, request_id=request.id, identity=request.identity, tokens=request.packed,
             cuttable=cuttable, tier=tier, parent_key=request.parent_key, wait_seconds=request.wait_seconds,
+            keeps=request.keeps,
         )  # fmt: skip
         hit = await self._cache.find(question)
         self._due[request.id] = 0

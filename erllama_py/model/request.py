@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from erllama_py.cache.keys import TOKEN_BYTES, Identity, pack_tokens, prefix_keys
 from erllama_py.cache.messages import RowMeta
-from erllama_py.cache.policy import grid_stride, prompt_ends
+from erllama_py.cache.policy import KeepFor, grid_stride, prompt_ends
 from erllama_py.chat.segments import Markers
 from erllama_py.engine.backend import ModelFacts
 from erllama_py.engine.jobs import CapturePlan, Finished, Report
@@ -15,7 +15,7 @@ from erllama_py.errors import ContextOverflow, EmptyPrompt, RequestError, TokenO
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.request import RequestOptions
 from erllama_py.options.sampling import Sampling
-from erllama_py.results import CacheDelta, CacheHit, Completion, Stats, ToolCall
+from erllama_py.results import CacheDelta, CacheHit, Completion, KeptPrefix, Stats, ToolCall
 from erllama_py.scheduler.messages import Complete, Outline, Request, SaveRow
 
 # What the engine would report of a request that was cancelled before it saw it.
@@ -49,6 +49,7 @@ def check_tokens(tokens: Sequence[object], n_vocab: int) -> list[int]:
 def make_request(
     request_id: int, tokens: list[int], options: RequestOptions, *, identity: Identity, plan: CapturePlan | None,
     policy: PolicyOpts, n_ctx: int, seed: int, now: float, prefill_only: bool = False, markers: Markers | None = None,
+    keeps: tuple[KeepFor, ...] = (),
 ) -> Request:  # fmt: skip
     """Fit a prompt into the context of `n_ctx` tokens; the reply gets what is left, or what was asked for.
 
@@ -75,6 +76,7 @@ def make_request(
         packed=packed,
         key=prefix_keys(identity, packed, (len(tokens),))[0],
         plan=plan,
+        keeps=keeps,
         parent_key=options.parent_key,
         wait_seconds=policy.session_resume_wait_ms / 1000,
         priority=options.priority,
@@ -125,6 +127,7 @@ def make_completion(answer: Complete, now: float) -> Completion:
         prompt_logprobs=None if request.report.prompt_logprobs is None else [*(finished.prompt_logprobs or ())],
         logprobs=None if request.report.logprobs is None else [*(finished.logprobs or ())],
         cache_delta=CacheDelta(read=outline.hit.prefix_len, created=outline.created),
+        kept=_kept(request, outline),
         stats=Stats(
             queued_seconds=queued, lookup_seconds=outline.lookup_seconds, restore_seconds=outline.restore_seconds,
             prefill_seconds=finished.prefill_seconds, decode_seconds=finished.decode_seconds,
@@ -134,6 +137,12 @@ def make_completion(answer: Complete, now: float) -> Completion:
             seed=request.sampling.seed or 0, tier=outline.tier, miss_reason=outline.miss_reason, parks=outline.parks,
         ),
     )  # fmt: skip
+
+
+def _kept(request: Request, outline: Outline) -> tuple[KeptPrefix, ...]:
+    created = outline.kept or (0,) * len(request.keeps)
+    pairs = zip(request.keeps, created, strict=True)
+    return tuple(KeptPrefix(tokens=keep.position, created=count, seconds=keep.seconds) for keep, count in pairs)
 
 
 def _report(options: RequestOptions) -> Report:

@@ -7,13 +7,21 @@ sequence, 32 bytes for 64 hex digits, a list. A section may be a mapping or a st
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any, Literal, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NotRequired, TypedDict
 
+from erllama_py.options.keep import Keep
 from erllama_py.options.model import ContextOpts, KVType, ModelOpts, SchedulerOpts, StubOpts, ToolFormatName
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.runtime import Source
 from erllama_py.options.sampling import SamplerName
+
+
+class KeepDict(TypedDict):
+    """`Keep` as a mapping."""
+
+    seconds: float
+    message: NotRequired[int | Literal["tools"] | None]
 
 
 class TurnOptionsDict(TypedDict, total=False):
@@ -58,6 +66,7 @@ class TurnOptionsDict(TypedDict, total=False):
     reproducible: bool
     parent_key: bytes | str | None
     session_wait: bool
+    keep: Sequence[KeepDict | Keep]
     priority: int
     queue_wait: bool | float
     deadline: float | None

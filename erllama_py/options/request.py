@@ -14,6 +14,7 @@ from erllama_py.errors.shown import shown
 from erllama_py.options.chat import ChatOptions, check_chat, tool_choice
 from erllama_py.options.check import Count, Deadline, check_utf8, convert, hex_digest
 from erllama_py.options.combinations import check_combinations
+from erllama_py.options.keep import Keep, keeps
 from erllama_py.options.model import Salt
 from erllama_py.options.sampling import MAX_BIAS, MAX_BREAKER_BYTES
 from erllama_py.options.thinking import check_thinking
@@ -73,6 +74,9 @@ class RequestOptions(ChatOptions, frozen=True):
     given."""
     parent_key: bytes | None = None
     """The `finish_key` of the previous turn, 32 bytes or 64 hex digits: a save of it under way is waited for."""
+    keep: tuple[Keep, ...] = ()
+    """What of the prompt is not to be evicted from the cache for a time: mappings or `Keep`, at most 8. A row ends at
+    each of them, so that other prompts find it. Nothing is kept that is not saved: see `min_tokens`."""
     cache_salt: Salt | None = None
     """In place of the model's `cache_salt`, for this request."""
     session_id: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
@@ -123,6 +127,7 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
         RequestOptions,
         stop_sequences=lambda stops: (stops,) if isinstance(stops, str) else stops,
         parent_key=lambda key: bytes.fromhex(hex_digest(key)),
+        keep=keeps,
         tool_choice=tool_choice,
         queue_wait=lambda wait: True if wait == math.inf else wait,
     )

@@ -20,6 +20,17 @@ class CacheDelta(msgspec.Struct, frozen=True):
     """Tokens that were copied out of the cells to be saved."""
 
 
+class KeptPrefix(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request asked to be kept: one for each of its `keep`, in their order."""
+
+    tokens: int
+    """Tokens of the prompt up to there; 0 where its chat template shows nothing that is always the same."""
+    created: int
+    """Of these, tokens that this request has copied out to be saved: what was saved already is not among them."""
+    seconds: float
+    """For how long, from each use on."""
+
+
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Where the time of one request went. Times are in seconds."""
 
@@ -128,6 +139,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     prompt was read. `None` unless it was asked for."""
     cache_delta: CacheDelta
     """Tokens read from the cache and given to it."""
+    kept: tuple[KeptPrefix, ...] = ()
+    """What was to be kept, and what of it is new."""
     stats: Stats
     """Where the time went."""
     parsed: Any = None

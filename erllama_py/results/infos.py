@@ -98,6 +98,8 @@ class RowInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The model's, 32 bytes, with the salt folded in."""
     build: str
     """The build of llama.cpp that computed it."""
+    kept_until: float | None = None
+    """Until when it is not evicted, because a request asked for that; `None`: nothing keeps it."""
 
 
 class TierInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +119,8 @@ class TierInfo(msgspec.Struct, frozen=True, kw_only=True):
     """How much of it has been scanned since it was started: 1.0 when all of its rows are known."""
     problem: str | None
     """Why it cannot be written now; `None` when it can."""
+    kept_bytes: int = 0
+    """Bytes of rows that are kept for a time."""
 
 
 class FoundPrefix(msgspec.Struct, frozen=True, kw_only=True):

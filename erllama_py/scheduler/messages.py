@@ -14,6 +14,7 @@ import msgspec
 
 from erllama_py.cache.keys import Identity
 from erllama_py.cache.messages import Hit, Located, RowBytes, SaveLost
+from erllama_py.cache.policy import KeepFor
 from erllama_py.chat.segments import Markers
 from erllama_py.engine.failure import Failure
 from erllama_py.engine.jobs import NOTHING_MORE, Captured, CapturePlan, Finished, Job, Outcome, Report
@@ -57,6 +58,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str | None = None
     session_wait: bool = False
     queue_wait: float = 0.0  # seconds that it waits for room in the queue
+    keeps: tuple[KeepFor, ...] = ()  # what of it is not evicted for a time
     lasting: int | None = None
     """How many of its tokens others may find when it is over, in cells or in rows; None: all of them."""
 
@@ -203,6 +205,7 @@ class SaveRow(msgspec.Struct, frozen=True):
     tokens: bytes
     captured: Captured
     logits: bytes | None
+    keep_seconds: float = 0.0  # for how long it is not evicted
 
 
 class KeepLogits(msgspec.Struct, frozen=True):
@@ -232,6 +235,7 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
     restore_seconds: float = 0.0
     restored_bytes: int = 0
     created: int = 0  # tokens copied out to be saved
+    kept: tuple[int, ...] = ()  # of these, those up to where each of the request's `keeps` ends
     parks: int = 0
 
 

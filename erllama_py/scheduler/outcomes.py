@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from erllama_py.cache.keys import TOKEN_BYTES, pack_tokens, prefix_keys
+from erllama_py.cache.policy import KeepFor, keep_seconds
 from erllama_py.engine import jobs
 from erllama_py.results import CallText, Progress, TextDelta, ThinkingDelta, ThinkingEnd
 from erllama_py.scheduler.cells import Slot
@@ -146,6 +147,13 @@ def _prompt_logits(state: State, request_id: int, logits: bytes) -> tuple[State,
     return state, [KeepLogits(one.core.request.key, logits)]
 
 
+def _kept(keeps: Sequence[KeepFor], before: tuple[int, ...], captured: jobs.Captured) -> tuple[int, ...]:
+    """How many tokens were copied out up to where each of these ends, once a range more was."""
+    before = before or (0,) * len(keeps)
+    ends = [min(captured.end, keep.position) for keep in keeps]
+    return tuple(count + max(0, end - captured.start) for count, end in zip(before, ends, strict=True))
+
+
 def _captured(state: State, captured: jobs.Captured, now: float) -> tuple[State, list[Effect]]:
     if captured.request_id in state.copies:
         return then_schedule(copied(state, captured), now)
@@ -156,10 +164,13 @@ def _captured(state: State, captured: jobs.Captured, now: float) -> tuple[State,
     shorter = can_shorten(captured.start, captured.end, state.limits.memory, state.limits.n_swa)
     if captured.end == request.n_tokens and not shorter:  # else a repeat could not compute the last token again
         logits = one.core.logits
-    save = SaveRow(request.identity, request.packed + pack_tokens(captured.generated), captured, logits)
+    tokens, seconds = request.packed + pack_tokens(captured.generated), keep_seconds(captured.start, request.keeps)
+    save = SaveRow(request.identity, tokens, captured, logits, seconds)
     if captured.payload is not None:
         created, captured_to = begun.created + captured.end - captured.start, min(captured.end, one.core.lost_from)
-        state = with_request(state, changed(one, begun=changed(begun, created=created, captured_to=captured_to)))
+        kept = _kept(request.keeps, begun.kept, captured)
+        begun = changed(begun, created=created, captured_to=captured_to, kept=kept)
+        state = with_request(state, changed(one, begun=begun))
     state, effects = row_saved(state, request.id, captured.end, now)
     return state, [save, *effects]
 

@@ -40,6 +40,7 @@ class Begun(msgspec.Struct, frozen=True):
     sought: Request  # what its sequence is to begin with: the prompt, or all that it had when it was last parked
     captured_to: int = 0
     created: int = 0  # tokens copied out to be saved
+    kept: tuple[int, ...] = ()  # of these, those up to where each of the request's `keeps` ends
     prefilled: bool = False
     leaving: bool = False  # it was cancelled, and the engine will say what it had
     parked_at: float = 0.0  # when it was last

@@ -284,4 +284,4 @@ def _outline(core: Core, found_at: float, now: float) -> Outline:
 
 def outline(begun: Begun) -> Outline:
     """How a request began, and what was saved of it; parks are counted, but not how it resumed."""
-    return changed(begun.outline, created=begun.created, parks=begun.parks)
+    return changed(begun.outline, created=begun.created, kept=begun.kept, parks=begun.parks)

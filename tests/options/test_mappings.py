@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -20,6 +20,7 @@ WIDER: dict[str, object] = {
     "RequestOptions.stop_sequences": str | list[str] | tuple[str, ...],
     "RequestOptions.stop_token_ids": list[int] | tuple[int, ...],
     "RequestOptions.choice": list[str] | tuple[str, ...] | None,
+    "RequestOptions.keep": Sequence[erllama.KeepDict | erllama.Keep],
     "RequestOptions.parent_key": bytes | str | None,
     "RequestOptions.dry_sequence_breakers": list[str] | tuple[str, ...],
     "RequestOptions.logit_bias": Mapping[Any, float],  # a dict of ids is no dict of ids or texts to a checker
@@ -43,6 +44,7 @@ WIDER: dict[str, object] = {
 STRUCTS: list[type[msgspec.Struct]] = [
     erllama.RequestOptions, erllama.ScoreOptions, erllama.ModelConfig, erllama.ModelOpts, erllama.ContextOpts,
     erllama.PolicyOpts, erllama.SchedulerOpts, erllama.StubOpts, erllama.PressureOpts, erllama.RestartLimits,
+    erllama.Keep,
 ]  # fmt: skip
 
 

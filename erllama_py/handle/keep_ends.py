@@ -1,0 +1,79 @@
+"""Where the messages of a conversation end that are to be kept, in the tokens of its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from erllama_py.chat.breakpoints import Place, end_of, shared
+from erllama_py.chat.rendering import Renderer
+from erllama_py.engine.backend import Vocabulary
+from erllama_py.handle.caller import INLINE_LENGTH, Caller
+from erllama_py.handle.turns import Known, Turns
+from erllama_py.options.request import RequestOptions
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+class KeepEnds:
+    """Finds them for one model, in the order of the options."""
+
+    def __init__(self, caller: Caller, turns: Turns) -> None:
+        self._caller, self._turns = caller, turns
+
+    async def rendered(
+        self, renderer: Renderer, messages: Messages, tokens: list[int], options: RequestOptions
+    ) -> tuple[int, ...]:
+        """Those of a prompt that was rendered: as far as its template shows the same, whatever follows."""
+        return tuple(end for end, _ in await self._ends(renderer, messages, tokens, _places(options)))
+
+    async def after(
+        self, renderer: Renderer, messages: Messages, known: Known, tokens: list[int], options: RequestOptions
+    ) -> tuple[int, ...]:
+        """Those of a prompt that continues a known reply. A message before that may have other tokens than a rendering
+        has; then all up to the reply's end is kept."""
+        places = _places(options)
+        ends = await self._ends(renderer, messages, tokens, places)
+        return tuple([
+            end if whole else await self._beyond(renderer, messages, known, tokens, place)
+            for place, (end, whole) in zip(places, ends, strict=True)
+        ])  # fmt: skip
+
+    async def _ends(
+        self, renderer: Renderer, messages: Messages, tokens: list[int], places: list[Place]
+    ) -> list[tuple[int, bool]]:
+        if not places:
+            return []
+        last = len(messages) - 1
+
+        def find(vocabulary: Vocabulary) -> list[tuple[int, bool]]:
+            def tokenize(text: str) -> list[int]:
+                return vocabulary.tokenize_parts(renderer.parts(text))
+
+            return [
+                (len(tokens), True) if place == last else end_of(messages, place, tokens, renderer.text, tokenize)
+                for place in places
+            ]
+
+        # On a worker thread: the template runs once or twice for each.
+        return await self._caller.use_vocabulary(find, INLINE_LENGTH + 1)
+
+    async def _beyond(
+        self, renderer: Renderer, messages: Messages, known: Known, tokens: list[int], place: Place
+    ) -> int:
+        """Where a message ends that does not end before the known reply does."""
+        held = len(known.tokens)
+        if place == "tools" or place <= known.place:
+            return held
+        text = await self._turns.text_after(renderer, messages[: place + 1], known.place)
+        if text is None:
+            return held
+
+        def tokenize(vocabulary: Vocabulary) -> list[int]:
+            return vocabulary.tokenize_parts(renderer.parts(text))
+
+        return held + shared(await self._caller.use_vocabulary(tokenize, INLINE_LENGTH + 1), tokens[held:])
+
+
+def _places(options: RequestOptions) -> list[Place]:
+    return [one.message for one in options.keep if one.message is not None]
