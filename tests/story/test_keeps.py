@@ -32,7 +32,7 @@ class Clock:
     """The time of the day, as the cache and what dates rows read it."""
 
     def __init__(self) -> None:
-        self.now = math.ceil(time.time())
+        self.now = float(math.ceil(time.time()))
 
     def __call__(self) -> float:
         return self.now
