@@ -228,7 +228,8 @@ class Exchange:
     def failure(self, error: BaseException) -> None:
         """See `Observer`."""
         self.facts["error"] = type(error).__name__
-        log_failure(self.id, self.route, error)
+        if problem_of(error).kind == "internal":  # a model that crashed is in the log, once for all its requests
+            log_failure(self.id, self.route, error)
 
     def left(self) -> None:
         """See `Observer`."""

@@ -82,7 +82,9 @@ def _responses(endpoint: Endpoint, known: dict[int, Any]) -> dict[str, Any]:
     given = {media: {"schema": done if media == JSON else {}} for media in map(_bare, endpoint.gives)}
     found: dict[str, Any] = {"200": {"description": "What was asked for.", "content": given}}
     error = _shape_of_error(endpoint.api)
-    for status, text in {**STATUSES, **({408: "Its body came too slowly."} if endpoint.takes else {})}.items():
+    own = {code: STATUSES[STATUS[kind]] for kind, code in endpoint.api.statuses.items()}
+    slow = {408: "Its body came too slowly."} if endpoint.takes else {}
+    for status, text in sorted({**STATUSES, **own, **slow}.items()):
         schema = known[id(endpoint.answers[status])] if status in endpoint.answers else error
         found[str(status)] = {"description": text, "content": {JSON: {"schema": schema}}}
     return found

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -138,6 +140,22 @@ def test_records_of_others_are_lines_too(lines: io.StringIO) -> None:
     assert (first["event"], first["logger"], first["level"]) == ("no socket", "uvicorn.error", "warning")
     assert second["value"] == "<class 'set'>"
     assert "ValueError: it is" in second["exception"]
+
+
+@pytest.mark.anyio
+async def test_a_crash_is_logged_once_and_not_for_each_request(caplog: pytest.LogCaptureFixture) -> None:
+    """A request that fails with it has its name, and no traceback; nor has one that is refused."""
+    caplog.set_level(logging.INFO)
+    async with served({"stub": {"hang_decode_after": 2}, "scheduler": {"max_pending": 1}}) as at:
+        asking = [asyncio.create_task(at.client.post(PATH, json=ASK)) for _ in range(8)]
+        await until(lambda: at.model.counters.refused >= 3)
+        at.model.inject_fault()
+        statuses = Counter([(await one).status_code for one in asking])
+    assert set(statuses) == {429, 503}
+    mine: list[Any] = [record for record in caplog.records if record.name == "erllama_py.http"]
+    assert not any(record.exc_info for record in mine)
+    assert len(mine) == 8
+    assert {record.erllama.get("error") for record in mine if record.erllama["status"] == 503} == {"ModelCrashed"}
 
 
 class Stuck(io.StringIO):
