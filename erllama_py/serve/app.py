@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 import erllama_py as erllama
 from erllama_py.serve.access import AccessOpts, Doors, KeyAccess
@@ -57,6 +58,12 @@ class App(Starlette):
         )
         self.service = service
         self._config = config
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request. A slash at the end of its path is none: Litestar puts one there, and so do people."""
+        if scope["type"] == "http" and len(path := scope["path"]) > 1 and path.endswith("/"):
+            scope = {**scope, "path": path.rstrip("/") or "/"}
+        await super().__call__(scope, receive, send)
 
     @asynccontextmanager
     async def running(self, load: Load | None = None) -> AsyncIterator[None]:

@@ -44,6 +44,7 @@ class Tenants:
 
     def __init__(self, app: App, gate: Gated) -> None:
         self.gate = gate
+        self.cache = app.service.runtime.cache
         self.model = app.service.runtime.model("m")
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         self.clients = {
@@ -93,6 +94,7 @@ async def test_rows_in_memory() -> None:
     """With one sequence, which another prompt has taken meanwhile."""
     async with tenants(sequences=1) as at:
         cold = await at.chat("alice")
+        await at.cache.flush()
         await at.chat("alice", text(400, 7))
         warm = await at.chat("alice")
         await at.chat("alice", text(400, 8))
@@ -208,7 +210,13 @@ async def test_what_all_do_together(path: str) -> None:
 
 async def test_a_body_cannot_name_a_salt() -> None:
     """Nor what else is the server's to say: it is ignored."""
-    salts = {"cache_salt": "alice", "salt": "alice", "user": "alice", "priority": 1000, "safety_identifier": "alice"}
+    salts: dict[str, Any] = {
+        "cache_salt": "alice",
+        "salt": "alice",
+        "user": "alice",
+        "priority": 1000,
+        "safety_identifier": "alice",
+    }
     async with tenants() as at:
         await at.chat("alice")
         other = await at.chat("mallory", **salts)
