@@ -12,7 +12,7 @@ from erllama_py.chat.dialect import Dialect, find_dialect
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine import inspected
 from erllama_py.engine.inspection import Inspection
-from erllama_py.errors import ChatTemplateError, InvalidOption
+from erllama_py.errors import InvalidOption
 from erllama_py.options.check import INT32_MAX
 from erllama_py.options.mappings import ContextOptsDict
 from erllama_py.options.model import ContextOpts, ToolFormatName, parse_model_config
@@ -86,11 +86,8 @@ def _tool_format(found: Inspection) -> ToolFormatName | None:
     """How calls are written by the template that renders tools; None where it shows none."""
     model = found.model
     template = ChatTemplate(model.chat_template, model.bos_token, model.eos_token, named=model.chat_templates)
-    try:
-        one = template.program(has_tools=True)
-        format_ = _dialect(found, one.source).tools if one.takes_tools else None
-    except ChatTemplateError:
-        return None
+    source = template.source_with_tools()
+    format_ = None if source is None else _dialect(found, source).tools
     return None if format_ is None else cast(ToolFormatName, format_.name)
 
 

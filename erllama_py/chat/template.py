@@ -103,6 +103,14 @@ class ChatTemplate:
             raise ChatTemplateError("the model has no chat template")
         return source
 
+    def source_with_tools(self) -> str | None:
+        """The source of the template that shows tools; None where none does. Some milliseconds: it is rendered."""
+        try:
+            one = self.program(has_tools=True)
+            return one.source if one.takes_tools else None
+        except ChatTemplateError:
+            return None
+
     def tells_tools_as_text(self, settings: ChatSettings) -> bool:
         """Whether tools are told in the system message, and calls are to be read as Hermes writes them.
 

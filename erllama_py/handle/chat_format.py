@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from erllama_py.chat.template import DEFAULT, ChatTemplate
-from erllama_py.errors import ChatTemplateError
+from erllama_py.chat.template import DEFAULT
 from erllama_py.handle.caller import Caller
 from erllama_py.options.model import ToolFormatName
 from erllama_py.results import ChatFormat
@@ -15,7 +14,7 @@ async def chat_format(caller: Caller) -> ChatFormat:
     """See `Model.chat_format`."""
     template = await caller.template()
     dialect = await caller.dialect(template.source)
-    source = await caller.threads.abandon(lambda: _with_tools(template))
+    source = await caller.threads.abandon(template.source_with_tools)
     tools = None if source is None else (await caller.dialect(source)).tools
     thinking, switch = caller.board.config.thinking_markers, dialect.switch
     if thinking is None and dialect.thinking is not None:
@@ -26,12 +25,3 @@ async def chat_format(caller: Caller) -> ChatFormat:
         thinking_switch=None if switch is None else switch.name,
         thinking_off=thinking is not None and switch is not None and switch.off is not None,
     )  # fmt: skip
-
-
-def _with_tools(template: ChatTemplate) -> str | None:
-    """The source of the template that shows tools; None where none does."""
-    try:
-        one = template.program(has_tools=True)
-        return one.source if one.takes_tools else None
-    except ChatTemplateError:
-        return None

@@ -22,8 +22,8 @@ from erllama_py.serve.models import fetch
 SAME = ("quant_type", "quant_bits", "n_params", "size", "n_vocab", "n_ctx_train", "n_embd", "can_generate", "can_rank")
 
 
-async def loaded(path: Path, **context: Any) -> tuple[erllama.ModelInfo, list[str]]:
-    """What a load says, and the lines in which llama.cpp tells the sizes of its buffers."""
+async def loaded(path: Path, **context: Any) -> tuple[erllama.ModelInfo, erllama.ChatFormat, list[str]]:
+    """What a load says, how its conversations are written, and the lines in which llama.cpp tells its sizes."""
     lines: list[str] = []
     emit = LogContext._emit
 
@@ -36,7 +36,7 @@ async def loaded(path: Path, **context: Any) -> tuple[erllama.ModelInfo, list[st
         async with erllama.Runtime() as runtime:
             config: Any = {"model_path": path, "context_opts": context}
             model = await runtime.load_model(config)
-            return model.info, lines
+            return model.info, await model.chat_format(), lines
 
 
 def cells(lines: list[str]) -> int:
@@ -48,9 +48,12 @@ async def check_against_a_load(path: Path) -> erllama.ModelFile:
     """Everything that both know, and the memory of a context of 4,096 cells for 8 sequences."""
     context: erllama.ContextOptsDict = {"n_seq_max": 8, "type_k": "q8_0"}
     told = erllama.inspect_model(path, context_opts=context, context_sizes=[4096])
-    info, lines = await loaded(path, n_ctx=4096, **context)
+    info, chat, lines = await loaded(path, n_ctx=4096, **context)
     assert {name: getattr(told, name) for name in SAME} == {name: getattr(info, name) for name in SAME}
     assert (told.description, told.pooling, told.path) == (info.description, info.pooling, info.model_path)
+    assert (told.chat_template, told.chat_templates) == (chat.template, chat.templates)
+    assert (told.tool_format, told.thinking) == (chat.tool_format, chat.thinking)
+    assert told.thinking_switch == chat.thinking_switch
     if told.can_generate:
         (taken,) = told.contexts
         assert taken.n_ctx == 4096

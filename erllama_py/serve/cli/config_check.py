@@ -61,6 +61,8 @@ def _show(file: Path, config: Config, models: list[Checked]) -> None:
     console.print(
         f"{escape(str(file))} can be served: {_count(len(models), 'model')}, {_count(len(config.tiers), 'tier')}"
     )
+    if config.access.keys:
+        console.print(f"  {_count(len(config.access.keys), 'key')}")
     for one in models:
         also = f" ({', '.join(one.aliases)})" if one.aliases else ""
         context = f"{one.n_ctx:,} tokens for {_count(one.n_seq_max, 'sequence')}, {screen.amount(one.context_bytes)}"

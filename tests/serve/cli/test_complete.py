@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,20 @@ def test_a_reader_that_goes_ends_it(model: str) -> None:
     child = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, env=environment(), timeout=60)
     os.close(writer)
     assert (child.returncode, child.stderr) == (141, b"")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_with_what_it_has(model: str) -> None:
+    """With 130 and no traceback."""
+    child = subprocess.Popen(
+        [*COMMAND, "complete", model, "Once", "--threads", "1", "--context", "100000"], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env=environment(),
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert child.stdout.read(1)
+    child.send_signal(signal.SIGINT)
+    _, complaints = child.communicate(timeout=60)
+    assert (child.returncode, complaints) == (130, b"")
 
 
 @pytest.mark.slow

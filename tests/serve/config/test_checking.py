@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import erllama_py as erllama
-from erllama_py.serve.config import Config, ConfigError, check_tables, read_config
+from erllama_py.serve.config import Config, ConfigError, ModelTable, Tables, check_tables, read_config
 
 FILE = Path("/etc/erllama/erllama.toml")
 
@@ -122,6 +125,36 @@ def test_each_error_has_its_place_in_the_file(
     assert problem in caught.value.problem
     assert caught.value.nearest == nearest
     assert str(caught.value).startswith(f"{FILE}: {caught.value.place}: ")
+
+
+NAMES = st.sampled_from(
+    [*Tables.__struct_fields__, *ModelTable.__struct_fields__, "keys", "hash", "host", "kind", "root", "n_ctx", "x", ""]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["disk", "ram"])
+    | st.dates() | st.datetimes(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(st.dictionaries(NAMES, VALUES, max_size=4))
+def test_no_tables_are_another_error(tables: dict[str, Any]) -> None:
+    """Whatever a file says, it is a configuration or a `ConfigError`."""
+    with contextlib.suppress(ConfigError):
+        assert isinstance(check_tables(tables, FILE), Config)
+
+
+@given(VALUES)
+def test_no_model_is_another_error(value: Any) -> None:
+    """The same of the options of a model, of keys and of tiers, whatever they are."""
+    for tables in (
+        {"models": [{"path": "a", "context_opts": value}]}, {"models": [value]}, {"access": {"keys": [value]}},
+        {"models": [{"path": value, "policy": value}], "policy": {"min_tokens": 1}}, {"tiers": {"a": value}},
+        {"models": [{"path": "a", "thinking_markers": value, "fingerprint": value, "tier_srv": value}]},
+    ):  # fmt: skip
+        with contextlib.suppress(ConfigError):
+            check_tables(tables, FILE)
 
 
 @pytest.mark.anyio
