@@ -20,6 +20,7 @@ from erllama_py.serve.core.problems import RETRY_SECONDS, Problem, shutting_down
 from erllama_py.serve.core.settings import ServerOpts
 
 LOADING_SECONDS = 5  # after which a client may ask again for a model that is being loaded
+LATEST = ":latest"
 
 
 class Tenant(msgspec.Struct, frozen=True):
@@ -186,18 +187,27 @@ class Service:
         return sorted({*self.aliases.values(), *(self._only or ())} - loaded)
 
     async def model(self, name: str | None, tenant: Tenant | None = None) -> erllama.Model:
-        """The model that a request names; without a name the only one. Raises `Problem`, `ErllamaError`."""
-        known = self.models(tenant)
-        if name not in known and (missing := self.missing()) and (not name or self.aliases.get(name, name) in missing):
+        """The model that a request names; without a name the only one. Raises `Problem`, `ErllamaError`.
+
+        A name means the same with the tag `:latest` and without: clients of Ollama put it to names, in all APIs.
+        """
+        known, missing = self.models(tenant), self.missing()
+        named = [one for one in _spellings(name) if one in known]
+        waits = not name or any(self.aliases.get(one, one) in missing for one in _spellings(name))
+        if not named and missing and waits:
             raise Problem("unavailable", "the model is being loaded", code="model_loading", retry_after=LOADING_SECONDS)
         if not name and len({info.id for info in known.values()}) == 1:
-            name = next(iter(known))
-        if not name:
+            named = list(known)
+        if not name and not named:
             raise Problem("invalid", f"a model is to be named: {_list(known)}", param="model")
-        if name not in known:
-            message = f"there is no model {name[:80]!r} here: {_list(known)}"
+        if not named:
+            message = f"model {str(name)[:80]!r} not found: {_list(known)}"
             raise Problem("not_found", message, param="model", code="model_not_found")
-        return self.runtime.model(known[name].id)
+        return self.runtime.model(known[named[0]].id)
+
+
+def _spellings(name: str | None) -> list[str]:
+    return [name, name.removesuffix(LATEST), name + LATEST] if name else []
 
 
 def _list(names: Iterable[str]) -> str:
