@@ -29,6 +29,7 @@ from erllama_py.serve.config import Config, ServedModel
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.service import Access, Meters, Service
 from erllama_py.serve.core.settings import ServerOpts
+from erllama_py.serve.ollama import routes as ollama
 from erllama_py.serve.openai import protocol
 from erllama_py.serve.openai import routes as openai
 from erllama_py.serve.operations import routes as operations
@@ -48,7 +49,7 @@ class App(Starlette):
         handlers = {404: _nothing_there, 405: _nothing_there}
         served = [
             *anthropic.routes(service), *openai.routes(service), *responses.routes(service, store),
-            *operations.routes(service),
+            *operations.routes(service), *ollama.routes(service),
         ]  # fmt: skip
         super().__init__(
             routes=[*served, operations.describing(service, served)],

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp
 
 import erllama_py as erllama
 from erllama_py.serve.core.exchange import Exchange, json_response
+from erllama_py.serve.core.hints import with_hints, with_loose_tools
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.ollama.lines import LineWriter, Reply, chat_shape
 from erllama_py.serve.ollama.messages import conversation
@@ -19,16 +20,20 @@ async def chat(exchange: Exchange) -> ASGIApp:
     """Answer a conversation. Without messages: as soon as the model is there."""
     request = await exchange.body(ChatRequest)
     exchange.check_count(request.messages or ())
-    messages = conversation(request.messages or ())
+    messages = conversation(request.messages or (), exchange.service.settings)
     given = reply_options(request)
     model = await exchange.model(request.model)
     reply = Reply(request.model or model.id, chat_shape, exchange.began, lambda completion: {})
     if not messages:
         return await loaded(exchange, model, reply)
-    options: Any = exchange.options(given | await _of_conversation(exchange, model, request))
-    if request.stream is not False:
-        return await exchange.streamed(model.stream_chat(messages, options=options), LineWriter(reply))
-    return json_response(reply.whole(await exchange.answer(model.chat(messages, options=options))))
+    options = exchange.options(given | await _of_conversation(exchange, model, request))
+
+    async def start(options: Any) -> ASGIApp:
+        if request.stream is not False:
+            return await exchange.streamed(model.stream_chat(messages, options=options), LineWriter(reply))
+        return json_response(reply.whole(await exchange.answer(model.chat(messages, options=options))))
+
+    return await with_hints(start, options, with_loose_tools)
 
 
 async def _of_conversation(exchange: Exchange, model: erllama.Model, request: ChatRequest) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import erllama_py as erllama
+from erllama_py.serve.core.service import LATEST
 
-LATEST = ":latest"
 # Models are never unloaded by time here; a date that every client can compute with.
 NEVER = "2200-01-01T00:00:00+00:00"
 ALL_LAYERS = 200  # more than any model has

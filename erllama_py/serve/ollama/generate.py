@@ -12,7 +12,7 @@ from erllama_py.serve.core.exchange import Exchange, json_response
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.ollama.chat import loaded
 from erllama_py.serve.ollama.lines import LineWriter, Reply, generate_shape
-from erllama_py.serve.ollama.messages import check_images
+from erllama_py.serve.ollama.messages import with_images
 from erllama_py.serve.ollama.protocol import GenerateRequest, reply_options
 from erllama_py.serve.ollama.thinking import of_prompt, thinking_options
 
@@ -32,15 +32,14 @@ async def generate(exchange: Exchange) -> ASGIApp:
     check(request)
     given = reply_options(request)
     model = await exchange.model(request.model)
-    prompt = Prompt(request.prompt or "")
-    if request.prompt:
-        prompt = await exchange.answer(_prompt(model, request))
+    text = with_images(request.prompt or "", request.images, exchange.service.settings, "images")
+    prompt = await exchange.answer(_prompt(model, request, text)) if text else Prompt(text)
 
     def further(completion: erllama.Completion) -> dict[str, Any]:
         return {} if isinstance(prompt.text, str) else {"context": context(prompt.text, completion)}
 
     reply = Reply(request.model or model.id, generate_shape, exchange.began, further)
-    if not request.prompt:
+    if not text:
         return await loaded(exchange, model, reply)
     options: Any = exchange.options(given | prompt.options)
     if request.stream is not False:
@@ -56,7 +55,6 @@ async def generate(exchange: Exchange) -> ASGIApp:
 
 def check(request: GenerateRequest) -> None:
     """Refuse what is not served, and what makes no sense together. Raises `Problem`."""
-    check_images(request.images, "images")
     if request.suffix:
         raise Problem("invalid", "text is not filled in between here: send what comes before", param="suffix")
     if request.template:
@@ -73,9 +71,8 @@ def context(prompt: list[int], completion: erllama.Completion) -> list[int]:
     return [*prompt, *completion.generated, *end]
 
 
-async def _prompt(model: erllama.Model, request: GenerateRequest) -> Prompt:
+async def _prompt(model: erllama.Model, request: GenerateRequest, text: str) -> Prompt:
     """What a request comes to. Raises `Problem`, `ErllamaError`."""
-    text = request.prompt or ""
     if request.raw:
         return Prompt(text, {"thinking": True} if request.think else {})
     form = await model.chat_format()

@@ -1,4 +1,4 @@
-"""A conversation in Ollama's form, as this library takes it. Pure.
+"""A conversation in Ollama's form, as this library takes it.
 
 Ollama's calls need no ids, and a result names its tool instead. Templates of some models want ids, so calls without one
 get one by their place: the same conversation has the same ids each time that it is sent.
@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from erllama_py.serve.core.problems import Problem
+from erllama_py.serve.core.images import image_text
+from erllama_py.serve.core.settings import ServerOpts
 from erllama_py.serve.ollama.protocol import Call, Message
 
 
-def conversation(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """The messages in OpenAI's form. Raises `Problem` for images."""
+def conversation(messages: Sequence[Message], settings: ServerOpts) -> list[dict[str, Any]]:
+    """The messages in OpenAI's form. Raises `Problem` for images, unless they are told of in words."""
     found, unanswered, calls = list[dict[str, Any]](), list[Call](), 0
     for index, message in enumerate(messages):
-        check_images(message.images, f"messages[{index}].images")
         role = message.role.lower()
-        one: dict[str, Any] = {"role": role, "content": message.content or ""}
+        content = with_images(message.content or "", message.images, settings, f"messages[{index}].images")
+        one: dict[str, Any] = {"role": role, "content": content}
         if message.thinking:
             one["thinking"] = message.thinking
         if message.tool_calls:
@@ -34,10 +35,10 @@ def conversation(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return found
 
 
-def check_images(images: Sequence[Any] | None, param: str) -> None:
-    """Raises `Problem` where there are any."""
-    if images:
-        raise Problem("invalid", "images are not read here: the models of this server take text alone", param=param)
+def with_images(text: str, images: Sequence[Any] | None, settings: ServerOpts, param: str) -> str:
+    """A text and the words for what was to be seen beside it. Raises `Problem` where images are refused."""
+    notes = [image_text(settings, f"{param}[{index}]") for index in range(len(images or ()))]
+    return "\n".join([*notes, text]) if notes else text
 
 
 def _with_id(call: Call, number: int) -> Call:

@@ -25,7 +25,7 @@ async def version(exchange: Exchange) -> ASGIApp:
 
 async def tags(exchange: Exchange) -> ASGIApp:
     """All models by each of their names."""
-    served = exchange.service.models()
+    served = exchange.models()
     paths = {info.model_path for info in served.values()}
     times = await anyio.to_thread.run_sync(lambda: {path: modified(path) for path in paths})
     return json_response({"models": [listed(name, info, times[info.model_path]) for name, info in served.items()]})
@@ -33,7 +33,7 @@ async def tags(exchange: Exchange) -> ASGIApp:
 
 async def ps(exchange: Exchange) -> ASGIApp:
     """The same: all of them are in memory."""
-    return json_response({"models": [running(name, info) for name, info in exchange.service.models().items()]})
+    return json_response({"models": [running(name, info) for name, info in exchange.models().items()]})
 
 
 async def show(exchange: Exchange) -> ASGIApp:

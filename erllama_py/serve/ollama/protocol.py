@@ -17,13 +17,14 @@ from erllama_py.serve.core.problems import Problem
 
 LARGEST_SEED = (1 << 32) - 1
 # Go's form of a duration, or seconds.
+Whole = int | float  # Ollama takes 128.0 where it means 128, and so do its clients
 KeepAlive = Annotated[str, Meta(pattern=r"^-?([0-9.]+(ns|us|µs|ms|s|m|h))+$|^-?[0-9.]+$")] | float
 
 # This library's options by the names that they have in a body.
 SAMPLING = {
-    "response_tokens": "num_predict", "temperature": "temperature", "top_k": "top_k", "top_p": "top_p", 
-    "min_p": "min_p", "typical_p": "typical_p", "seed": "seed", "stop_sequences": "stop", "repetition_penalty": "repeat_penalty",
-    "penalty_last_n": "repeat_last_n", "presence_penalty": "presence_penalty",
+    "response_tokens": "num_predict", "temperature": "temperature", "top_k": "top_k", "top_p": "top_p",
+    "min_p": "min_p", "typical_p": "typical_p", "seed": "seed", "stop_sequences": "stop",
+    "repetition_penalty": "repeat_penalty", "penalty_last_n": "repeat_last_n", "presence_penalty": "presence_penalty",
     "frequency_penalty": "frequency_penalty", "mirostat": "mirostat", "mirostat_tau": "mirostat_tau",
     "mirostat_eta": "mirostat_eta",
 }  # fmt: skip
@@ -49,19 +50,19 @@ API = Api(
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How a reply is drawn. What is not given is this library's default."""
 
-    num_predict: int | None = None
+    num_predict: Whole | None = None
     temperature: float | None = None
-    top_k: int | None = None
+    top_k: Whole | None = None
     top_p: float | None = None
     min_p: float | None = None
     typical_p: float | None = None
-    seed: int | None = None
+    seed: Whole | None = None
     stop: str | list[str] | None = None
     repeat_penalty: float | None = None
-    repeat_last_n: int | None = None
+    repeat_last_n: Whole | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    mirostat: int | None = None
+    mirostat: Whole | None = None
     mirostat_tau: float | None = None
     mirostat_eta: float | None = None
 
@@ -160,13 +161,22 @@ def reply_options(request: Replied) -> dict[str, Any]:
 def sampling(options: Options) -> dict[str, Any]:
     """How a reply is drawn, by this library's names. Ollama's ways to say "without bound" become None."""
     given: dict[str, Any] = {name: getattr(options, theirs) for name, theirs in SAMPLING.items()}
-    if (options.num_predict or 0) <= 0:
+    for name in ("response_tokens", "seed", "top_k", "penalty_last_n", "mirostat"):
+        given[name] = whole(given[name], f"options.{SAMPLING[name]}")
+    if (given["response_tokens"] or 0) <= 0:
         given["response_tokens"] = None
-    if options.seed is not None:
-        given["seed"] = None if options.seed < 0 else options.seed & LARGEST_SEED
-    if options.top_k is not None:
-        given["top_k"] = max(options.top_k, 0)
+    if given["seed"] is not None:
+        given["seed"] = None if given["seed"] < 0 else given["seed"] & LARGEST_SEED
+    if given["top_k"] is not None:
+        given["top_k"] = max(given["top_k"], 0)
     return given
+
+
+def whole(number: Whole | None, param: str) -> int | None:
+    """A whole number, however it is written. Raises `Problem`."""
+    if isinstance(number, float) and not number.is_integer():
+        raise Problem("invalid", f"expected a whole number, got {number}", param=param)
+    return None if number is None else int(number)
 
 
 def schema_of(given: str | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
