@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -10,9 +10,10 @@ import httpx
 import msgspec
 
 import erllama_py as erllama
+from erllama_py.engine.stub import CHAT_TEMPLATE
 from erllama_py.serve.app import App, create_app
 from erllama_py.serve.core.settings import ServerOpts
-from helpers.scripted import Script
+from helpers.scripted import Reply, Script
 
 STUB: Any = {"backend": "stub", "context_opts": {"n_ctx": 2048, "n_seq_max": 4}}
 
@@ -41,6 +42,29 @@ async def served(
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as client:
             yield Served(client, app, runtime, model)
+
+
+class Scripted(NamedTuple):
+    """What a test asks where the replies are given."""
+
+    client: httpx.AsyncClient
+    app: App
+    script: Script
+
+
+@asynccontextmanager
+async def served_script(
+    *replies: Reply, controls: Sequence[str] = (), template: str = CHAT_TEMPLATE, **given: Any
+) -> AsyncIterator[Scripted]:
+    """An application with one model, `tiny`, that says the replies in their order."""
+    script = Script(*replies, controls=controls, template=template)
+    async with served(script=script, **given) as at:
+        yield Scripted(at.client, at.app, script)
+
+
+def lines(text: str) -> list[Any]:
+    """The objects of NDJSON."""
+    return [msgspec.json.decode(line) for line in text.splitlines()]
 
 
 def events(text: str) -> list[Any]:

@@ -76,7 +76,7 @@ async def _prompt(model: erllama.Model, request: GenerateRequest, text: str) -> 
     if request.raw:
         return Prompt(text, {"thinking": True} if request.think else {})
     form = await model.chat_format()
-    if form.template is None and not request.system and not request.context:
+    if not form.template and not request.system and not request.context:
         return Prompt(text)  # a base model, which goes on from its prompt
     messages = [{"role": "user", "content": text}]
     if request.system:
