@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.settings import ServerOpts
@@ -77,3 +79,25 @@ def test_images_are_refused_or_told() -> None:
     assert refused.value.param == "messages[1].images[0]"
     (told,) = read(message, images="note")
     assert told["content"].endswith("\nwhat is it?")
+
+
+NAMES = st.sampled_from(["a", "b"])
+SAID = st.one_of(
+    st.builds(lambda names: {"role": "assistant", "tool_calls": [call(one) for one in names]}, st.lists(NAMES)),
+    st.builds(lambda name: {"role": "tool", "content": "x", "tool_name": name}, st.none() | NAMES),
+    st.just({"role": "user", "content": "x"}),
+)
+
+
+@given(st.lists(SAID, max_size=12))
+def test_no_call_is_answered_twice(messages: list[dict[str, Any]]) -> None:
+    """Ids are never used again; a result is of a call of its tool that came before, where there is one."""
+    called, answered = dict[str, str](), list[str]()
+    for one in read(*messages):
+        for made in one.get("tool_calls", ()):
+            assert made["id"] not in called
+            called[made["id"]] = made["function"]["name"]
+        if one["role"] == "tool" and (call_id := one.get("tool_call_id")):
+            assert one["name"] == called[call_id]
+            answered.append(call_id)
+    assert len(set(answered)) == len(answered)

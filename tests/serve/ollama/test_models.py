@@ -7,12 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from helpers.served import lines, served, served_script
 from helpers.tiny_gguf import tiny_gguf
 from ollama import ListResponse, ProcessResponse, ShowResponse
 
 import erllama_py as erllama
+from erllama_py.serve.access import AccessOpts, KeyOpts, make_key
+from erllama_py.serve.app import create_app
 from erllama_py.serve.ollama.details import running, size_of, tagged, usable_context
 
 
@@ -139,6 +142,30 @@ async def test_lists_are_there_while_the_server_drains() -> None:
         assert (await at.client.get("/api/tags")).status_code == 200
         refused = await at.client.post("/api/show", json={"model": "tiny"})
         assert (refused.status_code, refused.json()["error"]) == (503, "the server is shutting down")
+
+
+@pytest.mark.anyio
+async def test_a_server_is_found_before_it_is_ready() -> None:
+    """Its models are not: the runtime is opened later."""
+    transport = httpx.ASGITransport(app=create_app(erllama.Runtime()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        assert (await client.get("/")).status_code == (await client.get("/api/version")).status_code == 200
+        for answer in (await client.get("/api/tags"), await client.post("/api/chat", json={"model": "tiny"})):
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"]
+            assert isinstance(answer.json()["error"], str)
+
+
+@pytest.mark.anyio
+async def test_a_key_is_asked_for_in_ollama_s_shape() -> None:
+    """Where the server has keys; its models are those of the key."""
+    key, digest = make_key()
+    access = AccessOpts(keys=(KeyOpts(name="anna", hash=digest, models=("other",)),))
+    async with served(access=access) as at:
+        refused = await at.client.get("/api/tags")
+        assert (refused.status_code, type(refused.json()["error"])) == (401, str)
+        told = await at.client.get("/api/tags", headers={"authorization": f"Bearer {key}"})
+        assert told.json() == {"models": []}
 
 
 def test_sizes_and_names_as_ollama_writes_them() -> None:

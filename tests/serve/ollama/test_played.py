@@ -140,3 +140,21 @@ async def test_zed_reads_lists_with_all_their_fields() -> None:
         called = lines((await at.client.post("/api/chat", json=ask | {"tools": [TURN_ON]})).text)[0]["message"]
         assert (called["role"], called["content"]) == ("assistant", "")
         assert called["tool_calls"][0]["id"]
+
+
+@pytest.mark.anyio
+async def test_the_command_line_of_ollama() -> None:
+    """`ollama run`: is somebody there, is the model there, load it, talk. `list` and `ps` parse all their times."""
+    async with served() as at:
+        assert (await at.client.head("/")).status_code == 200
+        shown = (await at.client.post("/api/show", json={"model": "tiny", "name": "tiny"})).json()
+        assert {"details", "model_info", "capabilities", "modified_at", "parameters"} <= set(shown)
+        load = {"model": "tiny", "prompt": "", "keep_alive": "5m0s", "options": {}}
+        assert (await at.client.post("/api/generate", json=load)).json()["done_reason"] == "load"
+        ask = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "format": "", "think": None}
+        last = lines((await at.client.post("/api/chat", json=ask | {"options": {"num_predict": 2}})).text)[-1]
+        times = [last["created_at"], shown["modified_at"]]
+        for path in ("tags", "ps"):
+            for one in (await at.client.get(f"/api/{path}")).json()["models"]:
+                times.append(one.get("modified_at") or one["expires_at"])
+        assert all(datetime.fromisoformat(time).utcoffset() is not None for time in times)
