@@ -62,8 +62,11 @@ async def test_open_webui_talks() -> None:
 @pytest.mark.anyio
 async def test_home_assistant_turns_the_lamp_on() -> None:
     """By a stream with tools; results have no name and no id there, and thoughts are off."""
-    async with served_script(CALL, "The lamp is on.") as at, listening(at.app) as address:
-        client = AsyncClient(address)
+    async with (
+        served_script(CALL, "The lamp is on.") as at,
+        listening(at.app) as address,
+        AsyncClient(address) as client,
+    ):
         assert [one["model"] for one in (await client.list())["models"]] == ["tiny:latest"]
         messages: list[Any] = [
             Message(role="system", content="You are a voice assistant."),

@@ -126,8 +126,8 @@ async def test_a_crash_in_the_middle_is_an_error_of_the_stream() -> None:
 async def endless() -> AsyncIterator[tuple[Any, Any]]:
     """A client at a socket, and a model that takes some time for each token and would never end."""
     config = {"stub": {"seconds_per_token": 0.002}, "context_opts": {"n_ctx": 100_000}}
-    async with served(config) as at, listening(at.app) as address:
-        yield AsyncClient(address), at.model
+    async with served(config) as at, listening(at.app) as address, AsyncClient(address) as client:
+        yield client, at.model
 
 
 @pytest.mark.anyio
