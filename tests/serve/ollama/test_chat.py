@@ -60,7 +60,14 @@ async def test_what_was_cached_is_told() -> None:
 async def test_without_messages_the_model_is_there() -> None:
     """As clients warm it up, with whatever time to keep it."""
     async with served() as at:
-        for more in ({}, {"messages": []}, {"keep_alive": "5m"}, {"keep_alive": -1}, {"keep_alive": 0}):
+        empty: list[dict[str, Any]] = [
+            {},
+            {"messages": []},
+            {"keep_alive": "5m"},
+            {"keep_alive": -1},
+            {"keep_alive": 0},
+        ]
+        for more in empty:
             told = (await at.client.post("/api/chat", json={"model": "tiny"} | more)).json()
             assert (told["done"], told["done_reason"], told["message"]["content"]) == (True, "load", "")
 

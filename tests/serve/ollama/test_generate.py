@@ -65,7 +65,8 @@ async def test_raw_is_taken_as_it_is() -> None:
 async def test_without_a_prompt_the_model_is_there() -> None:
     """Also where a client wants it unloaded, which nothing here does."""
     async with served() as at:
-        for more in ({}, {"prompt": ""}, {"prompt": "", "keep_alive": 0}):
+        empty: list[dict[str, Any]] = [{}, {"prompt": ""}, {"prompt": "", "keep_alive": 0}]
+        for more in empty:
             told = (await at.client.post("/api/generate", json={"model": "tiny"} | more)).json()
             assert (told["done"], told["done_reason"], told["response"]) == (True, "load", "")
 
@@ -129,7 +130,8 @@ async def test_long_texts_are_cut_unless_told_not_to() -> None:
 async def test_without_a_text_there_is_no_vector() -> None:
     """Clients warm models up with it."""
     async with served() as at:
-        for given in ({}, {"input": ""}, {"input": []}):
+        empty: list[dict[str, Any]] = [{}, {"input": ""}, {"input": []}]
+        for given in empty:
             assert (await at.client.post("/api/embed", json={"model": "tiny"} | given)).json()["embeddings"] == []
         assert (await at.client.post("/api/embeddings", json={"model": "tiny"})).json() == {"embedding": []}
         for wrong in ({"input": 3}, {"input": [3]}, {"input": ["a", ""]}, {"input": "a", "dimensions": 0}):

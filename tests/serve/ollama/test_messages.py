@@ -37,7 +37,7 @@ def test_what_is_said_stays_as_it_is() -> None:
 
 def test_calls_get_ids_by_their_place() -> None:
     """Each result is of the first call of its tool that has none yet; the same conversation gets the same ids."""
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "weather in two towns"},
         {"role": "assistant", "tool_calls": [call("weather", town="a"), call("time"), call("weather", town="b")]},
         {"role": "tool", "content": "sun", "tool_name": "weather"},

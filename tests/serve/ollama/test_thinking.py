@@ -65,8 +65,11 @@ def test_a_model_that_cannot_think_is_not_asked_to() -> None:
 async def test_thinking_is_told_apart(path: str) -> None:
     """In `thinking`, whole and as a stream."""
     ask = {"model": "tiny", "prompt": "hello"} if path == "generate" else ASK
-    said = (lambda one: one) if path == "generate" else (lambda one: one["message"])
     text = "response" if path == "generate" else "content"
+
+    def said(line: dict[str, Any]) -> dict[str, Any]:
+        return line if path == "generate" else line["message"]
+
     async with served_script("<think>\nhm\n</think>\n\nyes", controls=MARKS, template=TEMPLATE) as at:
         whole = (await at.client.post(f"/api/{path}", json=ask | {"stream": False})).json()
         assert (said(whole)["thinking"], said(whole)[text]) == ("hm", "yes")
