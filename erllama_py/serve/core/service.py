@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
@@ -172,6 +173,7 @@ class Service:
         self.access: Access = access or Everybody()
         self.meters: Meters = meters or Unmeasured()
         self.open = Open(settings.max_open)
+        self.started_at = time.time()  # unix time: that of what is served, where a client asks for one
 
     def models(self, tenant: Tenant | None = None) -> dict[str, erllama.ModelInfo]:
         """What is served to a tenant, by each of its names: ids first, then aliases."""

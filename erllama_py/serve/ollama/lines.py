@@ -56,9 +56,10 @@ def _one(token: erllama.TopLogprob) -> dict[str, Any]:
     return {"token": token.token, "logprob": token.logprob, "bytes": list(token.bytes)}
 
 
-def timestamp() -> str:
-    """Now, as Ollama writes times."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+def timestamp(seconds: float | None = None) -> str:
+    """A unix time as Ollama writes it; now, where none is given."""
+    at = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def nanoseconds(seconds: float) -> int:

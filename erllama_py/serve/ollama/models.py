@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from datetime import UTC, datetime
-
-import anyio.to_thread
 from starlette.types import ASGIApp
 
 import erllama_py as erllama
 from erllama_py.serve.core.exchange import Exchange, json_response
 from erllama_py.serve.ollama.details import listed, running, shown
+from erllama_py.serve.ollama.lines import timestamp
 from erllama_py.serve.ollama.protocol import NameRequest
 
 # Of Ollama's API: what is here is as that version has it. Clients compare it with the least that they work with, and
@@ -25,10 +22,8 @@ async def version(exchange: Exchange) -> ASGIApp:
 
 async def tags(exchange: Exchange) -> ASGIApp:
     """All models by each of their names."""
-    served = exchange.models()
-    paths = {info.model_path for info in served.values()}
-    times = await anyio.to_thread.run_sync(lambda: {path: modified(path) for path in paths})
-    return json_response({"models": [listed(name, info, times[info.model_path]) for name, info in served.items()]})
+    since = timestamp(exchange.service.started_at)
+    return json_response({"models": [listed(name, info, since) for name, info in exchange.models().items()]})
 
 
 async def ps(exchange: Exchange) -> ASGIApp:
@@ -42,14 +37,4 @@ async def show(exchange: Exchange) -> ASGIApp:
     name = request.model or request.name
     model = await exchange.model(name)
     form = await exchange.answer(model.chat_format())
-    time = await anyio.to_thread.run_sync(modified, model.info.model_path)
-    return json_response(shown(name or model.id, model.info, form, time))
-
-
-def modified(path: str | None) -> str:
-    """When a file was written; it blocks. The beginning of time where there is none."""
-    try:
-        seconds = 0.0 if path is None else os.stat(path).st_mtime
-    except OSError:
-        seconds = 0.0
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return json_response(shown(name or model.id, model.info, form, timestamp(exchange.service.started_at)))
