@@ -291,6 +291,7 @@ class Endpoint:
         try:
             if not self.everybody:
                 exchange.tenant = self._service.access.admit(exchange.request)
+                exchange.facts |= {"tenant": name} if (name := exchange.tenant.name) else {}
             if not self._counted:
                 await (await self.handle(exchange))(scope, receive, send)
                 return

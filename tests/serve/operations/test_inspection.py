@@ -60,10 +60,10 @@ async def test_the_cache_is_summed_up() -> None:
 
 
 @pytest.mark.anyio
-async def test_who_is_no_operator_sees_neither() -> None:
+async def test_who_is_no_operator_sees_none_of_it() -> None:
     """They are about all tenants together."""
     async with served(access=Strangers()) as at:
-        for path in ("/erllama/tree", "/erllama/cache"):
+        for path in ("/erllama/tree", "/erllama/cache", "/metrics"):
             answer = await at.client.get(path)
             assert (answer.status_code, answer.json()["error"]["code"]) == (403, "operators_only")
         assert (await at.client.get("/health")).status_code == 200

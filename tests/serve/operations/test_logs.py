@@ -6,18 +6,23 @@ import asyncio
 import io
 import json
 import logging
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
+import msgspec
 import pytest
 import structlog
 from helpers.runtime import until
 from helpers.served import Served, served
+from starlette.requests import HTTPConnection
+from starlette.routing import Route
 
 from erllama_py.scheduler.messages import FaultPlace
-from erllama_py.serve.core.service import Unmeasured
+from erllama_py.serve.core.exchange import Endpoint
+from erllama_py.serve.core.service import Tenant, Unmeasured
 from erllama_py.serve.operations import logs as module
 from erllama_py.serve.operations.logs import Logs, Style, configure_logging
 
@@ -26,11 +31,31 @@ PATH = "/v1/chat/completions"
 ASK: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": CANARY}], "max_tokens": 4}
 
 
+SECRET: dict[str, Any] = {
+    "model": "tiny", "messages": ASK["messages"], "input": CANARY, "prompt": CANARY, "system": CANARY, "query": CANARY,
+    "instructions": CANARY, "documents": [CANARY, CANARY], "content": CANARY, "max_tokens": 4,
+}  # fmt: skip
+
+
 @pytest.fixture
 def lines() -> Iterator[io.StringIO]:
     """Where lines go."""
     yield io.StringIO()
     assert not structlog.is_configured()
+
+
+async def everywhere(at: Served) -> None:
+    """To each endpoint a request with the canary as its text, and for each field of its body one with it there."""
+    routes = [route for route in at.app.routes if isinstance(route, Route) and isinstance(route.endpoint, Endpoint)]
+    for route in routes:
+        path, kind = re.sub(r"{.*?}", CANARY, route.path), cast(Endpoint, route.endpoint).takes
+        if not isinstance(kind, type) or not issubclass(kind, msgspec.Struct):
+            await at.client.request(next(iter(route.methods or {"GET"})), path)
+            continue
+        names = [field.encode_name for field in msgspec.structs.fields(kind)]
+        sound = {name: value for name, value in SECRET.items() if name in names}
+        for body in (sound, sound | {"stream": True}, *(sound | {name: CANARY} for name in names)):
+            await at.client.post(path, json=body)
 
 
 async def everything(at: Served) -> None:
@@ -74,6 +99,7 @@ async def test_no_record_holds_a_word_of_a_prompt(
     try:
         async with served() as at:
             await everything(at)
+            await everywhere(at)
     finally:
         if logs is not None:
             logs.close()
@@ -84,6 +110,26 @@ async def test_no_record_holds_a_word_of_a_prompt(
     assert [text for record in mine if CANARY in (text := formatter.format(record) + str(record.__dict__))] == []
     own = [line for line in lines.getvalue().splitlines() if '"logger":"httpx"' not in line]
     assert [line for line in own if CANARY in line] == []
+
+
+class Known:
+    """An `Access` with one tenant."""
+
+    def admit(self, connection: HTTPConnection) -> Tenant:
+        return Tenant(name="alice")
+
+    def spent(self, tenant: Tenant, tokens: int) -> None:
+        pass
+
+
+@pytest.mark.anyio
+async def test_a_line_says_whose_request_it_was(lines: io.StringIO) -> None:
+    """By the name of its key, which is no secret."""
+    with configure_logging("json", "info", lines):
+        async with served(access=Known()) as at:
+            await at.client.post(PATH, json=ASK)
+    said = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert [one["tenant"] for one in said if one["event"] == "request"] == ["alice"]
 
 
 @pytest.mark.anyio
@@ -142,6 +188,7 @@ def test_records_of_others_are_lines_too(lines: io.StringIO) -> None:
     assert "ValueError: it is" in second["exception"]
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_crash_is_logged_once_and_not_for_each_request(caplog: pytest.LogCaptureFixture) -> None:
     """A request that fails with it has its name, and no traceback; nor has one that is refused."""
