@@ -25,7 +25,7 @@ import erllama_py as erllama
 from erllama_py.serve.access import AccessOpts, Doors, KeyAccess
 from erllama_py.serve.anthropic import protocol as anthropic_protocol
 from erllama_py.serve.anthropic import routes as anthropic
-from erllama_py.serve.config import Config, ServedModel
+from erllama_py.serve.config import Config, ServedModel, with_sizes
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.service import Access, Meters, Service
 from erllama_py.serve.core.settings import ServerOpts
@@ -104,15 +104,17 @@ def create_app(
     `aliases` are further names of models, by name; `only` are the ids of those that are served, all by default.
     Without `access` only this machine is served; a host that admits requests by itself gives an `Access` of its own. In
     `responses_directory` answers of `/v1/responses` outlive the process; without one they are kept in memory. Without
-    other `meters` requests are measured for `/metrics`. Raises `InvalidOption`.
+    other `meters` requests are measured for `/metrics`. The files of models whose sizes the configuration leaves open
+    are looked at, which takes some tenths of a second each. Raises `InvalidOption`, and as `inspect_model` does.
     """
-    config = source if isinstance(source, Config) else None
+    config = with_sizes(source) if isinstance(source, Config) else None
     runtime = source if isinstance(source, erllama.Runtime) else erllama.Runtime(**source.runtime_options())
     if config is not None:
         settings = settings or config.server
         aliases = {**config.aliases(), **(aliases or {})}
         only = [model.name for model in config.models] if only is None else only
         access = access or config.access
+        responses_directory = responses_directory or config.server.responses_directory
     doors = AccessOpts() if access is None else access
     if isinstance(doors, AccessOpts):
         admission: Access = KeyAccess(doors)

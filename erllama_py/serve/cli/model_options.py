@@ -7,12 +7,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 import erllama_py as erllama
 from erllama_py.serve.cli.ending import UsageError
 from erllama_py.serve.cli.screen import fetching, loading
-from erllama_py.serve.config import Config, ServedModel, name_of, sized
+from erllama_py.serve.config import Config, ServedModel, name_of, with_sizes
 from erllama_py.serve.models import MODELS, fetch
 
 TIER = "cache"  # the name of the tier that --cache makes
@@ -64,12 +62,6 @@ def single_user(model: str, *, context: int | None, threads: int | None, cache: 
     one = model_from(find_model(model), context=context, threads=threads, tier=TIER if tiers else None)
     config = Config(models=(one,), tiers=tiers)
     return with_sizes(config, sequences=1)
-
-
-def with_sizes(config: Config, *, sequences: int | None = None) -> Config:
-    """A configuration with the sizes of its models settled."""
-    models = tuple(one.model for one in sized(config, sequences=sequences))
-    return msgspec.structs.replace(config, models=models)
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 from erllama_py.serve.config.checking import check_names, check_tables, name_of, read_config
 from erllama_py.serve.config.errors import ConfigError
-from erllama_py.serve.config.sized import SizedModel, sized
+from erllama_py.serve.config.sized import SizedModel, sized, with_sizes
 from erllama_py.serve.config.tables import Config, ModelTable, RuntimeTable, ServedModel, Tables
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "name_of",
     "read_config",
     "sized",
+    "with_sizes",
 ]

@@ -55,7 +55,7 @@ def check_tables(tables: Mapping[str, Any], file: Path) -> Config:
 def _check_server(table: Mapping[str, Any], folder: Path) -> ListenOpts:
     """Where it listens, with the paths of its files."""
     server = erllama.parse_options(table, ListenOpts, "server")
-    paths = {name: getattr(server, name) for name in ("uds", "tls_cert", "tls_key")}
+    paths = {name: getattr(server, name) for name in ("uds", "tls_cert", "tls_key", "responses_directory")}
     absolute = {name: _absolute(path, folder, f"server.{name}") for name, path in paths.items() if path is not None}
     return msgspec.structs.replace(server, **absolute)
 

@@ -40,6 +40,19 @@ def sized(config: Config, *, sequences: int | None = None, available: int | None
     ]  # fmt: skip
 
 
+def with_sizes(config: Config, *, sequences: int | None = None) -> Config:
+    """A configuration with every size settled, as `sized` does; it looks at no file where nothing is open."""
+    if all(_is_settled(model) for model in config.models):
+        return config
+    models = tuple(one.model for one in sized(config, sequences=sequences))
+    return msgspec.structs.replace(config, models=models)
+
+
+def _is_settled(model: ServedModel) -> bool:
+    context: Mapping[str, Any] = model.options.get("context_opts", {})
+    return "model_path" not in model.options or {"n_ctx", "n_seq_max"} <= context.keys()
+
+
 def inspected(model: ServedModel) -> erllama.ModelFile | None:
     """What the model's file says; None for a stub."""
     path = model.options.get("model_path")
@@ -55,7 +68,7 @@ def size_model(
     given: Mapping[str, Any] = model.options.get("context_opts", {})
     if not file.can_generate:
         batch = min(max(file.n_ctx_train, 512), MOST_BATCH)
-        return _with(model, file, {"n_ctx": batch, "n_batch": batch, **given}, 0)
+        return _with(model, file, {"n_ctx": batch, "n_batch": batch, "n_seq_max": 1, **given}, 0)
     wanted = given.get("n_seq_max", sequences)
 
     def costs(n_seq_max: int, cells: Sequence[int]) -> list[int]:

@@ -51,6 +51,8 @@ class ListenOpts(ServerOpts, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The address that it listens on: a name, an IPv4 or IPv6 address."""
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8080
     """The port; 0 takes one that is free."""
+    responses_directory: Annotated[str, Meta(min_length=1)] | None = None
+    """Where stored answers of `/v1/responses` outlive the process; `None`: in memory."""
     uds: Annotated[str, Meta(min_length=1, max_length=107)] | None = None
     """The path of a Unix socket to listen on in place of a port, for its owner and group."""
     tls_cert: str | None = None

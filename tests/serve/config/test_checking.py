@@ -35,13 +35,15 @@ def test_paths_begin_at_the_folder_of_the_file(monkeypatch: pytest.MonkeyPatch) 
     """Those of models, tiers and the home; `~` is the home directory, and an absolute path stays."""
     monkeypatch.setenv("HOME", "/users/ada")
     config = checked(
-        runtime={"home": "state"}, tiers={"main": {"kind": "disk", "root": "../kv"}},
+        server={"responses_directory": "answers"}, runtime={"home": "state"},
+        tiers={"main": {"kind": "disk", "root": "../kv"}},
         models=[{"path": "a.gguf"}, {"path": "~/b.gguf"}, {"path": "/srv/c.gguf"}],
     )  # fmt: skip
     paths = [model.options["model_path"] for model in config.models]
     assert paths == ["/etc/erllama/a.gguf", "/users/ada/b.gguf", "/srv/c.gguf"]
     assert config.tiers["main"].root == "/etc/kv"
     assert config.runtime.home == "/etc/erllama/state"
+    assert config.server.responses_directory == "/etc/erllama/answers"
 
 
 def test_models_save_to_the_first_tier_unless_they_name_one() -> None:

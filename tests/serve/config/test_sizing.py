@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import erllama_py as erllama
-from erllama_py.serve.config import Config, ServedModel, sized
+from erllama_py.serve import create_app
+from erllama_py.serve.config import Config, ServedModel, sized, with_sizes
 from erllama_py.serve.config.sizing import (
     LEAST_BUDGET,
     LEAST_CELLS,
@@ -115,7 +116,7 @@ def test_what_is_given_stays(tmp_path: Path) -> None:
 def test_an_encoder_reads_a_text_in_one_batch(tmp_path: Path) -> None:
     """As long a text as it was trained for, and 512 tokens at least, for several texts."""
     (one,) = sized(config_of(tiny_bert(tmp_path)))
-    assert one.model.options["context_opts"] == {"n_ctx": 512, "n_batch": 512}
+    assert one.model.options["context_opts"] == {"n_ctx": 512, "n_batch": 512, "n_seq_max": 1}
 
 
 def test_a_stub_has_no_file() -> None:
@@ -123,3 +124,20 @@ def test_a_stub_has_no_file() -> None:
     model = ServedModel(name="m", options={"backend": "stub"})
     (one,) = sized(Config(models=(model,)))
     assert (one.model, one.file) == (model, None)
+
+
+@pytest.mark.anyio
+async def test_an_application_of_a_configuration_has_its_sizes(tmp_path: Path) -> None:
+    """As `erllama serve` has, also where another server mounts it."""
+    app = create_app(config_of(tiny_gguf("dense", tmp_path)))
+    async with app.running():
+        (info,) = app.service.runtime.list_models()
+        assert (info.context_size, info.n_seq_max) == (4096, SEQUENCES)
+
+
+def test_no_file_is_looked_at_where_nothing_is_open() -> None:
+    """So that a missing one is an error of the load, with all that it says."""
+    config = config_of(Path("/nowhere/a.gguf"), context_opts={"n_ctx": 512, "n_seq_max": 2})
+    assert with_sizes(config) is config
+    with pytest.raises(erllama.ModelFileNotFound):
+        with_sizes(config_of(Path("/nowhere/a.gguf")))
