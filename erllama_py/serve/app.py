@@ -58,7 +58,7 @@ class App(Starlette):
             lifespan=_lifespan,
         )
         self.service = service
-        self._config = config
+        self._config, self._store = config, store
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request. A slash at the end of its path is none: Litestar puts one there, and so do people."""
@@ -87,6 +87,7 @@ class App(Starlette):
     async def _drain(self) -> None:
         if not self.service.open.draining:  # else whoever did it has waited as long as it wants
             await self.service.open.drain(self.service.settings.drain_seconds)
+        await self._store.close()
 
 
 def create_app(

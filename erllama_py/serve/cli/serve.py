@@ -43,7 +43,8 @@ def serve(
         The port; 0 takes one that is free. [default: 8080]
     cache
         The directory that keeps what was computed over restarts; "none" keeps it in memory alone. By default it is
-        kv/PORT in $ERLLAMA_HOME, or in ~/.cache/erllama.
+        kv/PORT in $ERLLAMA_HOME, or in ~/.cache/erllama. Answers of /v1/responses are then kept in responses/PORT
+        there.
     config
         A TOML file; options of the command line go before what it says.
     context
@@ -74,7 +75,7 @@ def serve(
     check_names(list(settled.models))
     from erllama_py.serve.cli.hosting import host as run_server  # starlette and uvicorn are for this command alone
 
-    settled = with_cache(settled, given_cache=cache)
+    settled = with_cache(with_responses(settled, given_cache=cache), given_cache=cache)
     chosen = sized(settled)
     sized_models = tuple(one.model for one in chosen)
     return run_server(msgspec.structs.replace(settled, models=sized_models), chosen, style=log, level=log_level)
@@ -161,6 +162,17 @@ def with_cache(config: Config, *, given_cache: str | None) -> Config:
         for model in config.models
     ]
     return msgspec.structs.replace(config, tiers=tiers, models=tuple(models))
+
+
+def with_responses(config: Config, *, given_cache: str | None) -> Config:
+    """The configuration with a directory for the answers of `/v1/responses`, unless it has one or keeps nothing by
+    itself: see `with_cache`."""
+    server = config.server
+    if server.responses_directory or given_cache == NO_TIER or (given_cache is None and config.tiers):
+        return config
+    home = Path(config.runtime.home) if config.runtime.home else default_home()
+    server = msgspec.structs.replace(server, responses_directory=str(home / "responses" / str(server.port)))
+    return msgspec.structs.replace(config, server=server)
 
 
 def _free(root: Path) -> int:

@@ -84,8 +84,8 @@ class Conversation:
             thinking = self._unseal("reasoning", item["encrypted_content"])
         else:
             thinking = text_of(item.get("content") or item["summary"])
+        reply = self._open(item, fresh=("content", "tool_calls"))  # one of nothing else is a reply too
         if thinking:
-            reply = self._open(item, fresh=("content", "tool_calls"))
             before = reply.get("reasoning_content")
             reply["reasoning_content"] = f"{before}\n\n{thinking}" if before else thinking
 
