@@ -74,5 +74,3 @@ class ListenOpts(ServerOpts, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A connection that is not used for so long is closed."""
     max_connections: Positive = 2048
     """Connections that are open at a time; another one is closed at once."""
-    responses_directory: str | None = None
-    """The directory that keeps the answers of `/v1/responses` over restarts; `None`: they are kept in memory."""
