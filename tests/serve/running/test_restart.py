@@ -1,0 +1,60 @@
+"""The same chat through a restart of the server: the next turn computes its own tokens, and nothing again."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.cache import text
+from helpers.server_process import Child, child
+from helpers.tiny_gguf import tiny_gguf
+
+pytestmark = pytest.mark.slow
+POLICY = {"min_tokens": 16, "cold_min_tokens": 16, "boundary_align_tokens": 16, "continued_interval": 64}
+QUESTIONS = ["What now? " * 5, "And then? " * 5, "Why is that? " * 5]
+
+
+def chat(server: Child, messages: list[dict[str, str]]) -> dict[str, Any]:
+    """One turn: its message and its counts."""
+    ask = {"model": "tiny", "messages": messages, "max_tokens": 40, "temperature": 0}
+    told = server.client.post("/v1/chat/completions", json=ask).json()
+    return {**told["usage"], "message": told["choices"][0]["message"]}
+
+
+def kept(folder: Path) -> int:
+    """Rows that are on the disk."""
+    return len(list((folder / "kv" / "rows").glob("*")))
+
+
+@pytest.mark.parametrize("kind", ["dense", "window"])
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_chat_goes_on(tmp_path: Path, end: signal.Signals, kind: Any) -> None:
+    """After SIGTERM from its last token; after SIGKILL from what was saved, which is all but a block."""
+    model = {
+        "backend": "llama", "path": str(tiny_gguf(kind, tmp_path)), "policy": POLICY,
+        "context_opts": {"n_ctx": 4096, "n_seq_max": 1, "n_batch": 64},
+    }  # fmt: skip
+    tables = {"tiers": {"disk": {"kind": "disk", "root": str(tmp_path / "kv")}}}
+    messages, before, whole = [{"role": "system", "content": text(600)}], 0, 0
+    for number, question in enumerate(QUESTIONS):
+        messages.append({"role": "user", "content": question})
+        with child(tmp_path, model=model, **tables) as server:
+            server.ready()
+            rows = kept(tmp_path) if number else 0
+            turn = chat(server, messages)
+            messages.append({"role": "assistant", "content": turn["message"]["content"]})
+            if end == signal.SIGKILL:
+                while kept(tmp_path) <= rows:  # what is being written is lost: so is nothing of a turn by then
+                    assert server.client.get("/health").status_code == 200
+            server.tell(end)
+            assert server.wait() == (0 if end == signal.SIGTERM else -end)
+        computed = turn["prompt_tokens"] - turn["prompt_tokens_details"]["cached_tokens"]
+        new = turn["prompt_tokens"] - whole
+        if number and end == signal.SIGTERM:
+            assert computed <= new + 2, (number, computed, new)
+        if number and end == signal.SIGKILL:
+            assert computed < turn["prompt_tokens"] / 2, (number, computed, new)
+        before, whole = whole, turn["prompt_tokens"] + turn["completion_tokens"]
+    assert before
