@@ -15,6 +15,7 @@ from erllama_py.serve.core.exchange import Api
 from erllama_py.serve.core.problems import Problem
 
 EXPOSED = "x-request-id, request-id, retry-after"
+PASSED_ON = ("forwarded", "x-forwarded-for", "x-real-ip")  # a proxy has said where a request comes from
 AGE_SECONDS = "600"  # how long a browser remembers what a page may do
 
 
@@ -51,7 +52,8 @@ class Doors:
     def _problem(self, scope: Scope, headers: Headers, origin: str | None) -> Problem | None:
         client, server = scope.get("client"), scope.get("server")
         # Who comes over a Unix socket has no address: its file's permissions say who that may be.
-        if self._local_only and client is not None and client[0] and not is_loopback(client[0]):
+        elsewhere = client is not None and client[0] and not is_loopback(client[0])
+        if self._local_only and (elsewhere or any(name in headers for name in PASSED_ON)):
             message = "without keys this server answers its own machine alone: give it keys, or say insecure"
             return Problem("forbidden", message, code="local_only")
         if self._checks_hosts and (is_loopback(client and client[0]) or is_loopback(server and server[0])):

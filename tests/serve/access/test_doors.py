@@ -32,6 +32,8 @@ async def test_without_keys_other_machines_are_turned_away() -> None:
             assert answer.status_code == status
             assert (await other.get("/health")).status_code == status
             assert (await at.client.post(CHAT, json=ASK)).status_code == 200
+            passed_on = await at.client.post(CHAT, json=ASK, headers={"x-forwarded-for": "10.0.0.7"})
+            assert passed_on.status_code == status
             # What all do together is for the machine itself.
             assert (await other.get("/erllama/cache")).status_code == 403
             assert (await at.client.get("/erllama/cache")).status_code == 200
