@@ -27,7 +27,7 @@ BODIES: list[Any] = [
     {"model": "m", "messages": [{"role": "user", "content": LONG}], "prompt": LONG, "input": LONG,
      "max_tokens": 4},
     {"model": "m", "messages": HI, "prompt": "hi", "input": "hi", "max_tokens": 4,
-     "temperature": -5, "n": 9999, "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}},
+     "temperature": -5, "n": 99, "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 1}}}},
     {"model": "m", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {
         "url": "file:///etc/passwd"}}]}], "prompt": "hi", "input": "hi", "max_tokens": 4},
     {"model": "m", "messages": HI, "prompt": "hi", "input": "hi", "max_tokens": 2,
