@@ -36,7 +36,7 @@ def test_a_chat_goes_on(tmp_path: Path, end: signal.Signals, kind: Any) -> None:
         "backend": "llama", "path": str(tiny_gguf(kind, tmp_path)), "policy": POLICY,
         "context_opts": {"n_ctx": 4096, "n_seq_max": 1, "n_batch": 64},
     }  # fmt: skip
-    tables = {"tiers": {"disk": {"kind": "disk", "root": str(tmp_path / "kv")}}}
+    tables: Any = {"tiers": {"disk": {"kind": "disk", "root": str(tmp_path / "kv")}}}
     messages, before, whole = [{"role": "system", "content": text(600)}], 0, 0
     for number, question in enumerate(QUESTIONS):
         messages.append({"role": "user", "content": question})
