@@ -18,6 +18,6 @@ def python_of(packages: str, folder: Path | None = None) -> Path:
     python, made = home / "bin" / "python", home / "made"
     if not made.exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages.split()], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-qq", *packages.split()], check=True)
         made.touch()
     return python

@@ -13,7 +13,7 @@ from erllama_py.serve.core.exchange import Exchange, json_response
 from erllama_py.serve.core.hints import Options, with_hints, without_session
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.service import session_of
-from erllama_py.serve.core.streams import SSE, sse
+from erllama_py.serve.core.streams import SSE, Events, sse
 from erllama_py.serve.openai.chunks import head
 from erllama_py.serve.openai.logprobs import plain_logprobs
 from erllama_py.serve.openai.protocol import API, CompletionRequest, error_body, needed
@@ -38,12 +38,12 @@ async def completions(exchange: Exchange) -> ASGIApp:
     begun = head("text_completion", f"cmpl-{exchange.id[4:]}", request.model or model.id, model.info)
     shown = [await _shown(model, prompt, request.logprobs is not None) for prompt in prompts] if request.echo else []
 
-    def events(given: Options) -> SideBySide:
+    def events(given: Options) -> Events:
         def begin(place: int) -> erllama.Stream:
             more: Any = {**given, **({"queue_wait": True} if place else {})}
             return model.stream(prompts[place], options=more)
 
-        return SideBySide(begin, len(prompts), n)
+        return begin(0) if len(prompts) == 1 else SideBySide(begin, len(prompts), n)
 
     if request.stream:
         writer = TextWriter(begun, request, shown, n)

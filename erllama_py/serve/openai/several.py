@@ -95,8 +95,6 @@ class SideBySide(Events):
 def together(completions: Sequence[erllama.Completion]) -> erllama.Completion:
     """The completions of several prompts as one, with all their replies as its alternatives and all their counts."""
     first = completions[0]
-    if len(completions) == 1:
-        return first
     replies = tuple(one for completion in completions for one in completion.alternatives or (completion,))
     computed = sum(one.stats.prefill_tokens for one in completions)
     delta = erllama.CacheDelta(

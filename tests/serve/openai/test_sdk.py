@@ -197,3 +197,33 @@ async def test_curl() -> None:
             pytest.skip("there is no curl here")
         told, _ = await curl.communicate()
         assert told.decode().endswith("data: [DONE]\n\n")
+
+
+async def test_before_the_model_is_there_and_after_the_server_ends() -> None:
+    """503 with a time, or 404 where nothing is loaded; the client's own classes."""
+    async with client() as (sdk, at):
+        create: Any = sdk.chat.completions.create
+        at.app.service.open.draining = True
+        for stream in (False, True):
+            with pytest.raises(openai.InternalServerError) as ending:
+                await create(model="tiny", messages=HELLO, stream=stream)
+            assert (ending.value.status_code, ending.value.code) == (503, "shutting_down")
+            assert ending.value.response.headers["retry-after"]
+        at.app.service.open.draining = False
+        await at.model.unload()
+        with pytest.raises(openai.NotFoundError):
+            await create(model="tiny", messages=HELLO)
+
+
+async def test_a_body_that_is_too_large() -> None:
+    """413, before it is parsed; one that is no JSON is 400."""
+    async with client(settings={"max_body_bytes": 1000, "max_messages": 3}) as (sdk, at):
+        create: Any = sdk.chat.completions.create
+        with pytest.raises(openai.APIStatusError) as large:
+            await create(model="tiny", messages=[{"role": "user", "content": "x" * 2000}])
+        assert large.value.status_code == 413
+        with pytest.raises(openai.APIStatusError) as many:
+            await create(model="tiny", messages=HELLO * 4)
+        assert (many.value.status_code, many.value.type) == (413, "invalid_request_error")
+        answer = await at.client.post("/v1/chat/completions", content=b"{")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
