@@ -37,7 +37,8 @@ MODEL: dict[str, Any] = {
     "scheduler": {"max_pending": 64},
 }
 SETTINGS = ServerOpts(max_open=160, max_stored_bytes=1 << 20)
-RAM_BYTES = 8 << 20  # soon full, so that memory is flat from then on
+# Soon full, so that memory is flat from then on.
+MEMORY: dict[str, Any] = {"ram_quota_bytes": 1 << 20, "save_buffer_bytes": 8 << 20}
 WORDS = ["gravity", "pulls", "the", "moon", "around", "the", "earth", "and", "every", "tide", "rises", "with", "it"]
 BUSY = {429, 529}  # the second as Anthropic's API says it
 # What ends a stream, by its path.
@@ -58,7 +59,7 @@ class Held(NamedTuple):
 @asynccontextmanager
 async def soaked(folder: Path, seed: int = 0) -> AsyncIterator[HttpSoak]:
     """A soak of a server over a tiny model of its own; `folder` is for its file."""
-    async with erllama.Runtime(ram_quota_bytes=RAM_BYTES) as runtime:
+    async with erllama.Runtime(**MEMORY) as runtime:
         config: Any = MODEL | {"model_path": tiny_gguf("dense", folder)}
         model = await runtime.load_model("tiny", config)
         app = create_app(runtime, settings=SETTINGS)

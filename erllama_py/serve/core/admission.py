@@ -13,7 +13,7 @@ from typing import Self
 import erllama_py as erllama
 from erllama_py.serve.core.streams import Events
 
-REFUSAL_SECONDS = 0.1  # a refusal takes some turns of the loop; a prompt that takes longer to read is not refused
+REFUSAL_SECONDS = 2.0  # a refusal takes some turns of the loop, which are slow beside hundreds of clients
 
 
 class Admitted(Events):
