@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from helpers.both_backends import BACKENDS, loaded
 from helpers.cache import PROMPT, ask, ram_model
@@ -148,13 +149,17 @@ async def test_reproducible_requests_and_embeddings_are_counted_in() -> None:
 
 
 def test_work_of_engines_that_have_ended_is_kept() -> None:
-    """Two engines, one of them gone: the sum is that of both."""
+    """Two engines, one of them gone: the sum is that of both. Two that have done as much are two all the same."""
     tally = Tally()
-    first, second = tally.begin_engine(), tally.begin_engine()
+    first, idle, second = tally.begin_engine(), tally.begin_engine(), tally.begin_engine()
+    tally.end_engine(idle)
     first.decodes, first.seconds = 3, 0.5
     tally.end_engine(first)
     second.decodes, second.parks = 4, 1
-    assert tally.work == Work(decodes=7, seconds=0.5, parks=1)
+    both = Work(decodes=7, seconds=0.5, parks=1)
+    assert msgspec.structs.astuple(tally.work) == msgspec.structs.astuple(both)
+    tally.end_engine(second)
+    assert msgspec.structs.astuple(tally.work) == msgspec.structs.astuple(both)
 
 
 def test_a_decode_that_was_stopped_takes_time_and_is_no_decode() -> None:
