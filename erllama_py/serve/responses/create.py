@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from starlette.types import ASGIApp
 
 import erllama_py as erllama
@@ -17,14 +18,14 @@ from erllama_py.serve.responses.output import Output, Shape
 from erllama_py.serve.responses.protocol import ResponseRequest, Turn
 from erllama_py.serve.responses.resource import begun
 from erllama_py.serve.responses.running import Running
-from erllama_py.serve.responses.store import NotKept, Record, Store
+from erllama_py.serve.responses.store import NotKept, Record, Store, encode
 from erllama_py.serve.responses.turns import Asked, Turns, tenant_key
 from erllama_py.serve.responses.writer import EventWriter
 
 
 async def model_of(exchange: Exchange, request: Turn, last: Record | None = None) -> erllama.Model:
     """The model that a request names, or the one of the turn before. Raises `Problem`: this API has no default."""
-    name = request.model or (last.response["model"] if last is not None else None)
+    name = request.model or (last.said().model if last is not None else None)
     if not name:
         raise Problem("invalid", "model: the model is to be named", param="model", code="missing_required_parameter")
     return await exchange.model(name)
@@ -61,7 +62,7 @@ class Create:
         last, tenant = turn.last, tenant_key(exchange.tenant)
         record = Record(
             id=response["id"], previous=last.id if last else None, session=turn.session or response["id"],
-            input=turn.input, response=response,
+            input=turn.input, response=msgspec.Raw(encode(response)),
         )  # fmt: skip
         try:
             await self._store.put(tenant, record)

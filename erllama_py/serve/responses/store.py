@@ -13,6 +13,15 @@ from typing import Any, Protocol
 import msgspec
 
 
+class Said(msgspec.Struct, frozen=True):
+    """What a turn needs of an answer before it."""
+
+    model: str
+    """The name of the model that gave it."""
+    output: list[dict[str, Any]]
+    """Its items."""
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One answer, and what it was an answer to."""
 
@@ -24,8 +33,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Of its conversation: see `session_id`."""
     input: list[dict[str, Any]]
     """The items of its own request."""
-    response: dict[str, Any]
-    """What the client was given."""
+    response: msgspec.Raw
+    """What the client was given, as JSON. It stays so: most of it is not needed for another turn."""
+
+    def said(self) -> Said:
+        """What the next turn needs of it."""
+        return msgspec.json.decode(self.response, type=Said)
 
 
 class NotKept(Exception):

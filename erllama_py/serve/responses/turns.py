@@ -57,7 +57,7 @@ class Turns:
         given = [await self._resolved(tenant, item) for item in read_items(request.input, check_image)]
         if not given and not before:
             raise Problem("invalid", "input: there is nothing to answer", param="input")
-        items = [item for record in before for item in (*record.input, *record.response["output"])] + given
+        items = [item for record in before for item in (*record.input, *record.said().output)] + given
         exchange.check_count(items, "input")
         key = await self._store.key() if any(item.get("encrypted_content") for item in items) else b""
 
@@ -105,7 +105,7 @@ class Turns:
             return item
         if match := _OF_ANSWER.match(item["id"]):
             for record in (await self._store.chain(tenant, f"resp_{match[1]}"))[-1:]:
-                for found in record.response["output"]:
+                for found in record.said().output:
                     if found["id"] == item["id"]:
                         return dict(found)
         message = f"no item {item['id'][:80]!r} of a stored answer: send the item itself"

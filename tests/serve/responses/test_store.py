@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from erllama_py.serve.responses.directory import DirectoryStore
@@ -24,7 +25,8 @@ def name(number: int) -> str:
 def record(number: int, previous: int | None = None, text: str = "") -> Record:
     """One answer."""
     before = None if previous is None else name(previous)
-    return Record(id=name(number), previous=before, session="s", input=[], response={"id": name(number), "x": text})
+    response = msgspec.Raw(encode({"id": name(number), "x": text}))
+    return Record(id=name(number), previous=before, session="s", input=[], response=response)
 
 
 def ids(found: list[Record]) -> list[str]:
