@@ -71,7 +71,7 @@ async def test_a_key_may_use_its_models() -> None:
         for name, status in (("small", 200), ("large", 404), ("tiny", 404)):
             answer = await at.client.post(CHAT, json=ASK | {"model": name})
             assert answer.status_code == status
-            assert "large" not in answer.text.replace("'large' here", "")
+            assert "large" not in answer.text.replace("'large' not found", "")
 
 
 async def test_a_rate_is_kept() -> None:
