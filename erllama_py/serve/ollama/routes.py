@@ -45,6 +45,9 @@ def routes(service: Service) -> list[Route]:
                 ("/api/delete", "DELETE"),
             )
         ),
-        Route("/api/{path:path}", Endpoint(service, API, "/api/*", unknown), include_in_schema=False),
+        *(
+            Route(path, Endpoint(service, API, "/api/*", unknown), include_in_schema=False)
+            for path in ("/api", "/api/{path:path}")
+        ),
         route(service, API, "/", root, method="GET", gives=("text/plain",), counted=False),
     ]
