@@ -74,6 +74,7 @@ class Sampled(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     # As llama-server and vLLM have them.
     top_k: int | None = None
     min_p: float | None = None

@@ -15,6 +15,7 @@ SAME = (
     "mirostat_eta", "ignore_eos", "min_tokens", "stop_token_ids", "grammar", "json_schema", "reproducible",
     "thinking_budget_tokens",
 )  # fmt: skip
+DAY = 86_400.0  # in seconds
 
 
 def sampling(request: Sampled) -> dict[str, Any]:
@@ -27,6 +28,8 @@ def sampling(request: Sampled) -> dict[str, Any]:
     }  # fmt: skip
     if request.repeat_penalty is not None:
         options["repetition_penalty"] = request.repeat_penalty
+    if request.prompt_cache_retention == "24h":
+        options["keep"] = [{"seconds": DAY}]
     if request.top_k == -1:  # vLLM's word for off
         options["top_k"] = 0
     return options

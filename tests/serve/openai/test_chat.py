@@ -209,6 +209,19 @@ async def test_a_conversation_is_a_session_as_far_as_it_can_be() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_prompt_is_kept_for_a_day() -> None:
+    """Where that is asked for; what is saved of it is then not evicted before."""
+    long = {"messages": [{"role": "user", "content": "word " * 200}]}
+    async with served({"policy": {"min_tokens": 16}}) as at:
+        for retention, kept in (("in_memory", False), (None, False), ("24h", True)):
+            await post(at, long | {"prompt_cache_retention": retention})
+            await at.runtime.cache.flush()
+            assert any(row.kept_until is not None for row in await at.runtime.cache.rows()) == kept
+        error = (await post(at, {"prompt_cache_retention": "1h"}, 400))["error"]
+        assert error["param"] == "prompt_cache_retention"
+
+
+@pytest.mark.anyio
 async def test_bounds_of_a_reply_by_either_name() -> None:
     """The newer one counts; -1 is none, as llama-server has it; a server's own bound stays."""
     async with served(settings={"max_response_tokens": 12}) as at:
