@@ -42,7 +42,8 @@ class At(NamedTuple):
     async def ask(self, api: str = "chat", **more: Any) -> asyncio.StreamWriter:
         """A request that is sent whole; its client may leave by closing."""
         path, body = PATHS[api]
-        data = json.dumps({"model": "m", "max_tokens": 1000, **body, **more}).encode()
+        # A reply that is drawn may end at once: this one always goes on for a while.
+        data = json.dumps({"model": "m", "max_tokens": 1000, "temperature": 0, **body, **more}).encode()
         _, writer = await asyncio.open_connection(*self.address)
         head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}\r\n\r\n"
         writer.write(head.encode() + data)
