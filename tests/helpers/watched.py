@@ -122,8 +122,8 @@ class Watch:
             return after, effects
 
         class WatchedWorker(Worker):
-            def __init__(self, *args: Any) -> None:
-                super().__init__(*args)
+            def __init__(self, *args: Any, **more: Any) -> None:
+                super().__init__(*args, **more)
                 model_id = args[5].removeprefix("erllama-")
                 watch.workers[model_id] = self
                 watch._engines[model_id] = args[6].__self__  # it posts through the thread
