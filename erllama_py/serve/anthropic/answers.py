@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 import erllama_py as erllama
-from erllama_py.serve.anthropic.conversation import Mark
 from erllama_py.serve.anthropic.usage import usage
 from erllama_py.serve.core.arguments import arguments_text
 
@@ -22,14 +20,13 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int
     """Most tokens that it could have got, of the request and of the server."""
     shows_thinking: bool = True
-    marks: Sequence[Mark] = ()
 
 
 def message(asked: Asked, completion: erllama.Completion) -> dict[str, Any]:
     """A whole `message`."""
     return {
         **head(asked), "content": content(asked, completion), **end(asked, completion),
-        "usage": usage(completion, asked.marks),
+        "usage": usage(completion),
     }  # fmt: skip
 
 

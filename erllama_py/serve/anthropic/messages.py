@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 import erllama_py as erllama
 from erllama_py.serve.anthropic.answers import Asked, message
 from erllama_py.serve.anthropic.conversation import Conversation, Reader
+from erllama_py.serve.anthropic.keeping import keeps
 from erllama_py.serve.anthropic.options import prompt_options, reply_options, shows_thinking
 from erllama_py.serve.anthropic.protocol import MessagesRequest, Prompt
 from erllama_py.serve.anthropic.streaming import EventWriter
@@ -50,7 +51,8 @@ async def messages(exchange: Exchange) -> ASGIApp:
     if request.max_tokens == 0:
         return await _prepared(exchange, request, asks)
     model, said = asks.model, asks.conversation.messages
-    options = exchange.options(asks.options | reply_options(request))
+    kept = keeps(asks.conversation.marks, has_tools=bool(request.tools))
+    options = exchange.options(asks.options | reply_options(request) | {"keep": kept or None})
     asked = _asked(exchange, request, asks, options["response_tokens"])
     if request.stream:
         writer = EventWriter(asked, exchange.id)
@@ -77,8 +79,10 @@ async def _prepared(exchange: Exchange, request: MessagesRequest, asks: Question
     async def prefill(given: Mapping[str, Any]) -> erllama.Completion:
         shaped = {name: given[name] for name in OF_PROMPTS if name in given}
         tokens = await model.apply_chat_template(asks.conversation.messages, **shaped)
-        tenant: Any = {name: given[name] for name in OF_TENANTS}
-        return await model.prefill_only(tokens, options=tenant)
+        asked: Any = {name: given[name] for name in OF_TENANTS}
+        if marks := asks.conversation.marks:
+            asked["keep"] = [{"seconds": max(mark.seconds for mark in marks)}]
+        return await model.prefill_only(tokens, options=asked)
 
     completion = await _heeded(lambda given: exchange.answer(prefill(given)), options)
     return _response(exchange, message(_asked(exchange, request, asks, 0), completion))
@@ -87,7 +91,7 @@ async def _prepared(exchange: Exchange, request: MessagesRequest, asks: Question
 def _asked(exchange: Exchange, request: MessagesRequest, asks: Question, max_tokens: int) -> Asked:
     return Asked(
         message_id=f"msg_{exchange.id.removeprefix('req_')}", model=request.model or asks.model.id,
-        max_tokens=max_tokens, shows_thinking=shows_thinking(request), marks=asks.conversation.marks,
+        max_tokens=max_tokens, shows_thinking=shows_thinking(request),
     )  # fmt: skip
 
 

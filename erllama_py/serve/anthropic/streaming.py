@@ -70,7 +70,7 @@ class EventWriter:
 
     def done(self, completion: erllama.Completion) -> bytes:
         """The end, with the counts of the engine."""
-        took = usage(completion, self._asked.marks)
+        took = usage(completion)
         delta = {"type": "message_delta", "delta": end(self._asked, completion), "usage": took}
         return b"".join(
             [self._start(completion.prompt_tokens), self._close(), named(delta), named({"type": "message_stop"})]

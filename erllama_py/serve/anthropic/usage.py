@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import erllama_py as erllama
-from erllama_py.serve.anthropic.conversation import Mark
 
 HOUR = 3600
 
 
-def usage(completion: erllama.Completion, marks: Sequence[Mark] = ()) -> dict[str, Any]:
+def usage(completion: erllama.Completion) -> dict[str, Any]:
     """Tokens of one request. The three counts of the input add up to its prompt, as clients add them.
 
     `cache_read_input_tokens` were read from cells or rows, all others were computed: of these
-    `cache_creation_input_tokens` were saved, and `input_tokens` were not, of which there is always one.
+    `cache_creation_input_tokens` were saved, those apart that are kept for an hour, and `input_tokens` were not, of
+    which there is always one.
     """
     # A 0 counts as missing for Claude Code, which then goes by the start of the stream: one token is always told.
     read = min(completion.cache_delta.read, max(completion.prompt_tokens - 1, 0))
     computed = completion.prompt_tokens - read
     saved = min(completion.cache_delta.created, max(computed - 1, 0))  # what is saved beyond the prompt is of the reply
-    long = saved if any(mark.seconds >= HOUR for mark in marks) else 0
+    long = min(saved, max((one.created for one in completion.kept if one.seconds >= HOUR), default=0))
     return _usage(computed - saved, read, (saved - long, long), len(completion.generated))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
-from helpers.claude import asked, computed, says, total
+from helpers.claude import asked, client, computed, says, total
+from helpers.served import served
 from helpers.tool_replies import WRITTEN, template_of
 
 HELLO: Any = {"role": "user", "content": "How is the weather in a city of your choice, and why?"}
@@ -71,12 +73,34 @@ async def test_the_line_for_accounts_is_no_part_of_the_prompt() -> None:
 
 
 @pytest.mark.anyio
-async def test_what_is_written_for_an_hour_is_counted_so() -> None:
-    """The rest is of five minutes, as Anthropic's clients add it."""
-    async with asked({"context_opts": {"n_ctx": 4096}}) as client:
-        message = await client.messages.create(model="tiny", max_tokens=4, messages=[HELLO], system=SYSTEM)
-        created = message.usage.cache_creation
+async def test_what_is_marked_is_kept() -> None:
+    """For as long as its mark says; what is kept for an hour is counted so, and all else with that of five minutes."""
+    turn: Any = {
+        "role": "user",
+        "content": [{"type": "text", "text": "abc" * 99, "cache_control": {"type": "ephemeral"}}],
+    }
+    async with served({"context_opts": {"n_ctx": 4096}}) as at, client(at.app) as claude:
+        ask: Any = {"model": "tiny", "max_tokens": 4, "messages": [turn]}
+        usage = (await claude.messages.create(**ask, system=SYSTEM)).usage
+        created = usage.cache_creation
         assert created is not None
-        assert created.ephemeral_1h_input_tokens > 200
-        written = created.ephemeral_1h_input_tokens + created.ephemeral_5m_input_tokens
-        assert written == message.usage.cache_creation_input_tokens
+        assert 180 < created.ephemeral_1h_input_tokens < 240
+        assert created.ephemeral_5m_input_tokens > 250
+        assert sum(vars(created).values()) == usage.cache_creation_input_tokens
+        await at.runtime.cache.flush()
+        now, rows = time.time(), await at.runtime.cache.rows()
+        until = [row.kept_until - now for row in rows if row.kept_until is not None]
+        assert [3000 < seconds < 3700 for seconds in until].count(True) >= 1
+        assert [200 < seconds < 400 for seconds in until].count(True) >= 1
+        again = (await claude.messages.create(**ask, system=SYSTEM)).usage
+        assert again.cache_creation_input_tokens == 0
+
+
+@pytest.mark.anyio
+async def test_a_prompt_that_is_only_prepared_is_kept_too() -> None:
+    """As its longest mark says."""
+    async with served({"context_opts": {"n_ctx": 4096}}) as at, client(at.app) as claude:
+        await claude.messages.create(model="tiny", max_tokens=0, messages=[HELLO], system=SYSTEM)
+        await at.runtime.cache.flush()
+        now, rows = time.time(), await at.runtime.cache.rows()
+        assert any(row.kept_until is not None and row.kept_until > now + 3000 for row in rows)
