@@ -28,7 +28,9 @@ from erllama_py.serve.operations.logs import Logs, Style, configure_logging
 
 CANARY = "heron-of-Lindau"
 PATH = "/v1/chat/completions"
-ASK: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": CANARY}], "max_tokens": 4}
+ASK: dict[str, Any] = {
+    "model": "tiny", "messages": [{"role": "user", "content": CANARY}], "max_tokens": 4, "temperature": 0,
+}  # fmt: skip
 
 
 SECRET: dict[str, Any] = {
