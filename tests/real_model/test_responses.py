@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from helpers.comply import complied
 from helpers.listening import listening
 from helpers.open_responses import check, read_stream
 
@@ -42,16 +40,9 @@ async def served(tiers: Any = None, **given: Any) -> AsyncIterator[App]:
 async def test_llm_comply_passes() -> None:
     """All of its thirteen tests, none skipped: it asks for a summary of thinking from models with some names alone."""
     async with served(aliases={"gpt-5-smol": "smol"}) as app, listening(app) as url:
-        program = [sys.executable, "-m", "llm_comply.cli"]
-        process = await asyncio.create_subprocess_exec(
-            *program, "-u", f"{url}/v1", "-m", "gpt-5-smol", "-k", "none", "--json", "--timeout", "120",
-            stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        output, _ = await process.communicate()
-        report = json.loads(output)
-        failed = [one for one in report["results"] if one["status"] != "passed" or one.get("warnings")]
-        assert failed == []
-        assert len(report["results"]) == 13
+        results = await complied(f"{url}/v1", "open-responses", "gpt-5-smol")
+    assert [one for one in results if one["status"] != "passed" or one.get("warnings")] == []
+    assert len(results) == 13
 
 
 async def test_a_conversation_goes_on_over_a_restart_and_computes_its_own_tokens_only(tmp_path: Path) -> None:
