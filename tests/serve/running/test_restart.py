@@ -23,38 +23,37 @@ def chat(server: Child, messages: list[dict[str, str]]) -> dict[str, Any]:
     return {**told["usage"], "message": told["choices"][0]["message"]}
 
 
-def kept(folder: Path) -> int:
-    """Rows that are on the disk."""
-    return len(list((folder / "kv" / "rows").glob("*")))
+def saved(server: Child) -> None:
+    """Wait until all of a turn is on the disk: until nothing more comes for a hundred looks."""
+    before, same = -1, 0
+    while same < 100:
+        rows = server.client.get("/erllama/cache").json()["rows"]
+        now = sum(row["rows"] for row in rows if row["tier"] == "disk")
+        before, same = now, same + 1 if now == before and now else 0
 
 
 @pytest.mark.parametrize("kind", ["dense", "window"])
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_a_chat_goes_on(tmp_path: Path, end: signal.Signals, kind: Any) -> None:
-    """After SIGTERM from its last token; after SIGKILL from what was saved, which is all but a block."""
+    """From its last token; SIGKILL costs no more than what was being written."""
     model = {
         "backend": "llama", "path": str(tiny_gguf(kind, tmp_path)), "policy": POLICY,
         "context_opts": {"n_ctx": 4096, "n_seq_max": 1, "n_batch": 64},
     }  # fmt: skip
     tables: Any = {"tiers": {"disk": {"kind": "disk", "root": str(tmp_path / "kv")}}}
-    messages, before, whole = [{"role": "system", "content": text(600)}], 0, 0
+    messages, whole = [{"role": "system", "content": text(600)}], 0
     for number, question in enumerate(QUESTIONS):
         messages.append({"role": "user", "content": question})
         with child(tmp_path, model=model, **tables) as server:
             server.ready()
-            rows = kept(tmp_path) if number else 0
             turn = chat(server, messages)
             messages.append({"role": "assistant", "content": turn["message"]["content"]})
             if end == signal.SIGKILL:
-                while kept(tmp_path) <= rows:  # what is being written is lost: so is nothing of a turn by then
-                    assert server.client.get("/health").status_code == 200
+                saved(server)
             server.tell(end)
             assert server.wait() == (0 if end == signal.SIGTERM else -end)
         computed = turn["prompt_tokens"] - turn["prompt_tokens_details"]["cached_tokens"]
         new = turn["prompt_tokens"] - whole
-        if number and end == signal.SIGTERM:
-            assert computed <= new + 2, (number, computed, new)
-        if number and end == signal.SIGKILL:
-            assert computed < turn["prompt_tokens"] / 2, (number, computed, new)
-        before, whole = whole, turn["prompt_tokens"] + turn["completion_tokens"]
-    assert before
+        if number:
+            assert computed <= new + 2, (number, computed, new, turn["prompt_tokens"])
+        whole = turn["prompt_tokens"] + turn["completion_tokens"]
