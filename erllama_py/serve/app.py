@@ -23,22 +23,20 @@ from starlette.types import Receive, Scope, Send
 
 import erllama_py as erllama
 from erllama_py.serve.access import AccessOpts, Doors, KeyAccess
-from erllama_py.serve.anthropic import protocol as anthropic_protocol
 from erllama_py.serve.anthropic import routes as anthropic
 from erllama_py.serve.config import Config, ServedModel, with_sizes
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.service import Access, Meters, Service
 from erllama_py.serve.core.settings import ServerOpts
 from erllama_py.serve.ollama import routes as ollama
-from erllama_py.serve.openai import protocol
 from erllama_py.serve.openai import routes as openai
 from erllama_py.serve.operations import routes as operations
 from erllama_py.serve.operations.meters import RequestMeters
 from erllama_py.serve.responses import routes as responses
 from erllama_py.serve.responses.routes import store_of
 from erllama_py.serve.responses.store import Store
+from erllama_py.serve.shapes import api_of
 
-_OPENAI, _ANTHROPIC = protocol.API, anthropic_protocol.API
 Load = Callable[[erllama.Runtime, ServedModel], Awaitable[object]]
 
 
@@ -54,7 +52,7 @@ class App(Starlette):
         super().__init__(
             routes=[*served, operations.describing(service, served)],
             exception_handlers=handlers,
-            middleware=[Middleware(Doors, options=doors, api=_OPENAI)],
+            middleware=[Middleware(Doors, options=doors, api_of=api_of)],
             lifespan=_lifespan,
         )
         self.service = service
@@ -143,8 +141,7 @@ async def _nothing_there(request: Request, error: Exception) -> Response:
     _measure_stray(request.app.service.meters, status)
     method, path = request.method, request.url.path[:200]
     problem = Problem("not_found", f"{method} {path} is not served here", status=status, code="unknown_endpoint")
-    api = _ANTHROPIC if anthropic_protocol.VERSION in request.headers else _OPENAI
-    response = api.failure(problem, "")
+    response = api_of(request.scope).failure(problem, "")
     response.headers.update(getattr(error, "headers", None) or {})  # which methods there are
     return response
 

@@ -96,7 +96,8 @@ SERVE_ARROWS: dict[str, set[str]] = {
     "operations": {"core"},
     "config": {"core", "access"},
     "running": {"core", "access", "app"},
-    "app": {"core", "openai", "responses", "anthropic", "ollama", "access", "operations", "config"},
+    "shapes": {"core", "openai", "responses", "anthropic", "ollama"},
+    "app": {"shapes", "core", "openai", "responses", "anthropic", "ollama", "access", "operations", "config"},
 }
 
 LLAMA_CPP_IMPORTERS = {"engine/llama/native.py"}

@@ -5,6 +5,8 @@ An ASGI middleware of its own, around all endpoints: it reads headers alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,11 +24,11 @@ AGE_SECONDS = "600"  # how long a browser remembers what a page may do
 class Doors:
     """Turns away who may not ask at all: other machines where there are no keys, unknown names over loopback, pages.
 
-    `api` gives the shape of its refusals.
+    `api_of` gives the shape of a refusal.
     """
 
-    def __init__(self, app: ASGIApp, options: AccessOpts, api: Api) -> None:
-        self._app, self._api = app, api
+    def __init__(self, app: ASGIApp, options: AccessOpts, api_of: Callable[[Scope], Api]) -> None:
+        self._app, self._api_of = app, api_of
         self._local_only = not options.keys and not options.insecure
         self._checks_hosts = not options.insecure
         self._hosts = options.allowed_hosts
@@ -41,7 +43,7 @@ class Doors:
         headers = Headers(scope=scope)
         origin = headers.get("origin")
         if (problem := self._problem(scope, headers, origin)) is not None:
-            await self._api.failure(problem, "")(scope, receive, send)
+            await self._api_of(scope).failure(problem, "")(scope, receive, send)
         elif origin is None:
             await self._app(scope, receive, send)
         elif scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
