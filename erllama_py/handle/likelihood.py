@@ -44,9 +44,11 @@ async def by_likelihood(caller: Caller, scoring: Scoring, pairs: Pairs, options:
 
     cuts = await off_loop(caller, cut_all, given)
 
+    whose = {"queue_wait": True, "cache_salt": options.cache_salt, "priority": options.priority}
+
     async def mean(index: int) -> float:
         prompt = [*in_pieces(cuts[index].tokens), *newline]
-        found = await scoring.score(prompt, [query], {"queue_wait": True})
+        found = await scoring.score(prompt, [query], whose)
         return found.scores[0].logprob / len(query)
 
     facts = caller.board.facts

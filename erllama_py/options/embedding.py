@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from erllama_py.options.check import Count, Deadline, Options, convert
+from msgspec import Meta
+
+from erllama_py.options.check import Count, Deadline, Options, check_utf8, convert
+from erllama_py.options.model import Salt
 
 
 class InputOptions(Options, frozen=True):
@@ -40,6 +43,10 @@ class RerankOptions(InputOptions, frozen=True):
     without one, an error that tells of the others."""
     top_n: Count | None = None
     """Give the best so many documents; `None`: all."""
+    cache_salt: Salt | None = None
+    """In place of the model's `cache_salt`, for this call: `"score"` saves what it computes of a document."""
+    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    """Of the scores of `"score"`: higher goes first; among equals, the one that came first."""
 
 
 def parse_embed_options(options: Mapping[str, object]) -> EmbedOptions:
@@ -49,4 +56,7 @@ def parse_embed_options(options: Mapping[str, object]) -> EmbedOptions:
 
 def parse_rerank_options(options: Mapping[str, object]) -> RerankOptions:
     """Check the options of one `rerank`. Raises `InvalidOption`."""
-    return convert(options, RerankOptions)
+    checked = convert(options, RerankOptions)
+    if checked.cache_salt is not None:
+        check_utf8("cache_salt", checked.cache_salt)
+    return checked

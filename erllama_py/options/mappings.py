@@ -120,6 +120,8 @@ class RerankOptionsDict(TypedDict, total=False):
 
     method: Literal["model", "embeddings", "score"] | None
     top_n: int | None
+    cache_salt: str | None
+    priority: int
     truncate: bool | Literal["start", "end"]
     deadline: float | None
 

@@ -46,6 +46,11 @@ RERANK = [
     ({"top_n": 1.5}, "top_n"),
     ({"top_n": "all"}, "top_n"),
     ({"pooling": "mean"}, "pooling"),
+    ({"cache_salt": ""}, "cache_salt"),
+    ({"cache_salt": 5}, "cache_salt"),
+    ({"cache_salt": "\ud800"}, "cache_salt"),
+    ({"priority": 1001}, "priority"),
+    ({"priority": "high"}, "priority"),
 ]
 
 

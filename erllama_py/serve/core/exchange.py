@@ -132,13 +132,17 @@ class Exchange:
 
     def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Options of a request to a model: what is `given` other than None, what the server says, whose it is."""
-        settings, tenant = self.service.settings, self.tenant
+        settings = self.service.settings
         options = {name: value for name, value in given.items() if value is not None}
         asked, most = options.get("response_tokens", settings.response_tokens), settings.max_response_tokens
         if asked is not None or most is not None:
             options["response_tokens"] = asked if most is None else most if asked is None else min(asked, most)
-        options |= {"cache_salt": tenant.salt, "priority": tenant.priority, "deadline": settings.deadline_seconds}
-        return options
+        return options | self.of_tenant()
+
+    def of_tenant(self) -> dict[str, Any]:
+        """What of a call's options the server says alone: whatever computes what is cached has to be given them."""
+        tenant, deadline = self.tenant, self.service.settings.deadline_seconds
+        return {"cache_salt": tenant.salt, "priority": tenant.priority, "deadline": deadline}
 
     def check_operator(self) -> None:
         """Raises `Problem` where this is about all tenants together, and its own may not see that."""

@@ -22,10 +22,7 @@ async def rerank(exchange: Exchange) -> ASGIApp:
         message = f"documents: at most {MOST_DOCUMENTS} are taken at a time"
         raise Problem("too_large", message, param="documents")
     documents = [one if isinstance(one, str) else one.text for one in request.documents]
-    options = {
-        "top_n": request.top_n, "method": request.method, "truncate": True,
-        "deadline": exchange.service.settings.deadline_seconds,
-    }  # fmt: skip
+    options = {"top_n": request.top_n, "method": request.method, "truncate": True, **exchange.of_tenant()}
     given: Any = {name: value for name, value in options.items() if value is not None}
     ranking = await exchange.answer(model.rerank(request.query, documents, **given))
     tokens = sum(one.tokens for one in ranking)

@@ -195,6 +195,21 @@ async def test_vectors() -> None:
         assert len(set(counts)) == 1
 
 
+async def test_ranking_by_score() -> None:
+    """Documents that were ranked are cells and rows of the tenant that ranked them alone."""
+    ask = {"model": "m", "query": "why", "documents": [SECRET], "method": "score"}
+    async with tenants() as at:
+        took = []
+        for who in ("alice", "alice", "mallory"):
+            before = at.gate.computed
+            answer = await at.clients[who].post("/v1/rerank", json=ask)
+            assert answer.status_code == 200, answer.text
+            took.append(at.gate.computed - before)
+    cold, warm, other = took
+    assert warm < cold - 300
+    assert other == cold
+
+
 @pytest.mark.parametrize("path", ["/metrics", "/erllama/tree", "/erllama/cache"])
 async def test_what_all_do_together(path: str) -> None:
     """Is for operators: others learn nothing of it."""
