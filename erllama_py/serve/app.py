@@ -11,7 +11,7 @@ the extra `serve`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from os import PathLike
 
@@ -140,10 +140,20 @@ async def _nothing_there(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     _measure_stray(request.app.service.meters, status)
     method, path = request.method, request.url.path[:200]
-    problem = Problem("not_found", f"{method} {path} is not served here", status=status, code="unknown_endpoint")
+    nearest = _nearest(
+        path.removeprefix(request.scope.get("root_path", "")),
+        {getattr(route, "path", "") for route in request.app.routes},
+    )
+    hint = f"; did you mean {nearest}?" if nearest else ""
+    problem = Problem("not_found", f"{method} {path} is not served here{hint}", status=status, code="unknown_endpoint")
     response = api_of(request.scope).failure(problem, "")
     response.headers.update(getattr(error, "headers", None) or {})  # which methods there are
     return response
+
+
+def _nearest(path: str, served: Collection[str]) -> str | None:
+    """The path that a client means whose base URL has no `/v1`, or one too many. Pure."""
+    return next((one for one in (f"/v1{path}", path.removeprefix("/v1")) if one != path and one in served), None)
 
 
 def _measure_stray(meters: Meters, status: int) -> None:

@@ -138,3 +138,21 @@ async def test_a_host_that_fails_ends_it() -> None:
             raise RuntimeError("the host")
     with pytest.raises(erllama.RuntimeClosed):
         app.service.runtime.list_models()
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/messages", "/v1/messages"),
+        ("/v1/health", "/health"),
+        ("/v1/chat", None),
+        ("/v1", None),
+    ],
+)
+async def test_a_base_url_with_the_wrong_end_is_answered_with_the_right_path(asked: str, meant: str | None) -> None:
+    """SDKs of OpenAI want `/v1` in it, those of Anthropic do not."""
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(alone()), base_url="http://localhost") as client:
+        told = (await client.post(asked, json={})).json()["error"]["message"]
+    hint = f"; did you mean {meant}?" if meant else ""
+    assert told == f"POST {asked} is not served here{hint}"
