@@ -10,7 +10,9 @@ from rich.markup import escape
 
 from erllama_py.serve.cli import screen
 from erllama_py.serve.cli.ending import DONE
-from erllama_py.serve.config import Config, SizedModel, read_config, sized
+from erllama_py.serve.cli.serve import with_cache
+from erllama_py.serve.config import Config, ConfigError, SizedModel, check_allowed, read_config, sized
+from erllama_py.serve.running.listening import check_listening
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +40,11 @@ def check(file: Path, /, *, json: bool = False) -> int:
         Print the models with their sizes as JSON.
     """
     config = read_config(file)
+    if not config.models:
+        raise ConfigError(str(file), "models", "there is no model to serve")
+    check_allowed(config)
+    check_listening(config.server, config.access)
+    config = with_cache(config, given_cache=None)
     models = [_checked(one) for one in sized(config)]
     if json:
         screen.print_json(models)

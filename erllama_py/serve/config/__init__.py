@@ -1,6 +1,6 @@
 """The configuration file of a server: TOML, read once, every error with its place in the file."""
 
-from erllama_py.serve.config.checking import check_names, check_tables, name_of, read_config
+from erllama_py.serve.config.checking import check_allowed, check_names, check_tables, name_of, read_config
 from erllama_py.serve.config.errors import ConfigError
 from erllama_py.serve.config.sized import SizedModel, sized, with_sizes
 from erllama_py.serve.config.tables import Config, ModelTable, RuntimeTable, ServedModel, Tables
@@ -13,6 +13,7 @@ __all__ = [
     "ServedModel",
     "SizedModel",
     "Tables",
+    "check_allowed",
     "check_names",
     "check_tables",
     "name_of",

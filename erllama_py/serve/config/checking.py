@@ -106,6 +106,16 @@ def check_names(models: list[ServedModel]) -> None:
             taken[name] = place
 
 
+def check_allowed(config: Config) -> None:
+    """Keys name models that are served: one with a slip in it would be of no use. Raises `InvalidOption`."""
+    served = {name for model in config.models for name in (model.name, *model.aliases)}
+    for index, key in enumerate(config.access.keys):
+        for number, name in enumerate(key.models or ()):
+            if name not in served:
+                problem = f"no model is called {name!r}; there are {', '.join(sorted(served))}"
+                raise erllama.InvalidOption(f"access.keys[{index}].models[{number}]", problem)
+
+
 def _tier_of(table: Mapping[str, Any], place: str, tiers: Mapping[str, erllama.TierSpec]) -> dict[str, str]:
     """The tier of a model and its kind: the first of the file where it names none, `"ram"` where there is none."""
     kinds = {"ram": "ram", **{name: spec.kind for name, spec in tiers.items()}}

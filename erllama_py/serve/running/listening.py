@@ -43,11 +43,7 @@ class TlsUnusable(erllama.ErllamaError):
 @contextmanager
 def listen(options: ListenOpts, access: AccessOpts) -> Iterator[socket.socket]:
     """A bound socket, closed at the end. Raises `InsecureHost`, `TlsUnusable`, `CannotListen`. It blocks on names."""
-    if options.uds is None:
-        problem = exposure_problem(options.host, keys=bool(access.keys), insecure=access.insecure)
-        if problem is not None:
-            raise InsecureHost(options.host, problem)
-    check_tls(options)
+    check_listening(options, access)
     bound = _bound(options.host, options.port) if options.uds is None else _bound_file(options.uds)
     try:
         yield bound
@@ -56,6 +52,15 @@ def listen(options: ListenOpts, access: AccessOpts) -> Iterator[socket.socket]:
         if options.uds is not None:
             with suppress(OSError):
                 os.unlink(options.uds)
+
+
+def check_listening(options: ListenOpts, access: AccessOpts) -> None:
+    """What can be known before a socket is taken. Raises `InsecureHost`, `TlsUnusable`."""
+    if options.uds is None:
+        problem = exposure_problem(options.host, keys=bool(access.keys), insecure=access.insecure)
+        if problem is not None:
+            raise InsecureHost(options.host, problem)
+    check_tls(options)
 
 
 def check_tls(options: ListenOpts) -> None:
