@@ -40,6 +40,6 @@ def key(name: str, /, *, json: bool = False) -> int:
     if json:
         screen.print_json(Made(name=name, key=secret, hash=digest))
     else:
-        print(f'[[access.keys]]\nname = "{name}"\nhash = "{digest}"')
+        print(f'\n[[access.keys]]\nname = "{name}"\nhash = "{digest}"')
         print(f"The key, to be given to its user now: {secret}", file=sys.stderr)
     return DONE

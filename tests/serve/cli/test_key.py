@@ -19,7 +19,7 @@ def test_the_entry_goes_into_the_file_and_the_key_to_its_user(
     assert main(["key", "ada"]) == 0
     entry, aside = capsys.readouterr()
     file = tmp_path / "erllama.toml"
-    file.write_text(entry)
+    file.write_text("[server]\nport = 1" + entry)  # its last line may have no end
     (found,) = read_config(file).access.keys
     secret = aside.split(": ")[1].strip()
     assert (found.name, found.hash) == ("ada", hash_key(secret))
