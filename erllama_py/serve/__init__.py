@@ -21,6 +21,6 @@ def __getattr__(name: str) -> Any:
         from erllama_py.serve import app
         from erllama_py.serve.core.settings import ServerOpts
     except ModuleNotFoundError as error:
-        missing = f"{error.name} is not installed; the server needs: pip install 'erllama-py[serve]'"
+        missing = f"{error.name} is not installed; the server needs: pip install '.[serve]' in a copy of the repository"
         raise ModuleNotFoundError(missing, name=error.name) from error
     return ServerOpts if name == "ServerOpts" else getattr(app, name)

@@ -9,13 +9,14 @@ from pathlib import Path
 import erllama_py as erllama
 from erllama_py.serve.cli.ending import USAGE, UsageError
 
+INSTALL = "pip install '.[serve]' in a copy of the repository"
 OTHERS = ("serve", "run", "complete", "inspect", "config", "key")
 
 
 def dispatch(arguments: Sequence[str], missing: str) -> int:
     """Run the command; `missing` is the module that was not found. Raises `UsageError`."""
     if arguments and arguments[0] in OTHERS:
-        raise UsageError(f"{missing} is not installed; `erllama {arguments[0]}` needs: pip install 'erllama-py[serve]'")
+        raise UsageError(f"{missing} is not installed; `erllama {arguments[0]}` needs the extra: {INSTALL}")
     try:
         options = parser().parse_args(arguments)
     except SystemExit as end:
@@ -27,7 +28,7 @@ def dispatch(arguments: Sequence[str], missing: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """What there is without the extra."""
-    rest = "All other commands need: pip install 'erllama-py[serve]'"
+    rest = f"All other commands need the extra: {INSTALL}"
     top = argparse.ArgumentParser(prog="erllama", description="Local GGUF models, served.", epilog=rest)
     top.add_argument("--version", action="version", version=f"erllama_py {erllama.__version__}")
     commands = top.add_subparsers(dest="command", required=True)

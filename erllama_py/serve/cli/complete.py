@@ -13,7 +13,7 @@ from cyclopts import Parameter
 import erllama_py as erllama
 from erllama_py.serve.cli import screen
 from erllama_py.serve.cli.ending import DONE, UsageError
-from erllama_py.serve.cli.model_options import opened, single_user
+from erllama_py.serve.cli.model_options import opened, reply_options, single_user
 
 _OPTION = re.compile(r"--?[a-z-]+$")  # a prompt may begin with a hyphen, and one that is no more is a slip
 
@@ -70,8 +70,7 @@ def complete(
         Print the reply and its counts as JSON, when it is whole.
     """
     text = _read(prompt)
-    options = {"response_tokens": tokens, "temperature": temperature, "seed": seed}
-    given = {name: value for name, value in options.items() if value is not None}
+    given = reply_options(tokens=tokens, temperature=temperature, seed=seed)
     config = single_user(model, context=context, threads=threads, cache=cache)
     completion = asyncio.run(_complete(config, text, given, chat=chat, whole=json))
     if json:

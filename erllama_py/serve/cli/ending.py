@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -16,9 +17,11 @@ class UsageError(Exception):
 
 
 def ended(command: Callable[[], int]) -> int:
-    """The exit code of a command. What is no error of the library, nor of its user, is raised."""
+    """The exit code of a command. What is no error of the library, its user or the machine is raised."""
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()  # else what a full disk refuses is found out when nobody can tell any more
+        return code
     except UsageError as error:
         complain(str(error))
         return USAGE
@@ -28,9 +31,29 @@ def ended(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # As `head` does: nothing more can be written, and the interpreter's own flush at the end would say so.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return NOBODY_READS
+    except OSError as error:  # the machine's, such as a disk that is full
+        complain(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _give_up_output()
+        return FAILED
+
+
+def open_streams() -> None:
+    """Whoever starts a program may have closed its streams: then nothing is read, and what is written is lost."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - as long as the process
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="strict")  # without a locale Python takes any bytes for text
+
+
+def _give_up_output() -> None:
+    """As `head` does: where nothing more can be written, the interpreter's own flush at the end would say so again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(text: str) -> None:

@@ -8,7 +8,7 @@ from rich.table import Table
 import erllama_py as erllama
 from erllama_py.serve.cli import screen
 from erllama_py.serve.cli.ending import DONE
-from erllama_py.serve.cli.model_options import find_model
+from erllama_py.serve.cli.model_options import find_model, positive
 from erllama_py.serve.config.sizing import SEQUENCES
 
 MEMORIES = {
@@ -38,6 +38,7 @@ def inspect(
     json
         Print all that is known as JSON.
     """
+    positive(sequences=sequences)
     file = erllama.inspect_model(find_model(model), context_opts={"n_seq_max": sequences})
     if json:
         screen.print_json(file)

@@ -19,12 +19,30 @@ TIER = "cache"  # the name of the tier that --cache makes
 def find_model(given: str) -> Path:
     """The file that a command line means: a path, or one of the small models that can be fetched, by its name.
 
-    Raises `ModelFetchError`.
+    Raises `ModelFetchError`, `UsageError`.
     """
-    if given in MODELS and not Path(given).exists():
+    if is_fetched(given):
         with fetching(given) as show:
             return fetch(given, progress=show)
-    return Path(given).expanduser().absolute()
+    path = Path(given).expanduser().absolute()
+    if "." not in given and "/" not in given and not path.exists():
+        raise UsageError(f"there is no file {given!r}; models that are fetched are {', '.join(MODELS)}")
+    return path
+
+
+def is_fetched(given: str) -> bool:
+    """Whether this is the name of a small model, and no file."""
+    return given in MODELS and not Path(given).exists()
+
+
+def reply_options(*, tokens: int | None, temperature: float | None, seed: int | None) -> dict[str, Any]:
+    """What is said of a reply, as `stream_chat` takes it. Raises `UsageError`."""
+    positive(tokens=tokens)
+    for name, value in (("temperature", temperature), ("seed", seed)):
+        if value is not None and not value >= 0:  # NaN too
+            raise UsageError(f"--{name}: expected 0 or more, got {value}")
+    options = {"response_tokens": tokens, "temperature": temperature, "seed": seed}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def positive(**given: int | None) -> dict[str, int]:

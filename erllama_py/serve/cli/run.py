@@ -19,8 +19,8 @@ from rich.markup import escape
 import erllama_py as erllama
 from erllama_py.serve.cli import screen
 from erllama_py.serve.cli.chatting import HELP, Command, Conversation, command_of
-from erllama_py.serve.cli.ending import DONE, INTERRUPTED, complain
-from erllama_py.serve.cli.model_options import opened, single_user
+from erllama_py.serve.cli.ending import DONE, INTERRUPTED, UsageError, complain
+from erllama_py.serve.cli.model_options import opened, reply_options, single_user
 from erllama_py.serve.models import default_home
 
 PROMPT = ">>> "
@@ -55,10 +55,11 @@ def run(
     cache
         A directory that keeps what was computed: the same conversation is then read from there the next time.
     """
-    options = {"response_tokens": tokens, "temperature": temperature, "seed": seed}
-    given = {name: value for name, value in options.items() if value is not None}
+    given = reply_options(tokens=tokens, temperature=temperature, seed=seed)
     config = single_user(model, context=context, threads=threads, cache=cache)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(opened(config)) as loaded, _history():
+        if not loaded.info.can_generate:
+            raise erllama.EmbeddingOnly(loaded.id)
         return Chat(portal, loaded, Conversation(system), given).talk()
 
 
@@ -80,6 +81,9 @@ class Chat:
                 line = self._read()
             except EOFError:
                 return DONE
+            except UnicodeDecodeError as error:
+                self._refuse(f"that is no text: {error.reason} at byte {error.start}")
+                continue
             except KeyboardInterrupt:
                 print(file=sys.stderr)
                 return INTERRUPTED
@@ -95,8 +99,18 @@ class Chat:
         """A line and those that continue it. Raises `EOFError`."""
         line = input(PROMPT if self._by_hand else "")
         while line.endswith("\\"):
-            line = line[:-1] + "\n" + input(MORE if self._by_hand else "")
+            line = line[:-1]
+            try:
+                line += "\n" + input(MORE if self._by_hand else "")
+            except EOFError:  # what is there is the message
+                break
         return line
+
+    def _refuse(self, problem: str) -> None:
+        """A line that is none. It ends a pipe, so that a script notices."""
+        if not self._by_hand:
+            raise UsageError(problem)
+        complain(problem)
 
     def _obey(self, command: Command) -> None:
         match command.name:

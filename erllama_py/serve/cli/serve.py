@@ -13,8 +13,8 @@ from cyclopts import Parameter
 import erllama_py as erllama
 from erllama_py.serve.cli import screen
 from erllama_py.serve.cli.ending import UsageError
-from erllama_py.serve.cli.model_options import TIER, find_model, model_from, positive
-from erllama_py.serve.config import Config, ServedModel, check_names, read_config, sized
+from erllama_py.serve.cli.model_options import TIER, find_model, is_fetched, model_from, positive
+from erllama_py.serve.config import Config, ServedModel, check_allowed, check_names, read_config, sized
 from erllama_py.serve.config.sizing import disk_quota
 from erllama_py.serve.models import default_home
 
@@ -65,7 +65,7 @@ def serve(
     """
     given = read_config(config) if config is not None else Config(models=())
     settled = settle(
-        given, [model_from(find_model(one)) for one in models], aliases=alias, host=host, port=port, cache=cache,
+        given, [_named(one) for one in models], aliases=alias, host=host, port=port, cache=cache,
         context_opts=positive(context=context, sequences=sequences, threads=threads), gpu_layers=gpu_layers,
     )  # fmt: skip
     if insecure:
@@ -73,6 +73,7 @@ def serve(
     if not settled.models:
         raise UsageError("there is no model to serve: name a GGUF file, or a --config with models")
     check_names(list(settled.models))
+    check_allowed(settled)
     from erllama_py.serve.cli.hosting import host as run_server  # starlette and uvicorn are for this command alone
 
     settled = with_cache(with_responses(settled, given_cache=cache), given_cache=cache)
@@ -96,6 +97,12 @@ def settle(
     added = [_in_tier(model, config, tier) for model in models]
     known = [_override(model, context_opts, gpu_layers) for model in (*config.models, *added)]
     return msgspec.structs.replace(config, server=checked, models=tuple(_with_aliases(known, aliases)))
+
+
+def _named(given: str) -> ServedModel:
+    """A model of the command line. One that was fetched is known by its short name too."""
+    model = model_from(find_model(given))
+    return msgspec.structs.replace(model, aliases=(given,)) if is_fetched(given) else model
 
 
 def _in_tier(model: ServedModel, config: Config, tier: str | None) -> ServedModel:
@@ -129,7 +136,8 @@ def _with_aliases(models: Sequence[ServedModel], aliases: Sequence[str]) -> list
         meant = [model.name for model in models if not equals or wanted in _called(model)]
         if not meant or not alias:
             raise UsageError(f"--alias {given}: it is NAME=MODEL, and the models are {', '.join(more)}")
-        more[meant[0]] += (alias,)
+        if alias not in more[meant[0]]:
+            more[meant[0]] += (alias,)
     return [msgspec.structs.replace(model, aliases=more[model.name]) for model in models]
 
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import builtins
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.tiny_gguf import tiny_gguf
 
 import erllama_py as erllama
-from erllama_py.serve.cli import commands, ending, main
+from erllama_py.serve.cli import bare, commands, ending, main
 from erllama_py.serve.cli.ending import complain, ended
+
+BUFFERED = {"PYTHONUNBUFFERED": ""}  # output to a file is written when the process ends
 
 
 @pytest.mark.parametrize("command", [*commands.EXAMPLES, "config check"])
@@ -109,6 +114,45 @@ def test_each_end_has_its_exit_code(error: BaseException, code: int, monkeypatch
     assert bool(moved) == (code == 141)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has it")
+@pytest.mark.parametrize("line", ["key ada", "inspect MODEL", "complete MODEL hi --tokens 2 --threads 1", "--help"])
+def test_output_that_a_full_disk_refuses_is_an_error_of_one_line(line: str, tmp_path: Path) -> None:
+    """And an exit code, also of what is written at the end of the process."""
+    arguments = [str(tiny_gguf("dense", tmp_path)) if word == "MODEL" else word for word in line.split()]
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "erllama_py.serve.cli", *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=os.environ | BUFFERED)
+    assert done.returncode == 1
+    assert done.stderr.endswith("erllama: No space left on device\n")
+    assert "Traceback" not in done.stderr
+
+
+def test_streams_may_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a daemon's are: nothing is read, and what is written is lost."""
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert main(["key", "ada"]) == 0
+    assert main(["inspect", "/nowhere/it"]) == 1
+    assert sys.stdin.read() == ""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        stream.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("serve smollm", "there is no file 'smollm'; models that are fetched are smollm2, gemma3, minilm"),
+        ("complete a.gguf hi --tokens 0", "--tokens: expected 1 or more, got 0"),
+        ("run a.gguf --temperature nan", "--temperature: expected 0 or more, got nan"),
+        ("inspect a.gguf --sequences 0", "--sequences: expected 1 or more, got 0"),
+    ],
+)
+def test_what_is_wrong_is_called_as_it_was_given(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the option of the command line, not by that of the library."""
+    assert main(line.split()) == 2
+    assert capsys.readouterr().err.startswith(f"erllama: {said}")
+
+
 def test_a_fault_of_ours_is_not_hidden() -> None:
     """Its traceback is what is needed."""
     with pytest.raises(ZeroDivisionError):
@@ -142,10 +186,10 @@ def test_without_the_extra_it_says_what_to_install(capsys: pytest.CaptureFixture
     """And the demo is there."""
     for command in ("serve", "run", "complete", "inspect", "config"):
         assert main([command, "x"]) == 2
-        said = f"erllama: cyclopts is not installed; `erllama {command}` needs: pip install 'erllama-py[serve]'\n"
+        said = f"erllama: cyclopts is not installed; `erllama {command}` needs the extra: {bare.INSTALL}\n"
         assert capsys.readouterr().err == said
     assert main(["--help"]) == 0
-    assert "erllama-py[serve]" in capsys.readouterr().out
+    assert ".[serve]" in capsys.readouterr().out
     assert main(["demo", "--model", "/nowhere/it"]) == 1
     assert "cannot load /nowhere/it" in capsys.readouterr().err
     assert main(["foo"]) == 2

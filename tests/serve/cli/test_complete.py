@@ -76,8 +76,8 @@ class Keyboard(io.StringIO):
         (io.TextIOWrapper(io.BytesIO(b"a\xff"), "utf-8"), ["-"], 2, "is no text"),
         (io.StringIO(""), ["-"], 1, "no tokens"),
         (io.StringIO("x" * 5000), ["-", "--context", "64"], 1, "5000"),
-        (io.StringIO("x"), ["--temperature", "-1"], 1, "temperature"),
-        (io.StringIO("x"), ["--tokens", "0"], 1, "response_tokens"),
+        (io.StringIO("x"), ["--temperature", "-1"], 2, "--temperature"),
+        (io.StringIO("x"), ["--tokens", "0"], 2, "--tokens"),
     ],
     ids=["nothing", "no text", "empty", "too long", "temperature", "tokens"],
 )

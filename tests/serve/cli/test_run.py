@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.terminal import on_terminal
+from helpers.tiny_bert import tiny_bert
 from helpers.tiny_gguf import tiny_gguf
 
 import erllama_py as erllama
@@ -61,6 +62,32 @@ def test_an_error_ends_a_pipe(model: str, monkeypatch: pytest.MonkeyPatch, capsy
     assert printed == ""
     assert aside.startswith("erllama: ")
     assert aside.count("\n") == 1
+
+
+def test_a_last_line_that_was_to_go_on_is_a_turn(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is there is not lost."""
+    assert piped("hello\\\n", monkeypatch, model) == 0
+    assert "4 tokens" in capsys.readouterr().err
+
+
+def test_bytes_that_are_no_text_end_a_pipe(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever Python takes for the encoding of a machine without a locale."""
+    given = io.TextIOWrapper(io.BytesIO(b"hi \xff\n"), encoding="utf-8", errors="surrogateescape")
+    monkeypatch.setattr("sys.stdin", given)
+    assert main(["run", model, "--threads", "1"]) == 2
+    assert capsys.readouterr().err.startswith("erllama: that is no text: ")
+
+
+def test_an_encoder_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not at the first turn."""
+    assert piped("", monkeypatch, str(tiny_bert(tmp_path))) == 1
+    assert "is an encoder" in capsys.readouterr().err
 
 
 @pytest.mark.slow

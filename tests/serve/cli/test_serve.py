@@ -118,6 +118,19 @@ def test_two_models_of_one_name_are_refused(tmp_path: Path, capsys: pytest.Captu
     assert "'dense' is models[0].name already" in capsys.readouterr().err
 
 
+def test_a_model_that_was_fetched_is_known_by_its_short_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one that was typed; a second time is once."""
+    hosted: list[Config] = []
+    monkeypatch.setattr("erllama_py.serve.cli.model_options.fetch", lambda *given, **more: tiny_gguf("dense", tmp_path))
+    monkeypatch.setattr("erllama_py.serve.cli.hosting.host", lambda config, *rest, **more: hosted.append(config) or 0)
+    monkeypatch.chdir(tmp_path)
+    assert main(["serve", "smollm2", "--alias", "smollm2", "--alias", "chat=smollm2", "--cache", "none"]) == 0
+    assert hosted[0].aliases() == {"smollm2": "dense", "chat": "dense"}
+    assert capsys.readouterr().err == ""
+
+
 def test_a_struct_of_the_file_is_not_changed() -> None:
     """What is settled is another."""
     config = check_tables(FILE, Path("/etc/erllama.toml"))
