@@ -152,7 +152,7 @@ async def _nothing_there(request: Request, error: Exception) -> Response:
 
 
 def _nearest(path: str, served: Collection[str]) -> str | None:
-    """The path that a client means whose base URL has no `/v1`, or one too many. Pure."""
+    """The path that a client means whose base URL has no `/v1`, or one too many."""
     return next((one for one in (f"/v1{path}", path.removeprefix("/v1")) if one != path and one in served), None)
 
 

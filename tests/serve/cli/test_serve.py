@@ -123,8 +123,13 @@ def test_a_model_that_was_fetched_is_known_by_its_short_name(
 ) -> None:
     """The one that was typed; a second time is once."""
     hosted: list[Config] = []
+
+    def host(config: Config, *rest: object, **more: object) -> int:
+        hosted.append(config)
+        return 0
+
     monkeypatch.setattr("erllama_py.serve.cli.model_options.fetch", lambda *given, **more: tiny_gguf("dense", tmp_path))
-    monkeypatch.setattr("erllama_py.serve.cli.hosting.host", lambda config, *rest, **more: hosted.append(config) or 0)
+    monkeypatch.setattr("erllama_py.serve.cli.hosting.host", host)
     monkeypatch.chdir(tmp_path)
     assert main(["serve", "smollm2", "--alias", "smollm2", "--alias", "chat=smollm2", "--cache", "none"]) == 0
     assert hosted[0].aliases() == {"smollm2": "dense", "chat": "dense"}
