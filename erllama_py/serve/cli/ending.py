@@ -46,7 +46,7 @@ def open_streams() -> None:
     """Whoever starts a program may have closed its streams: then nothing is read, and what is written is lost."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - as long as the process
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # open as long as the process
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="strict")  # without a locale Python takes any bytes for text
 
