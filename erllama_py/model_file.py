@@ -8,6 +8,7 @@ from typing import cast
 
 import msgspec
 
+from erllama_py.actors import Threads
 from erllama_py.chat.dialect import Dialect, find_dialect
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine import inspected
@@ -15,7 +16,7 @@ from erllama_py.engine.inspection import Inspection
 from erllama_py.errors import InvalidOption
 from erllama_py.options.check import INT32_MAX
 from erllama_py.options.mappings import ContextOptsDict
-from erllama_py.options.model import ContextOpts, ToolFormatName, parse_model_config
+from erllama_py.options.model import ContextOpts, ModelConfig, ToolFormatName, parse_model_config
 from erllama_py.results import ContextMemory, ModelFile
 
 SMALLEST = 4096  # tokens of the first context whose memory is told, where no sizes are asked for
@@ -37,6 +38,15 @@ def inspect_model(
     config = parse_model_config({"model_path": path, "context_opts": context_opts or {}})
     if context_sizes is not None:
         _check_sizes(context_sizes, config.context_opts.n_seq_max)
+    # Signals are for the main thread, and what they raise in a callback of llama.cpp is lost: Ctrl-C would do nothing.
+    threads = Threads("inspect", 1)
+    try:
+        return threads.call(_inspect, config, context_sizes)
+    finally:
+        threads.close()
+
+
+def _inspect(config: ModelConfig, context_sizes: Sequence[int] | None) -> ModelFile:
     with inspected(str(config.model_path)) as found:
         file, model = found.file, found.model
         sizes = default_sizes(model.n_ctx_train) if context_sizes is None else context_sizes

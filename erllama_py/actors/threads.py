@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
@@ -70,6 +70,16 @@ class Threads:
                 future.exception()  # retrieved: the loop would complain of an error that a cancellation has overtaken
             raise
         return future.result()
+
+    def call(self, function: Callable[..., T], *args: object) -> T:
+        """Call `function` on a thread and wait for it, outside of an event loop. What a signal raises meanwhile comes
+        when it is done; a second signal does not wait."""
+        work = self._pool.submit(function, *args)
+        try:
+            return work.result()
+        except BaseException:
+            wait((work,))
+            raise
 
     async def abandon(self, function: Callable[..., T], *args: object) -> T:
         """Call `function` on a thread; a cancelled caller does not wait for it, and its result is dropped."""

@@ -22,7 +22,7 @@ LEAVES = {"options", "errors", "results", "chat", "watch.log", "buffers", "cpus"
 ARROWS: dict[str, set[str]] = {
     "": {"runtime", "model_file", "tree", "handle", "cache", "actors"} | LEAVES,
     "serve": {"", "watch.log"},
-    "model_file": {"engine"} | LEAVES,
+    "model_file": {"engine", "actors"} | LEAVES,
     "runtime": {
         "tree",
         "switch_interval",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import erllama_py as erllama
+from erllama_py.engine.llama import logs
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.model_file import SMALLEST, default_sizes
 from erllama_py.serve.models import fetch
@@ -151,3 +153,23 @@ def test_sizes_grow_up_to_the_trained_context(n_ctx_train: int) -> None:
     assert sizes == sorted(set(sizes))
     assert sizes[-1] == (n_ctx_train or SMALLEST)
     assert all(size & (size - 1) == 0 and size >= SMALLEST for size in sizes[:-1])
+
+
+def test_an_interrupt_is_not_lost_while_llama_cpp_writes_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a callback raises goes nowhere, so none runs where signals are handled."""
+    path, finish, lines = tiny_gguf("dense", tmp_path), logs._finish_line, list[int]()
+
+    def interrupted() -> None:
+        lines.append(1)
+        if len(lines) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        finish()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(logs, "_finish_line", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            erllama.inspect_model(path)
+    assert lines
+    assert erllama.inspect_model(path).n_files == 1
