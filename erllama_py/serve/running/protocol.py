@@ -1,27 +1,60 @@
-"""HTTP/1.1 as uvicorn reads it, with bounds of the head of a request: its bytes, its time, and how many connections."""
+"""HTTP/1.1 as uvicorn reads it, with bounds of the head of a request: its bytes, its time, and how many connections.
+
+A request may offer to go on in another protocol, as Java's client does in each with HTTP/2 (`Upgrade: h2c`). There is
+no other one here, so the offer is passed over, as RFC 9110 (7.8) allows, and the request is answered.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from erllama_py.serve.core.settings import ListenOpts
 
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+OFFERS = (b"upgrade", b"http2-settings", b"connection")
+
+
+class Parser:
+    """What uvicorn asks of a parser. The parsers behind it stop where a request offers another protocol, and read no
+    body of such a one: then the next parser reads its head without the offer, and goes on."""
+
+    def __init__(self, connection: BoundedProtocol) -> None:
+        self._connection = connection
+        self._now = httptools.HttpRequestParser(connection)
+
+    def feed_data(self, data: bytes) -> None:
+        """See `httptools`."""
+        rest = memoryview(data)
+        while True:
+            try:
+                self._now.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                head = self._connection.head_without_offer()
+                rest = rest[upgrade.args[0] :]
+                self._now = httptools.HttpRequestParser(self._connection)
+                self._now.feed_data(head)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._now, name)
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """One connection. It ends where the head of a request does not come, or does not end."""
 
     limits: ListenOpts
+    parser: Any
 
     def connection_made(self, transport: Any) -> None:
         """See `asyncio.Protocol`."""
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         super().connection_made(transport)
+        self.parser = Parser(self)
         if len(self.connections) > self.limits.max_connections:
             transport.abort()
         else:
@@ -48,7 +81,22 @@ class BoundedProtocol(HttpToolsProtocol):
         """See `httptools`."""
         self._head_came()
         self._head_bytes = 0
-        super().on_headers_complete()
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """See `httptools`."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def head_without_offer(self) -> bytes:
+        """The head that has come, once more."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        head = [b"%s %s HTTP/%s\r\n" % (method, self.url, version)]
+        head += [b"%s: %s\r\n" % header for header in self.headers if header[0] not in OFFERS]
+        if any(name == b"connection" and b"close" in value.lower() for name, value in self.headers):
+            head.append(b"connection: close\r\n")
+        return b"".join([*head, b"\r\n"])
 
     @property
     def _between(self) -> bool:

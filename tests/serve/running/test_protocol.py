@@ -142,3 +142,31 @@ async def test_more_connections_than_there_may_be() -> None:
         assert await third.rest() == b""
         first.write(GET + b"\r\n")
         assert (await first.answer()).startswith(b"HTTP/1.1 200")
+
+
+OFFER = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: %s\r\nhttp2-settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAA\r\n"
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"TLS/1.2"])
+async def test_another_protocol_that_is_offered_is_passed_over(protocol: bytes) -> None:
+    """The request is answered, its body read, in whatever pieces it comes, and so are those after it."""
+    body = b'{"model": "tiny", "messages": [{"role": "user", "content": "a"}], "max_tokens": 2}'
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n" + OFFER % protocol
+    request = head + b"content-length: %d\r\n\r\n" % len(body) + body
+    chunked = head + b"transfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    async with connecting() as connect:
+        connection = await connect()
+        for sent in (request, chunked, GET + OFFER % protocol + b"\r\n", request + request):
+            connection.write(sent)
+            assert (await connection.answer()).startswith(b"HTTP/1.1 200")
+        assert (await connection.answer()).startswith(b"HTTP/1.1 200")
+        for cut in (60, len(request) - len(body), len(request) - 10):
+            connection.write(request[:cut])
+            await asyncio.sleep(0)
+            connection.write(request[cut:])
+            assert (await connection.answer()).startswith(b"HTTP/1.1 200")
+        connection.write((GET + OFFER % protocol + b"\r\n") * 600)  # at once
+        for _ in range(600):
+            assert (await connection.answer()).startswith(b"HTTP/1.1 200")
+        connection.write(GET + b"connection: close, upgrade\r\nupgrade: h2c\r\n\r\n")
+        assert (await connection.rest()).startswith(b"HTTP/1.1 200")
