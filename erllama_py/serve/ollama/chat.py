@@ -42,7 +42,9 @@ async def _of_conversation(exchange: Exchange, model: erllama.Model, request: Ch
     form = await exchange.answer(model.chat_format())
     if request.tools and form.tool_format is None:
         raise Problem("invalid", "the model does not support tools: its chat template shows none", param="tools")
-    return thinking_options(request.think, form) | {"tools": request.tools or None}
+    # The template shows them; said as in the other APIs, so that a conversation that goes from one to another is known.
+    told = {"tools": request.tools, "tools_in_system": True} if request.tools else {}
+    return thinking_options(request.think, form) | told
 
 
 async def loaded(exchange: Exchange, model: erllama.Model, reply: Reply) -> ASGIApp:
