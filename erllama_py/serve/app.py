@@ -25,6 +25,7 @@ import erllama_py as erllama
 from erllama_py.serve.access import AccessOpts, Doors, KeyAccess
 from erllama_py.serve.anthropic import routes as anthropic
 from erllama_py.serve.config import Config, ServedModel, with_sizes
+from erllama_py.serve.core.exchange import new_id
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.service import Access, Meters, Service
 from erllama_py.serve.core.settings import ServerOpts
@@ -146,7 +147,7 @@ async def _nothing_there(request: Request, error: Exception) -> Response:
     )
     hint = f"; did you mean {nearest}?" if nearest else ""
     problem = Problem("not_found", f"{method} {path} is not served here{hint}", status=status, code="unknown_endpoint")
-    response = api_of(request.scope).failure(problem, "")
+    response = api_of(request.scope).failure(problem, new_id())
     response.headers.update(getattr(error, "headers", None) or {})  # which methods there are
     return response
 

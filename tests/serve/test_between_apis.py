@@ -49,9 +49,10 @@ async def responses(at: Served, call_id: str) -> int:
 
 async def messages(at: Served, call_id: str) -> int:
     """By Anthropic's messages."""
+    call = {"type": "tool_use", "id": call_id, "name": "weather", "input": {"town": "Oslo"}}
     turns = [
         {"role": "user", "content": QUESTION},
-        {"role": "assistant", "content": [{"type": "tool_use", "id": call_id, "name": "weather", "input": {"town": "Oslo"}}]},
+        {"role": "assistant", "content": [call]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call_id, "content": "rain"}]},
     ]  # fmt: skip
     tool = {"name": "weather", "description": ABOUT["description"], "input_schema": SCHEMA}
@@ -61,9 +62,10 @@ async def messages(at: Served, call_id: str) -> int:
 
 async def ollama(at: Served, call_id: str) -> int:
     """By Ollama's chats, whose clients know no ids."""
+    call = {"function": {"name": "weather", "arguments": {"town": "Oslo"}}}
     turns = [
         {"role": "user", "content": QUESTION},
-        {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "weather", "arguments": {"town": "Oslo"}}}]},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "tool_name": "weather", "content": "rain"},
     ]  # fmt: skip
     body = {"messages": turns, "tools": NESTED, "options": {"num_predict": 4}, "stream": False}

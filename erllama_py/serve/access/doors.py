@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from erllama_py.serve.access.hosts import host_problem, is_loopback
 from erllama_py.serve.access.settings import AccessOpts
-from erllama_py.serve.core.exchange import Api
+from erllama_py.serve.core.exchange import Api, new_id
 from erllama_py.serve.core.problems import Problem
 
 EXPOSED = "x-request-id, request-id, retry-after"
@@ -43,7 +43,7 @@ class Doors:
         headers = Headers(scope=scope)
         origin = headers.get("origin")
         if (problem := self._problem(scope, headers, origin)) is not None:
-            await self._api_of(scope).failure(problem, "")(scope, receive, send)
+            await self._api_of(scope).failure(problem, new_id())(scope, receive, send)
         elif origin is None:
             await self._app(scope, receive, send)
         elif scope["method"] == "OPTIONS" and "access-control-request-method" in headers:

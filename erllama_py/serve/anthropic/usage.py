@@ -25,8 +25,11 @@ def usage(completion: erllama.Completion) -> dict[str, Any]:
 
 
 def first_usage(prompt_tokens: int) -> dict[str, Any]:
-    """Of a stream that has begun: what of the prompt was read from the cache is known at its end."""
-    return _usage(prompt_tokens, 0, (0, 0), 0)
+    """Of a stream that has begun: what of the prompt was read from the cache, and saved, is known at its end.
+
+    Clients take the end's counts in place of these, but for `cache_creation`, which the end does not have for them.
+    """
+    return _usage(prompt_tokens, 0, (0, 0), 0) | {"cache_creation": None}
 
 
 def _usage(computed: int, read: int, saved: tuple[int, int], generated: int) -> dict[str, Any]:

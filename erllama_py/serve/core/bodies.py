@@ -12,11 +12,17 @@ from erllama_py.serve.core.problems import Problem
 
 T = TypeVar("T")
 
+BOM = b"\xef\xbb\xbf"  # which some programs put before UTF-8; RFC 8259 (8.1) lets readers pass over it
 _AT = re.compile(r" - at `(?:key` in `)?\$\.?(?P<path>[^`]*)`$")
 
 
 async def read_body(request: Request, most: int) -> bytes:
-    """The whole body, at most `most` bytes. Raises `Problem`: `too_large`, or `invalid` where the client has left."""
+    """The whole body, at most `most` bytes. Raises `Problem`: `too_large`, or `invalid` where it is compressed or the
+    client has left."""
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() not in ("", "identity"):
+        message = f"bodies are read as they are, not in the content-encoding {coding[:40]!r}"
+        raise Problem("invalid", message, code="unsupported_encoding", status=415)
     said = request.headers.get("content-length", "")
     if said.isdigit() and int(said) > most:
         raise _too_large(most)
@@ -45,7 +51,7 @@ def _too_large(most: int) -> Problem:
 def parse(body: bytes, kind: type[T]) -> T:
     """A body as a struct. Raises `Problem` with the path of what is wrong."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(body.removeprefix(BOM), type=kind)
     except msgspec.ValidationError as error:
         raise wrong(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -24,6 +24,7 @@ from structlog.contextvars import bind_contextvars, reset_contextvars
 import erllama_py as erllama
 from erllama_py.serve.core.admission import Admitted
 from erllama_py.serve.core.bodies import parse, read_body, too_slow
+from erllama_py.serve.core.hints import without_idle_structure
 from erllama_py.serve.core.logs import log_failure, log_request
 from erllama_py.serve.core.problems import STATUS, Kind, Problem, problem_of, shutting_down
 from erllama_py.serve.core.service import Service, Tenant
@@ -76,6 +77,11 @@ def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | No
     return Response(_encode(value), status, headers, media_type=JSON)
 
 
+def new_id() -> str:
+    """The id of a request, which its client and the log get."""
+    return f"req_{uuid.uuid4().hex}"
+
+
 class Gone(Exception):
     """The client has left: there is nobody to answer."""
 
@@ -86,7 +92,7 @@ class Exchange:
     def __init__(self, service: Service, api: Api, route: str, scope: Scope, receive: Receive) -> None:
         self.service, self.api, self.route = service, api, route
         self.request = Request(scope, receive)
-        self.id = f"req_{uuid.uuid4().hex}"
+        self.id = new_id()
         self.tenant = Tenant()
         self.facts: dict[str, Any] = {}
         """For the log: what it was about, without any text of it."""
@@ -133,7 +139,7 @@ class Exchange:
     def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Options of a request to a model: what is `given` other than None, what the server says, whose it is."""
         settings = self.service.settings
-        options = {name: value for name, value in given.items() if value is not None}
+        options = without_idle_structure({name: value for name, value in given.items() if value is not None})
         asked, most = options.get("response_tokens", settings.response_tokens), settings.max_response_tokens
         if asked is not None or most is not None:
             options["response_tokens"] = asked if most is None else most if asked is None else min(asked, most)

@@ -52,6 +52,13 @@ def with_loose_tools(options: Options, error: erllama.ErllamaError) -> Options |
     return None
 
 
+def without_idle_structure(options: dict[str, Any]) -> dict[str, Any]:
+    """The options without the form of a text that is not written: where a call is asked for, the reply is that call.
+    Agents ask for both, and mean the form for the turn without a call."""
+    calls = options.get("tools") and options.get("tool_choice", "auto") not in ("auto", "none")
+    return {name: value for name, value in options.items() if name != "json_schema"} if calls else options
+
+
 def _without(options: Options, name: str) -> Options | None:
     """None where it is not among them."""
     return {one: value for one, value in options.items() if one != name} if name in options else None

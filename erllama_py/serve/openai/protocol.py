@@ -15,7 +15,7 @@ from erllama_py.serve.core.exchange import Api
 from erllama_py.serve.core.problems import Kind, Problem
 
 Count = Annotated[int, Meta(ge=1)]
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 TYPES: dict[Kind, str] = {
     "invalid": "invalid_request_error", "too_large": "invalid_request_error", "not_found": "invalid_request_error",

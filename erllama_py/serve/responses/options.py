@@ -12,6 +12,11 @@ from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.responses.protocol import Mode, ResponseRequest, TokensRequest
 
 INCLUDED = ("message.output_text.logprobs", "reasoning.encrypted_content")
+ABSENT = (  # of tools and inputs that are not served: clients ask for them in any case
+    "web_search_call.action.sources", "web_search_call.results", "file_search_call.results",
+    "code_interpreter_call.outputs", "computer_call_output.output.image_url", "message.input_image.image_url",
+)  # fmt: skip
+DAY = 86_400.0  # seconds
 
 
 class Function(msgspec.Struct, frozen=True):
@@ -60,7 +65,7 @@ def options_of(request: ResponseRequest) -> dict[str, Any]:
     if len(request.metadata or ()) > 16:
         raise Problem("invalid", "metadata: at most 16 pairs", param="metadata")
     for number, name in enumerate(request.include or ()):
-        if name not in INCLUDED:
+        if name not in INCLUDED + ABSENT:
             path = f"include[{number}]"
             raise Problem("invalid", f"{path}: expected one of {', '.join(INCLUDED)}", param=path)
     options = shaping(request)
@@ -71,6 +76,7 @@ def options_of(request: ResponseRequest) -> dict[str, Any]:
         "presence_penalty": request.presence_penalty, "frequency_penalty": request.frequency_penalty,
         "top_k": request.top_k, "min_p": request.min_p, "seed": request.seed,
         "parallel_tool_calls": not one_call if options["tools"] else None,
+        "keep": [{"seconds": DAY}] if request.prompt_cache_retention == "24h" else None,
         "json_schema": format_of(request), "logprobs": (request.top_logprobs or 0) if wanted else None,
     }  # fmt: skip
 

@@ -15,7 +15,7 @@ from erllama_py.serve.core.problems import Kind, Problem
 
 Count = Annotated[int, Meta(ge=1)]
 ShortText = Annotated[str, Meta(max_length=64)]
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Mode = Literal["none", "auto", "required"]
 Input = str | list[dict[str, Any]]
 
@@ -98,7 +98,8 @@ class ResponseRequest(TokensRequest, frozen=True, kw_only=True):
     max_tool_calls: Count | None = None
     safety_identifier: ShortText | None = None
     store: bool | None = None
-    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     # As llama-server and others have them.
     top_k: int | None = None

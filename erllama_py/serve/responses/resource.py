@@ -11,6 +11,7 @@ from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.responses.output import Output
 from erllama_py.serve.responses.protocol import ResponseRequest
 
+TOLD = {"minimal": "low", "max": "xhigh"}  # efforts that the specification has no word for, by the next one
 _DEFAULTS = erllama.RequestOptions()
 
 
@@ -22,7 +23,7 @@ def now() -> int:
 def begun(response_id: str, model: str, request: ResponseRequest, options: Mapping[str, Any]) -> dict[str, Any]:
     """An answer that is in progress. `options` are those that the model is given."""
     reasoning, store = request.reasoning, request.store is not False
-    effort = None if reasoning is None else "low" if reasoning.effort == "minimal" else reasoning.effort
+    effort = None if reasoning is None or reasoning.effort is None else TOLD.get(reasoning.effort, reasoning.effort)
     parallel = options.get("parallel_tool_calls", request.parallel_tool_calls is not False)
     return {
         "id": response_id, "object": "response", "created_at": now(), "completed_at": None, "status": "in_progress",
@@ -61,13 +62,15 @@ def failed(response: Mapping[str, Any], output: Output, problem: Problem) -> dic
 def usage(completion: erllama.Completion, reasoning_tokens: int) -> dict[str, Any]:
     """What a reply took, in tokens, by the engine's counts.
 
-    `cached_tokens` were read from cells or rows instead of computed, `cache_write_tokens` were saved.
+    Of the input `cached_tokens` were read from cells or rows instead of computed, `cache_write_tokens` were computed
+    and saved: clients that add both up never get more than the input.
     """
-    generated = len(completion.generated)
+    generated, delta = len(completion.generated), completion.cache_delta
     return {
         "input_tokens": completion.prompt_tokens,
         "input_tokens_details": {
-            "cached_tokens": completion.cache_delta.read, "cache_write_tokens": completion.cache_delta.created,
+            "cached_tokens": delta.read,
+            "cache_write_tokens": min(delta.created, completion.prompt_tokens - delta.read),  # more are of the reply
         },
         "output_tokens": generated,
         "output_tokens_details": {"reasoning_tokens": reasoning_tokens},

@@ -161,3 +161,30 @@ async def test_a_tool_that_no_grammar_holds() -> None:
         answer = await at.client.post(PATH, json=ASK | {"tools": [strict]})
         assert answer.status_code == 400
         assert "'odd'" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "noop"}}])
+async def test_a_call_that_is_asked_for_beside_the_form_of_a_text(choice: Any) -> None:
+    """As agents with a type for their last answer do: the form is for the turn without a call."""
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    formed = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+    async with served(script=script_of("hermes", CALLS[1:])) as at:
+        whole = await whole_of(at, ASK | {"tools": TOOLS, "tool_choice": choice} | formed)
+        assert whole.choices[0].message.tool_calls
+        flat = [{"type": "function", **one["function"]} for one in TOOLS]  # type: ignore[dict-item]
+        chosen = choice if isinstance(choice, str) else {"type": "function", "name": "noop"}
+        asked = {"model": "tiny", "input": "x", "tools": flat, "tool_choice": chosen}
+        text = {"format": {"type": "json_schema", "name": "x", "schema": schema}}
+        answer = await at.client.post("/v1/responses", json=asked | {"text": text})
+        assert answer.status_code == 200, answer.text
+
+
+async def test_counts_of_the_cache_are_of_the_prompt() -> None:
+    """The reply is saved too, but clients add them up to the prompt."""
+    async with served() as at:
+        for _ in range(2):
+            took = (await at.client.post(PATH, json=ASK | {"max_tokens": 64, "reasoning_effort": "max"})).json()[
+                "usage"
+            ]
+            details = took["prompt_tokens_details"]
+            assert details["cached_tokens"] + details["cache_write_tokens"] <= took["prompt_tokens"]

@@ -127,7 +127,7 @@ async def test_a_conversation_that_is_too_long_is_cut_where_that_is_asked_for() 
         ({"conversation": "conv_1"}, 400, "conversation"),
         ({"prompt": {"id": "p"}}, 400, "prompt"),
         ({"background": True}, 400, "background"),
-        ({"include": ["file_search_call.results"]}, 400, "include[0]"),
+        ({"include": ["everything"]}, 400, "include[0]"),
         ({"metadata": {str(n): "" for n in range(17)}}, 400, "metadata"),
         ({"metadata": {"a": 3}}, 400, "metadata[...]"),
         ({"temperature": 3}, 400, "temperature"),
@@ -153,6 +153,32 @@ async def test_what_is_wrong_is_named(change: dict[str, Any], status: int, param
             assert (answer.status_code, error["param"]) == (status, param), error
             assert error["message"]
             assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"include": ["web_search_call.action.sources", "reasoning.encrypted_content"]},  # as the Agents SDK does
+        {"reasoning": {"effort": "max"}},
+        {"service_tier": "fast"},
+        {"prompt_cache_retention": "24h"},
+    ],
+)
+async def test_words_of_clients_that_change_nothing_here(change: dict[str, Any]) -> None:
+    """They are known, and the answer is what it is without."""
+    async with served() as at:
+        check((await at.client.post(PATH, json=ASK | change)).json())
+
+
+@pytest.mark.anyio
+async def test_what_is_written_to_the_cache_is_of_the_input() -> None:
+    """A reply is saved too, but clients add these counts up to the input."""
+    async with served() as at:
+        for _ in range(2):
+            took = (await at.client.post(PATH, json=ASK | {"max_output_tokens": 64})).json()["usage"]
+            details = took["input_tokens_details"]
+            assert details["cached_tokens"] + details["cache_write_tokens"] <= took["input_tokens"]
 
 
 @pytest.mark.anyio
