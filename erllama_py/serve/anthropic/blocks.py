@@ -11,7 +11,7 @@ class CacheControl(msgspec.Struct, frozen=True, kw_only=True):
     """What precedes is kept for so long."""
 
     type: Literal["ephemeral"]
-    ttl: Literal["5m", "1h"] = "5m"
+    ttl: Literal["5m", "1h"] | None = None  # five minutes
 
 
 class Text(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
@@ -49,14 +49,14 @@ class Thinking(msgspec.Struct, frozen=True, kw_only=True, tag="thinking"):
     """What the model has thought; empty where it was not shown."""
 
     thinking: str
-    signature: str = ""
+    signature: str | None = None
     cache_control: CacheControl | None = None
 
 
 class RedactedThinking(msgspec.Struct, frozen=True, kw_only=True, tag="redacted_thinking"):
     """What another server's model has thought, in a form that only that server reads."""
 
-    data: str = ""
+    data: str | None = None
     cache_control: CacheControl | None = None
 
 
@@ -65,7 +65,7 @@ class ToolUse(msgspec.Struct, frozen=True, kw_only=True, tag="tool_use"):
 
     id: str
     name: str
-    input: dict[str, Any]
+    input: dict[str, Any] | None = None
     cache_control: CacheControl | None = None
 
 

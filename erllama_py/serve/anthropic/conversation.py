@@ -73,7 +73,7 @@ class Reader:
 
     def _mark(self, control: CacheControl | None, *, before: bool = False) -> None:
         if control is not None:
-            self._marks.append(Mark(len(self._messages) - before, SECONDS[control.ttl]))
+            self._marks.append(Mark(len(self._messages) - before, SECONDS[control.ttl or "5m"]))
 
     def _system(self, system: str | list[Text] | None) -> None:
         if system is None or isinstance(system, str):
@@ -103,13 +103,13 @@ class Reader:
                 case Text():
                     texts.append(block.text)
                 case Thinking():
-                    if block.thinking.strip() and not self._is_forged(block.thinking, block.signature):
+                    if block.thinking.strip() and not self._is_forged(block.thinking, block.signature or ""):
                         thoughts.append(block.thinking)
                 case RedactedThinking():
                     pass
                 case ToolUse():
                     self._names[block.id] = block.name
-                    function = {"name": block.name, "arguments": arguments_text(block.input)}
+                    function = {"name": block.name, "arguments": arguments_text(block.input or {})}
                     calls.append({"id": block.id, "type": "function", "function": function})
                 case _:
                     raise _misplaced(block, f"{at}.content[{place}]", "the assistant")

@@ -70,20 +70,20 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
 class Auto(msgspec.Struct, frozen=True, tag="auto"):
     """Calls as the model sees fit."""
 
-    disable_parallel_tool_use: bool = False
+    disable_parallel_tool_use: bool | None = None
 
 
 class AnyTool(msgspec.Struct, frozen=True, tag="any"):
     """At least one call."""
 
-    disable_parallel_tool_use: bool = False
+    disable_parallel_tool_use: bool | None = None
 
 
 class OneTool(msgspec.Struct, frozen=True, tag="tool"):
     """A call of this tool."""
 
     name: str
-    disable_parallel_tool_use: bool = False
+    disable_parallel_tool_use: bool | None = None
 
 
 class NoTool(msgspec.Struct, frozen=True, tag="none"):

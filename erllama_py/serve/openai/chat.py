@@ -65,7 +65,7 @@ def asked(exchange: Exchange, request: ChatRequest) -> tuple[list[dict[str, Any]
 
 def options_of(request: ChatRequest) -> dict[str, Any]:
     """A request's options by this library's names. Raises `Problem`."""
-    if request.top_logprobs is not None and not request.logprobs:
+    if request.top_logprobs and not request.logprobs:
         raise Problem("invalid", "top_logprobs: logprobs is to be true for it", param="top_logprobs")
     options = sampling(request) | tool_options(request) | _thinking(request)
     options["logprobs"] = (request.top_logprobs or 0) if request.logprobs else None

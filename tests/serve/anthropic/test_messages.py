@@ -247,3 +247,28 @@ async def test_a_client_that_leaves_ends_its_request() -> None:
         await until(lambda: at.model.queue_depth == 1)
         asking.cancel()
         await until(lambda: len(at.app.service.open) == 0 and at.model.queue_depth == 0)
+
+
+@pytest.mark.anyio
+async def test_nothing_said_in_words() -> None:
+    """Clients in languages whose structures have no missing fields send `null` for each of them."""
+    tool = {"name": "f", "input_schema": {"type": "object"}, "description": None, "strict": None, "cache_control": None}
+    control = {"type": "ephemeral", "ttl": None}
+    turns = [
+        {"role": "user", "content": [{"type": "text", "text": "a", "cache_control": control, "citations": None}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "b", "signature": None},
+                {"type": "redacted_thinking", "data": None},
+                {"type": "tool_use", "id": "c", "name": "f", "input": None, "cache_control": None},
+            ],
+        },
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": None, "is_error": None}]},
+    ]
+    body: dict[str, Any] = {"model": "tiny", "max_tokens": 2, "messages": turns, "tools": [tool]}
+    body["tool_choice"] = {"type": "auto", "disable_parallel_tool_use": None}
+    nothing = ("system", "thinking", "output_config", "stop_sequences", "temperature", "top_p", "top_k", "stream")
+    async with served() as at:
+        answer = await at.client.post("/v1/messages", json=body | dict.fromkeys(nothing))
+        assert answer.status_code == 200, answer.text

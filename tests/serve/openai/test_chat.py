@@ -262,3 +262,12 @@ async def test_progress_is_told_where_it_is_asked_for() -> None:
         assert progress[-1]["processed"] == progress[-1]["total"] > 1000
         chunks = await post(at, {"messages": long, "stream": True})
         assert not [chunk for chunk in chunks if "prompt_progress" in chunk]
+
+
+@pytest.mark.anyio
+async def test_none_of_the_likeliest_tokens() -> None:
+    """Clients that write out their defaults send a number of them where they want none."""
+    async with served() as at:
+        answer = await at.client.post(PATH, json=ASK | {"logprobs": False, "top_logprobs": 0, "max_tokens": 2})
+        assert answer.status_code == 200
+        assert answer.json()["choices"][0]["logprobs"] is None

@@ -171,7 +171,7 @@ async def test_a_call_that_is_asked_for_beside_the_form_of_a_text(choice: Any) -
     async with served(script=script_of("hermes", CALLS[1:])) as at:
         whole = await whole_of(at, ASK | {"tools": TOOLS, "tool_choice": choice} | formed)
         assert whole.choices[0].message.tool_calls
-        flat = [{"type": "function", **one["function"]} for one in TOOLS]  # type: ignore[dict-item]
+        flat = [{"type": "function", **one} for one in (WEATHER, NOOP)]
         chosen = choice if isinstance(choice, str) else {"type": "function", "name": "noop"}
         asked = {"model": "tiny", "input": "x", "tools": flat, "tool_choice": chosen}
         text = {"format": {"type": "json_schema", "name": "x", "schema": schema}}
