@@ -10,6 +10,8 @@ from helpers.scripted import Script
 from helpers.served import Served, served
 from helpers.tool_replies import CONTROLS, template_of
 
+import erllama_py as erllama
+
 SCHEMA = {"type": "object", "properties": {"town": {"type": "string"}}, "required": ["town"]}
 ABOUT: dict[str, Any] = {"name": "weather", "description": "The weather in a town.", "parameters": SCHEMA}
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"town": "Oslo"}}\n</tool_call>'
@@ -83,3 +85,29 @@ async def test_a_call_is_recognised_by_each_api(then: Any) -> None:
         [call] = first["choices"][0]["message"]["tool_calls"]
         assert json.loads(call["function"]["arguments"]) == {"town": "Oslo"}
         assert await then(at, call["id"]) >= first["usage"]["total_tokens"] - 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("first", [chat, responses, messages], ids=lambda one: str(one.__name__))
+@pytest.mark.parametrize("then", [chat, responses, messages], ids=lambda one: str(one.__name__))
+async def test_results_are_the_same_to_each_api(first: Any, then: Any) -> None:
+    """So what follows them is recognised too: all name the tool, as there are templates that show it."""
+    script = Script("so", controls=CONTROLS.get("hermes", ()), template=template_of("hermes"))
+    seen = list[Any]()
+    async with served(script=script) as at:
+        stream_chat, chat_ = erllama.Model.stream_chat, erllama.Model.chat
+        with pytest.MonkeyPatch.context() as patch:
+
+            def streamed(self: Any, said: Any, **given: Any) -> Any:
+                seen.append(said[-1])
+                return stream_chat(self, said, **given)
+
+            def whole(self: Any, said: Any, **given: Any) -> Any:
+                seen.append(said[-1])
+                return chat_(self, said, **given)
+
+            patch.setattr(erllama.Model, "stream_chat", streamed)
+            patch.setattr(erllama.Model, "chat", whole)
+            await first(at, "call_1")
+            await then(at, "call_1")
+    assert seen[0] == seen[1] == {"role": "tool", "tool_call_id": "call_1", "name": "weather", "content": "rain"}

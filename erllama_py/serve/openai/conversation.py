@@ -19,7 +19,7 @@ Message = Mapping[str, Any]
 
 def conversation(messages: list[dict[str, Any]], settings: ServerOpts) -> list[dict[str, Any]]:
     """The messages. Raises `Problem` with the path of what is wrong."""
-    converted, called = list[dict[str, Any]](), ""
+    converted, called, names = list[dict[str, Any]](), "", dict[str, str]()
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
         one = _message(message, where, settings)
@@ -28,8 +28,21 @@ def conversation(messages: list[dict[str, Any]], settings: ServerOpts) -> list[d
             one["tool_calls"] = [{"id": called, "type": "function", "function": dict(function)}]
         if message["role"] == "function":
             one |= {"role": "tool", "tool_call_id": called}
+        names |= _names(one.get("tool_calls"))
+        if one["role"] == "tool" and (name := names.get(str(one.get("tool_call_id")))):
+            one = {"name": name, **one}  # there are templates that show it
         converted.append(one)
     return converted
+
+
+def _names(calls: object) -> dict[str, str]:
+    """What is called, by the ids of the calls; what is wrong in them is refused elsewhere."""
+    named = dict[str, str]()
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if isinstance(function, Mapping) and isinstance(name := function.get("name"), str):
+            named[str(call.get("id"))] = name
+    return named
 
 
 def _message(message: Message, where: str, settings: ServerOpts) -> dict[str, Any]:

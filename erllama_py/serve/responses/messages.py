@@ -41,7 +41,7 @@ class Conversation:
         self._messages: list[dict[str, Any]] = []
         self._reply: dict[str, Any] | None = None
         self._answer: str | None = None  # which answer that reply's items are of, where their ids say so
-        self._calls: set[str] = set()
+        self._calls: dict[str, str] = {}  # names of functions, by the ids of their calls
 
     def end(self) -> list[dict[str, Any]]:
         """All of them."""
@@ -64,7 +64,7 @@ class Conversation:
                 reply.setdefault("tool_calls", []).append(
                     {"id": item["call_id"], "type": "function", "function": function}
                 )
-                self._calls.add(item["call_id"])
+                self._calls[item["call_id"]] = item["name"]
             case "function_call_output":
                 self._result(item)
             case "compaction":
@@ -114,7 +114,8 @@ class Conversation:
             raise Problem("invalid", message, param="input", code="unknown_call_id")
         self._close()
         output = item["output"] if isinstance(item["output"], str) else text_of(item["output"])
-        self._messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": output})
+        about = {"name": self._calls[item["call_id"]], "tool_call_id": item["call_id"]}
+        self._messages.append({"role": "tool", **about, "content": output})
 
     def _summary(self, summary: str) -> None:
         """A summary is the model's answer to having been asked for it. What users said before it is one message with
