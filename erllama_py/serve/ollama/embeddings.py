@@ -12,10 +12,12 @@ from starlette.types import ASGIApp
 
 import erllama_py as erllama
 from erllama_py.serve.core.exchange import JSON, Exchange, json_response
+from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.ollama.lines import nanoseconds
 from erllama_py.serve.ollama.protocol import EmbeddingsRequest, EmbedRequest
 
 _encode = msgspec.json.Encoder().encode
+MOST_INPUTS = 2048  # as /v1/embeddings takes
 AT_ONCE = 20_000  # numbers that are written without a look at other requests: about 4 ms
 
 
@@ -29,6 +31,8 @@ async def embed(exchange: Exchange) -> ASGIApp:
         return json_response({"model": named, "embeddings": []})
     options: Any = {} if request.dimensions is None else {"dimensions": request.dimensions}
     texts = [request.input] if isinstance(request.input, str) else request.input
+    if len(texts) > MOST_INPUTS:
+        raise Problem("too_large", f"input: at most {MOST_INPUTS} texts are taken at a time", param="input")
     found = await exchange.answer(_embed(exchange, model, texts, truncate=request.truncate is not False, **options))
     head = {
         "model": named, "total_duration": nanoseconds(asyncio.get_running_loop().time() - exchange.began),
@@ -49,7 +53,11 @@ async def embeddings(exchange: Exchange) -> ASGIApp:
 
 
 async def _embed(exchange: Exchange, model: erllama.Model, texts: Sequence[str], **options: Any) -> erllama.Embeddings:
-    return await model.embed(texts, deadline=exchange.service.settings.deadline_seconds, **options)
+    found = await model.embed(texts, deadline=exchange.service.settings.deadline_seconds, **options)
+    tokens = sum(found.token_counts)
+    exchange.service.access.spent(exchange.tenant, tokens)
+    exchange.facts |= {"inputs": len(found), "prompt_tokens": tokens}
+    return found
 
 
 async def _written(head: dict[str, Any], found: erllama.Embeddings) -> bytes:

@@ -110,6 +110,28 @@ async def test_a_token_budget_is_kept() -> None:
         assert (await at.client.post(CHAT, json=ASK)).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "ask"),
+    [
+        ("/v1/embeddings", {"input": ["x" * 100]}), ("/api/embed", {"input": ["x" * 100]}),
+        ("/api/embeddings", {"prompt": "x" * 100}), ("/v1/rerank", {"query": "x", "documents": ["x" * 100]}),
+        ("/v1/completions", {"prompt": "x" * 100, "max_tokens": 1}), ("/v1/responses", {"input": "x" * 100}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "x" * 100}], "max_tokens": 0}),
+        ("/api/generate", {"prompt": "x" * 100}),
+    ],
+)  # fmt: skip
+async def test_all_that_is_computed_is_charged(path: str, ask: dict[str, Any]) -> None:
+    """By whichever endpoint."""
+    key, digest = make_key()
+    keys = (KeyOpts(name="a", hash=digest, tokens_per_minute=60),)
+    stub = {"stub": {"ranks": True}} if path == "/v1/rerank" else {}
+    async with served(stub, access=KeyAccess(AccessOpts(keys=keys))) as at:
+        at.client.headers["x-api-key"] = key
+        answer = await at.client.post(path, json={"model": "tiny", "stream": False} | ask)
+        assert answer.status_code == 200, answer.text
+        assert (await at.client.post(CHAT, json=ASK)).status_code == 429
+
+
 async def test_names_of_others_over_loopback_are_refused() -> None:
     """As a page would ask by whose name a browser finds this machine; with a key too."""
     key, digest = make_key()

@@ -117,6 +117,15 @@ async def test_many_vectors_are_written_in_pieces() -> None:
 
 
 @pytest.mark.anyio
+async def test_as_many_texts_are_taken_as_by_the_other_api() -> None:
+    """More would hold the event loop up."""
+    async with served() as at:
+        answer = await at.client.post("/api/embed", json={"model": "tiny", "input": ["a"] * 2049})
+        assert answer.status_code == 413
+        assert "at most 2048" in answer.json()["error"]
+
+
+@pytest.mark.anyio
 async def test_long_texts_are_cut_unless_told_not_to() -> None:
     """As Ollama does."""
     async with served() as at:
