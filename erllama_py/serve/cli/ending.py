@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import erllama_py as erllama
 
@@ -54,6 +57,23 @@ def open_streams() -> None:
 def _give_up_output() -> None:
     """As `head` does: where nothing more can be written, the interpreter's own flush at the end would say so again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def heeding_sigterm() -> Iterator[None]:
+    """While SIGTERM ends the process with 0, before a server hears signals by itself and after. In the main thread.
+
+    The first process of a container is not even ended by a signal that it does not heed.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        sys.exit(DONE)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def complain(text: str) -> None:
