@@ -23,7 +23,7 @@ from structlog.contextvars import bind_contextvars, reset_contextvars
 
 import erllama_py as erllama
 from erllama_py.serve.core.admission import Admitted
-from erllama_py.serve.core.bodies import parse, read_body, too_slow
+from erllama_py.serve.core.bodies import check_values, parse, read_body, too_slow
 from erllama_py.serve.core.hints import without_idle_structure
 from erllama_py.serve.core.logs import log_failure, log_request
 from erllama_py.serve.core.problems import STATUS, Kind, Problem, problem_of, shutting_down
@@ -122,6 +122,7 @@ class Exchange:
             raise shutting_down() if self._hurried else too_slow(settings.body_seconds) from None
         finally:
             self._end = None
+        await check_values(data)
         return parse(data, kind)
 
     async def model(self, name: str | None) -> erllama.Model:
