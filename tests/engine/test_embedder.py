@@ -3,6 +3,7 @@ stub's."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,16 @@ def test_inputs_that_share_a_decode_are_as_if_alone(opened: Opened) -> None:
     together = embedder.compute([whole(seq_id, tokens) for seq_id, tokens in enumerate(INPUTS)])
     assert together.shape == (3 if name.endswith("ranker") else sum(map(len, INPUTS)), facts.width)
     assert same(together, numpy.concatenate(expected))
+
+
+def test_nothing_stays_of_the_many_lengths_that_there_are(opened: Opened) -> None:
+    """Not a type of ctypes for each."""
+    kept: Any = ctypes._pointer_type_cache  # type: ignore[attr-defined]
+    alone(opened[1], [65] * 7)
+    before = len(kept)
+    for length in range(1, 7):
+        alone(opened[1], [65] * length)
+    assert len(kept) == before
 
 
 def test_a_sequence_is_empty_after_the_last_part_of_its_input(opened: Opened) -> None:

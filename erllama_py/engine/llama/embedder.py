@@ -144,7 +144,9 @@ class LlamaEmbedder:
         address = self._library.c.llama_get_embeddings(self._handle)
         if not address:
             raise BackendFailure("llama.cpp has no embeddings for the last decode")
-        return self._library.numpy.ctypeslib.as_array(address, (count, self._facts.width))
+        # Not by `numpy.ctypeslib.as_array`: it makes a type for each count, which ctypes never gives up.
+        values = (ctypes.c_float * (count * self._facts.width)).from_address(ctypes.addressof(address.contents))
+        return self._library.numpy.frombuffer(values, "f4").reshape(count, self._facts.width)
 
     def _scores(self, parts: Sequence[Part]) -> Any:
         """The first of a head's outputs, as llama.cpp's own server takes it."""
