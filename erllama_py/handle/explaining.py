@@ -10,9 +10,11 @@ import msgspec
 from erllama_py.cache.keys import common_prefix, pack_tokens
 from erllama_py.cache.messages import Explain, Hit
 from erllama_py.chat.conversation import check_messages, is_list
+from erllama_py.engine.token_array import PIECE
 from erllama_py.errors import ChatTemplateError
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.explanation import explain, longest_live, session_parting
+from erllama_py.handle.inputs import off_loop
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts
 from erllama_py.handle.turns import Look
 from erllama_py.options.request import RequestOptions
@@ -37,7 +39,8 @@ class Explainer:
             tokens = await self._prompts.tokens(prompt)
         board = self._caller.board
         explanation = explain(await self.look(tokens, options), tokens, board.config.policy.min_tokens)
-        state, packed, live, parting = board.state, pack_tokens(tokens), 0, None
+        packed = await self._packed(tokens)
+        state, live, parting = board.state, 0, None
         if state is not None:
             identity = self._caller.identity(options)
             live = longest_live(state, identity, packed)
@@ -48,13 +51,17 @@ class Explainer:
             session_text=None if parting is None else await self._prompts.detokenize([parting[1]]),
         )  # fmt: skip
 
+    async def _packed(self, tokens: list[int]) -> bytes:
+        return await off_loop(self._caller, _pack, tokens)
+
     async def look(self, tokens: list[int], options: RequestOptions) -> Hit | None:
         """What the cache has for a prompt; None when it cannot answer."""
         await self._caller.actor()
         facts = self._caller.board.facts
         assert facts is not None
+        packed = await self._packed(tokens)
         question = Explain(
-            identity=self._caller.identity(options), tokens=pack_tokens(tokens), cuttable=is_cuttable(facts.memory),
+            identity=self._caller.identity(options), tokens=packed, cuttable=is_cuttable(facts.memory),
             tier=self._caller.board.config.tier_srv,
         )  # fmt: skip
         return await self._caller.cache.find(question)
@@ -114,3 +121,8 @@ class Explainer:
 def is_conversation(prompt: object) -> TypeGuard[Sequence[ChatMessage]]:
     """Whether these are messages, and no tokens."""
     return is_list(prompt) and bool(prompt) and isinstance(prompt[0], Mapping)
+
+
+def _pack(tokens: list[int]) -> bytes:
+    """In pieces, between which other threads run: a prompt to be explained may be longer than any context."""
+    return b"".join(pack_tokens(tokens[start : start + PIECE]) for start in range(0, len(tokens), PIECE))

@@ -32,7 +32,8 @@ class Framed(NamedTuple):
     def cut(self, limit: int, truncate: bool | Literal["start", "end"]) -> list[Cut]:
         """Each pair within `limit` tokens. Pure. Raises `InputTooLong` unless documents are to be cut."""
         room, cuts = limit - len(self.before) - len(self.after), list[Cut]()
-        before, after = as_array(self.before), as_array(self.after)
+        # Without room the first document is refused: a query of millions of tokens is not looked at.
+        before, after = (as_array(side if room > 0 else ()) for side in (self.before, self.after))
         for index, document in enumerate(self.documents):
             is_long = len(document) > room
             if is_long and (truncate is False or room < 1):
@@ -60,7 +61,7 @@ class Pairs(NamedTuple):
         def frame(vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
             return frame_of(vocabulary, in_pieces(query), template)
 
-        before, after = await caller.use_vocabulary(frame, 0)
+        before, after = await caller.use_vocabulary(frame, len(query))
         return Framed(before, after, documents)
 
 

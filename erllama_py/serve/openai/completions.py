@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 from starlette.types import ASGIApp
@@ -65,14 +65,14 @@ def prompts_of(given: str | list[str | int | list[int]]) -> list[Prompt]:
     """One prompt or several, each a text or its tokens. Raises `Problem`."""
     if isinstance(given, str):
         return [given]
-    if given and all(isinstance(one, int) for one in given):
-        return [[one for one in given if isinstance(one, int)]]
+    if given and isinstance(given[0], int):
+        return [cast("list[int]", given)]  # what is no token in it the model refuses, and not on the event loop
+    if len(given) > MOST_PROMPTS:
+        raise Problem("too_large", f"prompt: at most {MOST_PROMPTS} prompts are taken at a time", param="prompt")
     prompts = [one for one in given if not isinstance(one, int)]
     if not given or len(prompts) < len(given):
         message = "prompt: a text, a list of token ids, or a list of either is expected"
         raise Problem("invalid", message, param="prompt")
-    if len(prompts) > MOST_PROMPTS:
-        raise Problem("too_large", f"prompt: at most {MOST_PROMPTS} prompts are taken at a time", param="prompt")
     return prompts
 
 

@@ -69,8 +69,8 @@ def _content(content: object, role: str, where: str, settings: ServerOpts) -> st
 
 
 def _part(part: object, where: str, settings: ServerOpts) -> dict[str, Any]:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if not isinstance(part, Mapping) or not isinstance(kind, str):
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(part, dict) or not isinstance(kind, str):
         raise Problem("invalid", f"{where}: a part with a type is expected", param=where)
     if kind in IMAGES:
         return _text(image_text(settings, where))

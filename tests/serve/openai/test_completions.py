@@ -128,3 +128,12 @@ async def test_one_of_several_fails() -> None:
             assert "error" in answer.text
             while at.model.queue_depth:
                 await turns(1)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("prompt", [[65, "a"], ["a", 65], [65, [66]], [[65], 66], [[65], "a", 7], [True], []])
+async def test_tokens_and_texts_are_not_mixed(prompt: list[Any]) -> None:
+    """A list of tokens has tokens alone."""
+    async with served() as at:
+        answer = await at.client.post(PATH, json=ASK | {"prompt": prompt})
+        assert answer.status_code == 400, answer.text
