@@ -81,7 +81,7 @@ def test_inputs_that_share_a_decode_are_as_if_alone(opened: Opened) -> None:
 
 def test_nothing_stays_of_the_many_lengths_that_there_are(opened: Opened) -> None:
     """Not a type of ctypes for each."""
-    kept: Any = ctypes._pointer_type_cache  # type: ignore[attr-defined]
+    kept: Any = ctypes._pointer_type_cache  # type: ignore[attr-defined]  # the cache that they stay in
     alone(opened[1], [65] * 7)
     before = len(kept)
     for length in range(1, 7):
