@@ -8,6 +8,7 @@ import socket
 import ssl
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from helpers.server_process import child
 from erllama_py.serve.access import AccessOpts, KeyOpts, make_key
 from erllama_py.serve.core.settings import ListenOpts
 from erllama_py.serve.running import CannotListen, InsecureHost, TlsUnusable, listen
+from erllama_py.serve.running import probe as probing
 from erllama_py.serve.running.listening import url_of
 from erllama_py.serve.running.probe import probe
 
@@ -126,3 +128,12 @@ def test_a_probe_of_nothing(url: str) -> None:
     fine, said = probe(url)
     assert not fine
     assert said
+
+
+def test_the_probe_is_a_file_that_needs_python_alone() -> None:
+    """A container calls it every few seconds, beside a model that wants the cores."""
+    command = [sys.executable, "-I", "-X", "importtime", probing.__file__, "/nonexistent/socket"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "no answer" in done.stderr
+    assert "erllama_py" not in done.stderr.replace(probing.__file__, "")
