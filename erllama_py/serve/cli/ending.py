@@ -66,14 +66,20 @@ def heeding_sigterm() -> Iterator[None]:
     The first process of a container is not even ended by a signal that it does not heed.
     """
 
+    told = False
+
     def end(number: int, frame: FrameType | None) -> None:
+        nonlocal told
+        told = True
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends: another one changes nothing
         sys.exit(DONE)
 
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if not told:
+            signal.signal(signal.SIGTERM, before)
 
 
 def complain(text: str) -> None:
