@@ -10,10 +10,11 @@ import msgspec
 
 import erllama_py as erllama
 from erllama_py.serve.core.arguments import GrowingArguments
+from erllama_py.serve.core.errors import error_body
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.streams import SSE, sse
 from erllama_py.serve.openai.logprobs import chat_logprobs
-from erllama_py.serve.openai.protocol import API, ChatRequest, error_body, now
+from erllama_py.serve.openai.protocol import API, ChatRequest, now
 from erllama_py.serve.openai.tools import function_of, is_legacy
 from erllama_py.serve.openai.usage import usage
 

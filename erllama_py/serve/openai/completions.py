@@ -9,6 +9,7 @@ import msgspec
 from starlette.types import ASGIApp
 
 import erllama_py as erllama
+from erllama_py.serve.core.errors import error_body
 from erllama_py.serve.core.exchange import Exchange, json_response
 from erllama_py.serve.core.hints import Options, with_hints, without_session
 from erllama_py.serve.core.problems import Problem
@@ -16,7 +17,7 @@ from erllama_py.serve.core.service import session_of
 from erllama_py.serve.core.streams import SSE, Events, sse
 from erllama_py.serve.openai.chunks import head
 from erllama_py.serve.openai.logprobs import plain_logprobs
-from erllama_py.serve.openai.protocol import API, CompletionRequest, error_body, needed
+from erllama_py.serve.openai.protocol import API, CompletionRequest, needed
 from erllama_py.serve.openai.reading import Reading
 from erllama_py.serve.openai.sampling import sampling
 from erllama_py.serve.openai.several import SideBySide

@@ -11,28 +11,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from erllama_py.serve.core.errors import error_body
 from erllama_py.serve.core.exchange import Api
-from erllama_py.serve.core.problems import Kind, Problem
+from erllama_py.serve.core.problems import Problem
 
 Count = Annotated[int, Meta(ge=1)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-
-TYPES: dict[Kind, str] = {
-    "invalid": "invalid_request_error", "too_large": "invalid_request_error", "not_found": "invalid_request_error",
-    "conflict": "invalid_request_error", "unauthenticated": "authentication_error", "forbidden": "permission_error",
-    "rate_limited": "rate_limit_error", "overloaded": "rate_limit_error", "unavailable": "service_unavailable_error",
-    "internal": "server_error",
-}  # fmt: skip
-
-
-def error_body(problem: Problem, request_id: str = "") -> dict[str, Any]:
-    """An error as OpenAI's clients read it."""
-    return {
-        "error": {
-            "message": problem.message, "type": TYPES[problem.kind], "param": problem.param, "code": problem.code,
-        }
-    }  # fmt: skip
-
 
 API = Api(
     "openai",
