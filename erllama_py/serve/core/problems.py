@@ -55,7 +55,7 @@ _KNOWN: tuple[tuple[type[erllama.ErllamaError], Kind, str | None, bool, str | No
     (erllama.RequestError, "invalid", None, False, None),
     (erllama.QueueFull, "overloaded", "queue_full", True, "as many requests wait for this model as it accepts"),
     (erllama.EmbeddingOnly, "invalid", "embedding_only", False, None),
-    (erllama.CannotRank, "invalid", "cannot_rank", False, "the model has no head that ranks"),
+    (erllama.CannotRank, "invalid", "cannot_rank", False, "the model has no head that ranks: give a `method`"),
     (erllama.TokenizerOnly, "invalid", "tokenizer_only", False, None),
     (erllama.ModelNotLoaded, "not_found", "model_not_found", False, "this model is not loaded"),
     (erllama.ModelCrashed, "unavailable", "model_crashed", True, "the model crashed; it is being restarted"),

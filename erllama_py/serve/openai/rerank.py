@@ -22,7 +22,8 @@ async def rerank(exchange: Exchange) -> ASGIApp:
         message = f"documents: at most {MOST_DOCUMENTS} are taken at a time"
         raise Problem("too_large", message, param="documents")
     documents = [one if isinstance(one, str) else one.text for one in request.documents]
-    options = {"top_n": request.top_n, "method": request.method, "truncate": True, **exchange.of_tenant()}
+    method = request.method or method_of(model.info)
+    options = {"top_n": request.top_n, "method": method, "truncate": True, **exchange.of_tenant()}
     given: Any = {name: value for name, value in options.items() if value is not None}
     ranking = await exchange.answer(model.rerank(request.query, documents, **given))
     tokens = sum(one.tokens for one in ranking)
@@ -34,6 +35,11 @@ async def rerank(exchange: Exchange) -> ASGIApp:
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }  # fmt: skip
     return json_response(body, headers={"x-request-id": exchange.id})
+
+
+def method_of(info: erllama.ModelInfo) -> str | None:
+    """How a model ranks where its client cannot say: by its head, else by vectors where it was made for those."""
+    return None if info.can_rank or info.can_generate else "embeddings"
 
 
 def _result(one: erllama.RankedDocument, shown: bool) -> dict[str, Any]:

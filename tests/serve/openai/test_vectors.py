@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 from helpers.served import served
+from helpers.tiny_bert import tiny_bert
 from openai.types import CreateEmbeddingResponse
 
 pytestmark = pytest.mark.anyio
@@ -74,6 +76,17 @@ async def test_documents_are_ranked() -> None:
     async with served() as at:
         assert (await at.client.post("/rerank", json=body)).status_code == 400
         assert (await at.client.post("/rerank", json=body | {"method": "score"})).status_code == 200
+
+
+async def test_an_encoder_without_a_head_ranks_by_its_vectors(tmp_path: Path) -> None:
+    """Clients of Jina's and Cohere's cannot say how."""
+    body: dict[str, Any] = {"query": "b", "documents": ["a", "b", "c"], "top_n": 1}
+    config = {"backend": "llama", "model_path": tiny_bert(tmp_path), "context_opts": {"n_ctx": 64}}
+    async with served(config) as at:
+        found = (await at.client.post("/v1/rerank", json=body)).json()["results"]
+        assert found == (await at.client.post("/v1/rerank", json=body | {"method": "embeddings"})).json()["results"]
+        assert found[0]["index"] == 1
+        assert (await at.client.post("/v1/rerank", json=body | {"method": "model"})).status_code == 400
 
 
 async def test_tokens_are_counted_and_shown() -> None:
