@@ -65,14 +65,14 @@ from erllama_py.serve.cli import main
 class Told:
     def find_spec(self, name, *rest):
         if name == sys.argv[1]:
-            try:
-                os.kill(os.getpid(), int(sys.argv[2]))
-            finally:
-                if sys.argv[2] == "15":  # and once more
-                    os.kill(os.getpid(), 15)
+            os.kill(os.getpid(), int(sys.argv[2]))
 
 sys.meta_path.insert(0, Told())
-sys.exit(main(["serve", sys.argv[3], "--port", "0", "--cache", "none"]))
+try:
+    sys.exit(main(["serve", sys.argv[3], "--port", "0", "--cache", "none"]))
+finally:
+    if sys.argv[2] == "15":  # once more, while it ends
+        os.kill(os.getpid(), 15)
 """
 
 
