@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 
 import erllama_py as erllama
 from erllama_py.serve.access.buckets import Bucket, Rate, filled, full, taken, wait
-from erllama_py.serve.access.hosts import is_loopback
+from erllama_py.serve.access.hosts import is_loopback, is_passed_on
 from erllama_py.serve.access.keys import check_keys, find_key, presented_keys, salt_of
 from erllama_py.serve.access.settings import AccessOpts, KeyOpts
 from erllama_py.serve.core.problems import Problem
@@ -70,8 +70,8 @@ class KeyAccess:
     def admit(self, connection: HTTPConnection) -> Tenant:
         """The tenant of the key that a request presents. Raises `Problem`: 401 or, beyond its budget, 429."""
         if not self._keys:  # others come in only where the server is insecure, and are no operators of it
-            client = connection.client
-            return Tenant(operator=client is None or is_loopback(client.host))
+            client, elsewhere = connection.client, is_passed_on(connection.headers)
+            return Tenant(operator=not elsewhere and (client is None or is_loopback(client.host)))
         for presented in presented_keys(connection.headers):
             if (entry := find_key(presented, self._keys)) is not None:
                 self._budgets[entry.name].admit(self._clock())

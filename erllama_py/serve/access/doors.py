@@ -11,13 +11,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from erllama_py.serve.access.hosts import host_problem, is_loopback
+from erllama_py.serve.access.hosts import host_problem, is_loopback, is_passed_on
 from erllama_py.serve.access.settings import AccessOpts
 from erllama_py.serve.core.exchange import Api, new_id
 from erllama_py.serve.core.problems import Problem
 
 EXPOSED = "x-request-id, request-id, retry-after"
-PASSED_ON = ("forwarded", "x-forwarded-for", "x-real-ip")  # a proxy has said where a request comes from
 AGE_SECONDS = "600"  # how long a browser remembers what a page may do
 
 
@@ -55,7 +54,7 @@ class Doors:
         client, server = scope.get("client"), scope.get("server")
         # Who comes over a Unix socket has no address: its file's permissions say who that may be.
         elsewhere = client is not None and client[0] and not is_loopback(client[0])
-        if self._local_only and (elsewhere or any(name in headers for name in PASSED_ON)):
+        if self._local_only and (elsewhere or is_passed_on(headers)):
             message = "without keys this server answers its own machine alone: give it keys, or say insecure"
             return Problem("forbidden", message, code="local_only")
         if self._checks_hosts and (is_loopback(client and client[0]) or is_loopback(server and server[0])):

@@ -7,7 +7,10 @@ loopback must have asked for this machine by a name that is known.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+# What proxies and tunnels put to a request that they pass on, beside `X-Forwarded-…`.
+PASSED_ON = frozenset(("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip"))
 
 
 def is_loopback(host: str | None) -> bool:
@@ -23,6 +26,12 @@ def is_loopback(host: str | None) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return bool((mapped or address).is_loopback)
+
+
+def is_passed_on(headers: Iterable[str]) -> bool:
+    """Whether a proxy has left its mark among the names of a request's headers, which are in lower case: then it comes
+    from elsewhere, whatever its address."""
+    return any(name in PASSED_ON or name.startswith("x-forwarded-") for name in headers)
 
 
 def exposure_problem(host: str, *, keys: bool, insecure: bool) -> str | None:

@@ -183,19 +183,24 @@ class Service:
             return named
         return {name: info for name, info in named.items() if name in allowed or info.id in allowed}
 
-    def missing(self) -> list[str]:
-        """The ids of models that are to be served and have not been loaded yet."""
+    def missing(self, tenant: Tenant | None = None) -> dict[str, str]:
+        """The models that are to be served to a tenant and have not been loaded yet: their ids, by each of their
+        names."""
         loaded = {one.id for one in self.runtime.list_models()}
-        return sorted({*self.aliases.values(), *(self._only or ())} - loaded)
+        ids = {name: name for name in {*self.aliases.values(), *(self._only or ())} - loaded}
+        named = ids | {alias: name for alias, name in self.aliases.items() if name in ids}
+        if tenant is None or (allowed := tenant.models) is None:
+            return named
+        return {name: one for name, one in named.items() if name in allowed or one in allowed}
 
     async def model(self, name: str | None, tenant: Tenant | None = None) -> erllama.Model:
         """The model that a request names; without a name the only one. Raises `Problem`, `ErllamaError`.
 
         A name means the same with the tag `:latest` and without: clients of Ollama put it to names, in all APIs.
         """
-        known, missing = self.models(tenant), self.missing()
+        known, missing = self.models(tenant), self.missing(tenant)
         named = [one for one in _spellings(name) if one in known]
-        waits = not name or any(self.aliases.get(one, one) in missing for one in _spellings(name))
+        waits = not name or any(one in missing for one in _spellings(name))
         if not named and missing and waits:
             raise Problem("unavailable", "the model is being loaded", code="model_loading", retry_after=LOADING_SECONDS)
         if not name and len({info.id for info in known.values()}) == 1:

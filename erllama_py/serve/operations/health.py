@@ -57,7 +57,7 @@ def health_of(service: Service) -> Health:
     """How a server is now."""
     try:
         served = service.models()
-        missing = len(service.missing())
+        missing = len({*service.missing().values()})
     except erllama.RuntimeFailed:
         return Health(status="failed", reason="the supervision tree gave up; the log says why")
     except erllama.ErllamaError:

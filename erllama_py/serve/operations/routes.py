@@ -37,4 +37,4 @@ def routes(service: Service) -> list[Route]:
 def describing(service: Service, routes: Sequence[BaseRoute]) -> Route:
     """The route that describes others."""
     found = Description(list(routes))
-    return route(service, API, "/openapi.json", found, method="GET", counted=False, everybody=True)
+    return route(service, API, "/openapi.json", found, method="GET", counted=False)  # it names the version

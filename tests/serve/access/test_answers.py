@@ -9,11 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
+from helpers.served import served
 from helpers.tiny_gguf import tiny_gguf
 from starlette.routing import Route
 
 import erllama_py as erllama
-from erllama_py.serve.access import AccessOpts, KeyOpts, make_key
+from erllama_py.serve.access import AccessOpts, KeyOpts, hash_key, make_key
 from erllama_py.serve.app import App, create_app
 
 pytestmark = pytest.mark.anyio
@@ -82,3 +83,28 @@ async def test_no_path_of_the_machine(tmp_path: Path) -> None:
         await runtime.unload("m")
         await asked(app, hidden)
     assert 503 in await asked(app, hidden)
+
+
+async def test_without_a_key_nobody_learns_what_is_served() -> None:
+    """Neither models, their names, versions nor the tree; `/health` has counts alone."""
+    access = AccessOpts(keys=(KeyOpts(name="one", hash=DIGEST),))
+    async with served(access=access) as at:
+        for route in [one for one in at.app.routes if isinstance(one, Route)]:
+            for method in sorted(route.methods or {"GET", "POST"}):
+                answer = await at.client.request(method, route.path, headers={"anthropic-version": "1"})
+                assert answer.status_code == (200 if route.path.startswith("/health") else 401), route.path
+                assert "tiny" not in answer.text
+                assert erllama.__version__ not in answer.text
+
+
+async def test_a_model_that_is_being_loaded_is_there_for_those_who_may_use_it() -> None:
+    """For others there is none of this name, now as later."""
+    keys = (KeyOpts(name="one", hash=DIGEST, models=("tiny",)), KeyOpts(name="all", hash=hash_key("all")))
+    aliases = {"hidden": "large"}
+    async with served(access=AccessOpts(keys=keys), aliases=aliases, only=["tiny", "large"]) as at:
+        for name in ("large", "hidden", "large:latest"):
+            statuses = [
+                (await at.client.post("/v1/embeddings", json={"model": name, "input": "x"}, headers={"x-api-key": key}))
+                for key in (KEY, "all")
+            ]
+            assert [one.status_code for one in statuses] == [404, 503]

@@ -186,3 +186,12 @@ async def test_keys_that_cannot_be_are_refused_at_once() -> None:
     keys = (KeyOpts(name="a", hash=digest), KeyOpts(name="b", hash=digest))
     with pytest.raises(erllama.InvalidOption, match=r"keys\[1\].hash"):
         KeyAccess(AccessOpts(keys=keys))
+
+
+async def test_a_proxy_on_this_machine_is_no_operator() -> None:
+    """Of an insecure server: what it passes on comes from elsewhere."""
+    async with served(access=AccessOpts(insecure=True)) as at:
+        assert (await at.client.get("/erllama/tree")).status_code == 200
+        for name in ("x-forwarded-for", "x-forwarded-host", "via", "forwarded", "cf-connecting-ip"):
+            assert (await at.client.get("/erllama/tree", headers={name: "1"})).status_code == 403
+            assert (await at.client.get("/v1/models", headers={name: "1"})).status_code == 200
