@@ -1,4 +1,7 @@
-"""HTTP/1.1 as uvicorn reads it, with bounds of the head of a request: its bytes, its time, and how many connections.
+"""HTTP/1.1 as uvicorn reads it, with bounds of what a client can have held for it.
+
+These are the bytes and the time of the head of a request, and of whatever is no body; how many connections there are;
+and how long one is kept whose client reads nothing.
 
 A request may offer to go on in another protocol, as Java's client does in each with HTTP/2 (`Upgrade: h2c`). There is
 no other one here, so the offer is passed over, as RFC 9110 (7.8) allows, and the request is answered.
@@ -37,14 +40,18 @@ class Parser:
                 head = self._connection.head_without_offer()
                 rest = rest[upgrade.args[0] :]
                 self._now = httptools.HttpRequestParser(self._connection)
-                self._now.feed_data(head)
+                try:
+                    self._now.feed_data(head)
+                except httptools.HttpParserUpgrade:  # CONNECT, which is for proxies
+                    raise httptools.HttpParserError("no tunnel is opened here") from None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._now, name)
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection. It ends where the head of a request does not come, or does not end."""
+    """One connection. It ends where the head of a request does not come, or does not end, and where nothing of what was
+    sent is read."""
 
     limits: ListenOpts
     parser: Any
@@ -52,7 +59,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """See `asyncio.Protocol`."""
         self._head_timer: asyncio.TimerHandle | None = None
-        self._head_bytes = 0
+        self._loose_bytes = 0  # that came since the last piece of a body, or the end of a head
+        self._head_over = False
+        self._unread_bytes = 0
+        self._answering = list[RequestResponseCycle]()  # several, where a client does not wait for answers
+        self._reader_timer = self.loop.call_later(self.limits.send_seconds, self._look_at_reader)
         super().connection_made(transport)
         self.parser = Parser(self)
         if len(self.connections) > self.limits.max_connections:
@@ -61,33 +72,61 @@ class BoundedProtocol(HttpToolsProtocol):
             self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See `asyncio.Protocol`."""
+        """See `asyncio.Protocol`. Every request that is open learns of it, not the last one alone."""
         self._head_came()
+        self._reader_timer.cancel()
+        for cycle in self._answering:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+            cycle.message_event.set()
+        self._answering.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        self._head_bytes += len(data)
+        self._loose_bytes += len(data)
         super().data_received(data)
-        if self.transport.is_closing() or not self._between:
+        if self.transport.is_closing():
             return
-        if self._head_bytes > self.limits.max_head_bytes:
-            self.transport.write(TOO_LARGE)
+        if self._loose_bytes > self.limits.max_head_bytes:
+            if self._between:  # else an answer is being sent
+                self.transport.write(TOO_LARGE)
             self.transport.close()
-        else:
+        elif self._between:
             self._expect_head()
+
+    def on_message_begin(self) -> None:
+        """See `httptools`."""
+        self._head_over = False
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See `httptools`. What follows a body is heeded by nobody, and not kept."""
+        if not self._head_over:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """See `httptools`."""
         self._head_came()
-        self._head_bytes = 0
-        if not self.parser.should_upgrade():
-            super().on_headers_complete()
+        self._loose_bytes, self._head_over = 0, True
+        if self.parser.should_upgrade():
+            return
+        super().on_headers_complete()
+        self._answering = [cycle for cycle in (*self._answering, self.cycle) if not cycle.response_complete]
+
+    def on_body(self, body: bytes) -> None:
+        """See `httptools`. The body of a request that is answered already is read by nobody."""
+        if not self._between:
+            self._loose_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """See `httptools`."""
-        if not self.parser.should_upgrade():
-            super().on_message_complete()
+        if self.parser.should_upgrade():
+            return
+        if not self._between:
+            self._loose_bytes = 0
+        super().on_message_complete()
 
     def head_without_offer(self) -> bytes:
         """The head that has come, once more."""
@@ -116,6 +155,16 @@ class BoundedProtocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         if not self.transport.is_closing():
             self.transport.close()
+
+    def _look_at_reader(self) -> None:
+        """A connection that is closed, by us or for being idle, still waits until all is sent: for ever, where its
+        client is there and does not read."""
+        unread = self.transport.get_write_buffer_size()
+        if unread and unread == self._unread_bytes:
+            self.transport.abort()
+            return
+        self._unread_bytes = unread
+        self._reader_timer = self.loop.call_later(self.limits.send_seconds, self._look_at_reader)
 
 
 def bounded(limits: ListenOpts) -> type[BoundedProtocol]:

@@ -6,9 +6,12 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.gated import Gated
+from helpers.runtime import until
 from helpers.served import served
 
 from erllama_py.serve.core.settings import ListenOpts
@@ -45,10 +48,11 @@ class Connection:
 
 
 @asynccontextmanager
-async def connecting(**options: Any) -> AsyncIterator[Any]:
-    """What connects to a server with these bounds."""
+async def connecting(gate: Gated | None = None, **options: Any) -> AsyncIterator[Any]:
+    """What connects to a server with these bounds; it has the `app` and the `server`."""
     opened = list[Connection]()
-    async with served(settings={"body_seconds": options.pop("body_seconds", 60.0)}) as at:
+    model: Any = None if gate is None else SimpleNamespace(backend=gate.make)
+    async with served(settings={"body_seconds": options.pop("body_seconds", 60.0)}, script=model) as at:
         limits = ListenOpts(port=0, **options)
         server = Server(config_of(at.app, limits))
         listening = socket.create_server(("127.0.0.1", 0))
@@ -59,6 +63,7 @@ async def connecting(**options: Any) -> AsyncIterator[Any]:
             opened.append(Connection(*await asyncio.open_connection(*address)))
             return opened[-1]
 
+        connect.app, connect.server = at.app, server  # type: ignore[attr-defined]
         try:
             async with asyncio.timeout(30):
                 yield connect
@@ -170,3 +175,82 @@ async def test_another_protocol_that_is_offered_is_passed_over(protocol: bytes) 
             assert (await connection.answer()).startswith(b"HTTP/1.1 200")
         connection.write(GET + b"connection: close, upgrade\r\nupgrade: h2c\r\n\r\n")
         assert (await connection.rest()).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_head_in_pieces_after_a_long_body() -> None:
+    """The body does not count as a part of it."""
+    async with connecting(max_head_bytes=10_000) as connect:
+        connection = await connect()
+        body = b'{"model": "none", "input": "' + b"x" * 100_000 + b'"}'
+        connection.write(b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body))
+        connection.write(body)
+        assert (await connection.answer()).startswith(b"HTTP/1.1 404")
+        for piece in (GET, b"x: y\r\n", b"\r\n"):
+            connection.write(piece)
+            await asyncio.sleep(0)
+        assert (await connection.answer()).startswith(b"HTTP/1.1 200")
+
+
+CHUNKED = b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "endless", [b"0\r\n" + b"x: y\r\n" * 200_000, b"0\r\nx: " + b"y" * 1_000_000, b"1;" + b"x" * 1_000_000]
+)
+async def test_what_is_neither_head_nor_body_is_bounded(endless: bytes) -> None:
+    """What follows a body in chunks, and what is said of a chunk: nothing heeds it, and it is not kept."""
+    async with connecting(max_head_bytes=10_000) as connect:
+        connection = await connect()
+        connection.write(CHUNKED + endless)
+        assert not (await connection.rest()).startswith(b"HTTP/1.1 2")
+
+
+async def test_what_follows_a_body_is_no_header() -> None:
+    """So it cannot say what a proxy would have taken out."""
+    async with connecting(max_head_bytes=10_000) as connect:
+        connection = await connect()
+        connection.write(CHUNKED + b"2\r\n{}\r\n0\r\norigin: http://evil.example\r\n\r\n")
+        assert (await connection.answer()).startswith(b"HTTP/1.1 400")
+
+
+async def test_a_head_that_does_not_end_while_another_request_is_answered() -> None:
+    """It is bounded as any."""
+    async with connecting(max_head_bytes=10_000) as connect:
+        connection = await connect()
+        connection.write(b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{")
+        connection.write(b" " * 99 + GET + b"x: " + b"y" * 1_000_000)
+        assert b"HTTP/1.1 200" not in await connection.rest()
+
+
+async def test_a_client_that_reads_nothing_is_left() -> None:
+    """Also where the answer is complete, and the connection has been idle since."""
+    async with connecting(send_seconds=0.1, keep_alive_seconds=0) as connect:
+        connection = await connect()
+        for _ in range(100):  # more than the two machines' buffers hold
+            connection.write(b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        server = connect.server
+        await until(lambda: server.server_state.connections)
+        await until(lambda: not server.server_state.connections)
+
+
+async def test_all_requests_of_a_connection_learn_that_it_is_lost() -> None:
+    """And not the last of them alone."""
+    gate = Gated()
+    async with connecting(gate) as connect:
+        connection = await connect()
+        ask = b'{"model": "tiny", "prompt": "x"}'
+        head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(ask)
+        connection.write((head + ask) * 2)
+        await until(lambda: len(connect.app.service.open) == 1)
+        await until(lambda: connect.app.service.runtime.model("tiny").queue_depth == 1)
+        connection.close()
+        await until(lambda: len(connect.app.service.open) == 0)
+        gate.gate.set()
+
+
+async def test_a_tunnel_is_refused() -> None:
+    """And not waited for."""
+    async with connecting() as connect:
+        connection = await connect()
+        connection.write(b"CONNECT example.com:80 HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert (await connection.rest()).startswith(b"HTTP/1.1 400")
