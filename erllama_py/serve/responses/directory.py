@@ -15,6 +15,7 @@ import asyncio
 import os
 import re
 import secrets
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -106,8 +107,13 @@ class DirectoryStore:
 def _opened(directory: Path) -> tuple[bytes, list[tuple[str, str, int]]]:
     """The key, and the answers as tenant, id and size, the oldest first. What was left half-written is removed."""
     directory.mkdir(_PRIVATE, parents=True, exist_ok=True)
+    if not _is_ours(directory.stat()):
+        raise PermissionError(f"the directory {directory} belongs to another user")
+    directory.chmod(_PRIVATE)  # it may have been made by hand
     found = list[tuple[float, str, str, int]]()
     for path in directory.glob("*/*"):
+        if path.parent.is_symlink() or not _is_ours(path.lstat()):  # put there while it was open to others
+            continue
         if path.suffix == ".part":
             path.unlink(missing_ok=True)
         elif _NAME.match(path.stem) and path.suffix == ".json" and _TENANT.match(path.parent.name):
@@ -116,9 +122,14 @@ def _opened(directory: Path) -> tuple[bytes, list[tuple[str, str, int]]]:
     return _key_of(directory / "key"), [one[1:] for one in sorted(found)]
 
 
+def _is_ours(facts: os.stat_result) -> bool:
+    return facts.st_uid == os.geteuid()
+
+
 def _key_of(path: Path) -> bytes:
     with suppress(FileNotFoundError):
-        if len(key := path.read_bytes()) == KEY_BYTES:
+        facts = path.lstat()
+        if stat.S_ISREG(facts.st_mode) and _is_ours(facts) and len(key := path.read_bytes()) == KEY_BYTES:
             return key
     key = secrets.token_bytes(KEY_BYTES)
     _written(path, key)
@@ -129,7 +140,8 @@ def _written(path: Path, data: bytes) -> None:
     path.parent.mkdir(_PRIVATE, exist_ok=True)
     part = path.with_suffix(".part")
     try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        part.unlink(missing_ok=True)  # of a process that was killed; nothing is written through a link
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(data)
         part.replace(path)
     except OSError:

@@ -141,3 +141,39 @@ async def test_a_full_disk_keeps_nothing_and_leaves_nothing(tmp_path: Path, monk
     assert await store.chain(TENANT, name(2)) == []
     assert ids(await store.chain(TENANT, name(1))) == [name(1)]
     await store.close()
+
+
+@pytest.mark.anyio
+async def test_a_directory_that_was_open_to_others(tmp_path: Path) -> None:
+    """Is closed to them; what they may have put there is neither read nor written through."""
+    directory, elsewhere = tmp_path / "answers", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    victim = elsewhere / f"{name(7)}.json"
+    victim.write_bytes(encode(record(7)))
+    secret = elsewhere / "key"
+    secret.write_bytes(b"k" * 32)
+    directory.mkdir()
+    directory.chmod(0o777)
+    (directory / TENANT).symlink_to(elsewhere)
+    (directory / "key").symlink_to(secret)
+    (directory / "key.part").symlink_to(victim)
+    store = DirectoryStore(directory, 100, 1 << 20)
+    assert await store.key() != b"k" * 32
+    assert await store.chain(TENANT, name(7)) == []
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert not (directory / "key").is_symlink()
+    assert (victim.read_bytes(), secret.read_bytes()) == (encode(record(7)), b"k" * 32)
+    await store.close()
+
+
+@pytest.mark.anyio
+async def test_a_directory_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is not used: that user could read conversations, and knows the key."""
+    (tmp_path / "answers").mkdir()
+    store = DirectoryStore(tmp_path / "answers", 100, 1 << 20)
+    monkeypatch.setattr(os, "geteuid", lambda: 12_345)
+    with pytest.raises(PermissionError):
+        await store.key()
+    with pytest.raises(NotKept):
+        await store.put(TENANT, record(1))
+    await store.close()
