@@ -63,7 +63,7 @@ async def connecting(gate: Gated | None = None, **options: Any) -> AsyncIterator
             opened.append(Connection(*await asyncio.open_connection(*address)))
             return opened[-1]
 
-        connect.app, connect.server = at.app, server  # type: ignore[attr-defined]
+        connect.app, connect.server = at.app, server  # type: ignore[attr-defined]  # of a function
         try:
             async with asyncio.timeout(30):
                 yield connect
