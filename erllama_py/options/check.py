@@ -35,6 +35,8 @@ FLOAT32_MAX = 3.4028234e38
 FLOAT32_MIN = 1.1754944e-38
 
 UNKNOWN = "there is no such option"
+# Whose values no error repeats: it may end in a log, and what is at fault may be the key itself in place of its hash.
+_SECRETS = {"cache_salt", "hash", "salt", "secret", "thinking_signing_key", "tls_key_password"}
 _PATH = re.compile(r" - at (?P<key>`key` in )?`\$\.(?P<option>[\w.\[\]]*?)(\[(?P<index>\d+|\.\.\.)\])?`$")
 _STEP = re.compile(r"\w+|(?<=\[)\d+")  # of such a path: a name, or a place in a list
 _MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`(?: - at `\$\.(?P<path>[\w.\[\]]+)`)?$")
@@ -194,7 +196,8 @@ def _refusal(text: str, options: Mapping[str, Any], kind: type[msgspec.Struct]) 
         problem = f"expected one of {', '.join(map(repr, choices(kind, option)))}"
     problem = re.sub(r"`([^`]*)`", lambda quoted: _spoken(quoted[1]), problem)
     if "got" not in problem and not each:
-        problem += f", got {len(value) if ' length ' in problem else shown(value)}"
+        hidden = isinstance(value, str) and option.rpartition(".")[2] in _SECRETS
+        problem += f", got {len(value) if ' length ' in problem else 'another text' if hidden else shown(value)}"
     return InvalidOption(option, problem[:1].lower() + problem[1:])
 
 

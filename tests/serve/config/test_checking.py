@@ -159,6 +159,14 @@ def test_no_model_is_another_error(value: Any) -> None:
             check_tables(tables, FILE)
 
 
+def test_no_error_repeats_a_key_that_stands_where_its_hash_belongs() -> None:
+    """It would end in a log."""
+    keys = [{"name": "a", "hash": "erl_plain"}]
+    with pytest.raises(ConfigError, match="hash") as caught:
+        checked(models=[{"path": "a.gguf"}], access={"keys": keys})
+    assert "erl_plain" not in str(caught.value)
+
+
 @pytest.mark.anyio
 async def test_a_runtime_takes_what_a_file_says(tmp_path: Path) -> None:
     """Each model of it loads, with its tier."""
