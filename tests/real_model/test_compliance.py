@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 from helpers.comply import complied
 from helpers.listening import listening
@@ -16,6 +19,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.real_model]
 CONFIG: erllama.ModelConfigDict = {"context_opts": {"n_ctx": 4096, "n_threads": 2, "n_seq_max": 2}}
 
 
+IM_END = 2  # SmolLM2's token that ends a turn
 # The names of models that are known to think, so that no test is skipped.
 SUITES = {"openai-chat": ("gpt-5", 9), "anthropic": ("claude-sonnet-4", 9), "open-responses": ("gpt-5", 13)}
 
@@ -28,10 +32,15 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The suites wait for replies that end by themselves, and a small model goes on and on: its end is made likely."""
+    """The suites wait for replies that end by themselves, and a small model goes on and on: it is ended after a few words."""
     options_of = Exchange.options
-    ends = {"temperature": 0.0, "min_tokens": 4, "logit_bias": {"<|im_end|>": 8.0}}
-    monkeypatch.setattr(Exchange, "options", lambda exchange, given: ends | options_of(exchange, given))
+
+    def options(exchange: Exchange, given: Mapping[str, Any]) -> dict[str, Any]:
+        found = options_of(exchange, given)
+        ends = {} if found.keys() & {"tools", "json_schema"} else {"min_tokens": 8, "logit_bias": {IM_END: 100.0}}
+        return {"temperature": 0.0, **ends, **found}
+
+    monkeypatch.setattr(Exchange, "options", options)
 
 
 @pytest.mark.parametrize("suite", SUITES)
