@@ -32,7 +32,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The suites wait for replies that end by themselves, and a small model goes on and on: it is ended after a few words."""
+    """The suites wait for replies that end, and a small model goes on and on: it is ended after a few words."""
     options_of = Exchange.options
 
     def options(exchange: Exchange, given: Mapping[str, Any]) -> dict[str, Any]:
