@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from erllama_py.serve.access.hosts import host_problem, is_loopback, is_passed_on
 from erllama_py.serve.access.settings import AccessOpts
 from erllama_py.serve.core.exchange import Api, new_id
+from erllama_py.serve.core.logs import log_refusal
 from erllama_py.serve.core.problems import Problem
 
 EXPOSED = "x-request-id, request-id, retry-after"
@@ -42,13 +43,18 @@ class Doors:
         headers = Headers(scope=scope)
         origin = headers.get("origin")
         if (problem := self._problem(scope, headers, origin)) is not None:
-            await self._api_of(scope).failure(problem, new_id())(scope, receive, send)
+            await self._refuse(problem, scope, receive, send)
         elif origin is None:
             await self._app(scope, receive, send)
         elif scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             await Response(status_code=204, headers=_preflight(origin, headers))(scope, receive, send)
         else:
             await self._app(scope, receive, _readable(origin, send))
+
+    async def _refuse(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+        api, request_id = self._api_of(scope), new_id()
+        log_refusal(api.name, request_id, problem.status, problem.code)
+        await api.failure(problem, request_id)(scope, receive, send)
 
     def _problem(self, scope: Scope, headers: Headers, origin: str | None) -> Problem | None:
         client, server = scope.get("client"), scope.get("server")

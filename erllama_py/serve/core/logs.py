@@ -19,6 +19,11 @@ def log_request(
     get_logger(NAME).log(logging.DEBUG if quiet else logging.INFO, "request", **known, **facts)
 
 
+def log_refusal(api: str, request_id: str, status: int, why: str | None) -> None:
+    """A request was turned away before an endpoint saw it. `why` is a word of ours, not of its client."""
+    get_logger(NAME).info("refused", api=api, request_id=request_id, status=status, why=why)
+
+
 def log_failure(request_id: str, route: str, error: BaseException) -> None:
     """A request failed inside the server."""
     get_logger(NAME).error("a request failed", request_id=request_id, route=route, exc_info=error)

@@ -21,6 +21,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import Route
 
 from erllama_py.scheduler.messages import FaultPlace
+from erllama_py.serve.access import AccessOpts
 from erllama_py.serve.core.exchange import Endpoint
 from erllama_py.serve.core.service import Tenant, Unmeasured
 from erllama_py.serve.operations import logs as module
@@ -188,6 +189,19 @@ def test_records_of_others_are_lines_too(lines: io.StringIO) -> None:
     assert (first["event"], first["logger"], first["level"]) == ("no socket", "uvicorn.error", "warning")
     assert second["value"] == "<class 'set'>"
     assert "ValueError: it is" in second["exception"]
+
+
+@pytest.mark.anyio
+async def test_what_is_refused_at_the_door_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """With its id and the reason, and without the name that it asked for."""
+    caplog.set_level(logging.INFO)
+    async with served(access=AccessOpts()) as at:
+        answer = await at.client.get("/v1/models", headers={"host": "evil.example"})
+    (record,) = [record for record in caplog.records if record.getMessage().startswith("refused")]
+    known: Any = record
+    assert known.erllama["why"] == answer.json()["error"]["code"] == "unknown_host"
+    assert known.erllama["request_id"] == answer.headers["x-request-id"]
+    assert "evil" not in record.getMessage()
 
 
 @pytest.mark.slow
