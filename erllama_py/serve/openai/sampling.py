@@ -32,6 +32,8 @@ def sampling(request: Sampled) -> dict[str, Any]:
         options["keep"] = [{"seconds": DAY}]
     if request.top_k == -1:  # vLLM's word for off
         options["top_k"] = 0
+    if request.temperature == 0.0 and (request.n or 1) > 1:  # replies that are alike, which the library refuses to draw
+        options |= {"temperature": 1.0, "top_k": 1}
     return options
 
 

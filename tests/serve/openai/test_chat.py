@@ -100,6 +100,16 @@ async def post(at: Served, change: dict[str, Any], status: int = 200) -> Any:
 
 
 @pytest.mark.anyio
+async def test_several_replies_at_temperature_0_are_alike() -> None:
+    """Each is what one alone is."""
+    async with served() as at:
+        alone = await post(at, {"temperature": 0})
+        several = await post(at, {"temperature": 0, "n": 3})
+        texts = [choice["message"]["content"] for choice in several["choices"]]
+        assert texts == [alone["choices"][0]["message"]["content"]] * 3
+
+
+@pytest.mark.anyio
 async def test_several_replies_and_their_odds() -> None:
     """Each by its index, and of each token how likely it was: the same in chunks as whole."""
     async with served() as at:
