@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.scripted import Script
 from helpers.served import Served, events, served
+from helpers.tiny_gguf import tiny_gguf
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from erllama_py.serve.core.service import session_of
@@ -100,9 +102,9 @@ async def post(at: Served, change: dict[str, Any], status: int = 200) -> Any:
 
 
 @pytest.mark.anyio
-async def test_several_replies_at_temperature_0_are_alike() -> None:
+async def test_several_replies_at_temperature_0_are_alike(tmp_path: Path) -> None:
     """Each is what one alone is."""
-    async with served() as at:
+    async with served({"backend": "llama", "model_path": tiny_gguf("dense", tmp_path)}) as at:
         alone = await post(at, {"temperature": 0})
         several = await post(at, {"temperature": 0, "n": 3})
         texts = [choice["message"]["content"] for choice in several["choices"]]
