@@ -209,8 +209,9 @@ async def test_what_is_refused_at_the_door_is_in_the_log(caplog: pytest.LogCaptu
 async def test_a_crash_is_logged_once_and_not_for_each_request(caplog: pytest.LogCaptureFixture) -> None:
     """A request that fails with it has its name, and no traceback; nor has one that is refused."""
     caplog.set_level(logging.INFO)
-    async with served({"stub": {"hang_decode_after": 2}, "scheduler": {"max_pending": 1}}) as at:
-        asking = [asyncio.create_task(at.client.post(PATH, json=ASK)) for _ in range(8)]
+    async with served({"stub": {"seconds_per_token": 0.02}, "scheduler": {"max_pending": 1}}) as at:
+        ask = ASK | {"max_tokens": 1000, "ignore_eos": True}  # longer than the test: a thread that hangs would stay
+        asking = [asyncio.create_task(at.client.post(PATH, json=ask)) for _ in range(8)]
         await until(lambda: at.model.counters.refused >= 3)
         at.model.inject_fault()
         statuses = Counter([(await one).status_code for one in asking])
