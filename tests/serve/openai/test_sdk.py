@@ -126,7 +126,8 @@ async def test_errors_have_their_classes() -> None:
 
 async def test_a_full_queue_is_said_with_a_time() -> None:
     """429 and `Retry-After`, whole and as a stream: the client tries again by itself."""
-    one = {"scheduler": {"max_pending": 1}, "context_opts": {"n_ctx": 1 << 17, "n_seq_max": 1}}
+    slow: Any = {"stub": {"seconds_per_token": 0.01}}  # what runs is not over before the test is
+    one = {**slow, "scheduler": {"max_pending": 1}, "context_opts": {"n_ctx": 1 << 17, "n_seq_max": 1}}
     async with client(one) as (sdk, at):
         create: Any = sdk.chat.completions.create
         async with (
