@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from helpers.runtime import forget_engine_threads
 from hypothesis import settings
 
 from erllama_py.serve.models import default_home
@@ -53,6 +54,7 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """The same for what a file of tests has left, reports mostly."""
     if nextitem is None or nextitem.path != item.path:
+        forget_engine_threads()
         gc.collect()
         gc.freeze()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Unpack
@@ -75,8 +76,20 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def engine_threads() -> list[str]:
-    """Names of the engine threads that are alive in this process."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("erllama-")]
+    """Names of the engine threads that are alive in this process, and were begun by tests of this file."""
+    return [thread.name for thread in threading.enumerate() if _is_engine(thread) and thread not in _of_other_files]
+
+
+def forget_engine_threads() -> None:
+    """At the end of a file of tests: an engine that hangs for ever there is nothing that the next one has left."""
+    _of_other_files.update(filter(_is_engine, threading.enumerate()))
+
+
+_of_other_files = weakref.WeakSet[threading.Thread]()
+
+
+def _is_engine(thread: threading.Thread) -> bool:
+    return thread.name.startswith("erllama-")
 
 
 def assert_idle(model: erllama.Model) -> None:
