@@ -128,7 +128,7 @@ def create_app(
 
 
 async def _load(runtime: erllama.Runtime, model: ServedModel) -> None:
-    await runtime.load_model(model.name, model.options)  # type: ignore[arg-type]  # checked
+    await runtime.load_model(model.name, model.config)
 
 
 @asynccontextmanager

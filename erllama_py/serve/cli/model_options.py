@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,5 @@ async def opened(config: Config) -> AsyncIterator[erllama.Model]:
 
 async def load(runtime: erllama.Runtime, model: ServedModel) -> erllama.Model:
     """Load a model, with a bar where there is a terminal."""
-    options: Mapping[str, Any] = model.options
     with loading(model.name) as show:
-        return await runtime.load_model(model.name, dict(options), on_progress=show)  # type: ignore[arg-type]  # checked
+        return await runtime.load_model(model.name, model.config, on_progress=show)

@@ -7,7 +7,7 @@ checked. A model's options stay a mapping, so that what was not said can still g
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import msgspec
 from msgspec import Meta
@@ -68,6 +68,11 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     options: dict[str, Any]
     aliases: tuple[str, ...] = ()
+
+    @property
+    def config(self) -> erllama.ModelConfigDict:
+        """Its options as `Runtime.load_model` takes them: what they are was checked when they were read."""
+        return cast("erllama.ModelConfigDict", self.options)
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

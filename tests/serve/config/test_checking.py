@@ -177,7 +177,7 @@ async def test_a_runtime_takes_what_a_file_says(tmp_path: Path) -> None:
     config = read_config(os.fspath(tmp_path / "erllama.toml"))
     async with erllama.Runtime(**config.runtime_options()) as runtime:
         for model in config.models:
-            loaded = await runtime.load_model(model.name, model.options)  # type: ignore[arg-type]  # a mapping that was checked
+            loaded = await runtime.load_model(model.name, model.config)
             assert loaded.info.config.tier_srv == "main"
             assert loaded.info.config.policy.min_tokens == 16
     assert (tmp_path / "kv").is_dir()
