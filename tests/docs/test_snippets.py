@@ -11,10 +11,12 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.loggers import logging_put_back
 from helpers.project import documents, fenced, label
 
 from erllama_py.serve.models import fetch
@@ -48,8 +50,16 @@ async def run(text: str, name: str, line: int, namespace: dict[str, Any]) -> Non
         await result
 
 
+@pytest.fixture
+def logging_of_a_page() -> Iterator[None]:
+    """Pages set levels, and frameworks in them set handlers: neither is left to the tests that follow."""
+    with logging_put_back():
+        yield
+
+
 @pytest.mark.slow
 @pytest.mark.real_model
+@pytest.mark.usefixtures("logging_of_a_page")
 @pytest.mark.parametrize("page", PAGES, ids=label)
 async def test_the_snippets_of_a_page_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block may use what the blocks above it on the page have defined."""

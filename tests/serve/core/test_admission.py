@@ -90,13 +90,11 @@ async def test_a_client_that_leaves_while_it_is_entered() -> None:
 
 async def test_a_full_queue_has_a_status_in_a_stream() -> None:
     """429, with a time."""
-    one = {"scheduler": {"max_pending": 1}, "context_opts": {"n_ctx": 1 << 17, "n_seq_max": 1}}
+    slow: Any = {"stub": {"seconds_per_token": 0.01}}  # what runs is not over before the test is
+    one = {**slow, "scheduler": {"max_pending": 1}, "context_opts": {"n_ctx": 1 << 17, "n_seq_max": 1}}
     body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "stream": True}
-    async with (
-        served(one) as at,
-        at.model.stream("x", ignore_eos=True) as running,
-        at.model.stream("y", ignore_eos=True),
-    ):
-        await anext(running)
-        answer = await at.client.post("/v1/chat/completions", json=body)
-        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    async with served(one) as at, at.model.stream("x", ignore_eos=True) as running:
+        await anext(running)  # it waits no more, and leaves the queue to the next
+        async with at.model.stream("y", ignore_eos=True):
+            answer = await at.client.post("/v1/chat/completions", json=body)
+            assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")

@@ -130,17 +130,15 @@ async def test_a_full_queue_is_said_with_a_time() -> None:
     one = {**slow, "scheduler": {"max_pending": 1}, "context_opts": {"n_ctx": 1 << 17, "n_seq_max": 1}}
     async with client(one) as (sdk, at):
         create: Any = sdk.chat.completions.create
-        async with (
-            at.model.stream("x", ignore_eos=True) as running,
-            at.model.stream("y", ignore_eos=True) as waiting,
-        ):
-            await anext(running)
-            for stream in (False, True):
-                with pytest.raises(openai.RateLimitError) as full:
-                    await create(model="tiny", messages=HELLO, stream=stream)
-                assert full.value.response.headers["retry-after"] == "1"
-            running.cancel()
-            waiting.cancel()
+        async with at.model.stream("x", ignore_eos=True) as running:
+            await anext(running)  # it waits no more, and leaves the queue to the next
+            async with at.model.stream("y", ignore_eos=True) as waiting:
+                for stream in (False, True):
+                    with pytest.raises(openai.RateLimitError) as full:
+                        await create(model="tiny", messages=HELLO, stream=stream)
+                    assert full.value.response.headers["retry-after"] == "1"
+                running.cancel()
+                waiting.cancel()
         again = sdk.with_options(max_retries=3)
         assert (await again.chat.completions.create(model="tiny", messages=HELLO, max_tokens=2)).choices
 
