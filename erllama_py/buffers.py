@@ -48,7 +48,7 @@ class BufferPool:
     def take(self, nbytes: int) -> memoryview | None:
         """A writable view of exactly `nbytes` bytes, with whatever was in them before.
 
-        None when the budget does not allow it now.
+        None when the budget does not allow it now, or the system has no memory for it.
         """
         if nbytes < 0:
             raise ValueError("a buffer has no negative size")
@@ -65,7 +65,10 @@ class BufferPool:
                 # Idle blocks of other sizes make room for one that fits.
                 while self._held + size > self.budget:
                     self._held -= self._idle.pop(0).nbytes
-                block = numpy.empty(size, numpy.uint8)
+                try:
+                    block = numpy.empty(size, numpy.uint8)
+                except MemoryError:
+                    return None
                 self._held += size
         # Views refer to the array that they were made of: as long as one lives, so does the lease.
         lease = block[:nbytes]

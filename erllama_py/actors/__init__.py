@@ -22,6 +22,7 @@ from erllama_py.actors.clock import MonotonicClock as MonotonicClock
 from erllama_py.actors.dynamic import DynamicSupervisor as DynamicSupervisor
 from erllama_py.actors.errors import ActorEnded as ActorEnded
 from erllama_py.actors.errors import ActorError as ActorError
+from erllama_py.actors.errors import CallTimeout as CallTimeout
 from erllama_py.actors.errors import MailboxClosed as MailboxClosed
 from erllama_py.actors.errors import NameNotFound as NameNotFound
 from erllama_py.actors.errors import NameTaken as NameTaken

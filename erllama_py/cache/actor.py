@@ -158,7 +158,6 @@ class CacheActor(Actor[CacheMessage]):
 
     def _release(self, ticket: tuple[str, int]) -> Hit | None:
         self.index.unpin_all(ticket)
-        self._removals.unpinned()
         return self._found.pop(ticket, None)
 
     def _used(self, used: messages.Used) -> None:
@@ -302,7 +301,6 @@ class CacheActor(Actor[CacheMessage]):
                 self._keeping.stored(tier, row.meta.key, self._now())
                 if (book := self.index.books.get(tier)) is not None:
                     book.has_taken(row.nbytes)
-                    self._removals.replaced(tier, row.meta.key)
                 self.counters[f"saves.{row.meta.reason}"] += 1
                 self.counters[f"saves.bytes.{tier}"] += row.nbytes
                 self._answer_all(self._waiting.settled(row.meta.key))

@@ -49,6 +49,7 @@ class Book:
         self.reserved = 0  # bytes of pending rows
         self.rows: dict[bytes, Copy] = {}
         self.pending: dict[bytes, RowMeta] = {}
+        self.refused: dict[bytes, Copy] = {}  # rows that an engine could not take: no look-up finds them
         self.removing: dict[bytes, int] = {}  # rows that the tier has yet to remove, and their bytes
         self.capacity = quota  # bytes that the tier is asked to hold
         self.full_at = quota  # bytes that it held when it had no room for more
@@ -74,6 +75,7 @@ class Book:
     def add(self, row: StoredRow) -> None:
         """The tier has this row. Allowed twice."""
         meta = row.meta
+        self._forgive(meta.key)
         known = self._remove(meta.key)
         if known is not None and (known.meta.parent, known.nbytes) != (meta.parent, row.nbytes):
             self.keeps.discard(meta.key)
@@ -86,7 +88,23 @@ class Book:
     def drop(self, key: bytes) -> Copy | None:
         """It has this row no more; what was known of it."""
         self.keeps.discard(key)
-        return self._remove(key)
+        return self._remove(key) or self._forgive(key)
+
+    def refuse(self, key: bytes) -> Copy | None:
+        """An engine could not take this row: it stays in the tier, but is not found until it is stored again, and goes
+        first when room is needed. What is known of it; None for what is not here."""
+        self.keeps.discard(key)
+        copy = self._remove(key)
+        if copy is not None:
+            self.refused[key] = copy
+            self.stored += copy.nbytes
+        return copy
+
+    def _forgive(self, key: bytes) -> Copy | None:
+        copy = self.refused.pop(key, None)
+        if copy is not None:
+            self.stored -= copy.nbytes
+        return copy
 
     def _remove(self, key: bytes) -> Copy | None:
         copy = self.rows.pop(key, None)

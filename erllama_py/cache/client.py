@@ -1,11 +1,12 @@
 """How a model's actor talks to the cache and reads from tiers. Nothing here raises for a cache that is down: a
-look-up finds nothing then, a row cannot be read, a save is dropped."""
+look-up finds nothing then, a row cannot be read, a save is dropped. Whatever goes wrong while a row is read is a row
+that cannot be read."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 
-from erllama_py.actors import ActorError, Names
+from erllama_py.actors import ActorError, CallTimeout, Names
 from erllama_py.cache.messages import (
     CacheMessage,
     Explain,
@@ -20,6 +21,7 @@ from erllama_py.cache.messages import (
 )
 from erllama_py.errors import TierError
 from erllama_py.tiers.messages import CACHE, Flush, Get, tier_actor_name
+from erllama_py.watch.log import get_logger
 
 
 class CacheClient:
@@ -51,11 +53,18 @@ class CacheClient:
         except ActorError:
             return False
 
-    async def read(self, row: Located) -> RowBytes | None:
-        """The bytes of a row, checked; None when they cannot be had."""
+    async def read(self, row: Located, seconds: float) -> RowBytes | None:
+        """The bytes of a row, checked; None when they cannot be had, or not within so many seconds."""
         try:
-            content: RowBytes = await self._names.call(tier_actor_name(row.tier), Get(row.meta.key))
+            content: RowBytes = await self._names.call(tier_actor_name(row.tier), Get(row.meta.key), seconds)
+        except CallTimeout:
+            get_logger().warning("a row did not come in time", tier=row.tier, key=row.meta.key.hex(), seconds=seconds)
+            return None
         except (ActorError, TierError):
+            return None
+        except Exception as error:  # of a kind that no tier should raise: the request goes on without the row
+            problem = f"{type(error).__name__}: {error}"
+            get_logger().warning("a row cannot be read", tier=row.tier, key=row.meta.key.hex(), problem=problem)
             return None
         return content if _place(content.meta) == _place(row.meta) else None
 

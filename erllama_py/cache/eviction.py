@@ -16,6 +16,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from itertools import islice
 
 from erllama_py.cache.book import Book
 from erllama_py.cache.index import Index
@@ -48,13 +49,29 @@ def score(meta: RowMeta, nbytes: int, hits: int, used_at: float, now: float) -> 
 def choose_victims(index: Index, tier: str, excess: int, now: float) -> tuple[tuple[bytes, ...], int]:
     """Rows of `excess` bytes or more to remove from a tier, children before parents, and their bytes.
 
-    Fewer if no more can go; never more than `PORTION` rows. Turns go where nothing else can.
+    Fewer if no more can go; never more than `PORTION` rows. Those that an engine has refused go first, turns where
+    nothing else can.
     """
     book = index.books[tier]
     book.release(now)
-    victims, freed = _choose(index, book, book.leaves, excess, PORTION, now)
-    turns, more = _choose(index, book, book.turn_leaves, excess - freed, PORTION - len(victims), now)
-    return victims + turns, freed + more
+    refused, given = _choose_refused(index, book, excess)
+    excess -= given
+    victims, freed = _choose(index, book, book.leaves, excess, PORTION - len(refused), now)
+    most = PORTION - len(refused) - len(victims)
+    turns, more = _choose(index, book, book.turn_leaves, excess - freed, most, now)
+    return refused + victims + turns, given + freed + more
+
+
+def _choose_refused(index: Index, book: Book, excess: int) -> tuple[tuple[bytes, ...], int]:
+    victims: list[bytes] = []
+    freed = 0
+    for key, copy in book.refused.items():
+        if freed >= excess or len(victims) == PORTION:
+            break
+        if key not in book.pending and not index.is_pinned(key):
+            victims.append(key)
+            freed += copy.nbytes
+    return tuple(victims), freed
 
 
 def choose_turns(index: Index, tier: str, excess: int, now: float) -> tuple[tuple[bytes, ...], int]:
@@ -122,11 +139,15 @@ def surplus(index: Index, tier: str, now: float) -> Portions:
 
 
 def orphans(index: Index, tier: str) -> Portions:
-    """Rows of a tier whose chain is broken there, because a row before them is gone; parents before children.
+    """Rows of a tier whose chain is broken there, because a row before them is gone; parents before children. Before
+    them, those that an engine has refused.
 
     Pinned ones are left out, with all that extends them: a look-up that found them before, or in another tier, reads
     them.
     """
+    refused = (key for key in index.books[tier].refused if not index.is_pinned(key))
+    while portion := list(islice(refused, PORTION)):
+        yield tier, tuple(portion)
     unseen = deque(index.books[tier].rows)
     while unseen and (book := index.books.get(tier)) is not None:
         portion = [unseen.popleft() for _ in range(min(PORTION, len(unseen)))]

@@ -159,6 +159,13 @@ class Index:
         if copy is not None and why is not None and not any(key in other.rows for other in self.books.values()):
             self.losses.add(copy.meta, why)
 
+    def refuse(self, tier: str, key: bytes) -> None:
+        """An engine could not take this row: see `Book.refuse`."""
+        book = self.books.get(tier)
+        copy = None if book is None else book.refuse(key)
+        if copy is not None and not any(key in other.rows for other in self.books.values()):
+            self.losses.add(copy.meta, "bad")
+
     def touch(self, keys: Iterable[bytes], now: float) -> None:
         """These rows were used."""
         for key in keys:

@@ -12,11 +12,14 @@ fixed or the grid itself is finer.
 The seconds a token are the rows' own: `RowMeta.prefill_seconds` for their spans, of those rows that have any. More
 tokens, or costlier ones, never lower the worth of rows, and more bytes never raise it. Live cells that are shared cost
 nothing, and are not weighed here.
+
+**How long to wait for them** (`read_seconds`): no longer than computing them took.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 import msgspec
 
@@ -41,6 +44,10 @@ BYTES_PER_SECOND = 2.0e9
 FIXED_SECONDS = 0.0003
 # No real model computes tokens faster: a smaller number is not a model's (the stub of the tests gives such).
 LEAST_TOKEN_SECONDS = 0.00002
+# How long a row may take to come. At least so long, for computing a few tokens takes a fraction of it and a disk may be
+# busy; and no longer than a caller waits for a tier at all.
+LEAST_READ_SECONDS = 2.0
+MOST_READ_SECONDS = 60.0
 # Rows whose compute time is unknown, because an application put them there, are read for this many tokens.
 TOKENS_IF_UNKNOWN = 16
 
@@ -100,3 +107,13 @@ def token_seconds(metas: Iterable[RowMeta]) -> float:
             seconds += meta.prefill_seconds
             tokens += meta.end - meta.start
     return seconds / tokens if tokens else 0.0
+
+
+def read_seconds(metas: Sequence[RowMeta]) -> list[float]:
+    """How long to wait for each row of a chain: no longer than computing it and those after it took, within bounds.
+
+    A request that waits longer would have been faster without them.
+    """
+    computing = [max(0.0, meta.prefill_seconds) for meta in reversed(metas)]
+    limits = [min(MOST_READ_SECONDS, max(LEAST_READ_SECONDS, seconds)) for seconds in accumulate(computing)]
+    return limits[::-1]

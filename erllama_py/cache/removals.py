@@ -1,7 +1,6 @@
 """Removing rows: from the index at once, then from their tier, when its queue gets there.
 
-Owns the rows that an engine has refused while others still read them. Many rows go in portions (see `eviction`), and
-the event loop turns between two of them.
+Many rows go in portions (see `eviction`), and the event loop turns between two of them.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ class Removals:
         self._counters = counters
         self._names = names
         self._now = now
-        self._refused: set[tuple[str, bytes]] = set()
         self._log = get_logger()
 
     async def evict(self, wanted: EvictBytes) -> int:
@@ -57,25 +55,13 @@ class Removals:
             self._count(tier, keys)
 
     def refuse(self, tier: str, key: bytes) -> None:
-        """An engine cannot take this row, which the tier still considers sound: hide it from look-ups."""
+        """An engine could not take this row, which the tier considers sound: hide it from look-ups.
+
+        It is not removed: the next save of the same tokens takes its place. So an engine that is wrong costs what
+        computing them again takes, and no row.
+        """
         self._log.warning("an engine has refused a row", tier=tier, key=key.hex())
-        self._reservations.remove(tier, (key,), "bad")
-        self._refused.add((tier, key))
-        self.unpinned()
-
-    def unpinned(self) -> None:
-        """Pins were released: refused rows that are not read any more go now."""
-        for tier, key in [one for one in self._refused if not self._index.is_pinned(one[1])]:
-            book = self._index.books.get(tier)
-            if book is None or key not in book.pending:  # else it is about to be replaced
-                self._refused.discard((tier, key))
-                self._delete(tier, (key,))
-
-    def replaced(self, tier: str, key: bytes) -> None:
-        """A row was stored. A refused one of the same key is replaced by it, and the new one stays."""
-        if (tier, key) in self._refused:
-            self._refused.discard((tier, key))
-            self._index.books[tier].removing.pop(key, None)
+        self._index.refuse(tier, key)
 
     def done(self, removed: Removed) -> None:
         """See `Removed`."""

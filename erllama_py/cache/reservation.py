@@ -136,7 +136,7 @@ class Reservations:
         """Take rows out of the index that a tier is about to be asked to remove."""
         if (book := self._index.books.get(tier)) is not None:
             for key in keys:
-                if (copy := book.rows.get(key)) is not None:
+                if (copy := book.rows.get(key) or book.refused.get(key)) is not None:
                     book.removing[key] = copy.nbytes
                     self._index.drop(tier, key, why)
 

@@ -71,7 +71,6 @@ class ModelActor(StateMachine[State, Message, Effect]):
     async def init(self) -> None:
         board, began = self._board, time.perf_counter()
         self._cache = CacheClient(self.names)
-        self._look_ups = LookUps(self._cache, self.name, self._kept, self._post)
         board.begins(self.ref)
         # On a worker thread, because the first of a kind imports its code, some 20 ms of it.
         backend = await self._loading.abandon(self._make_backend, board.model_id, board.config)
@@ -91,6 +90,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
             board.tally.begin_engine(),
         )
         facts = await self._thread.load(report_weights(board, prepared.facts.file_size))
+        self._look_ups = LookUps(self._cache, self.name, self._kept, facts.n_vocab, self._post)
         if nbytes := range_bytes(prepared.facts, board.config):
             # The first copies should not wait for fresh memory, which takes ten times longer than they do.
             await self._loading.run(self._buffers.warm, WARM_BUFFERS, nbytes)

@@ -16,10 +16,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import anyio
+import numpy
 
 from erllama_py.actors import Background
 from erllama_py.cache.client import CacheClient
 from erllama_py.cache.messages import Find, Located, RowBytes, RowLost, Used, UsedKind
+from erllama_py.cache.policy import read_seconds
 from erllama_py.scheduler.messages import EndLookUp, Found, ReadRows, Request, RowRead
 
 # Rows that are in memory and not yet in the cells: while one is restored, the next ones are read and checked. Two
@@ -33,9 +35,10 @@ class LookUps:
     """See the module. `post` hands an event to the actor; `kept` has the logits of recent prompts."""
 
     def __init__(
-        self, cache: CacheClient, holder: str, kept: KeptLogits, post: Callable[[Found | RowRead], None]
+        self, cache: CacheClient, holder: str, kept: KeptLogits, n_vocab: int, post: Callable[[Found | RowRead], None]
     ) -> None:
         self._cache, self._holder, self._kept, self._post = cache, holder, kept, post
+        self._n_vocab = n_vocab
         self._background = Background(holder)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._ahead: dict[int, anyio.Semaphore] = {}
@@ -95,7 +98,11 @@ class LookUps:
         ahead = self._ahead[job.request_id]
         # Reads begin in order, as the semaphore allows; each row is released once it is handed on. No task group: its
         # error would hold these frames, and the rows in them, until the garbage collector runs.
-        reads = deque(asyncio.ensure_future(self._read_one(row, ahead)) for row in job.rows)
+        limits = read_seconds([row.meta for row in job.rows])
+        reads = deque(
+            asyncio.ensure_future(self._read_one(row, seconds, ahead))
+            for row, seconds in zip(job.rows, limits, strict=True)
+        )
         try:
             while reads:
                 content = await reads.popleft()
@@ -108,9 +115,21 @@ class LookUps:
             while reads:
                 reads.pop().cancel()
 
-    async def _read_one(self, row: Located, ahead: anyio.Semaphore) -> RowBytes | None:
+    async def _read_one(self, row: Located, seconds: float, ahead: anyio.Semaphore) -> RowBytes | None:
         await ahead.acquire()
-        return await self._cache.read(row)
+        content = await self._cache.read(row, seconds)
+        if content is None or are_logits(content.logits, self._n_vocab):
+            return content
+        # Whole, and no row of this model all the same: found again, it would fail each request with this prompt.
+        self._cache.tell(RowLost(row.tier, row.meta.key, "refused"))
+        return None
+
+
+def are_logits(logits: bytes, n_vocab: int) -> bool:
+    """Whether these are the logits of a vocabulary of this size, all of them numbers; or none at all. Pure."""
+    if not logits:
+        return True
+    return len(logits) == 4 * n_vocab and not numpy.isnan(numpy.frombuffer(logits, "<f4")).any()
 
 
 class KeptLogits:

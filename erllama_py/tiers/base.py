@@ -27,6 +27,9 @@ from erllama_py.watch.log import get_logger
 BATCH = 64
 # How long callers wait for one read, or for one change in the queue; as long as for a stop.
 STUCK_SECONDS = 60.0
+# A read that takes longer has met a device that hangs: no other read is begun until it has ended, so that not each
+# request waits for it anew, and the reading threads are not all taken.
+HUNG_SECONDS = 10.0
 
 
 class _Watch:
@@ -62,6 +65,7 @@ class TierActor(Actor[messages.TierMessage]):
         self.rows: dict[bytes, StoredRow] = {}
         self.tasks = Background(tier)
         self._queue: deque[tuple[messages.Change, Reply[Any] | None]] = deque()
+        self._reads: dict[asyncio.Task[None], float] = {}  # under way, since when; the oldest first
 
     async def init(self) -> None:
         self.introduce()
@@ -72,9 +76,8 @@ class TierActor(Actor[messages.TierMessage]):
                 self._queue.append((message, reply))
                 if len(self._queue) == 1:
                     self.tasks.start(self._work())
-            case messages.Get():
-                reading = self.tasks.answer(reply, self.get(message.key))
-                reading.add_done_callback(_Watch(self.tier, "a read", lambda: (reply,)).over)
+            case messages.Get(key):
+                self._read(key, reply)
             case messages.Touch():
                 self.touch(message)
             case messages.Introduce():
@@ -88,6 +91,21 @@ class TierActor(Actor[messages.TierMessage]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.tier!r}: {len(self.rows)} rows, {len(self._queue)} changes queued>"
+
+    # --- reading ---------------------------------------------------------------------------------------------
+
+    def _read(self, key: bytes, reply: Reply[Any] | None) -> None:
+        """Read a row beside the queue; not behind a read that hangs."""
+        now = asyncio.get_running_loop().time()
+        seconds = now - next(iter(self._reads.values()), now)
+        if seconds > HUNG_SECONDS:
+            if reply is not None:
+                reply.fail(TierStuck(self.tier, f"a read has not ended for {seconds:.3g} s", seconds))
+            return
+        reading = self.tasks.answer(reply, self.get(key))
+        self._reads[reading] = now
+        reading.add_done_callback(self._reads.pop)
+        reading.add_done_callback(_Watch(self.tier, "a read", lambda: (reply,)).over)
 
     # --- the queue -------------------------------------------------------------------------------------------
 

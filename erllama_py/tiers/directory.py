@@ -118,6 +118,8 @@ class DirectoryTier(TierActor):
                 self._lose(key, "unreadable")
                 opening.unreadable.add(name)
             raise RowUnavailable(self.tier, f"the row cannot be read: {words(error)}", key) from error
+        except MemoryError as error:  # a shortage of the process, which says nothing about the file
+            raise TierFailed(self.tier, "cannot read a row: the process has no memory for it") from error
         return RowBytes(header.meta, payload, logits)
 
     async def delete(self, keys: Sequence[bytes]) -> int:

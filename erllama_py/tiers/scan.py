@@ -28,6 +28,11 @@ T = TypeVar("T")
 BETWEEN_BREATHS = 32
 BREATH_SECONDS = 0.0001
 
+# A larger file of which the device holds less than half was never written whole: its holes would be read as zeros, as
+# many as its size says. Smaller ones are read, and their checksums show it. KV bytes cannot be packed to half.
+HOLLOW_FROM = 256 << 20
+BLOCK_BYTES = 512  # the unit of `st_blocks`, whatever the file system's own is
+
 FileId = tuple[int, int]  # device and inode: the file itself, whatever its name
 
 # No link is followed and no pipe is waited for: what is not a regular file gives an `OSError` when it is read.
@@ -110,7 +115,7 @@ def read_row(
 ) -> tuple[row_file.Header, memoryview, bytes]:
     """A row whole, checked: its header, payload and logits. `take` lends memory, or none.
 
-    Raises `BadFile`, and `OSError` (`FileNotFoundError` when it is not there).
+    Raises `BadFile`, `OSError` (`FileNotFoundError` when it is not there), and `MemoryError`.
     """
     fd = os.open(name, READING, dir_fd=place.rows_fd)
     try:
@@ -155,12 +160,16 @@ def _look_at(place: Place, name: str) -> Finding:
 
 def _read_header(fd: int, name: str) -> row_file.Header:
     head = os.pread(fd, row_file.HEAD_BYTES, 0)
-    file_bytes = os.fstat(fd).st_size
+    facts = os.fstat(fd)
+    file_bytes = facts.st_size
     # More than the first read only for spans that are much longer than usual.
     length = row_file.header_length(head)
     if len(head) < length <= file_bytes:
         head = os.pread(fd, length, 0)
-    return row_file.decode_header(head, file_bytes, name)
+    header = row_file.decode_header(head, file_bytes, name)
+    if file_bytes >= HOLLOW_FROM and facts.st_blocks * BLOCK_BYTES < file_bytes // 2:
+        raise row_file.BadRow("torn", f"{file_bytes} bytes, of which the device has {facts.st_blocks * BLOCK_BYTES}")
+    return header
 
 
 def _read_into(fd: int, target: memoryview, offset: int) -> None:

@@ -46,6 +46,22 @@ def test_a_negative_size_is_refused() -> None:
         BufferPool(GRAIN).take(-1)
 
 
+def test_where_the_system_has_no_memory_nothing_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the budget is used up: no error, and nothing is counted."""
+
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    pool = BufferPool(3 * GRAIN)
+    with monkeypatch.context() as system:
+        system.setattr(numpy, "empty", full)
+        assert pool.take(GRAIN) is None
+        pool.warm(2, GRAIN)
+    assert pool.leased == 0
+    first = taken(pool, 3 * GRAIN)
+    assert pool.leased == first.nbytes
+
+
 def test_what_goes_over_the_budget_is_not_lent() -> None:
     """The answer is None at once; what is out stays out, and what fits is still lent."""
     pool = BufferPool(3 * GRAIN)

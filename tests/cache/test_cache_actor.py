@@ -17,7 +17,7 @@ from erllama_py.cache.book import TRY_SHARE
 from erllama_py.cache.eviction import PORTION
 from erllama_py.cache.messages import EvictBytes, Gc
 from erllama_py.cache.reservation import row_bytes
-from erllama_py.tiers.messages import PutFailed, RowLost, RowStored, TierUp
+from erllama_py.tiers.messages import PutFailed, RowLost, RowStored, TierRows, TierUp
 
 pytestmark = pytest.mark.anyio
 
@@ -89,8 +89,8 @@ async def test_a_tier_that_goes_is_forgotten_at_once_and_freed_bit_by_bit() -> N
 # --- rows that an engine refuses -----------------------------------------------------------------------------
 
 
-async def test_a_refused_row_that_another_look_up_reads_goes_after_it() -> None:
-    """It is hidden at once; its bytes stay until the last pin on it is gone."""
+async def test_a_refused_row_is_hidden_and_not_removed() -> None:
+    """Whoever reads it may take it; no look-up finds it any more, and its bytes are counted."""
     (row,) = chain(STORY, 10)
     async with running() as bench:
         bench.tier([row])
@@ -101,23 +101,34 @@ async def test_a_refused_row_that_another_look_up_reads_goes_after_it() -> None:
         assert counters["bad.refused"] == 1
         hit = await bench.find(3, STORY[:10]).wait()
         assert (hit.length, hit.miss.reason) == (0, "bad")
-        assert bench.removed() == []
-        assert bench.actor.index.books["disk"].used() == 1000
         bench.tell(used(3), used(2))
+        counters = await bench.settled()
+        assert (bench.removed(), "evicted.disk" in counters) == ([], False)
+        assert bench.actor.index.books["disk"].used() == 1000
+
+
+@pytest.mark.parametrize("message", [EvictBytes(1, ("disk",)), Gc()])
+async def test_a_refused_row_is_the_first_that_goes_for_room(message: EvictBytes | Gc) -> None:
+    """Before older rows that are sound; and with whatever else is of no use."""
+    old, refused = meta([1], 0, 1), meta([2], 0, 1)
+    async with running() as bench:
+        bench.tier([old, refused])
+        bench.tell(RowLost("disk", refused.key, "refused"))
         await bench.settled()
-        assert bench.removed() == [row.key]
-        assert bench.actor.index.books["disk"].used() == 0
+        assert await bench.ref.call(message) == 1000
+        assert bench.removed() == [refused.key]
+        assert bench.actor.index.books["disk"].used() == 1000
 
 
-async def test_a_refused_row_that_is_not_pinned_goes_at_once() -> None:
-    """Whoever found it has let go of it by then."""
+async def test_a_refused_row_that_is_reported_again_is_tried_again() -> None:
+    """By a tier that was started anew: what refused it may have been mended."""
     (row,) = chain(STORY, 10)
     async with running() as bench:
         bench.tier([row])
         bench.tell(RowLost("disk", row.key, "refused"))
-        counters = await bench.settled()
-        assert bench.removed() == [row.key]
-    assert (counters["bad.refused"], "evicted.disk" in counters) == (1, False)
+        bench.tell(TierRows("disk", (stored(row),), 1, 1))
+        assert (await bench.find(1, STORY[:10]).wait()).length == 10
+        assert bench.actor.index.books["disk"].used() == 1000
 
 
 async def test_a_refused_row_that_is_saved_again_stays() -> None:

@@ -17,6 +17,7 @@ from erllama_py.cache.policy import (
     grid_stride,
     is_worth,
     prompt_ends,
+    read_seconds,
     token_seconds,
 )
 from erllama_py.options.policy import PolicyOpts, parse_policy
@@ -231,3 +232,15 @@ def test_rows_of_unknown_cost_make_no_others_cheaper(
         return [meta(list(range(tokens)), 0, tokens, prefill_seconds=seconds) for tokens, seconds in spans]
 
     assert token_seconds([*rows(unknown), *rows(known)]) == token_seconds(rows(known))
+
+
+@given(st.lists(st.floats(-10, 1000), min_size=1, max_size=20))
+def test_a_row_is_waited_for_no_longer_than_it_and_what_follows_took_to_compute(seconds: list[float]) -> None:
+    """Within bounds; never longer than for the row before it."""
+    metas = [meta(list(range(40)), end, end + 1, prefill_seconds=one) for end, one in enumerate(seconds)]
+    limits = read_seconds(metas)
+    assert len(limits) == len(metas)
+    assert limits == sorted(limits, reverse=True)
+    for place, limit in enumerate(limits):
+        computing = sum(max(0.0, one) for one in seconds[place:])
+        assert limit == pytest.approx(min(60.0, max(2.0, computing)))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+import msgspec
 
 from erllama_py.buffers import BufferPool
 from erllama_py.errors import RowUnavailable
@@ -30,6 +33,15 @@ def used(bench: Bench) -> int:
 def path_of(root: Path, number: int) -> Path:
     """The file of row `number`."""
     return root / "rows" / row_file.file_name(key_of(number))
+
+
+def hollow(path: Path, payload_bytes: int) -> None:
+    """Make the file one whose header, with a right checksum, says that its payload is so large; it is a hole."""
+    head = path.read_bytes()
+    meta = row_file.decode_header(head, len(head), path.name).meta
+    meta = msgspec.structs.replace(meta, payload_bytes=payload_bytes, logits_bytes=0)
+    path.write_bytes(row_file.encode_header(meta, bytes(16), row_file.checksum(b""), 0, 0.0))
+    os.truncate(path, row_file.layout(meta).file_bytes)
 
 
 async def served(bench: Bench, number: int) -> bool:

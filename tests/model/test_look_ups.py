@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,7 +17,7 @@ from helpers.states import asked
 
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.client import CacheClient
-from erllama_py.cache.messages import CacheMessage, Explain, Find, Hit, Located, RowBytes, Used
+from erllama_py.cache.messages import CacheMessage, Explain, Find, Hit, Located, RowBytes, RowLost, Used
 from erllama_py.model.look_ups import KeptLogits, LookUps
 from erllama_py.results import CacheHit, CacheHitKind
 from erllama_py.scheduler.messages import EndLookUp, Found, ReadRows, RowRead
@@ -23,6 +25,7 @@ from erllama_py.scheduler.messages import EndLookUp, Found, ReadRows, RowRead
 pytestmark = pytest.mark.anyio
 
 ROWS = rows_of(PROMPT, *range(5, 61, 5))
+N_VOCAB = 260
 READ_AHEAD = 4  # as `docs/internals/cache.md` has it
 NO_ROW = RowBytes(ROWS[0].meta, memoryview(b""), b"")
 
@@ -39,7 +42,7 @@ class Client(CacheClient):
         self.finds.append(message)
         return NOTHING
 
-    async def read(self, row: Located) -> RowBytes | None:
+    async def read(self, row: Located, seconds: float) -> RowBytes | None:
         # Held by this frame, as a `Reply` holds its answer.
         read: asyncio.Future[RowBytes | None] = asyncio.get_running_loop().create_future()
         self.reads.append(read)
@@ -54,7 +57,7 @@ class Client(CacheClient):
 async def look_ups() -> AsyncIterator[tuple[LookUps, Client, list[Found | RowRead]]]:
     """Those of a model `m`, and what they have posted."""
     client, posted = Client(), list[Found | RowRead]()
-    tasks = LookUps(client, "model:m", KeptLogits(), posted.append)
+    tasks = LookUps(client, "model:m", KeptLogits(), N_VOCAB, posted.append)
     try:
         yield tasks, client, posted
     finally:
@@ -194,3 +197,23 @@ async def test_a_restore_that_ends_before_its_last_row_is_in_was_cancelled(
             tasks.taken(1)
         tasks.end(cold_end(ROWS[:taken], ROWS[taken] if refused else None))
         assert [used.kind for used in client.told if isinstance(used, Used)] == [kind]
+
+
+NUMBERS = struct.pack(f"<{N_VOCAB}f", *range(N_VOCAB))
+
+
+@pytest.mark.parametrize(
+    ("logits", "good"),
+    [(b"", True), (NUMBERS, True), (NUMBERS[:-4], False), (NUMBERS + b"abcd", False), (b"x", False),
+     (NUMBERS[:40] + struct.pack("<f", math.nan) + NUMBERS[44:], False)],
+)  # fmt: skip
+async def test_a_row_with_logits_that_no_token_can_be_drawn_from_is_refused(logits: bytes, good: bool) -> None:
+    """Of another size, or no numbers: the request begins without the row, and no other finds it."""
+    async with look_ups() as (tasks, client, posted):
+        tasks.read(ReadRows(1, ROWS[:1]))
+        await reads_begun(client, 1)
+        content = RowBytes(ROWS[0].meta, memoryview(b""), logits)
+        client.reads[0].set_result(content)
+        await until(lambda: len(posted) == 1)
+        assert posted == [RowRead(1, content if good else None)]
+        assert client.told == ([] if good else [RowLost(ROWS[0].tier, ROWS[0].meta.key, "refused")])

@@ -5,12 +5,18 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy
 import pytest
 from helpers.cache import PROMPT, ask, cold, model_at, ram_model, row_files, text, tier_info, until_true
+from helpers.directory_tier import hollow
+from helpers.held_thread import HeldThread
 
 import erllama_py as erllama
 from erllama_py.engine.stub import StubBackend
+from erllama_py.tiers.scan import read_row
 
 pytestmark = pytest.mark.anyio
 
@@ -100,7 +106,7 @@ async def test_a_directory_that_is_deleted_costs_rows_and_no_reply(
 
 
 async def test_a_row_that_the_engine_refuses_costs_that_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The request starts from what is in the cells; the row is removed, and saved again."""
+    """The request starts from what is in the cells; the row is hidden, and saved again in its place."""
     async with ram_model() as (runtime, model):
         await ask(model, PROMPT)
         await ask(model, text(40, seed=1))
@@ -126,3 +132,77 @@ async def test_a_row_that_the_engine_refuses_costs_that_row(monkeypatch: pytest.
     assert counters["bad.refused"] == 1
     assert again.cache_hit_kind == "exact"
     assert warm.reply == again.reply == await cold(PROMPT)
+
+
+async def test_a_row_that_says_it_is_larger_than_any_memory_is_a_miss(tmp_path: Path) -> None:
+    """A hole of 1 TiB with a right header: the request is answered, from what precedes it."""
+    async with model_at(tmp_path) as (runtime, model):
+        await ask(model, PROMPT)
+        await ask(model, text(40, seed=1))
+        await runtime.cache.flush()
+        third = next(row for row in await runtime.cache.rows() if row.end == 192)
+        (path,) = [path for path in row_files(tmp_path) if third.key.hex() in path.name]
+        hollow(path, 1 << 40)
+        warm = await ask(model, PROMPT)
+    assert warm.cache_delta.read == 128
+    assert warm.reply == await cold(PROMPT)
+
+
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError])
+async def test_an_error_of_any_kind_while_a_row_is_read_is_a_miss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """The request is answered, and the next one has the row."""
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    async with model_at(tmp_path) as (runtime, model):
+        await ask(model, PROMPT)
+        await ask(model, text(40, seed=1))
+        await runtime.cache.flush()
+        with monkeypatch.context() as patch:
+            patch.setattr("erllama_py.tiers.directory.read_row", fail)
+            missed = await ask(model, PROMPT)
+        await ask(model, text(40, seed=1))
+        again = await ask(model, PROMPT)
+    assert (missed.cache_hit_kind, missed.stats.miss_reason) == ("cold", "a row could not be read")
+    assert again.cache_delta.read > 0
+    assert missed.reply == again.reply == await cold(PROMPT)
+
+
+async def test_a_model_without_memory_for_a_copy_saves_nothing_and_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine thread does not end with it."""
+
+    def full(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as system:
+        system.setattr("erllama_py.buffers.numpy", SimpleNamespace(empty=full, uint8=numpy.uint8))
+        async with ram_model() as (runtime, model):
+            reply = (await ask(model, PROMPT)).reply
+            counters = await runtime.cache.counters()
+    assert counters["saves.dropped.no_buffer"] > 0
+    assert reply == await cold(PROMPT)
+
+
+async def test_a_tier_that_hangs_holds_a_request_no_longer_than_computing_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are given up after that, and are there again when it answers."""
+    monkeypatch.setattr("erllama_py.cache.policy.LEAST_READ_SECONDS", 0.02)
+    async with model_at(tmp_path) as (runtime, model):
+        await ask(model, PROMPT)
+        await ask(model, text(40, seed=1))
+        await runtime.cache.flush()
+        with monkeypatch.context() as patch:
+            held = HeldThread(patch, "erllama_py.tiers.directory.read_row", read_row)
+            missed = await ask(model, PROMPT)
+            assert held.reached.is_set()
+            held.go_on()
+        monkeypatch.setattr("erllama_py.cache.policy.LEAST_READ_SECONDS", 2.0)
+        await ask(model, text(40, seed=1))
+        again = await ask(model, PROMPT)
+    assert (missed.cache_hit_kind, missed.stats.miss_reason) == ("cold", "a row could not be read")
+    assert again.cache_delta.read > 0
+    assert missed.reply == again.reply

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.directory_tier import path_of, served, tier_at, used, works
+from helpers.directory_tier import hollow, path_of, served, tier_at, used, works
 from helpers.fake_cache import bytes_in, key_of, tier_running
 from helpers.held_thread import HeldThread
 
-from erllama_py.errors import RowUnavailable, TierFailed
+from erllama_py.buffers import BufferPool
+from erllama_py.errors import RowUnavailable, TierFailed, TierStuck
 from erllama_py.tiers.messages import Get, RowLost, Sweep, TierHealth
 from erllama_py.tiers.scan import read_row
 
@@ -120,4 +121,66 @@ async def test_a_row_that_cannot_be_read_for_a_moment_is_not_lost(
             with pytest.raises(TierFailed, match=errno.errorcode[number]):
                 await bench.ref.call(Get(key_of(1)))
         assert bench.cache.told(RowLost) == []
+        assert await served(bench, 1)
+
+
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate"), MemoryError()])
+async def test_a_row_that_there_is_no_memory_for_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: MemoryError
+) -> None:
+    """An address space that is used up is no fault of the file: the reader is told, and finds the row later."""
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    async with tier_running(lambda: tier_at(tmp_path)) as bench:
+        await bench.put(1)
+        with monkeypatch.context() as system:
+            system.setattr(BufferPool, "take", lambda *_: None)
+            system.setattr("numpy.empty", fail)
+            with pytest.raises(TierFailed, match="no memory"):
+                await bench.ref.call(Get(key_of(1)))
+        assert bench.cache.told(RowLost) == []
+        assert await served(bench, 1)
+
+
+@pytest.mark.parametrize("when", ["read", "opened"])
+async def test_a_header_is_believed_no_further_than_the_device_has_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """A hole of 1 TiB is a torn row: no memory is asked for it, whether it is read or found by an opening."""
+    asked: list[int] = []
+    take = BufferPool.take
+
+    def noting(pool: BufferPool, nbytes: int) -> memoryview | None:
+        asked.append(nbytes)
+        return take(pool, nbytes)
+
+    monkeypatch.setattr(BufferPool, "take", noting)
+    async with tier_running(lambda: tier_at(tmp_path, quota=2 << 40)) as bench:
+        await bench.put(1)
+        hollow(path_of(tmp_path, 1), 1 << 40)
+        if when == "read":
+            asked.clear()
+            assert not await served(bench, 1)
+            assert bench.cache.told(RowLost) == [RowLost("d", key_of(1), "torn")]
+            assert asked == []
+    async with tier_running(lambda: tier_at(tmp_path)) as bench:
+        assert await bench.cache.opened() == []
+        await works(bench, tmp_path)
+
+
+async def test_behind_a_read_that_hangs_no_other_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails at once instead: each request would wait for the device anew. When it answers, rows are read again."""
+    async with tier_running(lambda: tier_at(tmp_path)) as bench:
+        await bench.put(1)
+        held = HeldThread(monkeypatch, READ_ROW, read_row)
+        reading = bench.ref.begin_call(Get(key_of(1)))
+        await held.reached.wait()
+        bench.tier._reads = {read: since - 11.0 for read, since in bench.tier._reads.items()}  # so long ago
+        with pytest.raises(TierStuck) as stuck:
+            await bench.ref.call(Get(key_of(1)))
+        assert stuck.value.tier == "d"
+        held.go_on()
+        await reading.wait()
         assert await served(bench, 1)
