@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from helpers.loggers import levels
 from helpers.runtime import forget_engine_threads
 from hypothesis import settings
 
@@ -37,6 +38,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ERLLAMA_HOME", str(folder))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loggers() -> Iterator[None]:
+    """No file of tests leaves levels of loggers behind: another file's tests would see more records, or fewer."""
+    before = levels()
+    yield
+    assert levels() == before
 
 
 def pytest_configure() -> None:

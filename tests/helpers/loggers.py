@@ -1,4 +1,4 @@
-"""The loggers of the process, put back as they were."""
+"""The loggers of the process: looked at, and put back as they were."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ def logging_put_back() -> Iterator[None]:
             level, handlers, propagate, disabled = before.get(logger, (logging.NOTSET, [], True, False))
             logger.setLevel(level)
             logger.handlers, logger.propagate, logger.disabled = list(handlers), propagate, disabled
+
+
+def levels() -> dict[str, tuple[int, bool]]:
+    """The level of the root logger and those of the library's, where one is set, and whether one is disabled."""
+    mine = [logger for logger in _loggers() if logger.name == "root" or logger.name.startswith("erllama_py")]
+    return {one.name: (one.level, one.disabled) for one in mine if one.level or one.disabled}
 
 
 def _loggers() -> list[logging.Logger]:

@@ -97,8 +97,8 @@ async def test_no_record_holds_a_word_of_a_prompt(
     structured: bool, caplog: pytest.LogCaptureFixture, lines: io.StringIO
 ) -> None:
     """At every level, whatever goes wrong, with the server's logging and with that of an application."""
+    caplog.set_level(logging.DEBUG)  # first, as it is put back last
     logs = configure_logging("json", "debug", lines) if structured else None
-    caplog.set_level(logging.DEBUG)
     try:
         async with served() as at:
             await everything(at)
