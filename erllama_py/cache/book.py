@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
+from itertools import islice
 from typing import TypeVar
 
 import msgspec
@@ -26,6 +27,10 @@ MOST_TURN_BYTES = 256 << 20
 
 # Rows whose time is over that are looked at before a choice of victims: a millisecond. More are found by the next one.
 RELEASED = 1024
+
+# Seconds for which a row that could not be removed is chosen after all others. One file that is in the way for good
+# then costs no more than a save each minute.
+STUCK_SECONDS = 60.0
 
 Counted = TypeVar("Counted", bound=Hashable)
 
@@ -57,8 +62,11 @@ class Book:
         self.problem: str | None = None  # why it cannot be written
         self.leaves = Leaves()
         self.keeps = Keeps()  # rows that are no leaves for a time, whatever extends them
+        self.stuck_leaves = Leaves()  # rows that could not be removed: those that were tried first come first
         self.turn_leaves = Leaves()  # rows of turns have an order, and a share of the quota, of their own
         self.turn_bytes = 0  # stored and pending
+        self._stuck: dict[bytes, float] = {}  # until when; those that were tried first come first
+        self._removes_again = False  # what could not be removed can be now
         self._turns: dict[bytes, Counter[bytes]] = {}  # their keys by what they are found by, and how often here
         self._children: dict[bytes, Child | Siblings] = {}
         self._identities: dict[bytes, Counter[Identity]] = {}  # settings of the rows of each model
@@ -105,6 +113,22 @@ class Book:
         if copy is not None:
             self.stored -= copy.nbytes
         return copy
+
+    def removed(self, key: bytes) -> int | None:
+        """The tier has removed this row, which was to go; its bytes, None where it was not."""
+        self._removes_again |= self._stuck.pop(key, None) is not None
+        return self.removing.pop(key, None)
+
+    def stick(self, key: bytes, now: float) -> None:
+        """The tier could not remove this row, and has it still: others are chosen before it for a while."""
+        self.removing.pop(key, None)
+        self._stuck.pop(key, None)
+        self._stuck[key] = now + STUCK_SECONDS
+        self._removes_again = False
+
+    def stuck_until(self, key: bytes) -> float | None:
+        """Until when others are chosen before this row; None where it is like any other."""
+        return self._stuck.get(key)
 
     def _remove(self, key: bytes) -> Copy | None:
         copy = self.rows.pop(key, None)
@@ -155,8 +179,14 @@ class Book:
 
     def release(self, now: float, limit: int | None = None) -> None:
         """Rows whose time is over can go again, some `RELEASED` at a time; with a `limit` in bytes also those whose
-        time ends first."""
+        time ends first. So can those that could not be removed a while ago."""
         for key in self.keeps.release(now, self.keep_limit if limit is None else limit, RELEASED):
+            self._place(key)
+        for key, until in list(islice(self._stuck.items(), RELEASED)):
+            if until > now and not self._removes_again:
+                break
+            del self._stuck[key]
+            self._no_leaf(key)
             self._place(key)
 
     @property
@@ -313,11 +343,15 @@ class Book:
         """Put a row into the order of last use, if it is here and a leaf."""
         if key in self.rows and key not in self._children and key not in self.keeps:
             copy = self.rows[key]
-            (self.turn_leaves if is_turn(copy.meta) else self.leaves).add(key, copy.used_at)
+            if (until := self._stuck.get(key)) is not None:
+                self.stuck_leaves.add(key, until)
+            else:
+                (self.turn_leaves if is_turn(copy.meta) else self.leaves).add(key, copy.used_at)
 
     def _no_leaf(self, key: bytes) -> None:
         self.leaves.discard(key)
         self.turn_leaves.discard(key)
+        self.stuck_leaves.discard(key)
 
     def _meta(self, key: bytes) -> RowMeta | None:
         copy = self.rows.get(key)

@@ -50,16 +50,15 @@ def choose_victims(index: Index, tier: str, excess: int, now: float) -> tuple[tu
     """Rows of `excess` bytes or more to remove from a tier, children before parents, and their bytes.
 
     Fewer if no more can go; never more than `PORTION` rows. Those that an engine has refused go first, turns where
-    nothing else can.
+    nothing else can, and after them what the tier could not remove before.
     """
     book = index.books[tier]
     book.release(now)
-    refused, given = _choose_refused(index, book, excess)
-    excess -= given
-    victims, freed = _choose(index, book, book.leaves, excess, PORTION - len(refused), now)
-    most = PORTION - len(refused) - len(victims)
-    turns, more = _choose(index, book, book.turn_leaves, excess - freed, most, now)
-    return refused + victims + turns, given + freed + more
+    victims, freed = _choose_refused(index, book, excess)
+    for order in (book.leaves, book.turn_leaves, book.stuck_leaves):
+        more, nbytes = _choose(index, book, order, excess - freed, PORTION - len(victims), now)
+        victims, freed = victims + more, freed + nbytes
+    return victims, freed
 
 
 def _choose_refused(index: Index, book: Book, excess: int) -> tuple[tuple[bytes, ...], int]:
@@ -68,7 +67,7 @@ def _choose_refused(index: Index, book: Book, excess: int) -> tuple[tuple[bytes,
     for key, copy in book.refused.items():
         if freed >= excess or len(victims) == PORTION:
             break
-        if key not in book.pending and not index.is_pinned(key):
+        if key not in book.pending and not index.is_pinned(key) and book.stuck_until(key) is None:
             victims.append(key)
             freed += copy.nbytes
     return tuple(victims), freed
@@ -193,4 +192,6 @@ def _offer(index: Index, book: Book, key: bytes, candidates: list[tuple[float, b
         return
     useless = book.is_stale(copy.meta) or not book.has_parent(copy.meta)
     worth = -1.0 if useless else score(copy.meta, copy.nbytes, copy.hits, copy.used_at, now)
+    if (until := book.stuck_until(key)) is not None:  # in the order in which they were tried
+        worth = until
     heapq.heappush(candidates, (worth, key))

@@ -1,12 +1,14 @@
-"""Removing rows: from the index at once, then from their tier, when its queue gets there.
+"""Removing rows: out of look-ups at once, then from their tier, when its queue gets there.
 
-Many rows go in portions (see `eviction`), and the event loop turns between two of them.
+A row is forgotten when its tier has removed it. One that the tier could not remove is found again from then on, and is
+the last to be chosen once more. Many rows go in portions (see `eviction`), and the event loop turns between two of
+them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 
 from erllama_py.actors import ActorError, Names, Reply
@@ -52,7 +54,6 @@ class Removals:
         """Hide these rows from look-ups now; their tier removes them when its queue gets there."""
         if keys:
             self._delete(tier, keys)
-            self._count(tier, keys)
 
     def refuse(self, tier: str, key: bytes) -> None:
         """An engine could not take this row, which the tier considers sound: hide it from look-ups.
@@ -65,11 +66,15 @@ class Removals:
 
     def done(self, removed: Removed) -> None:
         """See `Removed`."""
-        if removed.ok:
-            self._reservations.confirm_removed(removed.tier, removed.keys)
-        else:  # what is there and what is not, only the tier can say
+        tier = removed.tier
+        if not removed.ok:  # what is there and what is not, only the tier can say
             with suppress(ActorError):
-                self._names.cast(tier_actor_name(removed.tier), Introduce(), bounded=False)
+                self._names.cast(tier_actor_name(tier), Introduce(), bounded=False)
+            return
+        self._count(tier, removed.keys)
+        self._reservations.confirm_removed(tier, removed.keys)
+        for row in removed.left:
+            self._reservations.put_back(tier, row, self._now())
 
     async def _gc(self, tier: str) -> int:
         if tier not in self._index.books:  # it was stopped meanwhile
@@ -81,18 +86,21 @@ class Removals:
         """The bytes freed; raises `TierStuck`, once all have answered. No portion waits until the one before is
         removed: its rows could be pinned, or extended, meanwhile."""
         replies = list[Reply[int]]()
+        left = sum(len(book.rows) + len(book.refused) for book in self._index.books.values())
         for tier, keys in portions:
             if keys:
                 replies += self._delete(tier, keys)
-                self._count(tier, keys)
+            left -= len(keys)
+            if left <= 0:  # or rows that cannot be removed, and are back by then, would be chosen for ever
+                break
             await asyncio.sleep(0)
         return await _total(reply.wait() for reply in replies)
 
-    def _count(self, tier: str, keys: tuple[bytes, ...]) -> None:
-        """Rows are out of the index, and about to go."""
-        book = self._index.books.get(tier)
-        self._counters[f"evicted.{tier}"] += len(keys)
-        self._counters[f"evicted_bytes.{tier}"] += 0 if book is None else sum(book.removing.get(key, 0) for key in keys)
+    def _count(self, tier: str, keys: Sequence[bytes]) -> None:
+        """Rows are gone."""
+        if keys and (book := self._index.books.get(tier)) is not None:
+            self._counters[f"evicted.{tier}"] += len(keys)
+            self._counters[f"evicted_bytes.{tier}"] += sum(book.removing.get(key, 0) for key in keys)
 
     def _delete(self, tier: str, keys: tuple[bytes, ...]) -> list[Reply[int]]:
         """Take rows out of the index, and have their tier remove them; its pending answer, unless it is gone."""

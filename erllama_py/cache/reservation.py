@@ -16,7 +16,7 @@ import msgspec
 from erllama_py.cache.book import Book, is_turn
 from erllama_py.cache.eviction import PORTION, choose_turns, choose_victims
 from erllama_py.cache.index import Index, Loss
-from erllama_py.tiers.messages import RowMeta
+from erllama_py.tiers.messages import RowMeta, StoredRow
 
 
 class Reserved(msgspec.Struct, frozen=True):
@@ -145,8 +145,14 @@ class Reservations:
         if (book := self._index.books.get(tier)) is not None:
             for key in keys:
                 # A tier that was asked for its rows meanwhile has reported it again before it removed it.
-                if book.removing.pop(key, None) is None:
+                if book.removed(key) is None:
                     self._index.drop(tier, key, "evicted")
+
+    def put_back(self, tier: str, row: StoredRow, now: float) -> None:
+        """The tier could not remove this row, and has it as before."""
+        if (book := self._index.books.get(tier)) is not None:
+            book.stick(row.meta.key, now)
+            self._index.add(tier, row)
 
     def _extending(self, parent: Reservation) -> list[int]:
         book = self._index.books.get(parent.tier)

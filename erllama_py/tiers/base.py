@@ -150,13 +150,19 @@ class TierActor(Actor[messages.TierMessage]):
                     await self.recheck(change.reservation)
                 return await self.put(change)
             case messages.Delete(keys):
-                freed = await self.delete(keys)
-                self.tell(messages.Removed(self.tier, keys, ok=True))
-                return freed
+                return await self._remove(keys)
             case messages.Sweep():
                 return await self.sweep()
             case messages.Flush():
                 return None
+
+    async def _remove(self, keys: Sequence[bytes]) -> int:
+        """Remove rows, and report which are gone; the bytes freed."""
+        freed = await self.delete(keys)
+        left = tuple(row for key in keys if (row := self.rows.get(key)) is not None)
+        gone = tuple(key for key in keys if key not in self.rows)
+        self.tell(messages.Removed(self.tier, gone, ok=True, left=left))
+        return freed
 
     # --- what a subclass does, one at a time but for `get` ----------------------------------------------------
 
@@ -169,7 +175,7 @@ class TierActor(Actor[messages.TierMessage]):
         raise NotImplementedError
 
     async def delete(self, keys: Sequence[bytes]) -> int:
-        """See `Delete`."""
+        """See `Delete`. What could not be removed is still in `rows`."""
         raise NotImplementedError
 
     async def sweep(self) -> int:

@@ -123,15 +123,19 @@ class DirectoryTier(TierActor):
         return RowBytes(header.meta, payload, logits)
 
     async def delete(self, keys: Sequence[bytes]) -> int:
-        names = [row_file.file_name(key) for key in keys]
-        self._opening.settle(names)
-        for key, name in zip(keys, names, strict=True):
+        names = {row_file.file_name(key): key for key in keys}
+        before = {
+            name: row_file.file_name(row.meta.parent) for name, key in names.items() if (row := self.rows.get(key))
+        }
+        removal = await self._writing.finish(self.store.delete, names, before)
+        gone = {name: key for name, key in names.items() if name not in removal.left}
+        self._opening.settle(gone)
+        for name, key in gone.items():
             self.rows.pop(key, None)
             self._usage.pop(name, None)
-        freed, error = await self._writing.finish(self.store.delete, names)
-        if error is not None:
-            self._not_writable(error)
-        return freed
+        if removal.error is not None:
+            self._not_writable(removal.error)
+        return removal.freed
 
     async def sweep(self) -> int:
         freed = await self._writing.finish(self.store.sweep, set(self.rows), self._opening.names())

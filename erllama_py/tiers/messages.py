@@ -112,8 +112,9 @@ class Get(msgspec.Struct, frozen=True):
 
 
 class Delete(msgspec.Struct, frozen=True):
-    """Remove rows; those that are not there are no error. The cache gets `Removed`; a call is answered with
-    the bytes freed."""
+    """Remove rows, those that extend others before them; one that is not there is no error. The cache gets `Removed`; a
+    call is answered with the bytes freed. A row is only gone when its file is: else it stays, and with it the rows
+    that it extends."""
 
     keys: tuple[bytes, ...]
 
@@ -182,11 +183,13 @@ class PutFailed(msgspec.Struct, frozen=True):
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """These rows are out of the tier, their bytes free; not `ok`: that failed, and which are left is unknown."""
+    """These rows are out of the tier, their bytes free. Those that are `left` could not be removed, and are served as
+    before. Not `ok`: that failed, and which of `keys` are left is unknown."""
 
     tier: str
     keys: tuple[bytes, ...]
     ok: bool
+    left: tuple[StoredRow, ...] = ()
 
 
 class RowLost(msgspec.Struct, frozen=True):

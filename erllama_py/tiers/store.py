@@ -8,8 +8,10 @@ change is decided. Readers use the `place` alone.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import count
 
 from erllama_py.buffers import BufferPool
@@ -26,6 +28,15 @@ KEPT_OF_NAME = 200
 
 # No link is followed, and no pipe is waited for.
 WRITING = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+@dataclass
+class Removal:
+    """What came of a removal: the bytes freed, the names that are `left`, and the first error."""
+
+    freed: int = 0
+    left: set[str] = field(default_factory=set)
+    error: OSError | None = None
 
 
 class Store:
@@ -73,8 +84,7 @@ class Store:
     def prepare(self, draft: Draft) -> None:
         """Take the bytes from the quota and make the temp file. After any error, `take_back`."""
         place = self._opened()
-        self.delete(list(self._left))
-        self._left.intersection_update(self.ledger.rows)
+        self._left = self.delete(list(self._left)).left
         if not self.ledger.fits(draft.nbytes):
             raise TierFull(self.tier, f"{draft.nbytes} bytes do not fit: {self.ledger.used} of {self.quota} are taken")
         self.ledger.add(draft.temp, draft.nbytes)
@@ -101,18 +111,22 @@ class Store:
             self.ledger.add(name, draft.nbytes)
         self._left.update(left)
 
-    def delete(self, names: Iterable[str]) -> tuple[int, OSError | None]:
-        """Remove files in `rows`: the bytes freed, and the first error. The next row that is put tries again first."""
-        place = self._opened()
-        freed, first = 0, None
+    def delete(self, names: Iterable[str], before: Mapping[str, str] | None = None) -> Removal:
+        """Remove files in `rows`. Where one is left, the one `before` it, whose row it extends, is left too: rows are
+        used in chains."""
+        place, removal, needed = self._opened(), Removal(), set[str]()
         for name in breathing(names):
             try:
-                self._files.unlink(place.rows_fd, name)
-                freed += self.ledger.drop(name)
+                if name not in needed:
+                    self._unlink(place, name)
+                    removal.freed += self.ledger.drop(name)
+                    continue
             except OSError as error:
-                self._left.add(name)
-                first = first or error
-        return freed, first
+                removal.error = removal.error or error
+            removal.left.add(name)
+            if before and name in before:
+                needed.add(before[name])
+        return removal
 
     def forget(self, name: str) -> bool:
         """A file is gone that was not removed here; False if there still is one of that name."""
@@ -169,6 +183,14 @@ class Store:
             raise TierFailed(self.tier, f"the directory {self.root} is not open")
         return self.place
 
+    def _unlink(self, place: Place, name: str) -> None:
+        """Remove a file. A directory of its name is none of ours, and is left alone."""
+        try:
+            self._files.unlink(place.rows_fd, name)
+        except OSError:
+            if not _is_directory(place.rows_fd, name):
+                raise
+
     def _sound_row(self, place: Place, name: str) -> row_file.Header | None:
         try:
             header, _, _ = read_row(place, name, self._buffers.take)
@@ -190,3 +212,10 @@ class Store:
             return False
         self.ledger.drop_aside(name)
         return True
+
+
+def _is_directory(directory: int, name: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    except OSError:
+        return False

@@ -19,7 +19,7 @@ from erllama_py.cache.messages import (
     Save,
     Used,
 )
-from erllama_py.tiers.messages import CACHE, Delete, Put, Removed, RowBytes, RowMeta, TierRows, TierUp
+from erllama_py.tiers.messages import CACHE, Delete, Put, Removed, RowBytes, RowMeta, StoredRow, TierRows, TierUp
 from helpers.checkpoints import quiet_loop
 from helpers.rows import IDENTITY, meta, stored
 
@@ -29,13 +29,18 @@ class Played(Actor[Any]):
 
     def __init__(self) -> None:
         self.told: list[Any] = []
+        self.left: dict[bytes, StoredRow] = {}  # rows that cannot be removed
 
     async def handle(self, message: Any, reply: Reply[Any] | None) -> None:
         self.told.append(message)
+        freed = 0
         if isinstance(message, Delete):
-            self.names.cast(CACHE, Removed("disk", message.keys, True), bounded=False)
+            gone = tuple(key for key in message.keys if key not in self.left)
+            left = tuple(self.left[key] for key in message.keys if key in self.left)
+            self.names.cast(CACHE, Removed("disk", gone, True, left), bounded=False)
+            freed = 1000 * len(gone)
         if reply is not None:
-            reply.send(1000 * len(message.keys) if isinstance(message, Delete) else 0)
+            reply.send(freed)
 
 
 class Bench:

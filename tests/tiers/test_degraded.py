@@ -8,12 +8,15 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from helpers.directory_tier import path_of, served, tier_at, used, works
 from helpers.fake_cache import (
     Bench,
     bytes_in,
     key_of,
+    meta_of,
+    put_of,
     temp_files,
     tier_running,
 )
@@ -21,7 +24,8 @@ from helpers.tampered_files import Stage, TamperedFiles
 
 from erllama_py.errors import TierFailed, TierFull, TierLocked
 from erllama_py.tiers.lock import open_place
-from erllama_py.tiers.messages import Delete, RowLost, StoredRow, Sweep, TierHealth, TierRows
+from erllama_py.tiers.messages import Delete, Removed, RowLost, StoredRow, Sweep, TierHealth, TierRows
+from erllama_py.tiers.publish import Files
 
 pytestmark = pytest.mark.anyio
 
@@ -53,8 +57,9 @@ async def test_what_cannot_be_removed_stays_counted_and_is_tried_again(tmp_path:
         await works(bench, tmp_path)
 
 
-async def test_rows_that_could_not_be_deleted_are_removed_by_the_next_row(tmp_path: Path) -> None:
-    """The cache counts them as gone: they would take room until a sweep."""
+async def test_rows_that_could_not_be_deleted_are_served_as_before(tmp_path: Path) -> None:
+    """The cache gets a report of which are gone and which are left; the books count these, and they can be deleted
+    later."""
     broken = [False]
 
     def at_stage(stage: Stage) -> None:
@@ -66,12 +71,49 @@ async def test_rows_that_could_not_be_deleted_are_removed_by_the_next_row(tmp_pa
             await bench.put(number)
         broken[0] = True
         assert await bench.ref.call(Delete((key_of(0), key_of(1)))) == 0
+        assert [row.meta.key for row in bench.cache.told(Removed)[0].left] == [key_of(0), key_of(1)]
         assert used(bench) == bytes_in(tmp_path)
+        assert [await served(bench, number) for number in range(3)] == [True] * 3
         broken[0] = False
-        await bench.put(1)  # saved again meanwhile
         await works(bench, tmp_path)
+        assert await bench.ref.call(Delete((key_of(0),))) > 0
+        assert bench.cache.told(Removed)[1] == Removed("d", (key_of(0),), ok=True)
         assert [path_of(tmp_path, number).exists() for number in range(3)] == [False, True, True]
-        assert await served(bench, 1)
+        assert used(bench) == bytes_in(tmp_path)
+
+
+async def test_what_a_row_extends_stays_with_it(tmp_path: Path) -> None:
+    """One file cannot be removed. The rows before it would be of no use without it, nor it without them."""
+    kept = path_of(tmp_path, 2).name
+
+    class OneStuck(Files):
+        def unlink(self, rows_fd: int, name: str) -> None:
+            if name == kept:
+                raise OSError(errno.EPERM, "injected")
+            super().unlink(rows_fd, name)
+
+    async with tier_running(lambda: tier_at(tmp_path, OneStuck())) as bench:
+        for number in range(4):
+            parent = key_of(number - 1) if number else bytes(32)
+            meta = msgspec.structs.replace(meta_of(number), start=256 * number, end=256 * (number + 1), parent=parent)
+            await bench.ref.call(put_of(meta))
+        await bench.ref.call(Delete(tuple(key_of(number) for number in (3, 2, 1, 0))))
+        (removed,) = bench.cache.told(Removed)
+        assert (removed.keys, len(removed.left)) == ((key_of(3),), 3)
+        assert [await served(bench, number) for number in range(4)] == [True] * 3 + [False]
+
+
+async def test_a_directory_under_a_rows_name_counts_as_a_row_that_is_gone(tmp_path: Path) -> None:
+    """It is none of ours: its bytes are not in the books, and it is left where it is."""
+    async with tier_running(lambda: tier_at(tmp_path)) as bench:
+        await bench.put(1)
+        path_of(tmp_path, 1).unlink()
+        path_of(tmp_path, 1).mkdir()
+        await bench.ref.call(Delete((key_of(1),)))
+        assert bench.cache.told(Removed) == [Removed("d", (key_of(1),), ok=True)]
+        assert bench.cache.told(TierHealth) == []
+        assert path_of(tmp_path, 1).is_dir()
+        await works(bench, tmp_path)
 
 
 async def test_a_vanished_directory_is_made_again(tmp_path: Path) -> None:
