@@ -33,8 +33,8 @@ SAMPLE = 64
 # Rows that are chosen, and leave the index, before the event loop turns: 2 ms of work, or 10 beside busy threads.
 PORTION = 128
 
-# What the lock of a directory takes of its tier's quota, beside the rows.
-LOCK_BYTES = 4096
+# What the marker and the lock of a directory take of its tier's quota, beside the rows.
+OWN_BYTES = 2 * 4096
 
 
 def score(meta: RowMeta, nbytes: int, hits: int, used_at: float, now: float) -> float:
@@ -131,7 +131,7 @@ def evict_bytes(index: Index, tiers: Sequence[str], nbytes: int, now: float) -> 
 def surplus(index: Index, tier: str, now: float) -> Portions:
     """What a tier that was filled under a larger quota has to give up."""
     while (book := index.books.get(tier)) is not None:
-        victims, _ = choose_victims(index, tier, book.stored + LOCK_BYTES - book.quota, now)
+        victims, _ = choose_victims(index, tier, book.stored + OWN_BYTES - book.quota, now)
         if not victims:
             return
         yield tier, victims

@@ -164,7 +164,7 @@ class DirectoryTier(TierActor):
 
     async def _scan(self, opening: Opening) -> None:
         """Find out what the files are and tell the cache."""
-        counts: Counter[str] = Counter()
+        counts: Counter[str] = Counter(foreign=self.store.strangers)
         largest = 0
 
         async def report(findings: Sequence[Finding], done: int, total: int) -> None:
@@ -185,7 +185,7 @@ class DirectoryTier(TierActor):
             raise
         # The first restore after a start should not wait for fresh memory, which takes longer than reading does.
         await self._reading.run(self._buffers.warm, WARM_BUFFERS if largest else 0, largest)
-        if counts:
+        if counts := +counts:
             self.tell(BadFiles(self.tier, dict(counts)))
             self._log.warning("bad files were found", **counts)
 

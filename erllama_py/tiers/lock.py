@@ -1,27 +1,28 @@
 """The directory of a tier: made, checked, locked for one process, and held open.
 
 Owns the file descriptors. Everything in a tier is reached through them, never by path: a directory that is replaced by
-another one under the same path is then not written into without its lock. The lock is `flock` on `<root>/lock`, so the
-kernel frees it when the process ends, however it ends. A forked child has the same open file, so it would keep the lock
-of a parent that was killed: it closes what it has inherited before anything else happens in it.
+another one under the same path is then not written into without its lock. Two things are locked (`file_lock`): the file
+`<root>/lock`, checked by its inode, and the directory itself, through a descriptor of its own. So the lock holds though
+somebody removes the file. The kernel frees both when the process ends, however it ends. No descriptor passes an `exec`.
+A forked child has the same open files, so it would keep the locks of a parent that was killed: it closes what it has
+inherited before anything else happens in it, and unlocks nothing.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import stat
 import weakref
 from contextlib import suppress
 
 from erllama_py.errors import TierFailed, TierLocked
-from erllama_py.tiers import row_file
+from erllama_py.tiers import file_lock, marker
 
 LOCK, ROWS, ASIDE = "lock", "rows", "aside"
-ALL = {LOCK, ROWS, ASIDE}
 PRIVATE = 0o700  # KV bytes are a transcript
 PRIVATE_FILE = 0o600
+# Times that the lock's file may be removed between its opening and its locking.
+LOCK_TRIES = 10
 
 
 class Place:
@@ -29,12 +30,14 @@ class Place:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.root_fd = self.lock_fd = self.rows_fd = self.aside_fd = -1
+        self.root_fd = self.guard_fd = self.lock_fd = self.rows_fd = self.aside_fd = -1
+        self._owner = os.getpid()
         _PLACES.add(self)
 
     def is_current(self) -> bool:
-        """Whether what lies at the path, and below it as `rows` and `aside`, is still what was opened."""
+        """Whether what lies at the path, and below it as `lock`, `rows` and `aside`, is still what was opened."""
         try:
+            os.stat(marker.MARKER, dir_fd=self.root_fd)
             return (
                 _same(os.stat(self.root), self.root_fd)
                 and _same(os.stat(LOCK, dir_fd=self.root_fd), self.lock_fd)
@@ -44,25 +47,32 @@ class Place:
         except OSError:
             return False
 
+    def shares_directory(self, other: Place) -> bool:
+        """Whether both are the same directory, which the other one has locked."""
+        return other.guard_fd >= 0 and _same(os.fstat(self.root_fd), other.guard_fd)
+
     def shares_lock(self, other: Place) -> bool:
         """Whether both have the same file as their lock."""
         return other.lock_fd >= 0 and _same(os.fstat(self.lock_fd), other.lock_fd)
 
     def succeed(self, old: Place) -> None:
-        """Be used instead of `old` from now on, with its lock if that is the same file; its readers may go on."""
+        """Be used instead of `old` from now on, with its locks if they are the same; its readers may go on."""
+        if self.shares_directory(old):
+            self.guard_fd, old.guard_fd = old.guard_fd, self.guard_fd
         if self.shares_lock(old):
             self.lock_fd, old.lock_fd = old.lock_fd, self.lock_fd
         old.unlock()
 
     def unlock(self) -> None:
-        """Free the lock; readers may go on."""
-        descriptor, self.lock_fd = self.lock_fd, -1
-        if descriptor >= 0:
-            # Closing alone would leave the lock with a child that is being started, between its fork and its `exec`.
-            with suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-            with suppress(OSError):
-                os.close(descriptor)
+        """Free the locks; readers may go on. In a forked child they stay with the process that took them."""
+        descriptors = (self.lock_fd, self.guard_fd)
+        self.lock_fd = self.guard_fd = -1
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                if self._owner == os.getpid():
+                    file_lock.unlock(descriptor)
+                with suppress(OSError):
+                    os.close(descriptor)
 
     def close(self) -> None:
         """Free the lock and close the directory, which is not read any more. Allowed twice."""
@@ -71,8 +81,8 @@ class Place:
 
     def let_go(self) -> None:
         """Close all descriptors. A lock that was inherited stays with the process that took it."""
-        descriptors = (self.lock_fd, self.aside_fd, self.rows_fd, self.root_fd)
-        self.root_fd = self.lock_fd = self.rows_fd = self.aside_fd = -1
+        descriptors = (self.lock_fd, self.guard_fd, self.aside_fd, self.rows_fd, self.root_fd)
+        self.root_fd = self.guard_fd = self.lock_fd = self.rows_fd = self.aside_fd = -1
         for descriptor in descriptors:
             if descriptor >= 0:
                 with suppress(OSError):
@@ -97,17 +107,18 @@ def open_place(tier: str, root: str, old: Place | None = None) -> Place:
     """Open the directory at `root`, making it where it is not there. Blocks.
 
     Raises `TierLocked` when it is open elsewhere, and `TierFailed` when it cannot be used. `old` is what the new one is
-    to `succeed`: where both have the same lock, it is locked already, and `old` keeps it until then.
+    to `succeed`: where both are the same directory, it is locked already, and `old` keeps it until then.
     """
     place = Place(root)
     try:
         _make_directories(root)
         place.root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-        _check_owner(tier, place)
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        place.lock_fd = os.open(LOCK, flags, PRIVATE_FILE, dir_fd=place.root_fd)
-        if old is None or not place.shares_lock(old):
-            _lock(tier, place)
+        place.guard_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=place.root_fd)
+        if old is None or not place.shares_directory(old):
+            marker.check(tier, root, place.root_fd)
+            _guard(tier, place)
+        marker.mark(place.root_fd, PRIVATE_FILE)
+        _lock(tier, place, old)
         os.fchmod(place.lock_fd, PRIVATE_FILE)
         os.fchmod(place.root_fd, PRIVATE)
         place.rows_fd = _private_directory(place.root_fd, ROWS)
@@ -150,47 +161,54 @@ def _sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
-def _check_owner(tier: str, place: Place) -> None:
-    """Refuse a directory that is not ours to use: another user's, or one that holds something else."""
-    facts = os.fstat(place.root_fd)
-    entries = set(os.listdir(place.root_fd)) - {"lost+found"}
-    if facts.st_uid != os.geteuid():
-        raise TierFailed(tier, f"the directory {place.root} belongs to another user")
-    if entries >= ALL:
-        return
-    private = not stat.S_IMODE(facts.st_mode) & 0o077
-    if not private and entries - ALL:
-        raise TierFailed(
-            tier, f"the directory {place.root} is open to others and holds something else; use a new one, or chmod 700"
-        )
-    # A cleaner of old files may remove the lock, because its file never changes.
-    if LOCK not in entries and entries & ALL and not (private and entries >= {ROWS, ASIDE} and _only_rows(place)):
-        raise TierFailed(
-            tier, f"the directory {place.root} has a {ROWS!r} or {ASIDE!r}, but no {LOCK!r}, and does not look like a "
-            f"tier's; if it is one, make an empty file {os.path.join(place.root, LOCK)}"
-        )  # fmt: skip
-
-
-def _only_rows(place: Place) -> bool:
-    descriptor = os.open(ROWS, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place.root_fd)
+def _guard(tier: str, place: Place) -> None:
+    """Lock the directory itself."""
     try:
-        return all(row_file.key_of_file_name(name) is not None for name in os.listdir(descriptor))
-    finally:
-        os.close(descriptor)
-
-
-def _lock(tier: str, place: Place) -> None:
-    try:
-        fcntl.flock(place.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file_lock.lock_directory(place.guard_fd)
     except BlockingIOError as error:
-        holder = os.pread(place.lock_fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
-        raise TierLocked(
-            tier, f"{place.root} is open already, by the process {holder}; a directory belongs to one tier at a time"
-        ) from error
-    # For the error of the next one to open it. A full disk must not keep the rows from being read.
+        raise _taken(tier, place) from error
+
+
+def _lock(tier: str, place: Place, old: Place | None) -> None:
+    """Open and lock the file that has the lock's name then."""
+    for _ in range(LOCK_TRIES):
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        place.lock_fd = os.open(LOCK, flags, PRIVATE_FILE, dir_fd=place.root_fd)
+        if old is not None and place.shares_lock(old):
+            return
+        try:
+            file_lock.lock(place.lock_fd)
+        except BlockingIOError as error:
+            raise _taken(tier, place) from error
+        if _is_named(place):
+            # For the error of the next one to open it. A full disk must not keep the rows from being read.
+            with suppress(OSError):
+                os.ftruncate(place.lock_fd, 0)
+                os.pwrite(place.lock_fd, b"%d\n" % os.getpid(), 0)
+            return
+        descriptor, place.lock_fd = place.lock_fd, -1
+        os.close(descriptor)
+    raise TierFailed(tier, f"the file {LOCK!r} of {place.root} is removed again and again")
+
+
+def _is_named(place: Place) -> bool:
+    """Whether the file that was locked still has its name."""
+    try:
+        return _same(os.stat(LOCK, dir_fd=place.root_fd, follow_symlinks=False), place.lock_fd)
+    except FileNotFoundError:
+        return False
+
+
+def _taken(tier: str, place: Place) -> TierLocked:
+    holder = "unknown"
     with suppress(OSError):
-        os.ftruncate(place.lock_fd, 0)
-        os.pwrite(place.lock_fd, b"%d\n" % os.getpid(), 0)
+        fd = os.open(LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=place.root_fd)
+        try:
+            holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or holder
+        finally:
+            os.close(fd)
+    problem = f"{place.root} is open already, by the process {holder}; a directory belongs to one tier at a time"
+    return TierLocked(tier, problem)
 
 
 def _private_directory(root_fd: int, name: str) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -21,6 +22,7 @@ from erllama_py.tiers.lock import PRIVATE_FILE
 from erllama_py.tiers.messages import RowBytes, StoredRow
 
 TEMP_SUFFIX = ".tmp"
+_TEMP_NAME = re.compile(r"\d+-\d+\.tmp", re.ASCII)
 _numbers = itertools.count(1)
 
 
@@ -84,6 +86,11 @@ class Draft:
         self.temp = f"{os.getpid()}-{next(_numbers)}{TEMP_SUFFIX}"
         self.checksums = (b"", b"")
         self.named = False  # the target is our file
+
+
+def is_temp(name: str) -> bool:
+    """Whether this is the name of a pending row."""
+    return _TEMP_NAME.fullmatch(name) is not None
 
 
 def prepare(files: Files, rows_fd: int, draft: Draft) -> None:

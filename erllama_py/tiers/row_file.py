@@ -77,6 +77,8 @@ MAX_TOKENS = 1 << 24
 MAX_BUILD_BYTES = 4096
 MAX_PAYLOAD_BYTES = 1 << 40
 MAX_LOGITS_BYTES = 1 << 30
+# More hits than a row can have: a million a second for twelve days. What says more was not counted.
+MAX_HITS = 1 << 40
 
 # A code is never given to another reason, because files hold them.
 REASON_CODES: dict[RowReason, int] = {
@@ -195,7 +197,7 @@ def _version(meta: RowMeta) -> int:
 
 def encode_usage(hits: int, used_at: float) -> bytes:
     """The `USAGE_BYTES` that lie at `USAGE_OFFSET`."""
-    usage = _USAGE.pack(hits, used_at)
+    usage = _USAGE.pack(min(hits, MAX_HITS), used_at)
     return usage + xxhash.xxh3_64_digest(usage)
 
 
@@ -264,8 +266,8 @@ def _decode_usage(head: bytes, created_at: float) -> tuple[int, float]:
     """Hits and last use."""
     usage = head[USAGE_OFFSET : USAGE_OFFSET + _USAGE.size]
     hits, used_at = _USAGE.unpack(usage)
-    sound = xxhash.xxh3_64_digest(usage) == head[USAGE_OFFSET + _USAGE.size : _AFTER_USAGE] and isfinite(used_at)
-    return (hits, used_at) if sound else (0, created_at)
+    whole = xxhash.xxh3_64_digest(usage) == head[USAGE_OFFSET + _USAGE.size : _AFTER_USAGE]
+    return (hits, used_at) if whole and hits <= MAX_HITS and isfinite(used_at) else (0, created_at)
 
 
 def check_bytes(header: Header, payload: Bytes, logits: Bytes) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy
 
@@ -19,9 +20,13 @@ from erllama_py.tiers import row_file
 from erllama_py.tiers.ledger import on_disk
 from erllama_py.tiers.lock import Place
 from erllama_py.tiers.messages import StoredRow
-from erllama_py.tiers.publish import TEMP_SUFFIX
+from erllama_py.tiers.publish import is_temp
 
 T = TypeVar("T")
+
+# File names have at most 255 bytes. A row's name has 68, and what comes before it in `aside` has less than 50.
+KEPT_OF_NAME = 200
+_ASIDE_NAME = re.compile(rf"\d+-({'|'.join(get_args(row_file.BadKind))})-", re.ASCII)
 
 # 32 files take half a millisecond, the interpreter's switch interval under a runtime; a tenth of one is enough for
 # another thread to wake. This makes opening 10,000 rows 60 ms slower.
@@ -52,11 +57,13 @@ class BadFile(Exception):
 
 @dataclass(frozen=True)
 class Census:
-    """Sizes on disk by name; `aside` from the oldest to the newest; `other` is what lies beside the two directories."""
+    """Sizes on disk by name; `aside` from the oldest to the newest. `other` is what we have not written, in the three
+    directories; so many of its files lie among the rows, as `strangers`."""
 
     rows: dict[str, int]
     aside: dict[str, int]
     other: int
+    strangers: int
 
 
 @dataclass(frozen=True)
@@ -87,22 +94,33 @@ def is_passing(error: OSError) -> bool:
 
 
 def take_census(place: Place) -> Census:
-    """Look at all names and sizes; temp files are removed, as their writers are dead."""
+    """Look at all names and sizes; temp files are removed, as their writers are dead. Other names are left alone."""
     rows: dict[str, int] = {}
+    other = strangers = 0
     with os.scandir(place.rows_fd) as entries:
         for entry in breathing(entries):
             if entry.is_file(follow_symlinks=False):
                 try:
-                    if entry.name.endswith(TEMP_SUFFIX):
+                    if is_temp(entry.name):
                         os.unlink(entry.name, dir_fd=place.rows_fd)
-                    else:
-                        rows[entry.name] = on_disk(entry.stat(follow_symlinks=False).st_size)
+                        continue
+                    size = on_disk(entry.stat(follow_symlinks=False).st_size)
                 except FileNotFoundError:
                     continue
+                if row_file.key_of_file_name(entry.name) is not None:
+                    rows[entry.name] = size
+                else:
+                    other, strangers = other + size, strangers + 1
     aside = _sizes(place.aside_fd)
-    other = sum(size for size, _ in _sizes(place.root_fd).values())
-    oldest_first = sorted(aside, key=lambda name: aside[name][1])
-    return Census(rows, {name: aside[name][0] for name in oldest_first}, other)
+    other += sum(size for size, _ in _sizes(place.root_fd).values())
+    other += sum(size for name, (size, _) in aside.items() if not _ASIDE_NAME.match(name))
+    oldest_first = sorted(filter(_ASIDE_NAME.match, aside), key=lambda name: aside[name][1])
+    return Census(rows, {name: aside[name][0] for name in oldest_first}, other, strangers)
+
+
+def aside_name(number: int, kind: str, name: str) -> str:
+    """What a file of this name is called in `aside`."""
+    return f"{number}-{kind}-{os.fsdecode(os.fsencode(name)[:KEPT_OF_NAME])}"
 
 
 def look_at(place: Place, names: Sequence[str]) -> list[Finding]:

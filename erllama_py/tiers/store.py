@@ -21,10 +21,7 @@ from erllama_py.tiers.ledger import Ledger
 from erllama_py.tiers.lock import Place, open_place, words
 from erllama_py.tiers.messages import StoredRow
 from erllama_py.tiers.publish import Draft, Files, is_there, prepare, publish, take_back
-from erllama_py.tiers.scan import BadFile, FileId, breathing, read_row, same_file, take_census
-
-# File names have at most 255 bytes. A row's name has 68, and what comes before it here has less than 50.
-KEPT_OF_NAME = 200
+from erllama_py.tiers.scan import BadFile, FileId, aside_name, breathing, read_row, same_file, take_census
 
 # No link is followed, and no pipe is waited for.
 WRITING = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -46,6 +43,7 @@ class Store:
         self.quota = quota
         self.place: Place | None = None
         self.ledger = Ledger(quota, {}, {}, 0)
+        self.strangers = 0  # files among the rows that are none of ours, and are left alone
         self._files = files
         self._buffers = buffers
         self._numbers = count(1)  # of files set aside
@@ -69,6 +67,7 @@ class Store:
             place.succeed(self.place)
         self.place = place
         self.ledger = Ledger(self.quota, census.rows, census.aside, census.other)
+        self.strangers = census.strangers
         self._left.clear()
         self._trim_aside(place)  # the quota may have been larger
         return place, list(census.rows)
@@ -140,10 +139,7 @@ class Store:
         place = self._opened()
         if not same_file(place, name, file_id):
             return False
-        kept = os.fsdecode(os.fsencode(name)[:KEPT_OF_NAME])
-        aside = next(new for number in self._numbers if (new := f"{number}-{kind}-{kept}") not in self.ledger.aside)
-        os.rename(name, aside, src_dir_fd=place.rows_fd, dst_dir_fd=place.aside_fd)
-        self.ledger.set_aside(name, aside)
+        self.ledger.set_aside(name, self._move_aside(place, name, kind))
         self._trim_aside(place)
         return True
 
@@ -191,10 +187,20 @@ class Store:
             if not _is_directory(place.rows_fd, name):
                 raise
 
+    def _move_aside(self, place: Place, name: str, kind: str) -> str:
+        """Give something in `rows` a name in `aside` that nothing has there; that name."""
+        names = (aside_name(number, kind, name) for number in self._numbers)
+        aside = next(new for new in names if not is_there(place.aside_fd, new))
+        os.rename(name, aside, src_dir_fd=place.rows_fd, dst_dir_fd=place.aside_fd)
+        return aside
+
     def _sound_row(self, place: Place, name: str) -> row_file.Header | None:
+        """The row that has this name; what is none may be replaced by a file, a directory has to go first."""
         try:
             header, _, _ = read_row(place, name, self._buffers.take)
         except (BadFile, OSError):
+            if _is_directory(place.rows_fd, name):
+                self._move_aside(place, name, "foreign")
             return None
         return header
 

@@ -14,7 +14,7 @@ from helpers.rows import chain, meta, stored
 from helpers.runtime import until
 
 from erllama_py.cache.book import TRY_SHARE
-from erllama_py.cache.eviction import PORTION
+from erllama_py.cache.eviction import OWN_BYTES, PORTION
 from erllama_py.cache.messages import EvictBytes, Gc
 from erllama_py.cache.reservation import row_bytes
 from erllama_py.tiers.messages import PutFailed, RowLost, RowStored, TierRows, TierUp
@@ -169,7 +169,7 @@ async def test_a_tier_that_says_that_it_is_full_gives_up_rows_for_the_next_save(
 async def test_a_save_that_too_many_rows_would_have_to_go_for_makes_room_for_the_next() -> None:
     """It is dropped for want of room, and with it goes as much as can at once."""
     async with running() as bench:
-        bench.tier([meta([number], 0, 1) for number in range(MANY)], 1000 * MANY + 4096)
+        bench.tier([meta([number], 0, 1) for number in range(MANY)], 1000 * MANY + OWN_BYTES)
         nbytes = 1000 * PORTION * 3 // 2
         assert await bench.save(MANY, nbytes) == []
         assert len(bench.removed()) == PORTION

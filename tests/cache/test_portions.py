@@ -8,13 +8,12 @@ from itertools import pairwise
 import pytest
 from helpers.rows import chain, meta, stored
 
-from erllama_py.cache.eviction import PORTION, Portions, evict_bytes, orphans, surplus
+from erllama_py.cache.eviction import OWN_BYTES, PORTION, Portions, evict_bytes, orphans, surplus
 from erllama_py.cache.index import Index
 from erllama_py.cache.reservation import Refused, Reservations, Reserved
 from erllama_py.tiers.messages import RowMeta
 
 STORY = list(range(100))
-LOCK = 4096  # bytes
 MANY = 10 * PORTION
 QUOTA = 1 << 40
 
@@ -90,8 +89,8 @@ def test_what_happens_between_two_portions_counts() -> None:
 
 
 def test_a_tier_with_a_smaller_quota_gives_up_what_is_too_much() -> None:
-    """And nothing that was removed otherwise by then. The lock of a directory counts."""
-    index = index_of(*singles(MANY), quota=1000 * PORTION + LOCK)
+    """And nothing that was removed otherwise by then. What a directory has of its own counts."""
+    index = index_of(*singles(MANY), quota=1000 * PORTION + OWN_BYTES)
     assert taken(index, surplus(index, "disk", 0.0)) == {"disk": MANY - PORTION}
     assert taken(index, surplus(index, "disk", 0.0)) == {}
     for row in singles(3 * PORTION, MANY):

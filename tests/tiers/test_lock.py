@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.directory_tier import tier_at
+from helpers.directory_tier import tier_at, works
 from helpers.fake_cache import tier_running
 
 from erllama_py.errors import TierFailed, TierLocked
-from erllama_py.tiers.lock import open_place
+from erllama_py.tiers import file_lock
+from erllama_py.tiers.lock import LOCK_TRIES, open_place
+from erllama_py.tiers.marker import MARKER
 
 ROW_NAME = f"{'0' * 64}.row"
 
@@ -38,10 +40,11 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
     os.close(inherited)
 
 
-def forking(root: Path, parent: str, child: str) -> subprocess.Popen[bytes]:
+def forking(root: Path, parent: str, child: str, hooks: bool = True) -> subprocess.Popen[bytes]:
     """A process of one thread that opens the directory and forks; `say` tells the test, `hear` waits for it."""
     code = (
         "import os, signal, sys; from erllama_py.tiers.lock import open_place\n"
+        f"import erllama_py.tiers.lock as lock; {'' if hooks else 'lock._PLACES.add = lambda place: None'}\n"
         "place = open_place('d', sys.argv[1]); pid = os.fork()\n"
         "say = lambda word: os.write(1, word + b'\\n'); hear = lambda: os.read(0, 1)\n"
         f"if pid == 0: {child}; os._exit(0)\n{parent}"
@@ -86,21 +89,95 @@ def test_a_directory_can_be_opened_again_while_a_child_lives(tmp_path: Path) -> 
         assert owner.stdout.readline() == b"open\n"
 
 
-# --- whose directory it is -----------------------------------------------------------------------------------
-
-
 @pytest.mark.anyio
-async def test_a_lock_that_was_cleaned_away_is_made_again(tmp_path: Path) -> None:
-    """It is never written to, so it looks like an old file; nothing but rows is in `rows`."""
+async def test_a_lock_that_was_removed_is_made_again_and_nobody_gets_in_meanwhile(tmp_path: Path) -> None:
+    """The directory itself is locked too. The one that comes says nothing of a process, and makes no lock either."""
     async with tier_running(lambda: tier_at(tmp_path)) as bench:
         await bench.put(1)
         (tmp_path / "lock").unlink()
+        with pytest.raises(TierLocked, match="unknown"):
+            open_place("other", str(tmp_path))
+        assert not (tmp_path / "lock").exists()
         await bench.put(2)
-        with pytest.raises(TierLocked):
+        with pytest.raises(TierLocked, match=str(os.getpid())):
             open_place("other", str(tmp_path))
     (tmp_path / "lock").unlink()
     async with tier_running(lambda: tier_at(tmp_path)) as bench:
         assert len(await bench.cache.opened()) == 2
+
+
+@pytest.mark.anyio
+async def test_a_lock_that_another_file_has_taken_the_place_of_is_no_lock(tmp_path: Path) -> None:
+    """It is the file that is locked, not its name."""
+    async with tier_running(lambda: tier_at(tmp_path)) as bench:
+        await bench.put(1)
+        (tmp_path / "lock").unlink()
+        (tmp_path / "lock").write_text("1\n")
+        await works(bench, tmp_path)
+        with pytest.raises(TierLocked, match=str(os.getpid())):
+            open_place("other", str(tmp_path))
+
+
+def test_a_lock_that_is_removed_while_it_is_taken_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two of them could each lock a file of that name."""
+    left = [2]
+
+    lock = file_lock.lock
+
+    def removed_meanwhile(fd: int) -> None:
+        lock(fd)
+        if left[0]:
+            left[0] -= 1
+            (tmp_path / "lock").unlink()
+
+    monkeypatch.setattr("erllama_py.tiers.lock.file_lock.lock", removed_meanwhile)
+    place = open_place("d", str(tmp_path))
+    assert os.fstat(place.lock_fd).st_ino == (tmp_path / "lock").stat().st_ino
+    left[0] = LOCK_TRIES
+    place.close()
+    with pytest.raises(TierFailed, match="again and again"):
+        open_place("d", str(tmp_path))
+
+
+@pytest.mark.parametrize("without", ["F_OFD_SETLK", "directories"])
+def test_the_lock_holds_where_the_system_has_no_such_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: str
+) -> None:
+    """`flock` on the file is what is left, or the file alone."""
+    if without == "directories":
+        monkeypatch.setattr("erllama_py.tiers.lock.file_lock.lock_directory", lambda fd: None)
+    else:
+        monkeypatch.setattr("erllama_py.tiers.file_lock._SET", None)
+        monkeypatch.setattr("erllama_py.tiers.lock.file_lock.lock_directory", lambda fd: None)
+    place = open_place("d", str(tmp_path))
+    with pytest.raises(TierLocked, match=str(os.getpid())):
+        open_place("d", str(tmp_path))
+    place.close()
+    open_place("d", str(tmp_path)).close()
+
+
+def test_no_descriptor_passes_an_exec(tmp_path: Path) -> None:
+    """A program that the owner starts would hold the locks, and could read the rows."""
+    place = open_place("d", str(tmp_path))
+    for descriptor in (place.root_fd, place.guard_fd, place.lock_fd, place.rows_fd, place.aside_fd):
+        assert not os.get_inheritable(descriptor)
+    place.close()
+
+
+@pytest.mark.slow
+def test_a_child_that_python_does_not_know_of_frees_nothing(tmp_path: Path) -> None:
+    """A library may fork without Python's hooks: the child has everything open, and closes it."""
+    child = "place.close()"
+    with forking(tmp_path, "os.waitpid(pid, 0); say(b'waited'); hear()", child, hooks=False) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"waited\n"
+        with pytest.raises(TierLocked, match=str(owner.pid)):
+            open_place("d", str(tmp_path))
+
+
+# --- whose directory it is -----------------------------------------------------------------------------------
 
 
 def make(root: Path, *entries: str) -> None:
@@ -115,34 +192,39 @@ def make(root: Path, *entries: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entries", "mode"),
+    "entries",
     [
-        ((f"rows/{ROW_NAME}",), 0o700),
-        ((f"rows/{ROW_NAME}", "rows/letter.txt", "aside/"), 0o700),
-        ((f"rows/{ROW_NAME}", "aside/"), 0o755),
-        (("lock", "letter.txt"), 0o755),
-        (("lock", "rows/", "letter.txt"), 0o755),
+        ("letter.txt",),
+        ("lock",),
+        ("rows/",),
+        ("lock", "rows/", "aside/"),
+        ("lock", f"rows/{ROW_NAME}", "aside/"),
+        (f"{MARKER}/", "lock", "rows/"),
     ],
 )
-def test_what_does_not_look_like_a_tiers_is_refused(tmp_path: Path, entries: tuple[str, ...], mode: int) -> None:
-    """Many a directory has a file named `lock`; the error says what is to be done."""
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_a_directory_without_a_marker_is_refused_and_left_as_it_was(
+    tmp_path: Path, entries: tuple[str, ...], mode: int
+) -> None:
+    """Another program may have a `lock` and `rows` too. The error has the path, and says what can be done."""
     root = tmp_path / "kv"
     root.mkdir()
     make(root, *entries)
     root.chmod(mode)
-    with pytest.raises(TierFailed, match=r"chmod 700|make an empty file") as refused:
+    before = sorted(root.rglob("*"))
+    with pytest.raises(TierFailed, match="empty") as refused:
         open_place("d", str(root))
-    assert root.stat().st_mode & 0o777 == mode
-    if "lock" not in entries:
-        make(root, "lock")
-        if "aside/" not in entries:
-            root.chmod(0o700)
+    assert str(root / MARKER) in str(refused.value)
+    assert (sorted(root.rglob("*")), root.stat().st_mode & 0o777) == (before, mode)
+    if f"{MARKER}/" not in entries:
+        make(root, MARKER)
         open_place("d", str(root)).close()
-        assert str(root / "lock") in str(refused.value)
 
 
-@pytest.mark.parametrize("entries", [("lock",), ("lock", "rows/"), ("lock", "rows/", "aside/", "letter.txt")])
-def test_what_looks_like_a_tiers_is_taken_and_closed_to_others(tmp_path: Path, entries: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "entries", [(), ("lost+found/",), (MARKER,), (MARKER, "letter.txt"), (MARKER, "lock", "rows/")]
+)
+def test_one_that_is_empty_or_marked_is_taken_and_closed_to_others(tmp_path: Path, entries: tuple[str, ...]) -> None:
     """Also one whose process ended while it was made."""
     root = tmp_path / "kv"
     root.mkdir()
@@ -150,6 +232,29 @@ def test_what_looks_like_a_tiers_is_taken_and_closed_to_others(tmp_path: Path, e
     root.chmod(0o755)
     open_place("d", str(root)).close()
     assert root.stat().st_mode & 0o777 == 0o700
+    assert (root / MARKER).is_file()
+
+
+@pytest.mark.anyio
+async def test_a_marker_that_was_removed_meanwhile_is_made_again(tmp_path: Path) -> None:
+    """By the tier that has the directory."""
+    async with tier_running(lambda: tier_at(tmp_path)) as bench:
+        (tmp_path / MARKER).unlink()
+        await works(bench, tmp_path)
+    open_place("d", str(tmp_path)).close()
+
+
+def test_a_marker_on_a_full_device_is_its_name_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows are there to be read."""
+
+    def full(*args: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    open_place("d", str(tmp_path)).close()
+    monkeypatch.undo()
+    assert (tmp_path / MARKER).read_bytes() == b""
+    open_place("d", str(tmp_path)).close()
 
 
 # --- what is left --------------------------------------------------------------------------------------------
@@ -168,7 +273,7 @@ class FailingOnce:
         return self.original(*args, **options)
 
 
-@pytest.mark.parametrize(("owner", "name", "calls"), [(os, "fchmod", 4), (os, "open", 4), (fcntl, "flock", 1)])
+@pytest.mark.parametrize(("owner", "name", "calls"), [(os, "fchmod", 4), (os, "open", 5), (fcntl, "fcntl", 1)])
 def test_a_failure_leaves_no_descriptor_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: int
 ) -> None:

@@ -127,7 +127,7 @@ def rows(draw: st.DrawFn) -> tuple[RowMeta, bytes, bytes]:
 # --- what is written is read back ------------------------------------------------------------------------
 
 
-@given(rows(), st.integers(0, 2**64 - 1), times)
+@given(rows(), st.integers(0, row_file.MAX_HITS), times)
 def test_what_is_written_is_read_back(row: tuple[RowMeta, bytes, bytes], hits: int, used_at: float) -> None:
     """Every field of any row, also when the header is longer than the first read."""
     meta, payload, logits = row
@@ -210,7 +210,7 @@ def test_checksums_of_another_length_are_not_written() -> None:
 # --- usage ----------------------------------------------------------------------------------------------
 
 
-@given(st.integers(0, 2**64 - 1), times)
+@given(st.integers(0, row_file.MAX_HITS), times)
 def test_usage_is_written_in_place(hits: int, used_at: float) -> None:
     """Nothing else needs to be written for it."""
     file = bytearray(whole())
