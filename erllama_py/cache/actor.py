@@ -36,6 +36,7 @@ from erllama_py.tiers.messages import (
     BadFiles,
     Flush,
     Introduce,
+    MakeRoom,
     Put,
     PutFailed,
     Recheck,
@@ -100,6 +101,8 @@ class CacheActor(Actor[CacheMessage]):
                 self._save(message)
             case Recheck(reservation):
                 return Answer(self.reservations.stands(reservation))
+            case MakeRoom(reservation, nbytes):
+                return Answer(self.reservations.make_room(reservation, nbytes, self._now()))
             case PutFailed(tier, reservation, problem):
                 self._put_failed(tier, reservation, problem)
             case Flush() if reply is not None:
@@ -246,8 +249,6 @@ class CacheActor(Actor[CacheMessage]):
             return
         self._given_up(tier, given_up[:1], problem)
         self._given_up(tier, given_up[1:], "no_parent")
-        if problem == "TierFull" and (book := self.index.books.get(tier)) is not None:
-            book.was_full()
 
     def _given_up(self, tier: str, keys: Sequence[bytes], problem: str) -> None:
         """These rows will not come: look-ups stop waiting for them, and the models that saved them get a `SaveLost`."""
@@ -300,7 +301,7 @@ class CacheActor(Actor[CacheMessage]):
                 self.index.add(tier, row)
                 self._keeping.stored(tier, row.meta.key, self._now())
                 if (book := self.index.books.get(tier)) is not None:
-                    book.has_taken(row.nbytes)
+                    book.has_taken()
                 self.counters[f"saves.{row.meta.reason}"] += 1
                 self.counters[f"saves.bytes.{tier}"] += row.nbytes
                 self._answer_all(self._waiting.settled(row.meta.key))

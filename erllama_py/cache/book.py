@@ -15,11 +15,9 @@ import msgspec
 from erllama_py.cache.keeps import KEEP_SHARE, Keeps
 from erllama_py.cache.keys import TOKEN_BYTES, Identity
 from erllama_py.cache.orders import Child, Leaves, Siblings
+from erllama_py.cache.shortage import Shortage
 from erllama_py.tiers.messages import RowMeta, StoredRow
 
-# After a tier was full, each row that it takes raises its capacity by a sixteenth of the row's size: about one save in
-# 16 is lost while the disk stays full, and after as many saves it shows if there is room again.
-TRY_SHARE = 16
 # Rows of turns may take a sixteenth of a quota: they are small, and many would be older than any row with cells.
 TURN_SHARE = 16
 # And no more than this, however large the quota: their tokens are in the index, in memory.
@@ -56,8 +54,8 @@ class Book:
         self.pending: dict[bytes, RowMeta] = {}
         self.refused: dict[bytes, Copy] = {}  # rows that an engine could not take: no look-up finds them
         self.removing: dict[bytes, int] = {}  # rows that the tier has yet to remove, and their bytes
-        self.capacity = quota  # bytes that the tier is asked to hold
-        self.full_at = quota  # bytes that it held when it had no room for more
+        self.capacity = quota  # bytes that the tier can hold, as far as is known
+        self.shortage = Shortage()
         self.opened = 0.0  # which part of it was scanned; below 1.0 it is *opening*
         self.problem: str | None = None  # why it cannot be written
         self.leaves = Leaves()
@@ -200,26 +198,22 @@ class Book:
         """Bytes that the tier holds, rows that it has yet to remove included."""
         return self.stored + sum(self.removing.values())
 
-    def excess(self, nbytes: int) -> int:
-        """Bytes to evict for a row of `nbytes` bytes that is reserved already.
-
-        A row that is larger than all that the tier can hold is tried, but nothing is evicted for it.
-        """
-        limit = self.capacity if nbytes <= self.capacity else self.quota
-        return self.stored + self.reserved - limit
+    def excess(self) -> int:
+        """Bytes to evict for what is reserved already. The quota alone counts: where the tier has less room than that,
+        it asks for more when it has tried to write."""
+        return self.stored + self.reserved - self.quota
 
     def was_full(self) -> None:
         """The tier had no room although its quota has: it holds bytes unknown to the index, or its device is small.
 
         What it holds is all that it can hold, for the time being.
         """
-        self.capacity = self.full_at = min(self.quota, self.used())
+        self.capacity = min(self.quota, self.used())
 
-    def has_taken(self, nbytes: int) -> None:
+    def has_taken(self) -> None:
         """The tier has stored a new row. If it holds more than when it was full, there is room again."""
-        if self.used() > self.full_at:
-            self.capacity = self.full_at = self.quota
-        self.capacity = min(self.quota, self.capacity + nbytes // TRY_SHARE)
+        if self.used() > self.capacity:
+            self.capacity = self.quota
 
     def turn_excess(self) -> int:
         """Bytes of turns to evict, so that they keep to their share of the quota."""

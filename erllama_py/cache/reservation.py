@@ -85,8 +85,8 @@ class Reservations:
         # Reserved first: so the row that it extends is no leaf, and no victim.
         book.reserve(meta, nbytes)
         turns, fits = self._room_for_turn(meta, book, tier, now)
-        victims, freed = choose_victims(index, tier, book.excess(nbytes), now) if fits else ((), 0)
-        if not fits or freed < book.stored + book.reserved - book.quota:
+        victims, freed = choose_victims(index, tier, book.excess(), now) if fits else ((), 0)
+        if not fits or freed < book.excess():
             book.unreserve(meta, nbytes)
             return Refused("no_room", turns + (victims if len(victims) == PORTION else ()))
         self.remove(tier, victims)
@@ -109,6 +109,23 @@ class Reservations:
         book = None if one is None else self._index.books.get(one.tier)
         return one is not None and book is not None and book.is_reachable(one.meta)
 
+    def make_room(self, number: int, nbytes: int, now: float) -> tuple[bytes, ...]:
+        """The tier of this pending row has no room for it: rows of `nbytes` bytes that go for it, out of the index
+        already. None where they would be too few, or too many have gone in vain; see `Shortage`."""
+        one = self._open.get(number)
+        book = None if one is None else self._index.books.get(one.tier)
+        if one is None or book is None:
+            return ()
+        book.was_full()
+        if not book.shortage.allows(book.stored, now):
+            return ()
+        victims, freed = choose_victims(self._index, one.tier, nbytes, now)
+        if freed < nbytes and len(victims) < PORTION:
+            return ()
+        book.shortage.made(number, freed)
+        self.remove(one.tier, victims)
+        return victims
+
     def end_of(self, key: bytes) -> int | None:
         """Where the row with this key ends, if it is pending."""
         numbers = self._by_key.get(key)
@@ -116,15 +133,19 @@ class Reservations:
 
     def settle(self, number: int) -> None:
         """The row is stored; the index is updated separately."""
-        self._close(number)
+        if (closed := self._close(number)) is not None and (book := self._index.books.get(closed.tier)) is not None:
+            book.shortage.stored(number, closed.nbytes)
 
     def release(self, number: int) -> list[bytes]:
         """The row will not come, nor any that extends it in that tier; their keys."""
         released, falling = list[bytes](), [number]
         while falling:
-            if (closed := self._close(falling.pop())) is not None:
+            given_up = falling.pop()
+            if (closed := self._close(given_up)) is not None:
                 released.append(closed.meta.key)
                 falling += self._extending(closed)
+                if (book := self._index.books.get(closed.tier)) is not None:
+                    book.shortage.failed(given_up)
         return released
 
     def release_tier(self, tier: str) -> list[bytes]:

@@ -215,6 +215,14 @@ class TierActor(Actor[messages.TierMessage]):
         if not stands:
             raise messages.ReservationGone(self.tier, "the reservation does not stand any more")
 
+    async def make_room(self, reservation: int, nbytes: int) -> bool:
+        """Whether rows have gone for one that has no room."""
+        try:
+            keys: tuple[bytes, ...] = await self.names.call(CACHE, messages.MakeRoom(reservation, nbytes))
+        except ActorError:
+            return False
+        return bool(keys) and await self._remove(keys) > 0
+
     def stored(self, reservation: int, row: StoredRow) -> StoredRow:
         """A row is published: note it, and tell the cache before the caller."""
         self.rows[row.meta.key] = row

@@ -34,7 +34,7 @@ READERS = 4
 WARM_BUFFERS = 4
 # Seconds between two writes of hit counts: what a crash forgets of them at most.
 USAGE_INTERVAL = 5.0
-# The device has less room than the quota allows: the cache makes room as it would under a smaller quota.
+# The device has less room than the quota allows: the cache is asked which rows may go.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -91,6 +91,17 @@ class DirectoryTier(TierActor):
     async def _publish(self, reservation: int, draft: Draft) -> StoredRow:
         if not await self._writing.run(self.store.is_current):
             await self._reopen()
+        try:
+            return await self._write(reservation, draft)
+        except (TierFull, OSError) as error:
+            if draft.named or not _lacks_room(error):
+                raise
+            await self._writing.finish(self.store.take_back, draft)
+            if not await self.make_room(reservation, self.store.missing(draft.nbytes)):
+                raise
+        return await self._write(reservation, draft)
+
+    async def _write(self, reservation: int, draft: Draft) -> StoredRow:
         await self._writing.run(self.store.prepare, draft)
         await self.recheck(reservation)
         # From here on a cancellation changes nothing: the row is there and reported, or it is not.
@@ -240,8 +251,7 @@ class DirectoryTier(TierActor):
     def _not_writable(self, error: OSError | TierError) -> TierError:
         problem = f"cannot be written: {words(error)}" if isinstance(error, OSError) else error.problem
         self._set_problem(problem)
-        no_room = isinstance(error, OSError) and error.errno in NO_ROOM
-        return (TierFull if no_room else TierFailed)(self.tier, problem)
+        return (TierFull if _lacks_room(error) else TierFailed)(self.tier, problem)
 
     def _set_problem(self, problem: str | None) -> None:
         if (problem is None) != (self._problem is None):
@@ -251,3 +261,7 @@ class DirectoryTier(TierActor):
             else:
                 self._log.warning("the tier cannot be written", problem=problem)
         self._problem = problem
+
+
+def _lacks_room(error: OSError | TierError) -> bool:
+    return isinstance(error, TierFull) or (isinstance(error, OSError) and error.errno in NO_ROOM)

@@ -3,8 +3,8 @@
 A tier stores rows and knows nothing of prompts. It is an actor named `tier:<name>` (`tier_actor_name`). What changes it
 (`Put`, `Delete`, `Sweep`) waits in its queue, and is done in the order in which it came; `Flush` is answered when it is
 reached there. `Get`, `Touch` and `Introduce` do not wait. It casts what happened, in that order, to the actor named
-`CACHE`, and asks it `Recheck` before it publishes. The cache alone decides what is stored and what is evicted; a tier
-refuses what would break its quota all the same.
+`CACHE`, asks it `MakeRoom` for a row that has none, and `Recheck` before it publishes. The cache alone decides what is
+stored and what is evicted; a tier refuses what would break its quota all the same.
 """
 
 from __future__ import annotations
@@ -214,10 +214,18 @@ class TierHealth(msgspec.Struct, frozen=True):
     problem: str | None
 
 
+class MakeRoom(msgspec.Struct, frozen=True):
+    """A call: a pending row of a tier has no room. Answered with the keys of rows of `nbytes` bytes that the tier is to
+    remove before it tries once more; they are out of look-ups. Empty where none may go."""
+
+    reservation: int
+    nbytes: int
+
+
 class Recheck(msgspec.Struct, frozen=True):
     """A call: does this reservation still stand? Answered with a bool."""
 
     reservation: int
 
 
-TierReport = TierUp | TierRows | RowStored | PutFailed | Removed | RowLost | BadFiles | TierHealth | Recheck
+TierReport = TierUp | TierRows | RowStored | PutFailed | Removed | RowLost | BadFiles | TierHealth | Recheck | MakeRoom

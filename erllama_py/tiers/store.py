@@ -89,6 +89,10 @@ class Store:
         self.ledger.add(draft.temp, draft.nbytes)
         prepare(self._files, place.rows_fd, draft)
 
+    def missing(self, nbytes: int) -> int:
+        """Bytes to remove before a row of `nbytes` bytes fits: what the quota lacks, or all, where it is the device."""
+        return max(0, self.ledger.used + nbytes - self.quota) or nbytes
+
     def publish(self, draft: Draft) -> StoredRow:
         """Give the row its name. After any error, `take_back`."""
         place = self._opened()

@@ -13,11 +13,9 @@ from helpers.checkpoints import turns
 from helpers.rows import chain, meta, stored
 from helpers.runtime import until
 
-from erllama_py.cache.book import TRY_SHARE
 from erllama_py.cache.eviction import OWN_BYTES, PORTION
 from erllama_py.cache.messages import EvictBytes, Gc
-from erllama_py.cache.reservation import row_bytes
-from erllama_py.tiers.messages import PutFailed, RowLost, RowStored, TierRows, TierUp
+from erllama_py.tiers.messages import MakeRoom, Removed, RowLost, RowStored, TierRows, TierUp
 
 pytestmark = pytest.mark.anyio
 
@@ -151,19 +149,20 @@ async def test_a_refused_row_that_is_saved_again_stays() -> None:
 # --- a tier without room -------------------------------------------------------------------------------------
 
 
-async def test_a_tier_that_says_that_it_is_full_gives_up_rows_for_the_next_save() -> None:
+async def test_a_tier_without_room_is_told_which_rows_may_go() -> None:
     """Its quota is not what keeps a row out: there are bytes that the cache does not know, or its disk is small."""
     async with running() as bench:
         bench.tier([meta([number], 0, 1) for number in range(40)])
-        (first,) = await bench.save(100)
-        bench.tell(PutFailed("disk", first.reservation, "TierFull"))
+        (put,) = await bench.save(100)
         assert bench.removed() == []
-        _, second = await bench.save(101)
-        bench.tell(RowStored("disk", second.reservation, stored(second.row.meta)))
+        gone = await bench.ref.call(MakeRoom(put.reservation, 3000))
+        assert len(gone) == 3
+        book = bench.actor.index.books["disk"]
+        assert (len(book.rows), len(book.removing), book.capacity) == (37, 3, 40_000)
+        bench.tell(Removed("disk", gone, ok=True), RowStored("disk", put.reservation, stored(put.row.meta)))
         counters = await bench.settled()
-        assert len(bench.removed()) == -(-row_bytes(second.row.meta) // 1000)
-        assert (counters["saves.dropped.TierFull"], counters["saves.cold"]) == (1, 1)
-        assert bench.actor.index.books["disk"].capacity == 40_000 + 1000 // TRY_SHARE
+        assert (counters["evicted.disk"], counters["saves.cold"]) == (3, 1)
+        assert await bench.ref.call(MakeRoom(put.reservation, 3000)) == ()  # it is stored
 
 
 async def test_a_save_that_too_many_rows_would_have_to_go_for_makes_room_for_the_next() -> None:

@@ -18,6 +18,7 @@ from erllama_py.actors.running import Run
 from erllama_py.tiers.base import TierActor
 from erllama_py.tiers.messages import (
     CACHE,
+    MakeRoom,
     Put,
     Recheck,
     RowBytes,
@@ -60,17 +61,22 @@ def put_of(meta: RowMeta, reservation: int = 1) -> Put:
 
 
 class FakeCache(Actor[Any]):
-    """Keeps reports in order. `stands` answers the next rechecks; a closed `gate` lets them wait."""
+    """Keeps reports in order. `stands` answers the next rechecks; a closed `gate` lets them wait. The next tier
+    without room may remove `room`."""
 
     def __init__(self) -> None:
         self.reports: list[TierReport] = []
         self.stands = True
+        self.room: tuple[bytes, ...] = ()
         self.gate = asyncio.Event()
         self.gate.set()
         self.asked = asyncio.Event()
         self._changed = asyncio.Event()
 
     async def handle(self, message: Any, reply: Reply[Any] | None) -> Answer | None:
+        if isinstance(message, MakeRoom):
+            room, self.room = self.room, ()
+            return Answer(room)
         if isinstance(message, Recheck):
             self.asked.set()
             await self.gate.wait()

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers.cache import opened
+from helpers.cache import opened, tier_info
+from helpers.small_device import SmallDevice
 from helpers.tampered_files import Stage, TamperedFiles
 
 import erllama_py as erllama
@@ -86,3 +87,43 @@ async def test_what_lies_in_a_directory_that_cannot_be_written_is_not_lost(
     async with erllama.Runtime(tiers={"d": erllama.DiskTier(tmp_path, QUOTA)}) as runtime:
         await opened(runtime)
         assert await Rows(runtime).found(*range(300)) == there
+
+
+async def test_a_neighbour_that_fills_the_device_does_not_empty_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes whatever becomes free. What is there is found, and once it has enough, rows are saved again."""
+    device = SmallDevice(QUOTA // 2)
+    monkeypatch.setattr("erllama_py.tiers.directory.Files", lambda: device)
+    async with erllama.Runtime(tiers={"d": erllama.DiskTier(tmp_path, QUOTA)}) as runtime:
+        rows = Rows(runtime)
+        await rows.put(*range(20))
+        kept = await rows.found(*range(20))
+        assert len(kept) == 9
+        assert (await tier_info(runtime)).problem is None
+        device.greedy = True
+        await rows.put(*range(100, 160))
+        left = await rows.found(*range(200))
+        assert 4 <= len(left) < len(kept)
+        device.greedy, device.size = False, QUOTA
+        for number in range(200, 230):
+            await rows.put(number)
+            assert await rows.found(number) == [number]
+        assert len(await rows.found(*range(300))) == 18
+
+
+async def test_a_device_that_is_full_of_others_files_leaves_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of half the size fit where one went; larger ones than all that is there cost none."""
+    device = SmallDevice(QUOTA)
+    monkeypatch.setattr("erllama_py.tiers.directory.Files", lambda: device)
+    async with erllama.Runtime(tiers={"d": erllama.DiskTier(tmp_path, QUOTA)}) as runtime:
+        rows = Rows(runtime)
+        await rows.put(*range(5))
+        device.size = device.used()
+        await rows.cache.put(IDENTITY, [9, 9], 0, bytes(600_000), tier="d")
+        await rows.cache.flush()
+        assert await rows.found(*range(5)) == list(range(5))
+        await rows.put(5)
+        assert len(await rows.found(*range(6))) == 5

@@ -20,7 +20,7 @@ from helpers.fake_cache import (
     temp_files,
     tier_running,
 )
-from helpers.tampered_files import Stage, TamperedFiles
+from helpers.tampered_files import Failing, Stage, TamperedFiles
 
 from erllama_py.errors import TierFailed, TierFull, TierLocked
 from erllama_py.tiers.lock import open_place
@@ -210,3 +210,34 @@ async def test_a_device_smaller_than_the_quota_is_like_a_smaller_quota(small_dis
             await bench.put(number, 150_000)
         assert [health.problem is None for health in bench.cache.told(TierHealth)] == [False, True] * 4
         assert used(bench) == bytes_in(small_disk)
+
+
+@pytest.mark.parametrize("stage", [Stage.CREATE, Stage.ALLOCATE, Stage.WRITE, Stage.SYNC, Stage.LINK])
+async def test_a_row_that_finds_no_room_is_tried_once_more_when_others_have_gone(tmp_path: Path, stage: Stage) -> None:
+    """The cache says which. Nothing of the first attempt is left, and the tier has no problem."""
+    full = Failing(stage, OSError(errno.ENOSPC, "injected"))
+    full.left = 0
+    async with tier_running(lambda: tier_at(tmp_path, TamperedFiles(full))) as bench:
+        await bench.put(1)
+        full.left, bench.cache.room = 1, (key_of(1),)
+        await works(bench, tmp_path, 2)
+        assert not path_of(tmp_path, 1).exists()
+        assert bench.cache.told(Removed) == [Removed("d", (key_of(1),), ok=True)]
+        assert bench.cache.told(TierHealth) == []
+        full.left, bench.cache.room = 2, (key_of(2),)
+        with pytest.raises(TierFull, match="ENOSPC"):
+            await bench.put(3)
+        await works(bench, tmp_path, 3)
+
+
+async def test_bytes_that_the_cache_does_not_know_are_made_room_for(tmp_path: Path) -> None:
+    """The quota is the tier's: it asks for what is missing."""
+    async with tier_running(lambda: tier_at(tmp_path)) as bench:
+        await bench.put(1, 500_000)
+        (tmp_path / "rows" / "letter").write_bytes(bytes(400_000))
+    async with tier_running(lambda: tier_at(tmp_path)) as bench:
+        await bench.cache.opened()
+        with pytest.raises(TierFull):
+            await bench.put(2, 200_000)
+        bench.cache.room = (key_of(1),)
+        await works(bench, tmp_path, 2)
