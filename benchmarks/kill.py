@@ -1,7 +1,9 @@
-"""A process that writes rows is killed in the middle of it, 200 times, and what it leaves is looked at each time.
+"""Processes that save are killed in the middle of it, and what each leaves is looked at.
 
-After each kill the directory must open, without temp files and without bad ones, with every row that was announced
-and every row whole. The tests do the same a few times; their helper does the work.
+A thousand do nothing but write rows; in a hundred more SmolLM2 answers prompts, and the next one begins with a prompt
+that they have saved. After each kill the directory must open, without temp files and without bad ones, with every row
+that was announced and every row whole; and the model must say what it says without a cache. The tests do the same a few
+times; their helpers do the work.
 """
 
 from __future__ import annotations
@@ -9,33 +11,42 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from report import publish, table
 
-FOLDERS = 8  # each look reads all rows of a folder: several folders keep it short
-ROUNDS = 25  # in each
+ROUNDS = 25  # in each folder: each look reads all rows of it, so several folders keep it short
+FOLDERS = {"rows of bytes": 40, "SmolLM2": 4}
+
+
+async def measured(what: str, kill: Callable[[Path, int, int], Awaitable[Any]]) -> list[str]:
+    """One line of the table."""
+    began, killed = time.perf_counter(), []
+    for seed in range(FOLDERS[what]):
+        with TemporaryDirectory() as folder:
+            killed.append(await kill(Path(folder) / "rows", ROUNDS, seed))
+    counts = [
+        sum(one.rounds for one in killed), sum(one.announced for one in killed), 0, sum(one.kept for one in killed),
+        sum(one.with_temp_files for one in killed), f"{time.perf_counter() - began:.0f}",
+    ]  # fmt: skip
+    return [what, *map(str, counts)]
 
 
 async def main() -> None:
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-    from helpers.row_writer import Killed, kill_rounds
+    from helpers.model_writer import cold_replies, kill_model_rounds
+    from helpers.row_writer import kill_rounds
 
-    began, in_all = time.perf_counter(), Killed()
-    for seed in range(FOLDERS):
-        with TemporaryDirectory() as folder:
-            killed = await kill_rounds(Path(folder) / "rows", ROUNDS, seed)
-        in_all = Killed(
-            in_all.rounds + killed.rounds,
-            in_all.announced + killed.announced,
-            in_all.kept + killed.kept,
-            in_all.with_temp_files + killed.with_temp_files,
-        )
-    head = ["kills", "rows announced", "lost", "rows kept, all whole", "kills in the middle of a row", "seconds"]
-    seconds = f"{time.perf_counter() - began:.0f}"
-    counts = [in_all.rounds, in_all.announced, 0, in_all.kept, in_all.with_temp_files]
-    publish("kill", table(head, [[*map(str, counts), seconds]]))
+    cold = await cold_replies()
+    lines = [
+        await measured("rows of bytes", kill_rounds),
+        await measured("SmolLM2", lambda root, rounds, seed: kill_model_rounds(root, rounds, seed, cold)),
+    ]
+    head = ["saved", "kills", "rows announced", "lost", "rows kept, all whole", "in the middle of a row", "seconds"]
+    publish("kill", table(head, lines))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from helpers.row_writer import kill_rounds
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
-ROUNDS = 20
+ROUNDS = int(os.environ.get("ERLLAMA_KILLS", "20"))
 
 
 @pytest.fixture
