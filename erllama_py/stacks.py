@@ -6,10 +6,14 @@ llguidance compiles by recursion: what the checks of structures let in took more
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 LEAST_BYTES = 4 << 20  # of address space; only what is used of it takes memory
+_STEP = 1 << 20  # some systems want whole pages, of whatever size
 
 _lock = threading.Lock()
+T = TypeVar("T")
 
 
 def begin_thread(thread: threading.Thread) -> None:
@@ -17,9 +21,44 @@ def begin_thread(thread: threading.Thread) -> None:
 
     Raises `RuntimeError` where the system has no thread left.
     """
+    _begin(thread, LEAST_BYTES, or_default=True)
+
+
+def call_on_stack(least: int, call: Callable[[], T]) -> T:
+    """What `call` gives, on a thread that has `least` bytes of stack and ends with it. Address space alone is taken.
+
+    Raises what `call` raises, and `RuntimeError` or `MemoryError` where the system has not so much. What a signal
+    raises meanwhile comes when the call is over.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:  # raised again by the thread that waits
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name="erllama-stack", daemon=True)
+    _begin(thread, -(-least // _STEP) * _STEP, or_default=False)
+    interrupted: BaseException | None = None
+    while thread.is_alive():
+        try:
+            thread.join()
+        except BaseException as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _begin(thread: threading.Thread, least: int, *, or_default: bool) -> None:
+    """`or_default`: the system's own size is large enough, whatever it is."""
     with _lock:  # the size is one of the whole process
-        chosen = threading.stack_size(LEAST_BYTES)  # to ask for it is to set it
-        if not chosen or chosen > LEAST_BYTES:  # 0 is the system's own size
+        chosen = threading.stack_size(least)  # to ask for it is to set it
+        if chosen > least or (or_default and not chosen):  # 0 is the system's own size
             threading.stack_size(chosen)
         try:
             thread.start()

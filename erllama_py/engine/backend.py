@@ -171,9 +171,15 @@ class Vocabulary(Protocol):
 
     n_vocab: int
 
+    @property
+    def begin(self) -> list[int]:
+        """The tokens that the model wants before a prompt: none or one. The end token, for which some files ask too,
+        belongs after what is embedded, and never before a reply."""
+
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Token ids of `text`; `add_special` puts BOS/EOS where the model wants them, `parse_special` reads
-        `<|im_start|>` and its like as control tokens. Raises `InvalidText`."""
+        """Token ids of `text`; `add_special` puts the tokens around it that the model wants, as around what is to be
+        embedded; `parse_special` reads `<|im_start|>` and its like as control tokens. Raises `InvalidText`, also for
+        what this tokenizer does not stand."""
 
     def token_array(self, text: str, *, add_special: bool, parse_special: bool) -> TokenArray:
         """As `tokenize`, for long texts and for many."""

@@ -78,6 +78,10 @@ class StubVocabulary:
         if not 0 <= token < self.n_vocab:
             raise TokenOutOfRange(f"token {token} is not in the vocabulary", token, self.n_vocab)
 
+    @property
+    def begin(self) -> list[int]:
+        return []
+
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         self._check(0)
         try:

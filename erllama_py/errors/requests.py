@@ -20,7 +20,8 @@ class EmptyPrompt(RequestError):
 
 
 class InvalidText(RequestError):
-    """Text that has no UTF-8 form (a lone surrogate), or bytes where text was due."""
+    """Text that has no UTF-8 form (a lone surrogate), or that the model's tokenizer does not stand: with some, 100,000
+    letters, signs or spaces in a row. Or bytes where text was due."""
 
 
 class TokenOutOfRange(RequestError):

@@ -43,9 +43,12 @@ class Prompts:
         """See `Model.tokenize`."""
         if not isinstance(text, str):
             raise InvalidText(f"text is a str, not {type(text).__name__}")
-        return await self._caller.use_vocabulary(
-            lambda vocabulary: vocabulary.tokenize(text, add_special=add_bos, parse_special=special), len(text)
-        )
+
+        def tokenize(vocabulary: Vocabulary) -> list[int]:
+            tokens = vocabulary.tokenize(text, add_special=False, parse_special=special)
+            return [*vocabulary.begin, *tokens] if add_bos else tokens
+
+        return await self._caller.use_vocabulary(tokenize, len(text))
 
     async def detokenize(self, tokens: Sequence[int], *, special: bool = True) -> str:
         """See `Model.detokenize`."""

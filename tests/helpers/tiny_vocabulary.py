@@ -15,6 +15,7 @@ from helpers.plain_families import CONTROL, USER_DEFINED
 from helpers.tiny_gguf import write_merges_for
 
 Kind = Literal["bpe", "spm", "spm without space"]
+Frame = tuple[bool, bool]  # whether the file asks for a begin token, and for an end token
 KINDS: tuple[Kind, ...] = ("bpe", "spm", "spm without space")
 NORMAL, UNKNOWN, IS_CONTROL, IS_USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 # Pairs that merge, also across what a template writes and what a user does.
@@ -22,17 +23,19 @@ MERGES = ("> ", "\n\n", "he", "ll", "hell", "hello", "us", "er", "user", "<|", "
 
 
 @contextmanager
-def tiny_vocabulary(kind: Kind, folder: Path) -> Iterator[LlamaVocabulary]:
-    """An open vocabulary."""
-    path = folder / f"{kind.replace(' ', '-')}.gguf"
+def tiny_vocabulary(
+    kind: Kind, folder: Path, pre: str | None = None, *, asks_for: Frame = (False, False)
+) -> Iterator[LlamaVocabulary]:
+    """An open vocabulary; one of the kind `bpe` may split its words by the rules that are named `pre`."""
+    path = folder / f"{kind.replace(' ', '-')}-{pre or 'usual'}-{asks_for[0]:d}{asks_for[1]:d}.gguf"
     if not path.exists():
-        _write(path, kind)
+        _write(path, kind, pre, asks_for)
     lib = library()
     parameters = lib.c.llama_model_default_params()
     parameters.vocab_only = True
     model = lib.c.llama_model_load_from_file(str(path).encode(), parameters)
     vocabulary = LlamaVocabulary(kind)
-    vocabulary.open(lib, lib.c.llama_model_get_vocab(model))
+    vocabulary.open(lib, model)
     try:
         yield vocabulary
     finally:
@@ -40,7 +43,7 @@ def tiny_vocabulary(kind: Kind, folder: Path) -> Iterator[LlamaVocabulary]:
         lib.c.llama_model_free(model)
 
 
-def _write(path: Path, kind: Kind) -> None:
+def _write(path: Path, kind: Kind, pre: str | None, asks_for: Frame) -> None:
     writer = GGUFWriter(path, "llama")
     writer.add_context_length(64)
     writer.add_embedding_length(32)
@@ -49,12 +52,16 @@ def _write(path: Path, kind: Kind) -> None:
     writer.add_head_count(1)
     writer.add_layer_norm_rms_eps(1e-5)
     tokens, types = _merges(writer) if kind == "bpe" else _pieces(writer, with_space=kind == "spm")
+    if pre is not None:
+        writer.kv_data[0].pop("tokenizer.ggml.pre")
+        writer.add_tokenizer_pre(pre)
     writer.add_token_list([*tokens, *CONTROL, *USER_DEFINED])
     writer.add_token_types([*types, *[IS_CONTROL] * len(CONTROL), *[IS_USER_DEFINED] * len(USER_DEFINED)])
     writer.add_token_scores([-float(index) for index in range(len(tokens) + len(CONTROL) + len(USER_DEFINED))])
     writer.add_bos_token_id(len(tokens))
     writer.add_eos_token_id(len(tokens) + 1)
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(asks_for[0])
+    writer.add_add_eos_token(asks_for[1])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -108,12 +108,7 @@ async def test_raw_text_extends_the_tokens() -> None:
 
 async def test_the_begin_token_stands_at_the_beginning_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Text appended to other tokens gets no begin token: neither raw text nor what follows a reply."""
-    plain = StubVocabulary.tokenize
-
-    def tokenize(self: StubVocabulary, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        return [END] * add_special + plain(self, text, add_special=add_special, parse_special=parse_special)
-
-    monkeypatch.setattr(StubVocabulary, "tokenize", tokenize)
+    monkeypatch.setattr(StubVocabulary, "begin", [END])
     async with stub_runtime() as (_, model), model.session() as raw, model.session() as chat:
         await raw.complete("Once", **SHORT)
         await raw.complete(" upon", **SHORT)

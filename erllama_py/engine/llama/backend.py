@@ -105,7 +105,7 @@ class LlamaBackend:
                 self._path, "models with an encoder of their own (T5 and its kind) are not supported"
             )
         if self._lender is None:
-            vocabulary.open(lib, c.llama_model_get_vocab(model))
+            vocabulary.open(lib, model)
         memory = memory_kind(c, model)
         flash_attn, state_bytes = False, 0
         if computes and not self._file_facts(lib).embeds_only:

@@ -41,7 +41,7 @@ def inspected(path: str) -> Iterator[Inspection]:
     try:
         if lib.c.llama_model_has_encoder(weights.model):
             raise UnsupportedModel(path, "models with an encoder of their own (T5 and its kind) are not supported")
-        vocabulary.open(lib, lib.c.llama_model_get_vocab(weights.model))
+        vocabulary.open(lib, weights.model)
         yield Inspection(
             file=file,
             model=model_facts(lib, weights, None, flash_attn=False, state_bytes=0, on_gpu=False),

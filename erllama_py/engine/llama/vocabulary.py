@@ -17,14 +17,17 @@ import numpy
 from erllama_py.chat.special_texts import SpecialTexts
 from erllama_py.engine.guidance import Words
 from erllama_py.engine.llama.dry import DrySamplers
+from erllama_py.engine.llama.framing import frame, pair_frame, stretches_of
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import Library
 from erllama_py.engine.llama.steps import dry_of, is_dry_used
+from erllama_py.engine.llama.stretches import FEW, STACK_PER_CHARACTER, Stretches
 from erllama_py.engine.llama.structure_words import SPECIAL, words_of
 from erllama_py.engine.structure import Tokenizer
-from erllama_py.engine.token_array import TokenArray, in_pieces
+from erllama_py.engine.token_array import TokenArray, as_array, in_pieces
 from erllama_py.errors import InvalidText, ModelNotLoaded, TokenOutOfRange
 from erllama_py.options.sampling import Sampling
+from erllama_py.stacks import LEAST_BYTES, call_on_stack
 
 _PIECE_BYTES = 64  # longer pieces are rare and take a second call
 _NO_TOKEN = -1
@@ -55,14 +58,19 @@ class LlamaVocabulary:
         self._words: Words | None = None
         self._special_texts: SpecialTexts | None = None
         self._first: list[int] = []  # the tokens of `_FIRST`
+        self._stretches: Stretches | None = None
+        self._frame: tuple[list[int], list[int]] = ([], [])
         self._making = threading.Lock()
         self.dry: DrySamplers  # while open
 
-    def open(self, library: Library, handle: Any) -> None:
-        """Let calls in; `handle` is valid until `close` returns."""
+    def open(self, library: Library, model: Any) -> None:
+        """Let calls in; `model` is valid until `close` returns."""
         self._library, self._c, self._quick = library, library.c, library.quick
+        handle = library.c.llama_model_get_vocab(model)
         self.n_vocab = int(library.c.llama_vocab_n_tokens(handle))
         self.dry = DrySamplers(library, handle, lambda: words_of(library, handle, self.n_vocab))
+        self._stretches = stretches_of(library, model)
+        self._frame = frame(library.c, handle)
         self._handle = handle
         self._adds_space = self._puts_space_first()
         self._first = self.tokenize(_FIRST, add_special=False, parse_special=False)
@@ -72,21 +80,49 @@ class LlamaVocabulary:
 
     def token_array(self, text: str, *, add_special: bool, parse_special: bool) -> TokenArray:
         """See `Vocabulary.token_array`."""
-        try:
-            data = text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidText(f"the text has no UTF-8 form: {error.reason} at character {error.start}") from error
-        if len(data) > _MOST_BYTES:
-            raise InvalidText(f"a text of {len(data)} bytes is too long to tokenize")
+        data = _utf8(text)
+        deepest = self._deepest(text)
+
+        def tokenize() -> TokenArray:
+            return self._tokens(data, parse_special)
+
+        if deepest <= FEW:
+            tokens = tokenize()
+        else:
+            try:
+                tokens = call_on_stack(deepest * STACK_PER_CHARACTER + LEAST_BYTES, tokenize)
+            except (RuntimeError, MemoryError) as error:
+                problem = f"no stack for {deepest:,} characters without a break: {error}"
+                raise InvalidText(problem) from error
+        if add_special:
+            before, after = self._frame
+            tokens = numpy.concatenate([as_array(before), tokens, as_array(after)])
+        return tokens
+
+    def _tokens(self, data: bytes, parse_special: bool) -> TokenArray:
         room = len(data) + 16  # no token is shorter than a byte, but some tokenizers add or unfold characters
         with self._use() as handle, LogContext(self._model_id):
             while True:
                 buffer = numpy.empty(room, numpy.int32)  # not zeroed: of most of it no page is ever touched
                 address = buffer.ctypes.data_as(_INT32S)
-                count = self._c.llama_tokenize(handle, data, len(data), address, room, add_special, parse_special)
+                count = self._c.llama_tokenize(handle, data, len(data), address, room, False, parse_special)
                 if count >= 0:
                     return buffer[:count].copy()
                 room = -count
+
+    def _deepest(self, text: str) -> int:
+        """Characters that one match can be long. Raises `InvalidText` where they are too many."""
+        if self._stretches is None or len(text) <= FEW:
+            return 0
+        bound = self._stretches.bound(text)
+        if problem := self._stretches.problem(text, bound):
+            raise InvalidText(problem)
+        return bound
+
+    @property
+    def begin(self) -> list[int]:
+        """See `Vocabulary.begin`."""
+        return self._frame[0]
 
     def tokenize_parts(self, parts: Sequence[str]) -> list[int]:
         """See `Vocabulary.tokenize_parts`."""
@@ -194,19 +230,9 @@ class LlamaVocabulary:
         return tokens if is_sure else []
 
     def pair_frame(self) -> tuple[list[int], list[int], list[int]]:
-        """See `Vocabulary.pair_frame`: `[CLS] query [SEP] document [SEP]` for BERT's vocabulary, and for others the
-        tokens that their files ask for."""
+        """See `Vocabulary.pair_frame`."""
         with self._use() as handle:
-            c = self._c
-            bos, eos, sep = c.llama_vocab_bos(handle), c.llama_vocab_eos(handle), c.llama_vocab_sep(handle)
-            if c.llama_vocab_type(handle) == c.LLAMA_VOCAB_TYPE_WPM:
-                before, between, after = [bos], [sep], [sep]
-            else:
-                ends = [sep if eos == _NO_TOKEN else eos] if c.llama_vocab_get_add_eos(handle) else []
-                before = [bos] if c.llama_vocab_get_add_bos(handle) else []
-                between = ends + ([sep] if c.llama_vocab_get_add_sep(handle) else [])
-                after = ends
-        return _present(before), _present(between), _present(after)
+            return pair_frame(self._c, handle)
 
     def prepare(self, sampling: Sampling, n_ctx: int) -> None:
         """See `Vocabulary.prepare`."""
@@ -257,6 +283,11 @@ class LlamaVocabulary:
                 self._changed.notify_all()
 
 
-def _present(tokens: list[int]) -> list[int]:
-    """Without those that the vocabulary does not have."""
-    return [int(token) for token in tokens if token != _NO_TOKEN]
+def _utf8(text: str) -> bytes:
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidText(f"the text has no UTF-8 form: {error.reason} at character {error.start}") from error
+    if len(data) > _MOST_BYTES:
+        raise InvalidText(f"a text of {len(data)} bytes is too long to tokenize")
+    return data
