@@ -34,6 +34,9 @@ READERS = 4
 WARM_BUFFERS = 4
 # Seconds between two writes of hit counts: what a crash forgets of them at most.
 USAGE_INTERVAL = 5.0
+# Seconds after which files that could not be read are looked at again, with the next row that is put: a device that was
+# away is used again, and one that is dying is not asked all the time.
+LOOK_SECONDS = 600.0
 # The device has less room than the quota allows: the cache is asked which rows may go.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -52,6 +55,7 @@ class DirectoryTier(TierActor):
         self._reading = Threads(f"{name}-read", READERS)
         self._writing = Threads(f"{name}-write", 1)
         self._opening: Opening
+        self._looked_at = 0.0  # when files that could not be read were last looked at
         self._usage: dict[str, tuple[int, float]] = {}  # to be written
         self._usage_due: asyncio.Task[None] | None = None
         self._problem: str | None = None
@@ -85,7 +89,10 @@ class DirectoryTier(TierActor):
             if isinstance(error, OSError | TierFailed | TierLocked):
                 raise self._not_writable(error) from error
             raise
+        recovered = self._problem is not None
         self._set_problem(None)
+        if recovered or self._clock.now() - self._looked_at >= LOOK_SECONDS:
+            self._look_again()
         return row
 
     async def _publish(self, reservation: int, draft: Draft) -> StoredRow:
@@ -122,6 +129,10 @@ class DirectoryTier(TierActor):
                 self._lose(key, bad.kind)
                 self._log.warning("a bad row was found", file=name, kind=bad.kind, problem=bad.problem)
             raise RowUnavailable(self.tier, f"the row is bad: {bad.problem}", key) from bad
+        except IsADirectoryError as error:  # the row's file is gone, and this is none of ours
+            if await self._writing.finish(self.store.forget, name):
+                self._lose(key, "foreign")
+            raise RowUnavailable(self.tier, "the row's name is that of a directory", key) from error
         except OSError as error:
             if is_passing(error):
                 raise TierFailed(self.tier, f"cannot read a row: {words(error)}") from error
@@ -150,8 +161,7 @@ class DirectoryTier(TierActor):
 
     async def sweep(self) -> int:
         freed = await self._writing.finish(self.store.sweep, set(self.rows), self._opening.names())
-        if self._opening.look_again():
-            self.tasks.start(self._scan(self._opening))
+        self._look_again()
         return freed
 
     def touch(self, message: Touch) -> None:
@@ -170,12 +180,17 @@ class DirectoryTier(TierActor):
     # --- opening -------------------------------------------------------------------------------------------
 
     def _begin(self, opening: Opening) -> None:
-        self._opening = opening
-        self.tasks.start(self._scan(opening))
+        self._opening, self._looked_at = opening, self._clock.now()
+        self.tasks.start(self._scan(opening, Counter(foreign=self.store.strangers)))
 
-    async def _scan(self, opening: Opening) -> None:
-        """Find out what the files are and tell the cache."""
-        counts: Counter[str] = Counter(foreign=self.store.strangers)
+    def _look_again(self) -> None:
+        """Look again at what could not be read."""
+        self._looked_at = self._clock.now()
+        if self._opening.look_again():
+            self.tasks.start(self._scan(self._opening, Counter()))
+
+    async def _scan(self, opening: Opening, counts: Counter[str]) -> None:
+        """Find out what the files are and tell the cache; bad ones are added to `counts`."""
         largest = 0
 
         async def report(findings: Sequence[Finding], done: int, total: int) -> None:
@@ -184,7 +199,7 @@ class DirectoryTier(TierActor):
             self.rows.update((row.meta.key, row) for row in rows)
             self.tell_rows(rows, done - len(rows), total)
             largest = max([largest, *(row.meta.payload_bytes for row in rows)])
-            counts.update(await self._sort_out(findings))
+            counts.update(await self._sort_out(opening, findings))
 
         if not opening.unseen:
             self.tell_rows((), 0, 0)
@@ -194,18 +209,20 @@ class DirectoryTier(TierActor):
             if not opening.abandoned:
                 self.tell_rows((), 0, 0)  # no look-up is to wait for the rest
             raise
+        if opening.wanted and not opening.abandoned:
+            self._look_again()
         # The first restore after a start should not wait for fresh memory, which takes longer than reading does.
         await self._reading.run(self._buffers.warm, WARM_BUFFERS if largest else 0, largest)
         if counts := +counts:
             self.tell(BadFiles(self.tier, dict(counts)))
             self._log.warning("bad files were found", **counts)
 
-    async def _sort_out(self, findings: Sequence[Finding]) -> Counter[str]:
+    async def _sort_out(self, opening: Opening, findings: Sequence[Finding]) -> Counter[str]:
         """Set bad files aside and forget the vanished ones; how many are of which kind."""
         counts: Counter[str] = Counter()
         for finding in findings:
             if finding.error is not None:
-                counts["unreadable"] += 1
+                counts["unreadable"] += opening.is_news(finding.name)
             elif finding.bad is not None:
                 counts[finding.bad.kind] += await self._writing.run(self._set_aside, finding.name, finding.bad)
             elif finding.row is None:

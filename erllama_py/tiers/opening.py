@@ -1,7 +1,8 @@
 """Looking at the files of a directory that was opened, while rows are put, read and deleted there.
 
-An `Opening` owns the names of which no row is known: those to be looked at, those that could not be read for a moment,
-and those that cannot be read. `Sweep` must not remove them. A put, a deletion or a loss settles a file's name, and
+An `Opening` owns the names of which no row is known: those to be looked at, and those that could not be read. A device
+may be away for a while, so these are looked at again: once the tier can be written again, now and then, and with each
+`Sweep`, which must not remove them. A put, a deletion or a loss settles a file's name, and
 discards what the scan has read of it. A directory that is opened again has another `Opening`; the one before is
 abandoned.
 """
@@ -15,43 +16,53 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from erllama_py.actors import Threads
 from erllama_py.tiers.base import BATCH
 from erllama_py.tiers.lock import Place
-from erllama_py.tiers.scan import Finding, is_passing, look_at
+from erllama_py.tiers.scan import Finding, look_at
 
 # Batches of headers that are read at once; below the number of reading threads, so that a `Get` finds one meanwhile.
 SCANNERS = 2
 
 
 class Opening:
-    """See the module's text. `unseen` are looked at now, `again` later, and `unreadable` not any more."""
+    """See the module's text. `unseen` are looked at now, `unreadable` later."""
 
     def __init__(self, place: Place, names: Iterable[str], reading: Threads) -> None:
         self.place = place
         self.unseen = dict.fromkeys(names)  # in the order of the directory
-        self.again: set[str] = set()
         self.unreadable: set[str] = set()
         self.abandoned = False
+        self.wanted = False  # to be looked at again once the scan has ended
+        self._scanning = False
+        self._known_unreadable: set[str] = set()
         self._reading = reading
 
     def names(self) -> set[str]:
         """All names that it owns."""
-        return self.again.union(self.unseen, self.unreadable)
+        return self.unreadable.union(self.unseen)
 
     def settle(self, names: Iterable[str]) -> None:
         """What these files are is known from elsewhere."""
         for name in names:
             self.unseen.pop(name, None)
-            self.again.discard(name)
             self.unreadable.discard(name)
+
+    def is_news(self, name: str) -> bool:
+        """Whether this file is found to be unreadable for the first time."""
+        if name in self._known_unreadable:
+            return False
+        self._known_unreadable.add(name)
+        return True
 
     def abandon(self) -> None:
         """The directory was opened again: nothing of this one counts any more."""
         self.abandoned = True
 
     def look_again(self) -> bool:
-        """Whether `scan` has to be called once more, for what could not be read for a moment."""
-        if self.unseen or not self.again:
+        """Whether `scan` has to be called once more, for what could not be read; where one is under way, after it."""
+        self.wanted = self._scanning
+        if self._scanning or not self.unreadable:
             return False
-        self.unseen, self.again = dict.fromkeys(self.again), set()
+        self.unseen, self.unreadable = dict.fromkeys(self.unreadable), set()
+        self._scanning = True
         return True
 
     async def scan(self, report: Callable[[Sequence[Finding], int, int], Awaitable[None]]) -> None:
@@ -72,16 +83,18 @@ class Opening:
                 done += len(batch)
                 await report(current, done, len(names))
 
+        self._scanning = True
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(SCANNERS):
                     group.create_task(scan_batches())
         finally:
-            self.again.update(self.unseen)  # where it ended too early
+            self.unreadable.update(self.unseen)  # where it ended too early
             self.unseen.clear()
+            self._scanning = False
 
     def _note(self, findings: Sequence[Finding]) -> None:
         for finding in findings:
             del self.unseen[finding.name]
             if finding.error is not None:
-                (self.again if is_passing(finding.error) else self.unreadable).add(finding.name)
+                self.unreadable.add(finding.name)

@@ -170,6 +170,8 @@ def _look_at(place: Place, name: str) -> Finding:
         return Finding(name, row=row)
     except row_file.BadRow as bad:
         return Finding(name, bad=BadFile(bad.kind, bad.problem, _file_id(fd)))
+    except IsADirectoryError:  # no file of ours has the name
+        return Finding(name)
     except OSError as error:
         return Finding(name, error=error.with_traceback(None))
     finally:

@@ -132,8 +132,10 @@ class Store:
         return removal
 
     def forget(self, name: str) -> bool:
-        """A file is gone that was not removed here; False if there still is one of that name."""
-        if self.place is None or is_there(self.place.rows_fd, name):
+        """A file is gone that was not removed here; False if there still is one of that name. A directory is none."""
+        if self.place is None:
+            return False
+        if is_there(self.place.rows_fd, name) and not _is_directory(self.place.rows_fd, name):
             return False
         self.ledger.drop(name)
         return True

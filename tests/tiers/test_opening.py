@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.directory_tier import path_of, served, tier_at, used, works
+from helpers.clock import ManualClock
+from helpers.directory_tier import QUOTA, path_of, served, tier_at, used, works
 from helpers.fake_cache import Bench, FakeCache, bytes_in, key_of, meta_of, put_of, tier_running
 from helpers.held_thread import HeldThread
+from helpers.tampered_files import Stage, TamperedFiles
 
-from erllama_py.errors import RowUnavailable
-from erllama_py.tiers.directory import DirectoryTier
+from erllama_py.buffers import BufferPool
+from erllama_py.errors import RowUnavailable, TierFailed
+from erllama_py.options.tiers import DiskTier
+from erllama_py.tiers.directory import LOOK_SECONDS, DirectoryTier
 from erllama_py.tiers.lock import Place
 from erllama_py.tiers.messages import BadFiles, Delete, Get, Introduce, Sweep, TierRows
 from erllama_py.tiers.scan import Finding, look_at, take_census
@@ -122,7 +126,7 @@ class Unreadable:
         return self._open(path, *args, **options)
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM], ids=errno.errorcode.get)
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EIO, errno.EACCES], ids=errno.errorcode.get)
 async def test_rows_that_could_not_be_read_for_a_moment_are_found_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -134,13 +138,51 @@ async def test_rows_that_could_not_be_read_for_a_moment_are_found_later(
         assert bench.cache.told(BadFiles) == [BadFiles("d", {"unreadable": COUNT})]
         assert await introduced(bench) == TierRows("d", (), 0, 0)
         assert await bench.ref.call(Sweep()) == 0
-        await bench.cache.until(lambda: bool(bench.cache.told(BadFiles)))
+        await bench.cache.until(lambda: len(bench.cache.told(TierRows)) > 1)
         unreadable.number = None
         assert await bench.ref.call(Sweep()) == 0
         await bench.cache.until(lambda: len(known(bench)) == COUNT)
         told = bench.cache.told(TierRows)[-1]
         assert told.done == told.total == COUNT
         assert await served(bench, 0)
+
+
+@pytest.mark.parametrize("why", ["recovery", "time"])
+async def test_what_could_not_be_read_is_looked_at_when_the_device_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """With the first row that can be put again, or now and then; it is counted once."""
+    clock, broken = ManualClock(), [False]
+
+    def at_stage(stage: Stage) -> None:
+        if broken[0]:
+            raise OSError(errno.EACCES, "injected")
+
+    def tier() -> DirectoryTier:
+        spec = DiskTier(str(tmp_path), QUOTA)
+        return DirectoryTier("d", spec, BufferPool(0), files=TamperedFiles(at_stage), clock=clock)
+
+    await filled(tmp_path)
+    unreadable = Unreadable(monkeypatch, errno.EACCES)
+    unreadable.number = None
+    async with tier_running(tier) as bench:
+        await bench.cache.opened()
+        unreadable.number = errno.EACCES
+        assert not await served(bench, 0)
+        assert not await served(bench, 1)
+        if why == "recovery":
+            broken[0] = True
+            with pytest.raises(TierFailed):
+                await bench.put(90)
+            broken[0] = False
+        else:
+            await bench.put(90)
+            clock.advance(LOOK_SECONDS)
+        unreadable.number = None
+        await bench.put(91)
+        await bench.cache.until(lambda: len(known(bench)) >= COUNT)
+        assert [await served(bench, number) for number in (0, 1, 91)] == [True] * 3
+        assert used(bench) == bytes_in(tmp_path)
 
 
 async def test_a_file_that_cannot_be_read_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
