@@ -123,7 +123,7 @@ def open_place(tier: str, root: str, old: Place | None = None) -> Place:
         os.fchmod(place.root_fd, PRIVATE)
         place.rows_fd = _private_directory(place.root_fd, ROWS)
         place.aside_fd = _private_directory(place.root_fd, ASIDE)
-        os.fsync(place.root_fd)
+        sync_directory(place.root_fd)
     except OSError as error:
         place.close()
         raise TierFailed(tier, f"cannot use the directory {root}: {words(error)}") from error
@@ -150,15 +150,20 @@ def _make_directories(root: str) -> None:
         with suppress(FileExistsError):
             os.mkdir(path, PRIVATE)
         with suppress(PermissionError):  # making a directory there may be allowed, and looking at it not
-            _sync_directory(os.path.dirname(path))
+            descriptor = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                sync_directory(descriptor)
+            finally:
+                os.close(descriptor)
 
 
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def sync_directory(descriptor: int) -> None:
+    """The names in a directory are on the device, as far as its file system can say so."""
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # so CIFS, and some file systems in user space
+            raise
 
 
 def _guard(tier: str, place: Place) -> None:

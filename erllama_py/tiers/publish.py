@@ -10,6 +10,7 @@ directory meanwhile.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
@@ -18,8 +19,12 @@ from contextlib import suppress
 
 from erllama_py.tiers import row_file
 from erllama_py.tiers.ledger import on_disk
-from erllama_py.tiers.lock import PRIVATE_FILE
+from erllama_py.tiers.lock import PRIVATE_FILE, sync_directory
 from erllama_py.tiers.messages import RowBytes, StoredRow
+
+# What file systems answer that have no such call: ZFS and NFS to an allocation, FAT and many in user space to a link.
+_CANNOT = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
+_CANNOT_LINK = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 
 TEMP_SUFFIX = ".tmp"
 _TEMP_NAME = re.compile(r"\d+-\d+\.tmp", re.ASCII)
@@ -35,9 +40,11 @@ class Files:
 
     def allocate(self, fd: int, nbytes: int) -> None:
         """Take the blocks, so that a full disk shows before anything is written."""
-        if hasattr(os, "posix_fallocate"):
+        try:
             os.posix_fallocate(fd, 0, nbytes)
-        else:
+        except (AttributeError, OSError) as error:  # then it shows when it is written
+            if isinstance(error, OSError) and error.errno not in _CANNOT:
+                raise
             os.ftruncate(fd, nbytes)
 
     def write(self, fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
@@ -57,7 +64,15 @@ class Files:
 
     def link(self, rows_fd: int, temp: str, name: str) -> None:
         """Give the file its name; `FileExistsError` when something has it."""
-        os.link(temp, name, src_dir_fd=rows_fd, dst_dir_fd=rows_fd, follow_symlinks=False)
+        try:
+            os.link(temp, name, src_dir_fd=rows_fd, dst_dir_fd=rows_fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _CANNOT_LINK:
+                raise
+            if is_there(rows_fd, name):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
+            # As good: the directory has one owner, so nothing gets the name in between.
+            os.rename(temp, name, src_dir_fd=rows_fd, dst_dir_fd=rows_fd)
 
     def replace(self, rows_fd: int, temp: str, name: str) -> None:
         """Give the file its name in place of whatever has it."""
@@ -70,7 +85,7 @@ class Files:
 
     def sync_directory(self, rows_fd: int) -> None:
         """The names are on the device."""
-        os.fsync(rows_fd)
+        sync_directory(rows_fd)
 
 
 class Draft:

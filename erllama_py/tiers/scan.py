@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar, get_args
 
@@ -151,7 +152,7 @@ def read_row(
             payload = None
             raise BadFile(bad.kind, bad.problem, file_id) from bad.with_traceback(None)
     finally:
-        os.close(fd)
+        _close(fd)
     return header, payload.toreadonly(), logits
 
 
@@ -163,18 +164,25 @@ def _look_at(place: Place, name: str) -> Finding:
     except OSError as error:
         return Finding(name, error=error.with_traceback(None))
     try:
+        file_id = _file_id(fd)
         header = _read_header(fd, name)
         row = StoredRow(
             meta=header.meta, nbytes=on_disk(header.layout.file_bytes), hits=header.hits, used_at=header.used_at
         )
         return Finding(name, row=row)
     except row_file.BadRow as bad:
-        return Finding(name, bad=BadFile(bad.kind, bad.problem, _file_id(fd)))
+        return Finding(name, bad=BadFile(bad.kind, bad.problem, file_id))
     except IsADirectoryError:  # no file of ours has the name
         return Finding(name)
     except OSError as error:
         return Finding(name, error=error.with_traceback(None))
     finally:
+        _close(fd)
+
+
+def _close(fd: int) -> None:
+    """What was read stands, whatever a file system in a network says now."""
+    with suppress(OSError):
         os.close(fd)
 
 
