@@ -59,6 +59,7 @@ from erllama_py.errors import (
     TokenOutOfRange,
     TruncatedGGUF,
     UnsupportedModel,
+    UnusableBuild,
     WrongLoop,
 )
 from erllama_py.handle.model import Model
@@ -278,6 +279,7 @@ __all__ = [
     "TruncatedGGUF",
     "TurnOptionsDict",
     "UnsupportedModel",
+    "UnusableBuild",
     "WrongLoop",
     "inspect_model",
     "parse_options",

@@ -14,6 +14,7 @@ from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine import inspected
 from erllama_py.engine.inspection import Inspection
 from erllama_py.errors import InvalidOption
+from erllama_py.home import home_folder
 from erllama_py.options.check import INT32_MAX
 from erllama_py.options.mappings import ContextOptsDict
 from erllama_py.options.model import ContextOpts, ModelConfig, ToolFormatName, parse_model_config
@@ -27,15 +28,17 @@ def inspect_model(
     *,
     context_opts: ContextOpts | ContextOptsDict | None = None,
     context_sizes: Sequence[int] | None = None,
+    probe: bool = True,
 ) -> ModelFile:
     """What the GGUF file at `path` is, and what contexts of it would take, as a load would find it.
 
     No weights are read: it takes as long as reading the vocabulary, 0.05 to 0.4 s. It blocks for that time, so from a
     coroutine call it in a worker thread. `context_opts` are those of the contexts but for `n_ctx`, which goes through
-    `context_sizes`: by default powers of two from 4,096 up to the trained context. Raises `InvalidOption` and the
-    `ModelLoadError`s of a load, such as `NotAGGUF`.
+    `context_sizes`: by default powers of two from 4,096 up to the trained context. With `probe`, a file that is new to
+    `$ERLLAMA_HOME` is tried in a short-lived process first, as by a load, which takes as long again. Raises
+    `InvalidOption` and the `ModelLoadError`s of a load, such as `NotAGGUF`.
     """
-    config = parse_model_config({"model_path": path, "context_opts": context_opts or {}})
+    config = parse_model_config({"model_path": path, "context_opts": context_opts or {}, "probe": probe})
     if context_sizes is not None:
         _check_sizes(context_sizes, config.context_opts.n_seq_max)
     # Signals are for the main thread, and what they raise in a callback of llama.cpp is lost: Ctrl-C would do nothing.
@@ -47,7 +50,7 @@ def inspect_model(
 
 
 def _inspect(config: ModelConfig, context_sizes: Sequence[int] | None) -> ModelFile:
-    with inspected(str(config.model_path)) as found:
+    with inspected(str(config.model_path), home_folder() if config.probe else None) as found:
         file, model = found.file, found.model
         sizes = default_sizes(model.n_ctx_train) if context_sizes is None else context_sizes
         dialect = _dialect(found, model.chat_template)

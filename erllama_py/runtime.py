@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from typing import Any, Self
 
 import anyio
@@ -38,6 +38,7 @@ from erllama_py.handle.by_id import ModelCalls
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.model import Model, board_of
 from erllama_py.handle.supervised import Supervised, parse_supervise
+from erllama_py.home import home_folder
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.companions import Companions
 from erllama_py.model.embedders import Embedders, Place
@@ -52,11 +53,6 @@ from erllama_py.results import LoadProgress, ModelInfo, PressureState
 from erllama_py.tiers.registry import TierRegistry
 from erllama_py.watch.log import get_logger
 from erllama_py.watch.pressure import GetPressure
-
-
-def home_folder(home: str | os.PathLike[str] | None = None) -> Path:
-    """Where erllama keeps what it remembers: `home`, else `$ERLLAMA_HOME`, else `~/.cache/erllama`."""
-    return Path(os.path.expanduser(home or os.environ.get("ERLLAMA_HOME") or "~/.cache/erllama"))
 
 
 class Runtime(ModelCalls):
@@ -85,13 +81,14 @@ class Runtime(ModelCalls):
         switch_seconds: float | None = SWITCH_SECONDS,
         backend_factory: BackendFactory = make_backend,
     ) -> None:
-        self._make_backend = backend_factory
         self._names = Names(Home(errors.WrongLoop))
         self._options = options = parse_runtime_options(
             tiers, policy, pressure, ram_quota_bytes=ram_quota_bytes, save_buffer_bytes=save_buffer_bytes,
             switch_seconds=switch_seconds, home=home,
         )  # fmt: skip
         self._home = home_folder(options.home)
+        own = backend_factory is make_backend
+        self._make_backend = partial(make_backend, home=self._home) if own else backend_factory
         self._buffers = BufferPool(options.save_buffer_bytes)
         root, self._branches = tree.build(options.ram, self._names)
         self.cache = Cache(self._names)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from erllama_py.engine.backend import Backend
 from erllama_py.engine.inspection import Inspection
@@ -16,10 +17,11 @@ from erllama_py.options.model import ModelConfig
 BackendFactory = Callable[[str, ModelConfig], Backend]
 
 
-def make_backend(model_id: str, config: ModelConfig) -> Backend:
+def make_backend(model_id: str, config: ModelConfig, *, home: Path | None = None) -> Backend:
     """The backend that a configuration names, which has not loaded yet; `model_id` names it in logs.
 
-    The llama.cpp bindings are imported only when one is made.
+    What is new to `home` is tried in a child first, where the configuration does not say otherwise. The llama.cpp
+    bindings are imported only when one is made.
     """
     if config.backend == "stub":
         from erllama_py.engine.stub import StubBackend
@@ -27,14 +29,15 @@ def make_backend(model_id: str, config: ModelConfig) -> Backend:
         return StubBackend(model_id, config)
     from erllama_py.engine.llama import LlamaBackend
 
-    return LlamaBackend(model_id, config)
+    return LlamaBackend(model_id, config, home)
 
 
-def inspected(path: str) -> AbstractContextManager[Inspection]:
+def inspected(path: str, home: Path | None = None) -> AbstractContextManager[Inspection]:
     """Look at the GGUF file at `path`; blocks for a third of a second at most, as long as reading a vocabulary takes.
 
-    Raises as `Backend.inspect` and `Backend.load` do. The llama.cpp bindings are imported only now.
+    What is new to `home` is tried in a child first, which takes as long again. Raises as `Backend.inspect` and
+    `Backend.load` do. The llama.cpp bindings are imported only now.
     """
     from erllama_py.engine.llama.inspection import inspected as by_llama
 
-    return by_llama(path)
+    return by_llama(path, home)

@@ -22,6 +22,7 @@ from erllama_py.errors.loading import (
     QuantMismatch,
     TruncatedGGUF,
     UnsupportedModel,
+    UnusableBuild,
 )
 from erllama_py.errors.models import (
     CannotRank,
@@ -130,5 +131,6 @@ __all__ = [
     "TokenizerOnly",
     "TruncatedGGUF",
     "UnsupportedModel",
+    "UnusableBuild",
     "WrongLoop",
 ]

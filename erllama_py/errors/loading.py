@@ -27,7 +27,7 @@ class ModelFileNotFound(ModelLoadError):
 
 
 class NotAGGUF(ModelLoadError):
-    """The file at `model_path` is not a GGUF file."""
+    """The file at `model_path` is not a GGUF file, or one whose header contradicts itself."""
 
 
 class TruncatedGGUF(ModelLoadError):
@@ -36,6 +36,14 @@ class TruncatedGGUF(ModelLoadError):
 
 class UnsupportedModel(ModelLoadError):
     """A GGUF file whose architecture or content this llama.cpp build cannot run."""
+
+
+class UnusableBuild(ModelLoadError):
+    """The build of llama.cpp that is installed does not work on this CPU: a tiny model, tried in a process of its own,
+    has ended that process by `signal` ("SIGILL"), or came to wrong numbers, with `signal` None. `problem` has what to
+    install instead."""
+
+    signal: str | None = None
 
 
 class InsufficientMemory(ModelLoadError):

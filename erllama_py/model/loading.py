@@ -134,6 +134,9 @@ async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path, 
         facts, chosen, reason = await threads.abandon(inspect)
         fingerprint = await find_fingerprint(board.config, facts, remember, progress, threads)
         return Prepared(facts=facts, fingerprint=fingerprint, threads=chosen, threads_reason=reason)
+    except asyncio.CancelledError:
+        backend.abort(True)  # ends a child in which the file is being tried
+        raise
     finally:
         wanted = False  # a worker that was abandoned by a cancelled load stops at its next block
 

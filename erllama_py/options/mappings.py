@@ -214,6 +214,7 @@ class ModelConfigDict(TypedDict, total=False):
     fingerprint: str | bytes | None
     fingerprint_mode: Literal["safe", "gguf_chunked", "fast_unsafe"]
     remember_fingerprint: bool
+    probe: bool
     quant_type: str | None
     quant_bits: int | None
     ctx_params_hash: str | bytes | None

@@ -191,6 +191,9 @@ class ModelConfig(Options, frozen=True):
     """Hash the whole file, its metadata and first tensor, or nothing: then `fingerprint` is trusted."""
     remember_fingerprint: bool = True
     """Reuse the hash of a file whose path, size, mtime and inode are unchanged."""
+    probe: bool = True
+    """Try a file that was never loaded before in a short-lived process first, so that one that ends the process is an
+    error: 0.1 to 0.5 s, once. So is a build of llama.cpp on a CPU that is new to it."""
     quant_type: Annotated[str, Meta(min_length=1)] | None = None
     """The quantisation by name, `"q4_k_m"`, in any case; read from the file, compared when given."""
     quant_bits: Annotated[int, Meta(ge=1, le=64)] | None = None

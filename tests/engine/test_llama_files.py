@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -208,3 +209,48 @@ def test_a_real_model_says_what_it_is(smollm2: Path, configure: Configure) -> No
     assert facts.kv_bytes_per_token == 30 * 3 * (64 + 64) * 2
     assert facts.file_size == smollm2.stat().st_size
     assert 0 < facts.metadata_size < facts.files[0].first_tensor_size < facts.file_size
+
+
+def whole(path: Path, change: Callable[[bytes], bytes]) -> Path:
+    """The dense model's file, changed, and as long as it was."""
+    data = change(tiny_gguf("dense", path).read_bytes())
+    (path / "changed.gguf").write_bytes(data)
+    return path / "changed.gguf"
+
+
+def tensor_at(data: bytes, name: bytes) -> int:
+    """Where, in the table of tensors, what follows the name of one is."""
+    return data.index(struct.pack("<Q", len(name)) + name) + 8 + len(name)
+
+
+def set_type(number: int) -> Callable[[bytes], bytes]:
+    def change(data: bytes) -> bytes:
+        at = tensor_at(data, b"output_norm.weight") + 4 + 8  # one dimension
+        return data[:at] + struct.pack("<I", number) + data[at + 4 :]
+
+    return change
+
+
+def move(data: bytes) -> bytes:
+    at = tensor_at(data, b"output_norm.weight") + 4 + 8 + 4
+    return data[:at] + struct.pack("<Q", 32) + data[at + 8 :]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda data: data[:4] + struct.pack("<I", 1) + data[8:], UnsupportedModel, "GGUFv1"),
+        (lambda data: data[:4] + struct.pack("<I", 4) + data[8:], UnsupportedModel, "version 4"),
+        (lambda data: data[:4] + struct.pack(">I", 3) + data[8:], UnsupportedModel, "byte order"),
+        (set_type(99), UnsupportedModel, "type 99"),
+        (set_type(4), UnsupportedModel, "no more"),
+        (move, NotAGGUF, "offset 32"),
+    ],
+    ids=["v1", "v4", "big-endian", "unknown type", "removed type", "wrong offset"],
+)
+def test_a_whole_file_is_not_called_cut_off(
+    tmp_path: Path, configure: Configure, change: Callable[[bytes], bytes], error: type[ErllamaError], words: str
+) -> None:
+    """It has a reason of its own."""
+    with pytest.raises(error, match=words):
+        inspect(whole(tmp_path, change), configure)

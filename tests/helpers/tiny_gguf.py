@@ -49,7 +49,7 @@ def tiny_gguf(kind: Kind, directory: Path, architecture: str | None = None) -> P
     """Path of the tiny model of this kind; `architecture` lies about what it is."""
     path = directory / f"{architecture or kind}.gguf"
     if not path.exists():
-        _write(GGUFWriter(path, architecture or ARCHITECTURES[kind]), kind)
+        write_to(GGUFWriter(path, architecture or ARCHITECTURES[kind]), kind)
     return path
 
 
@@ -62,7 +62,7 @@ def split_gguf(kind: Kind, directory: Path, *, metadata_apart: bool = False, oth
     path = directory / f"{kind}.gguf"
     per_part = len(list(_tensors(kind))) // 3 + 1
     writer = GGUFWriter(path, ARCHITECTURES[kind], split_max_tensors=per_part, small_first_shard=metadata_apart)
-    _write(writer, kind, other_end=other_end)
+    write_to(writer, kind, other_end=other_end)
     return sorted(directory.glob(f"{kind}-*-of-*.gguf"))
 
 
@@ -86,7 +86,8 @@ def broken_gguf(how: Broken, directory: Path) -> Path:
     return path
 
 
-def _write(writer: GGUFWriter, kind: Kind, *, other_end: bool = False) -> None:
+def write_to(writer: GGUFWriter, kind: Kind, *, other_end: bool = False) -> None:
+    """Write the model of a kind, and close the writer."""
     writer.add_name(f"tiny {kind}")
     writer.add_file_type(0)  # all f32
     _write_settings(writer, kind)

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama_py.errors import InvalidOption
+from erllama_py.home import home_folder
 from erllama_py.options.model import ContextOpts, ModelConfig, ModelOpts, StubOpts, parse_model_config
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.tiers import parse_tier
-from erllama_py.runtime import home_folder
 
 STUB: dict[str, Any] = {"backend": "stub"}
 HEX = "0123456789abcdef" * 4

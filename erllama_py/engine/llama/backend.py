@@ -8,6 +8,7 @@ call what is said in `erllama_py.engine.backend`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from erllama_py.engine.backend import (
@@ -28,6 +29,7 @@ from erllama_py.engine.fingerprint import check_unchanged
 from erllama_py.engine.llama.candidates import Candidates
 from erllama_py.engine.llama.context import Context
 from erllama_py.engine.llama.embedder import LlamaEmbedder
+from erllama_py.engine.llama.first_look import embedder_probe, looked_at
 from erllama_py.engine.llama.gguf_file import read_facts
 from erllama_py.engine.llama.gguf_header import check_file
 from erllama_py.engine.llama.logs import LogContext
@@ -56,9 +58,10 @@ T = TypeVar("T")
 class LlamaBackend:
     """See `Backend`. Making one costs nothing; llama.cpp is imported by `inspect` or `load`."""
 
-    def __init__(self, model_id: str, config: ModelConfig) -> None:
+    def __init__(self, model_id: str, config: ModelConfig, home: Path | None = None) -> None:
         self._model_id = model_id
         self._config = config
+        self._home = home  # None where nothing is tried in a child first
         self._path = str(config.model_path or "")  # a configuration for this backend has one
         self._files: tuple[ModelFile, ...] = ()  # as `inspect` has read them
         self._file: FileFacts | None = None
@@ -75,8 +78,8 @@ class LlamaBackend:
         self._samplers: set[LlamaSampler] = set()
 
     def inspect(self) -> FileFacts:
-        self._file = facts = read_facts(library(), self._path, self._model_id)
-        self._files = facts.files
+        _, facts = looked_at(self._config, self._model_id, self._home, lambda: not self._aborting)
+        self._file, self._files = facts, facts.files
         return facts
 
     def use_weights_of(self, other: Backend) -> None:
@@ -142,7 +145,8 @@ class LlamaBackend:
         if weights is None or lib is None:
             raise ModelNotLoaded(self._model_id)
         file = self._file_facts(lib)
-        return LlamaEmbedder(lib, weights.hold(), self._config, self._model_id, file, opts)
+        probe = embedder_probe(self._config, self._model_id, self._home, file)
+        return LlamaEmbedder(lib, weights.hold(), self._config, self._model_id, file, opts, probe)
 
     def _hold_weights(self, lib: Library, progress: Callable[[float], bool]) -> Weights:
         if self._lender is None:

@@ -17,9 +17,10 @@ import msgspec
 
 from erllama_py.engine.backend import BackendFailure, FileFacts
 from erllama_py.engine.embedding import EmbedderFacts, EmbedderOpts, NoRoom, Part
+from erllama_py.engine.llama.first_look import ProbeEmbedder
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import AbortFlag, Library
-from erllama_py.engine.llama.weights import Weights, make_context
+from erllama_py.engine.llama.weights import Weights, context_params, make_context
 from erllama_py.errors import ModelLoadError, ModelNotLoaded
 from erllama_py.options.model import ModelConfig
 
@@ -40,7 +41,7 @@ class LlamaEmbedder:
 
     def __init__(
         self, library: Library, weights: Weights, config: ModelConfig, model_id: str, file: FileFacts,
-        opts: EmbedderOpts,
+        opts: EmbedderOpts, probe: ProbeEmbedder,
     ) -> None:  # fmt: skip
         self._library, self._weights, self._config, self._model_id = library, weights, config, model_id
         self._file, self._opts = file, opts
@@ -49,7 +50,8 @@ class LlamaEmbedder:
         self._memory: Any = None
         self._facts: EmbedderFacts
         self._log = LogContext(model_id, hold=True)
-        self._closed = False
+        self._closed = self._aborted = False
+        self._probe = probe
 
     def load(self) -> EmbedderFacts:
         """See `Embedder.load`."""
@@ -60,20 +62,33 @@ class LlamaEmbedder:
         n_vocab = self._weights.vocabulary.n_vocab
         width = 1 if self._opts.ranks else int(c.llama_model_n_embd_out(model))
         self._facts = facts = sizes(self._config, self._file, n_vocab, width, has_states=has_states)
-        self._make_context(facts.n_ctx or facts.n_batch)
+        n_ctx = facts.n_ctx or facts.n_batch
+        params = context_params(self._library, self._config_for(n_ctx), self._abort)
+        params.embeddings, params.pooling_type = True, self._pooling
+        self._probe(params, lambda: not self._aborted)
+        self._make_context(n_ctx)
         self._make_batch()
         return facts
 
-    def _make_context(self, n_ctx: int) -> None:
-        facts, model, self._cells = self._facts, self._weights.model, n_ctx
+    @property
+    def _pooling(self) -> int:
+        return RANK_POOLING if self._opts.ranks else NO_POOLING
+
+    def _config_for(self, n_ctx: int) -> ModelConfig:
+        facts = self._facts
         context = msgspec.structs.replace(
             self._config.context_opts, n_ctx=n_ctx, n_batch=facts.n_batch,
             n_ubatch=facts.n_batch, n_seq_max=facts.n_seq_max, n_threads=self._opts.threads,
             n_threads_batch=self._opts.threads,
         )  # fmt: skip
-        config = msgspec.structs.replace(self._config, context_opts=context)
-        path, pooling = str(config.model_path), RANK_POOLING if self._opts.ranks else NO_POOLING
-        self._handle, _ = make_context(self._library, path, config, self._model_id, model, self._abort, pooling=pooling)
+        return msgspec.structs.replace(self._config, context_opts=context)
+
+    def _make_context(self, n_ctx: int) -> None:
+        config, self._cells = self._config_for(n_ctx), n_ctx
+        self._handle, _ = make_context(
+            self._library, str(config.model_path), config, self._model_id, self._weights.model, self._abort,
+            pooling=self._pooling,
+        )  # fmt: skip
         self._memory = self._library.c.llama_get_memory(self._handle)
 
     def reserve(self, tokens: int) -> None:
@@ -170,6 +185,7 @@ class LlamaEmbedder:
 
     def abort(self, flag: bool) -> None:
         """See `Embedder.abort`."""
+        self._aborted = flag
         self._abort.set(flag)
 
     def close(self) -> None:

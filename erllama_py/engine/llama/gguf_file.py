@@ -11,6 +11,7 @@ from contextlib import ExitStack
 
 from erllama_py.engine.backend import FileFacts, FilePooling
 from erllama_py.engine.llama.gguf_header import Header, opened
+from erllama_py.engine.llama.known_faults import Stated, decode_fault, load_fault, stated, vocabulary_fault
 from erllama_py.engine.llama.native import Library
 from erllama_py.errors import UnsupportedModel
 
@@ -28,8 +29,9 @@ _SPLIT_COUNT, _SPLIT_NO = "split.count", "split.no"  # both u16; the latter from
 _PART_ENDING = "-{:05}-of-{:05}.gguf"  # llama_split_path; counted from 1 on
 
 
-def read_facts(library: Library, path: str, model_id: str) -> FileFacts:
-    """The facts of the model at `path`, of all its parts. Raises as `Backend.inspect` does."""
+def read_facts(library: Library, path: str, model_id: str, *, on_cpu: bool = True) -> FileFacts:
+    """The facts of the model at `path`, of all its parts. Raises as `Backend.inspect` does, also for what would end the
+    process in a decode, which may be `on_cpu` alone."""
     with ExitStack() as stack:
         header = stack.enter_context(opened(library, path, model_id))
         parts = [header]
@@ -40,6 +42,8 @@ def read_facts(library: Library, path: str, model_id: str) -> FileFacts:
         architecture = header.text("general.architecture")
         if not architecture:
             raise UnsupportedModel(path, "the file does not name its architecture")
+        if fault := decode_fault(_stated(parts), on_cpu=on_cpu):
+            raise UnsupportedModel(path, fault)
         quant_type = _quant_type(library, parts)
         n_ctx_train = header.number(f"{architecture}.context_length")
         has_long_rope = any(part.has_tensor("rope_factors_long.weight") for part in parts)
@@ -61,6 +65,20 @@ def read_facts(library: Library, path: str, model_id: str) -> FileFacts:
             long_rope_above=long_rope_above if has_long_rope else 0,
             files=tuple(part.file for part in parts),
         )
+
+
+def find_load_fault(library: Library, path: str, model_id: str) -> str | None:
+    """What is known to end the process in a load of the file, in words; None where nothing is. Raises as
+    `Backend.inspect` does."""
+    with opened(library, path, model_id) as header:
+        said = stated(header, {})
+        return load_fault(said) or vocabulary_fault(said.tokenizer, header.texts("tokenizer.ggml.tokens"))
+
+
+def _stated(parts: list[Header]) -> Stated:
+    """What the first of the parts says, and the types of the norms and biases of all."""
+    types = {name: kind for part in parts for name, kind in part.tensor_types().items()}
+    return stated(parts[0], {name: kind for name, kind in types.items() if "norm" in name or name.endswith(".bias")})
 
 
 def _pooling(header: Header, architecture: str, parts: list[Header]) -> FilePooling | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from typing import Any
 from erllama_py.engine.backend import ModelFile
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import GgufInitParams, Library
-from erllama_py.errors import ModelFileNotFound, NotAGGUF, TruncatedGGUF
+from erllama_py.errors import ModelFileNotFound, ModelLoadError, NotAGGUF, TruncatedGGUF, UnsupportedModel
 
 _MAGIC = b"GGUF"
 _HEADER_BYTES = 24  # magic, version, number of tensors, number of key-values
@@ -33,7 +34,15 @@ _NUMBERS: dict[int, Any] = {
     10: ctypes.c_uint64,
     11: ctypes.c_int64,
 }
-_U16, _BOOL, _STRING, _ARRAY = 2, 7, 8, 9
+_U16, _F32, _BOOL, _STRING, _ARRAY = 2, 6, 7, 8, 9
+
+_WHERE = re.compile(r"^gguf_\w+: ")
+_NO_REASON = re.compile(r"^failed to (?:read|seek)\b")  # follows the reason; alone, the file ended
+_CUT = re.compile(r"exceeds remaining file size")
+_OTHER_ORDER = re.compile(r"mismatch between the host and model endianness")
+_VERSION = re.compile(r"bad GGUF version|GGUFv1 is no longer|this GGUF file is version")
+_UNKNOWN_TYPE = re.compile(r"tensor '(?P<name>.*)' has invalid ggml type (?P<type>-?\d+)")
+_REMOVED_TYPE = re.compile(r"tensor '(?P<name>.*)' of type (?P<type>\d+) \(.*a multiple of block size \(0\)")
 
 
 def check_file(path: str) -> os.stat_result:
@@ -61,10 +70,7 @@ def opened(library: Library, path: str, model_id: str) -> Iterator[Header]:
     with LogContext(model_id) as log:
         handle = library.gguf.init_from_file(os.fsencode(path), GgufInitParams(no_alloc=True, ctx=None))
     if not handle:
-        problem = log.problem("the header is cut off")
-        # The parser reads to the end of a file that was cut within its header, and says just this.
-        cut = "failed to read" in problem or problem == "the header is cut off"
-        raise (TruncatedGGUF if cut else NotAGGUF)(path, problem)
+        raise header_error(path, log.errors)
     try:
         header = Header(library, handle, path, status)
         if status.st_size < header.needed():
@@ -72,6 +78,31 @@ def opened(library: Library, path: str, model_id: str) -> Iterator[Header]:
         yield header
     finally:
         library.gguf.free(handle)
+
+
+def header_error(path: str, said: list[str]) -> ModelLoadError:
+    """Why a header could not be read, from what its parser said, in order. Pure.
+
+    The first line has the reason, if there is one: where a file ends within its header, it only says what it was
+    reading.
+    """
+    lines = [_WHERE.sub("", line) for line in said]
+    reason = next((line for line in lines if not _NO_REASON.match(line)), None)
+    if reason is None:
+        return TruncatedGGUF(path, lines[0] if lines else "the header is cut off")
+    if _CUT.search(reason):
+        return TruncatedGGUF(path, reason)
+    if _OTHER_ORDER.search(reason):
+        return UnsupportedModel(path, "it is written in the byte order of other machines (big-endian)")
+    if _VERSION.search(reason):
+        return UnsupportedModel(path, reason)
+    if found := _UNKNOWN_TYPE.search(reason):
+        problem = f"the tensor {found['name']!r} has the type {found['type']}, which this build of llama.cpp has not"
+        return UnsupportedModel(path, problem)
+    if found := _REMOVED_TYPE.search(reason):
+        problem = f"the tensor {found['name']!r} has the type {found['type']}, which llama.cpp has no more"
+        return UnsupportedModel(path, f"{problem}: convert the model again")
+    return NotAGGUF(path, reason)
 
 
 class Header:
@@ -125,6 +156,25 @@ class Header:
             return default
         return int(_NUMBERS[kind].from_address(self._gguf.get_val_data(self._handle, index)).value)
 
+    def real(self, key: str) -> float | None:
+        """A number of the type f32."""
+        index, kind = self._find(key)
+        if kind != _F32:
+            return None
+        return float(ctypes.c_float.from_address(self._gguf.get_val_data(self._handle, index)).value)
+
+    def length(self, key: str) -> int:
+        """Items of an array."""
+        index, kind = self._find(key)
+        return int(self._gguf.get_arr_n(self._handle, index)) if kind == _ARRAY else 0
+
+    def texts(self, key: str) -> list[bytes]:
+        """The items of an array of strings. 0.4 µs each."""
+        index, kind = self._find(key)
+        if kind != _ARRAY or self._gguf.get_arr_type(self._handle, index) != _STRING:
+            return []
+        return [self._gguf.get_arr_str(self._handle, index, item) for item in range(self.length(key))]
+
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""
         index, kind = self._find(key)
@@ -154,6 +204,15 @@ class Header:
         for i in range(self.n_tensors):
             sizes[self._gguf.get_tensor_type(self._handle, i)] += self._gguf.get_tensor_size(self._handle, i)
         return sizes
+
+    def tensor_types(self) -> dict[str, int]:
+        """The `ggml_type` of each tensor."""
+        return {
+            self._gguf.get_tensor_name(self._handle, i).decode("utf-8", "replace"): self._gguf.get_tensor_type(
+                self._handle, i
+            )
+            for i in range(self.n_tensors)
+        }
 
     def has_tensor(self, name: str) -> bool:
         """Whether a tensor of this name is in this file."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import msgspec
 
 from erllama_py.engine.inspection import ContextBytes, Inspection
-from erllama_py.engine.llama.gguf_file import read_facts
+from erllama_py.engine.llama.first_look import looked_at
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.model_facts import metadata, model_facts
-from erllama_py.engine.llama.native import AbortFlag, Library, library
+from erllama_py.engine.llama.native import AbortFlag, Library
 from erllama_py.engine.llama.vocabulary import LlamaVocabulary
 from erllama_py.engine.llama.weights import Weights, context_params, load_model
 from erllama_py.errors import ModelLoadError, UnsupportedModel
@@ -28,12 +29,11 @@ _COMPUTE = re.compile(r"(?:compute|output) buffer size = +([\d.]+) MiB")
 
 
 @contextmanager
-def inspected(path: str) -> Iterator[Inspection]:
+def inspected(path: str, home: Path | None = None) -> Iterator[Inspection]:
     """See `erllama_py.engine.inspected`."""
-    lib = library()
-    file = read_facts(lib, path, path)
     # Mapped files cannot be laid out without memory.
     config = ModelConfig(model_path=path, model_opts=ModelOpts(use_mmap=False))
+    lib, file = looked_at(config, path, home, lambda: True)
     vocabulary = LlamaVocabulary(path)
     weights = Weights(
         lib, load_model(lib, path, config, path, lambda _: True, weightless=True), path, vocabulary

@@ -76,10 +76,12 @@ class Gguf:
             "get_arr_type": (ctypes.c_int, [ptr, key]),
             "get_arr_n": (size, [ptr, key]),
             "get_arr_data": (ptr, [ptr, key]),
+            "get_arr_str": (text, [ptr, key, size]),
             "get_val_data": (ptr, [ptr, key]),
             "get_val_str": (text, [ptr, key]),
             "get_n_tensors": (key, [ptr]),
             "find_tensor": (key, [ptr, text]),
+            "get_tensor_name": (text, [ptr, key]),
             "get_tensor_offset": (size, [ptr, key]),
             "get_tensor_size": (size, [ptr, key]),
             "get_tensor_type": (ctypes.c_int, [ptr, key]),
@@ -188,15 +190,32 @@ def _file_types(module: Any) -> dict[int, str]:
     }
 
 
+def package_folder() -> Path | None:
+    """Where the bindings lie, which are not imported for it; None without them."""
+    package = importlib.util.find_spec("llama_cpp")
+    return None if package is None or package.origin is None else Path(package.origin).parent
+
+
+def library_files() -> list[tuple[str, int, int]]:
+    """Name, bytes and mtime of each library that the bindings open, which tell one build of llama.cpp from another
+    before it is opened."""
+    package, given = package_folder(), os.environ.get("LLAMA_CPP_LIB_PATH")
+    folder = Path(given) if given else None if package is None else package / "lib"
+    if folder is None or not folder.is_dir():
+        return []
+    files = [path for path in sorted(folder.iterdir()) if ".so" in path.name or path.suffix == ".dylib"]
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
 def _open_without_the_gil() -> None:
     """Have the shared library in memory before the bindings open it. `ctypes.CDLL` holds the GIL while the system
     reads, links and initialises the library: some milliseconds, and tens of them from a cold disk, in which an event
     loop stalls. C's own `dlopen`, called as a foreign function, does the same work without the GIL; the bindings
     then only count one more user."""
-    package = importlib.util.find_spec("llama_cpp")
-    if package is None or package.origin is None:
+    package = package_folder()
+    if package is None:
         return  # the import that follows says what is wrong
-    folder = Path(package.origin).parent / "lib"
+    folder = package / "lib"
     opener = ctypes.CDLL(None).dlopen
     opener.argtypes, opener.restype = [ctypes.c_char_p, ctypes.c_int], ctypes.c_void_p
     for name in ("libllama.so", "libllama.dylib"):

@@ -1,0 +1,161 @@
+"""What is tried in a child before it is done in this process, which it could end: once, then it is remembered.
+
+`build`: whether this build of llama.cpp can decode on this CPU. `file`: whether a model file can be loaded, as far as
+that goes without its weights. What has passed is remembered by this process, and in `$ERLLAMA_HOME/probes`: a build by
+its library files and the CPU, a file by its identity, the build, and the options of the context but for its size.
+
+Where no child can be begun, or one fails before its task, that is logged, and the load goes on without it. Blocks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from erllama_py.cpus import usable_cpus
+from erllama_py.engine.backend import FileFacts, LoadCancelled
+from erllama_py.engine.children.spawn import CannotSpawn, Ended, run_child
+from erllama_py.engine.fingerprint import identify
+from erllama_py.engine.llama import remembered
+from erllama_py.engine.llama.native import library_files, package_folder
+from erllama_py.engine.llama.probe_words import REPAIR, build_problem, file_error
+from erllama_py.engine.llama.remembered import Found
+from erllama_py.errors import UnusableBuild
+from erllama_py.watch.log import get_logger
+
+# A vocabulary of 262,144 tokens takes 0.4 s, a cold network disk some seconds more.
+MOST_SECONDS = 60.0
+_LOOK_SECONDS = 0.05
+
+# Fields of a context's parameters that say nothing of whether its graph can be made. Sizes have bounds of their own.
+_NOT_OF_THE_GRAPH = {"n_ctx", "n_threads", "n_threads_batch"}
+_PLAIN = {ctypes.c_bool, ctypes.c_int, ctypes.c_int8, ctypes.c_uint32, ctypes.c_int32, ctypes.c_float, ctypes.c_uint64}
+
+
+class Probe:
+    """Tries for one model. `folder` is where results are remembered; `wanted` is asked whether to go on."""
+
+    def __init__(self, folder: Path, model_id: str, path: str, wanted: Callable[[], bool]) -> None:
+        self._folder, self._path, self._wanted = folder, path, wanted
+        self._log = get_logger(model=model_id)
+
+    def build(self) -> None:
+        """Before the library is opened here. Raises `UnusableBuild`, `LoadCancelled`."""
+        key = remembered.digest("build", library_files(), cpu())
+        with _alone(key, self._wanted) as passed:
+            if passed:
+                return
+            found = remembered.recall(self._folder, key, key)
+            if found is None and (ended := self._try("probe_build", {})) is not None:
+                found = Found(key, build_problem(ended))
+                remembered.store(self._folder, key, found)
+            if found is not None and found.problem is not None:
+                signal = found.problem.split(" ")[0] if found.problem.startswith("SIG") else None
+                raise UnusableBuild(self._path, found.problem + REPAIR.format(version=_version()), signal)
+            _passed.add(key)
+
+    def file(
+        self, facts: FileFacts, context: Any, *, vocab_only: bool = False, reason: Callable[[], str | None]
+    ) -> bool:
+        """Before the file is loaded here; `context`: `llama_context_params`, or None where none is made.
+
+        False where it could not be tried. `reason` says in words what is wrong with a file that ends a process. Raises
+        `UnsupportedModel`, `ModelLoadError`, `LoadCancelled`.
+        """
+        fields = None if context is None else plain_fields(context)
+        kept = {name: value for name, value in (fields or {}).items() if name not in _NOT_OF_THE_GRAPH}
+        name = remembered.digest("file", os.path.realpath(self._path), kept, context is None, vocab_only)
+        identities = [identify(file, "probe") for file in facts.files]
+        key = remembered.digest(name, identities, library_files())
+        with _alone(key, self._wanted) as passed:
+            if passed or remembered.recall(self._folder, name, key) is not None:
+                _passed.add(key)
+                return True
+            ended = self._try("probe_file", {"path": self._path, "vocab_only": vocab_only, "context": fields})
+            if ended is None:
+                return False
+            if ended.how != "ended":
+                raise file_error(self._path, ended, reason(), MOST_SECONDS)
+            _passed.add(key)
+            remembered.store(self._folder, name, Found(key))
+            return True
+
+    def _try(self, task: str, given: dict[str, Any]) -> Ended | None:
+        """None where it came to nothing."""
+        folder = package_folder()
+        if folder is None:
+            return None  # the import that follows says what is wrong
+        try:
+            ended = run_child(task, {"folder": str(folder), **given}, seconds=MOST_SECONDS, wanted=self._wanted)
+        except CannotSpawn as problem:
+            self._log.warning("not tried in a process of its own first", task=task, problem=str(problem))
+            return None
+        if ended.how == "unwanted":
+            raise LoadCancelled
+        if ended.how == "failed":
+            self._log.warning("not tried in a process of its own first", task=task, problem=ended.last_words)
+            return None
+        self._log.debug("tried in a process of its own", task=task, how=ended.how, seconds=round(ended.seconds, 3))
+        return ended
+
+
+# --- one try for all who ask at the same time, and no more at once than there are CPUs -------------------------------
+
+_changed = threading.Condition()
+_under_way: set[str] = set()
+_passed: set[str] = set()
+
+
+@contextmanager
+def _alone(key: str, wanted: Callable[[], bool]) -> Iterator[bool]:
+    """Nobody else tries this meanwhile; whether it has passed in this process. Raises `LoadCancelled`."""
+    with _changed:
+        while key not in _passed and (key in _under_way or len(_under_way) >= max(1, len(usable_cpus()))):
+            if not wanted():
+                raise LoadCancelled
+            _changed.wait(_LOOK_SECONDS)
+        if key in _passed:
+            passed = True
+        else:
+            passed = False
+            _under_way.add(key)
+    try:
+        yield passed
+    finally:
+        with _changed:
+            if not passed:
+                _under_way.discard(key)
+            _changed.notify_all()
+
+
+def plain_fields(params: Any) -> dict[str, Any]:
+    """The numbers in a struct of parameters, by name: no addresses, which mean nothing in another process."""
+    return {name: getattr(params, name) for name, kind, *_ in params._fields_ if kind in _PLAIN}
+
+
+@cache
+def cpu() -> str:
+    """What the kernel says of the CPU and of itself: what a build can run on."""
+    wanted = ("vendor_id", "model name", "flags", "Features", "CPU implementer", "CPU part", "CPU variant")
+    try:
+        with open("/proc/cpuinfo") as file:
+            first = file.read(64 << 10).split("\n\n")[0]
+    except OSError:  # another system
+        first = ""
+    system = os.uname()
+    lines = [line for line in first.splitlines() if line.startswith(wanted)]
+    return "\n".join([system.sysname, system.release, system.machine, *lines])
+
+
+def _version() -> str:
+    try:
+        return metadata.version("llama-cpp-python")
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,53 @@
+"""What a try in a child came to, in words. Pure."""
+
+from __future__ import annotations
+
+from erllama_py.engine.children.codes import REFUSED, WRONG
+from erllama_py.engine.children.spawn import Ended
+from erllama_py.errors import ModelLoadError, UnsupportedModel
+
+REPAIR = (
+    '. Install a portable build: CMAKE_ARGS="-DGGML_NATIVE=OFF" pip install --force-reinstall --no-cache-dir --no-deps '
+    '--no-binary llama-cpp-python "llama-cpp-python=={version}"; in a checkout, PORTABLE=1 make run'
+)
+# Signals by which a library ends its own process. Others come from outside, and say nothing of what was tried.
+_OWN_SIGNALS = {"SIGILL", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGABRT", "SIGTRAP", "SIGSYS"}
+_STAGES = {
+    "library": "while its library is opened",
+    "load": "while it reads the file",
+    "vocabulary": "while it tokenizes texts",
+    "graph": "while it makes a context",
+    "decode": "while it decodes",
+}
+
+
+def build_problem(ended: Ended) -> str | None:
+    """What is wrong with a build; None where nothing is, or where it was ended from outside or by time."""
+    if ended.how == "ended":
+        return {WRONG: "it computes wrong numbers", REFUSED: f"it does not load a sound model: {ended.last_words}"}.get(
+            ended.code or 0
+        )
+    if ended.how != "crashed" or (ended.signal is not None and ended.signal not in _OWN_SIGNALS):
+        return None
+    words = f": {ended.last_words}" if ended.signal == "SIGABRT" else ""
+    return f"{ended.signal or 'it'} ended llama.cpp on this CPU{_stage(ended)}{words}"
+
+
+def file_error(path: str, ended: Ended, fault: str | None, most_seconds: float) -> ModelLoadError:
+    """Why a file is refused that ended the process in which it was tried first, or was not done in time."""
+    if ended.how == "out of time":
+        problem = f"tried in a process of its own first, it was not done in {most_seconds:.0f} s{_stage(ended)}"
+        return UnsupportedModel(path, f"{problem}; `probe=False` loads it without")
+    if ended.signal is not None and ended.signal not in _OWN_SIGNALS:
+        problem = f"the process in which it was tried first was ended from outside by {ended.signal}"
+        return ModelLoadError(path, f"{problem}{_stage(ended)}, as where memory runs out")
+    words = ended.last_words or "no last words"
+    if fault is not None:
+        return UnsupportedModel(path, f"{fault} (llama.cpp would end the process: {words})")
+    ended_by = f"llama.cpp ends the process ({ended.signal or 'without a word'}){_stage(ended)}"
+    return UnsupportedModel(path, f"{ended_by}: {words}")
+
+
+def _stage(ended: Ended) -> str:
+    stage = _STAGES.get(ended.stages[-1]) if ended.stages else None
+    return f" {stage}" if stage else ""
