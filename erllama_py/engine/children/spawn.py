@@ -80,18 +80,20 @@ def run_child(task: str, given: Any, *, seconds: float, wanted: Callable[[], boo
     said = words.decode(errors="replace").split("\n")[:-1]
     stages = tuple(word.removeprefix("stage ") for word in said if word.startswith("stage "))
     text = written.decode(errors="replace")
-    return Ended(how or how_ended(code, said), code, _signal_name(code), stages, text, seconds_taken)
+    if how is None:
+        how, code = how_ended(code, said)
+    return Ended(how, code, _signal_name(code), stages, text, seconds_taken)
 
 
-def how_ended(code: int | None, said: list[str]) -> How:
-    """What a return code and the words of a child come to. Pure.
+def how_ended(code: int | None, said: list[str]) -> tuple[How, int | None]:
+    """What a return code and the words of a child come to, and the code that counts. Pure.
 
     Where the application ignores SIGCHLD, or waits for all children, codes are lost and 0 is seen: then words count.
     """
-    by_word = next((word for word in said if word.startswith("done ")), None)
-    if by_word is not None and (code == 0 or by_word == f"done {code}"):
-        return "ended"
-    return "crashed" if code is None or code <= 0 else "failed"
+    by_word = next((int(word.removeprefix("done ")) for word in said if word.startswith("done ")), None)
+    if by_word is not None and code in (0, by_word):
+        return "ended", by_word
+    return ("crashed" if code is None or code <= 0 else "failed"), code
 
 
 def last_words(written: str) -> str:
