@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9  # types of values
 F32, F16 = 0, 1  # types of tensors, as ggml numbers them
@@ -27,7 +27,7 @@ class Tensor(NamedTuple):
     data: bytes
 
 
-def write_gguf(out: BinaryIO, values: Sequence[Value], tensors: Sequence[Tensor]) -> None:
+def write_gguf(out: IO[bytes], values: Sequence[Value], tensors: Sequence[Tensor]) -> None:
     """Write a GGUF file of version 3."""
     out.write(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(values)))
     for name, kind, value in values:

@@ -51,8 +51,9 @@ def answer(monkeypatch: pytest.MonkeyPatch, said: Callable[[str], Ended]) -> Non
 
 
 async def load(home: Path, path: Path, **config: Any) -> None:
+    fields: Any = {"model_path": path, "context_opts": SIZES, **config}
     async with erllama.Runtime(home=home) as runtime:
-        await runtime.load_model("m", {"model_path": path, "context_opts": SIZES, **config})
+        await runtime.load_model("m", fields)
 
 
 @pytest.mark.parametrize("how", SPOILT)
@@ -107,10 +108,10 @@ async def test_a_home_that_cannot_be_written_costs_a_try_in_each_process(tmp_pat
 
 async def test_many_loads_of_one_file_wait_for_one_try(tmp_path: Path, tries: list[str]) -> None:
     """Side by side."""
-    path = tiny_gguf("dense", tmp_path)
+    fields: Any = {"model_path": tiny_gguf("dense", tmp_path), "context_opts": SIZES}
     async with erllama.Runtime(home=tmp_path / "home") as runtime, anyio.create_task_group() as group:
         for number in range(8):
-            group.start_soon(runtime.load_model, f"m{number}", {"model_path": path, "context_opts": SIZES})
+            group.start_soon(runtime.load_model, f"m{number}", fields)
     assert tries == ["probe_build", "probe_file"]
 
 
@@ -177,7 +178,8 @@ async def test_a_child_that_fails_in_python_says_nothing_of_the_file(
 async def test_a_context_for_embeddings_is_tried_before_it_is_made(tmp_path: Path, tries: list[str]) -> None:
     """By the first call of `embed`, once."""
     async with erllama.Runtime(home=tmp_path / "home") as runtime:
-        model = await runtime.load_model("m", {"model_path": tiny_bert(tmp_path), "context_opts": SIZES})
+        fields: Any = {"model_path": tiny_bert(tmp_path), "context_opts": SIZES}
+        model = await runtime.load_model("m", fields)
         assert tries == ["probe_build", "probe_file"]
         await model.embed(["a"])
         await model.embed(["b"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 from erllama_py.gguf_bytes import F32, FLOAT32, STRING, UINT32, Tensor, Value, write_gguf
 
@@ -52,7 +52,7 @@ _MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", 
 _OUTPUT, _EMBEDDING = "Q6_K", "Q8_0"
 
 
-def write_model(out: BinaryIO) -> None:
+def write_model(out: IO[bytes]) -> None:
     """Write the model's file: a third of a megabyte."""
     write_gguf(out, list(_values()), list(_tensors()))
 
