@@ -1,4 +1,4 @@
-"""GGUF files as they are written here: key-values and tensors in, bytes out. Pure, but for the file it is given.
+"""GGUF files as they are written here: key-values and tensors in, bytes out.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, version 3. Standard library only.
 """

@@ -17,7 +17,8 @@ from helpers.tiny_gguf import tiny_gguf
 
 from erllama_py.engine.children import spawn
 from erllama_py.engine.children.codes import DONE, REFUSED
-from erllama_py.engine.children.spawn import CannotSpawn, Ended, how_ended, last_words, run_child
+from erllama_py.engine.children.ended import Ended, how_ended, last_words
+from erllama_py.engine.children.spawn import CannotSpawn, run_child
 from erllama_py.engine.llama.native import package_folder
 
 GUARD_SECONDS = 30.0

@@ -18,7 +18,8 @@ from helpers.tiny_gguf import tiny_gguf
 
 import erllama_py as erllama
 from erllama_py.engine.children import spawn
-from erllama_py.engine.children.spawn import CannotSpawn, Ended
+from erllama_py.engine.children.ended import Ended
+from erllama_py.engine.children.spawn import CannotSpawn
 from erllama_py.engine.llama import probe
 
 pytestmark = pytest.mark.anyio

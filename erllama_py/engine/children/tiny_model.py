@@ -1,4 +1,4 @@
-"""A random model of two layers whose matrices have each type of weights that people use. Pure, standard library only.
+"""A random model of two layers whose matrices have each type of weights that people use. Standard library only.
 
 What is decoded with it goes through the kernels of all of these types: for prompts those of matrices, for single tokens
 those of vectors. Its numbers mean nothing; those of a sound build are finite.

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 from erllama_py.engine.backend import FileFacts, FilePooling
 from erllama_py.engine.llama.gguf_header import Header, opened
-from erllama_py.engine.llama.known_faults import Stated, decode_fault, load_fault, stated, vocabulary_fault
+from erllama_py.engine.llama.known_faults import MOST_LAYERS, Stated, decode_fault, load_fault, vocabulary_fault
 from erllama_py.engine.llama.native import Library
 from erllama_py.errors import UnsupportedModel
 
@@ -24,6 +24,8 @@ _ENCODERS = {
 }  # fmt: skip
 _POOLING: dict[int, FilePooling] = {1: "mean", 2: "cls", 3: "last", 4: "rank"}  # llama_pooling_type
 _HEADS = ("cls.weight", "cls.output.weight")  # of a model that ranks: one of these is there
+
+_EPSILONS = ("layer_norm_rms_epsilon", "layer_norm_epsilon", "group_norm_epsilon")
 
 _SPLIT_COUNT, _SPLIT_NO = "split.count", "split.no"  # both u16; the latter from 0 on
 _PART_ENDING = "-{:05}-of-{:05}.gguf"  # llama_split_path; counted from 1 on
@@ -71,14 +73,38 @@ def find_load_fault(library: Library, path: str, model_id: str) -> str | None:
     """What is known to end the process in a load of the file, in words; None where nothing is. Raises as
     `Backend.inspect` does."""
     with opened(library, path, model_id) as header:
-        said = stated(header, {})
+        said = _said(header, {})
         return load_fault(said) or vocabulary_fault(said.tokenizer, header.texts("tokenizer.ggml.tokens"))
 
 
 def _stated(parts: list[Header]) -> Stated:
     """What the first of the parts says, and the types of the norms and biases of all."""
     types = {name: kind for part in parts for name, kind in part.tensor_types().items()}
-    return stated(parts[0], {name: kind for name, kind in types.items() if "norm" in name or name.endswith(".bias")})
+    return _said(parts[0], {name: kind for name, kind in types.items() if "norm" in name or name.endswith(".bias")})
+
+
+def _said(header: Header, norms: dict[str, int]) -> Stated:
+    """What the header says; `norms` of all parts of the model."""
+    architecture = header.text("general.architecture") or ""
+    layers = header.number(f"{architecture}.block_count", -1)
+    epsilons = {key: header.real(f"{architecture}.attention.{key}") for key in _EPSILONS}
+    bos = header.number("tokenizer.ggml.bos_token_id", -1)
+    return Stated(
+        architecture=architecture,
+        layers=None if layers < 0 else layers,
+        experts=max(0, header.number(f"{architecture}.expert_count")),
+        experts_used=tuple(header.per_layer(f"{architecture}.expert_used_count", MOST_LAYERS)),
+        expert_groups=header.number(f"{architecture}.expert_group_count"),
+        groups_used=header.number(f"{architecture}.expert_group_used_count"),
+        rope_scaling=header.text(f"{architecture}.rope.scaling.type"),
+        epsilons={key: value for key, value in epsilons.items() if value is not None},
+        window=header.number(f"{architecture}.attention.sliding_window"),
+        tokenizer=header.text("tokenizer.ggml.model"),
+        adds_bos=header.flag("tokenizer.ggml.add_bos_token", False),
+        bos=None if bos < 0 else bos,
+        n_tokens=header.length("tokenizer.ggml.tokens"),
+        norms=norms,
+    )
 
 
 def _pooling(header: Header, architecture: str, parts: list[Header]) -> FilePooling | None:

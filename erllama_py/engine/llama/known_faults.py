@@ -1,4 +1,4 @@
-"""What a GGUF file may say that ends the process in llama.cpp, in words. Pure, but for `stated`, which reads a header.
+"""What a GGUF file may say that ends the process in llama.cpp, in words. Pure.
 
 Faults of two kinds. `decode_fault`: those that show in a decode, which no trial without weights can find; looked for in
 each file. `load_fault`: those that show in a load, whose limits are this release's; the reason for a trial that went
@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import msgspec
 
-from erllama_py.engine.llama.gguf_header import Header
-
 MOST_LAYERS, MOST_EXPERTS = 512, 1024  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
 # Multiplied by the number of sequences in 32 bits, this leaves room for 255; no model looks back further.
 MOST_WINDOW = 1 << 24
 _SCALINGS = {"none", "linear", "yarn", "longrope"}
-_EPSILONS = ("layer_norm_rms_epsilon", "layer_norm_epsilon", "group_norm_epsilon")
 _F32 = 0
 _BYTES = [(f"<0x{byte:02X}>".encode(), bytes([byte])) for byte in range(256)]
 
@@ -100,27 +97,3 @@ def vocabulary_fault(tokenizer: str | None, tokens: list[bytes]) -> str | None:
                 f"256 bytes, {lacking[0].decode()} first: it may be that of another tokenizer"
             )
     return None
-
-
-def stated(header: Header, norms: dict[str, int]) -> Stated:
-    """What the header says; `norms` of all parts of the model."""
-    architecture = header.text("general.architecture") or ""
-    layers = header.number(f"{architecture}.block_count", -1)
-    epsilons = {key: header.real(f"{architecture}.attention.{key}") for key in _EPSILONS}
-    bos = header.number("tokenizer.ggml.bos_token_id", -1)
-    return Stated(
-        architecture=architecture,
-        layers=None if layers < 0 else layers,
-        experts=max(0, header.number(f"{architecture}.expert_count")),
-        experts_used=tuple(header.per_layer(f"{architecture}.expert_used_count", MOST_LAYERS)),
-        expert_groups=header.number(f"{architecture}.expert_group_count"),
-        groups_used=header.number(f"{architecture}.expert_group_used_count"),
-        rope_scaling=header.text(f"{architecture}.rope.scaling.type"),
-        epsilons={key: value for key, value in epsilons.items() if value is not None},
-        window=header.number(f"{architecture}.attention.sliding_window"),
-        tokenizer=header.text("tokenizer.ggml.model"),
-        adds_bos=header.flag("tokenizer.ggml.add_bos_token", False),
-        bos=None if bos < 0 else bos,
-        n_tokens=header.length("tokenizer.ggml.tokens"),
-        norms=norms,
-    )

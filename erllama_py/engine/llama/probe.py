@@ -21,7 +21,8 @@ from typing import Any
 
 from erllama_py.cpus import usable_cpus
 from erllama_py.engine.backend import FileFacts, LoadCancelled
-from erllama_py.engine.children.spawn import CannotSpawn, Ended, run_child
+from erllama_py.engine.children.ended import Ended
+from erllama_py.engine.children.spawn import CannotSpawn, run_child
 from erllama_py.engine.fingerprint import identify
 from erllama_py.engine.llama import remembered
 from erllama_py.engine.llama.native import library_files, package_folder

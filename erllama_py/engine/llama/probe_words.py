@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from erllama_py.engine.children.codes import REFUSED, WRONG
-from erllama_py.engine.children.spawn import Ended
+from erllama_py.engine.children.ended import Ended
 from erllama_py.errors import ModelLoadError, UnsupportedModel
 
 REPAIR = (
