@@ -13,8 +13,8 @@ OUR_THREADS = PACKAGE / "actors" / "threads.py"
 BEGINS_A_THREAD = {PACKAGE / "engine" / "thread.py"}
 # One for a call, which waits for it.
 FOR_A_CALL = {PACKAGE / "stacks.py"}
-# A server's files, whose threads end with it.
-BEGINS_THREADS = {PACKAGE / "serve" / "responses" / "directory.py"}
+# A server's files, whose threads end with it; and a child, whose thread looks for its parent.
+BEGINS_THREADS = {PACKAGE / "serve" / "responses" / "directory.py", PACKAGE / "engine" / "children" / "entry.py"}
 
 
 def test_no_work_is_handed_to_threads_of_the_application() -> None:
