@@ -1,7 +1,9 @@
-"""Conversations: many on one system prompt after a restart, and one of 20 turns with and without a restart in it.
+"""Conversations: many on one system prompt after a restart, one of 20 turns with and without a restart in it, and ones
+whose replies do not come back as they were generated.
 
 Whoever shares a system prompt should compute only their own tokens, and a conversation should be written once: the
-bytes of its rows are compared with one copy of the KV state of all its tokens, as llama.cpp writes it.
+bytes of its rows are compared with one copy of the KV state of all its tokens, as llama.cpp writes it. Replies that the
+next prompt does not have are thrown away: their bytes are counted apart.
 
 The Gemma file has no chat template. Its conversations are rendered here and given to `complete`, which knows nothing of
 where turns end; those of SmolLM2 go through `chat`.
@@ -30,6 +32,9 @@ RESTART_AFTER = 10
 SYSTEM_WORDS = 600
 QUESTION_WORDS = 20
 REPLY_TOKENS = 24
+CHANGED_TURNS = 12
+# What the history has of a reply that was `REPLY_TOKENS` long; None: it is as it was generated.
+CHANGES: dict[str, int | None] = {"as generated": None, "edited, or thinking stripped": 12, "left out": 0}
 
 Messages = list[dict[str, str]]
 
@@ -63,6 +68,7 @@ class Turn(NamedTuple):
     read: int
     hit: str
     context: int
+    tokens: list[int]  # of the prompt
     written: int  # bytes, in total so far by this process
     kept: int  # bytes in the tier
 
@@ -79,14 +85,14 @@ async def chatting(name: str, root: Path) -> AsyncIterator[Answer]:
     """A part: answers a conversation; of a system prompt alone it tells the length in tokens."""
     async with opened(name, root) as (runtime, model):
 
-        async def count(messages: Messages) -> int:
+        async def tokens(messages: Messages, reply: bool) -> list[int]:
             if has_template(name):
-                return len(await model.apply_chat_template(messages, add_generation_prompt=False))
-            return len(await model.tokenize(rendered(messages, reply=False)))
+                return await model.apply_chat_template(messages, add_generation_prompt=reply)
+            return await model.tokenize(rendered(messages, reply))
 
         async def answer(messages: Messages) -> Turn | int:
             if messages[-1]["role"] == "system":
-                return await count(messages)
+                return len(await tokens(messages, reply=False))
             options: dict[str, Any] = {"response_tokens": REPLY_TOKENS, "temperature": 0.0}
             if has_template(name):
                 done: Completion = await model.chat(messages, **options)
@@ -97,7 +103,7 @@ async def chatting(name: str, root: Path) -> AsyncIterator[Answer]:
             kept = sum(tier.used_bytes for tier in await runtime.cache.tiers() if tier.kind == "disk")
             return Turn(
                 done.reply, done.prompt_tokens, done.stats.prefill_tokens, done.cache_delta.read,
-                done.cache_hit_kind, done.committed_tokens, written, kept,
+                done.cache_hit_kind, done.committed_tokens, await tokens(messages, reply=True), written, kept,
             )  # fmt: skip
 
         yield answer
@@ -174,6 +180,48 @@ def chats(name: str) -> list[list[str]]:
     return lines
 
 
+def changing(life: Peer, length: int | None) -> list[Turn]:
+    """A chat whose history has so many words in place of each reply; None: the reply, 0: nothing."""
+    messages: Messages = [system(3, SYSTEM_WORDS // 4)]
+    turns: list[Turn] = []
+    for number in range(CHANGED_TURNS):
+        messages.append(question(2000 + number))
+        turns.append(life.ask(messages))
+        said = turns[-1].reply if length is None else words(3000 + number, length)
+        messages += [{"role": "assistant", "content": said}] if said else []
+    return turns
+
+
+def in_common(one: list[int], other: list[int]) -> int:
+    """Tokens that two prompts begin alike with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (left, right) in pairs if left != right), min(len(one), len(other)))
+
+
+def changed(name: str) -> list[list[str]]:
+    """The lines of one model: chats by what becomes of their replies."""
+    with peer(sizing, name) as bare:
+        per_token = bare.ask()
+    lines = []
+    for label, length in CHANGES.items():
+        with TemporaryDirectory() as folder, peer(chatting, name, Path(folder)) as life:
+            turns = changing(life, length)
+        pairs = list(itertools.pairwise(turns))
+        common = [in_common(before.tokens, after.tokens) for before, after in pairs]
+        new = [after.prompt - shared for (_, after), shared in zip(pairs, common, strict=True)]
+        again = [max(0, after.prefilled - fresh) for (_, after), fresh in zip(pairs, new, strict=True)]
+        thrown = 0 if length is None else sum(before.context - before.prompt for before, _ in pairs)
+        copy, kept = turns[-1].context * per_token, turns[-1].kept - thrown * per_token
+        lines.append(
+            [
+                MODELS[name], label, str(turns[-1].context), f"{copy / 1e6:.1f}", f"{kept / 1e6:.1f}",
+                f"{kept / copy:.2f} ×", f"{thrown * per_token / 1e6:.1f}", f"{sum(new) / len(new):.0f}",
+                f"{sum(again) / len(again):.1f} (most {max(again)})",
+            ]
+        )  # fmt: skip
+    return lines
+
+
 def main() -> None:
     shared = table(
         [
@@ -189,7 +237,14 @@ def main() -> None:
         ],
         [line for name in MODELS for line in chats(name)],
     )  # fmt: skip
-    publish("cache_chats", shared + "\n\n" + long)
+    replies = table(
+        [
+            f"a chat of {CHANGED_TURNS} turns", "its replies in the history", "tokens at the end", "one copy, MB",
+            "kept, MB", "kept", "of replies thrown away, MB", "not in the prompt before", "computed again",
+        ],
+        [line for name in MODELS for line in changed(name)],
+    )  # fmt: skip
+    publish("cache_chats", shared + "\n\n" + long + "\n\n" + replies)
 
 
 if __name__ == "__main__":

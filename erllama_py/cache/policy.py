@@ -1,9 +1,10 @@
 """What is saved of a prompt, and which rows are worth reading: pure functions over gates and measured times.
 
 **Where rows end** (`prompt_ends`): on an absolute grid, so that prompts with a common beginning share rows whatever
-follows, and at anchors, where conversations diverge. The laws: ends ascend, each is on the grid or fixed (an anchor, or
-the end of a prompt that cannot be cut back), and no two of one plan are closer than `LEAST_ROW_TOKENS` unless both are
-fixed or the grid itself is finer.
+follows; at anchors, where conversations diverge; and where prompts end (`turn_ends`), because a reply that does not
+come back as it was generated leaves no row that the next turn could extend. The laws: ends ascend, each is on the grid
+or fixed (an anchor, or the prompt's), and no two of one plan are closer than `LEAST_ROW_TOKENS` unless both are fixed
+or the grid itself is finer.
 
 **Whether rows are worth reading** (`is_worth`): what reading saves against what it costs.
 
@@ -58,20 +59,43 @@ def grid_stride(policy: PolicyOpts, state_bytes: int) -> int:
     return align * max(1, -(-state_bytes // (STATE_BYTES_PER_TOKEN * align)))
 
 
+def turn_ends(n_tokens: int, endings: Sequence[int], *, least: int) -> tuple[int, ...]:
+    """Where the rows of a prompt end because the next turn diverges from it, or extends it; never empty.
+
+    `endings` are the places that its chat template tells, ascending; without one it is the prompt's end. Of those among
+    its last tokens each has a row where the row before it is longer than `least`: what opens a reply is a few tokens.
+    """
+    late = n_tokens - LEAST_ROW_TOKENS
+    ends = [end for end in endings if end <= late]
+    near = [end for end in endings if late < end <= n_tokens] or [n_tokens]
+    ends.append(near[0])
+    for end in near[1:]:
+        if end > ends[-1] + least:
+            ends.append(end)
+    return tuple(ends)
+
+
+def least_opening(state_bytes: int, *, cuttable: bool) -> int:
+    """`least` for `turn_ends`. Where a sequence is `cuttable`, what opens a reply is used in part, as tokens of the
+    reply's row. Else it would be computed again, and has a row of its own, unless a state costs too much for that."""
+    return LEAST_ROW_TOKENS if cuttable else state_bytes // STATE_BYTES_PER_TOKEN
+
+
 def prompt_ends(
-    n_tokens: int, policy: PolicyOpts, anchors: Sequence[int], *, stride: int, cuttable: bool
+    n_tokens: int, policy: PolicyOpts, anchors: Sequence[int], *, stride: int, last: Sequence[int]
 ) -> tuple[int, ...]:
     """Where the rows of a prompt of `n_tokens` tokens end, from its start.
 
-    The grid goes up to `boundary_trim_tokens` before the prompt's end. Where the sequence cannot be cut back
-    (`cuttable` is false) a row ends with the prompt too: an exact repeat has nowhere else to start from.
+    The grid goes up to `boundary_trim_tokens` before the prompt's end. `last` are the `turn_ends`: with the prompt
+    itself where they would be too early, so that the row of its reply begins there; none of a prompt of which only the
+    grid is saved.
     """
     if policy.min_tokens is None or n_tokens < (policy.cold_min_tokens or policy.min_tokens):
         return ()
     if policy.cold_max_tokens is not None and n_tokens > policy.cold_max_tokens:
         return ()
-    fixed = {anchor for anchor in anchors if policy.min_tokens <= anchor < n_tokens}
-    if not cuttable:
+    fixed = {end for end in (*anchors, *last) if policy.min_tokens <= end <= n_tokens}
+    if last and not any(end in fixed for end in last):
         fixed.add(n_tokens)
     ends = set(fixed)
     for end in range(stride, n_tokens - policy.boundary_trim_tokens + 1, stride):

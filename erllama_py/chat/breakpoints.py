@@ -7,12 +7,13 @@ before the made-up text, and is in the prompt too, does not depend on what follo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 from erllama_py.chat.turns import MADE_UP_MESSAGE, OPENING_ROLES, Message, Render
 from erllama_py.errors import ChatTemplateError
 
 Place = int | Literal["tools"]
+Unit = TypeVar("Unit", int, str)
 
 
 def end_of(
@@ -42,14 +43,14 @@ def end_of(
     return 0, False
 
 
-def shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two texts have in common from their beginning."""
+def shared(one: Sequence[Unit], other: Sequence[Unit]) -> int:
+    """How many tokens, or characters, two texts have in common from their beginning; both are of one type."""
     same, most = 0, min(len(one), len(other))
     while same < most:  # slices are compared in C, and mostly they are equal
-        if list(one[same:most]) == list(other[same:most]):
+        if one[same:most] == other[same:most]:
             return most
         middle = (same + most) // 2
-        if middle > same and list(one[same:middle]) == list(other[same:middle]):
+        if middle > same and one[same:middle] == other[same:middle]:
             same = middle
         else:
             most = middle

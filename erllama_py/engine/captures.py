@@ -27,6 +27,7 @@ class Captures:
         least = keep if self._stands_at_end else self.captured_to + 1
         self._ends = [end for end in plan.prompt_ends if end >= max(least, self.captured_to + 1)] if plan else []
         self._prompt_length = prompt_length
+        self._reply_from = plan.reply_from if plan else 0
         self._next_continued = prompt_length + plan.interval if plan else 0
 
     def due(self, position: int) -> tuple[int, SaveReason] | None:
@@ -45,13 +46,18 @@ class Captures:
             return None
         if position < max(self._plan.min_tokens, self._settled_to + 1):
             return None
-        return span_end(self._settled_to, position, self._memory), "finish"
+        return self._range_end(position), "finish"
 
     def rest(self, position: int) -> tuple[int, SaveReason] | None:
         """The next of the ranges that are left when it is parked at `position`."""
         if self._plan is None or self._plan.prompt_only or position <= self._settled_to:
             return None
-        return span_end(self._settled_to, position, self._memory), "evict"
+        return self._range_end(position), "evict"
+
+    def _range_end(self, position: int) -> int:
+        """Where the first of the ranges that are left up to `position` ends."""
+        end, reply_from = span_end(self._settled_to, position, self._memory), self._reply_from
+        return reply_from if self.can_wait and self._settled_to < reply_from < end else end
 
     def settle(self, end: int, captured: bool) -> None:
         """The range up to `end` was copied, or cannot be: either way it is not tried again."""

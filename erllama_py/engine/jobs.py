@@ -77,13 +77,16 @@ class CapturePlan(msgspec.Struct, frozen=True, kw_only=True):
 
     Positions up to `captured_to` are saved already. `prompt_ends` ascend and are at most the prompt's length;
     after the prompt a range ends every `interval` generated tokens; the last one ends with the request, if the
-    sequence then holds at least `min_tokens`. `prompt_only`: there are no ranges but those of `prompt_ends`.
+    sequence then holds at least `min_tokens`. What is copied only then ends at `reply_from` first, where a range can
+    end anywhere: so what is saved of the prompt does not depend on the reply. `prompt_only`: there are no ranges but
+    those of `prompt_ends`.
     """
 
     captured_to: int
     prompt_ends: tuple[int, ...]
     interval: int
     min_tokens: int
+    reply_from: int = 0
     prompt_only: bool = False
 
 

@@ -340,7 +340,9 @@ class Caller:
         seed = 0 if checked.reproducible else random.getrandbits(32)
         keeps = keeps_of(prepared, checked)
         fixed = (*prepared.anchors, *(one.position for one in keeps))
-        saves = capture_plan(len(tokens), config.policy, facts, fixed, reproducible=checked.reproducible)
+        saves = capture_plan(
+            len(tokens), config.policy, facts, fixed, prepared.endings, reproducible=checked.reproducible
+        )
         make = partial(
             make_request, next(_tickets), tokens, checked, identity=self.identity(checked, board), plan=saves,
             policy=config.policy, n_ctx=config.context_opts.n_ctx, seed=seed if checked.seed is None else checked.seed,

@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 
 from erllama_py.chat.conversation import check_messages
+from erllama_py.chat.endings import endings as find_endings
+from erllama_py.chat.endings import endings_of_text
 from erllama_py.chat.rendering import Renderer
 from erllama_py.chat.template import ChatSettings
 from erllama_py.chat.turns import anchors as find_anchors
@@ -97,7 +99,9 @@ class Prompts:
         """The prompt of a text or a list of token ids."""
         check_is_prompt(options)
         check_keeps(options.keep, None)
-        return Prepared(await self.tokens(prompt))
+        tokens = await self.tokens(prompt)
+        endings = await self._caller.use_vocabulary(lambda vocabulary: endings_of_text(tokens, vocabulary.is_end), 0)
+        return Prepared(tokens, endings=endings)
 
     async def chat(self, messages: Sequence[ChatMessage], options: RequestOptions) -> Prepared:
         """The prompt of a conversation: it continues the last reply that is recognised, or is rendered."""
@@ -150,7 +154,8 @@ class Prompts:
         if continued:
             _, opening = await self._caller.threads.abandon(partial(renderer.prompt, messages, continued=True))
         ends = await self._ends.after(renderer, messages, known, tokens, options)
-        return Prepared(tokens, ends=ends, opening=opening, template=renderer.source)
+        endings = await self._endings(renderer, messages, tokens, options)
+        return Prepared(tokens, endings=endings, ends=ends, opening=opening, template=renderer.source)
 
     async def rendered(self, renderer: Renderer, messages: Sequence[ChatMessage], options: RequestOptions) -> Prepared:
         """The prompt of a conversation as the template shows it."""
@@ -168,7 +173,23 @@ class Prompts:
         # Always on a worker thread: the template runs twice more.
         anchors = await self._caller.use_vocabulary(find, INLINE_LENGTH + 1)
         ends = await self._ends.rendered(renderer, messages, tokens, options)
-        return Prepared(tokens, anchors, ends, opening, template=renderer.source)
+        endings = await self._endings(renderer, messages, tokens, options)
+        return Prepared(tokens, anchors, endings, ends, opening, template=renderer.source)
+
+    async def _endings(
+        self, renderer: Renderer, messages: Sequence[ChatMessage], tokens: list[int], options: RequestOptions
+    ) -> tuple[int, ...]:
+        """Where the next turns may diverge from a prompt; that continues its last message, its end alone."""
+        if options.continue_final_message:
+            return ()
+
+        def find(vocabulary: Vocabulary) -> tuple[int, ...]:
+            def tokenize(text: str) -> list[int]:
+                return vocabulary.tokenize_parts(renderer.parts(text))
+
+            return find_endings(messages, tokens, renderer.text, tokenize)
+
+        return await self._caller.use_vocabulary(find, INLINE_LENGTH + 1)
 
 
 def settings_of(options: RequestOptions) -> ChatSettings:

@@ -30,6 +30,7 @@ class Prepared(msgspec.Struct, frozen=True):
 
     tokens: list[int]
     anchors: tuple[int, ...] = ()  # where others may diverge from it
+    endings: tuple[int, ...] = ()  # where its next turns may
     ends: tuple[int, ...] = ()  # where each message ends that is to be kept, in the order of the options
     opening: str | None = None  # of a conversation: the end of the prompt as text, which opens the reply
     finish: Finish | None = None

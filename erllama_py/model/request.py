@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from erllama_py.cache.keys import TOKEN_BYTES, Identity, pack_tokens, prefix_keys
 from erllama_py.cache.messages import RowMeta
-from erllama_py.cache.policy import KeepFor, grid_stride, prompt_ends
+from erllama_py.cache.policy import LEAST_ROW_TOKENS, KeepFor, grid_stride, least_opening, prompt_ends, turn_ends
 from erllama_py.chat.segments import Markers
 from erllama_py.engine.backend import ModelFacts
 from erllama_py.engine.jobs import CapturePlan, Finished, Report
@@ -87,19 +87,25 @@ def make_request(
 
 
 def capture_plan(
-    n_tokens: int, policy: PolicyOpts, facts: ModelFacts, anchors: Sequence[int], *, reproducible: bool = False
-) -> CapturePlan | None:
-    """What is to be saved of a prompt and its reply; None when nothing is.
+    n_tokens: int, policy: PolicyOpts, facts: ModelFacts, anchors: Sequence[int], endings: Sequence[int] = (), *,
+    reproducible: bool = False,
+) -> CapturePlan | None:  # fmt: skip
+    """What is to be saved of a prompt and its reply; None when nothing is. `endings` are those of `chat.endings`.
 
     Of a `reproducible` one only what lies between ends of the grid: its other cells depend on where the prompt ends.
     """
     if policy.min_tokens is None:
         return None
-    stride, cuttable = grid_stride(policy, facts.state_bytes), facts.memory == "full" or reproducible
-    ends = prompt_ends(n_tokens, policy, () if reproducible else anchors, stride=stride, cuttable=cuttable)
+    stride = grid_stride(policy, facts.state_bytes)
+    if reproducible:
+        ends, reply_from = prompt_ends(n_tokens, policy, (), stride=stride, last=()), 0
+    else:
+        last = turn_ends(n_tokens, endings, least=least_opening(facts.state_bytes, cuttable=facts.memory == "full"))
+        ends = prompt_ends(n_tokens, policy, anchors, stride=stride, last=last)
+        reply_from = last[-1] if last[-1] >= LEAST_ROW_TOKENS else 0
     return CapturePlan(
         captured_to=0, prompt_ends=ends, interval=policy.continued_interval, min_tokens=policy.min_tokens,
-        prompt_only=reproducible,
+        reply_from=reply_from, prompt_only=reproducible,
     )  # fmt: skip
 
 

@@ -16,9 +16,11 @@ from erllama_py.cache.policy import (
     TOKENS_IF_UNKNOWN,
     grid_stride,
     is_worth,
+    least_opening,
     prompt_ends,
     read_seconds,
     token_seconds,
+    turn_ends,
 )
 from erllama_py.options.policy import PolicyOpts, parse_policy
 
@@ -50,50 +52,49 @@ def test_the_grid_is_the_finest_that_its_states_can_afford(policy: PolicyOpts, s
 
 @given(lengths, policies(), anchor_lists, st.integers(1, 1200), st.booleans())
 def test_ends_ascend_within_the_prompt(
-    n_tokens: int, policy: PolicyOpts, anchors: list[int], stride: int, cuttable: bool
+    n_tokens: int, policy: PolicyOpts, anchors: list[int], stride: int, whole: bool
 ) -> None:
     """None twice, none beyond the prompt, none shorter than what is saved at all, and the prompt's end where due."""
-    ends = prompt_ends(n_tokens, policy, anchors, stride=stride, cuttable=cuttable)
+    ends = prompt_ends(n_tokens, policy, anchors, stride=stride, last=(n_tokens,) * whole)
     assert list(ends) == sorted(set(ends))
     least = policy.min_tokens
     assert least is not None or not ends
     assert all(max(1, least or 0) <= end <= n_tokens for end in ends)
-    assert not ends or (n_tokens in ends) == (not cuttable or (n_tokens % stride == 0 == policy.boundary_trim_tokens))
+    by_grid = n_tokens % stride == 0 == policy.boundary_trim_tokens
+    assert not ends or (n_tokens in ends) == (whole or n_tokens in anchors or by_grid)
 
 
 @given(lengths, policies(), anchor_lists, st.integers(1, 1200), st.booleans())
 def test_each_end_is_on_the_grid_or_is_a_fixed_one(
-    n_tokens: int, policy: PolicyOpts, anchors: list[int], stride: int, cuttable: bool
+    n_tokens: int, policy: PolicyOpts, anchors: list[int], stride: int, whole: bool
 ) -> None:
     """So that prompts with a common beginning share rows; what is trimmed off has no end on the grid."""
-    for end in prompt_ends(n_tokens, policy, anchors, stride=stride, cuttable=cuttable):
+    for end in prompt_ends(n_tokens, policy, anchors, stride=stride, last=(n_tokens,) * whole):
         on_grid = end % stride == 0 and end <= n_tokens - policy.boundary_trim_tokens
-        assert on_grid or end in anchors or (end == n_tokens and not cuttable)
+        assert on_grid or end in anchors or (end == n_tokens and whole)
 
 
 @given(lengths, policies(), anchor_lists, st.integers(LEAST_ROW_TOKENS, 1200), st.booleans())
 def test_rows_are_long_enough_to_be_worth_storing(
-    n_tokens: int, policy: PolicyOpts, anchors: list[int], stride: int, cuttable: bool
+    n_tokens: int, policy: PolicyOpts, anchors: list[int], stride: int, whole: bool
 ) -> None:
-    """Only two fixed ends may be closer: anchors, and the end of a prompt that cannot be cut back."""
-    ends = prompt_ends(n_tokens, policy, anchors, stride=stride, cuttable=cuttable)
+    """Only two fixed ends may be closer: anchors, and the end of the prompt."""
+    ends = prompt_ends(n_tokens, policy, anchors, stride=stride, last=(n_tokens,) * whole)
     fixed = {*anchors, n_tokens}
     for one, other in itertools.pairwise(ends):
         assert other - one >= LEAST_ROW_TOKENS or {one, other} <= fixed
 
 
 @given(lengths, policies(), anchor_lists, st.integers(1, 1200), st.booleans())
-def test_all_of_the_gates_hold(
-    n_tokens: int, policy: PolicyOpts, anchors: list[int], stride: int, cuttable: bool
-) -> None:
+def test_all_of_the_gates_hold(n_tokens: int, policy: PolicyOpts, anchors: list[int], stride: int, whole: bool) -> None:
     """Nothing of a prompt that is too short or too long; every anchor of one that is not."""
-    ends = prompt_ends(n_tokens, policy, anchors, stride=stride, cuttable=cuttable)
+    ends = prompt_ends(n_tokens, policy, anchors, stride=stride, last=(n_tokens,) * whole)
     least = policy.min_tokens
     most = n_tokens if policy.cold_max_tokens is None else policy.cold_max_tokens
     if least is None or not max(least, policy.cold_min_tokens or 0) <= n_tokens <= most:
         assert ends == ()
     else:
-        assert {anchor for anchor in anchors if least <= anchor < n_tokens} <= set(ends)
+        assert {anchor for anchor in anchors if least <= anchor <= n_tokens} <= set(ends)
 
 
 @given(policies(), st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 600))
@@ -102,8 +103,8 @@ def test_prompts_with_a_common_beginning_have_common_ends(
 ) -> None:
     """The grid is absolute: what follows does not move it."""
     assume(shorter <= longer)
-    short = prompt_ends(shorter, policy, (), stride=stride, cuttable=True)
-    long = prompt_ends(longer, policy, (), stride=stride, cuttable=True)
+    short = prompt_ends(shorter, policy, (), stride=stride, last=())
+    long = prompt_ends(longer, policy, (), stride=stride, last=())
     assert not (short and long) or long[: len(short)] == short
 
 
@@ -114,39 +115,71 @@ def gated(**gates: int | None) -> PolicyOpts:
 
 
 NOTHING: tuple[int, ...] = ()
-CASES: list[tuple[str, int, PolicyOpts, tuple[int, ...], bool, tuple[int, ...]]] = [
-    ("every 256 tokens", 1000, gated(), (), True, (256, 512, 768)),
-    ("the trim is off before the last end", 800, gated(), (), True, (256, 512, 768)),
-    ("one token less and the last end is trimmed", 799, gated(), (), True, (256, 512)),
-    ("too short for a row", 255, gated(), (), True, NOTHING),
-    ("long enough, but for the trim", 256, gated(), (), True, NOTHING),
-    ("not cuttable: a row ends with the prompt", 300, gated(), (), False, (256, 300)),
-    ("a grid end 32 tokens before it stays", 800, gated(boundary_trim_tokens=0), (), False, (256, 512, 768, 800)),
-    ("one that is nearer does not", 799, gated(boundary_trim_tokens=0), (), False, (256, 512, 799)),
-    ("an anchor", 1000, gated(), (400,), True, (256, 400, 512, 768)),
-    ("an anchor takes the place of grid ends near it", 1000, gated(), (270, 530), True, (270, 530, 768)),
-    ("an anchor that is too early", 1000, gated(), (100,), True, (256, 512, 768)),
-    ("an anchor in the trimmed part", 1000, gated(), (990,), True, (256, 512, 768, 990)),
-    ("an anchor at the end is none", 1000, gated(), (1000, 1200), True, (256, 512, 768)),
-    ("two anchors may be close", 600, gated(), (300, 310), True, (256, 300, 310, 512)),
-    ("nothing is saved", 1000, gated(min_tokens=None), (300,), False, NOTHING),
-    ("the least length is that of a prefix", 1000, gated(min_tokens=600), (500, 700), True, (700, 768)),
-    ("and that of a prompt can be more", 1000, gated(cold_min_tokens=1001), (), True, NOTHING),
-    ("exactly as much", 1000, gated(cold_min_tokens=1000), (), True, (256, 512, 768)),
-    ("the most that is saved", 1000, gated(cold_max_tokens=1000), (), True, (256, 512, 768)),
-    ("is not less than the prompt", 1000, gated(cold_max_tokens=999), (300,), False, NOTHING),
-    ("no least length at all", 300, gated(min_tokens=0), (5,), True, (5, 256)),
+CASES: list[tuple[str, int, PolicyOpts, tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = [
+    ("every 256 tokens", 1000, gated(), (), (), (256, 512, 768)),
+    ("the trim is off before the last end", 800, gated(), (), (), (256, 512, 768)),
+    ("one token less and the last end is trimmed", 799, gated(), (), (), (256, 512)),
+    ("too short for a row", 255, gated(), (), (), NOTHING),
+    ("long enough, but for the trim", 256, gated(), (), (), NOTHING),
+    ("a row ends with the prompt", 300, gated(), (), (300,), (256, 300)),
+    ("a grid end 32 tokens before it stays", 800, gated(boundary_trim_tokens=0), (), (800,), (256, 512, 768, 800)),
+    ("one that is nearer does not", 799, gated(boundary_trim_tokens=0), (), (799,), (256, 512, 799)),
+    ("an anchor", 1000, gated(), (400,), (), (256, 400, 512, 768)),
+    ("an anchor takes the place of grid ends near it", 1000, gated(), (270, 530), (), (270, 530, 768)),
+    ("an anchor that is too early", 1000, gated(), (100,), (), (256, 512, 768)),
+    ("an anchor in the trimmed part", 1000, gated(), (990,), (), (256, 512, 768, 990)),
+    ("one beyond the end is none", 1000, gated(), (1000, 1200), (), (256, 512, 768, 1000)),
+    ("where the next turn diverges", 1000, gated(), (), (400, 990), (256, 400, 512, 768, 990)),
+    ("which takes the place of grid ends near it", 800, gated(), (), (790,), (256, 512, 790)),
+    ("or with the prompt, where that is too early", 260, gated(), (), (250,), (260,)),
+    ("two anchors may be close", 600, gated(), (300, 310), (), (256, 300, 310, 512)),
+    ("nothing is saved", 1000, gated(min_tokens=None), (300,), (1000,), NOTHING),
+    ("the least length is that of a prefix", 1000, gated(min_tokens=600), (500, 700), (), (700, 768)),
+    ("and that of a prompt can be more", 1000, gated(cold_min_tokens=1001), (), (), NOTHING),
+    ("exactly as much", 1000, gated(cold_min_tokens=1000), (), (), (256, 512, 768)),
+    ("the most that is saved", 1000, gated(cold_max_tokens=1000), (), (), (256, 512, 768)),
+    ("is not less than the prompt", 1000, gated(cold_max_tokens=999), (300,), (1000,), NOTHING),
+    ("no least length at all", 300, gated(min_tokens=0), (5,), (), (5, 256)),
 ]  # fmt: skip
 
 
+@given(lengths, st.sets(st.integers(1, 3000), max_size=6), st.integers(0, 40))
+def test_a_prompt_ends_where_its_next_turns_diverge(n_tokens: int, places: set[int], least: int) -> None:
+    """At all places but those among its last tokens that are too close to another; never without one of these."""
+    places = {place for place in places if place <= n_tokens}
+    ends, late = turn_ends(n_tokens, sorted(places), least=least), n_tokens - LEAST_ROW_TOKENS
+    near = {place for place in places if place > late} or {n_tokens}
+    mine = [end for end in ends if end > late]
+    assert list(ends) == sorted(set(ends))
+    assert [end for end in ends if end <= late] == sorted(places - near)
+    assert mine[0] == min(near)
+    assert set(mine) <= near
+    assert all(later - end > least for end, later in itertools.pairwise(mine))
+    assert all(any(end <= place <= end + least for end in mine) for place in near)
+
+
 @pytest.mark.parametrize(
-    ("n_tokens", "policy", "anchors", "cuttable", "ends"), [row[1:] for row in CASES], ids=[row[0] for row in CASES]
+    ("state_bytes", "cuttable", "ends"),
+    [
+        (0, True, (96,)), (0, False, (96, 98, 100)), (16 << 10, False, (96, 98, 100)),
+        (3 * STATE_BYTES_PER_TOKEN, False, (96, 100)), (20 << 20, False, (96,)),
+    ],
+)  # fmt: skip
+def test_what_opens_a_reply_has_a_row_where_a_state_is_small(
+    state_bytes: int, cuttable: bool, ends: tuple[int, ...]
+) -> None:
+    """Four tokens that would else be computed again, where the row before them cannot be cut back."""
+    assert turn_ends(100, (96, 98, 100), least=least_opening(state_bytes, cuttable=cuttable)) == ends
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "policy", "anchors", "last", "ends"), [row[1:] for row in CASES], ids=[row[0] for row in CASES]
 )
 def test_rows_end_here(
-    n_tokens: int, policy: PolicyOpts, anchors: tuple[int, ...], cuttable: bool, ends: tuple[int, ...]
+    n_tokens: int, policy: PolicyOpts, anchors: tuple[int, ...], last: tuple[int, ...], ends: tuple[int, ...]
 ) -> None:
     """A table: what each gate does, on a grid of 256."""
-    assert prompt_ends(n_tokens, policy, anchors, stride=256, cuttable=cuttable) == ends
+    assert prompt_ends(n_tokens, policy, anchors, stride=256, last=last) == ends
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,6 +105,19 @@ def test_the_last_range_is_due_once_the_sequence_is_long_enough(
     made, prompt, keep, memory = life
     last = Captures(made, prompt, keep, memory).last(position)
     assert (last is not None) == (position >= made.min_tokens and position > made.captured_to)
+
+
+@pytest.mark.parametrize("memory", KINDS)
+def test_what_is_left_is_cut_where_the_reply_begins(memory: MemoryKind) -> None:
+    """What is copied only at the end, because gates say so: as rows of the prompt and of the reply, where both are
+    still there."""
+    made = msgspec.structs.replace(plan(), reply_from=60)
+    captures, ends = Captures(made, 64, 0, memory), list[int]()
+    while last := captures.last(90):
+        ends.append(last[0])
+        captures.settle(last[0], True)
+    assert ends == ([60, 90] if memory == "full" else [90])
+    assert Captures(msgspec.structs.replace(made, captured_to=60), 64, 60, memory).rest(90) == (90, "evict")
 
 
 @pytest.mark.parametrize("memory", KINDS)

@@ -38,7 +38,7 @@ from erllama_py.tiers.directory import DirectoryTier
 
 pytestmark = pytest.mark.anyio
 
-ROWS = {(0, 64), (64, 128), (128, 192), (192, 256), (256, 311)}
+ROWS = {(0, 64), (64, 128), (128, 192), (192, 256), (256, 300), (300, 311)}
 
 
 async def nothing_leaks(runtime: erllama.Runtime, root: Path) -> None:

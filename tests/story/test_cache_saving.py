@@ -173,24 +173,25 @@ async def test_without_min_tokens_nothing_is_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("policy", "prompt_ends"),
     [
-        ({}, {64, 128, 192, 256}),
-        ({"boundary_align_tokens": 100}, {100, 200}),
+        ({}, {64, 128, 192, 256, 300}),
+        ({"boundary_align_tokens": 100}, {100, 200, 300}),
         ({"boundary_align_tokens": 100, "boundary_trim_tokens": 0}, {100, 200, 300}),
-        ({"min_tokens": 150}, {192, 256}),
+        ({"min_tokens": 150}, {192, 256, 300}),
         ({"cold_min_tokens": 301}, set()),
         ({"cold_max_tokens": 299}, set()),
-        ({"cold_max_tokens": 300, "cold_min_tokens": 300}, {64, 128, 192, 256}),
+        ({"cold_max_tokens": 300, "cold_min_tokens": 300}, {64, 128, 192, 256, 300}),
     ],
     ids=str,
 )
 async def test_gates_say_where_a_prompt_is_saved(policy: dict[str, int], prompt_ends: set[int]) -> None:
-    """And what is saved is found again; the row at the request's end has a gate of its own."""
+    """And what is saved is found again; the reply's row has a gate of its own, and begins where the prompt ends."""
     async with ram_model(policy=policy) as (runtime, model):
         await ask(model, PROMPT)
         await runtime.cache.flush()
         rows = await runtime.cache.rows()
         assert {row.end for row in rows if row.reason == "cold"} == prompt_ends
-        assert [row.end for row in rows if row.reason == "finish"] == [311]
+        assert {row.end for row in rows if row.reason == "finish"} == ({311} if prompt_ends else {300, 311})
+        assert [row.start for row in rows if row.end == 311] == [300]
         await ask(model, text(40, seed=1))
         warm = await ask(model, PROMPT)
     assert warm.cache_hit_kind == "exact"
@@ -222,7 +223,7 @@ async def test_the_gates_of_the_runtime_are_those_that_a_model_leaves_open() -> 
             await ask(model, text(220, seed=5))
         await runtime.cache.flush()
         ends = sorted(row.end for row in await runtime.cache.rows() if row.reason == "cold")
-    assert ends == [50, 100, 100, 150, 200]
+    assert ends == [50, 100, 100, 150, 220, 220]
 
 
 async def test_a_prompt_can_be_prefilled_and_saved_without_a_reply(tmp_path: Path) -> None:
@@ -342,7 +343,7 @@ async def test_evicting_leaves_those_at_work_alone() -> None:
         await runtime.evict(model)
         assert not any(task.done() for task in asked)
         found = await model.explain(other)
-        assert (found.live_tokens, found.hit_tokens) == (0, 192)  # the row after it would save only 8 tokens
+        assert (found.live_tokens, found.hit_tokens) == (0, 200)
         gate.set()
         for task, end in zip(asked, ("", "!"), strict=True):
             assert (await task).reply == await cold(PROMPT + end, 100)
