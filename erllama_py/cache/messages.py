@@ -26,8 +26,9 @@ from erllama_py.tiers.messages import RowMeta as RowMeta
 class Find(msgspec.Struct, frozen=True, kw_only=True):
     """Look a prompt up and pin what is found until `Used`. Answered with a `walk.Hit`.
 
-    Waits at most `wait_seconds` while a row that `parent_key` names is being saved, or else, where not all of the
-    prompt is found, while a tier is being opened. `tokens` are packed.
+    Waits at most `wait_seconds` while a row that `parent_key` names is being saved, or, with `after_saves`, one that
+    gives more of the prompt than those that are there; or else, where not all of the prompt is found, while a tier is
+    being opened. `tokens` are packed.
     """
 
     holder: str
@@ -39,6 +40,7 @@ class Find(msgspec.Struct, frozen=True, kw_only=True):
     parent_key: bytes | None = None
     wait_seconds: float = 0.0
     keeps: tuple[KeepFor, ...] = ()
+    after_saves: bool = False
 
 
 UsedKind = Literal["exact", "resume", "partial", "live", "cold", "cancelled"]

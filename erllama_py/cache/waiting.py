@@ -15,7 +15,7 @@ from erllama_py.cache.index import Index
 from erllama_py.cache.keys import TOKEN_BYTES, prefix_keys
 from erllama_py.cache.messages import Find, FindTurn
 from erllama_py.cache.reservation import Reservations
-from erllama_py.cache.walk import walk
+from erllama_py.cache.walk import path_keys, walk
 
 Waiter = tuple[Find | FindTurn, Reply[Any]]
 
@@ -23,8 +23,9 @@ OPENING = b""  # no key of a row: wait until every tier has reported all of its 
 
 
 def awaited(find: Find, index: Index, reservations: Reservations, opening: bool) -> bytes | None:
-    """What a look-up waits for: the row that it names, if that is being saved and on the prompt's path; `OPENING`, if a
-    tier is `opening` and not all of the prompt is found; or nothing. Pure."""
+    """What a look-up waits for: the row that it names, if that is being saved and on the prompt's path; the last one on
+    the path that is being saved, where it comes `after_saves`; `OPENING`, if a tier is `opening` and not all of the
+    prompt is found; or nothing. Pure."""
     parent = find.parent_key
     row = None if parent is None else index.get(parent)
     if not find.wait_seconds or (row is not None and row.copies):
@@ -34,6 +35,10 @@ def awaited(find: Find, index: Index, reservations: Reservations, opening: bool)
         key, *_ = prefix_keys(find.identity, find.tokens, (end,))
         if key == parent:
             return key
+    if find.after_saves and len(reservations):
+        *_, (_, last) = [(0, OPENING), *path_keys(index, find.identity, find.tokens)]
+        if (row := index.get(last)) is not None and not row.copies:
+            return last
     if not opening:
         return None
     hit = walk(index, find.identity, find.tokens, cuttable=find.cuttable, tier=find.tier)

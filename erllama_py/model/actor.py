@@ -200,8 +200,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
                 self._thread.submit(job)
             case messages.Emit():
                 self._emit(effect)
-            case messages.LookUp(request):
-                self._look_ups.find(request, self._board.config.tier_srv, is_cuttable(self.state.limits.memory))
+            case messages.LookUp():
+                self._look_ups.find(effect, self._board.config.tier_srv, is_cuttable(self.state.limits.memory))
             case messages.ReadRows():
                 self._look_ups.read(effect)
             case messages.RowTaken(request_id):

@@ -22,7 +22,7 @@ from erllama_py.actors import Background
 from erllama_py.cache.client import CacheClient
 from erllama_py.cache.messages import Find, Located, RowBytes, RowLost, Used, UsedKind
 from erllama_py.cache.policy import read_seconds
-from erllama_py.scheduler.messages import EndLookUp, Found, ReadRows, Request, RowRead
+from erllama_py.scheduler.messages import EndLookUp, Found, LookUp, ReadRows, RowRead
 
 # Rows that are in memory and not yet in the cells: while one is restored, the next ones are read and checked. Two
 # threads at work on reading, one row that waits, one that goes in.
@@ -44,10 +44,10 @@ class LookUps:
         self._ahead: dict[int, anyio.Semaphore] = {}
         self._due: dict[int, int] = {}  # answers and rows that a request still waits for
 
-    def find(self, request: Request, tier: str, cuttable: bool) -> None:
+    def find(self, job: LookUp, tier: str, cuttable: bool) -> None:
         """Ask the cache; posts `Found`."""
-        self._due[request.id] = 1
-        self._start(request.id, self._find(request, tier, cuttable))
+        self._due[job.request.id] = 1
+        self._start(job.request.id, self._find(job, tier, cuttable))
 
     def read(self, job: ReadRows) -> None:
         """Read rows; posts a `RowRead` for each, and one without a row if reading ends early."""
@@ -84,11 +84,12 @@ class LookUps:
     def _start(self, request_id: int, work: Coroutine[Any, Any, None]) -> None:
         self._tasks[request_id] = self._background.start(work)
 
-    async def _find(self, request: Request, tier: str, cuttable: bool) -> None:
+    async def _find(self, job: LookUp, tier: str, cuttable: bool) -> None:
+        request = job.request
         question = Find(
             holder=self._holder, request_id=request.id, identity=request.identity, tokens=request.packed,
             cuttable=cuttable, tier=tier, parent_key=request.parent_key, wait_seconds=request.wait_seconds,
-            keeps=request.keeps,
+            keeps=request.keeps, after_saves=job.after_saves,
         )  # fmt: skip
         hit = await self._cache.find(question)
         self._due[request.id] = 0

@@ -31,7 +31,8 @@ class PolicyOpts(Options, frozen=True):
     boundary_align_tokens: Count = NOT_GIVEN
     """Boundaries lie on multiples of this. By default 256."""
     session_resume_wait_ms: Amount = NOT_GIVEN
-    """Longest wait for a save that `parent_key` names, or a tier that is opened, in milliseconds. By default 500."""
+    """Longest wait for a save that `parent_key` names, for rows of the prompt that are being saved where memory cannot
+    be cut back, or for a tier that is opened, in milliseconds. By default 500."""
     evict_save_timeout_ms: Amount = NOT_GIVEN
     """Longest that `evict`, `unload` and the end of the runtime wait for saves, in milliseconds. By default 10,000."""
 

@@ -169,9 +169,13 @@ class Emit(msgspec.Struct, frozen=True):
 
 
 class LookUp(msgspec.Struct, frozen=True):
-    """Ask the cache for a prompt; answered with `Found`."""
+    """Ask the cache for a prompt; answered with `Found`.
+
+    `after_saves`: rows of it that are being saved are waited for, since nothing of it is live.
+    """
 
     request: Request
+    after_saves: bool = False
 
 
 class ReadRows(msgspec.Struct, frozen=True):

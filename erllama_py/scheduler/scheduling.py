@@ -196,7 +196,9 @@ def _take(state: State, one: Queued, place: placing.Place, now: float) -> tuple[
         return with_request(state, following), effects
     if prompt.parent_key is None and prompt.session is not None:
         prompt = changed(prompt, parent_key=state.left.get(prompt.session))
-    return state, [*effects, LookUp(prompt)]
+    # Full attention is cut back to where the prompt diverges. Of other memory only rows have that place, and the next
+    # turn of an agent comes sooner than they are stored.
+    return state, [*effects, LookUp(prompt, after_saves=not stays and state.limits.memory != "full")]
 
 
 def _occupy(state: State, one: Queued, place: placing.Place, *, stays: bool) -> tuple[State, list[Effect]]:

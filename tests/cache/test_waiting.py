@@ -15,10 +15,12 @@ PROMPT = list(range(96))
 FIRST, SECOND = chain(PROMPT, 64, 96)
 
 
-def find(tokens: list[int] = PROMPT, parent_key: bytes | None = None, wait_seconds: float = 1.0) -> Find:
+def find(
+    tokens: list[int] = PROMPT, parent_key: bytes | None = None, wait_seconds: float = 1.0, after_saves: bool = False
+) -> Find:  # fmt: skip
     return Find(
         holder="m", request_id=1, identity=IDENTITY, tokens=pack_tokens(tokens), cuttable=True, tier="disk",
-        parent_key=parent_key, wait_seconds=wait_seconds,
+        parent_key=parent_key, wait_seconds=wait_seconds, after_saves=after_saves,
     )  # fmt: skip
 
 
@@ -42,6 +44,22 @@ def test_a_pending_row_is_awaited_by_a_look_up_that_names_it(books: tuple[Index,
     assert awaited(find(PROMPT[:80], SECOND.key), *books, opening) == else_  # it ends after the prompt
     assert awaited(find([7] * 96, SECOND.key), *books, opening) == else_
     assert awaited(find(parent_key=SECOND.key, wait_seconds=0.0), *books, opening) is None
+
+
+@pytest.mark.parametrize("parent_key", [None, b"k" * 32])
+@pytest.mark.parametrize("opening", [False, True])
+def test_what_is_being_saved_of_a_prompt_is_awaited_where_that_is_asked_for(
+    books: tuple[Index, Reservations], parent_key: bytes | None, opening: bool
+) -> None:
+    """The last row on its path; not one that diverges from it, and not where all of them are there."""
+    assert awaited(find(parent_key=parent_key, after_saves=True), *books, opening) == SECOND.key
+    else_ = OPENING if opening else None
+    assert awaited(find(PROMPT[:80], parent_key, after_saves=True), *books, opening) == else_
+    assert awaited(find([*PROMPT[:80], *[7] * 40], parent_key, after_saves=True), *books, opening) == else_
+    assert awaited(find(parent_key=parent_key, after_saves=True, wait_seconds=0.0), *books, opening) is None
+    index, reservations = books
+    index.add("disk", stored(SECOND))
+    assert awaited(find(after_saves=True), index, reservations, False) is None
 
 
 @pytest.mark.parametrize("parent_key", [None, b"k" * 32])

@@ -65,13 +65,12 @@ def config(backend: str, kind: Kind, folder: Path) -> Any:
 
 
 async def chatted(
-    fields: Any, folder: Path, how: str, *, turns: int, raw: bool = False, restarts: bool = False, opening: int = 30,
+    fields: Any, folder: Path, how: str, *, turns: int, raw: bool = False, restarts: bool = False,
 ) -> Kept:  # fmt: skip
-    """A chat of so many turns, in one process or each after a restart; with `raw` `complete` is given its tokens.
-    `opening` are the words of its system prompt."""
+    """A chat of so many turns, in one process or each after a restart; with `raw` `complete` is given its tokens."""
     tiers: Any = {"d": {"kind": "disk", "root": folder / "rows", "quota_bytes": 1 << 30}}
     more = {"chat_template": THINKING} if how == "thinking" else {}
-    chat: list[Message] = [{"role": "system", "content": words(0, opening)}]
+    chat: list[Message] = [{"role": "system", "content": words(0, 30)}]
     kept, before = Kept([], [], 0, 0, []), list[int]()
 
     async def turn(model: erllama.Model, number: int) -> None:
@@ -92,7 +91,7 @@ async def chatted(
         async with erllama.Runtime(tiers=tiers) as runtime:
             model = await runtime.load_model("m", fields)
             for number in life:
-                await turn(model, number)
-                await runtime.cache.flush()
+                await turn(model, number)  # at once: what was saved last may not be stored yet
+            await runtime.cache.flush()
             kept.rows = [row for row in await runtime.cache.rows() if row.reason != "turn"]
     return kept

@@ -123,7 +123,7 @@ class World:
                 assert not self.answered[request_id]
                 if isinstance(event, TextDelta):
                     self.streamed[request_id] += event.token_ids
-            case LookUp(request):
+            case LookUp(request=request):
                 assert request.id not in self.open, "a look-up is begun before the last one is ended"
                 self.open[request.id] = request
                 self.asking.append(request.id)

@@ -20,7 +20,7 @@ from erllama_py.cache.client import CacheClient
 from erllama_py.cache.messages import CacheMessage, Explain, Find, Hit, Located, RowBytes, RowLost, Used
 from erllama_py.model.look_ups import KeptLogits, LookUps
 from erllama_py.results import CacheHit, CacheHitKind
-from erllama_py.scheduler.messages import EndLookUp, Found, ReadRows, RowRead
+from erllama_py.scheduler.messages import EndLookUp, Found, LookUp, ReadRows, RowRead
 
 pytestmark = pytest.mark.anyio
 
@@ -137,11 +137,12 @@ async def test_the_cache_is_asked_for_as_long_as_the_request_says() -> None:
     """With whatever it names as its parent."""
     async with look_ups() as (tasks, client, posted):
         request = asked(1, PROMPT, parent_key=b"k" * 32, wait_seconds=1.25).request
-        tasks.find(request, "disk", cuttable=True)
+        tasks.find(LookUp(request, after_saves=True), "disk", cuttable=True)
         await until(lambda: len(posted) == 1)
         (question,) = client.finds
         assert isinstance(question, Find)
         assert (question.wait_seconds, question.parent_key, question.tier) == (1.25, b"k" * 32, "disk")
+        assert question.after_saves
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ async def test_a_hit_counts_as_resumed_where_the_caller_named_a_parent(
 ) -> None:
     """What the look-up itself was asked with says nothing of that: turns and followers name rows by themselves."""
     async with look_ups() as (tasks, client, posted):
-        tasks.find(asked(1, PROMPT, parent_key=b"k" * 32).request, "disk", cuttable=True)
+        tasks.find(LookUp(asked(1, PROMPT, parent_key=b"k" * 32).request), "disk", cuttable=True)
         await until(lambda: len(posted) == 1)
         tasks.end(EndLookUp(1, CacheHit(kind, 20), ROWS[:1], None, 0.5, resumed))
         (used,) = client.told
@@ -171,7 +172,7 @@ def cold_end(rows: tuple[Located, ...] = (), refused: Located | None = None) -> 
 async def test_a_request_that_ends_before_its_answer_is_there_was_cancelled() -> None:
     """Neither a hit nor a miss, whatever it had begun with before it was parked."""
     async with look_ups() as (tasks, client, _):
-        tasks.find(asked(1, PROMPT).request, "disk", cuttable=True)
+        tasks.find(LookUp(asked(1, PROMPT).request), "disk", cuttable=True)
         tasks.end(EndLookUp(1, CacheHit("exact", 20), (), None, 0.5, True))
         assert [used.kind for used in client.told if isinstance(used, Used)] == ["cancelled"]
 

@@ -35,13 +35,6 @@ async def test_a_turn_begins_where_it_diverges(kind: Kind, how: str, tmp_path: P
         assert one_copy(kept) <= 1.15
 
 
-async def test_a_first_prompt_below_the_gates_is_kept_once(tmp_path: Path) -> None:
-    """It is saved with its reply alone; the reply is a row of its own all the same."""
-    kept = await chatted(config("stub", "dense", tmp_path), tmp_path, "edited", turns=4, opening=1)
-    assert min(row.end for row in kept.rows) < 128
-    assert one_copy(kept) <= 1.15
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("restarts", [False, True])
 @pytest.mark.parametrize("how", CHANGED)
