@@ -210,7 +210,11 @@ def changed(name: str) -> list[list[str]]:
         common = [in_common(before.tokens, after.tokens) for before, after in pairs]
         new = [after.prompt - shared for (_, after), shared in zip(pairs, common, strict=True)]
         again = [max(0, after.prefilled - fresh) for (_, after), fresh in zip(pairs, new, strict=True)]
-        thrown = 0 if length is None else sum(before.context - before.prompt for before, _ in pairs)
+        thrown = (
+            0
+            if length is None
+            else sum(before.context - shared for (before, _), shared in zip(pairs, common, strict=True))
+        )
         copy, kept = turns[-1].context * per_token, turns[-1].kept - thrown * per_token
         lines.append(
             [

@@ -45,7 +45,7 @@ class Kept(msgspec.Struct):
     again: list[int]
     new: list[int]
     held: int  # tokens in the sequence at the end
-    thrown: int  # generated, and in no later prompt
+    thrown: int  # of all turns: read or generated, and not in the next prompt
     rows: list[erllama.RowInfo]
 
     @property
@@ -82,8 +82,8 @@ async def chatted(
             common = in_common(before, tokens)
             kept.again.append(done.stats.prefill_tokens - (len(tokens) - common))
             kept.new.append(len(tokens) - common)
+            kept.thrown += 0 if how == "exact" else kept.held - common
         kept.held, before = done.committed_tokens, tokens
-        kept.thrown += 0 if how == "exact" or number == turns - 1 else done.committed_tokens - done.prompt_tokens
         chat.extend(said(how, number, done))
 
     lives = [[number] for number in range(turns)] if restarts else [range(turns)]

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from helpers.changed_replies import HOWS, Kept, chatted, config
-from helpers.tiny_gguf import Kind
+from helpers.changed_replies import HOWS, Kept, Message, chatted, config, in_common, words
+from helpers.stateless import ASKED, SAVING, SIX, TOOLS, next_messages, on_disk, question, thinker
+from helpers.tiny_gguf import WINDOW, Kind
 
 pytestmark = pytest.mark.anyio
 
@@ -20,7 +21,7 @@ OPENING = 4
 
 
 def one_copy(kept: Kept) -> float:
-    """Tokens in rows, those of replies that did not come back left out, for each token that the last turn holds."""
+    """Tokens in rows, those left out that no later turn has, for each token that the last turn holds."""
     return (kept.stored - kept.thrown) / kept.held
 
 
@@ -62,3 +63,24 @@ async def test_replies_that_come_back_cost_no_more(kind: Kind, tmp_path: Path) -
     """Each token is in one row."""
     kept = await chatted(config("llama", kind, tmp_path), tmp_path, "exact", turns=12)
     assert kept.stored == kept.held
+
+
+@pytest.mark.parametrize("memory", ["full", "window", "recurrent", "hybrid"])
+async def test_an_agent_whose_thoughts_are_dropped_begins_where_it_diverges(memory: str, tmp_path: Path) -> None:
+    """Within its own turn thoughts stay; once the user speaks again, all since the last question are gone."""
+    stub = {"memory": memory} | ({"n_swa": WINDOW} if memory == "window" else {})
+    async with thinker(*SIX, tiers=on_disk(tmp_path), stub=stub, **SAVING) as (runtime, model, _):
+        chat: list[Message] = [{"role": "system", "content": words(0, 30)}, question(0)]
+        before, shared = list[int](), list[int]()
+        for number in range(len(SIX)):
+            tokens = await model.apply_chat_template(chat, tools=TOOLS)
+            done = await model.chat(chat, exact_turns=False, **ASKED)
+            common = in_common(before, tokens)
+            assert done.stats.prefill_tokens <= len(tokens) - common
+            shared.append(len(before) - common)
+            before = tokens
+            said, *others = next_messages(done, number)
+            chat += [said | {"reasoning_content": done.thinking}, *others]
+        await runtime.cache.flush()
+        assert sum(row.reason == "cold" for row in await runtime.cache.rows()) > len(SIX)
+    assert max(shared) > 32  # what the template has taken back of a prompt
