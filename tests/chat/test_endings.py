@@ -57,7 +57,7 @@ def prompt(source: str, messages: list[Any]) -> list[int]:
 
 
 @pytest.mark.parametrize("source", [CHATML, THINKING, DROPS_THOUGHTS])
-@given(texts, st.lists(st.tuples(texts, texts), max_size=2), texts, texts, texts)
+@given(st.lists(st.tuples(texts, texts), max_size=2), texts, texts, texts)
 def test_each_next_turn_diverges_at_a_place(
     source: str, before: list[tuple[str, str]], asked: str, answer: str, then: str
 ) -> None:
