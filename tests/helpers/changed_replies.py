@@ -69,7 +69,7 @@ async def chatted(
 ) -> Kept:  # fmt: skip
     """A chat of so many turns, in one process or each after a restart; with `raw` `complete` is given its tokens."""
     tiers: Any = {"d": {"kind": "disk", "root": folder / "rows", "quota_bytes": 1 << 30}}
-    more = {"chat_template": THINKING} if how == "thinking" else {}
+    more: dict[str, Any] = {"chat_template": THINKING} if how == "thinking" else {}
     chat: list[Message] = [{"role": "system", "content": words(0, 30)}]
     kept, before = Kept([], [], 0, 0, []), list[int]()
 
