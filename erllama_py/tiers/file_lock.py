@@ -14,12 +14,12 @@ import struct
 from contextlib import suppress
 
 # File systems without them, and kernels.
-_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})  # the last of what is read-only
 _SET: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 
 
 def lock(fd: int) -> None:
-    """Lock the whole of a file that is open for writing."""
+    """Lock the whole of a file."""
     try:
         _set(fd, fcntl.F_WRLCK)
     except OSError as error:

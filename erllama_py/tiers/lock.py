@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 
 from erllama_py.errors import TierFailed, TierLocked
@@ -119,11 +120,11 @@ def open_place(tier: str, root: str, old: Place | None = None) -> Place:
             _guard(tier, place)
         marker.mark(place.root_fd, PRIVATE_FILE)
         _lock(tier, place, old)
-        os.fchmod(place.lock_fd, PRIVATE_FILE)
-        os.fchmod(place.root_fd, PRIVATE)
+        _unless_read_only(os.fchmod, place.lock_fd, PRIVATE_FILE)
+        _unless_read_only(os.fchmod, place.root_fd, PRIVATE)
         place.rows_fd = _private_directory(place.root_fd, ROWS)
         place.aside_fd = _private_directory(place.root_fd, ASIDE)
-        sync_directory(place.root_fd)
+        _unless_read_only(sync_directory, place.root_fd)
     except OSError as error:
         place.close()
         raise TierFailed(tier, f"cannot use the directory {root}: {words(error)}") from error
@@ -177,8 +178,7 @@ def _guard(tier: str, place: Place) -> None:
 def _lock(tier: str, place: Place, old: Place | None) -> None:
     """Open and lock the file that has the lock's name then."""
     for _ in range(LOCK_TRIES):
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        place.lock_fd = os.open(LOCK, flags, PRIVATE_FILE, dir_fd=place.root_fd)
+        place.lock_fd = _open_lock(place)
         if old is not None and place.shares_lock(old):
             return
         try:
@@ -194,6 +194,24 @@ def _lock(tier: str, place: Place, old: Place | None) -> None:
         descriptor, place.lock_fd = place.lock_fd, -1
         os.close(descriptor)
     raise TierFailed(tier, f"the file {LOCK!r} of {place.root} is removed again and again")
+
+
+def _open_lock(place: Place) -> int:
+    try:
+        return os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, PRIVATE_FILE, dir_fd=place.root_fd)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return os.open(LOCK, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=place.root_fd)
+
+
+def _unless_read_only(call: Callable[..., None], *args: int) -> None:
+    """Call it. A file system that has turned read-only has it from before, and its rows are to be read."""
+    try:
+        call(*args)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
 
 
 def _is_named(place: Place) -> bool:
@@ -221,7 +239,7 @@ def _private_directory(root_fd: int, name: str) -> int:
         os.mkdir(name, PRIVATE, dir_fd=root_fd)
     descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root_fd)
     try:
-        os.fchmod(descriptor, PRIVATE)
+        _unless_read_only(os.fchmod, descriptor, PRIVATE)
     except BaseException:
         os.close(descriptor)
         raise

@@ -22,7 +22,7 @@ from erllama_py.tiers.ledger import on_disk
 from erllama_py.tiers.lock import PRIVATE_FILE, sync_directory
 from erllama_py.tiers.messages import RowBytes, StoredRow
 
-# What file systems answer that have no such call: ZFS and NFS to an allocation, FAT and many in user space to a link.
+# What file systems answer that have no such call: ZFS and NFS to an allocation, many in user space to a link.
 _CANNOT = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
 _CANNOT_LINK = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 

@@ -59,12 +59,14 @@ class BadFile(Exception):
 @dataclass(frozen=True)
 class Census:
     """Sizes on disk by name; `aside` from the oldest to the newest. `other` is what we have not written, in the three
-    directories; so many of its files lie among the rows, as `strangers`."""
+    directories; so many of its files lie among the rows, as `strangers`. Temp files of dead writers that could not be
+    removed are `stale`."""
 
     rows: dict[str, int]
     aside: dict[str, int]
     other: int
     strangers: int
+    stale: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,16 @@ def is_passing(error: OSError) -> bool:
 def take_census(place: Place) -> Census:
     """Look at all names and sizes; temp files are removed, as their writers are dead. Other names are left alone."""
     rows: dict[str, int] = {}
+    stale: dict[str, int] = {}
     other = strangers = 0
     with os.scandir(place.rows_fd) as entries:
         for entry in breathing(entries):
             if entry.is_file(follow_symlinks=False):
                 try:
-                    if is_temp(entry.name):
-                        os.unlink(entry.name, dir_fd=place.rows_fd)
-                        continue
                     size = on_disk(entry.stat(follow_symlinks=False).st_size)
+                    if is_temp(entry.name):
+                        _remove(place, entry.name, size, stale)
+                        continue
                 except FileNotFoundError:
                     continue
                 if row_file.key_of_file_name(entry.name) is not None:
@@ -116,7 +119,16 @@ def take_census(place: Place) -> Census:
     other += sum(size for size, _ in _sizes(place.root_fd).values())
     other += sum(size for name, (size, _) in aside.items() if not _ASIDE_NAME.match(name))
     oldest_first = sorted(filter(_ASIDE_NAME.match, aside), key=lambda name: aside[name][1])
-    return Census(rows, {name: aside[name][0] for name in oldest_first}, other, strangers)
+    return Census(rows, {name: aside[name][0] for name in oldest_first}, other, strangers, stale)
+
+
+def _remove(place: Place, name: str, size: int, stale: dict[str, int]) -> None:
+    try:
+        os.unlink(name, dir_fd=place.rows_fd)
+    except FileNotFoundError:
+        pass
+    except OSError:  # rows are to be read all the same
+        stale[name] = size
 
 
 def aside_name(number: int, kind: str, name: str) -> str:

@@ -66,9 +66,9 @@ class Store:
         if self.place is not None:
             place.succeed(self.place)
         self.place = place
-        self.ledger = Ledger(self.quota, census.rows, census.aside, census.other)
+        self.ledger = Ledger(self.quota, {**census.rows, **census.stale}, census.aside, census.other)
         self.strangers = census.strangers
-        self._left.clear()
+        self._left = set(census.stale)
         self._trim_aside(place)  # the quota may have been larger
         return place, list(census.rows)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -241,3 +243,50 @@ async def test_bytes_that_the_cache_does_not_know_are_made_room_for(tmp_path: Pa
             await bench.put(2, 200_000)
         bench.cache.room = (key_of(1),)
         await works(bench, tmp_path, 2)
+
+
+async def test_a_file_system_that_is_read_only_is_opened_and_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a program that is started again has its rows. The directory is locked, and written once it can be."""
+    async with tier_running(lambda: tier_at(tmp_path)) as bench:
+        await bench.put(1)
+    (tmp_path / "rows" / "12-3.tmp").write_bytes(bytes(5000))
+    with monkeypatch.context() as device:
+        for name in ("fchmod", "fsync", "fdatasync", "unlink", "link", "rename", "pwrite", "ftruncate"):
+            device.setattr(os, name, read_only)
+        device.setattr(os, "open", opened_for_reading(os.open))
+        async with tier_running(lambda: tier_at(tmp_path)) as bench:
+            await bench.cache.opened()
+            assert await served(bench, 1)
+            with pytest.raises(TierFailed, match="EROFS"):
+                await bench.put(2)
+            with pytest.raises(TierLocked):
+                open_place("other", str(tmp_path))
+            assert used(bench) == bytes_in(tmp_path)
+            device.undo()
+            await works(bench, tmp_path)
+            assert await served(bench, 1)
+
+
+def read_only(*args: Any, **options: Any) -> int:
+    """A call of a file system that is read-only."""
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def opened_for_reading(call: Callable[..., int]) -> Callable[..., int]:
+    """`os.open` there."""
+
+    def opened(path: Any, flags: int, *args: Any, **options: Any) -> int:
+        exists = True
+        try:
+            os.stat(path, dir_fd=options.get("dir_fd"))
+        except FileNotFoundError:
+            exists = False
+        if exists and flags & os.O_EXCL:
+            raise FileExistsError(errno.EEXIST, "exists")
+        if flags & (os.O_RDWR | os.O_WRONLY):
+            read_only()
+        return call(path, flags, *args, **options)
+
+    return opened

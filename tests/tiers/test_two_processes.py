@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.slow
 async def test_a_directory_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
-    """The error names the directory and the process; a killed owner leaves no lock."""
+    """The error names the directory and the process; a removed lock lets nobody in, and a killed owner leaves none."""
     child = await asyncio.to_thread(start_writer, tmp_path)
     try:
         assert await asyncio.to_thread(said, child) == "open"
@@ -25,6 +25,10 @@ async def test_a_directory_belongs_to_one_process_at_a_time(tmp_path: Path) -> N
                 async with tier_running(lambda: tier_at(tmp_path)):
                     pass
         assert int(await asyncio.to_thread(said, child)) >= 0
+        (tmp_path / "lock").unlink()
+        with pytest.raises(TierLocked):
+            async with tier_running(lambda: tier_at(tmp_path)):
+                pass
     finally:
         await asyncio.to_thread(kill, child)
     async with tier_running(lambda: tier_at(tmp_path)) as bench:
