@@ -117,7 +117,7 @@ class Reservations:
         if one is None or book is None:
             return ()
         book.was_full()
-        if not book.shortage.allows(book.stored, now):
+        if nbytes > book.stored or not book.shortage.allows(book.stored, now):
             return ()
         victims, freed = choose_victims(self._index, one.tier, nbytes, now)
         if freed < nbytes and len(victims) < PORTION:

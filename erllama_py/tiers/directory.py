@@ -138,7 +138,7 @@ class DirectoryTier(TierActor):
                 raise TierFailed(self.tier, f"cannot read a row: {words(error)}") from error
             if self._opening is opening and self._meta(key) is known:  # else it was put meanwhile
                 self._lose(key, "unreadable")
-                opening.unreadable.add(name)
+                opening.lost(name)
             raise RowUnavailable(self.tier, f"the row cannot be read: {words(error)}", key) from error
         except MemoryError as error:  # a shortage of the process, which says nothing about the file
             raise TierFailed(self.tier, "cannot read a row: the process has no memory for it") from error

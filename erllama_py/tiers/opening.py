@@ -52,6 +52,11 @@ class Opening:
         self._known_unreadable.add(name)
         return True
 
+    def lost(self, name: str) -> None:
+        """A file that was known could not be read, which is reported elsewhere."""
+        self.unreadable.add(name)
+        self._known_unreadable.add(name)
+
     def abandon(self) -> None:
         """The directory was opened again: nothing of this one counts any more."""
         self.abandoned = True

@@ -6,6 +6,7 @@ from helpers.rows import chain, meta, stored
 from hypothesis import given
 from hypothesis import strategies as st
 
+from erllama_py.cache.eviction import PORTION
 from erllama_py.cache.index import Index
 from erllama_py.cache.reservation import Refused, Reservations, Reserved
 from erllama_py.cache.shortage import PERIOD, Shortage
@@ -150,6 +151,17 @@ def test_a_row_that_is_larger_than_all_that_fits_costs_no_other() -> None:
     evicted, rows = tier.evicted, len(tier.index)
     assert not tier.save(1000, 30_000)
     assert (tier.evicted, len(tier.index)) == (evicted, rows)
+
+
+def test_more_than_all_rows_together_is_not_tried() -> None:
+    """Others have put so much below its root that no removal helps: also where there are too many rows for one."""
+    tier = Tier(QUOTA, 1 << 30)
+    for number in range(2 * PORTION):
+        tier.index.add("disk", stored(meta([number], 0, 1)))
+    answer = tier.reservations.reserve(meta([1000], 0, 1), "disk", 1000, 0.0)
+    assert isinstance(answer, Reserved)
+    assert tier.reservations.make_room(answer.id, 1000 * 2 * PORTION + 1, 0.0) == ()
+    assert len(tier.reservations.make_room(answer.id, 1000 * 2 * PORTION, 0.0)) == PORTION
 
 
 def test_a_row_that_is_not_wanted_any_more_gets_no_room() -> None:

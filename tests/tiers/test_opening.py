@@ -182,6 +182,7 @@ async def test_what_could_not_be_read_is_looked_at_when_the_device_is_back(
         await bench.put(91)
         await bench.cache.until(lambda: len(known(bench)) >= COUNT)
         assert [await served(bench, number) for number in (0, 1, 91)] == [True] * 3
+        assert bench.cache.told(BadFiles) == []
         assert used(bench) == bytes_in(tmp_path)
 
 
