@@ -58,7 +58,9 @@ async def load(home: Path, path: Path, **config: Any) -> None:
 
 
 @pytest.mark.parametrize("how", SPOILT)
-@pytest.mark.parametrize("tried", [True, False], ids=["tried", "not tried"])
+@pytest.mark.parametrize(
+    "tried", [pytest.param(True, marks=pytest.mark.slow, id="tried"), pytest.param(False, id="not tried")]
+)
 async def test_a_file_that_would_end_the_process_is_refused(tmp_path: Path, how: str, tried: bool) -> None:
     """With the reason in words, whether it was tried in a child or not."""
     path = spoilt_gguf(SPOILT[how], tmp_path / "spoilt.gguf")
@@ -66,6 +68,7 @@ async def test_a_file_that_would_end_the_process_is_refused(tmp_path: Path, how:
         await load(tmp_path / "home", path, probe=tried)
 
 
+@pytest.mark.slow
 async def test_what_nobody_knows_of_is_found_out_by_a_child(tmp_path: Path) -> None:
     """llama.cpp's own last words are the reason; nothing is remembered of it, and `inspect_model` says the same."""
     path = spoilt_gguf(UNKNOWN, tmp_path / "spoilt.gguf")
@@ -76,6 +79,7 @@ async def test_what_nobody_knows_of_is_found_out_by_a_child(tmp_path: Path) -> N
         erllama.inspect_model(path)
 
 
+@pytest.mark.slow
 async def test_a_file_is_tried_once(tmp_path: Path, tries: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """By this process, and by those after it; again where it is another file, or its context is of another kind."""
     path, home = tiny_gguf("dense", tmp_path), tmp_path / "home"
@@ -99,6 +103,7 @@ async def test_without_a_probe_there_is_no_child(tmp_path: Path, tries: list[str
     assert tries == []
 
 
+@pytest.mark.slow
 async def test_a_home_that_cannot_be_written_costs_a_try_in_each_process(tmp_path: Path, tries: list[str]) -> None:
     """Here it is a file."""
     (tmp_path / "home").write_text("not a folder")
@@ -107,6 +112,7 @@ async def test_a_home_that_cannot_be_written_costs_a_try_in_each_process(tmp_pat
     assert tries == ["probe_build", "probe_file"]
 
 
+@pytest.mark.slow
 async def test_many_loads_of_one_file_wait_for_one_try(tmp_path: Path, tries: list[str]) -> None:
     """Side by side."""
     fields: Any = {"model_path": tiny_gguf("dense", tmp_path), "context_opts": SIZES}
@@ -176,6 +182,7 @@ async def test_a_child_that_fails_in_python_says_nothing_of_the_file(
     await load(tmp_path / "home", tiny_gguf("dense", tmp_path))
 
 
+@pytest.mark.slow
 async def test_a_context_for_embeddings_is_tried_before_it_is_made(tmp_path: Path, tries: list[str]) -> None:
     """By the first call of `embed`, once."""
     async with erllama.Runtime(home=tmp_path / "home") as runtime:
