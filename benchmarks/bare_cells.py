@@ -40,7 +40,7 @@ async def spans_of(runtime: Runtime, model: Model, tokens: Sequence[int], root: 
     """The files of the rows that the tier at `root` has of `tokens`."""
     spans = []
     for key, _ in (await runtime.cache.find(identity_of(model), tokens)).rows:
-        path = root / "rows" / row_file.file_name(key)
+        path = root / "rows" / row_file.file_name(bytes.fromhex(key))
         with path.open("rb") as file:
             header = row_file.decode_header(file.read(row_file.HEAD_BYTES), path.stat().st_size, path.name)
         meta = header.meta

@@ -173,7 +173,7 @@ async def write_and_read(runtime: Runtime, model: Model, tier: str, payload: byt
     dropped = "–"
     if tier == "disk":
         for key in keys:
-            drop_pages(root / "rows" / row_file.file_name(key))
+            drop_pages(root / "rows" / row_file.file_name(bytes.fromhex(key)))
         dropped = ms(statistics.median([await timed(cache.read(key, tier)) for key in keys]))
     await cache.evict_bytes(QUOTA, (tier,))
     return [ms(statistics.median(writes)), ms(statistics.median(reads)), dropped, f"{len(payload) / 1e6:.1f}"]

@@ -136,6 +136,7 @@ from erllama_py.results import (
     ToolRunResult,
     ToolStarted,
     TopLogprob,
+    plain,
 )
 from erllama_py.runtime import Runtime
 
@@ -283,4 +284,5 @@ __all__ = [
     "WrongLoop",
     "inspect_model",
     "parse_options",
+    "plain",
 ]

@@ -4,6 +4,9 @@
     save:     Save → reserve (victims chosen, bytes counted) → Delete, Put to the tier → Recheck → RowStored | PutFailed
     tiers:    TierUp, TierRows, RowLost … as they come; a tier whose name is given up is forgotten until it is back
 
+What takes longer the more rows there are is done in steps, between which the loop turns (`pace`); no other message is
+taken meanwhile. Look-ups that waited are answered after the message by which they are settled.
+
 Whatever it knows it can learn again: when it starts, it asks every tier that runs to introduce itself. Saves that were
 under way then find their reservation gone and stop.
 """
@@ -12,27 +15,33 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from itertools import islice
 from typing import Any, ClassVar
+
+from msgspec.structs import replace
 
 from erllama_py.actors import Actor, ActorError, Answer, Background, Exit, NameChange, Reply
 from erllama_py.cache import messages
 from erllama_py.cache.book import Book
+from erllama_py.cache.clock import Clock
 from erllama_py.cache.eviction import PORTION
-from erllama_py.cache.index import Index, row_infos, tier_infos
+from erllama_py.cache.index import Index
 from erllama_py.cache.keeping import Keeping
+from erllama_py.cache.listing import list_rows, tier_infos
 from erllama_py.cache.messages import CacheMessage, Hit, SaveLost
+from erllama_py.cache.pace import Pace
 from erllama_py.cache.removals import Removals
 from erllama_py.cache.reservation import Refused, Reservations, row_bytes
+from erllama_py.cache.sane import sane
+from erllama_py.cache.steps import Steps
 from erllama_py.cache.turns import find_turn, turn_rows
 from erllama_py.cache.waiting import OPENING, Waiter, Waiting, awaited
-from erllama_py.cache.walk import walk
+from erllama_py.cache.walk import Path, walk_steps
 from erllama_py.errors import TierStuck
-from erllama_py.results import RowInfo
 from erllama_py.tiers.messages import (
+    CACHE,
     BadFiles,
     Flush,
     Introduce,
@@ -43,6 +52,7 @@ from erllama_py.tiers.messages import (
     Removed,
     RowLost,
     RowStored,
+    StoredRow,
     TierHealth,
     TierRows,
     TierUp,
@@ -51,26 +61,27 @@ from erllama_py.tiers.messages import (
     tier_of_actor,
 )
 
-ROWS_AT_ONCE = 2000  # rows that are described before the loop turns: about a millisecond
-
 
 class CacheActor(Actor[CacheMessage]):
-    """See the module. `now` is unix time in seconds, as rows keep it."""
+    """See the module. Times in the index are those of `clock`; those in messages are unix times."""
 
     kind: ClassVar[str] = "cache"
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
         self.index = Index()
+        self.clock = Clock() if clock is None else clock
         self.reservations = Reservations(self.index)
         self.counters = defaultdict[str, float](float)  # by dotted name
         self._keeping = Keeping(self.index, self.counters)
-        self._now = now
+        self._now = self.clock.now
+        self._pace = Pace()
         self._found: dict[tuple[str, int], Hit] = {}  # look-ups that hold pins, by holder and request
+        self._settled = deque[Waiter]()  # look-ups that waited and are to be answered
         self._holders: dict[tuple[str, bytes], tuple[str, SaveLost]] = {}  # who is told if a pending row is given up
         self._background = Background("cache")
 
     async def init(self) -> None:
-        self._removals = Removals(self.index, self.reservations, self.counters, self.names, self._now)
+        self._removals = Removals(self.index, self.reservations, self.counters, self.names, self._now, self._pace)
         self._waiting = Waiting(lambda ticket: self.ref.cast(messages.WaitOver(ticket), bounded=False))
         self._unsubscribe = self.names.subscribe(self._name_changed)
         for name in self.names:
@@ -88,15 +99,25 @@ class CacheActor(Actor[CacheMessage]):
         return f"<CacheActor {self.index!r}, {len(self._found)} look-ups open, {len(self.reservations)} saves>"
 
     async def handle(self, message: CacheMessage, reply: Reply[Any] | None) -> Answer | None:
+        answer = await self._handle(message, reply)
+        while self._settled:
+            find, waiting = self._settled.popleft()
+            if isinstance(find, messages.FindTurn):
+                self._answer_turn(find, waiting)
+            else:
+                await self._answer(find, waiting)
+        return answer
+
+    async def _handle(self, message: CacheMessage, reply: Reply[Any] | None) -> Answer | None:
         match message:
             case messages.Find() if reply is not None:
-                self._find(message, reply)
+                await self._find(message, reply)
             case messages.FindTurn() if reply is not None:
                 self._find_turn(message, reply)
             case messages.KeepTurn():
                 self._keep_turn(message)
             case messages.Used():
-                self._used(message)
+                await self._pace.run(self._used(message))
             case messages.Save():
                 self._save(message)
             case Recheck(reservation):
@@ -112,16 +133,18 @@ class CacheActor(Actor[CacheMessage]):
             case messages.Gc() if reply is not None:
                 self._background.answer(reply, self._removals.gc())
             case messages.HolderGone(name):
-                self._holder_gone(name)
+                await self._pace.run(self._holder_gone(name))
             case messages.WaitOver(ticket):
-                self._answer_all(self._waiting.release(ticket))
+                self._settled += self._waiting.release(ticket)
             case Removed():
-                self._removals.done(message)
+                self._removals.done(replace(message, left=tuple(map(self._sane, message.left))))
             case messages.Skipped(reason):
                 self.counters[f"saves.dropped.{reason}"] += 1
             case messages.ListRows() if reply is not None:
-                self._background.answer(reply, self._list_rows())
-            case messages.Explain() | messages.HasLostTurn() | messages.ReadCounters() | messages.ListTiers():
+                self._background.answer(reply, list_rows(self.index, self.clock.unix))
+            case messages.Explain():
+                return Answer((await self._walk(message))[0])
+            case messages.HasLostTurn() | messages.ReadCounters() | messages.ListTiers():
                 return Answer(self._probe(message))
             case TierUp() | TierRows() | RowStored() | RowLost() | BadFiles() | TierHealth():
                 self._tier_reports(message)
@@ -131,41 +154,46 @@ class CacheActor(Actor[CacheMessage]):
 
     # --- look-ups ------------------------------------------------------------------------------------------------
 
-    def _find(self, find: messages.Find, reply: Reply[Any]) -> None:
-        if (key := awaited(find, self.index, self.reservations, self.index.is_opening)) is not None:
+    async def _find(self, find: messages.Find, reply: Reply[Any]) -> None:
+        waits_for = awaited(find, self.index, self.reservations, self.index.is_opening)
+        if (key := await self._pace.run(waits_for)) is not None:
             self._waiting.add(key, find, reply)
         else:
-            self._answer(find, reply)
+            await self._answer(find, reply)
 
-    def _answer(self, find: messages.Find, reply: Reply[Any]) -> None:
+    async def _answer(self, find: messages.Find, reply: Reply[Any]) -> None:
         if reply.abandoned:  # the ticket may be that of another look-up by now: its pins are not to be touched
             return
-        began = time.perf_counter()
-        hit = self._walk(find)
-        self.counters["seconds.walk"] += time.perf_counter() - began
-        ticket = (find.holder, find.request_id)
-        self.index.pin([row.meta.key for row in hit.chain], ticket)
-        self._found[ticket] = hit
-        self._keeping.found(find, self._now())
+        hit, path = await self._walk(find)
+        await self._pace.run(self._take(find, hit, path))
         reply.send(hit)
 
-    def _walk(self, find: messages.Find | messages.Explain) -> Hit:
-        return walk(self.index, find.identity, find.tokens, cuttable=find.cuttable, tier=find.tier)
+    def _take(self, find: messages.Find, hit: Hit, path: Path) -> Steps[None]:
+        """What was found is pinned until `Used`, which cannot come before this is over; and kept, if that is asked."""
+        ticket = (find.holder, find.request_id)
+        self._found[ticket] = hit
+        for row in hit.chain:
+            self.index.pin([row.meta.key], ticket)
+            yield 1
+        yield from self._keeping.found(find, path, self._now())
 
-    def _answer_all(self, waiters: Iterable[Waiter]) -> None:
-        for find, reply in waiters:
-            if isinstance(find, messages.FindTurn):
-                self._answer_turn(find, reply)
-            else:
-                self._answer(find, reply)
+    async def _walk(self, find: messages.Find | messages.Explain) -> tuple[Hit, Path]:
+        began = time.perf_counter()
+        steps = walk_steps(self.index, find.identity, find.tokens, cuttable=find.cuttable, tier=find.tier)
+        found = await self._pace.run(steps)
+        if isinstance(find, messages.Find):
+            self.counters["seconds.walk"] += time.perf_counter() - began
+        return found
 
-    def _release(self, ticket: tuple[str, int]) -> Hit | None:
-        self.index.unpin_all(ticket)
+    def _release(self, ticket: tuple[str, int]) -> Steps[Hit | None]:
+        for _ in self.index.unpin(ticket):
+            yield 1
         return self._found.pop(ticket, None)
 
-    def _used(self, used: messages.Used) -> None:
+    def _used(self, used: messages.Used) -> Steps[None]:
         self._waiting.leave(used.holder, used.request_id)
-        hit = self._release((used.holder, used.request_id))
+        hit = yield from self._release((used.holder, used.request_id))
+        chain = hit.chain if hit is not None else ()
         counters = self.counters
         if used.kind == "cancelled":
             return
@@ -174,31 +202,33 @@ class CacheActor(Actor[CacheMessage]):
             counters[f"misses.{miss.reason if miss else 'unanswered' if hit is None else 'unreadable'}"] += 1
         else:
             counters[f"hits.{used.kind}"] += 1
-            self._keeping.used([row.meta.key for row in hit.chain] if hit is not None else (), self._now())
-        if not used.rows:
-            return
-        self._touch([(row.meta.key, row.tier) for row in used.rows])
-        counters[f"hits.tier.{used.rows[-1].tier}"] += 1
-        counters["restored.rows"] += len(used.rows)
-        counters["restored.tokens"] += used.rows[-1].meta.end - used.rows[0].meta.start
-        counters["restored.bytes"] += sum(row.nbytes for row in used.rows)
-        counters["seconds.restore"] += used.seconds
+            for row in chain:
+                self._keeping.used(row.meta.key, self._now())
+                yield 1
+        for row in used.rows:
+            self._touch(row.meta.key, row.tier)
+            counters["restored.bytes"] += row.nbytes
+            yield 2
+        if used.rows:
+            counters[f"hits.tier.{used.rows[-1].tier}"] += 1
+            counters["restored.rows"] += len(used.rows)
+            counters["restored.tokens"] += used.rows[-1].meta.end - used.rows[0].meta.start
+            counters["seconds.restore"] += used.seconds
 
-    def _touch(self, rows: Sequence[tuple[bytes, str]]) -> None:
-        """Rows were used, by key and the tier that they were read from."""
+    def _touch(self, key: bytes, tier: str) -> None:
+        """A row was used that was read from this tier."""
         now = self._now()
-        self.index.touch([key for key, _ in rows], now)
-        for key, tier in rows:
-            if (known := self.index.get(key)) is not None:
-                self._cast(tier_actor_name(tier), Touch(key, known.hits, now))
+        self.index.touch([key], now)
+        if (known := self.index.get(key)) is not None:
+            self._cast(tier_actor_name(tier), Touch(key, known.hits, self.clock.unix(now)))
 
-    def _holder_gone(self, name: str) -> None:
+    def _holder_gone(self, name: str) -> Steps[None]:
         tier = tier_of_actor(name)
         if tier is not None:
             self._tier_gone(tier)
             self._answer_opened()
         for ticket in [ticket for ticket in self._found if ticket[0] == name]:
-            self._release(ticket)
+            yield from self._release(ticket)
 
     # --- turns ---------------------------------------------------------------------------------------------------
 
@@ -214,11 +244,11 @@ class CacheActor(Actor[CacheMessage]):
         if not find.peek:
             self.counters["turns.found" if found is not None else "turns.unknown"] += 1
             if found is not None:
-                self._touch([(found.key, found.tier)])
+                self._touch(found.key, found.tier)
         reply.send(found)
 
     def _keep_turn(self, keep: messages.KeepTurn) -> None:
-        for meta in turn_rows(keep.turn, self.index.books.get(keep.tier), self._now()):
+        for meta in turn_rows(keep.turn, self.index.books.get(keep.tier), time.time()):
             self._save(messages.Save(row=messages.RowBytes(meta, memoryview(b"")), tier=keep.tier))
 
     # --- saves ---------------------------------------------------------------------------------------------------
@@ -255,7 +285,7 @@ class CacheActor(Actor[CacheMessage]):
         for key in keys:
             self.counters[f"saves.dropped.{problem}"] += 1
             self._keeping.given_up(tier, key)
-            self._answer_all(self._waiting.settled(key))
+            self._settled += self._waiting.settled(key)
             if (asked := self._holders.pop((tier, key), None)) is not None:
                 self._cast(*asked)
 
@@ -276,8 +306,10 @@ class CacheActor(Actor[CacheMessage]):
             except TierStuck as error:
                 stuck = error
             except ActorError:  # it ended, and its rows are given up: also where its name is not known to be free yet
-                if self.index.books.get(tier) is book:
-                    self._tier_gone(tier)
+                async with self._pace.alone:
+                    if self.index.books.get(tier) is book:
+                        self._tier_gone(tier)
+                self._cast(CACHE, messages.WaitOver(0))  # look-ups that waited are answered after it
         if stuck is not None:
             raise stuck
 
@@ -290,7 +322,7 @@ class CacheActor(Actor[CacheMessage]):
                 self.index.add_tier(tier, kind, quota)
             case TierRows(tier, rows, done, total) if tier in self.index.books:  # else it is about to introduce itself
                 for row in rows:
-                    self.index.add(tier, row)
+                    self.index.add(tier, self._sane(row))
                 self.index.books[tier].opened = done / total if total else 1.0
                 if done == total:
                     self._background.start(self._removals.shrink(tier))
@@ -298,13 +330,13 @@ class CacheActor(Actor[CacheMessage]):
             case RowStored(tier, reservation, row):
                 self.reservations.settle(reservation)
                 self._holders.pop((tier, row.meta.key), None)
-                self.index.add(tier, row)
+                self.index.add(tier, self._sane(row))
                 self._keeping.stored(tier, row.meta.key, self._now())
                 if (book := self.index.books.get(tier)) is not None:
                     book.has_taken()
                 self.counters[f"saves.{row.meta.reason}"] += 1
                 self.counters[f"saves.bytes.{tier}"] += row.nbytes
-                self._answer_all(self._waiting.settled(row.meta.key))
+                self._settled += self._waiting.settled(row.meta.key)
             case RowLost(tier, key, reason):
                 self.counters[f"bad.{reason}"] += 1
                 if reason == "refused":
@@ -317,10 +349,16 @@ class CacheActor(Actor[CacheMessage]):
             case TierHealth(tier, problem) if tier in self.index.books:
                 self.index.books[tier].problem = problem
 
+    def _sane(self, row: StoredRow) -> StoredRow:
+        row, healed = sane(row, self._now(), self.clock.drift())
+        for what in healed:
+            self.counters[f"healed.{what}"] += 1
+        return row
+
     def _answer_opened(self) -> None:
         """Answer the look-ups that waited for rows to be known, once all are."""
         if not self.index.is_opening:
-            self._answer_all(self._waiting.settled(OPENING))
+            self._settled += self._waiting.settled(OPENING)
 
     def _tier_gone(self, tier: str) -> None:
         given_up = self.reservations.release_tier(tier)
@@ -330,20 +368,8 @@ class CacheActor(Actor[CacheMessage]):
 
     # --- the rest ------------------------------------------------------------------------------------------------
 
-    async def _list_rows(self) -> list[RowInfo]:
-        """A hundred thousand rows take a while: in portions, so that the event loop turns in between."""
-        rows, infos = self.index.rows(), list[RowInfo]()
-        while portion := list(islice(rows, ROWS_AT_ONCE)):
-            infos += row_infos(portion, self.index.kept_until)
-            await asyncio.sleep(0)
-        return infos
-
-    def _probe(
-        self, question: messages.Explain | messages.HasLostTurn | messages.ReadCounters | messages.ListTiers
-    ) -> object:
+    def _probe(self, question: messages.HasLostTurn | messages.ReadCounters | messages.ListTiers) -> object:
         match question:
-            case messages.Explain():
-                return self._walk(question)
             case messages.HasLostTurn(keys):
                 return any(map(self.index.losses.has_turn, keys))
             case messages.ReadCounters():
@@ -355,7 +381,7 @@ class CacheActor(Actor[CacheMessage]):
         if change.ref is None and self.ref.exit is None:
             self.ref.cast(messages.HolderGone(change.name), bounded=False)
 
-    def _cast(self, name: str, message: Put | Touch | SaveLost) -> bool:
+    def _cast(self, name: str, message: Put | Touch | SaveLost | messages.WaitOver) -> bool:
         with suppress(ActorError):
             self.names.cast(name, message, bounded=False)
             return True

@@ -5,16 +5,19 @@ The book of a tier that is gone is dropped as a whole, so none of its rows is fo
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Container, Hashable, Iterator
 from itertools import islice
 from typing import TypeVar
 
 import msgspec
 
 from erllama_py.cache.keeps import KEEP_SHARE, Keeps
-from erllama_py.cache.keys import TOKEN_BYTES, Identity
-from erllama_py.cache.orders import Child, Leaves, Siblings
+from erllama_py.cache.keys import Identity
+from erllama_py.cache.links import Links
+from erllama_py.cache.orders import Leaves
 from erllama_py.cache.shortage import Shortage
 from erllama_py.tiers.messages import RowMeta, StoredRow
 
@@ -22,6 +25,10 @@ from erllama_py.tiers.messages import RowMeta, StoredRow
 TURN_SHARE = 16
 # And no more than this, however large the quota: their tokens are in the index, in memory.
 MOST_TURN_BYTES = 256 << 20
+
+# Turns that are found by one key and looked at: those before the last had other tokens.
+MOST_TURNS = 16
+SEEN_TURNS = 4096  # among the latest of so many that came in
 
 # Rows whose time is over that are looked at before a choice of victims: a millisecond. More are found by the next one.
 RELEASED = 1024
@@ -45,7 +52,8 @@ class Copy(msgspec.Struct, gc=False):
 class Book:
     """Owns all of it. A row is a leaf when no stored or pending row extends it here."""
 
-    def __init__(self, kind: str, quota: int) -> None:
+    def __init__(self, kind: str, quota: int, pinned: Container[bytes] = frozenset()) -> None:
+        """`pinned` has the keys of rows that are being read, now and later."""
         self.kind = kind
         self.quota = quota
         self.stored = 0  # bytes
@@ -66,7 +74,8 @@ class Book:
         self._stuck: dict[bytes, float] = {}  # until when; those that were tried first come first
         self._removes_again = False  # what could not be removed can be now
         self._turns: dict[bytes, Counter[bytes]] = {}  # their keys by what they are found by, and how often here
-        self._children: dict[bytes, Child | Siblings] = {}
+        self.links = Links()
+        self._pinned = pinned
         self._identities: dict[bytes, Counter[Identity]] = {}  # settings of the rows of each model
         self._builds: dict[bytes, str] = {}  # the build that last saved rows of a model, so that runs it now
 
@@ -143,6 +152,7 @@ class Book:
         self.reserved += nbytes
         self.turn_bytes += nbytes if is_turn(meta) else 0
         self._link(meta)
+        self._no_leaf(meta.key)  # a row that is being saved again under its key must not be removed after that
         if meta.build and not is_turn(meta):
             self._builds[meta.fingerprint] = meta.build
 
@@ -152,6 +162,15 @@ class Book:
             self.reserved -= nbytes
             self.turn_bytes -= nbytes if is_turn(meta) else 0
             self._unlink(meta)
+            self._place(meta.key)
+
+    def pinned(self, key: bytes) -> None:
+        """A row is being read from now on, so that it is no victim. It need not be here."""
+        self._no_leaf(key)
+
+    def unpinned(self, key: bytes) -> None:
+        """It is read no more."""
+        self._place(key)
 
     def use(self, key: bytes, hits: int, used_at: float) -> None:
         """A row, if it is here, has this many hits and was last used at `used_at`."""
@@ -221,31 +240,9 @@ class Book:
 
     # --- which row extends which ------------------------------------------------------------------------------------
 
-    def kids(self, key: bytes) -> int:
-        """How many rows extend `key` here, pending ones counted."""
-        return len(self._children.get(key, ()))
-
-    def children(self, key: bytes) -> Iterator[bytes]:
-        """Their keys."""
-        return (child.key for child in self._children.get(key, ()))
-
-    def ends_after(self, key: bytes) -> Iterable[int]:
-        """Where they end."""
-        children = self._children.get(key)
-        return () if children is None else children.ends
-
-    def nearest(self, key: bytes, start: int, tokens: bytes) -> Iterator[tuple[int, Child]]:
-        """What each row that extends `key` has in common with packed `tokens` from `start` on, and the row; most in
-        common first."""
-        children = self._children.get(key)
-        if children is None:
-            return iter(())
-        # Cut where the longest row ends, so that no long prompt is copied for a short row.
-        return children.nearest(tokens[TOKEN_BYTES * start : TOKEN_BYTES * max(children.ends)])
-
     def has_parent(self, meta: RowMeta) -> bool:
         """Whether the row that this one extends is here or pending; always so at position 0."""
-        return meta.start == 0 or meta.parent in self.rows or meta.parent in self.pending
+        return meta.start == 0 or self._parent(meta) is not None
 
     def is_reachable(self, meta: RowMeta) -> bool:
         """Whether rows that are here or pending lead from position 0 to where this row starts.
@@ -254,25 +251,23 @@ class Book:
         that extends a lost row.
         """
         while meta.start:
-            parent = self.pending.get(meta.parent)
-            if parent is None and (copy := self.rows.get(meta.parent)) is not None:
-                parent = copy.meta
-            if parent is None or parent.end != meta.start:
+            if (parent := self._parent(meta)) is None:
                 return False
             meta = parent
         return True
 
     def turns(self, found_by: bytes) -> list[RowMeta]:
-        """The rows of turns that are found by this, here or pending, the latest first."""
-        metas = filter(None, (self._meta(key) for key in self._turns.get(found_by, ())))
-        return sorted(metas, key=lambda meta: -meta.created_at)
+        """The rows of turns that are found by this, here or pending, the last saved or found first, `MOST_TURNS` at
+        most. Not by when they were made: that was by whatever clock there was."""
+        keys = islice(reversed(self._turns.get(found_by, Counter())), SEEN_TURNS)
+        latest = heapq.nlargest(MOST_TURNS, keys, key=self._last_use)
+        return [meta for key in latest if (meta := self._meta(key)) is not None]
 
     def turn_tokens(self, meta: RowMeta) -> bytes | None:
         """All tokens of a turn, packed; None where a row that it extends is gone."""
         spans = [meta.tokens]
         while meta.start:
-            before = self._meta(meta.parent)
-            if before is None or before.end != meta.start:
+            if (before := self._parent(meta)) is None:
                 return None
             spans.append(before.tokens)
             meta = before
@@ -290,43 +285,25 @@ class Book:
 
     def shed(self, portion: int) -> Iterator[None]:
         """Free this many rows of an unused book at each step: freeing a hundred thousand at once takes 100 ms."""
-        while self.rows or self._children:
+        while self.rows or self.links:
             for _ in range(min(portion, len(self.rows))):
                 self.rows.popitem()
-            left = portion
-            while left > 0 and self._children:
-                key, children = next(reversed(self._children.items()))
-                if isinstance(children, Siblings) and len(children) > left:
-                    children.shed(left)
-                    break
-                left -= len(children)
-                del self._children[key]
+            self.links.shed(portion)
             yield
 
     # --- inside --------------------------------------------------------------------------------------------------
 
     def _link(self, meta: RowMeta) -> None:
-        children, one = self._children.get(meta.parent), Child(meta.tokens, meta.key, meta.end)
-        if isinstance(children, Siblings):
-            children.add(one)
-        elif children is None:
-            self._children[meta.parent] = one
-        else:
-            siblings = self._children[meta.parent] = Siblings()
-            siblings.add(children)
-            siblings.add(one)
-        self._no_leaf(meta.parent)
+        self.links.link(meta)
+        if self._parent(meta) is not None:
+            self._no_leaf(meta.parent)
         if is_turn(meta):
             self._turns.setdefault(meta.ctx_params_hash, Counter())[meta.key] += 1
         else:
             self._identities.setdefault(meta.fingerprint, Counter())[_identity(meta)] += 1
 
     def _unlink(self, meta: RowMeta) -> None:
-        children = self._children[meta.parent]
-        if isinstance(children, Siblings):
-            children.remove(Child(meta.tokens, meta.key, meta.end))
-        if isinstance(children, Child) or not children:
-            del self._children[meta.parent]
+        if self.links.unlink(meta):
             self._place(meta.parent)
         if is_turn(meta):
             _count_off(self._turns, meta.ctx_params_hash, meta.key)
@@ -334,13 +311,16 @@ class Book:
             self._builds.pop(meta.fingerprint, None)
 
     def _place(self, key: bytes) -> None:
-        """Put a row into the order of last use, if it is here and a leaf."""
-        if key in self.rows and key not in self._children and key not in self.keeps:
-            copy = self.rows[key]
-            if (until := self._stuck.get(key)) is not None:
-                self.stuck_leaves.add(key, until)
-            else:
-                (self.turn_leaves if is_turn(copy.meta) else self.leaves).add(key, copy.used_at)
+        """Put a row into the order of last use, if it is here and may be evicted."""
+        copy = self.rows.get(key)
+        if copy is None or key in self.pending or key in self._pinned or key in self.keeps:
+            return
+        if self.links.is_extended(key, copy.meta.end):
+            return
+        if (until := self._stuck.get(key)) is not None:
+            self.stuck_leaves.add(key, until)
+        else:
+            (self.turn_leaves if is_turn(copy.meta) else self.leaves).add(key, copy.used_at)
 
     def _no_leaf(self, key: bytes) -> None:
         self.leaves.discard(key)
@@ -350,6 +330,18 @@ class Book:
     def _meta(self, key: bytes) -> RowMeta | None:
         copy = self.rows.get(key)
         return copy.meta if copy is not None else self.pending.get(key)
+
+    def _last_use(self, key: bytes) -> float:
+        copy = self.rows.get(key)
+        return math.inf if copy is None else copy.used_at
+
+    def _parent(self, meta: RowMeta) -> RowMeta | None:
+        """The row, here or pending, that ends where this one starts and is its parent."""
+        pending = self.pending.get(meta.parent)
+        if pending is not None and pending.end == meta.start:
+            return pending
+        copy = self.rows.get(meta.parent)
+        return copy.meta if copy is not None and copy.meta.end == meta.start else None
 
 
 def is_turn(meta: RowMeta) -> bool:

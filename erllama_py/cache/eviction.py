@@ -15,7 +15,6 @@ import heapq
 import math
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
 from itertools import islice
 
 from erllama_py.cache.book import Book
@@ -26,6 +25,9 @@ from erllama_py.tiers.messages import RowMeta
 # A row that saved a second an hour ago is worth as much as one that saves half a second now: within a working session
 # recency decides little, overnight it decides almost alone.
 HALF_LIFE = 3600.0
+
+# No token takes longer to compute: a row that says so is not to stay for it.
+MOST_TOKEN_SECONDS = 60.0
 
 # Enough that one of them is worth little, few enough to be compared in some 0.1 ms.
 SAMPLE = 64
@@ -40,10 +42,11 @@ OWN_BYTES = 2 * 4096
 def score(meta: RowMeta, nbytes: int, hits: int, used_at: float, now: float) -> float:
     """What a row is worth: the seconds of prefill that it saves, times its hits, per byte, halved for each `HALF_LIFE`.
 
-    A row without hits counts as one that was hit once: the next turn may hit it. Times are in seconds.
+    A row without hits counts as one that was hit once: the next turn may hit it. Times are in seconds. It is the
+    logarithm to base 2 that is returned: the worth itself is 0 for any row that was not used for 45 days.
     """
-    age = max(0.0, now - max(used_at, meta.created_at))
-    return (meta.prefill_seconds + 1e-6) * (1 + hits) / max(nbytes, 1) * math.exp2(-age / HALF_LIFE)
+    seconds = min(max(meta.prefill_seconds, 0.0), MOST_TOKEN_SECONDS * (meta.end - meta.start)) + 1e-6
+    return math.log2(seconds) + math.log2(1 + hits) - math.log2(max(nbytes, 1)) - max(0.0, now - used_at) / HALF_LIFE
 
 
 def choose_victims(index: Index, tier: str, excess: int, now: float) -> tuple[tuple[bytes, ...], int]:
@@ -82,24 +85,24 @@ def choose_turns(index: Index, tier: str, excess: int, now: float) -> tuple[tupl
 def _choose(
     index: Index, book: Book, order: Leaves, excess: int, most: int, now: float
 ) -> tuple[tuple[bytes, ...], int]:
-    gone: Counter[bytes] = Counter()  # kids of a key that are among the victims
+    gone: Counter[tuple[bytes, int]] = Counter()  # rows that extend a place and are among the victims
     victims: list[bytes] = []
     freed = 0
     candidates: list[tuple[float, bytes]] = []
-    with closing(order.oldest()) as leaves:
-        while freed < excess and len(victims) < most:
-            if len(candidates) < SAMPLE // 2:
-                _refill(index, book, leaves, candidates, now)
-            if not candidates:
-                break
-            _, key = heapq.heappop(candidates)
-            copy = book.rows[key]
-            victims.append(key)
-            freed += copy.nbytes
-            parent = copy.meta.parent
-            gone[parent] += 1
-            if gone[parent] == book.kids(parent):
-                _offer(index, book, parent, candidates, now)
+    leaves = order.oldest()
+    while freed < excess and len(victims) < most:
+        if len(candidates) < SAMPLE // 2:
+            _refill(index, book, leaves, candidates, now)
+        if not candidates:
+            break
+        _, key = heapq.heappop(candidates)
+        copy = book.rows[key]
+        victims.append(key)
+        freed += copy.nbytes
+        place = copy.meta.parent, copy.meta.start
+        gone[place] += 1
+        if gone[place] == book.links.siblings(copy.meta) and book.has_parent(copy.meta):
+            _offer(index, book, copy.meta.parent, candidates, now)
     return tuple(victims), freed
 
 
@@ -144,7 +147,7 @@ def orphans(index: Index, tier: str) -> Portions:
     Pinned ones are left out, with all that extends them: a look-up that found them before, or in another tier, reads
     them.
     """
-    refused = (key for key in index.books[tier].refused if not index.is_pinned(key))
+    refused = iter([key for key in index.books[tier].refused if not index.is_pinned(key)])
     while portion := list(islice(refused, PORTION)):
         yield tier, tuple(portion)
     unseen = deque(index.books[tier].rows)
@@ -157,7 +160,7 @@ def orphans(index: Index, tier: str) -> Portions:
             and not (book.has_parent(copy.meta) or key in book.pending or index.is_pinned(key))
         ]
         for key in found:
-            unseen.extend(book.children(key))
+            unseen.extend(book.links.children(key, book.rows[key].meta.end))
         yield tier, tuple(found)
 
 
@@ -191,7 +194,7 @@ def _offer(index: Index, book: Book, key: bytes, candidates: list[tuple[float, b
     if copy is None or key in book.pending or key in book.keeps or index.is_pinned(key):
         return
     useless = book.is_stale(copy.meta) or not book.has_parent(copy.meta)
-    worth = -1.0 if useless else score(copy.meta, copy.nbytes, copy.hits, copy.used_at, now)
+    worth = -math.inf if useless else score(copy.meta, copy.nbytes, copy.hits, copy.used_at, now)
     if (until := book.stuck_until(key)) is not None:  # in the order in which they were tried
         worth = until
     heapq.heappush(candidates, (worth, key))

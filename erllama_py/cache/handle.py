@@ -78,8 +78,8 @@ class Cache:
         prefill_seconds: float = 0.0,
         build: str = "",
         reason: SaveReason = "cold",
-    ) -> bytes:
-        """Save `payload` as the KV state of positions `[start, len(tokens))`; the key of the row.
+    ) -> str:
+        """Save `payload` as the KV state of positions `[start, len(tokens))`; the key of the row, in hex.
 
         The row that ends at `start` must be there or pending. The bytes must not change until `flush` returns.
         What cannot be saved is dropped and counted, as everywhere. `prefill_seconds` is what computing these cells
@@ -97,12 +97,12 @@ class Cache:
             prefill_seconds=checks.seconds(prefill_seconds),
         )  # fmt: skip
         self._cast(messages.Save(row=RowBytes(meta, view, logits), tier=checks.tier(tier)))
-        return key
+        return key.hex()
 
     async def find(self, identity: Identity, tokens: Sequence[int]) -> FoundPrefix:
         """The longest saved prefix of `tokens` that ends where a row does, with the keys and tiers of its rows."""
         hit = await self._find(identity, tokens)
-        rows = tuple((row.meta.key, row.tier) for row in hit.chain)
+        rows = tuple((row.meta.key.hex(), row.tier) for row in hit.chain)
         return FoundPrefix(tokens=hit.length, exact=hit.exact, rows=rows)
 
     async def read(self, key: bytes | str, tier: str) -> RowBytes:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Literal
 
@@ -21,7 +21,8 @@ import msgspec
 
 from erllama_py.cache.book import Book, Copy, is_turn
 from erllama_py.cache.keys import Identity
-from erllama_py.results import RowInfo, TierInfo
+from erllama_py.cache.orders import Child
+from erllama_py.cache.sane import MOST_HITS
 from erllama_py.tiers.messages import RowMeta, StoredRow
 
 Loss = Literal["evicted", "bad"]
@@ -113,7 +114,7 @@ class Index:
 
     def add_tier(self, name: str, kind: str, quota_bytes: int) -> None:
         """A tier runs; what was known of its rows is forgotten; it reports them."""
-        self.books[name] = Book(kind, quota_bytes)
+        self.books[name] = Book(kind, quota_bytes, self._pins)
 
     def remove_tier(self, name: str) -> Book | None:
         """Forget a tier's rows, pending ones too; returns its book, to be freed."""
@@ -138,8 +139,13 @@ class Index:
 
     def rows(self) -> Iterator[Entry]:
         """All rows that lie in some tier now, those that are gone when their turn comes left out."""
-        keys = list(dict.fromkeys(chain.from_iterable(book.rows for book in self.books.values())))
-        return (row for key in keys if (row := self.get(key)) is not None and row.copies)
+        books = list(self.books.values())
+        for number, book in enumerate(books):
+            for key in list(book.rows):  # a copy of a hundred thousand takes a millisecond
+                if any(key in other.rows for other in books[:number]):
+                    continue
+                if (row := self.get(key)) is not None and row.copies:
+                    yield row
 
     def add(self, tier: str, stored: StoredRow) -> None:
         """A tier has this row. Allowed twice."""
@@ -170,22 +176,34 @@ class Index:
         """These rows were used."""
         for key in keys:
             if (row := self.get(key)) is not None:
-                self._use(key, row.hits + 1, now)
+                self._use(key, min(row.hits + 1, MOST_HITS), now)
 
     # --- pins ----------------------------------------------------------------------------------------------------
 
     def pin(self, keys: Iterable[bytes], holder: object) -> None:
         """Keep these rows from being evicted while `holder` reads them; also if they are forgotten and come back."""
-        keys = list(keys)
-        self._pins.update(keys)
-        self._pinned_by.setdefault(holder, []).extend(keys)
+        mine = self._pinned_by.setdefault(holder, [])
+        for key in keys:
+            mine.append(key)
+            self._pins[key] += 1
+            if self._pins[key] == 1:
+                for book in self.books.values():
+                    book.pinned(key)
 
-    def unpin_all(self, holder: object) -> None:
-        """`holder` needs none of its rows any more."""
+    def unpin(self, holder: object) -> Iterator[bytes]:
+        """`holder` needs none of its rows any more: free one after the other, and give its key."""
         for key in self._pinned_by.pop(holder, ()):
             self._pins[key] -= 1
             if not self._pins[key]:
                 del self._pins[key]
+                for book in self.books.values():
+                    book.unpinned(key)
+            yield key
+
+    def unpin_all(self, holder: object) -> None:
+        """The same at once."""
+        for _ in self.unpin(holder):
+            pass
 
     def is_pinned(self, key: bytes) -> bool:
         """Whether any holder has pinned this row."""
@@ -193,9 +211,14 @@ class Index:
 
     # --- which row extends which, in whatever tier ----------------------------------------------------------------
 
-    def ends_after(self, key: bytes) -> Iterator[int]:
-        """Where the rows that extend `key` end; the same place may come twice."""
-        return chain.from_iterable(book.ends_after(key) for book in self.books.values())
+    def furthest(self, key: bytes, end: int) -> int:
+        """Where the longest row ends that extends `key`, which ends at `end`; 0 if there is none."""
+        return max((book.links.furthest(key, end) for book in self.books.values()), default=0)
+
+    def on_path(self, key: bytes, start: int, tokens: bytes) -> Iterator[Child | None]:
+        """The rows that extend `key`, which ends at `start`, and are wholly part of packed `tokens`; one may come
+        twice. None for a look in vain."""
+        return chain.from_iterable(book.links.on_path(key, start, tokens) for book in self.books.values())
 
     def nearest(self, key: bytes, start: int, tokens: bytes) -> Iterator[tuple[int, bytes, Entry]]:
         """The rows that extend `key`, which ends at `start`, by what they have in common with packed `tokens`.
@@ -203,7 +226,7 @@ class Index:
         The tokens in common, the row's tokens and the row, those with most in common first; a row comes once for each
         tier that has or will have it.
         """
-        found = [book.nearest(key, start, tokens) for book in self.books.values()]
+        found = [book.links.nearest(key, start, tokens) for book in self.books.values()]
         for common, child in heapq.merge(*found, key=lambda one: -one[0]):
             if (row := self.get(child.key)) is not None:
                 yield common, child.tokens, row
@@ -222,31 +245,3 @@ class Index:
     def _use(self, key: bytes, hits: int, used_at: float) -> None:
         for book in self.books.values():
             book.use(key, hits, used_at)
-
-
-# --- as the application sees it --------------------------------------------------------------------------------------
-
-
-def row_infos(rows: Iterable[Entry], until: Callable[[str, bytes], float | None]) -> list[RowInfo]:
-    """Every copy of these rows; `until` says until when one is kept."""
-    return [
-        RowInfo(
-            key=row.key, parent=copy.meta.parent, start=copy.meta.start, end=copy.meta.end, tier=tier,
-            nbytes=copy.nbytes, reason=copy.meta.reason, hits=row.hits, created_at=copy.meta.created_at,
-            used_at=row.used_at, prefill_seconds=copy.meta.prefill_seconds, fingerprint=copy.meta.fingerprint,
-            build=copy.meta.build, kept_until=until(tier, row.key),
-        )
-        for row in rows
-        for tier, copy in row.copies.items()
-    ]  # fmt: skip
-
-
-def tier_infos(index: Index) -> list[TierInfo]:
-    """Every tier that runs."""
-    return [
-        TierInfo(
-            name=tier, kind=book.kind, quota_bytes=book.quota, used_bytes=book.used(), rows=len(book.rows),
-            opened=book.opened, problem=book.problem, kept_bytes=book.keeps.nbytes,
-        )
-        for tier, book in index.books.items()
-    ]  # fmt: skip

@@ -7,12 +7,11 @@ kept in every tier that has it, as far as the tier's share goes (`keeps`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from erllama_py.cache.index import Index
 from erllama_py.cache.messages import Find
 from erllama_py.cache.policy import keep_seconds
-from erllama_py.cache.walk import path_keys
+from erllama_py.cache.steps import Steps
+from erllama_py.cache.walk import Path
 
 
 class Keeping:
@@ -25,16 +24,15 @@ class Keeping:
     def __repr__(self) -> str:
         return f"<Keeping, asked of {len(self._asked)} pending rows>"
 
-    def found(self, find: Find, now: float) -> None:
+    def found(self, find: Find, path: Path, now: float) -> Steps[None]:
         """A prompt was looked up: what is saved of it, or about to be, is kept up to where that is asked for."""
-        if not find.keeps:
-            return
         start = 0
-        for end, key in path_keys(self._index, find.identity, find.tokens):
+        for end, key in path.ends():
             if not (seconds := keep_seconds(start, find.keeps)):
                 return
             self.row(key, seconds, now)
             start = end
+            yield 1
 
     def row(self, key: bytes, seconds: float, now: float) -> None:
         """Keep a row wherever it is stored, and where it is pending once it is."""
@@ -53,12 +51,10 @@ class Keeping:
         """A row that was pending will not come."""
         self._asked.pop((tier, key), None)
 
-    def used(self, keys: Iterable[bytes], now: float) -> None:
-        """Rows were used."""
-        keeps = [book.keeps for book in self._index.books.values() if book.keeps]
-        for key in keys if keeps else ():
-            if any([one.renew(key, now) for one in keeps]):
-                self._counters["keeps.renewed"] += 1
+    def used(self, key: bytes, now: float) -> None:
+        """A row was used."""
+        if any([book.keeps.renew(key, now) for book in self._index.books.values()]):
+            self._counters["keeps.renewed"] += 1
 
     def _keep(self, tier: str, key: bytes, seconds: float, now: float) -> None:
         book = self._index.books.get(tier)

@@ -4,20 +4,20 @@ A row is kept with all rows before it, and none of those for a shorter time, so 
 `nbytes` never exceeds the limit that `add` is given, a share of the quota. Who has its row kept first has it: no keep
 takes the place of another. A row that is used is kept anew, see `renew`.
 
-Times that are over are found in a heap with one mark for each row. A renewal moves no mark: a mark that is met before
+Times that are over are found in an order with one mark for each row. A renewal moves no mark: a mark that is met before
 its row's time is over is put back.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 
 import msgspec
 
+from erllama_py.cache.orders import Order
+
 # Kept rows may take a quarter of what a tier can hold: the others, and new ones, have the rest.
 KEEP_SHARE = 4
-LEAST_OUTDATED = 1024  # marks of rows that are kept no more, before they are dropped in one go
 
 
 class Kept(msgspec.Struct, gc=False):
@@ -30,17 +30,13 @@ class Kept(msgspec.Struct, gc=False):
     depth: int  # rows before it
 
 
-# When to look at a row, and its depth below 0: of a chain that ends together, the last goes first.
-Mark = tuple[float, int, bytes]
-
-
 class Keeps:
     """See the module."""
 
     def __init__(self) -> None:
         self.nbytes = 0
         self._kept: dict[bytes, Kept] = {}
-        self._marks: list[Mark] = []
+        self._marks = Order()  # when to look at a row, and its depth below 0: of a chain the last goes first
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -70,8 +66,7 @@ class Keeps:
             kept = self._kept[key] = Kept(0.0, seconds, nbytes, parent, depth)
             self.nbytes += nbytes
             # Whole seconds: rows that are saved one after the other end together, and need not prolong each other.
-            heapq.heappush(self._marks, (math.ceil(now + seconds), -depth, key))
-            self._tidy()
+            self._marks.place(key, math.ceil(now + seconds), -depth)
         self._prolong(key, seconds, math.ceil(now + seconds))
         return True
 
@@ -87,6 +82,7 @@ class Keeps:
         """Keep a row no more."""
         if (kept := self._kept.pop(key, None)) is not None:
             self.nbytes -= kept.nbytes
+            self._marks.discard(key)
 
     def release(self, now: float, limit: int, most: int) -> list[bytes]:
         """Rows that are kept no more: their time is over, or more than `limit` bytes are kept and theirs ends first.
@@ -94,14 +90,12 @@ class Keeps:
         It looks at `most` at a time; what is left is found the next time.
         """
         released = list[bytes]()
-        while self._marks and most > 0 and (self._marks[0][0] <= now or self.nbytes > limit):
+        while most > 0 and (mark := self._marks.first()) is not None and (mark[0] <= now or self.nbytes > limit):
             most -= 1
-            due, _, key = heapq.heappop(self._marks)
-            kept = self._kept.get(key)
-            if kept is None:
-                continue
+            due, key = mark
+            kept = self._kept[key]
             if kept.until > due:
-                heapq.heappush(self._marks, (kept.until, -kept.depth, key))
+                self._marks.place(key, kept.until, -kept.depth)
             else:
                 self.discard(key)
                 released.append(key)
@@ -112,8 +106,3 @@ class Keeps:
         while key is not None and (kept := self._kept.get(key)) is not None and kept.until < until:
             kept.until, kept.seconds = until, seconds
             key = kept.parent
-
-    def _tidy(self) -> None:
-        if len(self._marks) > 2 * len(self._kept) + LEAST_OUTDATED:
-            self._marks = [(kept.until, -kept.depth, key) for key, kept in self._kept.items()]
-            heapq.heapify(self._marks)

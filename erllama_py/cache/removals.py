@@ -15,6 +15,7 @@ from erllama_py.actors import ActorError, Names, Reply
 from erllama_py.cache.eviction import Portions, evict_bytes, orphans, surplus
 from erllama_py.cache.index import Index
 from erllama_py.cache.messages import EvictBytes
+from erllama_py.cache.pace import Pace
 from erllama_py.cache.reservation import Reservations
 from erllama_py.errors import TierError, TierStuck
 from erllama_py.tiers.messages import Delete, Introduce, Removed, Sweep, tier_actor_name
@@ -26,13 +27,14 @@ class Removals:
 
     def __init__(
         self, index: Index, reservations: Reservations, counters: dict[str, float], names: Names,
-        now: Callable[[], float],
+        now: Callable[[], float], pace: Pace,
     ) -> None:  # fmt: skip
         self._index = index
         self._reservations = reservations
         self._counters = counters
         self._names = names
         self._now = now
+        self._pace = pace
         self._log = get_logger()
 
     async def evict(self, wanted: EvictBytes) -> int:
@@ -85,12 +87,14 @@ class Removals:
     async def _remove(self, portions: Portions) -> int:
         """The bytes freed; raises `TierStuck`, once all have answered. No portion waits until the one before is
         removed: its rows could be pinned, or extended, meanwhile."""
-        replies = list[Reply[int]]()
+        replies, more = list[Reply[int]](), True
         left = sum(len(book.rows) + len(book.refused) for book in self._index.books.values())
-        for tier, keys in portions:
-            if keys:
-                replies += self._delete(tier, keys)
-            left -= len(keys)
+        while more:
+            async with self._pace.alone:
+                more = (portion := next(portions, None)) is not None
+                if portion is not None and portion[1]:
+                    replies += self._delete(*portion)
+                    left -= len(portion[1])
             if left <= 0:  # or rows that cannot be removed, and are back by then, would be chosen for ever
                 break
             await asyncio.sleep(0)

@@ -177,7 +177,7 @@ class Reservations:
 
     def _extending(self, parent: Reservation) -> list[int]:
         book = self._index.books.get(parent.tier)
-        keys = set(book.children(parent.meta.key)) if book is not None else ()
+        keys = set(book.links.children(parent.meta.key, parent.meta.end)) if book is not None else ()
         numbers = itertools.chain.from_iterable(self._by_key.get(key, ()) for key in keys)
         return [
             number

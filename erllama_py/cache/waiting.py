@@ -15,17 +15,18 @@ from erllama_py.cache.index import Index
 from erllama_py.cache.keys import TOKEN_BYTES, prefix_keys
 from erllama_py.cache.messages import Find, FindTurn
 from erllama_py.cache.reservation import Reservations
-from erllama_py.cache.walk import path_keys, walk
+from erllama_py.cache.steps import Steps
+from erllama_py.cache.walk import walk_steps
 
 Waiter = tuple[Find | FindTurn, Reply[Any]]
 
 OPENING = b""  # no key of a row: wait until every tier has reported all of its rows
 
 
-def awaited(find: Find, index: Index, reservations: Reservations, opening: bool) -> bytes | None:
+def awaited(find: Find, index: Index, reservations: Reservations, opening: bool) -> Steps[bytes | None]:
     """What a look-up waits for: the row that it names, if that is being saved and on the prompt's path; the last one on
     the path that is being saved, where it comes `after_saves`; `OPENING`, if a tier is `opening` and not all of the
-    prompt is found; or nothing. Pure."""
+    prompt is found; or nothing. Pure, and in steps."""
     parent = find.parent_key
     row = None if parent is None else index.get(parent)
     if not find.wait_seconds or (row is not None and row.copies):
@@ -35,13 +36,16 @@ def awaited(find: Find, index: Index, reservations: Reservations, opening: bool)
         key, *_ = prefix_keys(find.identity, find.tokens, (end,))
         if key == parent:
             return key
-    if find.after_saves and len(reservations):
-        *_, (_, last) = [(0, OPENING), *path_keys(index, find.identity, find.tokens)]
+    after_saves = find.after_saves and len(reservations)
+    if not (after_saves or opening):
+        return None
+    hit, path = yield from walk_steps(index, find.identity, find.tokens, cuttable=find.cuttable, tier=find.tier)
+    if after_saves and (ends := path.ends()):
+        last = ends[-1][1]
         if (row := index.get(last)) is not None and not row.copies:
             return last
     if not opening:
         return None
-    hit = walk(index, find.identity, find.tokens, cuttable=find.cuttable, tier=find.tier)
     return None if hit.exact else OPENING
 
 
@@ -52,6 +56,7 @@ class Waiting:
         self._time_up = time_up
         self._tickets = itertools.count(1)
         self._waiters: dict[int, tuple[bytes, Waiter, asyncio.TimerHandle]] = {}
+        self._by_key: dict[bytes, dict[int, None]] = {}
 
     def __len__(self) -> int:
         return len(self._waiters)
@@ -61,10 +66,11 @@ class Waiting:
         ticket = next(self._tickets)
         timer = asyncio.get_running_loop().call_later(find.wait_seconds, self._time_up, ticket)
         self._waiters[ticket] = (key, (find, reply), timer)
+        self._by_key.setdefault(key, {})[ticket] = None
 
     def settled(self, key: bytes) -> list[Waiter]:
         """The look-ups that waited for this row, in the order in which they came; they do not wait any more."""
-        return [self._take(ticket) for ticket, (waited, _, _) in list(self._waiters.items()) if waited == key]
+        return [self._take(ticket) for ticket in list(self._by_key.get(key, ()))]
 
     def release(self, ticket: int) -> list[Waiter]:
         """The one whose time is up, if it still waits."""
@@ -86,6 +92,9 @@ class Waiting:
             self._take(ticket)
 
     def _take(self, ticket: int) -> Waiter:
-        _, waiter, timer = self._waiters.pop(ticket)
+        key, waiter, timer = self._waiters.pop(ticket)
         timer.cancel()
+        del self._by_key[key][ticket]
+        if not self._by_key[key]:
+            del self._by_key[key]
         return waiter

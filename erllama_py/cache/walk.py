@@ -1,9 +1,11 @@
 """The longest saved prefix of a prompt: one walk down the prefix tree of rows. Pure.
 
-The prompt's running SHA-256 is copied at each place where a row could end, in ascending order: those are the ends of
-the rows that extend what was reached already. A row is reached when its key is the prompt's key there, its parent
-is reached, and its tokens are the prompt's. So everything is found that lies on the prompt's path, at whatever lengths,
+The rows that extend what was reached are found by their tokens, in whose order they stand. Where they end, in ascending
+order, the prompt's running SHA-256 is copied. A row is reached when its key is the prompt's key there, its parent is
+reached, and its tokens are the prompt's. So everything is found that lies on the prompt's path, at whatever lengths,
 and nothing that does not match it token for token.
+
+It is done in steps (`steps`): a prompt can have tens of thousands of rows on its path, or beside it.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from typing import Literal
 import msgspec
 
 from erllama_py.cache.index import Entry, Index
-from erllama_py.cache.keys import TOKEN_BYTES, Identity, prefix_keys
+from erllama_py.cache.keys import TOKEN_BYTES, Identity
 from erllama_py.cache.policy import is_worth, token_seconds
+from erllama_py.cache.steps import CHUNK, HASHED, Steps, run
 from erllama_py.options.tiers import KINDS
 from erllama_py.tiers.messages import RowMeta
 
@@ -67,28 +70,32 @@ def walk(index: Index, identity: Identity, tokens: bytes, *, cuttable: bool, tie
 
     Where sequences are `cuttable`, a row that matches for a part of its span can be the last one.
     """
+    return run(walk_steps(index, identity, tokens, cuttable=cuttable, tier=tier))[0]
+
+
+def walk_steps(
+    index: Index, identity: Identity, tokens: bytes, *, cuttable: bool, tier: str | None = None
+) -> Steps[tuple[Hit, Path]]:
+    """The same in steps, and the path. The index must not change between two of them."""
     n_tokens = len(tokens) // TOKEN_BYTES
-    path = _follow(index, identity, tokens, n_tokens, tier)
+    path = yield from _follow(index, identity, tokens, n_tokens, tier)
     length = max(path.best)
     chain = path.chain_to(length)
+    yield len(chain) // 8
     if cuttable and length < n_tokens:
-        part, longer = _partial(index, path, tokens, length)
+        part, longer = yield from _partial(index, path, tokens, length)
         if part is not None:
             chain, length = [*path.chain_to(part.meta.start), part], longer
-    return Hit(
+    miss = None if length == n_tokens else (yield from _miss(index, identity, path, tokens, length, n_tokens))
+    hit = Hit(
         chain=tuple(chain), reached=tuple(row for row in path.best.values() if row is not None), length=length,
-        saved_to=max(path.saved), exact=length == n_tokens,
-        miss=None if length == n_tokens else _miss(index, identity, path, tokens, length, n_tokens),
+        saved_to=max(path.saved), exact=length == n_tokens, miss=miss,
     )  # fmt: skip
+    yield len(hit.reached) // 8
+    return hit, path
 
 
-def path_keys(index: Index, identity: Identity, tokens: bytes) -> list[tuple[int, bytes]]:
-    """Where rows on the prompt's path end, stored and pending ones, and their keys; ascending."""
-    path = _follow(index, identity, tokens, len(tokens) // TOKEN_BYTES, None)
-    return sorted((end, key) for end, key in path.keys.items() if end)
-
-
-class _Path:
+class Path:
     """What was reached: keys by position, the best row that ends there (None at 0), and what is saved up to there."""
 
     def __init__(self, root: bytes) -> None:
@@ -104,50 +111,66 @@ class _Path:
             position = row.meta.start
         return chain[::-1]
 
+    def ends(self) -> list[tuple[int, bytes]]:
+        """Where rows end, stored and pending ones, and their keys; ascending."""
+        return [(end, key) for end, key in self.keys.items() if end]
 
-def _follow(index: Index, identity: Identity, tokens: bytes, n_tokens: int, tier: str | None) -> _Path:
+
+def _follow(index: Index, identity: Identity, tokens: bytes, n_tokens: int, tier: str | None) -> Steps[Path]:
+    """Down the tree. Only where a row ends whose tokens are the prompt's is the prompt's key made."""
     hasher, done = identity.hasher(), 0
-    path = _Path(identity.root)
+    path = Path(identity.root)
     view = memoryview(tokens)
-    waiting = sorted({end for end in index.ends_after(path.keys[0]) if end <= n_tokens})
-    known = set(waiting)
+    waiting, known, steps = [0], {0}, 0
     while waiting:
         end = heapq.heappop(waiting)
         hasher.update(view[TOKEN_BYTES * done : TOKEN_BYTES * end])
+        steps += 1 + (end - done) * TOKEN_BYTES // HASHED
         done = end
         key = hasher.copy().digest()
-        row = index.get(key)
-        if row is None or not _reach(index, path, row, end, tokens, tier):
+        if end and ((row := index.get(key)) is None or not _reach(index, path, row, end, tokens, tier)):
             continue
-        for later in index.ends_after(key):
-            if later <= n_tokens and later not in known:
-                known.add(later)
-                heapq.heappush(waiting, later)
+        for child in index.on_path(key, end, tokens):
+            steps += 1
+            if child is not None and child.end not in known:
+                known.add(child.end)
+                heapq.heappush(waiting, child.end)
+            if steps >= CHUNK:
+                yield steps
+                steps = 0
+    yield steps
     return path
 
 
-def _reach(index: Index, path: _Path, row: Entry, end: int, tokens: bytes, tier: str | None) -> bool:
+def _reach(index: Index, path: Path, row: Entry, end: int, tokens: bytes, tier: str | None) -> bool:
     """Take a row with the right key in, if the prompt leads to it; whether it does."""
-
-    def leads_to(meta: RowMeta) -> bool:
-        return meta.end == end and path.keys.get(meta.start) == meta.parent and _matches(meta, tokens, end)
-
-    if not any(leads_to(meta) for meta in row.metas()):
-        return False
-    path.keys[end] = row.key
-    copies = [
-        Located(copy.meta, name, copy.nbytes)
-        for name, copy in row.copies.items()
-        if copy.meta.start in path.best and leads_to(copy.meta)
-    ]
-    if copies:
-        path.best[end] = min(copies, key=lambda one: _slowness(index, one))
-    if tier is not None:
-        copy, pending = row.copies.get(tier), row.reserved.get(tier)
-        metas = (copy.meta if copy is not None else None, pending)
-        if any(meta is not None and meta.start in path.saved and leads_to(meta) for meta in metas):
+    best: Located | None = None
+    reached = False
+    for name, copy in row.copies.items():
+        if not _leads_to(path, copy.meta, end, tokens):
+            continue
+        reached = True
+        if copy.meta.start in path.best:
+            one = Located(copy.meta, name, copy.nbytes)
+            if best is None or _slowness(index, one) < _slowness(index, best):
+                best = one
+        if name == tier and copy.meta.start in path.saved:
             path.saved.add(end)
-    return True
+    for name, meta in row.reserved.items():
+        if not _leads_to(path, meta, end, tokens):
+            continue
+        reached = True
+        if name == tier and meta.start in path.saved:
+            path.saved.add(end)
+    if reached:
+        path.keys[end] = row.key
+    if best is not None:
+        path.best[end] = best
+    return reached
+
+
+def _leads_to(path: Path, meta: RowMeta, end: int, tokens: bytes) -> bool:
+    return meta.end == end and path.keys.get(meta.start) == meta.parent and _matches(meta, tokens, end)
 
 
 def _matches(meta: RowMeta, tokens: bytes, end: int) -> bool:
@@ -159,42 +182,54 @@ def _slowness(index: Index, row: Located) -> tuple[int, int]:
     return KINDS[index.books[row.tier].kind].speed, row.nbytes
 
 
-def _partial(index: Index, path: _Path, tokens: bytes, length: int) -> tuple[Located | None, int]:
+def _partial(index: Index, path: Path, tokens: bytes, length: int) -> Steps[tuple[Located | None, int]]:
     """The row that gives most when it is cut back, and where to cut it: it extends the path beyond `length`, by enough
     to be worth reading."""
     found: Located | None = None
-    longest = length
+    longest, steps = length, 0
     for start in path.best:
-        if max(index.ends_after(path.keys[start]), default=0) <= longest:
+        steps += 1
+        if steps >= CHUNK:
+            yield steps
+            steps = 0
+        if index.furthest(path.keys[start], start) <= longest:
             continue
         compared = 0
         for common, _, row in index.nearest(path.keys[start], start, tokens):
+            steps += 1
             end = start + common
             if end < longest or compared >= EQUALS:
                 break
+            compared += 1
             for tier, copy in row.copies.items():
                 one = Located(copy.meta, tier, copy.nbytes)
                 if one.meta.parent != path.keys[start] or not _matches(one.meta, tokens, end):
                     continue
-                compared += 1
                 if not is_worth(end - length, token_seconds((one.meta,)), one.nbytes):
                     continue
                 better = found is not None and _slowness(index, one) < _slowness(index, found)
                 if end > longest or better:
                     found, longest = one, end
+    yield steps
     return found, longest
 
 
-def _miss(index: Index, identity: Identity, path: _Path, tokens: bytes, length: int, n_tokens: int) -> Miss:
+def _miss(index: Index, identity: Identity, path: Path, tokens: bytes, length: int, n_tokens: int) -> Steps[Miss]:
     reached = max(path.keys)
     if reached > length:
         return Miss("saving", length)
     if reached == length:
         ends = sorted(end for end in index.losses.ends_after(path.keys[reached]) if end <= n_tokens)
-        for key in prefix_keys(identity, tokens, ends):
-            if (why := index.losses.why(key)) is not None:
+        yield len(ends) // 8
+        hasher, done = identity.hasher(), 0
+        view = memoryview(tokens)
+        for end in ends:
+            hasher.update(view[TOKEN_BYTES * done : TOKEN_BYTES * end])
+            if (why := index.losses.why(hasher.copy().digest())) is not None:
                 return Miss(why, length)
-    position = _parting(index, path, tokens, reached)
+            yield 1 + (end - done) * TOKEN_BYTES // HASHED
+            done = end
+    position = yield from _parting(index, path, tokens, reached)
     if position is not None and position < n_tokens:
         return Miss("diverges", position)
     if length or position is not None:  # also where the prompt ends inside of a row
@@ -202,17 +237,27 @@ def _miss(index: Index, identity: Identity, path: _Path, tokens: bytes, length: 
     return Miss("other_parameters" if index.has_others(identity) else "empty", 0)
 
 
-def _parting(index: Index, path: _Path, tokens: bytes, reached: int) -> int | None:
+def _parting(index: Index, path: Path, tokens: bytes, reached: int) -> Steps[int | None]:
     """Where the row that matches furthest, beyond what was reached, goes on with another token; None if none does."""
     furthest: int | None = None
+    steps = 0
     for start, key in path.keys.items():
-        if max(index.ends_after(key), default=0) <= reached:
+        steps += 1
+        if steps >= CHUNK:
+            yield steps
+            steps = 0
+        if index.furthest(key, start) <= reached:
             continue
         for common, mine, _ in index.nearest(key, start, tokens):
+            steps += 1
             position = start + common
             if position < (reached if furthest is None else furthest):
                 break
             if len(mine) > TOKEN_BYTES * common:  # not a row that was reached
                 furthest = position
                 break
+            if steps >= CHUNK:
+                yield steps
+                steps = 0
+    yield steps
     return furthest

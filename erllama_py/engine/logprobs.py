@@ -68,7 +68,7 @@ def described(token: int, before: Likeliest, after: Likeliest | None, vocabulary
     return TokenLogprob(
         token,
         text.decode(errors="replace"),
-        text,
+        text.hex(),
         before.logprob,
         top_logprobs=_shown(before.top, vocabulary),
         logprob_after=None if after is None else after.logprob,
@@ -79,6 +79,6 @@ def described(token: int, before: Likeliest, after: Likeliest | None, vocabulary
 def _shown(top: Sequence[tuple[int, float]], vocabulary: Vocabulary) -> tuple[TopLogprob, ...]:
     texts = [vocabulary.token_bytes(token, special=True) for token, _ in top]
     return tuple(
-        TopLogprob(token, text.decode(errors="replace"), text, value)
+        TopLogprob(token, text.decode(errors="replace"), text.hex(), value)
         for (token, value), text in zip(top, texts, strict=True)
     )

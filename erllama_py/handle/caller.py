@@ -136,11 +136,11 @@ class Caller:
         assert self.board.template is not None
         return self.board.template
 
-    def cancel(self, request_id: int) -> None:
+    def cancel(self, request_id: int, why: Literal["cancelled", "deadline"] = "cancelled") -> None:
         """Finish a request with what it has, and its alternatives with it."""
         # Not urgent: it must not overtake the request that it cancels.
         for one in self.board.alternatives.get(request_id, (request_id,)):
-            self.tell(CancelRequest(one))
+            self.tell(CancelRequest(one, why))
 
     def end_thinking(self, request_id: int) -> None:
         """Close the thinking of a request, and that of its alternatives."""
@@ -241,7 +241,7 @@ class Caller:
             reply.send(late if checked.n == 1 or prefill_only else together([late] * checked.n))
             return next(_tickets), reply
         if ends_at is not None:
-            timer = loop.call_at(ends_at, self.cancel, request_id)
+            timer = loop.call_at(ends_at, self.cancel, request_id, "deadline")
             reply.on_settled(timer.cancel)
         return request_id, FinishedReply(reply, plan.finish) if plan.finish else reply
 

@@ -28,7 +28,7 @@ from erllama_py.handle.side_by_side import of_each, within
 from erllama_py.model.request import check_tokens
 from erllama_py.options.request import RequestOptions
 from erllama_py.options.scores import ScoreOptions, check_continuations, check_options, parse_score_options
-from erllama_py.results import Choice, Completion, Score, Scores
+from erllama_py.results import EARLY, Choice, Completion, Score, Scores
 from erllama_py.scheduler.messages import Request
 
 Continuation = str | Sequence[int]
@@ -160,7 +160,8 @@ class Scoring:
         facts, several = board.facts, [index for index, one in enumerate(continuations) if len(one) > 1]
         assert facts is not None
         # Only what cannot be shared out of cells waits for the prompt's row to be saved.
-        parent = None if facts.memory == "full" else first.finish_key
+        saved = first.finish_key
+        parent = None if facts.memory == "full" or saved is None else bytes.fromhex(saved)
 
         async def other(index: int) -> Told:
             return told(await self._other(request, continuations[index], parent))
@@ -181,7 +182,7 @@ class Scoring:
     async def _whole(self, request: Request) -> Completion:
         """What a request comes to, if it comes to its end."""
         done = await self._caller.result(await self._caller.submit(request))
-        if done.finish_reason == "cancelled":
+        if done.finish_reason in EARLY:
             raise RequestError(f"request {request.id}, which was to score a part of this, was cancelled by its id")
         return done
 

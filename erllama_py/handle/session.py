@@ -34,7 +34,7 @@ from erllama_py.options.chat import check_is_prompt
 from erllama_py.options.keep import check_keeps
 from erllama_py.options.mappings import TurnOptionsDict
 from erllama_py.options.request import RequestOptions, merged
-from erllama_py.results import Completion
+from erllama_py.results import EARLY, Completion
 from erllama_py.scheduler.messages import Feed
 
 
@@ -272,7 +272,7 @@ class _TurnRun:
         with self._held:
             self._committed = True
             completion = await self._session._caller.result(reply)
-            if self._turn is not None and (completion.generated or completion.finish_reason != "cancelled"):
+            if self._turn is not None and (completion.generated or completion.finish_reason not in EARLY):
                 self._session._commit(self._turn, completion)
             return completion
 

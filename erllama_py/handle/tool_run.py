@@ -221,11 +221,11 @@ class ToolRun:
         """Ask for the next reply."""
         completion = await self._reply(ends_at)
         self._completions.append(completion)
-        if completion.finish_reason != "cancelled":
-            self._messages.append(completion.message)
-            return None
-        is_late = ends_at is not None and anyio.current_time() >= ends_at and not self._cancelled
-        return "deadline" if is_late else "cancelled"
+        match completion.finish_reason:
+            case "cancelled" | "deadline" as early:
+                return early
+        self._messages.append(completion.message)
+        return None
 
     async def _reply(self, ends_at: float | None) -> Completion:
         """The next reply, asked for again where the model crashes in the middle: it comes back."""

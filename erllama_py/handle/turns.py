@@ -27,7 +27,7 @@ from erllama_py.engine.backend import Vocabulary
 from erllama_py.handle.caller import INLINE_LENGTH, Caller
 from erllama_py.handle.replies import Finish
 from erllama_py.options.request import RequestOptions
-from erllama_py.results import Completion, Stats
+from erllama_py.results import EARLY, Completion, Stats
 
 Message = Mapping[str, Any]
 
@@ -120,7 +120,7 @@ class Turns:
             message = completion.message
             if begun is not None:
                 message = {**begun, **message, "content": text_of_content(begun.get("content")) + completion.reply}
-            if completion.generated or completion.finish_reason != "cancelled":
+            if completion.generated or completion.finish_reason not in EARLY:
                 before = look.hashes[-1 if begun is None else -2]
                 self._keep(look, before, message, [*prompt, *completion.generated], completion.stats, options)
             return completion

@@ -146,6 +146,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
             self._open[request_id] = OpenRequest(message, reply)
             reply.on_abandoned(lambda: self._abandoned(request_id))
         elif isinstance(message, messages.CancelRequest):
+            if one := self._open.get(message.request_id):
+                one.end(message.why)
             asyncio.get_running_loop().call_later(open_request.SETTLE_SECONDS, self._settle, message.request_id)
         elif isinstance(message, messages.SaveAll) and reply is not None:
             ticket = message.ticket
@@ -233,7 +235,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
                 raise self._thread.failure or failure.error()
 
     def _complete(self, one: OpenRequest, answer: messages.Complete, now: float) -> None:
-        completion = make_completion(answer, now)
+        completion = make_completion(answer, now, one.early or "cancelled")
         self._board.tally.completed(completion, began=answer.started_at is not None)
         one.reply.send(completion)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
+from itertools import islice
 from typing import Any
 
 import anyio
@@ -98,14 +99,18 @@ class LookUps:
     async def _read(self, job: ReadRows) -> None:
         ahead = self._ahead[job.request_id]
         # Reads begin in order, as the semaphore allows; each row is released once it is handed on. No task group: its
-        # error would hold these frames, and the rows in them, until the garbage collector runs.
-        limits = read_seconds([row.meta for row in job.rows])
-        reads = deque(
-            asyncio.ensure_future(self._read_one(row, seconds, ahead))
-            for row, seconds in zip(job.rows, limits, strict=True)
-        )
+        # error would hold these frames, and the rows in them, until the garbage collector runs. No more tasks than
+        # there can be reads at once, and one that waits: a prompt can have ten thousand rows.
+        rows = zip(job.rows, read_seconds([row.meta for row in job.rows]), strict=True)
+        reads = deque[asyncio.Task[RowBytes | None]]()
         try:
-            while reads:
+            while True:
+                reads += [
+                    asyncio.ensure_future(self._read_one(row, seconds, ahead))
+                    for row, seconds in islice(rows, READ_AHEAD + 1 - len(reads))
+                ]
+                if not reads:
+                    return
                 content = await reads.popleft()
                 self._post(RowRead(job.request_id, content))
                 if content is None:

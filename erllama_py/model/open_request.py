@@ -13,7 +13,16 @@ import time
 from erllama_py.actors import Reply
 from erllama_py.chat.segments import Piece, calls_of, text_of, thinking_of
 from erllama_py.engine.jobs import Finished
-from erllama_py.results import CallText, Completion, EngineEvent, TextDelta, ThinkingDelta, ThinkingEnd, TokenLogprob
+from erllama_py.results import (
+    CallText,
+    Completion,
+    EngineEvent,
+    FinishReason,
+    TextDelta,
+    ThinkingDelta,
+    ThinkingEnd,
+    TokenLogprob,
+)
 from erllama_py.scheduler.messages import Outline, Submit
 
 SETTLE_SECONDS = 0.25  # more than a tick of a healthy engine
@@ -24,6 +33,7 @@ class OpenRequest:
 
     def __init__(self, submit: Submit, reply: Reply[Completion]) -> None:
         self.reply = reply
+        self.early: FinishReason | None = None  # why it ends early, if it does
         self._submit = submit
         self._pieces: list[Piece] = []
         self._tokens: list[int] = []
@@ -43,6 +53,10 @@ class OpenRequest:
             case ThinkingEnd():
                 self._pieces.append(Piece("thinking", "", closed=True))
         self._submit.feed(event)
+
+    def end(self, why: FinishReason) -> None:
+        """It is to end with what it has; the first reason is the one that counts."""
+        self.early = self.early or why
 
     def so_far(self, outline: Outline, started_at: float | None, now: float) -> Finished:
         """What the engine would report, but for how many tokens lie in the cells: only the engine knows that."""

@@ -15,7 +15,7 @@ from erllama_py.errors import ContextOverflow, EmptyPrompt, RequestError, TokenO
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.request import RequestOptions
 from erllama_py.options.sampling import Sampling
-from erllama_py.results import CacheDelta, CacheHit, Completion, KeptPrefix, Stats, ToolCall
+from erllama_py.results import CacheDelta, CacheHit, Completion, FinishReason, KeptPrefix, Stats, ToolCall
 from erllama_py.scheduler.messages import Complete, Outline, Request, SaveRow
 
 # What the engine would report of a request that was cancelled before it saw it.
@@ -109,14 +109,14 @@ def capture_plan(
     )  # fmt: skip
 
 
-def make_completion(answer: Complete, now: float) -> Completion:
-    """The result of a request that came to an end by itself or was cancelled, at whatever stage."""
+def make_completion(answer: Complete, now: float, early: FinishReason = "cancelled") -> Completion:
+    """The result of a request that came to an end by itself or was cancelled, at whatever stage, and `early` why."""
     request, finished, outline = answer.request, answer.finished or UNSEEN, answer.outline
     queued = (now if answer.started_at is None else answer.started_at) - request.submitted_at
     generated, finish_key = [*finished.token_ids], None
     if answer.saved_end is not None:
         tokens = request.packed + pack_tokens(generated)
-        finish_key = prefix_keys(request.identity, tokens, (answer.saved_end,))[0]
+        finish_key = prefix_keys(request.identity, tokens, (answer.saved_end,))[0].hex()
     return Completion(
         reply=finished.text,
         thinking=finished.thinking,
@@ -127,7 +127,7 @@ def make_completion(answer: Complete, now: float) -> Completion:
         committed_tokens=finished.held,
         finish_key=finish_key,
         cache_hit_kind=outline.hit.kind,
-        finish_reason=finished.reason,
+        finish_reason=early if finished.reason == "cancelled" else finished.reason,
         stop_sequence=finished.stop_sequence,
         stop_token_id=finished.stop_token_id,
         prompt_logprobs=None if request.report.prompt_logprobs is None else [*(finished.prompt_logprobs or ())],
@@ -162,7 +162,7 @@ def too_late(options: RequestOptions, called: float, now: float) -> Completion:
         identity=Identity(b"", 0, b""), packed=b"", key=b"", report=_report(options),
     )  # fmt: skip
     outline = Outline(hit=CacheHit("cold", 0), miss_reason="cancelled before it was looked up")
-    return make_completion(Complete(request, outline, None, None, None), now)
+    return make_completion(Complete(request, outline, None, None, None), now, "deadline")
 
 
 def row_meta(save: SaveRow, build: str, now: float) -> RowMeta:

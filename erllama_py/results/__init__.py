@@ -2,6 +2,7 @@
 
 from erllama_py.results.chat_format import ChatFormat
 from erllama_py.results.completion import (
+    EARLY,
     CacheDelta,
     CacheHitKind,
     Completion,
@@ -44,6 +45,7 @@ from erllama_py.results.infos import (
     TierInfo,
 )
 from erllama_py.results.model_file import ContextMemory, ModelFile
+from erllama_py.results.plain import plain
 from erllama_py.results.scores import Choice, Score, Scores
 from erllama_py.results.tool_runs import (
     RoundStarted,
@@ -56,6 +58,7 @@ from erllama_py.results.tool_runs import (
 )
 
 __all__ = [
+    "EARLY",
     "CacheDelta",
     "CacheHit",
     "CacheHitKind",
@@ -103,4 +106,5 @@ __all__ = [
     "ToolRunResult",
     "ToolStarted",
     "TopLogprob",
+    "plain",
 ]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from erllama_py.options.model import ToolFormatName
+from erllama_py.results.plain import Result
 
 
-class ChatFormat(msgspec.Struct, frozen=True, kw_only=True):
+class ChatFormat(Result, frozen=True, kw_only=True):
     """What a model's chat template and vocabulary say of conversations; what its configuration says goes first."""
 
     template: str | None

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-import msgspec
+from erllama_py.results.plain import Result
 
 CacheHitKind = Literal["exact", "partial", "sticky", "live", "cold"]
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "deadline"]
+EARLY: frozenset[FinishReason] = frozenset({"cancelled", "deadline"})
+"""Why a reply may have ended before the model or its length ended it."""
 
 
-class CacheDelta(msgspec.Struct, frozen=True):
+class CacheDelta(Result, frozen=True):
     """What a request read from the cache and gave to it, in tokens."""
 
     read: int
@@ -20,7 +22,7 @@ class CacheDelta(msgspec.Struct, frozen=True):
     """Tokens that were copied out of the cells to be saved."""
 
 
-class KeptPrefix(msgspec.Struct, frozen=True, kw_only=True):
+class KeptPrefix(Result, frozen=True, kw_only=True):
     """What a request asked to be kept: one for each of its `keep`, in their order."""
 
     tokens: int
@@ -31,7 +33,7 @@ class KeptPrefix(msgspec.Struct, frozen=True, kw_only=True):
     """For how long, from each use on."""
 
 
-class Stats(msgspec.Struct, frozen=True, kw_only=True):
+class Stats(Result, frozen=True, kw_only=True):
     """Where the time of one request went. Times are in seconds."""
 
     queued_seconds: float
@@ -64,18 +66,15 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """How often it was parked: taken out of its cells for others, and put back."""
 
 
-Bytes = bytes  # for a field of this name, whose type the name would hide
-
-
-class TopLogprob(msgspec.Struct, frozen=True, gc=False):
+class TopLogprob(Result, frozen=True, gc=False):
     """One of the likeliest tokens at a place of a text."""
 
     token_id: int
     """Its id."""
     token: str
     """Its text; bytes that are no UTF-8 by themselves show as U+FFFD."""
-    bytes: Bytes
-    """Its UTF-8 bytes, maybe a part of a character; of a control token its name."""
+    bytes: str
+    """Its UTF-8 bytes in hex, maybe a part of a character; of a control token its name."""
     logprob: float
     """Natural logarithm of its probability."""
 
@@ -92,7 +91,7 @@ class TokenLogprob(TopLogprob, frozen=True, gc=False):
     """The likeliest of what was left; what could not be drawn is not there."""
 
 
-class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+class ToolCall(Result, frozen=True, kw_only=True):
     """A tool that the reply calls."""
 
     id: str
@@ -107,7 +106,7 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
     """Why it cannot be carried out: no JSON, an unknown tool, cut short. `None` for a valid call."""
 
 
-class Completion(msgspec.Struct, frozen=True, kw_only=True):
+class Completion(Result, frozen=True, kw_only=True):
     """The answer to one prompt. Counts are in tokens."""
 
     reply: str
@@ -120,13 +119,14 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """Prompt and generated together."""
     committed_tokens: int
     """Of these, how many lie in the KV cells now; the last sampled one never does."""
-    finish_key: bytes | None
-    """The key of the row saved at the end; `None` when none was due."""
+    finish_key: str | None
+    """The key of the row saved at the end, 64 hex digits; `None` when none was due."""
     cache_hit_kind: CacheHitKind
     """`"exact"`: the whole prompt was saved; `"partial"`: a part of it; `"live"`: cells of another sequence were
     shared or taken over; `"sticky"`: it continued in its session's cells; `"cold"`: nothing was reused."""
     finish_reason: FinishReason
-    """`"stop"`: the model ended, or a stop sequence was met; `"length"`; `"cancelled"`."""
+    """`"stop"`: the model ended, or a stop sequence was met; `"length"`; `"cancelled"`: by its caller, or the model was
+    stopped; `"deadline"`: its time was over."""
     stop_sequence: str | None
     """The stop sequence that was met."""
     stop_token_id: int | None = None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from erllama_py.results.completion import CacheHitKind, FinishReason
+from erllama_py.results.plain import Result
 
 
-class ModelCounters(msgspec.Struct, frozen=True, kw_only=True):
+class ModelCounters(Result, frozen=True, kw_only=True):
     """What one load of a model has done, and what it does now.
 
     Counts begin at 0 with the load and only grow, over crashes and restarts of the model; a new load of the same id

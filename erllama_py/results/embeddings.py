@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
+from erllama_py.results.plain import Result
 
 if TYPE_CHECKING:
     from numpy import float32
@@ -16,7 +16,7 @@ else:
     Vectors = Any
 
 
-class Embeddings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+class Embeddings(Result, frozen=True, kw_only=True, eq=False):
     """The vectors of the inputs of one `embed`, in their order. `numpy.asarray` of it gives the array."""
 
     vectors: Vectors
@@ -35,7 +35,8 @@ class Embeddings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """That of the only input. Raises `ValueError` where there are several."""
         if len(self) != 1:
             raise ValueError(f"there are {len(self)} vectors, not one: see vectors")
-        return self[0]
+        only: Vectors = self[0]
+        return only
 
     def __len__(self) -> int:
         return len(self.token_counts)
@@ -43,7 +44,9 @@ class Embeddings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def __iter__(self) -> Iterator[Vectors]:
         return iter(self.token_vectors or self.vectors)
 
-    def __getitem__(self, index: int) -> Vectors:
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, str):
+            return super().__getitem__(index)
         return self.token_vectors[index] if self.token_vectors else self.vectors[index]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
@@ -56,7 +59,7 @@ class Embeddings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return f"<Embeddings of {len(self)} inputs, {sum(self.token_counts)} tokens, pooling {self.pooling!r}>"
 
 
-class RankedDocument(msgspec.Struct, frozen=True):
+class RankedDocument(Result, frozen=True):
     """One document of a `Ranking`."""
 
     index: int
@@ -71,7 +74,7 @@ class RankedDocument(msgspec.Struct, frozen=True):
     """Whether a part of it was cut off."""
 
 
-class Ranking(msgspec.Struct, frozen=True):
+class Ranking(Result, frozen=True):
     """The documents of one `rerank`, the best first; equals in the order in which they were given."""
 
     documents: tuple[RankedDocument, ...]
@@ -90,5 +93,7 @@ class Ranking(msgspec.Struct, frozen=True):
     def __iter__(self) -> Iterator[RankedDocument]:
         return iter(self.documents)
 
-    def __getitem__(self, place: int) -> RankedDocument:
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, str):
+            return super().__getitem__(place)
         return self.documents[place]

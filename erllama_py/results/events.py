@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from erllama_py.results.completion import Completion, TokenLogprob, ToolCall
+from erllama_py.results.plain import Result
 
 
-class _Delta(msgspec.Struct, frozen=True):
+class _Delta(Result, frozen=True):
     """New text of a reply."""
 
     text: str
@@ -26,7 +25,7 @@ class TextDelta(_Delta, frozen=True, tag="text"):
     """New text: whole characters, never a part of a stop sequence. `token_ids` are its tokens."""
 
 
-class Progress(msgspec.Struct, frozen=True, tag="progress"):
+class Progress(Result, frozen=True, tag="progress"):
     """The prompt is being read: `done` of `total` tokens are in, reused ones included."""
 
     done: int
@@ -37,7 +36,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     """For which of `n` replies."""
 
 
-class Done(msgspec.Struct, frozen=True, tag="done"):
+class Done(Result, frozen=True, tag="done"):
     """The last event of every stream, also of a cancelled one."""
 
     completion: Completion
@@ -48,7 +47,7 @@ class ThinkingDelta(_Delta, frozen=True, tag="thinking"):
     """New text of what the model thinks, without markers. `token_ids` are its tokens."""
 
 
-class ThinkingEnd(msgspec.Struct, frozen=True, tag="thinking_end"):
+class ThinkingEnd(Result, frozen=True, tag="thinking_end"):
     """A block of thinking is over."""
 
     signature: str = ""
@@ -57,7 +56,7 @@ class ThinkingEnd(msgspec.Struct, frozen=True, tag="thinking_end"):
     """Which of `n` replies it is of."""
 
 
-class ToolCallDelta(msgspec.Struct, frozen=True, tag="tool_call"):
+class ToolCallDelta(Result, frozen=True, tag="tool_call"):
     """More of a call that is being written."""
 
     id: str
@@ -76,7 +75,7 @@ class ToolCallDelta(msgspec.Struct, frozen=True, tag="tool_call"):
     """Which of `n` replies they are of."""
 
 
-class ToolCallEnd(msgspec.Struct, frozen=True, tag="tool_call_end"):
+class ToolCallEnd(Result, frozen=True, tag="tool_call_end"):
     """A call is complete."""
 
     call: ToolCall
@@ -85,7 +84,7 @@ class ToolCallEnd(msgspec.Struct, frozen=True, tag="tool_call_end"):
     """Which of `n` replies it is of."""
 
 
-class CallText(msgspec.Struct, frozen=True, tag="call_text"):
+class CallText(Result, frozen=True, tag="call_text"):
     """What an engine knows of a call: its text. Never handed out; `ToolCallDelta` and `ToolCallEnd` are made of it."""
 
     text: str

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
-
 from erllama_py.options.model import ModelConfig, RowReason
 from erllama_py.results.completion import CacheHitKind
+from erllama_py.results.plain import Result
 
 Phase = Literal["loading", "idle", "prefilling", "generating", "hanging", "restarting", "failed", "unloaded"]
 
 
-class CachedPrefix(msgspec.Struct, frozen=True):
+class CachedPrefix(Result, frozen=True):
     """A prefix that is saved. Its length is in tokens."""
 
     tokens: int
@@ -23,7 +22,7 @@ class CachedPrefix(msgspec.Struct, frozen=True):
     """Bytes of all its rows."""
 
 
-class ExactTurn(msgspec.Struct, frozen=True, kw_only=True):
+class ExactTurn(Result, frozen=True, kw_only=True):
     """What is known of the replies in a conversation: a part of an `Explanation`."""
 
     tokens: int
@@ -40,7 +39,7 @@ class ExactTurn(msgspec.Struct, frozen=True, kw_only=True):
     """The text of the rendering's token there."""
 
 
-class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+class Explanation(Result, frozen=True, kw_only=True):
     """What the cache would give for a prompt: the answer of `explain`. Counts are in tokens."""
 
     prompt_tokens: int
@@ -69,12 +68,12 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """Of a conversation: what of it is recognised, and where its rendering would differ."""
 
 
-class RowInfo(msgspec.Struct, frozen=True, kw_only=True):
+class RowInfo(Result, frozen=True, kw_only=True):
     """One row in one tier. Lengths are in tokens, sizes in bytes, times in unix seconds."""
 
-    key: bytes
-    """32 bytes, of all tokens up to `end`."""
-    parent: bytes
+    key: str
+    """64 hex digits, of all tokens up to `end`."""
+    parent: str
     """The key of the row that this one extends."""
     start: int
     """Where its cells begin."""
@@ -94,15 +93,15 @@ class RowInfo(msgspec.Struct, frozen=True, kw_only=True):
     """When it was last read."""
     prefill_seconds: float
     """Estimated prefill time that a hit saves, in seconds."""
-    fingerprint: bytes
-    """The model's, 32 bytes, with the salt folded in."""
+    fingerprint: str
+    """The model's, 64 hex digits, with the salt folded in."""
     build: str
     """The build of llama.cpp that computed it."""
     kept_until: float | None = None
     """Until when it is not evicted, because a request asked for that; `None`: nothing keeps it."""
 
 
-class TierInfo(msgspec.Struct, frozen=True, kw_only=True):
+class TierInfo(Result, frozen=True, kw_only=True):
     """One tier that runs. Sizes are in bytes."""
 
     name: str
@@ -123,18 +122,18 @@ class TierInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of rows that are kept for a time."""
 
 
-class FoundPrefix(msgspec.Struct, frozen=True, kw_only=True):
+class FoundPrefix(Result, frozen=True, kw_only=True):
     """What `Cache.find` found."""
 
     tokens: int
     """Length of the prefix."""
     exact: bool
     """Whether that is all of them."""
-    rows: tuple[tuple[bytes, str], ...]
-    """The key and the tier of each row."""
+    rows: tuple[tuple[str, str], ...]
+    """The key, in hex, and the tier of each row."""
 
 
-class LoadProgress(msgspec.Struct, frozen=True):
+class LoadProgress(Result, frozen=True):
     """How far a load has got."""
 
     stage: Literal["hash", "weights"]
@@ -145,7 +144,7 @@ class LoadProgress(msgspec.Struct, frozen=True):
     """Bytes of the file."""
 
 
-class CacheHit(msgspec.Struct, frozen=True):
+class CacheHit(Result, frozen=True):
     """How a look-up hit."""
 
     kind: CacheHitKind
@@ -154,7 +153,7 @@ class CacheHit(msgspec.Struct, frozen=True):
     """Tokens of the prompt that were reused."""
 
 
-class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+class ModelInfo(Result, frozen=True, kw_only=True):
     """What is known of a model. Sizes are in bytes, lengths in tokens, times in seconds."""
 
     id: str
@@ -218,7 +217,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The configuration, checked and complete."""
 
 
-class PressureState(msgspec.Struct, frozen=True, kw_only=True):
+class PressureState(Result, frozen=True, kw_only=True):
     """What the pressure monitor has seen and done since it started."""
 
     source: str

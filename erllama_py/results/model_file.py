@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
-
 from erllama_py.options.model import ToolFormatName
+from erllama_py.results.plain import Result
 
 
-class ContextMemory(msgspec.Struct, frozen=True, kw_only=True):
+class ContextMemory(Result, frozen=True, kw_only=True):
     """What a context of a size takes beside the weights. Sizes are in bytes."""
 
     n_ctx: int
@@ -20,7 +19,7 @@ class ContextMemory(msgspec.Struct, frozen=True, kw_only=True):
     """Of what decodes need beside them."""
 
 
-class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
+class ModelFile(Result, frozen=True, kw_only=True):
     """What a GGUF file says of itself, and what a load of it would say. Sizes are in bytes, lengths in tokens."""
 
     path: str

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from erllama_py.results.completion import CacheDelta
+from erllama_py.results.plain import Result
 
 
-class Score(msgspec.Struct, frozen=True, kw_only=True):
+class Score(Result, frozen=True, kw_only=True):
     """How likely one continuation is after the prompt, by the softmax of the model's logits."""
 
     logprob: float
@@ -18,7 +17,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     """Of each token, after the prompt and the tokens before it."""
 
 
-class Scores(msgspec.Struct, frozen=True, kw_only=True):
+class Scores(Result, frozen=True, kw_only=True):
     """The scores of all continuations of one prompt. Counts are in tokens."""
 
     scores: tuple[Score, ...]
@@ -32,7 +31,7 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     """What of the prompt was read from the cache and given to it."""
 
 
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
+class Choice(Result, frozen=True, kw_only=True):
     """Which of several options is the likeliest after the prompt."""
 
     option: str

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import msgspec
-
 from erllama_py.results.completion import Completion, ToolCall
 from erllama_py.results.events import Event
+from erllama_py.results.plain import Result
 
 RunEnd = Literal["answer", "max_rounds", "calls", "deadline", "cancelled"]
 
 
-class ToolRunResult(msgspec.Struct, frozen=True, kw_only=True):
+class ToolRunResult(Result, frozen=True, kw_only=True):
     """What a run came to."""
 
     ended: RunEnd
@@ -44,7 +43,7 @@ class ToolRunResult(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.completions)
 
 
-class RoundStarted(msgspec.Struct, frozen=True, tag="round"):
+class RoundStarted(Result, frozen=True, tag="round"):
     """The model is asked for its next reply. The events of its stream follow, up to its `Done`."""
 
     number: int
@@ -53,14 +52,14 @@ class RoundStarted(msgspec.Struct, frozen=True, tag="round"):
     """Above 1: the model crashed in the middle of this reply, and what had come of it counts for nothing."""
 
 
-class ToolStarted(msgspec.Struct, frozen=True, tag="tool_started"):
+class ToolStarted(Result, frozen=True, tag="tool_started"):
     """A call is being carried out."""
 
     call: ToolCall
     """The call."""
 
 
-class ToolFinished(msgspec.Struct, frozen=True, tag="tool_finished"):
+class ToolFinished(Result, frozen=True, tag="tool_finished"):
     """A call has its result, which is among the messages now."""
 
     call: ToolCall
@@ -77,7 +76,7 @@ class ToolFinished(msgspec.Struct, frozen=True, tag="tool_finished"):
     """The exception that the function raised."""
 
 
-class RunDone(msgspec.Struct, frozen=True, tag="run_done"):
+class RunDone(Result, frozen=True, tag="run_done"):
     """The last event of every run."""
 
     result: ToolRunResult

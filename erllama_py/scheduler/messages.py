@@ -80,9 +80,11 @@ class Submit(msgspec.Struct, frozen=True):
 
 
 class CancelRequest(msgspec.Struct, frozen=True):
-    """Finish a request with what it has; no effect when it is over or unknown."""
+    """Finish a request with what it has; no effect when it is over or unknown. `why` is its finish reason then, unless
+    it was cancelled before."""
 
     request_id: int
+    why: Literal["cancelled", "deadline"] = "cancelled"
 
 
 class EndThinking(msgspec.Struct, frozen=True):

@@ -107,23 +107,31 @@ def usable_rows(
     Of a row that is longer than the sliding window the cells before that window are not there, and the others lie
     elsewhere than they did: on a `grid` it ends the chain.
     """
-    if hit is None:
+    if hit is None or not hit.chain:
         return (), 0, False
-    rows, length = hit.chain, hit.length
     ends = {row.meta.end: row for row in (*hit.chain[:-1], *hit.reached)}
-    while rows:
-        last = rows[-1].meta
+    gapped = _gapped(ends, n_swa) if grid is not None and memory == "window" else None
+    shorter_ones = sorted((end for end in ends if end < hit.length), reverse=True)
+    for length in (hit.length, *shorter_ones):
+        last = (hit.chain[-1] if length == hit.length else ends[length]).meta
         whole = length == n_tokens
         known = live_logits or (last.end == length and last.logits_bytes > 0)
         by_logits = whole and live_logits is not None and known and grid is None and capped(length, limit) == length
         wanted = on_grid(capped(length - 1 if whole and not by_logits else length, limit), grid)
         shorter = can_shorten(last.start, last.end, memory, n_swa)
-        gaps = grid is not None and memory == "window" and any(row.meta.end - row.meta.start > n_swa for row in rows)
+        gaps = gapped is not None and (last.end - last.start > n_swa or gapped[last.start])
         if wanted > last.start and (wanted == last.end or shorter) and not gaps:
-            return rows, wanted, by_logits
-        length = max((end for end in ends if end < length), default=0)
-        rows = _chain_to(ends, length)
+            return hit.chain if length == hit.length else _chain_to(ends, length), wanted, by_logits
     return (), 0, False
+
+
+def _gapped(ends: dict[int, Located], n_swa: int) -> dict[int, bool]:
+    """Whether any row up to an end is longer than the sliding window."""
+    gapped = {0: False}
+    for end in sorted(ends):
+        start = ends[end].meta.start
+        gapped[end] = end - start > n_swa or gapped[start]
+    return gapped
 
 
 def _chain_to(ends: dict[int, Located], length: int) -> tuple[Located, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -89,10 +88,12 @@ def test_what_is_worth_less_for_its_bytes_goes_first(better: dict[str, Any], wor
 
 
 def test_worth_is_halved_by_each_half_life() -> None:
-    """And does not grow for a clock that was set back."""
+    """And does not grow for a last use that is still to come; nor is it all the same after years."""
     row = meta(STORY, 0, 10)
-    assert score(row, 1, 0, 100.0, 100.0 + HALF_LIFE) == pytest.approx(score(row, 1, 0, 100.0, 100.0) / 2)
-    assert score(row, 1, 0, 100.0, 0.0) == score(row, 1, 0, 100.0, 100.0)
+    now, later, last = (score(row, 1, 0, 100.0, 100.0 + half_lives * HALF_LIFE) for half_lives in (0, 1, 1e5))
+    assert later == pytest.approx(now - 1)
+    assert last == pytest.approx(now - 1e5)
+    assert score(row, 1, 0, 100.0, 0.0) == now
 
 
 def test_what_is_of_no_use_goes_before_everything_else() -> None:
@@ -241,11 +242,11 @@ class Life(RuleBasedStateMachine):
         rows = [row for row in self.index.rows() if "disk" in row.copies]
         assert book.stored == sum(row.copies["disk"].nbytes for row in rows)
         assert book.stored + book.reserved <= book.quota
-        parents = [one.parent for one in (*[row.copies["disk"].meta for row in rows], *book.pending.values())]
-        leaves = {row.key for row in rows if row.key not in parents}
-        with closing(book.leaves.oldest()) as oldest:
-            assert sorted(oldest) == sorted(leaves)
-        assert {parent: book.kids(parent) for parent in parents} == Counter(parents)
+        metas = [*[row.copies["disk"].meta for row in rows], *book.pending.values()]
+        parents = Counter(one.parent for one in metas)
+        leaves = {row.key for row in rows if row.key not in parents and not self.index.is_pinned(row.key)}
+        assert sorted(book.leaves.oldest()) == sorted(leaves)
+        assert all(book.links.siblings(one) == parents[one.parent] for one in metas)
 
     @invariant()
     def everything_hangs_on_something(self) -> None:

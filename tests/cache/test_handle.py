@@ -85,7 +85,7 @@ async def test_a_key_may_be_written_in_hex_digits() -> None:
     async with erllama.Runtime() as runtime:
         key = await runtime.cache.put(I, TOKENS, 0, b"x" * 1600)
         await runtime.cache.flush()
-        for one in (key, key.hex(), key.hex().upper()):
+        for one in (bytes.fromhex(key), key, key.upper()):
             assert bytes((await runtime.cache.read(one, "ram")).payload) == b"x" * 1600
 
 

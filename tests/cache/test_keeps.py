@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from contextlib import closing
 
 import pytest
 from helpers.rows import chain, meta, stored
@@ -16,7 +15,7 @@ from msgspec.structs import replace
 from erllama_py.cache.book import RELEASED, Book
 from erllama_py.cache.eviction import choose_victims, evict_bytes
 from erllama_py.cache.index import Index
-from erllama_py.cache.keeps import KEEP_SHARE, LEAST_OUTDATED, Keeps
+from erllama_py.cache.keeps import KEEP_SHARE, Keeps
 from erllama_py.tiers.messages import RowMeta
 
 STORY = list(range(200))
@@ -129,8 +128,7 @@ def test_choosing_a_victim_does_not_look_at_kept_rows() -> None:
     for row in rows[:-1]:
         assert book.keep(row.key, 60.0, 0.0)
     assert len(book.leaves) == 1
-    with closing(book.leaves.oldest()) as oldest:
-        assert [*oldest] == [rows[-1].key]
+    assert [*book.leaves.oldest()] == [rows[-1].key]
     assert victims(index, 0.0, 1) == (rows[-1].key,)
     victims(index, 60.0, 1)
     assert len(book.leaves) == RELEASED + 1  # so many a choice
@@ -144,10 +142,10 @@ def test_renewals_leave_no_marks_behind() -> None:
         assert keeps.renew(b"row", now)
         assert keeps.release(now, 1, 9) == []
     assert len(keeps._marks) == 1
-    for _ in range(3 * LEAST_OUTDATED):  # nor do rows that come and go
+    for _ in range(9):  # nor do rows that come and go
         keeps.discard(b"row")
         assert keeps.add(b"row", None, 1, 60.0, 5000.0, 1)
-    assert len(keeps._marks) <= LEAST_OUTDATED + 3
+    assert len(keeps._marks) == 1
 
 
 @pytest.mark.slow

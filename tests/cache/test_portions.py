@@ -65,10 +65,10 @@ def test_several_tiers_give_by_their_share() -> None:
 def test_a_chain_that_is_longer_than_a_portion_goes_from_its_end() -> None:
     """No row is ever without the one that it extends."""
     rows = chain(list(range(PORTION + 50)), *range(1, PORTION + 51))
-    index = index_of(*rows)
+    index, ends = index_of(*rows), {row.key: row.end for row in rows}
     for _, keys in evict_bytes(index, ["disk"], QUOTA, 0.0):
         for key in keys:
-            assert not index.books["disk"].kids(key)
+            assert not [*index.books["disk"].links.children(key, ends[key])]
             index.drop("disk", key)
     assert len(index) == 0
 
@@ -133,7 +133,7 @@ def test_a_book_that_is_not_used_is_freed_in_portions(alike: bool) -> None:
     seen = [len(book), *[len(book) for _ in book.shed(PORTION)]]
     assert max(before - after for before, after in pairwise(seen)) == PORTION
     assert not book.rows
-    assert not book._children
+    assert not book.links
 
 
 def test_a_row_that_needs_the_room_of_too_many_is_refused_and_makes_room() -> None:

@@ -187,7 +187,7 @@ def test_a_row_after_a_lost_one_is_saved_again_with_another_start() -> None:
     index.add("disk", stored(other))
     assert [row.meta for row in walk(index, IDENTITY, packed, cuttable=False).chain] == [other, third]
     book = index.books["disk"]
-    assert (book.stored, book.reserved, book.kids(first.key), len(book)) == (2000, 0, 0, 2)
+    assert (book.stored, book.reserved, [*book.links.children(first.key, first.end)], len(book)) == (2000, 0, [], 2)
     assert reservations.reserve(second, "disk", 1000, 0.0) == Refused("duplicate")
 
 

@@ -9,6 +9,7 @@ from erllama_py.cache.index import Index
 from erllama_py.cache.keys import pack_tokens
 from erllama_py.cache.messages import Find
 from erllama_py.cache.reservation import Reservations, Reserved
+from erllama_py.cache.steps import run
 from erllama_py.cache.waiting import OPENING, awaited
 
 PROMPT = list(range(96))
@@ -38,12 +39,12 @@ def books() -> tuple[Index, Reservations]:
 @pytest.mark.parametrize("opening", [False, True])
 def test_a_pending_row_is_awaited_by_a_look_up_that_names_it(books: tuple[Index, Reservations], opening: bool) -> None:
     """Where it is on the prompt's path, and they have time; one that is there already is not."""
-    assert awaited(find(parent_key=SECOND.key), *books, opening) == SECOND.key
-    assert awaited(find(parent_key=FIRST.key), *books, opening) is None
+    assert run(awaited(find(parent_key=SECOND.key), *books, opening)) == SECOND.key
+    assert run(awaited(find(parent_key=FIRST.key), *books, opening)) is None
     else_ = OPENING if opening else None
-    assert awaited(find(PROMPT[:80], SECOND.key), *books, opening) == else_  # it ends after the prompt
-    assert awaited(find([7] * 96, SECOND.key), *books, opening) == else_
-    assert awaited(find(parent_key=SECOND.key, wait_seconds=0.0), *books, opening) is None
+    assert run(awaited(find(PROMPT[:80], SECOND.key), *books, opening)) == else_  # it ends after the prompt
+    assert run(awaited(find([7] * 96, SECOND.key), *books, opening)) == else_
+    assert run(awaited(find(parent_key=SECOND.key, wait_seconds=0.0), *books, opening)) is None
 
 
 @pytest.mark.parametrize("parent_key", [None, b"k" * 32])
@@ -52,14 +53,14 @@ def test_what_is_being_saved_of_a_prompt_is_awaited_where_that_is_asked_for(
     books: tuple[Index, Reservations], parent_key: bytes | None, opening: bool
 ) -> None:
     """The last row on its path; not one that diverges from it, and not where all of them are there."""
-    assert awaited(find(parent_key=parent_key, after_saves=True), *books, opening) == SECOND.key
+    assert run(awaited(find(parent_key=parent_key, after_saves=True), *books, opening)) == SECOND.key
     else_ = OPENING if opening else None
-    assert awaited(find(PROMPT[:80], parent_key, after_saves=True), *books, opening) == else_
-    assert awaited(find([*PROMPT[:80], *[7] * 40], parent_key, after_saves=True), *books, opening) == else_
-    assert awaited(find(parent_key=parent_key, after_saves=True, wait_seconds=0.0), *books, opening) is None
+    assert run(awaited(find(PROMPT[:80], parent_key, after_saves=True), *books, opening)) == else_
+    assert run(awaited(find([*PROMPT[:80], *[7] * 40], parent_key, after_saves=True), *books, opening)) == else_
+    assert run(awaited(find(parent_key=parent_key, after_saves=True, wait_seconds=0.0), *books, opening)) is None
     index, reservations = books
     index.add("disk", stored(SECOND))
-    assert awaited(find(after_saves=True), index, reservations, False) is None
+    assert run(awaited(find(after_saves=True), index, reservations, False)) is None
 
 
 @pytest.mark.parametrize("parent_key", [None, b"k" * 32])
@@ -67,7 +68,7 @@ def test_tiers_that_open_are_awaited_where_more_may_be_found(
     books: tuple[Index, Reservations], parent_key: bytes | None
 ) -> None:
     """Not by a look-up that finds all of the prompt, nor by one without time to wait."""
-    assert awaited(find(parent_key=parent_key), *books, True) == OPENING
-    assert awaited(find(parent_key=parent_key), *books, False) is None
-    assert awaited(find(PROMPT[:64], parent_key), *books, True) is None
-    assert awaited(find(parent_key=parent_key, wait_seconds=0.0), *books, True) is None
+    assert run(awaited(find(parent_key=parent_key), *books, True)) == OPENING
+    assert run(awaited(find(parent_key=parent_key), *books, False)) is None
+    assert run(awaited(find(PROMPT[:64], parent_key), *books, True)) is None
+    assert run(awaited(find(parent_key=parent_key, wait_seconds=0.0), *books, True)) is None

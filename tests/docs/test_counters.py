@@ -99,6 +99,7 @@ def words() -> dict[str, set[str]]:
         | set(get_args(SkipReason))
         | said_to("_given_up", "cache")
         | said_to("_put_failed", "cache"),
+        "healed.": {"hits", "times"},
         "evicted.": TIER,
         "evicted_bytes.": TIER,
         # `unreadable`: files that a directory cannot open, counted when it looks at them and when it is to read them.

@@ -10,6 +10,7 @@ from typing import Any
 from erllama_py.actors import Actor, ActorRef, ActorRun, Names, Reply
 from erllama_py.actors.running import Run
 from erllama_py.cache.actor import CacheActor
+from erllama_py.cache.clock import Clock
 from erllama_py.cache.keys import pack_tokens
 from erllama_py.cache.messages import (
     CacheMessage,
@@ -92,10 +93,10 @@ class Bench:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Bench]:
-    """One whose clock stands at 0."""
+async def running(clock: Clock | None = None) -> AsyncIterator[Bench]:
+    """One whose clock stands at 0, unless it is given one."""
     async with quiet_loop():
-        names, actor, disk = Names(), CacheActor(lambda: 0.0), Played()
+        names, actor, disk = Names(), CacheActor(clock or Clock(lambda: 0.0, lambda: 0.0)), Played()
         runs = [
             Run(CACHE, lambda: ActorRun(CACHE, lambda: actor, names)),
             Run("tier:disk", lambda: ActorRun("tier:disk", lambda: disk, names)),

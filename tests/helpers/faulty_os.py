@@ -183,7 +183,7 @@ async def _check(rows: Rows, root: Path, tier: DirectoryTier, chance: random.Ran
     await rows.cache.gc()
     while tier._opening._scanning:  # what could not be read is looked at again
         await rows.cache.flush()
-    known = {row_file.file_name(row.key) for row in await rows.cache.rows() if row.tier == TIER}
+    known = {row_file.file_name(bytes.fromhex(row.key)) for row in await rows.cache.rows() if row.tier == TIER}
     files = sizes(root / "rows")
     assert known <= set(files)
     assert set(files) - known <= tier._opening.names()

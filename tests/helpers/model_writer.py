@@ -63,7 +63,7 @@ async def write(root: Path, first: int) -> None:
             await runtime.cache.flush()
             for row in await runtime.cache.rows():
                 if row.key not in stored:
-                    print(row.key.hex(), flush=True)
+                    print(row.key, flush=True)
                     stored.add(row.key)
 
 

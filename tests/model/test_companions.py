@@ -92,7 +92,7 @@ async def test_a_cancel_and_a_deadline_reach_it() -> None:
             done = [event async for event in events][-1]
             assert isinstance(done, erllama.Done)
             assert done.completion.finish_reason == "cancelled"
-        assert (await model.complete("hello", **SAME, deadline=0.001)).finish_reason == "cancelled"
+        assert (await model.complete("hello", **SAME, deadline=0.001)).finish_reason == "deadline"
         gate.gate.set()
 
 

@@ -28,7 +28,7 @@ async def test_a_flipped_bit_is_never_served(tmp_path: Path, place: int) -> None
         await ask(model, PROMPT)
         await runtime.cache.flush()
         third = next(row for row in await runtime.cache.rows() if row.end == 192)
-    (path,) = [path for path in row_files(tmp_path) if third.key.hex() in path.name]
+    (path,) = [path for path in row_files(tmp_path) if third.key in path.name]
     content = bytearray(path.read_bytes())
     content[place] ^= 0x10
     path.write_bytes(content)
@@ -57,7 +57,7 @@ async def test_what_a_tier_finds_is_logged_once(tmp_path: Path, caplog: pytest.L
         await ask(model, PROMPT)
         await runtime.cache.flush()
         first = next(row for row in await runtime.cache.rows() if row.start == 0)
-        (path,) = [path for path in row_files(tmp_path) if first.key.hex() in path.name]
+        (path,) = [path for path in row_files(tmp_path) if first.key in path.name]
         if when == "read":
             await ask(model, text(40, seed=1))
             path.write_bytes(path.read_bytes()[:-1] + b"?")
@@ -141,7 +141,7 @@ async def test_a_row_that_says_it_is_larger_than_any_memory_is_a_miss(tmp_path: 
         await ask(model, text(40, seed=1))
         await runtime.cache.flush()
         third = next(row for row in await runtime.cache.rows() if row.end == 192)
-        (path,) = [path for path in row_files(tmp_path) if third.key.hex() in path.name]
+        (path,) = [path for path in row_files(tmp_path) if third.key in path.name]
         hollow(path, 1 << 40)
         warm = await ask(model, PROMPT)
     assert warm.cache_delta.read == 128

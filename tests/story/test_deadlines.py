@@ -1,4 +1,5 @@
-"""A deadline bounds the whole call: whatever it waits for, the answer is that of a request that was cancelled."""
+"""A deadline bounds the whole call: whatever it waits for, the answer is that of a request that was cancelled, and
+says why."""
 
 from __future__ import annotations
 
@@ -45,8 +46,8 @@ async def restarting() -> AsyncIterator[erllama.Model]:
             back.set()
 
 
-def is_cancelled(done: erllama.Completion) -> bool:
-    return (done.finish_reason, done.generated, done.reply) == ("cancelled", [], "")
+def is_late(done: erllama.Completion) -> bool:
+    return (done.finish_reason, done.generated, done.reply) == ("deadline", [], "")
 
 
 async def last(stream: erllama.Stream) -> erllama.Completion:
@@ -65,7 +66,7 @@ async def test_it_passes_while_the_model_is_away() -> None:
             session.chat("hello", **SOON), last(session.stream_chat("hello", **SOON)),
         ):  # fmt: skip
             done = await asked
-            assert is_cancelled(done)
+            assert is_late(done)
             assert done.stats.queued_seconds == done.stats.first_token_seconds > 0
         assert model.phase == "restarting"
         assert (session.messages, "idle" in repr(session)) == ([], True)
@@ -80,7 +81,7 @@ async def test_it_passes_while_another_turn_of_the_session_is_under_way(streamed
         await until(lambda: model.queue_depth == 1)
         options = {**SOON, "session_wait": True}
         asked = last(session.stream_chat("two", **options)) if streamed else session.chat("two", **options)
-        assert is_cancelled(await asked)
+        assert is_late(await asked)
         assert "busy" in repr(session)
         gate.set()
         await first
@@ -94,7 +95,7 @@ async def test_it_passes_while_a_template_renders(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(ChatTemplate, "render", lambda *_, **__: str(over.wait()))
     async with stub_runtime() as (_, model):
         try:
-            assert is_cancelled(await model.chat(HELLO, **SOON))
+            assert is_late(await model.chat(HELLO, **SOON))
         finally:
             over.set()
 
@@ -180,7 +181,7 @@ async def test_it_holds_although_a_decode_hangs(after: int, monkeypatch: pytest.
         await until(lambda: backend.hung.is_set() and len(deadlines.timers) == len(tasks))
         deadlines.come()
         done = await asyncio.gather(*tasks)
-        assert {one.finish_reason for one in done} == {"cancelled"}
+        assert {one.finish_reason for one in done} == {"deadline"}
         assert model.queue_depth > 0
         if after:
             assert max(len(one.generated) for one in done) > 0

@@ -19,6 +19,7 @@ from helpers.tiny_gguf import WINDOW, Kind, tiny_gguf
 
 import erllama_py as erllama
 from erllama_py import tree
+from erllama_py.cache import clock as cache_clock
 from erllama_py.cache.actor import CacheActor
 
 pytestmark = pytest.mark.anyio
@@ -42,7 +43,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(time, "time", clock)
-    monkeypatch.setattr(tree, "CacheActor", lambda: CacheActor(clock))
+    monkeypatch.setattr(tree, "CacheActor", lambda: CacheActor(cache_clock.Clock(clock, clock)))
     return clock
 
 

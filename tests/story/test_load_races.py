@@ -126,7 +126,7 @@ async def test_what_needs_no_model_needs_none_that_is_loaded() -> None:
     """A deadline that passes during the first load, and the end of a session that never was."""
     async with loading() as (runtime, task, doors):
         done = await runtime.complete("m", "hello", deadline=0.01)
-        assert (done.finish_reason, done.generated) == ("cancelled", [])
+        assert (done.finish_reason, done.generated) == ("deadline", [])
         async with runtime.session("m") as session:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.01):

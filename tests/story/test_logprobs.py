@@ -27,7 +27,7 @@ async def test_each_token_of_the_reply_has_its_own(model: erllama.Model) -> None
     done = await model.complete("once upon a time", logprobs=3, **GREEDY)
     assert done.logprobs is not None
     assert [one.token_id for one in done.logprobs] == done.generated
-    assert b"".join(one.bytes for one in done.logprobs).decode(errors="replace") == done.reply
+    assert bytes.fromhex("".join(one.bytes for one in done.logprobs)).decode(errors="replace") == done.reply
     for one in done.logprobs:
         first, second, third = one.top_logprobs
         assert (first.token_id, first.logprob, first.bytes, first.token) == (

@@ -93,7 +93,7 @@ async def test_a_deadline_of_one_that_waits_gives_an_empty_answer() -> None:
         await line.join(0)
         await arrived(model, 1)
         late = await model.complete(list(prompts(2)[1]), deadline=0.01)
-        assert (late.finish_reason, late.generated, late.reply) == ("cancelled", [], "")
+        assert (late.finish_reason, late.generated, late.reply) == ("deadline", [], "")
         assert late.stats.prefill_tokens == 0
         gate.gate.set()
         await line.all()
@@ -103,7 +103,7 @@ async def test_a_deadline_of_one_that_reads_its_prompt_ends_the_decode() -> None
     """No call waits for the end of a batch that is not wanted any more."""
     async with gated(context=ONE) as (_, model, gate):
         late = await model.complete(list(prompts(1)[0]), deadline=0.01)
-        assert (late.finish_reason, late.generated, model.queue_depth) == ("cancelled", [], 0)
+        assert (late.finish_reason, late.generated, model.queue_depth) == ("deadline", [], 0)
         assert gate.parts == []
 
 
@@ -119,7 +119,7 @@ async def test_a_stream_ends_at_its_deadline_with_what_it_has() -> None:
                 if isinstance(event, erllama.TextDelta):
                     tokens += event.token_ids
         assert isinstance(event, erllama.Done)
-        assert event.completion.finish_reason == "cancelled"
+        assert event.completion.finish_reason == "deadline"
         assert tokens == event.completion.generated == stub_reply(prompts(1)[0], len(tokens)) != []
 
 
@@ -138,4 +138,4 @@ async def test_the_time_of_a_restart_counts_towards_a_deadline() -> None:
         model.inject_fault()
         await until(lambda: model.phase == "restarting")
         late = await model.complete("hello", deadline=0.001)
-        assert (late.finish_reason, late.generated) == ("cancelled", [])
+        assert (late.finish_reason, late.generated) == ("deadline", [])

@@ -279,7 +279,7 @@ async def test_a_deadline_in_the_block_ends_the_reply_there() -> None:
     reply = f"<think>{'a' * 3000}</think>yes"
     async with scripted(reply, template=TEMPLATE, stub={"seconds_per_token": 0.003}) as (_, model, _script):
         completion = await model.chat([{"role": "user", "content": "x"}], deadline=0.4)
-    assert completion.finish_reason == "cancelled"
+    assert completion.finish_reason == "deadline"
     assert completion.reply == ""
     assert set(completion.thinking or "a") == {"a"}
 

@@ -71,7 +71,7 @@ def _reason(asked: Asked, completion: erllama.Completion) -> str:
     match completion.finish_reason:
         case "length" if len(completion.generated) < asked.max_tokens:
             return "model_context_window_exceeded"
-        case "length" | "cancelled":
+        case "length" | "cancelled" | "deadline":
             return "max_tokens"
     if any(call.name for call in completion.tool_calls):
         return "tool_use"

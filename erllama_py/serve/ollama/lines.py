@@ -15,7 +15,12 @@ from erllama_py.serve.core.streams import NDJSON
 from erllama_py.serve.ollama.protocol import API, error_body
 
 _encode = msgspec.json.Encoder().encode
-REASONS = {"stop": "stop", "length": "length", "cancelled": "length"}  # what time has cut short is so by length
+REASONS = {
+    "stop": "stop",
+    "length": "length",
+    "cancelled": "length",
+    "deadline": "length",
+}  # what time has cut short is so by length
 
 
 class Shape(Protocol):
@@ -53,7 +58,7 @@ def logprobs_of(tokens: Sequence[erllama.TokenLogprob] | None) -> dict[str, Any]
 
 
 def _one(token: erllama.TopLogprob) -> dict[str, Any]:
-    return {"token": token.token, "logprob": token.logprob, "bytes": list(token.bytes)}
+    return {"token": token.token, "logprob": token.logprob, "bytes": list(bytes.fromhex(token.bytes))}
 
 
 def timestamp(seconds: float | None = None) -> str:

@@ -114,7 +114,7 @@ async def _shown(model: erllama.Model, prompt: Prompt, scored: bool) -> Shown:
     return Shown(prompt, await model.detokenize(tokens[:1], special=False))
 
 
-REASONS = {"stop": "stop", "length": "length", "cancelled": "length"}
+REASONS = {"stop": "stop", "length": "length", "cancelled": "length", "deadline": "length"}
 
 
 def whole(

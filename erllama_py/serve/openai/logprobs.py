@@ -18,7 +18,7 @@ def _with_top(token: erllama.TokenLogprob) -> dict[str, Any]:
 
 
 def _one(token: erllama.TopLogprob) -> dict[str, Any]:
-    return {"token": token.token, "bytes": list(token.bytes), "logprob": token.logprob}
+    return {"token": token.token, "bytes": list(bytes.fromhex(token.bytes)), "logprob": token.logprob}
 
 
 def plain_logprobs(tokens: Iterable[erllama.TokenLogprob | None], offset: int = 0, first: str = "") -> dict[str, Any]:

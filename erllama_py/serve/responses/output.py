@@ -201,4 +201,4 @@ def logprob_of(token: erllama.TokenLogprob) -> Json:
 
 
 def _one(token: erllama.TopLogprob) -> Json:
-    return {"token": token.token, "bytes": list(token.bytes), "logprob": token.logprob}
+    return {"token": token.token, "bytes": list(bytes.fromhex(token.bytes)), "logprob": token.logprob}

@@ -43,8 +43,8 @@ def begun(response_id: str, model: str, request: ResponseRequest, options: Mappi
 
 
 def ended(response: Mapping[str, Any], output: Output, completion: erllama.Completion) -> dict[str, Any]:
-    """The answer, complete or cut."""
-    reasons = {"length": "max_output_tokens", "cancelled": "cancelled"}
+    """The answer, complete or cut; what was cut by time is so by length, as in the other APIs."""
+    reasons = {"length": "max_output_tokens", "deadline": "max_output_tokens", "cancelled": "cancelled"}
     reason = reasons.get(completion.finish_reason)
     return {
         **response, "output": output.items, "usage": usage(completion, output.reasoning_tokens),
