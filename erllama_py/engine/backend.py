@@ -64,6 +64,7 @@ class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
     long_rope_above: int = 0
     embeds_only: bool = False  # an encoder: its tokens see those after them, so it cannot generate
     pooling: FilePooling | None = None  # how vectors of tokens become one of a text; "rank": by a head
+    offloads: bool = False  # not of the file: whether there is a GPU that `n_gpu_layers` could mean
     files: tuple[ModelFile, ...] = ()  # in the order of their parts where the model is split; none for a stub
 
     @property

@@ -28,7 +28,15 @@ from erllama_py.engine.thread import EngineThread
 from erllama_py.model import open_request
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.loaded import Loaded
-from erllama_py.model.loading import borrow, describe, prepare_off_loop, range_bytes, report_weights
+from erllama_py.model.loading import (
+    borrow,
+    describe,
+    missed_gpu,
+    prepare_off_loop,
+    range_bytes,
+    report_weights,
+    settle_context,
+)
 from erllama_py.model.look_ups import KeptLogits, LookUps
 from erllama_py.model.open_request import OpenRequest
 from erllama_py.model.request import make_completion, row_meta
@@ -74,6 +82,9 @@ class ModelActor(StateMachine[State, Message, Effect]):
         board.begins(self.ref)
         # On a worker thread, because the first of a kind imports its code, some 20 ms of it.
         backend = await self._loading.abandon(self._make_backend, board.model_id, board.config)
+        if not board.config.context_opts.n_ctx:
+            board.config = await settle_context(backend, board.config, self._loading)
+            backend = await self._loading.abandon(self._make_backend, board.model_id, board.config)
         if board.lender is None:
             prepared = await prepare_off_loop(backend, board, self._remember, self._loading)
         else:
@@ -106,6 +117,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
             "model loaded", seconds=round(description.load_seconds, 3), description=facts.description,
             threads=description.threads, threads_reason=description.threads_reason,
         )  # fmt: skip
+        if problem := missed_gpu(board.config, prepared.facts):
+            self._log.warning("no GPU", problem=problem)
 
     def _take_outcomes(self, outcomes: Sequence[Outcome]) -> None:
         """Called on the loop, once a tick of the engine thread. Text goes straight to its streams: one wake-up of the

@@ -1,6 +1,7 @@
 """What a load settles before any weights are read: the file's facts, its fingerprint, whether it fits.
 
-Only `prepare_off_loop` acts, and what it calls: it reads the file on a worker thread. All else computes.
+Only `settle_context` and `prepare_off_loop` act, and what they call: they read the file on a worker thread. All else
+computes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from erllama_py.model.board import ModelBoard
 from erllama_py.model.companion import companion_threads
 from erllama_py.model.fingerprinting import find_fingerprint
 from erllama_py.model.loaded import Prepared
-from erllama_py.options.model import ContextOpts, ModelConfig, without_secrets
+from erllama_py.options.model import ContextOpts, ModelConfig, with_trained_context, without_secrets
 from erllama_py.results import LoadProgress, ModelInfo
 
 # Bytes a KV element takes, by type: f16 is two; a q8_0 block stores 32 elements in 34 bytes, and so on
@@ -36,6 +37,8 @@ KV_ELEMENT_BYTES = {
     "q5_0": 22 / 32,
     "q4_0": 18 / 32,
 }
+
+BOOK_BYTES = 48  # what llama.cpp notes of each cell, in this machine's memory: position, coordinates, its sequences
 
 
 def cell_bytes(facts: FileFacts, context: ContextOpts) -> int:
@@ -74,15 +77,28 @@ def resident_bytes(config: ModelConfig, facts: FileFacts) -> int:
     """
     if config.model_opts.vocab_only:
         return facts.metadata_size
-    on_gpu = config.model_opts.n_gpu_layers != 0
-    weights = 0 if config.model_opts.use_mmap or on_gpu else facts.file_size
+    weights = 0 if config.model_opts.use_mmap or _offloads(config, facts) else facts.file_size
     return weights + _resident_cells(config, facts)
 
 
 def _resident_cells(config: ModelConfig, facts: FileFacts) -> int:
-    on_gpu = config.model_opts.n_gpu_layers != 0
-    without = facts.embeds_only or (on_gpu and config.context_opts.offload_kqv)
-    return 0 if without else cell_bytes(facts, config.context_opts)
+    without = facts.embeds_only or (_offloads(config, facts) and config.context_opts.offload_kqv)
+    if without or not facts.kv_bytes_per_token:
+        return 0
+    return cell_bytes(facts, config.context_opts) + config.context_opts.n_ctx * BOOK_BYTES
+
+
+def _offloads(config: ModelConfig, facts: FileFacts) -> bool:
+    return config.model_opts.n_gpu_layers != 0 and facts.offloads
+
+
+def missed_gpu(config: ModelConfig, facts: FileFacts) -> str | None:
+    """What to say of a model that is to be on a GPU where there is none. Such a configuration is no error: it may be
+    shared by machines with one and without."""
+    layers = config.model_opts.n_gpu_layers
+    if not layers or facts.offloads or config.backend != "llama" or config.model_opts.vocab_only:
+        return None
+    return f"n_gpu_layers is {layers}, but llama.cpp finds no GPU, or was built without: the CPU computes all layers"
 
 
 def check_file(config: ModelConfig, facts: FileFacts, available: int) -> None:
@@ -111,6 +127,15 @@ def check_embedder_room(config: ModelConfig, facts: FileFacts, tokens: int = 1) 
     context = msgspec.structs.replace(config.context_opts, n_ctx=min(tokens, config.context_opts.n_ctx))
     needed = _resident_cells(msgspec.structs.replace(config, context_opts=context), facts)
     _check_room(config, needed, psutil.virtual_memory().available)
+
+
+async def settle_context(backend: Backend, config: ModelConfig, threads: Threads) -> ModelConfig:
+    """A configuration whose `n_ctx` is what the model's file says, read on one of `threads`.
+
+    Raises the errors of `Backend.inspect`, and `InvalidOption`.
+    """
+    facts = await threads.abandon(backend.inspect)
+    return with_trained_context(config, facts.n_ctx_train)
 
 
 async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path, threads: Threads) -> Prepared:

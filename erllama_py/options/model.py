@@ -76,8 +76,8 @@ class ModelOpts(Options, frozen=True):
 class ContextOpts(Options, frozen=True):
     """The context: its size, its threads, and what its KV cells are made of. Lengths are in tokens."""
 
-    n_ctx: Count = 2048
-    """Cells for all sequences together: prompts and replies."""
+    n_ctx: Amount = 2048
+    """Cells for all sequences together: prompts and replies. 0: as many as the model was trained with, by its file."""
     n_batch: Count = 512
     """Most tokens of one decode call; more than `n_ctx` count as `n_ctx`."""
     n_ubatch: Count | None = None
@@ -105,9 +105,9 @@ class ContextOpts(Options, frozen=True):
     yarn_attn_factor: float | None = None
     """YaRN: factor on the size of attention scores."""
     yarn_beta_fast: float | None = None
-    """YaRN: rotations over the trained context above which a dimension is left as it is."""
+    """YaRN, not 0: rotations over the trained context above which a dimension is left as it is."""
     yarn_beta_slow: float | None = None
-    """YaRN: rotations over the trained context below which a dimension is interpolated in full."""
+    """YaRN, not 0: rotations over the trained context below which a dimension is interpolated in full."""
     yarn_orig_ctx: Count | None = None
     """YaRN: the context length that the model was trained with before it was extended."""
     offload_kqv: bool = True
@@ -257,6 +257,22 @@ def parse_model_config(options: object, policy: PolicyOpts = DEFAULT_POLICY) -> 
     )
 
 
+def with_trained_context(config: ModelConfig, n_ctx_train: int) -> ModelConfig:
+    """The configuration with the context that the model was trained with, where it asks for that: `n_ctx` of 0.
+
+    Raises `InvalidOption`, also where the file does not say (0).
+    """
+    if config.context_opts.n_ctx:
+        return config
+    if not n_ctx_train:
+        raise InvalidOption("context_opts.n_ctx", "the file does not say with what context it was trained: give one")
+    context = msgspec.structs.replace(config.context_opts, n_ctx=n_ctx_train)
+    _check_context(context)
+    config = msgspec.structs.replace(config, context_opts=_resolve_context(context))
+    _check_size(config)
+    return config
+
+
 def check_tier(config: ModelConfig, running: Mapping[str, str]) -> None:
     """Whether the tier that a model names runs (`running`: name → kind) and is of the kind it says."""
     kind = running.get(config.tier_srv)
@@ -277,7 +293,7 @@ def check_name(name: object, option: str = "id") -> str:
 
 
 def _resolve_context(context: ContextOpts) -> ContextOpts:
-    n_batch = min(context.n_batch, context.n_ctx)  # as llama.cpp does
+    n_batch = min(context.n_batch, context.n_ctx or context.n_batch)  # as llama.cpp does
     return msgspec.structs.replace(
         context,
         n_batch=n_batch,
@@ -300,19 +316,27 @@ def _check_model(config: ModelConfig) -> None:
         raise InvalidOption("stub.n_swa", "a memory with a window needs its width")
     if config.fingerprint_mode == "fast_unsafe" and config.fingerprint is None:
         raise InvalidOption("fingerprint", "'fast_unsafe' trusts a given fingerprint, and none is given")
-    if config.context_size is not None and config.context_size != config.context_opts.n_ctx:
-        raise InvalidOption("context_size", f"it is {config.context_size}, but n_ctx is {config.context_opts.n_ctx}")
+    if config.context_opts.n_ctx:
+        _check_size(config)
     split = config.model_opts.tensor_split
     if split is not None and (not any(split) or min(split) < 0):
         raise InvalidOption("model_opts.tensor_split", "expected shares of 0 or more, one of them above 0")
 
 
+def _check_size(config: ModelConfig) -> None:
+    if config.context_size is not None and config.context_size != config.context_opts.n_ctx:
+        raise InvalidOption("context_size", f"it is {config.context_size}, but n_ctx is {config.context_opts.n_ctx}")
+
+
 def _check_context(context: ContextOpts) -> None:
-    if context.n_seq_max > min(context.n_batch, context.n_ctx):
+    if context.n_seq_max > min(context.n_batch, context.n_ctx or context.n_batch):
         problem = f"n_batch and n_ctx must hold a token of each sequence, and are {context.n_batch} and {context.n_ctx}"
         raise InvalidOption("context_opts.n_seq_max", problem)
     if context.n_ubatch is not None and context.n_ubatch > context.n_batch:
         raise InvalidOption("context_opts.n_ubatch", f"it must not be above n_batch, which is {context.n_batch}")
+    for name in ("yarn_beta_fast", "yarn_beta_slow"):
+        if getattr(context, name) == 0:
+            raise InvalidOption(f"context_opts.{name}", "expected a number other than 0, which is divided by")
     # llama.cpp turns flash attention on by itself for these where that is left to it, and fails where it is not.
     if context.flash_attn is False and context.type_v.startswith("q"):
         raise InvalidOption("context_opts.type_v", f"{context.type_v} values need flash attention, which is off")

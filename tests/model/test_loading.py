@@ -11,11 +11,20 @@ from erllama_py.engine.backend import FileFacts, ModelFacts, ModelFile
 from erllama_py.errors import InsufficientMemory, InvalidOption, QuantMismatch
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.loaded import Prepared
-from erllama_py.model.loading import cell_bytes, check_file, describe, range_bytes, resident_bytes
-from erllama_py.options.model import ModelConfig, ModelOpts, parse_model_config
+from erllama_py.model.loading import (
+    BOOK_BYTES,
+    cell_bytes,
+    check_file,
+    describe,
+    missed_gpu,
+    range_bytes,
+    resident_bytes,
+)
+from erllama_py.options.model import ModelConfig, ModelOpts, parse_model_config, with_trained_context
 from erllama_py.results import ModelInfo
 
 GIB = 1 << 30
+BOOK = 8192 * BOOK_BYTES
 PLENTY = 64 * GIB
 FACTS: dict[str, Any] = {
     "architecture": "llama", "quant_type": "q4_k_m", "quant_bits": 4, "n_ctx_train": 8192, "n_layer": 32,
@@ -61,10 +70,10 @@ def test_a_sliding_window_is_not_refused_for_cells_that_it_never_has() -> None:
 @pytest.mark.parametrize(
     ("model_opts", "context_opts", "needed"),
     [
-        ({}, {}, GIB),
-        ({"use_mmap": False}, {}, 5 * GIB),
+        ({}, {}, GIB + BOOK),
+        ({"use_mmap": False}, {}, 5 * GIB + BOOK),
         ({"n_gpu_layers": 99}, {}, 0),
-        ({"n_gpu_layers": 99}, {"offload_kqv": False}, GIB),
+        ({"n_gpu_layers": 99}, {"offload_kqv": False}, GIB + BOOK),
         ({"vocab_only": True}, {}, 1 << 20),
     ],
 )
@@ -73,12 +82,43 @@ def test_only_what_stays_in_this_machines_memory_counts(
 ) -> None:
     """Mapped weights and what lies on a GPU do not."""
     wanted = config(model_opts=model_opts, context_opts={"n_ctx": 8192} | context_opts)
-    assert resident_bytes(wanted, facts()) == needed
-    check_file(wanted, facts(), needed)
+    with_gpu = facts(offloads=True)
+    assert resident_bytes(wanted, with_gpu) == needed
+    check_file(wanted, with_gpu, needed)
     if needed:
         with pytest.raises(InsufficientMemory) as caught:
-            check_file(wanted, facts(), needed - 1)
+            check_file(wanted, with_gpu, needed - 1)
         assert (caught.value.needed, caught.value.available) == (needed, needed - 1)
+
+
+def test_a_gpu_that_is_not_there_has_no_memory() -> None:
+    """Whatever is asked for, the cells are in this machine's, and it is said."""
+    wanted = config(model_opts={"n_gpu_layers": -1, "use_mmap": False})
+    assert resident_bytes(wanted, facts()) == 5 * GIB + BOOK
+    assert "finds no GPU" in (missed_gpu(wanted, facts()) or "")
+    assert missed_gpu(wanted, facts(offloads=True)) is None
+    assert missed_gpu(config(), facts()) is None
+
+
+def test_cells_without_end_are_refused_whatever_they_hold() -> None:
+    """What is noted of each cell alone is more than there is."""
+    window = facts(sliding_window=64)
+    with pytest.raises(InsufficientMemory):
+        check_file(config(context_opts={"n_ctx": (1 << 31) - 1}), window, PLENTY)
+
+
+def test_a_context_of_0_is_what_the_file_says() -> None:
+    """As given, the batch within it; a file that does not say is an error, as is what does not fit."""
+    wanted = config(context_opts={"n_ctx": 0, "n_batch": 100_000})
+    context = with_trained_context(wanted, 8192).context_opts
+    assert (context.n_ctx, context.n_batch, context.n_ubatch) == (8192, 8192, 8192)
+    with pytest.raises(InvalidOption, match="does not say with what context"):
+        with_trained_context(wanted, 0)
+    with pytest.raises(InvalidOption, match="must hold a token of each sequence"):
+        with_trained_context(config(context_opts={"n_ctx": 0, "n_seq_max": 4}), 2)
+    with pytest.raises(InvalidOption, match="it is 4096, but n_ctx is 8192"):
+        with_trained_context(config(context_opts={"n_ctx": 0}, context_size=4096), 8192)
+    assert with_trained_context(config(), 4) == config()
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,9 @@ WRONG: list[tuple[str, object, str]] = [
     ("context_opts.n_ctx", True, "expected int, got bool"),
     ("context_opts.n_ctx", 2048.0, "expected int, got float"),
     ("context_opts.n_ctx", None, "expected int, got None"),
-    ("context_opts.n_ctx", 0, "expected int >= 1, got 0"),
-    ("context_opts.n_ctx", -1, "expected int >= 1, got -1"),
+    ("context_opts.n_ctx", -1, "expected int >= 0, got -1"),
+    ("context_opts.yarn_beta_fast", 0, "expected a number other than 0, which is divided by"),
+    ("context_opts.yarn_beta_slow", -0.0, "expected a number other than 0, which is divided by"),
     ("context_opts.n_ctx", 1 << 31, "expected int <= 2147483647, got 2147483648"),
     ("context_opts.n_ctx", 1 << 70, "expected int <= 2147483647, got 1180591620717411303424"),
     ("context_opts.n_ctx", 10**5000, "expected int <= 2147483647, got an integer of 16610 bits"),
@@ -333,7 +334,7 @@ def test_structs_and_mappings_may_be_mixed() -> None:
 
 def test_a_struct_is_checked_as_a_mapping_is() -> None:
     """A struct's constructor checks nothing; the door does."""
-    assert refusal(ModelConfig(backend="stub", context_opts=ContextOpts(n_ctx=0))).option == "context_opts.n_ctx"
+    assert refusal(ModelConfig(backend="stub", context_opts=ContextOpts(n_ctx=-1))).option == "context_opts.n_ctx"
     assert refusal(ModelConfig(backend="stub", policy=PolicyOpts(continued_interval=True))).option == (
         "policy.continued_interval"
     )

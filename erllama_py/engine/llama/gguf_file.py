@@ -65,6 +65,7 @@ def read_facts(library: Library, path: str, model_id: str, *, on_cpu: bool = Tru
             embeds_only=architecture in _ENCODERS or not header.flag(f"{architecture}.attention.causal", True),
             pooling=_pooling(header, architecture, parts),
             long_rope_above=long_rope_above if has_long_rope else 0,
+            offloads=bool(library.c.llama_supports_gpu_offload()),
             files=tuple(part.file for part in parts),
         )
 

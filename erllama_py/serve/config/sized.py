@@ -69,6 +69,8 @@ def size_model(
     if not file.can_generate:
         batch = min(max(file.n_ctx_train, 512), MOST_BATCH)
         return _with(model, file, {"n_ctx": batch, "n_batch": batch, "n_seq_max": 1, **given}, 0)
+    if given.get("n_ctx") == 0 and file.n_ctx_train:
+        given = {**given, "n_ctx": file.n_ctx_train}
     wanted = given.get("n_seq_max", sequences)
 
     def costs(n_seq_max: int, cells: Sequence[int]) -> list[int]:
