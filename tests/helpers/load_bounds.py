@@ -1,6 +1,6 @@
 """The least and the most of every option of a load, and what llama.cpp makes of them.
 
-`python -m helpers.load_bounds FOLDER KIND all|sizes` loads a tiny model with each, decodes, copies cells out and in again,
+`python -m helpers.load_bounds FOLDER KIND all|sizes` loads a tiny model with each, decodes, copies cells out and in,
 and embeds; it prints what each came to before the next one begins.
 """
 
