@@ -16,6 +16,10 @@ _lock = threading.Lock()
 T = TypeVar("T")
 
 
+class NoStack(RuntimeError):
+    """The system has no stack of the size that a call needs."""
+
+
 def begin_thread(thread: threading.Thread) -> None:
     """Start a thread with the stack that threads have here, or `LEAST_BYTES` where that is less.
 
@@ -27,8 +31,8 @@ def begin_thread(thread: threading.Thread) -> None:
 def call_on_stack(least: int, call: Callable[[], T]) -> T:
     """What `call` gives, on a thread that has `least` bytes of stack and ends with it. Address space alone is taken.
 
-    Raises what `call` raises, and `RuntimeError` or `MemoryError` where the system has not so much. What a signal
-    raises meanwhile comes when the call is over.
+    Raises what `call` raises, and `NoStack` where the system has not so much. What a signal raises meanwhile comes when
+    the call is over.
     """
     results: list[T] = []
     errors: list[BaseException] = []
@@ -40,7 +44,10 @@ def call_on_stack(least: int, call: Callable[[], T]) -> T:
             errors.append(error)
 
     thread = threading.Thread(target=work, name="erllama-stack", daemon=True)
-    _begin(thread, -(-least // _STEP) * _STEP, or_default=False)
+    try:
+        _begin(thread, -(-least // _STEP) * _STEP, or_default=False)
+    except (RuntimeError, MemoryError, ValueError) as error:
+        raise NoStack(f"no stack of {least >> 20} MiB: {error}") from error
     interrupted: BaseException | None = None
     while thread.is_alive():
         try:

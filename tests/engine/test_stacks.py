@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from erllama_py.stacks import LEAST_BYTES
+from erllama_py.stacks import LEAST_BYTES, NoStack, call_on_stack
 
 GUARD = 1 << 16  # bytes: the system keeps some of a stack
 
@@ -42,3 +42,12 @@ def test_a_thread_has_a_stack_of_some_size_at_least(chosen: int, least: int) -> 
     size, after = map(int, ran.stdout.split())
     assert size >= least - GUARD
     assert after == chosen
+
+
+def test_a_call_on_a_stack_of_its_own_gives_what_it_gives() -> None:
+    """Its result, or what it raises; a stack that the system has not is an error of its own."""
+    assert call_on_stack(1 << 20, lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        call_on_stack(1 << 20, lambda: 1 // 0)
+    with pytest.raises(NoStack, match="no stack of"):
+        call_on_stack(1 << 60, lambda: 3)

@@ -18,7 +18,7 @@ async def test_a_context_of_0_is_that_of_the_file_and_a_missing_gpu_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After a crash, too; the configuration that is shown has the number."""
-    config = {
+    config: erllama.ModelConfigDict = {
         "model_path": tiny_gguf("dense", tmp_path),
         "context_opts": {"n_ctx": 0, "n_threads": 1},
         "model_opts": {"n_gpu_layers": 99},

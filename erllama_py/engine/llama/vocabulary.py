@@ -27,7 +27,7 @@ from erllama_py.engine.structure import Tokenizer
 from erllama_py.engine.token_array import TokenArray, as_array, in_pieces
 from erllama_py.errors import InvalidText, ModelNotLoaded, TokenOutOfRange
 from erllama_py.options.sampling import Sampling
-from erllama_py.stacks import LEAST_BYTES, call_on_stack
+from erllama_py.stacks import LEAST_BYTES, NoStack, call_on_stack
 
 _PIECE_BYTES = 64  # longer pieces are rare and take a second call
 _NO_TOKEN = -1
@@ -91,9 +91,8 @@ class LlamaVocabulary:
         else:
             try:
                 tokens = call_on_stack(deepest * STACK_PER_CHARACTER + LEAST_BYTES, tokenize)
-            except (RuntimeError, MemoryError) as error:
-                problem = f"no stack for {deepest:,} characters without a break: {error}"
-                raise InvalidText(problem) from error
+            except NoStack as error:
+                raise InvalidText(f"{deepest:,} characters without a break: {error}") from error
         if add_special:
             before, after = self._frame
             tokens = numpy.concatenate([as_array(before), tokens, as_array(after)])
