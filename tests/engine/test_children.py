@@ -125,6 +125,18 @@ def test_scripts_without_a_guard_can_have_children(tmp_path: Path, how: str) -> 
     assert "llama.cpp ends the process" in run(spoilt_gguf(UNKNOWN, tmp_path / "spoilt.gguf"))
 
 
+@pytest.mark.slow
+def test_a_child_needs_no_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have been removed, and the file's name may be no text."""
+    path = tmp_path / os.fsdecode(b"\xff\n.gguf")
+    path.write_bytes(tiny_gguf("dense", tmp_path).read_bytes())
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    monkeypatch.syspath_prepend("")
+    (tmp_path / "gone").rmdir()
+    assert probe(path).how == "ended"
+
+
 def test_an_application_is_never_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `sys.executable` names may be the application: an interpreter is looked for beside it, or none is there."""
     assert spawn.find_python() == sys.executable

@@ -87,8 +87,7 @@ def _begun(task: str, given: Any) -> subprocess.Popen[bytes]:
     entry = _PACKAGE / "engine" / "children" / "entry.py"
     if not entry.is_file():
         raise CannotSpawn(f"{entry} is no file, as where the package lies in an archive")
-    paths = [os.path.abspath(path) for path in sys.path]
-    told = json.dumps({"path": paths, "package": str(_PACKAGE), "task": given})
+    told = json.dumps({"path": list(_paths()), "package": str(_PACKAGE), "task": given})
     # -I -S: no environment, no site-packages of its own; what is to be found is in `path`.
     command = [find_python(), "-I", "-S", str(entry), str(os.getpid()), task, told]
     try:
@@ -99,6 +98,13 @@ def _begun(task: str, given: Any) -> subprocess.Popen[bytes]:
         )  # fmt: skip
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise CannotSpawn(str(error)) from error
+
+
+def _paths() -> Iterator[str]:
+    """`sys.path`, for a process that may be in another directory; this one's may be gone."""
+    for path in sys.path:
+        with suppress(OSError):
+            yield os.path.abspath(str(path))
 
 
 def _listen(
