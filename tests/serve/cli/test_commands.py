@@ -114,6 +114,7 @@ def test_each_end_has_its_exit_code(error: BaseException, code: int, monkeypatch
     assert bool(moved) == (code == 141)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has it")
 @pytest.mark.parametrize("line", ["key ada", "inspect MODEL", "complete MODEL hi --tokens 2 --threads 1", "--help"])
 def test_output_that_a_full_disk_refuses_is_an_error_of_one_line(line: str, tmp_path: Path) -> None:
