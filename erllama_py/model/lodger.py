@@ -32,13 +32,13 @@ class Lodger(ABC):
         """Whether it takes no calls any more."""
 
     def begun(self, keeper: Keeper, forget: Callable[[], None]) -> None:
-        """It has begun. `forget` is called at its end; not where its thread hangs: as long as it has the weights, its
-        model has it."""
+        """It has begun. `forget` is called at its end; not where its thread hung: as long as it may have the weights,
+        its model has it, and its supervisor its name. Who comes next finds it and waits: see `stopped`."""
         self.keeper = keeper
 
         def ended(_: object) -> None:
             self.stop_timer()
-            if not keeper.child.alive:
+            if not keeper.child.alive and keeper.child.left_behind is None:
                 forget()
 
         keeper.ended.add_done_callback(ended)
