@@ -1,6 +1,6 @@
 """Processes that save are killed in the middle of it, and what each leaves is looked at.
 
-A thousand do nothing but write rows; in a hundred more SmolLM2 answers prompts, and the next one begins with a prompt
+A thousand do nothing but write rows; in some more SmolLM2 answers prompts, and the next one begins with a prompt
 that they have saved. After each kill the directory must open, without temp files and without bad ones, with every row
 that was announced and every row whole; and the model must say what it says without a cache. The tests do the same a few
 times; their helpers do the work.
@@ -19,7 +19,7 @@ from typing import Any
 from report import publish, table
 
 ROUNDS = 25  # in each folder: each look reads all rows of it, so several folders keep it short
-FOLDERS = {"rows of bytes": 40, "SmolLM2": 4}
+FOLDERS = {"rows of bytes": 40, "SmolLM2": 6}
 
 
 async def measured(what: str, kill: Callable[[Path, int, int], Awaitable[Any]]) -> list[str]:
