@@ -260,8 +260,8 @@ async def test_unknown_bytes_cost_rows_and_not_the_cache(
 ) -> None:
     """A foreign file takes a part of the quota: old rows go for new ones, as they would without it.
 
-    Also where all rows of a conversation are reserved before the first of them finds the tier full: one row is refused
-    for want of room, and those that extend it are not tried.
+    Also where all rows of a conversation are reserved before the first of them finds the tier full: each makes its own
+    room, and no save is lost.
     """
     put, go_on = DirectoryTier.put, asyncio.Event()
 
@@ -288,8 +288,7 @@ async def test_unknown_bytes_cost_rows_and_not_the_cache(
         warm = await ask(model, text(250, seed=100 + number))
     assert MIB // 2 < used <= MIB - 300_000
     assert counters[f"evicted.{TIER}"] > 0
-    saved, full = counters["saves.cold"] + counters["saves.finish"], counters["saves.dropped.TierFull"]
-    assert 0 < full < saved / 10
+    assert not [name for name in counters if name.startswith("saves.dropped")]
     assert warm.cache_hit_kind == "exact"
 
 
