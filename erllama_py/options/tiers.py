@@ -38,8 +38,8 @@ class TierSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     speed: ClassVar[int]
 
     root: PathText
-    """The directory; made (0700) where it is not there. One that is there must be empty, or a tier's already. It belongs
-    to one process at a time."""
+    """The directory; made (0700) where it is not there. One that is there is empty, or a tier's already. It belongs to
+    one process at a time."""
     quota_bytes: QuotaBytes = 8 << 30
     """Most bytes of all files in it, those being written included."""
 
