@@ -20,7 +20,8 @@ import erllama_py as erllama
 from erllama_py.engine.children import spawn
 from erllama_py.engine.children.ended import Ended
 from erllama_py.engine.children.spawn import CannotSpawn
-from erllama_py.engine.llama import probe
+from erllama_py.engine.llama import LlamaBackend, probe
+from erllama_py.options.model import ContextOpts, ModelConfig
 
 pytestmark = pytest.mark.anyio
 
@@ -120,6 +121,25 @@ async def test_many_loads_of_one_file_wait_for_one_try(tmp_path: Path, tries: li
         for number in range(8):
             group.start_soon(runtime.load_model, f"m{number}", fields)
     assert tries == ["probe_build", "probe_file"]
+
+
+@pytest.mark.parametrize(("asked", "tried"), [(0, 4096), (512, 512), ((1 << 31) - 1, 4096)])
+async def test_a_child_takes_no_memory_for_large_contexts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int, tried: int
+) -> None:
+    """Whether there is room for all of its cells is found out before they are made, and not by a child."""
+    given: dict[str, Any] = {}
+
+    def run(task: str, told: Any, **options: Any) -> Ended:
+        given[task] = told
+        return RAN
+
+    monkeypatch.setattr(probe, "run_child", run)
+    config = ModelConfig(
+        model_path=str(tiny_gguf("dense", tmp_path)), context_opts=ContextOpts(n_ctx=asked, n_batch=64, n_ubatch=64)
+    )
+    LlamaBackend("m", config, tmp_path / "home").inspect()
+    assert given["probe_file"]["context"]["n_ctx"] == tried
 
 
 async def test_a_cancelled_load_ends_its_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,9 @@ from erllama_py.watch.log import get_logger
 MOST_SECONDS = 60.0
 _LOOK_SECONDS = 0.05
 
+# Of a context in a child: the books of each cell are real memory, some 40 bytes, though the cell itself is not.
+MOST_CELLS = 4096
+
 # Fields of a context's parameters that say nothing of whether its graph can be made. Sizes have bounds of their own.
 _NOT_OF_THE_GRAPH = {"n_ctx", "n_threads", "n_threads_batch"}
 _PLAIN = {ctypes.c_bool, ctypes.c_int, ctypes.c_int8, ctypes.c_uint32, ctypes.c_int32, ctypes.c_float, ctypes.c_uint64}
@@ -71,6 +74,8 @@ class Probe:
         `UnsupportedModel`, `ModelLoadError`, `LoadCancelled`.
         """
         fields = None if context is None else plain_fields(context)
+        if fields is not None:
+            fields["n_ctx"] = min(fields["n_ctx"] or MOST_CELLS, MOST_CELLS)
         kept = {name: value for name, value in (fields or {}).items() if name not in _NOT_OF_THE_GRAPH}
         name = remembered.digest("file", os.path.realpath(self._path), kept, context is None, vocab_only)
         identities = [identify(file, "probe") for file in facts.files]
