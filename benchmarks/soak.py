@@ -24,8 +24,9 @@ SECONDS = 600.0
 REQUESTS = 200  # a round
 COUNTED = {
     "requests": "requests", "end of text or a stop sequence": "stop", "all tokens asked for": "length",
-    "cancelled, or past their deadline": "cancelled", "their task cancelled": "gave up", "stream left": "left",
-    "`SessionBusy`": "busy", "`QueueFull`": "queue full", "longer than the context": "too long", "parked": "parks",
+    "cancelled": "cancelled", "past their deadline": "deadline", "their task cancelled": "gave up",
+    "stream left": "left", "`SessionBusy`": "busy", "`QueueFull`": "queue full", "longer than the context": "too long",
+    "parked": "parks",
     "restored from rows": "restored", "from the cells of their session": "sticky", "from the cells of others": "live",
     "`evict` in between": "evicted",
 }  # fmt: skip
