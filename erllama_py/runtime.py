@@ -11,7 +11,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import anyio
 
@@ -44,8 +44,10 @@ from erllama_py.model.companions import Companions
 from erllama_py.model.embedders import Embedders, Place
 from erllama_py.model.registry import Registry
 from erllama_py.options.check import under
+from erllama_py.options.load_call import load_call
 from erllama_py.options.mappings import ModelConfigDict, PolicyOptsDict, PressureOptsDict, RestartLimitsDict, TierDict
-from erllama_py.options.model import ModelConfig, check_name, check_tier, parse_model_config
+from erllama_py.options.model import ModelConfig, check_name, parse_model_config, with_tier
+from erllama_py.options.names import checked_names
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.runtime import SAVE_BUFFER_BYTES, SWITCH_SECONDS, PressureOpts, parse_runtime_options
 from erllama_py.options.tiers import TierSpec, parse_tier
@@ -69,6 +71,7 @@ class Runtime(ModelCalls):
     the tree gives up, the body is cancelled and `RuntimeFailed` is raised at its end.
     """
 
+    @checked_names
     def __init__(
         self,
         *,
@@ -156,13 +159,16 @@ class Runtime(ModelCalls):
 
     async def load_model(
         self,
-        model_id: str | ModelConfigDict | ModelConfig,
-        config: ModelConfigDict | ModelConfig | None = None,
+        model_id: str | os.PathLike[str] | ModelConfigDict | ModelConfig | None = None,
+        config: str | os.PathLike[str] | ModelConfigDict | ModelConfig | None = None,
         *,
         on_progress: Callable[[LoadProgress], object] | None = None,
+        **given: Unpack[ModelConfigDict],
     ) -> Model:
         """Load a model and return its handle once it can answer: `load_model(config)` or `load_model(id, config)`.
 
+        A configuration that is no more than a file may be its path, as in `load_model("model.gguf")`; what a
+        configuration holds may also be given by keyword.
         `on_progress` is called on the event loop with bytes hashed and weights loaded. A caller that is
         cancelled aborts the load. Raises `InvalidOption`, `AlreadyLoaded`, `TierNotFound`, `TierMismatch`,
         `FingerprintMismatch`, `QuantMismatch`, a `ModelLoadError`, `ModelStuck` where the last model of this id still
@@ -171,14 +177,9 @@ class Runtime(ModelCalls):
         self._check_open()
         if on_progress is not None and not callable(on_progress):
             raise errors.InvalidOption("on_progress", f"expected a function, got {type(on_progress).__name__}")
-        if config is not None:
-            checked_id, checked = check_name(model_id), parse_model_config(config, self._options.policy)
-        elif isinstance(model_id, str):
-            example = 'load_model({"model_path": "model.gguf"}), or an id before it'
-            raise errors.InvalidOption("config", f"a str alone is an id: give a configuration, as in {example}")
-        else:
-            checked_id, checked = self._models.new_id(), parse_model_config(model_id, self._options.policy)
-        check_tier(checked, self._tiers.kinds())
+        chosen_id, options = load_call(model_id, config, given)
+        checked = with_tier(parse_model_config(options, self._options.policy), self._tiers.kinds())
+        checked_id = self._models.new_id() if chosen_id is None else chosen_id
         with self._or_gone():
             return self._handle(await self._models.load(checked_id, checked, on_progress))
 
@@ -199,6 +200,7 @@ class Runtime(ModelCalls):
 
     # --- tiers -------------------------------------------------------------------------------------------------
 
+    @checked_names
     async def start_tier(self, name: str, spec: TierSpec | TierDict) -> None:
         """Start a tier by name; returns when it can store rows, while it reads its old ones in the background.
 
@@ -231,6 +233,7 @@ class Runtime(ModelCalls):
 
     # --- the tree ------------------------------------------------------------------------------------------------
 
+    @checked_names
     async def supervise(
         self,
         name: str,

@@ -35,8 +35,8 @@ from erllama_py.model.actor import ModelActor
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.companion import companion_name
 from erllama_py.model.embedders import Place
-from erllama_py.options.runtime import RAM_TIER, PressureOpts
-from erllama_py.options.tiers import RamTier, TierSpec
+from erllama_py.options.runtime import PressureOpts
+from erllama_py.options.tiers import RAM_TIER, RamTier, TierSpec
 from erllama_py.scheduler.messages import actor_name
 from erllama_py.tiers.directory import DirectoryTier
 from erllama_py.tiers.messages import CACHE, tier_actor_name

@@ -8,6 +8,7 @@ templates write them as JSON themselves.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -19,6 +20,12 @@ MOST_BITS = 8192  # of a whole number: Python refuses to write one of more than 
 THOUGHTS = ("reasoning_content", "thinking", "reasoning")  # names of a message's thinking, the usual one first
 
 Message = dict[str, Any]
+
+
+# What a message may hold elsewhere and no template here is given: it would be dropped without a word.
+_MEDIA_FIELDS = ("images", "audio", "videos", "files")
+_IS_MEDIA = re.compile("image|audio|video|file|document")
+_NO_TEXT = ": images, audio and files are not read, only text"
 
 
 def check_messages(messages: object) -> list[Message]:
@@ -48,6 +55,8 @@ def _check_message(message: object, where: str) -> Message:
     if not all(isinstance(name, str) for name in message):
         raise ChatTemplateError(f"{where} has a field whose name is no str")
     checked = _without_none(message)
+    if media := [name for name in _MEDIA_FIELDS if checked.get(name)]:
+        raise ChatTemplateError(f"{where} has {media[0]!r}{_NO_TEXT}")
     role, calls = checked.get("role"), checked.get("tool_calls")
     if not isinstance(role, str) or not role:
         raise ChatTemplateError(f"{where} has no role; a str such as 'user' expected")
@@ -71,6 +80,7 @@ def _check_content(content: object, optional: bool, where: str) -> None:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind != "text" or not isinstance(part.get("text"), str):
             other = f", not one of the type {kind[:80]!r}" if isinstance(kind, str) and kind != "text" else ""
+            other += _NO_TEXT if isinstance(kind, str) and _IS_MEDIA.search(kind) else ""
             raise ChatTemplateError(f"{where}: a part of content is {{'type': 'text', 'text': str}}{other}")
 
 

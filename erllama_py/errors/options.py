@@ -22,13 +22,18 @@ class InvalidOption(ErllamaError):
 
 
 class TierNotFound(ErllamaError):
-    """`tier_srv` names no tier that is running."""
+    """`tier_srv` names no tier that is running, or `tier` a `kind` of which none is."""
 
     tier_srv: str
     running: tuple[str, ...]
+    kind: str | None = None
 
     def describe(self) -> str:
-        return f"no tier is running under the name {self.tier_srv!r}; running: {', '.join(self.running) or 'none'}"
+        running = f"running: {', '.join(self.running) or 'none'}"
+        if self.kind is None:
+            return f"no tier is running under the name {self.tier_srv!r}; {running}"
+        made = f'Runtime(tiers={{"{self.kind}": {{"kind": "{self.kind}", "root": "/a/directory"}}}}) starts one'
+        return f"no tier of the kind {self.kind!r} is running: {made}; {running}"
 
 
 class TierMismatch(ErllamaError):

@@ -20,6 +20,7 @@ from erllama_py.handle.explaining import Explainer
 from erllama_py.handle.explanation import cached_prefixes
 from erllama_py.handle.inputs import Input
 from erllama_py.handle.likelihood import by_likelihood
+from erllama_py.handle.other_names import OtherNames
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.scores import Continuation, Scoring
 from erllama_py.handle.session import Session
@@ -30,6 +31,7 @@ from erllama_py.model.board import ModelBoard
 from erllama_py.model.counting import counters_of
 from erllama_py.options.embedding import parse_embed_options, parse_rerank_options
 from erllama_py.options.mappings import EmbedOptionsDict, RequestOptionsDict, RerankOptionsDict, ScoreOptionsDict
+from erllama_py.options.names import checked_names
 from erllama_py.options.request import RequestOptions, merged, parse_request_options
 from erllama_py.results import (
     CachedPrefix,
@@ -48,7 +50,7 @@ from erllama_py.results import (
 from erllama_py.scheduler.messages import FaultPlace
 
 
-class Model:
+class Model(OtherNames):
     """A loaded model. `runtime.load_model` makes it; `runtime.X(model, …)` is the same as `model.X(…)`."""
 
     def __init__(self, caller: Caller) -> None:
@@ -137,6 +139,7 @@ class Model:
     def _stream(self, prepare: Prepare, options: Mapping[str, object]) -> Stream:
         return Stream(Run(self._caller, partial(self._caller.begin, prepare, options), self._caller.result))
 
+    @checked_names
     def session(
         self,
         session_id: str | None = None,
@@ -283,15 +286,18 @@ class Model:
 
     # --- text and tokens ---------------------------------------------------------------------------------------
 
+    @checked_names
     async def tokenize(self, text: str, *, special: bool = True, add_bos: bool = True) -> list[int]:
         """Token ids of `text`; with `special` control tokens such as `<|im_start|>` are read as such, with
         `add_bos` the model's begin token is put first where it wants one. Raises `InvalidText`."""
         return await self._prompts.tokenize(text, special=special, add_bos=add_bos)
 
+    @checked_names
     async def detokenize(self, tokens: Sequence[int], *, special: bool = True) -> str:
         """The text of `tokens`; control tokens are left out unless `special`. Raises `TokenOutOfRange`."""
         return await self._prompts.detokenize(tokens, special=special)
 
+    @checked_names
     async def apply_chat_template(
         self,
         messages: Sequence[ChatMessage],

@@ -27,7 +27,8 @@ from erllama_py.handle.event_queue import EventQueue
 from erllama_py.handle.open_calls import OpenCall, follows_result, has_answer, open_calls, stray_result
 from erllama_py.handle.stream import Stream
 from erllama_py.handle.tool_list import tool_list
-from erllama_py.options.check import UNKNOWN, convert, nearest_name
+from erllama_py.options.check import convert
+from erllama_py.options.names import UNKNOWN, nearest_name, option_names
 from erllama_py.options.request import parse_request_options
 from erllama_py.options.tool_run import ToolRunOptions
 from erllama_py.results import Completion, Done, RoundStarted, RunDone, RunEnd, RunEvent, ToolRunResult
@@ -176,7 +177,7 @@ class ToolRun:
         except InvalidOption as error:
             if error.nearest or not error.problem.startswith(UNKNOWN):
                 raise
-            if (nearest := nearest_name(error.option, "", ToolRunOptions)) is None:
+            if (nearest := nearest_name(error.option, "", list(option_names(ToolRunOptions)))) is None:
                 raise
             raise InvalidOption(error.option, UNKNOWN, nearest) from None  # one of the run itself was meant
         if checked.n > 1:

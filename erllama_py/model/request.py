@@ -25,11 +25,15 @@ UNSEEN = Finished(
 )  # fmt: skip
 
 
+_GO_TO_CHAT = "; messages go to `chat`"
+_ARE_SEVERAL = "; several texts are several calls"
+
+
 def check_is_tokens(tokens: object, expected: str = "expected a list of token ids") -> Sequence[object]:
     """`tokens`, if it is a sequence that can hold token ids. Raises `RequestError`."""
     if isinstance(tokens, Sequence) and not isinstance(tokens, str | bytes | bytearray):
         return tokens
-    raise RequestError(f"{expected}, not {type(tokens).__name__}")
+    raise RequestError(f"{expected}, not {type(tokens).__name__}{_GO_TO_CHAT if isinstance(tokens, Mapping) else ''}")
 
 
 def check_tokens(tokens: Sequence[object], n_vocab: int) -> list[int]:
@@ -38,7 +42,7 @@ def check_tokens(tokens: Sequence[object], n_vocab: int) -> list[int]:
     for token in tokens:
         # bool is an int to Python, but True is no token.
         if not isinstance(token, int) or isinstance(token, bool):
-            hint = "; messages go to `chat`" if isinstance(token, Mapping) else ""
+            hint = _GO_TO_CHAT if isinstance(token, Mapping) else _ARE_SEVERAL if isinstance(token, str) else ""
             raise RequestError(f"a token id is an int, not {type(token).__name__}{hint}")
         if not 0 <= token < n_vocab:
             raise TokenOutOfRange(f"token {token} is not in the vocabulary of {n_vocab} tokens", token, n_vocab)

@@ -1,5 +1,4 @@
-"""How options are checked: names, types and bounds by msgspec, whose messages are reworded; an unknown name is answered
-with the nearest known one."""
+"""How options are checked: names by `names`, types and bounds by msgspec, whose messages are reworded."""
 
 from __future__ import annotations
 
@@ -8,15 +7,15 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from erllama_py.errors import InvalidOption
 from erllama_py.errors.shown import shown
+from erllama_py.options.names import UNKNOWN, CheckedNames, is_section, option_names, section_of_each, types_of, unknown
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -34,64 +33,15 @@ else:
 FLOAT32_MAX = 3.4028234e38
 FLOAT32_MIN = 1.1754944e-38
 
-UNKNOWN = "there is no such option"
 # Whose values no error repeats: it may end in a log, and what is at fault may be the key itself in place of its hash.
 _SECRETS = {"cache_salt", "hash", "salt", "secret", "thinking_signing_key", "tls_key_password"}
 _PATH = re.compile(r" - at (?P<key>`key` in )?`\$\.(?P<option>[\w.\[\]]*?)(\[(?P<index>\d+|\.\.\.)\])?`$")
 _STEP = re.compile(r"\w+|(?<=\[)\d+")  # of such a path: a name, or a place in a list
 _MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`(?: - at `\$\.(?P<path>[\w.\[\]]+)`)?$")
-# What llama.cpp's tools, llama-cpp-python, Ollama, OpenAI's API, vLLM, Transformers and outlines call an option, where
-# the letters would not lead to it.
-_CALLED_ELSEWHERE = {
-    "response_tokens": "max_tokens max_new_tokens max_completion_tokens max_output_tokens n_predict num_predict",
-    "model_path": "path model filename",
-    "n_seq_max": "parallel n_parallel num_parallel",
-    "stop_sequences": "stop",
-    "json_schema": "response_format response_model format guided_json structured_outputs output_type output_schema",
-    "regex": "guided_regex pattern",
-    "choice": "guided_choice enum",
-    "grammar": "guided_grammar grammar_string gbnf lark ebnf cfg",
-    "logprobs": "top_logprobs n_probs return_logprobs output_logprobs",
-    "logprobs_after": "post_sampling_probs",
-    "n": "num_return_sequences best_of n_cmpl",
-    "special": "skip_special_tokens",
-    "reproducible": "deterministic",
-    "temperature": "temp do_sample",
-    "typical_p": "typ_p",
-    "xtc_probability": "xtc_p",
-    "repetition_penalty": "repeat_penalty penalty_repeat rep_pen",
-    "frequency_penalty": "penalty_freq",
-    "presence_penalty": "penalty_present",
-    "penalty_last_n": "repeat_last_n",
-    "mirostat": "mirostat_mode",
-    "mirostat_eta": "mirostat_lr",
-    "mirostat_tau": "mirostat_ent",
-    "logit_bias": "bad_words suppress_tokens",
-    "min_tokens": "min_new_tokens min_length",
-    "samplers": "sampler_order sampler_seq sampling_seq",
-    "seed": "random_seed",
-    "thinking": "think enable_thinking",
-    "thinking_markers": "reasoning_parser thinking_tags",
-    "thinking_budget_tokens": "thinking_budget budget_tokens reasoning_budget thinking_token_budget",
-    "thinking_budget_message": "reasoning_budget_message",
-    "n_gpu_layers": "num_gpu",
-    "n_threads": "num_thread",
-    "deadline": "timeout",
-    "session_id": "id_slot",
-    "tools": "functions",
-    "tool_choice": "function_call",
-    "template_kwargs": "chat_template_kwargs reasoning_effort",
-    "max_rounds": "max_steps max_turns max_iterations",
-    "normalize": "normalize_embeddings embd_normalize",
-    "dimensions": "truncate_dim",
-    "type_k": "cache_type_k",
-    "type_v": "cache_type_v",
-}
-ELSEWHERE = {other: name for name, others in _CALLED_ELSEWHERE.items() for other in others.split()}
 _WORDS = {"object": "a mapping", "array": "a list", "null": "None"}
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, metaclass=CheckedNames):
     """The base of all option structs: immutable, by keyword, unknown names refused."""
 
 
@@ -145,36 +95,17 @@ def _check_names(
             raise InvalidOption(path or "options", "the names of options are str")
         dotted = f"{path}.{name}" if path else name
         if name not in section.__struct_fields__:
-            nearest = nearest_name(name, path, kind)
-            known = "" if nearest else f"; there are {', '.join(section.__struct_fields__)}"
-            raise InvalidOption(dotted, UNKNOWN + known, nearest)
+            raise unknown(name, path, list(option_names(kind)))
         if isinstance(value, set | frozenset):  # msgspec would take one for a list, in an order of its own
             raise InvalidOption(dotted, "expected a list, got a set")
-        below = _types(section)[name]
-        if isinstance(value, dict) and _is_section(below):
+        below = types_of(section)[name]
+        if isinstance(value, dict) and is_section(below):
             _check_names(value, below, kind, dotted)
         elif isinstance(value, list) and (each := section_of_each(below)) is not None:
             for index, one in enumerate(value):
                 if isinstance(one, dict):
                     with under(f"{dotted}[{index}]"):
                         _check_names(one, each, each, "")
-
-
-@cache  # reading type hints is slow
-def _types(section: type[msgspec.Struct]) -> dict[str, Any]:
-    """The type of each option of a section, by name."""
-    return {field.name: field.type for field in msgspec.structs.fields(section)}
-
-
-def section_of_each(type_: Any) -> type[msgspec.Struct] | None:
-    """The struct of which an option takes a list; None for other types."""
-    items = get_args(type_)
-    listed = get_origin(type_) in (tuple, list) and bool(items)
-    return items[0] if listed and _is_section(items[0]) else None
-
-
-def _is_section(type_: Any) -> TypeGuard[type[msgspec.Struct]]:
-    return isinstance(type_, type) and issubclass(type_, msgspec.Struct)
 
 
 def _refusal(text: str, options: Mapping[str, Any], kind: type[msgspec.Struct]) -> InvalidOption:
@@ -227,7 +158,7 @@ def choices(kind: type[msgspec.Struct], option: str) -> list[object]:
     """The literal values that the option at this dotted path, or each of its items, may have."""
     type_: Any = kind
     for name in re.sub(r"\[\d+\]", "", option).split("."):
-        type_ = _types(section_of_each(type_) or type_)[name]
+        type_ = types_of(section_of_each(type_) or type_)[name]
     info = msgspec.inspect.type_info(type_)
     values: list[object] = []
     if isinstance(info, msgspec.inspect.VarTupleType):
@@ -239,30 +170,6 @@ def choices(kind: type[msgspec.Struct], option: str) -> list[object]:
             case msgspec.inspect.LiteralType(values=literals):
                 values += literals
     return values
-
-
-def option_names(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
-    """Every option below `kind`, dotted."""
-    for name, type_ in _types(kind).items():
-        yield prefix + name
-        if _is_section(type_):
-            yield from option_names(type_, f"{prefix}{name}.")
-
-
-def nearest_name(name: str, path: str, kind: type[msgspec.Struct]) -> str | None:
-    """The dotted name closest to `name`: the same name elsewhere, else a close one here, else a close one elsewhere.
-
-    0.7 lets two of six letters be wrong, and keeps names apart that only share a word.
-    """
-    name = name.lower().replace("-", "_")
-    name = ELSEWHERE.get(name, name)
-    names = list(option_names(kind))
-    here = [dotted for dotted in names if dotted.rpartition(".")[0] == path]
-    for group, cutoff in ((names, 1.0), (here, 0.7), (names, 0.7)):
-        by_leaf = {dotted.rpartition(".")[2]: dotted for dotted in reversed(group)}
-        if close := difflib.get_close_matches(name, by_leaf, n=1, cutoff=cutoff):
-            return by_leaf[close[0]]
-    return None
 
 
 def hex_digest(value: object) -> str:

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from erllama_py.options.check import Count, Deadline, Options, check_utf8, convert
 from erllama_py.options.model import Salt
+from erllama_py.options.names import given_at
 
 
 class InputOptions(Options, frozen=True):
@@ -21,6 +22,7 @@ class InputOptions(Options, frozen=True):
     """Seconds from the call, after which it raises `DeadlinePassed`."""
 
 
+@given_at("it is an option of `embed`")
 class EmbedOptions(InputOptions, frozen=True):
     """What `embed` takes beside its inputs."""
 
@@ -34,6 +36,7 @@ class EmbedOptions(InputOptions, frozen=True):
     (Matryoshka)."""
 
 
+@given_at("it is an option of `rerank`")
 class RerankOptions(InputOptions, frozen=True):
     """What `rerank` takes beside the query and the documents."""
 

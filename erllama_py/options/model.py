@@ -28,9 +28,10 @@ from erllama_py.options.check import (
     not_among,
     plain_path,
 )
-from erllama_py.options.policy import DEFAULT_POLICY, PolicyOpts, check_policy, filled
+from erllama_py.options.names import given_at
+from erllama_py.options.policy import DEFAULT_POLICY, NOT_GIVEN, PolicyOpts, check_policy, filled
 from erllama_py.options.thinking import ClosingMessage, SigningKey, ThinkingMarkers, check_thinking, key_bytes
-from erllama_py.options.tiers import KINDS, RamTier
+from erllama_py.options.tiers import KINDS, RAM_TIER
 
 MAX_SEQUENCES = 255  # llama.cpp's LLAMA_MAX_SEQ less the one that saved ranges pass through
 MAX_DEVICES = 16  # llama.cpp's llama_max_devices(); it reads no more shares than that
@@ -174,6 +175,7 @@ class StubOpts(Options, frozen=True):
     """Whether it ranks documents, by the pairs of bytes that they share with the query."""
 
 
+@given_at("it is set when the model is loaded")
 class ModelConfig(Options, frozen=True):
     """What `load_model` takes. Paths are absolute and every default is filled in once it is parsed."""
 
@@ -202,10 +204,11 @@ class ModelConfig(Options, frozen=True):
     """Name space of the cached KV state: 64 hex digits, or 32 bytes; derived from `context_opts` when not given."""
     context_size: Count | None = None
     """A copy of `n_ctx` in tokens, compared when given."""
-    tier_srv: str = "ram"
-    """Name of the running tier that prefixes are saved to."""
-    tier: str = RamTier.kind
-    """The kind of that tier, compared."""
+    tier_srv: str = NOT_GIVEN
+    """Name of the running tier that prefixes are saved to. By default the one of the kind that `tier` names, and
+    `"ram"` where that is not given either."""
+    tier: str = NOT_GIVEN
+    """The kind of that tier, compared. By default whatever it is."""
     policy: PolicyOpts = PolicyOpts()
     """When prefixes are saved; gates that are not given are those of the runtime."""
     scheduler: SchedulerOpts = SchedulerOpts()
@@ -273,13 +276,25 @@ def with_trained_context(config: ModelConfig, n_ctx_train: int) -> ModelConfig:
     return config
 
 
-def check_tier(config: ModelConfig, running: Mapping[str, str]) -> None:
-    """Whether the tier that a model names runs (`running`: name → kind) and is of the kind it says."""
-    kind = running.get(config.tier_srv)
+def with_tier(config: ModelConfig, running: Mapping[str, str]) -> ModelConfig:
+    """The configuration with the name and the kind of its tier, one of those that run (`running`: name → kind).
+
+    Raises `TierNotFound` and `TierMismatch`, and `InvalidOption` where a kind alone could mean several.
+    """
+    name, asked = config.tier_srv, config.tier
+    if name is NOT_GIVEN:
+        of_kind = [RAM_TIER] if asked is NOT_GIVEN else [one for one, kind in running.items() if kind == asked]
+        if len(of_kind) > 1:
+            raise InvalidOption("tier_srv", f"several tiers of the kind {asked!r} run: one of {', '.join(of_kind)}")
+        if not of_kind:
+            raise TierNotFound(asked, tuple(sorted(running)), kind=asked)
+        name = of_kind[0]
+    kind = running.get(name)
     if kind is None:
-        raise TierNotFound(config.tier_srv, tuple(sorted(running)))
-    if kind != config.tier:
-        raise TierMismatch(config.tier_srv, config.tier, kind)
+        raise TierNotFound(name, tuple(sorted(running)))
+    if asked is not NOT_GIVEN and kind != asked:
+        raise TierMismatch(name, asked, kind)
+    return msgspec.structs.replace(config, tier_srv=name, tier=kind)
 
 
 def check_name(name: object, option: str = "id") -> str:
@@ -305,7 +320,7 @@ def _resolve_context(context: ContextOpts) -> ContextOpts:
 def _check_model(config: ModelConfig) -> None:
     if config.model_path is None and config.backend == "llama":
         raise InvalidOption("model_path", "the backend 'llama' needs the path of a GGUF file")
-    if config.tier not in KINDS:
+    if config.tier is not NOT_GIVEN and config.tier not in KINDS:
         raise not_among("tier", KINDS, config.tier)
     if config.cache_salt is not None:
         check_utf8("cache_salt", config.cache_salt)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -16,6 +16,7 @@ from erllama_py.options.check import Count, Deadline, check_utf8, convert, hex_d
 from erllama_py.options.combinations import check_combinations
 from erllama_py.options.keep import Keep, keeps
 from erllama_py.options.model import Salt
+from erllama_py.options.names import given_at
 from erllama_py.options.sampling import MAX_BIAS, MAX_BREAKER_BYTES
 from erllama_py.options.thinking import check_thinking
 
@@ -33,6 +34,7 @@ MAX_CHOICES = 2000
 ChoiceText = Annotated[str, Meta(min_length=1)]
 
 
+@given_at("it is an option of each request, of `complete` and `chat`")
 class RequestOptions(ChatOptions, frozen=True):
     """What `complete`, `stream` and `chat` take beside the prompt."""
 
@@ -92,14 +94,6 @@ class RequestOptions(ChatOptions, frozen=True):
 
 
 DEFAULTS = RequestOptions()
-_SET_AT_LOAD = "it is set when the model is loaded: "
-# What is given as an option by habit, and is said elsewhere here.
-_NO_OPTIONS = {
-    "stream": "the calls `stream` and `stream_chat` stream",
-    **dict.fromkeys(("system", "system_prompt"), 'it is a message: {"role": "system", "content": "…"}'),
-    **dict.fromkeys(("n_ctx", "num_ctx"), _SET_AT_LOAD + "context_opts.n_ctx"),
-    **dict.fromkeys(("n_gpu_layers", "num_gpu"), _SET_AT_LOAD + "model_opts.n_gpu_layers"),
-}
 
 
 def merged(options: object, given: Mapping[str, object]) -> Mapping[str, object]:
@@ -113,15 +107,8 @@ def merged(options: object, given: Mapping[str, object]) -> Mapping[str, object]
     return {**options, **given}
 
 
-def _check_habits(options: object) -> None:
-    if isinstance(options, Mapping):
-        for name in _NO_OPTIONS.keys() & options.keys():
-            raise InvalidOption(name, f"there is no such option; {_NO_OPTIONS[name]}")
-
-
 def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
     """Check the options of one request. A single stop sequence may be given as a str."""
-    _check_habits(options)
     request = convert(
         options,
         RequestOptions,
@@ -130,6 +117,10 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
         keep=keeps,
         tool_choice=tool_choice,
         queue_wait=lambda wait: True if wait == math.inf else wait,
+        logprobs=how_many,
+        prompt_logprobs=how_many,
+        top_k=none_is(0),  # llama.cpp and vLLM write -1 for off
+        seed=none_is(None),  # and for any
     )
     for stop in request.stop_sequences:
         check_utf8("stop_sequences", stop)
@@ -154,6 +145,18 @@ def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
     check_answer(request)
     check_chat(request)
     return request
+
+
+def how_many(logprobs: object) -> object:
+    """A number of tokens, where OpenAI's chats have True beside a number, or False. Raises `ValueError`."""
+    if logprobs is True:
+        raise ValueError("expected how many of the likeliest tokens, such as 5, got True")
+    return None if logprobs is False else logprobs
+
+
+def none_is(off: object) -> Callable[[object], object]:
+    """-1 as what it stands for."""
+    return lambda value: off if type(value) is int and value == -1 else value
 
 
 def structures(request: RequestOptions) -> list[str]:

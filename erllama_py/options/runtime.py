@@ -12,10 +12,9 @@ from msgspec import Meta
 from erllama_py.errors import InvalidOption
 from erllama_py.options.check import PathText, convert, not_among, plain_path, under
 from erllama_py.options.model import check_name
+from erllama_py.options.names import given_at
 from erllama_py.options.policy import PolicyOpts, parse_policy
-from erllama_py.options.tiers import LEAST_QUOTA, QuotaBytes, RamTier, TierSpec, parse_tier
-
-RAM_TIER = "ram"
+from erllama_py.options.tiers import LEAST_QUOTA, RAM_TIER, QuotaBytes, RamTier, TierSpec, parse_tier
 
 # The share of the memory free at the start of the runtime that the RAM tier may fill: enough for some hours of
 # chats with a small model, little enough that a second runtime, or a larger model, still finds room.
@@ -42,6 +41,7 @@ else:
 Share = Annotated[float, Meta(gt=0.0, le=1.0)]
 
 
+@given_at("it is an option of Runtime(pressure=…)")
 class PressureOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How full the memory may get, what measures it, and which tiers then evict rows."""
 
@@ -75,6 +75,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True):
     home: PathText | None
 
 
+@given_at("it is an option of Runtime")
 class _Plain(msgspec.Struct, frozen=True, kw_only=True):
     home: PathText | None
     ram_quota_bytes: QuotaBytes | None

@@ -12,6 +12,7 @@ from erllama_py.errors import InvalidOption
 from erllama_py.options.chat import ChatOptions
 from erllama_py.options.check import Deadline, Options, check_utf8, convert
 from erllama_py.options.model import Salt
+from erllama_py.options.names import given_at
 from erllama_py.options.request import RequestOptions
 from erllama_py.options.sampling import Sampling
 
@@ -33,6 +34,7 @@ _RENDERED = "messages are rendered without it: pass the tokens of `apply_chat_te
 _NOT_DRAWN = "nothing is drawn for a score, which is by the model's logits alone"
 
 
+@given_at("it is an option of `score` and `choose`")
 class ScoreOptions(Options, frozen=True):
     """What `score` and `choose` take beside the prompt and its continuations."""
 

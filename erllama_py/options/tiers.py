@@ -10,12 +10,14 @@ from msgspec import Meta
 
 from erllama_py.errors import InvalidOption
 from erllama_py.options.check import PathText, absolute_path, convert, not_among, plain_path
+from erllama_py.options.names import CheckedNames, given_at, unknown
 
+RAM_TIER = "ram"  # the name of the tier that every runtime has
 LEAST_QUOTA = 1 << 20  # below 1 MiB not a single row fits
 QuotaBytes = Annotated[int, Meta(ge=LEAST_QUOTA, le=1 << 60)]
 
 
-class RamTier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RamTier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, metaclass=CheckedNames):
     """Rows in this process's memory; the runtime starts one, named `"ram"`."""
 
     kind: ClassVar[str] = "ram"
@@ -26,7 +28,7 @@ class RamTier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Most bytes of all rows."""
 
 
-class TierSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TierSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, metaclass=CheckedNames):
     """The base of the tiers that lie in a directory.
 
     A kind is a class of its own: `kind` is what a model's `tier` names, and `label` says in the tree what lies there. A
@@ -52,6 +54,7 @@ class RamFileTier(TierSpec, frozen=True):
     speed: ClassVar[int] = 1
 
 
+@given_at("it is an option of a tier")
 class DiskTier(TierSpec, frozen=True):
     """Rows in files that survive the process and the machine."""
 
@@ -84,6 +87,9 @@ def parse_tier(spec: object) -> TierSpec:
 
 
 def _checked(options: dict[Any, Any], kind: type[TierSpec]) -> TierSpec:
+    for name in options:
+        if isinstance(name, str) and name not in kind.__struct_fields__:
+            raise unknown(name, "", kind.__struct_fields__)  # what is missing may be there by another name
     if "root" not in options:
         raise InvalidOption("root", f"a {kind.__name__} needs a directory")
     checked = convert(options, kind, root=plain_path)

@@ -7,8 +7,10 @@ from typing import Annotated
 from msgspec import Meta
 
 from erllama_py.options.check import Count, Options
+from erllama_py.options.names import given_at
 
 
+@given_at("it is an option of `run_tools`")
 class ToolRunOptions(Options, frozen=True):
     """What `run_tools` takes beside the options of its requests."""
 

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 from erllama_py.actors import ActorEnded, ChildSpec, DynamicSupervisor, Keeper, StopTimeout, SupervisorClosed
 from erllama_py.errors import InvalidOption, TierFailed, TierNotFound, TierStuck, TierTaken
-from erllama_py.options.runtime import RAM_TIER
-from erllama_py.options.tiers import RamTier, TierSpec
+from erllama_py.options.tiers import RAM_TIER, RamTier, TierSpec
 from erllama_py.tiers.base import STUCK_SECONDS
 
 

@@ -165,7 +165,8 @@ def test_calls_that_a_template_fails_on_are_named() -> None:
         ([{"role": "assistant", "tool_calls": ["f()"]}], "message 1: tool_calls are a list of mappings"),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}],
-            "message 1: a part of content is {'type': 'text', 'text': str}, not one of the type 'image_url'",
+            "message 1: a part of content is {'type': 'text', 'text': str}, not one of the type 'image_url': images, "
+            "audio and files are not read, only text",
         ),
         (
             [{"role": "user", "content": [{"type": "text", "text": 1}]}],

@@ -20,7 +20,7 @@ from erllama_py.results.plain import Result
 # Options that nothing outside of `options` reads, each with the reason.
 READ_AT_THE_DOOR = {
     "ModelConfig.context_size": "a second name of n_ctx: compared with it at the door",
-    "ModelConfig.tier": "compared with the tier that runs, by check_tier",
+    "ModelConfig.tier": "compared with the tier that runs, by with_tier",
     "_Plain.ram_quota_bytes": "the quota of the tier in memory, RuntimeOptions.ram",
 }
 

@@ -18,6 +18,7 @@ from typing import Any
 from erllama_py.engine.backend import ModelFile
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import GgufInitParams, Library
+from erllama_py.engine.llama.not_gguf import HEAD_BYTES, at_path, what_it_is
 from erllama_py.errors import ModelFileNotFound, ModelLoadError, NotAGGUF, TruncatedGGUF, UnsupportedModel
 
 _MAGIC = b"GGUF"
@@ -50,14 +51,14 @@ def check_file(path: str) -> os.stat_result:
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            raise ModelFileNotFound(path, "not a regular file")
+            raise ModelFileNotFound(path, at_path(path) or "not a regular file")
         with open(path, "rb") as file:
-            magic = file.read(len(_MAGIC))
+            head = file.read(HEAD_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL character
         problem = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ModelFileNotFound(path, problem) from error
-    if magic != _MAGIC:
-        raise NotAGGUF(path, "it does not begin with the GGUF magic bytes")
+        raise ModelFileNotFound(path, at_path(path) or problem) from error
+    if not head.startswith(_MAGIC):
+        raise NotAGGUF(path, what_it_is(head))
     if status.st_size < _HEADER_BYTES:
         raise TruncatedGGUF(path, f"{status.st_size} bytes are less than a header")
     return status
