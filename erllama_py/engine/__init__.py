@@ -23,6 +23,11 @@ def make_backend(model_id: str, config: ModelConfig, *, home: Path | None = None
     What is new to `home` is tried in a child first, where the configuration does not say otherwise. The llama.cpp
     bindings are imported only when one is made.
     """
+    if config.backend == "stub" and config.stub.replies:
+        from erllama_py.engine.stub_script import Script
+
+        given = config.stub.replies
+        return Script(*((given,) if isinstance(given, dict) else given)).backend(model_id, config)
     if config.backend == "stub":
         from erllama_py.engine.stub import StubBackend
 

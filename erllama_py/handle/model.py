@@ -286,13 +286,11 @@ class Model(OtherNames):
 
     # --- text and tokens ---------------------------------------------------------------------------------------
 
-    @checked_names
     async def tokenize(self, text: str, *, special: bool = True, add_bos: bool = True) -> list[int]:
         """Token ids of `text`; with `special` control tokens such as `<|im_start|>` are read as such, with
         `add_bos` the model's begin token is put first where it wants one. Raises `InvalidText`."""
         return await self._prompts.tokenize(text, special=special, add_bos=add_bos)
 
-    @checked_names
     async def detokenize(self, tokens: Sequence[int], *, special: bool = True) -> str:
         """The text of `tokens`; control tokens are left out unless `special`. Raises `TokenOutOfRange`."""
         return await self._prompts.detokenize(tokens, special=special)

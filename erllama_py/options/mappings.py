@@ -192,6 +192,7 @@ class StubOptsDict(TypedDict, total=False):
     """`StubOpts` as a mapping."""
 
     vocab_size: int
+    replies: list[str] | tuple[str, ...] | dict[str, str]
     seconds_per_token: float
     load_seconds: float
     fail_load: bool

@@ -153,6 +153,10 @@ class StubOpts(Options, frozen=True):
 
     vocab_size: Annotated[int, Meta(ge=STUB_TOKENS, le=1 << 20)] = 320
     """Tokens in the vocabulary; the first 256 are bytes."""
+    replies: tuple[str, ...] | dict[str, str] = ()
+    """What it says: texts for the requests in their order since the load, the last for all that come after; or a
+    mapping of what a prompt contains to its reply, the first that fits, `""` for any. By default letters that the
+    prompt determines. A structure that a request asks for is followed all the same."""
     seconds_per_token: Seconds = 0.0
     """How long a decode takes for each of its tokens."""
     load_seconds: Seconds = 0.0

@@ -22,6 +22,8 @@ LEAVES = {"options", "errors", "results", "chat", "watch.log", "buffers", "cpus"
 ARROWS: dict[str, set[str]] = {
     "": {"runtime", "model_file", "tree", "handle", "cache", "actors"} | LEAVES,
     "serve": {"", "watch.log", "gguf_bytes"},
+    "serve": {"", "watch.log"},
+    "testing": {"engine"},
     "model_file": {"engine", "actors"} | LEAVES,
     "runtime": {
         "tree",
@@ -72,6 +74,8 @@ DOORS: dict[str, set[str]] = {
         "thread",
         "fingerprint",
         "structure",
+        "stub",
+        "stub_script",
         "token_array",
         "work",
     },

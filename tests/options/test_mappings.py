@@ -38,6 +38,7 @@ WIDER: dict[str, object] = {
     "ModelConfig.fingerprint": str | bytes | None,
     "ModelConfig.ctx_params_hash": str | bytes | None,
     "ModelOpts.tensor_split": list[float] | tuple[float, ...] | None,
+    "StubOpts.replies": list[str] | tuple[str, ...] | dict[str, str],
     "PressureOpts.evict_tiers": list[str] | tuple[str, ...],
     "PressureOpts.source": get_type_hints(erllama.PressureOptsDict)["source"],  # the struct leaves it to its parser
 }

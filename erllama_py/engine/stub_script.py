@@ -1,0 +1,191 @@
+"""A stub that replies with given texts: for tests of applications, and for stories of thinking and of tool calls.
+
+A `Script` is the backend factory of a runtime (`Runtime(backend_factory=script.backend)`); `StubOpts.replies` makes one
+of each load. What a structure or a ban does not allow is not said: the stub's own choice takes its place, and the
+script goes on where it was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from erllama_py.chat.special_texts import SpecialTexts
+from erllama_py.engine.backend import Backend, ModelFacts
+from erllama_py.engine.banned import banned
+from erllama_py.engine.guidance import Words
+from erllama_py.engine.structure import compile
+from erllama_py.engine.stub import CHAT_TEMPLATE, SPECIAL, StubBackend, StubSampler, StubVocabulary
+from erllama_py.engine.stub_logits import END
+from erllama_py.errors import InvalidText
+from erllama_py.options.model import ModelConfig
+from erllama_py.options.sampling import Sampling
+
+Reply = str | Callable[[str], str]
+FIRST = max(SPECIAL) + 1  # the first of the tokens that a script adds
+
+
+class Script:
+    """What a model says, and what it was asked: `prompts`, as text, in the order of the requests.
+
+    `Script("Hello!", "Goodbye.")` gives its replies to the requests in their order, the last one to all that come
+    after; `Script({"weather": "Sunny.", "": "I do not know."})` the first whose key the prompt contains, and where
+    there is none the stub's own letters. In place of a text stands a function of the prompt. Tokens are bytes, but for
+    `controls`, which are hidden as control tokens are, and `words`, which are seen. `template` is the chat template.
+    """
+
+    def __init__(
+        self,
+        *replies: Reply | Mapping[str, Reply],
+        controls: Sequence[str] = (),
+        words: Sequence[str] = (),
+        template: str = CHAT_TEMPLATE,
+    ) -> None:
+        self.replies, self.template = replies, template
+        self.prompts: list[str] = []
+        self.names = {token: name for token, name in SPECIAL.items()}
+        self.names |= {FIRST + index: name.encode() for index, name in enumerate(controls)}
+        first = FIRST + len(controls)
+        self.words = {first + index: word.encode() for index, word in enumerate(words)}
+
+    def next(self, prompt: str) -> str | None:
+        """The reply to the next request; `None`: the stub's own."""
+        reply = self.replies[min(len(self.prompts), len(self.replies) - 1)] if self.replies else None
+        self.prompts.append(prompt)
+        if isinstance(reply, Mapping):
+            reply = next((one for part, one in reply.items() if part in prompt), None)
+        return reply(prompt) if callable(reply) else reply
+
+    def backend(self, model_id: str, config: ModelConfig) -> Backend:
+        """The backend factory of a runtime."""
+        return ScriptedBackend(model_id, config, self)
+
+
+class ScriptedVocabulary(StubVocabulary):
+    """Bytes, and the tokens of a script. Words are read in any text, controls where that is asked for."""
+
+    def __init__(self, model_id: str, n_vocab: int, script: Script) -> None:
+        super().__init__(model_id, n_vocab)
+        self._script = script
+        self._tokens = {name: token for token, name in (script.names | script.words).items()}
+        self._all = _any_of([*script.names.values(), *script.words.values()])
+        self._plain = _any_of([*script.words.values()])
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        self._check(0)
+        try:
+            data = text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidText(f"the text has no UTF-8 form: {error}") from error
+        tokens: list[int] = []
+        for index, part in enumerate((self._all if parse_special else self._plain).split(data)):
+            tokens += [self._tokens[part]] if index % 2 else part  # the names are between the rest
+        return tokens
+
+    def special_texts(self) -> SpecialTexts:
+        names, words = self._script.names.values(), self._script.words.values()
+        return SpecialTexts(tuple(name.decode() for name in names), tuple(word.decode() for word in words))
+
+    def token_bytes(self, token: int, *, special: bool) -> bytes:
+        self._check(token)
+        if token in self._script.words:
+            return self._script.words[token]
+        return bytes([token]) if token < END else self._script.names.get(token, b"") if special else b""
+
+    def _make_words(self) -> Words:
+        words = [bytes([token]) for token in range(END)]
+        for token in range(END, self.n_vocab):
+            hidden = b"\xff" + self._script.names.get(token, b"")  # no text has this byte
+            words.append(self._script.words.get(token) or (hidden if token in self._script.names else b""))
+        return Words(words, self.ends, list)
+
+
+class ScriptedSampler(StubSampler):
+    """Draws one reply, then the end. What was accepted otherwise, such as forced tokens, is taken to be of the reply
+    where it is what comes next there."""
+
+    def __init__(self, take: Callable[[], list[int] | None], *args: Any) -> None:
+        super().__init__(*args)
+        self._take = take
+
+    @cached_property
+    def _rest(self) -> list[int] | None:
+        """What is left of the reply. It is taken with the first token: a prompt that is only computed takes none."""
+        return self._take()
+
+    def _draw(self, value: int) -> int:
+        if self._prescribed is not None:
+            token = super()._draw(value)
+            self._skip([token])
+            return token
+        if self._rest is None:
+            return super()._draw(value)
+        wanted = self._rest[0] if self._rest else END
+        allowed = self._matcher is None or bool(self._matcher.allowed(self._n_vocab)[wanted])
+        if wanted in self._banned.after(self._drawn) or not allowed:
+            token = super()._draw(value)
+        else:
+            if self._matcher is not None:
+                self._matcher.accept(wanted)
+            self._drawn += 1
+            token, self._last = wanted, (wanted, value, lambda: self._left(value, frozenset(), None))
+        self._took(token)
+        return token
+
+    def forced(self) -> list[int]:
+        tokens = super().forced()
+        for token in tokens:
+            self._took(token)
+        return tokens
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        super().accept(tokens)
+        self._skip(tokens)
+
+    def _skip(self, tokens: Sequence[int]) -> None:
+        """What was written for the model is in its script too, maybe later: it goes on after that."""
+        for length in range(len(tokens), 0, -1) if self._rest else ():
+            end = [*tokens[-length:]]
+            for at in range(len(self._rest) - length + 1 if length > 1 or end[0] > END else 0):
+                if self._rest[at : at + length] == end:
+                    del self._rest[: at + length]
+                    return
+
+    def _took(self, token: int) -> None:
+        if self._rest and self._rest[0] == token:
+            del self._rest[0]
+
+
+class ScriptedBackend(StubBackend):
+    """A stub that says what its script says."""
+
+    def __init__(self, model_id: str, config: ModelConfig, script: Script) -> None:
+        super().__init__(model_id, config)
+        self.vocabulary: ScriptedVocabulary = ScriptedVocabulary(model_id, config.stub.vocab_size, script)
+        self._script = script
+
+    def load(self, progress: Callable[[float], bool]) -> ModelFacts:
+        return msgspec.structs.replace(super().load(progress), chat_template=self._script.template)
+
+    def sampler(self, sampling: Sampling, history: Sequence[int]) -> StubSampler:
+        matcher = None
+        if sampling.grammar is not None:
+            matcher = compile(sampling.grammar, self.vocabulary.structure_tokenizer())
+        vocabulary = self.vocabulary
+        prompt = vocabulary.detokenize(history, special=True)
+
+        def take() -> list[int] | None:
+            reply = self._script.next(prompt)
+            return None if reply is None else vocabulary.tokenize(reply, add_special=False, parse_special=True)
+
+        own = self._values, vocabulary.n_vocab, sampling, banned(sampling, vocabulary), matcher
+        return ScriptedSampler(take, *own)
+
+
+def _any_of(names: Sequence[bytes]) -> re.Pattern[bytes]:
+    longest = sorted(names, key=len, reverse=True)
+    return re.compile(b"(" + b"|".join(map(re.escape, longest)) + b")") if longest else re.compile(b"(?!)")
