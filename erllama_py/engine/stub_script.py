@@ -148,11 +148,12 @@ class ScriptedSampler(StubSampler):
 
     def _skip(self, tokens: Sequence[int]) -> None:
         """What was written for the model is in its script too, maybe later: it goes on after that."""
-        for length in range(len(tokens), 0, -1) if self._rest else ():
+        rest = self._rest or []
+        for length in range(len(tokens), 0, -1):
             end = [*tokens[-length:]]
-            for at in range(len(self._rest) - length + 1 if length > 1 or end[0] > END else 0):
-                if self._rest[at : at + length] == end:
-                    del self._rest[: at + length]
+            for at in range(len(rest) - length + 1 if length > 1 or end[0] > END else 0):
+                if rest[at : at + length] == end:
+                    del rest[: at + length]
                     return
 
     def _took(self, token: int) -> None:

@@ -22,7 +22,6 @@ LEAVES = {"options", "errors", "results", "chat", "watch.log", "buffers", "cpus"
 ARROWS: dict[str, set[str]] = {
     "": {"runtime", "model_file", "tree", "handle", "cache", "actors"} | LEAVES,
     "serve": {"", "watch.log", "gguf_bytes"},
-    "serve": {"", "watch.log"},
     "testing": {"engine"},
     "model_file": {"engine", "actors"} | LEAVES,
     "runtime": {
