@@ -147,13 +147,15 @@ class Model(OtherNames):
         tools: Tools | None = None,
         messages: Sequence[ChatMessage] = (),
         cache_salt: str | None = None,
+        drop_oldest: bool = False,
     ) -> Session:
         """A conversation that keeps its exact tokens, see `Session`; `messages` is how it begins, e.g. a system prompt.
 
-        Without a `session_id` it gets one that no other has. Raises `InvalidOption` and `ChatTemplateError`.
+        Without a `session_id` it gets one that no other has. With `drop_oldest` a chat that outgrows the context goes
+        on without its oldest turns, else it raises `ContextOverflow`. Raises `InvalidOption` and `ChatTemplateError`.
         """
         parse_request_options({"session_id": session_id, "cache_salt": cache_salt})
-        return Session(self._caller, session_id, tools, messages, cache_salt)
+        return Session(self._caller, session_id, tools, messages, cache_salt, drop_oldest)
 
     async def prefill_only(
         self,
@@ -379,8 +381,7 @@ class Model(OtherNames):
     @property
     def info(self) -> ModelInfo:
         """Everything known of it. Raises `ModelNotLoaded` before the first load has ended."""
-        board = self._board
-        if board.info is None:
+        if (board := self._board).info is None:
             raise ModelNotLoaded(board.model_id)
         return msgspec.structs.replace(
             board.info, phase=board.phase, pending=board.pending, restarts=board.restarts,

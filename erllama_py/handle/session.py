@@ -24,6 +24,7 @@ import msgspec
 
 from erllama_py.actors import ActorError, Reply
 from erllama_py.chat.conversation import check_messages, text_of_content
+from erllama_py.chat.trimming import trimmed, turns_of
 from erllama_py.errors import BUSY, ErllamaError, InvalidOption, SessionBusy, SessionEnded
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
@@ -67,11 +68,13 @@ class Session:
         tools: Tools | None = None,
         messages: Sequence[ChatMessage] = (),
         cache_salt: str | None = None,
+        drop_oldest: bool = False,
     ) -> None:
         self.id = uuid.uuid4().hex if session_id is None else session_id
         self._caller = caller
         self._prompts = Prompts(caller)
         self._salt = cache_salt
+        self._drops_oldest = drop_oldest
         self._tools = tool_list(tools) or None
         self._messages: list[ChatMessage] = []
         if messages not in ((), []):
@@ -159,6 +162,23 @@ class Session:
         """`complete` as a stream of events; see `stream_chat`."""
         return self._stream(partial(self._raw_turn, prompt), merged(options, given))
 
+    def trim(self, turns: int) -> list[ChatMessage]:
+        """Keep the last `turns` turns and the system prompt, and return the messages that were dropped.
+
+        The next turn reads again what is left, as far as no row of the cache begins like it. Raises `SessionBusy` while
+        a turn is under way, `InvalidOption` for what is no number of turns.
+        """
+        if type(turns) is not int or turns < 0:
+            raise InvalidOption("turns", f"expected a number of turns to keep, got {turns!r}")
+        self._caller.check_loop()
+        if not self._free.value:
+            raise SessionBusy(BUSY, self.id)
+        kept = trimmed(self._messages, turns)
+        dropped = [one for one in self._messages if not any(one is other for other in kept)]
+        if dropped:
+            self._messages, self._tokens, self._rendered = [*kept], [], False
+        return dropped
+
     # --- its end -----------------------------------------------------------------------------------------------
 
     async def end(self) -> None:
@@ -202,10 +222,18 @@ class Session:
         held = self._tokens
         if self._rendered:
             prepared = await self._prompts.after_reply(messages, len(self._messages) - 1, held, options, self._is_told)
-            if prepared is not None:
+            if prepared is not None and not (self._drops_oldest and self._is_full(prepared, options)):
                 return Turn(prepared, messages, told=self._is_told)
         prepared = await self._prompts.chat(messages, options)
+        while self._drops_oldest and self._is_full(prepared, options) and (turns := turns_of(messages)) > 1:
+            messages = trimmed(messages, turns // 2)  # by halves: the next turns then find room, and what was read
+            prepared = await self._prompts.chat(messages, options)
         return Turn(prepared, messages, exact=prepared.tokens[: len(held)] == held)
+
+    def _is_full(self, prepared: Prepared, options: RequestOptions) -> bool:
+        """Whether a prompt leaves no room for its reply: as long as was asked for, else a quarter of the context."""
+        n_ctx = self._caller.board.config.context_opts.n_ctx
+        return len(prepared.tokens) + (options.response_tokens or n_ctx // 4) > n_ctx
 
     async def _raw_turn(self, prompt: Prompt, options: RequestOptions) -> Turn:
         check_is_prompt(options)

@@ -13,7 +13,7 @@ from erllama_py.engine.backend import ModelFacts
 from erllama_py.engine.jobs import CapturePlan, Finished, Report
 from erllama_py.errors import ContextOverflow, EmptyPrompt, RequestError, TokenOutOfRange
 from erllama_py.options.policy import PolicyOpts
-from erllama_py.options.request import RequestOptions
+from erllama_py.options.request import DEFAULT_RESPONSE_TOKENS, RequestOptions
 from erllama_py.options.sampling import Sampling
 from erllama_py.results import CacheDelta, CacheHit, Completion, FinishReason, KeptPrefix, Stats, ToolCall
 from erllama_py.scheduler.messages import Complete, Outline, Request, SaveRow
@@ -70,7 +70,7 @@ def make_request(
     return Request(
         id=request_id,
         tokens=tokens,
-        max_new_tokens=0 if prefill_only else min(options.response_tokens or room, room),
+        max_new_tokens=0 if prefill_only else min(options.response_tokens or DEFAULT_RESPONSE_TOKENS, room),
         sampling=Sampling(**{name: getattr(options, name) for name in Sampling.__struct_fields__} | {"seed": seed}),
         stop_sequences=options.stop_sequences,
         report=_report(options),

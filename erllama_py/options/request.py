@@ -26,6 +26,9 @@ MAX_STOP_SEQUENCES = 64
 MAX_STOP_CHARACTERS = 4096
 StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]  # empty would end each reply at once
 MAX_ALTERNATIVES = 64  # each takes a place in the queue, whether there is one or not
+# A reply whose request says nothing of its length: a model that repeats itself never ends, and at 50 tokens a second
+# it would be at work for 44 minutes in a context of 131,072 tokens; now for 3.
+DEFAULT_RESPONSE_TOKENS = 8192
 MAX_LOGPROBS = 20  # as in OpenAI's API
 
 # What a reply can follow, at most one of them.
@@ -49,7 +52,7 @@ class RequestOptions(ChatOptions, frozen=True):
     """The reply is one of these texts."""
 
     response_tokens: Count | None = None
-    """Most tokens of the reply; `None`: what the context leaves."""
+    """Most tokens of the reply, and what the context leaves; `None`: 8,192."""
     stop_sequences: Annotated[tuple[StopText, ...], Meta(max_length=MAX_STOP_SEQUENCES)] = ()
     """Texts that end the reply where the earliest of them begins; they are not part of it. One may be a str. The
     name of a control token, such as `<|im_end|>`, ends it when that token is drawn."""

@@ -40,6 +40,14 @@ def test_a_prompt_that_does_not_fit_is_refused_with_the_reason(prefill_only: boo
     assert str(refused.value).endswith(words)
 
 
+def test_a_reply_whose_length_is_not_asked_for_has_a_bound() -> None:
+    """A model that repeats itself does not fill a context of 131,072 tokens; one that asks for more gets it."""
+    parts: dict[str, Any] = {"identity": IDENTITY, "plan": None, "policy": parse_policy({}), "seed": 0, "now": 0.0}
+    for most, n_ctx, given in ((None, 131_072, 8192), (None, 16, 13), (20_000, 131_072, 20_000), (20_000, 16, 13)):
+        request = make_request(1, [7] * 3, RequestOptions(response_tokens=most), n_ctx=n_ctx, **parts)
+        assert request.max_new_tokens == given
+
+
 def test_the_gate_says_how_long_a_look_up_waits_for_a_save() -> None:
     """In seconds, for the cache."""
     assert request_of(3, gates={"session_resume_wait_ms": 1250}).wait_seconds == 1.25

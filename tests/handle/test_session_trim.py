@@ -1,0 +1,76 @@
+"""A session that outgrows the context: its oldest turns go where the caller wants that, and its system prompt stays."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import erllama_py as erllama
+from erllama_py.chat.trimming import trimmed, turns_of
+
+pytestmark = pytest.mark.anyio
+
+SYSTEM = {"role": "system", "content": "Be short."}
+
+
+def small() -> Any:
+    return {"backend": "stub", "context_opts": {"n_ctx": 256}}
+
+
+async def test_a_session_that_drops_its_oldest_turns_goes_on() -> None:
+    """Far beyond the context, with the system prompt and the last question in each prompt."""
+    async with erllama.Runtime() as runtime:
+        model = await runtime.load_model("m", small())
+        session = model.session(messages=[SYSTEM], drop_oldest=True)
+        for number in range(12):
+            done = await session.chat(f"Question {number}?", response_tokens=20, seed=1)
+            assert done.prompt_tokens + 20 <= 256
+            assert session.messages[0] == SYSTEM
+            assert session.messages[-2]["content"] == f"Question {number}?"
+        assert 2 <= turns_of(session.messages) < 12
+
+
+async def test_a_session_that_does_not_is_refused_and_can_be_trimmed() -> None:
+    """It stays as it was; what was dropped is returned."""
+    async with erllama.Runtime() as runtime:
+        model = await runtime.load_model("m", small())
+        session = model.session(messages=[SYSTEM])
+        with suppress(erllama.ContextOverflow):
+            for number in range(12):
+                await session.chat(f"Question {number}?", response_tokens=20, seed=1)
+            pytest.fail("twelve turns do not fit")
+        before = session.messages
+        dropped = session.trim(1)
+        assert [SYSTEM, *dropped, *session.messages[1:]] == before
+        assert turns_of(session.messages) == 1
+        await session.chat("And now?", response_tokens=20, seed=1)
+        wrongs: tuple[Any, ...] = (-1, True, "1")
+        for wrong in wrongs:
+            with pytest.raises(erllama.InvalidOption, match="a number of turns"):
+                session.trim(wrong)
+
+
+async def test_one_turn_that_is_too_long_is_refused() -> None:
+    """There is nothing to drop before it."""
+    async with erllama.Runtime() as runtime:
+        model = await runtime.load_model("m", small())
+        with pytest.raises(erllama.ContextOverflow):
+            await model.session(drop_oldest=True).chat("x" * 300)
+
+
+ROLES = st.lists(st.sampled_from(["system", "user", "assistant", "tool"]), max_size=12)
+
+
+@given(ROLES, st.integers(0, 6))
+def test_what_is_kept_is_the_end_of_a_conversation_and_what_stands_first(roles: list[str], turns: int) -> None:
+    """In its order, no more turns than asked for, and all of it where it has no more."""
+    messages = [{"role": role, "content": str(number)} for number, role in enumerate(roles)]
+    kept = trimmed(messages, turns)
+    assert turns_of(kept) <= max(turns, 0)
+    assert kept == [one for one in messages if one in kept]
+    if turns_of(messages) <= turns:
+        assert kept == messages
