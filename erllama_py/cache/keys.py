@@ -17,10 +17,11 @@ from erllama_py.options.model import ContextOpts
 # - `type_k`, `type_v`: the type of the bytes themselves;
 # - RoPE and YaRN: keys are stored rotated;
 # - `swa_full`: whether cells outside of a sliding window are still there;
-# and three facts of the loaded model:
-# - whether flash attention is used (`"auto"` is settled by llama.cpp for the devices there are): without it values
-#   are stored transposed, and with it attention rounds differently, which every layer after the first carries
-#   into its cells;
+# and four facts of the loaded model:
+# - whether flash attention is used (`"auto"` is settled by llama.cpp for the devices there are): with it attention
+#   rounds differently, which every layer after the first carries into its cells;
+# - whether values are stored transposed: so they are where no flash attention was asked for, and not where it was left
+#   to llama.cpp, also if a device then cannot do it;
 # - whether the context is so long that keys are rotated by the factors for long ones;
 # - the build of llama.cpp. By version and commit: from one to the next a kernel may be corrected, or a cell come to
 #   mean something else. And by the instruction sets that it was compiled for: each rounds differently, and a request
@@ -57,19 +58,19 @@ FIRST_LOOK = 64  # bytes: most prompts that differ do so at once
 SALT_TAG = b"erllama cache_salt v1\0"
 
 # Changed whenever the list or its encoding changes, so that no old key can mean something new.
-TAG = b"erllama ctx_params v2\0"
+TAG = b"erllama ctx_params v3\0"
 REPRODUCIBLE_TAG = b"erllama reproducible v1\0"
 
 
-def ctx_params_hash(context: ContextOpts, build: str, *, flash_attn: bool, long_rope: bool) -> str:
+def ctx_params_hash(context: ContextOpts, build: str, *, flash_attn: bool, transposed: bool, long_rope: bool) -> str:
     """The hash of everything but model and tokens that a KV state depends on, as 64 hex digits.
 
     SHA-256 of `TAG`, then a JSON list without spaces: the settings in the order of `KV_SETTINGS`, then
-    `flash_attn` as it is used, `long_rope` (whether the factors for long contexts are), and `build`. A setting that
-    was not given is null, real numbers are in their shortest form.
+    `flash_attn` as it is used, `transposed`, `long_rope` (whether the factors for long contexts are used), and `build`.
+    A setting that was not given is null, real numbers are in their shortest form.
     """
     settings = [getattr(context, name) for name in KV_SETTINGS]
-    return hashlib.sha256(TAG + msgspec.json.encode([*settings, flash_attn, long_rope, build])).hexdigest()
+    return hashlib.sha256(TAG + msgspec.json.encode([*settings, flash_attn, transposed, long_rope, build])).hexdigest()
 
 
 def reproducible_hash(params_hash: str, grid: int, threads: ThreadChoice) -> str:

@@ -95,6 +95,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     n_swa: int  # width of the sliding window in tokens, 0 without one
     state_bytes: int  # of a recurrent state, which each captured range carries whole; 0 where there is none
     flash_attn: bool  # whether it is used, also where that was left to llama.cpp
+    transposed: bool = False  # whether values lie in the cells so
     chat_template: str | None
     chat_templates: dict[str, str] = {}  # others, by name: "tool_use", "rag"
     bos_token: str
@@ -121,6 +122,17 @@ class DecodeStatus(enum.Enum):
     DONE = "done"
     NO_CELLS = "no_cells"  # the KV cache has no room; nothing was decoded
     ABORTED = "aborted"  # `abort` was called; whole micro-batches may be in, see `positions`
+
+
+class RestoreStatus(enum.Enum):
+    """How a restore ended. True where the bytes are in the cells."""
+
+    DONE = "done"
+    BAD_BYTES = "bad_bytes"  # they are not of such a range of this model: no context of it would take them
+    UNABLE = "unable"  # no fault of theirs: there are no cells for them, or the context takes nothing now
+
+    def __bool__(self) -> bool:
+        return self is RestoreStatus.DONE
 
 
 class Likeliest(NamedTuple):
@@ -303,11 +315,11 @@ class Backend(Protocol):
         on must be there: `CannotCapture` is raised otherwise.
         """
 
-    def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> bool:
+    def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> RestoreStatus:
         """Put captured bytes back into a sequence that ends at `start`; it ends at `end` then.
 
-        False where the bytes are not of such a range of this model, or there are no cells for them: the
-        sequence is then as it was, or empty (see `positions`). Other sequences are not affected.
+        Where that is not done, the sequence is as it was, or empty (see `positions`). Other sequences are not affected.
+        `BAD_BYTES` only where a row that is known to be good would have been taken.
         """
 
     def abort(self, flag: bool) -> None:

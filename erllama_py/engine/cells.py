@@ -7,9 +7,10 @@ bytes afterwards happens on other threads.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from erllama_py.buffers import GRAIN, BufferPool
-from erllama_py.engine.backend import Backend, CannotCapture
+from erllama_py.engine.backend import Backend, CannotCapture, RestoreStatus
 from erllama_py.engine.jobs import Captured, Fork, Forked, Restore, Restored
 from erllama_py.options.model import SaveReason, SkipReason
 
@@ -58,10 +59,13 @@ class Cells:
     def restore(self, job: Restore) -> Restored:
         """Put captured bytes back from position `start` on; a refusal leaves what is before it, or nothing."""
         seq_id, start = job.seq_id, job.start
+        status = RestoreStatus.UNABLE
         # After a refused row, those that follow do not fit on.
-        ok = self.length(seq_id) >= start and self.cut(seq_id, start)
-        ok = ok and self._backend.restore(seq_id, start, job.end, job.payload)
-        return Restored(job.request_id, job.end, ok, self.length(seq_id))
+        if self.length(seq_id) >= start and self.cut(seq_id, start):
+            with suppress(MemoryError):
+                status = self._backend.restore(seq_id, start, job.end, job.payload)
+        bad = status is RestoreStatus.BAD_BYTES
+        return Restored(job.request_id, job.end, bool(status), self.length(seq_id), bad)
 
     def fork(self, job: Fork) -> Forked:
         """Share what a sequence holds of its first `length` cells with another."""

@@ -228,12 +228,14 @@ class Forked(msgspec.Struct, frozen=True, tag=True):
 
 
 class Restored(msgspec.Struct, frozen=True, tag=True):
-    """A `Restore` is done: the sequence ends at `end`. Not `ok`: the bytes were refused, see `held`."""
+    """A `Restore` is done: the sequence ends at `end`. Not `ok`: the bytes were not taken, see `held`; and only if they
+    are `bad`, they are to blame for that."""
 
     request_id: int
     end: int
     ok: bool
     held: int  # how many tokens the sequence holds now
+    bad: bool = False
 
 
 class Captured(msgspec.Struct, frozen=True, tag=True, kw_only=True):

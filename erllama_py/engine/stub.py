@@ -29,6 +29,7 @@ from erllama_py.engine.backend import (
     Likeliest,
     LoadCancelled,
     ModelFacts,
+    RestoreStatus,
     Slice,
 )
 from erllama_py.engine.banned import Banned, banned
@@ -332,7 +333,7 @@ class StubBackend:
     def capture(self, seq_id: int, start: int, end: int, take: Callable[[int], memoryview | None]) -> memoryview | None:
         return self._cells.capture(seq_id, start, end, take)
 
-    def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> bool:
+    def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> RestoreStatus:
         return self._cells.restore(seq_id, start, end, payload)
 
     def abort(self, flag: bool) -> None:

@@ -17,7 +17,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable
 
-from erllama_py.engine.backend import BackendFailure, CannotCapture, Slice
+from erllama_py.engine.backend import BackendFailure, CannotCapture, RestoreStatus, Slice
 from erllama_py.options.model import StubOpts
 
 VALUE_BYTES = 4
@@ -139,14 +139,18 @@ class StubCells:
         buffer[: len(payload)] = payload
         return buffer[: len(payload)]
 
-    def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> bool:
-        if self.positions(seq_id)[1] != start - 1 or len(payload) < _HEADER.size:
-            return False
+    def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> RestoreStatus:
+        if self.positions(seq_id)[1] != start - 1:
+            return RestoreStatus.UNABLE
+        if len(payload) < _HEADER.size:
+            return RestoreStatus.BAD_BYTES
         *what, first = _HEADER.unpack_from(payload)
         count = end - first
         fits = start <= first < end and len(payload) == _HEADER.size + VALUE_BYTES * count
-        if what != [self._kind, start, end] or not fits or not self.room_for(count):
-            return False
+        if what != [self._kind, start, end] or not fits:
+            return RestoreStatus.BAD_BYTES
+        if not self.room_for(count):
+            return RestoreStatus.UNABLE
         values = struct.unpack_from(f"<{count}I", payload, _HEADER.size)
         cells = self._of(seq_id)
         if first > start or self._at_end_only:  # what lies before a gap counts no more
@@ -155,7 +159,7 @@ class StubCells:
             self._forget(cells, start)
         for position, value in zip(range(first, end), values, strict=True):
             self._write(cells, position, value)
-        return True
+        return RestoreStatus.DONE
 
     def clear(self) -> None:
         for cells in self._sequences:

@@ -190,7 +190,9 @@ def describe(board: ModelBoard, prepared: Prepared, facts: ModelFacts, load_seco
     config = board.config
     # All sequences share one cache, so each may grow to the whole context, and llama.cpp picks the factors for that.
     long_rope = 0 < prepared.facts.long_rope_above < facts.n_ctx
-    params_hash = ctx_params_hash(config.context_opts, facts.build, flash_attn=facts.flash_attn, long_rope=long_rope)
+    params_hash = ctx_params_hash(
+        config.context_opts, facts.build, flash_attn=facts.flash_attn, transposed=facts.transposed, long_rope=long_rope
+    )
     params_hash = config.ctx_params_hash or params_hash
     if board.grid is not None:
         params_hash = reproducible_hash(params_hash, board.grid, prepared.threads)

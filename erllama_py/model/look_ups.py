@@ -75,7 +75,7 @@ class LookUps:
             kind = "cancelled"
         used = Used(holder=self._holder, request_id=request_id, kind=kind, rows=ended.rows, seconds=ended.seconds)
         self._cache.tell(used)
-        if ended.refused is not None:
+        if ended.refused is not None and ended.bad:
             self._cache.tell(RowLost(ended.refused.tier, ended.refused.meta.key, "refused"))
 
     async def stop(self) -> None:

@@ -202,6 +202,7 @@ class EndLookUp(msgspec.Struct, frozen=True):
     refused: Located | None  # a row that the engine could not take
     seconds: float
     resumed: bool = False  # whether the caller named a parent
+    bad: bool = False  # whether that row is to blame
 
 
 class SaveRow(msgspec.Struct, frozen=True):

@@ -115,6 +115,7 @@ class Restoring(msgspec.Struct, frozen=True):
     restored: int = 0  # rows in the cells
     reading: bool = True  # more rows are to come
     refused: int | None = None  # the row that the engine could not take, by its place in `start.rows`
+    bad: bool = False  # whether that row is to blame
 
 
 class Working(msgspec.Struct, frozen=True):

@@ -147,7 +147,7 @@ def restored(state: State, outcome: Restored, now: float) -> tuple[State, list[E
         restoring = changed(restoring, restored=restoring.restored + 1)
     elif restoring.refused is None:
         start, place = restoring.start, restoring.restored
-        restoring = changed(restoring, refused=place, reading=False)
+        restoring = changed(restoring, refused=place, bad=outcome.bad, reading=False)
         if outcome.held < start.rows[place].meta.start:  # a refusal may leave nothing, see `Backend.restore`
             restoring = changed(restoring, restored=0, start=changed(start, live=0))
             state, _ = _with_cells(state, restoring, 0, restoring.allocation.limit)
@@ -254,7 +254,7 @@ def _end_restoring(restoring: Restoring, hit: CacheHit, now: float) -> EndLookUp
     rows, request = restoring.start.rows, restoring.core.request
     refused = rows[restoring.refused] if restoring.refused is not None else None
     seconds, resumed = now - restoring.found_at, request.parent_key is not None
-    return EndLookUp(request.id, hit, rows[: restoring.restored], refused, seconds, resumed)
+    return EndLookUp(request.id, hit, rows[: restoring.restored], refused, seconds, resumed, restoring.bad)
 
 
 def _outline_of(restoring: Restoring, hit: CacheHit, now: float) -> Outline:

@@ -40,8 +40,10 @@ MODEL_KEEPS_WARM = {
 }  # fmt: skip
 
 
-def hashed(context: ContextOpts, build: str = BUILD, flash_attn: bool = True, long_rope: bool = False) -> str:
-    return ctx_params_hash(context, build, flash_attn=flash_attn, long_rope=long_rope)
+def hashed(
+    context: ContextOpts, build: str = BUILD, flash_attn: bool = True, transposed: bool = False, long_rope: bool = False
+) -> str:
+    return ctx_params_hash(context, build, flash_attn=flash_attn, transposed=transposed, long_rope=long_rope)
 
 
 contexts = st.builds(
@@ -84,7 +86,9 @@ def test_another_build_is_another_hash() -> None:
 
 def test_the_encoding_is_the_documented_one() -> None:
     """Rows on disk are found again by it, so it may not change unnoticed; computed here by hand."""
-    encoded = b'erllama ctx_params v2\0["f16","f16",null,null,null,null,null,null,null,null,false,true,false,"b1234"]'
+    encoded = (
+        b'erllama ctx_params v3\0["f16","f16",null,null,null,null,null,null,null,null,false,true,false,false,"b1234"]'
+    )
     assert hashed(ContextOpts()) == hashlib.sha256(encoded).hexdigest()
 
 
@@ -93,6 +97,11 @@ def test_flash_attention_counts_as_it_came_out() -> None:
     on, off = (msgspec.structs.replace(ContextOpts(), flash_attn=asked) for asked in (True, False))
     assert hashed(on, flash_attn=False) == hashed(off, flash_attn=False) == hashed(ContextOpts(), flash_attn=False)
     assert hashed(on, flash_attn=True) != hashed(on, flash_attn=False)
+
+
+def test_the_layout_of_values_counts() -> None:
+    """It is another where no flash attention was asked for than where a device cannot do it."""
+    assert hashed(ContextOpts(), flash_attn=False, transposed=True) != hashed(ContextOpts(), flash_attn=False)
 
 
 def test_the_factors_for_long_contexts_count() -> None:

@@ -17,7 +17,7 @@ OWN = "CPU : SSE3 = 1 | AVX = 1 | AVX_VNNI = 1 | AVX2 = 1 | AVX512 = 1 | LLAMAFI
 def hashed(system_info: str, version: str = "1") -> str:
     """The hash in the key of a model that runs on such a build."""
     build = build_name(version, "0.9", "abc", system_info)
-    return ctx_params_hash(ContextOpts(), build, flash_attn=True, long_rope=False)
+    return ctx_params_hash(ContextOpts(), build, flash_attn=True, transposed=False, long_rope=False)
 
 
 def test_two_builds_of_one_version_differ_in_key() -> None:

@@ -14,7 +14,7 @@ from helpers.tiny_gguf import WINDOW, Kind, tiny_gguf
 from erllama_py.engine.backend import BackendFailure, DecodeStatus, Slice
 from erllama_py.engine.llama import LlamaBackend
 from erllama_py.engine.llama.native import library
-from erllama_py.engine.llama.weights import uses_flash_attention
+from erllama_py.engine.llama.weights import attention_of
 from erllama_py.errors import ModelLoadError, ModelNotLoaded, SamplerFailed, TokenizerOnly
 from erllama_py.options.model import ModelConfig
 from erllama_py.options.sampling import Sampling
@@ -119,7 +119,8 @@ def test_the_facts_say_whether_flash_attention_is_used(
 ) -> None:
     """Compared with a captured state, where it shows as values that are not transposed."""
     backend = LlamaBackend("tiny", configure(tiny_gguf(kind, models), flash_attn=flash_attn))
-    assert backend.load(lambda _: True).flash_attn is flash_attn
+    facts = backend.load(lambda _: True)
+    assert (facts.flash_attn, facts.transposed) == (flash_attn, not flash_attn)
     backend.decode([Slice(0, 0, [1], False)])
     state = backend.capture(0, 0, 1, lambda size: memoryview(bytearray(size)))
     backend.close()
@@ -141,22 +142,23 @@ def test_flash_attention_that_is_left_to_llama_cpp_is_settled_by_the_load(models
 
 
 @pytest.mark.parametrize(
-    ("lines", "asked", "used"),
+    ("lines", "asked", "flash", "transposed"),
     [
-        (["llama_context: flash_attn            = auto", "resolve: Flash Attention enabled"], "auto", True),
-        (["flash_attn            = auto", "Flash Attention not supported, set to disabled"], "auto", False),
-        (["flash_attn            = disabled"], True, False),  # some architectures are forced to go without
-        (["flash_attn            = enabled"], "auto", True),  # forced by quantised values
-        (["flash_attn            = auto"], "auto", True),
-        ([], "auto", True),
-        ([], False, False),
+        (["llama_context: flash_attn            = auto", "resolve: Flash Attention enabled"], "auto", True, False),
+        (["flash_attn            = auto", "Flash Attention not supported, set to disabled"], "auto", False, False),
+        (["flash_attn            = disabled"], True, False, True),  # some architectures are forced to go without
+        (["flash_attn            = disabled"], False, False, True),
+        (["flash_attn            = enabled"], "auto", True, False),  # forced by quantised values
+        (["flash_attn            = auto"], "auto", True, False),
+        ([], "auto", True, False),
+        ([], False, False, True),
     ],
 )
-def test_what_llama_cpp_said_last_of_flash_attention_counts(
-    lines: list[str], asked: bool | Literal["auto"], used: bool
+def test_what_llama_cpp_said_of_flash_attention_counts(
+    lines: list[str], asked: bool | Literal["auto"], flash: bool, transposed: bool
 ) -> None:
-    """And what was asked for, where it said nothing."""
-    assert uses_flash_attention(lines, asked) is used
+    """What it said last, and of the layout of values what it said first; what was asked for, where it said nothing."""
+    assert attention_of(lines, asked) == (flash, transposed)
 
 
 def test_quantised_values_without_flash_attention_are_refused_with_the_reason(

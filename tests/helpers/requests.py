@@ -68,10 +68,13 @@ def row_read(request_id: int, row: Located | None) -> RowRead:
     return RowRead(request_id, RowBytes(row.meta, memoryview(bytes(10)), logits))
 
 
-def restored(request_id: int, row: Located, *, ok: bool = True, held: int | None = None) -> Restored:
+def restored(
+    request_id: int, row: Located, *, ok: bool = True, held: int | None = None, bad: bool | None = None
+) -> Restored:
+    """What the engine reports of a row; one that it does not take is bad, unless it is said not to be."""
     end = row.meta.end
     left = end if ok else row.meta.start
-    return Restored(request_id, end, ok, left if held is None else held)
+    return Restored(request_id, end, ok, left if held is None else held, not ok if bad is None else bad)
 
 
 def captured(request_id: int, start: int, end: int, **fields: Any) -> Captured:

@@ -20,6 +20,7 @@ from erllama_py.engine.backend import (
     MemoryKind,
     ModelFacts,
     ModelFile,
+    RestoreStatus,
     Slice,
     Vocabulary,
 )
@@ -39,7 +40,7 @@ from erllama_py.engine.llama.sampler import LlamaSampler
 from erllama_py.engine.llama.states import States
 from erllama_py.engine.llama.steps import Making
 from erllama_py.engine.llama.vocabulary import LlamaVocabulary
-from erllama_py.engine.llama.weights import Weights, load_model, make_context
+from erllama_py.engine.llama.weights import Attention, Weights, load_model, make_context
 from erllama_py.engine.structure import compile
 from erllama_py.errors import (
     ModelLoadError,
@@ -110,27 +111,27 @@ class LlamaBackend:
         if self._lender is None:
             vocabulary.open(lib, model)
         memory = memory_kind(c, model)
-        flash_attn, state_bytes = False, 0
+        attention, state_bytes = Attention(flash=False, transposed=False), 0
         if computes and not self._file_facts(lib).embeds_only:
-            flash_attn, state_bytes = self._open_context(lib, weights, memory)
+            attention, state_bytes = self._open_context(lib, weights, memory)
         return model_facts(
-            lib, weights, self._context, flash_attn=flash_attn, state_bytes=state_bytes,
+            lib, weights, self._context, attention=attention, state_bytes=state_bytes,
             on_gpu=self._is_on_gpu(lib, model),
         )  # fmt: skip
 
-    def _open_context(self, lib: Library, weights: Weights, memory: MemoryKind) -> tuple[bool, int]:
-        """Whether the context uses flash attention, and the bytes of a recurrent state."""
+    def _open_context(self, lib: Library, weights: Weights, memory: MemoryKind) -> tuple[Attention, int]:
+        """How the context attends, and the bytes of a recurrent state."""
         model, model_id, n_swa = weights.model, self._model_id, int(lib.c.llama_model_n_swa(weights.model))
         self._abort = AbortFlag(lib)
         self._abort.set(self._aborting)
-        handle, flash_attn = make_context(lib, self._path, self._config, model_id, model, self._abort)
+        handle, attention = make_context(lib, self._path, self._config, model_id, model, self._abort)
         self._context = context = Context(lib, handle, model_id, n_swa=n_swa, cuttable=memory in ("full", "window"))
-        self._states = States(lib, context, model_id, memory, n_swa, flash_attn=flash_attn)
+        self._states = States(lib, context, model_id, memory, n_swa, transposed=attention.transposed)
         state_bytes = 0
         if memory in ("recurrent", "hybrid"):
             state_bytes = self._measure(lib, self._states, context, self._abort)
         self._candidates = Candidates(lib, weights.vocabulary.n_vocab)
-        return flash_attn, state_bytes
+        return attention, state_bytes
 
     def _file_facts(self, lib: Library) -> FileFacts:
         """As `inspect` has read them, of the lender where there is one, or read now."""
@@ -226,7 +227,7 @@ class LlamaBackend:
     def capture(self, seq_id: int, start: int, end: int, take: Callable[[int], memoryview | None]) -> memoryview | None:
         return self._opened(self._states).capture(seq_id, start, end, take)
 
-    def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> bool:
+    def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> RestoreStatus:
         return self._opened(self._states).restore(seq_id, start, end, payload)
 
     def abort(self, flag: bool) -> None:

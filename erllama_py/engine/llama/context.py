@@ -60,10 +60,11 @@ class Context:
         """See `Backend.set_threads`."""
         self._quick.set_n_threads(self.handle, single, several)
 
-    def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
-        """See `Backend.decode`. What llama.cpp would answer by ending the process is checked here."""
+    def decode(self, slices: Sequence[Slice], *, scratch: bool = False) -> DecodeStatus:
+        """See `Backend.decode`. What llama.cpp would answer by ending the process is checked here. `scratch`: also in
+        the sequence that no request has."""
         self._read, self._outputs_read = [], None
-        read = self._fill(slices)
+        read = self._fill(slices, self.n_seq_max + scratch)
         with self._log as log:
             code = self._c.llama_decode(self.handle, self._batch)
         status = _STATUS.get(code)
@@ -81,14 +82,14 @@ class Context:
             self._forget(slices)
         return status
 
-    def _fill(self, slices: Sequence[Slice]) -> list[range]:
+    def _fill(self, slices: Sequence[Slice], n_sequences: int) -> list[range]:
         tokens, positions, sequences, outputs = self._tokens, self._positions, self._sequences, self._outputs
         read: list[range] = []
         row = n_read = 0
         for part in slices:
             count = len(part.tokens)
             end = row + count
-            if not count or end > self.n_batch or part.start < 0 or not 0 <= part.seq_id < self.n_seq_max:
+            if not count or end > self.n_batch or part.start < 0 or not 0 <= part.seq_id < n_sequences:
                 where = f"sequence {part.seq_id} from position {part.start}"
                 raise BackendFailure(f"slice {len(read)} does not fit: {count} tokens of {where}")
             if count == 1:

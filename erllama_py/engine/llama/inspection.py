@@ -19,7 +19,7 @@ from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.model_facts import metadata, model_facts
 from erllama_py.engine.llama.native import AbortFlag, Library
 from erllama_py.engine.llama.vocabulary import LlamaVocabulary
-from erllama_py.engine.llama.weights import Weights, context_params, load_model
+from erllama_py.engine.llama.weights import Attention, Weights, context_params, load_model
 from erllama_py.errors import ModelLoadError, UnsupportedModel
 from erllama_py.options.model import ModelConfig, ModelOpts
 
@@ -44,7 +44,9 @@ def inspected(path: str, home: Path | None = None) -> Iterator[Inspection]:
         vocabulary.open(lib, weights.model)
         yield Inspection(
             file=file,
-            model=model_facts(lib, weights, None, flash_attn=False, state_bytes=0, on_gpu=False),
+            model=model_facts(
+                lib, weights, None, attention=Attention(flash=False, transposed=False), state_bytes=0, on_gpu=False
+            ),
             metadata=metadata(lib, weights.model),
             vocabulary=vocabulary,
             context_bytes=lambda context: context_bytes(

@@ -10,13 +10,13 @@ from typing import Any
 from erllama_py.engine.backend import MemoryKind, ModelFacts
 from erllama_py.engine.llama.context import Context
 from erllama_py.engine.llama.native import Library
-from erllama_py.engine.llama.weights import Weights
+from erllama_py.engine.llama.weights import Attention, Weights
 
 _TEXT_BYTES = 256  # most names and values of a header; longer ones take a second call
 
 
 def model_facts(
-    lib: Library, weights: Weights, context: Context | None, *, flash_attn: bool, state_bytes: int, on_gpu: bool
+    lib: Library, weights: Weights, context: Context | None, *, attention: Attention, state_bytes: int, on_gpu: bool
 ) -> ModelFacts:
     """What is known of a model that is loaded, and of its context where it has one."""
     c, model, vocabulary = lib.c, weights.model, weights.vocabulary
@@ -35,7 +35,8 @@ def model_facts(
         memory=memory,
         n_swa=int(c.llama_model_n_swa(model)),
         state_bytes=state_bytes,
-        flash_attn=flash_attn and memory != "recurrent",
+        flash_attn=attention.flash and memory != "recurrent",
+        transposed=attention.transposed and memory != "recurrent",
         chat_template=_text(c.llama_model_chat_template(model, None)),
         chat_templates=_named_templates(lib, model),
         bos_token=vocabulary.text_of(int(c.llama_vocab_bos(vocab_handle))),

@@ -4,33 +4,46 @@ llama.cpp saves and loads whole sequences. `States` owns one more sequence than 
 one, and has it hold just the range: marking cells as its own (`seq_cp`) copies nothing where all sequences
 share one cache. It is empty between two calls, so it costs no cells.
 
-Captured bytes are llama.cpp's own format. What a restore refuses, before llama.cpp sees it or by its answer:
+Captured bytes are llama.cpp's own format (`state_format`). What a restore refuses, before llama.cpp sees it or by its
+answer:
 
 - a length other than what the format itself says; another number of layers, other types and widths of keys,
   values and states; values laid out the other way (flash attention);
-- cells that are not exactly those of the range, or more than one state: llama.cpp would take any position, and
-  a cell at position -1 could never be removed again.
+- cells that are not exactly those of the range, in any section, or more than one state.
 
 The numbers themselves are not looked at: another model of the same shape cannot be recognised here.
+
+Where llama.cpp refuses what looks right, the context itself may be at fault: it has no cells left, or its scratch
+sequence holds cells that nothing removes. A row that is known to be good shows which: one token, computed for that.
+A context that does not take it either is cleared as soon as no sequence holds anything; until then it takes no row,
+and no row is blamed.
 """
 
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable
 from typing import Any
 
-from erllama_py.engine.backend import BackendFailure, CannotCapture, DecodeStatus, MemoryKind, Slice
+from erllama_py.engine.backend import (
+    BackendFailure,
+    CannotCapture,
+    DecodeStatus,
+    MemoryKind,
+    RestoreStatus,
+    Slice,
+)
 from erllama_py.engine.llama.context import Context
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import Library
+from erllama_py.engine.llama.state_format import PREAMBLE_BYTES, Section, read_state
+from erllama_py.watch.log import get_logger
 
-# 32-bit words at the beginning: magic, sequence; then for attention the number of streams (1 in a unified
-# cache) and of cells, for a recurrent state the number of states. One record for each cell or state follows.
-_PREAMBLE = 2
-# Words of a cell's record: position, number of sequences (1), sequence; some models have two coordinates and the
-# token between the last two.
-_RECORDS = (3, 6)
+Sections = tuple[Section, ...]
+Form = tuple[tuple[object, ...], ...]
+
+_NO_CELLS = re.compile(r"\bcells\b")  # in each of llama.cpp's reasons for a lack of them
 _BYTES = ctypes.POINTER(ctypes.c_uint8)
 
 
@@ -38,12 +51,12 @@ class States:
     """Ranges of the sequences of `context`, whose memory is of the kind given."""
 
     def __init__(
-        self, library: Library, context: Context, model_id: str, memory: MemoryKind, n_swa: int, *, flash_attn: bool
+        self, library: Library, context: Context, model_id: str, memory: MemoryKind, n_swa: int, *, transposed: bool
     ) -> None:
         self._c, self._quick, self._numpy = library.c, library.quick, library.numpy
-        # Without flash attention values are stored transposed and are counted one by one where a range lies
-        # scattered among others: 2.6 ms for 256 tokens of a model with 30 layers of 192 values.
-        self._get_size = library.quick.state_seq_get_size if flash_attn else library.c.llama_state_seq_get_size
+        # Transposed values are counted one by one where a range lies scattered among others: 2.6 ms for 256 tokens of
+        # a model with 30 layers of 192 values.
+        self._get_size = library.c.llama_state_seq_get_size if transposed else library.quick.state_seq_get_size
         self._context = context
         self._memory = self._quick.get_memory(context.handle)
         self._scratch = context.n_seq_max
@@ -51,6 +64,9 @@ class States:
         self._n_swa = n_swa
         self._at_end_only = memory in ("recurrent", "hybrid")
         self._log = LogContext(model_id, hold=True)
+        self._form: Form | None = None  # of this context's states, once one was seen
+        self._broken = False  # it takes nothing any more
+        self._logger = get_logger(model=model_id)
 
     def capture(self, seq_id: int, start: int, end: int, take: Callable[[int], memoryview | None]) -> memoryview | None:
         """See `Backend.capture`."""
@@ -66,30 +82,86 @@ class States:
             if buffer is None:
                 return None
             payload = buffer[:size]
-            if self._c.llama_state_seq_get_data(handle, self._pointer(payload), size, scratch) != size:
+            if not self._copy_out(payload):
                 raise CannotCapture(f"the state of {start} to {end - 1} could not be copied")
         finally:
             self._clear()
-        if not self._is_range(payload, start, end):
+        sections = self._sections_of(payload)
+        if not self._are_range(sections, start, end):
             raise CannotCapture("this model's state has a form that is not known here")
+        self._form = _form(sections)
         return payload
 
-    def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> bool:
+    def _copy_out(self, payload: memoryview) -> bool:
+        """Whether the bytes were filled with the state of the scratch sequence."""
+        size, handle = len(payload), self._context.handle
+        return bool(self._c.llama_state_seq_get_data(handle, self._pointer(payload), size, self._scratch) == size)
+
+    def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> RestoreStatus:
         """See `Backend.restore`."""
-        if self._context.positions(seq_id)[1] != start - 1 or not self._is_range(payload, start, end):
-            return False
-        size, scratch = len(payload), self._scratch
+        if self._context.positions(seq_id)[1] != start - 1 or (self._broken and not self._mended()):
+            return RestoreStatus.UNABLE
+        sections = self._sections_of(payload)
+        form = _form(sections)
+        if not self._are_range(sections, start, end) or (self._form is not None and form != self._form):
+            return RestoreStatus.BAD_BYTES
         try:
-            with self._log as log:
-                read = self._c.llama_state_seq_set_data(self._context.handle, self._pointer(payload), size, scratch)
-            log.release(expected=True)  # that there is no room, or that it is another model's, is an answer
-            if read != size or not self._scratch_holds(start, end):
-                return False
-            self._quick.memory_seq_cp(self._memory, scratch, seq_id, start, end)
+            if not (self._put(payload) and self._scratch_holds(start, end)):
+                self._clear()
+                return self._why_refused(form)
+            self._quick.memory_seq_cp(self._memory, self._scratch, seq_id, start, end)
         finally:
             self._clear()
+        self._form = form
         if self._kind == "window" and self._first(start, end) > start:
             self._context.window_begins(seq_id, self._first(start, end))
+        return RestoreStatus.DONE
+
+    def _put(self, payload: memoryview) -> bool:
+        """Whether llama.cpp takes the bytes, into the scratch sequence."""
+        size = len(payload)
+        with self._log as log:
+            read = self._c.llama_state_seq_set_data(self._context.handle, self._pointer(payload), size, self._scratch)
+        log.release(expected=True)  # that there is no room, or that it is another model's, is an answer
+        return bool(read == size)
+
+    # --- when llama.cpp refuses -------------------------------------------------------------------------------
+
+    def _why_refused(self, form: Form) -> RestoreStatus:
+        """Bytes that look right were refused. They are to blame only if the context takes a row that is known to be
+        good, and that one has another form."""
+        no_cells = any(_NO_CELLS.search(line) for line in self._log.errors)
+        known = None if no_cells else self._known_good()
+        if known is None:
+            return RestoreStatus.UNABLE
+        try:
+            taken = self._put(known) and self._scratch_holds(0, 1)
+        finally:
+            self._clear()
+        if not taken:
+            self._broken = True
+            self._logger.warning("a context takes no rows any more, until none of its sequences holds anything")
+            return RestoreStatus.UNABLE
+        self._form = _form(self._sections_of(known))
+        return RestoreStatus.UNABLE if form == self._form else RestoreStatus.BAD_BYTES
+
+    def _known_good(self) -> memoryview | None:
+        """The state of one token, computed for this; None where it cannot be had now."""
+        if self._context.decode([Slice(self._scratch, 0, (0,), False)], scratch=True) is not DecodeStatus.DONE:
+            return None
+        try:
+            size = int(self._get_size(self._context.handle, self._scratch))
+            known = memoryview(bytearray(size))
+            return known if self._copy_out(known) else None
+        finally:
+            self._clear()
+
+    def _mended(self) -> bool:
+        """Whether a context that takes nothing was emptied and takes rows again: only where no sequence holds cells."""
+        if any(self._context.positions(seq_id)[1] >= 0 for seq_id in range(self._context.n_seq_max)):
+            return False
+        self._c.llama_memory_clear(self._memory, True)
+        self._broken = False
         return True
 
     def state_bytes(self) -> int:
@@ -103,7 +175,7 @@ class States:
         partial = self._c.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
         size = int(self._c.llama_state_seq_get_size_ext(self._context.handle, 0, partial))
         self._context.remove(0, 0, -1)
-        return size - _PREAMBLE * 4
+        return size - PREAMBLE_BYTES
 
     def _first(self, start: int, end: int) -> int:
         """The first position of the range that must be there: a token at `end` looks back to there."""
@@ -114,25 +186,23 @@ class States:
         last = self._quick.memory_seq_pos_max(self._memory, self._scratch)
         return bool(last == end - 1 and (self._at_end_only or start <= first <= self._first(start, end)))
 
-    def _is_range(self, payload: memoryview, start: int, end: int) -> bool:
-        """Whether the bytes begin as those of `[start, end)` do."""
-        count = end - start
-        if start < 0 or count < 1:
-            return False
-        words = self._numpy.frombuffer(payload, dtype="u4", count=min(len(payload) // 4, 4 + _RECORDS[-1] * count))
-        words = words[_PREAMBLE:]
-        if self._kind == "recurrent":
-            return bool(words[:3].tolist() == [1, end - 1, 0])  # one state; its position; the sequences are left out
-        if words[:2].tolist() != [1, count]:
-            return False
-        expected = self._numpy.arange(start, end, dtype="u4")
-        for size in _RECORDS:
-            records = words[2 : 2 + size * count]
-            if len(records) == size * count:
-                positions, sequences = records[::size], records[1::size]
-                if (sequences == 1).all() and (self._numpy.sort(positions) == expected).all():
-                    return True
-        return False
+    def _sections_of(self, payload: memoryview) -> Sections:
+        kind = self._kind
+        return read_state(payload, attention=kind != "recurrent", recurrent=kind in ("recurrent", "hybrid")) or ()
+
+    def _are_range(self, sections: Sections, start: int, end: int) -> bool:
+        """Whether each section holds the cells that it has of `[start, end)`, and no others."""
+        numpy, first = self._numpy, self._first(start, end)
+        for number, section in enumerate(sections):
+            positions = numpy.sort(section.positions)
+            if section.recurrent:
+                start = first = end - 1
+            needed = numpy.arange(start if number == 0 else first, end)
+            if len(positions) > end - start or positions[0] < start or (positions[1:] == positions[:-1]).any():
+                return False
+            if not numpy.array_equal(positions[-len(needed) :], needed):
+                return False
+        return bool(sections) and 0 <= start < end
 
     def _pointer(self, payload: memoryview) -> Any:
         """Where the bytes are; also of a read-only view, and without a copy."""
@@ -140,3 +210,7 @@ class States:
 
     def _clear(self) -> None:
         self._quick.memory_seq_rm(self._memory, self._scratch, -1, -1)
+
+
+def _form(sections: Sections) -> Form:
+    return tuple(section.form for section in sections)

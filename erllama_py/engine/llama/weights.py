@@ -11,7 +11,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from erllama_py.engine.backend import LoadCancelled
 from erllama_py.engine.llama.logs import LogContext
@@ -121,32 +121,42 @@ def load_error(path: str, problem: str) -> ModelLoadError:
 def make_context(
     library: Library, path: str, config: ModelConfig, model_id: str, model: Any, abort: AbortFlag, *,
     pooling: int | None = None,
-) -> tuple[Any, bool]:  # fmt: skip
-    """A `llama_context *`, and whether it uses flash attention; with `pooling`, a `llama_pooling_type`, it gives
-    embeddings. Raises `ModelLoadError`."""
+) -> tuple[Any, Attention]:  # fmt: skip
+    """A `llama_context *`, and how it attends; with `pooling`, a `llama_pooling_type`, it gives embeddings. Raises
+    `ModelLoadError`."""
     params = context_params(library, config, abort)
     if pooling is not None:
         params.embeddings, params.pooling_type = True, pooling
     with LogContext(model_id, hold=True) as log:
         handle = library.c.llama_init_from_model(model, params)
-    flash_attn = uses_flash_attention(log.held, config.context_opts.flash_attn)
+    attention = attention_of(log.held, config.context_opts.flash_attn)
     log.release(expected=False)
     if not handle:
         raise ModelLoadError(path, log.problem("the context could not be made"))
-    return handle, flash_attn
+    return handle, attention
 
 
-def uses_flash_attention(lines: list[str], asked: bool | Literal["auto"]) -> bool:
-    """What llama.cpp said last about it while it made the context.
+class Attention(NamedTuple):
+    """How a context attends: `flash` attention or not, and whether its values lie `transposed`."""
 
-    No function reports it. How values lie in a captured state does not either: that is settled before llama.cpp finds
-    out that a device cannot do it. Where it says nothing, what was asked for counts and "auto" means yes, as it
-    does wherever it is left alone; if that is wrong, a restore refuses states of the other kind, or they
+    flash: bool
+    transposed: bool
+
+
+def attention_of(lines: list[str], asked: bool | Literal["auto"]) -> Attention:
+    """What llama.cpp said about it while it made the context.
+
+    No function reports it. Whether it uses flash attention it says last. Its values are laid out by what it says
+    first, before it finds out that a device cannot do it: where "auto" comes to no, they are not transposed, and where
+    no was asked for, or settled at once, they are. Where it says nothing, what was asked for counts and "auto" means
+    yes, as it does wherever it is left alone; if that is wrong, a restore refuses states of the other kind, or they
     differ in rounding only.
     """
-    said = [match for line in lines if (match := _FLASH_ATTENTION.search(line))]
-    word = next((word for word in said[-1].groups() if word), "") if said else ""
-    return asked is not False if word in ("", "auto") else word == "enabled"
+    words = [next(filter(None, match.groups())) for line in lines if (match := _FLASH_ATTENTION.search(line))]
+    first, last = (words[0], words[-1]) if words else ("", "")
+    wanted = asked is not False
+    flash = wanted if last in ("", "auto") else last == "enabled"
+    return Attention(flash, not wanted if first == "" else first == "disabled")
 
 
 # --- our options as llama.cpp's parameter structs; those that were not given keep its defaults --------------------
