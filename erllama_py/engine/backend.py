@@ -24,6 +24,7 @@ from erllama_py.chat.special_texts import SpecialTexts
 from erllama_py.engine.embedding import Embedder, EmbedderOpts
 from erllama_py.engine.structure import Tokenizer
 from erllama_py.engine.token_array import TokenArray
+from erllama_py.errors import SamplerFailed
 from erllama_py.options.sampling import Sampling
 
 MemoryKind = Literal["full", "window", "recurrent", "hybrid"]
@@ -36,6 +37,10 @@ class BackendFailure(Exception):
 
 class CannotCapture(Exception):
     """The sequence does not hold what a capture needs: forgotten by a window, or not at its end."""
+
+
+class SpoiledLogits(SamplerFailed):
+    """Logits are no numbers, or not those of this vocabulary. Callers get the class that this is one of."""
 
 
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,11 +153,11 @@ class Sampler(Protocol):
     def sample(self, index: int) -> int:
         """Draw a token from the logits of slice `index` of the last decode and accept it.
 
-        Raises `SamplerFailed`.
+        Raises `SamplerFailed`; of it `SpoiledLogits`, and nothing is accepted then.
         """
 
     def sample_from(self, logits: bytes) -> int:
-        """Draw a token from kept logits, as `Backend.logits` gave them, and accept it. Raises `SamplerFailed`."""
+        """Draw a token from kept logits, as `Backend.logits` gave them, and accept it. Raises as `sample` does."""
 
     def forced(self) -> list[int]:
         """Tokens that come next because the structure leaves no other way, accepted already; none without one.
@@ -303,7 +308,7 @@ class Backend(Protocol):
         """How likely each of `tokens` was after the token before it, and the `count` likeliest there.
 
         By slice `index` of the last decode, which had the logits of `every` token; the first of `tokens` is the one
-        after token `offset` of the slice. Raises `SamplerFailed` where logits are no numbers.
+        after token `offset` of the slice. Raises `SpoiledLogits` where they are no numbers.
         """
 
     def capture(self, seq_id: int, start: int, end: int, take: Callable[[int], memoryview | None]) -> memoryview | None:

@@ -238,6 +238,13 @@ class Restored(msgspec.Struct, frozen=True, tag=True):
     bad: bool = False
 
 
+class Spoiled(msgspec.Struct, frozen=True, tag=True):
+    """The logits of a request were no numbers, and what its sequence began with may be to blame: rows that were
+    restored, or live cells. It is computed from its first token on."""
+
+    request_id: int
+
+
 class Captured(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """The KV state of positions `[start, end)`; `payload` is None where it was not copied: `skipped` says why.
 
@@ -314,5 +321,17 @@ class Died(msgspec.Struct, frozen=True, tag=True):
 
 
 Outcome = (
-    Prefilled | Wants | Parked | Resumed | Forked | Restored | Captured | PromptLogits | Text | Finished | Failed | Died
+    Prefilled
+    | Wants
+    | Parked
+    | Resumed
+    | Forked
+    | Restored
+    | Spoiled
+    | Captured
+    | PromptLogits
+    | Text
+    | Finished
+    | Failed
+    | Died
 )

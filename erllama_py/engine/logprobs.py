@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy
 
-from erllama_py.engine.backend import Likeliest, Vocabulary
-from erllama_py.errors import SamplerFailed
+from erllama_py.engine.backend import Likeliest, SpoiledLogits, Vocabulary
 from erllama_py.results import TokenLogprob, TopLogprob
 
 _MOST = float(numpy.finfo("f4").max)
@@ -33,10 +32,10 @@ def of_row(row: Any, token: int, ids: Any, count: int) -> Likeliest:
 
 
 def of_logits(logits: bytes, tokens: Sequence[int]) -> list[Likeliest]:
-    """How likely each of `tokens` is by one row of 32-bit logits. Raises `SamplerFailed` where they are no numbers."""
+    """How likely each of `tokens` is by one row of 32-bit logits. Raises `SpoiledLogits` where they are no numbers."""
     row = numpy.frombuffer(logits, "f4")
     if not math.isfinite(float(row.max())):  # NaN is the greatest to `max`
-        raise SamplerFailed("the model's output is not a number")
+        raise SpoiledLogits("the model's output is not a number")
     total = log_total(row)
     return [Likeliest(value - total, []) for value in row[list(tokens)].tolist()]
 

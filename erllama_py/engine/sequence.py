@@ -36,6 +36,7 @@ class Running:
         self.sampler = sampler
         self.captures = Captures(job.saves, len(job.tokens), job.keep, facts.memory)
         self.seq_id = job.seq_id
+        self.reuses = job.keep > 0 or job.logits is not None  # its cells, or its first logits, were computed elsewhere
         self.position = job.keep  # tokens of this request that are in the sequence's cells
         self.reached = job.keep  # how far it has come; what is lost on the way is computed again
         self.limit = job.limit
@@ -129,7 +130,7 @@ class Running:
 
     def resume(self, seq_id: int, keep: int, limit: int) -> None:
         """Go on in a sequence that holds the first `keep` tokens."""
-        self.seq_id, self.position, self.waited = seq_id, keep, 0
+        self.seq_id, self.position, self.waited, self.reuses = seq_id, keep, 0, keep > 0
         self.returning = True
         self.grant(limit)
 

@@ -31,6 +31,7 @@ from erllama_py.engine.backend import (
     ModelFacts,
     RestoreStatus,
     Slice,
+    SpoiledLogits,
 )
 from erllama_py.engine.banned import Banned, banned
 from erllama_py.engine.embedding import EmbedderOpts
@@ -168,8 +169,11 @@ class StubSampler:
 
     def sample_from(self, logits: bytes) -> int:
         if len(logits) != LOGIT_BYTES * self._n_vocab:
-            raise SamplerFailed(f"{len(logits)} bytes are not the logits of {self._n_vocab} tokens")
-        return self._draw(value_of(numpy.frombuffer(logits, "f4")))
+            raise SpoiledLogits(f"{len(logits)} bytes are not the logits of {self._n_vocab} tokens")
+        row = numpy.frombuffer(logits, "f4")
+        if numpy.isnan(row).any():
+            raise SpoiledLogits("the model's output is not a number")
+        return self._draw(value_of(row))
 
     def likeliest(self, count: int, *, after: bool = False) -> Likeliest:
         token, value, left = self._last

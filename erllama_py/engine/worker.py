@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from erllama_py.engine import jobs
-from erllama_py.engine.backend import Backend, BackendFailure, ModelFacts, Slice
+from erllama_py.engine.backend import Backend, BackendFailure, ModelFacts, Slice, SpoiledLogits
 from erllama_py.engine.cells import Cells
 from erllama_py.engine.compute_threads import ComputeThreads
 from erllama_py.engine.decoding import Decoder, Part
@@ -26,7 +26,7 @@ from erllama_py.engine.sequence import Running
 from erllama_py.engine.stall import TickTimes, chunk_size, observed
 from erllama_py.engine.tick_plan import Need, plan_tick
 from erllama_py.engine.work import Work
-from erllama_py.errors import ContextOverflow, DecodeFailed, ErllamaError
+from erllama_py.errors import ContextOverflow, DecodeFailed, ErllamaError, SamplerFailed
 from erllama_py.options.model import SaveReason, SchedulerOpts
 from erllama_py.watch.log import get_logger
 
@@ -252,11 +252,12 @@ class Worker:
             return
         if not fed.logits:
             return
-        if prefilling and job.keep_logits:
-            self._outcomes.append(jobs.PromptLogits(job.request_id, self._backend.logits(index)))
         if prefilling and not self._score_end(running, lambda: self._backend.logits(index)):
             return
         self._draw(running, lambda: running.sampler.sample(index))
+        # Given logits that were spoiled are replaced. Nothing is kept that no token could be drawn from.
+        if prefilling and running.generating and (job.keep_logits or job.logits is not None):
+            self._outcomes.append(jobs.PromptLogits(job.request_id, self._backend.logits(index)))
 
     def _score_end(self, running: Running, logits: Callable[[], bytes]) -> bool:
         """Read how likely the tokens are that could follow a prompt, where that is wanted; false where it failed."""
@@ -271,6 +272,8 @@ class Worker:
         try:
             read(running.scores)
         except ErllamaError as error:
+            if isinstance(error, SpoiledLogits) and running.reuses:  # read in parts: it cannot begin again here
+                self._outcomes.append(jobs.Spoiled(running.job.request_id))
             self._drop(running, error)
             return False
         return True
@@ -284,12 +287,25 @@ class Worker:
         before = len(running.tokens)
         try:
             running.draw(draw, self._backend.vocabulary, now)
+        except SpoiledLogits as error:
+            self._compute_anew(running, error)
+            return
         except ErllamaError as error:
             self._drop(running, error)
             return
         self._work.generated += len(running.tokens) - before
         if running.job.stream:
             self._outcomes += running.take_texts()
+
+    def _compute_anew(self, running: Running, error: SpoiledLogits) -> None:
+        """Logits that are no numbers: what the sequence began with may be to blame, so it is computed again, once."""
+        if not running.reuses:
+            self._drop(running, error)
+            return
+        self._log.warning("logits are no numbers; computing all of the prompt", request=running.job.request_id)
+        self._outcomes.append(jobs.Spoiled(running.job.request_id))
+        self._empty(running.seq_id)
+        running.resume(running.seq_id, 0, running.limit)
 
     def _capture_due(self, running: Running) -> None:
         """Copy out ranges that a request has completed."""
@@ -354,6 +370,8 @@ class Worker:
         self._fail(running.job.request_id, error)
 
     def _fail(self, request_id: int, error: ErllamaError) -> None:
+        if isinstance(error, SpoiledLogits):
+            error = SamplerFailed(error.problem)
         self._outcomes.append(jobs.Failed(request_id, failure_of(error)))
 
     def _finish_all(self) -> None:

@@ -223,6 +223,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
                 self._look_ups.taken(request_id)
             case messages.EndLookUp():
                 self._look_ups.end(effect)
+            case messages.RefuseRows(rows):
+                self._look_ups.refuse(rows)
             case messages.SaveRow():
                 self._save(effect)
             case messages.KeepLogits(key, logits):

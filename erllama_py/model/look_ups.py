@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from itertools import islice
 from typing import Any
 
@@ -76,7 +76,12 @@ class LookUps:
         used = Used(holder=self._holder, request_id=request_id, kind=kind, rows=ended.rows, seconds=ended.seconds)
         self._cache.tell(used)
         if ended.refused is not None and ended.bad:
-            self._cache.tell(RowLost(ended.refused.tier, ended.refused.meta.key, "refused"))
+            self.refuse((ended.refused,))
+
+    def refuse(self, rows: Iterable[Located]) -> None:
+        """Tell the cache that these rows are of no use."""
+        for row in rows:
+            self._cache.tell(RowLost(row.tier, row.meta.key, "refused"))
 
     async def stop(self) -> None:
         """End all tasks."""
@@ -127,7 +132,7 @@ class LookUps:
         if content is None or are_logits(content.logits, self._n_vocab):
             return content
         # Whole, and no row of this model all the same: found again, it would fail each request with this prompt.
-        self._cache.tell(RowLost(row.tier, row.meta.key, "refused"))
+        self.refuse((row,))
         return None
 
 

@@ -205,6 +205,12 @@ class EndLookUp(msgspec.Struct, frozen=True):
     bad: bool = False  # whether that row is to blame
 
 
+class RefuseRows(msgspec.Struct, frozen=True):
+    """What was computed over these rows was no number: no look-up should find them."""
+
+    rows: tuple[Located, ...]
+
+
 class SaveRow(msgspec.Struct, frozen=True):
     """Hand a copied range to the cache. `tokens` are packed, from position 0 to at least the range's end."""
 
@@ -280,6 +286,6 @@ class Crash(msgspec.Struct, frozen=True):
 
 
 Effect = (
-    SendJob | Emit | LookUp | ReadRows | RowTaken | EndLookUp | SaveRow | KeepLogits | AwaitBuffers | AnswerSaved
+    SendJob | Emit | LookUp | ReadRows | RowTaken | EndLookUp | RefuseRows | SaveRow | KeepLogits | AwaitBuffers | AnswerSaved
     | Complete | FailRequest | Refuse | Crash
 )  # fmt: skip

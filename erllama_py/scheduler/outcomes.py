@@ -14,12 +14,22 @@ from erllama_py.engine import jobs
 from erllama_py.results import CallText, Progress, TextDelta, ThinkingDelta, ThinkingEnd
 from erllama_py.scheduler.cells import Slot
 from erllama_py.scheduler.idle import copied, save_next
-from erllama_py.scheduler.messages import Complete, Crash, Effect, Emit, FailRequest, KeepLogits, SaveRow, SendJob
+from erllama_py.scheduler.messages import (
+    Complete,
+    Crash,
+    Effect,
+    Emit,
+    FailRequest,
+    KeepLogits,
+    RefuseRows,
+    SaveRow,
+    SendJob,
+)
 from erllama_py.scheduler.reuse import can_shorten
 from erllama_py.scheduler.scheduling import schedule, then_schedule
 from erllama_py.scheduler.sharing import SAVE_WAIT, forked, leader_gone, row_saved
 from erllama_py.scheduler.stages import Open, Parked, Parking, Waiting, Working
-from erllama_py.scheduler.starting import is_back, outline, restored
+from erllama_py.scheduler.starting import COLD, is_back, outline, restored
 from erllama_py.scheduler.state import (
     State,
     changed,
@@ -30,6 +40,8 @@ from erllama_py.scheduler.state import (
     with_slot,
     without_request,
 )
+
+NO_NUMBERS = "what it began with gave logits that are no numbers, and was computed again"
 
 
 def engine_outcome(state: State, outcome: jobs.Outcome, now: float) -> tuple[State, Sequence[Effect]]:
@@ -47,6 +59,8 @@ def engine_outcome(state: State, outcome: jobs.Outcome, now: float) -> tuple[Sta
             return then_schedule(forked(state, outcome, now), now)
         case jobs.Restored():
             return then_schedule(restored(state, outcome, now), now)
+        case jobs.Spoiled(request_id):
+            return _spoiled(state, request_id)
         case jobs.Captured():
             return _captured(state, outcome, now)
         case jobs.PromptLogits(request_id, logits):
@@ -145,6 +159,15 @@ def _prompt_logits(state: State, request_id: int, logits: bytes) -> tuple[State,
         return state, []
     state = with_request(state, changed(one, core=changed(one.core, logits=logits)))
     return state, [KeepLogits(one.core.request.key, logits)]
+
+
+def _spoiled(state: State, request_id: int) -> tuple[State, list[Effect]]:
+    one = _at_work(state, request_id)
+    if one is None:
+        return state, []
+    began = changed(one.begun.outline, hit=COLD, miss_reason=NO_NUMBERS, tier=None)
+    core, begun = changed(one.core, rows=(), logits=None), changed(one.begun, outline=began)
+    return with_request(state, changed(one, core=core, begun=begun)), [RefuseRows(one.core.rows)]
 
 
 def _kept(keeps: Sequence[KeepFor], before: tuple[int, ...], captured: jobs.Captured) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import msgspec
 
-from erllama_py.cache.messages import Hit
+from erllama_py.cache.messages import Hit, Located
 from erllama_py.scheduler.messages import Found, Outline, Request
 from erllama_py.scheduler.reuse import Start
 
@@ -30,6 +30,7 @@ class Core(msgspec.Struct, frozen=True):
     started_at: float | None = None  # when it was first given a sequence
     restored_bytes: int = 0
     logits: bytes | None = None  # at the prompt's end
+    rows: tuple[Located, ...] = ()  # that its sequence began with
     lost_from: int = NOTHING_LOST  # what was copied out from there on was not stored
 
 

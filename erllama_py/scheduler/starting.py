@@ -164,7 +164,8 @@ def _work_if_ready(state: State, restoring: Restoring, now: float) -> tuple[Stat
 def _work(state: State, restoring: Restoring, now: float) -> tuple[State, list[Effect]]:
     """Everything that is to be had is in the cells: let the engine compute the rest."""
     hit, by_logits, saved_to = _reached(restoring)
-    core, allocation, slot = restoring.core, restoring.allocation, slot_of(state, restoring)
+    core = changed(restoring.core, rows=restoring.start.rows[: restoring.restored])
+    allocation, slot = restoring.allocation, slot_of(state, restoring)
     request, ended = core.request, _end_restoring(restoring, hit, now)
     allocation = changed(allocation, limit=min(allocation.limit, slot.pieces[-1].end))
     state = with_slot(state, changed(slot, pieces=grown(slot.pieces, allocation.limit)))

@@ -1,5 +1,5 @@
-"""States that are not sound, though their checksums may be right, and contexts that take no sound ones: what is refused,
-whose fault it is, and what the context is worth afterwards. On llama.cpp, with a tiny model of each kind of memory."""
+"""States that are not sound, though their checksums may be right, and contexts that take no sound ones: what is
+refused, whose fault it is, and what the context is worth afterwards. On llama.cpp, with a tiny model of each kind."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from erllama_py.engine.backend import (
     ModelFile,
     RestoreStatus,
     Slice,
+    SpoiledLogits,
     Vocabulary,
 )
 from erllama_py.engine.banned import banned
@@ -45,7 +46,6 @@ from erllama_py.engine.structure import compile
 from erllama_py.errors import (
     ModelLoadError,
     ModelNotLoaded,
-    SamplerFailed,
     TokenizerOnly,
     TokenOutOfRange,
     UnsupportedModel,
@@ -221,7 +221,7 @@ class LlamaBackend:
         rows, places = self._opened(self._context).rows(index, self.vocabulary.n_vocab)
         places = places[offset : offset + len(tokens)]
         if not all(map(rows.is_valid, places)):
-            raise SamplerFailed("the model's output is not a number")
+            raise SpoiledLogits("the model's output is not a number")
         return [rows.likeliest(row, token, count) for row, token in zip(places, tokens, strict=True)]
 
     def capture(self, seq_id: int, start: int, end: int, take: Callable[[int], memoryview | None]) -> memoryview | None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
-from erllama_py.engine.backend import Likeliest
+from erllama_py.engine.backend import Likeliest, SpoiledLogits
 from erllama_py.engine.banned import Banned
 from erllama_py.engine.llama import steps
 from erllama_py.engine.llama.candidates import Candidates, Cutter
@@ -58,7 +58,7 @@ class LlamaSampler:
     def sample_from(self, logits: bytes) -> int:
         """See `Sampler.sample_from`. The same steps as for the logits of a decode."""
         if len(logits) != self._n_vocab * ctypes.sizeof(ctypes.c_float):
-            raise SamplerFailed(f"{len(logits)} bytes are not the logits of {self._n_vocab} tokens")
+            raise SpoiledLogits(f"{len(logits)} bytes are not the logits of {self._n_vocab} tokens")
         values = self._numpy.frombuffer(logits, dtype="f4").reshape(1, self._n_vocab)
         return self._draw(Rows(self._numpy, values), 0)
 
@@ -78,7 +78,7 @@ class LlamaSampler:
         banned = self._banned.after(self._drawn)
         token = rows.best(row) if self._cutter.is_plain else None
         if token == -1 or (token is None and not rows.is_valid(row)):
-            raise SamplerFailed("the model's output is not a number")
+            raise SpoiledLogits("the model's output is not a number")
         drawn = token is None or token in banned or not (self._matcher is None or self._matcher.allows(token))
         if drawn:
             token = self._by_chain(rows, row, banned)
