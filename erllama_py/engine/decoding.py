@@ -14,7 +14,9 @@ import msgspec
 
 from erllama_py.engine.backend import Backend, BackendFailure, DecodeStatus, ModelFacts, Slice
 from erllama_py.engine.heartbeat import Heart
+from erllama_py.engine.prompt_scores import as_many_as_fit, most_rows
 from erllama_py.engine.sequence import Running
+from erllama_py.engine.tick_plan import Need
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -119,3 +121,15 @@ class Decoder:
         if not self._backend.remove(running.seq_id, position, -1):
             raise BackendFailure(f"sequence {running.seq_id} cannot go on after a decode that did not end")
         running.position = position
+
+
+def with_few_scoring(needs: dict[Running, Need], n_vocab: int) -> dict[Running, Need]:
+    """Of prompts whose logits are all read as many as fit, those that have waited longest: these take memory."""
+    scoring = {running: need for running, need in needs.items() if running.is_scoring(need)}
+    if len(scoring) < 2:
+        return needs
+    rows = [(running, need.tokens, running.waited) for running, need in scoring.items()]
+    chosen = as_many_as_fit(rows, most_rows(n_vocab))
+    for running in scoring:
+        running.waited += running not in chosen
+    return {running: need for running, need in needs.items() if running in chosen or running not in scoring}

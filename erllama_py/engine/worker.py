@@ -18,10 +18,10 @@ from erllama_py.engine import jobs
 from erllama_py.engine.backend import Backend, BackendFailure, ModelFacts, Slice, SpoiledLogits
 from erllama_py.engine.cells import Cells
 from erllama_py.engine.compute_threads import ComputeThreads
-from erllama_py.engine.decoding import Decoder, Part
+from erllama_py.engine.decoding import Decoder, Part, with_few_scoring
 from erllama_py.engine.failure import failure_of
 from erllama_py.engine.heartbeat import Heart
-from erllama_py.engine.prompt_scores import PromptScores, as_many_as_fit, most_rows
+from erllama_py.engine.prompt_scores import PromptScores
 from erllama_py.engine.sequence import Running
 from erllama_py.engine.stall import TickTimes, chunk_size, observed
 from erllama_py.engine.tick_plan import Need, plan_tick
@@ -185,7 +185,7 @@ class Worker:
         """One decode for all that need one, and what follows from it."""
         needs = {running: need for running in self._running.values() if (need := running.need())}
         if needs:
-            self._decode(_with_few_scoring(needs, self._facts.n_vocab))
+            self._decode(with_few_scoring(needs, self._facts.n_vocab))
             self._do_forks()
         self._finish_all()
         # A finished request is closed in a later tick; parked, its `Finished` would never be sent.
@@ -387,15 +387,3 @@ class Worker:
             self._outcomes.append(running.finished(first, now))
         if over:
             self._do_forks()  # what they wait for will not come
-
-
-def _with_few_scoring(needs: dict[Running, Need], n_vocab: int) -> dict[Running, Need]:
-    """Of prompts whose logits are all read as many as fit, those that have waited longest: these take memory."""
-    scoring = {running: need for running, need in needs.items() if running.is_scoring(need)}
-    if len(scoring) < 2:
-        return needs
-    rows = [(running, need.tokens, running.waited) for running, need in scoring.items()]
-    chosen = as_many_as_fit(rows, most_rows(n_vocab))
-    for running in scoring:
-        running.waited += running not in chosen
-    return {running: need for running, need in needs.items() if running in chosen or running not in scoring}

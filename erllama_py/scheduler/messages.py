@@ -286,6 +286,6 @@ class Crash(msgspec.Struct, frozen=True):
 
 
 Effect = (
-    SendJob | Emit | LookUp | ReadRows | RowTaken | EndLookUp | RefuseRows | SaveRow | KeepLogits | AwaitBuffers | AnswerSaved
-    | Complete | FailRequest | Refuse | Crash
+    SendJob | Emit | LookUp | ReadRows | RowTaken | EndLookUp | RefuseRows | SaveRow | KeepLogits | AwaitBuffers
+    | AnswerSaved | Complete | FailRequest | Refuse | Crash
 )  # fmt: skip

@@ -12,11 +12,11 @@ from typing import Any
 import numpy
 import pytest
 from helpers.backends import MEMORY, ON_LLAMA, Subject, make_subject
+from helpers.crafted_rows import sections_of
 from helpers.tiny_gguf import WINDOW
 
 from erllama_py.engine.backend import Backend, DecodeStatus, MemoryKind, RestoreStatus, Slice
 from erllama_py.engine.llama.backend import LlamaBackend
-from erllama_py.engine.llama.state_format import Section, read_state
 
 PROMPT = [(7 * i + i * i) % 250 for i in range(330)]
 END = 2 * WINDOW
@@ -38,10 +38,6 @@ def logits_after(backend: Backend, seq_id: int) -> bytes:
     """What a decode of the rest of the prompt comes to."""
     assert backend.decode([Slice(seq_id, END, PROMPT[END:], True)]) is DecodeStatus.DONE
     return backend.logits(0)
-
-
-def sections_of(data: bytes | memoryview, memory: MemoryKind) -> tuple[Section, ...] | None:
-    return read_state(memoryview(data), attention=memory != "recurrent", recurrent=memory in ("recurrent", "hybrid"))
 
 
 def with_positions(data: bytes, memory: MemoryKind, number: int, place: int, position: int) -> bytes:
@@ -184,3 +180,30 @@ def test_states_of_other_kinds_of_memory_are_none_of_this(subject: Subject, back
             other.load(lambda _done: True)
             assert backend.restore(1, 0, END, memoryview(row(other))) is BAD_BYTES
             other.close()
+
+
+@pytest.mark.parametrize(
+    "options", [{"flash_attn": False}, {"flash_attn": True, "type_k": "q8_0"}], ids=["f16", "q8_0"]
+)
+@pytest.mark.parametrize("bits", [b"\xff\xff", b"\x00\x7c", b"\x00\xfc"], ids=["none", "infinite", "-infinite"])
+def test_numbers_that_are_none_never_come_in(subject: Subject, options: dict[str, Any], bits: bytes) -> None:
+    """Else the logits of others are no numbers either: cells that nobody holds are masked by adding to what was
+    computed over them, and a recurrent state is forgotten by multiplying it with 0."""
+    backend = subject[2](**options)
+    backend.load(lambda _done: True)
+    data, memory = bytearray(row(backend)), subject[1]
+    sections = sections_of(bytes(data), memory)
+    assert sections is not None
+    for part in (part for section in sections for part in section.parts if part.nbytes):
+        block = {1: 2, 8: 34, 0: 4}[part.kind]
+        last = part.start + part.nbytes - block
+        spoilt_bytes = bytearray(data)
+        spoilt_bytes[last : last + len(bits)] = bits
+        if block == 4:  # 32 bits: the exponent is in the upper half
+            spoilt_bytes[last : last + 4] = b"\0\0" + {0x7C: b"\x80\x7f", 0xFC: b"\x80\xff", 0xFF: b"\xff\xff"}[bits[1]]
+        assert backend.restore(1, 0, END, memoryview(bytes(spoilt_bytes))) is BAD_BYTES
+        assert backend.positions(1) == (-1, -1)
+    for seq_id in (1, 2, 3):
+        assert backend.decode([Slice(seq_id, 0, PROMPT[:100], True)]) is DecodeStatus.DONE
+        assert numpy.isfinite(numpy.frombuffer(backend.logits(0), "f4")).all()
+    backend.close()

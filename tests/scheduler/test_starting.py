@@ -29,7 +29,7 @@ from helpers.states import asked
 
 from erllama_py.cache.keys import pack_tokens
 from erllama_py.engine.backend import MemoryKind
-from erllama_py.engine.jobs import Drop, Generate
+from erllama_py.engine.jobs import Drop, Generate, Spoiled
 from erllama_py.results import CacheHit
 from erllama_py.scheduler.messages import (
     CancelRequest,
@@ -37,6 +37,7 @@ from erllama_py.scheduler.messages import (
     EndLookUp,
     LookUp,
     ReadRows,
+    RefuseRows,
     RowTaken,
     SendJob,
     Submit,
@@ -285,3 +286,26 @@ def test_what_is_meant_for_another_request_is_nothing(event: Any) -> None:
 def test_an_answer_that_comes_twice_is_taken_once() -> None:
     """The second one is for no request that looks up."""
     assert run(RESTORING, found(1, HIT)) == (RESTORING, [])
+
+
+@pytest.mark.parametrize("bad", [True, False])
+def test_only_a_row_that_is_to_blame_is_reported(bad: bool) -> None:
+    """Where the engine was unable to take it, it is left alone; the request begins with what it has all the same."""
+    state, _ = run(RESTORING, *(row_read(1, row) for row in ROWS), restored(1, ROWS[0]), now=2.0)
+    _, effects = run(state, restored(1, ROWS[1], ok=False, bad=bad))
+    (ended,) = [effect for effect in effects if isinstance(effect, EndLookUp)]
+    assert (ended.refused, ended.bad, ended.rows) == (ROWS[1], bad, ROWS[:1])
+    assert generate_of(effects).keep == 20
+
+
+def test_rows_that_gave_no_numbers_are_refused() -> None:
+    """All that the request began with, once; it counts as computed from its first token on."""
+    state, _ = run(RESTORING, *(row_read(1, row) for row in ROWS), *(restored(1, row) for row in ROWS), now=2.0)
+    state, effects = run(state, Spoiled(1))
+    assert effects == [RefuseRows(ROWS)]
+    _, effects = run(state, Spoiled(1))
+    assert effects == [RefuseRows(())]
+    _, effects = run(state, finished(1, [1, 2], held=61))
+    (complete,) = [effect for effect in effects if isinstance(effect, Complete)]
+    assert complete.outline.hit == CacheHit("cold", 0)
+    assert "no numbers" in (complete.outline.miss_reason or "")

@@ -9,9 +9,10 @@ answer:
 
 - a length other than what the format itself says; another number of layers, other types and widths of keys,
   values and states; values laid out the other way (flash attention);
-- cells that are not exactly those of the range, in any section, or more than one state.
+- cells that are not exactly those of the range, in any section, or more than one state;
+- numbers that are none, or infinite.
 
-The numbers themselves are not looked at: another model of the same shape cannot be recognised here.
+What the numbers are is not looked at: another model of the same shape cannot be recognised here.
 
 Where llama.cpp refuses what looks right, the context itself may be at fault: it has no cells left, or its scratch
 sequence holds cells that nothing removes. A row that is known to be good shows which: one token, computed for that.
@@ -37,7 +38,7 @@ from erllama_py.engine.backend import (
 from erllama_py.engine.llama.context import Context
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import Library
-from erllama_py.engine.llama.state_format import PREAMBLE_BYTES, Section, read_state
+from erllama_py.engine.llama.state_format import PREAMBLE_BYTES, Section, are_finite, read_state
 from erllama_py.watch.log import get_logger
 
 Sections = tuple[Section, ...]
@@ -105,10 +106,12 @@ class States:
         form = _form(sections)
         if not self._are_range(sections, start, end) or (self._form is not None and form != self._form):
             return RestoreStatus.BAD_BYTES
+        if not are_finite(payload, sections):
+            return RestoreStatus.BAD_BYTES
         try:
             if not (self._put(payload) and self._scratch_holds(start, end)):
                 self._clear()
-                return self._why_refused(form)
+                return self._why_refused()
             self._quick.memory_seq_cp(self._memory, self._scratch, seq_id, start, end)
         finally:
             self._clear()
@@ -127,9 +130,9 @@ class States:
 
     # --- when llama.cpp refuses -------------------------------------------------------------------------------
 
-    def _why_refused(self, form: Form) -> RestoreStatus:
-        """Bytes that look right were refused. They are to blame only if the context takes a row that is known to be
-        good, and that one has another form."""
+    def _why_refused(self) -> RestoreStatus:
+        """Bytes that look right were refused. They are to blame only if there were cells for them, and the context
+        takes a row that is known to be good."""
         no_cells = any(_NO_CELLS.search(line) for line in self._log.errors)
         known = None if no_cells else self._known_good()
         if known is None:
@@ -143,7 +146,7 @@ class States:
             self._logger.warning("a context takes no rows any more, until none of its sequences holds anything")
             return RestoreStatus.UNABLE
         self._form = _form(self._sections_of(known))
-        return RestoreStatus.UNABLE if form == self._form else RestoreStatus.BAD_BYTES
+        return RestoreStatus.BAD_BYTES
 
     def _known_good(self) -> memoryview | None:
         """The state of one token, computed for this; None where it cannot be had now."""
