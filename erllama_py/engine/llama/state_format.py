@@ -179,6 +179,7 @@ def are_finite(payload: memoryview, sections: tuple[Section, ...]) -> bool:
 
 def _is_finite(view: memoryview, part: Part) -> bool:
     kind, start, nbytes = part
+    numbers: Any
     if kind in _BLOCKS:
         block, factors = _BLOCKS[kind]
         numbers = numpy.frombuffer(view, "u1", nbytes // block * block, start).reshape(-1, block)
