@@ -15,7 +15,6 @@ import heapq
 import math
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
-from itertools import islice
 
 from erllama_py.cache.book import Book
 from erllama_py.cache.index import Index
@@ -70,10 +69,15 @@ def _choose_refused(index: Index, book: Book, excess: int) -> tuple[tuple[bytes,
     for key, copy in book.refused.items():
         if freed >= excess or len(victims) == PORTION:
             break
-        if key not in book.pending and not index.is_pinned(key) and book.stuck_until(key) is None:
+        if _may_go(index, book, key) and book.stuck_until(key) is None:
             victims.append(key)
             freed += copy.nbytes
     return tuple(victims), freed
+
+
+def _may_go(index: Index, book: Book, key: bytes) -> bool:
+    """Whether nobody reads a refused row; and it is not being saved again, for it must not be removed after that."""
+    return key not in book.pending and not index.is_pinned(key)
 
 
 def choose_turns(index: Index, tier: str, excess: int, now: float) -> tuple[tuple[bytes, ...], int]:
@@ -147,10 +151,10 @@ def orphans(index: Index, tier: str) -> Portions:
     Pinned ones are left out, with all that extends them: a look-up that found them before, or in another tier, reads
     them.
     """
-    refused = iter([key for key in index.books[tier].refused if not index.is_pinned(key)])
-    while portion := list(islice(refused, PORTION)):
-        yield tier, tuple(portion)
-    unseen = deque(index.books[tier].rows)
+    unseen, refused = deque(index.books[tier].rows), deque(index.books[tier].refused)
+    while refused and (book := index.books.get(tier)) is not None:
+        portion = [refused.popleft() for _ in range(min(PORTION, len(refused)))]
+        yield tier, tuple(key for key in portion if key in book.refused and _may_go(index, book, key))
     while unseen and (book := index.books.get(tier)) is not None:
         portion = [unseen.popleft() for _ in range(min(PORTION, len(unseen)))]
         found = [

@@ -118,6 +118,18 @@ async def test_a_refused_row_is_the_first_that_goes_for_room(message: EvictBytes
         assert bench.actor.index.books["disk"].used() == 1000
 
 
+async def test_many_refused_rows_go_in_portions_but_for_those_that_are_saved_again() -> None:
+    """A collection finds all of them; what takes the place of one is not removed with it."""
+    rows = [meta([number], 0, 1) for number in range(3 * PORTION)]
+    async with running() as bench:
+        bench.tier(rows)
+        bench.tell(*(RowLost("disk", row.key, "refused") for row in rows))
+        await bench.settled()
+        await bench.save_row(rows[200])
+        assert await bench.ref.call(Gc()) == 1000 * (len(rows) - 1)
+        assert set(bench.removed()) == {row.key for row in rows} - {rows[200].key}
+
+
 async def test_a_refused_row_that_is_reported_again_is_tried_again() -> None:
     """By a tier that was started anew: what refused it may have been mended."""
     (row,) = chain(STORY, 10)
