@@ -146,7 +146,7 @@ class StubCells:
             return RestoreStatus.BAD_BYTES
         *what, first = _HEADER.unpack_from(payload)
         count = end - first
-        fits = start <= first < end and len(payload) == _HEADER.size + VALUE_BYTES * count
+        fits = start <= first <= max(start, self._needed(end)) and len(payload) == _HEADER.size + VALUE_BYTES * count
         if what != [self._kind, start, end] or not fits:
             return RestoreStatus.BAD_BYTES
         if not self.room_for(count):
