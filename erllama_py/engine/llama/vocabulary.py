@@ -16,6 +16,7 @@ import numpy
 
 from erllama_py.chat.special_texts import SpecialTexts
 from erllama_py.engine.guidance import Words
+from erllama_py.engine.llama.cuts import LONG, Cuts
 from erllama_py.engine.llama.dry import DrySamplers
 from erllama_py.engine.llama.framing import frame, pair_frame, stretches_of
 from erllama_py.engine.llama.logs import LogContext
@@ -60,6 +61,7 @@ class LlamaVocabulary:
         self._first: list[int] = []  # the tokens of `_FIRST`
         self._stretches: Stretches | None = None
         self._frame: tuple[list[int], list[int]] = ([], [])
+        self._cuts: dict[bool, Cuts] = {}  # by whether control tokens are read
         self._making = threading.Lock()
         self.dry: DrySamplers  # while open
 
@@ -84,7 +86,8 @@ class LlamaVocabulary:
         deepest = self._deepest(text)
 
         def tokenize() -> TokenArray:
-            return self._tokens(data, parse_special)
+            found = None if len(text) <= LONG else self._in_pieces(text, parse_special)
+            return self._tokens(data, parse_special) if found is None else found
 
         if deepest <= FEW:
             tokens = tokenize()
@@ -108,6 +111,38 @@ class LlamaVocabulary:
                 if count >= 0:
                     return buffer[:count].copy()
                 room = -count
+
+    def _in_pieces(self, text: str, parse_special: bool) -> TokenArray | None:
+        """The tokens of a long text, piece by piece; `None` where it has no places to be cut at."""
+        cuts = self._cuts_of(parse_special)
+        if parse_special and not cuts.has_controls(text):  # llama.cpp looks for each of them: thousands, with some
+            parse_special = False
+        found, pieces = list[TokenArray](), cuts.pieces(text)
+        for piece, is_first in pieces:
+            first = [] if is_first or not self._adds_space else self._first
+            tokens = self._tokens(_utf8(_FIRST * bool(first) + piece), parse_special)
+            if tokens[: len(first)].tolist() != first:
+                return None
+            found.append(tokens[len(first) :])
+        return numpy.concatenate(found)
+
+    def _cuts_of(self, parse_special: bool) -> Cuts:
+        with self._making:
+            if parse_special not in self._cuts:
+                special = self.special_texts()
+                controls = special.control if parse_special else ()
+                self._cuts[parse_special] = Cuts(special.user_defined, controls, self._characters())
+            return self._cuts[parse_special]
+
+    def _characters(self) -> set[str] | None:
+        """All that are in a token of SentencePiece's, also as the sign that stands for a space."""
+        with self._use() as handle:
+            if self._c.llama_vocab_type(handle) != self._c.LLAMA_VOCAB_TYPE_SPM:
+                return None
+        known = {" ", "\u2581", _FIRST}
+        for token in range(self.n_vocab):
+            known.update(self.token_bytes(token, special=True).decode(errors="ignore"))
+        return known
 
     def _deepest(self, text: str) -> int:
         """Characters that one match can be long. Raises `InvalidText` where they are too many."""

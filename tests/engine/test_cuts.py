@@ -1,0 +1,60 @@
+"""Long texts are tokenized in pieces, and have the tokens that they have whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.tiny_vocabulary import KINDS, Kind, tiny_vocabulary
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from erllama_py.engine.llama import cuts, vocabulary
+from erllama_py.engine.llama.cuts import Cuts
+
+PARTS = ("<|im_end|>", "<s>", "</s>", "<|", "|>", "<", ">", " ", "\n", "hello", "user", "[/INST]")
+TEXTS = st.lists(st.sampled_from((*PARTS, "Ж", "字", "▁", "\x02", "a")), max_size=30).map("".join)
+
+
+@given(TEXTS, st.integers(1, 9))
+def test_pieces_are_the_text(text: str, step: int) -> None:
+    """All of it, in its order, and none across a special text."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuts, "LONG", 0)
+        patch.setattr(cuts, "STEP", step)
+        found = Cuts(["<|im_end|>", "<s>"], ["</s>", "[/INST]"], "helouser<>|/[]INST ")
+        pieces = found.pieces(text)
+        assert "".join(piece for piece, _ in pieces) == text
+        ends = {sum(len(piece) for piece, _ in pieces[:count]) for count in range(1, len(pieces))}
+        assert not any(start < end < stop for start, stop in found.found(text) for end in ends)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_in_pieces_has_the_tokens_that_it_has_whole(kind: Kind, special: bool, tmp_path: Path) -> None:
+    """With spaces that tokenizers put first, and characters that no token has."""
+    with tiny_vocabulary(kind, tmp_path) as words, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuts, "STEP", 2)
+
+        @settings(max_examples=400)
+        @given(TEXTS)
+        def same(text: str) -> None:
+            patch.setattr(cuts, "LONG", 1 << 30)
+            patch.setattr(vocabulary, "LONG", 1 << 30)
+            whole = words.tokenize(text, add_special=False, parse_special=special)
+            patch.setattr(cuts, "LONG", 0)
+            patch.setattr(vocabulary, "LONG", 0)
+            assert words.tokenize(text, add_special=False, parse_special=special) == whole
+
+        same()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_control_tokens_are_cut_between(kind: Kind, tmp_path: Path) -> None:
+    """So that a text of them takes no longer than one of words."""
+    with tiny_vocabulary(kind, tmp_path) as words:
+        one = words.tokenize("<|im_end|>", add_special=False, parse_special=True)
+        assert len(words._cuts_of(True).pieces("<|im_end|>" * 20_000)) > 40
+        assert words.tokenize("<|im_end|>" * 20_000, add_special=False, parse_special=True) == one * 20_000
