@@ -115,5 +115,5 @@ def test_a_call_that_is_too_late_for_a_request_has_waited_until_then() -> None:
     """The same as one whose deadline passes in the queue."""
     late = too_late(RequestOptions(logprobs=1, prompt_logprobs=0), 2.0, 5.0)
     assert times(late.stats) == (3.0, 0.0, 0.0, 3.0)
-    assert (late.finish_reason, late.generated, late.prompt_tokens, late.cache_hit_kind) == ("cancelled", [], 0, "cold")
+    assert (late.finish_reason, late.generated, late.prompt_tokens, late.cache_hit_kind) == ("deadline", [], 0, "cold")
     assert (late.logprobs, late.prompt_logprobs) == ([], [])
