@@ -289,8 +289,8 @@ class Model(OtherNames):
     # --- text and tokens ---------------------------------------------------------------------------------------
 
     async def tokenize(self, text: str, *, special: bool = True, add_bos: bool = True) -> list[int]:
-        """Token ids of `text`; with `special` control tokens such as `<|im_start|>` are read as such, with
-        `add_bos` the model's begin token is put first where it wants one. Raises `InvalidText`."""
+        """Token ids of `text`; `special` reads `<|im_start|>` and its like as control tokens, `add_bos` puts the begin
+        token first where the model wants one, and all that `embed` puts if it only embeds. Raises `InvalidText`."""
         return await self._prompts.tokenize(text, special=special, add_bos=add_bos)
 
     async def detokenize(self, tokens: Sequence[int], *, special: bool = True) -> str:

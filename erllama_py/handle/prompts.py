@@ -47,8 +47,10 @@ class Prompts:
             raise InvalidText(f"text is a str, not {type(text).__name__}")
 
         def tokenize(vocabulary: Vocabulary) -> list[int]:
-            tokens = vocabulary.tokenize(text, add_special=False, parse_special=special)
-            return [*vocabulary.begin, *tokens] if add_bos else tokens
+            lent = self._caller.board.lent
+            whole = add_bos and lent is not None and lent.prepared.facts.embeds_only  # it is for `embed` alone
+            tokens = vocabulary.tokenize(text, add_special=whole, parse_special=special)
+            return [*vocabulary.begin, *tokens] if add_bos and not whole else tokens
 
         return await self._caller.use_vocabulary(tokenize, len(text))
 
