@@ -192,7 +192,8 @@ def _captured(state: State, captured: jobs.Captured, now: float) -> tuple[State,
     if captured.payload is not None:
         created, captured_to = begun.created + captured.end - captured.start, min(captured.end, one.core.lost_from)
         kept = _kept(request.keeps, begun.kept, captured)
-        begun = changed(begun, created=created, captured_to=captured_to, kept=kept)
+        ends = (*begun.row_ends, captured.end)
+        begun = changed(begun, created=created, captured_to=captured_to, kept=kept, row_ends=ends)
         state = with_request(state, changed(one, begun=begun))
     state, effects = row_saved(state, request.id, captured.end, now)
     return state, [save, *effects]

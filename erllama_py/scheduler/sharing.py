@@ -58,11 +58,11 @@ def _shares(state: State, looking: Looking, leader: int | None, length: int, now
 
 
 def _saved_by(leader: Open | None, length: int) -> int:
-    """Up to where the request that computed the beginning has saved it: no other needs to."""
+    """Up to where the request that computed the beginning has saved it, by the end of a row: no other needs to."""
     if leader is None or leader.begun is None or leader.core.request.plan is None:
         return 0
-    ends = leader.core.request.plan.prompt_ends
-    return max((end for end in ends if end <= min(length, leader.begun.captured_to)), default=0)
+    saved_to = min(length, leader.begun.captured_to)
+    return max((end for end in leader.begun.row_ends if end <= saved_to), default=0)
 
 
 def go_on(state: State, following: Following, least: int, now: float) -> tuple[State, list[Effect]]:

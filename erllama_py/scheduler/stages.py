@@ -40,6 +40,7 @@ class Begun(msgspec.Struct, frozen=True):
     outline: Outline  # how it started the first time
     sought: Request  # what its sequence is to begin with: the prompt, or all that it had when it was last parked
     captured_to: int = 0
+    row_ends: tuple[int, ...] = ()  # where rows of it end, for all that is known: what extends another place is lost
     created: int = 0  # tokens copied out to be saved
     kept: tuple[int, ...] = ()  # of these, those up to where each of the request's `keeps` ends
     prefilled: bool = False

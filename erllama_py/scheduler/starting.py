@@ -172,7 +172,8 @@ def _work(state: State, restoring: Restoring, now: float) -> tuple[State, list[E
     job: Generate | Resume
     if restoring.begun is not None:
         job = Resume(request_id=request.id, seq_id=slot.seq_id, keep=hit.prefix_len, limit=allocation.limit)
-        begun = changed(restoring.begun, captured_to=max(restoring.begun.captured_to, saved_to))
+        begun, ends = restoring.begun, (*restoring.begun.row_ends, saved_to)
+        begun = changed(begun, captured_to=max(begun.captured_to, saved_to), row_ends=ends)
         working = Working(core, begun, allocation, restoring.since)
     else:
         if restoring.hit is None:  # what is saved already is unknown: save nothing until the cache is back
@@ -186,7 +187,8 @@ def _work(state: State, restoring: Restoring, now: float) -> tuple[State, list[E
             keep_logits=not by_logits and state.limits.grid is None and request.lasting is None,
             reproducible=state.limits.grid is not None,
         )  # fmt: skip
-        begun = Begun(_outline_of(restoring, hit, now), request, captured_to=saved_to)
+        ends = (*(row.meta.end for row in core.rows), saved_to)
+        begun = Begun(_outline_of(restoring, hit, now), request, captured_to=saved_to, row_ends=ends)
         core = changed(core, request=request, lost_from=NOTHING_LOST)
         working = Working(core, begun, allocation, restoring.since)
         if request.plan is not None:  # else parking loses its prompt: the turn begins after that

@@ -61,7 +61,8 @@ def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
         return raised.map(failure_of)
     if kind is Sampling:
         return st.sampled_from(SAMPLINGS)
-    return st.builds(kind, **{name: values(hint) for name, hint in typing.get_type_hints(kind).items()})
+    hints = typing.get_type_hints(kind)
+    return st.builds(kind, **{name: values(hints[name]) for name in kind.__struct_fields__})
 
 
 def errors(kind: type[erllama.ErllamaError]) -> st.SearchStrategy[Any]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from helpers.model_asks import SESSIONS, Ask, Shape
 from helpers.model_world import ALL, Step, World
@@ -117,6 +118,15 @@ FOUND: dict[str, tuple[Shape, list[Step]]] = {
     "a request that is to begin with another's cells has the same as that one when it begins": (
         shape_of("full", 64, 3, 4, 0),
         [ask(0), ask(0), ask(0), ask(16), ask(16)],
+    ),
+    "a place where a row was due, and found no buffer, is in a longer one: what is shared up to it extends no row": (
+        msgspec.structs.replace(shape_of("full", 64, 3, 4), turn=float(ALL)),
+        [
+            ask(0, plan=True), ask(40, max_new_tokens=2, plan=True), ("round", 0), ("round", 1), ("deliver", 0),
+            ask(0, priority=1, plan=True), ("deliver", 0), ask(0, plan=True), ask(0, priority=1, plan=True),
+            ask(0, priority=1, plan=True), ("mishap", 2), ("round", 0), ("round", 0), ask(0, plan=True),
+            ask(0, plan=True), ("round", 0), ("round", 0), ("round", 0), ask(0, plan=True), ask(32, own=1, plan=True),
+        ],
     ),
 }  # fmt: skip
 

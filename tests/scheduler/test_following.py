@@ -133,11 +133,22 @@ def test_what_the_leader_has_saved_is_not_saved_again() -> None:
 def test_what_a_leader_has_saved_is_not_saved_again_when_it_is_over(shared: int, saved: int) -> None:
     """Its end may be known before the engine has answered the follower's `Fork`."""
     state = begun(state_with(), asked(1, A, plan=PLAN))
-    state, _ = run(state, asked(2, SECOND, plan=PLAN), found(2), finished(1, [], held=60, captured_to=60))
+    state, _ = run(state, asked(2, SECOND, plan=PLAN), found(2), captured(1, 0, 40), captured(1, 40, 60))
+    state, _ = run(state, finished(1, [], held=60, captured_to=60))
     _, effects = run(state, Forked(2, shared))
     saves = generate_of(effects).saves
     assert saves is not None
     assert (saves.captured_to, saves.prompt_ends) == (saved, ())
+
+
+def test_a_place_where_the_leader_has_ended_no_row_is_not_saved_for_others() -> None:
+    """Its row there found no buffer, and the next one goes beyond: what extends that place would extend nothing."""
+    state = begun(state_with(), asked(1, A, plan=PLAN))
+    state, _ = run(state, asked(2, SECOND, plan=PLAN), found(2), captured(1, 0, 20), captured(1, 20, 60))
+    _, effects = run(state, Forked(2, 40))
+    saves = generate_of(effects).saves
+    assert saves is not None
+    assert (saves.captured_to, saves.prompt_ends) == (20, (40,))
 
 
 # --- the leader is gone -------------------------------------------------------------------------------------------

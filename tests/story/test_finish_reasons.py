@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
+from helpers.checkpoints import turns
 from helpers.gated import gated
 
 import erllama_py as erllama
@@ -41,6 +42,7 @@ async def test_the_first_reason_is_the_one_that_counts(first: Any) -> None:
             await gate.shut(2)
             for why in (first, *EARLY - {first}):
                 model._caller.cancel(events.request_id, why)
+            await turns(5)  # the model's actor tells its engine, which is in a decode
             gate.gate.set()
             done = [event async for event in events][-1]
         assert isinstance(done, erllama.Done)

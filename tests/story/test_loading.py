@@ -207,7 +207,7 @@ BAD_LOADS: list[tuple[str, Any, type[erllama.ErllamaError]]] = [
     ("unknown option", {**STUB, "n_ctxx": 1}, erllama.InvalidOption),
     ("unknown nested option", {**STUB, "context_opts": {"n_cxt": 1}}, erllama.InvalidOption),
     ("mistyped option", {**STUB, "context_opts": {"n_ctx": "2048"}}, erllama.InvalidOption),
-    ("n_ctx 0", {**STUB, "context_opts": {"n_ctx": 0}}, erllama.InvalidOption),
+    ("n_ctx -1", {**STUB, "context_opts": {"n_ctx": -1}}, erllama.InvalidOption),
     ("n_batch 0", {**STUB, "context_opts": {"n_batch": 0}}, erllama.InvalidOption),
     ("no such backend", {"backend": "none"}, erllama.InvalidOption),
     ("no path", {}, erllama.InvalidOption),

@@ -112,6 +112,7 @@ async def test_sessions_streams_and_loops_are_refused_elsewhere() -> None:
             "complete": lambda: session.complete("hello", session_wait=True),
             "stream_chat": lambda: enter(session.stream_chat("hello", session_wait=True)),
             "stream": lambda: enter(session.stream("hello", session_wait=True)),
+            "trim": lambda: session.trim(1),
             "end": session.end,
         }
         assert set(turns) == public(erllama.Session, set())

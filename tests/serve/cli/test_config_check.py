@@ -34,7 +34,7 @@ def test_it_shows_the_tier_that_serve_makes(folder: Path, capsys: pytest.Capture
     assert "1 model, 1 tier" in printed
     assert "saves to cache" in printed
     assert str(folder / "home" / "kv" / "9000") in printed
-    assert not (folder / "home").exists()
+    assert not (folder / "home" / "kv").exists()
 
 
 @pytest.mark.parametrize(
