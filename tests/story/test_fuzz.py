@@ -22,6 +22,8 @@ pytestmark = pytest.mark.anyio
 A_LIFE = 150  # calls of one runtime
 SEED = int(os.environ.get("ERLLAMA_FUZZ_SEED", "0"))
 STEPS = int(os.environ.get("ERLLAMA_FUZZ_STEPS", "1500"))
+MORE_LIVES = 20
+SEEN = {"cancelled", "answered", "ModelCrashed", "ModelNotLoaded", "RuntimeClosed"}
 
 
 async def lives(seeds: range, root: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
@@ -58,5 +60,11 @@ async def test_a_few_calls_leave_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.slow
 async def test_many_calls_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the stub and on a tiny model, by both loops."""
-    done = await lives(range(SEED, SEED + max(1, STEPS // A_LIFE)), tmp_path, monkeypatch)
-    assert {"cancelled", "answered", "ModelCrashed", "ModelNotLoaded", "RuntimeClosed"} <= set(done)
+    last = SEED + max(1, STEPS // A_LIFE)
+    done = await lives(range(SEED, last), tmp_path, monkeypatch)
+    # Whether a call is open when its model crashes is a matter of time: a few more lives, until one was.
+    for seed in range(last, last + MORE_LIVES):
+        if set(done) >= SEEN:
+            break
+        done += await lives(range(seed, seed + 1), tmp_path, monkeypatch)
+    assert set(done) >= SEEN
