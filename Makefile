@@ -25,7 +25,7 @@ test: env  ## run every test, those with real models too
 	@$(BIN)/python -m pytest
 
 quick: env  ## run the quick tests: less than a minute in total
-	@$(BIN)/python -m pytest -q -m "not slow and not real_model" --hypothesis-profile=quick -n auto --maxprocesses=4
+	@$(BIN)/python -m pytest -q -m "not slow and not real_model" --ignore=tests/house_rules --hypothesis-profile=quick -n auto --maxprocesses=4
 
 check: env  ## judge the code without running it: style, types, documents, house rules
 	@$(BIN)/ruff check --quiet

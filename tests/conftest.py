@@ -14,8 +14,8 @@ from hypothesis import settings
 
 from erllama_py.serve.models import default_home
 
-# `make quick` looks at a quarter of the examples of each property; `make test` at all that "ci" has.
-settings.register_profile("quick", settings.get_profile("ci"), max_examples=25)
+# `make quick` looks at 15 examples of each property; `make test` at all that "ci" has.
+settings.register_profile("quick", settings.get_profile("ci"), max_examples=15)
 
 
 @pytest.fixture(

@@ -48,6 +48,7 @@ async def test_the_loop_turns_while_many_rows_go(how: str) -> None:
         assert bench.actor.index.books["disk"].used() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message", [EvictBytes(1 << 40, ("disk",)), Gc()])
 async def test_a_caller_that_stops_waiting_for_an_eviction_leaves_nothing_half_done(message: EvictBytes | Gc) -> None:
     """At any moment: what is out of the index by then goes, the rest stays, and no coroutine is left un-awaited."""

@@ -44,6 +44,7 @@ TABLE: list[tuple[dict[str, Any], dict[str, Any], str | None]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("schema", "arguments", "said"), TABLE, ids=range(len(TABLE)))
 def test_what_is_wrong_is_said(schema: dict[str, Any], arguments: dict[str, Any], said: str | None) -> None:
     """With the place of the argument."""

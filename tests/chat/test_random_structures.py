@@ -18,6 +18,7 @@ from erllama_py.engine.structure import compile
 from erllama_py.errors import InvalidSchema
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [pytest.param(n, marks=[pytest.mark.slow] if n else []) for n in range(20)])
 def test_replies_to_random_schemas_are_valid_by_another_validator(seed: int) -> None:
     """100 schemas a seed, each followed by random bytes; refused is one by its keyword alone."""
@@ -102,6 +103,7 @@ def test_a_choice_is_one_of_its_texts(choice: list[str]) -> None:
     assert follow_by_chance(random.Random(0), choice=choice) in choice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_structures_are_refused_or_run(name: str) -> None:
     """As any other."""

@@ -98,6 +98,7 @@ def results(said: dict[str, Any], contents: Sequence[str]) -> list[dict[str, Any
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @given(st.data())
 def test_calls_and_what_follows_are_the_whole(family: str, data: st.DataObject) -> None:

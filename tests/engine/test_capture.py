@@ -72,6 +72,7 @@ def wide(subject: Subject) -> Iterator[Backend]:
 # --- exactness -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", range(1, len(ENDS) + 1))
 def test_a_chain_of_ranges_goes_on_like_the_live_sequence(backend: Backend, wide: Backend, depth: int) -> None:
     """From each boundary, in another sequence and in another and wider context: bit-equal logits, the same tokens."""

@@ -22,6 +22,7 @@ NAMED = [
 ]
 
 
+@pytest.mark.slow
 async def test_named_templates_are_found_and_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`tool_use` where there are tools, the default elsewhere, any by its name."""
     add = GGUFWriter.add_chat_template

@@ -296,6 +296,7 @@ def test_text_survives_the_way_to_tokens_and_back(shared: Backend, text: str) ->
     assert data in (text.encode(), b" " + text.encode())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "\0", "a\0b", "日本語 héé 👩‍👩‍👧", "<|im_start|>", "x" * 100_000])
 def test_odd_texts_survive_too(shared: Backend, text: str) -> None:
     """Nothing, NUL bytes, joined emoji, the name of a control token as plain text, and a long one."""

@@ -87,6 +87,7 @@ def test_a_look_does_not_let_go_of_the_interpreters_lock(tmp_path: Path, monkeyp
     assert watch.read() is not None
 
 
+@pytest.mark.slow
 def test_a_folder_of_many_names_is_listed_whole(tmp_path: Path) -> None:
     """Also where they do not fit into one answer of the kernel, and where the C library cannot list."""
     names = {f"{number}-{'x' * 200}".encode() for number in range(500)}

@@ -102,6 +102,7 @@ def rows_of(seed: int, n_vocab: int, shape: str) -> Any:
     return rows.astype("f4")
 
 
+@pytest.mark.slow
 @given(
     n_vocab=st.sampled_from(SIZES), sampling=samplings(), banned=bans(), seed=st.integers(0, 2**32 - 1),
     shape=st.sampled_from(["flat", "even", "wide", "peaked", "ruled out"]), pattern=st.integers(0, 60),

@@ -42,6 +42,7 @@ def test_breakers_that_most_tokens_have_a_part_of_are_refused(word: bytes, break
     assert made == []
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_no_sampler_is_made_on_the_engine_thread(tmp_path: Path, made: list[str]) -> None:
     """Nor on the event loop, nor twice for the same options."""

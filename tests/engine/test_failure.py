@@ -130,6 +130,7 @@ def test_text_without_a_utf8_form_does_not_stop_an_error() -> None:
     assert (type(again), str(again)) == (erllama.InvalidText, "not text: ?")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
 @settings(max_examples=20)
 @given(data=st.data())

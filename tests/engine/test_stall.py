@@ -231,6 +231,7 @@ def test_a_bad_estimate_for_large_slices_is_forgotten() -> None:
     assert chunk_size(now, 1, 0.2, BATCH) > 150
 
 
+@pytest.mark.slow
 @given(machines())
 def test_now_and_then_a_decode_is_left_to_the_rows(machine: Machine) -> None:
     """However many prompts follow each other: what rows cost is known, and not guessed from the sum."""
@@ -272,6 +273,7 @@ def test_a_prompt_does_not_crawl_on_an_uneven_machine(machine: Machine, seed: in
     assert sum(took) <= 4.0 * 1500 * machine.each * (1.0 + machine.small) + 12 * machine.bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fixed", "each"), [(0.5, 0.005), (3.0, 0.05), (3.0, 0.01)])
 @pytest.mark.parametrize("decodes", [1, 2])
 @pytest.mark.parametrize("slower", [2.0, 3.0])
@@ -289,6 +291,7 @@ def test_a_prompt_does_not_crawl_where_neighbours_come_and_go(
     assert took <= 9.0 * 20 * 3000 * each * (1.0 + slower) / 2
 
 
+@pytest.mark.slow
 @given(machines(), st.booleans(), st.sampled_from([10.0, 100.0]))
 def test_a_slow_spell_is_followed_and_forgotten(machine: Machine, mixed: bool, spell: float) -> None:
     """Ten or a hundred times slower, in the middle of a prompt or between two, and back again: after some decodes,
@@ -314,6 +317,7 @@ def test_few_decodes_are_too_long_when_a_machine_slows_down(machine: Machine, sp
         assert sum(one > 1.1 * machine.bound for one in took) <= 4
 
 
+@pytest.mark.slow
 @given(machines(), machines(), st.booleans())
 def test_the_chunk_follows_costs_that_change(machine: Machine, later: Machine, rows_alone: bool) -> None:
     """More rows, a longer context, another process: the same holds again, whatever costs more now."""

@@ -24,6 +24,7 @@ MATCHES = (r"[^\W\d_]+", r"\d+", r"\s+", r"[^\w\s]+[\r\n]*")
 EVERYTHING = bool(os.environ.get("ERLLAMA_TOKENIZERS"))
 
 
+@pytest.mark.slow
 @given(ANY)
 def test_the_bound_is_never_less_than_the_longest_match(text: str) -> None:
     """Nor than what goes by Python's tables."""

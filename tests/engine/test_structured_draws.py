@@ -149,6 +149,7 @@ def worlds(models: Path, configure: Callable[..., ModelConfig]) -> Iterator[dict
     lib.c.llama_model_free(model)
 
 
+@pytest.mark.slow
 @given(
     n_vocab=st.sampled_from(SIZES), sampling=samplings(), seed=st.integers(0, 2**32 - 1), banned=bans(),
     shape=st.sampled_from(["flat", "wide", "peaked"]), share=st.sampled_from([0.0, 0.01, 0.3, 0.99]),

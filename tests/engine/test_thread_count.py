@@ -34,6 +34,7 @@ def test_on_a_quiet_machine_the_number_never_changes(machine: Machine) -> None:
     assert set(machine.counts) == {machine.cpus}
 
 
+@pytest.mark.slow
 @given(machines(), st.data())
 def test_beside_others_an_engine_is_nearly_as_fast_as_with_the_best_number(
     machine: Machine, data: st.DataObject

@@ -140,6 +140,7 @@ async def test_each_family_of_errors_has_its_status(error: erllama.ErllamaError,
         assert answer.headers.get("Retry-After") == ("1" if status == 503 else None)
 
 
+@pytest.mark.slow
 async def test_a_crashed_model_is_unavailable_and_comes_back() -> None:
     """503 with Retry-After for the request that it had; the next one is answered."""
     async with running(seconds_per_token=0.001) as (app, client), anyio.create_task_group() as group:

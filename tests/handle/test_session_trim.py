@@ -21,6 +21,7 @@ def small() -> Any:
     return {"backend": "stub", "context_opts": {"n_ctx": 256}}
 
 
+@pytest.mark.slow
 async def test_a_session_that_drops_its_oldest_turns_goes_on() -> None:
     """Far beyond the context, with the system prompt and the last question in each prompt."""
     async with erllama.Runtime() as runtime:

@@ -121,6 +121,7 @@ def picky(x: Picky) -> None:
     """Never runs."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("made", "problem"),
     [

@@ -184,6 +184,7 @@ async def test_a_load_that_fails_is_told_to_its_request_and_the_model_goes_on(mo
         assert (await model.complete("hello", **SAME)).generated
 
 
+@pytest.mark.slow
 async def test_a_caller_that_leaves_while_it_loads_takes_nothing_down() -> None:
     """The others go on waiting, and get it."""
     async with erllama.Runtime() as runtime:

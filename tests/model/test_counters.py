@@ -25,6 +25,7 @@ pytestmark = pytest.mark.anyio
 GREEDY: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_tokens_and_decodes_are_those_of_the_completions(backend: str, tmp_path: Path) -> None:
     """A cold prompt, the same again, and one that is cancelled at the door: sums agree with what callers got."""
@@ -93,6 +94,7 @@ async def test_what_fails_alone_is_counted_as_failed_and_what_is_cancelled_as_ca
         assert_balanced(model.counters)
 
 
+@pytest.mark.slow
 async def test_counts_go_on_over_a_crash() -> None:
     """None of them is smaller than before; what was open has failed, and the next load is counted."""
     async with stub_runtime(seconds_per_token=0.001) as (runtime, model):
@@ -115,6 +117,7 @@ async def test_counts_go_on_over_a_crash() -> None:
         assert (model.counters.sequences, model.counters.decodes) == (0, after.decodes)
 
 
+@pytest.mark.slow
 async def test_saves_are_counted_and_parks_are() -> None:
     """Rows that were handed over are what the cache says it has stored; each park once."""
     async with ram_model() as (runtime, model):

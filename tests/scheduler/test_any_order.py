@@ -156,6 +156,7 @@ def test_a_request_that_waits_for_the_cache_makes_room_for_one_at_work(
     world.settle()
 
 
+@pytest.mark.slow
 @settings(max_examples=8, suppress_health_check=list(HealthCheck))
 @given(shapes, anything)
 def test_requests_come_to_their_end(shape: Shape, steps: list[Step]) -> None:

@@ -95,6 +95,7 @@ def test_an_event_takes_as_many_steps_in_a_long_queue(what: str, kind: str) -> N
     assert 0 < many <= 1.2 * few + 50
 
 
+@pytest.mark.slow
 def test_a_look_at_all_of_them_would_be_counted() -> None:
     """So the test above can fail."""
     queue = crowded(MANY, "plain").queue

@@ -287,6 +287,7 @@ def crowd_takes_turns(shape: Shape, lengths: Sequence[int], reply: int, fast: bo
     assert streams.parks <= grown + shape.n_seq_max * (took / shape.turn + 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(crowds)
 def test_no_request_is_parked_for_longer_than_is_stated(crowd: tuple[Shape, list[int], int, bool, float]) -> None:

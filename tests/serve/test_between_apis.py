@@ -87,6 +87,7 @@ async def test_a_call_is_recognised_by_each_api(then: Any) -> None:
         assert await then(at, call["id"]) >= first["usage"]["total_tokens"] - 2
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("first", [chat, responses, messages], ids=lambda one: str(one.__name__))
 @pytest.mark.parametrize("then", [chat, responses, messages], ids=lambda one: str(one.__name__))

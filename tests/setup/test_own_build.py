@@ -252,6 +252,7 @@ def test_a_failed_trial_is_known_where_it_cannot_be_shared(machine: Pretended) -
     assert machine.make(venv) == ([], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("note", ["", "null", "[]", "{", '{"a": 1}', '"text"'])
 def test_a_damaged_note_of_failed_trials_is_an_empty_one(machine: Pretended, note: str) -> None:
     """And is written again by the next failure."""
@@ -262,6 +263,7 @@ def test_a_damaged_note_of_failed_trials_is_an_empty_one(machine: Pretended, not
     assert machine.make(machine.environment("other"))[0] == [machine.installed(PORTABLE_NAME)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("note", ["", "null", "[]", "{", '{"build": null}', '"text"'])
 def test_an_environment_whose_stamp_is_damaged_is_set_up_again(machine: Pretended, note: str) -> None:
     """What its llama.cpp was built for is not known any more."""
@@ -274,6 +276,7 @@ def test_an_environment_whose_stamp_is_damaged_is_set_up_again(machine: Pretende
     assert machine.make(venv) == ([], [])
 
 
+@pytest.mark.slow
 def test_a_broken_wheel_is_built_again(machine: Pretended) -> None:
     """A disk that was full, or a copy that was broken off, leaves one."""
     machine.make(machine.environment())

@@ -67,6 +67,7 @@ async def test_they_are_decoded_side_by_side() -> None:
         events.cancel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_every_kind_of_memory_gives_them(tmp_path: Path, backend: str, kind: Kind) -> None:
@@ -139,6 +140,7 @@ async def test_a_cancel_by_id_or_by_stream_ends_all() -> None:
         assert model._board.alternatives == {}
 
 
+@pytest.mark.slow
 async def test_a_cancel_by_id_ends_the_others_when_the_first_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """The id is that of all of them."""
     monkeypatch.setattr(open_request, "SETTLE_SECONDS", 0.0)

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.anyio
 LONG = 100  # tokens of a reply that passes `continued_interval` some times
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["disk", "ram_file"])
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_a_prompt_is_warm_after_a_restart(tmp_path: Path, memory: str, kind: str) -> None:
@@ -87,6 +88,7 @@ async def test_the_same_prompt_again_computes_nothing(memory: str) -> None:
     assert later.stats.tier == "ram"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_a_conversation_goes_on_after_a_restart_from_where_its_reply_ended(tmp_path: Path, memory: str) -> None:
     """The next turn begins with prompt and reply: the finish row ends there, at no round number."""
@@ -101,6 +103,7 @@ async def test_a_conversation_goes_on_after_a_restart_from_where_its_reply_ended
     assert warm.cache_hit_kind == "partial"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_a_long_reply_is_saved_as_it_grows(tmp_path: Path, memory: str) -> None:
     """Every `continued_interval` tokens, counted from the prompt's end: a prompt that ends after one hits there."""
@@ -119,6 +122,7 @@ async def test_a_long_reply_is_saved_as_it_grows(tmp_path: Path, memory: str) ->
     assert warm.cache_delta.read == 348
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_a_prompt_that_begins_alike_takes_what_they_share(tmp_path: Path, memory: str) -> None:
     """Rows up to the last end that both have, and a part of the next one where a sequence can be cut back."""
@@ -137,6 +141,7 @@ async def test_a_prompt_that_begins_alike_takes_what_they_share(tmp_path: Path, 
     assert counters["hits.partial"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_another_chat_with_the_same_system_prompt_computes_only_its_own_tokens(
     tmp_path: Path, memory: str
@@ -260,6 +265,7 @@ async def test_a_salt_of_a_request_takes_the_place_of_the_models() -> None:
         assert (await ask(model, PROMPT)).cache_hit_kind == "exact"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["disk", "ram"])
 async def test_two_models_on_one_tier_never_meet(tmp_path: Path, kind: str) -> None:
     """Both are warm with their own rows; the same prompt of the other is not found."""

@@ -98,6 +98,7 @@ async def test_a_crash_while_rows_are_saved_costs_rows_and_no_reply(
     assert first.reply == second.reply == third.reply == await cold(PROMPT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 async def test_a_crash_while_rows_are_restored_costs_time_and_no_reply(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
@@ -118,6 +119,7 @@ async def test_a_crash_while_rows_are_restored_costs_time_and_no_reply(
     assert warm.cache_hit_kind == ("cold" if part == f"tier:{TIER}" else "exact")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [*PARTS, "stopped"])
 async def test_a_look_up_that_waits_outlives_what_it_waits_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
@@ -144,6 +146,7 @@ async def test_a_look_up_that_waits_outlives_what_it_waits_for(
     assert second.reply == await cold(turn)
 
 
+@pytest.mark.slow
 async def test_the_pins_of_a_model_that_dies_are_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the middle of a restore; the model is back, and warm."""
     async with model_at(tmp_path) as (runtime, model):
@@ -183,6 +186,7 @@ async def test_a_model_that_dies_is_warm_when_it_is_back(tmp_path: Path, where: 
     assert warm.reply == await cold(PROMPT)
 
 
+@pytest.mark.slow
 async def test_a_caller_that_is_cancelled_anywhere_leaves_no_trace(tmp_path: Path) -> None:
     """During look-up, restore and decode: nothing stays pinned, and the same request is answered as ever."""
     roots = iter(tmp_path / str(number) for number in range(1000))
@@ -247,6 +251,7 @@ async def test_a_crash_while_a_full_tier_makes_room_loses_no_room(
         await nothing_leaks(runtime, tmp_path)
 
 
+@pytest.mark.slow
 async def test_a_cache_that_crashes_while_a_tier_opens_learns_all_of_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

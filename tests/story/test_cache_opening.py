@@ -60,6 +60,7 @@ async def test_a_request_waits_no_longer_than_it_is_to(
     assert early.reply == await cold(PROMPT)
 
 
+@pytest.mark.slow
 async def test_a_tier_that_ends_while_it_is_being_opened_lets_them_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -268,6 +268,7 @@ async def test_a_generation_that_is_cancelled_leaves_what_it_computed(tmp_path: 
     assert warm.reply == await cold(turn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("memory", "kept"), [("full", 512), ("window", 128), ("recurrent", 128), ("hybrid", 128)])
 async def test_a_prefill_that_is_cancelled_leaves_what_it_computed(tmp_path: Path, memory: str, kept: int) -> None:
     """Two decodes of a prompt are two decodes spared: one with rows to copy out ends where the row can still be had."""

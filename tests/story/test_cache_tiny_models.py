@@ -53,6 +53,7 @@ def words(length: int, seed: int = 0) -> list[int]:
     return [number % 250 for number in digest]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("drawn", [GREEDY, SEEDED], ids=["greedy", "seeded"])
 async def test_a_repeat_after_a_restart_says_the_same(
@@ -67,6 +68,7 @@ async def test_a_repeat_after_a_restart_says_the_same(
     assert warm.stats.prefill_tokens == (0 if kind in ("recurrent", "hybrid") else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_next_turn_after_a_restart_extends_the_reply(folder: Path, tmp_path: Path, kind: Kind) -> None:
     """From the end of the last row, which lies where the reply ended, with nothing computed twice."""
@@ -80,6 +82,7 @@ async def test_the_next_turn_after_a_restart_extends_the_reply(folder: Path, tmp
     assert warm.cache_delta.read == first.committed_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_another_end_after_a_restart_starts_where_they_part(folder: Path, tmp_path: Path, kind: Kind) -> None:
     """Full attention at the token, a window there too or at a row's end, recurrent ones at the last row's end."""
@@ -106,6 +109,7 @@ async def test_rows_longer_than_the_window_are_never_cut(folder: Path, tmp_path:
         assert answer.generated == cold.generated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_wider_context_stays_warm(folder: Path, tmp_path: Path, kind: Kind) -> None:
     """And says the same."""
@@ -115,6 +119,7 @@ async def test_a_wider_context_stays_warm(folder: Path, tmp_path: Path, kind: Ki
     assert (warm.cache_hit_kind, warm.generated) == ("exact", cold.generated)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [{"type_k": "q8_0"}, {"flash_attn": False}, {"rope_freq_base": 5000.0}, {"type_v": "f32"}],
@@ -130,6 +135,7 @@ async def test_other_settings_do_not_hit(folder: Path, tmp_path: Path, other: di
     assert "other settings" in (changed.stats.miss_reason or "")
 
 
+@pytest.mark.slow
 async def test_automatic_flash_attention_shares_rows_with_what_it_resolves_to(folder: Path, tmp_path: Path) -> None:
     """On a CPU that is on."""
     path, prompt = tiny_gguf("dense", folder), words(150)
@@ -138,6 +144,7 @@ async def test_automatic_flash_attention_shares_rows_with_what_it_resolves_to(fo
     assert warm.cache_hit_kind == "exact"
 
 
+@pytest.mark.slow
 async def test_two_models_on_one_tier_never_meet(folder: Path, tmp_path: Path) -> None:
     """The same prompt, each with its own rows."""
     prompt = words(150)
@@ -148,6 +155,7 @@ async def test_two_models_on_one_tier_never_meet(folder: Path, tmp_path: Path) -
     assert [one.generated for one in again] == [one.generated for one in first]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_model_that_crashed_is_warm_from_memory(folder: Path, kind: Kind) -> None:
     """The rows of the tier in memory do not go with the model."""

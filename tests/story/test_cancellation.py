@@ -158,6 +158,7 @@ async def with_session() -> AsyncIterator[tuple[erllama.Runtime, erllama.Model, 
         assert [slot.session_id for slot in model._board.state.slots].count("s") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", TURNS)
 async def test_a_turn_cancelled_anywhere_leaves_its_session_free(how: str) -> None:
     """It holds one sequence, is not busy, and the next turn extends what it has."""

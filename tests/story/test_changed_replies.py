@@ -25,6 +25,7 @@ def one_copy(kept: Kept) -> float:
     return (kept.stored - kept.thrown) / kept.held
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["edited", "dropped"])
 async def test_a_turn_begins_where_it_diverges(kind: Kind, how: str, tmp_path: Path) -> None:
@@ -65,6 +66,7 @@ async def test_replies_that_come_back_cost_no_more(kind: Kind, tmp_path: Path) -
     assert kept.stored == kept.held
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["full", "window", "recurrent", "hybrid"])
 async def test_an_agent_whose_thoughts_are_dropped_begins_where_it_diverges(memory: str, tmp_path: Path) -> None:
     """Within its own turn thoughts stay; once the user speaks again, all since the last question are gone."""

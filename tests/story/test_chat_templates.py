@@ -86,6 +86,7 @@ async def test_tools_that_a_template_does_not_show_are_refused_or_told(model: er
     assert (await text(model, [user("a")], **asked)).startswith("<|im_start|>system\n# Tools\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "value"),
     [
@@ -118,6 +119,7 @@ async def test_a_session_renders_its_turns_as_asked(model: erllama.Model) -> Non
             await session.chat("b", **asked)
 
 
+@pytest.mark.slow
 async def test_a_bomb_holds_nobody_up(model: erllama.Model) -> None:
     """It ends as an error of its request; others are answered."""
     bomb = "{% for i in range(100000) %}{% for j in range(100000) %}{{ messages }}{% endfor %}{% endfor %}"

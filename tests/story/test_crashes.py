@@ -22,6 +22,7 @@ pytestmark = pytest.mark.anyio
 CAUSES = {"actor": DrillFault, "thread": DrillFault, "decode": BackendFailure}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", CAUSES)
 async def test_a_fault_fails_open_calls_and_the_model_comes_back(where: Any) -> None:
     """Open calls get `ModelCrashed` with its cause; the next call waits for the restart and is answered."""
@@ -82,6 +83,7 @@ async def test_an_actor_whose_task_is_cancelled_from_outside_comes_back() -> Non
         await until(lambda: model.info.restarts == 1)
 
 
+@pytest.mark.slow
 async def test_a_crash_does_not_touch_the_other_model() -> None:
     """Its stream goes on, token by token, to the end it would have had."""
     async with stub_runtime(seconds_per_token=0.001) as (runtime, model):
@@ -149,6 +151,7 @@ async def test_a_model_that_crashes_too_often_is_given_up_and_the_rest_lives() -
         ).generated
 
 
+@pytest.mark.slow
 async def test_a_reload_that_fails_is_tried_again() -> None:
     """A crash on a restart's load counts towards the budget like any other."""
     loads = 0

@@ -90,6 +90,7 @@ async def failed(call: Callable[[], Awaitable[object]]) -> Exception:
     raise AssertionError(f"it answered: {answer}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("branch", ["tiers", "watch", "models", "user"])
 async def test_a_root_that_gives_up_wakes_all_whichever_task_opened_the_runtime(
     branch: str, monkeypatch: pytest.MonkeyPatch
@@ -131,6 +132,7 @@ async def test_a_root_that_gives_up_wakes_all_whichever_task_opened_the_runtime(
         assert isinstance(await failed(runtime.cache.rows), erllama.CacheUnavailable)
 
 
+@pytest.mark.slow
 async def test_a_branch_that_was_cancelled_from_outside_comes_back_and_its_ids_are_free(tmp_path: Path) -> None:
     """What it had is gone with it, and whoever asks hears that; everything can be started again."""
     async with stub_runtime() as (runtime, model):
@@ -307,6 +309,7 @@ async def test_a_tier_whose_directory_hangs_while_it_is_opened_is_not_waited_for
         await runtime.start_tier("d", erllama.DiskTier(tmp_path))
 
 
+@pytest.mark.slow
 async def test_no_call_waits_for_ever_for_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each says which tier it is; other tiers are served, requests go on, and where it answers again all is done."""
     hang = Hang(monkeypatch)

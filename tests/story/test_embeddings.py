@@ -39,6 +39,7 @@ async def bert(
         yield one
 
 
+@pytest.mark.slow
 async def test_a_text_tokens_and_lists_of_either_are_embedded(model: erllama.Model) -> None:
     """A row of unit length for each input, in order; tokens give what their text gives."""
     found = await model.embed(TEXTS)
@@ -55,6 +56,7 @@ async def test_a_text_tokens_and_lists_of_either_are_embedded(model: erllama.Mod
     assert close(await model.embed(mixed), [found[1], found[0]])
 
 
+@pytest.mark.slow
 async def test_many_texts_are_as_if_each_was_alone(model: erllama.Model) -> None:
     """Also more than a decode holds, and of different lengths."""
     texts = [f"{TEXTS[i % 4]} {'cat ' * (i % 7)}" for i in range(150)]
@@ -200,6 +202,7 @@ async def test_inputs_that_are_none_are_refused_with_what_is_expected(
         await bert.embed(inputs)
 
 
+@pytest.mark.slow
 async def test_no_inputs_of_any_length_end_the_process(tmp_path_factory: pytest.TempPathFactory) -> None:
     """llama.cpp would abort for an encoder's input beyond a micro-batch, or beyond its positions."""
     for n_ctx in (1, 2, 30, 1000):

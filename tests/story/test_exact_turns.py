@@ -31,6 +31,7 @@ from erllama_py.chat.turns import EARLIER_REPLY, MADE_UP_MESSAGE, MADE_UP_REPLY
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.slow
 async def test_six_turns_with_tools_and_thinking_compute_only_what_is_new() -> None:
     """Each prompt begins with every token that was read and sampled, whatever the client has dropped or rewritten."""
     async with thinker(*SIX) as (runtime, model, script):
@@ -63,6 +64,7 @@ async def test_without_exact_turns_the_thinking_is_gone() -> None:
         assert not script.prompts[1].startswith(script.prompts[0] + str(SIX[0]))
 
 
+@pytest.mark.slow
 async def test_turns_outlive_the_runtime(tmp_path: Path) -> None:
     """Each turn in a runtime of its own, over one directory: the tokens are those of the runtime before."""
     chat, before = [question(0)], None
@@ -153,6 +155,7 @@ async def test_tenants_do_not_share_turns() -> None:
         assert "</think>" not in script.prompts[-1]
 
 
+@pytest.mark.slow
 async def test_a_cancelled_reply_is_a_turn_too() -> None:
     """What it had said is what was sampled, and the conversation goes on from there."""
     slow = {"seconds_per_token": 0.001}  # the cancel comes long before the end
@@ -209,6 +212,7 @@ async def test_what_a_session_was_given_raw_is_no_turn() -> None:
         assert len(turns_of(await runtime.cache.rows())) == 1
 
 
+@pytest.mark.slow
 async def test_replies_at_the_same_time_are_all_turns() -> None:
     """Each of several, and each alternative; the same words by other thoughts included."""
     async with thinker(lambda prompt: thought(prompt[-40:-30], "same")) as (_, model, script):
@@ -225,6 +229,7 @@ async def test_replies_at_the_same_time_are_all_turns() -> None:
             assert f"<think>\n{first.thinking}\n</think>" in script.prompts[-1]
 
 
+@pytest.mark.slow
 async def test_no_text_makes_what_stands_before_it_vanish() -> None:
     """Made-up words stand in for replies when the rest is looked for: one who says them changes nothing."""
     for word in (MADE_UP_REPLY, EARLIER_REPLY, MADE_UP_MESSAGE):
@@ -303,6 +308,7 @@ async def test_where_all_that_was_read_does_not_fit_the_conversation_is_rendered
         assert "aaa" not in script.prompts[-1]
 
 
+@pytest.mark.slow
 async def test_turns_survive_a_crash_and_a_reload() -> None:
     """They are the cache's, not the model's."""
     async with thinker(thought("a", "one"), "two") as (runtime, model, script):

@@ -76,6 +76,7 @@ async def test_a_sampler_that_fails_ends_its_stream_alone(monkeypatch: pytest.Mo
     assert len(gate.backends) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("how", ["task", "cancel"])
 async def test_when_the_first_leaves_half_way_the_next_goes_on_from_there(
@@ -165,6 +166,7 @@ async def test_a_request_that_is_cancelled_while_it_is_restored_makes_room(
     assert reply.cache_hit_kind in ("exact", "partial")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["window", "recurrent", "hybrid"])
 @pytest.mark.parametrize("how", ["task", "cancel", "deadline"])
 async def test_a_follower_of_rows_can_leave(memory: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,7 @@ async def check_against_a_load(path: Path) -> erllama.ModelFile:
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", KINDS)
 async def test_it_says_what_a_load_says(tmp_path: Path, kind: Kind) -> None:
@@ -98,6 +99,7 @@ async def test_it_says_of_a_real_model_what_a_load_says(name: str) -> None:
     assert told.kv_bytes_per_token == {"smollm2": 23_040, "gemma3": 18_432, "minilm": 0}[name]
 
 
+@pytest.mark.slow
 def test_no_weights_are_read(tmp_path: Path) -> None:
     """A file whose weights are a hole says the same."""
     whole = tiny_gguf("dense", tmp_path)

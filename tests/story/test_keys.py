@@ -37,6 +37,7 @@ def saying(file: dict[str, Any], model: dict[str, Any]) -> BackendFactory:
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "model"),
     [

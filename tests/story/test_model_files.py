@@ -43,6 +43,7 @@ async def ask(root: Path, options: Any) -> tuple[erllama.ModelInfo, erllama.Comp
         return model.info, await model.complete(PROMPT, temperature=0.0, response_tokens=12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metadata_apart", [False, True])
 @pytest.mark.parametrize("mode", ["safe", "gguf_chunked"])
 async def test_models_that_share_their_first_part_share_no_rows(
@@ -72,6 +73,7 @@ async def test_progress_counts_the_bytes_of_all_parts(tmp_path: Path) -> None:
     assert {step.stage for step in seen if step.done == size} == {"hash", "weights"}
 
 
+@pytest.mark.slow
 async def test_a_file_that_is_replaced_after_it_was_hashed_poisons_nothing(tmp_path: Path) -> None:
     """The load fails; the next one is of the new file, and cold."""
     path, newer = tiny_gguf("dense", tmp_path), tmp_path / "newer.gguf"
@@ -92,6 +94,7 @@ async def test_a_file_that_is_replaced_after_it_was_hashed_poisons_nothing(tmp_p
     assert reply.cache_hit_kind == "cold"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_models_of_t5s_kind_are_refused_and_their_tokens_are_there(kind: Kind, tmp_path: Path) -> None:
     """llama.cpp would end the process at their first decode."""

@@ -53,6 +53,7 @@ async def test_whatever_a_load_raises_is_an_error_of_ours(place: str, error: typ
         assert (await runtime.load_model("m", STUB)).phase == "idle"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", ODD)
 @pytest.mark.parametrize("place", ["decode", "sampler"])
 async def test_whatever_an_engine_raises_reaches_its_callers(place: str, error: type[BaseException]) -> None:
@@ -86,6 +87,7 @@ async def test_an_error_of_a_request_that_is_not_as_ours_are_fails_only_that_req
         assert model.info.restarts == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["close", "rest"])
 async def test_an_engine_that_fails_to_free_its_memory_has_ended(place: str) -> None:
     """It is said in the log; nothing waits for it, and its id is free."""

@@ -29,6 +29,7 @@ from erllama_py.scheduler.state import State
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_many_requests_that_do_not_fit_together_all_say_what_they_say_alone(
     memory: str, monkeypatch: pytest.MonkeyPatch
@@ -71,6 +72,7 @@ async def test_a_higher_priority_pushes_the_lowest_out_when_it_arrives(monkeypat
     assert [reply.generated for reply in replies] == [stub_reply(prompt, REPLY) for prompt in prompts(4)]
 
 
+@pytest.mark.slow
 async def test_no_request_is_parked_for_an_equal_without_a_sequence() -> None:
     """Where sequences are short and cells are not, later requests wait."""
     async with crowded(context_opts={"n_ctx": 4096}) as (_, model):
@@ -110,6 +112,7 @@ async def test_a_stream_merely_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert progress[-1] == PROMPT  # it has not been told of what was computed again
 
 
+@pytest.mark.slow
 async def test_what_was_parked_is_restored_and_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of its cells but the last come back from the tier."""
     watch = Watch(monkeypatch)
@@ -119,6 +122,7 @@ async def test_what_was_parked_is_restored_and_not_computed_again(monkeypatch: p
     assert [reply.stats.prefill_tokens for reply in replies] == [PROMPT] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_without_saving_what_was_parked_is_computed_again(memory: str) -> None:
     """With `min_tokens` None nothing is in any tier; parking costs time then, and no request fails."""
@@ -218,6 +222,7 @@ async def test_a_caller_that_leaves_while_its_request_is_parked_leaves_nothing(m
     assert tasks[1].cancelled()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["stopped", "crashed", "full"])
 async def test_a_tier_that_fails_while_a_request_is_parked_costs_time_and_no_reply(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
@@ -246,6 +251,7 @@ async def test_a_tier_that_fails_while_a_request_is_parked_costs_time_and_no_rep
     assert any(reply.stats.prefill_tokens > PROMPT for reply in replies)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["actor", "thread", "decode"])
 async def test_a_crash_of_the_model_fails_parked_requests_too(monkeypatch: pytest.MonkeyPatch, where: Any) -> None:
     """Both learn of it; the model that comes back answers both."""

@@ -38,6 +38,7 @@ def prompt(number: int) -> list[int]:
     return [(7 * number + 3 * place * place + 11) % 250 for place in range(40)]
 
 
+@pytest.mark.slow
 async def test_a_reply_goes_on_after_a_restart_and_after_a_crash_as_if_it_had_not_ended(tmp_path: Path) -> None:
     """The penalties of what was said before are those of the whole reply; so are those of an exact repeat."""
     tier = {"d": erllama.DiskTier(str(tmp_path / "tier"))}
@@ -62,6 +63,7 @@ async def test_a_reply_goes_on_after_a_restart_and_after_a_crash_as_if_it_had_no
     assert [one.generated for one in (restored, repeated, crashed)] == [whole.generated[half:]] * 3
 
 
+@pytest.mark.slow
 async def test_parked_requests_look_back_on_what_they_said_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ async def test_the_score_of_a_token_is_that_of_a_reply_that_draws_it(model: erll
     assert told == pytest.approx([one.logprob for one in said.logprobs or ()], abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_what_is_live_or_saved_is_not_used_for_it(tmp_path: Path, backend: str, kind: Kind) -> None:
@@ -92,6 +93,7 @@ async def test_turns_and_streams_tell_of_their_whole_prompt(model: erllama.Model
         assert (await session.chat("so?", **GREEDY)).cache_hit_kind == "sticky"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["full", "window", "recurrent", "hybrid"])
 async def test_parked_requests_are_told_of_once(memory: str) -> None:
     """Eight that do not fit together: each has the scores that it has alone."""

@@ -82,6 +82,7 @@ async def test_among_sixteen_others_cold_and_warm_in_any_order(
                 assert bits == expected[number]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tier", ["ram", "ram_file", "disk"])
 async def test_restored_from_each_tier(subject: tuple[str, Kind], models: Path, tmp_path: Path, tier: str) -> None:
     """After `evict`, and after a new runtime where the tier outlives the old one. A hit is had, and changes nothing."""
@@ -147,6 +148,7 @@ async def test_parked_for_others_and_taken_up_again(subject: tuple[str, Kind], m
     assert (bits, done.stats.parks) == (expected, 2)
 
 
+@pytest.mark.slow
 async def test_after_crashes_of_the_model(subject: tuple[str, Kind], models: Path) -> None:
     """A crash of the model ends the second context too, with what it had to do; the next request begins another."""
     options, recorder = config(*subject, models), Recorder(30)
@@ -187,6 +189,7 @@ async def test_after_a_crash_of_the_second_context(subject: tuple[str, Kind], mo
         assert model.info.restarts == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [
     {"n_ctx": 512, "n_batch": 32, "n_seq_max": 1}, {"n_ctx": 4096, "n_batch": 512, "n_ubatch": 128, "n_seq_max": 3},
 ])  # fmt: skip

@@ -89,6 +89,7 @@ async def test_a_crash_at_any_step_of_a_save_leaves_whole_rows_that_are_known_or
     assert done.reply == await cold(PROMPT)
 
 
+@pytest.mark.slow
 async def test_a_disk_that_is_blocked_takes_no_more_than_the_buffers_and_delays_no_other_tier(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ async def ask_without_buffers(runtime: erllama.Runtime, model: erllama.Model, pr
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["evict", "unload", "close"])
 async def test_more_is_saved_than_buffers_hold(tmp_path: Path, how: str) -> None:
     """Range by range, each when there is a buffer for it: the caller waits, and all is there."""
@@ -96,6 +97,7 @@ async def test_an_eviction_whose_caller_leaves_keeps_the_rest_as_it_is(
         assert (await ask(model, other)).cache_hit_kind == "live"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("memory", "tokens"), [("full", 20), ("window", 20), ("recurrent", 0), ("hybrid", 0)])
 @pytest.mark.parametrize("how", ["unload", "close"])
 async def test_requests_at_work_at_the_end_save_what_they_have(
@@ -125,6 +127,7 @@ async def failure(task: asyncio.Task[Any]) -> BaseException | None:
     return task.exception()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dense", "window", "recurrent", "hybrid"])
 async def test_a_stream_at_work_at_the_end_leaves_what_it_has(tmp_path: Path, kind: Kind) -> None:
     """The same through llama.cpp, with a reader in the middle of its reply; of a recurrent one at least its prompt."""
@@ -173,6 +176,7 @@ async def test_what_a_tier_that_was_stopped_did_not_take_is_saved_again(tmp_path
         assert await saved(model, PROMPT + done.reply[:11]) == done.committed_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["it fails", f"tier:{TIER}"])
 async def test_rows_pending_in_a_tier_that_fails_are_saved_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str

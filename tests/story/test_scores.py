@@ -74,6 +74,7 @@ async def test_scores_are_those_of_the_logits_and_the_prompt_is_computed_once(
     assert (saved.cache_delta.read, saved.cache_delta.created) == (len(prompt), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_without_anything_saved_scores_are_the_same(tmp_path: Path, backend: str, kind: Kind) -> None:

@@ -78,6 +78,7 @@ async def test_there_can_be_more_sessions_than_sequences(memory: str, monkeypatc
     assert watch.wrong == []
 
 
+@pytest.mark.slow
 async def test_a_session_that_lost_its_sequence_waits_for_its_own_save() -> None:
     """The next turn may come before the last one is written, and names no key."""
     done: dict[int, list[erllama.Completion]] = {}

@@ -111,6 +111,7 @@ async def test_tiny_models_of_every_memory_compute_a_common_beginning_once(kind:
     assert MEMORY[kind] != "full" or {reply.cache_hit_kind for reply in replies[1:]} == {"live"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["at rest", "generating"])
 async def test_a_prompt_shares_what_is_there(when: str) -> None:
     """Of a finished sequence, and of one at work, which does not notice."""

@@ -61,6 +61,7 @@ async def test_parked_among_forced_tokens_a_reply_goes_on_as_if_it_had_not_been(
     assert all(reply.stats.decodes < len(reply.generated) for reply in expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_alternatives_follow_the_structure_each_by_itself(backend: str, tmp_path: Path) -> None:
     """Each as if asked for alone, by its seed; all of them valid."""

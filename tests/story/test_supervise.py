@@ -15,6 +15,7 @@ import erllama_py as erllama
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.slow
 async def test_an_agent_loop_is_restarted_by_how_it_ends() -> None:
     """Returned, raised and stopped are three different ends."""
     runs: list[int] = []
@@ -58,6 +59,7 @@ async def test_a_loop_that_keeps_failing_is_given_up_alone() -> None:
         assert (await model.complete("hello", response_tokens=1, temperature=0.0)).generated
 
 
+@pytest.mark.slow
 async def test_a_loop_can_use_models_and_survives_their_crashes() -> None:
     """The whole point: an agent that asks again after `ModelCrashed`, supervised beside its model."""
     answers: list[str] = []

@@ -193,6 +193,7 @@ async def test_several_blocks_are_signed_each_and_all() -> None:
     assert done.completion.thinking_signature == hmac.new(b"k", b"a\n\nb", hashlib.sha256).hexdigest()
 
 
+@pytest.mark.slow
 async def test_a_stream_closes_its_thinking_while_it_runs() -> None:
     """By itself, or by the id; twice does nothing more, nor when it is over."""
     reply = f"<think>{'a' * 300}</think>yes"

@@ -27,6 +27,7 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.slow
 async def test_a_budget_closes_the_block_of_any_model(backend: str, tmp_path: Path) -> None:
     """The tokens before it are those that the model draws without one; what comes after is text."""
     async with loaded(backend, tmp_path) as model:
@@ -45,6 +46,7 @@ async def test_a_budget_closes_the_block_of_any_model(backend: str, tmp_path: Pa
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, {"repetition_penalty": 1.2, "temperature": 0.9, "seed": 3}, {"logprobs": 1}])
 async def test_parked_or_cached_it_is_the_same(backend: str, fields: dict[str, Any], tmp_path: Path) -> None:
     """What was written is decoded as what was drawn is, so rows of it can be used again."""
@@ -72,6 +74,7 @@ async def test_a_structure_follows_the_thinking_of_any_model(backend: str, tmp_p
         assert told.thinking is not None
 
 
+@pytest.mark.slow
 async def test_events_and_completion_agree(backend: str, tmp_path: Path) -> None:
     """Whatever the budget and the seed."""
     async with loaded(backend, tmp_path) as model:

@@ -45,6 +45,7 @@ async def test_a_second_context_needs_no_file(tmp_path: Path) -> None:
         assert (await model.complete("hello", reproducible=True, response_tokens=2)).generated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_next_turn_is_warm_and_says_what_a_cold_one_says(folder: Path, kind: Kind) -> None:
     """Whatever of the live sequence is kept, the reply's tokens are those of a fresh model."""
@@ -60,6 +61,7 @@ async def test_the_next_turn_is_warm_and_says_what_a_cold_one_says(folder: Path,
     assert warm.stats.prefill_tokens == len(prompt) - first.committed_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("length", [20, 150])
 async def test_another_question_after_the_same_start_is_answered_as_if_cold(
@@ -123,6 +125,7 @@ BAD_FILES: list[tuple[Broken | None, dict[str, Any], type[erllama.ErllamaError]]
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "options", "error"), [pytest.param(*row, id=f"{row[0] or 'whole'}-{row[2].__name__}") for row in BAD_FILES]
 )

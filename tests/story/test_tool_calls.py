@@ -219,6 +219,7 @@ async def test_ids_are_as_the_template_wants_them(name: str) -> None:
         assert all(call.id.startswith("call_") and len(call.id) == 29 for call in done.tool_calls)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["hermes", "qwen3_coder", "mistral", "lfm2", "llama3"])
 async def test_calls_drawn_by_chance_are_valid(backend: str, name: Any, tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def payload(number: int) -> bytes:
     return number.to_bytes(2, "little") * (PAYLOAD // 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES, errno.EIO, errno.ENOSPC])
 async def test_what_lies_in_a_directory_that_cannot_be_written_is_not_lost(
     error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -89,6 +90,7 @@ async def test_what_lies_in_a_directory_that_cannot_be_written_is_not_lost(
         assert await Rows(runtime).found(*range(300)) == there
 
 
+@pytest.mark.slow
 async def test_a_neighbour_that_fills_the_device_does_not_empty_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

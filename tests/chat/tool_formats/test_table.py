@@ -316,6 +316,7 @@ def by_chance(luck: random.Random, found: Matcher) -> str | None:
     return bytes(drawn).decode() if len(drawn) < 4000 else None
 
 
+@pytest.mark.slow
 @ALL
 @pytest.mark.parametrize("seed", range(6))
 def test_random_draws_under_the_grammar_are_valid_calls(form: ToolFormat, seed: int) -> None:
@@ -328,6 +329,7 @@ def test_random_draws_under_the_grammar_are_valid_calls(form: ToolFormat, seed: 
     assert calls[0].problem is None, reply
 
 
+@pytest.mark.slow
 @ALL
 @pytest.mark.parametrize("seed", [pytest.param(n, marks=[pytest.mark.slow] if n else []) for n in range(3)])
 def test_random_tools_are_called_validly_by_chance(form: ToolFormat, seed: int) -> None:

@@ -104,6 +104,7 @@ async def test_rows_in_memory() -> None:
     assert (other["cached"], other["computed"]) == (0, cold["computed"])
 
 
+@pytest.mark.slow
 async def test_rows_on_a_disk(tmp_path: Path) -> None:
     """After a restart."""
     disk: Any = {"tiers": {"disk": erllama.DiskTier(str(tmp_path / "kv"))}}

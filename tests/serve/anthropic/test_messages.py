@@ -64,6 +64,7 @@ async def test_the_events_have_their_order() -> None:
         assert set(kinds[2:-3]) == {"content_block_delta"}
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("change", "status", "at"),

@@ -49,6 +49,7 @@ async def test_calls_are_blocks() -> None:
         assert said.index("cold") < said.index("Error: cold") < said.index("so?")
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 async def test_a_stream_writes_the_input_piece_by_piece(form: ToolFormat) -> None:

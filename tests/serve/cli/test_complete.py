@@ -29,6 +29,7 @@ def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     return msgspec.json.decode(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_the_reply_is_all_that_is_printed(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The same as in JSON, since the seed is."""
     told = asked(capsys, model, "Once upon", "--tokens", "8")
@@ -49,12 +50,14 @@ def test_the_prompt_comes_through_a_pipe(
     assert asked(capsys, model, *dash, "--tokens", "2")["prompt_tokens"] == 9
 
 
+@pytest.mark.slow
 def test_a_message_goes_through_the_chat_template(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     """So its prompt is longer."""
     plain = asked(capsys, model, "hello", "--tokens", "1")
     assert asked(capsys, model, "hello", "--chat", "--tokens", "1")["prompt_tokens"] > plain["prompt_tokens"]
 
 
+@pytest.mark.slow
 def test_a_directory_keeps_what_was_computed(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The next run reads it from there."""
     line = (model, "x" * 600, "--tokens", "1", "--cache", str(tmp_path / "kv"))
@@ -69,6 +72,7 @@ class Keyboard(io.StringIO):
         return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stdin", "arguments", "code", "said"),
     [

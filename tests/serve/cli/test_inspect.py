@@ -15,6 +15,7 @@ from erllama_py.serve.cli.inspect import facts
 from erllama_py.serve.cli.screen import amount
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_shows_what_a_file_is(kind: Kind, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its kind of memory, its template, its tools, and the memory of contexts."""

@@ -27,6 +27,7 @@ def piped(text: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return main(["run", *arguments, "--tokens", "4", "--temperature", "0", "--threads", "1"])
 
 
+@pytest.mark.slow
 def test_each_line_of_a_pipe_is_a_turn(
     model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

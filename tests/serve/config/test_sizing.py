@@ -94,6 +94,7 @@ def config_of(path: Path, **options: Any) -> Config:
     return Config(models=(ServedModel(name="m", options={"model_path": str(path), **options}),))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_gets_what_it_was_trained_for(kind: Kind, tmp_path: Path) -> None:
     """And the bytes are those that llama.cpp would take."""
@@ -126,6 +127,7 @@ def test_a_stub_has_no_file() -> None:
     assert (one.model, one.file) == (model, None)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_an_application_of_a_configuration_has_its_sizes(tmp_path: Path) -> None:
     """As `erllama serve` has, also where another server mounts it."""

@@ -28,6 +28,7 @@ def known(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+@pytest.mark.slow
 @given(ARGUMENTS, st.booleans())
 def test_the_pieces_are_the_text(arguments: dict[str, Any], ascii_alone: bool) -> None:
     """Whatever the arguments are, and however the model escapes them: to the letter, and none is taken back."""

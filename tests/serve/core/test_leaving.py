@@ -75,6 +75,7 @@ async def serving(**context: Any) -> AsyncIterator[At]:
             await running
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("api", PATHS)
 async def test_while_it_is_answered(api: str, stream: bool) -> None:
@@ -89,6 +90,7 @@ async def test_while_it_is_answered(api: str, stream: bool) -> None:
         assert len(at.gate.parts) <= before + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 async def test_while_its_prompt_is_read(stream: bool) -> None:
     """The rest of it is not."""
@@ -103,6 +105,7 @@ async def test_while_its_prompt_is_read(stream: bool) -> None:
         assert at.gate.computed <= before + 2 * CONTEXT["n_batch"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 async def test_while_it_waits(stream: bool) -> None:
     """It leaves the queue, and the one before it goes on."""
@@ -121,6 +124,7 @@ async def test_while_it_waits(stream: bool) -> None:
         assert len(at.gate.parts) < 40
 
 
+@pytest.mark.slow
 async def test_before_its_body_is_there() -> None:
     """Nothing of it reaches the model, and nothing is left open."""
     async with serving() as at:
@@ -151,6 +155,7 @@ async def test_more_than_the_model_lets_wait(stream: bool) -> None:
             assert [task.status_code for task in await asyncio.gather(*tasks)] == [200, 200]
 
 
+@pytest.mark.slow
 async def test_more_than_the_server_keeps_open() -> None:
     """The same; what is over makes room."""
     async with serving() as at:

@@ -59,6 +59,7 @@ async def test_open_webui_talks() -> None:
         assert (await at.client.post("/api/generate", json=unload)).json()["done"]
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_home_assistant_turns_the_lamp_on() -> None:
     """By a stream with tools; results have no name and no id there, and thoughts are off."""

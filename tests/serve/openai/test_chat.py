@@ -101,6 +101,7 @@ async def post(at: Served, change: dict[str, Any], status: int = 200) -> Any:
     return chunks
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_several_replies_at_temperature_0_are_alike(tmp_path: Path) -> None:
     """Each is what one alone is."""
@@ -206,6 +207,7 @@ async def test_the_last_message_may_go_on() -> None:
         await post(at, {"continue_final_message": True}, 400)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_conversation_is_a_session_as_far_as_it_can_be() -> None:
     """`prompt_cache_key` names it; while a turn of it is under way the next request goes on without it."""

@@ -55,6 +55,7 @@ async def until_idle(at: Served) -> None:
     await until(lambda: not at.model.queue_depth and not len(at.app.service.open))
 
 
+@pytest.mark.slow
 async def test_chats_and_streams() -> None:
     """The same text either way; the models are listed."""
     async with client() as (sdk, _):
@@ -71,6 +72,7 @@ async def test_chats_and_streams() -> None:
         assert whole._request_id
 
 
+@pytest.mark.slow
 async def test_tools_in_a_stream() -> None:
     """The client puts the pieces together, parses the arguments, and tells of each event."""
     script = Script(WRITTEN["hermes"]([CALL]), "It rains.", template=template_of("hermes"))
@@ -89,6 +91,7 @@ async def test_tools_in_a_stream() -> None:
         assert answer.choices[0].message.content == "It rains."
 
 
+@pytest.mark.slow
 async def test_replies_are_parsed() -> None:
     """A pydantic model is a strict schema, whole and as a stream."""
     async with client(script=Script('{"river":"Lys","long":false}')) as (sdk, _):
@@ -99,6 +102,7 @@ async def test_replies_are_parsed() -> None:
         assert last.choices[0].message.parsed == Answer(river="Lys", long=False)
 
 
+@pytest.mark.slow
 async def test_texts_and_vectors() -> None:
     """Plain completions, and embeddings, which this client asks for in base64."""
     async with client() as (sdk, at):
@@ -109,6 +113,7 @@ async def test_texts_and_vectors() -> None:
         assert [round(number, 5) for number in found.data[0].embedding] == [round(float(one), 5) for one in own[0]]
 
 
+@pytest.mark.slow
 async def test_errors_have_their_classes() -> None:
     """By the status; with the type, the field and the code."""
     async with client({"context_opts": {"n_ctx": 64, "n_seq_max": 1}}) as (sdk, _):
@@ -124,6 +129,7 @@ async def test_errors_have_their_classes() -> None:
         assert long.value.code == "context_length_exceeded"
 
 
+@pytest.mark.slow
 async def test_a_full_queue_is_said_with_a_time() -> None:
     """429 and `Retry-After`, whole and as a stream: the client tries again by itself."""
     slow: Any = {"stub": {"seconds_per_token": 0.01}}  # what runs is not over before the test is
@@ -143,6 +149,7 @@ async def test_a_full_queue_is_said_with_a_time() -> None:
         assert (await again.chat.completions.create(model="tiny", messages=HELLO, max_tokens=2)).choices
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["chat", "plain", "several"])
 async def test_leaving_a_stream_ends_its_request(path: str) -> None:
     """Within a tick: the model has nothing to do any more."""
@@ -160,6 +167,7 @@ async def test_leaving_a_stream_ends_its_request(path: str) -> None:
         await until_idle(at)
 
 
+@pytest.mark.slow
 async def test_leaving_a_whole_reply_ends_its_request() -> None:
     """As when its time is up."""
     async with client({"context_opts": {"n_ctx": 1 << 17, "n_seq_max": 4}}) as (sdk, at):
@@ -172,6 +180,7 @@ async def test_leaving_a_whole_reply_ends_its_request() -> None:
         await until_idle(at)
 
 
+@pytest.mark.slow
 async def test_a_crash_in_a_stream_is_said() -> None:
     """As an error in place of a chunk, and the next request is answered."""
     async with client({"context_opts": {"n_ctx": 1 << 17, "n_seq_max": 4}}) as (sdk, at):
@@ -185,6 +194,7 @@ async def test_a_crash_in_a_stream_is_said() -> None:
         assert (await sdk.chat.completions.create(model="tiny", messages=HELLO, max_tokens=2)).choices
 
 
+@pytest.mark.slow
 async def test_curl() -> None:
     """As a shell has it."""
     body = json.dumps({"model": "tiny", "messages": HELLO, "max_tokens": 4, "stream": True})
@@ -198,6 +208,7 @@ async def test_curl() -> None:
         assert told.decode().endswith("data: [DONE]\n\n")
 
 
+@pytest.mark.slow
 async def test_before_the_model_is_there_and_after_the_server_ends() -> None:
     """503 with a time, or 404 where nothing is loaded; the client's own classes."""
     async with client() as (sdk, at):
@@ -214,6 +225,7 @@ async def test_before_the_model_is_there_and_after_the_server_ends() -> None:
             await create(model="tiny", messages=HELLO)
 
 
+@pytest.mark.slow
 async def test_a_body_that_is_too_large() -> None:
     """413, before it is parsed; one that is no JSON is 400."""
     async with client(settings={"max_body_bytes": 1000, "max_messages": 3}) as (sdk, at):

@@ -90,6 +90,7 @@ async def test_a_call_comes_in_pieces() -> None:
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks).strip() == "Let me look."
 
 
+@pytest.mark.slow
 async def test_a_call_that_is_cut_short() -> None:
     """The reason is its length, and its arguments are JSON all the same."""
     async with served(script=script_of("hermes", CALLS)) as at:

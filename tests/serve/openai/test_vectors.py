@@ -78,6 +78,7 @@ async def test_documents_are_ranked() -> None:
         assert (await at.client.post("/rerank", json=body | {"method": "score"})).status_code == 200
 
 
+@pytest.mark.slow
 async def test_an_encoder_without_a_head_ranks_by_its_vectors(tmp_path: Path) -> None:
     """Clients of Jina's and Cohere's cannot say how."""
     body: dict[str, Any] = {"query": "b", "documents": ["a", "b", "c"], "top_n": 1}

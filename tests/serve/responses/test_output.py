@@ -60,6 +60,7 @@ def blank() -> erllama.Completion:
     return anyio.run(made)
 
 
+@pytest.mark.slow
 @given(STEPS, st.booleans(), st.sampled_from(["stop", "length", "cancelled", "deadline"]), st.booleans())
 def test_a_stream_is_what_the_specification_says(
     blank: erllama.Completion, steps: list[Any], summary: bool, reason: Any, fails: bool

@@ -94,6 +94,7 @@ def sent_back(answer: Any, how: str) -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("how", ["by id", "whole", "bare"])
 async def test_an_agent_computes_its_own_tokens_only(how: str) -> None:

@@ -38,6 +38,7 @@ async def sdk(*replies: Reply) -> AsyncIterator[AsyncOpenAI]:
         yield AsyncOpenAI(base_url="http://localhost/v1", api_key="x", http_client=http, max_retries=0)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_answers_are_what_its_types_say() -> None:
     """Made, shown, continued, forgotten."""
@@ -66,6 +67,7 @@ async def test_answers_are_what_its_types_say() -> None:
             await client.responses.retrieve(first.id)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_its_streams_come_to_the_same() -> None:
     """Its own account of the deltas is the answer."""
@@ -95,6 +97,7 @@ async def test_a_type_is_filled() -> None:
         assert isinstance(final.output_parsed, Verdict)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_conversations_are_compacted() -> None:
     """And go on from what they have become."""

@@ -74,6 +74,7 @@ async def connecting(gate: Gated | None = None, **options: Any) -> AsyncIterator
             await running
 
 
+@pytest.mark.slow
 async def test_requests_are_answered() -> None:
     """One after the other, on one connection."""
     async with connecting() as connect:
@@ -83,6 +84,7 @@ async def test_requests_are_answered() -> None:
             assert (await connection.answer()).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [b"", b"\r\n", b"GE", GET, GET + b"x: " + b"y" * 1000])
 async def test_a_head_that_does_not_come_ends_the_connection(sent: bytes) -> None:
     """Be it nothing, a part of it, or all but its end."""
@@ -92,6 +94,7 @@ async def test_a_head_that_does_not_come_ends_the_connection(sent: bytes) -> Non
         assert await connection.rest() == b""
 
 
+@pytest.mark.slow
 async def test_a_head_that_does_not_come_after_a_request() -> None:
     """The time is that of each head, and not of the connection."""
     async with connecting(head_seconds=0.1) as connect:
@@ -103,6 +106,7 @@ async def test_a_head_that_does_not_come_after_a_request() -> None:
         assert await connection.rest() == b""
 
 
+@pytest.mark.slow
 async def test_a_connection_that_is_not_used_is_closed() -> None:
     """After its own time."""
     async with connecting(keep_alive_seconds=0) as connect:
@@ -112,6 +116,7 @@ async def test_a_connection_that_is_not_used_is_closed() -> None:
         assert await connection.rest() == b""
 
 
+@pytest.mark.slow
 async def test_a_head_that_does_not_end() -> None:
     """In one header or many."""
     async with connecting(max_head_bytes=10_000) as connect:
@@ -125,6 +130,7 @@ async def test_a_head_that_does_not_end() -> None:
         assert (await connection.answer()).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.slow
 async def test_a_body_that_does_not_come() -> None:
     """Is told so, and the connection ends."""
     async with connecting(body_seconds=0.1) as connect:
@@ -136,6 +142,7 @@ async def test_a_body_that_does_not_come() -> None:
         assert b"body_too_slow" in answer
 
 
+@pytest.mark.slow
 async def test_more_connections_than_there_may_be() -> None:
     """Are closed at once; those that are there go on."""
     async with connecting(max_connections=2) as connect:
@@ -152,6 +159,7 @@ async def test_more_connections_than_there_may_be() -> None:
 OFFER = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: %s\r\nhttp2-settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAA\r\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"TLS/1.2"])
 async def test_another_protocol_that_is_offered_is_passed_over(protocol: bytes) -> None:
     """The request is answered, its body read, in whatever pieces it comes, and so are those after it."""
@@ -177,6 +185,7 @@ async def test_another_protocol_that_is_offered_is_passed_over(protocol: bytes) 
         assert (await connection.rest()).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.slow
 async def test_a_head_in_pieces_after_a_long_body() -> None:
     """The body does not count as a part of it."""
     async with connecting(max_head_bytes=10_000) as connect:
@@ -194,6 +203,7 @@ async def test_a_head_in_pieces_after_a_long_body() -> None:
 CHUNKED = b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "endless", [b"0\r\n" + b"x: y\r\n" * 200_000, b"0\r\nx: " + b"y" * 1_000_000, b"1;" + b"x" * 1_000_000]
 )
@@ -205,6 +215,7 @@ async def test_what_is_neither_head_nor_body_is_bounded(endless: bytes) -> None:
         assert not (await connection.rest()).startswith(b"HTTP/1.1 2")
 
 
+@pytest.mark.slow
 async def test_what_follows_a_body_is_no_header() -> None:
     """So it cannot say what a proxy would have taken out."""
     async with connecting(max_head_bytes=10_000) as connect:
@@ -213,6 +224,7 @@ async def test_what_follows_a_body_is_no_header() -> None:
         assert (await connection.answer()).startswith(b"HTTP/1.1 400")
 
 
+@pytest.mark.slow
 async def test_a_head_that_does_not_end_while_another_request_is_answered() -> None:
     """It is bounded as any."""
     async with connecting(max_head_bytes=10_000) as connect:
@@ -222,6 +234,7 @@ async def test_a_head_that_does_not_end_while_another_request_is_answered() -> N
         assert b"HTTP/1.1 200" not in await connection.rest()
 
 
+@pytest.mark.slow
 async def test_a_client_that_reads_nothing_is_left() -> None:
     """Also where the answer is complete, and the connection has been idle since."""
     async with connecting(send_seconds=0.1, keep_alive_seconds=0) as connect:
@@ -233,6 +246,7 @@ async def test_a_client_that_reads_nothing_is_left() -> None:
         await until(lambda: not server.server_state.connections)
 
 
+@pytest.mark.slow
 async def test_all_requests_of_a_connection_learn_that_it_is_lost() -> None:
     """And not the last of them alone."""
     gate = Gated()
@@ -248,6 +262,7 @@ async def test_all_requests_of_a_connection_learn_that_it_is_lost() -> None:
         gate.gate.set()
 
 
+@pytest.mark.slow
 async def test_a_tunnel_is_refused() -> None:
     """And not waited for."""
     async with connecting() as connect:
