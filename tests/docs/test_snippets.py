@@ -51,6 +51,12 @@ async def run(text: str, name: str, line: int, namespace: dict[str, Any]) -> Non
 
 
 @pytest.fixture
+def anyio_backend() -> str:
+    """On one loop: pages take long, and what loops differ in is tested elsewhere."""
+    return "asyncio"
+
+
+@pytest.fixture
 def logging_of_a_page() -> Iterator[None]:
     """Pages set levels, and frameworks in them set handlers: neither is left to the tests that follow."""
     with logging_put_back():

@@ -24,12 +24,6 @@ IM_END = 2  # SmolLM2's token that ends a turn
 SUITES = {"openai-chat": ("gpt-5", 9), "anthropic": ("claude-sonnet-4", 9), "open-responses": ("gpt-5", 13)}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """On one loop: each suite takes its time."""
-    return "asyncio"
-
-
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """The suites wait for replies that end, and a small model goes on and on: it is ended after a few words."""

@@ -13,12 +13,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.real_model, pytest.mark.slow]
 ROUNDS = int(os.environ.get("ERLLAMA_KILLS", "3"))
 
 
-@pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, bool]]:
-    """One event loop is enough here: it is the file system that is tested."""
-    return "asyncio", {"use_uvloop": False}
-
-
 async def test_a_model_killed_at_random_moments_serves_nothing_wrong_and_loses_nothing(tmp_path: Path) -> None:
     """Each child begins with a prompt that the ones before it have saved, and is killed while it saves others."""
     killed = await kill_model_rounds(tmp_path / "kv", ROUNDS, seed=3, cold=await cold_replies())
