@@ -21,6 +21,7 @@ from itertools import accumulate
 
 import msgspec
 
+from erllama_py.chat.finder import Finder
 from erllama_py.errors import ChatTemplateError
 
 # Characters that Unicode keeps for use inside of programs. JSON may write them as escapes.
@@ -58,15 +59,8 @@ class _Texts:
         self._sorted = sorted(self._texts)
         self._reversed = sorted(text[::-1] for text in self._texts)
         self._longest = max(map(len, self._texts), default=0)
-        seconds: dict[str, set[str]] = {}
-        self._lengths: dict[str, list[int]] = {}
-        for text in self._sorted:
-            seconds.setdefault(text[0], set()).add(text[1])
-            lengths = self._lengths.setdefault(text[:2], [])
-            if len(text) not in lengths:
-                lengths.append(len(text))
-        pairs = (f"{re.escape(first)}(?=[{re.escape(''.join(sorted(next)))}])" for first, next in seconds.items())
-        self._begins = re.compile("|".join(pairs) or "(?!)")
+        self._finder = Finder(self._texts)
+        seconds = self._finder.seconds
         self._firsts = re.compile(f"[{re.escape(''.join(seconds))}]" if seconds else "(?!)")
         lasts = "".join({text[-1] for text in self._texts})
         self._lasts = re.compile(f"[{re.escape(lasts)}]" if lasts else "(?!)")
@@ -81,13 +75,7 @@ class _Texts:
 
     def found(self, text: str) -> list[tuple[int, int]]:
         """Where they stand in a text, by their beginnings; they may overlap."""
-        found = []
-        for begun in self._begins.finditer(text):
-            start = begun.start()
-            for length in self._lengths[text[start : start + 2]]:
-                if text[start : start + length] in self._texts:
-                    found.append((start, start + length))
-        return found
+        return self._finder.found(text)
 
     def places(self, text: str) -> set[int]:
         """Where marks go in a text."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ class Spoilt(NamedTuple):
 
     said: str
     kind: Kind = "dense"
-    values: dict[str, tuple[Any, GGUFValueType] | None] = {}  # noqa: RUF012  # it is never changed
+    values: Mapping[str, tuple[Any, GGUFValueType] | None] = MappingProxyType({})
     tokens: Callable[[list[Any]], list[Any]] | None = None
     tensor: Callable[[str, np.ndarray[Any, Any]], np.ndarray[Any, Any]] | None = None
 

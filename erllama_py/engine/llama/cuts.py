@@ -14,6 +14,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from erllama_py.chat.finder import Finder
+
 LONG = 16_384  # characters: what is shorter takes some milliseconds at the worst
 STEP = 4_096  # characters of a piece, and up to the next place
 
@@ -27,16 +29,7 @@ class Cuts:
     ) -> None:
         self._control = frozenset(control)
         specials = {*user_defined, *self._control}
-        self._specials = frozenset(text for text in specials if len(text) > 1 and not _is_blank(text))
-        self._lengths: dict[str, list[int]] = {}
-        seconds: dict[str, set[str]] = {}
-        for text in sorted(self._specials):
-            seconds.setdefault(text[0], set()).add(text[1])
-            lengths = self._lengths.setdefault(text[:2], [])
-            if len(text) not in lengths:
-                lengths.append(len(text))
-        pairs = (f"{re.escape(first)}(?=[{re.escape(''.join(sorted(next)))}])" for first, next in seconds.items())
-        self._begins = re.compile("|".join(pairs) or "(?!)")
+        self._finder = Finder(text for text in specials if len(text) > 1 and not _is_blank(text))
         listed = None if known is None else "".join(sorted(set(known)))
         self._unknown = re.compile("(?!)" if listed is None else f"[^{re.escape(listed)}\\s]")
 
@@ -60,12 +53,7 @@ class Cuts:
 
     def found(self, text: str) -> list[tuple[int, int]]:
         """Where the special texts stand, by their beginnings; they may overlap."""
-        return [
-            (begun.start(), begun.start() + length)
-            for begun in self._begins.finditer(text)
-            for length in self._lengths[text[begun.start() : begun.start() + 2]]
-            if begun.start() + length <= len(text) and text[begun.start() : begun.start() + length] in self._specials
-        ]
+        return self._finder.found(text)
 
     def _after_specials(self, text: str) -> Iterator[tuple[int, bool]]:
         spans = sorted(self.found(text))
