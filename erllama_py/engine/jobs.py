@@ -153,10 +153,10 @@ class Capture(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     reason: SaveReason
 
 
-def span_end(start: int, end: int, memory: MemoryKind) -> int:
-    """Where the first range ends when `[start, end)` is copied out in several. Only full attention has more than one:
-    other kinds of memory do not hold an earlier end any more."""
-    return min(end, (start // MOST_TOKENS + 1) * MOST_TOKENS) if memory == "full" else end
+def span_end(start: int, end: int, memory: MemoryKind, most: int = MOST_TOKENS) -> int:
+    """Where the first range ends when `[start, end)` is copied out in several, of `most` tokens each. Only full
+    attention has more than one: other kinds of memory do not hold an earlier end any more."""
+    return min(end, (start // most + 1) * most) if memory == "full" else end
 
 
 class Drop(msgspec.Struct, frozen=True, tag=True):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -335,10 +336,17 @@ class StubBackend:
         return [of_row(row_of(value, n_vocab), token, ids, count) for value, token in zip(values, tokens, strict=True)]
 
     def capture(self, seq_id: int, start: int, end: int, take: Callable[[int], memoryview | None]) -> memoryview | None:
+        self._copying(end - start)
         return self._cells.capture(seq_id, start, end, take)
 
     def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> RestoreStatus:
+        self._copying(end - start)
         return self._cells.restore(seq_id, start, end, payload)
+
+    def _copying(self, tokens: int) -> None:
+        stub = self._config.stub
+        if seconds := stub.seconds_per_copy + tokens * stub.seconds_per_copied_token:
+            time.sleep(seconds)  # no abort ends a copy
 
     def abort(self, flag: bool) -> None:
         if flag:

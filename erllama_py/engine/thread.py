@@ -31,6 +31,7 @@ from erllama_py.engine.cpu_watch import CpuWatch
 from erllama_py.engine.failure import failure_of
 from erllama_py.engine.heartbeat import Heart
 from erllama_py.engine.jobs import Cancel, Capture, Died, Drop, EndThinking, Grant, Job, Outcome, Restore
+from erllama_py.engine.rates import Rates
 from erllama_py.engine.work import Work
 from erllama_py.engine.worker import Worker
 from erllama_py.options.model import SchedulerOpts
@@ -56,6 +57,7 @@ class EngineThread:
         self.failure: Exception | None = None
         self.ended = anyio.Event()
         self._heart: Heart | None = None  # once it has loaded
+        self._cells: Cells | None = None  # the same
         self._load_over = anyio.Event()
         self._facts: ModelFacts | None = None
         self._load_reported = 0.0  # the fraction last reported
@@ -105,6 +107,11 @@ class EngineThread:
                 if self._sole == job.request_id:
                     self._backend.abort(True)
 
+    @property
+    def rates(self) -> Rates:
+        """What it has measured of computing and copying so far."""
+        return Rates() if self._cells is None else self._cells.rates
+
     def overdue(self) -> float | None:
         """For how many seconds a decode has run that takes far longer than those before it; None where none does."""
         return None if self._heart is None else self._heart.overdue()
@@ -131,7 +138,7 @@ class EngineThread:
         worker: Worker | None = None
         try:
             facts = self._facts = self._backend.load(self._load_progress)
-            cells = Cells(self._backend, self._buffers)
+            cells = self._cells = Cells(self._backend, self._buffers, facts.n_ctx)
             choice = msgspec.structs.replace(self._choice, on_gpu=facts.on_gpu)
             on_count, watch = partial(self._call_loop, self._on_threads), CpuWatch(usable_cpus()).read
             threads = ComputeThreads(self._backend, choice, PROCESS, watch, on_count)

@@ -220,7 +220,7 @@ class Worker:
             self.threads.took(seconds)
             if not trying:
                 self._times = observed(self._times, n_rows, tokens - n_rows, seconds)
-                self._cells.decoded(tokens, seconds)
+                self._cells.decoded(tokens, tokens - n_rows, seconds)
         for part in result.stuck:
             running = part.running
             problem = f"the KV cache has no room for more of this request at position {running.position}"
@@ -329,6 +329,10 @@ class Worker:
     def _capture(self, running: Running, end: int, reason: SaveReason) -> None:
         job = running.job
         start, generated = running.captures.captured_to, running.tokens[: max(0, end - len(job.tokens))]
+        if not self._cells.worth(start, end):  # the next end is that of a longer range, which may be
+            running.captures.settle(end, captured=False)
+            self._outcomes.append(self._cells.left(job.request_id, start, end, reason))
+            return
         copied = self._cells.capture(job.request_id, running.seq_id, start, end, reason, generated)
         running.captures.settle(end, copied.payload is not None)
         self._outcomes.append(copied)

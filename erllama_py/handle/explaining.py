@@ -10,6 +10,7 @@ import msgspec
 from erllama_py.cache.keys import common_prefix, pack_tokens
 from erllama_py.cache.messages import Explain, Hit
 from erllama_py.chat.conversation import check_messages, is_list
+from erllama_py.engine.rates import Rates
 from erllama_py.engine.token_array import PIECE
 from erllama_py.errors import ChatTemplateError
 from erllama_py.handle.caller import Caller
@@ -38,7 +39,8 @@ class Explainer:
         else:
             tokens = await self._prompts.tokens(prompt)
         board = self._caller.board
-        explanation = explain(await self.look(tokens, options), tokens, board.config.policy.min_tokens)
+        hit, rates = await self.look(tokens, options), Rates() if board.state is None else board.state.rates
+        explanation = explain(hit, tokens, board.config.policy.min_tokens, rates)
         packed = await self._packed(tokens)
         state, live, parting = board.state, 0, None
         if state is not None:

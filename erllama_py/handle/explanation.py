@@ -6,15 +6,17 @@ from collections.abc import Sequence
 
 from erllama_py.cache.keys import TOKEN_BYTES, Identity, common_prefix
 from erllama_py.cache.messages import Hit
+from erllama_py.engine.rates import Rates
 from erllama_py.results import CachedPrefix, Explanation
 from erllama_py.scheduler.messages import SessionKey
-from erllama_py.scheduler.reuse import describe_miss, reusable
+from erllama_py.scheduler.reuse import UNKNOWN, describe_miss, reusable
 from erllama_py.scheduler.stages import is_prefilled, sought
 from erllama_py.scheduler.state import State
 
 
-def explain(hit: Hit | None, tokens: Sequence[int], min_tokens: int | None) -> Explanation:
-    """What `hit` means for a prompt, where what is shorter than `min_tokens` is not saved.
+def explain(hit: Hit | None, tokens: Sequence[int], min_tokens: int | None, rates: Rates = UNKNOWN) -> Explanation:
+    """What `hit` means for a prompt, where what is shorter than `min_tokens` is not saved, nor what would take too long
+    at these `rates`.
 
     The text of the token at `position` is left to the caller, which has the vocabulary.
     """
@@ -22,7 +24,7 @@ def explain(hit: Hit | None, tokens: Sequence[int], min_tokens: int | None) -> E
     return Explanation(
         prompt_tokens=len(tokens), hit_tokens=hit.length if hit is not None else 0,
         tiers=tuple(dict.fromkeys(row.tier for row in rows)), rows=len(rows), nbytes=sum(row.nbytes for row in rows),
-        miss_reason=describe_miss(hit, len(tokens), min_tokens),
+        miss_reason=describe_miss(hit, len(tokens), min_tokens, rates),
         position=hit.miss.position if hit is not None and hit.miss is not None else None,
     )  # fmt: skip
 

@@ -386,6 +386,7 @@ class Model(OtherNames):
         return msgspec.structs.replace(
             board.info, phase=board.phase, pending=board.pending, restarts=board.restarts,
             threads_used=board.threads_used, reproducible_bytes=board.companion_bytes,
+            save_limits=board.save_limits,
         )  # fmt: skip
 
 

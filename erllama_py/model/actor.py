@@ -44,7 +44,7 @@ from erllama_py.scheduler import machine, messages
 from erllama_py.scheduler.messages import Effect, Message
 from erllama_py.scheduler.outcomes import texts_of
 from erllama_py.scheduler.reuse import is_cuttable
-from erllama_py.scheduler.state import State, limits_of, new_state
+from erllama_py.scheduler.state import State, changed, limits_of, new_state
 from erllama_py.watch.log import get_logger
 
 # Buffers that are made while a model loads: a tick copies two ranges at most, while those of the last are written.
@@ -185,6 +185,10 @@ class ModelActor(StateMachine[State, Message, Effect]):
 
     def transition(self, state: State, event: Message) -> tuple[State, Sequence[Effect]]:
         now = time.monotonic()
+        if self._thread is not None and (rates := self._thread.rates) is not state.rates:
+            if (rates.out, rates.into) != (state.rates.out, state.rates.into):
+                self._board.saving(rates)
+            state = changed(state, rates=rates)
         after, effects = machine.transition(state, event, now)
         self._board.show(after)
         self._look_again(machine.next_look(after, now), now)

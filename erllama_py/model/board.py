@@ -21,6 +21,8 @@ from erllama_py.cache.keys import Identity
 from erllama_py.chat.dialect import Dialects
 from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import ModelFacts, Vocabulary
+from erllama_py.engine.rates import Rates
+from erllama_py.engine.rates import limits as limits_of_saving
 from erllama_py.errors import ErllamaError, ModelCrashed, ModelLoadError, ModelNotLoaded
 from erllama_py.model.loaded import Loaded
 from erllama_py.model.tally import Tally
@@ -80,6 +82,7 @@ class ModelBoard:
         self._ready = False  # whether that actor is
         self._state: State | None = None
         self._overdue: float | None = None
+        self.save_limits: str | None = None  # what is not saved, because copying takes too long
         self._failure: BaseException | None = None  # why its supervisor gave it up
         self._closed: Callable[[], ErllamaError] | None = None
         self._changed = anyio.Event()
@@ -91,7 +94,7 @@ class ModelBoard:
 
     def begins(self, ref: ActorRef[Message]) -> None:
         """A new actor loads the model."""
-        self._ref, self._ready, self._overdue = ref, False, None
+        self._ref, self._ready, self._overdue, self.save_limits = ref, False, None, None
 
     def progress(self, step: LoadProgress) -> None:
         """A step of a load; nothing is reported of a load that is over. If the callback raises, that is logged, and it
@@ -135,6 +138,17 @@ class ModelBoard:
             else:
                 log.info("the decode that took far longer than those before it has ended")
         self._overdue = overdue
+
+    def saving(self, rates: Rates) -> None:
+        """What copies of its engine take now; a change of what is saved is logged."""
+        limits = limits_of_saving(rates)
+        before, self.save_limits = self.save_limits, limits
+        if _kind(before) != _kind(limits):
+            log = get_logger(model=self.model_id)
+            if limits is None:
+                log.info("everything is saved again: copying has become fast enough")
+            else:
+                log.warning("saving would take longer than it is worth", saved=limits)
 
     def crashed(self) -> None:
         """The actor is ending. If that was not requested, its supervisor decides whether there will be another."""
@@ -287,3 +301,8 @@ class ModelBoard:
             error = ModelLoadError(str(self.config.model_path or "a model"), text_of(failure))
             error.__cause__ = failure
         return error
+
+
+def _kind(limits: str | None) -> str | None:
+    """What is saved, without the times that it depends on."""
+    return None if limits is None else limits.partition(":")[0]

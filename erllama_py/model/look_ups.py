@@ -43,6 +43,7 @@ class LookUps:
         self._background = Background(holder)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._ahead: dict[int, anyio.Semaphore] = {}
+        self._taken: dict[int, anyio.Semaphore] = {}  # rows in the cells
         self._due: dict[int, int] = {}  # answers and rows that a request still waits for
 
     def find(self, job: LookUp, tier: str, cuttable: bool) -> None:
@@ -53,6 +54,7 @@ class LookUps:
     def read(self, job: ReadRows) -> None:
         """Read rows; posts a `RowRead` for each, and one without a row if reading ends early."""
         self._ahead[job.request_id] = anyio.Semaphore(READ_AHEAD)
+        self._taken[job.request_id] = anyio.Semaphore(0)
         self._due[job.request_id] = len(job.rows)
         self._start(job.request_id, self._read(job))
 
@@ -60,6 +62,7 @@ class LookUps:
         """A row is in the cells."""
         if ahead := self._ahead.get(request_id):
             ahead.release()
+            self._taken[request_id].release()
             self._due[request_id] -= 1
 
     def end(self, ended: EndLookUp) -> None:
@@ -68,10 +71,11 @@ class LookUps:
         if task := self._tasks.pop(request_id, None):
             task.cancel()
         self._ahead.pop(request_id, None)
+        self._taken.pop(request_id, None)
         kind: UsedKind = "live" if ended.hit.kind == "sticky" else ended.hit.kind
         if ended.resumed and kind in ("exact", "partial"):
             kind = "resume"
-        if self._due.pop(request_id, 0) and ended.refused is None:
+        if self._due.pop(request_id, 0) and ended.refused is None and not ended.stopped:
             kind = "cancelled"
         used = Used(holder=self._holder, request_id=request_id, kind=kind, rows=ended.rows, seconds=ended.seconds)
         self._cache.tell(used)
@@ -102,7 +106,7 @@ class LookUps:
         self._post(Found(request.id, hit, self._kept.get(request.key)))
 
     async def _read(self, job: ReadRows) -> None:
-        ahead = self._ahead[job.request_id]
+        ahead, taken, singly = self._ahead[job.request_id], self._taken[job.request_id], job.singly
         # Reads begin in order, as the semaphore allows; each row is released once it is handed on. No task group: its
         # error would hold these frames, and the rows in them, until the garbage collector runs. No more tasks than
         # there can be reads at once, and one that waits: a prompt can have ten thousand rows.
@@ -122,6 +126,9 @@ class LookUps:
                     self._due[job.request_id] = 0
                     return
                 del content
+                if singly and reads:
+                    singly -= 1
+                    await taken.acquire()
         finally:
             while reads:
                 reads.pop().cancel()

@@ -49,7 +49,8 @@ Threads = Annotated[int, Meta(ge=1, le=MAX_THREADS)]
 KVType = Literal["f16", "f32", "bf16", "q4_0", "q5_0", "q5_1", "q8_0"]
 SaveReason = Literal["cold", "continued", "finish", "evict", "shutdown"]
 RowReason = Literal[SaveReason, "turn"]  # a turn is no KV state: the tokens of a reply and of all before it
-SkipReason = Literal["no_buffer", "too_large", "forgotten"]  # why a row that was due was not copied out of the cells
+# Why a row that was due was not copied out of the cells.
+SkipReason = Literal["no_buffer", "too_large", "forgotten", "slow"]
 
 
 Salt = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -171,6 +172,10 @@ class StubOpts(Options, frozen=True):
     """What its KV memory can do: keep everything, forget what leaves a window, or refuse to be cut back."""
     n_swa: Amount = 0
     """Width of the sliding window in tokens, for `memory="window"`."""
+    seconds_per_copy: Seconds = 0.0
+    """How long copying a range of cells out takes, and putting one back, however long it is."""
+    seconds_per_copied_token: Seconds = 0.0
+    """How much longer that takes for each of its tokens."""
     n_embd: Annotated[int, Meta(ge=1, le=65_536)] = 64
     """Numbers of an embedding. Texts that share pairs of bytes are alike."""
     embeds_only: bool = False

@@ -49,7 +49,8 @@ class ModelCounters(Result, frozen=True, kw_only=True):
     saved_bytes: int
     """Bytes of these."""
     skipped_rows: int
-    """Ranges that were due and not copied out, because no buffer was free or their cells were gone."""
+    """Ranges that were due and not copied out, because no buffer was free, their cells were gone, or copying them would
+    have taken longer than it is worth: see `ModelInfo.save_limits`."""
     lost_rows: int
     """Rows that were handed over and not stored, because there was no room, or their tier failed."""
     embeddings: int

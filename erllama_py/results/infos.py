@@ -207,6 +207,9 @@ class ModelInfo(Result, frozen=True, kw_only=True):
     model that ranks."""
     reproducible_threads: int
     """Threads that compute reproducible requests: always so many. Their replies are the same where this is."""
+    save_limits: str | None = None
+    """What is not saved now, and the measured times that are the reason: copying its cells takes too long for what it
+    saves. `None` where every row is saved that is due."""
     reproducible_bytes: int = 0
     """Bytes of the KV cells of the second context, in which those are computed; 0 while there is none."""
     load_seconds: float

@@ -14,6 +14,8 @@ Buffers are bounded, and what a model holds is not: so there is one range at a t
 all of it is copied. A request may take it over meanwhile; what was copied is right for its tokens all the same, and the
 rest is left to the request. What becomes idle later is not waited for: on a busy model there would be no end.
 
+What is not worth the time that copying it takes (`engine.rates`) is forgotten either way.
+
 **Lost**: the cache reports the key of each row that it gives up, the first of a chain first. It was saved for one
 request, and others that share its tokens may count on it: what was copied out there is copied out again.
 """
@@ -22,7 +24,8 @@ from __future__ import annotations
 
 from erllama_py.cache.keys import TOKEN_BYTES, Identity, prefix_keys
 from erllama_py.cache.messages import SaveLost
-from erllama_py.engine.jobs import Capture, Captured, Drop, span_end
+from erllama_py.engine.jobs import MOST_TOKENS, Capture, Captured, Drop, span_end
+from erllama_py.engine.rates import piece, saves
 from erllama_py.options.model import SaveReason
 from erllama_py.scheduler.cells import Slot
 from erllama_py.scheduler.messages import AnswerSaved, AwaitBuffers, Effect, SaveRow, SendJob, SessionKey
@@ -41,7 +44,22 @@ MOST_TRIES = 100
 def unsaved(state: State, slot: Slot) -> Identity | None:
     """The identity of an idle sequence, if it holds something that is still to be saved."""
     least = state.limits.min_tokens
-    return None if least is None or slot.length < max(least, slot.captured_to + 1) else slot.identity
+    if least is None or slot.length < max(least, slot.captured_to + 1):
+        return None
+    return None if _piece(state, slot, slot.captured_to) is None else slot.identity
+
+
+def _piece(state: State, slot: Slot, start: int) -> int | None:
+    """In pieces of how many tokens to copy out what a sequence holds from `start` on; None where that is a loss."""
+    tokens = slot.length - start
+    return piece(state.rates, tokens, MOST_TOKENS if state.limits.memory == "full" else tokens)
+
+
+def _piece_end(state: State, slot: Slot, start: int) -> int:
+    """Where the first of these pieces ends; what is left too short to be worth it by itself goes with the last."""
+    most = _piece(state, slot, start) or MOST_TOKENS
+    end = span_end(start, slot.length, state.limits.memory, most)
+    return end if end == slot.length or saves(state.rates, slot.length - end) else slot.length
 
 
 def copy_out(state: State, slot: Slot) -> tuple[State, list[Effect]]:
@@ -61,7 +79,7 @@ def copy_out(state: State, slot: Slot) -> tuple[State, list[Effect]]:
 
 def _copy_range(state: State, slot: Slot, copy: Copy, start: int, reason: SaveReason) -> tuple[State, Capture]:
     """Copy the first range that is left from `start` on out of an idle sequence."""
-    ticket, end = state.next_ticket, span_end(start, slot.length, state.limits.memory)
+    ticket, end = state.next_ticket, _piece_end(state, slot, start)
     state = changed(state, copies={**state.copies, ticket: copy}, next_ticket=ticket - 1)
     return state, Capture(request_id=ticket, seq_id=slot.seq_id, start=start, end=end, reason=reason)
 

@@ -181,10 +181,12 @@ class LookUp(msgspec.Struct, frozen=True):
 
 
 class ReadRows(msgspec.Struct, frozen=True):
-    """Read rows of the last look-up, in order; each is answered with a `RowRead`."""
+    """Read rows of the last look-up, in order; each is answered with a `RowRead`. Of the first `singly` each is in the
+    cells before the next is handed over: it may show that the rest takes too long."""
 
     request_id: int
     rows: tuple[Located, ...]
+    singly: int = 1
 
 
 class RowTaken(msgspec.Struct, frozen=True):
@@ -203,6 +205,7 @@ class EndLookUp(msgspec.Struct, frozen=True):
     seconds: float
     resumed: bool = False  # whether the caller named a parent
     bad: bool = False  # whether that row is to blame
+    stopped: bool = False  # whether rows were left because computing them took less time
 
 
 class RefuseRows(msgspec.Struct, frozen=True):

@@ -2,7 +2,8 @@
 
 The laws: what is kept is a prefix of the prompt; its last token is computed unless its logits are known; no memory
 is cut where it cannot be; a row is restored whole, after the one before it, and only the last one may be cut back;
-rows are taken where they give enough more than the live cells do that reading them takes less time than it saves.
+rows are taken where they give enough more than the live cells do that reading them, and putting them into cells, takes
+less time than it saves. Where the engine has measured that it does not, rows may be tried, to measure that again.
 
 On a `grid` what is kept ends at a multiple of it, before the prompt's last token, and kept logits are of no use: all
 from there on is computed as it would be for a prompt that was never seen.
@@ -10,15 +11,19 @@ from there on is computed as it would be for a prompt that was never seen.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from erllama_py.cache.keys import TOKEN_BYTES, common_prefix
 from erllama_py.cache.messages import Hit, Located
 from erllama_py.cache.policy import is_worth, token_seconds
 from erllama_py.engine.backend import MemoryKind
+from erllama_py.engine.rates import Rates, may_try, puts_back, why_not_saved
 from erllama_py.results import CacheHitKind
 from erllama_py.scheduler.cells import Slot
 
+UNKNOWN = Rates()
 NOT_WORTH = "what is saved takes longer to read than to compute"
 NOT_CUTTABLE = "the last row that is saved cannot be cut back to before the prompt's last token"
 
@@ -80,6 +85,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     keep: int
     by_logits: bool  # `keep` is the whole prompt: the first token is drawn from logits that were kept
     miss_reason: str | None
+    trying: bool = False  # the rows are not worth it by what was measured, and show whether that still holds
 
 
 def is_cuttable(memory: MemoryKind) -> bool:
@@ -144,15 +150,16 @@ def _chain_to(ends: dict[int, Located], length: int) -> tuple[Located, ...]:
 
 def choose_start(
     slot: Slot, prompt: bytes, memory: MemoryKind, n_swa: int, hit: Hit | None, live_logits: bool | None, *,
-    min_tokens: int | None = 0, grid: int | None = None, limit: int | None = None,
+    min_tokens: int | None = 0, grid: int | None = None, limit: int | None = None, rates: Rates = UNKNOWN,
 ) -> Start:  # fmt: skip
     """The best start for a prompt. `hit` is what the cache has, `live_logits` whether the prompt's are at hand.
 
     None if kept logits could not be used: the last token is computed again anyway. `min_tokens`
-    is the gate of what is saved, for the reason of a miss; `limit` is the most that may be kept.
+    is the gate of what is saved, for the reason of a miss; `limit` is the most that may be kept; `rates` are what the
+    engine has measured.
     """
     n_tokens = len(prompt) // TOKEN_BYTES
-    missed = describe_miss(hit, n_tokens, min_tokens)
+    missed = describe_miss(hit, n_tokens, min_tokens, rates)
     live = reusable(slot, prompt, memory, n_swa, with_logits=bool(live_logits), grid=grid, limit=limit)
     rows, length, by_logits = usable_rows(hit, n_tokens, memory, n_swa, live_logits, grid, limit)
     if missed is None and length < capped(n_tokens - 1, limit):
@@ -163,19 +170,29 @@ def choose_start(
     nbytes = sum(row.nbytes for row in to_read)
     gains = length > live.keep and is_worth(length - live.keep, token_seconds(row.meta for row in to_read), nbytes)
     # Rows that end with the prompt and have its logits save even the one decode.
-    if not rows or not (gains or (by_logits and not at_end)):
+    wanted = bool(rows) and (gains or (by_logits and not at_end))
+    trying = wanted and not pays(rates, to_read, length - live.keep)
+    wanted = wanted and (not trying or may_try(rates, to_read[0].meta.end - to_read[0].meta.start))
+    if not wanted:
         miss = live.miss_reason if live.keep else NOT_WORTH if rows else missed
         kind: CacheHitKind = "live" if live.keep else "cold"
         return Start(kind=kind, live=live.keep, rows=(), keep=live.keep, by_logits=at_end, miss_reason=miss)
     exact = hit is not None and hit.exact and length >= n_tokens - 1
     return Start(
         kind="exact" if exact else "partial", live=to_read[0].meta.start, rows=to_read, keep=length,
-        by_logits=by_logits, miss_reason=None if exact else missed,
+        by_logits=by_logits, miss_reason=None if exact else missed, trying=trying,
     )  # fmt: skip
 
 
-def describe_miss(hit: Hit | None, n_tokens: int = 0, min_tokens: int | None = 0) -> str | None:
-    """Why the cache had no more, in words; None when it had all. `min_tokens` is the gate of what is saved."""
+def pays(rates: Rates, rows: Sequence[Located], tokens: int) -> bool:
+    """Whether putting rows into cells takes less time than computing the `tokens` that they give."""
+    lengths = [row.meta.end - row.meta.start for row in rows]
+    return puts_back(rates, lengths, tokens, token_seconds(row.meta for row in rows))
+
+
+def describe_miss(hit: Hit | None, n_tokens: int = 0, min_tokens: int | None = 0, rates: Rates = UNKNOWN) -> str | None:
+    """Why the cache had no more, in words; None when it had all. `min_tokens` is the gate of what is saved, `rates` are
+    what the engine has measured."""
     if hit is None:
         return "the cache is not running"
     if hit.miss is None:
@@ -185,6 +202,9 @@ def describe_miss(hit: Hit | None, n_tokens: int = 0, min_tokens: int | None = 0
     if not hit.length and min_tokens is not None and n_tokens < min_tokens:
         return f"prompts below min_tokens ({min_tokens}) are not saved"
     position = hit.miss.position
+    slow = why_not_saved(rates, n_tokens) if hit.miss.reason in ("empty", "ends") else None
+    if slow is not None:
+        return f"{f'what is saved ends at token {position}, and no more' if hit.length else 'nothing'} is saved: {slow}"
     return {
         "empty": "nothing is saved for this model",
         "other_parameters": "what is saved for this model was made with other settings, or by another build",

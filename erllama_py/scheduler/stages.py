@@ -118,6 +118,7 @@ class Restoring(msgspec.Struct, frozen=True):
     reading: bool = True  # more rows are to come
     refused: int | None = None  # the row that the engine could not take, by its place in `start.rows`
     bad: bool = False  # whether that row is to blame
+    stopped: bool = False  # no more rows are read: computing the rest takes less time
 
 
 class Working(msgspec.Struct, frozen=True):

@@ -3,18 +3,20 @@
     Found ─▶ choose_start ─▶ ReadRows ─RowRead─▶ Restore ─Restored─▶ … ─▶ Generate, or Resume
 
 Rows are sent to the engine as they come, and the generation begins when all are in. A row that cannot be read, or
-that the engine refuses, ends the chain there: the request starts from what it has, and never fails because of it.
+that the engine refuses, ends the chain there: the request starts from what it has, and never fails because of it. So
+does a row whose time shows that computing the rest takes less than putting it back.
 """
 
 from __future__ import annotations
 
 from erllama_py.cache.messages import Hit
 from erllama_py.engine.jobs import CapturePlan, Drop, Fork, Generate, Restore, Restored, Resume
+from erllama_py.engine.rates import may_try
 from erllama_py.results import CacheHit, CacheHitKind
 from erllama_py.scheduler.cells import Pieces, Slot, count, grown, written
 from erllama_py.scheduler.idle import evict
 from erllama_py.scheduler.messages import Effect, EndLookUp, Found, Outline, ReadRows, RowRead, RowTaken, SendJob
-from erllama_py.scheduler.reuse import Start, choose_start
+from erllama_py.scheduler.reuse import NOT_WORTH, Start, choose_start, pays
 from erllama_py.scheduler.stages import (
     NOTHING_LOST,
     Begun,
@@ -92,7 +94,7 @@ def start(state: State, looking: Looking, event: Found, now: float) -> tuple[Sta
         """A start, the state with the cells that it takes, and whether there are as many."""
         start = choose_start(
             slot, prompt.packed, limits.memory, limits.n_swa, hit, logits, min_tokens=limits.min_tokens,
-            grid=limits.grid, limit=most,
+            grid=limits.grid, limit=most, rates=state.rates,
         )  # fmt: skip
         if most == 0:
             start = changed(start, miss_reason=WHOLE)
@@ -116,7 +118,8 @@ def start(state: State, looking: Looking, event: Found, now: float) -> tuple[Sta
     if not start.rows:
         state, more = _work(after, restoring, now)
         return state, [*effects, *more]
-    return with_request(after, restoring), [*effects, ReadRows(event.request_id, start.rows)]
+    singly = len(start.rows) if start.trying else 0 if state.rates.into else 1
+    return with_request(after, restoring), [*effects, ReadRows(event.request_id, start.rows, singly)]
 
 
 def row_read(state: State, event: RowRead, now: float) -> tuple[State, list[Effect]]:
@@ -124,7 +127,7 @@ def row_read(state: State, event: RowRead, now: float) -> tuple[State, list[Effe
     restoring, row = state.placed.get(event.request_id), event.row
     if not isinstance(restoring, Restoring):
         return state, []
-    if row is None or restoring.refused is not None:
+    if row is None or restoring.refused is not None or restoring.stopped:
         return _work_if_ready(state, changed(restoring, reading=False), now)
     core, meta, sent = restoring.core, row.meta, restoring.sent + 1
     # Rows on the way may have logits too: those of other prompts' ends.
@@ -144,7 +147,7 @@ def restored(state: State, outcome: Restored, now: float) -> tuple[State, list[E
     if not isinstance(restoring, Restoring):
         return state, []
     if restoring.refused is None and outcome.ok:
-        restoring = changed(restoring, restored=restoring.restored + 1)
+        restoring = _unless_slow(state, changed(restoring, restored=restoring.restored + 1))
     elif restoring.refused is None:
         start, place = restoring.start, restoring.restored
         restoring = changed(restoring, refused=place, bad=outcome.bad, reading=False)
@@ -153,6 +156,16 @@ def restored(state: State, outcome: Restored, now: float) -> tuple[State, list[E
             state, _ = _with_cells(state, restoring, 0, restoring.allocation.limit)
     state, effects = _work_if_ready(state, restoring, now)
     return state, [RowTaken(outcome.request_id), *effects]
+
+
+def _unless_slow(state: State, restoring: Restoring) -> Restoring:
+    """Read no more rows where computing their tokens takes less time, as the last ones have shown."""
+    rates, rest = state.rates, restoring.start.rows[restoring.sent :]
+    if not rest or not restoring.reading or pays(rates, rest, restoring.start.keep - rest[0].meta.start):
+        return restoring
+    if may_try(rates, rest[0].meta.end - rest[0].meta.start):
+        return restoring
+    return changed(restoring, stopped=True, reading=False)
 
 
 def _work_if_ready(state: State, restoring: Restoring, now: float) -> tuple[State, list[Effect]]:
@@ -209,7 +222,9 @@ def _reached(restoring: Restoring) -> tuple[CacheHit, bool, int]:
     if not whole:
         keep = start.rows[restoring.restored - 1].meta.end if restoring.restored else start.live
         missing = restoring.restored if restoring.refused is None else restoring.refused
-        saved_to, by_logits = min(saved_to, start.rows[missing].meta.start), False
+        if not restoring.stopped or restoring.refused is not None:  # else they are saved all the same
+            saved_to = min(saved_to, start.rows[missing].meta.start)
+        by_logits = False
     elif not by_logits:
         keep = min(keep, sought(restoring).n_tokens - 1)
     kind: CacheHitKind = start.kind if restoring.restored or not start.rows else "live"
@@ -257,15 +272,17 @@ def _end_restoring(restoring: Restoring, hit: CacheHit, now: float) -> EndLookUp
     rows, request = restoring.start.rows, restoring.core.request
     refused = rows[restoring.refused] if restoring.refused is not None else None
     seconds, resumed = now - restoring.found_at, request.parent_key is not None
-    return EndLookUp(request.id, hit, rows[: restoring.restored], refused, seconds, resumed, restoring.bad)
+    ended = EndLookUp(request.id, hit, rows[: restoring.restored], refused, seconds, resumed, restoring.bad)
+    return changed(ended, stopped=restoring.stopped)
 
 
 def _outline_of(restoring: Restoring, hit: CacheHit, now: float) -> Outline:
     start = restoring.start
     whole = restoring.restored == len(start.rows)
     outline = _outline(restoring.core, restoring.found_at, now)
+    left = NOT_WORTH if restoring.stopped and restoring.refused is None else "a row could not be read"
     return changed(
-        outline, hit=hit, miss_reason=start.miss_reason if whole else "a row could not be read",
+        outline, hit=hit, miss_reason=start.miss_reason if whole else left,
         tier=start.rows[restoring.restored - 1].tier if restoring.restored else None,
     )  # fmt: skip
 

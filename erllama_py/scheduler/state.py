@@ -13,6 +13,7 @@ import msgspec
 
 from erllama_py.cache.keys import TOKEN_BYTES, Identity
 from erllama_py.engine.backend import MemoryKind, ModelFacts
+from erllama_py.engine.rates import Rates
 from erllama_py.options.model import ModelConfig
 from erllama_py.results import CacheHit, Phase
 from erllama_py.scheduler.cells import Slot, cut
@@ -110,6 +111,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     save_until: float = 0.0  # what is idle since then or longer is saved; monotonic clock
     saving: Saving | None = None
     stopping: bool = False
+    rates: Rates = Rates()  # what its engine has measured so far
     last_hit: CacheHit | None = None
     next_block: int = 1
     next_ticket: int = -1  # of copies; requests have ids above 0

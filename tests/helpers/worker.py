@@ -32,14 +32,22 @@ class Recorder:
         self.broken: set[int] = set()
         self.now = 0.0  # seconds that decodes and copies have taken
         self.row_seconds, self.token_seconds, self.copy_seconds = 0.01, 0.001, 0.0
-        self._decode, self._capture = backend.decode, backend.capture
+        self.copied_token_seconds = 0.0
+        self._decode, self._capture, self._restore = backend.decode, backend.capture, backend.restore
 
     def clock(self) -> float:
         return self.now
 
     def capture(self, seq_id: int, start: int, end: int, take: Take) -> memoryview | None:
-        self.now += self.copy_seconds
+        self._copying(end - start)
         return self._capture(seq_id, start, end, take)
+
+    def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> bool:
+        self._copying(end - start)
+        return self._restore(seq_id, start, end, payload)
+
+    def _copying(self, tokens: int) -> None:
+        self.now += self.copy_seconds + tokens * self.copied_token_seconds
 
     def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
         self.decodes.append([(part.seq_id, len(part.tokens)) for part in slices])
@@ -81,9 +89,12 @@ class Scripted:
 
 
 class Bench:
-    """See the module. Keywords are those of `stub`; `scheduler` are its options."""
+    """See the module. Keywords are those of `stub`; `scheduler` are its options. `copies_count`: the times of copies
+    are measured by the recorder's clock too, and decide whether more are made."""
 
-    def __init__(self, scheduler: SchedulerOpts | None = None, nbytes: int = 1 << 30, **options: Any) -> None:
+    def __init__(
+        self, scheduler: SchedulerOpts | None = None, nbytes: int = 1 << 30, copies_count: bool = False, **options: Any
+    ) -> None:
         self.backend = stub(**options)
         self.facts: ModelFacts = self.backend.load(lambda done: True)
         self.recorder = Recorder(self.backend)
@@ -91,7 +102,10 @@ class Bench:
         self.backend.capture = self.recorder.capture  # type: ignore[method-assign]  # it, too
         self.outcomes: list[Outcome] = []
         self.alone: list[int | None] = []
-        cells = Cells(self.backend, BufferPool(nbytes))
+        self.backend.restore = self.recorder.restore  # type: ignore[method-assign]  # and it
+        cells = self.cells = Cells(self.backend, BufferPool(nbytes), self.facts.n_ctx)
+        if copies_count:
+            cells = self.cells = Cells(self.backend, BufferPool(nbytes), self.facts.n_ctx, self.recorder.clock)
         options_ = scheduler or SchedulerOpts(prefill_chunk_size=32)
         self.worker = Worker(
             self.backend, cells, fixed_threads(self.backend), self.facts, options_, "bench", self.outcomes.extend,

@@ -70,6 +70,7 @@ DOORS: dict[str, set[str]] = {
         "inspection",
         "pooling",
         "jobs",
+        "rates",
         "thread",
         "fingerprint",
         "structure",
