@@ -114,7 +114,8 @@ def copied_into(rates: Rates, tokens: int, seconds: float) -> Rates:
     """The rates after `tokens` tokens were put back."""
     after = msgspec.structs.replace(rates, into=_with(rates.into, tokens, seconds))
     known = bool(rates.into) and puts_back(rates, (tokens,), tokens, 0.0)
-    if known or puts_back(after, (tokens,), tokens, 0.0):
+    # A new engine restores before it computes: until it has, each copy is charged, for it may be a loss.
+    if rates.token_seconds is not None and (known or puts_back(after, (tokens,), tokens, 0.0)):
         return after
     return msgspec.structs.replace(after, credit=rates.credit - seconds)
 

@@ -174,7 +174,8 @@ def choose_start(
     trying = wanted and not pays(rates, to_read, length - live.keep)
     wanted = wanted and (not trying or may_try(rates, to_read[0].meta.end - to_read[0].meta.start))
     if not wanted:
-        miss = live.miss_reason if live.keep else NOT_WORTH if rows else missed
+        slow = not rows and _slow(hit, n_tokens, rates) is not None  # of more use to know than where live cells end
+        miss = live.miss_reason if live.keep and not slow else NOT_WORTH if rows else missed
         kind: CacheHitKind = "live" if live.keep else "cold"
         return Start(kind=kind, live=live.keep, rows=(), keep=live.keep, by_logits=at_end, miss_reason=miss)
     exact = hit is not None and hit.exact and length >= n_tokens - 1
@@ -202,10 +203,10 @@ def describe_miss(hit: Hit | None, n_tokens: int = 0, min_tokens: int | None = 0
     if not hit.length and min_tokens is not None and n_tokens < min_tokens:
         return f"prompts below min_tokens ({min_tokens}) are not saved"
     position = hit.miss.position
-    slow = why_not_saved(rates, n_tokens) if hit.miss.reason in ("empty", "ends") else None
-    if slow is not None:
-        return f"{f'what is saved ends at token {position}, and no more' if hit.length else 'nothing'} is saved: {slow}"
-    return {
+    slow = _slow(hit, n_tokens, rates)
+    if slow is not None and hit.miss.reason == "empty":
+        return f"nothing is saved: {slow}"
+    missed = {
         "empty": "nothing is saved for this model",
         "other_parameters": "what is saved for this model was made with other settings, or by another build",
         "diverges": f"the prompt diverges from what is saved at token {position}",
@@ -214,3 +215,11 @@ def describe_miss(hit: Hit | None, n_tokens: int = 0, min_tokens: int | None = 0
         "evicted": f"what followed token {position} was evicted",
         "bad": f"what followed token {position} was found to be damaged",
     }[hit.miss.reason]
+    return missed if slow is None else f"{missed}, and no more is saved: {slow}"
+
+
+def _slow(hit: Hit | None, n_tokens: int, rates: Rates) -> str | None:
+    """Why the cache has no more, where that is because copying takes too long."""
+    if hit is None or hit.miss is None or hit.miss.reason not in ("empty", "ends", "diverges"):
+        return None
+    return why_not_saved(rates, n_tokens)

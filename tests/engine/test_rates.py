@@ -267,6 +267,13 @@ def test_what_was_not_measured_yet_is_taken_from_the_copies_out() -> None:
     assert puts_back(rates, [ROW] * 16, 4096, 0.004)
 
 
+def test_what_a_new_engine_puts_back_before_it_computes_is_charged() -> None:
+    """So that a try of all rows ends with the first, where each takes long."""
+    rates = copied_into(Rates(), ROW, 0.3)
+    assert not may_try(rates, ROW)
+    assert may_try(copied_into(Rates(), ROW, 0.003), ROW)
+
+
 @given(st.lists(st.integers(1, 4096), min_size=1, max_size=20), st.integers(1, 8192), seconds, seconds)
 def test_more_rows_for_the_same_tokens_are_never_better(rows: list[int], tokens: int, took: float, each: float) -> None:
     """Nor are fewer tokens for the same rows."""

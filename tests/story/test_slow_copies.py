@@ -31,10 +31,9 @@ async def test_where_copies_take_longer_than_computing_nothing_is_saved_and_the_
         second = await ask(model, text(1000, seed=4))
         copies = rows(model)
         assert copies <= 12  # of 15 rows a prompt, and those of its reply
-        reason = second.stats.miss_reason or ""
-        assert reason.startswith("nothing is saved: copying 1000 tokens out takes")
-        told = await model.explain(text(1000, seed=5))
-        assert (told.miss_reason or "").startswith("nothing is saved: copying 1000 tokens out takes")
+        slow = "saved: copying 1000 tokens out takes"
+        assert slow in (second.stats.miss_reason or "")
+        assert slow in ((await model.explain(text(1000, seed=5))).miss_reason or "")
         assert (model.info.save_limits or "").startswith("nothing is saved: copying 256 tokens out takes")
         assert (await runtime.cache.counters())["saves.dropped.slow"] > 10
         assert model.counters.skipped_rows > 10
