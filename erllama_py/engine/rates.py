@@ -105,7 +105,8 @@ def computed(rates: Rates, prompt_tokens: int, tokens: int, seconds: float) -> R
 def copied_out(rates: Rates, tokens: int, seconds: float) -> Rates:
     """The rates after `tokens` tokens were copied out."""
     after = msgspec.structs.replace(rates, out=_with(rates.out, tokens, seconds))
-    if _is_sure(rates, tokens) or is_worth(after, tokens):
+    # The first copies are made before it is known how long the decode took: until then each is charged.
+    if rates.token_seconds is not None and (_is_sure(rates, tokens) or is_worth(after, tokens)):
         return after
     return msgspec.structs.replace(after, credit=rates.credit - seconds)
 
