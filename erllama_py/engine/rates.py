@@ -55,6 +55,8 @@ CREDIT = 1 / 32
 # long. It may have grown beyond that before there was credit for it, up to this many times again.
 LEAP = 4
 
+CHEAP = 8  # a copy that the credit holds so many times is tried whatever its length
+
 Sample = tuple[int, float]  # tokens, seconds
 Copies = tuple[Sample, ...]  # the last ones; the newest is the last
 
@@ -213,9 +215,11 @@ def copies_out(rates: Rates, tokens: int) -> bool:
     """Whether a range of `tokens` tokens that is complete is copied out now. If not, it grows until the next end."""
     if saves(rates, tokens):
         return True
-    if rates.credit < min(GRACE, _at_most(rates.out, tokens)):
+    cost = _at_most(rates.out, tokens)
+    if rates.credit < min(GRACE, cost):
         return False
-    if rates.credit >= 2 * GRACE:  # nothing that could be hoped for has come
+    # Cheap enough to be measured again at once, since a single time may be chance; or nothing hoped for has come.
+    if rates.credit >= min(2 * GRACE, CHEAP * cost):
         return True
     longest = max(length for length, _ in _points(rates.out))
     return _next_try(rates, longest) <= tokens <= LEAP * LEAP * longest

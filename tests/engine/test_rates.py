@@ -241,6 +241,15 @@ def test_a_busy_first_second_does_not_switch_saving_off_for_long(each: float) ->
         assert set(engine.saved) == {ROW}
 
 
+@pytest.mark.parametrize("slow", [0.0024, 0.01, 0.05])
+def test_one_slow_copy_does_not_stop_the_next(slow: float) -> None:
+    """Another process had the CPU for some milliseconds: the next row is copied, and shows it."""
+    rates = rates_of([(64, slow)], each=0.0)
+    assert not saves(rates, 64)
+    assert copies_out(rates, 64)
+    assert saves(copied_out(rates, 64, 0.00005), 64)
+
+
 def test_an_engine_that_computes_nothing_tries_nothing() -> None:
     """Credit comes from computing alone."""
     rates = rates_of([(ROW, 5.0)])

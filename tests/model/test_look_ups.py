@@ -78,7 +78,7 @@ async def settled() -> None:
 async def test_four_rows_are_read_ahead_and_no_more() -> None:
     """At once, so that one is read while others go in; the next when one is in the cells: memory is bounded."""
     async with look_ups() as (tasks, client, posted):
-        tasks.read(ReadRows(1, ROWS))
+        tasks.read(ReadRows(1, ROWS, singly=0))
         await reads_begun(client, READ_AHEAD)
         for read in client.reads:
             read.set_result(NO_ROW)
@@ -95,7 +95,7 @@ async def test_four_rows_are_read_ahead_and_no_more() -> None:
 async def test_rows_are_handed_on_in_their_order() -> None:
     """Whichever is read first; and none after one that cannot be read."""
     async with look_ups() as (tasks, client, posted):
-        tasks.read(ReadRows(1, ROWS))
+        tasks.read(ReadRows(1, ROWS, singly=0))
         await reads_begun(client, READ_AHEAD)
         contents = [RowBytes(row.meta, memoryview(b""), b"") for row in ROWS[:2]]
         client.reads[1].set_result(contents[1])
@@ -115,7 +115,7 @@ async def test_rows_that_are_not_wanted_any_more_are_released_at_once(number: in
     the moment in which it is cancelled, the second one's was there."""
     pool = BufferPool(1 << 20)
     async with look_ups() as (tasks, client, posted):
-        tasks.read(ReadRows(1, ROWS[:3]))
+        tasks.read(ReadRows(1, ROWS[:3], singly=0))
         await reads_begun(client, 3)
         payload = pool.take(1)
         assert payload is not None
@@ -189,7 +189,7 @@ async def test_a_restore_that_ends_before_its_last_row_is_in_was_cancelled(
 ) -> None:
     """Not where a row cannot be read, or is refused: there its request goes on without the rest."""
     async with look_ups() as (tasks, client, posted):
-        tasks.read(ReadRows(1, ROWS[:3]))
+        tasks.read(ReadRows(1, ROWS[:3], singly=0))
         await reads_begun(client, 3)
         for number in range(abs(read)):
             client.reads[number].set_result(NO_ROW if read > 0 else None)
@@ -211,7 +211,7 @@ NUMBERS = struct.pack(f"<{N_VOCAB}f", *range(N_VOCAB))
 async def test_a_row_with_logits_that_no_token_can_be_drawn_from_is_refused(logits: bytes, good: bool) -> None:
     """Of another size, or no numbers: the request begins without the row, and no other finds it."""
     async with look_ups() as (tasks, client, posted):
-        tasks.read(ReadRows(1, ROWS[:1]))
+        tasks.read(ReadRows(1, ROWS[:1], singly=0))
         await reads_begun(client, 1)
         content = RowBytes(ROWS[0].meta, memoryview(b""), logits)
         client.reads[0].set_result(content)
