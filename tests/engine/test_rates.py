@@ -208,6 +208,7 @@ def test_where_long_ranges_are_worth_it_they_are_found() -> None:
     assert "only rows of about 32768 tokens or more are saved" in (limits(engine.rates) or "")
 
 
+@pytest.mark.slow
 @given(st.floats(2e-5, 0.1), st.floats(0.0, 2.0), st.floats(0.0, 0.01), st.lists(st.integers(1, 32), max_size=12))
 def test_copies_never_take_more_than_their_share(each: float, fixed: float, more: float, reads: list[int]) -> None:
     """Whatever they cost: a quarter where they are worth it, a small share where not, and some at the beginning, as far
