@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from unittest.mock import patch
 
 from erllama_py.buffers import BufferPool
-from erllama_py.engine.backend import BackendFailure, DecodeStatus, ModelFacts, Slice
+from erllama_py.engine.backend import BackendFailure, DecodeStatus, ModelFacts, RestoreStatus, Slice
 from erllama_py.engine.cells import Cells
 from erllama_py.engine.jobs import Failed, Finished, Generate, Job, Outcome
 from erllama_py.engine.stub import StubBackend
@@ -42,7 +42,7 @@ class Recorder:
         self._copying(end - start)
         return self._capture(seq_id, start, end, take)
 
-    def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> bool:
+    def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> RestoreStatus:
         self._copying(end - start)
         return self._restore(seq_id, start, end, payload)
 
