@@ -10,9 +10,7 @@ from collections.abc import Mapping, MutableSequence, Sequence
 from functools import partial
 from typing import Any, Unpack, get_args
 
-import msgspec
-
-from erllama_py.errors import InvalidOption, ModelNotLoaded
+from erllama_py.errors import InvalidOption
 from erllama_py.handle.caller import Caller, Prepare
 from erllama_py.handle.chat_format import chat_format
 from erllama_py.handle.embedding import embed, rerank
@@ -28,7 +26,7 @@ from erllama_py.handle.stream import Run, Stream
 from erllama_py.handle.thinking import is_genuine
 from erllama_py.handle.tool_run import Chats, ToolRun
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.counting import counters_of
+from erllama_py.model.counting import counters_of, info_of
 from erllama_py.options.embedding import parse_embed_options, parse_rerank_options
 from erllama_py.options.mappings import EmbedOptionsDict, RequestOptionsDict, RerankOptionsDict, ScoreOptionsDict
 from erllama_py.options.names import checked_names
@@ -381,13 +379,7 @@ class Model(OtherNames):
     @property
     def info(self) -> ModelInfo:
         """Everything known of it. Raises `ModelNotLoaded` before the first load has ended."""
-        if (board := self._board).info is None:
-            raise ModelNotLoaded(board.model_id)
-        return msgspec.structs.replace(
-            board.info, phase=board.phase, pending=board.pending, restarts=board.restarts,
-            threads_used=board.threads_used, reproducible_bytes=board.companion_bytes,
-            save_limits=board.save_limits,
-        )  # fmt: skip
+        return info_of(self._board)
 
 
 def _checked_id(request_id: object) -> int:

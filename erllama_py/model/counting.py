@@ -1,4 +1,4 @@
-"""A model in numbers, from its tally and from what its machines know: nothing is asked of an actor."""
+"""A model in numbers, and all that is known of it, from its tally and its machines: nothing is asked of an actor."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import msgspec
 
+from erllama_py.errors import ModelNotLoaded
 from erllama_py.model.board import ModelBoard
-from erllama_py.results import ModelCounters
+from erllama_py.results import ModelCounters, ModelInfo
 from erllama_py.scheduler import cells
 from erllama_py.scheduler.state import State
 
@@ -20,6 +21,16 @@ class _Held(msgspec.Struct):
     cells: int = 0
     cells_in_use: int = 0
     cells_kept: int = 0
+
+
+def info_of(board: ModelBoard) -> ModelInfo:
+    """See `ModelInfo`. Raises `ModelNotLoaded` before the first load has ended."""
+    if board.info is None:
+        raise ModelNotLoaded(board.model_id)
+    return msgspec.structs.replace(
+        board.info, phase=board.phase, pending=board.pending, restarts=board.restarts,
+        threads_used=board.threads_used, reproducible_bytes=board.companion_bytes, save_limits=board.save_limits,
+    )  # fmt: skip
 
 
 def counters_of(board: ModelBoard) -> ModelCounters:
