@@ -68,7 +68,7 @@ class Explanation(Result, frozen=True, kw_only=True):
     """Of a conversation: what of it is recognised, and where its rendering would differ."""
 
 
-class RowInfo(Result, frozen=True, kw_only=True):
+class RowInfo(Result, frozen=True, kw_only=True, gc=False):
     """One row in one tier. Lengths are in tokens, sizes in bytes, times in unix seconds."""
 
     key: str

@@ -33,15 +33,19 @@ HUNG_SECONDS = 10.0
 
 
 class _Watch:
-    """While something takes too long, fail the replies that wait for it, again and again; the work itself goes on.
+    """While something takes too long, say so and fail the replies that wait for it, again and again; the work itself
+    goes on.
 
     When it is over it is freed at once, for it refers to replies, and they to the rows that were read.
     """
 
-    def __init__(self, tier: str, what: str, waiting: Callable[[], Iterable[Reply[Any] | None]]) -> None:
-        self._tier, self._what, self._waiting = tier, what, waiting
+    def __init__(
+        self, tier: str, what: str, waiting: Callable[[], Iterable[Reply[Any] | None]], say: Callable[[str], None]
+    ) -> None:
+        self._tier, self._what, self._waiting, self._say = tier, what, waiting, say
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
+        self.said = False
         self._timer = self._loop.call_later(STUCK_SECONDS, self._tell)
 
     def over(self, *_: object) -> None:
@@ -50,9 +54,12 @@ class _Watch:
     def _tell(self) -> None:
         self._timer = self._loop.call_later(STUCK_SECONDS, self._tell)
         seconds = self._loop.time() - self._began
+        problem = f"{self._what} has not ended for {seconds:.3g} s"
+        self._say(problem)
+        self.said = True
         for reply in self._waiting():
             if reply is not None:
-                reply.fail(TierStuck(self._tier, f"{self._what} has not ended for {seconds:.3g} s", seconds))
+                reply.fail(TierStuck(self._tier, problem, seconds))
 
 
 class TierActor(Actor[messages.TierMessage]):
@@ -105,7 +112,7 @@ class TierActor(Actor[messages.TierMessage]):
         reading = self.tasks.answer(reply, self.get(key))
         self._reads[reading] = now
         reading.add_done_callback(self._reads.pop)
-        reading.add_done_callback(_Watch(self.tier, "a read", lambda: (reply,)).over)
+        reading.add_done_callback(_Watch(self.tier, "a read", lambda: (reply,), lambda problem: None).over)
 
     # --- the queue -------------------------------------------------------------------------------------------
 
@@ -113,11 +120,13 @@ class TierActor(Actor[messages.TierMessage]):
         """Do what is queued, and end with the last of it."""
         waited = False
         while self._queue:
-            watch = _Watch(self.tier, "a write or removal", lambda: [reply for _, reply in self._queue])
+            watch = _Watch(self.tier, "a write or removal", lambda: [reply for _, reply in self._queue], self.hangs)
             try:
                 await self._settle(*self._queue[0], waited)
             finally:
                 watch.over()
+                if watch.said:
+                    self.hangs(None)
             # Only now, so that no message that comes meanwhile begins a second task; and before waiting for the next
             # row, so that the buffer of this one is free.
             self._queue.popleft()
@@ -181,6 +190,9 @@ class TierActor(Actor[messages.TierMessage]):
     async def sweep(self) -> int:
         """See `Sweep`."""
         raise NotImplementedError
+
+    def hangs(self, problem: str | None) -> None:
+        """A change has not ended for long; None when it has."""
 
     # --- reports ----------------------------------------------------------------------------------------
 

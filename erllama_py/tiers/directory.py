@@ -21,7 +21,7 @@ from erllama_py.tiers import row_file
 from erllama_py.tiers.base import TierActor
 from erllama_py.tiers.lock import words
 from erllama_py.tiers.messages import BadFiles, Put, RowBytes, RowMeta, StoredRow, TierHealth, TierUp, Touch
-from erllama_py.tiers.opening import Opening
+from erllama_py.tiers.opening import Opening, compare
 from erllama_py.tiers.publish import Draft, Files
 from erllama_py.tiers.scan import BadFile, Finding, is_passing, read_row
 from erllama_py.tiers.store import Store
@@ -37,6 +37,8 @@ USAGE_INTERVAL = 5.0
 # Seconds after which files that could not be read are looked at again, with the next row that is put: a device that was
 # away is used again, and one that is dying is not asked all the time.
 LOOK_SECONDS = 600.0
+# Rows that are reported as gone before the event loop turns: some 2 ms.
+GONE_AT_ONCE = 512
 # The device has less room than the quota allows: the cache is asked which rows may go.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -59,6 +61,7 @@ class DirectoryTier(TierActor):
         self._usage: dict[str, tuple[int, float]] = {}  # to be written
         self._usage_due: asyncio.Task[None] | None = None
         self._problem: str | None = None
+        self._hang: str | None = None  # the problem, while it is that a change hangs
 
     async def init(self) -> None:
         place, names = await self._writing.run(self.store.open)
@@ -86,7 +89,7 @@ class DirectoryTier(TierActor):
                 self._opening.settle([draft.name])
                 if meta.key in self.rows:
                     self.lost([meta.key], "gone")
-            if isinstance(error, OSError | TierFailed | TierLocked):
+            if isinstance(error, OSError | TierFailed | TierLocked | TierFull):
                 raise self._not_writable(error) from error
             raise
         recovered = self._problem is not None
@@ -245,9 +248,12 @@ class DirectoryTier(TierActor):
         place, names = opened
         self._log.warning("the directory was not the same any more, and was opened again", root=self.store.root)
         self._opening.abandon()
-        there, known = set(names), {row_file.file_name(key): key for key in self.rows}
-        self.lost([key for name, key in known.items() if name not in there], "gone")
-        self._begin(Opening(place, [name for name in names if name not in known], self._reading))
+        gone, new = await self._writing.finish(compare, names, tuple(self.rows))
+        self._begin(Opening(place, new, self._reading))
+        for start in range(0, len(gone), GONE_AT_ONCE):
+            # A read that failed meanwhile has reported its row.
+            self.lost([key for key in gone[start : start + GONE_AT_ONCE] if key in self.rows], "gone")
+            await asyncio.sleep(0)
 
     # --- state ---------------------------------------------------------------------------------------------
 
@@ -264,6 +270,12 @@ class DirectoryTier(TierActor):
         usage, self._usage = self._usage, {}
         self._usage_due = None
         await self._writing.finish(self.store.write_usage, usage)
+
+    def hangs(self, problem: str | None) -> None:
+        """See `TierActor.hangs`: it is a problem like any other, and none when it is over."""
+        if problem is not None or self._problem == self._hang:
+            self._set_problem(problem)
+        self._hang = problem
 
     def _not_writable(self, error: OSError | TierError) -> TierError:
         problem = f"cannot be written: {words(error)}" if isinstance(error, OSError) else error.problem

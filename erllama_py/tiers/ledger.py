@@ -29,11 +29,17 @@ class Ledger:
         self.quota = quota
         self.rows = dict(rows)
         self.aside = dict(aside)  # oldest first
+        self.other = other
         self.used = other + sum(self.rows.values()) + sum(self.aside.values())
 
     def fits(self, nbytes: int) -> bool:
         """Whether the quota allows `nbytes` more."""
         return self.used + nbytes <= self.quota
+
+    def set_other(self, nbytes: int) -> None:
+        """What we have not written takes `nbytes` by now."""
+        self.used += nbytes - self.other
+        self.other = nbytes
 
     def add(self, name: str, nbytes: int) -> None:
         """A file in `rows` takes `nbytes` now, whatever it took before."""

@@ -23,8 +23,13 @@ SHOWN = 3
 
 
 def check(tier: str, root: str, root_fd: int) -> None:
-    """Raise `TierFailed` for a directory that is not ours to use: another user's, or one that holds something else."""
-    if os.fstat(root_fd).st_uid != os.geteuid():
+    """Raise `TierFailed` for a directory that is not ours to use: one that programs share, such as `/dev/shm`, be it
+    empty or not; another user's; or one that holds something else."""
+    facts = os.fstat(root_fd)
+    if facts.st_mode & stat.S_ISVTX:  # closed to others, as a tier's is, it would be lost to them
+        mine = os.path.join(root, "erllama")
+        raise TierFailed(tier, f"other programs share the directory {root}; name one of its own in it, such as {mine}")
+    if facts.st_uid != os.geteuid():
         raise TierFailed(tier, f"the directory {root} belongs to another user")
     entries = sorted(set(os.listdir(root_fd)) - IGNORED)
     if entries and not _is_marked(root_fd):

@@ -14,12 +14,21 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from erllama_py.actors import Threads
+from erllama_py.tiers import row_file
 from erllama_py.tiers.base import BATCH
 from erllama_py.tiers.lock import Place
 from erllama_py.tiers.scan import Finding, look_at
 
 # Batches of headers that are read at once; below the number of reading threads, so that a `Get` finds one meanwhile.
 SCANNERS = 2
+
+
+def compare(names: Sequence[str], keys: Iterable[bytes]) -> tuple[list[bytes], list[str]]:
+    """Of rows that were known, those that have no file among `names`; and the names of which no row is known. Pure; a
+    hundred thousand take a tenth of a second."""
+    known = {row_file.file_name(key): key for key in keys}
+    there = set(names)
+    return [key for name, key in known.items() if name not in there], [name for name in names if name not in known]
 
 
 class Opening:

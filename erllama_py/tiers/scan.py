@@ -38,7 +38,10 @@ BREATH_SECONDS = 0.0001
 # many as its size says. Smaller ones are read, and their checksums show it. KV bytes cannot be packed to half.
 HOLLOW_FROM = 256 << 20
 BLOCK_BYTES = 512  # the unit of `st_blocks`, whatever the file system's own is
+# Parts with data of such a file that are counted: a row is written from its beginning to its end.
+MOST_PARTS = 1000
 
+Others = dict[tuple[int, str], int]
 FileId = tuple[int, int]  # device and inode: the file itself, whatever its name
 
 # No link is followed and no pipe is waited for: what is not a regular file gives an `OSError` when it is read.
@@ -58,13 +61,13 @@ class BadFile(Exception):
 
 @dataclass(frozen=True)
 class Census:
-    """Sizes on disk by name; `aside` from the oldest to the newest. `other` is what we have not written, in the three
-    directories; so many of its files lie among the rows, as `strangers`. Temp files of dead writers that could not be
-    removed are `stale`."""
+    """Sizes on disk by name; `aside` from the oldest to the newest. `other` is what we have not written, by descriptor
+    of its directory and name; so many of its files lie among the rows, as `strangers`. Temp files of dead writers that
+    could not be removed are `stale`."""
 
     rows: dict[str, int]
     aside: dict[str, int]
-    other: int
+    other: Others
     strangers: int
     stale: dict[str, int]
 
@@ -100,7 +103,7 @@ def take_census(place: Place) -> Census:
     """Look at all names and sizes; temp files are removed, as their writers are dead. Other names are left alone."""
     rows: dict[str, int] = {}
     stale: dict[str, int] = {}
-    other = strangers = 0
+    other: Others = {}
     with os.scandir(place.rows_fd) as entries:
         for entry in breathing(entries):
             if entry.is_file(follow_symlinks=False):
@@ -114,12 +117,26 @@ def take_census(place: Place) -> Census:
                 if row_file.key_of_file_name(entry.name) is not None:
                     rows[entry.name] = size
                 else:
-                    other, strangers = other + size, strangers + 1
+                    other[place.rows_fd, entry.name] = size
+    strangers = len(other)
     aside = _sizes(place.aside_fd)
-    other += sum(size for size, _ in _sizes(place.root_fd).values())
-    other += sum(size for name, (size, _) in aside.items() if not _ASIDE_NAME.match(name))
+    other |= {(place.root_fd, name): size for name, (size, _) in _sizes(place.root_fd).items()}
+    other |= {(place.aside_fd, name): size for name, (size, _) in aside.items() if not _ASIDE_NAME.match(name)}
     oldest_first = sorted(filter(_ASIDE_NAME.match, aside), key=lambda name: aside[name][1])
     return Census(rows, {name: aside[name][0] for name in oldest_first}, other, strangers, stale)
+
+
+def look_at_others(other: Others) -> Others:
+    """What is left of these files, with the sizes that they have now."""
+    left: Others = {}
+    for (directory, name), size in breathing(other.items()):
+        try:
+            left[directory, name] = on_disk(os.stat(name, dir_fd=directory, follow_symlinks=False).st_size)
+        except FileNotFoundError:
+            pass
+        except OSError:  # it may be there
+            left[directory, name] = size
+    return left
 
 
 def _remove(place: Place, name: str, size: int, stale: dict[str, int]) -> None:
@@ -207,9 +224,23 @@ def _read_header(fd: int, name: str) -> row_file.Header:
     if len(head) < length <= file_bytes:
         head = os.pread(fd, length, 0)
     header = row_file.decode_header(head, file_bytes, name)
-    if file_bytes >= HOLLOW_FROM and facts.st_blocks * BLOCK_BYTES < file_bytes // 2:
+    if file_bytes >= HOLLOW_FROM and facts.st_blocks * BLOCK_BYTES < file_bytes // 2 and _has_holes(fd, file_bytes):
         raise row_file.BadRow("torn", f"{file_bytes} bytes, of which the device has {facts.st_blocks * BLOCK_BYTES}")
     return header
+
+
+def _has_holes(fd: int, file_bytes: int) -> bool:
+    """Whether less than half of a file is data. Its blocks alone do not say so: ZFS counts them seconds after they were
+    written, and some file systems in user space never do."""
+    data = end = 0
+    with suppress(OSError):  # `ENXIO`: no more data
+        for _ in range(MOST_PARTS):
+            start = os.lseek(fd, end, os.SEEK_DATA)
+            end = os.lseek(fd, start, os.SEEK_HOLE)
+            data += end - start
+            if data >= file_bytes // 2:
+                return False
+    return True
 
 
 def _read_into(fd: int, target: memoryview, offset: int) -> None:

@@ -21,7 +21,17 @@ from erllama_py.tiers.ledger import Ledger
 from erllama_py.tiers.lock import Place, open_place, words
 from erllama_py.tiers.messages import StoredRow
 from erllama_py.tiers.publish import Draft, Files, is_there, prepare, publish, take_back
-from erllama_py.tiers.scan import BadFile, FileId, aside_name, breathing, read_row, same_file, take_census
+from erllama_py.tiers.scan import (
+    BadFile,
+    FileId,
+    Others,
+    aside_name,
+    breathing,
+    look_at_others,
+    read_row,
+    same_file,
+    take_census,
+)
 
 # No link is followed, and no pipe is waited for.
 WRITING = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -48,6 +58,7 @@ class Store:
         self._buffers = buffers
         self._numbers = count(1)  # of files set aside
         self._left: set[str] = set()  # could not be removed yet
+        self._others: Others = {}  # what we have not written
 
     def open(self) -> tuple[Place, list[str]]:
         """Open the directory and its books; the place and the names of the files in its `rows`.
@@ -66,7 +77,8 @@ class Store:
         if self.place is not None:
             place.succeed(self.place)
         self.place = place
-        self.ledger = Ledger(self.quota, {**census.rows, **census.stale}, census.aside, census.other)
+        self.ledger = Ledger(self.quota, {**census.rows, **census.stale}, census.aside, sum(census.other.values()))
+        self._others = census.other
         self.strangers = census.strangers
         self._left = set(census.stale)
         self._trim_aside(place)  # the quota may have been larger
@@ -84,6 +96,9 @@ class Store:
         """Take the bytes from the quota and make the temp file. After any error, `take_back`."""
         place = self._opened()
         self._left = self.delete(list(self._left)).left
+        if not self.ledger.fits(draft.nbytes):
+            self._others = look_at_others(self._others)  # others may have removed some
+            self.ledger.set_other(sum(self._others.values()))
         if not self.ledger.fits(draft.nbytes):
             raise TierFull(self.tier, f"{draft.nbytes} bytes do not fit: {self.ledger.used} of {self.quota} are taken")
         self.ledger.add(draft.temp, draft.nbytes)

@@ -22,7 +22,7 @@ from helpers.fake_cache import (
     temp_files,
     tier_running,
 )
-from helpers.tampered_files import Failing, Stage, TamperedFiles
+from helpers.tampered_files import Failing, Stage, TamperedFiles, Waiting
 
 from erllama_py.errors import TierFailed, TierFull, TierLocked
 from erllama_py.tiers.lock import open_place
@@ -183,12 +183,28 @@ async def test_a_directory_that_another_tier_took_meanwhile_is_left_alone(tmp_pa
         await works(bench, root)
 
 
+async def test_a_device_that_hangs_is_a_problem_until_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No caller waits for the save: nobody would hear of it."""
+    monkeypatch.setattr("erllama_py.tiers.base.STUCK_SECONDS", 0.01)
+    hanging = Waiting(Stage.SYNC)
+    async with tier_running(lambda: tier_at(tmp_path, TamperedFiles(hanging))) as bench:
+        bench.ref.cast(put_of(meta_of(1)))
+        await bench.cache.until(lambda: bool(bench.cache.told(TierHealth)))
+        (health,) = bench.cache.told(TierHealth)
+        assert "has not ended for" in str(health.problem)
+        hanging.go_on()
+        await bench.cache.until(lambda: len(bench.cache.told(TierHealth)) > 1)
+        assert bench.cache.told(TierHealth)[1:] == [TierHealth("d", None)]
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 400 KB; skipped where none may be mounted."""
     root = tmp_path / "small"
     root.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(root)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k,mode=700", "tmpfs", str(root)]
     try:
         mounted = subprocess.run(mount, capture_output=True).returncode == 0
     except FileNotFoundError:

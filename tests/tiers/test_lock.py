@@ -235,6 +235,17 @@ def test_one_that_is_empty_or_marked_is_taken_and_closed_to_others(tmp_path: Pat
     assert (root / MARKER).is_file()
 
 
+@pytest.mark.parametrize("entries", [(), (MARKER,), ("letter.txt",)])
+def test_a_directory_that_all_programs_share_is_left_to_them(tmp_path: Path, entries: tuple[str, ...]) -> None:
+    """`/dev/shm` may be empty and belong to us: closed to others, it would be lost to them. One in it is taken."""
+    make(tmp_path, *entries)
+    tmp_path.chmod(0o1777)
+    with pytest.raises(TierFailed, match=f"such as {tmp_path}/erllama"):
+        open_place("d", str(tmp_path))
+    assert (sorted(os.listdir(tmp_path)), tmp_path.stat().st_mode & 0o7777) == (sorted(entries), 0o1777)
+    open_place("d", str(tmp_path / "erllama")).close()
+
+
 @pytest.mark.anyio
 async def test_a_marker_that_was_removed_meanwhile_is_made_again(tmp_path: Path) -> None:
     """By the tier that has the directory."""

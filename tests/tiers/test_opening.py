@@ -23,6 +23,7 @@ from erllama_py.options.tiers import DiskTier
 from erllama_py.tiers.directory import LOOK_SECONDS, DirectoryTier
 from erllama_py.tiers.lock import Place
 from erllama_py.tiers.messages import BadFiles, Delete, Get, Introduce, Sweep, TierRows
+from erllama_py.tiers.opening import compare
 from erllama_py.tiers.scan import Finding, look_at, take_census
 from erllama_py.tiers.store import Store
 
@@ -269,6 +270,33 @@ async def test_a_sweep_that_was_asked_for_before_a_directory_came_back_removes_n
         await bench.cache.until(lambda: len(known(bench)) == COUNT)
         assert files(root) == COUNT + 1
         assert await served(bench, 0)
+
+
+async def test_many_rows_that_are_gone_are_told_in_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop turns in between, and the names are compared on a thread."""
+    monkeypatch.setattr("erllama_py.tiers.directory.GONE_AT_ONCE", 2)
+    compared = HeldThread(monkeypatch, "erllama_py.tiers.directory.compare", compare)
+    turns, told = 0, list[tuple[int, int]]()
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with tier_running(lambda: tier_at(tmp_path / "kv")) as bench:
+        for number in range(COUNT):
+            await bench.put(number)
+        monkeypatch.setattr(bench.tier, "lost", lambda keys, reason: told.append((turns, len(keys))))
+        shutil.rmtree(tmp_path / "kv")
+        turning = asyncio.ensure_future(count_turns())
+        putting = bench.ref.begin_call(put_of(meta_of(9)))
+        await compared.reached.wait()
+        compared.go_on()
+        await putting.wait()
+        turning.cancel()
+    assert [count for _, count in told] == [2, 2, 1]
+    assert len({turn for turn, _ in told}) == len(told)
 
 
 async def test_a_directory_that_comes_back_during_its_scan_is_scanned_again(

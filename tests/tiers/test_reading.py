@@ -170,6 +170,27 @@ async def test_a_header_is_believed_no_further_than_the_device_has_bytes(
         await works(bench, tmp_path)
 
 
+async def test_a_file_system_that_counts_no_blocks_has_whole_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ZFS counts them seconds after they were written, some in user space never: what is no hole is data."""
+    fstat = os.fstat
+
+    def without_blocks(fd: int) -> os.stat_result:
+        facts = list(fstat(fd).__reduce__()[1])
+        facts[1]["st_blocks"] = 0
+        return os.stat_result(*facts)
+
+    monkeypatch.setattr("erllama_py.tiers.scan.HOLLOW_FROM", 1)
+    async with tier_running(lambda: tier_at(tmp_path)) as bench:
+        await bench.put(1)
+        monkeypatch.setattr(os, "fstat", without_blocks)
+        assert await served(bench, 1)
+        hollow(path_of(tmp_path, 1), 900_000)
+        assert not await served(bench, 1)
+        assert bench.cache.told(RowLost) == [RowLost("d", key_of(1), "torn")]
+
+
 async def test_behind_a_read_that_hangs_no_other_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It fails at once instead: each request would wait for the device anew. When it answers, rows are read again."""
     async with tier_running(lambda: tier_at(tmp_path)) as bench:

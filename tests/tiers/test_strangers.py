@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers.directory_tier import path_of, served, tier_at, used, works
+from helpers.directory_tier import QUOTA, path_of, served, tier_at, used, works
 from helpers.fake_cache import bytes_in, key_of, tier_running
 
-from erllama_py.errors import RowUnavailable
+from erllama_py.errors import RowUnavailable, TierFull
 from erllama_py.tiers.ledger import MOST_ASIDE
 from erllama_py.tiers.lock import open_place
 from erllama_py.tiers.messages import Get, Sweep, TierHealth
@@ -34,6 +34,24 @@ async def test_what_we_did_not_write_is_never_removed(tmp_path: Path) -> None:
         assert await served(bench, 1)
         assert used(bench) == bytes_in(tmp_path)
     assert all(path.exists() for path in strangers)
+
+
+async def test_what_others_have_removed_is_room_again(tmp_path: Path) -> None:
+    """Wherever it lay. Until then the tier says why it stores nothing."""
+    open_place("d", str(tmp_path)).close()
+    letters = [tmp_path / folder / "letter" for folder in ("", "rows", "aside")]
+    for letter in letters:
+        letter.write_bytes(bytes(QUOTA // 3))
+    async with tier_running(lambda: tier_at(tmp_path)) as bench:
+        with pytest.raises(TierFull):
+            await bench.put(1)
+        (health,) = bench.cache.told(TierHealth)
+        assert "do not fit" in str(health.problem)
+        for number, letter in enumerate(letters):
+            letter.unlink()
+            await bench.put(number, QUOTA // 4)
+        assert bench.cache.told(TierHealth)[1:] == [TierHealth("d", None)]
+        assert used(bench) == bytes_in(tmp_path)
 
 
 def damage_named(root: Path, count: int) -> None:
