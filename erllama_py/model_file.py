@@ -40,7 +40,7 @@ def inspect_model(
     """
     config = parse_model_config({"model_path": path, "context_opts": context_opts or {}, "probe": probe})
     if context_sizes is not None:
-        _check_sizes(context_sizes, config.context_opts.n_seq_max)
+        _check_sizes(context_sizes, config.context_opts.sequences)
     # Signals are for the main thread, and what they raise in a callback of llama.cpp is lost: Ctrl-C would do nothing.
     threads = Threads("inspect", 1)
     try:

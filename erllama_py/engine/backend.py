@@ -25,6 +25,7 @@ from erllama_py.engine.embedding import Embedder, EmbedderOpts
 from erllama_py.engine.structure import Tokenizer
 from erllama_py.engine.token_array import TokenArray
 from erllama_py.errors import SamplerFailed
+from erllama_py.options.model import ModelConfig
 from erllama_py.options.sampling import Sampling
 
 MemoryKind = Literal["full", "window", "recurrent", "hybrid"]
@@ -252,6 +253,9 @@ class Backend(Protocol):
 
         Raises `ModelFileNotFound`, `NotAGGUF`, `TruncatedGGUF`, `UnsupportedModel`.
         """
+
+    def settle(self, config: ModelConfig) -> None:
+        """After `inspect`, before `load`: the configuration with the size of the context that the file led to."""
 
     def use_weights_of(self, other: Backend) -> None:
         """Before `load`: make the context over the weights of `other`, which has loaded the same files.

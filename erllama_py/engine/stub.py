@@ -243,10 +243,8 @@ class StubBackend:
         self.release = threading.Event()
         self._decodes = StubDecodes(config.stub, self.hung, self.release)
         self.threads = (0, 0)  # as `set_threads` set them last
-        self._config, self._model_id = config, model_id
-        context = config.context_opts
-        n_ubatch = context.n_ubatch or context.n_batch
-        self._cells = StubCells(config.stub, context.n_ctx, n_ubatch, context.n_seq_max)
+        self._model_id = model_id
+        self.settle(config)
         self._values: list[int] = []  # of each slice of the last decode, that of its last token
         self._every: list[list[int]] = []
         self._abort = threading.Event()
@@ -264,6 +262,11 @@ class StubBackend:
             pooling="rank" if self._config.stub.ranks else None,
         )  # fmt: skip
 
+    def settle(self, config: ModelConfig) -> None:
+        self._config, context = config, config.context_opts
+        n_ubatch = context.n_ubatch or context.n_batch
+        self._cells = StubCells(config.stub, context.cells, n_ubatch, context.sequences)
+
     def use_weights_of(self, other: Backend) -> None:
         """See `Backend`. It has no weights."""
 
@@ -279,8 +282,8 @@ class StubBackend:
         usable = not self._config.model_opts.vocab_only and not stub.embeds_only
         return ModelFacts(
             description="stub", n_params=0, size_bytes=0, n_vocab=stub.vocab_size, n_layer=1,
-            n_ctx_train=1 << 20, n_ctx=context.n_ctx if usable else 0, n_batch=context.n_batch,
-            n_ubatch=context.n_ubatch or context.n_batch, n_seq_max=context.n_seq_max, memory=stub.memory,
+            n_ctx_train=1 << 20, n_ctx=context.cells if usable else 0, n_batch=context.n_batch,
+            n_ubatch=context.n_ubatch or context.n_batch, n_seq_max=context.sequences, memory=stub.memory,
             n_swa=stub.n_swa, state_bytes=VALUE_BYTES if stub.memory in ("recurrent", "hybrid") else 0,
             flash_attn=context.flash_attn is True, chat_template=CHAT_TEMPLATE, bos_token="", eos_token="<|end|>",
             build="stub-1", n_embd=stub.n_embd,

@@ -44,11 +44,11 @@ class StubEmbedder:
 
     def load(self) -> EmbedderFacts:
         stub, context = self._config.stub, self._config.context_opts
-        longest = context.n_batch if stub.embeds_only else context.n_ctx
+        longest = context.n_batch if stub.embeds_only else context.cells
         self._facts = EmbedderFacts(
             width=1 if self._opts.ranks else stub.n_embd, n_batch=context.n_batch,
             n_seq_max=min(MOST_INPUTS, context.n_batch), longest=longest, splits=not stub.embeds_only,
-            n_ctx=0 if stub.embeds_only else context.n_ctx,
+            n_ctx=0 if stub.embeds_only else context.cells,
         )  # fmt: skip
         return self._facts
 

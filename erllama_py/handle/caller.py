@@ -345,7 +345,7 @@ class Caller:
         )
         make = partial(
             make_request, next(_tickets), tokens, checked, identity=self.identity(checked, board), plan=saves,
-            policy=config.policy, n_ctx=config.context_opts.n_ctx, seed=seed if checked.seed is None else checked.seed,
+            policy=config.policy, n_ctx=config.context_opts.cells, seed=seed if checked.seed is None else checked.seed,
             now=now, prefill_only=prefill_only, markers=plan.markers,
             keeps=keeps,
         )  # fmt: skip

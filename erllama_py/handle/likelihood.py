@@ -23,7 +23,7 @@ async def by_likelihood(caller: Caller, scoring: Scoring, pairs: Pairs, options:
     """The mean log-probability of the query's tokens after each document, in their order."""
     newline = await caller.use_vocabulary(lambda vocabulary: vocabulary.tokens_after(BETWEEN), 0)
     (tokens,), _ = await tokens_of(caller, [pairs.query], framed=False, named=in_pairs)
-    n_ctx = caller.board.config.context_opts.n_ctx
+    n_ctx = caller.board.config.context_opts.cells
     if len(tokens) + len(newline) >= n_ctx:
         problem = f"the query has {len(tokens)} tokens, which leave no room for a document in the context of {n_ctx}"
         raise InputTooLong(problem, 0, len(tokens), n_ctx)

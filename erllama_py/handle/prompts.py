@@ -150,7 +150,7 @@ class Prompts:
         if text is None:
             return None
         tokens = [*known.tokens, *await self.tokens_of(renderer, text)]
-        if len(tokens) + (options.response_tokens or 1) > self._caller.board.config.context_opts.n_ctx:
+        if len(tokens) + (options.response_tokens or 1) > self._caller.board.config.context_opts.cells:
             return None
         opening = renderer.plain(text)
         if continued:

@@ -154,7 +154,7 @@ class Scoring:
         self, prepared: Prepared, continuations: list[list[int]], checked: ScoreOptions, now: float
     ) -> Scores:
         board, plan = self._caller.board, ReplyPlan(request_options(checked))
-        check_room(len(prepared.tokens), continuations, board.config.context_opts.n_ctx)
+        check_room(len(prepared.tokens), continuations, board.config.context_opts.cells)
         request = await self._caller.request(board, prepared, plan, now, prefill_only=True)
         first = await self._whole(first_of(request, continuations))
         facts, several = board.facts, [index for index, one in enumerate(continuations) if len(one) > 1]

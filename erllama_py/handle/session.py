@@ -25,7 +25,7 @@ import msgspec
 from erllama_py.actors import ActorError, Reply
 from erllama_py.chat.conversation import check_messages, text_of_content
 from erllama_py.chat.trimming import trimmed, turns_of
-from erllama_py.errors import BUSY, ErllamaError, InvalidOption, SessionBusy, SessionEnded
+from erllama_py.errors import BUSY, ContextOverflow, ErllamaError, InvalidOption, SessionBusy, SessionEnded
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.replies import Prepared
@@ -148,7 +148,8 @@ class Session:
     ) -> Completion:
         """Append a text or tokens, as they are, to all that was read and said, and continue them.
 
-        Among the messages this counts as said by the assistant: after a reply, `complete("")` continues it.
+        Among the messages this counts as said by the assistant: after a reply, `complete("")` continues it. A text has
+        no turns, so `drop_oldest` drops nothing of it: one that outgrows the context raises `ContextOverflow`.
         """
         return await self._answer(partial(self._raw_turn, prompt), merged(options, given))
 
@@ -165,8 +166,9 @@ class Session:
     def trim(self, turns: int) -> list[ChatMessage]:
         """Keep the last `turns` turns and the system prompt, and return the messages that were dropped.
 
-        The next turn reads again what is left, as far as no row of the cache begins like it. Raises `SessionBusy` while
-        a turn is under way, `InvalidOption` for what is no number of turns.
+        The next turn reads again what is left, as far as no row of the cache begins like it. A session of texts
+        (`complete`) has no turns, and nothing of it is dropped. Raises `SessionBusy` while a turn is under way,
+        `InvalidOption` for what is no number of turns.
         """
         if type(turns) is not int or turns < 0:
             raise InvalidOption("turns", f"expected a number of turns to keep, got {turns!r}")
@@ -228,12 +230,27 @@ class Session:
         while self._drops_oldest and self._is_full(prepared, options) and (turns := turns_of(messages)) > 1:
             messages = trimmed(messages, turns // 2)  # by halves: the next turns then find room, and what was read
             prepared = await self._prompts.chat(messages, options)
+        self._check_fits(prepared.tokens, messages)
         return Turn(prepared, messages, exact=prepared.tokens[: len(held)] == held)
 
     def _is_full(self, prepared: Prepared, options: RequestOptions) -> bool:
         """Whether a prompt leaves no room for its reply: as long as was asked for, else a quarter of the context."""
-        n_ctx = self._caller.board.config.context_opts.n_ctx
+        n_ctx = self._caller.board.config.context_opts.cells
         return len(prepared.tokens) + (options.response_tokens or n_ctx // 4) > n_ctx
+
+    def _check_fits(self, tokens: Sequence[int], messages: Sequence[ChatMessage]) -> None:
+        """Say what can be done with a session that leaves no room for a reply, before the request is refused for it."""
+        n_ctx = self._caller.board.config.context_opts.cells
+        if len(tokens) < n_ctx:
+            return
+        problem = f"the session has {len(tokens)} tokens with this turn, and the context of {n_ctx} must hold one more"
+        if turns_of(messages) > 1:
+            advice = "session.trim(turns) drops the oldest turns, and model.session(drop_oldest=True) does so by itself"
+        elif messages and messages[0]["role"] != "assistant":
+            advice = "there is no older turn to drop: a larger context_opts.n_ctx, or a shorter message"
+        else:
+            advice = "a text has no turns to drop: begin another session with the end of session.tokens"
+        raise ContextOverflow(f"{problem}; {advice}", len(tokens), n_ctx)
 
     async def _raw_turn(self, prompt: Prompt, options: RequestOptions) -> Turn:
         check_is_prompt(options)
@@ -244,6 +261,7 @@ class Session:
         else:
             text, added = await self._prompts.detokenize(prompt), list(prompt)
         messages = self._messages
+        self._check_fits([*held, *added], messages)
         if messages and messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls"):
             *messages, last = messages
             text = text_of_content(last.get("content")) + text

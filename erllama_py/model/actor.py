@@ -35,7 +35,6 @@ from erllama_py.model.loading import (
     prepare_off_loop,
     range_bytes,
     report_weights,
-    settle_context,
 )
 from erllama_py.model.look_ups import KeptLogits, LookUps
 from erllama_py.model.open_request import OpenRequest
@@ -82,9 +81,6 @@ class ModelActor(StateMachine[State, Message, Effect]):
         board.begins(self.ref)
         # On a worker thread, because the first of a kind imports its code, some 20 ms of it.
         backend = await self._loading.abandon(self._make_backend, board.model_id, board.config)
-        if not board.config.context_opts.n_ctx:
-            board.config = await settle_context(backend, board.config, self._loading)
-            backend = await self._loading.abandon(self._make_backend, board.model_id, board.config)
         if board.lender is None:
             prepared = await prepare_off_loop(backend, board, self._remember, self._loading)
         else:

@@ -47,7 +47,7 @@ def companion_config(config: ModelConfig, facts: ModelFacts, grid: int, threads:
 
     `swa_full`: a cell of a sliding window lies where it would lie without one, so that those that are restored do too.
     """
-    size = min(grid, config.context_opts.n_ctx)
+    size = min(grid, config.context_opts.cells)
     context = msgspec.structs.replace(
         config.context_opts, n_batch=size, n_ubatch=size, n_seq_max=1, n_threads=threads.few,
         n_threads_batch=threads.many, swa_full=True,

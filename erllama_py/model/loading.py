@@ -1,7 +1,6 @@
 """What a load settles before any weights are read: the file's facts, its fingerprint, whether it fits.
 
-Only `settle_context` and `prepare_off_loop` act, and what they call: they read the file on a worker thread. All else
-computes.
+Only `prepare_off_loop` acts, and what it calls: it reads the file on a worker thread. All else computes.
 """
 
 from __future__ import annotations
@@ -23,7 +22,14 @@ from erllama_py.model.board import ModelBoard
 from erllama_py.model.companion import companion_threads
 from erllama_py.model.fingerprinting import find_fingerprint
 from erllama_py.model.loaded import Prepared
-from erllama_py.options.model import ContextOpts, ModelConfig, with_trained_context, without_secrets
+from erllama_py.options.model import (
+    DEFAULT_CELLS,
+    ContextOpts,
+    ModelConfig,
+    with_cells,
+    with_trained_context,
+    without_secrets,
+)
 from erllama_py.results import LoadProgress, ModelInfo
 
 # Bytes a KV element takes, by type: f16 is two; a q8_0 block stores 32 elements in 34 bytes, and so on
@@ -38,6 +44,11 @@ KV_ELEMENT_BYTES = {
     "q4_0": 18 / 32,
 }
 
+# Of a context whose size nobody gave: as `erllama serve` does it.
+LEAST_CELLS = 2048  # a conversation of a few turns
+MEMORY_SHARE = 4  # of what is free beside the weights: the page cache, saved rows and others need the rest
+LEAST_ROOM = 256 << 20
+
 BOOK_BYTES = 48  # what llama.cpp notes of each cell, in this machine's memory: position, coordinates, its sequences
 
 
@@ -48,7 +59,7 @@ def cell_bytes(facts: FileFacts, context: ContextOpts) -> int:
     to everything is not in the file, so all count with the window alone.
     """
     windowed = facts.sliding_window > 0 and not context.swa_full
-    cells = min(context.n_ctx, facts.sliding_window) if windowed else context.n_ctx
+    cells = min(context.cells, facts.sliding_window) if windowed else context.cells
     return int(cells * _bytes_per_cell(facts, context))
 
 
@@ -59,7 +70,7 @@ def range_bytes(facts: FileFacts, config: ModelConfig) -> int:
     """
     if config.policy.min_tokens is None or config.model_opts.vocab_only or facts.embeds_only:
         return 0
-    cells = min(config.context_opts.n_ctx, MOST_TOKENS)
+    cells = min(config.context_opts.cells, MOST_TOKENS)
     return int(cells * _bytes_per_cell(facts, config.context_opts) * 17 / 16)
 
 
@@ -85,7 +96,7 @@ def _resident_cells(config: ModelConfig, facts: FileFacts) -> int:
     without = facts.embeds_only or (_offloads(config, facts) and config.context_opts.offload_kqv)
     if without or not facts.kv_bytes_per_token:
         return 0
-    return cell_bytes(facts, config.context_opts) + config.context_opts.n_ctx * BOOK_BYTES
+    return cell_bytes(facts, config.context_opts) + config.context_opts.cells * BOOK_BYTES
 
 
 def _offloads(config: ModelConfig, facts: FileFacts) -> bool:
@@ -110,7 +121,7 @@ def check_file(config: ModelConfig, facts: FileFacts, available: int) -> None:
         raise QuantMismatch("quant_type", config.quant_type, facts.quant_type)
     if config.quant_bits is not None and config.quant_bits != facts.quant_bits:
         raise QuantMismatch("quant_bits", str(config.quant_bits), str(facts.quant_bits))
-    if config.context_opts.n_seq_max > config.context_opts.n_ctx:
+    if config.context_opts.sequences > config.context_opts.cells:
         raise InvalidOption("context_opts.n_seq_max", "more sequences than the context has cells")
     _check_room(config, resident_bytes(config, facts), available)
 
@@ -124,22 +135,30 @@ def _check_room(config: ModelConfig, needed: int, available: int) -> None:
 def check_embedder_room(config: ModelConfig, facts: FileFacts, tokens: int = 1) -> None:
     """Whether there is memory for the cells of a context for embeddings of inputs of so many tokens: for an encoder it
     needs none. Raises `InsufficientMemory`."""
-    context = msgspec.structs.replace(config.context_opts, n_ctx=min(tokens, config.context_opts.n_ctx))
+    context = msgspec.structs.replace(config.context_opts, n_ctx=min(tokens, config.context_opts.cells))
     needed = _resident_cells(msgspec.structs.replace(config, context_opts=context), facts)
     _check_room(config, needed, psutil.virtual_memory().available)
 
 
-async def settle_context(backend: Backend, config: ModelConfig, threads: Threads) -> ModelConfig:
-    """A configuration whose `n_ctx` is what the model's file says, read on one of `threads`.
+def settled(config: ModelConfig, facts: FileFacts, available: int) -> ModelConfig:
+    """The configuration with an `n_ctx`: the one that is given, what the file says (0), or the default.
 
-    Raises the errors of `Backend.inspect`, and `InvalidOption`.
+    The default is `DEFAULT_CELLS`, or what the model was trained with if that is less. It never takes from a small
+    machine what a model needs: it is halved, down to `LEAST_CELLS`, until its cells take no more than a part of the
+    memory that is `available` beside the weights, in bytes. Raises `InvalidOption`.
     """
-    facts = await threads.abandon(backend.inspect)
-    return with_trained_context(config, facts.n_ctx_train)
+    if config.context_opts.n_ctx is not None:
+        return with_trained_context(config, facts.n_ctx_train)
+    room = max(LEAST_ROOM, (available - facts.file_size) // MEMORY_SHARE)
+    cells = max(min(DEFAULT_CELLS, facts.n_ctx_train or LEAST_CELLS), config.context_opts.sequences)
+    while cells // 2 >= LEAST_CELLS and _resident_cells(with_cells(config, cells), facts) > room:
+        cells //= 2
+    return with_cells(config, cells)
 
 
 async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path, threads: Threads) -> Prepared:
-    """Inspect, check and fingerprint the model file on one of `threads`, reporting bytes hashed to the board.
+    """Inspect, check and fingerprint the model file on one of `threads`, reporting bytes hashed to the board, which
+    gets the configuration with the size of its context.
 
     Raises the errors of `Backend.inspect`, `check_file` and `find_fingerprint`.
     """
@@ -150,13 +169,15 @@ async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path, 
         loop.call_soon_threadsafe(board.progress, LoadProgress("hash", done, total))
         return wanted
 
-    def inspect() -> tuple[FileFacts, ThreadChoice, str]:
+    def inspect() -> tuple[FileFacts, ModelConfig, ThreadChoice, str]:
         facts = backend.inspect()
-        check_file(board.config, facts, available)
-        return facts, *choose_threads(board.config.context_opts, read_allowance())
+        config = settled(board.config, facts, available)
+        check_file(config, facts, available)
+        backend.settle(config)
+        return facts, config, *choose_threads(config.context_opts, read_allowance())
 
     try:
-        facts, chosen, reason = await threads.abandon(inspect)
+        facts, board.config, chosen, reason = await threads.abandon(inspect)
         fingerprint = await find_fingerprint(board.config, facts, remember, progress, threads)
         return Prepared(facts=facts, fingerprint=fingerprint, threads=chosen, threads_reason=reason)
     except asyncio.CancelledError:
@@ -202,7 +223,7 @@ def describe(board: ModelBoard, prepared: Prepared, facts: ModelFacts, load_seco
         quant_type=prepared.facts.quant_type, quant_bits=prepared.facts.quant_bits, fingerprint=prepared.fingerprint,
         ctx_params_hash=params_hash, n_params=facts.n_params, size=facts.size_bytes,
         memory_estimate=facts.size_bytes + cell_bytes(prepared.facts, config.context_opts) * (facts.n_ctx > 0),
-        context_size=config.context_opts.n_ctx, n_ctx_train=facts.n_ctx_train, n_vocab=facts.n_vocab,
+        context_size=config.context_opts.cells, n_ctx_train=facts.n_ctx_train, n_vocab=facts.n_vocab,
         n_seq_max=facts.n_seq_max, threads=prepared.threads.few, threads_used=prepared.threads.few,
         threads_reason=prepared.threads_reason,
         reproducible_threads=companion_threads(config, prepared.threads).few,

@@ -141,12 +141,12 @@ class ModelOptsDict(TypedDict, total=False):
 class ContextOptsDict(TypedDict, total=False):
     """`ContextOpts` as a mapping."""
 
-    n_ctx: int
+    n_ctx: int | None
     n_batch: int
     n_ubatch: int | None
     n_threads: int | None
     n_threads_batch: int | None
-    n_seq_max: int
+    n_seq_max: int | None
     flash_attn: bool | Literal["auto"]
     type_k: KVType
     type_v: KVType

@@ -34,6 +34,9 @@ from erllama_py.options.thinking import ClosingMessage, SigningKey, ThinkingMark
 from erllama_py.options.tiers import KINDS, RAM_TIER
 
 MAX_SEQUENCES = 255  # llama.cpp's LLAMA_MAX_SEQ less the one that saved ranges pass through
+# Measured, see `docs/benchmarks.md`: more cells cost memory and no time; four sequences cost nothing where attention is
+# full, and a second request need not wait for the first.
+DEFAULT_CELLS, DEFAULT_SEQUENCES = 8192, 4
 MAX_DEVICES = 16  # llama.cpp's llama_max_devices(); it reads no more shares than that
 MAX_THREADS = 512  # ggml's GGML_MAX_N_THREADS
 STUB_TOKENS = 260  # the stub's vocabulary starts with 256 bytes and its control tokens
@@ -78,8 +81,10 @@ class ModelOpts(Options, frozen=True):
 class ContextOpts(Options, frozen=True):
     """The context: its size, its threads, and what its KV cells are made of. Lengths are in tokens."""
 
-    n_ctx: Amount = 2048
-    """Cells for all sequences together: prompts and replies. 0: as many as the model was trained with, by its file."""
+    n_ctx: Amount | None = None
+    """Cells for all sequences together: prompts and replies. `None`: 8,192, or as many as the model was trained with if
+    those are fewer, and fewer where memory is short, down to 2,048. 0: as many as the model was trained with, by its
+    file."""
     n_batch: Count = 512
     """Most tokens of one decode call; more than `n_ctx` count as `n_ctx`."""
     n_ubatch: Count | None = None
@@ -88,8 +93,8 @@ class ContextOpts(Options, frozen=True):
     """CPU threads for decodes of single tokens; `None`: as many as compute fastest, up to what this process may use."""
     n_threads_batch: Threads | None = None
     """CPU threads for decodes of several tokens; `None`: as `n_threads`."""
-    n_seq_max: Annotated[int, Meta(ge=1, le=MAX_SEQUENCES)] = 1
-    """Sequences that the context can hold side by side."""
+    n_seq_max: Annotated[int, Meta(ge=1, le=MAX_SEQUENCES)] | None = None
+    """Sequences that the context can hold side by side; `None`: 4, or as many as `n_batch` and `n_ctx` have tokens."""
     flash_attn: bool | Literal["auto"] = "auto"
     """Flash attention; `"auto"` uses it where the device has it."""
     type_k: KVType = "f16"
@@ -116,6 +121,16 @@ class ContextOpts(Options, frozen=True):
     """Keep the KV cells of a layer on the GPU where the layer is."""
     swa_full: bool = False
     """Sliding-window models: keep all cells, so that sequences can be cut back anywhere, at the price of memory."""
+
+    @property
+    def cells(self) -> int:
+        """`n_ctx` as a load has settled it, and before that as it may become."""
+        return DEFAULT_CELLS if self.n_ctx is None else self.n_ctx
+
+    @property
+    def sequences(self) -> int:
+        """`n_seq_max`, also where it is not given."""
+        return self.n_seq_max or min(DEFAULT_SEQUENCES, self.n_batch, self.n_ctx or DEFAULT_SEQUENCES)
 
 
 # A waiting request holds its tokens and nothing else, so the limit bounds the wait: at one request a second, the last
@@ -212,7 +227,7 @@ class ModelConfig(Options, frozen=True):
     ctx_params_hash: str | None = None
     """Name space of the cached KV state: 64 hex digits, or 32 bytes; derived from `context_opts` when not given."""
     context_size: Count | None = None
-    """A copy of `n_ctx` in tokens, compared when given."""
+    """A copy of `n_ctx` in tokens, compared when given; alone it is `n_ctx`."""
     tier_srv: str = NOT_GIVEN
     """Name of the running tier that prefixes are saved to. By default the one of the kind that `tier` names, and
     `"ram"` where that is not given either."""
@@ -258,6 +273,9 @@ def parse_model_config(options: object, policy: PolicyOpts = DEFAULT_POLICY) -> 
         thinking_signing_key=key_bytes,
     )  # fmt: skip
     config = msgspec.structs.replace(config, policy=filled(config.policy, policy))
+    if config.context_opts.n_ctx is None and config.context_size is not None:
+        context = msgspec.structs.replace(config.context_opts, n_ctx=config.context_size)
+        config = msgspec.structs.replace(config, context_opts=context)
     _check_model(config)
     _check_context(config.context_opts)
     check_policy(config.policy)
@@ -274,11 +292,16 @@ def with_trained_context(config: ModelConfig, n_ctx_train: int) -> ModelConfig:
 
     Raises `InvalidOption`, also where the file does not say (0).
     """
-    if config.context_opts.n_ctx:
+    if config.context_opts.n_ctx != 0:
         return config
     if not n_ctx_train:
         raise InvalidOption("context_opts.n_ctx", "the file does not say with what context it was trained: give one")
-    context = msgspec.structs.replace(config.context_opts, n_ctx=n_ctx_train)
+    return with_cells(config, n_ctx_train)
+
+
+def with_cells(config: ModelConfig, n_ctx: int) -> ModelConfig:
+    """The configuration with a context of so many cells. Raises `InvalidOption` where other options forbid that."""
+    context = msgspec.structs.replace(config.context_opts, n_ctx=n_ctx)
     _check_context(context)
     config = msgspec.structs.replace(config, context_opts=_resolve_context(context))
     _check_size(config)
@@ -322,6 +345,7 @@ def _resolve_context(context: ContextOpts) -> ContextOpts:
         context,
         n_batch=n_batch,
         n_ubatch=min(context.n_ubatch or n_batch, n_batch),
+        n_seq_max=context.sequences,
         n_threads_batch=context.n_threads_batch or context.n_threads,
     )
 
@@ -353,7 +377,7 @@ def _check_size(config: ModelConfig) -> None:
 
 
 def _check_context(context: ContextOpts) -> None:
-    if context.n_seq_max > min(context.n_batch, context.n_ctx or context.n_batch):
+    if context.sequences > min(context.n_batch, context.n_ctx or context.n_batch):
         problem = f"n_batch and n_ctx must hold a token of each sequence, and are {context.n_batch} and {context.n_ctx}"
         raise InvalidOption("context_opts.n_seq_max", problem)
     if context.n_ubatch is not None and context.n_ubatch > context.n_batch:

@@ -246,7 +246,7 @@ def test_a_context_that_cannot_grow_stays_as_it_is(models: Path, monkeypatch: py
     expected = alone(embedder, INPUTS[0])
 
     def refuse(library: Any, path: str, config: ModelConfig, *args: Any, **more: Any) -> Any:
-        if config.context_opts.n_ctx > facts.n_ctx:
+        if config.context_opts.cells > facts.n_ctx:
             raise ModelLoadError(path, "no memory")
         return make_context(library, path, config, *args, **more)
 

@@ -63,6 +63,27 @@ async def test_one_turn_that_is_too_long_is_refused() -> None:
             await model.session(drop_oldest=True).chat("x" * 300)
 
 
+async def test_a_session_that_is_full_says_what_can_be_done() -> None:
+    """Of a chat, of its only turn, and of a text, which has no turns: its end can begin another session."""
+    async with erllama.Runtime() as runtime:
+        model = await runtime.load_model("m", small())
+        chat = model.session(messages=[SYSTEM, *[{"role": "user", "content": "x"}, SYSTEM] * 3])
+        with pytest.raises(erllama.ContextOverflow, match=r"session\.trim\(turns\)") as refused:
+            await chat.chat("y" * 256)
+        assert (refused.value.prompt_tokens > 256, refused.value.n_ctx) == (True, 256)
+        with pytest.raises(erllama.ContextOverflow, match="no older turn to drop"):
+            await model.session().chat("y" * 256)
+
+        text = model.session(drop_oldest=True)
+        await text.complete("x" * 200, response_tokens=8)
+        assert text.trim(0) == []
+        with pytest.raises(erllama.ContextOverflow, match=r"a text has no turns.* session\.tokens"):
+            await text.complete("y" * 60, response_tokens=8)
+        async with model.session() as other:
+            done = await other.complete([*text.tokens[-64:], *await model.tokenize("y" * 60)], response_tokens=8)
+            assert done.prompt_tokens == 124
+
+
 ROLES = st.lists(st.sampled_from(["system", "user", "assistant", "tool"]), max_size=12)
 
 

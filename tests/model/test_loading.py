@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from erllama_py.cpus import ThreadChoice
 from erllama_py.engine.backend import FileFacts, ModelFacts, ModelFile
@@ -19,6 +22,7 @@ from erllama_py.model.loading import (
     missed_gpu,
     range_bytes,
     resident_bytes,
+    settled,
 )
 from erllama_py.options.model import ModelConfig, ModelOpts, parse_model_config, with_trained_context
 from erllama_py.results import ModelInfo
@@ -42,6 +46,10 @@ def facts(**changes: Any) -> FileFacts:
 
 def config(**options: Any) -> ModelConfig:
     return parse_model_config({"model_path": "/a.gguf", "context_opts": {"n_ctx": 8192}} | options)
+
+
+def unsized(**options: Any) -> ModelConfig:
+    return config(**{"context_opts": {}} | options)
 
 
 def test_cells_are_counted_by_the_types_of_keys_and_values() -> None:
@@ -119,6 +127,43 @@ def test_a_context_of_0_is_what_the_file_says() -> None:
     with pytest.raises(InvalidOption, match="it is 4096, but n_ctx is 8192"):
         with_trained_context(config(context_opts={"n_ctx": 0}, context_size=4096), 8192)
     assert with_trained_context(config(), 4) == config()
+
+
+def test_a_context_that_nobody_sized_is_for_a_chat() -> None:
+    """8,192 cells and four sequences, or as many as the model was trained for; 2,048 where the file does not say."""
+    for trained, cells in ((131_072, 8192), (8192, 8192), (4096, 4096), (512, 512), (0, 2048), (2, 4)):
+        context = settled(unsized(), facts(n_ctx_train=trained), PLENTY).context_opts
+        assert (context.n_ctx, context.n_seq_max, context.n_batch) == (cells, 4, min(cells, 512))
+    many = settled(config(context_opts={"n_seq_max": 100}), facts(n_ctx_train=64), PLENTY).context_opts
+    assert (many.n_ctx, many.n_seq_max) == (100, 100)
+    assert settled(config(context_opts={"n_batch": 3}), facts(n_ctx_train=4096), PLENTY).context_opts.n_seq_max == 3
+    assert settled(unsized(context_size=300), facts(n_ctx_train=4096), PLENTY).context_opts.n_ctx == 300
+    for cells in (1000, 100_000):
+        assert settled(config(context_opts={"n_ctx": cells}), facts(n_ctx_train=4096), 0).context_opts.n_ctx == cells
+
+
+def test_a_context_that_nobody_sized_does_not_hurt_a_small_machine() -> None:
+    """Its cells are halved until they take a quarter of what is free beside the weights: an 8B model (128 KiB a token)
+    has 8,192 with 9 GiB free, and never less than 2,048. What a GPU holds is not counted here."""
+    large = facts(n_ctx_train=131_072, kv_bytes_per_token=128 << 10)
+    for free, cells in ((64, 8192), (9, 8192), (7, 4096), (5, 2048), (3, 2048)):
+        assert settled(unsized(), large, free * GIB).context_opts.n_ctx == cells
+    on_gpu = msgspec.structs.replace(large, offloads=True)
+    assert settled(unsized(model_opts={"n_gpu_layers": -1}), on_gpu, 3 * GIB).context_opts.n_ctx == 8192
+
+
+@given(st.integers(0, 1 << 20), st.integers(0, 1 << 40), st.integers(0, 1 << 20), st.integers(1, 255))
+def test_a_context_that_nobody_sized_is_bounded(trained: int, free: int, per_token: int, many: int) -> None:
+    """By the default and by what the model was trained for; more memory is never fewer cells; it is settled then."""
+    file = facts(n_ctx_train=trained, kv_bytes_per_token=per_token)
+    asked = config(context_opts={"n_seq_max": many})
+    found = settled(asked, file, free)
+    cells = found.context_opts.cells
+    assert many <= cells <= max(8192, many)
+    assert cells <= max(many, trained or 2048)
+    assert cells >= min(2048, trained or 2048)
+    assert settled(asked, file, 2 * free).context_opts.cells >= cells
+    assert settled(found, file, 0) == found
 
 
 @pytest.mark.parametrize(

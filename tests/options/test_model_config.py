@@ -56,10 +56,10 @@ WRONG: list[tuple[str, object, str]] = [
     ("thinking_signing_key", "", "expected bytes of length >= 1, got 0"),
     ("thinking_signing_key", "\ud800", "the text has no UTF-8 form"),
     ("thinking_signing_key", b"k" * 4097, "expected bytes of length <= 4096, got 4097"),
-    ("context_opts.n_ctx", "2048", "expected int, got str"),
-    ("context_opts.n_ctx", True, "expected int, got bool"),
-    ("context_opts.n_ctx", 2048.0, "expected int, got float"),
-    ("context_opts.n_ctx", None, "expected int, got None"),
+    ("context_opts.n_ctx", "2048", "expected int or None, got str"),
+    ("context_opts.n_ctx", True, "expected int or None, got bool"),
+    ("context_opts.n_ctx", 2048.0, "expected int or None, got float"),
+    ("context_opts.n_batch", None, "expected int, got None"),
     ("context_opts.n_ctx", -1, "expected int >= 0, got -1"),
     ("context_opts.yarn_beta_fast", 0, "expected a number other than 0, which is divided by"),
     ("context_opts.yarn_beta_slow", -0.0, "expected a number other than 0, which is divided by"),
@@ -211,7 +211,7 @@ DISAGREEING: list[tuple[dict[str, Any], str]] = [
     ({"backend": "llama"}, "model_path"),
     ({"model_path": "a.gguf", "stub": {"fail_load": True}}, "stub"),
     (stub(fingerprint_mode="fast_unsafe"), "fingerprint"),
-    (stub(context_size=4096), "context_size"),
+    (stub(context_size=4096, context_opts={"n_ctx": 2048}), "context_size"),
     (stub(context_opts={"n_batch": 8, "n_ubatch": 9}), "context_opts.n_ubatch"),
     (stub(context_opts={"n_ubatch": 513}), "context_opts.n_ubatch"),
     (stub(context_opts={"type_v": "q8_0", "flash_attn": False}), "context_opts.type_v"),
@@ -255,7 +255,8 @@ def test_values_that_agree_are_taken(options: dict[str, Any]) -> None:
 def test_the_defaults_are_filled_in() -> None:
     """Later rooms meet no `None` where a number is needed. Threads that are not given are found out as it runs."""
     context = parse_model_config(STUB).context_opts
-    assert (context.n_ctx, context.n_batch, context.n_ubatch) == (2048, 512, 512)
+    assert (context.n_ctx, context.n_seq_max, context.n_batch, context.n_ubatch) == (None, 4, 512, 512)
+    assert (context.cells, context.sequences) == (8192, 4)  # n_ctx is settled by the file, when it is loaded
     assert (context.n_threads, context.n_threads_batch) == (None, None)
 
 
@@ -392,6 +393,8 @@ def test_a_configuration_is_refused_in_our_words_or_comes_out_complete(options: 
     context = parsed.context_opts
     assert context.n_threads is None or context.n_threads_batch is not None
     assert context.n_ubatch is not None
-    assert 1 <= context.n_ubatch <= context.n_batch <= context.n_ctx <= INT32_MAX
+    assert context.n_seq_max is not None
+    assert context.n_seq_max <= context.n_batch
+    assert 1 <= context.n_ubatch <= context.n_batch <= context.cells <= INT32_MAX
     assert parsed.model_path is None or os.path.isabs(parsed.model_path)
     assert parse_model_config(parsed) == parsed

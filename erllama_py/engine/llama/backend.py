@@ -83,6 +83,9 @@ class LlamaBackend:
         self._file, self._files = facts, facts.files
         return facts
 
+    def settle(self, config: ModelConfig) -> None:
+        self._config = config
+
     def use_weights_of(self, other: Backend) -> None:
         """See `Backend`. `other` is one of these, too."""
         assert isinstance(other, LlamaBackend)

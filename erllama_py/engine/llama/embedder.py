@@ -99,7 +99,7 @@ class LlamaEmbedder:
         handle, cells, self._handle, self._memory = self._handle, self._cells, None, None
         self._library.c.llama_free(handle)  # first, so that there is room for the larger one
         try:
-            self._make_context(cells_for(tokens, self._config.context_opts.n_ctx) + facts.n_batch)
+            self._make_context(cells_for(tokens, self._config.context_opts.cells) + facts.n_batch)
         except ModelLoadError as error:
             self._make_context(cells)
             raise NoRoom(error.problem) from error
@@ -214,7 +214,7 @@ def sizes(config: ModelConfig, file: FileFacts, n_vocab: int, width: int, *, has
         n_ctx, splits = (n_batch if file.kv_bytes_per_token else 0), False
     else:
         n_batch = min(options.n_batch, max(LEAST_BATCH, LOGIT_BYTES // (4 * n_vocab)))
-        longest, n_ctx, splits = options.n_ctx, cells_for(FIRST_CELLS, options.n_ctx) + n_batch, True
+        longest, n_ctx, splits = options.cells, cells_for(FIRST_CELLS, options.cells) + n_batch, True
     return EmbedderFacts(
         width=width, n_batch=n_batch, n_seq_max=min(inputs, n_batch), longest=longest, splits=splits, n_ctx=n_ctx
     )

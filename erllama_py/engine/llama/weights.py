@@ -184,9 +184,9 @@ def context_params(library: Library, config: ModelConfig, abort: AbortFlag) -> A
     """`llama_context_params`. The KV cache is one for all sequences, so that they can share cells."""
     options = config.context_opts
     params = library.c.llama_context_default_params()
-    params.n_ctx = options.n_ctx
+    params.n_ctx = options.cells
     params.n_batch = options.n_batch
-    params.n_seq_max = options.n_seq_max + 1  # and the scratch sequence of `states`
+    params.n_seq_max = options.sequences + 1  # and the scratch sequence of `states`
     # A row for each sequence: llama.cpp ends the process at the first decode where there are fewer.
     params.n_outputs_max = max(params.n_batch, params.n_seq_max)
     # Of the decodes that a load may need; `set_threads` sets those of requests.

@@ -55,7 +55,7 @@ def complete(
     chat
         Answer the text as a message, through the model's chat template, instead of continuing it.
     tokens
-        Most tokens of the reply; without it, what the context leaves.
+        Most tokens of the reply; without it, 8,192.
     temperature
         0.0 always takes the likeliest token.
     seed

@@ -57,8 +57,8 @@ def _checked(one: SizedModel) -> Checked:
     options, context = one.model.options, one.model.options.get("context_opts", {})
     return Checked(
         name=one.model.name, aliases=one.model.aliases, path=options.get("model_path"),
-        description=one.file.description if one.file else "stub", n_ctx=context.get("n_ctx", 2048),
-        n_seq_max=context.get("n_seq_max", 1), weights_bytes=one.file.size if one.file else 0,
+        description=one.file.description if one.file else "stub", n_ctx=context.get("n_ctx", 8192),
+        n_seq_max=context.get("n_seq_max", 4), weights_bytes=one.file.size if one.file else 0,
         context_bytes=one.context_bytes, tier=options["tier_srv"],
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ MEMORIES = {
 
 def inspect(
     model: str, /, *, sequences: int = SEQUENCES, metadata: bool = False, template: bool = False,
-    json: bool = False,
+    no_probe: bool = False, json: bool = False,
 ) -> int:  # fmt: skip
     """Show what a GGUF file is, and the memory that contexts of it take. Its weights are not read.
 
@@ -35,11 +35,13 @@ def inspect(
         Show all key-values of the file, too.
     template
         Print the chat template, and nothing else.
+    no_probe
+        Do not try a file that is new in a process of its own first: for files that you made yourself.
     json
         Print all that is known as JSON.
     """
     positive(sequences=sequences)
-    file = erllama.inspect_model(find_model(model), context_opts={"n_seq_max": sequences})
+    file = erllama.inspect_model(find_model(model), context_opts={"n_seq_max": sequences}, probe=not no_probe)
     if json:
         screen.print_json(file)
     elif template:

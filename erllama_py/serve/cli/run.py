@@ -43,7 +43,7 @@ def run(
     system
         What the model is to be.
     tokens
-        Most tokens of a reply; without it, what the context leaves.
+        Most tokens of a reply; without it, 8,192.
     temperature
         0.0 always takes the likeliest token.
     seed

@@ -56,7 +56,11 @@ def _is_settled(model: ServedModel) -> bool:
 def inspected(model: ServedModel) -> erllama.ModelFile | None:
     """What the model's file says; None for a stub."""
     path = model.options.get("model_path")
-    return None if path is None else erllama.inspect_model(path, context_sizes=[])
+    return None if path is None else erllama.inspect_model(path, context_sizes=[], probe=_is_tried(model))
+
+
+def _is_tried(model: ServedModel) -> bool:
+    return bool(model.options.get("probe", True))
 
 
 def size_model(
@@ -75,7 +79,9 @@ def size_model(
 
     def costs(n_seq_max: int, cells: Sequence[int]) -> list[int]:
         options: Any = {**given, "n_seq_max": n_seq_max, "n_ctx": cells[-1]}
-        contexts = erllama.inspect_model(file.path, context_opts=options, context_sizes=cells).contexts
+        contexts = erllama.inspect_model(
+            file.path, context_opts=options, context_sizes=cells, probe=_is_tried(model)
+        ).contexts
         return [one.cell_bytes + one.compute_bytes for one in contexts]
 
     size = choose_size(file.n_ctx_train, costs, room, n_ctx=given.get("n_ctx"), n_seq_max=wanted)

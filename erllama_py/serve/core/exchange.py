@@ -32,6 +32,7 @@ from erllama_py.serve.core.streams import Events, Keep, Streamed, Writer, until_
 
 T = TypeVar("T")
 JSON = "application/json"
+UNASKED = 8192  # tokens of a reply where nobody says: the library's own bound, which a higher one does not lift
 LEFT = 499  # nobody reads the status: its client has left
 
 
@@ -143,7 +144,7 @@ class Exchange:
         options = without_idle_structure({name: value for name, value in given.items() if value is not None})
         asked, most = options.get("response_tokens", settings.response_tokens), settings.max_response_tokens
         if asked is not None or most is not None:
-            options["response_tokens"] = asked if most is None else most if asked is None else min(asked, most)
+            options["response_tokens"] = asked if most is None else min(asked or UNASKED, most)
         return options | self.of_tenant()
 
     def of_tenant(self) -> dict[str, Any]:

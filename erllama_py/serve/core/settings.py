@@ -24,7 +24,7 @@ class ServerOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_open: Positive = 512
     """Requests that are open at a time, streams among them; the next one gets 429."""
     response_tokens: Positive | None = None
-    """Most tokens of a reply to a request that does not say; `None`: what the context leaves."""
+    """Most tokens of a reply to a request that does not say; `None`: 8,192. The context bounds it, too."""
     max_response_tokens: Positive | None = None
     """Most tokens that a request may ask for: more count as these; `None`: no bound but the context."""
     max_stored_responses: Positive = 4096

@@ -100,6 +100,8 @@ CACHE: dict[str, Series] = {
     "saves": _counter("cache_saved_rows", "Rows stored, by what for; duplicate: they were there.", "reason"),
     "saves.bytes": _counter("cache_saved_bytes", "Bytes stored.", "tier"),
     "saves.dropped": _counter("cache_dropped_rows", "Rows that were not saved, by why.", "reason"),
+    "keeps": _counter("cache_kept_rows", "Rows to be kept for a time: rows, renewed, refused for room.", "result"),
+    "healed": _counter("cache_healed_rows", "Rows whose hits or times of use could not be.", "kind"),
     "evicted": _counter("cache_evicted_rows", "Rows evicted.", "tier"),
     "evicted_bytes": _counter("cache_evicted_bytes", "Bytes of these.", "tier"),
     "bad": _counter("cache_bad_rows", "Damaged or lost rows.", "kind"),

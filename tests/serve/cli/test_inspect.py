@@ -10,9 +10,12 @@ from helpers.tiny_bert import tiny_bert
 from helpers.tiny_gguf import KINDS, Kind, tiny_gguf
 
 import erllama_py as erllama
+from erllama_py.engine.children.spawn import CannotSpawn
+from erllama_py.engine.llama import probe
 from erllama_py.serve.cli import main
 from erllama_py.serve.cli.inspect import facts
 from erllama_py.serve.cli.screen import amount
+from erllama_py.serve.config import Config, ServedModel, sized
 
 
 @pytest.mark.slow
@@ -50,6 +53,28 @@ def test_the_template_and_the_metadata_are_shown_where_asked_for(
     assert capsys.readouterr().out == f"{erllama.inspect_model(path).chat_template}\n"
     assert main(["inspect", path, "--metadata"]) == 0
     assert "llama.embedding_length" in capsys.readouterr().out
+
+
+def test_a_file_is_tried_in_a_process_of_its_own_unless_that_is_not_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--no-probe`, and `probe = false` of a configuration, whose sizes are found by the same look."""
+    tried: list[str] = []
+
+    def run(task: str, given: object, **_: object) -> object:
+        tried.append(task)
+        raise CannotSpawn("not in this test")
+
+    monkeypatch.setattr(probe, "run_child", run)
+    monkeypatch.setenv("ERLLAMA_HOME", str(tmp_path / "home"))
+    path = tiny_gguf("window", tmp_path)
+    assert main(["inspect", str(path), "--no-probe"]) == 0
+    plain = capsys.readouterr().out
+    sized(Config(models=(ServedModel(name="m", options={"model_path": str(path), "probe": False}),)))
+    assert tried == []
+    assert main(["inspect", str(path)]) == 0
+    assert "probe_file" in tried
+    assert capsys.readouterr().out == plain
 
 
 def test_an_encoder_has_no_memory_and_a_ranker_its_head(tmp_path: Path) -> None:

@@ -201,9 +201,20 @@ def test_a_histogram_has_each_observation_in_all_buckets_from_its_own_on(values:
         ("saves.dropped.no_room", ("saves.dropped", "no_room")),
         ("saves.finish", ("saves", "finish")),
         ("evicted_bytes.ram", ("evicted_bytes", "ram")),
+        ("keeps.refused", ("keeps", "refused")),
+        ("healed.times", ("healed", "times")),
         ("unheard", ("unheard", "")),
     ],
 )
 def test_counters_of_the_cache_are_taken_apart(name: str, parts: tuple[str, str]) -> None:
     """By the longest beginning that is known."""
     assert labelled(name) == parts
+
+
+def test_every_counter_of_the_cache_has_a_series() -> None:
+    """All that the caching guide lists: none is left off the page."""
+    table = (TOP / "docs" / "guides" / "caching.md").read_text().split("## Counters\n", 1)[1].split("\n## ", 1)[0]
+    names = [name.replace("*", "any") for line in table.splitlines() if line.startswith("| `") for name in
+             re.findall(r"`([a-z_]+\.[a-z_.*]+)`", line.split("|")[1])]  # fmt: skip
+    assert {"healed.times", "keeps.rows", "saves.dropped.any", "restored.rows"} < set(names)
+    assert [name for name in names if name not in series.CACHE and labelled(name)[0] not in series.CACHE] == []
