@@ -111,9 +111,11 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self._background.start(self._watch(self._thread))
         self._log.info(
             "model loaded", seconds=round(description.load_seconds, 3), description=facts.description,
-            threads=description.threads, threads_reason=description.threads_reason,
+            threads=description.threads, threads_reason=description.threads_reason, n_ctx=description.context_size,
+            n_seq_max=description.n_seq_max,
         )  # fmt: skip
-        if problem := missed_gpu(board.config, prepared.facts):
+        first = board.lender is None and board.tally.loads == 1
+        if first and (problem := missed_gpu(board.config, prepared.facts)):
             self._log.warning("no GPU", problem=problem)
 
     def _take_outcomes(self, outcomes: Sequence[Outcome]) -> None:

@@ -18,7 +18,7 @@ from erllama_py.engine.stub import StubBackend
 from erllama_py.options.model import ModelConfig
 
 EAGER_TURNS = 200  # of the loop, in `until`: more than any message takes
-STUB: erllama.ModelConfigDict = {"backend": "stub"}
+STUB: erllama.ModelConfigDict = {"backend": "stub", "context_opts": {"n_ctx": 2048, "n_seq_max": 1}}
 
 
 def untyped(**options: Any) -> dict[str, Any]:

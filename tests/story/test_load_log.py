@@ -1,0 +1,33 @@
+"""What a load says in the log: once, and in words that help."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import erllama_py as erllama
+from erllama_py.engine.stub import StubBackend
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_gpu_that_is_not_there_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With the option, and that the CPU computes: not again when the model comes back, nor for its second context."""
+    config: Any = {"model_path": tmp_path / "m.gguf", "model_opts": {"n_gpu_layers": -1}}
+    with caplog.at_level(logging.INFO, logger="erllama_py"):
+        async with erllama.Runtime(backend_factory=StubBackend) as runtime:
+            model = await runtime.load_model("m", config)
+            model.inject_fault("actor")
+            with suppress(erllama.ModelCrashed):
+                await model.complete("x", response_tokens=1)
+            await model.complete("x", response_tokens=1, reproducible=True)
+            await runtime.load_model("other", {**config, "model_opts": {}})
+            assert model.counters.loads == 2
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("no GPU ")]
+    assert len(said) == 1
+    assert "n_gpu_layers is -1, but llama.cpp finds no GPU" in said[0]
+    assert "the CPU computes all layers" in said[0]
