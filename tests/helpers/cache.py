@@ -42,7 +42,7 @@ MEMORIES: dict[str, dict[str, Any]] = {
 POLICY: dict[str, Any] = {
     "min_tokens": 32, "boundary_align_tokens": 64, "boundary_trim_tokens": 8, "continued_interval": 24,
 }  # fmt: skip
-CONTEXT: dict[str, Any] = {"n_ctx": 4096, "n_batch": 256, "n_ubatch": 64}
+CONTEXT: dict[str, Any] = {"n_ctx": 4096, "n_seq_max": 1, "n_batch": 256, "n_ubatch": 64}
 QUOTA = 64 << 20
 TIER = "d"
 

@@ -56,7 +56,7 @@ class Kept(msgspec.Struct):
 
 def config(backend: str, kind: Kind, folder: Path) -> Any:
     """A model that saves into the tier `d`."""
-    sizes = {"n_ctx": 4096, "n_batch": 512, "n_ubatch": 128, "n_threads": 1}
+    sizes = {"n_ctx": 4096, "n_seq_max": 1, "n_batch": 512, "n_ubatch": 128, "n_threads": 1}
     fields: dict[str, Any] = {"context_opts": sizes, "tier": "disk", "tier_srv": "d"}
     if backend == "stub":
         window = {"n_swa": WINDOW} if kind == "window" else {}

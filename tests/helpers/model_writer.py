@@ -39,7 +39,7 @@ def config(tier: bool = True) -> Any:
     }  # fmt: skip
     where = {"tier": "disk", "tier_srv": "d"} if tier else {}
     return {
-        "model_path": fetch("smollm2"), "context_opts": {"n_ctx": 512, "n_threads": 1},
+        "model_path": fetch("smollm2"), "context_opts": {"n_ctx": 512, "n_seq_max": 1, "n_threads": 1},
         "policy": gates if tier else {"min_tokens": None, "cold_min_tokens": None}, **where,
     }  # fmt: skip
 

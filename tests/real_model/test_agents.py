@@ -18,7 +18,7 @@ STORIES = [SINGLE[0], NESTED[2], NONE[3], *FORCED, LONG[0]]
 
 async def test_calls_are_valid_and_no_token_is_computed_twice(tmp_path: Path) -> None:
     """Whatever it calls, it calls well; each turn computes what is new in it."""
-    config: erllama.ModelConfigDict = {"model_path": fetch("smollm2"), "context_opts": {"n_ctx": 4096}}
+    config: erllama.ModelConfigDict = {"model_path": fetch("smollm2"), "context_opts": {"n_ctx": 4096, "n_seq_max": 1}}
     calls = 0
     async with erllama.Runtime() as runtime:
         model = await runtime.load_model("m", config)

@@ -28,7 +28,7 @@ def tiers(root: Path) -> dict[str, erllama.DiskTier]:
 
 def config(name: str, **context: Any) -> Any:
     """Without flash attention, whose rounding on the CPU depends on where a prompt is cut into batches."""
-    sizes = {"n_ctx": 1024, "n_threads": 2, "flash_attn": False}
+    sizes = {"n_ctx": 1024, "n_seq_max": 1, "n_threads": 2, "flash_attn": False}
     return {
         "model_path": fetch(name), "context_opts": sizes | context, "tier": "disk", "tier_srv": "d",
         "policy": {"session_resume_wait_ms": 60_000},

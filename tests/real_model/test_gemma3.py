@@ -25,7 +25,7 @@ async def test_what_is_kept_of_a_window_answers_as_a_fresh_model_does(anyio_back
     async with erllama.Runtime(policy={"min_tokens": None}) as runtime:
         config: erllama.ModelConfigDict = {
             "model_path": fetch("gemma3"),
-            "context_opts": {"n_ctx": 1536, "n_ubatch": 64, "n_threads": 2},
+            "context_opts": {"n_ctx": 1536, "n_seq_max": 1, "n_ubatch": 64, "n_threads": 2},
         }
         model = await runtime.load_model("m", config)
         fresh = await runtime.load_model("fresh", config)

@@ -21,7 +21,7 @@ async def test_five_turns_lose_no_token() -> None:
     async with erllama.Runtime() as runtime:
         config: erllama.ModelConfigDict = {
             "model_path": fetch("smollm2"),
-            "context_opts": {"n_ctx": 1024, "n_threads": 2},
+            "context_opts": {"n_ctx": 1024, "n_seq_max": 1, "n_threads": 2},
         }
         model = await runtime.load_model("m", config)
         async with model.session(messages=[{"role": "system", "content": "You answer briefly."}]) as session:
@@ -48,7 +48,7 @@ async def test_the_replies_to_a_session_are_those_to_its_rendering() -> None:
     async with erllama.Runtime() as runtime:
         config: erllama.ModelConfigDict = {
             "model_path": fetch("smollm2"),
-            "context_opts": {"n_ctx": 1024, "n_threads": 2},
+            "context_opts": {"n_ctx": 1024, "n_seq_max": 1, "n_threads": 2},
         }
         model = await runtime.load_model("m", config)
         async with model.session() as session:

@@ -17,7 +17,7 @@ GREEDY: dict[str, Any] = {"temperature": 0.0, "response_tokens": 24}
 QUESTION = [{"role": "user", "content": "What is gravity?"}]
 # Without flash attention, whose rounding on the CPU depends on where a prompt is cut into batches: without it, this
 # model gives the same logits for any cut that leaves two tokens or more, and replies can be compared token by token.
-CONFIG: erllama.ModelConfigDict = {"context_opts": {"n_ctx": 2048, "n_threads": 2, "flash_attn": False}}
+CONFIG: erllama.ModelConfigDict = {"context_opts": {"n_ctx": 2048, "n_seq_max": 1, "n_threads": 2, "flash_attn": False}}
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(path: Path, *, policy: dict[str, Any] | None = None, **context: Any) -> Any:
-    sizes = {"n_ctx": 640, "n_batch": 128, "n_ubatch": 64, "n_threads": 1}
+    sizes = {"n_ctx": 640, "n_seq_max": 1, "n_batch": 128, "n_ubatch": 64, "n_threads": 1}
     return {
         "model_path": path, "context_opts": sizes | context, "tier": "disk", "tier_srv": "d",
         "policy": POLICY | (policy or {}),

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 KINDS = get_args(Kind)
 SHORT: dict[str, Any] = {"response_tokens": 12, "seed": 7, "temperature": 1.0}
-LONG: dict[str, Any] = {"n_ctx": 2048, "n_batch": 512, "n_ubatch": 128}
+LONG: dict[str, Any] = {"n_ctx": 2048, "n_seq_max": 1, "n_batch": 512, "n_ubatch": 128}
 
 
 @pytest.mark.parametrize("kind", KINDS)

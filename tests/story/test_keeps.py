@@ -54,7 +54,8 @@ async def small(
     """A model that saves into a directory of a megabyte, where some twenty prompts have room."""
     tiers: Any = {"d": {"kind": "ram_file", "root": folder / "rows", "quota_bytes": MIB}}
     fields: Any = {
-        "context_opts": {"n_ctx": 512, "n_batch": 128, "n_ubatch": 64, "n_threads": 1}, "policy": POLICY,
+        "context_opts": {"n_ctx": 512, "n_seq_max": 1, "n_batch": 128, "n_ubatch": 64, "n_threads": 1},
+        "policy": POLICY,
         "tier": "ram_file", "tier_srv": "d", **config,
     }  # fmt: skip
     if backend == "stub":

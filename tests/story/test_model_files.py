@@ -23,7 +23,7 @@ PROMPT = [(7 * place + place * place) % 250 for place in range(150)]
 def config(path: Path, **options: Any) -> Any:
     return {
         "model_path": path,
-        "context_opts": {"n_ctx": 512, "n_batch": 128, "n_ubatch": 64, "n_threads": 1},
+        "context_opts": {"n_ctx": 512, "n_seq_max": 1, "n_batch": 128, "n_ubatch": 64, "n_threads": 1},
         "tier": "disk", "tier_srv": "d",
         "policy": {"min_tokens": 32, "boundary_align_tokens": 32, "boundary_trim_tokens": 8},
         **options,

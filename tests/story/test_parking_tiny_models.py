@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(path: Path, policy: dict[str, Any], **context: Any) -> Any:
-    sizes = {"n_ctx": CELLS, "n_batch": 128, "n_ubatch": 32, **EXACT}
+    sizes = {"n_ctx": CELLS, "n_seq_max": 1, "n_batch": 128, "n_ubatch": 32, **EXACT}
     return {"model_path": path, "context_opts": sizes | context, "policy": policy}
 
 

@@ -29,7 +29,7 @@ POLICY: dict[str, Any] = {
 
 def config(folder: Path, **context: Any) -> Any:
     exact = {"flash_attn": False, "type_k": "f32", "type_v": "f32", "n_threads": 1}
-    sizes = {"n_ctx": CELLS, "n_batch": 128, "n_ubatch": 32}
+    sizes = {"n_ctx": CELLS, "n_seq_max": 1, "n_batch": 128, "n_ubatch": 32}
     return {"model_path": tiny_gguf("dense", folder), "context_opts": sizes | exact | context, "policy": POLICY}
 
 

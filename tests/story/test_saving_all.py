@@ -133,7 +133,8 @@ async def test_a_stream_at_work_at_the_end_leaves_what_it_has(tmp_path: Path, ki
     """The same through llama.cpp, with a reader in the middle of its reply; of a recurrent one at least its prompt."""
     path, prompt = tiny_gguf(kind, tmp_path), [number * 7 % 250 for number in range(150)]
     options: Any = {
-        "model_path": path, "context_opts": {"n_ctx": 640, "n_batch": 128, "n_ubatch": 64, "n_threads": 1},
+        "model_path": path,
+        "context_opts": {"n_ctx": 640, "n_seq_max": 1, "n_batch": 128, "n_ubatch": 64, "n_threads": 1},
         "policy": {**FINISH_ONLY, "min_tokens": 32}, "tier": "disk", "tier_srv": "d",
     }  # fmt: skip
     greedy: dict[str, Any] = {"temperature": 0.0, "response_tokens": 450}
