@@ -378,7 +378,7 @@ def _check_size(config: ModelConfig) -> None:
 
 def _check_context(context: ContextOpts) -> None:
     if context.sequences > min(context.n_batch, context.n_ctx or context.n_batch):
-        problem = f"n_batch and n_ctx must hold a token of each sequence, and are {context.n_batch} and {context.n_ctx}"
+        problem = f"n_batch and n_ctx must hold a token of each sequence, and are {context.n_batch} and {context.cells}"
         raise InvalidOption("context_opts.n_seq_max", problem)
     if context.n_ubatch is not None and context.n_ubatch > context.n_batch:
         raise InvalidOption("context_opts.n_ubatch", f"it must not be above n_batch, which is {context.n_batch}")

@@ -25,7 +25,8 @@ async def test_a_gpu_that_is_not_there_is_said_once(tmp_path: Path, caplog: pyte
             with suppress(erllama.ModelCrashed):
                 await model.complete("x", response_tokens=1)
             await model.complete("x", response_tokens=1, reproducible=True)
-            await runtime.load_model("other", {**config, "model_opts": {}})
+            config["model_opts"] = {}
+            await runtime.load_model("other", config)
             assert model.counters.loads == 2
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("no GPU ")]
     assert len(said) == 1
