@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import anyio
 import pytest
 from helpers.both_backends import SIZES
+from helpers.project import TOP
 from helpers.runtime import until
 from helpers.spoilt_gguf import SPOILT, UNKNOWN, spoilt_gguf
 from helpers.tiny_bert import tiny_bert
@@ -121,6 +124,34 @@ async def test_many_loads_of_one_file_wait_for_one_try(tmp_path: Path, tries: li
         for number in range(8):
             group.start_soon(runtime.load_model, f"m{number}", fields)
     assert tries == ["probe_build", "probe_file"]
+
+
+FORKS = """
+import os, threading
+from erllama_py.engine.llama import probe
+inside, leave = threading.Event(), threading.Event()
+def hold():
+    with probe._alone("file", lambda: True):
+        inside.set()
+        leave.wait()
+threading.Thread(target=hold).start()
+inside.wait()
+pid = os.fork()
+if not pid:
+    looks = iter([True, True])
+    with probe._alone("file", lambda: next(looks, False)):
+        os._exit(0)
+code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+leave.set()
+raise SystemExit(code)
+"""
+
+
+@pytest.mark.slow
+def test_a_forked_process_does_not_wait_for_what_its_parent_tries() -> None:
+    """Nobody in it would ever be done with that."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKS]
+    assert subprocess.run(command, env={**os.environ, "PYTHONPATH": str(TOP)}, check=False).returncode == 0
 
 
 @pytest.mark.parametrize(("asked", "tried"), [(0, 4096), (512, 512), ((1 << 31) - 1, 4096)])
@@ -265,6 +296,46 @@ async def test_a_build_that_does_not_work_is_an_error_of_its_own(
 async def test_what_comes_from_outside_says_nothing_of_a_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: Ended
 ) -> None:
-    """The load goes on."""
+    """The load goes on; the next process tries again."""
     answer(monkeypatch, lambda task: ended if task == "probe_build" else RAN)
     await load(tmp_path / "home", tiny_gguf("dense", tmp_path))
+    assert await tasks_of_another_process(tmp_path, monkeypatch) == ["probe_build"]
+
+
+@pytest.mark.parametrize(
+    ("ended", "anew"),
+    [
+        (Ended("crashed", 0, None, ("decode",), "", 0.1), True),  # its code was lost: it may have been killed
+        (Ended("crashed", None, None, ("decode",), "", 0.1), True),
+        (Ended("ended", 10, None, ("load",), "no memory", 0.1), True),
+        (Ended("crashed", -6, "SIGABRT", ("load",), "std::bad_alloc", 0.1), True),
+        (Ended("ended", 11, None, ("decode",), "", 0.1), False),
+        (Ended("crashed", -4, "SIGILL", ("decode",), "", 0.1), False),
+    ],
+)
+async def test_a_bad_build_is_remembered_only_where_nothing_else_can_be_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: Ended, anew: bool
+) -> None:
+    """Memory that ran short, or who kills processes, would else be held against it for ever."""
+    answer(monkeypatch, lambda task: ended if task == "probe_build" else RAN)
+    with pytest.raises(erllama.UnusableBuild):
+        await load(tmp_path / "home", tiny_gguf("dense", tmp_path))
+    if anew:
+        assert await tasks_of_another_process(tmp_path, monkeypatch) == ["probe_build", "probe_file"]
+    else:
+        with pytest.raises(erllama.UnusableBuild):
+            await tasks_of_another_process(tmp_path, monkeypatch)
+
+
+async def tasks_of_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is tried where the children are sound now."""
+    tasks: list[str] = []
+
+    def run(task: str) -> Ended:
+        tasks.append(task)
+        return RAN
+
+    monkeypatch.setattr(probe, "_passed", set())
+    answer(monkeypatch, run)
+    await load(tmp_path / "home", tiny_gguf("dense", tmp_path))
+    return tasks

@@ -2,7 +2,8 @@
 
 `build`: whether this build of llama.cpp can decode on this CPU. `file`: whether a model file can be loaded, as far as
 that goes without its weights. What has passed is remembered by this process, and in `$ERLLAMA_HOME/probes`: a build by
-its library files and the CPU, a file by its identity, the build, and the options of the context but for its size.
+its library files and the CPU, a file by its identity, the build, and the options of the context but for its size. So is
+a build that traps; whatever else happens may have other reasons, and is tried again.
 
 Where no child can be begun, or one fails before its task, that is logged, and the load goes on without it. Blocks.
 """
@@ -21,12 +22,13 @@ from typing import Any
 
 from erllama_py.cpus import usable_cpus
 from erllama_py.engine.backend import FileFacts, LoadCancelled
+from erllama_py.engine.children.codes import DONE
 from erllama_py.engine.children.ended import Ended
 from erllama_py.engine.children.spawn import CannotSpawn, run_child
 from erllama_py.engine.fingerprint import identify
 from erllama_py.engine.llama import remembered
 from erllama_py.engine.llama.native import library_files, package_folder
-from erllama_py.engine.llama.probe_words import REPAIR, build_problem, file_error
+from erllama_py.engine.llama.probe_words import REPAIR, build_problem, file_error, is_lasting
 from erllama_py.engine.llama.remembered import Found
 from erllama_py.errors import UnusableBuild
 from erllama_py.watch.log import get_logger
@@ -59,7 +61,12 @@ class Probe:
             found = remembered.recall(self._folder, key, key)
             if found is None and (ended := self._try("probe_build", {})) is not None:
                 found = Found(key, build_problem(ended))
-                remembered.store(self._folder, key, found)
+                if is_lasting(ended):
+                    remembered.store(self._folder, key, found)
+                elif found.problem is None:
+                    self._log.warning(
+                        "not known whether llama.cpp runs on this CPU", how=ended.how, signal=ended.signal
+                    )
             if found is not None and found.problem is not None:
                 signal = found.problem.split(" ")[0] if found.problem.startswith("SIG") else None
                 raise UnusableBuild(self._path, found.problem + REPAIR.format(version=_version()), signal)
@@ -89,8 +96,9 @@ class Probe:
                 return False
             if ended.how != "ended":
                 raise file_error(self._path, ended, reason(), MOST_SECONDS)
-            _passed.add(key)
-            remembered.store(self._folder, name, Found(key))
+            if ended.code == DONE:  # else not all was tried, as where there was no memory for it
+                _passed.add(key)
+                remembered.store(self._folder, name, Found(key))
             return True
 
     def _try(self, task: str, given: dict[str, Any]) -> Ended | None:
@@ -117,6 +125,16 @@ class Probe:
 _changed = threading.Condition()
 _under_way: set[str] = set()
 _passed: set[str] = set()
+
+
+def _forget_others() -> None:
+    """In a process that was forked, nobody tries what its parent's threads do, nor holds the lock."""
+    global _changed
+    _changed = threading.Condition()
+    _under_way.clear()
+
+
+os.register_at_fork(after_in_child=_forget_others)
 
 
 @contextmanager

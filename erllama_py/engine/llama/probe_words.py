@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from erllama_py.engine.children.codes import REFUSED, WRONG
+from erllama_py.engine.children.codes import DONE, REFUSED, WRONG
 from erllama_py.engine.children.ended import Ended
 from erllama_py.errors import ModelLoadError, UnsupportedModel
 
@@ -12,6 +12,8 @@ REPAIR = (
 )
 # Signals by which a library ends its own process. Others come from outside, and say nothing of what was tried.
 _OWN_SIGNALS = {"SIGILL", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGABRT", "SIGTRAP", "SIGSYS"}
+# Those that nothing but an instruction raises: not memory that is short, as others may be.
+_TRAPS = {"SIGILL", "SIGFPE", "SIGTRAP"}
 _STAGES = {
     "library": "while its library is opened",
     "load": "while it reads the file",
@@ -31,6 +33,14 @@ def build_problem(ended: Ended) -> str | None:
         return None
     words = f": {ended.last_words}" if ended.signal == "SIGABRT" else ""
     return f"{ended.signal or 'it'} ended llama.cpp on this CPU{_stage(ended)}{words}"
+
+
+def is_lasting(ended: Ended) -> bool:
+    """Whether a try of a build would end like this again, whatever else is the case on this machine: only then is it
+    remembered. A code that was lost may be that of a child that somebody killed."""
+    if ended.how == "ended":
+        return ended.code in (DONE, WRONG)
+    return ended.how == "crashed" and ended.signal in _TRAPS
 
 
 def file_error(path: str, ended: Ended, fault: str | None, most_seconds: float) -> ModelLoadError:
