@@ -258,13 +258,16 @@ def why_not_saved(rates: Rates, tokens: int) -> str | None:
     out, compute = estimate(rates.out, tokens), rates.compute_seconds(tokens)
     if out is None or compute is None or saves(rates, tokens):
         return None
+    if is_worth(rates, tokens):
+        most = _shown(_at_most(rates.out, tokens))
+        return f"copying {tokens} tokens out may take {most}, so long a row was not tried; computing {_shown(compute)}"
     return f"copying {tokens} tokens out takes {_shown(out)} or more, and computing them {_shown(compute)}"
 
 
 def limits(rates: Rates) -> str | None:
-    """What is not saved at all, and why; None where every row is."""
+    """What is not saved at all, and why; None where every row is, or is as far as is known."""
     why = why_not_saved(rates, TYPICAL_ROW)
-    if why is None:
+    if why is None or is_worth(rates, TYPICAL_ROW):
         return None
     least = next((length for length in _lengths(rates) if _is_sure(rates, length)), None)
     what = "nothing is saved" if least is None else f"only rows of about {least} tokens or more are saved"

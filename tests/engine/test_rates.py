@@ -165,6 +165,24 @@ def test_what_is_not_saved_has_a_reason_in_words(
     assert (piece(rates, tokens, 512) is None) <= (not saves(rates, tokens))
 
 
+@given(copies, st.floats(1e-6, 0.1), lengths)
+def test_a_reason_names_times_that_are_one(out: list[tuple[int, float]], each: float, tokens: int) -> None:
+    """Where copies of a length may be worth it, it is not said that they take too long, nor that nothing is saved."""
+    rates = rates_of(out, each=each)
+    why = why_not_saved(rates, tokens) or ""
+    assert ("takes" in why) == (not is_worth(rates, tokens))
+    assert limits(rates) is None or not is_worth(rates, ROW)
+
+
+def test_rows_that_are_all_short_say_nothing_of_longer_ones() -> None:
+    """A stub's rows of two tokens."""
+    rates = rates_of([(2, 0.00003)] * 8, each=0.00002)
+    assert saves(rates, 2)
+    assert copies_out(rates, ROW)
+    assert limits(rates) is None
+    assert "may take 3.84 ms" in (why_not_saved(rates, ROW) or "")
+
+
 @pytest.mark.parametrize(
     ("each", "cost", "rows"),
     [
