@@ -3,6 +3,8 @@
 The public names, all of them. Start with `Runtime`.
 """
 
+from typing import TYPE_CHECKING
+
 from erllama_py.actors import Raised, RestartLimits, Returned, Stopped, TreeNode
 from erllama_py.cache.handle import Cache
 from erllama_py.cache.keys import Identity
@@ -68,6 +70,7 @@ from erllama_py.handle.stream import Stream
 from erllama_py.handle.supervised import Supervised
 from erllama_py.handle.tool_run import ToolRun
 from erllama_py.model_file import inspect_model
+from erllama_py.options.attributes import no_attribute as _no_attribute
 from erllama_py.options.embedding import EmbedOptions, RerankOptions
 from erllama_py.options.keep import Keep
 from erllama_py.options.mappings import (
@@ -141,6 +144,12 @@ from erllama_py.results import (
 from erllama_py.runtime import Runtime
 
 __version__ = "0.1.0"
+
+if not TYPE_CHECKING:  # checkers know the names
+
+    def __getattr__(name):
+        raise AttributeError(_no_attribute(__name__, name), name=name)
+
 
 __all__ = [
     "AlreadyLoaded",

@@ -43,6 +43,7 @@ from erllama_py.model.board import ModelBoard
 from erllama_py.model.companions import Companions
 from erllama_py.model.embedders import Embedders, Place
 from erllama_py.model.registry import Registry
+from erllama_py.options.attributes import OtherNames
 from erllama_py.options.check import under
 from erllama_py.options.load_call import load_call
 from erllama_py.options.mappings import ModelConfigDict, PolicyOptsDict, PressureOptsDict, RestartLimitsDict, TierDict
@@ -57,7 +58,7 @@ from erllama_py.watch.log import get_logger
 from erllama_py.watch.pressure import GetPressure
 
 
-class Runtime(ModelCalls):
+class Runtime(ModelCalls, OtherNames):
     """A supervision tree with models in it; an async context manager, to be opened once.
 
     `tiers` are started with it, by name: `DiskTier`, `RamFileTier`, or mappings with a `kind`. `ram_quota_bytes` is

@@ -18,7 +18,6 @@ from erllama_py.handle.explaining import Explainer
 from erllama_py.handle.explanation import cached_prefixes
 from erllama_py.handle.inputs import Input
 from erllama_py.handle.likelihood import by_likelihood
-from erllama_py.handle.other_names import OtherNames
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.scores import Continuation, Scoring
 from erllama_py.handle.session import Session
@@ -27,6 +26,7 @@ from erllama_py.handle.thinking import is_genuine
 from erllama_py.handle.tool_run import Chats, ToolRun
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.counting import counters_of, info_of
+from erllama_py.options.attributes import OtherNames
 from erllama_py.options.embedding import parse_embed_options, parse_rerank_options
 from erllama_py.options.mappings import EmbedOptionsDict, RequestOptionsDict, RerankOptionsDict, ScoreOptionsDict
 from erllama_py.options.names import checked_names

@@ -31,6 +31,7 @@ from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.replies import Prepared
 from erllama_py.handle.stream import Run, Stream
 from erllama_py.handle.tool_list import tool_list
+from erllama_py.options.attributes import OtherNames
 from erllama_py.options.chat import check_is_prompt
 from erllama_py.options.keep import check_keeps
 from erllama_py.options.mappings import TurnOptionsDict
@@ -58,7 +59,7 @@ class Turn(msgspec.Struct, frozen=True):
 Prepare = Callable[[RequestOptions], Awaitable[Turn]]
 
 
-class Session:
+class Session(OtherNames):
     """A conversation with one model: `model.session(…)` makes it. One turn at a time."""
 
     def __init__(

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from erllama_py.actors import Reply
 from erllama_py.errors import StreamMisused
@@ -88,6 +88,20 @@ class Stream:
         self._left = True
         self._events.clear()
         await self._run.left(reply, error)
+
+    if not TYPE_CHECKING:  # checkers refuse these
+
+        def __await__(self):
+            """Raises `StreamMisused`: elsewhere a stream is what a call comes to. So do a `with` and a `for`."""
+            raise StreamMisused(OUTSIDE)
+
+        def __iter__(self):
+            raise StreamMisused("its events come while the loop runs: async with model.stream(…) as events, async for")
+
+        __enter__ = __await__
+
+        def __exit__(self, *exc_info):
+            """Is never reached."""
 
     def __aiter__(self) -> Self:
         self._entered()

@@ -177,14 +177,3 @@ INSTEAD = {name: said for said, names in _SAID.items() for name in names.split()
 def plain_name(name: str) -> str:
     """A name as it would be written here: `--ctx-size`, `maxTokens` and `Top_K` in small letters with underscores."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.lstrip("-")).lower().replace("-", "_")
-
-
-METHODS = {
-    "model.complete(prompt), or model.chat(messages)": "generate __call__ create generate_text invoke ainvoke predict",
-    "model.complete(prompt)": "create_completion completion completions completions_create generate_async",
-    "model.chat(messages)": "create_chat_completion chat_completion chat_completions acreate create_message messages",
-    "model.stream(prompt), or model.stream_chat(messages)": "stream_generate generate_stream astream stream_complete",
-    "model.embed(texts)": "create_embedding embeddings encode get_embeddings embed_query embed_documents embedding",
-    "model.unload()": "close shutdown free stop",
-}
-METHOD_INSTEAD = {name: call for call, names in METHODS.items() for name in names.split()}

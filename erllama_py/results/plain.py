@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
+
+from erllama_py.options.attributes import ATTRIBUTES, no_attribute
 
 
 def plain(value: object) -> Any:
@@ -58,8 +60,25 @@ class Result(msgspec.Struct, frozen=True):
         if name == config.tag_field and name is not None:
             return config.tag
         if name not in self.__struct_fields__:
-            raise KeyError(name)
+            raise KeyError(self._said(name))
         return plain(getattr(self, name))
+
+    def _said(self, name: Any) -> Any:
+        """An unknown name, for `KeyError`, with what is there instead where that is known."""
+        if isinstance(name, str) and isinstance(getattr(type(self), name, None), property):
+            return f"{name}: it is an attribute, .{name}"
+        instead = ATTRIBUTES.get(self._called(), {}).get(name) if isinstance(name, str) else None
+        return f"{name}: {instead}" if instead else name
+
+    def _called(self) -> str:
+        """The table of the names that others give to what it has."""
+        return type(self).__name__ if self.__struct_config__.tag is None else "Event"
+
+    if not TYPE_CHECKING:  # checkers know the fields
+
+        def __getattr__(self, name):
+            """Raises `AttributeError`, as encoders that look for a method expect, with what is there instead."""
+            raise AttributeError(no_attribute(type(self).__name__, name, self._called()), name=name, obj=self)
 
     __iter__: ClassVar[Any] = None  # it is no sequence, though it has items
 
