@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any, TypeGuard
 
 from erllama_py.errors import ChatTemplateError
@@ -50,8 +51,7 @@ def check_tools(tools: object) -> list[Message] | None:
 
 def _check_message(message: object, where: str) -> Message:
     if not isinstance(message, Mapping):
-        own = "; append its `message`" if hasattr(message, "message") else ""
-        raise ChatTemplateError(f"{where} is a {type(message).__name__}, not a mapping{own}")
+        raise ChatTemplateError(f"{where} is a {type(message).__name__}, not a mapping{_as_mapping(message)}")
     if not all(isinstance(name, str) for name in message):
         raise ChatTemplateError(f"{where} has a field whose name is no str")
     checked = _without_none(message)
@@ -69,6 +69,17 @@ def _check_message(message: object, where: str) -> Message:
         raise ChatTemplateError(f"{where}: its thinking is a str, not {type(thought).__name__}")
     _check_content(checked.get("content"), bool(calls) or thought is not None, where)
     return checked
+
+
+def _as_mapping(message: object) -> str:
+    """How what was given for a message is made one."""
+    if hasattr(message, "message"):
+        return "; append its `message`"
+    if callable(getattr(type(message), "model_dump", None)):
+        return "; give its model_dump(exclude_none=True)"
+    if is_dataclass(message):
+        return "; dataclasses.asdict makes one of it"
+    return '; such as {"role": "user", "content": "…"}' if isinstance(message, str | tuple) else ""
 
 
 def _check_content(content: object, optional: bool, where: str) -> None:

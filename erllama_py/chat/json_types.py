@@ -16,6 +16,7 @@ import msgspec
 
 from erllama_py.chat.schema import FORMATS, check_size, schemas_in
 from erllama_py.errors import InvalidSchema
+from erllama_py.errors.shown import shown
 
 _TIMES = (msgspec.inspect.DateTimeType, msgspec.inspect.TimeType)
 _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
@@ -30,7 +31,9 @@ def schema_of(kind: Any) -> dict[str, Any]:
     except Exception as error:  # the type's own code may run
         # msgspec first says how its own calls could be told more.
         reason = str(error).rpartition("\n\n")[2] if type(error) is TypeError else error
-        raise InvalidSchema(f"{kind!r} has no JSON schema: {reason}") from error
+        known = isinstance(kind, type) or callable(kind) or typing.get_origin(kind) is not None
+        one = "" if known else f"a {type(kind).__name__} is a value and no type; "
+        raise InvalidSchema(f"{one}{shown(kind)} has no JSON schema: {str(reason).partition(chr(10))[0]}") from error
     check_size(schema)
     for one in schemas_in(schema):
         _make_held(one)

@@ -28,6 +28,8 @@ def check_lark(text: str) -> None:
     """Raises `InvalidGrammar` for a text that is no Lark, or beyond a limit."""
     if text.count(":") > MAX_COLONS:
         raise InvalidGrammar(f"the grammar has more than {MAX_COLONS} colons")
+    if re.search(r"^\s*[\w-]+\s*:=", text, re.MULTILINE):
+        raise InvalidGrammar("a rule of GBNF is written with two colons: `root ::= …`")
     if _RULE.search(text) is None:
         raise InvalidGrammar("expecting a rule: `root ::= …` in GBNF, or `start: …` in Lark")
     if "%lark" in text:

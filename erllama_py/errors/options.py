@@ -31,7 +31,8 @@ class TierNotFound(ErllamaError):
     def describe(self) -> str:
         running = f"running: {', '.join(self.running) or 'none'}"
         if self.kind is None:
-            return f"no tier is running under the name {self.tier_srv!r}; {running}"
+            made = f'Runtime(tiers={{"{self.tier_srv}": DiskTier("/a/directory")}}) starts one'
+            return f"no tier is running under the name {self.tier_srv!r}: {made}; {running}"
         made = f'Runtime(tiers={{"{self.kind}": {{"kind": "{self.kind}", "root": "/a/directory"}}}}) starts one'
         return f"no tier of the kind {self.kind!r} is running: {made}; {running}"
 

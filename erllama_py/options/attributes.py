@@ -33,7 +33,7 @@ _MODEL = {
 }
 _SESSION = {
     "chat(text), or stream_chat(text)": "generate ask send prompt invoke send_message add_message append say",
-    "stream_chat(text)": "stream astream send_message_stream",
+    "stream_chat(text)": "astream send_message_stream",
     "messages": "history get_history turns memory",
     "trim(turns)": "truncate shorten pop",
     "end()": "close stop delete reset clear free",

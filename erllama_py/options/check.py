@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from erllama_py.errors import InvalidOption
 from erllama_py.errors.shown import shown
+from erllama_py.options.elsewhere import WRITTEN
 from erllama_py.options.names import UNKNOWN, CheckedNames, is_section, option_names, section_of_each, types_of, unknown
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -38,7 +39,7 @@ _SECRETS = {"cache_salt", "hash", "salt", "secret", "thinking_signing_key", "tls
 _PATH = re.compile(r" - at (?P<key>`key` in )?`\$\.(?P<option>[\w.\[\]]*?)(\[(?P<index>\d+|\.\.\.)\])?`$")
 _STEP = re.compile(r"\w+|(?<=\[)\d+")  # of such a path: a name, or a place in a list
 _MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`(?: - at `\$\.(?P<path>[\w.\[\]]+)`)?$")
-_WORDS = {"object": "a mapping", "array": "a list", "null": "None"}
+_WORDS = {"object": "a mapping", "array": "a list", "null": "None", "duration": "timedelta"}
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, metaclass=CheckedNames):
@@ -126,10 +127,23 @@ def _refusal(text: str, options: Mapping[str, Any], kind: type[msgspec.Struct]) 
     if problem.startswith("Invalid enum value"):
         problem = f"expected one of {', '.join(map(repr, choices(kind, option)))}"
     problem = re.sub(r"`([^`]*)`", lambda quoted: _spoken(quoted[1]), problem)
+    problem += _instead(option, value, problem) if not each else ""
     if "got" not in problem and not each:
         hidden = isinstance(value, str) and option.rpartition(".")[2] in _SECRETS
         problem += f", got {len(value) if ' length ' in problem else 'another text' if hidden else shown(value)}"
     return InvalidOption(option, problem[:1].lower() + problem[1:])
+
+
+def _instead(option: str, value: object, problem: str) -> str:
+    """What to write for a value that other libraries take."""
+    if value is None:
+        return ": leave it out for the default"
+    if not isinstance(value, str) or not re.match(r"expected `?(int|float)", problem, re.I):
+        return ""
+    if re.fullmatch(r"-?\d{1,18}" + (r"(\.\d{1,18})?" if "float" in problem else ""), value):
+        return f": write {value} without quotes"
+    said = WRITTEN.get(option.rpartition(".")[2])
+    return f": {said}" if said else ""
 
 
 def _spoken(types: str) -> str:

@@ -26,11 +26,10 @@ CALLED_ELSEWHERE = {
     "grammar": "guided_grammar grammar_string gbnf lark ebnf cfg",
     "logprobs": "top_logprobs n_probs return_logprobs output_logprobs output_scores",
     "logprobs_after": "post_sampling_probs",
-    "prompt_logprobs": "echo logprob_start_len",
+    "prompt_logprobs": "logprob_start_len",
     "n": "num_return_sequences best_of n_cmpl",
-    "special": "skip_special_tokens",
     "reproducible": "deterministic",
-    "temperature": "temp do_sample",
+    "temperature": "temp",
     "typical_p": "typ_p typical",
     "xtc_probability": "xtc_p",
     "repetition_penalty": "repeat_penalty penalty_repeat rep_pen",
@@ -53,7 +52,7 @@ CALLED_ELSEWHERE = {
     "session_id": "id_slot slot_id conversation_id thread_id chat_id previous_response_id conversation",
     "tools": "functions",
     "tool_choice": "function_call",
-    "template_kwargs": "chat_template_kwargs reasoning_effort documents",
+    "template_kwargs": "chat_template_kwargs documents",
     "exact_turns": "preserve_thinking",
     "max_rounds": "max_steps max_turns max_iterations",
     "normalize": "normalize_embeddings embd_normalize",
@@ -61,7 +60,7 @@ CALLED_ELSEWHERE = {
     "top_n": "top_k_documents",
     "model_path": "path model filename file gguf model_file model_name model_name_or_path hf_file",
     "n_ctx": """
-        num_ctx ctx_size max_model_len max_seq_len max_seq_length context_length max_context_len
+        num_ctx ctx_size context ctx max_model_len max_seq_len max_seq_length context_length max_context_len
         context_window
     """,
     "n_seq_max": "parallel n_parallel num_parallel max_num_seqs max_batch_size np",
@@ -70,17 +69,19 @@ CALLED_ELSEWHERE = {
     "n_gpu_layers": "num_gpu ngl gpu_layers n_gpu num_gpu_layers device_map device gpu cuda",
     "n_threads": "num_thread threads num_threads",
     "n_threads_batch": "threads_batch",
-    "use_mmap": "mmap no_mmap",
+    "use_mmap": "mmap",
     "use_mlock": "mlock",
     "split_mode": "sm tensor_parallel_size pipeline_parallel_size",
     "tensor_split": "max_memory",
     "flash_attn": "flash_attention attn_implementation fa",
     "type_k": "cache_type_k kv_cache_dtype kv_cache_type ctk",
     "type_v": "cache_type_v ctv",
-    "offload_kqv": "no_kv_offload kv_offload",
+    "offload_kqv": "kv_offload",
     "tiers": "disk disk_cache cache_dir cache_path slot_save_path prompt_cache kv_cache_dir",
     "ram_quota_bytes": "cache_ram ram_quota cache_size ram_cache_size capacity_bytes",
     "root": "path dir directory folder location",
+    "replies": "reply responses answers",
+    "seconds_per_token": "delay latency token_delay",
     "quota_bytes": "size max_size quota capacity max_bytes size_bytes limit max_size_bytes",
 }
 ELSEWHERE: dict[str, tuple[str, ...]] = {}
@@ -112,7 +113,21 @@ _SAID = {
     "there is no beam search; `n` draws several replies": """
         num_beams beam_width use_beam_search length_penalty early_stopping num_beam_groups
     """,
-    "a reply never repeats its prompt; prompt_logprobs scores one": "return_full_text",
+    "a reply never repeats its prompt; prompt_logprobs scores one": "return_full_text echo",
+    'it goes to the template: template_kwargs={"reasoning_effort": "low"}': "reasoning_effort effort",
+    "they are left out by default: special=True shows them": "skip_special_tokens remove_special_tokens",
+    "temperature=0.0 always takes the likeliest token": "do_sample greedy",
+    "it is the other way round: model_opts.use_mmap=False": "no_mmap",
+    "it is the other way round: context_opts.offload_kqv=False": "no_kv_offload",
+    "a conversation goes on in a session: model.session()": "context history",
+    "a prompt begins as its model expects; as a list of ids it is taken as it is": "add_special_tokens add_bos bos",
+    "vectors are an array: tolist() makes lists, tobytes() bytes": "encoding_format output_dtype",
+    "they are given with each request; a dict of them goes to `options`": """
+        request default_options defaults request_options default_params default_request options_default
+    """,
+    "prefixes are saved in memory by themselves; `policy` says when, Runtime(tiers=…) where else": "cache caching",
+    "a crashed model is always started again, within a budget": "restart auto_restart",
+    "it runs in the event loop of its `async with`": "loop event_loop",
     "put the model's own tokens for filling in into a prompt of `complete`": """
         suffix infill input_prefix input_suffix
     """,
@@ -171,6 +186,17 @@ _SAID = {
     "min_tokens=None saves nothing": "enabled enable disabled",
     "rows have no age: the quota says when they go": "max_age expire",
 }
+_NUMBERS = {
+    "it is a number of bytes, such as 5 << 30": "quota_bytes ram_quota_bytes save_buffer_bytes",
+    "-1 is all layers, 0 none": "n_gpu_layers",
+    "leave it out for what computes fastest": "n_threads n_threads_batch",
+    "it is a number of tokens, 0 for as many as the model was trained with": "n_ctx",
+    "it is a number of seconds": "deadline queue_wait",
+    "it is a number, the higher the sooner; 0 by default": "priority",
+    "it is a number of milliseconds": "session_idle_ms turn_ms evict_save_timeout_ms",
+}
+WRITTEN = {name: said for said, names in _NUMBERS.items() for name in names.split()}
+"""What to write for a number that was given in words."""
 INSTEAD = {name: said for said, names in _SAID.items() for name in names.split()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,10 +18,12 @@ def load_call(model_id: object, config: object, given: Mapping[str, object]) -> 
     """The id, None where one is to be made, and the configuration with what is `given` by keyword.
 
     The path of a GGUF file may stand for a configuration that has no more than that; a str alone is one where it ends
-    in `.gguf`, since that is no name to give a model. Raises `InvalidOption`.
+    in `.gguf` or begins as paths do, since that is no name to give a model. Raises `InvalidOption`.
     """
+    if model_id is not None and config is not None:
+        _check_order(model_id, config)
     named = config is not None or (isinstance(model_id, str) and not _is_file(model_id) and bool(given))
-    chosen = check_name(model_id) if named else None
+    chosen = check_name(model_id) if named and model_id is not None else None
     options = config if named else model_id
     if isinstance(options, str) and not named and not _is_file(options):
         raise InvalidOption("config", f"{options[:80]!r} alone is an id: give the file too, as in {_EXAMPLE}")
@@ -30,7 +33,15 @@ def load_call(model_id: object, config: object, given: Mapping[str, object]) -> 
 
 
 def _is_file(text: str) -> bool:
-    return text.lower().endswith(".gguf")
+    return text.lower().endswith(".gguf") or text.startswith(("/", "./", "../", "~"))
+
+
+def _check_order(model_id: object, config: object) -> None:
+    """Refuse an id behind its configuration."""
+    options_first = isinstance(model_id, Mapping | ModelConfig | os.PathLike) and isinstance(config, str)
+    both = isinstance(model_id, str) and isinstance(config, str)
+    if options_first or (both and _is_file(str(model_id)) and not re.search(r"\.gguf$|[/\\]", str(config), re.I)):
+        raise InvalidOption("config", f"{str(config)[:80]!r} stands behind it as an id, which goes first: {_EXAMPLE}")
 
 
 def _with(options: object, given: Mapping[str, object]) -> object:

@@ -8,6 +8,7 @@ with the option's dotted path. The options of one request are in `request`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -270,7 +271,7 @@ def parse_model_config(options: object, policy: PolicyOpts = DEFAULT_POLICY) -> 
         raise InvalidOption("config", f"{expected}, got {type(options).__name__}")
     config = convert(
         options, ModelConfig, model_path=plain_path, fingerprint=hex_digest, ctx_params_hash=hex_digest,
-        thinking_signing_key=key_bytes,
+        thinking_signing_key=key_bytes, tier=_name_of_tier, tier_srv=_name_of_tier,
     )  # fmt: skip
     config = msgspec.structs.replace(config, policy=filled(config.policy, policy))
     if config.context_opts.n_ctx is None and config.context_size is not None:
@@ -285,6 +286,13 @@ def parse_model_config(options: object, policy: PolicyOpts = DEFAULT_POLICY) -> 
         context_opts=_resolve_context(config.context_opts),
         quant_type=None if config.quant_type is None else config.quant_type.lower(),
     )
+
+
+def _name_of_tier(given: object) -> object:
+    """What a model says of its tier; the tier itself, or its directory, is for the runtime. Raises `ValueError`."""
+    if isinstance(given, Mapping | os.PathLike) or (isinstance(given, str) and "/" in given):
+        raise ValueError('it is a name, such as "disk"; Runtime(tiers={"disk": DiskTier("/a/directory")}) starts it')
+    return given
 
 
 def with_trained_context(config: ModelConfig, n_ctx_train: int) -> ModelConfig:

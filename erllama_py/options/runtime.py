@@ -102,7 +102,8 @@ def parse_runtime_options(tiers: object, policy: object, pressure: object, **pla
 
 def _parse_tiers(tiers: object) -> dict[str, TierSpec]:
     if not isinstance(tiers, Mapping):
-        raise InvalidOption("tiers", f"expected a mapping of names to tiers, got {type(tiers).__name__}")
+        expected = "expected a mapping of names to tiers"
+        raise InvalidOption("tiers", f'{expected}, got {type(tiers).__name__}: {{"disk": DiskTier("/a/directory")}}')
     parsed: dict[str, TierSpec] = {}
     for name, spec in tiers.items():
         if check_name(name, "tiers") == RAM_TIER:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -83,7 +84,8 @@ def parse_tier(spec: object) -> TierSpec:
     if isinstance(spec, TierSpec):
         return _checked(msgspec.structs.asdict(spec), type(spec))
     names = ", ".join(sorted(kind.__name__ for kind in kinds.values()))
-    raise InvalidOption("options", f"expected {names} or a mapping, got {type(spec).__name__}")
+    made = f": DiskTier({os.fspath(spec)!r})" if isinstance(spec, str | os.PathLike) else ""
+    raise InvalidOption("options", f"expected {names} or a mapping, got {type(spec).__name__}{made}")
 
 
 def _checked(options: dict[Any, Any], kind: type[TierSpec]) -> TierSpec:

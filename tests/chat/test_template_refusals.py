@@ -155,7 +155,7 @@ def test_calls_that_a_template_fails_on_are_named() -> None:
         ("Hello", MESSAGES + ", not str"),
         (None, MESSAGES + ", not NoneType"),
         ({"role": "user", "content": "Hello"}, MESSAGES + ", not dict"),
-        (["Hello"], "message 1 is a str, not a mapping"),
+        (["Hello"], 'message 1 is a str, not a mapping; such as {"role": "user", "content": "…"}'),
         ([*HELLO, {"content": "Hello"}], "message 2 has no role; a str such as 'user' expected"),
         ([{"role": 1, "content": "Hello"}], "message 1 has no role; a str such as 'user' expected"),
         ([{"role": "user"}], "message 1: content is a str or a list of text parts, not NoneType"),

@@ -56,4 +56,31 @@ def test_an_address_is_no_path() -> None:
     """It was made absolute before, as the path that it looked like."""
     assert "Nothing is downloaded here" in at_path("/srv/https:/hub.example/model.gguf")
     assert "Nothing is downloaded here" in at_path("/srv/hf:/org/model.gguf")
-    assert at_path("/srv/model.gguf") == ""
+    assert "Nothing is downloaded here" in at_path("/srv/hf.co/org/model:Q4_K_M")
+    assert "not an address: '/models/a.gguf'" in at_path("/srv/file:/models/a.gguf")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("org/model-GGUF", "there is no directory {0}/org; a path of a GGUF file is expected, nothing is downloaded"),
+        ("llama3.2:1b", "nothing is downloaded here"), ("no/such/m.gguf", "there is no directory {0}/no"),
+        ("smol.Q4_1.gguf", "there is Smol.Q4_1.gguf"), ("Smol.Q4_0.gguf", "there is Smol.Q4_1.gguf"),
+        (" m.gguf", "a blank or a quote"), ('"m.gguf"', "a blank or a quote"), ("m.gguf\n", "a blank or a quote"),
+        ("$HOME/m.gguf", "os.path.expandvars"), ("%APPDATA%/m.gguf", "os.path.expandvars"), ("*.gguf", "glob.glob"),
+        ("other.gguf", "No such file or directory"),
+    ],
+)  # fmt: skip
+def test_a_path_at_which_there_is_nothing_says_what_may_have_been_meant(tmp_path: Path, name: str, said: str) -> None:
+    """Names of hubs and of Ollama, and the usual slips."""
+    (tmp_path / "Smol.Q4_1.gguf").touch()
+    with pytest.raises(ModelFileNotFound) as caught:
+        check_file(f"{tmp_path}/{name}")
+    assert said.format(tmp_path) in caught.value.problem
+    assert "\n" not in caught.value.problem
+
+
+def test_a_link_that_leads_nowhere_is_told_by_the_system(tmp_path: Path) -> None:
+    """It is there."""
+    (tmp_path / "m.gguf").symlink_to(tmp_path / "gone.gguf")
+    assert at_path(str(tmp_path / "m.gguf")) == ""

@@ -51,4 +51,5 @@ def test_a_wrong_value_is_refused_with_what_was_expected(option: str, value: obj
     """Each names its option."""
     with pytest.raises(InvalidOption) as caught:
         parse_request_options({option: value})
-    assert (caught.value.option, caught.value.problem) == (option, problem)
+    assert caught.value.option == option
+    assert caught.value.problem.startswith(problem)  # what to write instead may follow

@@ -49,11 +49,13 @@ def refusal(call: Callable[[], object]) -> InvalidOption:
         (loaded, "ctx_size", "context_opts.n_ctx"), (loaded, "max_model_len", "context_opts.n_ctx"),
         (loaded, "num_ctx", "context_opts.n_ctx"), (loaded, "max_num_seqs", "context_opts.n_seq_max"),
         (loaded, "kv_cache_dtype", "context_opts.type_k"), (loaded, "model_name_or_path", "model_path"),
-        (loaded, "no_mmap", "model_opts.use_mmap"), (loaded, "--threads", "context_opts.n_threads"),
+        (loaded, "mmap", "model_opts.use_mmap"), (loaded, "--threads", "context_opts.n_threads"),
         (asked, "maxTokens", "response_tokens"), (asked, "max_length", "response_tokens"),
         (asked, "stop_words", "stop_sequences"), (asked, "request_timeout", "deadline"), (asked, "topK", "top_k"),
         (asked, "json_mode", "json_schema"), (asked, "documents", "template_kwargs"),
-        (asked, "previous_response_id", "session_id"), (tier, "path", "root"), (tier, "max_size", "quota_bytes"),
+        (asked, "previous_response_id", "session_id"), (loaded, "context", "context_opts.n_ctx"),
+        (loaded, "delay", "stub.seconds_per_token"), (loaded, "responses", "stub.replies"),
+        (tier, "path", "root"), (tier, "max_size", "quota_bytes"),
     ],
 )  # fmt: skip
 def test_a_name_of_another_library_leads_to_the_option_that_it_is_here(
@@ -72,7 +74,11 @@ def test_a_name_of_another_library_leads_to_the_option_that_it_is_here(
         (asked, "model", "runtime.model(id)"), (asked, "num_beams", "no beam search"),
         (asked, "n_keep", "ContextOverflow"),
         (asked, "logits_processor", "logit_bias"), (asked, "on_token", "events"), (asked, "use_cache", "policy"),
-        (asked, "user", "leave it out"), (asked, "images", "text alone"), (asked, "sampling_params", "by keyword"),
+        (asked, "user", "leave it out"), (asked, "reasoning_effort", "template_kwargs={"),
+        (asked, "skip_special_tokens", "special=True"), (asked, "do_sample", "temperature=0.0"),
+        (asked, "echo", "prompt_logprobs"), (asked, "context", "session"), (loaded, "defaults", "each request"),
+        (loaded, "cache", "Runtime(tiers"), (loaded, "no_mmap", "use_mmap=False"),
+        (asked, "images", "text alone"), (asked, "sampling_params", "by keyword"),
         (asked, "num_ctx", "it is set when the model is loaded: context_opts.n_ctx"),
         (asked, "n_gpu_layers", "it is set when the model is loaded: model_opts.n_gpu_layers"),
         (asked, "pooling", "an option of `embed`"), (loaded, "temperature", "an option of each request"),
@@ -167,7 +173,9 @@ PATH = {"model_path": "m.gguf"}
         (("M.GGUF",), {}, (None, {"model_path": "M.GGUF"})), (("a", "b"), {}, ("a", {"model_path": "b"})),
         ((PATH,), {}, (None, PATH)), (("a", PATH), {}, ("a", PATH)), (("a",), PATH, ("a", PATH)),
         ((), PATH, (None, PATH)), (("m.gguf",), {"tier": "disk"}, (None, {**PATH, "tier": "disk"})),
-        (("a", "m.gguf"), {"tier": "disk"}, ("a", {**PATH, "tier": "disk"})),
+        (("a", "m.gguf"), {"tier": "disk"}, ("a", {**PATH, "tier": "disk"})), ((None, PATH), {}, (None, PATH)),
+        (("/blobs/sha256-1",), {}, (None, {"model_path": "/blobs/sha256-1"})),
+        (("~/m",), {}, (None, {"model_path": "~/m"})), (("a.gguf", "b.gguf"), {}, ("a.gguf", {"model_path": "b.gguf"})),
     ],
 )  # fmt: skip
 def test_a_load_is_called_with_a_file_where_it_can_only_mean_one(
@@ -189,7 +197,9 @@ def test_keywords_beside_a_struct_replace_what_it_has() -> None:
     ("args", "keywords", "said"),
     [
         (("tiny",), {}, "'tiny' alone is an id"), ((), {}, "a file or a configuration is needed"),
-        (("llama3:8b",), {}, "alone is an id"), ((PATH,), PATH, "given twice"), (("m.gguf",), PATH, "given twice"),
+        (("m.gguf", "tiny"), {}, "an id, which goes first"), ((PATH, "tiny"), {}, "an id, which goes first"),
+        ((Path("m.gguf"), "tiny"), {}, "an id, which goes first"), (("llama3:8b",), {}, "alone is an id"),
+        ((PATH,), PATH, "given twice"), (("m.gguf",), PATH, "given twice"),
     ],
 )  # fmt: skip
 def test_a_load_that_could_mean_nothing_says_how_it_is_called(
@@ -209,3 +219,31 @@ def test_a_checked_config_is_a_struct_that_msgspec_still_converts() -> None:
     """The class that checks names changes nothing else of a struct."""
     assert msgspec.convert({"n_ctx": 3}, erllama.ContextOpts).n_ctx == 3
     assert msgspec.structs.replace(erllama.ContextOpts(), n_ctx=3) == erllama.ContextOpts(n_ctx=3)
+
+
+@pytest.mark.parametrize(
+    ("parse", "option", "value", "said"),
+    [
+        (asked, "temperature", "0.7", "got str: write 0.7 without quotes"),
+        (asked, "temperature", None, "leave it out for the default"),
+        (asked, "response_tokens", "16", "write 16 without quotes"), (asked, "deadline", "1s", "a number of seconds"),
+        (asked, "stop_sequences", None, "leave it out for the default"), (asked, "priority", "high", "the sooner"),
+        (tier, "quota_bytes", "5GB", "a number of bytes, such as 5 << 30"), (loaded, "tier", "/rows", "DiskTier"),
+        (loaded, "tier", erllama.DiskTier("/rows"), "DiskTier"), (loaded, "tier_srv", Path("rows"), "DiskTier"),
+    ],
+)  # fmt: skip
+def test_a_value_as_other_libraries_take_it_says_what_to_write(
+    parse: Callable[..., Any], option: str, value: object, said: str
+) -> None:
+    """A number as a text, None for a default, a tier where its name is expected."""
+    assert said in refusal(lambda: parse(**{option: value})).problem
+
+
+def test_so_do_numbers_in_words() -> None:
+    """Of the layers on a GPU, for one."""
+    assert "-1 is all layers" in refusal(lambda: loaded(model_opts={"n_gpu_layers": "all"})).problem
+    assert "computes fastest" in refusal(lambda: loaded(context_opts={"n_threads": "auto"})).problem
+    runtime: Any = erllama.Runtime
+    assert 'DiskTier("/a/directory")' in refusal(lambda: runtime(tiers="/rows")).problem
+    assert "DiskTier('/rows')" in refusal(lambda: runtime(tiers={"disk": "/rows"})).problem
+    assert "a function of an id" in refusal(lambda: runtime(backend_factory="stub")).problem

@@ -159,7 +159,8 @@ def test_a_wrong_value_is_refused_with_what_was_expected(option: str, value: obj
     """Before the model hears of the request."""
     with pytest.raises(InvalidOption) as caught:
         parse_request_options({option: value})
-    assert (caught.value.option, caught.value.problem) == (option, problem)
+    assert caught.value.option == option
+    assert caught.value.problem.startswith(problem)  # what to write instead may follow
 
 
 @pytest.mark.parametrize(
@@ -350,8 +351,8 @@ async def test_every_option_is_read_on_the_way_of_a_request(monkeypatch: pytest.
         ("max_completion_tokens", "response_tokens"), ("mirostat_mode", "mirostat"), ("mirostat_lr", "mirostat_eta"),
         ("think", "thinking"), ("enable_thinking", "thinking"), ("reasoning_budget", "thinking_budget_tokens"),
         ("typ_p", "typical_p"), ("penalty_repeat", "repetition_penalty"), ("sampler_seq", "samplers"),
-        ("skip_special_tokens", "special"), ("suppress_tokens", "logit_bias"), ("deterministic", "reproducible"),
-        ("function_call", "tool_choice"), ("reasoning_effort", "template_kwargs"),
+        ("suppress_tokens", "logit_bias"), ("deterministic", "reproducible"),
+        ("function_call", "tool_choice"), ("chat_template_kwargs", "template_kwargs"),
     ],
 )  # fmt: skip
 def test_a_name_of_another_library_leads_to_ours(elsewhere: str, here: str) -> None:

@@ -45,7 +45,8 @@ def test_a_runtime_refuses_what_it_could_not_work_with(options: dict[str, Any], 
     """When it is made, and not at the first request."""
     with pytest.raises(erllama.InvalidOption) as caught:
         erllama.Runtime(**options)
-    assert (caught.value.option, caught.value.problem) == (option, problem)
+    assert caught.value.option == option
+    assert caught.value.problem.startswith(problem)  # what to write instead may follow
 
 
 def test_the_nearest_name_is_written_as_the_caller_would_write_it() -> None:

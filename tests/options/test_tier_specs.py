@@ -49,7 +49,8 @@ WRONG: list[tuple[object, str, str]] = [
 def test_what_is_no_tier_is_refused_in_one_sentence(spec: object, option: str, problem: str) -> None:
     """Structs are checked as mappings are: their constructors check nothing."""
     error = refusal(spec)
-    assert (error.option, error.problem) == (option, problem)
+    assert error.option == option
+    assert error.problem.startswith(problem)  # what to write instead may follow
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:

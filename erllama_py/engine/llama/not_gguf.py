@@ -1,13 +1,20 @@
 """What a file is that is no GGUF file, and what a path is that names none, for the errors of loads. Only `at_path`
-looks at the disk: it lists a directory."""
+looks at the disk: it lists a directory.
+
+`at_path` is for what is at a path, and for what is not there."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
+from contextlib import suppress
+from itertools import islice
 
 HEAD_BYTES = 512  # enough for what files begin with, and for the whole of a Git LFS pointer
+MOST_ENTRIES = 10_000  # of a directory that are looked at
 
+_NO_DOWNLOAD = "; a path of a GGUF file is expected, nothing is downloaded here"
 _CONVERT = "llama.cpp's convert_hf_to_gguf.py makes a GGUF file of it"
 _LFS = re.compile(rb"version https://git-lfs\.github\.com/spec/")
 _LFS_SIZE = re.compile(rb"^size (\d+)$", re.MULTILINE)
@@ -57,9 +64,42 @@ def what_it_is(head: bytes) -> str:
 def at_path(path: str) -> str:
     """What is at a path that is no regular file, or what was meant by it; empty where nothing is known."""
     if os.path.isdir(path):
-        files = sorted(name for name in os.listdir(path) if name.lower().endswith(".gguf"))
+        files = sorted(_gguf_files(path).values())
         held = f", and has {', '.join(files[:3])}" if files else ""
         return f"it is a directory{held}: give the GGUF file itself"
-    if re.search(r"(^|/)(https?|hf|file):/", path):
+    return "" if os.path.lexists(path) else _missing(path)
+
+
+def _missing(path: str) -> str:
+    """What may have been meant by a path at which there is nothing."""
+    if file := re.search(r"(?:^|/)file:/+(.*)", path):
+        return f"No such file: a path is expected, not an address: '/{file[1]}'"
+    if re.search(r"(^|/)(https?|hf|ollama):/?|(^|/)(hf\.co|huggingface\.co)/", path):
         return "No such file: a path is expected, not an address. Nothing is downloaded here"
-    return ""
+    name, folder = os.path.basename(path), os.path.dirname(path)
+    problem = "No such file or directory"
+    if re.search(r"""(^|/)[\s"']|[\s"']$""", path):
+        return f"{problem}: there is a blank or a quote around the path, or around a part of it"
+    if re.search(r"\$\w|\$\{|%\w+%", path):
+        return f"{problem}: variables in a path are left as they are, os.path.expandvars replaces them"
+    if re.search(r"[*?]", path):
+        return f"{problem}: a path is no pattern, glob.glob finds the files of one"
+    if not os.path.isdir(folder):
+        first = folder
+        while first != os.path.dirname(first) and not os.path.isdir(os.path.dirname(first)):
+            first = os.path.dirname(first)
+        return f"{problem}: there is no directory {first}" + _NO_DOWNLOAD * (not _is_gguf(name))
+    if near := difflib.get_close_matches(name.lower(), names := _gguf_files(folder), n=1):
+        return f"{problem}; there is {names[near[0]]}"
+    return problem + (_NO_DOWNLOAD if not _is_gguf(name) else "")
+
+
+def _is_gguf(name: str) -> bool:
+    return name.lower().endswith(".gguf")
+
+
+def _gguf_files(folder: str) -> dict[str, str]:
+    """The GGUF files of a directory by their names in small letters; nothing where it cannot be read."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return {one.name.lower(): one.name for one in islice(entries, MOST_ENTRIES) if _is_gguf(one.name)}
+    return {}
