@@ -91,9 +91,10 @@ class Runtime(ModelCalls, OtherNames):
             switch_seconds=switch_seconds, home=home,
         )  # fmt: skip
         self._home = home_folder(options.home)
-        if not callable(backend_factory):
+        factory: object = backend_factory
+        if not callable(factory):
             expected = "a function of an id and a configuration is expected"
-            raise errors.InvalidOption("backend_factory", f"{expected}, got {type(backend_factory).__name__}")
+            raise errors.InvalidOption("backend_factory", f"{expected}, got {type(factory).__name__}")
         own = backend_factory is make_backend
         self._make_backend = partial(make_backend, home=self._home) if own else backend_factory
         self._buffers = BufferPool(options.save_buffer_bytes)

@@ -32,8 +32,8 @@ def schema_of(kind: Any) -> dict[str, Any]:
         # msgspec first says how its own calls could be told more.
         reason = str(error).rpartition("\n\n")[2] if type(error) is TypeError else error
         known = isinstance(kind, type) or callable(kind) or typing.get_origin(kind) is not None
-        one = "" if known else f"a {type(kind).__name__} is a value and no type; "
-        raise InvalidSchema(f"{one}{shown(kind)} has no JSON schema: {str(reason).partition(chr(10))[0]}") from error
+        value = "" if known else f"a {type(kind).__name__} is a value and no type; "
+        raise InvalidSchema(f"{value}{shown(kind)} has no JSON schema: {str(reason).partition(chr(10))[0]}") from error
     check_size(schema)
     for one in schemas_in(schema):
         _make_held(one)
