@@ -6,6 +6,8 @@ what is large, such as the server, when they are called.
 
 from __future__ import annotations
 
+import inspect as inspection
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -16,6 +18,7 @@ import erllama_py as erllama
 from erllama_py.serve.cli.complete import complete
 from erllama_py.serve.cli.config_check import check
 from erllama_py.serve.cli.demo import demo
+from erllama_py.serve.cli.elsewhere import of_command, of_option
 from erllama_py.serve.cli.ending import DONE, USAGE, UsageError
 from erllama_py.serve.cli.inspect import inspect
 from erllama_py.serve.cli.key import key
@@ -66,5 +69,15 @@ def dispatch(arguments: Sequence[str]) -> int:
     except CycloptsError as error:
         known = (*EXAMPLES, "config")
         command = f" {arguments[0]}" if arguments[0] in known else ""
-        raise UsageError(f"{str(error).rstrip('.')}; see: erllama{command} --help") from None
+        instead = _instead(arguments[0], str(error))
+        problem = re.sub(r"\. Did you mean [^ ]+\?", "", str(error)) if instead else str(error)
+        raise UsageError(f"{problem.rstrip('.')}{instead}; see: erllama{command} --help") from None
     return code if isinstance(code, int) else DONE
+
+
+def _instead(command: str, problem: str) -> str:
+    """What is here for an option, or for a command, that other programs have."""
+    if command not in COMMANDS:
+        return of_command(command)
+    options = {name.replace("_", "-") for name in inspection.signature(COMMANDS[command]).parameters}
+    return of_option(problem, options)
