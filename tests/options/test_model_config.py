@@ -137,9 +137,8 @@ def test_a_wrong_value_is_refused_with_its_path_and_what_was_expected(option: st
     """One sentence says which option, what it takes and what it got; no number is guessed from a text."""
     section, _, name = option.rpartition(".")
     error = refusal(stub(**{section: {name: value}} if section else {name: value}))
-    assert error.option == option
+    assert (error.option, error.nearest) == (option, None)
     assert error.problem.startswith(problem)  # what to write instead may follow
-    assert error.nearest is None
     assert str(error) == f"option {option!r}: {error.problem}"
 
 
