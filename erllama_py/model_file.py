@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import msgspec
@@ -42,15 +43,15 @@ def inspect_model(
     if context_sizes is not None:
         _check_sizes(context_sizes, config.context_opts.sequences)
     # Signals are for the main thread, and what they raise in a callback of llama.cpp is lost: Ctrl-C would do nothing.
-    threads = Threads("inspect", 1)
+    threads, unwanted = Threads("inspect", 1), threading.Event()
     try:
-        return threads.call(_inspect, config, context_sizes)
+        return threads.call(_inspect, config, context_sizes, lambda: not unwanted.is_set(), leave=unwanted.set)
     finally:
         threads.close()
 
 
-def _inspect(config: ModelConfig, context_sizes: Sequence[int] | None) -> ModelFile:
-    with inspected(str(config.model_path), home_folder() if config.probe else None) as found:
+def _inspect(config: ModelConfig, context_sizes: Sequence[int] | None, wanted: Callable[[], bool]) -> ModelFile:
+    with inspected(str(config.model_path), home_folder() if config.probe else None, wanted) as found:
         file, model = found.file, found.model
         sizes = default_sizes(model.n_ctx_train) if context_sizes is None else context_sizes
         dialect = _dialect(found, model.chat_template)

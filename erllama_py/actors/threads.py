@@ -71,13 +71,14 @@ class Threads:
             raise
         return future.result()
 
-    def call(self, function: Callable[..., T], *args: object) -> T:
+    def call(self, function: Callable[..., T], *args: object, leave: Callable[[], None] = lambda: None) -> T:
         """Call `function` on a thread and wait for it, outside of an event loop. What a signal raises meanwhile comes
-        when it is done; a second signal does not wait."""
+        when it is done, after `leave` has told it so; a second signal does not wait."""
         work = self._pool.submit(function, *args)
         try:
             return work.result()
         except BaseException:
+            leave()
             wait((work,))
             raise
 

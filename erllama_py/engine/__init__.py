@@ -37,12 +37,15 @@ def make_backend(model_id: str, config: ModelConfig, *, home: Path | None = None
     return LlamaBackend(model_id, config, home)
 
 
-def inspected(path: str, home: Path | None = None) -> AbstractContextManager[Inspection]:
+def inspected(
+    path: str, home: Path | None, wanted: Callable[[], bool] = lambda: True
+) -> AbstractContextManager[Inspection]:
     """Look at the GGUF file at `path`; blocks for a third of a second at most, as long as reading a vocabulary takes.
 
-    What is new to `home` is tried in a child first, which takes as long again. Raises as `Backend.inspect` and
-    `Backend.load` do. The llama.cpp bindings are imported only now.
+    What is new to `home` is tried in a child first, which takes as long again; the child is ended, and `LoadCancelled`
+    raised, once this is not `wanted` any more. Raises as `Backend.inspect` and `Backend.load` do. The llama.cpp
+    bindings are imported only now.
     """
     from erllama_py.engine.llama.inspection import inspected as by_llama
 
-    return by_llama(path, home)
+    return by_llama(path, home, wanted)

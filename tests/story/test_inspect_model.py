@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import erllama_py as erllama
-from erllama_py.engine.llama import logs
+from erllama_py.engine.children.ended import Ended
+from erllama_py.engine.llama import logs, probe
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.model_file import SMALLEST, default_sizes
 from erllama_py.serve.models import fetch
@@ -177,3 +180,23 @@ def test_an_interrupt_is_not_lost_while_llama_cpp_writes_a_line(
             erllama.inspect_model(path)
     assert lines
     assert erllama.inspect_model(path).n_files == 1
+
+
+def test_an_interrupt_ends_the_child_in_which_a_file_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hang, and Ctrl-C would do nothing for as long as it has time."""
+    ends: list[str] = []
+
+    def run(task: str, given: Any, *, seconds: float, wanted: Callable[[], bool]) -> Ended:
+        os.kill(os.getpid(), signal.SIGINT)
+        deadline = time.monotonic() + 10
+        while wanted() and time.monotonic() < deadline:
+            time.sleep(0)
+        ends.append("out of time" if wanted() else "unwanted")
+        return Ended("unwanted", -9, "SIGKILL", (), "", 0.1)
+
+    monkeypatch.setattr(probe, "run_child", run)
+    monkeypatch.setattr(probe, "_passed", set())
+    monkeypatch.setenv("ERLLAMA_HOME", str(tmp_path / "home"))
+    with pytest.raises(KeyboardInterrupt):
+        erllama.inspect_model(tiny_gguf("dense", tmp_path))
+    assert ends == ["unwanted"]

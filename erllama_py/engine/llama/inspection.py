@@ -7,7 +7,7 @@ llama.cpp writes while it lays one out: no function tells it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,14 +29,14 @@ _COMPUTE = re.compile(r"(?:compute|output) buffer size = +([\d.]+) MiB")
 
 
 @contextmanager
-def inspected(path: str, home: Path | None = None) -> Iterator[Inspection]:
+def inspected(path: str, home: Path | None, wanted: Callable[[], bool]) -> Iterator[Inspection]:
     """See `erllama_py.engine.inspected`."""
     # Mapped files cannot be laid out without memory.
     config = ModelConfig(model_path=path, model_opts=ModelOpts(use_mmap=False))
-    lib, file = looked_at(config, path, home, lambda: True)
+    lib, file = looked_at(config, path, home, wanted)
     vocabulary = LlamaVocabulary(path)
     weights = Weights(
-        lib, load_model(lib, path, config, path, lambda _: True, weightless=True), path, vocabulary
+        lib, load_model(lib, path, config, path, lambda _: wanted(), weightless=True), path, vocabulary
     )  # fmt: skip
     try:
         if lib.c.llama_model_has_encoder(weights.model):
