@@ -28,7 +28,7 @@ import erllama_py as erllama
 from erllama_py.serve.models import fetch
 
 CELLS, SEQUENCES = (2048, 4096, 8192, 16384), (1, 2, 4, 8)
-RATED = {(2048, 1), (8192, 1), (2048, 4), (8192, 4), (8192, 8), (16384, 4)}
+RATED = {(2048, 1), (8192, 1), (8192, 4)}
 PROMPT, REPLY = 512, 32  # tokens of a prompt that nobody has seen, and of a reply
 AGENTS, SYSTEM, OWN = 4, 256, 32  # who ask at once: tokens of the beginning that they share, and of what is their own
 STREAM = 48  # tokens of the stream beside which another asks
@@ -125,6 +125,7 @@ def rows_of(title: str, path: Path, rounds: int) -> list[list[str]]:
         for number in range(rounds + 1):
             for size, one in peers.items():
                 found[size].append(one.ask(number))
+                print(title, size, found[size][-1], file=sys.stderr, flush=True)
     least = found[wanted[0]][1:]
     return [line(title, size, told(path, size), found.get(size, [])[1:], least) for size in wanted]
 
