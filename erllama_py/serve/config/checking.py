@@ -32,6 +32,7 @@ def read_config(file: str | os.PathLike[str]) -> Config:
 def check_tables(tables: Mapping[str, Any], file: Path) -> Config:
     """What the tables of `file` mean, which is absolute: paths in it start at its folder. Raises `ConfigError`."""
     with _in_file(file):
+        _check_top(tables)
         top = erllama.parse_options(tables, Tables)
         tiers = _check_tiers(top.tiers, file.parent)
         policy = erllama.parse_options(top.policy, erllama.PolicyOpts, "policy") if top.policy else None
@@ -50,6 +51,20 @@ def check_tables(tables: Mapping[str, Any], file: Path) -> Config:
             models=tuple(models), server=server, access=access, tiers=tiers, policy=policy, pressure=pressure,
             runtime=runtime,
         )  # fmt: skip
+
+
+def _check_top(tables: Mapping[str, Any]) -> None:
+    """Refuse a key that belongs into one of the tables, and models under names of theirs, with the form to write."""
+    if isinstance(tables.get("models"), Mapping):
+        raise erllama.InvalidOption("models", 'models are a list: [[models]] begins each, name = "…" is a key of it')
+    if "model" in tables:
+        raise erllama.InvalidOption("model", "there is no such option; [[models]] begins each model")
+    if "api_key" in tables or "api_keys" in tables:
+        raise erllama.InvalidOption("api_key", "there is no such option; `erllama key NAME` makes one for this file")
+    for table, kind in (("server", ListenOpts), ("runtime", RuntimeTable)):
+        for name in tables:
+            if name in kind.__struct_fields__ and name not in Tables.__struct_fields__:
+                raise erllama.InvalidOption(name, "there is no such option", f"{table}.{name}")
 
 
 def _check_server(table: Mapping[str, Any], folder: Path) -> ListenOpts:

@@ -181,3 +181,19 @@ async def test_a_runtime_takes_what_a_file_says(tmp_path: Path) -> None:
             assert loaded.info.config.tier_srv == "main"
             assert loaded.info.config.policy.min_tokens == 16
     assert (tmp_path / "kv").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"models": {"a": {"path": "a.gguf"}}}, "models are a list: [[models]] begins each"),
+        ({"model": {"path": "a.gguf"}}, "[[models]] begins each model"), ({"port": 80}, "did you mean 'server.port'?"),
+        ({"host": "0.0.0.0"}, "did you mean 'server.host'?"), ({"api_key": "x"}, "`erllama key NAME`"),
+        ({"ram_quota_bytes": 1}, "did you mean 'runtime.ram_quota_bytes'?"),
+    ],
+)  # fmt: skip
+def test_what_a_file_is_given_first_says_where_it_stands(tables: dict[str, Any], said: str) -> None:
+    """Models as tables with names, and keys of the server outside of its table."""
+    with pytest.raises(ConfigError) as caught:
+        check_tables(tables, FILE)
+    assert said in str(caught.value)
