@@ -21,7 +21,7 @@ from erllama_py.engine.guidance import Words
 from erllama_py.engine.structure import compile
 from erllama_py.engine.stub import CHAT_TEMPLATE, SPECIAL, StubBackend, StubSampler, StubVocabulary
 from erllama_py.engine.stub_logits import END
-from erllama_py.errors import InvalidText
+from erllama_py.errors import InvalidOption, InvalidText
 from erllama_py.options.model import ModelConfig
 from erllama_py.options.sampling import Sampling
 
@@ -45,6 +45,8 @@ class Script:
         words: Sequence[str] = (),
         template: str = CHAT_TEMPLATE,
     ) -> None:
+        for reply in replies:
+            _check_reply(reply)
         self.replies, self.template = replies, template
         self.prompts: list[str] = []
         self.names = {token: name for token, name in SPECIAL.items()}
@@ -58,11 +60,24 @@ class Script:
         self.prompts.append(prompt)
         if isinstance(reply, Mapping):
             reply = next((one for part, one in reply.items() if part in prompt), None)
-        return reply(prompt) if callable(reply) else reply
+        chosen: object = reply(prompt) if callable(reply) else reply
+        if not isinstance(chosen, str | None):
+            raise InvalidOption("replies", f"the function of a reply gives a str, not {type(chosen).__name__}")
+        return chosen
 
     def backend(self, model_id: str, config: ModelConfig) -> Backend:
         """The backend factory of a runtime."""
         return ScriptedBackend(model_id, config, self)
+
+
+def _check_reply(reply: object) -> None:
+    """Raises `InvalidOption`, where a script is made: the model would end with it."""
+    expected = 'expected texts, functions of the prompt or one mapping, as in Script("a", "b")'
+    if isinstance(reply, list | tuple):
+        raise InvalidOption("replies", f"{expected}, got a {type(reply).__name__}: Script(*replies) takes its items")
+    for one in (*reply.keys(), *reply.values()) if isinstance(reply, Mapping) else (reply,):
+        if not isinstance(one, str) and not callable(one):
+            raise InvalidOption("replies", f"{expected}, got {type(one).__name__}")
 
 
 class ScriptedVocabulary(StubVocabulary):

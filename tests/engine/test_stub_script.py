@@ -104,3 +104,23 @@ async def test_replies_that_are_no_texts_are_refused() -> None:
     for replies in ([1], "text", {"a": 1}):
         with pytest.raises(erllama.InvalidOption, match=r"stub\.replies"):
             await said({"replies": replies}, "a")
+
+
+@pytest.mark.parametrize("replies", [(["a", "b"],), (5,), (b"a",), ({5: "a"},), ({"a": 5},), ("a", None)])
+async def test_a_script_of_what_is_no_reply_is_refused_where_it_is_made(replies: tuple[Any, ...]) -> None:
+    """A model would crash with it, far from the mistake."""
+    with pytest.raises(erllama.InvalidOption, match='as in Script\\("a", "b"\\)'):
+        Script(*replies)
+
+
+async def test_a_function_that_gives_no_text_fails_its_request() -> None:
+    """With what is wrong; the model goes on."""
+
+    def wrong(prompt: str) -> Any:
+        return len(prompt)
+
+    async with erllama.Runtime(backend_factory=Script(wrong).backend) as runtime:
+        model = await runtime.load_model("m", {"backend": "stub"})
+        with pytest.raises(erllama.InvalidOption, match="the function of a reply gives a str, not int"):
+            await model.complete("a")
+        assert model.info.restarts == 0
