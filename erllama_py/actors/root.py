@@ -12,6 +12,8 @@ import asyncio
 from collections.abc import Callable
 from types import TracebackType
 
+import anyio
+
 from erllama_py.actors.child import AnySupervisor, TreeNode
 from erllama_py.actors.errors import ActorEnded, SupervisorClosed
 from erllama_py.actors.exits import Exit, Raised, describe
@@ -41,6 +43,7 @@ class Tree:
         """
         if self._run is not None:
             raise RuntimeError(f"the tree {self._root.name!r} was started already")
+        anyio.current_time()  # it imports the rest of itself when it is used: not when no descriptor is left for that
         run = self._run = Run(self._root.name, lambda: self._root, self._ends)
         try:
             await asyncio.wait((run.ready, run.task), return_when=asyncio.FIRST_COMPLETED)

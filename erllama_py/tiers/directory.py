@@ -266,9 +266,11 @@ class DirectoryTier(TierActor):
         self.lost([key], reason)
 
     async def _write_usage(self) -> None:
-        await self._clock.sleep(USAGE_INTERVAL)
+        try:
+            await self._clock.sleep(USAGE_INTERVAL)
+        finally:
+            self._usage_due = None  # whatever went wrong, the next use begins anew
         usage, self._usage = self._usage, {}
-        self._usage_due = None
         await self._writing.finish(self.store.write_usage, usage)
 
     def hangs(self, problem: str | None) -> None:

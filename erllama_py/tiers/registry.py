@@ -39,6 +39,9 @@ class TierRegistry:
 
     async def start(self, name: str, spec: TierSpec) -> None:
         """Start a tier; it can store rows then. Raises its own error, `TierTaken`, `TierFailed` and `TierStuck`."""
+        held = self._known().get(name)
+        if held is not None and held[1].child.left_behind is not None and not held[1].child.alive:
+            await held[1].stop()  # it was not waited for any longer, and has ended since
         if name in self._known() or name == RAM_TIER:
             raise TierTaken(name, "a tier of this name runs already")
         branch = self._branch()

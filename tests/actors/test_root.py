@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -291,3 +294,24 @@ async def test_a_loop_that_is_closed_around_a_running_tree_does_not_hang() -> No
         await until(lambda: not asyncio.all_tasks() - before)
         with pytest.raises(NameNotFound):
             await stage.names.call("a", "hello")
+
+
+WITHOUT_DESCRIPTORS = """
+import asyncio, resource
+from erllama_py.actors import MonotonicClock, RestartLimits, Supervisor, Tree
+
+async def main():
+    async with Tree(Supervisor("root", [], limits=RestartLimits(intensity=0))):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        await MonotonicClock().sleep(0)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_what_a_tree_needs_is_imported_when_it_starts() -> None:
+    """A wait or a stop must not fail because the process has no descriptor left to import a module with."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    ended = subprocess.run([sys.executable, "-c", WITHOUT_DESCRIPTORS], env=env, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr

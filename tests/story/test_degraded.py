@@ -304,8 +304,6 @@ async def test_a_tier_whose_directory_hangs_while_it_is_opened_is_not_waited_for
                 go_on.set()
         await until(lambda: "tier:d" not in {task.get_name() for task in asyncio.all_tasks()})
         monkeypatch.setattr("erllama_py.tiers.registry.STUCK_SECONDS", 60.0)
-        with suppress(erllama.TierNotFound):
-            await runtime.stop_tier("d")
         await runtime.start_tier("d", erllama.DiskTier(tmp_path))
 
 
