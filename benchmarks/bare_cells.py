@@ -78,6 +78,12 @@ class BareCells(BareLoop):
         llama_cpp.llama_memory_seq_cp(self.memory, SCRATCH, 0, span.start, span.end)
         llama_cpp.llama_memory_seq_rm(self.memory, SCRATCH, -1, -1)
 
+    def state_bytes(self, tokens: int) -> float:
+        """What llama.cpp writes of a sequence of so many tokens; without a recurrent state, a multiple of a token's."""
+        per_token = self.bytes_per_token()
+        size = llama_cpp.llama_state_seq_get_size(self.context, 0) - 2 * MEASURED * per_token
+        return size + tokens * per_token
+
     def bytes_per_token(self) -> float:
         """What llama.cpp writes for each token of a sequence, the cells of a window all there."""
         sizes = []
@@ -107,5 +113,16 @@ async def sizing(name: str) -> AsyncIterator[Answer]:
 
     async def answer() -> float:
         return cells.bytes_per_token()
+
+    yield answer
+
+
+@asynccontextmanager
+async def weighing(path: str) -> AsyncIterator[Answer]:
+    """A part: answers with the bytes of the state of so many tokens, the cells of a window all there."""
+    cells = BareCells(Path(path))
+
+    async def answer(tokens: int) -> float:
+        return cells.state_bytes(tokens)
 
     yield answer

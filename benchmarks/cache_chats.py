@@ -3,7 +3,7 @@ whose replies do not come back as they were generated.
 
 Whoever shares a system prompt should compute only their own tokens, and a conversation should be written once: the
 bytes of its rows are compared with one copy of the KV state of all its tokens, as llama.cpp writes it. Replies that the
-next prompt does not have are thrown away: their bytes are counted apart.
+next prompt does not have are thrown away: their bytes are counted apart. `replies` as an argument does that part alone.
 
 The Gemma file has no chat template. Its conversations are rendered here and given to `complete`, which knows nothing of
 where turns end; those of SmolLM2 go through `chat`.
@@ -13,18 +13,23 @@ from __future__ import annotations
 
 import itertools
 import random
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from bare_cells import sizing
+from bare_cells import sizing, weighing
 from fresh import Answer, Peer, peer
-from opened import MODELS, WORDS, opened
+from opened import MODELS, N_CTX, QUOTA, WORDS, identity_of, opened
 from report import publish, table
+from state_models import STATE_MODELS, state_model
 
+import erllama_py as erllama
 from erllama_py import Completion
+from erllama_py.cache.keys import pack_tokens, prefix_keys
+from erllama_py.serve.models import fetch
 
 AGENTS = 8
 TURNS = 20
@@ -33,8 +38,8 @@ SYSTEM_WORDS = 600
 QUESTION_WORDS = 20
 REPLY_TOKENS = 24
 CHANGED_TURNS = 12
-# What the history has of a reply that was `REPLY_TOKENS` long; None: it is as it was generated.
-CHANGES: dict[str, int | None] = {"as generated": None, "edited, or thinking stripped": 12, "left out": 0}
+# Words that the history has in place of a reply that was `REPLY_TOKENS` long.
+CHANGES = {"edited, or thinking stripped": 12, "left out": 0}
 
 Messages = list[dict[str, str]]
 
@@ -68,7 +73,6 @@ class Turn(NamedTuple):
     read: int
     hit: str
     context: int
-    tokens: list[int]  # of the prompt
     written: int  # bytes, in total so far by this process
     kept: int  # bytes in the tier
 
@@ -103,7 +107,7 @@ async def chatting(name: str, root: Path) -> AsyncIterator[Answer]:
             kept = sum(tier.used_bytes for tier in await runtime.cache.tiers() if tier.kind == "disk")
             return Turn(
                 done.reply, done.prompt_tokens, done.stats.prefill_tokens, done.cache_delta.read,
-                done.cache_hit_kind, done.committed_tokens, await tokens(messages, reply=True), written, kept,
+                done.cache_hit_kind, done.committed_tokens, written, kept,
             )  # fmt: skip
 
         yield answer
@@ -180,16 +184,68 @@ def chats(name: str) -> list[list[str]]:
     return lines
 
 
-def changing(life: Peer, length: int | None) -> list[Turn]:
-    """A chat whose history has so many words in place of each reply; None: the reply, 0: nothing."""
-    messages: Messages = [system(3, SYSTEM_WORDS // 4)]
-    turns: list[Turn] = []
+class Changed(NamedTuple):
+    """One answer in a chat whose replies do not come back. Counts are in tokens."""
+
+    tokens: list[int]  # of the prompt
+    prefilled: int
+    context: int
+
+
+class Left(NamedTuple):
+    """What a chat has left: bytes of rows that its last turn is made of, and of the others; a state's own bytes."""
+
+    kept: int
+    thrown: int
+    rows: int
+
+
+@asynccontextmanager
+async def replying(name: str, root: Path) -> AsyncIterator[Answer]:
+    """A part: answers a conversation; asked for nothing, it tells what the last one has left. One thread: two wait for
+    each other on a busy machine, and no times are taken."""
+    path = str(state_model(name, root)) if name in STATE_MODELS else fetch(name)
+    config: Any = {"model_path": path, "context_opts": {"n_ctx": N_CTX, "n_threads": 1}}
+    tiers: Any = {"disk": {"kind": "disk", "root": root / "rows", "quota_bytes": QUOTA}}
+    template = has_template(name) or name in STATE_MODELS
+    held: list[int] = []
+    async with erllama.Runtime(tiers=tiers) as runtime:
+        model = await runtime.load_model(name, {**config, "tier": "disk", "tier_srv": "disk"})
+
+        async def answer(messages: Messages | None) -> Changed | Left:
+            if messages is None:
+                await runtime.cache.flush()
+                ends = range(1, len(held) + 1)
+                keys = {key.hex() for key in prefix_keys(identity_of(model), pack_tokens(held), ends)}
+                rows = [row for row in await runtime.cache.rows() if row.reason != "turn"]
+                kept = [row.nbytes for row in rows if row.key in keys]
+                return Left(sum(kept), sum(row.nbytes for row in rows) - sum(kept), len(kept))
+            options: dict[str, Any] = {"response_tokens": REPLY_TOKENS, "temperature": 0.0}
+            if template:
+                tokens = await model.apply_chat_template(messages)
+                done: Completion = await model.chat(messages, exact_turns=False, **options)
+            else:
+                tokens = await model.tokenize(rendered(messages, reply=True))
+                done = await model.complete(tokens, **options)
+            held[:] = [*tokens, *done.generated][: done.committed_tokens]
+            return Changed(tokens, done.stats.prefill_tokens, done.committed_tokens)
+
+        yield answer
+
+
+def changing(life: Peer, name: str, length: int) -> tuple[list[Changed], Left]:
+    """A chat whose history has so many words in place of each reply; 0: nothing. The made-up models read bytes, so
+    that their words are fewer."""
+    part = 4 if name in STATE_MODELS else 1
+    messages: Messages = [system(3, SYSTEM_WORDS // 4 // part)]
+    turns: list[Changed] = []
     for number in range(CHANGED_TURNS):
-        messages.append(question(2000 + number))
+        said = f"Question {number}: {words(2000 + number, QUESTION_WORDS // part)}?"
+        messages.append({"role": "user", "content": said})
         turns.append(life.ask(messages))
-        said = turns[-1].reply if length is None else words(3000 + number, length)
-        messages += [{"role": "assistant", "content": said}] if said else []
-    return turns
+        if length:
+            messages.append({"role": "assistant", "content": words(3000 + number, length // part)})
+    return turns, life.ask(None)
 
 
 def in_common(one: list[int], other: list[int]) -> int:
@@ -200,30 +256,34 @@ def in_common(one: list[int], other: list[int]) -> int:
 
 def changed(name: str) -> list[list[str]]:
     """The lines of one model: chats by what becomes of their replies."""
-    with peer(sizing, name) as bare:
-        per_token = bare.ask()
     lines = []
     for label, length in CHANGES.items():
-        with TemporaryDirectory() as folder, peer(chatting, name, Path(folder)) as life:
-            turns = changing(life, length)
+        with TemporaryDirectory() as folder:
+            path = str(state_model(name, Path(folder))) if name in STATE_MODELS else fetch(name)
+            with peer(weighing, path) as bare, peer(replying, name, Path(folder)) as life:
+                turns, left = changing(life, name, length)
+                copy = bare.ask(turns[-1].context)
         pairs = list(itertools.pairwise(turns))
-        common = [in_common(before.tokens, after.tokens) for before, after in pairs]
-        new = [after.prompt - shared for (_, after), shared in zip(pairs, common, strict=True)]
+        new = [len(after.tokens) - in_common(before.tokens, after.tokens) for before, after in pairs]
         again = [max(0, after.prefilled - fresh) for (_, after), fresh in zip(pairs, new, strict=True)]
-        thrown = (
-            0
-            if length is None
-            else sum(before.context - shared for (before, _), shared in zip(pairs, common, strict=True))
-        )
-        copy, kept = turns[-1].context * per_token, turns[-1].kept - thrown * per_token
         lines.append(
             [
-                MODELS[name], label, str(turns[-1].context), f"{copy / 1e6:.1f}", f"{kept / 1e6:.1f}",
-                f"{kept / copy:.2f} ×", f"{thrown * per_token / 1e6:.1f}", f"{sum(new) / len(new):.0f}",
-                f"{sum(again) / len(again):.1f} (most {max(again)})",
+                {**MODELS, **STATE_MODELS}[name], label, str(turns[-1].context), f"{copy / 1e6:.2f}", str(left.rows),
+                f"{left.kept / 1e6:.2f}", f"{left.kept / copy:.2f} ×", f"{left.thrown / 1e6:.2f}",
+                f"{sum(new) / len(new):.0f}", f"{sum(again) / len(again):.1f} (most {max(again)})",
             ]
         )  # fmt: skip
+        print(" | ".join(lines[-1]), flush=True)
     return lines
+
+
+def replies() -> None:
+    """The table of chats whose replies do not come back: some minutes, on a busy machine too."""
+    head = [
+        f"a chat of {CHANGED_TURNS} turns", "its replies in the history", "tokens at the end", "one copy, MB",
+        "rows of it", "kept, MB", "kept", "of replies thrown away, MB", "not in the prompt before", "computed again",
+    ]  # fmt: skip
+    publish("cache_replies", table(head, [line for name in (*MODELS, *STATE_MODELS) for line in changed(name)]))
 
 
 def main() -> None:
@@ -241,15 +301,9 @@ def main() -> None:
         ],
         [line for name in MODELS for line in chats(name)],
     )  # fmt: skip
-    replies = table(
-        [
-            f"a chat of {CHANGED_TURNS} turns", "its replies in the history", "tokens at the end", "one copy, MB",
-            "kept, MB", "kept", "of replies thrown away, MB", "not in the prompt before", "computed again",
-        ],
-        [line for name in MODELS for line in changed(name)],
-    )  # fmt: skip
-    publish("cache_chats", shared + "\n\n" + long + "\n\n" + replies)
+    publish("cache_chats", shared + "\n\n" + long)
+    replies()
 
 
 if __name__ == "__main__":
-    main()
+    replies() if sys.argv[1:] == ["replies"] else main()

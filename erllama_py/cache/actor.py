@@ -268,6 +268,8 @@ class CacheActor(Actor[CacheMessage]):
                 self._keeping.row(meta.key, save.keep_seconds, self._now())
             return
         self._holders[save.tier, meta.key] = save.holder, lost
+        if save.replaces:
+            self.index.books[save.tier].replacing.add(meta.key)
         if save.keep_seconds:
             self._keeping.row(meta.key, save.keep_seconds, self._now())
         if not self._cast(tier_actor_name(save.tier), Put(decision.id, save.row)):
@@ -285,6 +287,7 @@ class CacheActor(Actor[CacheMessage]):
         for key in keys:
             self.counters[f"saves.dropped.{problem}"] += 1
             self._keeping.given_up(tier, key)
+            self._removals.given_up(tier, key)
             self._settled += self._waiting.settled(key)
             if (asked := self._holders.pop((tier, key), None)) is not None:
                 self._cast(*asked)
@@ -337,6 +340,7 @@ class CacheActor(Actor[CacheMessage]):
                 self.counters[f"saves.{row.meta.reason}"] += 1
                 self.counters[f"saves.bytes.{tier}"] += row.nbytes
                 self._settled += self._waiting.settled(row.meta.key)
+                self._removals.stored(tier, row.meta)
             case RowLost(tier, key, reason):
                 self.counters[f"bad.{reason}"] += 1
                 if reason == "refused":

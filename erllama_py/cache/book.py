@@ -62,6 +62,8 @@ class Book:
         self.pending: dict[bytes, RowMeta] = {}
         self.refused: dict[bytes, Copy] = {}  # rows that an engine could not take: no look-up finds them
         self.removing: dict[bytes, int] = {}  # rows that the tier has yet to remove, and their bytes
+        self.replacing: set[bytes] = set()  # pending rows that will take the place of others
+        self.replaced: set[bytes] = set()  # of those to remove, the ones whose place another has taken
         self.capacity = quota  # bytes that the tier can hold, as far as is known
         self.shortage = Shortage()
         self.opened = 0.0  # which part of it was scanned; below 1.0 it is *opening*
@@ -129,6 +131,7 @@ class Book:
     def stick(self, key: bytes, now: float) -> None:
         """The tier could not remove this row, and has it still: others are chosen before it for a while."""
         self.removing.pop(key, None)
+        self.replaced.discard(key)
         self._stuck.pop(key, None)
         self._stuck[key] = now + STUCK_SECONDS
         self._removes_again = False

@@ -77,6 +77,7 @@ class Save(msgspec.Struct, frozen=True, kw_only=True):
     holder: str = ""
     request_id: int = 0
     keep_seconds: float = 0.0  # for how long the row is kept from being evicted
+    replaces: bool = False  # it takes the place of the rows within its span, once it is stored: see `replaced`
 
 
 class KeepTurn(msgspec.Struct, frozen=True):

@@ -6,6 +6,11 @@ come back as it was generated leaves no row that the next turn could extend. The
 or fixed (an anchor, or the prompt's), and no two of one plan are closer than `LEAST_ROW_TOKENS` unless both are fixed
 or the grid itself is finer.
 
+**Where the next row begins** (`row_start`): where the last one ends. But each row of a recurrent state carries all of
+it, so that a chat would keep a state for each of its turns. There a row takes in those before it that its prompt alone
+would not have left, as far back as a grid's stride: they are removed once it is stored (`cache.replaced`). So a chat
+leaves what its last prompt would have left, had it been computed at once.
+
 **Whether rows are worth reading** (`is_worth`): what reading saves against what it costs.
 
     tokens × seconds a token   against   FIXED_SECONDS + bytes / BYTES_PER_SECOND
@@ -19,7 +24,7 @@ nothing, and are not weighed here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 
 import msgspec
@@ -102,6 +107,21 @@ def prompt_ends(
         if end >= policy.min_tokens and all(abs(end - other) >= LEAST_ROW_TOKENS for other in fixed):
             ends.add(end)
     return tuple(sorted(ends))
+
+
+def row_start(saved: Mapping[int, int], ends: Sequence[int], *, apart: int) -> int:
+    """Where the next row of a prompt begins, which has rows in `saved`, where each begins by where it ends, and which
+    itself would have rows up to `ends`.
+
+    The last place that stays: one of `ends`, or the end of a row of `apart` tokens that begins at such a place. No more
+    than twice as many are taken in but for the last row. Without `ends` it is the last place of all.
+    """
+    own, stays, last = set(ends), 0, 0
+    for last in sorted(saved):
+        tokens = last - stays
+        if last in own or tokens >= 2 * apart or (tokens >= apart and saved[last] == stays):
+            stays = last
+    return stays if own else last
 
 
 class KeepFor(msgspec.Struct, frozen=True):

@@ -13,12 +13,13 @@ from contextlib import suppress
 
 from erllama_py.actors import ActorError, Names, Reply
 from erllama_py.cache.eviction import Portions, evict_bytes, orphans, surplus
-from erllama_py.cache.index import Index
+from erllama_py.cache.index import Index, Loss
 from erllama_py.cache.messages import EvictBytes
 from erllama_py.cache.pace import Pace
+from erllama_py.cache.replaced import replaced
 from erllama_py.cache.reservation import Reservations
 from erllama_py.errors import TierError, TierStuck
-from erllama_py.tiers.messages import Delete, Introduce, Removed, Sweep, tier_actor_name
+from erllama_py.tiers.messages import Delete, Introduce, Removed, RowMeta, Sweep, tier_actor_name
 from erllama_py.watch.log import get_logger
 
 
@@ -56,6 +57,21 @@ class Removals:
         """Hide these rows from look-ups now; their tier removes them when its queue gets there."""
         if keys:
             self._delete(tier, keys)
+
+    def stored(self, tier: str, meta: RowMeta) -> None:
+        """A row is stored: the same of those whose place it takes. Nobody misses them."""
+        book = self._index.books.get(tier)
+        if book is None or meta.key not in book.replacing:
+            return
+        book.replacing.discard(meta.key)
+        if keys := replaced(self._index, tier, meta):
+            book.replaced.update(keys)
+            self._delete(tier, keys, None)
+
+    def given_up(self, tier: str, key: bytes) -> None:
+        """A row will not come: what it was to take the place of stays."""
+        if (book := self._index.books.get(tier)) is not None:
+            book.replacing.discard(key)
 
     def refuse(self, tier: str, key: bytes) -> None:
         """An engine could not take this row, which the tier considers sound: hide it from look-ups.
@@ -102,13 +118,18 @@ class Removals:
 
     def _count(self, tier: str, keys: Sequence[bytes]) -> None:
         """Rows are gone."""
-        if keys and (book := self._index.books.get(tier)) is not None:
-            self._counters[f"evicted.{tier}"] += len(keys)
-            self._counters[f"evicted_bytes.{tier}"] += sum(book.removing.get(key, 0) for key in keys)
+        if (book := self._index.books.get(tier)) is None:
+            return
+        if evicted := [key for key in keys if key not in book.replaced]:
+            self._counters[f"evicted.{tier}"] += len(evicted)
+            self._counters[f"evicted_bytes.{tier}"] += sum(book.removing.get(key, 0) for key in evicted)
+        if len(evicted) < len(keys):
+            self._counters["saves.replaced"] += len(keys) - len(evicted)
+            book.replaced.difference_update(keys)
 
-    def _delete(self, tier: str, keys: tuple[bytes, ...]) -> list[Reply[int]]:
+    def _delete(self, tier: str, keys: tuple[bytes, ...], why: Loss | None = "evicted") -> list[Reply[int]]:
         """Take rows out of the index, and have their tier remove them; its pending answer, unless it is gone."""
-        self._reservations.remove(tier, keys)
+        self._reservations.remove(tier, keys, why)
         actor = self._names.whereis(tier_actor_name(tier))
         with suppress(ActorError):
             return [actor.begin_call(Delete(keys))] if actor is not None else []

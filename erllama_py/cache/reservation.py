@@ -153,7 +153,7 @@ class Reservations:
         numbers = [number for number, one in self._open.items() if one.tier == tier]
         return [closed.meta.key for number in numbers if (closed := self._close(number)) is not None]
 
-    def remove(self, tier: str, keys: Iterable[bytes], why: Loss = "evicted") -> None:
+    def remove(self, tier: str, keys: Iterable[bytes], why: Loss | None = "evicted") -> None:
         """Take rows out of the index that a tier is about to be asked to remove."""
         if (book := self._index.books.get(tier)) is not None:
             for key in keys:

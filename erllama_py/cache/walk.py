@@ -54,13 +54,15 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
     `chain` are the rows to restore, from position 0 without a gap; the last one is to be cut back to `length` where
     that is before its end. `reached` are those and all others on the prompt's path, one for each end, in their order.
     Up to `saved_to`, a row's end, everything is stored or pending in the tier that was asked
-    for: new rows continue there.
+    for: new rows continue there. `saved` are all such ends, ascending, each with
+    where its row begins; 0 is one.
     """
 
     chain: tuple[Located, ...]
     reached: tuple[Located, ...] = ()
     length: int
     saved_to: int
+    saved: tuple[tuple[int, int], ...] = ()
     exact: bool
     miss: Miss | None
 
@@ -89,19 +91,20 @@ def walk_steps(
     miss = None if length == n_tokens else (yield from _miss(index, identity, path, tokens, length, n_tokens))
     hit = Hit(
         chain=tuple(chain), reached=tuple(row for row in path.best.values() if row is not None), length=length,
-        saved_to=max(path.saved), exact=length == n_tokens, miss=miss,
+        saved_to=max(path.saved), saved=tuple(sorted(path.saved.items())), exact=length == n_tokens, miss=miss,
     )  # fmt: skip
     yield len(hit.reached) // 8
     return hit, path
 
 
 class Path:
-    """What was reached: keys by position, the best row that ends there (None at 0), and what is saved up to there."""
+    """What was reached: keys by position, the best row that ends there (None at 0), and what is saved up to
+    there, with where its row begins."""
 
     def __init__(self, root: bytes) -> None:
         self.keys: dict[int, bytes] = {0: root}
         self.best: dict[int, Located | None] = {0: None}
-        self.saved: set[int] = {0}
+        self.saved: dict[int, int] = {0: 0}
 
     def chain_to(self, position: int) -> list[Located]:
         """The rows up to there, from position 0."""
@@ -155,13 +158,13 @@ def _reach(index: Index, path: Path, row: Entry, end: int, tokens: bytes, tier: 
             if best is None or _slowness(index, one) < _slowness(index, best):
                 best = one
         if name == tier and copy.meta.start in path.saved:
-            path.saved.add(end)
+            path.saved[end] = copy.meta.start
     for name, meta in row.reserved.items():
         if not _leads_to(path, meta, end, tokens):
             continue
         reached = True
         if name == tier and meta.start in path.saved:
-            path.saved.add(end)
+            path.saved[end] = meta.start
     if reached:
         path.keys[end] = row.key
     if best is not None:

@@ -1,7 +1,7 @@
 """When the cells of one request are to be copied out: pure bookkeeping over its `CapturePlan`.
 
-Positions only grow. Each range starts where the last captured one ended, so that a skipped or failed boundary
-makes the next range longer and never leaves a hole.
+Positions only grow. Each range starts where the last captured one ended, the first where the plan says, so that a
+skipped or failed boundary makes the next range longer and never leaves a hole.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ class Captures:
 
     def __init__(self, plan: CapturePlan | None, prompt_length: int, keep: int, memory: MemoryKind) -> None:
         self.captured_to = plan.captured_to if plan else 0
+        begin = plan.begin if plan else None
+        self.begin = self.captured_to if begin is None else begin  # where the next range begins
         self._settled_to = self.captured_to  # what was tried up to there is not tried again
         self._plan = plan
         self._memory = memory
@@ -63,7 +65,7 @@ class Captures:
         """The range up to `end` was copied, or cannot be: either way it is not tried again."""
         self._settled_to = end
         if captured:
-            self.captured_to = end
+            self.captured_to = self.begin = end
         self._ends = [later for later in self._ends if later > end]
         while self._plan is not None and self._next_continued <= end:
             self._next_continued += self._plan.interval

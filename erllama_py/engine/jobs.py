@@ -80,6 +80,10 @@ class CapturePlan(msgspec.Struct, frozen=True, kw_only=True):
     sequence then holds at least `min_tokens`. What is copied only then ends at `reply_from` first, where a range can
     end anywhere: so what is saved of the prompt does not depend on the reply. `prompt_only`: there are no ranges but
     those of `prompt_ends`.
+
+    The first range begins at `begin`, if that is given: what is saved from there to `captured_to` is copied out once
+    more, in a row that takes the place of those (see `cache.policy.row_start`). `apart` is how many tokens rows have
+    before that is done; 0: it never is.
     """
 
     captured_to: int
@@ -88,6 +92,8 @@ class CapturePlan(msgspec.Struct, frozen=True, kw_only=True):
     min_tokens: int
     reply_from: int = 0
     prompt_only: bool = False
+    begin: int | None = None
+    apart: int = 0
 
 
 class Grant(msgspec.Struct, frozen=True, tag=True):

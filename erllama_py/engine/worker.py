@@ -328,7 +328,7 @@ class Worker:
 
     def _capture(self, running: Running, end: int, reason: SaveReason) -> None:
         job = running.job
-        start, generated = running.captures.captured_to, running.tokens[: max(0, end - len(job.tokens))]
+        start, generated = running.captures.begin, running.tokens[: max(0, end - len(job.tokens))]
         if not self._cells.worth(start, end):  # the next end is that of a longer range, which may be
             running.captures.settle(end, captured=False)
             self._outcomes.append(self._cells.left(job.request_id, start, end, reason))

@@ -272,7 +272,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         save = Save(
             row=RowBytes(meta, captured.payload, effect.logits or b""), tier=self._board.config.tier_srv,
             pack_seconds=captured.seconds, holder=self.name, request_id=captured.request_id,
-            keep_seconds=effect.keep_seconds,
+            keep_seconds=effect.keep_seconds, replaces=effect.replaces,
         )  # fmt: skip
         if not self._cache.tell(save):
             self._post(SaveLost(captured.request_id, meta.key, meta.start, meta.end))

@@ -107,9 +107,11 @@ def capture_plan(
         last = turn_ends(n_tokens, endings, least=least_opening(facts.state_bytes, cuttable=facts.memory == "full"))
         ends = prompt_ends(n_tokens, policy, anchors, stride=stride, last=last)
         reply_from = last[-1] if last[-1] >= LEAST_ROW_TOKENS else 0
+    # With a window beside the state, what is saved may not be there any more to be copied out once more.
+    carried = facts.memory in ("recurrent", "hybrid") and not (facts.n_swa or reproducible)
     return CapturePlan(
         captured_to=0, prompt_ends=ends, interval=policy.continued_interval, min_tokens=policy.min_tokens,
-        reply_from=reply_from, prompt_only=reproducible,
+        reply_from=reply_from, prompt_only=reproducible, apart=stride if carried else 0,
     )  # fmt: skip
 
 

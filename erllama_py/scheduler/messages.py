@@ -222,6 +222,7 @@ class SaveRow(msgspec.Struct, frozen=True):
     captured: Captured
     logits: bytes | None
     keep_seconds: float = 0.0  # for how long it is not evicted
+    replaces: bool = False  # rows that were saved before, within its span
 
 
 class KeepLogits(msgspec.Struct, frozen=True):

@@ -170,11 +170,11 @@ def _spoiled(state: State, request_id: int) -> tuple[State, list[Effect]]:
     return with_request(state, changed(one, core=core, begun=begun)), [RefuseRows(one.core.rows)]
 
 
-def _kept(keeps: Sequence[KeepFor], before: tuple[int, ...], captured: jobs.Captured) -> tuple[int, ...]:
-    """How many tokens were copied out up to where each of these ends, once a range more was."""
+def _kept(keeps: Sequence[KeepFor], before: tuple[int, ...], start: int, end: int) -> tuple[int, ...]:
+    """How many tokens were copied out up to where each of these ends, once `[start, end)` was."""
     before = before or (0,) * len(keeps)
-    ends = [min(captured.end, keep.position) for keep in keeps]
-    return tuple(count + max(0, end - captured.start) for count, end in zip(before, ends, strict=True))
+    ends = [min(end, keep.position) for keep in keeps]
+    return tuple(count + max(0, last - start) for count, last in zip(before, ends, strict=True))
 
 
 def _captured(state: State, captured: jobs.Captured, now: float) -> tuple[State, list[Effect]]:
@@ -188,10 +188,11 @@ def _captured(state: State, captured: jobs.Captured, now: float) -> tuple[State,
     if captured.end == request.n_tokens and not shorter:  # else a repeat could not compute the last token again
         logits = one.core.logits
     tokens, seconds = request.packed + pack_tokens(captured.generated), keep_seconds(captured.start, request.keeps)
-    save = SaveRow(request.identity, tokens, captured, logits, seconds)
+    new = min(captured.end, max(captured.start, begun.captured_to))  # what was saved before is not saved anew
+    save = SaveRow(request.identity, tokens, captured, logits, seconds, replaces=captured.start < begun.captured_to)
     if captured.payload is not None:
-        created, captured_to = begun.created + captured.end - captured.start, min(captured.end, one.core.lost_from)
-        kept = _kept(request.keeps, begun.kept, captured)
+        created, captured_to = begun.created + captured.end - new, min(captured.end, one.core.lost_from)
+        kept = _kept(request.keeps, begun.kept, new, captured.end)
         ends = (*begun.row_ends, captured.end)
         begun = changed(begun, created=created, captured_to=captured_to, kept=kept, row_ends=ends)
         state = with_request(state, changed(one, begun=begun))

@@ -10,6 +10,7 @@ does a row whose time shows that computing the rest takes less than putting it b
 from __future__ import annotations
 
 from erllama_py.cache.messages import Hit
+from erllama_py.cache.policy import row_start
 from erllama_py.engine.jobs import CapturePlan, Drop, Fork, Generate, Restore, Restored, Resume
 from erllama_py.engine.rates import may_try
 from erllama_py.results import CacheHit, CacheHitKind
@@ -196,7 +197,7 @@ def _work(state: State, restoring: Restoring, now: float) -> tuple[State, list[E
             limit=allocation.limit, max_new_tokens=request.max_new_tokens, sampling=request.sampling,
             stop_sequences=request.stop_sequences, report=request.report, markers=request.markers,
             stream=core.stream, priority=request.priority,
-            saves=_plan(request.plan, saved_to), logits=core.logits if by_logits else None,
+            saves=_plan(request.plan, saved_to, restoring.hit), logits=core.logits if by_logits else None,
             keep_logits=not by_logits and state.limits.grid is None and request.lasting is None,
             reproducible=state.limits.grid is not None,
         )  # fmt: skip
@@ -240,11 +241,14 @@ def is_back(working: Working, now: float) -> Working:
     return changed(working, back_at=now, came_in=now - working.since)
 
 
-def _plan(plan: CapturePlan | None, saved_to: int) -> CapturePlan | None:
+def _plan(plan: CapturePlan | None, saved_to: int, hit: Hit | None) -> CapturePlan | None:
     if plan is None:
         return None
-    ends = tuple(end for end in plan.prompt_ends if end > saved_to)
-    return changed(plan, captured_to=saved_to, prompt_ends=ends)
+    ends, begin = tuple(end for end in plan.prompt_ends if end > saved_to), None
+    if plan.apart and hit is not None:
+        saved = {end: start for end, start in hit.saved if end <= saved_to}
+        begin = row_start(saved, plan.prompt_ends, apart=plan.apart) if saved_to in saved else None
+    return changed(plan, captured_to=saved_to, prompt_ends=ends, begin=begin)
 
 
 def leave_start(state: State, one: Starting, now: float) -> tuple[State, list[Effect]]:

@@ -19,6 +19,7 @@ from erllama_py.cache.policy import (
     least_opening,
     prompt_ends,
     read_seconds,
+    row_start,
     token_seconds,
     turn_ends,
 )
@@ -277,3 +278,39 @@ def test_a_row_is_waited_for_no_longer_than_it_and_what_follows_took_to_compute(
     for place, limit in enumerate(limits):
         computing = sum(max(0.0, one) for one in seconds[place:])
         assert limit == pytest.approx(min(60.0, max(2.0, computing)))
+
+
+chains = st.lists(st.tuples(st.integers(1, 300), st.booleans()), max_size=20)
+
+
+@given(chains, st.lists(st.integers(1, 3000), max_size=6), st.integers(1, 600))
+def test_a_row_begins_where_one_ends_that_stays(spans: list[tuple[int, bool]], more: list[int], apart: int) -> None:
+    """None of the prompt's own ends is taken in, nor is a row of `apart` tokens; and it is never more than two of
+    those and a row."""
+    saved, own, end = {0: 0}, set(more), 0
+    for length, is_own in spans:
+        saved[end + length] = end
+        end += length
+        own |= {end} if is_own else set()
+    start = row_start(saved, sorted(own), apart=apart)
+    assert start in saved
+    if not own:
+        assert start == end
+        return
+    taken = [one for one in saved if one > start]
+    assert not own & set(taken)
+    assert all(one - start < 2 * apart for one in taken)
+    assert not any(saved[one] == start and one - start >= apart for one in taken)
+
+
+def test_a_chat_keeps_a_state_for_each_stride() -> None:
+    """Turn after turn, as what is replaced goes: the ends that are left are a stride apart, but for the last ones."""
+    saved, system = {0: 0, 100: 0}, 100
+    for turn in range(1, 40):
+        message, prompt = 100 + 50 * turn - 20, 100 + 50 * turn
+        start = row_start(saved, [system, message, prompt], apart=256)
+        saved = {end: begin for end, begin in saved.items() if end <= start}
+        saved |= {message: start, prompt: message}
+    ends = sorted(saved)
+    assert all(after - before >= 256 for before, after in itertools.pairwise(ends[1:-2]))
+    assert len(ends) <= 4 + ends[-1] // 256

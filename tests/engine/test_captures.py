@@ -34,13 +34,14 @@ class Life:
     def take(self, due: tuple[int, SaveReason], ok: bool) -> None:
         """Copy a range out, or fail to."""
         end, reason = due
-        start = self.captures.captured_to
-        assert start < end <= self.position
+        before, start = self.captures.captured_to, self.captures.begin
+        assert start <= before < end <= self.position
         assert end not in self.asked
         assert self.memory not in AT_END or end == self.position
         self.asked.append(end)
         self.captures.settle(end, ok)
-        assert self.captures.captured_to == (end if ok else start)
+        assert self.captures.captured_to == (end if ok else before)
+        assert self.captures.begin == (end if ok else start)
         if ok:
             self.captured.append((start, end, reason))
 
@@ -55,6 +56,7 @@ def lives(draw: st.DrawFn) -> tuple[CapturePlan, int, int, MemoryKind]:
     captured_to = draw(st.integers(0, prompt))
     ends = sorted(draw(st.sets(st.integers(1, prompt), max_size=6)))
     made = plan(*ends, captured_to=captured_to, interval=draw(st.integers(1, 40)), min_tokens=draw(st.integers(0, 150)))
+    made = msgspec.structs.replace(made, begin=draw(st.none() | st.integers(0, captured_to)))
     return made, prompt, draw(st.integers(0, prompt)), memory
 
 
@@ -84,11 +86,11 @@ def test_ranges_follow_each_other_and_none_is_asked_for_twice(
         driven.take(last, data.draw(oks))
     # Nothing is due after that, and what was captured has no hole.
     assert captures.due(driven.position) is None
-    at = made.captured_to
+    at = made.captured_to if made.begin is None else made.begin
     for start, end, _ in driven.captured:
         assert (start, end > start) == (at, True)
         at = end
-    assert captures.captured_to == at
+    assert captures.captured_to == (at if driven.captured else made.captured_to)
     # Every end of the plan had its turn, but for those that were there already.
     behind = max(made.captured_to + 1, keep if memory in AT_END else 0)
     planned = [end for end in made.prompt_ends if end >= behind]

@@ -308,7 +308,7 @@ class FakeEngine:
 
     def _copy(self, work: Work, end: int, reason: str) -> None:
         generated = work.tokens[: max(0, end - len(work.job.tokens))]
-        start, request_id = work.captures.captured_to, work.job.request_id
+        start, request_id = work.captures.begin, work.job.request_id
         copied = self._capture(request_id, work.seq_id, start, end, reason=reason, generated=generated)
         work.captures.settle(end, copied.payload is not None)
         self.outbox.append(copied)

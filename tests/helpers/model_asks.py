@@ -68,7 +68,8 @@ def request_for(shape: Shape, ask: Ask, request_id: int, texts: Sequence[list[in
     if ask.plan and shape.saves:
         ends = range(16, len(tokens) - 3, 16)
         last = () if shape.memory == "full" else (len(tokens),)
-        plan = CapturePlan(captured_to=0, prompt_ends=(*ends, *last), interval=20, min_tokens=8)
+        apart = 16 if shape.memory == "recurrent" else 0
+        plan = CapturePlan(captured_to=0, prompt_ends=(*ends, *last), interval=20, min_tokens=8, apart=apart)
     request = Request(
         id=request_id, tokens=tokens, max_new_tokens=min(ask.max_new_tokens, shape.n_ctx - len(tokens)),
         sampling=Sampling(), stop_sequences=(), submitted_at=now, identity=identity, packed=packed,

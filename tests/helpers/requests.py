@@ -52,8 +52,8 @@ def hit_of(tokens: Sequence[int], *ends: int, logits: Sequence[int] = (), length
     """What the cache has for `tokens`: rows that end at `ends`."""
     found = ends[-1] if length is None else length
     miss = None if found == len(tokens) else Miss("ends", found)
-    rows = rows_of(tokens, *ends, logits=logits)
-    return Hit(chain=rows, reached=rows, length=found, saved_to=ends[-1], exact=miss is None, miss=miss)
+    rows, saved = rows_of(tokens, *ends, logits=logits), tuple(zip((0, *ends), (0, 0, *ends), strict=False))
+    return Hit(chain=rows, reached=rows, length=found, saved_to=ends[-1], saved=saved, exact=miss is None, miss=miss)
 
 
 def found(request_id: int, hit: Hit | None = NOTHING, logits: bytes | None = None) -> Found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from erllama_py.cache.index import Index
 from erllama_py.cache.messages import Hit, Located, RowBytes, SaveLost
+from erllama_py.cache.replaced import replaced
 from erllama_py.cache.walk import walk
 from erllama_py.model.request import row_meta
 from erllama_py.scheduler.cells import Slot
@@ -34,6 +35,9 @@ class RowShelf:
                 return SaveLost(captured.request_id, meta.key, meta.start, meta.end)
             self._rows[meta.key] = RowBytes(meta, captured.payload, save.logits or b"")
             self._index.add(TIER, StoredRow(meta=meta, nbytes=meta.payload_bytes, hits=0, used_at=0.0))
+            for key in replaced(self._index, TIER, meta) if save.replaces else ():
+                self._index.drop(TIER, key)
+                del self._rows[key]
         return None
 
     def find(self, request: Request, *, cuttable: bool) -> Hit:

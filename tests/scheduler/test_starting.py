@@ -29,7 +29,7 @@ from helpers.states import asked
 
 from erllama_py.cache.keys import pack_tokens
 from erllama_py.engine.backend import MemoryKind
-from erllama_py.engine.jobs import Drop, Generate, Spoiled
+from erllama_py.engine.jobs import CapturePlan, Drop, Generate, Spoiled
 from erllama_py.results import CacheHit
 from erllama_py.scheduler.messages import (
     CancelRequest,
@@ -39,6 +39,7 @@ from erllama_py.scheduler.messages import (
     ReadRows,
     RefuseRows,
     RowTaken,
+    SaveRow,
     SendJob,
     Submit,
 )
@@ -309,3 +310,26 @@ def test_rows_that_gave_no_numbers_are_refused() -> None:
     (complete,) = [effect for effect in effects if isinstance(effect, Complete)]
     assert complete.outline.hit == CacheHit("cold", 0)
     assert "no numbers" in (complete.outline.miss_reason or "")
+
+
+# --- rows of a state -----------------------------------------------------------------------------------------------
+
+
+def test_what_the_prompt_alone_would_not_have_saved_is_taken_into_its_next_row() -> None:
+    """Its first range begins at the last row that stays; the row that comes of it replaces those of the turns before,
+    and only what is new is told as created."""
+    idle = changed(IDLE, limits=changed(IDLE.limits, memory="recurrent"))
+    plan = CapturePlan(captured_to=0, prompt_ends=(20, 55, 59), interval=1000, min_tokens=0, apart=30)
+    state, effects = run(idle, submit(1, PROMPT, plan=plan), found(1, hit_of(PROMPT, 20, 30, 45)))
+    for row in rows_of(PROMPT, 20, 30, 45):
+        state, effects = run(state, row_read(1, row), restored(1, row))
+    saves = generate_of(effects).saves
+    assert saves is not None
+    assert (saves.begin, saves.captured_to, saves.prompt_ends) == (20, 45, (55, 59))
+    state, effects = run(state, captured(1, 20, 55))
+    assert [effect.replaces for effect in effects if isinstance(effect, SaveRow)] == [True]
+    state, effects = run(state, captured(1, 55, 59))
+    assert [effect.replaces for effect in effects if isinstance(effect, SaveRow)] == [False]
+    _, effects = run(state, finished(1, [7], held=60, captured_to=59))
+    (done,) = (effect for effect in effects if isinstance(effect, Complete))
+    assert done.outline.created == 59 - 45
