@@ -124,7 +124,7 @@ class Removals:
             self._counters[f"evicted.{tier}"] += len(evicted)
             self._counters[f"evicted_bytes.{tier}"] += sum(book.removing.get(key, 0) for key in evicted)
         if len(evicted) < len(keys):
-            self._counters["saves.replaced"] += len(keys) - len(evicted)
+            self._counters[f"replaced.{tier}"] += len(keys) - len(evicted)
             book.replaced.difference_update(keys)
 
     def _delete(self, tier: str, keys: tuple[bytes, ...], why: Loss | None = "evicted") -> list[Reply[int]]:

@@ -65,7 +65,8 @@ class Captures:
         """The range up to `end` was copied, or cannot be: either way it is not tried again."""
         self._settled_to = end
         if captured:
-            self.captured_to = self.begin = end
+            self.captured_to = end
+        self.begin = self.captured_to  # what was to be taken in may have been too much for a buffer
         self._ends = [later for later in self._ends if later > end]
         while self._plan is not None and self._next_continued <= end:
             self._next_continued += self._plan.interval

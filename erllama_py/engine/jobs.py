@@ -82,8 +82,8 @@ class CapturePlan(msgspec.Struct, frozen=True, kw_only=True):
     those of `prompt_ends`.
 
     The first range begins at `begin`, if that is given: what is saved from there to `captured_to` is copied out once
-    more, in a row that takes the place of those (see `cache.policy.row_start`). `apart` is how many tokens rows have
-    before that is done; 0: it never is.
+    more, in a row that takes the place of those (see `cache.policy.row_start`). Where that fails, what is saved stays
+    as it is. `apart` is how many tokens a row has that is not taken in; 0: none is.
     """
 
     captured_to: int

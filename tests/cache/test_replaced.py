@@ -130,7 +130,7 @@ async def test_rows_go_once_what_takes_their_place_is_stored(stored_it: bool) ->
             bench.tell(PutFailed("disk", put.reservation, "TierFull"))
         counters = await bench.settled()
         assert bench.removed() == [turn.key] * stored_it
-        assert counters.get("saves.replaced", 0) == stored_it
+        assert counters.get("replaced.disk", 0) == stored_it
         assert "evicted.disk" not in counters
         book = bench.actor.index.books["disk"]
         assert not book.replacing

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 # The longest first: what a name begins with, up to the dot before its label.
 KINDS = (
-    "saves.dropped", "saves.bytes", "hits.tier", "evicted_bytes", "restored", "evicted", "seconds", "misses", "healed",
-    "saves", "turns", "keeps", "hits", "bad",
+    "saves.dropped", "saves.bytes", "hits.tier", "evicted_bytes", "restored", "replaced", "evicted", "seconds",
+    "misses", "healed", "saves", "turns", "keeps", "hits", "bad",
 )  # fmt: skip
 
 

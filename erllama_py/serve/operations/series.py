@@ -104,6 +104,7 @@ CACHE: dict[str, Series] = {
     "healed": _counter("cache_healed_rows", "Rows whose hits or times of use could not be.", "kind"),
     "evicted": _counter("cache_evicted_rows", "Rows evicted.", "tier"),
     "evicted_bytes": _counter("cache_evicted_bytes", "Bytes of these.", "tier"),
+    "replaced": _counter("cache_replaced_rows", "Rows whose place a later row of their chat has taken.", "tier"),
     "bad": _counter("cache_bad_rows", "Damaged or lost rows.", "kind"),
     "seconds": _counter("cache_work_seconds", "Seconds looking up, copying out, putting back.", "work"),
     "restored.rows": _counter("cache_restored_rows", "Rows put back into cells."),
