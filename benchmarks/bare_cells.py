@@ -82,7 +82,7 @@ class BareCells(BareLoop):
         """What llama.cpp writes of a sequence of so many tokens; without a recurrent state, a multiple of a token's."""
         per_token = self.bytes_per_token()
         size = llama_cpp.llama_state_seq_get_size(self.context, 0) - 2 * MEASURED * per_token
-        return size + tokens * per_token
+        return float(size + tokens * per_token)
 
     def bytes_per_token(self) -> float:
         """What llama.cpp writes for each token of a sequence, the cells of a window all there."""

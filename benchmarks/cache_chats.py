@@ -205,12 +205,13 @@ async def replying(name: str, root: Path) -> AsyncIterator[Answer]:
     """A part: answers a conversation; asked for nothing, it tells what the last one has left. One thread: two wait for
     each other on a busy machine, and no times are taken."""
     path = str(state_model(name, root)) if name in STATE_MODELS else fetch(name)
-    config: Any = {"model_path": path, "context_opts": {"n_ctx": N_CTX, "n_threads": 1}}
+    options: Any = {"n_ctx": N_CTX, "n_threads": 1, "n_seq_max": 1}
+    config: Any = {"model_path": path, "context_opts": options, "tier": "disk", "tier_srv": "disk"}
     tiers: Any = {"disk": {"kind": "disk", "root": root / "rows", "quota_bytes": QUOTA}}
     template = has_template(name) or name in STATE_MODELS
     held: list[int] = []
     async with erllama.Runtime(tiers=tiers) as runtime:
-        model = await runtime.load_model(name, {**config, "tier": "disk", "tier_srv": "disk"})
+        model = await runtime.load_model(name, config)
 
         async def answer(messages: Messages | None) -> Changed | Left:
             if messages is None:
@@ -220,13 +221,13 @@ async def replying(name: str, root: Path) -> AsyncIterator[Answer]:
                 rows = [row for row in await runtime.cache.rows() if row.reason != "turn"]
                 kept = [row.nbytes for row in rows if row.key in keys]
                 return Left(sum(kept), sum(row.nbytes for row in rows) - sum(kept), len(kept))
-            options: dict[str, Any] = {"response_tokens": REPLY_TOKENS, "temperature": 0.0}
+            asked: dict[str, Any] = {"response_tokens": REPLY_TOKENS, "temperature": 0.0}
             if template:
                 tokens = await model.apply_chat_template(messages)
-                done: Completion = await model.chat(messages, exact_turns=False, **options)
+                done: Completion = await model.chat(messages, exact_turns=False, **asked)
             else:
                 tokens = await model.tokenize(rendered(messages, reply=True))
-                done = await model.complete(tokens, **options)
+                done = await model.complete(tokens, **asked)
             held[:] = [*tokens, *done.generated][: done.committed_tokens]
             return Changed(tokens, done.stats.prefill_tokens, done.committed_tokens)
 
