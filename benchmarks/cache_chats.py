@@ -193,7 +193,7 @@ class Changed(NamedTuple):
 
 
 class Left(NamedTuple):
-    """What a chat has left: bytes of rows that its last turn is made of, and of the others; a state's own bytes."""
+    """What a chat has left: bytes of rows that its last turn is made of, and of the others."""
 
     kept: int
     thrown: int
