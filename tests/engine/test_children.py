@@ -20,13 +20,15 @@ from erllama_py.engine.children.codes import DONE, REFUSED
 from erllama_py.engine.children.ended import Ended, how_ended, last_words
 from erllama_py.engine.children.spawn import CannotSpawn, run_child
 from erllama_py.engine.llama.native import package_folder
+from erllama_py.engine.llama.probe import BOUNDS
 
 GUARD_SECONDS = 30.0
 CONTEXT = {"n_ctx": 256, "n_batch": 64, "n_ubatch": 64, "n_seq_max": 2, "kv_unified": True}
 
 
 def probe(path: Path, **options: Any) -> Ended:
-    given = {"folder": str(package_folder()), "path": str(path), "vocab_only": False, "context": CONTEXT}
+    bounds = {"most_bytes": BOUNDS.memory, "text_seconds": BOUNDS.text_seconds}
+    given = {"folder": str(package_folder()), "path": str(path), "vocab_only": False, "context": CONTEXT, **bounds}
     return run_child("probe_file", given, **{"seconds": GUARD_SECONDS, **options})
 
 
@@ -41,7 +43,7 @@ def pipe(tmp_path: Path) -> Path:
 def test_a_sound_file_passes_and_an_unsound_one_is_refused_in_order(tmp_path: Path) -> None:
     """By the child's own word."""
     ended = probe(tiny_gguf("dense", tmp_path))
-    assert (ended.how, ended.code, ended.stages) == ("ended", DONE, ("library", "load", "vocabulary", "graph"))
+    assert (ended.how, ended.code, ended.stages) == ("ended", DONE, ("library", "load", "vocabulary", "graph", "end"))
     (tmp_path / "no.gguf").write_bytes(b"GGUF, or so it says; but it is nothing of the kind")
     assert (probe(tmp_path / "no.gguf").how, probe(tmp_path / "no.gguf").code) == ("ended", REFUSED)
 
@@ -49,8 +51,8 @@ def test_a_sound_file_passes_and_an_unsound_one_is_refused_in_order(tmp_path: Pa
 def test_what_ends_a_child_is_told_with_its_last_words(tmp_path: Path) -> None:
     """The signal, the stage, and what the library wrote last."""
     ended = probe(spoilt_gguf(UNKNOWN, tmp_path / "spoilt.gguf"))
-    assert (ended.how, ended.signal, ended.stages[-1]) == ("crashed", "SIGABRT", "vocabulary")
-    assert "std::out_of_range" in ended.last_words
+    assert (ended.how, ended.signal, ended.stages[-1]) == ("crashed", "SIGABRT", "load")
+    assert "fatal error" in ended.last_words
 
 
 @pytest.mark.slow
@@ -68,7 +70,8 @@ def hanging(pipe: Path) -> str:
         f"import os, sys; sys.path.insert(0, {str(TOP)!r})\n"
         "from erllama_py.engine.children.spawn import run_child\n"
         f"kept = os.open({str(pipe.parent)!r}, os.O_RDONLY); os.set_inheritable(kept, True)\n"
-        f"given = {{'folder': {str(package_folder())!r}, 'path': {str(pipe)!r}, 'vocab_only': True, 'context': None}}\n"
+        f"given = {{'folder': {str(package_folder())!r}, 'path': {str(pipe)!r}, 'vocab_only': True, 'context': None,"
+        " 'most_bytes': 1 << 30, 'text_seconds': 1}\n"
         "run_child('probe_file', given, seconds=60, wanted=lambda: print('looks', flush=True) is None)\n"
     )
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gguf import GGUFValueType, GGUFWriter
 
-from helpers.tiny_gguf import ARCHITECTURES, Kind, write_to
+from helpers.tiny_gguf import ARCHITECTURES, Kind, n_vocab, write_to
 
 U32, F32, TEXT, FLAG = GGUFValueType.UINT32, GGUFValueType.FLOAT32, GGUFValueType.STRING, GGUFValueType.BOOL
 
@@ -59,7 +59,13 @@ SPOILT = {
     "an endless window": Spoilt("2,147,483,648", "window", {WINDOW: (1 << 31, U32)}),
 }
 # One that no check knows: only a child tells.
-UNKNOWN = Spoilt("SIGABRT", values={"tokenizer.ggml.model": ("rwkv", TEXT)})
+UNKNOWN = Spoilt(
+    "SIGABRT",
+    values={
+        "tokenizer.ggml.model": ("bert", TEXT),
+        "tokenizer.ggml.token_type": ([6] * n_vocab(), GGUFValueType.ARRAY),  # of bytes
+    },
+)
 
 
 def spoilt_gguf(how: Spoilt, path: Path) -> Path:

@@ -1,33 +1,74 @@
 """The task of loading a model file for the first time: its vocabulary, and the graph of a context over it, no weights.
 
 Each stage is said before it begins. What llama.cpp refuses in order is no business of a child: its parent is told so
-there too, with the same reason.
+there too, with the same reason. The memory and the CPU time of the process are bounded, so that a file that would take
+all there is ends the child before; its thread has less stack than any that does the same in the application.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from erllama_py.engine.children.bindings import fill, open_bindings, without_devices
-from erllama_py.engine.children.codes import DONE, REFUSED
+from erllama_py.engine.children.codes import DONE, REFUSED, WRONG
 from erllama_py.engine.children.entry import say
+from erllama_py.engine.children.probe_texts import read_texts
 
-# Texts of every way through a tokenizer: none, words, numbers, white space, other scripts, what is no whole character
-# in a vocabulary of bytes, control characters, and what control tokens look like.
-TEXTS = (
-    "", "a", "\x02", " Hello, World's  end!\n\n\t12345 3.14",
-    "日本語 é ☂ 👩‍👩‍👧 Ω ß \u200b\u00a0\ufeff", "\x01\x7f\u0378\U0010fffd",
-    "<|im_start|><s></s>[INST]<unk>", "x" * 300,
-)  # fmt: skip
+_STACK_BYTES = 3 << 20  # `erllama_py.stacks` gives 4 MiB or more, of which callers have used a little
 
 
 def run(given: dict[str, Any]) -> int:
     """`given`: `folder` of the bindings, `path`, `vocab_only`, and `context`: the fields of a context's parameters,
-    None where none is to be made."""
+    None where none is to be made; `most_bytes` of memory; `text_seconds` of CPU time for the texts."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # whatever the application does with it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
+    codes: list[int] = []
+    threading.stack_size(_STACK_BYTES)
+    thread = threading.Thread(target=lambda: codes.append(_load(given)))
+    thread.start()
+    thread.join()
+    return codes[0]
+
+
+@contextmanager
+def bounded_memory(most: int) -> Iterator[None]:
+    """Let this process have so many bytes of its own meanwhile, where the system can say so."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with suppress(OSError, ValueError):
+        least = min(bound for bound in (most, *before) if bound != resource.RLIM_INFINITY)
+        resource.setrlimit(resource.RLIMIT_DATA, (least, before[1]))
+    yield
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _load(given: dict[str, Any]) -> int:
     say("stage library")
     c = open_bindings(given["folder"])
+    with bounded_memory(given["most_bytes"]):  # what the file takes; a context is as large as it was asked for
+        model, code = _vocabulary(c, given)
+    if code == DONE and given["context"] is not None and not c.llama_model_has_encoder(model):
+        say("stage graph")
+        context = c.llama_init_from_model(model, fill(c.llama_context_default_params(), given["context"]))
+        if not context:
+            return REFUSED
+        c.llama_free(context)
+    if code == DONE:
+        say("stage end")
+        c.llama_model_free(model)
+    return code
+
+
+def _vocabulary(c: Any, given: dict[str, Any]) -> tuple[Any, int]:
+    """The model, once its vocabulary has been tried; and what came of that."""
     say("stage load")
     devices = without_devices()
     params = fill(
@@ -37,22 +78,12 @@ def run(given: dict[str, Any]) -> int:
     params.devices = ctypes.addressof(devices)
     model = c.llama_model_load_from_file(os.fsencode(given["path"]), params)
     if not model:
-        return REFUSED
+        return None, REFUSED
     say("stage vocabulary")
-    read_texts(c, c.llama_model_get_vocab(model))
-    if given["context"] is None or c.llama_model_has_encoder(model):
-        return DONE
-    say("stage graph")
-    return DONE if c.llama_init_from_model(model, fill(c.llama_context_default_params(), given["context"])) else REFUSED
-
-
-def read_texts(c: Any, vocabulary: Any) -> None:
-    """Tokenize each text in each way, and turn its tokens into text again."""
-    tokens, piece = (c.llama_token * 4096)(), ctypes.create_string_buffer(512)
-    for text in TEXTS:
-        data = text.encode()
-        for add_special in (False, True):
-            for parse_special in (False, True):
-                count = c.llama_tokenize(vocabulary, data, len(data), tokens, len(tokens), add_special, parse_special)
-                for token in tokens[: max(0, count)]:
-                    c.llama_token_to_piece(vocabulary, token, piece, len(piece), 0, parse_special)
+    signal.setitimer(signal.ITIMER_PROF, given["text_seconds"])  # then SIGPROF ends the process
+    problem = read_texts(c, c.llama_model_get_vocab(model))
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    if problem is not None:
+        print(problem, file=sys.stderr)
+        return model, WRONG
+    return model, DONE

@@ -10,6 +10,7 @@ from collections import Counter
 from contextlib import ExitStack
 
 from erllama_py.engine.backend import FileFacts, FilePooling
+from erllama_py.engine.llama.charsmap import charsmap_fault
 from erllama_py.engine.llama.gguf_header import Header, opened
 from erllama_py.engine.llama.known_faults import MOST_LAYERS, Stated, decode_fault, load_fault, vocabulary_fault
 from erllama_py.engine.llama.native import Library
@@ -45,6 +46,8 @@ def read_facts(library: Library, path: str, model_id: str, *, on_cpu: bool = Tru
         if not architecture:
             raise UnsupportedModel(path, "the file does not name its architecture")
         if fault := decode_fault(_stated(parts), on_cpu=on_cpu):
+            raise UnsupportedModel(path, fault)
+        if fault := charsmap_fault(header.octets("tokenizer.ggml.precompiled_charsmap")):
             raise UnsupportedModel(path, fault)
         quant_type = _quant_type(library, parts)
         n_ctx_train = header.number(f"{architecture}.context_length")

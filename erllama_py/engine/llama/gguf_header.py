@@ -35,6 +35,7 @@ _NUMBERS: dict[int, Any] = {
     10: ctypes.c_uint64,
     11: ctypes.c_int64,
 }
+_OCTETS = (0, 1)
 _U16, _F32, _BOOL, _STRING, _ARRAY = 2, 6, 7, 8, 9
 
 _WHERE = re.compile(r"^gguf_\w+: ")
@@ -175,6 +176,13 @@ class Header:
         if kind != _ARRAY or self._gguf.get_arr_type(self._handle, index) != _STRING:
             return []
         return [self._gguf.get_arr_str(self._handle, index, item) for item in range(self.length(key))]
+
+    def octets(self, key: str) -> bytes:
+        """An array of bytes."""
+        index, kind = self._find(key)
+        if kind != _ARRAY or self._gguf.get_arr_type(self._handle, index) not in _OCTETS:
+            return b""
+        return ctypes.string_at(self._gguf.get_arr_data(self._handle, index), self.length(key))
 
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""

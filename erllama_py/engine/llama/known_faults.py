@@ -7,6 +7,9 @@ wrong, and looked for where there is none. Sources: llama-model.cpp (`load_hpara
 
 from __future__ import annotations
 
+import re
+from collections.abc import Container
+
 import msgspec
 
 MOST_LAYERS, MOST_EXPERTS = 512, 1024  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
@@ -14,6 +17,8 @@ MOST_LAYERS, MOST_EXPERTS = 512, 1024  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
 MOST_WINDOW = 1 << 24
 _SCALINGS = {"none", "linear", "yarn", "longrope"}
 _F32 = 0
+_ESCAPE = re.compile(rb"\\(x[0-9a-f]{2}|[^x])", re.DOTALL)
+_SIGNS = {b"t": b"\t", b"n": b"\n", b"r": b"\r"}
 _BYTES = [(f"<0x{byte:02X}>".encode(), bytes([byte])) for byte in range(256)]
 
 
@@ -55,6 +60,8 @@ def load_fault(stated: Stated) -> str | None:
         return f"block_count is {stated.layers:,}, and llama.cpp takes 1 to {MOST_LAYERS}"
     if stated.rope_scaling is not None and stated.rope_scaling not in _SCALINGS:
         return f"the rope scaling type {stated.rope_scaling!r} is not one of {', '.join(sorted(_SCALINGS))}"
+    if stated.tokenizer in ("no_vocab", "none"):
+        return f"it has no tokenizer ({stated.tokenizer!r})"
     needs_bos = stated.tokenizer == "t5" and stated.adds_bos
     if needs_bos and (stated.bos is None or not 0 <= stated.bos < stated.n_tokens):
         return "its tokenizer is to put a token before each text (add_bos_token), and no such token is named"
@@ -90,10 +97,35 @@ def vocabulary_fault(tokenizer: str | None, tokens: list[bytes]) -> str | None:
             shown = token.decode("utf-8", "backslashreplace")
             return f"the tokens {first} and {number} are the same: {shown!r}"
     if tokenizer == "llama":
-        lacking = [name for name, byte in _BYTES if name not in known and byte not in known]
-        if lacking:
-            return (
-                f"its tokenizer is SentencePiece's ('llama'), and its vocabulary has no token for {len(lacking)} of "
-                f"256 bytes, {lacking[0].decode()} first: it may be that of another tokenizer"
-            )
+        return _fault_of_bytes(known)
+    if tokenizer == "rwkv":
+        return _fault_of_beginnings([unescaped(token) for token in tokens])
     return None
+
+
+def _fault_of_bytes(known: Container[bytes]) -> str | None:
+    lacking = [name for name, byte in _BYTES if name not in known and byte not in known]
+    if not lacking:
+        return None
+    return (
+        f"its tokenizer is SentencePiece's ('llama'), and its vocabulary has no token for {len(lacking)} of "
+        f"256 bytes, {lacking[0].decode()} first: it may be that of another tokenizer"
+    )
+
+
+def _fault_of_beginnings(tokens: list[bytes]) -> str | None:
+    """llama.cpp follows a token as far as a text does, and where none has ended by then, begins again, for ever."""
+    lacking = {token[:1] for token in tokens if len(token) > 1} - set(tokens)
+    if not lacking:
+        return None
+    return f"its tokenizer is RWKV's, and tokens begin with {len(lacking)} bytes that are none, {min(lacking)!r} first"
+
+
+def unescaped(token: bytes) -> bytes:
+    """The bytes that a token of RWKV's stands for, which the file has with escapes as llama.cpp reads them. Pure."""
+    return _ESCAPE.sub(_meant, token)
+
+
+def _meant(found: re.Match[bytes]) -> bytes:
+    sign = found[1]
+    return bytes([int(sign[1:], 16)]) if len(sign) == 3 else _SIGNS.get(sign, sign)

@@ -28,13 +28,12 @@ from erllama_py.engine.children.spawn import CannotSpawn, run_child
 from erllama_py.engine.fingerprint import identify
 from erllama_py.engine.llama import remembered
 from erllama_py.engine.llama.native import library_files, package_folder
-from erllama_py.engine.llama.probe_words import REPAIR, build_problem, file_error, is_lasting
+from erllama_py.engine.llama.probe_words import REPAIR, Bounds, build_problem, file_error, is_lasting, passes
 from erllama_py.engine.llama.remembered import Found
 from erllama_py.errors import UnusableBuild
 from erllama_py.watch.log import get_logger
 
-# A vocabulary of 262,144 tokens takes 0.4 s, a cold network disk some seconds more.
-MOST_SECONDS = 60.0
+BOUNDS = Bounds()
 _LOOK_SECONDS = 0.05
 
 # Of a context in a child: the books of each cell are real memory, some 40 bytes, though the cell itself is not.
@@ -84,18 +83,20 @@ class Probe:
         if fields is not None:
             fields["n_ctx"] = min(fields["n_ctx"] or MOST_CELLS, MOST_CELLS)
         kept = {name: value for name, value in (fields or {}).items() if name not in _NOT_OF_THE_GRAPH}
-        name = remembered.digest("file", os.path.realpath(self._path), kept, context is None, vocab_only)
+        name = remembered.digest("file and texts", os.path.realpath(self._path), kept, context is None, vocab_only)
         identities = [identify(file, "probe") for file in facts.files]
         key = remembered.digest(name, identities, library_files())
         with _alone(key, self._wanted) as passed:
             if passed or remembered.recall(self._folder, name, key) is not None:
                 _passed.add(key)
                 return True
-            ended = self._try("probe_file", {"path": self._path, "vocab_only": vocab_only, "context": fields})
+            bounds = {"most_bytes": BOUNDS.memory, "text_seconds": BOUNDS.text_seconds}
+            given = {"path": self._path, "vocab_only": vocab_only, "context": fields, **bounds}
+            ended = self._try("probe_file", given)
             if ended is None:
                 return False
-            if ended.how != "ended":
-                raise file_error(self._path, ended, reason(), MOST_SECONDS)
+            if not passes(ended):
+                raise file_error(self._path, ended, reason(), BOUNDS)
             if ended.code == DONE:  # else not all was tried, as where there was no memory for it
                 _passed.add(key)
                 remembered.store(self._folder, name, Found(key))
@@ -107,7 +108,7 @@ class Probe:
         if folder is None:
             return None  # the import that follows says what is wrong
         try:
-            ended = run_child(task, {"folder": str(folder), **given}, seconds=MOST_SECONDS, wanted=self._wanted)
+            ended = run_child(task, {"folder": str(folder), **given}, seconds=BOUNDS.seconds, wanted=self._wanted)
         except CannotSpawn as problem:
             self._log.warning("not tried in a process of its own first", task=task, problem=str(problem))
             return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from erllama_py.engine.children.codes import DONE, REFUSED, WRONG
 from erllama_py.engine.children.ended import Ended
 from erllama_py.errors import ModelLoadError, UnsupportedModel
@@ -19,8 +21,17 @@ _STAGES = {
     "load": "while it reads the file",
     "vocabulary": "while it tokenizes texts",
     "graph": "while it makes a context",
+    "end": "while it frees the model",
     "decode": "while it decodes",
 }
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """What a child may take: seconds in all, seconds of CPU time for the texts, bytes of memory."""
+
+    seconds: float = 60.0  # a vocabulary of 262,144 tokens takes 0.4 s, a cold network disk some seconds more
+    text_seconds: float = 5.0  # for some hundred short texts, which take 0.02 s
+    memory: int = 4 << 30  # where 262,144 tokens take 0.3 GiB
 
 
 def build_problem(ended: Ended) -> str | None:
@@ -43,11 +54,27 @@ def is_lasting(ended: Ended) -> bool:
     return ended.how == "crashed" and ended.signal in _TRAPS
 
 
-def file_error(path: str, ended: Ended, fault: str | None, most_seconds: float) -> ModelLoadError:
+def passes(ended: Ended) -> bool:
+    """Whether a file can be loaded here, as far as a child knows. One that was refused for want of memory cannot: here
+    it would get all there is."""
+    return ended.how == "ended" and ended.code != WRONG and not (ended.code == REFUSED and _lacked_memory(ended))
+
+
+def file_error(path: str, ended: Ended, fault: str | None, bounds: Bounds) -> ModelLoadError:
     """Why a file is refused that ended the process in which it was tried first, or was not done in time."""
     if ended.how == "out of time":
-        problem = f"tried in a process of its own first, it was not done in {most_seconds:.0f} s{_stage(ended)}"
+        problem = f"tried in a process of its own first, it was not done in {bounds.seconds:.0f} s{_stage(ended)}"
         return UnsupportedModel(path, f"{problem}; `probe=False` loads it without")
+    if ended.signal == "SIGPROF":  # of the child's own timer
+        endless = f"some short texts take its tokenizer more than {bounds.text_seconds:g} s of CPU time"
+        return UnsupportedModel(path, f"{fault or endless} (llama.cpp would go on, maybe for ever)")
+    if ended.how == "ended" and ended.code == WRONG:
+        return UnsupportedModel(path, ended.last_words)
+    if _lacked_memory(ended):
+        problem = (
+            f"tried in a process of its own first, it takes more than {bounds.memory / 2**30:.1f} GiB{_stage(ended)}"
+        )
+        return UnsupportedModel(path, f"{fault or problem}; `probe=False` loads it without")
     if ended.signal is not None and ended.signal not in _OWN_SIGNALS:
         problem = f"the process in which it was tried first was ended from outside by {ended.signal}"
         return ModelLoadError(path, f"{problem}{_stage(ended)}, as where memory runs out")
@@ -56,6 +83,10 @@ def file_error(path: str, ended: Ended, fault: str | None, most_seconds: float) 
         return UnsupportedModel(path, f"{fault} (llama.cpp would end the process: {words})")
     ended_by = f"llama.cpp ends the process ({ended.signal or 'without a word'}){_stage(ended)}"
     return UnsupportedModel(path, f"{ended_by}: {words}")
+
+
+def _lacked_memory(ended: Ended) -> bool:
+    return "bad_alloc" in ended.written
 
 
 def _stage(ended: Ended) -> str:

@@ -109,8 +109,14 @@ class LlamaVocabulary:
                 address = buffer.ctypes.data_as(_INT32S)
                 count = self._c.llama_tokenize(handle, data, len(data), address, room, False, parse_special)
                 if count >= 0:
-                    return buffer[:count].copy()
+                    return self._known(buffer[:count].copy())
                 room = -count
+
+    def _known(self, tokens: TokenArray) -> TokenArray:
+        """Some vocabularies have no token for what they do not know, and name one that does not exist."""
+        if len(tokens) and not 0 <= tokens.min() <= tokens.max() < self.n_vocab:
+            raise InvalidText("the text has characters that this model's vocabulary has no token for")
+        return tokens
 
     def _in_pieces(self, text: str, parse_special: bool) -> TokenArray | None:
         """The tokens of a long text, piece by piece; `None` where it has no places to be cut at."""
