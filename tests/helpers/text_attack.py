@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from erllama_py.chat.special_texts import SpecialTexts
 from erllama_py.engine.llama import cuts, vocabulary
 from erllama_py.engine.llama.native import library
@@ -102,35 +104,35 @@ def by_llama(words: LlamaVocabulary, text: str, special: bool) -> list[int]:
 
 def attack(words: LlamaVocabulary, count: int, seed: int) -> dict[str, Any]:
     """What came of `count` texts."""
-    chance, texts = random.Random(seed), words.special_texts()
-    named = special_names(texts, chance)
+    chance = random.Random(seed)
+    named = special_names(words.special_texts(), chance)
     refused = lossy = 0
     slowest = 0.0
-    long, step = vocabulary.LONG, cuts.STEP
     for number in range(count):
         text = hostile_text(chance, named)
         if number % 97 == 0:
             text *= 40  # so long that it is cut without being asked to
-        special = bool(number % 2)
-        if number % 3:
-            vocabulary.LONG = cuts.LONG = 0
-            cuts.STEP = chance.choice([1, 2, 5, 50])
-        else:
-            vocabulary.LONG = cuts.LONG = long
-            cuts.STEP = step
-        begun = time.perf_counter()
+        special, begun = bool(number % 2), time.perf_counter()
         try:
-            tokens = words.tokenize(text, add_special=False, parse_special=special)
+            tokens = cut_everywhere(words, text, special, chance.choice([1, 2, 5, 50]) if number % 3 else None)
         except InvalidText:
             refused += 1
             continue
         slowest = max(slowest, time.perf_counter() - begun)
-        whole = by_llama(words, text, special)
-        assert tokens == whole, (number, special, text, cuts.STEP)
+        assert tokens == by_llama(words, text, special), (number, special, text)
         lossy += b"".join(words.token_bytes(token, special=True) for token in tokens) != text.encode()
-    vocabulary.LONG = cuts.LONG = long
-    cuts.STEP = step
     return {"texts": count, "refused": refused, "lossy": lossy, "slowest": round(slowest, 3)}
+
+
+def cut_everywhere(words: LlamaVocabulary, text: str, special: bool, step: int | None) -> list[int]:
+    """The tokens of a text that is cut as often as it can be, into pieces of `step` characters or more; None: as it
+    would be."""
+    with pytest.MonkeyPatch.context() as patch:
+        if step is not None:
+            patch.setattr(vocabulary, "LONG", 0)
+            patch.setattr(cuts, "LONG", 0)
+            patch.setattr(cuts, "STEP", step)
+        return words.tokenize(text, add_special=False, parse_special=special)
 
 
 def special_names(texts: SpecialTexts, chance: random.Random) -> list[str]:
