@@ -50,7 +50,8 @@ class Prompts:
             lent = self._caller.board.lent
             whole = add_bos and lent is not None and lent.prepared.facts.embeds_only  # it is for `embed` alone
             tokens = vocabulary.tokenize(text, add_special=whole, parse_special=special)
-            return [*vocabulary.begin, *tokens] if add_bos and not whole else tokens
+            begin = vocabulary.begin if add_bos and not whole else []
+            return [*begin, *tokens] if begin else tokens
 
         return await self._caller.use_vocabulary(tokenize, len(text))
 

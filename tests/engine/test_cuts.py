@@ -9,8 +9,10 @@ from helpers.tiny_vocabulary import KINDS, Kind, tiny_vocabulary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from erllama_py.chat import finder
 from erllama_py.engine.llama import cuts, vocabulary
 from erllama_py.engine.llama.cuts import Cuts
+from erllama_py.errors import InvalidText
 
 PARTS = ("<|im_end|>", "<s>", "</s>", "<|", "|>", "<", ">", " ", "\n", "hello", "user", "[/INST]")
 TEXTS = st.lists(st.sampled_from((*PARTS, "Ж", "字", "▁", "\x02", "a")), max_size=30).map("".join)
@@ -27,6 +29,40 @@ def test_pieces_are_the_text(text: str, step: int) -> None:
         assert "".join(piece for piece, _ in pieces) == text
         ends = {sum(len(piece) for piece, _ in pieces[:count]) for count in range(1, len(pieces))}
         assert not any(start < end < stop for start, stop in found.found(text) for end in ends)
+
+
+@given(TEXTS, st.integers(1, 9))
+def test_texts_are_searched_in_blocks(text: str, block: int) -> None:
+    """With the same result as at once: special texts, places, bytes, and where a character has no bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuts, "LONG", 0)
+        patch.setattr(cuts, "STEP", 2)
+        one = Cuts(["<|im_end|>", "<s>"], ["</s>", "[/INST]"], "helouser<>|/[]INST ")
+        whole = one.found(text), one.pieces(text), vocabulary._utf8(text)
+        for module in (finder, cuts, vocabulary):
+            patch.setattr(module, "BLOCK", block)
+        assert (one.found(text), one.pieces(text), vocabulary._utf8(text)) == whole
+        assert whole[0] == sorted(whole[0])
+        with pytest.raises(InvalidText, match=f"at character {len(text)}$"):
+            vocabulary._utf8(text + "\ud800")
+
+
+def test_tokens_are_written_in_blocks(tmp_path: Path) -> None:
+    """Characters whose bytes are in two blocks are whole; a space that was put first is taken off where it is."""
+    with tiny_vocabulary("spm", tmp_path) as words:
+
+        @settings(max_examples=20)
+        @given(TEXTS, st.integers(1, 5))
+        def same(text: str, piece: int) -> None:
+            tokens = words.tokenize("</s>" + text, add_special=False, parse_special=True)
+            for special in (False, True):
+                whole = words.detokenize(tokens, special=special), words.detokenize(tokens[:-1], special=special)
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(vocabulary, "PIECE", piece)
+                    found = words.detokenize(tokens, special=special), words.detokenize(tokens[:-1], special=special)
+                assert found == whole
+
+        same()
 
 
 @pytest.mark.slow

@@ -14,7 +14,11 @@ BEGINS_A_THREAD = {PACKAGE / "engine" / "thread.py"}
 # One for a call, which waits for it.
 FOR_A_CALL = {PACKAGE / "stacks.py"}
 # A server's files, whose threads end with it; and a child, whose thread looks for its parent.
-BEGINS_THREADS = {PACKAGE / "serve" / "responses" / "directory.py", PACKAGE / "engine" / "children" / "entry.py"}
+BEGINS_THREADS = {
+    PACKAGE / "serve" / "responses" / "directory.py",
+    PACKAGE / "engine" / "children" / "entry.py",
+    PACKAGE / "engine" / "children" / "probe_file.py",
+}
 
 
 def test_no_work_is_handed_to_threads_of_the_application() -> None:

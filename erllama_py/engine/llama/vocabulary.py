@@ -6,6 +6,7 @@ llama.cpp's vocabulary may be read by any number of threads, but goes away with 
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy
 
+from erllama_py.chat.finder import BLOCK
 from erllama_py.chat.special_texts import SpecialTexts
 from erllama_py.engine.guidance import Words
 from erllama_py.engine.llama.cuts import LONG, Cuts
@@ -25,13 +27,14 @@ from erllama_py.engine.llama.steps import dry_of, is_dry_used
 from erllama_py.engine.llama.stretches import FEW, STACK_PER_CHARACTER, Stretches
 from erllama_py.engine.llama.structure_words import SPECIAL, words_of
 from erllama_py.engine.structure import Tokenizer
-from erllama_py.engine.token_array import TokenArray, as_array, in_pieces
+from erllama_py.engine.token_array import PIECE, TokenArray, as_array, in_pieces
 from erllama_py.errors import InvalidText, ModelNotLoaded, TokenOutOfRange
 from erllama_py.options.sampling import Sampling
 from erllama_py.stacks import LEAST_BYTES, NoStack, call_on_stack
 
 _PIECE_BYTES = 64  # longer pieces are rare and take a second call
 _NO_TOKEN = -1
+_DECODER = codecs.getincrementaldecoder("utf-8")
 _INT32S = ctypes.POINTER(ctypes.c_int32)
 _FIRST = "\x02"  # what no token has together with what follows it
 _MOST_BYTES = 1 << 30  # llama.cpp counts bytes and tokens in 32 bits; half of that leaves room for a longer result
@@ -222,10 +225,12 @@ class LlamaVocabulary:
 
         Where the tokenizer puts a space before a text, the one of the first token is taken off again.
         """
-        data = b"".join([self.token_bytes(token, special=special) for token in tokens])
-        if self._adds_space:
-            data = data.removeprefix(b" ")
-        return data.decode("utf-8", "replace")
+        decoder, texts, is_first = _DECODER("replace"), list[str](), self._adds_space
+        for start in range(0, len(tokens), PIECE):  # other threads run between two of them
+            data = b"".join([self.token_bytes(token, special=special) for token in tokens[start : start + PIECE]])
+            texts.append(decoder.decode(data.removeprefix(b" ") if is_first else data))
+            is_first = is_first and not data
+        return "".join([*texts, decoder.decode(b"", final=True)])
 
     def is_end(self, token: int) -> bool:
         """See `Vocabulary.is_end`. Raises `TokenOutOfRange`."""
@@ -324,10 +329,19 @@ class LlamaVocabulary:
 
 
 def _utf8(text: str) -> bytes:
-    try:
-        data = text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidText(f"the text has no UTF-8 form: {error.reason} at character {error.start}") from error
+    """In blocks: one call for tens of megabytes would keep other threads waiting."""
+    if len(text) <= BLOCK or text.isascii():
+        data = _block(text, 0)
+    else:
+        data = b"".join([_block(text[start : start + BLOCK], start) for start in range(0, len(text), BLOCK)])
     if len(data) > _MOST_BYTES:
         raise InvalidText(f"a text of {len(data)} bytes is too long to tokenize")
     return data
+
+
+def _block(text: str, at: int) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        problem = f"the text has no UTF-8 form: {error.reason} at character {at + error.start}"
+        raise InvalidText(problem) from error
