@@ -6,6 +6,26 @@ import re
 from collections.abc import Iterable, Iterator
 
 BLOCK = 1 << 16  # characters that are searched by one call, which keeps other threads waiting: 2 ms
+_BEYOND = 64  # characters that a match is long, or looks ahead, at the most
+
+
+def matches(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+    """As `finditer`, block by block, for patterns that look at up to 64 characters and never match nothing."""
+    at = 0
+    for start in range(0, len(text), BLOCK):
+        stop = start + BLOCK
+        for found in pattern.finditer(text, max(at, start), stop + _BEYOND):
+            if found.start() >= stop:
+                break
+            at = found.end()
+            yield found
+
+
+def joined(pieces: list[str], between: str = "") -> str:
+    """As `join`, some thousand at a time."""
+    if len(pieces) <= BLOCK:
+        return between.join(pieces)
+    return between.join([between.join(pieces[start : start + BLOCK]) for start in range(0, len(pieces), BLOCK)])
 
 
 class Finder:

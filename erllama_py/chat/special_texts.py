@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from itertools import accumulate
+from heapq import merge
 
 import msgspec
 
-from erllama_py.chat.finder import Finder
+from erllama_py.chat.finder import Finder, joined, matches
 from erllama_py.errors import ChatTemplateError
 
 # Characters that Unicode keeps for use inside of programs. JSON may write them as escapes.
@@ -73,21 +73,19 @@ class _Texts:
         unlike = f"(?!{'|'.join(map(re.escape, others))})" if others else ""
         self._signs = re.compile(f"{unlike}[{re.escape(signs)}]" if signs else "(?!)")
 
-    def found(self, text: str) -> list[tuple[int, int]]:
+    def spans(self, text: str) -> Iterator[tuple[int, int]]:
         """Where they stand in a text, by their beginnings; they may overlap."""
-        return self._finder.found(text)
+        return self._finder.spans(text)
 
-    def places(self, text: str) -> set[int]:
-        """Where marks go in a text."""
-        places = {start + 1 for start, _ in self.found(text)}
-        places.update(sign.end() for sign in self._signs.finditer(text))
-        if self._ends_as_one_begins(text):
-            places.add(len(text))
-        if self._begins_as_one_ends(text):
-            places.add(0)
+    def places(self, text: str) -> Iterator[int]:
+        """Where marks go in a text, ascending; a place may come again."""
+        edges = [0] if self._begins_as_one_ends(text) else []
         if text in self._words or self._could_be_a_middle(text):
-            places.add(1)
-        return places
+            edges.append(1)
+        if self._ends_as_one_begins(text):
+            edges.append(len(text))
+        firsts = (start + 1 for start, _ in self._finder.spans(text))
+        return merge(firsts, (sign.end() for sign in matches(self._signs, text)), sorted(edges))
 
     def _could_be_a_middle(self, text: str) -> bool:
         """Words are not: too many roles and types are named like control tokens. But no role is `endoftext`."""
@@ -136,7 +134,7 @@ class Marks:
     """The marks of one conversation. `given` are all texts that its template is given."""
 
     def __init__(self, special: SpecialTexts, source: str, given: Iterable[str]) -> None:
-        used = {_character(found) for text in (source, *given) for found in _ANY_MARK.findall(text)}
+        used = {_character(found[0]) for text in (source, *given) for found in matches(_ANY_MARK, text)}
         free = [mark for mark in MARKS if mark not in used]
         if not free:
             raise ChatTemplateError("the conversation holds every character that Unicode keeps for programs")
@@ -153,30 +151,41 @@ class Marks:
         return self._marked(text, self._known.of_assistant)
 
     def _marked(self, text: str, texts: _Texts) -> str:
-        return self._mark.join(_cut(text, texts.places(text)))
+        return joined(_cut(text, texts.places(text)), self._mark)
 
     def parts(self, rendered: str) -> list[str]:
         """A rendering without marks, cut where a control token would be seen that the template did not write."""
-        pieces = self._split.split(rendered)
+        pieces, cuts = self._pieces(rendered)
         if len(pieces) == 1:
             return pieces
-        text = "".join(pieces)
-        cuts = list(accumulate(map(len, pieces[:-1])))
+        text = joined(pieces)
         kept: set[int] = set()
-        for start, end in self._known.all.found(text):
+        for start, end in self._known.all.spans(text):
             kept.update(cuts[bisect_left(cuts, start + 1) : bisect_left(cuts, end)])
-        return _cut(text, kept)
+        return _cut(text, sorted(kept))
 
     def plain(self, rendered: str) -> str:
         """A rendering without marks."""
-        return self._split.sub("", rendered)
+        return joined(self._pieces(rendered)[0])
+
+    def _pieces(self, rendered: str) -> tuple[list[str], list[int]]:
+        """What stands between the marks, and where those are in the text without them."""
+        pieces, cuts, at, gone = list[str](), list[int](), 0, 0
+        for mark in matches(self._split, rendered):
+            pieces.append(rendered[at : mark.start()])
+            cuts.append(mark.start() - gone)
+            at, gone = mark.end(), gone + mark.end() - mark.start()
+        return [*pieces, rendered[at:]], cuts
 
 
-def _cut(text: str, places: set[int]) -> list[str]:
-    if not places:
-        return [text]
-    ends = sorted(places)
-    return [text[start:end] for start, end in zip([0, *ends], [*ends, None], strict=True)]
+def _cut(text: str, places: Iterable[int]) -> list[str]:
+    """The pieces between places that ascend."""
+    pieces, start, last = list[str](), 0, -1
+    for place in places:
+        if place != last:
+            pieces.append(text[start:place])
+            start = last = place
+    return [*pieces, text[start:]]
 
 
 def _character(found: str) -> str:
