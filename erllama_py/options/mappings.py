@@ -194,6 +194,8 @@ class StubOptsDict(TypedDict, total=False):
     vocab_size: int
     replies: list[str] | tuple[str, ...] | dict[str, str]
     seconds_per_token: float
+    seconds_per_copy: float
+    seconds_per_copied_token: float
     load_seconds: float
     fail_load: bool
     fail_decode_after: int | None
