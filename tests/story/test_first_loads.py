@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from helpers.tiny_bert import tiny_bert
 from helpers.tiny_gguf import tiny_gguf
 
 import erllama_py as erllama
+from erllama_py.cpus import usable_cpus
 from erllama_py.engine.children import spawn
 from erllama_py.engine.children.ended import Ended
 from erllama_py.engine.children.spawn import CannotSpawn
@@ -124,6 +126,36 @@ async def test_many_loads_of_one_file_wait_for_one_try(tmp_path: Path, tries: li
         for number in range(8):
             group.start_soon(runtime.load_model, f"m{number}", fields)
     assert tries == ["probe_build", "probe_file"]
+
+
+async def test_files_that_hang_do_not_hold_up_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who wait for a file that was not done in time are told so with the first; other files go on before that."""
+    hang, hung = threading.Event(), list[str]()
+
+    def run(task: str, given: Any, **options: Any) -> Ended:
+        if "hangs" not in given.get("path", ""):
+            return RAN
+        hung.append(given["path"])
+        hang.wait()
+        return Ended("out of time", -9, "SIGKILL", ("load",), "", 60.0)
+
+    async def refused(number: int) -> None:
+        with pytest.raises(erllama.UnsupportedModel, match="60 s"):
+            await load(tmp_path / "home", tmp_path / f"hangs {number}.gguf")
+
+    monkeypatch.setattr(probe, "run_child", run)
+    monkeypatch.setattr(probe, "PATIENCE_SECONDS", 0.0)
+    sound = tiny_gguf("dense", tmp_path)
+    numbers = range(len(usable_cpus()))
+    for number in numbers:
+        shutil.copy(sound, tmp_path / f"hangs {number}.gguf")
+    async with anyio.create_task_group() as group:
+        for number in (*numbers, *numbers):
+            group.start_soon(refused, number)
+        await until(lambda: len(hung) == len(numbers))
+        await load(tmp_path / "home", sound)
+        hang.set()
+    assert len(hung) == len(numbers)
 
 
 FORKS = """

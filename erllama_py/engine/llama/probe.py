@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -35,6 +36,8 @@ from erllama_py.watch.log import get_logger
 
 BOUNDS = Bounds()
 _LOOK_SECONDS = 0.05
+# How long a try waits where there are as many as CPUs: some that take so long are hanging, and leave a CPU to it.
+PATIENCE_SECONDS = 5.0
 
 # Of a context in a child: the books of each cell are real memory, some 40 bytes, though the cell itself is not.
 MOST_CELLS = 4096
@@ -54,8 +57,8 @@ class Probe:
     def build(self) -> None:
         """Before the library is opened here. Raises `UnusableBuild`, `LoadCancelled`."""
         key = remembered.digest("build", library_files(), cpu())
-        with _alone(key, self._wanted) as passed:
-            if passed:
+        with _alone(key, self._wanted) as turn:
+            if turn.passed:
                 return
             found = remembered.recall(self._folder, key, key)
             if found is None and (ended := self._try("probe_build", {})) is not None:
@@ -86,15 +89,16 @@ class Probe:
         name = remembered.digest("file and texts", os.path.realpath(self._path), kept, context is None, vocab_only)
         identities = [identify(file, "probe") for file in facts.files]
         key = remembered.digest(name, identities, library_files())
-        with _alone(key, self._wanted) as passed:
-            if passed or remembered.recall(self._folder, name, key) is not None:
+        with _alone(key, self._wanted) as turn:
+            if turn.passed or remembered.recall(self._folder, name, key) is not None:
                 _passed.add(key)
                 return True
             bounds = {"most_bytes": BOUNDS.memory, "text_seconds": BOUNDS.text_seconds}
             given = {"path": self._path, "vocab_only": vocab_only, "context": fields, **bounds}
-            ended = self._try("probe_file", given)
+            ended = turn.late or self._try("probe_file", given)
             if ended is None:
                 return False
+            turn.late = ended if ended.how == "out of time" else None
             if not passes(ended):
                 raise file_error(self._path, ended, reason(), BOUNDS)
             if ended.code == DONE:  # else not all was tried, as where there was no memory for it
@@ -123,8 +127,17 @@ class Probe:
 
 # --- one try for all who ask at the same time, and no more at once than there are CPUs -------------------------------
 
+
+class _Turn:
+    """Of one who asks: `passed`, if this process knows that it is sound, and how a try ended that was not done in time,
+    for those who wait for it. Else each of them would take as long again."""
+
+    passed = False
+    late: Ended | None = None
+
+
 _changed = threading.Condition()
-_under_way: set[str] = set()
+_under_way: dict[str, _Turn] = {}
 _passed: set[str] = set()
 
 
@@ -139,25 +152,30 @@ os.register_at_fork(after_in_child=_forget_others)
 
 
 @contextmanager
-def _alone(key: str, wanted: Callable[[], bool]) -> Iterator[bool]:
-    """Nobody else tries this meanwhile; whether it has passed in this process. Raises `LoadCancelled`."""
+def _alone(key: str, wanted: Callable[[], bool]) -> Iterator[_Turn]:
+    """Nobody else tries this meanwhile. Raises `LoadCancelled`."""
+    turn, before, patient_until = _Turn(), None, time.monotonic() + PATIENCE_SECONDS
     with _changed:
-        while key not in _passed and (key in _under_way or len(_under_way) >= max(1, len(usable_cpus()))):
+        while key not in _passed and (key in _under_way or (_are_many() and time.monotonic() < patient_until)):
             if not wanted():
                 raise LoadCancelled
+            before = _under_way.get(key, before)
             _changed.wait(_LOOK_SECONDS)
-        if key in _passed:
-            passed = True
-        else:
-            passed = False
-            _under_way.add(key)
+        turn.passed = key in _passed
+        turn.late = None if before is None else before.late
+        if not turn.passed:
+            _under_way[key] = turn
     try:
-        yield passed
+        yield turn
     finally:
         with _changed:
-            if not passed:
-                _under_way.discard(key)
+            if not turn.passed:
+                _under_way.pop(key, None)
             _changed.notify_all()
+
+
+def _are_many() -> bool:
+    return len(_under_way) >= max(1, len(usable_cpus()))
 
 
 def plain_fields(params: Any) -> dict[str, Any]:
