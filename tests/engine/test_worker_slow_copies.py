@@ -10,6 +10,8 @@ from helpers.worker import Bench, bench, prompt
 from erllama_py.engine.jobs import Capture, Captured, CapturePlan, Drop, Finished, Park, Parked
 from erllama_py.engine.rates import CREDIT, GRACE, saves
 
+pytestmark = pytest.mark.measured_copies
+
 PLAN = CapturePlan(captured_to=0, prompt_ends=tuple(range(32, 961, 32)), interval=32, min_tokens=8)
 
 

@@ -25,13 +25,6 @@ CHANGED = [how for how in HOWS if how != "exact"]
 OPENING = 4
 
 
-@pytest.fixture(autouse=True)
-def copies_are_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether copying is worth its time is not the matter here: on a busy machine a tiny model's cells are not."""
-    monkeypatch.setattr("erllama_py.engine.cells.copies_out", lambda *_: True)
-    monkeypatch.setattr("erllama_py.scheduler.reuse.puts_back", lambda *_: True)
-
-
 def one_copy(kept: Kept) -> float:
     """Tokens in rows, those left out that no later turn has, for each token that the last turn holds."""
     return (kept.stored - kept.thrown) / kept.held

@@ -9,7 +9,7 @@ from helpers.cache import MEMORIES, ask, cold, model_at, text
 
 import erllama_py as erllama
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.measured_copies]
 
 PROMPT = text(1000, seed=3)
 # 64 tokens are computed in 6 ms; a copy takes 60, of any length.
