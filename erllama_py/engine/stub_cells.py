@@ -4,7 +4,8 @@
 of each kind forgets, refuses and carries along is what llama.cpp's does:
 
 - full: nothing is forgotten, any tail can be cut off, and a cell may belong to several sequences;
-- window: a position that no token from the last micro-batch on looks back to is forgotten;
+- window: a position that no token from the last micro-batch on looks back to is forgotten, and one that a sequence's
+  next token does not look back to is taken by the tokens of others;
 - recurrent, hybrid: only the state at the sequence's end is there, and it cannot be cut back.
 
 Captured bytes are a header (the kind of memory; start and end of the range; the first position that is in it),
@@ -75,6 +76,7 @@ class StubCells:
         if part.start != last + 1:
             raise BackendFailure(f"position {part.start} does not follow what sequence {part.seq_id} holds")
         value, values = cells[last].value if cells else 0, list[int]()
+        self._take_from_others(cells)
         for position, token in enumerate(part.tokens, part.start):
             value = zlib.crc32(token.to_bytes(4, "little"), value)
             values.append(value)
@@ -89,6 +91,12 @@ class StubCells:
             self._drop(cells, list(cells)[:-1])
         elif self._window:
             self._drop(cells, [position for position in cells if position <= last_ubatch - self._window])
+
+    def _take_from_others(self, cells: _Sequence) -> None:
+        """llama.cpp writes to these first, also where cells are free; here they are all taken at once."""
+        for others in self._sequences if self._window else ():
+            if others is not cells and others:
+                self._forget(others, next(reversed(others)) + 1)
 
     def _needed(self, end: int) -> int:
         """The first position that a token at `end` looks back to."""
@@ -153,6 +161,7 @@ class StubCells:
             return RestoreStatus.UNABLE
         values = struct.unpack_from(f"<{count}I", payload, _HEADER.size)
         cells = self._of(seq_id)
+        self._take_from_others(cells)
         if first > start or self._at_end_only:  # what lies before a gap counts no more
             self._drop(cells, list(cells))
         else:  # cells that a token at `start` does not look back to make room

@@ -90,6 +90,15 @@ class Slot(msgspec.Struct, frozen=True):
         """The session that it is held for."""
         return session_key(self.identity, self.session_id)
 
+    def beside_others(self, n_swa: int) -> Slot:
+        """What is certain to be there once other sequences have had tokens computed.
+
+        With a sliding window of `n_swa` tokens llama.cpp writes them to cells that the next token of this one does not
+        look back to, whether or not others are free.
+        """
+        first = max(self.first, self.length - n_swa + 1)
+        return self if not n_swa or first == self.first else msgspec.structs.replace(self, first=first)
+
     @property
     def is_free(self) -> bool:
         """Whether no request is in it and it holds nothing."""

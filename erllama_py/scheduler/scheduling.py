@@ -32,7 +32,7 @@ from erllama_py.scheduler.stages import (
     unplaced,
 )
 from erllama_py.scheduler.starting import leave_start, with_pieces
-from erllama_py.scheduler.state import State, changed, slot_of, with_request, with_slot
+from erllama_py.scheduler.state import State, changed, slot_of, with_neighbour, with_request, with_slot
 
 
 def schedule(state: State, now: float) -> tuple[State, list[Effect]]:
@@ -216,4 +216,5 @@ def _occupy(state: State, one: Queued, place: placing.Place, *, stays: bool) -> 
     for other in state.idle:  # a session holds one sequence: the one that it goes on in
         if prompt.session is not None and other.session == prompt.session and other.seq_id != slot.seq_id:
             state = with_slot(state, changed(other, session_id=None))
-    return changed(with_slot(state, new), next_block=state.next_block + 1), effects
+    state = with_neighbour(with_slot(state, new), slot.seq_id)
+    return changed(state, next_block=state.next_block + 1), effects

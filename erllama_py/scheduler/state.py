@@ -53,6 +53,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Replies are to be reproducible: prompts are computed in slices that end on multiples of it, and only what such
     slices have computed is reused, up to one of their ends. None: anything may be."""
 
+    @property
+    def window(self) -> int:
+        """The width of the sliding window beside which cells are forgotten; 0 where none are."""
+        return self.n_swa if self.memory == "window" else 0
+
 
 def limits_of(config: ModelConfig, facts: ModelFacts, grid: int | None = None) -> Limits:
     """The limits of a loaded model."""
@@ -194,7 +199,18 @@ def idle_after(state: State, slot: Slot, packed: bytes, *, first: int, captured_
     """The state in which a request has left its sequence, and what that holds is kept."""
     pieces = cut(slot.pieces, len(packed) // TOKEN_BYTES)
     kept = Slot(slot.seq_id, packed, max(first, 0), slot.identity, captured_to, pieces, None, slot.session_id, now)
+    if any(other.request_id is not None and other.seq_id != slot.seq_id for other in state.slots):
+        kept = kept.beside_others(state.limits.window)
     return with_slot(state, kept if packed else Slot(slot.seq_id))
+
+
+def with_neighbour(state: State, seq_id: int) -> State:
+    """The state in which a request that is in this sequence may have tokens computed at any time."""
+    if not (n_swa := state.limits.window):
+        return state
+    others = any(slot.request_id is not None and slot.seq_id != seq_id for slot in state.slots)
+    slots = [slot if slot.seq_id == seq_id and not others else slot.beside_others(n_swa) for slot in state.slots]
+    return changed(state, slots=tuple(slots))
 
 
 def solid(limits: Limits, n_prompt: int, held: int, *, lasting: int | None = None, first: int = 0) -> int:
