@@ -251,6 +251,20 @@ class Spoiled(msgspec.Struct, frozen=True, tag=True):
     request_id: int
 
 
+class NotHeld(msgspec.Struct, frozen=True, tag=True):
+    """A sequence could not be cut back to what a request was to begin with: others took cells of it meanwhile. The
+    request is computed from its first token on."""
+
+    request_id: int
+
+
+class Forgot(msgspec.Struct, frozen=True, tag=True):
+    """A sequence that no request is in begins at position `first` now: others have taken the cells before."""
+
+    seq_id: int
+    first: int
+
+
 class Captured(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """The KV state of positions `[start, end)`; `payload` is None where it was not copied: `skipped` says why.
 
@@ -334,6 +348,8 @@ Outcome = (
     | Forked
     | Restored
     | Spoiled
+    | NotHeld
+    | Forgot
     | Captured
     | PromptLogits
     | Text

@@ -41,6 +41,7 @@ from erllama_py.scheduler.state import (
     without_request,
 )
 
+NOT_HELD = "cells that it was to begin with were taken by others just before"
 NO_NUMBERS = "what it began with gave logits that are no numbers, and was computed again"
 
 
@@ -60,7 +61,11 @@ def engine_outcome(state: State, outcome: jobs.Outcome, now: float) -> tuple[Sta
         case jobs.Restored():
             return then_schedule(restored(state, outcome, now), now)
         case jobs.Spoiled(request_id):
-            return _spoiled(state, request_id)
+            return _anew(state, request_id, NO_NUMBERS, spoiled=True)
+        case jobs.NotHeld(request_id):
+            return _anew(state, request_id, NOT_HELD)
+        case jobs.Forgot(seq_id, first):
+            return _forgot(state, seq_id, first), []
         case jobs.Captured():
             return _captured(state, outcome, now)
         case jobs.PromptLogits(request_id, logits):
@@ -161,13 +166,20 @@ def _prompt_logits(state: State, request_id: int, logits: bytes) -> tuple[State,
     return state, [KeepLogits(one.core.request.key, logits)]
 
 
-def _spoiled(state: State, request_id: int) -> tuple[State, list[Effect]]:
+def _forgot(state: State, seq_id: int, first: int) -> State:
+    """A sequence that a request is in by now is told apart by the engine, when that begins."""
+    slot = state.slots[seq_id]
+    return with_slot(state, changed(slot, first=max(slot.first, first))) if slot.is_idle else state
+
+
+def _anew(state: State, request_id: int, why: str, *, spoiled: bool = False) -> tuple[State, list[Effect]]:
+    """What a request began with was of no use: it is computed from its first token on."""
     one = _at_work(state, request_id)
     if one is None:
         return state, []
-    began = changed(one.begun.outline, hit=COLD, miss_reason=NO_NUMBERS, tier=None)
+    began = changed(one.begun.outline, hit=COLD, miss_reason=why, tier=None)
     core, begun = changed(one.core, rows=(), logits=None), changed(one.begun, outline=began)
-    return with_request(state, changed(one, core=core, begun=begun)), [RefuseRows(one.core.rows)]
+    return with_request(state, changed(one, core=core, begun=begun)), [RefuseRows(one.core.rows)] if spoiled else []
 
 
 def _kept(keeps: Sequence[KeepFor], before: tuple[int, ...], start: int, end: int) -> tuple[int, ...]:

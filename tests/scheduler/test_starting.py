@@ -29,7 +29,7 @@ from helpers.states import asked
 
 from erllama_py.cache.keys import pack_tokens
 from erllama_py.engine.backend import MemoryKind
-from erllama_py.engine.jobs import CapturePlan, Drop, Generate, Spoiled
+from erllama_py.engine.jobs import CapturePlan, Drop, Generate, NotHeld, Spoiled
 from erllama_py.results import CacheHit
 from erllama_py.scheduler.messages import (
     CancelRequest,
@@ -310,6 +310,17 @@ def test_rows_that_gave_no_numbers_are_refused() -> None:
     (complete,) = [effect for effect in effects if isinstance(effect, Complete)]
     assert complete.outline.hit == CacheHit("cold", 0)
     assert "no numbers" in (complete.outline.miss_reason or "")
+
+
+def test_cells_that_others_took_are_no_fault_of_rows() -> None:
+    """What a request was to begin with was gone: it counts as computed from its first token on, and no row goes."""
+    state, _ = run(RESTORING, *(row_read(1, row) for row in ROWS), *(restored(1, row) for row in ROWS), now=2.0)
+    state, effects = run(state, NotHeld(1))
+    assert effects == []
+    _, effects = run(state, finished(1, [1, 2], held=61))
+    (complete,) = [effect for effect in effects if isinstance(effect, Complete)]
+    assert complete.outline.hit == CacheHit("cold", 0)
+    assert "taken by others" in (complete.outline.miss_reason or "")
 
 
 # --- rows of a state -----------------------------------------------------------------------------------------------
