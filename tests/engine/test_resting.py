@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from helpers.engine import generate
 from helpers.worker import bench, prompt
 
@@ -25,8 +27,8 @@ class Firsts(StubCells):
 
 def test_what_was_lost_is_told_once() -> None:
     """Of sequences that are in use again, or empty, nothing is."""
-    cells = Firsts()
-    resting = Resting(cells, forgets=True)  # type: ignore[arg-type]
+    cells: Any = Firsts()
+    resting = Resting(cells, forgets=True)
     resting.left(0, 10)
     resting.left(1, 20)
     assert resting.forgot(set()) == []
@@ -41,7 +43,8 @@ def test_what_was_lost_is_told_once() -> None:
 
 def test_other_memories_lose_nothing() -> None:
     """Their cells are not looked at."""
-    resting = Resting(Firsts(), forgets=False)  # type: ignore[arg-type]
+    cells: Any = Firsts()
+    resting = Resting(cells, forgets=False)
     resting.left(3, 0)
     assert resting.forgot(set()) == []
 
