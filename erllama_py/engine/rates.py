@@ -261,7 +261,10 @@ def why_not_saved(rates: Rates, tokens: int) -> str | None:
     if is_worth(rates, tokens):
         most = _shown(_at_most(rates.out, tokens))
         return f"copying {tokens} tokens out may take {most}, so long a row was not tried; computing {_shown(compute)}"
-    return f"copying {tokens} tokens out takes {_shown(out)} or more, and computing them {_shown(compute)}"
+    into = estimate(rates.into, tokens)
+    back = "" if into is None or out > SHARE * compute else f", putting them back {_shown(into)}"
+    why = "" if back else f", of which a copy may take {SHARE:.0%}"
+    return f"copying {tokens} tokens out takes {_shown(out)} or more{back}, and computing them {_shown(compute)}{why}"
 
 
 def limits(rates: Rates) -> str | None:

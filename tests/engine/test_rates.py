@@ -174,6 +174,16 @@ def test_a_reason_names_times_that_are_one(out: list[tuple[int, float]], each: f
     assert limits(rates) is None or not is_worth(rates, ROW)
 
 
+def test_a_reason_has_the_time_that_is_too_long() -> None:
+    """A copy that takes less than computing is told with the share that it may take; what is slow to put back, with
+    that."""
+    slow_out = why_not_saved(rates_of([(ROW, 0.3 * ROW * 0.001)], each=0.001), ROW) or ""
+    assert "may take 25%" in slow_out
+    slow_in = why_not_saved(rates_of([(ROW, 0.01)], [(ROW, ROW * 0.001)], each=0.001), ROW) or ""
+    assert "putting them back 256 ms" in slow_in
+    assert "25%" not in slow_in
+
+
 def test_rows_that_are_all_short_say_nothing_of_longer_ones() -> None:
     """A stub's rows of two tokens."""
     rates = rates_of([(2, 0.00003)] * 8, each=0.00002)
