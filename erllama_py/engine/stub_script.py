@@ -60,7 +60,7 @@ class Script:
         self.prompts.append(prompt)
         if isinstance(reply, Mapping):
             reply = next((one for part, one in reply.items() if part in prompt), None)
-        chosen: object = reply(prompt) if callable(reply) else reply
+        chosen: object = _called(reply, prompt) if callable(reply) else reply
         if not isinstance(chosen, str | None):
             raise InvalidOption("replies", f"the function of a reply gives a str, not {type(chosen).__name__}")
         return chosen
@@ -68,6 +68,15 @@ class Script:
     def backend(self, model_id: str, config: ModelConfig) -> Backend:
         """The backend factory of a runtime."""
         return ScriptedBackend(model_id, config, self)
+
+
+def _called(reply: Callable[[str], str], prompt: str) -> object:
+    """What a function gives. One that fails has its request fail, not the model."""
+    try:
+        return reply(prompt)
+    except Exception as error:  # a test's own function: whatever it raises
+        problem = f"the function of a reply has raised {type(error).__name__}: {error}"
+        raise InvalidOption("replies", problem) from error
 
 
 def _check_reply(reply: object) -> None:

@@ -113,6 +113,20 @@ async def test_a_script_of_what_is_no_reply_is_refused_where_it_is_made(replies:
         Script(*replies)
 
 
+async def test_a_function_that_fails_has_its_request_fail() -> None:
+    """With what it has raised, such as an assertion of the test's; the model goes on."""
+
+    def wrong(prompt: str) -> str:
+        raise AssertionError("a prompt without a name")
+
+    async with erllama.Runtime(backend_factory=Script(wrong, "b").backend) as runtime:
+        model = await runtime.load_model("m", {"backend": "stub"})
+        with pytest.raises(erllama.InvalidOption, match="raised AssertionError: a prompt without a name"):
+            await model.complete("a")
+        assert (await model.complete("a")).reply == "b"
+        assert model.info.restarts == 0
+
+
 async def test_a_function_that_gives_no_text_fails_its_request() -> None:
     """With what is wrong; the model goes on."""
 
