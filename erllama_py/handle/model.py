@@ -153,6 +153,8 @@ class Model(OtherNames):
         on without its oldest turns, else it raises `ContextOverflow`. Raises `InvalidOption` and `ChatTemplateError`.
         """
         parse_request_options({"session_id": session_id, "cache_salt": cache_salt})
+        if not isinstance(drop_oldest, bool):
+            raise InvalidOption("drop_oldest", f"expected bool, got {type(drop_oldest).__name__}")
         return Session(self._caller, session_id, tools, messages, cache_salt, drop_oldest)
 
     async def prefill_only(

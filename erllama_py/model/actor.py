@@ -30,6 +30,7 @@ from erllama_py.model.board import ModelBoard
 from erllama_py.model.loaded import Loaded
 from erllama_py.model.loading import (
     borrow,
+    check_backend,
     describe,
     missed_gpu,
     prepare_off_loop,
@@ -81,6 +82,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         board.begins(self.ref)
         # On a worker thread, because the first of a kind imports its code, some 20 ms of it.
         backend = await self._loading.abandon(self._make_backend, board.model_id, board.config)
+        check_backend(backend, board)
         if board.lender is None:
             prepared = await prepare_off_loop(backend, board, self._remember, self._loading)
         else:

@@ -6,6 +6,7 @@ Only `prepare_off_loop` acts, and what it calls: it reads the file on a worker t
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from erllama_py.cache.keys import ctx_params_hash, reproducible_hash
 from erllama_py.cpus import ThreadChoice, choose_threads, read_allowance
 from erllama_py.engine.backend import Backend, FileFacts, ModelFacts
 from erllama_py.engine.jobs import MOST_TOKENS
-from erllama_py.errors import InsufficientMemory, InvalidOption, ModelNotLoaded, QuantMismatch
+from erllama_py.errors import InsufficientMemory, InvalidOption, ModelLoadError, ModelNotLoaded, QuantMismatch
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.companion import companion_threads
 from erllama_py.model.fingerprinting import find_fingerprint
@@ -129,7 +130,7 @@ def check_file(config: ModelConfig, facts: FileFacts, available: int) -> None:
 def _check_room(config: ModelConfig, needed: int, available: int) -> None:
     if needed > available:
         problem = f"it needs at least {needed >> 20} MiB of memory and {available >> 20} MiB are available"
-        raise InsufficientMemory(str(config.model_path), problem, needed, available)
+        raise InsufficientMemory(str(config.model_path or "a model"), problem, needed, available)
 
 
 def check_embedder_room(config: ModelConfig, facts: FileFacts, tokens: int = 1) -> None:
@@ -185,6 +186,18 @@ async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path, 
         raise
     finally:
         wanted = False  # a worker that was abandoned by a cancelled load stops at its next block
+
+
+def check_backend(backend: object, board: ModelBoard) -> None:
+    """Raises `ModelLoadError`: an application's factory may give anything."""
+    if hasattr(backend, "load") and hasattr(backend, "vocabulary"):
+        return
+    got = type(backend).__name__
+    if inspect.iscoroutine(backend):
+        backend.close()
+        got = "coroutine: it is an async function, and a plain one is expected"
+    problem = f"the backend factory gave a {got}; a Backend is expected, see erllama_py.testing"
+    raise ModelLoadError(f"the model {board.model_id!r}", problem)
 
 
 def borrow(backend: Backend, board: ModelBoard) -> Prepared:

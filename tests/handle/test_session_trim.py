@@ -55,6 +55,16 @@ async def test_a_session_that_does_not_is_refused_and_can_be_trimmed() -> None:
                 session.trim(wrong)
 
 
+async def test_whether_turns_are_dropped_is_a_bool() -> None:
+    """Anything else would be taken for yes or no."""
+    wrongs: tuple[Any, ...] = ("no", 1, None)
+    async with erllama.Runtime() as runtime:
+        model = await runtime.load_model("m", small())
+        for wrong in wrongs:
+            with pytest.raises(erllama.InvalidOption, match=r"drop_oldest.*expected bool"):
+                model.session(drop_oldest=wrong)
+
+
 async def test_one_turn_that_is_too_long_is_refused() -> None:
     """There is nothing to drop before it."""
     async with erllama.Runtime() as runtime:

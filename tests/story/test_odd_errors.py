@@ -53,6 +53,23 @@ async def test_whatever_a_load_raises_is_an_error_of_ours(place: str, error: typ
         assert (await runtime.load_model("m", STUB)).phase == "idle"
 
 
+async def test_a_factory_that_gives_no_backend_is_told_so() -> None:
+    """An async one is nearest."""
+
+    async def waits(model_id: str, config: object) -> StubBackend:
+        raise AssertionError
+
+    wrongs: dict[str, Any] = {
+        "plain one is expected": waits,
+        "NoneType": lambda *given: None,
+        "int; a Backend": lambda *given: 1,
+    }
+    for said, factory in wrongs.items():
+        async with erllama.Runtime(backend_factory=factory) as runtime:
+            with pytest.raises(erllama.ModelLoadError, match=said):
+                await runtime.load_model("m", STUB)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("error", ODD)
 @pytest.mark.parametrize("place", ["decode", "sampler"])
