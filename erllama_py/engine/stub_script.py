@@ -2,7 +2,7 @@
 
 A `Script` is the backend factory of a runtime (`Runtime(backend_factory=script.backend)`); `StubOpts.replies` makes one
 of each load. What a structure or a ban does not allow is not said: the stub's own choice takes its place, and the
-script goes on where it was.
+script goes on where it was. White space that a structure does not allow is left out.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from erllama_py.options.model import ModelConfig
 from erllama_py.options.sampling import Sampling
 
 Reply = str | Callable[[str], str]
+WHITE = frozenset(b" \t\r\n")  # a structure has its own: people write JSON with more or less of it
 FIRST = max(SPECIAL) + 1  # the first of the tokens that a script adds
 
 
@@ -148,9 +149,11 @@ class ScriptedSampler(StubSampler):
             return token
         if self._rest is None:
             return super()._draw(value)
+        allowed = self._allowed()
+        while self._rest and self._rest[0] in WHITE and not allowed(self._rest[0]):
+            del self._rest[0]
         wanted = self._rest[0] if self._rest else END
-        allowed = self._matcher is None or bool(self._matcher.allowed(self._n_vocab)[wanted])
-        if wanted in self._banned.after(self._drawn) or not allowed:
+        if wanted in self._banned.after(self._drawn) or not allowed(wanted):
             token = super()._draw(value)
         else:
             if self._matcher is not None:
@@ -159,6 +162,13 @@ class ScriptedSampler(StubSampler):
             token, self._last = wanted, (wanted, value, lambda: self._left(value, frozenset(), None))
         self._took(token)
         return token
+
+    def _allowed(self) -> Callable[[int], bool]:
+        """Whether the structure allows a token next."""
+        if self._matcher is None:
+            return lambda token: True
+        mask = self._matcher.allowed(self._n_vocab)
+        return lambda token: bool(mask[token])
 
     def forced(self) -> list[int]:
         tokens = super().forced()
@@ -181,8 +191,11 @@ class ScriptedSampler(StubSampler):
                     return
 
     def _took(self, token: int) -> None:
-        if self._rest and self._rest[0] == token:
-            del self._rest[0]
+        """It is no more to be said, nor is white space before it that was not allowed."""
+        rest = self._rest or []
+        at = 0 if self._matcher is None or rest[:1] == [token] else _white(rest)
+        if rest[at : at + 1] == [token]:
+            del rest[: at + 1]
 
 
 class ScriptedBackend(StubBackend):
@@ -209,6 +222,11 @@ class ScriptedBackend(StubBackend):
 
         own = self._values, vocabulary.n_vocab, sampling, banned(sampling, vocabulary), matcher
         return ScriptedSampler(take, *own)
+
+
+def _white(tokens: Sequence[int]) -> int:
+    """How many of them are white space before the first that is none."""
+    return next((at for at, token in enumerate(tokens) if token not in WHITE), len(tokens))
 
 
 def _any_of(names: Sequence[bytes]) -> re.Pattern[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -111,6 +112,18 @@ async def test_a_script_of_what_is_no_reply_is_refused_where_it_is_made(replies:
     """A model would crash with it, far from the mistake."""
     with pytest.raises(erllama.InvalidOption, match='as in Script\\("a", "b"\\)'):
         Script(*replies)
+
+
+@pytest.mark.parametrize("value", ["Oslo", " a  b "])
+@pytest.mark.parametrize("form", ["{ %s , %s }", "{%s,%s}", "{\n  %s,\n  %s\n}\n", " {%s, %s}"])
+async def test_json_of_a_script_may_be_written_in_any_way(form: str, value: str) -> None:
+    """What white space a structure allows is its own matter; within a text it stays."""
+    reply = form % (f'"city": {json.dumps(value)}', '"days":3')
+    properties = {"city": {"type": "string"}, "days": {"type": "integer"}}
+    schema = {"type": "object", "properties": properties, "required": ["city", "days"]}
+    async with erllama.Runtime(backend_factory=Script(reply).backend) as runtime:
+        model = await runtime.load_model("m", {"backend": "stub"})
+        assert (await model.chat(HI, json_schema=schema)).parsed == {"city": value, "days": 3}
 
 
 async def test_a_function_that_fails_has_its_request_fail() -> None:
