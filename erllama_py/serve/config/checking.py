@@ -22,6 +22,9 @@ _PART = re.compile(r"-\d{5}-of-\d{5}$")  # how the files of a model in several f
 _NO_TOML = re.compile(r" or None\b|\ba callable or ")  # what only Python can write
 _OWN = frozenset(ModelTable.__struct_fields__) - frozenset(erllama.ModelConfig.__struct_fields__)
 
+# What keys of a model are called in the library, where the id is an argument of its own, and elsewhere.
+_NAMES = {"model_path": "path", "id": "name", "model_id": "name", "served_model_name": "name", "alias": "aliases"}
+
 
 def read_config(file: str | os.PathLike[str]) -> Config:
     """The configuration in a TOML file. It blocks while it reads. Raises `ConfigError`."""
@@ -86,8 +89,9 @@ def check_model(
     table: Mapping[str, Any], place: str, folder: Path, tiers: Mapping[str, erllama.TierSpec], policy: Mapping[str, Any]
 ) -> ServedModel:
     """One model, with its tier and its gates settled. Raises `InvalidOption` with the `place` before it."""
-    if "model_path" in table:
-        raise erllama.InvalidOption(f"{place}.model_path", "there is no such option", f"{place}.path")
+    for other in _NAMES:
+        if other in table:
+            raise erllama.InvalidOption(f"{place}.{other}", "there is no such option", f"{place}.{_NAMES[other]}")
     own = erllama.parse_options(table, ModelTable, place)
     options = {name: value for name, value in table.items() if name not in _OWN}
     if own.path is not None:

@@ -84,6 +84,8 @@ MODEL = {"path": "a.gguf"}
         ({"models": [{"path": "a\0b"}]}, "models[0].path", "no NUL", None),
         ({"models": [{"path": 3}]}, "models[0].path", "expected str, got int", None),
         ({"models": [{"model_path": "a"}]}, "models[0].model_path", "no such option", "models[0].path"),
+        ({"models": [{"path": "a", "id": "b"}]}, "models[0].id", "no such option", "models[0].name"),
+        ({"models": [{"path": "a", "alias": "b"}]}, "models[0].alias", "no such option", "models[0].aliases"),
         ({"models": [{**MODEL, "nmae": "x"}]}, "models[0].nmae", "no such option", "models[0].name"),
         ({"models": [{**MODEL, "n_ctx": 1}]}, "models[0].n_ctx", "no such option", "models[0].context_opts.n_ctx"),
         ({"models": [{**MODEL, "num_gpu": 1}]}, "models[0].num_gpu", "no such", "models[0].model_opts.n_gpu_layers"),
