@@ -252,17 +252,9 @@ class Spoiled(msgspec.Struct, frozen=True, tag=True):
 
 
 class NotHeld(msgspec.Struct, frozen=True, tag=True):
-    """A sequence could not be cut back to what a request was to begin with: others took cells of it meanwhile. The
-    request is computed from its first token on."""
+    """A sequence does not hold what a request was to begin with, which is computed from its first token on."""
 
     request_id: int
-
-
-class Forgot(msgspec.Struct, frozen=True, tag=True):
-    """A sequence that no request is in begins at position `first` now: others have taken the cells before."""
-
-    seq_id: int
-    first: int
 
 
 class Captured(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -349,7 +341,6 @@ Outcome = (
     | Restored
     | Spoiled
     | NotHeld
-    | Forgot
     | Captured
     | PromptLogits
     | Text

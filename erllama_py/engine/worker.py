@@ -22,7 +22,6 @@ from erllama_py.engine.decoding import Decoder, Part, with_few_scoring
 from erllama_py.engine.failure import failure_of
 from erllama_py.engine.heartbeat import Heart
 from erllama_py.engine.prompt_scores import PromptScores
-from erllama_py.engine.resting import Resting
 from erllama_py.engine.sequence import Running
 from erllama_py.engine.stall import TickTimes, chunk_size, observed
 from erllama_py.engine.tick_plan import Need, plan_tick
@@ -51,7 +50,6 @@ class Worker:
         self._post, self._alone, self._clock = post, alone, clock
         self._work = Work() if work is None else work
         self.heart = Heart(clock, self._work)
-        self._resting = Resting(backend, forgets=facts.memory == "window")
         self._decoder = Decoder(backend, facts, self._settle, self.heart)
         self._log = get_logger(thread=name)
         self._running: dict[int, Running] = {}
@@ -131,8 +129,8 @@ class Worker:
     def _begin(self, job: jobs.Generate) -> None:
         self._forget_forks(job.seq_id)
         if not self._cells.cut(job.seq_id, job.keep):
-            # Others took cells of its window, and the scheduler had not heard of it yet.
-            self._log.info("a sequence does not hold what it should; computing all of it", keep=job.keep)
+            # This should not happen. Ending the engine would not help: it would come back to the same rows.
+            self._log.warning("a sequence does not hold what it should; computing all of it", keep=job.keep)
             self._outcomes.append(jobs.NotHeld(job.request_id))
             self._empty(job.seq_id)
             job = msgspec.structs.replace(job, keep=0, logits=None)
@@ -189,7 +187,6 @@ class Worker:
         needs = {running: need for running in self._running.values() if (need := running.need())}
         if needs:
             self._decode(with_few_scoring(needs, self._facts.n_vocab))
-            self._outcomes += self._resting.forgot({running.seq_id for running in self._running.values()})
             self._do_forks()
         self._finish_all()
         # A finished request is closed in a later tick; parked, its `Finished` would never be sent.
@@ -393,6 +390,5 @@ class Worker:
             first = self._backend.positions(running.seq_id)[0] if running.position else -1
             del self._running[running.job.request_id]
             self._outcomes.append(running.finished(first, now))
-            self._resting.left(running.seq_id, first)
         if over:
             self._do_forks()  # what they wait for will not come

@@ -41,7 +41,7 @@ from erllama_py.scheduler.state import (
     without_request,
 )
 
-NOT_HELD = "cells that it was to begin with were taken by others just before"
+NOT_HELD = "the live sequence did not hold what it should"
 NO_NUMBERS = "what it began with gave logits that are no numbers, and was computed again"
 
 
@@ -64,8 +64,6 @@ def engine_outcome(state: State, outcome: jobs.Outcome, now: float) -> tuple[Sta
             return _anew(state, request_id, NO_NUMBERS, spoiled=True)
         case jobs.NotHeld(request_id):
             return _anew(state, request_id, NOT_HELD)
-        case jobs.Forgot(seq_id, first):
-            return _forgot(state, seq_id, first), []
         case jobs.Captured():
             return _captured(state, outcome, now)
         case jobs.PromptLogits(request_id, logits):
@@ -164,12 +162,6 @@ def _prompt_logits(state: State, request_id: int, logits: bytes) -> tuple[State,
         return state, []
     state = with_request(state, changed(one, core=changed(one.core, logits=logits)))
     return state, [KeepLogits(one.core.request.key, logits)]
-
-
-def _forgot(state: State, seq_id: int, first: int) -> State:
-    """A sequence that a request is in by now is told apart by the engine, when that begins."""
-    slot = state.slots[seq_id]
-    return with_slot(state, changed(slot, first=max(slot.first, first))) if slot.is_idle else state
 
 
 def _anew(state: State, request_id: int, why: str, *, spoiled: bool = False) -> tuple[State, list[Effect]]:

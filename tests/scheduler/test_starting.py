@@ -312,15 +312,15 @@ def test_rows_that_gave_no_numbers_are_refused() -> None:
     assert "no numbers" in (complete.outline.miss_reason or "")
 
 
-def test_cells_that_others_took_are_no_fault_of_rows() -> None:
-    """What a request was to begin with was gone: it counts as computed from its first token on, and no row goes."""
+def test_a_sequence_that_does_not_hold_what_it_should_is_no_fault_of_rows() -> None:
+    """The request counts as computed from its first token on, and no row goes."""
     state, _ = run(RESTORING, *(row_read(1, row) for row in ROWS), *(restored(1, row) for row in ROWS), now=2.0)
     state, effects = run(state, NotHeld(1))
     assert effects == []
     _, effects = run(state, finished(1, [1, 2], held=61))
     (complete,) = [effect for effect in effects if isinstance(effect, Complete)]
     assert complete.outline.hit == CacheHit("cold", 0)
-    assert "taken by others" in (complete.outline.miss_reason or "")
+    assert "did not hold" in (complete.outline.miss_reason or "")
 
 
 # --- rows of a state -----------------------------------------------------------------------------------------------
