@@ -146,7 +146,8 @@ def test_a_few_live_tokens_do_not_hide_that_nothing_is_saved() -> None:
 def test_a_miss_says_that_copying_is_slow() -> None:
     """Only where that is why there is no more."""
     assert describe_miss(NOTHING, 1300, 0, SLOW_OUT) == (
-        "nothing is saved: copying 1300 tokens out takes 500 ms or more, and computing them 130 ms"
+        "nothing is saved: copying 1300 tokens out takes 500 ms or more, and computing them 130 ms, of which a copy "
+        "may take 25%"
     )
     ends = hit_of(PROMPT, 256, 512)
     assert (describe_miss(ends, 1300, 0, SLOW_OUT) or "").startswith("what is saved ends at token 512, and no more is")
