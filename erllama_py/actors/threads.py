@@ -25,6 +25,10 @@ P = ParamSpec("P")
 Tasks = SimpleQueue[Callable[[], None] | None]
 
 
+# Seconds between two looks. The system gives a signal to any thread, and Python handles it once the main one goes on.
+LOOK = 0.2
+
+
 class ThreadsClosed(RuntimeError):
     """Work was handed to threads whose owner has closed them."""
 
@@ -76,6 +80,8 @@ class Threads:
         when it is done, after `leave` has told it so; a second signal does not wait."""
         work = self._pool.submit(function, *args)
         try:
+            while not wait((work,), LOOK).done:
+                pass
             return work.result()
         except BaseException:
             leave()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -279,3 +280,18 @@ async def test_what_has_a_home_is_not_used_elsewhere() -> None:
         last.add_done_callback(lambda _: done.get_loop().call_soon_threadsafe(done.set_result, None))
         await done
         home.check()
+
+
+@pytest.mark.slow
+def test_an_interrupt_that_another_thread_is_given_is_not_late() -> None:
+    """The main one sleeps on in its wait, and Python runs no handler until it goes on."""
+    threads, left, seen = Threads("a", 1), threading.Event(), list[bool]()
+
+    def work() -> None:
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        seen.append(left.wait(GUARD_SECONDS))
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.call(work, leave=left.set)
+    threads.close()
+    assert seen == [True]
