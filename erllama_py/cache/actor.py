@@ -188,6 +188,7 @@ class CacheActor(Actor[CacheMessage]):
     def _release(self, ticket: tuple[str, int]) -> Steps[Hit | None]:
         for _ in self.index.unpin(ticket):
             yield 1
+        self._removals.released()
         return self._found.pop(ticket, None)
 
     def _used(self, used: messages.Used) -> Steps[None]:

@@ -63,6 +63,7 @@ class Book:
         self.refused: dict[bytes, Copy] = {}  # rows that an engine could not take: no look-up finds them
         self.removing: dict[bytes, int] = {}  # rows that the tier has yet to remove, and their bytes
         self.replacing: set[bytes] = set()  # pending rows that will take the place of others
+        self.taking: dict[bytes, RowMeta] = {}  # stored ones that will, once these are not read any more
         self.replaced: set[bytes] = set()  # of those to remove, the ones whose place another has taken
         self.capacity = quota  # bytes that the tier can hold, as far as is known
         self.shortage = Shortage()

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 
 from erllama_py.actors import ActorError, Names, Reply
+from erllama_py.cache.book import Book
 from erllama_py.cache.eviction import Portions, evict_bytes, orphans, surplus
 from erllama_py.cache.index import Index, Loss
 from erllama_py.cache.messages import EvictBytes
@@ -64,7 +65,20 @@ class Removals:
         if book is None or meta.key not in book.replacing:
             return
         book.replacing.discard(meta.key)
-        if keys := replaced(self._index, tier, meta):
+        self._replace(tier, book, meta)
+
+    def released(self) -> None:
+        """Rows are not read any more: those whose place was taken meanwhile go."""
+        for tier, book in self._index.books.items():
+            for meta in list(book.taking.values()):
+                self._replace(tier, book, meta)
+
+    def _replace(self, tier: str, book: Book, meta: RowMeta) -> None:
+        keys, later = replaced(self._index, tier, meta)
+        book.taking.pop(meta.key, None)
+        if later:
+            book.taking[meta.key] = meta
+        if keys:
             book.replaced.update(keys)
             self._delete(tier, keys, None)
 

@@ -9,6 +9,8 @@ it goes along.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from erllama_py.cache.book import Book, is_turn
 from erllama_py.cache.index import Index
 from erllama_py.cache.keys import TOKEN_BYTES
@@ -23,20 +25,29 @@ OPENING = 16
 MOST = 128
 
 
-def replaced(index: Index, tier: str, new: RowMeta) -> tuple[bytes, ...]:
-    """The keys of the rows that `new`, which is stored in the tier, takes the place of; children before parents."""
+class Replaced(NamedTuple):
+    """The keys of rows that go, children before parents; `later`: others are being read, and may go afterwards."""
+
+    keys: tuple[bytes, ...] = ()
+    later: bool = False
+
+
+def replaced(index: Index, tier: str, new: RowMeta) -> Replaced:
+    """The rows that `new`, which is stored in the tier, takes the place of."""
     book = index.books.get(tier)
-    if book is None or not book.is_reachable(new):
-        return ()
-    return _Replaced(index, book, new).victims()
+    if book is None or new.key not in book.rows or not book.is_reachable(new):
+        return Replaced()
+    search = _Search(index, book, new)
+    keys = search.victims()
+    return Replaced(keys, search.met_read)
 
 
-class _Replaced:
-    """One answer, and how many rows were looked at for it."""
+class _Search:
+    """One answer, how many rows may still be looked at for it, and whether any of them was being read."""
 
     def __init__(self, index: Index, book: Book, new: RowMeta) -> None:
         self._index, self._book, self._new = index, book, new
-        self._left = MOST
+        self._left, self.met_read = MOST, False
 
     def victims(self) -> tuple[bytes, ...]:
         gone: dict[bytes, None] = {}
@@ -65,7 +76,8 @@ class _Replaced:
 
     def _may_go(self, key: bytes) -> bool:
         book = self._book
-        held = key in book.pending or key in book.keeps or self._index.is_pinned(key)
+        self.met_read |= (is_read := self._index.is_pinned(key))
+        held = key in book.pending or key in book.keeps or is_read
         return key in book.rows and not held and book.stuck_until(key) is None
 
     def _thrown(self, keys: list[bytes]) -> list[bytes] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers.cache_bench import running
+from helpers.cache_bench import running, used
 from helpers.rows import chain, meta, stored
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,7 +35,7 @@ def test_the_rows_of_turns_before_go_children_first() -> None:
     system, *turns = chain(STORY, 100, 150, 200)
     new, after = meta(STORY, 100, 250), meta(STORY, 250, 300)
     index = index_of(system, *turns, new, after)
-    assert replaced(index, "disk", new) == (turns[1].key, turns[0].key)
+    assert replaced(index, "disk", new).keys == (turns[1].key, turns[0].key)
 
 
 def test_a_reply_that_did_not_come_back_goes_along() -> None:
@@ -45,7 +45,7 @@ def test_a_reply_that_did_not_come_back_goes_along() -> None:
     tokens = [*STORY[:150], *[1000] * 100]
     reply = [meta(tokens, 150 + OPENING, 200, reason="continued"), meta(tokens, 200, 220, reason="finish")]
     new = meta(STORY, 100, 250)
-    gone = replaced(index_of(system, turn, opening, *reply, new), "disk", new)
+    gone = replaced(index_of(system, turn, opening, *reply, new), "disk", new).keys
     assert gone == (reply[1].key, reply[0].key, opening.key, turn.key)
 
 
@@ -69,7 +69,7 @@ def test_what_others_need_stays(how: str) -> None:
         book.reserve(beside(150, 40, "finish"), 1000)
     else:
         index.refuse("disk", system.key)
-    assert replaced(index, "disk", new) == (() if how == "refused parent" else (second.key,))
+    assert replaced(index, "disk", new).keys == (() if how == "refused parent" else (second.key,))
 
 
 def test_a_place_with_many_branches_stays() -> None:
@@ -77,12 +77,12 @@ def test_a_place_with_many_branches_stays() -> None:
     system, turn = chain(STORY, 100, 150)
     new = meta(STORY, 100, 250)
     index = index_of(system, turn, new, *(beside(150, 3, "finish", number) for number in range(MOST + 1)))
-    assert replaced(index, "disk", new) == ()
+    assert replaced(index, "disk", new).keys == ()
 
 
 def test_a_tier_that_is_gone_has_nothing_to_replace() -> None:
     """It may go while the row is on its way."""
-    assert replaced(Index(), "disk", meta(STORY, 100, 250)) == ()
+    assert replaced(Index(), "disk", meta(STORY, 100, 250)) == ((), False)
 
 
 spans = st.tuples(st.integers(0, 30), st.integers(1, 30), st.integers(0, 2), st.sampled_from(["cold", "finish"]))
@@ -102,7 +102,7 @@ def test_every_row_that_stays_is_reached_as_before(
     index = index_of(*rows)
     book = index.books["disk"]
     reachable = {key for key, copy in book.rows.items() if book.is_reachable(copy.meta)}
-    gone = replaced(index, "disk", new)
+    gone = replaced(index, "disk", new).keys
     assert new.key not in gone
     assert len(gone) == len(set(gone))
     for key in gone:
@@ -136,3 +136,23 @@ async def test_rows_go_once_what_takes_their_place_is_stored(stored_it: bool) ->
         assert not book.replacing
         assert not book.replaced
         assert bench.actor.index.losses.why(turn.key) is None
+
+
+@pytest.mark.anyio
+async def test_rows_that_the_next_turn_reads_meanwhile_go_once_it_has_read_them() -> None:
+    """It was looked up before what takes their place was stored."""
+    async with running() as bench:
+        system, turn = chain(STORY, 100, 150)
+        bench.tier([system, turn])
+        new = meta(STORY, 100, 200)
+        bench.tell(Save(row=RowBytes(new, memoryview(b"x")), tier="disk", replaces=True))
+        await bench.settled()
+        await bench.find(1, STORY[:160]).wait()
+        (put,) = (message for message in bench.disk.told if isinstance(message, Put))
+        bench.tell(RowStored("disk", put.reservation, stored(new)))
+        await bench.settled()
+        assert bench.removed() == []
+        bench.tell(used(1))
+        await bench.settled()
+        assert bench.removed() == [turn.key]
+        assert not bench.actor.index.books["disk"].taking
