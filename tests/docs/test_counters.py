@@ -101,6 +101,7 @@ def words() -> dict[str, set[str]]:
         | said_to("_put_failed", "cache"),
         "healed.": {"hits", "times"},
         "evicted.": TIER,
+        "replaced.": TIER,
         "evicted_bytes.": TIER,
         # `unreadable`: files that a directory cannot open, counted when it looks at them and when it is to read them.
         "bad.": set(get_args(BadKind))
