@@ -35,7 +35,7 @@ class RowShelf:
                 return SaveLost(captured.request_id, meta.key, meta.start, meta.end)
             self._rows[meta.key] = RowBytes(meta, captured.payload, save.logits or b"")
             self._index.add(TIER, StoredRow(meta=meta, nbytes=meta.payload_bytes, hits=0, used_at=0.0))
-            for key in replaced(self._index, TIER, meta) if save.replaces else ():
+            for key in replaced(self._index, TIER, meta).keys if save.replaces else ():
                 self._index.drop(TIER, key)
                 del self._rows[key]
         return None
