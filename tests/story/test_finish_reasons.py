@@ -24,8 +24,8 @@ pytestmark = pytest.mark.anyio
 async def test_the_counters_tell_a_deadline_from_a_cancel() -> None:
     """Each is counted under its own name."""
     async with gated() as (_, model, gate):
-        late = await model.complete("hello", deadline=0.01)
-        async with model.stream("hello") as events:
+        late = await model.complete("hello", deadline=0.01, ignore_eos=True)
+        async with model.stream("hello", ignore_eos=True) as events:
             events.cancel()
             done = [event async for event in events][-1]
         gate.gate.set()
@@ -38,7 +38,7 @@ async def test_the_counters_tell_a_deadline_from_a_cancel() -> None:
 async def test_the_first_reason_is_the_one_that_counts(first: Any) -> None:
     """A deadline that passes while a cancel is under way is none any more, and the other way round."""
     async with gated() as (_, model, gate):
-        async with model.stream("hello", response_tokens=50) as events:
+        async with model.stream("hello", response_tokens=50, ignore_eos=True) as events:
             await gate.shut(2)
             for why in (first, *EARLY - {first}):
                 model._caller.cancel(events.request_id, why)
