@@ -56,7 +56,7 @@ async def main() -> None:
         async with opened(NAME, Path(folder), n_threads=1) as (runtime, model):
             config: erllama.ModelConfigDict = {
                 "model_path": fetch(NAME),
-                "context_opts": {"n_ctx": N_CTX, "n_threads": 1},
+                "context_opts": {"n_ctx": N_CTX, "n_seq_max": 1, "n_threads": 1},
             }
             other = await runtime.load_model("other", {**config, "policy": {"min_tokens": None}})
             reader, heart = Reader(other), Heart()

@@ -112,12 +112,14 @@ async def _forever(model: erllama.Model, given: list[str]) -> None:
 
 async def main() -> None:
     path, given = fetch("minilm"), texts()
-    sizes: erllama.ContextOptsDict = {"n_ctx": N_BATCH, "n_batch": N_BATCH, "n_threads": N_THREADS}
+    sizes: erllama.ContextOptsDict = {"n_ctx": N_BATCH, "n_batch": N_BATCH, "n_seq_max": 1, "n_threads": N_THREADS}
     with peer(embedding, path, N_BATCH, N_THREADS) as bare:
         async with erllama.Runtime() as runtime:
             lines = await rounds(await runtime.load_model({"model_path": path, "context_opts": sizes}), bare, given)
     async with erllama.Runtime() as runtime:
-        model = await runtime.load_model({"model_path": fetch("smollm2"), "context_opts": {"n_ctx": 1024}})
+        model = await runtime.load_model(
+            {"model_path": fetch("smollm2"), "context_opts": {"n_ctx": 1024, "n_seq_max": 1}}
+        )
         stream = await beside(model, given[:50])
     head = [f"{TEXTS} texts, all-MiniLM-L6-v2", "texts/s", "ratio (median)", "middle half of the rounds"]
     other = ["one stream, SmolLM2-135M", "tokens/s", "median gap, ms", "99th percentile", "longest"]

@@ -50,7 +50,7 @@ def free_port() -> int:
 @asynccontextmanager
 async def application(path: Path, port: int, **config: Any) -> AsyncIterator[Answer]:
     """The application, served on `port`; the answer to `prompt`, `complete` and `stream` comes from its model."""
-    context = {"n_ctx": N_CTX, "n_threads": N_THREADS, **config.pop("context_opts", {})}
+    context = {"n_ctx": N_CTX, "n_seq_max": 1, "n_threads": N_THREADS, **config.pop("context_opts", {})}
     full: Any = {"model_path": path, "context_opts": context, **config}
     app = create_app(full)
     async with listening(app, port):

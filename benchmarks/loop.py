@@ -57,7 +57,7 @@ async def lateness(path: Path, home: str) -> list[list[str]]:
     beating = asyncio.create_task(heart.beat())
     async with erllama.Runtime(home=home) as runtime:
         with heart.phase("load (first in the process: hash, import of llama.cpp, weights)", rows):
-            model = await runtime.load_model("a", {"model_path": path, "context_opts": {"n_ctx": 4096}})
+            model = await runtime.load_model("a", {"model_path": path, "context_opts": {"n_ctx": 4096, "n_seq_max": 1}})
         with heart.phase("load of a second model while the first decodes", rows):
             stream = asyncio.create_task(model.complete("Once", response_tokens=TOKENS, temperature=0.0))
             await runtime.load_model("b", {"model_path": path})
@@ -102,7 +102,8 @@ async def busy_rates(path: Path, switch_seconds: float | None) -> list[float]:
     threads = max(1, len(os.sched_getaffinity(0)) - 1)
     ratios = []
     async with erllama.Runtime(switch_seconds=switch_seconds) as runtime:
-        model = await runtime.load_model({"model_path": path, "context_opts": {"n_ctx": 1024, "n_threads": threads}})
+        context: erllama.ContextOptsDict = {"n_ctx": 1024, "n_seq_max": 1, "n_threads": threads}
+        model = await runtime.load_model({"model_path": path, "context_opts": context})
         options: erllama.RequestOptionsDict = {"response_tokens": TOKENS, "temperature": 0.0}
         await model.complete("Once upon a time", **options)
         for _ in range(ROUNDS):

@@ -44,7 +44,7 @@ DEFAULT = "by default"
 @asynccontextmanager
 async def engines(n_threads: int | None) -> AsyncIterator[Answer]:
     """Models in one process. Asked what to do and with how many models, it tells tokens a second, of all together."""
-    context: erllama.ContextOptsDict = {"n_ctx": N_CTX, "n_threads": n_threads}
+    context: erllama.ContextOptsDict = {"n_ctx": N_CTX, "n_seq_max": 1, "n_threads": n_threads}
     config: erllama.ModelConfigDict = {
         "model_path": fetch(NAME),
         "context_opts": context,

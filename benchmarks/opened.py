@@ -50,7 +50,7 @@ async def opened(
         specs = {"ram_file": RamFileTier(str(root), QUOTA)}
     config: Any = {
         "model_path": fetch(name),
-        "context_opts": {"n_ctx": N_CTX, "n_threads": n_threads},
+        "context_opts": {"n_ctx": N_CTX, "n_seq_max": 1, "n_threads": n_threads},
         "tier": tier,
         "tier_srv": tier,
         "policy": policy or {},

@@ -35,7 +35,12 @@ async def measure(path: Path, bare: BareProcess) -> None:
     rows: dict[str, list[float]] = {"complete": [], "stream": []}
     rates: list[float] = []
     async with erllama.Runtime() as runtime:
-        model = await runtime.load_model({"model_path": path, "context_opts": {"n_ctx": N_CTX, "n_threads": N_THREADS}})
+        context: erllama.ContextOptsDict = {
+            "n_ctx": N_CTX,
+            "n_seq_max": 1,
+            "n_threads": N_THREADS,
+        }  # as the loop has it
+        model = await runtime.load_model({"model_path": path, "context_opts": context})
         prompt = await model.tokenize(PROMPT)
         options: erllama.RequestOptionsDict = {"response_tokens": TOKENS, "temperature": 0.0}
         reference = bare.run(prompt, TOKENS)[1]

@@ -94,7 +94,7 @@ async def rounds(free: Timed, others: dict[str, tuple[Timed, Any]]) -> list[list
 
 async def main() -> None:
     async with erllama.Runtime() as runtime:
-        sizes: erllama.ContextOptsDict = {"n_ctx": N_CTX, "n_threads": N_THREADS}
+        sizes: erllama.ContextOptsDict = {"n_ctx": N_CTX, "n_seq_max": 1, "n_threads": N_THREADS}
         model = await runtime.load_model({"model_path": fetch("smollm2"), "context_opts": sizes})
         chat = await model.apply_chat_template([{"role": "user", "content": ASKED}])
         record = Timed(model, chat, json_schema=SCHEMA, response_tokens=400)
