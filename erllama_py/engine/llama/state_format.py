@@ -166,30 +166,58 @@ def _recurrent_section(view: memoryview, start: int) -> Section | None:
 # --- their numbers -----------------------------------------------------------------------------------------------
 
 
+class _Run(NamedTuple):
+    """Parts of one type and size at equal distances: those of all layers mostly, which are looked at as one array."""
+
+    kind: int
+    start: int
+    nbytes: int
+    layers: int = 1
+    step: int = 0
+
+
 def are_finite(payload: memoryview, sections: tuple[Section, ...]) -> bool:
     """Whether all numbers of these sections are numbers, and none is infinite. Of blocks of small whole numbers the
     factors are looked at; types that are not known here are not.
 
-    6 MB take 0.25 ms. One that is none would spoil the logits of others, too: a cell that nobody holds is masked by
-    adding to what was computed over it, and a recurrent state is forgotten by multiplying it with 0.
+    One that is none would spoil the logits of others, too: a cell that nobody holds is masked by adding to what was
+    computed over it, and a recurrent state is forgotten by multiplying it with 0.
     """
     view = payload.cast("B")
-    return all(_is_finite(view, part) for section in sections for part in section.parts if part.nbytes)
+    return all(_is_finite(view, run) for section in sections for run in _runs(section.parts))
 
 
-def _is_finite(view: memoryview, part: Part) -> bool:
-    kind, start, nbytes = part
-    numbers: Any
+def _runs(parts: tuple[Part, ...]) -> Iterator[_Run]:
+    run: _Run | None = None
+    for part in parts:
+        if not part.nbytes:
+            continue
+        step = 0 if run is None else part.start - run.start - (run.layers - 1) * run.step
+        alike = run is not None and (part.kind, part.nbytes) == (run.kind, run.nbytes)
+        if run is not None and alike and (run.layers == 1 or step == run.step):
+            run = run._replace(layers=run.layers + 1, step=step)
+            continue
+        if run is not None:
+            yield run
+        run = _Run(*part)
+    if run is not None:
+        yield run
+
+
+def _is_finite(view: memoryview, run: _Run) -> bool:
+    kind, start, nbytes, layers, step = run
+    shape: tuple[int, ...]
+    steps: tuple[int, ...]
     if kind in _BLOCKS:
         block, factors = _BLOCKS[kind]
-        numbers = numpy.frombuffer(view, "u1", nbytes // block * block, start).reshape(-1, block)
-        numbers, kind = numpy.ascontiguousarray(numbers[:, : 2 * factors]).reshape(-1), _F16
+        shape, steps, kind = (layers, nbytes // block, factors), (step, block, 2), _F16
+    elif kind in _INFINITE:
+        width = _INFINITE[kind][0]
+        shape, steps = (layers, nbytes // width), (step, width)
     else:
-        numbers = numpy.frombuffer(view, "u1", nbytes, start)
-    if kind not in _INFINITE or not len(numbers):
         return True
     width, infinite = _INFINITE[kind]
-    numbers = numbers[: len(numbers) // width * width]
+    signed: Any = numpy.ndarray(shape, f"<i{width}", view, start, steps)
+    unsigned: Any = numpy.ndarray(shape, f"<u{width}", view, start, steps)
     # The largest exponent stands for what is no number; sign apart, such bits are above all others.
-    positive = numbers.view(f"<i{width}").max() < infinite
-    return bool(positive and numbers.view(f"<u{width}").max() < infinite + (1 << 8 * width - 1))
+    return not signed.size or bool(signed.max() < infinite and unsigned.max() < infinite + (1 << 8 * width - 1))
