@@ -199,7 +199,7 @@ def idle_after(state: State, slot: Slot, packed: bytes, *, first: int, captured_
     """The state in which a request has left its sequence, and what that holds is kept."""
     pieces = cut(slot.pieces, len(packed) // TOKEN_BYTES)
     kept = Slot(slot.seq_id, packed, max(first, 0), slot.identity, captured_to, pieces, None, slot.session_id, now)
-    if any(other.request_id is not None and other.seq_id != slot.seq_id for other in state.slots):
+    if _has_neighbour(state, slot.seq_id):
         kept = kept.beside_others(state.limits.window)
     return with_slot(state, kept if packed else Slot(slot.seq_id))
 
@@ -208,9 +208,13 @@ def with_neighbour(state: State, seq_id: int) -> State:
     """The state in which a request that is in this sequence may have tokens computed at any time."""
     if not (n_swa := state.limits.window):
         return state
-    others = any(slot.request_id is not None and slot.seq_id != seq_id for slot in state.slots)
-    slots = [slot if slot.seq_id == seq_id and not others else slot.beside_others(n_swa) for slot in state.slots]
+    alone = not _has_neighbour(state, seq_id)
+    slots = [slot if slot.seq_id == seq_id and alone else slot.beside_others(n_swa) for slot in state.slots]
     return changed(state, slots=tuple(slots))
+
+
+def _has_neighbour(state: State, seq_id: int) -> bool:
+    return any(slot.request_id is not None and slot.seq_id != seq_id for slot in state.slots)
 
 
 def solid(limits: Limits, n_prompt: int, held: int, *, lasting: int | None = None, first: int = 0) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers.cache_bench import running, used
+from helpers.cache_bench import Bench, running, used
 from helpers.rows import chain, meta, stored
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,18 +112,24 @@ def test_every_row_that_stays_is_reached_as_before(
     assert all(book.is_reachable(copy.meta) == (key in reachable) for key, copy in book.rows.items())
 
 
+async def two_turns(bench: Bench) -> tuple[RowMeta, RowMeta, Put]:
+    """The row of a turn, the next one's that is to take its place, and the save of that, under way."""
+    system, turn = chain(STORY, 100, 150)
+    bench.tier([system, turn])
+    new = meta(STORY, 100, 200)
+    bench.tell(Save(row=RowBytes(new, memoryview(b"x")), tier="disk", replaces=True))
+    await bench.settled()
+    (put,) = (message for message in bench.disk.told if isinstance(message, Put))
+    return turn, new, put
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("stored_it", [True, False])
 async def test_rows_go_once_what_takes_their_place_is_stored(stored_it: bool) -> None:
     """Not before, nor where it never is. It is no eviction: a miss there names none."""
     async with running() as bench:
-        system, turn = chain(STORY, 100, 150)
-        bench.tier([system, turn])
-        new = meta(STORY, 100, 200)
-        bench.tell(Save(row=RowBytes(new, memoryview(b"x")), tier="disk", replaces=True))
-        await bench.settled()
+        turn, new, put = await two_turns(bench)
         assert bench.removed() == []
-        (put,) = (message for message in bench.disk.told if isinstance(message, Put))
         if stored_it:
             bench.tell(RowStored("disk", put.reservation, stored(new)))
         else:
@@ -142,13 +148,8 @@ async def test_rows_go_once_what_takes_their_place_is_stored(stored_it: bool) ->
 async def test_rows_that_the_next_turn_reads_meanwhile_go_once_it_has_read_them() -> None:
     """It was looked up before what takes their place was stored."""
     async with running() as bench:
-        system, turn = chain(STORY, 100, 150)
-        bench.tier([system, turn])
-        new = meta(STORY, 100, 200)
-        bench.tell(Save(row=RowBytes(new, memoryview(b"x")), tier="disk", replaces=True))
-        await bench.settled()
+        turn, new, put = await two_turns(bench)
         await bench.find(1, STORY[:160]).wait()
-        (put,) = (message for message in bench.disk.told if isinstance(message, Put))
         bench.tell(RowStored("disk", put.reservation, stored(new)))
         await bench.settled()
         assert bench.removed() == []
