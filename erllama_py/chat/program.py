@@ -10,7 +10,7 @@ import jinja2
 from jinja2 import nodes
 
 from erllama_py.chat.fuel import Fuel, burning, fuel_for
-from erllama_py.chat.sandbox import MOST_SAID, compiled, read, sandbox
+from erllama_py.chat.sandbox import MOST_SAID, check_shortage, compiled, read, sandbox
 from erllama_py.errors import ChatTemplateError
 
 # Letters alone: templates trim texts and escape them.
@@ -32,7 +32,7 @@ class Program:
         self._problem: ChatTemplateError | None = None
 
     def run(self, context: Mapping[str, Any], fuel: Fuel) -> str:
-        """Its text. Whatever it runs into is a `ChatTemplateError`."""
+        """Its text. Whatever it runs into is a `ChatTemplateError`, but for `OutOfResources`."""
         template = self._template
         try:
             with burning(fuel):
@@ -40,6 +40,7 @@ class Program:
         except ChatTemplateError:
             raise  # from `raise_exception`, with the template's own words, or from the fuel
         except Exception as error:  # whatever a foreign program can run into
+            check_shortage(error)
             said = f"{type(error).__name__}: {error}"
             raise ChatTemplateError(f"the chat template failed: {said[:MOST_SAID]}") from error
         if len(text) > fuel.longest:

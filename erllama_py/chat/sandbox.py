@@ -9,6 +9,8 @@ https://huggingface.co/docs/transformers/chat_templating_writing (blocks trimmed
 
 from __future__ import annotations
 
+import codecs
+import importlib
 import types
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -24,7 +26,7 @@ from erllama_py.chat import costs
 from erllama_py.chat.filters import filters, tests
 from erllama_py.chat.fuel import fuel, pay, pay_text
 from erllama_py.chat.metering import metered, metering_filters
-from erllama_py.errors import ChatTemplateError
+from erllama_py.errors import ChatTemplateError, OutOfResources
 
 MOST_SOURCE = 100_000  # characters; the longest public template has 60,000
 MOST_CODE = 400_000  # characters of Python made of it; compiling them stops everything else for some 100 ms
@@ -32,6 +34,11 @@ CALL = 8  # of a macro
 SMALL = 1 << 62
 MOST_KEPT = 2000  # attributes that were looked up
 MOST_SAID = 1000  # characters of a template's own refusal
+
+# What Jinja and Python load only once a template needs it: escapes in texts, names of characters, `wordwrap`, `pprint`,
+# an error's traceback. A process without a file descriptor could not load it then.
+_LATE_CODEC = "unicode_escape"
+_LATE_MODULES = ("unicodedata", "textwrap", "pprint", "jinja2.debug")
 
 Read = TypeVar("Read")
 
@@ -148,6 +155,9 @@ def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
 
 
 def _make() -> Sandbox:
+    codecs.lookup(_LATE_CODEC)
+    for name in _LATE_MODULES:
+        importlib.import_module(name)
     # Nothing is computed while a template is compiled: there is no fuel then. And what `finalize` shows is paid for
     # each time, since it takes a context.
     made: Any = Sandbox(
@@ -173,7 +183,7 @@ def compiled(source: object) -> jinja2.Template:
 
 def read(source: object, reader: Callable[[str], Read]) -> Read:
     """What `reader` makes of a template's source. Raises `ChatTemplateError` for what is none, with the line where it
-    stops being one."""
+    stops being one, and `OutOfResources`."""
     if not isinstance(source, str):
         raise ChatTemplateError(f"a chat template is a str, not {type(source).__name__}")
     if len(source) > MOST_SOURCE:
@@ -182,11 +192,24 @@ def read(source: object, reader: Callable[[str], Read]) -> Read:
         raise ChatTemplateError("the chat template has a NUL character: it is no text")
     try:
         return reader(source)
-    except jinja2.TemplateSyntaxError as error:
-        said = f"line {error.lineno}: {error.message}"
-        raise ChatTemplateError(f"the chat template does not parse: {said}") from error
     except ChatTemplateError:
         raise
+    except jinja2.TemplateSyntaxError as error:
+        check_shortage(error)
+        said = f"line {error.lineno}: {error.message}"
+        raise ChatTemplateError(f"the chat template does not parse: {said}") from error
     except Exception as error:  # one that nests too deeply for Python
+        check_shortage(error)
         said = f"{type(error).__name__}: {error}"
         raise ChatTemplateError(f"the chat template does not compile: {said[:MOST_SAID]}") from error
+
+
+def check_shortage(error: BaseException) -> None:
+    """Raises `OutOfResources` where the system, not the template, is the reason of an error: a template opens no file,
+    and fuel bounds its memory."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError | MemoryError):
+            said = f"{type(seen).__name__}: {seen}" if str(seen) else type(seen).__name__
+            raise OutOfResources(f"the chat template could not be used: {said}") from seen
+        seen = seen.__cause__ or seen.__context__

@@ -78,8 +78,8 @@ _SHORT: dict[str, tuple[Any, list[Any]]] = {
 
 
 @lru_cache(maxsize=1)
-def _functions() -> tuple[dict[str, Any], dict[str, Any]]:
-    """The long and the short functions, by the C name without `llg_`."""
+def functions() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The long and the short functions, by the C name without `llg_`. The first call imports llguidance, some 30 ms."""
     import llguidance._lib as library
 
     found: list[dict[str, Any]] = []
@@ -98,7 +98,7 @@ class Words:
     def __init__(self, words: Sequence[bytes], ends: Sequence[int], cut: Callable[[bytes], Sequence[int]]) -> None:
         self.n_vocab, self.ends = len(words), frozenset(ends)
         self.controls = tuple(token for token, word in enumerate(words) if word[:1] == b"\xff" and len(word) > 1)
-        self._long, self._short = _functions()
+        self._long, self._short = functions()
         self._free = self._long["free_tokenizer"]
         self._cut = _CUT(_cutting(cut))  # C code holds its address
         lengths = numpy.fromiter(map(len, words), numpy.uint32, len(words))
@@ -149,7 +149,7 @@ class Guide:
     def __init__(self, words: Words, handle: int) -> None:
         self.words = words  # it must outlive this one
         self._handle = handle
-        self._long, self._short = _functions()
+        self._long, self._short = functions()
         self._free = self._short["free_matcher"]
 
     def copy(self) -> Guide:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy
 import numpy.typing
 
-from erllama_py.engine.guidance import Guide, Words
+from erllama_py.engine.guidance import Guide, Words, functions
 from erllama_py.errors import InvalidGrammar, SamplerFailed
 
 MOST_COMPILED = 32  # grammars kept for each model: 0.1 MB for a common schema
@@ -37,6 +37,7 @@ class Tokenizer:
 
     def __init__(self, make: Callable[[], Words], use: Callable[[], AbstractContextManager[Any]]) -> None:
         self.make, self.use = make, use
+        functions()  # imported with the model: at a request there may be no file descriptor left to do so
         self._marks: tuple[int, ...] | None = None
         self._compiled: OrderedDict[str, Matcher] = OrderedDict()  # each call of it is one step for other threads
 

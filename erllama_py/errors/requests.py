@@ -87,6 +87,11 @@ class ChatTemplateError(RequestError):
     """The model has no chat template, or it refused or failed on these messages."""
 
 
+class OutOfResources(RequestError):
+    """The system had no memory, file descriptor or thread left that this request needs; it may go well a little later.
+    `__cause__` is what the system said."""
+
+
 class StreamMisused(RequestError):
     """A stream was used outside its block, or entered twice."""
 

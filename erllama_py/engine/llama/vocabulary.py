@@ -28,7 +28,7 @@ from erllama_py.engine.llama.stretches import FEW, STACK_PER_CHARACTER, Stretche
 from erllama_py.engine.llama.structure_words import SPECIAL, words_of
 from erllama_py.engine.structure import Tokenizer
 from erllama_py.engine.token_array import PIECE, TokenArray, as_array, in_pieces
-from erllama_py.errors import InvalidText, ModelNotLoaded, TokenOutOfRange
+from erllama_py.errors import InvalidText, ModelNotLoaded, OutOfResources, TokenOutOfRange
 from erllama_py.options.sampling import Sampling
 from erllama_py.stacks import LEAST_BYTES, NoStack, call_on_stack
 
@@ -58,7 +58,7 @@ class LlamaVocabulary:
         self._all_ends: tuple[int, ...] | None = None
         self._adds_space = False
         self._library: Library | None = None
-        self._structure_tokenizer: Tokenizer | None = None
+        self._structure_tokenizer: Tokenizer | None = None  # made with the model: it imports what it needs
         self._words: Words | None = None
         self._special_texts: SpecialTexts | None = None
         self._first: list[int] = []  # the tokens of `_FIRST`
@@ -74,6 +74,7 @@ class LlamaVocabulary:
         handle = library.c.llama_model_get_vocab(model)
         self.n_vocab = int(library.c.llama_vocab_n_tokens(handle))
         self.dry = DrySamplers(library, handle, lambda: words_of(library, handle, self.n_vocab))
+        self._structure_tokenizer = Tokenizer(self._make_words, self._use)
         self._stretches = stretches_of(library, model)
         self._frame = frame(library.c, handle)
         self._handle = handle
@@ -98,7 +99,7 @@ class LlamaVocabulary:
             try:
                 tokens = call_on_stack(deepest * STACK_PER_CHARACTER + LEAST_BYTES, tokenize)
             except NoStack as error:
-                raise InvalidText(f"{deepest:,} characters without a break: {error}") from error
+                raise OutOfResources(f"{deepest:,} characters without a break: {error}") from error
         if add_special:
             before, after = self._frame
             tokens = numpy.concatenate([as_array(before), tokens, as_array(after)])
@@ -254,8 +255,7 @@ class LlamaVocabulary:
         """See `Vocabulary.structure_tokenizer`."""
         with self._changed:
             self._check_open()
-            if self._structure_tokenizer is None:
-                self._structure_tokenizer = Tokenizer(self._make_words, self._use)
+            assert self._structure_tokenizer is not None
             return self._structure_tokenizer
 
     def _make_words(self) -> Words:

@@ -52,6 +52,13 @@ _KNOWN: tuple[tuple[type[erllama.ErllamaError], Kind, str | None, bool, str | No
     (erllama.DecodeFailed, "internal", "decode_failed", False, "the model could not compute this request"),
     (erllama.SamplerFailed, "internal", "sampler_failed", False, "no token could be drawn for this request"),
     (erllama.StreamMisused, "internal", None, False, HIDDEN),
+    (
+        erllama.OutOfResources,
+        "unavailable",
+        "out_of_resources",
+        True,
+        "the server is short of memory or threads",
+    ),
     (erllama.RequestError, "invalid", None, False, None),
     (erllama.QueueFull, "overloaded", "queue_full", True, "as many requests wait for this model as it accepts"),
     (erllama.EmbeddingOnly, "invalid", "embedding_only", False, None),
