@@ -12,13 +12,16 @@ from erllama_py.errors import InvalidOption
 from erllama_py.options.check import convert, under
 from erllama_py.options.model import ModelConfig, parse_model_config
 from erllama_py.options.policy import PolicyOpts, parse_policy
+from erllama_py.options.request import RequestOptions, parse_request_options
 from erllama_py.options.runtime import PressureOpts, parse_pressure
 from erllama_py.options.tiers import TierSpec, parse_tier
 
 S = TypeVar("S", bound=msgspec.Struct)
 
 # Those whose options depend on each other; the last two name what they are in their errors.
-_PARSERS: dict[type[msgspec.Struct], Callable[[object], Any]] = {ModelConfig: parse_model_config, TierSpec: parse_tier}
+_PARSERS: dict[type[msgspec.Struct], Callable[[object], Any]] = {
+    ModelConfig: parse_model_config, TierSpec: parse_tier, RequestOptions: parse_request_options,
+}  # fmt: skip
 _NAMED: dict[type[msgspec.Struct], tuple[str, Callable[[object], Any]]] = {
     PolicyOpts: ("policy", parse_policy),
     PressureOpts: ("pressure", parse_pressure),

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 import erllama_py as erllama
 from erllama_py.serve.cli import screen
 from erllama_py.serve.cli.ending import DONE, UsageError
-from erllama_py.serve.cli.model_options import opened, reply_options, single_user
+from erllama_py.serve.cli.model_options import Seed, opened, reply_options, single_user
 
 _OPTION = re.compile(r"--?[a-z-]+$")  # a prompt may begin with a hyphen, and one that is no more is a slip
 
@@ -38,7 +38,7 @@ def complete(
     chat: bool = False,
     tokens: int | None = None,
     temperature: float | None = None,
-    seed: int | None = None,
+    seed: Seed = None,
     context: int | None = None,
     threads: int | None = None,
     cache: str | None = None,
@@ -61,7 +61,8 @@ def complete(
     seed
         Repeats a reply.
     context
-        Tokens of prompt and reply together; by default as many as suit the model and the free memory.
+        Tokens of prompt and reply together; by default as many as suit the model and the free memory; 0 for as
+        many as the model was trained for.
     threads
         CPU threads; by default as many as compute fastest.
     cache

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.markup import escape
 from rich.table import Table
 
 import erllama_py as erllama
 from erllama_py.serve.cli import screen
 from erllama_py.serve.cli.ending import DONE
-from erllama_py.serve.cli.model_options import find_model, positive
+from erllama_py.serve.cli.model_options import context_options, find_model
 from erllama_py.serve.config.sizing import SEQUENCES
 
 MEMORIES = {
@@ -40,8 +42,8 @@ def inspect(
     json
         Print all that is known as JSON.
     """
-    positive(sequences=sequences)
-    file = erllama.inspect_model(find_model(model), context_opts={"n_seq_max": sequences}, probe=not no_probe)
+    context: Any = context_options(sequences=sequences)
+    file = erllama.inspect_model(find_model(model), context_opts=context, probe=not no_probe)
     if json:
         screen.print_json(file)
     elif template:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
 
 import erllama_py as erllama
 from erllama_py.serve.cli.ending import UsageError
@@ -14,6 +17,15 @@ from erllama_py.serve.config import Config, ServedModel, name_of, with_sizes
 from erllama_py.serve.models import MODELS, fetch
 
 TIER = "cache"  # the name of the tier that --cache makes
+# Options of the command line by their names in the library, where they differ.
+_NAMES = {
+    "context": "n_ctx", "threads": "n_threads", "sequences": "n_seq_max", "gpu_layers": "n_gpu_layers",
+    "tokens": "response_tokens",
+}  # fmt: skip
+
+
+Seed = Annotated[int | None, Parameter(allow_leading_hyphen=True)]
+"""-1 is any, as elsewhere."""
 
 
 def find_model(given: str) -> Path:
@@ -35,22 +47,36 @@ def is_fetched(given: str) -> bool:
     return given in MODELS and not Path(given).exists()
 
 
-def reply_options(*, tokens: int | None, temperature: float | None, seed: int | None) -> dict[str, Any]:
+def reply_options(
+    *, tokens: int | None = None, temperature: float | None = None, seed: int | None = None
+) -> dict[str, Any]:
     """What is said of a reply, as `stream_chat` takes it. Raises `UsageError`."""
-    positive(tokens=tokens)
-    for name, value in (("temperature", temperature), ("seed", seed)):
-        if value is not None and not value >= 0:  # NaN too
-            raise UsageError(f"--{name}: expected 0 or more, got {value}")
-    options = {"response_tokens": tokens, "temperature": temperature, "seed": seed}
-    return {name: value for name, value in options.items() if value is not None}
+    return _checked(erllama.RequestOptions, tokens=tokens, temperature=temperature, seed=seed)
 
 
-def positive(**given: int | None) -> dict[str, int]:
-    """Those numbers that were given, by the names of their options. Raises `UsageError`."""
-    for name, value in given.items():
-        if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')}: expected 1 or more, got {value}")
-    return {name: value for name, value in given.items() if value is not None}
+def context_options(
+    *, context: int | None = None, threads: int | None = None, sequences: int | None = None
+) -> dict[str, Any]:
+    """What is said of a context, as `context_opts` take it. Raises `UsageError`."""
+    return _checked(erllama.ContextOpts, context=context, threads=threads, sequences=sequences)
+
+
+def weights_options(*, gpu_layers: int | None = None) -> dict[str, Any]:
+    """What is said of the weights, as `model_opts` take it. Raises `UsageError`."""
+    return _checked(erllama.ModelOpts, gpu_layers=gpu_layers)
+
+
+def _checked(kind: type[msgspec.Struct], **given: float | None) -> dict[str, Any]:
+    """Those that were given, by their names in the library, whose bounds are theirs."""
+    names = {_NAMES.get(name, name): name for name in given}
+    options = {name: given[own] for name, own in names.items() if given[own] is not None}
+    try:
+        erllama.parse_options(options, kind)
+    except erllama.InvalidOption as error:
+        if error.option not in names:
+            raise
+        raise UsageError(f"--{names[error.option].replace('_', '-')}: {error.problem}") from None
+    return options
 
 
 def model_from(
@@ -58,16 +84,14 @@ def model_from(
     gpu_layers: int | None = None, tier: str | None = None,
 ) -> ServedModel:  # fmt: skip
     """A model by what a command line says of it; its sizes may be open still."""
-    names = {"context": "n_ctx", "threads": "n_threads", "sequences": "n_seq_max"}
-    given = positive(context=context, threads=threads, sequences=sequences)
     options: dict[str, Any] = {
         "model_path": str(path),
-        "context_opts": {names[name]: value for name, value in given.items()},
+        "context_opts": context_options(context=context, threads=threads, sequences=sequences),
         "tier_srv": tier or "ram",
         "tier": "disk" if tier else "ram",
     }
-    if gpu_layers is not None:
-        options["model_opts"] = {"n_gpu_layers": gpu_layers}
+    if weights := weights_options(gpu_layers=gpu_layers):
+        options["model_opts"] = weights
     erllama.parse_options(options, erllama.ModelConfig)
     return ServedModel(name=name_of(str(path)), options=options)
 

@@ -20,7 +20,7 @@ import erllama_py as erllama
 from erllama_py.serve.cli import screen
 from erllama_py.serve.cli.chatting import HELP, Command, Conversation, command_of
 from erllama_py.serve.cli.ending import DONE, INTERRUPTED, UsageError, complain
-from erllama_py.serve.cli.model_options import opened, reply_options, single_user
+from erllama_py.serve.cli.model_options import Seed, opened, reply_options, single_user
 from erllama_py.serve.models import default_home
 
 PROMPT = ">>> "
@@ -30,7 +30,7 @@ KEPT_LINES = 1000
 
 def run(
     model: str, /, *, system: str = "", tokens: int | None = None, temperature: float | None = None,
-    seed: int | None = None, context: int | None = None, threads: int | None = None, cache: str | None = None,
+    seed: Seed = None, context: int | None = None, threads: int | None = None, cache: str | None = None,
 ) -> int:  # fmt: skip
     """Chat with a model in the terminal. After each turn it says what the cache has saved.
 
@@ -49,7 +49,8 @@ def run(
     seed
         Repeats a reply.
     context
-        Tokens of the whole conversation; by default as many as suit the model and the free memory.
+        Tokens of the whole conversation; by default as many as suit the model and the free memory; 0 for as
+        many as the model was trained for.
     threads
         CPU threads; by default as many as compute fastest.
     cache

@@ -13,7 +13,14 @@ from cyclopts import Parameter
 import erllama_py as erllama
 from erllama_py.serve.cli import screen
 from erllama_py.serve.cli.ending import UsageError
-from erllama_py.serve.cli.model_options import TIER, find_model, is_fetched, model_from, positive
+from erllama_py.serve.cli.model_options import (
+    TIER,
+    context_options,
+    find_model,
+    is_fetched,
+    model_from,
+    weights_options,
+)
 from erllama_py.serve.config import Config, ServedModel, check_allowed, check_names, read_config, sized
 from erllama_py.serve.config.sizing import disk_quota
 from erllama_py.serve.models import default_home
@@ -49,7 +56,7 @@ def serve(
         A TOML file; options of the command line go before what it says.
     context
         Tokens of each model's context, which its clients share; by default as many as the model was trained for, or
-        as fit into the free memory.
+        as fit into the free memory; 0 for as many as it was trained for, whatever fits.
     sequences
         Replies of each model that are computed side by side; 8 by default.
     threads
@@ -66,7 +73,7 @@ def serve(
     given = read_config(config) if config is not None else Config(models=())
     settled = settle(
         given, [_named(one) for one in models], aliases=alias, host=host, port=port, cache=cache,
-        context_opts=positive(context=context, sequences=sequences, threads=threads), gpu_layers=gpu_layers,
+        context_opts=context_options(context=context, sequences=sequences, threads=threads), gpu_layers=gpu_layers,
     )  # fmt: skip
     if insecure:
         settled = msgspec.structs.replace(settled, access=msgspec.structs.replace(settled.access, insecure=True))
@@ -84,7 +91,7 @@ def serve(
 
 def settle(
     config: Config, models: Sequence[ServedModel], *, aliases: Sequence[str], host: str | None, port: int | None,
-    cache: str | None, context_opts: Mapping[str, int], gpu_layers: int | None,
+    cache: str | None, context_opts: Mapping[str, Any], gpu_layers: int | None,
 ) -> Config:  # fmt: skip
     """What the file says, with what the command line says before it. Raises `UsageError`."""
     listening = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
@@ -95,7 +102,8 @@ def settle(
         raise UsageError(f"--{error.option}: {error.problem}") from None
     tier = next(iter(config.tiers), None)
     added = [_in_tier(model, config, tier) for model in models]
-    known = [_override(model, context_opts, gpu_layers) for model in (*config.models, *added)]
+    weights = weights_options(gpu_layers=gpu_layers)
+    known = [_override(model, context_opts=context_opts, model_opts=weights) for model in (*config.models, *added)]
     return msgspec.structs.replace(config, server=checked, models=tuple(_with_aliases(known, aliases)))
 
 
@@ -113,12 +121,11 @@ def _in_tier(model: ServedModel, config: Config, tier: str | None) -> ServedMode
     return msgspec.structs.replace(model, options=options)
 
 
-def _override(model: ServedModel, context_opts: Mapping[str, int], gpu_layers: int | None) -> ServedModel:
-    names = {"context": "n_ctx", "sequences": "n_seq_max", "threads": "n_threads"}
-    given = {names[name]: value for name, value in context_opts.items()}
-    options: dict[str, Any] = {**model.options, "context_opts": {**model.options.get("context_opts", {}), **given}}
-    if gpu_layers is not None:
-        options["model_opts"] = {**model.options.get("model_opts", {}), "n_gpu_layers": gpu_layers}
+def _override(model: ServedModel, **given: Mapping[str, Any]) -> ServedModel:
+    options = dict(model.options)
+    for name, values in given.items():
+        if values:
+            options[name] = {**options.get(name, {}), **values}
     try:
         erllama.parse_options(options, erllama.ModelConfig)
     except erllama.InvalidOption as error:

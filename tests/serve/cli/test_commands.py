@@ -69,11 +69,11 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         ("complete a.gguf --jsn", "Unknown option: --jsn"),
         ("serve", "there is no model to serve"),
         ("serve a.gguf --port 70000", "--port: expected int <= 65535, got 70000"),
-        ("serve a.gguf --context 0", "--context: expected 1 or more, got 0"),
+        ("serve a.gguf --context=-1", "--context: expected int >= 0, got -1"),
         ("serve a.gguf b.gguf --alias x", "--alias x: there are 2 models"),
         ("serve a.gguf --alias x=b", "--alias x=b: it is NAME=MODEL"),
-        ("serve a.gguf --gpu-layers -2", "a: model_opts.n_gpu_layers: expected int >= -1, got -2"),
-        ("run a.gguf --threads 0", "--threads: expected 1 or more"),
+        ("serve a.gguf --gpu-layers -2", "--gpu-layers: expected int >= -1, got -2"),
+        ("run a.gguf --threads 0", "--threads: expected int >= 1, got 0"),
         ("config check", "FILE requires an argument"),
     ],
 )
@@ -153,9 +153,9 @@ def test_streams_may_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     ("line", "said"),
     [
         ("serve smollm", "there is no file 'smollm'; models that are fetched are smollm2, gemma3, minilm"),
-        ("complete a.gguf hi --tokens 0", "--tokens: expected 1 or more, got 0"),
-        ("run a.gguf --temperature nan", "--temperature: expected 0 or more, got nan"),
-        ("inspect a.gguf --sequences 0", "--sequences: expected 1 or more, got 0"),
+        ("complete a.gguf hi --tokens 0", "--tokens: expected int >= 1, got 0"),
+        ("run a.gguf --temperature nan", "--temperature: expected float >= 0.0, got nan"),
+        ("inspect a.gguf --sequences 0", "--sequences: expected int >= 1, got 0"),
     ],
 )
 def test_what_is_wrong_is_called_as_it_was_given(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

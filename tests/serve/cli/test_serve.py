@@ -14,7 +14,7 @@ from helpers.tiny_gguf import tiny_gguf
 import erllama_py as erllama
 from erllama_py.serve.cli import main
 from erllama_py.serve.cli.ending import UsageError
-from erllama_py.serve.cli.model_options import model_from
+from erllama_py.serve.cli.model_options import context_options, model_from
 from erllama_py.serve.cli.serve import settle, with_cache
 from erllama_py.serve.config import Config, check_tables
 
@@ -30,7 +30,7 @@ def settled(file: dict[str, Any], *models: str, aliases: Sequence[str] = (), **g
     own = {name: given.pop(name, None) for name in ("host", "port", "cache", "gpu_layers")}
     return settle(
         check_tables(file, Path("/etc/erllama.toml")), [model_from(Path(model)) for model in models], aliases=aliases,
-        context_opts=given, **own,
+        context_opts=context_options(**given), **own,
     )  # fmt: skip
 
 
@@ -140,5 +140,5 @@ def test_a_struct_of_the_file_is_not_changed() -> None:
     """What is settled is another."""
     config = check_tables(FILE, Path("/etc/erllama.toml"))
     before = msgspec.json.encode(config)
-    settle(config, [], aliases=["x"], host="h", port=1, cache=None, context_opts={"context": 9}, gpu_layers=1)
+    settle(config, [], aliases=["x"], host="h", port=1, cache=None, context_opts={"n_ctx": 9}, gpu_layers=1)
     assert msgspec.json.encode(config) == before
