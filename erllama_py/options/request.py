@@ -110,7 +110,7 @@ def merged(options: object, given: Mapping[str, object]) -> Mapping[str, object]
     return {**options, **given}
 
 
-def parse_request_options(options: Mapping[str, object]) -> RequestOptions:
+def parse_request_options(options: object) -> RequestOptions:
     """Check the options of one request. A single stop sequence may be given as a str."""
     request = convert(
         options,

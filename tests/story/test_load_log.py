@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.embedding import embedding
 
 import erllama_py as erllama
 from erllama_py.engine.stub import StubBackend
@@ -32,3 +33,18 @@ async def test_a_gpu_that_is_not_there_is_said_once(tmp_path: Path, caplog: pyte
     assert len(said) == 1
     assert "n_gpu_layers is -1, but llama.cpp finds no GPU" in said[0]
     assert "the CPU computes all layers" in said[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("kind", ["encoder", "dense", "window", "recurrent", "hybrid"])
+async def test_vectors_are_no_reason_for_a_warning(
+    kind: str, tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Vectors are pooled here, whatever the file says of it: a second context, also a larger one, warns of nothing."""
+    async with embedding(f"llama-{kind}", tmp_path_factory.getbasetemp()) as model:
+        caplog.clear()
+        await model.embed(["a text", "another"])
+        await model.embed(["long " * 600], truncate=True)
+    loud = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [record.getMessage() for record in loud] == []

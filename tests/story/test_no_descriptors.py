@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from jinja2 import TemplateSyntaxError
 
 import erllama_py as erllama
 from erllama_py.chat import sandbox
@@ -99,7 +100,7 @@ def test_a_shortage_while_a_template_is_compiled_is_not_its_fault(
         try:
             raise shortage
         except Exception as error:
-            raise sandbox.jinja2.TemplateSyntaxError("codec", 1) from error
+            raise TemplateSyntaxError("codec", 1) from error
 
     with monkeypatch.context() as patch:
         patch.setattr(sandbox.sandbox, "from_string", short)

@@ -66,11 +66,12 @@ class LogContext:
         """The lines that are held."""
         return [line for _, line in self._held]
 
-    def release(self, *, expected: bool) -> None:
-        """Let go of the lines held; `expected` makes all of them debug lines."""
+    def release(self, *, expected: bool | re.Pattern[str]) -> None:
+        """Let go of the lines held; `expected` makes debug lines of all of them, or of those that it is found in."""
         held, self._held = self._held, []
         for level, line in held:
-            self._emit("debug" if expected else level, line)
+            is_expected = expected if isinstance(expected, bool) else expected.search(line) is not None
+            self._emit("debug" if is_expected else level, line)
 
     def _emit(self, level: Level, line: str) -> None:
         if self._logger is None:
