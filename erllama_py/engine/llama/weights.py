@@ -28,8 +28,8 @@ _UNSUPPORTED = re.compile(
 )
 
 _FLASH_ATTENTION = re.compile(r"\bflash_attn += (auto|enabled|disabled)|Flash Attention (enabled|not supported)")
-# Vectors are asked for token by token and pooled here, so a context of them has another pooling than the file's: llama.cpp
-# warns of what is meant, each time one is made.
+# Vectors are asked for token by token and pooled here, so a context of them has another pooling than the file's:
+# llama.cpp warns of what is meant, each time one is made.
 _POOLING_IS_OURS = re.compile(r"model default pooling_type is \[")
 
 # (use_mmap, use_mlock) -> llama_load_mode: none, mmap, mlock, mmap + mlock
