@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import datetime
 
 import pytest
 from jinja2 import TemplateSyntaxError
@@ -116,10 +117,10 @@ def test_a_shortage_while_a_template_runs_is_not_its_fault(
 ) -> None:
     """A date is asked of the system, for instance."""
 
-    def now() -> object:
+    def now() -> datetime:
         raise shortage
 
-    template = ChatTemplate("{{ strftime_now('%d') }}", "", "", now=now)  # type: ignore[arg-type]
+    template = ChatTemplate("{{ strftime_now('%d') }}", "", "", now=now)
     with pytest.raises(erllama.OutOfResources, match="chat template"):
         template.render(HELLO)
 

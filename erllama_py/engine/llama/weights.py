@@ -28,9 +28,9 @@ _UNSUPPORTED = re.compile(
 )
 
 _FLASH_ATTENTION = re.compile(r"\bflash_attn += (auto|enabled|disabled)|Flash Attention (enabled|not supported)")
-# Vectors are asked for token by token and pooled here, so a context of them has another pooling than the file's:
-# llama.cpp warns of what is meant, each time one is made.
-_POOLING_IS_OURS = re.compile(r"model default pooling_type is \[")
+# What llama.cpp warns of each time a context of vectors is made, and is meant: their pooling is ours, whatever the file's
+# is, and its cells are those of several texts, none of which is longer than the model takes.
+_MEANT_FOR_VECTORS = re.compile(r"model default pooling_type is \[|n_ctx_seq \(\d+\) > n_ctx_train")
 
 # (use_mmap, use_mlock) -> llama_load_mode: none, mmap, mlock, mmap + mlock
 _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
@@ -133,7 +133,7 @@ def make_context(
     with LogContext(model_id, hold=True) as log:
         handle = library.c.llama_init_from_model(model, params)
     attention = attention_of(log.held, config.context_opts.flash_attn)
-    log.release(expected=_POOLING_IS_OURS if pooling is not None else False)
+    log.release(expected=_MEANT_FOR_VECTORS if pooling is not None else False)
     if not handle:
         raise ModelLoadError(path, log.problem("the context could not be made"))
     return handle, attention
