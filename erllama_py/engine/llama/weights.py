@@ -28,8 +28,8 @@ _UNSUPPORTED = re.compile(
 )
 
 _FLASH_ATTENTION = re.compile(r"\bflash_attn += (auto|enabled|disabled)|Flash Attention (enabled|not supported)")
-# What llama.cpp warns of each time a context of vectors is made, and is meant: their pooling is ours, whatever the file's
-# is, and its cells are those of several texts, none of which is longer than the model takes.
+# What llama.cpp warns of each time a context of vectors is made, and is meant: their pooling is ours, whatever the
+# file's is, and its cells are those of several texts, none of which is longer than the model takes.
 _MEANT_FOR_VECTORS = re.compile(r"model default pooling_type is \[|n_ctx_seq \(\d+\) > n_ctx_train")
 
 # (use_mmap, use_mlock) -> llama_load_mode: none, mmap, mlock, mmap + mlock
