@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Any, Literal, get_type_hints
 
 import msgspec
 import pytest
+from helpers.project import TOP, fenced
 from mypy import api
 
 import erllama_py as erllama
@@ -163,15 +165,29 @@ BAD = [
 ]  # fmt: skip
 
 
+# What is copied first. Other pages reuse a name for another thing, or leave out that a result may be None.
+PAGES = [TOP / "README.md", *(TOP / "docs" / "guides" / name for name in ("getting-started.md", "scores.md"))]
+
+
+def as_function(page: Path) -> str:
+    """The blocks of a page as a type checker can read them: what they await is in a function."""
+    blocks = [text for above, text, _ in fenced(page, "python") if not above.startswith("<!--")]
+    return "async def page() -> None:\n" + indent("\n".join(blocks), "    ")
+
+
 @pytest.mark.slow
 def test_mypy_lets_good_calls_through_and_refuses_each_bad_one(tmp_path: Path) -> None:
     """A misspelt or mistyped option is an error before anything runs, wherever options are given."""
     lines = [*GOOD, *(line for line, _ in BAD)]
     files = [tmp_path / f"snippet_{number}.py" for number in range(len(lines))]
+    pages = [tmp_path / f"page_{number}.py" for number in range(len(PAGES))]
     for file, line in zip(files, lines, strict=True):
         file.write_text(SNIPPET.format(line=line))
+    for file, page in zip(pages, PAGES, strict=True):
+        file.write_text(as_function(page))
     cache = f"--cache-dir={tmp_path / 'cache'}"
-    said, _, _ = api.run(["--strict", "--no-error-summary", "--hide-error-context", cache, *map(str, files)])
+    said, _, _ = api.run(["--strict", "--no-error-summary", "--hide-error-context", cache, *map(str, [*files, *pages])])
+    assert [text for text in said.splitlines() if "/page_" in text] == []
     complaints = [[text for text in said.splitlines() if f"/{file.name}:" in text] for file in files]
     assert dict(zip(GOOD, complaints, strict=False)) == {line: [] for line in GOOD}
     for (line, words), found in zip(BAD, complaints[len(GOOD) :], strict=True):
