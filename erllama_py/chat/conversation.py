@@ -17,6 +17,9 @@ from erllama_py.errors import ChatTemplateError
 
 DEEPEST = 90  # values in each other in what is given; templates wrap them in some more
 DEEPEST_READ = 100
+# Of JSON that is read by one call, which keeps other threads waiting: 10 ms.
+MOST_JSON = 1 << 20  # characters
+MOST_SIGNS = 100_000  # of those that begin values
 MOST_BITS = 8192  # of a whole number: Python refuses to write one of more than 4,300 digits
 THOUGHTS = ("reasoning_content", "thinking", "reasoning")  # names of a message's thinking, the usual one first
 
@@ -137,7 +140,9 @@ def _parsed_call(call: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def parsed_object(text: str) -> dict[str, Any] | None:
-    """The mapping that a JSON text is; None for any other text."""
+    """The mapping that a JSON text is; None for any other text, and for one that takes too long to read."""
+    if len(text) > MOST_JSON or sum(map(text.count, "[{,")) > MOST_SIGNS:
+        return None
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError):

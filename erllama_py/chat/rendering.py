@@ -6,7 +6,7 @@ again. The tokens of a text are those of its parts, one after the other (`Vocabu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -47,7 +47,7 @@ class Renderer:
             before = ""
         return text, self.plain(text[_shared(before, text) :])
 
-    def parts(self, text: str) -> list[str]:
+    def parts(self, text: str) -> Iterator[str]:
         """A text, or a piece of one, without marks: cut where what a user wrote would be read as a control token."""
         return self._marks.parts(text)
 

@@ -14,6 +14,7 @@ that begins as one ends, and what could be the middle of one, since templates pu
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -21,7 +22,7 @@ from heapq import merge
 
 import msgspec
 
-from erllama_py.chat.finder import Finder, joined, matches
+from erllama_py.chat.finder import SOME, Finder, joined, matches
 from erllama_py.errors import ChatTemplateError
 
 # Characters that Unicode keeps for use inside of programs. JSON may write them as escapes.
@@ -153,39 +154,45 @@ class Marks:
     def _marked(self, text: str, texts: _Texts) -> str:
         return joined(_cut(text, texts.places(text)), self._mark)
 
-    def parts(self, rendered: str) -> list[str]:
+    def parts(self, rendered: str) -> Iterator[str]:
         """A rendering without marks, cut where a control token would be seen that the template did not write."""
-        pieces, cuts = self._pieces(rendered)
-        if len(pieces) == 1:
-            return pieces
-        text = joined(pieces)
-        kept: set[int] = set()
-        for start, end in self._known.all.spans(text):
-            kept.update(cuts[bisect_left(cuts, start + 1) : bisect_left(cuts, end)])
-        return _cut(text, sorted(kept))
+        text, cuts = self._without(rendered)
+        return _cut(text, self._kept(text, cuts))
 
     def plain(self, rendered: str) -> str:
         """A rendering without marks."""
-        return joined(self._pieces(rendered)[0])
+        return self._without(rendered)[0]
 
-    def _pieces(self, rendered: str) -> tuple[list[str], list[int]]:
-        """What stands between the marks, and where those are in the text without them."""
-        pieces, cuts, at, gone = list[str](), list[int](), 0, 0
+    def _without(self, rendered: str) -> tuple[str, array[int]]:
+        """A rendering without marks, and where they were in it: millions of objects would be freed by one call, which
+        keeps other threads waiting."""
+        blocks, some, cuts, at, gone = list[str](), list[str](), array("q"), 0, 0
         for mark in matches(self._split, rendered):
-            pieces.append(rendered[at : mark.start()])
+            some.append(rendered[at : mark.start()])
             cuts.append(mark.start() - gone)
             at, gone = mark.end(), gone + mark.end() - mark.start()
-        return [*pieces, rendered[at:]], cuts
+            if len(some) == SOME:
+                blocks.append("".join(some))
+                some = []
+        return "".join([*blocks, *some, rendered[at:]]), cuts
+
+    def _kept(self, text: str, cuts: array[int]) -> Iterator[int]:
+        """The cuts that stand in a control token, ascending."""
+        seen = 0
+        for start, end in self._known.all.spans(text) if cuts else ():
+            after = bisect_left(cuts, end)
+            yield from cuts[max(seen, bisect_left(cuts, start + 1)) : after]
+            seen = max(seen, after)
 
 
-def _cut(text: str, places: Iterable[int]) -> list[str]:
+def _cut(text: str, places: Iterable[int]) -> Iterator[str]:
     """The pieces between places that ascend."""
-    pieces, start, last = list[str](), 0, -1
+    start, last = 0, -1
     for place in places:
         if place != last:
-            pieces.append(text[start:place])
+            yield text[start:place]
             start = last = place
-    return [*pieces, text[start:]]
+    yield text[start:]
 
 
 def _character(found: str) -> str:

@@ -80,7 +80,7 @@ def _slashed(regex: str) -> str:
     """A regular expression between the slashes that Lark puts around one. It is for the whole reply: an anchor at
     either end says nothing more."""
     _check_utf8(regex)
-    if len(regex.encode()) > MAX_REGEX:
+    if len(regex) > MAX_REGEX or len(regex.encode()) > MAX_REGEX:
         raise InvalidGrammar(f"the regular expression has more than {MAX_REGEX} bytes")
     pieces = re.findall(r"\\.|.", regex, re.DOTALL)
     if not pieces or pieces[-1] == "\\":

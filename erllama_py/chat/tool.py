@@ -16,6 +16,7 @@ from erllama_py.errors import InvalidSchema
 from erllama_py.errors.shown import shown
 
 MAX_TOOLS = 128  # as in OpenAI's API
+MOST_NAME = 100  # characters of a name that are looked at: no tool has a longer one
 MAX_DESCRIPTION = 65_536  # characters
 MAX_VALUES = 16_000  # in the schemas of all tools together: looking at each takes a microsecond
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -141,7 +142,7 @@ def _check_description(text: str, name: str) -> None:
 
 def nearest_tool(name: str, tools: Sequence[Tool]) -> str | None:
     """The tool whose name is closest to one that no tool has."""
-    close = difflib.get_close_matches(name, [tool.name for tool in tools], n=1)
+    close = difflib.get_close_matches(name[:MOST_NAME], [tool.name for tool in tools], n=1)
     return close[0] if close else None
 
 

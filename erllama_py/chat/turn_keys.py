@@ -9,11 +9,12 @@ reply are the same. A reply that calls tools has a second key, over the ids of i
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
 from erllama_py.chat.conversation import MOST_BITS, is_list, parsed_object
+from erllama_py.chat.finder import BLOCK
 
 Message = Mapping[str, Any]
 
@@ -108,8 +109,53 @@ def _arguments(arguments: object) -> object:
 
 
 def _chained(tag: bytes, before: bytes, value: object) -> bytes:
-    text = json.dumps(_plain(value, 0), sort_keys=True, separators=(",", ":"))
-    return sha256(tag + before + text.encode()).digest()
+    hashed, plain = sha256(tag + before), _plain(value, 0)
+    for piece in (_written(plain),) if _length(plain, 0) <= BLOCK else _pieces(plain):
+        hashed.update(piece.encode())
+    return hashed.digest()
+
+
+def _written(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _length(value: Any, length: int) -> int:
+    """About how many characters it has as JSON after those before it, counted no further than needed."""
+    if isinstance(value, str):
+        return length + len(value)
+    if isinstance(value, dict):
+        length = _length(list(value), length)
+        value = value.values()
+    elif not isinstance(value, list):
+        return length + 8
+    for one in value:
+        length = _length(one, length + 1)
+        if length > BLOCK:
+            break
+    return length
+
+
+def _pieces(value: Any) -> Iterator[str]:
+    """What `_written` gives, in pieces: one call for tens of megabytes would keep other threads waiting."""
+    if isinstance(value, str):
+        yield '"'
+        for start in range(0, len(value), BLOCK):
+            yield _written(value[start : start + BLOCK])[1:-1]
+        yield '"'
+    elif isinstance(value, dict):
+        for index, key in enumerate(sorted(value)):
+            yield "," if index else "{"
+            yield from _pieces(key)
+            yield ":"
+            yield from _pieces(value[key])
+        yield "}" if value else "{}"
+    elif isinstance(value, list):
+        for index, one in enumerate(value):
+            yield "," if index else "["
+            yield from _pieces(one)
+        yield "]" if value else "[]"
+    else:
+        yield _written(value)
 
 
 def _plain(value: object, depth: int) -> Any:

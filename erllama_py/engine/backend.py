@@ -15,7 +15,7 @@ any more; a ctypes error never does.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
@@ -209,11 +209,15 @@ class Vocabulary(Protocol):
     def detokenize(self, tokens: Sequence[int], *, special: bool) -> str:
         """Text of `tokens`; bytes that are no UTF-8 become U+FFFD. Raises `TokenOutOfRange`."""
 
-    def tokenize_parts(self, parts: Sequence[str]) -> list[int]:
+    def least_tokens(self, text: str) -> int:
+        """How few tokens a text can have, without tokenizing it; 0 where that is not known. Of a large vocabulary it
+        takes 0.1 s when first asked: not on the event loop, nor on the engine thread. Raises `ModelNotLoaded`."""
+
+    def tokenize_parts(self, parts: Iterable[str]) -> TokenArray:
         """Token ids of a text that is cut into parts: control tokens are read in each, and none across a cut. A part
         that begins inside of the text gets no space that some tokenizers put first. Raises `InvalidText`."""
 
-    def tokens_after(self, text: str) -> list[int]:
+    def tokens_after(self, text: str) -> TokenArray:
         """Token ids of a text that goes on from another: plain text, with no begin token and no space put first.
         Raises `InvalidText`."""
 

@@ -14,7 +14,7 @@ import math
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
@@ -55,6 +55,7 @@ from erllama_py.options.model import ModelConfig
 from erllama_py.options.sampling import Sampling
 
 SPECIAL = {END: b"<|end|>", 257: b"<|im_start|>", 258: b"<|im_end|>"}
+LONGEST = max(map(len, SPECIAL.values()))  # bytes of a token
 SPECIAL_TEXTS = SpecialTexts(control=tuple(name.decode() for name in SPECIAL.values()))
 LOAD_STEPS = 10  # steps that a load reports; it can be cancelled between two of them
 CHAT_TEMPLATE = (
@@ -104,11 +105,14 @@ class StubVocabulary:
     def token_array(self, text: str, *, add_special: bool, parse_special: bool) -> TokenArray:
         return as_array(self.tokenize(text, add_special=add_special, parse_special=parse_special))
 
-    def tokenize_parts(self, parts: Sequence[str]) -> list[int]:
-        return [token for part in parts for token in self.tokenize(part, add_special=False, parse_special=True)]
+    def least_tokens(self, text: str) -> int:
+        return -(-len(text) // LONGEST)
 
-    def tokens_after(self, text: str) -> list[int]:
-        return self.tokenize(text, add_special=False, parse_special=False)
+    def tokenize_parts(self, parts: Iterable[str]) -> TokenArray:
+        return as_array([t for part in parts for t in self.tokenize(part, add_special=False, parse_special=True)])
+
+    def tokens_after(self, text: str) -> TokenArray:
+        return self.token_array(text, add_special=False, parse_special=False)
 
     def special_texts(self) -> SpecialTexts:
         self._check(0)

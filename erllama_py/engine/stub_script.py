@@ -111,6 +111,9 @@ class ScriptedVocabulary(StubVocabulary):
             tokens += [self._tokens[part]] if index % 2 else part  # the names are between the rest
         return tokens
 
+    def least_tokens(self, text: str) -> int:
+        return -(-len(text) // max(map(len, self._tokens), default=1))
+
     def special_texts(self) -> SpecialTexts:
         names, words = self._script.names.values(), self._script.words.values()
         return SpecialTexts(tuple(name.decode() for name in names), tuple(word.decode() for word in words))

@@ -9,6 +9,8 @@ def shown(value: object) -> str:
     """A value in at most a line; `repr` refuses integers of thousands of digits, also in others."""
     if isinstance(value, int) and value.bit_length() > 128:
         return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, str | bytes):
+        value = value[: MOST_SHOWN + 1]  # megabytes of it take long to write
     try:
         text = repr(value)
     except ValueError:

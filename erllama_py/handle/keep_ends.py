@@ -8,6 +8,7 @@ from typing import Any
 from erllama_py.chat.breakpoints import Place, end_of, shared
 from erllama_py.chat.rendering import Renderer
 from erllama_py.engine.backend import Vocabulary
+from erllama_py.engine.token_array import in_pieces
 from erllama_py.handle.caller import INLINE_LENGTH, Caller
 from erllama_py.handle.turns import Known, Turns
 from erllama_py.options.request import RequestOptions
@@ -48,7 +49,7 @@ class KeepEnds:
 
         def find(vocabulary: Vocabulary) -> list[tuple[int, bool]]:
             def tokenize(text: str) -> list[int]:
-                return vocabulary.tokenize_parts(renderer.parts(text))
+                return in_pieces(vocabulary.tokenize_parts(renderer.parts(text)))
 
             return [
                 (len(tokens), True) if place == last else end_of(messages, place, tokens, renderer.text, tokenize)
@@ -70,7 +71,7 @@ class KeepEnds:
             return held
 
         def tokenize(vocabulary: Vocabulary) -> list[int]:
-            return vocabulary.tokenize_parts(renderer.parts(text))
+            return in_pieces(vocabulary.tokenize_parts(renderer.parts(text)))
 
         return held + shared(await self._caller.use_vocabulary(tokenize, INLINE_LENGTH + 1), tokens[held:])
 

@@ -21,7 +21,7 @@ WAITING = 2  # scores that wait while others are computed, so that no sequence i
 
 async def by_likelihood(caller: Caller, scoring: Scoring, pairs: Pairs, options: RerankOptions) -> Scored:
     """The mean log-probability of the query's tokens after each document, in their order."""
-    newline = await caller.use_vocabulary(lambda vocabulary: vocabulary.tokens_after(BETWEEN), 0)
+    newline = await caller.use_vocabulary(lambda vocabulary: vocabulary.tokens_after(BETWEEN).tolist(), 0)
     (tokens,), _ = await tokens_of(caller, [pairs.query], framed=False, named=in_pairs)
     n_ctx = caller.board.config.context_opts.cells
     if len(tokens) + len(newline) >= n_ctx:
@@ -29,7 +29,7 @@ async def by_likelihood(caller: Caller, scoring: Scoring, pairs: Pairs, options:
         raise InputTooLong(problem, 0, len(tokens), n_ctx)
     query = in_pieces(tokens)
     if isinstance(text := pairs.query, str):  # it goes on from a line: without the space that some tokenizers put first
-        query = await caller.use_vocabulary(lambda vocabulary: vocabulary.tokens_after(text), len(text))
+        query = in_pieces(await caller.use_vocabulary(lambda vocabulary: vocabulary.tokens_after(text), len(text)))
     documents, frame = await tokens_of(caller, pairs.documents, framed=True, named=as_document)
     # Those of a text end with nothing: a document goes on with the query.
     given = [

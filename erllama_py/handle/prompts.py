@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
+import numpy
 
 from erllama_py.chat.conversation import check_messages
 from erllama_py.chat.endings import endings as find_endings
@@ -16,8 +17,10 @@ from erllama_py.chat.rendering import Renderer
 from erllama_py.chat.template import ChatSettings
 from erllama_py.chat.turns import anchors as find_anchors
 from erllama_py.engine.backend import Vocabulary
-from erllama_py.errors import InvalidText
+from erllama_py.engine.token_array import as_array, in_pieces
+from erllama_py.errors import ContextOverflow, InvalidText
 from erllama_py.handle.caller import INLINE_LENGTH, Caller
+from erllama_py.handle.fitting import as_prompt, check_count, check_least
 from erllama_py.handle.keep_ends import KeepEnds
 from erllama_py.handle.replies import Prepared
 from erllama_py.handle.thinking import switched
@@ -41,17 +44,24 @@ class Prompts:
         self.turns = Turns(caller)
         self._ends = KeepEnds(caller, self.turns)
 
-    async def tokenize(self, text: str, *, special: bool = True, add_bos: bool = True) -> list[int]:
-        """See `Model.tokenize`."""
+    @property
+    def n_ctx(self) -> int:
+        """Most tokens of a prompt, once the model is up."""
+        return self._caller.board.config.context_opts.cells
+
+    async def tokenize(self, text: str, *, special: bool = True, add_bos: bool = True, fits: bool = False) -> list[int]:
+        """See `Model.tokenize`. With `fits` it raises `ContextOverflow` for what no context holds."""
         if not isinstance(text, str):
             raise InvalidText(f"text is a str, not {type(text).__name__}")
 
         def tokenize(vocabulary: Vocabulary) -> list[int]:
             lent = self._caller.board.lent
             whole = add_bos and lent is not None and lent.prepared.facts.embeds_only  # it is for `embed` alone
-            tokens = vocabulary.tokenize(text, add_special=whole, parse_special=special)
+            most = self.n_ctx if fits else None
+            check_least(vocabulary, text, most)
             begin = vocabulary.begin if add_bos and not whole else []
-            return [*begin, *tokens] if begin else tokens
+            tokens = vocabulary.token_array(text, add_special=whole, parse_special=special)
+            return as_prompt(numpy.concatenate([as_array(begin), tokens]) if begin else tokens, most)
 
         return await self._caller.use_vocabulary(tokenize, len(text))
 
@@ -75,12 +85,18 @@ class Prompts:
 
         return await self._caller.use_vocabulary(make, INLINE_LENGTH + 1)
 
-    async def tokens_of(self, renderer: Renderer, text: str) -> list[int]:
-        """The tokens of a text that it rendered, or of a piece of one."""
+    async def tokens_of(self, renderer: Renderer, text: str, *, fits: bool = False) -> list[int]:
+        """The tokens of a text that it rendered, or of a piece of one. With `fits` it raises `ContextOverflow` for what
+        no context holds."""
+
         # The template writes the begin token itself where the model wants one.
-        return await self._caller.use_vocabulary(
-            lambda vocabulary: vocabulary.tokenize_parts(renderer.parts(text)), len(text)
-        )
+        def tokenize(vocabulary: Vocabulary) -> list[int]:
+            most = self.n_ctx if fits else None
+            if most is not None and vocabulary.least_tokens(text) > most:
+                check_least(vocabulary, renderer.plain(text), most)
+            return as_prompt(vocabulary.tokenize_parts(renderer.parts(text)), most)
+
+        return await self._caller.use_vocabulary(tokenize, len(text))
 
     async def render(
         self, messages: Sequence[ChatMessage], options: RequestOptions, *, add_generation_prompt: bool = True
@@ -90,19 +106,25 @@ class Prompts:
         render = partial(renderer.text, messages, add_generation_prompt, continued=continued)
         return await self.tokens_of(renderer, await self._caller.threads.abandon(render))
 
-    async def tokens(self, prompt: object) -> list[int]:
-        """The tokens of a text, or of a list of token ids once they are checked."""
+    async def tokens(self, prompt: object, *, fits: bool = False) -> list[int]:
+        """The tokens of a text, or of a list of token ids once they are checked. With `fits` it raises
+        `ContextOverflow` for what no context holds."""
         self._caller.check_generates()
         if isinstance(prompt, str):
-            return await self.tokenize(prompt)
+            return await self.tokenize(prompt, fits=fits)
         ids = check_is_tokens(prompt, "a prompt is a str or a list of token ids")
-        return await self._caller.use_vocabulary(lambda vocabulary: check_tokens(ids, vocabulary.n_vocab), len(ids))
+
+        def check(vocabulary: Vocabulary) -> list[int]:
+            check_count(len(ids), self.n_ctx if fits else None)
+            return check_tokens(ids, vocabulary.n_vocab)
+
+        return await self._caller.use_vocabulary(check, len(ids))
 
     async def plain(self, prompt: Prompt, options: RequestOptions) -> Prepared:
         """The prompt of a text or a list of token ids."""
         check_is_prompt(options)
         check_keeps(options.keep, None)
-        tokens = await self.tokens(prompt)
+        tokens = await self.tokens(prompt, fits=True)
         endings = await self._caller.use_vocabulary(lambda vocabulary: endings_of_text(tokens, vocabulary.is_end), 0)
         return Prepared(tokens, endings=endings)
 
@@ -116,7 +138,7 @@ class Prompts:
         if look is not None and look.known is not None:
             prepared = await self.continuing(renderer, messages, look.known, options)
         if prepared is None:
-            look, prepared = forgotten(look), await self.rendered(renderer, messages, options)
+            look, prepared = forgotten(look), await self.rendered(renderer, messages, options, fits=True)
         return self._recognised(prepared, look, messages, options)
 
     async def after_reply(
@@ -150,8 +172,11 @@ class Prompts:
         text = await self.turns.text_after(renderer, messages, known.place, continued=continued)
         if text is None:
             return None
-        tokens = [*known.tokens, *await self.tokens_of(renderer, text)]
-        if len(tokens) + (options.response_tokens or 1) > self._caller.board.config.context_opts.cells:
+        try:
+            tokens = [*known.tokens, *await self.tokens_of(renderer, text, fits=True)]
+        except ContextOverflow:
+            return None
+        if len(tokens) + (options.response_tokens or 1) > self.n_ctx:
             return None
         opening = renderer.plain(text)
         if continued:
@@ -160,16 +185,19 @@ class Prompts:
         endings = await self._endings(renderer, messages, tokens, options)
         return Prepared(tokens, endings=endings, ends=ends, opening=opening, template=renderer.source)
 
-    async def rendered(self, renderer: Renderer, messages: Sequence[ChatMessage], options: RequestOptions) -> Prepared:
-        """The prompt of a conversation as the template shows it."""
+    async def rendered(
+        self, renderer: Renderer, messages: Sequence[ChatMessage], options: RequestOptions, *, fits: bool = False
+    ) -> Prepared:
+        """The prompt of a conversation as the template shows it. With `fits` it raises `ContextOverflow` for what no
+        context holds."""
         continued = options.continue_final_message
         # A template is the model's own code: not on the loop, however much its fuel bounds it.
         text, opening = await self._caller.threads.abandon(partial(renderer.prompt, messages, continued=continued))
-        tokens = await self.tokens_of(renderer, text)
+        tokens = await self.tokens_of(renderer, text, fits=fits)
 
         def find(vocabulary: Vocabulary) -> tuple[int, ...]:
             def tokenize(text: str) -> list[int]:
-                return vocabulary.tokenize_parts(renderer.parts(text))
+                return in_pieces(vocabulary.tokenize_parts(renderer.parts(text)))
 
             return find_anchors(messages, tokens, renderer.text, tokenize, has_tools=bool(options.tools))
 
@@ -188,7 +216,7 @@ class Prompts:
 
         def find(vocabulary: Vocabulary) -> tuple[int, ...]:
             def tokenize(text: str) -> list[int]:
-                return vocabulary.tokenize_parts(renderer.parts(text))
+                return in_pieces(vocabulary.tokenize_parts(renderer.parts(text)))
 
             return find_endings(messages, tokens, renderer.text, tokenize)
 

@@ -22,6 +22,7 @@ from erllama_py.engine.backend import Vocabulary
 from erllama_py.engine.jobs import Report
 from erllama_py.errors import ContextOverflow, InvalidOption, RequestError
 from erllama_py.handle.caller import INLINE_LENGTH, Caller
+from erllama_py.handle.fitting import as_prompt, check_count, check_least
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts
 from erllama_py.handle.replies import Prepared, ReplyPlan
 from erllama_py.handle.side_by_side import of_each, within
@@ -140,15 +141,21 @@ class Scoring:
         """The tokens of each continuation, at least one."""
 
         def tokenize(vocabulary: Vocabulary) -> list[list[int]]:
-            return [
-                vocabulary.tokens_after(one) if isinstance(one, str) else check_tokens(one, vocabulary.n_vocab)
-                for one in given
-            ]
+            return [self._tokens_of(one, vocabulary) for one in given]
 
         continuations = await self._caller.use_vocabulary(tokenize, sum(map(len, given)) + 10 * len(given))
         if [] in continuations:
             raise InvalidOption(option, f"at index {continuations.index([])}: it has no tokens")
         return continuations
+
+    def _tokens_of(self, one: str | Sequence[object], vocabulary: Vocabulary) -> list[int]:
+        """Those of a continuation. Raises `ContextOverflow` for what no context holds."""
+        n_ctx = self._prompts.n_ctx
+        if isinstance(one, str):
+            check_least(vocabulary, one, n_ctx)
+            return as_prompt(vocabulary.tokens_after(one), n_ctx)
+        check_count(len(one), n_ctx)
+        return check_tokens(one, vocabulary.n_vocab)
 
     async def _scores(
         self, prepared: Prepared, continuations: list[list[int]], checked: ScoreOptions, now: float

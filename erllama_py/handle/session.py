@@ -227,42 +227,57 @@ class Session(OtherNames):
             prepared = await self._prompts.after_reply(messages, len(self._messages) - 1, held, options, self._is_told)
             if prepared is not None and not (self._drops_oldest and self._is_full(prepared, options)):
                 return Turn(prepared, messages, told=self._is_told)
-        prepared = await self._prompts.chat(messages, options)
-        while self._drops_oldest and self._is_full(prepared, options) and (turns := turns_of(messages)) > 1:
-            messages = trimmed(messages, turns // 2)  # by halves: the next turns then find room, and what was read
-            prepared = await self._prompts.chat(messages, options)
-        self._check_fits(prepared.tokens, messages)
+        prepared = await self._fitting(messages, options)
+        while prepared is None or (self._drops_oldest and self._is_full(prepared, options) and turns_of(messages) > 1):
+            # By halves: the next turns then find room, and what was read.
+            messages = trimmed(messages, turns_of(messages) // 2)
+            prepared = await self._fitting(messages, options)
+        self._check_fits(len(prepared.tokens), messages)
         return Turn(prepared, messages, exact=prepared.tokens[: len(held)] == held)
+
+    async def _fitting(self, messages: list[ChatMessage], options: RequestOptions) -> Prepared | None:
+        """The prompt of a conversation; None where no context holds it, and older turns are to be dropped."""
+        try:
+            return await self._prompts.chat(messages, options)
+        except ContextOverflow as error:
+            if self._drops_oldest and turns_of(messages) > 1:
+                return None
+            self._check_fits(error.prompt_tokens, messages, "at least ")
+            raise
 
     def _is_full(self, prepared: Prepared, options: RequestOptions) -> bool:
         """Whether a prompt leaves no room for its reply: as long as was asked for, else a quarter of the context."""
         n_ctx = self._caller.board.config.context_opts.cells
         return len(prepared.tokens) + (options.response_tokens or n_ctx // 4) > n_ctx
 
-    def _check_fits(self, tokens: Sequence[int], messages: Sequence[ChatMessage]) -> None:
+    def _check_fits(self, count: int, messages: Sequence[ChatMessage], least: str = "") -> None:
         """Say what can be done with a session that leaves no room for a reply, before the request is refused for it."""
         n_ctx = self._caller.board.config.context_opts.cells
-        if len(tokens) < n_ctx:
+        if count < n_ctx:
             return
-        problem = f"the session has {len(tokens)} tokens with this turn, and the context of {n_ctx} must hold one more"
+        problem = f"the session has {least}{count} tokens with this turn, and the context of {n_ctx} must hold one more"
         if turns_of(messages) > 1:
             advice = "session.trim(turns) drops the oldest turns, and model.session(drop_oldest=True) does so by itself"
         elif messages and messages[0]["role"] != "assistant":
             advice = "there is no older turn to drop: a larger context_opts.n_ctx, or a shorter message"
         else:
             advice = "a text has no turns to drop: begin another session with the end of session.tokens"
-        raise ContextOverflow(f"{problem}; {advice}", len(tokens), n_ctx)
+        raise ContextOverflow(f"{problem}; {advice}", count, n_ctx)
 
     async def _raw_turn(self, prompt: Prompt, options: RequestOptions) -> Turn:
         check_is_prompt(options)
         check_keeps(options.keep, None)
-        held = self._tokens
-        if isinstance(prompt, str):
-            text, added = prompt, await self._prompts.tokenize(prompt, add_bos=not held)
-        else:
-            text, added = await self._prompts.detokenize(prompt), list(prompt)
-        messages = self._messages
-        self._check_fits([*held, *added], messages)
+        held, messages = self._tokens, self._messages
+        try:
+            if isinstance(prompt, str):
+                text, added = prompt, await self._prompts.tokenize(prompt, add_bos=not held, fits=True)
+            else:
+                added = await self._prompts.tokens(prompt, fits=True)
+                text = await self._prompts.detokenize(added)
+        except ContextOverflow as error:
+            self._check_fits(len(held) + error.prompt_tokens, messages, "at least ")
+            raise
+        self._check_fits(len(held) + len(added), messages)
         if messages and messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls"):
             *messages, last = messages
             text = text_of_content(last.get("content")) + text

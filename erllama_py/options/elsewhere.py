@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 
+MOST_NAME = 100  # characters of a name that are looked at: longer than any option's
+
 CALLED_ELSEWHERE = {
     "response_tokens": """
         max_tokens max_new_tokens max_completion_tokens max_output_tokens max_length max_response_tokens
@@ -202,4 +204,4 @@ INSTEAD = {name: said for said, names in _SAID.items() for name in names.split()
 
 def plain_name(name: str) -> str:
     """A name as it would be written here: `--ctx-size`, `maxTokens` and `Top_K` in small letters with underscores."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.lstrip("-")).lower().replace("-", "_")
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name[:MOST_NAME].lstrip("-")).lower().replace("-", "_")

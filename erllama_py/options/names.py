@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeGuard, TypeVar, cast, get_
 import msgspec
 
 from erllama_py.errors import InvalidOption
-from erllama_py.options.elsewhere import ELSEWHERE, INSTEAD, plain_name
+from erllama_py.options.elsewhere import ELSEWHERE, INSTEAD, MOST_NAME, plain_name
 
 S = TypeVar("S", bound=msgspec.Struct)
 P = ParamSpec("P")
@@ -66,7 +66,8 @@ def nearest_name(name: str, path: str, names: Sequence[str]) -> str | None:
 
 def unknown(name: str, path: str, names: Sequence[str]) -> InvalidOption:
     """The error for a name, given below `path`, that is none of the dotted `names`: it says what to write instead."""
-    dotted = f"{path}.{name}" if path else name
+    shown = name if len(name) <= MOST_NAME else f"{name[:MOST_NAME]}..."
+    dotted = f"{path}.{shown}" if path else shown
     if same := _same(name, names):
         return InvalidOption(dotted, UNKNOWN, same)
     if said := INSTEAD.get(plain_name(name)) or _place(name):

@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from erllama_py.errors import InvalidOption
 from erllama_py.errors.shown import shown
 from erllama_py.options.chat import ChatOptions, check_chat, tool_choice
-from erllama_py.options.check import Count, Deadline, check_utf8, convert, hex_digest
+from erllama_py.options.check import MOST_UTF8, Count, Deadline, check_utf8, convert, hex_digest
 from erllama_py.options.combinations import check_combinations
 from erllama_py.options.keep import Keep, keeps
 from erllama_py.options.model import Salt
@@ -200,7 +200,8 @@ def check_structure(request: RequestOptions) -> None:
     given = structures(request)
     if len(given) > 1:
         raise InvalidOption(given[1], f"a reply follows one structure, and {given[0]!r} is given too")
-    for text in request.choice or ():
+    choices = request.choice or ()
+    for text in choices if sum(map(len, choices)) <= MOST_UTF8 else ():  # longer ones are refused for their length
         check_utf8("choice", text)
     schema = request.json_schema
     if isinstance(schema, bool | str | bytes | int | float | list | tuple):

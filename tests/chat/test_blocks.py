@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.chat import finder
+from erllama_py.chat import finder, special_texts
 from erllama_py.chat.finder import joined, matches
 from erllama_py.chat.special_texts import Marks, SpecialTexts
 
@@ -34,7 +34,7 @@ def test_matches_are_those_of_the_whole_text(text: str, block: int) -> None:
 def test_pieces_are_joined(pieces: list[str], block: int) -> None:
     """With what is to be between them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finder, "BLOCK", block)
+        patch.setattr(finder, "SOME", block)
         assert joined(pieces, "-") == "-".join(pieces)
 
 
@@ -45,9 +45,10 @@ def test_marks_are_the_same_in_blocks(text: str, block: int) -> None:
     def marked() -> tuple[str, str, list[str], str]:
         marks = Marks(SPECIAL, SOURCE, [text])
         rendered = f"<s>{marks.mark(text)}</s>"
-        return marks.mark(text), marks.mark_own(text), marks.parts(rendered), marks.plain(rendered)
+        return marks.mark(text), marks.mark_own(text), list(marks.parts(rendered)), marks.plain(rendered)
 
     whole = marked()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finder, "BLOCK", block)
+        for place, name in ((finder, "BLOCK"), (finder, "SOME"), (special_texts, "SOME")):
+            patch.setattr(place, name, block)
         assert marked() == whole

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from erllama_py.chat import turn_keys
 from erllama_py.chat.turn_keys import NotHashable, canonical, message_hashes, reply_keys, shape_hash
 
 OWNER = b"m" * 32
@@ -172,3 +173,30 @@ def test_values_that_nest_without_end_are_refused() -> None:
     with pytest.raises(NotHashable):
         end([{"role": "user", "content": "u", "extra": deep}])
     assert end([{"role": "assistant", "tool_calls": [{"name": "f", "arguments": "[" * 100_000}]}])
+
+
+@given(values, st.integers(1, 6))
+def test_what_is_hashed_in_pieces_is_the_json_of_the_whole(value: Any, block: int) -> None:
+    """So that how long a message is changes no key."""
+    plain = turn_keys._plain([value, {"b": value, "a": "😀\ud800x" * 3}], 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(turn_keys, "BLOCK", block)
+        assert "".join(turn_keys._pieces(plain)) == turn_keys._written(plain)
+        assert end([{"role": "user", "content": "hello"}]) == IN_ONE_CALL
+
+
+IN_ONE_CALL = end([{"role": "user", "content": "hello"}])
+
+
+def test_no_call_writes_or_hashes_more_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call for tens of megabytes would keep other threads waiting, the event loop's among them."""
+    asked, dumps = list[int](), json.dumps
+
+    def counted(value: object, **how: Any) -> str:
+        asked.append(len(str(value)))
+        return dumps(value, **how)
+
+    monkeypatch.setattr(turn_keys, "BLOCK", 100)
+    monkeypatch.setattr(json, "dumps", counted)
+    end([{"role": "user", "content": "x" * 1000}, {"role": "user", "content": [{"a": "y" * 90, "b": "z" * 90}] * 9}])
+    assert max(asked) <= 100

@@ -47,7 +47,7 @@ def rendered(kit: Kit, messages: list[dict[str, Any]]) -> tuple[list[int], str]:
     template, vocabulary = kit
     renderer = Renderer(template, vocabulary.special_texts(), messages)
     text = renderer.text(messages)
-    return vocabulary.tokenize_parts(renderer.parts(text)), renderer.plain(text)
+    return vocabulary.tokenize_parts(renderer.parts(text)).tolist(), renderer.plain(text)
 
 
 def hidden(vocabulary: Vocabulary, tokens: list[int]) -> list[int]:

@@ -38,7 +38,7 @@ LOOPS = frozenset({
 })  # fmt: skip
 
 Kind = Callable[[str], bool]
-_SPACES = frozenset("\t\n\v\f\r ")  # of ASCII, as C has them
+_SPACES = frozenset("\t\n\v\f\r \x85")  # llama.cpp's, beside those of Unicode's categories
 
 
 def _is_letter(character: str) -> bool:
