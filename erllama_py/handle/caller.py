@@ -116,7 +116,8 @@ class Caller:
         return await self.board.actor()
 
     async def use_vocabulary(self, use: Callable[[Vocabulary], T], length: int) -> T:
-        """`use` the vocabulary of the running actor, on a worker thread when `length` says that it takes long."""
+        """`use` the vocabulary of the running actor, on a worker thread when `length` says that it takes long: a caller
+        that is cancelled, or whose deadline passes, does not wait for that."""
         while True:
             await self.actor()
             vocabulary = self.board.vocabulary
@@ -124,7 +125,7 @@ class Caller:
             try:
                 if length <= INLINE_LENGTH:
                     return use(vocabulary)
-                return await self.threads.run(use, vocabulary)
+                return await self.threads.abandon(use, vocabulary)
             except ModelNotLoaded:
                 # The engine has closed it meanwhile. If that was a crash, the next one is being loaded.
                 self.board.check()

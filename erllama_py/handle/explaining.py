@@ -9,7 +9,7 @@ import msgspec
 
 from erllama_py.cache.keys import common_prefix, pack_tokens
 from erllama_py.cache.messages import Explain, Hit
-from erllama_py.chat.conversation import check_messages, is_list
+from erllama_py.chat.conversation import is_list
 from erllama_py.engine.rates import Rates
 from erllama_py.engine.token_array import PIECE
 from erllama_py.errors import ChatTemplateError
@@ -73,7 +73,7 @@ class Explainer:
     ) -> tuple[list[int], ExactTurn]:
         """Its prompt as `chat` would make it, and what is known of its replies."""
         prompts = self._prompts
-        renderer, messages = await prompts.renderer(messages, options), check_messages(messages)
+        renderer, messages = await prompts.conversation(messages, options)
         look = await prompts.turns.look(messages, renderer.settings, options, peek=True)
         known = None if look is None else look.known
         prepared = None if known is None else await prompts.continuing(renderer, messages, known, options)
@@ -86,7 +86,7 @@ class Explainer:
         if look is None or known is None or prepared is None:
             problem = await self._problem(look, options)
             return rendered, ExactTurn(tokens=0, message=None, problem=problem)
-        position = common_prefix(pack_tokens(prepared.tokens), pack_tokens(rendered))
+        position = common_prefix(await self._packed(prepared.tokens), await self._packed(rendered))
         same = position == len(prepared.tokens) == len(rendered)
         last = look.asked[0][0]
         return prepared.tokens, ExactTurn(

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy
 
-from erllama_py.chat.conversation import check_messages
+from erllama_py.chat.conversation import Message, check_messages
 from erllama_py.chat.endings import endings as find_endings
 from erllama_py.chat.endings import endings_of_text
 from erllama_py.chat.rendering import Renderer
@@ -72,16 +72,19 @@ class Prompts:
             len(check_is_tokens(tokens)),
         )
 
-    async def renderer(self, messages: Sequence[ChatMessage], options: RequestOptions) -> Renderer:
-        """What renders a conversation as these options ask, in whole or in part; `messages` are all of it."""
+    async def conversation(
+        self, messages: Sequence[ChatMessage], options: RequestOptions
+    ) -> tuple[Renderer, list[Message]]:
+        """What renders a conversation as these options ask, in whole or in part, and its messages once they are
+        checked."""
         template, settings = await self._caller.template(), settings_of(options)
         if options.thinking is not None:
             dialect = await self._caller.dialect(template.source_for(settings))
             switch = switched(options, dialect, self._caller.board.config)
             settings = msgspec.structs.replace(settings, template_kwargs={**options.template_kwargs, **switch})
 
-        def make(vocabulary: Vocabulary) -> Renderer:
-            return Renderer(template, vocabulary.special_texts(), messages, settings)
+        def make(vocabulary: Vocabulary) -> tuple[Renderer, list[Message]]:
+            return Renderer(template, vocabulary.special_texts(), messages, settings), check_messages(messages)
 
         return await self._caller.use_vocabulary(make, INLINE_LENGTH + 1)
 
@@ -102,7 +105,7 @@ class Prompts:
         self, messages: Sequence[ChatMessage], options: RequestOptions, *, add_generation_prompt: bool = True
     ) -> list[int]:
         """See `Model.apply_chat_template`."""
-        renderer, continued = await self.renderer(messages, options), options.continue_final_message
+        (renderer, messages), continued = await self.conversation(messages, options), options.continue_final_message
         render = partial(renderer.text, messages, add_generation_prompt, continued=continued)
         return await self.tokens_of(renderer, await self._caller.threads.abandon(render))
 
@@ -130,8 +133,7 @@ class Prompts:
 
     async def chat(self, messages: Sequence[ChatMessage], options: RequestOptions) -> Prepared:
         """The prompt of a conversation: it continues the last reply that is recognised, or is rendered."""
-        renderer = await self.renderer(messages, options)
-        messages = check_messages(messages)
+        renderer, messages = await self.conversation(messages, options)
         check_keeps(options.keep, len(messages))
         look = await self.turns.look(messages, renderer.settings, options)
         prepared = None
@@ -147,7 +149,7 @@ class Prompts:
         """The prompt that continues the reply at `place`, up to whose end there are these tokens; None as
         `continuing`. With `keep` the new reply will be recognised."""
         check_keeps(options.keep, len(messages))
-        renderer = await self.renderer(messages, options)
+        renderer, _ = await self.conversation(messages, options)
         look = await self.turns.hashed(messages, renderer.settings, options) if keep else None
         known = with_known(look, place, tokens)
         prepared = await self.continuing(renderer, messages, known, options)

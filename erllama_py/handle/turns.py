@@ -78,7 +78,7 @@ class Turns:
         await self._caller.actor()
         look = partial(_hashed, self._caller.identity(options), msgspec.structs.asdict(settings), messages)
         is_short = len(messages) <= INLINE_MESSAGES and _length(messages) + _length(settings.tools) <= INLINE_LENGTH
-        return look() if is_short else await self._caller.threads.run(look)
+        return look() if is_short else await self._caller.threads.abandon(look)
 
     async def _find(self, look: Look, peek: bool) -> Look:
         wait = self._caller.board.config.policy.session_resume_wait_ms / 1000

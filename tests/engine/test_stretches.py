@@ -98,3 +98,12 @@ def test_there_is_a_character_of_each_category() -> None:
 
     assert len({unicodedata.category(one) for one in CHARACTERS + "".join(MIXED)}) == 29
     assert FEW < MOST
+
+
+@pytest.mark.parametrize("character", "\t \x85\u00a0\u2028\u2029\u3000")
+def test_all_that_llama_cpp_takes_for_white_space_is_counted(character: str) -> None:
+    """A run of it takes the square of its length where a rule looks for its end: 3 minutes for 90,000."""
+    found = stretches("deepseek-llm")
+    assert found is not None
+    text = (character + "\u3000") * 10_000 + "1"
+    assert "20,000 characters of white space" in (found.problem(text, found.bound(text)) or "")

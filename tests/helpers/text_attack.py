@@ -119,6 +119,7 @@ def attack(words: LlamaVocabulary, count: int, seed: int) -> dict[str, Any]:
             refused += 1
             continue
         slowest = max(slowest, time.perf_counter() - begun)
+        assert words.least_tokens(text) <= len(tokens), (number, special, text)
         assert tokens == by_llama(words, text, special), (number, special, text)
         lossy += b"".join(words.token_bytes(token, special=True) for token in tokens) != text.encode()
     return {"texts": count, "refused": refused, "lossy": lossy, "slowest": round(slowest, 3)}

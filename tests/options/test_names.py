@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -247,3 +248,19 @@ def test_so_do_numbers_in_words() -> None:
     assert 'DiskTier("/a/directory")' in refusal(lambda: runtime(tiers="/rows")).problem
     assert "DiskTier('/rows')" in refusal(lambda: runtime(tiers={"disk": "/rows"})).problem
     assert "a function of an id" in refusal(lambda: runtime(backend_factory="stub")).problem
+
+
+def test_a_name_of_megabytes_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its beginning is, and told: the rest would take seconds on the event loop."""
+    looked: list[int] = []
+    matches = difflib.get_close_matches
+
+    def counted(name: str, *more: Any, **how: Any) -> list[str]:
+        looked.append(len(name))
+        return matches(name, *more, **how)
+
+    monkeypatch.setattr(difflib, "get_close_matches", counted)
+    with pytest.raises(InvalidOption) as refused:
+        parse_request_options({"x" * 1_000_000: 1})
+    assert len(str(refused.value)) < 5000
+    assert 0 < max(looked) <= 100
