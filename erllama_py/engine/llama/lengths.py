@@ -38,14 +38,16 @@ def lengths_of(library: Library, handle: Any, n_vocab: int) -> Lengths:
     c, quick = library.c, library.quick
     if (kind := c.llama_vocab_type(handle)) not in (c.LLAMA_VOCAB_TYPE_BPE, c.LLAMA_VOCAB_TYPE_SPM):
         return Lengths(None)
-    strips, longest, single = int(c.LLAMA_TOKEN_ATTR_LSTRIP | c.LLAMA_TOKEN_ATTR_RSTRIP), 1, bytearray(256)
+    strips, hidden = int(c.LLAMA_TOKEN_ATTR_LSTRIP | c.LLAMA_TOKEN_ATTR_RSTRIP), int(c.LLAMA_TOKEN_ATTR_CONTROL)
+    longest, single = 1, bytearray(256)  # by byte: whether there is a token of it alone
     buffer = ctypes.create_string_buffer(_ROOM)
     for token in range(n_vocab):
-        if int(quick.vocab_get_attr(handle, token)) & strips:
+        attribute = int(quick.vocab_get_attr(handle, token))
+        if attribute & strips:
             return Lengths(None)
         length = abs(quick.token_to_piece(handle, token, buffer, _ROOM, 0, True))
         longest = max(longest, length)
-        if length == 1:
+        if length == 1 and not attribute & hidden:
             single[buffer.raw[0]] = 1
     if kind == c.LLAMA_VOCAB_TYPE_SPM:  # each byte without a token of its own is an error
         return Lengths(longest)
