@@ -1,11 +1,13 @@
-"""Every async test runs on asyncio and, as one of the slow ones, on uvloop."""
+"""Every async test runs on asyncio and, as one of the slow ones, on uvloop; the longest on both in turn."""
 
 from __future__ import annotations
 
 import gc
+import re
 import signal
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from helpers.loggers import levels
@@ -70,6 +72,22 @@ def pytest_configure() -> None:
     """A shell has what it begins in the background ignore SIGINT, and so would all processes of the tests."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each case of a test that is marked `either_loop` stays on one loop. Cases take turns by the parity of the bits of
+    their number: where parameters have two values each, that is a chess board, so each value has both loops."""
+    tests: dict[Any, dict[str, list[pytest.Item]]] = {}
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("either_loop"):
+            case = re.sub(r"\b(asyncio|uvloop)\b", "loop", item.name)
+            tests.setdefault((item.parent, item.originalname), {}).setdefault(case, []).append(item)
+    left_out: set[pytest.Item] = set()
+    for cases in tests.values():
+        for number, loops in enumerate(cases.values()):
+            left_out.update(item for at, item in enumerate(loops) if at != number.bit_count() % len(loops))
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=list(left_out))
 
 
 def pytest_collection_finish() -> None:

@@ -67,6 +67,7 @@ async def test_they_are_decoded_side_by_side() -> None:
         events.cancel()
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.anyio
 LONG = 100  # tokens of a reply that passes `continued_interval` some times
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["disk", "ram_file"])
 @pytest.mark.parametrize("memory", MEMORIES)
@@ -40,6 +41,7 @@ async def test_a_prompt_is_warm_after_a_restart(tmp_path: Path, memory: str, kin
     assert counters["restored.tokens"] >= len(PROMPT)
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_the_last_tokens_of_a_prompt_come_back_too(tmp_path: Path, memory: str) -> None:
@@ -54,6 +56,7 @@ async def test_the_last_tokens_of_a_prompt_come_back_too(tmp_path: Path, memory:
     assert warm.stats.prefill_tokens == (0 if memory in ("recurrent", "hybrid") else 1)
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [100, 256, 300])
 @pytest.mark.parametrize("memory", MEMORIES)
@@ -88,6 +91,7 @@ async def test_the_same_prompt_again_computes_nothing(memory: str) -> None:
     assert later.stats.tier == "ram"
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_a_conversation_goes_on_after_a_restart_from_where_its_reply_ended(tmp_path: Path, memory: str) -> None:
@@ -103,6 +107,7 @@ async def test_a_conversation_goes_on_after_a_restart_from_where_its_reply_ended
     assert warm.cache_hit_kind == "partial"
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_a_long_reply_is_saved_as_it_grows(tmp_path: Path, memory: str) -> None:
@@ -122,6 +127,7 @@ async def test_a_long_reply_is_saved_as_it_grows(tmp_path: Path, memory: str) ->
     assert warm.cache_delta.read == 348
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_a_prompt_that_begins_alike_takes_what_they_share(tmp_path: Path, memory: str) -> None:
@@ -141,6 +147,7 @@ async def test_a_prompt_that_begins_alike_takes_what_they_share(tmp_path: Path, 
     assert counters["hits.partial"] == 1
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_another_chat_with_the_same_system_prompt_computes_only_its_own_tokens(
@@ -176,6 +183,7 @@ async def test_a_wider_context_keeps_the_cache_warm(tmp_path: Path) -> None:
     assert warm.reply == await cold(PROMPT)
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "change",

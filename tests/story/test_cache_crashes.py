@@ -166,6 +166,7 @@ async def test_the_pins_of_a_model_that_dies_are_freed(tmp_path: Path, monkeypat
     assert warm.reply == await cold(PROMPT)
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["actor", "thread", "decode"])
 async def test_a_model_that_dies_is_warm_when_it_is_back(tmp_path: Path, where: Any) -> None:
@@ -290,6 +291,7 @@ async def test_a_cache_that_crashes_while_a_tier_opens_learns_all_of_its_rows(
         assert (await ask(model, PROMPT)).cache_hit_kind == "exact"
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("seed", range(3))

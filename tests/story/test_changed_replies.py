@@ -37,6 +37,7 @@ def check_states(kept: Kept) -> None:
     assert kept.stored == kept.held
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["edited", "dropped"])
@@ -49,6 +50,7 @@ async def test_a_turn_begins_where_it_diverges(kind: Kind, how: str, tmp_path: P
         assert one_copy(kept) <= 1.15
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("restarts", [False, True])
 @pytest.mark.parametrize("how", CHANGED)
@@ -62,6 +64,7 @@ async def test_twelve_turns_are_kept_once(kind: Kind, how: str, restarts: bool, 
         check_states(kept)
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CARRYING)
 async def test_what_people_go_back_to_is_still_there(kind: Kind, tmp_path: Path) -> None:
@@ -91,6 +94,7 @@ async def test_what_people_go_back_to_is_still_there(kind: Kind, tmp_path: Path)
             assert await again([*chat[:number], other], chat[:number]) <= STRIDE + TURN
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["edited", "dropped"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -101,6 +105,7 @@ async def test_prompts_that_are_taken_as_they_are(kind: Kind, how: str, tmp_path
     assert one_copy(kept) <= 1.15
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_replies_that_come_back_cost_no_more(kind: Kind, tmp_path: Path) -> None:

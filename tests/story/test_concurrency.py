@@ -75,6 +75,7 @@ async def test_a_request_that_fails_does_so_alone(
     assert len(gate.backends) == 1  # it did not crash
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["task", "cancel", "leave", "deadline"])
 @pytest.mark.parametrize("when", ["waiting", "following", "prefilling", "generating"])

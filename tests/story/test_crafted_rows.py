@@ -83,6 +83,7 @@ CHANGES: dict[str, Any] = {
 CASES = [(kind, how) for kind in KINDS for how in CHANGES if "logits" not in how or kind in ("recurrent", "hybrid")]
 
 
+@pytest.mark.either_loop
 @pytest.mark.parametrize(("kind", "how"), CASES)
 async def test_a_crafted_row_costs_computing_once(folder: Path, tmp_path: Path, kind: Kind, how: str) -> None:
     """No request fails or says anything else; the rows are saved again, and found after that."""

@@ -34,6 +34,7 @@ async def tokens(home: Path, path: Path, text: str, **config: Any) -> list[int]:
         return await model.tokenize(text, add_bos=False)
 
 
+@pytest.mark.either_loop
 @pytest.mark.parametrize(
     ("how", "tried"),
     [

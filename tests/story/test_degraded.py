@@ -182,6 +182,7 @@ async def story(at: dict[str, asyncio.Event], runtime: erllama.Runtime) -> None:
         await loop.stop()
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("sweeps", [1, 2, 20])
 @pytest.mark.parametrize("whole", [True, False], ids=["all", "all-but-the-body"])

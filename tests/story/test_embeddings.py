@@ -215,6 +215,7 @@ async def test_no_inputs_of_any_length_end_the_process(tmp_path_factory: pytest.
                 await model.embed([7] * (limit + 1))
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dense", "window", "recurrent", "hybrid"])
 async def test_a_longer_input_after_a_long_one_leaves_that_as_it_is(

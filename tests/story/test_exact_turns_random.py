@@ -51,6 +51,7 @@ async def text_of(model: erllama.Model, chat: list[dict[str, Any]], tools: Any) 
     return await model.detokenize(await model.apply_chat_template(chat, tools=tools))
 
 
+@pytest.mark.either_loop
 @pytest.mark.parametrize("seed", range(4))
 async def test_a_prompt_says_the_conversation_that_was_sent(seed: int) -> None:
     """Forks, edits, cut ends, other tools and salts, thoughts sent back or invented: never a reply of another one."""

@@ -24,12 +24,12 @@ def chat(server: Child, messages: list[dict[str, str]]) -> dict[str, Any]:
 
 
 def saved(server: Child) -> None:
-    """Wait until all of a turn is on the disk: until nothing more comes for a hundred looks."""
-    before, same = -1, 0
-    while same < 100:
-        rows = server.client.get("/erllama/cache").json()["rows"]
-        now = sum(row["rows"] for row in rows if row["tier"] == "disk")
-        before, same = now, same + 1 if now == before and now else 0
+    """Wait until all of a turn is on the disk: last come the cells of its reply, and what it was."""
+    for _ in range(20_000):
+        counters = server.client.get("/erllama/cache").json()["counters"]
+        if counters.get("saves.finish") and counters.get("saves.turn"):
+            return
+    raise AssertionError(counters)
 
 
 @pytest.mark.parametrize("kind", ["dense", "window"])
