@@ -14,6 +14,7 @@ from erllama_py.engine.llama.charsmap import charsmap_fault
 from erllama_py.engine.llama.gguf_header import Header, opened
 from erllama_py.engine.llama.known_faults import MOST_LAYERS, Stated, decode_fault, load_fault, vocabulary_fault
 from erllama_py.engine.llama.native import Library
+from erllama_py.engine.llama.no_model import what_else
 from erllama_py.errors import UnsupportedModel
 
 _BYTES_F16 = 2
@@ -37,14 +38,15 @@ def read_facts(library: Library, path: str, model_id: str, *, on_cpu: bool = Tru
     process in a decode, which may be `on_cpu` alone."""
     with ExitStack() as stack:
         header = stack.enter_context(opened(library, path, model_id))
+        architecture = header.text("general.architecture") or ""
+        kind, adapter = header.text("general.type"), header.text("adapter.type")
+        if other := what_else(kind, architecture, adapter, header.tensor_types()):
+            raise UnsupportedModel(path, other)
         parts = [header]
         for number, part in enumerate(part_paths(header, path)[1:], 1):
             parts.append(stack.enter_context(opened(library, part, model_id)))
             if parts[-1].short(_SPLIT_NO) != number:  # llama.cpp ends the process where it is of another type
                 raise UnsupportedModel(part, f"it is not part {number + 1} of a model")
-        architecture = header.text("general.architecture")
-        if not architecture:
-            raise UnsupportedModel(path, "the file does not name its architecture")
         if fault := decode_fault(_stated(parts), on_cpu=on_cpu):
             raise UnsupportedModel(path, fault)
         if fault := charsmap_fault(header.octets("tokenizer.ggml.precompiled_charsmap")):
