@@ -15,8 +15,8 @@ _ADAPTER = "it is a LoRA adapter{of}, not a model: adapters are not read; merge 
 _IMPORTANCES = "it is an importance matrix, made for quantizing a model: give the file of the model itself"
 # Architectures that stable-diffusion.cpp, ComfyUI and others write, and those of speech; llama.cpp knows none of them.
 _PICTURES = {
-    "sd1", "sd2", "sd3", "sdxl", "flux", "flux2", "aura", "chroma", "hidream", "lumina2", "qwen_image", "z_image", "wan",
-    "ltxv", "hyvid", "hunyuan_video", "cosmos", "mochi", "pig", "kandinsky5",
+    "sd1", "sd2", "sd3", "sdxl", "flux", "flux2", "aura", "chroma", "hidream", "lumina2", "qwen_image", "z_image",
+    "wan", "ltxv", "hyvid", "hunyuan_video", "cosmos", "mochi", "pig", "kandinsky5",
 }  # fmt: skip
 _SPEECH = {"whisper", "parakeet", "moonshine", "canary", "sensevoice", "qwen3-asr", "conformer"}
 _VOICES = {"kokoro", "parler-tts", "parler_tts", "dia", "snac", "xtts", "f5-tts", "bark", "cosyvoice"}
