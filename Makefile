@@ -20,12 +20,12 @@ run: env  ## set up, fetch a small model, and watch it answer, crash and come ba
 	@$(BIN)/python -m erllama_py.serve.models smollm2 >/dev/null
 	@$(BIN)/erllama demo
 
-test: env  ## run every test, those with real models too
+test: env  ## run every test, those with real models too; on several CPUs side by side
 	@$(BIN)/python -m erllama_py.serve.models $(MODELS) >/dev/null
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto
 
 quick: env  ## run the quick tests: less than a minute in total
-	@$(BIN)/python -m pytest -q -m "not slow and not real_model" --ignore=tests/house_rules --hypothesis-profile=quick -n auto --maxprocesses=4
+	@$(BIN)/python -m pytest -q -m "not slow and not real_model" --ignore=tests/house_rules --hypothesis-profile=quick -n auto
 
 check: env  ## judge the code without running it: style, types, documents, house rules
 	@$(BIN)/ruff check --quiet
@@ -45,6 +45,7 @@ bench: env  ## run the benchmarks, one after the other, and write their tables i
 
 judge: env  ## play 40 conversations with tools on JUDGE_MODEL=file.gguf, and try the server with many requests and clients
 	@ERLLAMA_DESCRIBED_EXAMPLES=200 $(BIN)/python -m pytest -q --hypothesis-profile=default tests/serve/operations/test_description.py
+	@ERLLAMA_EXAMPLES=10 $(BIN)/python -m pytest -q tests/scheduler/test_any_order.py tests/scheduler/test_preempt.py
 	@$(BIN)/python -m judge.tools "$(JUDGE_MODEL)"
 	@$(BIN)/python -m erllama_py.serve.models minilm >/dev/null
 	@$(BIN)/python -m judge.clients "$(JUDGE_MODEL)"

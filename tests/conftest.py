@@ -14,9 +14,11 @@ from helpers.loggers import levels
 from helpers.runtime import forget_engine_threads
 from hypothesis import settings
 
+from erllama_py.cpus import read_allowance
 from erllama_py.engine import rates
 from erllama_py.serve.models import default_home
 
+MOST_WORKERS = 4
 # `make quick` looks at 15 examples of each property; `make test` at all that "ci" has.
 settings.register_profile("quick", settings.get_profile("ci"), max_examples=15)
 
@@ -66,6 +68,12 @@ def copies(request: pytest.FixtureRequest) -> Iterator[None]:
             "erllama_py.engine.cells.copied_into", lambda known, tokens, _: rates.copied_into(known, tokens, 0.0)
         )
         yield
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: a worker for each CPU that this process may use, and four at most, since many tests have a child or
+    two threads that compute. On one CPU one worker."""
+    return min(MOST_WORKERS, read_allowance().threads)
 
 
 def pytest_configure() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from helpers.examples import examples
 from helpers.model_asks import SESSIONS, Ask, Shape
 from helpers.model_world import ALL, Step, World
 from helpers.stages import queued_ids
@@ -165,8 +166,8 @@ def test_requests_come_to_their_end(shape: Shape, steps: list[Step]) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=1000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(300), suppress_health_check=list(HealthCheck))
 @given(shapes, anything)
 def test_requests_come_to_their_end_in_many_orders(shape: Shape, steps: list[Step]) -> None:
-    """The same, with so many examples that rare meetings are among them."""
+    """The same, with so many examples that rare meetings are among them; `make judge` has more."""
     run(shape, steps)

@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import pytest
 from helpers import fake_engine
+from helpers.examples import examples
 from helpers.model_asks import Ask, Shape
 from helpers.model_world import ALL, TICK_SECONDS, World
 from helpers.requests import PLAN, found, run
@@ -296,7 +297,7 @@ def test_no_request_is_parked_for_longer_than_is_stated(crowd: tuple[Shape, list
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(crowds)
 def test_no_request_is_parked_for_longer_than_is_stated_in_many_crowds(
     crowd: tuple[Shape, list[int], int, bool, float],

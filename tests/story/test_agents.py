@@ -83,7 +83,6 @@ def worker(prompt: str) -> str:
     return hermes(("work", {"number": 1}), ("work", {"number": 2}))
 
 
-@pytest.mark.either_loop
 @pytest.mark.slow
 async def test_an_agent_that_crashes_goes_on_where_it_was() -> None:
     """Whenever it fails: what had finished is not done again, and the answer is the same."""
@@ -118,7 +117,6 @@ async def test_an_agent_that_crashes_goes_on_where_it_was() -> None:
         assert repeated <= 1  # the one under way
 
 
-@pytest.mark.either_loop
 @pytest.mark.slow  # a model comes back after a delay
 async def test_a_model_that_crashes_is_asked_again_and_no_tool_is() -> None:
     """In the middle of each reply."""

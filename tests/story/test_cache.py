@@ -72,6 +72,7 @@ async def test_a_prompt_in_rows_as_long_as_the_window_is_warm(tmp_path: Path, me
     assert warm.stats.prefill_tokens <= 1
 
 
+@pytest.mark.either_loop
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_the_same_prompt_again_computes_nothing(memory: str) -> None:
     """In one process its logits are at hand: live cells where they can be cut back, rows where not."""

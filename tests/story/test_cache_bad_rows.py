@@ -22,6 +22,7 @@ from erllama_py.tiers.scan import read_row
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("place", [0, 40, 300, 4100, -5])
 async def test_a_flipped_bit_is_never_served(tmp_path: Path, place: int) -> None:

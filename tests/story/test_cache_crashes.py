@@ -55,6 +55,7 @@ async def nothing_leaks(runtime: erllama.Runtime, root: Path) -> None:
     await until(lambda: runtime._buffers.leased == 0)
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 async def test_a_crash_between_two_requests_costs_nothing_that_was_saved(tmp_path: Path, part: str) -> None:
@@ -231,6 +232,7 @@ async def test_a_caller_that_is_cancelled_while_its_start_is_under_way_leaves_no
     assert warm.reply == await cold(PROMPT)
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["cache", f"tier:{TIER}"])
 async def test_a_crash_while_a_full_tier_makes_room_loses_no_room(

@@ -80,6 +80,7 @@ async def test_a_tier_that_is_slow_does_not_slow_decoding(monkeypatch: pytest.Mo
 # --- room ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["disk", "ram_file"])
 async def test_a_full_tier_gives_up_leaves_and_is_never_above_its_quota(tmp_path: Path, kind: str) -> None:
@@ -253,6 +254,7 @@ async def test_rows_that_are_to_go_are_not_found_while_others_are_removed(
     assert gone.reply == warm.reply == await cold(PROMPT)
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("disk", ["keeps up", "waits for replies"])
 async def test_unknown_bytes_cost_rows_and_not_the_cache(

@@ -116,6 +116,7 @@ async def test_replies_that_come_back_cost_no_more(kind: Kind, tmp_path: Path) -
         check_states(kept)
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", ["full", "window", "recurrent", "hybrid"])
 async def test_an_agent_whose_thoughts_are_dropped_begins_where_it_diverges(memory: str, tmp_path: Path) -> None:

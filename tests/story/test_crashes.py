@@ -127,7 +127,6 @@ async def test_a_thread_that_comes_back_is_joined_before_the_restart_loads() -> 
     assert most == 1
 
 
-@pytest.mark.either_loop
 @pytest.mark.slow
 async def test_a_model_that_crashes_too_often_is_given_up_and_the_rest_lives() -> None:
     """Calls get `ModelCrashed` with `gave_up`, the tree shows it failed, the others answer; unload clears it."""

@@ -24,6 +24,7 @@ SHORT: dict[str, Any] = {"response_tokens": 12, "seed": 7, "temperature": 1.0}
 LONG: dict[str, Any] = {"n_ctx": 2048, "n_seq_max": 1, "n_batch": 512, "n_ubatch": 128}
 
 
+@pytest.mark.either_loop
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_every_turn_computes_only_what_is_new(backend: str, kind: Kind, tmp_path: Path) -> None:

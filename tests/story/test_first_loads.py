@@ -63,6 +63,7 @@ async def load(home: Path, path: Path, **config: Any) -> None:
         await runtime.load_model("m", fields)
 
 
+@pytest.mark.either_loop
 @pytest.mark.parametrize("how", SPOILT)
 @pytest.mark.parametrize(
     "tried", [pytest.param(True, marks=pytest.mark.slow, id="tried"), pytest.param(False, id="not tried")]

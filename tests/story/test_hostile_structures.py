@@ -15,6 +15,7 @@ import erllama_py as erllama
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_other_requests_never_notice(backend: str, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -70,6 +70,7 @@ async def check_against_a_load(path: Path) -> erllama.ModelFile:
     return told
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,6 +94,7 @@ async def test_it_tells_encoders_from_models_that_generate(tmp_path: Path, ranks
     assert (told.can_generate, told.can_rank, told.kv_bytes_per_token) == (False, ranks, 0)
 
 
+@pytest.mark.either_loop
 @pytest.mark.anyio
 @pytest.mark.real_model
 @pytest.mark.parametrize("name", ["smollm2", "gemma3", "minilm"])

@@ -90,6 +90,7 @@ async def saved(model: erllama.Model, tokens: list[int]) -> int:
     return (await model.explain(tokens)).hit_tokens
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_a_kept_prefix_outlasts_what_evicts_others(backend: str, tmp_path: Path, clock: Clock) -> None:

@@ -191,6 +191,7 @@ async def later(turns: int, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any
     return await call()
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("turns", range(1, 13, 3))
 @pytest.mark.parametrize("who", ["load", "unload", "close"])

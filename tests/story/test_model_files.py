@@ -43,6 +43,7 @@ async def ask(root: Path, options: Any) -> tuple[erllama.ModelInfo, erllama.Comp
         return model.info, await model.complete(PROMPT, temperature=0.0, response_tokens=12)
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("metadata_apart", [False, True])
 @pytest.mark.parametrize("mode", ["safe", "gguf_chunked"])
@@ -94,6 +95,7 @@ async def test_a_file_that_is_replaced_after_it_was_hashed_poisons_nothing(tmp_p
     assert reply.cache_hit_kind == "cold"
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_models_of_t5s_kind_are_refused_and_their_tokens_are_there(kind: Kind, tmp_path: Path) -> None:

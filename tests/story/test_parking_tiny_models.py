@@ -52,6 +52,7 @@ async def alone(path: Path, asked: list[list[int]]) -> list[erllama.Completion]:
         return [(await together(model, [prompt], ENDLESS, length=REPLY))[0] for prompt in asked]
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("saves", [True, False], ids=["saved", "computed again"])
@@ -69,6 +70,7 @@ async def test_replies_that_do_not_fit_together_are_those_of_each_alone(
     assert watch.wrong == []
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_higher_priority_takes_the_place_of_another(

@@ -45,6 +45,7 @@ async def test_the_score_of_a_token_is_that_of_a_reply_that_draws_it(model: erll
     assert told == pytest.approx([one.logprob for one in said.logprobs or ()], abs=0.05)
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", KINDS)
@@ -82,6 +83,7 @@ async def test_a_prompt_without_a_reply_is_told_of(model: erllama.Model) -> None
     assert (done.generated, len(scores(done))) == ([], done.prompt_tokens - 1)
 
 
+@pytest.mark.either_loop
 async def test_turns_and_streams_tell_of_their_whole_prompt(model: erllama.Model) -> None:
     """Also where the session holds all of it but the end."""
     async with model.session() as session:
@@ -93,6 +95,7 @@ async def test_turns_and_streams_tell_of_their_whole_prompt(model: erllama.Model
         assert (await session.chat("so?", **GREEDY)).cache_hit_kind == "sticky"
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", ["full", "window", "recurrent", "hybrid"])
 async def test_parked_requests_are_told_of_once(memory: str) -> None:

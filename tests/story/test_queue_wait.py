@@ -35,6 +35,7 @@ async def fill(model: erllama.Model) -> list[Asked]:
     return asked
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("waiting", [1500, 0])
 async def test_a_burst_is_refused_only_by_the_queue(waiting: int) -> None:
@@ -98,6 +99,7 @@ ENDS: dict[str, tuple[type[BaseException] | None, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.either_loop
 @pytest.mark.parametrize("how", ENDS)
 async def test_whatever_ends_the_wait_its_caller_is_answered(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an answer or its own error, and nothing of it is left."""

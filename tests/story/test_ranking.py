@@ -109,6 +109,7 @@ async def test_by_embeddings_a_document_has_its_cosine(kind: str, tmp_path_facto
         assert {one.index: one.score for one in found} == pytest.approx(expected, abs=2e-3)
 
 
+@pytest.mark.either_loop
 @pytest.mark.parametrize("kind", ["llama-dense", "llama-recurrent", "stub-dense"])
 async def test_by_scores_a_document_has_the_mean_logprob_of_the_query_after_it(
     kind: str, tmp_path_factory: pytest.TempPathFactory
@@ -127,6 +128,7 @@ async def test_by_scores_a_document_has_the_mean_logprob_of_the_query_after_it(
         assert cut.truncated
 
 
+@pytest.mark.either_loop
 @pytest.mark.parametrize(
     ("query", "documents", "error", "says"),
     [
@@ -149,6 +151,7 @@ async def test_what_is_no_query_or_no_document_is_refused(
         await ranker.rerank(query, documents)
 
 
+@pytest.mark.either_loop
 @pytest.mark.parametrize("method", ["embeddings", "score", "model"])
 async def test_a_deadline_ends_a_ranking(method: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     """There is no part of it to give."""

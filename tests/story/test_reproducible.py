@@ -57,6 +57,7 @@ async def cold(options: Any, prompts: list[list[int]], **more: Any) -> list[Bits
     return found
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("drawn", [GREEDY, HOT], ids=["greedy", "hot"])
 async def test_among_sixteen_others_cold_and_warm_in_any_order(
@@ -82,6 +83,7 @@ async def test_among_sixteen_others_cold_and_warm_in_any_order(
                 assert bits == expected[number]
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("tier", ["ram", "ram_file", "disk"])
 async def test_restored_from_each_tier(subject: tuple[str, Kind], models: Path, tmp_path: Path, tier: str) -> None:
