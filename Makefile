@@ -22,7 +22,7 @@ run: env  ## set up, fetch a small model, and watch it answer, crash and come ba
 
 test: env  ## run every test, those with real models too; on several CPUs side by side
 	@$(BIN)/python -m erllama_py.serve.models $(MODELS) >/dev/null
-	@$(BIN)/python -m pytest -n auto
+	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 quick: env  ## run the quick tests: less than a minute in total
 	@$(BIN)/python -m pytest -q -m "not slow and not real_model" --ignore=tests/house_rules --hypothesis-profile=quick -n auto

@@ -71,8 +71,8 @@ def copies(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """For `-n auto`: a worker for each CPU that this process may use, and four at most, since many tests have a child or
-    two threads that compute. On one CPU one worker."""
+    """For `-n auto`: a worker for each CPU that this process may use, and four at most, since many tests have a child
+    or two threads that compute. On one CPU one worker."""
     return min(MOST_WORKERS, read_allowance().threads)
 
 

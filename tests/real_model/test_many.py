@@ -71,7 +71,7 @@ async def test_a_request_that_finds_no_cells_is_parked_and_computes_nothing_agai
         # exceptions.
         said = 0
         for prompt, one in zip(prompts, done, strict=True):
-            for length in range(20, 200, 20):
+            for length in range(40, 200, 40):
                 next_one = await model.complete([*prompt, *one.generated[:length]], temperature=0.0, response_tokens=1)
                 said += next_one.generated == one.generated[length : length + 1]
-        assert said >= 50, said  # of 54
+        assert said >= 22, said  # of 24

@@ -32,8 +32,7 @@ def saved(server: Child) -> None:
     raise AssertionError(counters)
 
 
-@pytest.mark.parametrize("kind", ["dense", "window"])
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(("end", "kind"), [(signal.SIGTERM, "window"), (signal.SIGKILL, "dense")])
 def test_a_chat_goes_on(tmp_path: Path, end: signal.Signals, kind: Any) -> None:
     """From its last token; SIGKILL costs no more than what was being written."""
     model = {
