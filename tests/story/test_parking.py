@@ -29,6 +29,7 @@ from erllama_py.scheduler.state import State
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 async def test_many_requests_that_do_not_fit_together_all_say_what_they_say_alone(

@@ -106,6 +106,7 @@ async def test_restored_from_each_tier(subject: tuple[str, Kind], models: Path, 
             assert hits[-1] == ("t" if tiers else "ram")
 
 
+@pytest.mark.either_loop
 async def test_the_next_turn_of_a_session_is_the_same_prompt_asked_afresh(
     subject: tuple[str, Kind], models: Path
 ) -> None:
@@ -125,6 +126,7 @@ async def test_the_next_turn_of_a_session_is_the_same_prompt_asked_afresh(
                 assert (done.generated, rows) == bits
 
 
+@pytest.mark.either_loop
 async def test_parked_for_others_and_taken_up_again(subject: tuple[str, Kind], models: Path) -> None:
     """In the middle of its reply, twice: what it had sampled is computed again token by token."""
     options, prompt, length = config(*subject, models), PROMPTS[-1], 200
@@ -150,6 +152,7 @@ async def test_parked_for_others_and_taken_up_again(subject: tuple[str, Kind], m
     assert (bits, done.stats.parks) == (expected, 2)
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 async def test_after_crashes_of_the_model(subject: tuple[str, Kind], models: Path) -> None:
     """A crash of the model ends the second context too, with what it had to do; the next request begins another."""
@@ -174,6 +177,7 @@ async def test_after_crashes_of_the_model(subject: tuple[str, Kind], models: Pat
         assert model.info.restarts == 1
 
 
+@pytest.mark.either_loop
 async def test_after_a_crash_of_the_second_context(subject: tuple[str, Kind], models: Path) -> None:
     """The model goes on; the request that was open learns of it, and the next one begins another context."""
     options, recorder = config(*subject, models), Recorder()
@@ -191,6 +195,7 @@ async def test_after_a_crash_of_the_second_context(subject: tuple[str, Kind], mo
         assert model.info.restarts == 0
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("context", [
     {"n_ctx": 512, "n_batch": 32, "n_seq_max": 1}, {"n_ctx": 4096, "n_batch": 512, "n_ubatch": 128, "n_seq_max": 3},
@@ -203,6 +208,7 @@ async def test_the_same_in_contexts_of_other_shapes(
     assert await cold(config(*subject, models, context_opts=context), PROMPTS) == expected
 
 
+@pytest.mark.either_loop
 async def test_after_neighbours_that_were_cancelled(subject: tuple[str, Kind], models: Path) -> None:
     """In the middle of their prompt, of their reply, and while they wait."""
     options, recorder = config(*subject, models), Recorder()
