@@ -226,6 +226,7 @@ async def test_after_neighbours_that_were_cancelled(subject: tuple[str, Kind], m
             assert (await recorder.ask(model, prompt))[0] == bits
 
 
+@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", get_args(Kind))
 async def test_without_it_the_bits_do_change(kind: Kind, models: Path) -> None:
