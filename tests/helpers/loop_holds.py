@@ -42,7 +42,7 @@ CALLS: dict[str, Callable[[erllama.Model, str], Awaitable[object]]] = {
     "session": lambda model, text: model.session().chat(text, response_tokens=1),
     "score": lambda model, text: model.score("a", [text]),
     "prompt of score": lambda model, text: model.score(text, ["a"]),
-    "embed": lambda model, text: model.embed(text, truncate=True),
+    "embed": lambda model, text: model.embed(text),
     "rerank": lambda model, text: model.rerank(text, ["a", text], method="embeddings"),
     "explain": lambda model, text: model.explain(text),
 }
