@@ -18,8 +18,8 @@ from erllama_py.scheduler.reuse import capped, reusable
 from erllama_py.scheduler.stages import Open, Parking, Placed, Queued, is_prefilled, leader_of, most_kept, sought
 from erllama_py.scheduler.state import State, slot_of
 
-# A beginning is shared from this many tokens on. Sharing cells costs nothing, but a request that shares those of
-# another waits until they are computed, and nearly all prompts begin alike for a few tokens, those of their template.
+# The beginning of a request at work is shared from this many tokens on: one that shares it waits until it is computed,
+# and nearly all prompts begin alike for a few tokens, those of their template. What is idle is there: any is shared.
 LEAST_SHARED = 16
 # A session leaves the sequence that it extends only for cells that save it this many tokens more: the next request that
 # comes may take that sequence, with all that only it holds.
@@ -156,7 +156,7 @@ def shared(state: State, one: Open) -> Beginning:
     Only full attention shares cells. Of other kinds of memory the rows are shared that the first of them saves.
     """
     prompt, full, most = sought(one), state.limits.memory == "full", most_kept(one)
-    best = Beginning(keep=LEAST_SHARED - 1, leader_end=LEAST_SHARED - 1)
+    best = Beginning()
     for slot in state.slots:
         if full and slot.is_idle and slot.identity == prompt.identity:
             keep = capped(common_prefix(slot.packed, prompt.packed), most)
@@ -170,10 +170,10 @@ def shared(state: State, one: Open) -> Beginning:
         if stranger or later or leader_of(other) is not None or isinstance(other, Parking):
             continue
         keep = capped(common_prefix(theirs.packed, prompt.packed), most)
-        if full and keep > best.keep:
+        if full and keep >= max(LEAST_SHARED, best.keep + 1):
             best = Beginning(keep=keep, source=other.allocation.seq_id, leader=theirs.id, leader_end=keep)
         elif not full and not is_prefilled(other) and plan is not None:
             end = max((end for end in plan.prompt_ends if end <= keep), default=0)
-            if end > best.leader_end:
+            if end >= max(LEAST_SHARED, best.leader_end + 1):
                 best = Beginning(leader=theirs.id, leader_end=end)
-    return best if best.source is not None or best.leader is not None else Beginning()
+    return best

@@ -58,10 +58,17 @@ def test_a_sequence_that_a_prompt_diverges_from_stays_and_is_shared() -> None:
     assert found.pieces == (Piece(OWN_BLOCKS + 1, 40), Piece(1, 64))
 
 
-@pytest.mark.parametrize(("common", "source"), [(15, None), (16, 0)])
-def test_a_beginning_is_shared_if_it_is_worth_it(common: int, source: int | None) -> None:
+@pytest.mark.parametrize("common", [1, 15, 16])
+def test_any_beginning_that_is_idle_is_shared(common: int) -> None:
+    """A short prompt that comes again is not computed again, however many sequences are free."""
+    begin = placed(state_with(kept(0, A)), waiting(1, [*A[:common], *B])).begin
+    assert (begin.source, begin.keep) == (0, common)
+
+
+@pytest.mark.parametrize(("common", "leader"), [(15, None), (16, 1)])
+def test_a_beginning_that_is_at_work_is_shared_if_it_is_worth_waiting_for(common: int, leader: int | None) -> None:
     """Below 16 tokens it is computed again."""
-    assert placed(state_with(kept(0, A)), waiting(1, [*A[:common], *B])).begin.source == source
+    assert beginning(begun(state_with(), asked(1, A)), waiting(2, [*A[:common], *B])).leader == leader
 
 
 def test_what_is_still_being_computed_is_shared_with_the_request_that_computes_it() -> None:
