@@ -19,26 +19,29 @@ from erllama_py.serve.models import fetch
 
 PROMPT = "The history of the lighthouse begins with a fire on a hill. "
 TOKENS = 96
-ROUNDS = 30
+ROUNDS = 20
 N_CTX = 1024
-N_THREADS = 2
+THREADS = (2, 1)
 
 
 async def main() -> None:
-    path = fetch("smollm2")
-    with bare_process(path, N_CTX, N_THREADS) as bare:
-        await measure(path, bare)
+    path, lines = fetch("smollm2"), list[list[str]]()
+    for n_threads in THREADS:
+        with bare_process(path, N_CTX, n_threads) as bare:
+            lines += await measure(path, bare, n_threads)
+    head = ["one greedy stream, SmolLM2-135M", "threads", "tokens/s", "ratio (median)", "middle half of the rounds"]
+    publish("overhead", table(head, lines))
 
 
-async def measure(path: Path, bare: BareProcess) -> None:
-    """Run the rounds and publish the table."""
+async def measure(path: Path, bare: BareProcess, n_threads: int) -> list[list[str]]:
+    """The lines of the table for so many threads of llama.cpp."""
     rows: dict[str, list[float]] = {"complete": [], "stream": []}
     rates: list[float] = []
     async with erllama.Runtime() as runtime:
         context: erllama.ContextOptsDict = {
             "n_ctx": N_CTX,
             "n_seq_max": 1,
-            "n_threads": N_THREADS,
+            "n_threads": n_threads,
         }  # as the loop has it
         model = await runtime.load_model({"model_path": path, "context_opts": context})
         prompt = await model.tokenize(PROMPT)
@@ -66,14 +69,14 @@ async def measure(path: Path, bare: BareProcess) -> None:
             rates.append(TOKENS / after)
             rows[ours.__name__].append((before + after) / 2 / seconds)
             before = after
-    lines = [["bare ctypes loop", f"{statistics.median(rates):.0f}", "1.000", ""]]
+    threads = str(n_threads)
+    lines = [["bare ctypes loop", threads, f"{statistics.median(rates):.0f}", "1.000", ""]]
     for name, ratios in rows.items():
         median = statistics.median(ratios)
         low, _, high = statistics.quantiles(ratios, n=4)
         spread = f"{low:.3f}-{high:.3f}"
-        lines.append([f"`{name}`", f"{statistics.median(rates) * median:.0f}", f"{median:.3f}", spread])
-    head = ["one greedy stream, SmolLM2-135M", "tokens/s", "ratio (median)", "middle half of the rounds"]
-    publish("overhead", table(head, lines))
+        lines.append([f"`{name}`", threads, f"{statistics.median(rates) * median:.0f}", f"{median:.3f}", spread])
+    return lines
 
 
 if __name__ == "__main__":
