@@ -38,12 +38,13 @@ def read_facts(library: Library, path: str, model_id: str, *, on_cpu: bool = Tru
     process in a decode, which may be `on_cpu` alone."""
     with ExitStack() as stack:
         header = stack.enter_context(opened(library, path, model_id))
+        paths = part_paths(header, path)  # a later part says nothing of what it is
         architecture = header.text("general.architecture") or ""
         kind, adapter = header.text("general.type"), header.text("adapter.type")
         if other := what_else(kind, architecture, adapter, header.tensor_types()):
             raise UnsupportedModel(path, other)
         parts = [header]
-        for number, part in enumerate(part_paths(header, path)[1:], 1):
+        for number, part in enumerate(paths[1:], 1):
             parts.append(stack.enter_context(opened(library, part, model_id)))
             if parts[-1].short(_SPLIT_NO) != number:  # llama.cpp ends the process where it is of another type
                 raise UnsupportedModel(part, f"it is not part {number + 1} of a model")
