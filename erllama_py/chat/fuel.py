@@ -29,15 +29,18 @@ CHARACTERS = 32  # copied for one unit
 MOST_TEXT = 1_000_000  # characters of one text that a template makes without any input
 TEXT_GROWTH = 4  # times the characters of the input, on top of that
 DEEPEST = 100  # values in each other; real JSON schemas nest less
+# Calls of macros, blocks and recursive loops in each other: one for each of such values, and some more. Python's own
+# limit is no bound where an application has raised it: the stack would end before.
+DEEPEST_CALLS = 120
 
 
 class Fuel:
     """What is `left`, and how long a text may get."""
 
-    __slots__ = ("known", "left", "longest")
+    __slots__ = ("calls", "known", "left", "longest")
 
     def __init__(self, units: int, longest: int, known: Mapping[int, int] | None = None) -> None:
-        self.left, self.longest = units, longest
+        self.left, self.longest, self.calls = units, longest, 0
         self.known = known or {}  # what it costs to read each container of the input whole, by its id
 
     def use(self, units: int) -> None:
@@ -45,6 +48,17 @@ class Fuel:
         self.left -= units
         if self.left < 0:
             raise ChatTemplateError("the chat template does far more work than the conversation needs")
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """A part of the template is called, maybe by itself."""
+        if self.calls == DEEPEST_CALLS:
+            raise ChatTemplateError(f"the chat template calls itself more than {DEEPEST_CALLS} times deep")
+        self.calls += 1
+        try:
+            yield
+        finally:
+            self.calls -= 1
 
     def text(self, characters: int) -> None:
         """A text of so many characters is to be made."""

@@ -21,18 +21,41 @@ from erllama_py.errors import ChatTemplateError
 _Body = nodes.For | nodes.Macro | nodes.CallBlock | nodes.Block
 _BODIES = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)
 NODES_A_UNIT = 8
+# Statements and expressions in each other. Python's compiler takes some 200, unless an application has raised the limit
+# on recursion: then more would end the process.
+MOST_NESTED = 400
 SHORT = 64  # characters that are searched in no time
 _OPERATORS = {"eq": "==", "ne": "!=", "lt": "<", "lteq": "<=", "gt": ">", "gteq": ">="}
 
 
 def metered(tree: nodes.Template) -> nodes.Template:
-    """The tree with what it costs."""
+    """The tree with what it costs. Raises `ChatTemplateError` for one that is too deep to be compiled."""
+    _check_depth(tree)
     _Metering().visit(tree)
     bodies: Iterator[_Body] = tree.find_all(_BODIES)
     for one in bodies:
         one.body.insert(0, _payment(one.body))
     tree.body.insert(0, _payment(tree.body))
     return tree
+
+
+def _check_depth(tree: nodes.Template) -> None:
+    level: list[nodes.Node] = [tree]
+    for _ in range(MOST_NESTED):
+        level = [below for node in level for below in _below(node)]
+    if level:
+        raise ChatTemplateError(f"the chat template nests more than {MOST_NESTED} deep")
+
+
+def _below(node: nodes.Node) -> Iterator[nodes.Node]:
+    """What stands in a node; of a chain of sums all terms, since they become one call."""
+    while isinstance(node, nodes.Add):
+        yield node.right
+        node = node.left
+        if not isinstance(node, nodes.Add):
+            yield node
+            return
+    yield from node.iter_child_nodes()
 
 
 def _payment(body: list[nodes.Node]) -> nodes.ExprStmt:

@@ -19,7 +19,7 @@ import jinja2
 from jinja2 import nodes, pass_context
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.runtime import Context, LoopContext, Macro
+from jinja2.runtime import BlockReference, Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 
 from erllama_py.chat import costs
@@ -75,8 +75,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 args = (list(burning.steps(args[0])),)
                 costs.join(burning, owner, args[0])
             costs.method(burning, owner, __obj.__name__, (*args, *kwargs.values()))
-        elif isinstance(__obj, Macro | LoopContext):
+        elif isinstance(__obj, Macro | LoopContext | BlockReference):
             burning.use(CALL)
+            with burning.inside():
+                return super().call(__context, __obj, *args, **kwargs)
         else:
             args = tuple(list(burning.steps(one)) if hasattr(one, "__next__") else one for one in args)
             burning.deep((args, kwargs))

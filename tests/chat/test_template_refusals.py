@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -86,9 +87,42 @@ def test_a_range_without_measure_is_refused() -> None:
     assert "OverflowError" in problem("{% for i in range(10**9) %}{% endfor %}")
 
 
-def test_a_macro_without_end_is_stopped() -> None:
-    """Python's own limit on recursion ends it as an error of this request."""
-    assert "RecursionError" in problem("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}")
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{% macro m() %}{% if caller %}{{ caller() }}{% endif %}{% call m() %}{% endcall %}{% endmacro %}{{ m() }}",
+        "{% macro m(x) %}{{ x(x) }}{% endmacro %}{{ m(m) }}",
+        "{% block b %}{{ self.b() }}{{ self.b() }}{% endblock %}",
+        "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}",
+    ],
+)
+def test_what_calls_itself_without_end_is_stopped(source: str) -> None:
+    """Also where an application has raised Python's own limit: the stack would end the process before."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)
+    try:
+        assert problem(source) == "the chat template calls itself more than 120 times deep"
+    finally:
+        sys.setrecursionlimit(before)
+
+
+@pytest.mark.parametrize(
+    "deep", ["{{ %s1 }}" % ("-" * 40_000), "{{ 1%s }}" % ("|e" * 40_000), "{{ a%s }}" % (".b" * 40_000)]
+)
+def test_what_nests_too_deeply_is_refused_before_it_is_compiled(deep: str) -> None:
+    """Also where Python would try."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1_000_000)
+    try:
+        assert problem(deep) == "the chat template nests more than 400 deep"
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def test_a_long_sum_is_not_deep() -> None:
+    """It is one call, however many terms it has."""
+    assert ChatTemplate("{{ bos_token" + " + 'a'" * 1000 + " }}", "<s>", "").render(HELLO) == "<s>" + "a" * 1000
 
 
 @pytest.mark.parametrize("statement", ["include", "extends", "import"])
