@@ -168,8 +168,8 @@ async def wait_any(*futures: Future, clock: Clock | None = None, seconds: float 
         sleeper.cancel()
 
 
-async def settle(future: Future) -> None:
-    """Return when `future` is done. A cancellation is held back until then, and raised."""
+async def settle(future: Future, on_cancel: Callable[[], object] | None = None) -> None:
+    """Return when `future` is done. A cancellation is held back until then, and raised; each calls `on_cancel`."""
     held_back: asyncio.CancelledError | None = None
     with anyio.CancelScope(shield=True):
         while not future.done():
@@ -177,6 +177,8 @@ async def settle(future: Future) -> None:
                 await asyncio.wait((future,))
             except asyncio.CancelledError as error:
                 held_back = error
+                if on_cancel is not None:
+                    on_cancel()
     if held_back is not None:
         try:
             raise held_back

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Self
 
 import anyio
 
+from erllama_py.actors import settle
 from erllama_py.errors import InvalidOption, ModelCrashed, StreamMisused
 from erllama_py.errors.shown import shown
 from erllama_py.handle.caller import Caller
@@ -87,11 +88,12 @@ class ToolRun:
         assert self._events is not None
         self._left = True
         task.cancel()
-        with anyio.CancelScope(shield=True):  # else a scope that is cancelled does it again and again
-            await asyncio.wait((task,))
-        self._events.clear()
-        if not task.cancelled():
-            task.exception()  # retrieved: its reader has got it, or has left without waiting for it
+        try:
+            await settle(task, task.cancel)  # from the second one on it waits for no thread
+        finally:
+            self._events.clear()
+            if not task.cancelled():
+                task.exception()  # retrieved: its reader has got it, or has left without waiting for it
 
     def __aiter__(self) -> Self:
         self._entered()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from typing import Any
 
 import anyio
@@ -12,6 +13,8 @@ from helpers.chats import call, chats, double, question, said
 
 import erllama_py as erllama
 from erllama_py.errors import ModelCrashed, StreamMisused
+from erllama_py.handle import tool_run
+from erllama_py.handle.tool_list import tool_list
 
 pytestmark = pytest.mark.anyio
 
@@ -184,6 +187,36 @@ async def test_a_run_that_is_cancelled_anywhere_can_be_taken_up() -> None:
             if whole:
                 assert stop > 5
                 return
+
+
+async def test_a_run_is_over_when_its_block_is_also_where_leaving_that_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While a thread still works for it: nothing outlives the call."""
+    begun, gate, runs = asyncio.Event(), threading.Event(), list[asyncio.Task[Any] | None]()
+    loop = asyncio.get_running_loop()
+
+    def held(tools: Any) -> Any:
+        loop.call_soon_threadsafe(begun.set)
+        assert gate.wait(60)
+        return tool_list(tools)
+
+    monkeypatch.setattr(tool_run, "tool_list", held)
+    async with chats("done") as model:
+
+        async def enter_and_leave() -> None:
+            async with model.run(question(), [double]) as run:
+                runs.append(run._task)
+                await begun.wait()
+
+        task = asyncio.ensure_future(enter_and_leave())
+        await begun.wait()
+        await anyio.wait_all_tasks_blocked()
+        task.cancel()
+        await asyncio.wait((task,))
+        assert task.cancelled()
+        assert [one is not None and one.done() for one in runs] == [True]
+        gate.set()
 
 
 def _named(function: Any, ran: list[int]) -> Any:
