@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from erllama_py.chat.breakpoints import Place, end_of, shared
@@ -48,9 +48,7 @@ class KeepEnds:
         last = len(messages) - 1
 
         def find(vocabulary: Vocabulary) -> list[tuple[int, bool]]:
-            def tokenize(text: str) -> list[int]:
-                return in_pieces(vocabulary.tokenize_parts(renderer.parts(text)))
-
+            tokenize = tokenizing(renderer, vocabulary)
             return [
                 (len(tokens), True) if place == last else end_of(messages, place, tokens, renderer.text, tokenize)
                 for place in places
@@ -71,9 +69,14 @@ class KeepEnds:
             return held
 
         def tokenize(vocabulary: Vocabulary) -> list[int]:
-            return in_pieces(vocabulary.tokenize_parts(renderer.parts(text)))
+            return tokenizing(renderer, vocabulary)(text)
 
         return held + shared(await self._caller.use_vocabulary(tokenize, INLINE_LENGTH + 1), tokens[held:])
+
+
+def tokenizing(renderer: Renderer, vocabulary: Vocabulary) -> Callable[[str], list[int]]:
+    """What gives the tokens of a text that was rendered."""
+    return lambda text: in_pieces(vocabulary.tokenize_parts(renderer.parts(text)))
 
 
 def _places(options: RequestOptions) -> list[Place]:

@@ -17,11 +17,11 @@ from erllama_py.chat.rendering import Renderer
 from erllama_py.chat.template import ChatSettings
 from erllama_py.chat.turns import anchors as find_anchors
 from erllama_py.engine.backend import Vocabulary
-from erllama_py.engine.token_array import as_array, in_pieces
+from erllama_py.engine.token_array import as_array
 from erllama_py.errors import ContextOverflow, InvalidText
 from erllama_py.handle.caller import INLINE_LENGTH, Caller
 from erllama_py.handle.fitting import as_prompt, check_count, check_least
-from erllama_py.handle.keep_ends import KeepEnds
+from erllama_py.handle.keep_ends import KeepEnds, tokenizing
 from erllama_py.handle.replies import Prepared
 from erllama_py.handle.thinking import switched
 from erllama_py.handle.tool_list import shown, tool_list
@@ -198,9 +198,7 @@ class Prompts:
         tokens = await self.tokens_of(renderer, text, fits=fits)
 
         def find(vocabulary: Vocabulary) -> tuple[int, ...]:
-            def tokenize(text: str) -> list[int]:
-                return in_pieces(vocabulary.tokenize_parts(renderer.parts(text)))
-
+            tokenize = tokenizing(renderer, vocabulary)
             return find_anchors(messages, tokens, renderer.text, tokenize, has_tools=bool(options.tools))
 
         # Always on a worker thread: the template runs twice more.
@@ -217,10 +215,7 @@ class Prompts:
             return ()
 
         def find(vocabulary: Vocabulary) -> tuple[int, ...]:
-            def tokenize(text: str) -> list[int]:
-                return in_pieces(vocabulary.tokenize_parts(renderer.parts(text)))
-
-            return find_endings(messages, tokens, renderer.text, tokenize)
+            return find_endings(messages, tokens, renderer.text, tokenizing(renderer, vocabulary))
 
         return await self._caller.use_vocabulary(find, INLINE_LENGTH + 1)
 

@@ -247,12 +247,12 @@ class Session(OtherNames):
 
     def _is_full(self, prepared: Prepared, options: RequestOptions) -> bool:
         """Whether a prompt leaves no room for its reply: as long as was asked for, else a quarter of the context."""
-        n_ctx = self._caller.board.config.context_opts.cells
+        n_ctx = self._prompts.n_ctx
         return len(prepared.tokens) + (options.response_tokens or n_ctx // 4) > n_ctx
 
     def _check_fits(self, count: int, messages: Sequence[ChatMessage], least: str = "") -> None:
         """Say what can be done with a session that leaves no room for a reply, before the request is refused for it."""
-        n_ctx = self._caller.board.config.context_opts.cells
+        n_ctx = self._prompts.n_ctx
         if count < n_ctx:
             return
         problem = f"the session has {least}{count} tokens with this turn, and the context of {n_ctx} must hold one more"

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -15,6 +12,7 @@ import pytest
 from helpers.checkpoints import Strike, at_each_checkpoint, quiet_loop, turns
 from helpers.clock import ManualClock
 from helpers.players import Crash, Stage, function_spec, until
+from helpers.terminal import run_script
 
 from erllama_py.actors import (
     ActorEnded,
@@ -312,6 +310,4 @@ asyncio.run(main())
 @pytest.mark.slow
 def test_what_a_tree_needs_is_imported_when_it_starts() -> None:
     """A wait or a stop must not fail because the process has no descriptor left to import a module with."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    ended = subprocess.run([sys.executable, "-c", WITHOUT_DESCRIPTORS], env=env, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
+    run_script(WITHOUT_DESCRIPTORS)

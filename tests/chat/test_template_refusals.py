@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -87,6 +88,15 @@ def test_a_range_without_measure_is_refused() -> None:
     assert "OverflowError" in problem("{% for i in range(10**9) %}{% endfor %}")
 
 
+@pytest.fixture
+def much_recursion() -> Iterator[None]:
+    """An application has raised Python's limit."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1_000_000)
+    yield
+    sys.setrecursionlimit(before)
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -97,27 +107,19 @@ def test_a_range_without_measure_is_refused() -> None:
         "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}",
     ],
 )
+@pytest.mark.usefixtures("much_recursion")
 def test_what_calls_itself_without_end_is_stopped(source: str) -> None:
     """Also where an application has raised Python's own limit: the stack would end the process before."""
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(100_000)
-    try:
-        assert problem(source) == "the chat template calls itself more than 120 times deep"
-    finally:
-        sys.setrecursionlimit(before)
+    assert problem(source) == "the chat template calls itself more than 120 times deep"
 
 
 @pytest.mark.parametrize(
     "deep", ["{{ %s1 }}" % ("-" * 40_000), "{{ 1%s }}" % ("|e" * 40_000), "{{ a%s }}" % (".b" * 40_000)]
 )
+@pytest.mark.usefixtures("much_recursion")
 def test_what_nests_too_deeply_is_refused_before_it_is_compiled(deep: str) -> None:
     """Also where Python would try."""
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(1_000_000)
-    try:
-        assert problem(deep) == "the chat template nests more than 400 deep"
-    finally:
-        sys.setrecursionlimit(before)
+    assert problem(deep) == "the chat template nests more than 400 deep"
 
 
 def test_a_long_sum_is_not_deep() -> None:

@@ -23,6 +23,12 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(TOP), "TERM": "dumb", "PYTHONUNBUFFERED": "1", **more}
 
 
+def run_script(script: str) -> None:
+    """Run Python code in a child. What it writes is the error where it fails."""
+    ended = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
 class Terminal:
     """One command on a terminal."""
 

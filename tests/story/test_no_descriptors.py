@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from datetime import datetime
 
 import pytest
+from helpers.terminal import run_script
 from jinja2 import TemplateSyntaxError
 
 import erllama_py as erllama
@@ -82,9 +80,7 @@ asyncio.run(main())
 @pytest.mark.slow
 def test_what_requests_need_is_loaded_with_the_model() -> None:
     """Templates, grammars, tools and schemas work in a process without a descriptor to load a module with."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    ended = subprocess.run([sys.executable, "-c", WITHOUT_DESCRIPTORS], env=env, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
+    run_script(WITHOUT_DESCRIPTORS)
 
 
 SHORTAGES = [OSError(24, "Too many open files"), MemoryError()]

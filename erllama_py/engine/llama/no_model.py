@@ -32,9 +32,7 @@ def what_else(kind: str | None, architecture: str | None, adapter: str | None, t
     if architecture == "controlvector" or adapter == "control_vector":
         return "it is a control vector, not a model: give the file of the model that it steers; vectors are not read"
     if kind == "adapter" or adapter is not None or any(name.endswith((".lora_a", ".lora_b")) for name in tensors):
-        return "it is " + _ADAPTER.format(
-            of=f" for a model of the architecture {architecture!r}" if architecture else ""
-        )
+        return _ADAPTER.format(of=f" for a model of the architecture {architecture!r}" if architecture else "")
     if kind == "imatrix" or any(name.endswith(".in_sum2") for name in tensors):
         return _IMPORTANCES
     if architecture in _PICTURES:
