@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
-from erllama_py.cache.keys import TOKEN_BYTES, pack_tokens, prefix_keys
+from erllama_py.cache.keys import TOKEN_BYTES, common_prefix, pack_tokens, prefix_keys
 from erllama_py.cache.policy import KeepFor, keep_seconds
 from erllama_py.engine import jobs
 from erllama_py.results import CallText, Progress, TextDelta, ThinkingDelta, ThinkingEnd
@@ -28,7 +28,7 @@ from erllama_py.scheduler.messages import (
 from erllama_py.scheduler.reuse import can_shorten
 from erllama_py.scheduler.scheduling import schedule, then_schedule
 from erllama_py.scheduler.sharing import SAVE_WAIT, forked, leader_gone, row_saved
-from erllama_py.scheduler.stages import Open, Parked, Parking, Waiting, Working
+from erllama_py.scheduler.stages import Open, Parked, Parking, Waiting, Working, sought
 from erllama_py.scheduler.starting import COLD, is_back, outline, restored
 from erllama_py.scheduler.state import (
     State,
@@ -193,7 +193,8 @@ def _captured(state: State, captured: jobs.Captured, now: float) -> tuple[State,
         logits = one.core.logits
     tokens, seconds = request.packed + pack_tokens(captured.generated), keep_seconds(captured.start, request.keeps)
     new = min(captured.end, max(captured.start, begun.captured_to))  # what was saved before is not saved anew
-    save = SaveRow(request.identity, tokens, captured, logits, seconds, replaces=captured.start < begun.captured_to)
+    replaces = captured.start < begun.captured_to and not _is_shared(state, one, tokens, captured.start)
+    save = SaveRow(request.identity, tokens, captured, logits, seconds, replaces=replaces)
     if captured.payload is not None:
         created, captured_to = begun.created + captured.end - new, min(captured.end, one.core.lost_from)
         kept = _kept(request.keeps, begun.kept, new, captured.end)
@@ -202,6 +203,17 @@ def _captured(state: State, captured: jobs.Captured, now: float) -> tuple[State,
         state = with_request(state, changed(one, begun=begun))
     state, effects = row_saved(state, request.id, captured.end, now)
     return state, [save, *effects]
+
+
+def _is_shared(state: State, one: Open, tokens: bytes, start: int) -> bool:
+    """Whether what another request or session stands on may lie in `tokens` beyond `start`. What is idle and of no
+    session may be a reply that did not come back."""
+    mine = one.core.request
+    at_work = [sought(other) for other in (*state.placed.values(), *state.parked.values())]
+    of_sessions = [slot for slot in state.idle if slot.session_id not in (None, mine.session_id)]
+    held = [(other.identity, other.packed) for other in at_work if other.id != mine.id]
+    held += [(slot.identity or mine.identity, slot.packed) for slot in of_sessions]
+    return any(identity == mine.identity and common_prefix(packed, tokens) > start for identity, packed in held)
 
 
 def _finished(state: State, finished: jobs.Finished, now: float) -> tuple[State, list[Effect]]:

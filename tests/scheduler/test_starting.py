@@ -25,7 +25,7 @@ from helpers.requests import (
 )
 from helpers.rows import IDENTITY
 from helpers.stages import requests
-from helpers.states import asked
+from helpers.states import asked, kept
 
 from erllama_py.cache.keys import pack_tokens
 from erllama_py.engine.backend import MemoryKind
@@ -43,7 +43,7 @@ from erllama_py.scheduler.messages import (
     SendJob,
     Submit,
 )
-from erllama_py.scheduler.state import State, changed
+from erllama_py.scheduler.state import State, changed, new_state, with_slot
 
 ROWS = rows_of(PROMPT, 20, 40, 60)
 HIT = hit_of(PROMPT, 20, 40, 60)
@@ -328,8 +328,8 @@ def test_a_sequence_that_does_not_hold_what_it_should_is_no_fault_of_rows() -> N
 
 def test_what_the_prompt_alone_would_not_have_saved_is_taken_into_its_next_row() -> None:
     """Its first range begins at the last row that stays; the row that comes of it replaces those of the turns before,
-    and only what is new is told as created."""
-    idle = changed(IDLE, limits=changed(IDLE.limits, memory="recurrent"))
+    and only what is new is told as created. What another request or session may stand on stays."""
+    idle = new_state(changed(IDLE.limits, memory="recurrent", n_seq_max=2))
     plan = CapturePlan(captured_to=0, prompt_ends=(20, 55, 59), interval=1000, min_tokens=0, apart=30)
     state, effects = run(idle, submit(1, PROMPT, plan=plan), found(1, hit_of(PROMPT, 20, 30, 45)))
     for row in rows_of(PROMPT, 20, 30, 45):
@@ -337,6 +337,12 @@ def test_what_the_prompt_alone_would_not_have_saved_is_taken_into_its_next_row()
     saves = generate_of(effects).saves
     assert saves is not None
     assert (saves.begin, saves.captured_to, saves.prompt_ends) == (20, 45, (55, 59))
+    for session_id, replaces in ((None, True), ("of another", False)):
+        beside = with_slot(state, kept(1, [*PROMPT[:30], 1, 2], session_id=session_id))
+        _, effects = run(beside, captured(1, 20, 55))
+        assert [effect.replaces for effect in effects if isinstance(effect, SaveRow)] == [replaces]
+    beside, _ = run(state, asked(2, [*PROMPT[:30], 1, 2]))
+    assert [effect.replaces for effect in run(beside, captured(1, 20, 55))[1] if isinstance(effect, SaveRow)] == [False]
     state, effects = run(state, captured(1, 20, 55))
     assert [effect.replaces for effect in effects if isinstance(effect, SaveRow)] == [True]
     state, effects = run(state, captured(1, 55, 59))
