@@ -31,6 +31,7 @@ MANY = 4_000  # inputs that are checked, cut or sorted on the loop; more take mi
 async def off_loop(caller: Caller, function: Callable[..., T], given: object, *more: object) -> T:
     """`function(given, *more)`, on a worker thread where `given` is a long list."""
     if isinstance(given, list | tuple) and len(given) > MANY:
+        caller.board.check()  # a closed runtime has no threads
         return await caller.threads.abandon(function, given, *more)
     return function(given, *more)
 

@@ -114,7 +114,13 @@ def test_what_calls_itself_without_end_is_stopped(source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "deep", ["{{ %s1 }}" % ("-" * 40_000), "{{ 1%s }}" % ("|e" * 40_000), "{{ a%s }}" % (".b" * 40_000)]
+    "deep",
+    [
+        "{{ %s1 }}" % ("-" * 40_000),
+        "{{ 1%s }}" % ("|e" * 40_000),
+        "{{ a%s }}" % (".b" * 40_000),
+        "{% if 0 %}a" + "{% elif 0 %}b" * 6_000 + "{% endif %}",
+    ],
 )
 @pytest.mark.usefixtures("much_recursion")
 def test_what_nests_too_deeply_is_refused_before_it_is_compiled(deep: str) -> None:

@@ -229,3 +229,12 @@ async def test_a_longer_input_after_a_long_one_leaves_that_as_it_is(
         model = await runtime.load_model("one", fields)
         together = await model.embed(inputs, pooling="last")
         assert close(together, [(await model.embed(one, pooling="last")).vector for one in inputs])
+
+
+async def test_many_texts_of_a_closed_runtime_are_refused_as_few_are() -> None:
+    """Its threads are gone, and that is no error of the caller's."""
+    async with erllama.Runtime() as runtime:
+        model = await runtime.load_model("m", {"backend": "stub"})
+    for count in (10, 4_001):
+        with pytest.raises(erllama.RuntimeClosed):
+            await model.embed(["ab"] * count)
