@@ -27,6 +27,7 @@ from erllama_py.serve.anthropic import routes as anthropic
 from erllama_py.serve.config import Config, ServedModel, with_sizes
 from erllama_py.serve.core.exchange import new_id
 from erllama_py.serve.core.problems import Problem
+from erllama_py.serve.core.served import Loaded
 from erllama_py.serve.core.service import Access, Meters, Service
 from erllama_py.serve.core.settings import ServerOpts
 from erllama_py.serve.ollama import routes as ollama
@@ -121,7 +122,7 @@ def create_app(
     else:
         admission, doors = doors, AccessOpts(insecure=True)
     service = Service(
-        runtime, settings or ServerOpts(), aliases=aliases, only=only, access=admission,
+        runtime, settings or ServerOpts(), aliases=aliases, served=Loaded(runtime, only), access=admission,
         meters=meters or RequestMeters(),
     )  # fmt: skip
     return App(service, doors, store_of(service.settings, responses_directory), config)

@@ -29,8 +29,7 @@ async def models(exchange: Exchange) -> ASGIApp:
 async def one_model(exchange: Exchange) -> ASGIApp:
     """One model by a name. Raises `Problem` where there is none."""
     name = exchange.request.path_params["name"]
-    model = await exchange.model(name)
-    return json_response(described(name, model.info), headers={"request-id": exchange.id})
+    return json_response(described(name, exchange.info(name)), headers={"request-id": exchange.id})
 
 
 def page(names: list[str], asked: QueryParams) -> tuple[list[str], bool]:

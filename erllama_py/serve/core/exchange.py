@@ -27,6 +27,7 @@ from erllama_py.serve.core.bodies import check_values, parse, read_body, too_slo
 from erllama_py.serve.core.hints import without_idle_structure
 from erllama_py.serve.core.logs import log_failure, log_request
 from erllama_py.serve.core.problems import STATUS, Kind, Problem, problem_of, shutting_down
+from erllama_py.serve.core.served import Lease
 from erllama_py.serve.core.service import Service, Tenant
 from erllama_py.serve.core.streams import Events, Keep, Streamed, Writer, until_gone
 
@@ -107,6 +108,7 @@ class Exchange:
         self._end: Callable[[], object] | None = None
         self._hurried = False
         self._response: Streamed | None = None
+        self._lease: Lease | None = None
 
     # --- what endpoints use --------------------------------------------------------------------------------------
 
@@ -127,12 +129,26 @@ class Exchange:
         return parse(data, kind)
 
     async def model(self, name: str | None) -> erllama.Model:
-        """The model that it names. Raises `Problem`."""
-        model = await self.service.model(name, self.tenant)
-        self._model = self.facts["model"] = model.id
+        """The model that it names, loaded until the exchange is closed. Raises `Problem`, and what a load raises."""
+        model_id = self.info(name).id
+        if self._lease is None or self._lease.model_id != model_id:
+            self._let_go()  # before it waits: two requests that hold what the other waits for would wait for ever
+            served = self.service.served
+            self._lease = served.try_lease(model_id) or await self.answer(served.lease(model_id))
+        return self.service.runtime.model(model_id)
+
+    def info(self, name: str | None) -> erllama.ModelInfo:
+        """What is known of the model that it names, loaded or not. Raises `Problem`."""
+        info = self.service.info(name, self.tenant)
+        self._model = self.facts["model"] = info.id
         if not self.bound:
-            self.bound = bind_contextvars(model=model.id)
-        return model
+            self.bound = bind_contextvars(model=info.id)
+        return info
+
+    def take_lease(self) -> Lease | None:
+        """Its hold on its model, for who goes on with it when the exchange is closed, and releases it."""
+        lease, self._lease = self._lease, None
+        return lease
 
     def models(self) -> dict[str, erllama.ModelInfo]:
         """What is served to its tenant, by each of its names: ids first, then aliases."""
@@ -199,9 +215,16 @@ class Exchange:
         return response
 
     async def close(self) -> None:
-        """End what was begun for it and never sent."""
-        if self._response is not None:
-            await self._response.leave()
+        """End what was begun for it and never sent, and let go of its model."""
+        try:
+            if self._response is not None:
+                await self._response.leave()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if (lease := self.take_lease()) is not None:
+            lease.release()
 
     def _end_with(self, end: Callable[[], object]) -> None:
         self._end = end

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol
 
 import msgspec
@@ -18,9 +18,9 @@ from starlette.requests import HTTPConnection
 
 import erllama_py as erllama
 from erllama_py.serve.core.problems import RETRY_SECONDS, Problem, shutting_down
+from erllama_py.serve.core.served import Loaded, Served, ServedState, being_loaded
 from erllama_py.serve.core.settings import ServerOpts
 
-LOADING_SECONDS = 5  # after which a client may ask again for a model that is being loaded
 LATEST = ":latest"
 
 
@@ -154,7 +154,8 @@ class Open:
 
 
 class Service:
-    """One served runtime. `aliases` are further names of its models, `only` the ids that are served, all by default."""
+    """One served runtime. `aliases` are further names of its models; `served` says which there are, by default all that
+    are loaded in it."""
 
     def __init__(
         self,
@@ -162,22 +163,26 @@ class Service:
         settings: ServerOpts,
         *,
         aliases: Mapping[str, str] | None = None,
-        only: Iterable[str] | None = None,
+        served: Served | None = None,
         access: Access | None = None,
         meters: Meters | None = None,
     ) -> None:
         self.runtime = runtime
         self.settings = settings
         self.aliases = dict(aliases or {})
-        self._only = None if only is None else frozenset(only)
+        self.served: Served = served or Loaded(runtime)
         self.access: Access = access or Everybody()
         self.meters: Meters = meters or Unmeasured()
         self.open = Open(settings.max_open)
         self.started_at = time.time()  # unix time: that of what is served, where a client asks for one
 
+    def states(self) -> ServedState:
+        """What each model does, loaded or not, and the memory that they share. Raises `RuntimeClosed`."""
+        return self.served.state()
+
     def models(self, tenant: Tenant | None = None) -> dict[str, erllama.ModelInfo]:
-        """What is served to a tenant, by each of its names: ids first, then aliases."""
-        infos = {one.id: one for one in self.runtime.list_models() if self._only is None or one.id in self._only}
+        """What is served to a tenant, loaded or not, by each of its names: ids first, then aliases."""
+        infos = {one.id: one for one in self.served.infos()}
         named = infos | {alias: infos[name] for alias, name in self.aliases.items() if name in infos}
         if tenant is None or (allowed := tenant.models) is None:
             return named
@@ -186,15 +191,15 @@ class Service:
     def missing(self, tenant: Tenant | None = None) -> dict[str, str]:
         """The models that are to be served to a tenant and have not been loaded yet: their ids, by each of their
         names."""
-        loaded = {one.id for one in self.runtime.list_models()}
-        ids = {name: name for name in {*self.aliases.values(), *(self._only or ())} - loaded}
+        known = {one.id for one in self.served.infos()}
+        ids = {name: name for name in {*self.aliases.values(), *self.served.missing()} - known}
         named = ids | {alias: name for alias, name in self.aliases.items() if name in ids}
         if tenant is None or (allowed := tenant.models) is None:
             return named
         return {name: one for name, one in named.items() if name in allowed or one in allowed}
 
-    async def model(self, name: str | None, tenant: Tenant | None = None) -> erllama.Model:
-        """The model that a request names; without a name the only one. Raises `Problem`, `ErllamaError`.
+    def info(self, name: str | None, tenant: Tenant | None = None) -> erllama.ModelInfo:
+        """The model that a request names, loaded or not; without a name the only one. Raises `Problem`, `ErllamaError`.
 
         A name means the same with the tag `:latest` and without: clients of Ollama put it to names, in all APIs.
         """
@@ -202,7 +207,7 @@ class Service:
         named = [one for one in _spellings(name) if one in known]
         waits = not name or any(one in missing for one in _spellings(name))
         if not named and missing and waits:
-            raise Problem("unavailable", "the model is being loaded", code="model_loading", retry_after=LOADING_SECONDS)
+            raise being_loaded()
         if not name and len({info.id for info in known.values()}) == 1:
             named = list(known)
         if not name and not named:
@@ -210,7 +215,16 @@ class Service:
         if not named:
             message = f"model {str(name)[:80]!r} not found: {_list(known)}"
             raise Problem("not_found", message, param="model", code="model_not_found")
-        return self.runtime.model(known[named[0]].id)
+        return known[named[0]]
+
+    @asynccontextmanager
+    async def model(self, name: str | None, tenant: Tenant | None = None) -> AsyncIterator[erllama.Model]:
+        """The model that a request names, loaded while the block runs. Raises as `info`, and what a load raises."""
+        lease = await self.served.lease(self.info(name, tenant).id)
+        try:
+            yield self.runtime.model(lease.model_id)
+        finally:
+            lease.release()
 
 
 def _spellings(name: str | None) -> list[str]:

@@ -26,7 +26,7 @@ async def pull(exchange: Exchange) -> ASGIApp:
     """Clients pull what they are about to use: done, where it is served. Raises `Problem` where it is not."""
     request = await exchange.body(NameRequest)
     try:
-        await exchange.model(request.model or request.name)
+        exchange.info(request.model or request.name)
     except Problem as problem:
         if problem.kind == "not_found":
             problem.message += f". Nothing is fetched here: {SET_AT_START}"

@@ -19,8 +19,7 @@ async def models(exchange: Exchange) -> ASGIApp:
 async def one_model(exchange: Exchange) -> ASGIApp:
     """One model by a name. Raises `Problem` where there is none."""
     name = exchange.request.path_params["name"]
-    model = await exchange.model(name)
-    return json_response(described(name, model.info))
+    return json_response(described(name, exchange.info(name)))
 
 
 def described(name: str, info: erllama.ModelInfo) -> dict[str, Any]:

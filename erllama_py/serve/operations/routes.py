@@ -9,11 +9,13 @@ from starlette.routing import BaseRoute, Route
 
 import erllama_py as erllama
 from erllama_py.serve.core.exchange import JSON, route
+from erllama_py.serve.core.served import ServedState
 from erllama_py.serve.core.service import Service
 from erllama_py.serve.operations.cache import Report, cache
 from erllama_py.serve.operations.health import Health, health, live
 from erllama_py.serve.operations.meters import RequestMeters
 from erllama_py.serve.operations.metrics import Metrics
+from erllama_py.serve.operations.models import models
 from erllama_py.serve.operations.openapi import Description
 from erllama_py.serve.operations.protocol import API, TEXT
 from erllama_py.serve.operations.tree import tree
@@ -26,6 +28,7 @@ def routes(service: Service) -> list[Route]:
     found = [
         watched("/health", health, answers=healths, everybody=True),
         watched("/health/live", live, answers=healths, everybody=True),
+        watched("/erllama/models", models, answers={200: ServedState}),
         watched("/erllama/tree", tree, gives=(JSON, TEXT), answers={200: erllama.TreeNode}),
         watched("/erllama/cache", cache, answers={200: Report}),
     ]

@@ -1,15 +1,17 @@
-"""`/erllama/tree` and `/erllama/cache`: for operators, and without a word of anybody's text."""
+"""`/erllama/models`, `/erllama/tree` and `/erllama/cache`: for operators, and without a word of anybody's text."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from helpers.served import served
 from starlette.requests import HTTPConnection
 
 import erllama_py as erllama
+from erllama_py.serve.core.served import ServedState
 from erllama_py.serve.core.service import Tenant
 from erllama_py.serve.operations.protocol import prefers_text, without_folders
 from erllama_py.serve.operations.tree import shown
@@ -42,6 +44,17 @@ async def test_the_tree_is_data_or_drawn() -> None:
 
 
 @pytest.mark.anyio
+async def test_models_are_told_of_whether_they_are_there_or_not() -> None:
+    """Of a host's runtime: those that it has loaded, and those that are still to come."""
+    async with served(only=["tiny", "second"]) as at:
+        told = msgspec.convert((await at.client.get("/erllama/models")).json(), ServedState)
+        assert [(one.name, one.state, one.phase) for one in told.models] == [
+            ("tiny", "loaded", "idle"), ("second", "loading", None)
+        ]  # fmt: skip
+        assert told == at.app.service.states()
+
+
+@pytest.mark.anyio
 async def test_the_cache_is_summed_up() -> None:
     """What was saved, and why others missed; neither texts nor keys."""
     async with served() as at:
@@ -63,7 +76,7 @@ async def test_the_cache_is_summed_up() -> None:
 async def test_who_is_no_operator_sees_none_of_it() -> None:
     """They are about all tenants together."""
     async with served(access=Strangers()) as at:
-        for path in ("/erllama/tree", "/erllama/cache", "/metrics"):
+        for path in ("/erllama/models", "/erllama/tree", "/erllama/cache", "/metrics"):
             answer = await at.client.get(path)
             assert (answer.status_code, answer.json()["error"]["code"]) == (403, "operators_only")
         assert (await at.client.get("/health")).status_code == 200
