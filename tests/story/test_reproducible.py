@@ -185,7 +185,9 @@ async def test_after_a_crash_of_the_second_context(subject: tuple[str, Kind], mo
     async with erllama.Runtime(backend_factory=recorder.make) as runtime:
         model = await runtime.load_model("m", options)
         async with model.stream(words(9, 8), response_tokens=1, ignore_eos=True) as events:
-            assert isinstance(await anext(events), erllama.TextDelta)  # its draw is made: the next one is not the model's
+            assert isinstance(
+                await anext(events), erllama.TextDelta
+            )  # its draw is made: the next one is not the model's
             assert (await recorder.ask(model, PROMPTS[-1]))[0] == expected[-1]
             recorder.fail = True
             with pytest.raises(ModelCrashed, match="restarted"):
