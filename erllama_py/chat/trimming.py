@@ -18,8 +18,21 @@ def trimmed(messages: Sequence[Mapping[str, Any]], turns: int) -> list[Mapping[s
     starts = _starts(messages)
     if turns >= len(starts):
         return list(messages)
-    standing = next((at for at, one in enumerate(messages) if one.get("role") not in _STANDING), len(messages))
+    standing = _standing(messages)
     return [*messages[:standing], *messages[starts[-turns] :]] if turns else list(messages[:standing])
+
+
+def place_after(place: int, messages: Sequence[Mapping[str, Any]], kept: int) -> int | None:
+    """Where the message at a place is among the `kept` ones that were left of its conversation; None: it is dropped."""
+    standing, dropped = _standing(messages), len(messages) - kept
+    if place < standing:
+        return place
+    return place - dropped if place >= standing + dropped else None
+
+
+def _standing(messages: Sequence[Mapping[str, Any]]) -> int:
+    """How many messages stand at the beginning."""
+    return next((at for at, one in enumerate(messages) if one.get("role") not in _STANDING), len(messages))
 
 
 def _starts(messages: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from erllama_py.chat.breakpoints import Place, end_of, shared
 from erllama_py.chat.rendering import Renderer
+from erllama_py.chat.trimming import place_after
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.engine.token_array import in_pieces
 from erllama_py.handle.caller import INLINE_LENGTH, Caller
+from erllama_py.handle.replies import Prepared
 from erllama_py.handle.turns import Known, Turns
 from erllama_py.options.request import RequestOptions
 
@@ -72,6 +76,25 @@ class KeepEnds:
             return tokenizing(renderer, vocabulary)(text)
 
         return held + shared(await self._caller.use_vocabulary(tokenize, INLINE_LENGTH + 1), tokens[held:])
+
+
+def of_kept(options: RequestOptions, messages: Messages, kept: int) -> RequestOptions:
+    """The options for the `kept` messages that are left of a conversation; those in `options` are of the whole one."""
+    left = []
+    for one in options.keep:
+        place = place_after(one.message, messages, kept) if isinstance(one.message, int) else one.message
+        if place is not None or one.message is None:
+            left.append(msgspec.structs.replace(one, message=place))
+    return msgspec.structs.replace(options, keep=tuple(left))
+
+
+def with_dropped(prepared: Prepared, options: RequestOptions, messages: Messages, kept: int) -> Prepared:
+    """The prompt of what is left, with an end for each message that the options name: 0 for one that was dropped."""
+    ends = iter(prepared.ends)
+    return msgspec.structs.replace(prepared, ends=tuple(
+        0 if isinstance(place, int) and place_after(place, messages, kept) is None else next(ends)
+        for place in _places(options)
+    ))  # fmt: skip
 
 
 def tokenizing(renderer: Renderer, vocabulary: Vocabulary) -> Callable[[str], list[int]]:

@@ -27,6 +27,7 @@ from erllama_py.chat.conversation import check_messages, text_of_content
 from erllama_py.chat.trimming import trimmed, turns_of
 from erllama_py.errors import BUSY, ContextOverflow, ErllamaError, InvalidOption, SessionBusy, SessionEnded
 from erllama_py.handle.caller import Caller
+from erllama_py.handle.keep_ends import of_kept, with_dropped
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.replies import Prepared
 from erllama_py.handle.stream import Run, Stream
@@ -227,12 +228,13 @@ class Session(OtherNames):
             prepared = await self._prompts.after_reply(messages, len(self._messages) - 1, held, options, self._is_told)
             if prepared is not None and not (self._drops_oldest and self._is_full(prepared, options)):
                 return Turn(prepared, messages, told=self._is_told)
-        prepared = await self._fitting(messages, options)
+        whole, prepared = messages, await self._fitting(messages, options)
         while prepared is None or (self._drops_oldest and self._is_full(prepared, options) and turns_of(messages) > 1):
             # By halves: the next turns then find room, and what was read.
             messages = trimmed(messages, turns_of(messages) // 2)
-            prepared = await self._fitting(messages, options)
+            prepared = await self._fitting(messages, of_kept(options, whole, len(messages)))
         self._check_fits(len(prepared.tokens), messages)
+        prepared = with_dropped(prepared, options, whole, len(messages))
         return Turn(prepared, messages, exact=prepared.tokens[: len(held)] == held)
 
     async def _fitting(self, messages: list[ChatMessage], options: RequestOptions) -> Prepared | None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import erllama_py as erllama
-from erllama_py.chat.trimming import trimmed, turns_of
+from erllama_py.chat.trimming import place_after, trimmed, turns_of
 
 pytestmark = pytest.mark.anyio
 
@@ -53,6 +53,24 @@ async def test_a_session_that_does_not_is_refused_and_can_be_trimmed() -> None:
         for wrong in wrongs:
             with pytest.raises(erllama.InvalidOption, match="a number of turns"):
                 session.trim(wrong)
+
+
+async def test_what_is_to_be_kept_is_counted_in_the_whole_conversation() -> None:
+    """Whatever is dropped of it: a message that was dropped keeps nothing, and one that is too far is refused."""
+    chat = [SYSTEM, *({"role": role, "content": "x" * 30} for _ in range(8) for role in ("user", "assistant"))]
+    places: list[Any] = [{"message": place, "seconds": 60} for place in (0, 3, 16, 17)]
+    async with erllama.Runtime() as runtime:
+        model = await runtime.load_model("m", small())
+        session = model.session(messages=chat, drop_oldest=True)
+        whole = await session.chat("y", response_tokens=8, keep=[{"seconds": 60}, *places])
+        first, dropped, last, asked = (one.tokens for one in whole.kept[1:])
+        assert len(session.messages) < len(chat)
+        assert 0 == dropped < first < last < asked == whole.kept[0].tokens == whole.prompt_tokens
+        left = session.messages[:-1]
+        again = await model.chat(left, response_tokens=8, keep=[places[0], {"message": len(left) - 2, "seconds": 60}])
+        assert [one.tokens for one in again.kept] == [first, last]
+        with pytest.raises(erllama.InvalidOption, match="and the first is 0, got 40"):
+            await session.chat("z" * 200, response_tokens=8, keep=[{"message": 40, "seconds": 60}])
 
 
 async def test_whether_turns_are_dropped_is_a_bool() -> None:
@@ -106,3 +124,12 @@ def test_what_is_kept_is_the_end_of_a_conversation_and_what_stands_first(roles: 
     assert kept == [one for one in messages if one in kept]
     if turns_of(messages) <= turns:
         assert kept == messages
+
+
+@given(ROLES, st.integers(0, 6))
+def test_where_a_message_is_in_what_is_kept(roles: list[str], turns: int) -> None:
+    """At its new index, or nowhere."""
+    messages = [{"role": role, "content": str(number)} for number, role in enumerate(roles)]
+    kept = trimmed(messages, turns)
+    for place, message in enumerate(messages):
+        assert place_after(place, messages, len(kept)) == (kept.index(message) if message in kept else None)
