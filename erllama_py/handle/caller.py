@@ -31,9 +31,10 @@ from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import EmbeddingOnly, ModelCrashed, ModelNotLoaded, TokenizerOnly
 from erllama_py.handle.alternatives import alternative, feed_of, joined, together
 from erllama_py.handle.reading import asks_nothing, compiles, is_one_token, is_plain, plan_reply
-from erllama_py.handle.replies import FinishedReply, Prepared, ReplyPlan, keeps_of
+from erllama_py.handle.replies import FinishedReply, Prepare, Prepared, ReplyPlan, keeps_of
 from erllama_py.handle.token_options import asks_much, by_id, names_tokens
 from erllama_py.handle.tool_list import tool_list
+from erllama_py.handle.tracing import request_span
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.embedders import Place
 from erllama_py.model.request import capture_plan, make_request, too_late
@@ -53,6 +54,7 @@ from erllama_py.scheduler.messages import (
     actor_name,
 )
 from erllama_py.watch.log import get_logger
+from erllama_py.watch.spans import Operation
 
 # Longer texts (in characters) and token lists are worked on by a worker thread: a hop to one and back takes
 # about 0.1 ms, and tokenizing this many characters of English with SmolLM2 about 1 ms.
@@ -61,7 +63,6 @@ INLINE_LENGTH = 4_000
 # Structures of one model that are checked at the same time: one that takes long holds up other structures alone.
 CHECKS = 2
 
-Prepare = Callable[[RequestOptions], Awaitable[Prepared]]  # the prompt, made by options that were checked
 HoldEmbedder = Callable[[ModelBoard, bool], Awaitable[tuple[Place, Callable[[], None]]]]
 HoldCompanion = Callable[[ModelBoard], Awaitable[tuple[ModelBoard, Callable[[], None]]]]
 T = TypeVar("T")
@@ -198,11 +199,9 @@ class Caller:
         if info is not None and not info.can_generate:
             raise EmbeddingOnly(self.model_id)
 
-    async def answer(
-        self, prepare: Prepare, options: Mapping[str, object], *, prefill_only: bool = False
-    ) -> Completion:
+    async def answer(self, prepare: Prepare, options: Mapping[str, object], operation: Operation) -> Completion:
         """`begin` without a stream, and the `result`."""
-        _, reply = await self.begin(prepare, options, None, prefill_only=prefill_only)
+        _, reply = await self.begin(operation, prepare, options, None)
         return await self.result(reply)
 
     async def result(self, reply: Reply[Completion]) -> Completion:
@@ -211,13 +210,25 @@ class Caller:
             return await reply.wait()
 
     async def begin(
-        self, prepare: Prepare, options: Mapping[str, object], feed: Feed | None, *,
-        prefill_only: bool = False,
-    ) -> tuple[int, Reply[Completion]]:  # fmt: skip
+        self, operation: Operation, prepare: Prepare, options: Mapping[str, object], feed: Feed | None
+    ) -> tuple[int, Reply[Completion]]:
         """Check the options, prepare the prompt and submit it; the request's id, and the reply to wait for.
 
         If the deadline passes before there is a request, the result is that of one that still waits in the queue.
+        A `"prefill"` has no reply but what was saved.
         """
+        translate, prefill_only = partial(caller_errors, self.board), operation == "prefill"
+        span = request_span(operation, self.model_id, translate, streams=feed is not None)
+        if span is None:
+            return await self._begin(prepare, options, feed, prefill_only)
+        with span.beginning():
+            request_id, reply = await self._begin(span.preparing(prepare), options, feed, prefill_only)
+        span.follow(reply)
+        return request_id, reply
+
+    async def _begin(
+        self, prepare: Prepare, options: Mapping[str, object], feed: Feed | None, prefill_only: bool
+    ) -> tuple[int, Reply[Completion]]:
         self.check_loop()
         self.check_generates()
         loop = asyncio.get_running_loop()

@@ -21,6 +21,7 @@ from erllama_py.actors import Home, ThreadsClosed, describe
 from erllama_py.chat.functions import Function
 from erllama_py.chat.tool import Tool, no_tool
 from erllama_py.handle.open_calls import OpenCall, add_result, content_of, error_content
+from erllama_py.handle.tracing import tool_span
 from erllama_py.options.tool_run import ToolRunOptions
 from erllama_py.results import RunEvent, ToolFinished, ToolStarted
 from erllama_py.watch.log import get_logger
@@ -33,6 +34,7 @@ class Outcome(msgspec.Struct, frozen=True):
     value: object = None
     problem: str | None = None
     cause: BaseException | None = None
+    failure: str = "invalid_call"  # what a problem is for a span: a word, or the class of the cause
 
 
 class Calls:
@@ -66,7 +68,10 @@ class Calls:
             self._emit(ToolStarted(one.call))
             began = time.monotonic()
             try:
-                outcome = await self._outcome(one)
+                with tool_span(one.call.name if one.call.name in self._tools else None) as span:
+                    outcome = await self._outcome(one)
+                    if outcome.problem is not None:
+                        span.fail(outcome.failure)
             except ThreadsClosed:  # the runtime was closed: the call stays open, and the run's next step raises
                 return
             seconds = time.monotonic() - began
@@ -100,7 +105,7 @@ class Calls:
         except BaseException as error:  # the application's own code; it may be `SystemExit` of a parser of arguments
             return self._raised(call.name, error)
         assert scope.cancelled_caught
-        return self._failed(f"it was cancelled after {timeout:g} seconds")
+        return self._failed(f"it was cancelled after {timeout:g} seconds", failure="timeout")
 
     async def _call(self, function: Function, arguments: dict[str, object]) -> object:
         call = partial(function.call, **arguments)
@@ -116,7 +121,7 @@ class Calls:
 
     def _raised(self, name: str, error: BaseException) -> Outcome:
         get_logger().info("a tool failed", tool=name, error=describe(error), exc_info=error)
-        return self._failed(describe(error), error)
+        return self._failed(describe(error), error, failure=type(error).__name__)
 
-    def _failed(self, problem: str, cause: BaseException | None = None) -> Outcome:
-        return Outcome(error_content(problem, self._options.max_result_characters), None, problem, cause)
+    def _failed(self, problem: str, cause: BaseException | None = None, *, failure: str = "invalid_call") -> Outcome:
+        return Outcome(error_content(problem, self._options.max_result_characters), None, problem, cause, failure)

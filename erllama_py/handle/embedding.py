@@ -19,9 +19,11 @@ from erllama_py.handle.caller import Caller, caller_errors
 from erllama_py.handle.inputs import Cut, Input, Named, as_input, as_inputs, fitted, in_pairs, off_loop, tokens_of
 from erllama_py.handle.pairs import Pairs, Scored, pairs_of
 from erllama_py.handle.side_by_side import within
+from erllama_py.handle.tracing import operation_span
 from erllama_py.model.embedder import Embed
 from erllama_py.options.embedding import EmbedOptions, RerankOptions
 from erllama_py.results import Embeddings, ModelInfo, RankedDocument, Ranking
+from erllama_py.watch.spans import of_embeddings, of_ranking
 
 STACK_INLINE = 256  # vectors that are put together on the loop; more take milliseconds
 ByScore = Callable[[Pairs, RerankOptions], Coroutine[Any, Any, Scored]]
@@ -30,8 +32,11 @@ ByScore = Callable[[Pairs, RerankOptions], Coroutine[Any, Any, Scored]]
 async def embed(caller: Caller, inputs: object, options: EmbedOptions) -> Embeddings:
     """See `Model.embed`."""
     caller.check_loop()
-    caller.check_has_weights()
-    return await within(options.deadline, _embed(caller, inputs, options))
+    with operation_span("embeddings", caller.model_id) as span:
+        caller.check_has_weights()
+        done = await within(options.deadline, _embed(caller, inputs, options))
+        span.tell(lambda: of_embeddings(done))
+    return done
 
 
 async def _embed(caller: Caller, given: object, options: EmbedOptions, named: Named = as_input) -> Embeddings:
@@ -81,8 +86,11 @@ def _check(info: ModelInfo, options: EmbedOptions) -> Pooling:
 async def rerank(caller: Caller, query: object, documents: object, options: RerankOptions, by: ByScore) -> Ranking:
     """See `Model.rerank`. `by` scores documents by the model's log-probabilities."""
     caller.check_loop()
-    caller.check_has_weights()
-    return await within(options.deadline, _rerank(caller, query, documents, options, by))
+    with operation_span("rerank", caller.model_id) as span:
+        caller.check_has_weights()
+        done = await within(options.deadline, _rerank(caller, query, documents, options, by))
+        span.tell(lambda: of_ranking(done))
+    return done
 
 
 async def _rerank(caller: Caller, query: object, documents: object, options: RerankOptions, by: ByScore) -> Ranking:

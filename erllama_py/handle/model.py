@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Unpack, get_args
 
 from erllama_py.errors import InvalidOption
-from erllama_py.handle.caller import Caller, Prepare
+from erllama_py.handle.caller import Caller
 from erllama_py.handle.chat_format import chat_format
 from erllama_py.handle.embedding import embed, rerank
 from erllama_py.handle.explaining import Explainer
@@ -19,6 +19,7 @@ from erllama_py.handle.explanation import cached_prefixes
 from erllama_py.handle.inputs import Input
 from erllama_py.handle.likelihood import by_likelihood
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
+from erllama_py.handle.replies import Prepare
 from erllama_py.handle.scores import Continuation, Scoring
 from erllama_py.handle.session import Session
 from erllama_py.handle.stream import Run, Stream
@@ -46,6 +47,7 @@ from erllama_py.results import (
     Scores,
 )
 from erllama_py.scheduler.messages import FaultPlace
+from erllama_py.watch.spans import Operation
 
 
 class Model(OtherNames):
@@ -76,7 +78,9 @@ class Model(OtherNames):
         which keywords beside it override. Cancelling the caller cancels the request. Raises `InvalidOption`, a
         `RequestError` or a `ModelUnavailable`.
         """
-        return await self._caller.answer(partial(self._prompts.plain, prompt), merged(options, given))
+        return await self._caller.answer(
+            partial(self._prompts.plain, prompt), merged(options, given), "text_completion"
+        )
 
     def stream(
         self,
@@ -86,7 +90,7 @@ class Model(OtherNames):
         **given: Unpack[RequestOptionsDict],
     ) -> Stream:
         """Continue `prompt` as a stream of events: see `Stream`. Options as in `complete`."""
-        return self._stream(partial(self._prompts.plain, prompt), merged(options, given))
+        return self._stream("text_completion", partial(self._prompts.plain, prompt), merged(options, given))
 
     async def chat(
         self,
@@ -96,7 +100,7 @@ class Model(OtherNames):
         **given: Unpack[RequestOptionsDict],
     ) -> Completion:
         """Answer a conversation, rendered by the model's own chat template. Options as in `complete`."""
-        return await self._caller.answer(partial(self._prompts.chat, messages), merged(options, given))
+        return await self._caller.answer(partial(self._prompts.chat, messages), merged(options, given), "chat")
 
     def stream_chat(
         self,
@@ -106,7 +110,7 @@ class Model(OtherNames):
         **given: Unpack[RequestOptionsDict],
     ) -> Stream:
         """Answer a conversation as a stream of events. Options as in `complete`."""
-        return self._stream(partial(self._prompts.chat, messages), merged(options, given))
+        return self._stream("chat", partial(self._prompts.chat, messages), merged(options, given))
 
     def run_tools(
         self,
@@ -134,8 +138,9 @@ class Model(OtherNames):
         }  # fmt: skip
         return ToolRun(self._caller, Chats(self.chat, self.stream_chat), messages, merged(options, given), limits)
 
-    def _stream(self, prepare: Prepare, options: Mapping[str, object]) -> Stream:
-        return Stream(Run(self._caller, partial(self._caller.begin, prepare, options), self._caller.result))
+    def _stream(self, operation: Operation, prepare: Prepare, options: Mapping[str, object]) -> Stream:
+        begin = partial(self._caller.begin, operation, prepare, options)
+        return Stream(Run(self._caller, begin, self._caller.result))
 
     @checked_names
     def session(
@@ -169,7 +174,7 @@ class Model(OtherNames):
         Options as in `complete`; those that are about a reply change nothing.
         """
         prepare = partial(self._prompts.plain, prompt)
-        return await self._caller.answer(prepare, merged(options, given), prefill_only=True)
+        return await self._caller.answer(prepare, merged(options, given), "prefill")
 
     async def score(
         self,

@@ -6,7 +6,7 @@ with what comes back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -35,6 +35,10 @@ class Prepared(msgspec.Struct, frozen=True):
     opening: str | None = None  # of a conversation: the end of the prompt as text, which opens the reply
     finish: Finish | None = None
     template: str | None = None  # the source of a template other than the model's own that made it
+
+
+Prepare = Callable[[RequestOptions], Awaitable[Prepared]]
+"""Makes the prompt, by options that were checked."""
 
 
 def keeps_of(prepared: Prepared, options: RequestOptions) -> tuple[KeepFor, ...]:

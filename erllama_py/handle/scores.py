@@ -26,11 +26,13 @@ from erllama_py.handle.fitting import as_prompt, check_count, check_least
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts
 from erllama_py.handle.replies import Prepared, ReplyPlan
 from erllama_py.handle.side_by_side import of_each, within
+from erllama_py.handle.tracing import operation_span
 from erllama_py.model.request import check_tokens
 from erllama_py.options.request import RequestOptions
 from erllama_py.options.scores import ScoreOptions, check_continuations, check_options, parse_score_options
 from erllama_py.results import EARLY, Choice, Completion, Score, Scores
 from erllama_py.scheduler.messages import Request
+from erllama_py.watch.spans import of_scores
 
 Continuation = str | Sequence[int]
 
@@ -122,15 +124,18 @@ class Scoring:
         self, prompt: object, option: str, given: Sequence[str | Sequence[object]], options: Mapping[str, object]
     ) -> Scores:
         self._caller.check_loop()
-        self._caller.check_generates()
-        checked, now = parse_score_options(options), time.monotonic()
+        with operation_span("score", self._caller.model_id) as span:
+            self._caller.check_generates()
+            checked, now = parse_score_options(options), time.monotonic()
 
-        async def whole() -> Scores:
-            prepared = await self._prepared(prompt, checked)
-            continuations = await self._tokenized(option, given)
-            return await self._scores(prepared, continuations, checked, now)
+            async def whole() -> Scores:
+                prepared = await self._prepared(prompt, checked)
+                continuations = await self._tokenized(option, given)
+                return await self._scores(prepared, continuations, checked, now)
 
-        return await within(checked.deadline, whole())
+            done = await within(checked.deadline, whole())
+            span.tell(lambda: of_scores(done))
+        return done
 
     async def _prepared(self, prompt: Any, checked: ScoreOptions) -> Prepared:
         if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):

@@ -39,6 +39,7 @@ from erllama_py.options.mappings import TurnOptionsDict
 from erllama_py.options.request import RequestOptions, merged
 from erllama_py.results import EARLY, Completion
 from erllama_py.scheduler.messages import Feed
+from erllama_py.watch.spans import Operation
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -125,7 +126,7 @@ class Session(OtherNames):
         Options as in `Model.complete`. A turn that raises, or whose caller is cancelled, leaves the session as it was.
         Raises `SessionBusy` while another turn is under way, unless `session_wait` is true.
         """
-        return await self._answer(partial(self._chat_turn, message), merged(options, given))
+        return await self._answer("chat", partial(self._chat_turn, message), merged(options, given))
 
     def stream_chat(
         self,
@@ -139,7 +140,7 @@ class Session(OtherNames):
         The turn is over with `Done`, or when the block is left. If that was early, or `events.cancel()` was called, the
         session continues from what had been generated.
         """
-        return self._stream(partial(self._chat_turn, message), merged(options, given))
+        return self._stream("chat", partial(self._chat_turn, message), merged(options, given))
 
     async def complete(
         self,
@@ -153,7 +154,7 @@ class Session(OtherNames):
         Among the messages this counts as said by the assistant: after a reply, `complete("")` continues it. A text has
         no turns, so `drop_oldest` drops nothing of it: one that outgrows the context raises `ContextOverflow`.
         """
-        return await self._answer(partial(self._raw_turn, prompt), merged(options, given))
+        return await self._answer("text_completion", partial(self._raw_turn, prompt), merged(options, given))
 
     def stream(
         self,
@@ -163,7 +164,7 @@ class Session(OtherNames):
         **given: Unpack[TurnOptionsDict],
     ) -> Stream:
         """`complete` as a stream of events; see `stream_chat`."""
-        return self._stream(partial(self._raw_turn, prompt), merged(options, given))
+        return self._stream("text_completion", partial(self._raw_turn, prompt), merged(options, given))
 
     def trim(self, turns: int) -> list[ChatMessage]:
         """Keep the last `turns` turns and the system prompt, and return the messages that were dropped.
@@ -200,12 +201,12 @@ class Session(OtherNames):
 
     # --- inside ------------------------------------------------------------------------------------------------
 
-    def _stream(self, prepare: Prepare, options: Mapping[str, object]) -> Stream:
-        run = _TurnRun(self, prepare, options)
+    def _stream(self, operation: Operation, prepare: Prepare, options: Mapping[str, object]) -> Stream:
+        run = _TurnRun(self, operation, prepare, options)
         return Stream(Run(self._caller, run.begin, run.result, run.left))
 
-    async def _answer(self, prepare: Prepare, options: Mapping[str, object]) -> Completion:
-        run = _TurnRun(self, prepare, options)
+    async def _answer(self, operation: Operation, prepare: Prepare, options: Mapping[str, object]) -> Completion:
+        run = _TurnRun(self, operation, prepare, options)
         _, reply = await run.begin(None)
         return await run.result(reply)
 
@@ -294,8 +295,8 @@ class Session(OtherNames):
 class _TurnRun:
     """The request of a turn. It has the session to itself from `begin` on, until its result is there or was left."""
 
-    def __init__(self, session: Session, prepare: Prepare, options: Mapping[str, object]) -> None:
-        self._session, self._prepare, self._options = session, prepare, options
+    def __init__(self, session: Session, operation: Operation, prepare: Prepare, options: Mapping[str, object]) -> None:
+        self._session, self._operation, self._prepare, self._options = session, operation, prepare, options
         self._turn: Turn | None = None
         self._held = ExitStack()
         self._committed = False
@@ -306,7 +307,7 @@ class _TurnRun:
         session._check(options)
         passed = {**options, "session_id": session.id, "cache_salt": session._salt, "tools": session._tools}
         try:
-            return await session._caller.begin(self._prompt, passed, feed)
+            return await session._caller.begin(self._operation, self._prompt, passed, feed)
         except BaseException:
             self._held.close()
             raise

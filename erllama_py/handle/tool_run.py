@@ -28,11 +28,13 @@ from erllama_py.handle.event_queue import EventQueue
 from erllama_py.handle.open_calls import OpenCall, follows_result, has_answer, open_calls, stray_result
 from erllama_py.handle.stream import Stream
 from erllama_py.handle.tool_list import tool_list
+from erllama_py.handle.tracing import operation_span
 from erllama_py.options.check import convert
 from erllama_py.options.names import UNKNOWN, nearest_name, option_names
 from erllama_py.options.request import parse_request_options
 from erllama_py.options.tool_run import ToolRunOptions
 from erllama_py.results import Completion, Done, RoundStarted, RunDone, RunEnd, RunEvent, ToolRunResult
+from erllama_py.watch.spans import of_tool_run
 
 ATTEMPTS = 3  # at one reply whose model crashes in the middle, before the run itself fails: perhaps the prompt does it
 OUTSIDE = "a run is read inside its block: async with model.run_tools(…) as run"
@@ -150,6 +152,12 @@ class ToolRun:
     # --- the loop ----------------------------------------------------------------------------------------------
 
     async def _run(self) -> ToolRunResult:
+        with operation_span("invoke_agent", self._caller.model_id) as span:
+            done = await self._steps()
+            span.tell(lambda: of_tool_run(done))
+        return done
+
+    async def _steps(self) -> ToolRunResult:
         options = convert(self._limits, ToolRunOptions)
         given: object = self._messages
         if not isinstance(given, MutableSequence):

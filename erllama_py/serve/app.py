@@ -34,6 +34,7 @@ from erllama_py.serve.ollama import routes as ollama
 from erllama_py.serve.openai import routes as openai
 from erllama_py.serve.operations import routes as operations
 from erllama_py.serve.operations.meters import RequestMeters
+from erllama_py.serve.operations.tracing import Traces
 from erllama_py.serve.responses import routes as responses
 from erllama_py.serve.responses.routes import store_of
 from erllama_py.serve.responses.store import Store
@@ -54,7 +55,7 @@ class App(Starlette):
         super().__init__(
             routes=[*served, operations.describing(service, served)],
             exception_handlers=handlers,
-            middleware=[Middleware(Doors, options=doors, api_of=api_of)],
+            middleware=[Middleware(Traces), Middleware(Doors, options=doors, api_of=api_of)],
             lifespan=_lifespan,
         )
         self.service = service

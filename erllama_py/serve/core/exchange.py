@@ -35,6 +35,8 @@ T = TypeVar("T")
 JSON = "application/json"
 UNASKED = 8192  # tokens of a reply where nobody says: the library's own bound, which a higher one does not lift
 LEFT = 499  # nobody reads the status: its client has left
+FACTS = "erllama.facts"
+"""In the scope of a request that is over: what its line in the log says, for what is around all endpoints."""
 
 
 class Api(msgspec.Struct, frozen=True):
@@ -316,6 +318,8 @@ class Endpoint:
             seconds = asyncio.get_running_loop().time() - exchange.began
             meters.ended(self.api.name, self.route, exchange.status, seconds)
             about = (self.api.name, exchange.id, self.route, exchange.status, seconds, exchange.facts)
+            known = {"api": self.api.name, "request_id": exchange.id, "status": exchange.status}
+            scope[FACTS] = {**exchange.facts, **known}
             log_request(*about, quiet=not self._counted)
             reset_contextvars(**bound)
             with suppress(ValueError):  # an API may have named the model in a task of its own, which is over

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self, TextIO
 
 import msgspec
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 Style = Literal["text", "json"]
 Level = Literal["debug", "info", "warning", "error"]
@@ -26,10 +26,21 @@ MOST_LINES = 10_000  # that wait to be written: at 300 bytes each, 3 MB
 CLOSE_SECONDS = 2.0
 LLAMA_CPP = "erllama_py.llama_cpp"  # hundreds of lines for each load
 
+
+def add_trace(logger: Any, name: str, event: EventDict) -> EventDict:
+    """The ids of the current span, in hex as traces have them; nothing where there is none."""
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is not None and (context := trace.get_current_span().get_span_context()).is_valid:
+        event["trace_id"] = trace.format_trace_id(context.trace_id)
+        event["span_id"] = trace.format_span_id(context.span_id)
+    return event
+
+
 _TIME = structlog.processors.TimeStamper(fmt="iso", utc=True)
 # What happens to each event of structlog, and to each record of others.
 _SHARED: tuple[Processor, ...] = (
     structlog.contextvars.merge_contextvars,
+    add_trace,
     structlog.stdlib.add_logger_name,
     structlog.stdlib.add_log_level,
     _TIME,
