@@ -102,23 +102,23 @@ def phases(completion: Completion, prepared: float | None, ended: float) -> list
     """
     stats, delta = completion.stats, completion.cache_delta
     lengths: list[tuple[str, float, Attributes]] = [
-        ("find_prefix", stats.lookup_seconds, _found(completion)),
-        ("restore", stats.restore_seconds, _restored(completion)),
-        ("prefill", stats.prefill_seconds, {"erllama.prefill_tokens": stats.prefill_tokens}),
-        ("decode", stats.decode_seconds, {"gen_ai.usage.output_tokens": len(completion.generated)}),
+        ("erllama.find_prefix", stats.lookup_seconds, _found(completion)),
+        ("erllama.restore", stats.restore_seconds, _restored(completion)),
+        ("erllama.prefill", stats.prefill_seconds, {"erllama.prefill_tokens": stats.prefill_tokens}),
+        ("erllama.decode", stats.decode_seconds, {"gen_ai.usage.output_tokens": len(completion.generated)}),
     ]
     queued = stats.queued_seconds
     ready = queued if prepared is None else min(prepared, queued)
     marks: list[tuple[str, float, Attributes]] = [
-        ("prepare", ready, {"gen_ai.usage.input_tokens": completion.prompt_tokens}),
-        ("queue", queued, {}),
+        ("erllama.prepare", ready, {"gen_ai.usage.input_tokens": completion.prompt_tokens}),
+        ("erllama.queue", queued, {}),
     ]
     at = queued
     for name, seconds, attributes in lengths:
         at += seconds
         marks.append((name, at, attributes))
     if completion.finish_key is not None:
-        marks.append(("save", max(at, ended), {"erllama.cache.saved_tokens": delta.created}))
+        marks.append(("erllama.save", max(at, ended), {"erllama.cache.saved_tokens": delta.created}))
     return _between(marks, ended)
 
 
@@ -127,7 +127,7 @@ def _between(marks: Sequence[tuple[str, float, Attributes]], ended: float) -> li
     for name, mark, attributes in marks:
         end = min(max(mark, start), ended)
         if end > start:
-            found.append(Phase(f"erllama.{name}", start, end, attributes))
+            found.append(Phase(name, start, end, attributes))
         start = max(start, end)
     return found
 

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from helpers.loggers import logging_put_back
 from helpers.project import documents, fenced, label
+from opentelemetry import trace
+from opentelemetry.util._once import Once
 
 from erllama_py.serve.models import fetch
 
@@ -63,9 +65,16 @@ def logging_of_a_page() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def traces_of_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process has one provider of spans, set once: that of a page goes with it."""
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
+
+
 @pytest.mark.slow
 @pytest.mark.real_model
-@pytest.mark.usefixtures("logging_of_a_page")
+@pytest.mark.usefixtures("logging_of_a_page", "traces_of_a_page")
 @pytest.mark.parametrize("page", PAGES, ids=label)
 async def test_the_snippets_of_a_page_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block may use what the blocks above it on the page have defined."""

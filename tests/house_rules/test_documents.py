@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers.project import TOP, documents, label, prose, sources, syntax
+from helpers.span_names import span_names
 from msgspec import Struct
 
 import erllama_py
@@ -60,7 +61,7 @@ def problem(name: str) -> str | None:
     if re.fullmatch(r"[\w.\-]+(/[\w.\-]+)+/?", word) and word.startswith(tuple(f"{root}/" for root in ROOTS)):
         return None if (TOP / word).exists() else "no such file"
     if match := re.fullmatch(r"(?:erllama_py|erllama)((?:\.\w+)+)", word):
-        return None if resolves("erllama_py" + match[1]) else "no such name"
+        return None if word in span_names() or resolves("erllama_py" + match[1]) else "no such name"
     if match := re.fullmatch(r"make (\w+)", word):
         targets = re.findall(r"^(\w+):", (TOP / "Makefile").read_text(), re.MULTILINE)
         return None if match[1] in targets else "no such target"

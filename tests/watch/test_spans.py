@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import msgspec
 import pytest
+from helpers.project import TOP
+from helpers.span_names import OTHERS, span_names
 from helpers.traces import provider_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,6 +107,16 @@ def test_what_was_not_asked_for_is_not_said() -> None:
     assert of_options(RequestOptions(json_schema={}, n=3), streams=True).items() >= {
         ("gen_ai.output.type", "json"), ("gen_ai.request.choice.count", 3), ("gen_ai.request.stream", True),
     }  # fmt: skip
+
+
+def test_the_guide_lists_each_attribute_and_no_other() -> None:
+    """Of calls and of requests over HTTP, in their tables; the names of phases and events are in its text."""
+    guide = (TOP / "docs" / "guides" / "tracing.md").read_text()
+    rows = [line.split(" | ")[0] for line in guide.splitlines() if line.startswith("| `")]
+    listed = {name for row in rows for name in re.findall(r"`([a-z_]+\.[\w.]+)`", row)}
+    assert span_names() >= OTHERS
+    assert span_names() - OTHERS == listed
+    assert [name for name in OTHERS if name not in guide] == []
 
 
 def test_an_sdk_that_is_switched_off_makes_no_spans(monkeypatch: pytest.MonkeyPatch) -> None:
