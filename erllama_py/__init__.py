@@ -14,6 +14,7 @@ from erllama_py.errors import (
     CacheUnavailable,
     CannotRank,
     ChatTemplateError,
+    ChecksumMismatch,
     ContextOverflow,
     DeadlinePassed,
     DecodeFailed,
@@ -21,6 +22,7 @@ from erllama_py.errors import (
     EmptyPrompt,
     ErllamaError,
     FingerprintMismatch,
+    HubUnreachable,
     InputTooLong,
     InsufficientMemory,
     InvalidGrammar,
@@ -30,13 +32,19 @@ from erllama_py.errors import (
     ModelCrashed,
     ModelFetchError,
     ModelFileNotFound,
+    ModelInUse,
     ModelLoadError,
     ModelNotLoaded,
     ModelStuck,
     ModelUnavailable,
     NoEmbedding,
+    NoRoomToPull,
     NotAGGUF,
+    NotOnHub,
+    NotPulled,
     OutOfResources,
+    PullDenied,
+    PullError,
     QuantMismatch,
     QueueFull,
     RequestError,
@@ -73,6 +81,7 @@ from erllama_py.handle.tool_run import ToolRun
 from erllama_py.model_file import inspect_model
 from erllama_py.options.attributes import no_attribute as _no_attribute
 from erllama_py.options.embedding import EmbedOptions, RerankOptions
+from erllama_py.options.hub_reference import HubReference
 from erllama_py.options.keep import Keep
 from erllama_py.options.mappings import (
     ContextOptsDict,
@@ -98,6 +107,7 @@ from erllama_py.options.request import RequestOptions
 from erllama_py.options.runtime import PressureOpts
 from erllama_py.options.scores import ScoreOptions
 from erllama_py.options.tiers import DiskTier, RamFileTier, TierSpec
+from erllama_py.pulling import list_pulled, pull_model, remove_pulled
 from erllama_py.results import (
     CacheDelta,
     CachedPrefix,
@@ -119,6 +129,8 @@ from erllama_py.results import (
     ModelInfo,
     PressureState,
     Progress,
+    PulledModel,
+    PullProgress,
     RankedDocument,
     Ranking,
     RoundStarted,
@@ -162,6 +174,7 @@ __all__ = [
     "CannotRank",
     "ChatFormat",
     "ChatTemplateError",
+    "ChecksumMismatch",
     "Choice",
     "Completion",
     "ContextMemory",
@@ -183,6 +196,8 @@ __all__ = [
     "Explanation",
     "FingerprintMismatch",
     "FoundPrefix",
+    "HubReference",
+    "HubUnreachable",
     "Identity",
     "InputTooLong",
     "InsufficientMemory",
@@ -202,6 +217,7 @@ __all__ = [
     "ModelFetchError",
     "ModelFile",
     "ModelFileNotFound",
+    "ModelInUse",
     "ModelInfo",
     "ModelLoadError",
     "ModelNotLoaded",
@@ -210,7 +226,10 @@ __all__ = [
     "ModelStuck",
     "ModelUnavailable",
     "NoEmbedding",
+    "NoRoomToPull",
     "NotAGGUF",
+    "NotOnHub",
+    "NotPulled",
     "OutOfResources",
     "PolicyOpts",
     "PolicyOptsDict",
@@ -218,6 +237,10 @@ __all__ = [
     "PressureOptsDict",
     "PressureState",
     "Progress",
+    "PullDenied",
+    "PullError",
+    "PullProgress",
+    "PulledModel",
     "QuantMismatch",
     "QueueFull",
     "Raised",
@@ -294,6 +317,9 @@ __all__ = [
     "UnusableBuild",
     "WrongLoop",
     "inspect_model",
+    "list_pulled",
     "parse_options",
     "plain",
+    "pull_model",
+    "remove_pulled",
 ]

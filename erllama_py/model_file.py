@@ -17,8 +17,10 @@ from erllama_py.engine.inspection import Inspection
 from erllama_py.errors import InvalidOption
 from erllama_py.home import home_folder
 from erllama_py.options.check import INT32_MAX
+from erllama_py.options.hub_reference import is_hub_reference
 from erllama_py.options.mappings import ContextOptsDict
 from erllama_py.options.model import ContextOpts, ModelConfig, ToolFormatName, parse_model_config
+from erllama_py.pulling import pull_now
 from erllama_py.results import ContextMemory, ModelFile
 
 SMALLEST = 4096  # tokens of the first context whose memory is told, where no sizes are asked for
@@ -36,7 +38,8 @@ def inspect_model(
     No weights are read: it takes as long as reading the vocabulary, 0.05 to 0.4 s. It blocks for that time, so from a
     coroutine call it in a worker thread. `context_opts` are those of the contexts but for `n_ctx`, which goes through
     `context_sizes`: by default powers of two from 4,096 up to the trained context. With `probe`, a file that is new to
-    `$ERLLAMA_HOME` is tried in a short-lived process first, as by a load, which takes as long again. Raises
+    `$ERLLAMA_HOME` is tried in a short-lived process first, as by a load, which takes as long again. A model of the
+    Hugging Face hub is downloaded where it is not on this machine, as by `pull_model`. Raises
     `InvalidOption` and the `ModelLoadError`s of a load, such as `NotAGGUF`.
     """
     config = parse_model_config({"model_path": path, "context_opts": context_opts or {}, "probe": probe})
@@ -51,13 +54,16 @@ def inspect_model(
 
 
 def _inspect(config: ModelConfig, context_sizes: Sequence[int] | None, wanted: Callable[[], bool]) -> ModelFile:
-    with inspected(str(config.model_path), home_folder() if config.probe else None, wanted) as found:
+    path = str(config.model_path)
+    if is_hub_reference(path):
+        path = pull_now(path, wanted)
+    with inspected(path, home_folder() if config.probe else None, wanted) as found:
         file, model = found.file, found.model
         sizes = default_sizes(model.n_ctx_train) if context_sizes is None else context_sizes
         dialect = _dialect(found, model.chat_template)
         thinking = dialect.thinking
         return ModelFile(
-            path=str(config.model_path), n_files=len(file.files), file_size=file.file_size,
+            path=path, n_files=len(file.files), file_size=file.file_size,
             name=found.metadata.get("general.name"), architecture=file.architecture, description=model.description,
             quant_type=file.quant_type, quant_bits=file.quant_bits, n_params=model.n_params, size=model.size_bytes,
             n_layer=model.n_layer, n_embd=model.n_embd, n_vocab=model.n_vocab, n_ctx_train=model.n_ctx_train,

@@ -52,6 +52,7 @@ from erllama_py.options.names import checked_names
 from erllama_py.options.policy import PolicyOpts
 from erllama_py.options.runtime import SAVE_BUFFER_BYTES, SWITCH_SECONDS, PressureOpts, parse_runtime_options
 from erllama_py.options.tiers import TierSpec, parse_tier
+from erllama_py.pulling import Pulls
 from erllama_py.results import LoadProgress, ModelInfo, PressureState
 from erllama_py.tiers.registry import TierRegistry
 from erllama_py.watch.log import get_logger
@@ -107,6 +108,7 @@ class Runtime(ModelCalls, OtherNames):
         self._models = Registry(lambda: self._branches["models"], self._model_child, self._save)
         self._companions = Companions(lambda: self._branches["models"], self._model_child, self._save, MonotonicClock())
         self._embedders = Embedders(lambda: self._branches["models"], self._embedder_child, MonotonicClock())
+        self._pulls = Pulls()
         self._entered = False
         self._open = False
 
@@ -143,6 +145,7 @@ class Runtime(ModelCalls, OtherNames):
     async def __aexit__(self, *exc_info: Any) -> None:
         self._names.home.check()
         self._open = False
+        self._pulls.close()
         try:
             # A scope around the runtime that is cancelled cancels whatever is awaited; this has a bound of its own.
             with anyio.CancelScope(shield=True):
@@ -173,8 +176,9 @@ class Runtime(ModelCalls, OtherNames):
         """Load a model and return its handle once it can answer: `load_model(config)` or `load_model(id, config)`.
 
         A configuration that is no more than a file may be its path, as in `load_model("model.gguf")`; what a
-        configuration holds may also be given by keyword.
-        `on_progress` is called on the event loop with bytes hashed and weights loaded. A caller that is
+        configuration holds may also be given by keyword. A model of the Hugging Face hub (`"hf:owner/repo:Q4_K_M"`)
+        that is not on this machine is downloaded first, as by `pull_model`.
+        `on_progress` is called on the event loop with bytes downloaded, hashed and loaded. A caller that is
         cancelled aborts the load. Raises `InvalidOption`, `AlreadyLoaded`, `TierNotFound`, `TierMismatch`,
         `FingerprintMismatch`, `QuantMismatch`, a `ModelLoadError`, `ModelStuck` where the last model of this id still
         holds its memory, and `ModelNotLoaded` when it is unloaded, or ends with its supervisor, meanwhile.
@@ -184,6 +188,10 @@ class Runtime(ModelCalls, OtherNames):
             raise errors.InvalidOption("on_progress", f"expected a function, got {type(on_progress).__name__}")
         chosen_id, options = load_call(model_id, config, given)
         checked = with_tier(parse_model_config(options, self._options.policy), self._tiers.kinds())
+        if self._pulls.needed(checked):
+            self._models.check_free(chosen_id)
+            checked = await self._pulls.settled(checked, chosen_id, on_progress)
+            self._check_open()
         checked_id = self._models.new_id() if chosen_id is None else chosen_id
         with self._or_gone():
             return self._handle(await self._models.load(checked_id, checked, on_progress))

@@ -51,6 +51,11 @@ class Registry:
         """An id that no model has."""
         return next(name for n in self._ids if (name := f"model_{n}") not in self._boards)
 
+    def check_free(self, model_id: str | None) -> None:
+        """Raises `AlreadyLoaded` for an id that a load would refuse, before anything is brought for it."""
+        if model_id is not None and self._is_taken(self._boards.get(model_id)):
+            raise AlreadyLoaded(model_id)
+
     async def load(
         self, model_id: str, config: ModelConfig, on_progress: Callable[[LoadProgress], object] | None
     ) -> ModelBoard:
@@ -60,7 +65,7 @@ class Registry:
         memory, `ModelNotLoaded` when it is unloaded meanwhile, or ends with its supervisor.
         """
         while (held := self._boards.get(model_id)) is not None:
-            if held in self._ends or not held.is_unloaded:
+            if self._is_taken(held):
                 raise AlreadyLoaded(model_id)
             await self._take_down(held)
         board = self._boards[model_id] = ModelBoard(model_id, config, on_progress)
@@ -105,6 +110,9 @@ class Registry:
         """The tree is down."""
         self._boards.clear()
         self._keepers.clear()
+
+    def _is_taken(self, held: ModelBoard | None) -> bool:
+        return held is not None and (held in self._ends or not held.is_unloaded)
 
     async def _end(self, board: ModelBoard) -> None:
         board.close(partial(ModelNotLoaded, board.model_id))

@@ -165,7 +165,7 @@ _SAID = {
     "conversations follow the template in the file; a request can give another: chat_template": """
         chat_format conv_template prompt_template template
     """,
-    "nothing is downloaded here: fetch the file, and give model_path": """
+    'a model of the hub is model_path="hf:owner/repo:Q4_K_M", a token HF_TOKEN in the environment': """
         repo_id hf_repo repo hf_token token url download_dir local_dir hf_model model_url from_pretrained
     """,
     "adapters are not read: merge it into the model and convert that": """

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from erllama_py.errors import InvalidOption
+from erllama_py.options.hub_reference import is_hub_reference
 from erllama_py.options.model import ModelConfig, check_name
 from erllama_py.options.policy import NOT_GIVEN
 
@@ -18,7 +19,7 @@ def load_call(model_id: object, config: object, given: Mapping[str, object]) -> 
     """The id, None where one is to be made, and the configuration with what is `given` by keyword.
 
     The path of a GGUF file may stand for a configuration that has no more than that; a str alone is one where it ends
-    in `.gguf` or begins as paths do, since that is no name to give a model. Raises `InvalidOption`.
+    in `.gguf`, or begins as paths do or with `hf:`, since that is no name to give a model. Raises `InvalidOption`.
     """
     if model_id is not None and config is not None:
         _check_order(model_id, config)
@@ -33,7 +34,7 @@ def load_call(model_id: object, config: object, given: Mapping[str, object]) -> 
 
 
 def _is_file(text: str) -> bool:
-    return text.lower().endswith(".gguf") or text.startswith(("/", "./", "../", "~"))
+    return text.lower().endswith(".gguf") or text.startswith(("/", "./", "../", "~")) or is_hub_reference(text)
 
 
 def _check_order(model_id: object, config: object) -> None:

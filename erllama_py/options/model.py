@@ -29,6 +29,7 @@ from erllama_py.options.check import (
     not_among,
     plain_path,
 )
+from erllama_py.options.hub_reference import HubReference, is_hub_reference
 from erllama_py.options.names import given_at
 from erllama_py.options.policy import DEFAULT_POLICY, NOT_GIVEN, PolicyOpts, check_policy, filled
 from erllama_py.options.thinking import ClosingMessage, SigningKey, ThinkingMarkers, check_thinking, key_bytes
@@ -282,10 +283,15 @@ def parse_model_config(options: object, policy: PolicyOpts = DEFAULT_POLICY) -> 
     check_policy(config.policy)
     return msgspec.structs.replace(
         config,
-        model_path=None if config.model_path is None else absolute_path("model_path", config.model_path),
+        model_path=None if config.model_path is None else _settled_path(config.model_path),
         context_opts=_resolve_context(config.context_opts),
         quant_type=None if config.quant_type is None else config.quant_type.lower(),
     )
+
+
+def _settled_path(path: PathText) -> str:
+    """Of a file its absolute path, of a model on the hub its name there. Raises `InvalidOption`."""
+    return str(HubReference.parse(str(path))) if is_hub_reference(path) else absolute_path("model_path", path)
 
 
 def _name_of_tier(given: object) -> object:

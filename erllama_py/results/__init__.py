@@ -46,6 +46,7 @@ from erllama_py.results.infos import (
 )
 from erllama_py.results.model_file import ContextMemory, ModelFile
 from erllama_py.results.plain import plain
+from erllama_py.results.pulled import PulledModel, PullProgress
 from erllama_py.results.scores import Choice, Score, Scores
 from erllama_py.results.tool_runs import (
     RoundStarted,
@@ -84,6 +85,8 @@ __all__ = [
     "Phase",
     "PressureState",
     "Progress",
+    "PullProgress",
+    "PulledModel",
     "RankedDocument",
     "Ranking",
     "RoundStarted",

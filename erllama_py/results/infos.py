@@ -136,12 +136,13 @@ class FoundPrefix(Result, frozen=True, kw_only=True):
 class LoadProgress(Result, frozen=True):
     """How far a load has got."""
 
-    stage: Literal["hash", "weights"]
-    """What is done with the file: it is hashed, then its weights are loaded."""
+    stage: Literal["download", "hash", "weights"]
+    """What is done with the file: one of the hub that is not here is downloaded; it is hashed; its weights are
+    loaded."""
     done: int
     """Bytes that are done."""
     total: int
-    """Bytes of the file."""
+    """Bytes of the file; of a download, of all files of the model."""
 
 
 class CacheHit(Result, frozen=True):

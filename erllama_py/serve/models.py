@@ -22,7 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from erllama_py import ModelFetchError
+from erllama_py import ModelFetchError, ModelInUse
+from erllama_py.mapped_files import mapped_by
 from erllama_py.serve.minilm import convert
 
 Progress = Callable[[int, int], None]
@@ -109,6 +110,25 @@ def fetch(
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         raise ModelFetchError(name, str(error)) from error
     return target
+
+
+def fetched(home: Path | None = None) -> dict[str, Path]:
+    """The known models that are there, by name, with their files."""
+    folder = (home or default_home()) / "models"
+    return {name: path for name, known in MODELS.items() if (path := folder / known.file_name).is_file()}
+
+
+def unfetch(name: str, home: Path | None = None) -> int:
+    """Remove a known model that was fetched; how many bytes that frees. Raises `ModelFetchError`, `ModelInUse`."""
+    path = fetched(home).get(name)
+    if path is None:
+        raise ModelFetchError(name, "it cannot be removed, since it is not there")
+    if pids := mapped_by([str(path.resolve())]):
+        raise ModelInUse(name, tuple(pids))
+    size = path.stat().st_size
+    path.unlink()
+    _note(path).unlink(missing_ok=True)
+    return size
 
 
 def default_home() -> Path:

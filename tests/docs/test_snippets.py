@@ -1,7 +1,8 @@
 """The Python in the documents runs: page by page, block after block in one namespace, `await` allowed.
 
 Model paths on the pages (`/srv/models/….gguf`) are read as the small model that `make test` fetches, `minilm.gguf` as
-the one for embeddings, and other paths below `/var/lib` as a scratch folder. A block that cannot run has a line
+the one for embeddings, and other paths below `/var/lib` as a scratch folder. A local hub has that model under the name
+that the pages call one by. A block that cannot run has a line
 `<!-- not run: the reason -->` above it; there are few of these, and their number is written here. Blocks of
 clients that have `<!-- judged with: packages -->` are run by `make judge`.
 """
@@ -12,15 +13,18 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.hub import FakeHub
 from helpers.loggers import logging_put_back
 from helpers.project import documents, fenced, label
 from opentelemetry import trace
 from opentelemetry.util._once import Once
 
+from erllama_py import HubReference
 from erllama_py.serve.models import fetch
 
 MAX_NOT_RUN = 4
@@ -42,6 +46,20 @@ def localized(text: str, model: Path, scratch: Path) -> str:
     text = re.sub(r"/srv/models/minilm\.gguf", lambda _: str(fetch("minilm")), text)
     text = re.sub(r"/srv/models/[\w.\-]+\.gguf", lambda _: str(model), text)
     return text.replace("/var/lib", str(scratch))
+
+
+@contextmanager
+def hub_of_pages(page: Path, model: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """While a page runs that names models of the hub."""
+    names = {HubReference.parse(name) for text, _ in runnable(page) for name in re.findall(r'"(hf:[^"]+)"', text)}
+    if not names:
+        yield
+        return
+    with FakeHub().running() as hub:
+        hub.patch(monkeypatch, scratch / "hub")
+        for name in names:
+            hub.add(name.repo, {f"{name.name}.gguf": model.read_bytes()})
+        yield
 
 
 async def run(text: str, name: str, line: int, namespace: dict[str, Any]) -> None:
@@ -81,8 +99,9 @@ async def test_the_snippets_of_a_page_run_in_order(page: Path, tmp_path: Path, m
     model = fetch("smollm2")
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "snippet"}
-    for text, line in runnable(page):
-        await run(localized(text, model, tmp_path), label(page), line, namespace)
+    with hub_of_pages(page, model, tmp_path, monkeypatch):
+        for text, line in runnable(page):
+            await run(localized(text, model, tmp_path), label(page), line, namespace)
 
 
 def test_few_snippets_are_not_run_and_each_says_why() -> None:

@@ -54,17 +54,23 @@ def test_a_directory_names_the_files_in_it(tmp_path: Path) -> None:
 
 def test_an_address_is_no_path() -> None:
     """It was made absolute before, as the path that it looked like."""
-    assert "Nothing is downloaded here" in at_path("/srv/https:/hub.example/model.gguf")
-    assert "Nothing is downloaded here" in at_path("/srv/hf:/org/model.gguf")
-    assert "Nothing is downloaded here" in at_path("/srv/hf.co/org/model:Q4_K_M")
+    assert "this is an address; a path of a GGUF file is expected, or a model of the Hugging Face hub" in at_path(
+        "/srv/https:/hub.example/model.gguf"
+    )
+    assert "this is an address; a path of a GGUF file is expected, or a model of the Hugging Face hub" in at_path(
+        "/srv/hf:/org/model.gguf"
+    )
+    assert "this is an address; a path of a GGUF file is expected, or a model of the Hugging Face hub" in at_path(
+        "/srv/hf.co/org/model:Q4_K_M"
+    )
     assert "not an address: '/models/a.gguf'" in at_path("/srv/file:/models/a.gguf")
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("org/model-GGUF", "there is no directory {0}/org; a path of a GGUF file is expected, nothing is downloaded"),
-        ("llama3.2:1b", "nothing is downloaded here"), ("no/such/m.gguf", "there is no directory {0}/no"),
+        ("org/model-GGUF", "there is no directory {0}/org; a path of a GGUF file is expected, or a model"),
+        ("llama3.2:1b", "as hf:owner/repo:Q4_K_M"), ("no/such/m.gguf", "there is no directory {0}/no"),
         ("smol.Q4_1.gguf", "there is Smol.Q4_1.gguf"), ("Smol.Q4_0.gguf", "there is Smol.Q4_1.gguf"),
         (" m.gguf", "a blank or a quote"), ('"m.gguf"', "a blank or a quote"), ("m.gguf\n", "a blank or a quote"),
         ("$HOME/m.gguf", "os.path.expandvars"), ("%APPDATA%/m.gguf", "os.path.expandvars"), ("*.gguf", "glob.glob"),

@@ -20,12 +20,16 @@ LEAVES = {"options", "errors", "results", "chat", "watch.log", "watch.spans", "w
 # Room (or file at the top of the package) -> what it may import apart from itself. "" is the package itself: the
 # public names. Three files of `watch` are leaves: all rooms write through `log`, and calls make spans by the others.
 ARROWS: dict[str, set[str]] = {
-    "": {"runtime", "model_file", "tree", "handle", "cache", "actors"} | LEAVES,
-    "serve": {"", "watch.log", "watch.tracer", "gguf_bytes"},
+    "": {"runtime", "model_file", "pulling", "tree", "handle", "cache", "actors"} | LEAVES,
+    "serve": {"", "watch.log", "watch.tracer", "gguf_bytes", "mapped_files"},
     "testing": {"engine"},
-    "model_file": {"engine", "actors"} | LEAVES,
+    "model_file": {"engine", "actors", "pulling"} | LEAVES,
+    "pulling": {"hub", "actors"} | LEAVES,
+    "hub": {"errors", "results", "options", "watch.log", "mapped_files"},
+    "mapped_files": set(),
     "runtime": {
         "tree",
+        "pulling",
         "switch_interval",
         "handle",
         "model",
@@ -87,6 +91,7 @@ DOORS: dict[str, set[str]] = {
     "cache": {"messages", "client", "handle", "keys", "policy"},
     "tiers": {"messages", "registry"},
     "watch": {"log", "pressure", "spans", "tracer"},
+    "hub": set(),
     "actors": set(),
     "serve": set(),
 }

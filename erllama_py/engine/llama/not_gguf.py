@@ -14,7 +14,7 @@ from itertools import islice
 HEAD_BYTES = 512  # enough for what files begin with, and for the whole of a Git LFS pointer
 MOST_ENTRIES = 10_000  # of a directory that are looked at
 
-_NO_DOWNLOAD = "; a path of a GGUF file is expected, nothing is downloaded here"
+_EXPECTED = "a path of a GGUF file is expected, or a model of the Hugging Face hub, as hf:owner/repo:Q4_K_M"
 _CONVERT = "llama.cpp's convert_hf_to_gguf.py makes a GGUF file of it"
 _LFS = re.compile(rb"version https://git-lfs\.github\.com/spec/")
 _LFS_SIZE = re.compile(rb"^size (\d+)$", re.MULTILINE)
@@ -75,7 +75,7 @@ def _missing(path: str) -> str:
     if file := re.search(r"(?:^|/)file:/+(.*)", path):
         return f"No such file: a path is expected, not an address: '/{file[1]}'"
     if re.search(r"(^|/)(https?|hf|ollama):/?|(^|/)(hf\.co|huggingface\.co)/", path):
-        return "No such file: a path is expected, not an address. Nothing is downloaded here"
+        return f"No such file: this is an address; {_EXPECTED}"
     name, folder = os.path.basename(path), os.path.dirname(path)
     problem = "No such file or directory"
     if re.search(r"""(^|/)[\s"']|[\s"']$""", path):
@@ -88,10 +88,10 @@ def _missing(path: str) -> str:
         first = folder
         while first != os.path.dirname(first) and not os.path.isdir(os.path.dirname(first)):
             first = os.path.dirname(first)
-        return f"{problem}: there is no directory {first}" + _NO_DOWNLOAD * (not _is_gguf(name))
+        return f"{problem}: there is no directory {first}" + f"; {_EXPECTED}" * (not _is_gguf(name))
     if near := difflib.get_close_matches(name.lower(), names := _gguf_files(folder), n=1):
         return f"{problem}; there is {names[near[0]]}"
-    return problem + (_NO_DOWNLOAD if not _is_gguf(name) else "")
+    return problem + f"; {_EXPECTED}" * (not _is_gguf(name))
 
 
 def _is_gguf(name: str) -> bool:

@@ -22,20 +22,26 @@ from erllama_py.serve.cli.elsewhere import of_command, of_option
 from erllama_py.serve.cli.ending import DONE, USAGE, UsageError
 from erllama_py.serve.cli.inspect import inspect
 from erllama_py.serve.cli.key import key
+from erllama_py.serve.cli.pull import pull
 from erllama_py.serve.cli.run import run
 from erllama_py.serve.cli.serve import serve
+from erllama_py.serve.cli.shelf import ls, rm
 
 EXAMPLES = {
     "serve": "erllama serve qwen3-4b-q4_k_m.gguf --alias gpt-4o-mini --cache /var/lib/erllama",
     "run": "erllama run smollm2 --system 'You answer in one sentence.'",
     "complete": "git diff | erllama complete qwen3-4b-q4_k_m.gguf - --chat --tokens 200",
     "inspect": "erllama inspect qwen3-4b-q4_k_m.gguf --json",
+    "pull": "erllama pull hf:bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M",
+    "ls": "erllama ls --json",
+    "rm": "erllama rm hf:bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M",
     "key": "erllama key ada >> erllama.toml",
     "demo": "erllama demo --model smollm2.gguf",
 }
 CHECK = "erllama config check erllama.toml"
 COMMANDS: dict[str, Callable[..., int]] = {
-    "serve": serve, "run": run, "complete": complete, "inspect": inspect, "key": key, "demo": demo,
+    "serve": serve, "run": run, "complete": complete, "inspect": inspect, "pull": pull, "ls": ls, "rm": rm,
+    "key": key, "demo": demo,
 }  # fmt: skip
 CODES = "Exit codes: 0 done; 1 an error; 2 a wrong command line; 130 interrupted; 141 what reads the output has gone."
 

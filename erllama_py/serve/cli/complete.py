@@ -49,7 +49,8 @@ def complete(
     Parameters
     ----------
     model
-        A GGUF file, or the name of a small model that can be fetched: smollm2, gemma3.
+        A GGUF file; a model of the Hugging Face hub, as hf:owner/repo:Q4_K_M; or the name of a small model that can
+        be fetched: smollm2, gemma3.
     prompt
         The text; without it, or as -, it is read from the standard input.
     chat

@@ -9,9 +9,10 @@ import psutil
 from rich.markup import escape
 
 from erllama_py.serve.cli import screen
+from erllama_py.serve.cli.downloads import pulled
 from erllama_py.serve.cli.ending import DONE
 from erllama_py.serve.cli.serve import with_cache
-from erllama_py.serve.config import Config, ConfigError, SizedModel, check_allowed, read_config, sized
+from erllama_py.serve.config import Config, ConfigError, SizedModel, check_allowed, read_config, sized, with_pulled
 from erllama_py.serve.running.listening import check_listening
 
 
@@ -44,6 +45,7 @@ def check(file: Path, /, *, json: bool = False) -> int:
         raise ConfigError(str(file), "models", "there is no model to serve")
     check_allowed(config)
     check_listening(config.server, config.access)
+    config = with_pulled(config, lambda reference: pulled(reference, offline=True).path)
     config = with_cache(config, given_cache=None)
     models = [_checked(one) for one in sized(config)]
     if json:

@@ -17,7 +17,8 @@ _OPTIONS = {
     "--alias": "a served-model-name name id",
     "--log-level": "log-verbosity v verbose verbosity loglevel",
     "the model stands by itself: erllama COMMAND model.gguf": "m model model-path f file path",
-    "nothing is downloaded but smollm2, gemma3 and minilm: give the path of a GGUF file": "hf hf-repo hf-file url",
+    "a model of the hub stands where a file does: hf:owner/repo:Q4_K_M": "hf hfr hf-repo hff hf-file repo-id",
+    "only models of the hub are downloaded: hf:owner/repo:Q4_K_M": "url model-url mu",
     "keys stand in the configuration file: erllama key NAME >> erllama.toml": "api-key api-keys key token",
     "requests say it, each for itself": "temp temperature top-p top-k n-predict max-tokens seed repeat-penalty tokens",
     "it stands in the configuration file, under the model's context_opts": """
@@ -32,10 +33,11 @@ _COMMANDS = {
     "erllama inspect MODEL": "show info describe metadata",
     "erllama --help": "help",
     "erllama --version": "version",
-    "a model is a GGUF file; smollm2, gemma3 and minilm are fetched where they are named": """
-        pull push fetch download get install create add cp rm remove
-    """,
-    "a model is a GGUF file; a server has what it serves at /v1/models": "list ls ps models stop",
+    "erllama pull hf:owner/repo:Q4_K_M": "fetch download get install add update",
+    "erllama rm NAME": "remove delete uninstall",
+    "erllama ls": "list models",
+    "a model is a GGUF file, as it is": "push create cp",
+    "a server has what it serves at /v1/models": "ps stop",
     "a server embeds: POST /v1/embeddings": "embed embeddings embedding",
 }
 COMMANDS = {name: said for said, names in _COMMANDS.items() for name in names.split()}

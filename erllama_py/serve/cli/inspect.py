@@ -30,7 +30,8 @@ def inspect(
     Parameters
     ----------
     model
-        A GGUF file, or the name of a small model that can be fetched: smollm2, gemma3, minilm.
+        A GGUF file; a model of the Hugging Face hub, as hf:owner/repo:Q4_K_M; or the name of a small model that can
+        be fetched: smollm2, gemma3, minilm.
     sequences
         Sequences of those contexts: as many clients as are answered side by side.
     metadata

@@ -11,9 +11,10 @@ import msgspec
 from cyclopts import Parameter
 
 import erllama_py as erllama
+from erllama_py.serve.cli.downloads import pulled
 from erllama_py.serve.cli.ending import UsageError
 from erllama_py.serve.cli.screen import fetching, loading
-from erllama_py.serve.config import Config, ServedModel, name_of, with_sizes
+from erllama_py.serve.config import Config, ServedModel, is_of_hub, name_of, with_sizes
 from erllama_py.serve.models import MODELS, fetch
 
 TIER = "cache"  # the name of the tier that --cache makes
@@ -29,16 +30,20 @@ Seed = Annotated[int | None, Parameter(allow_leading_hyphen=True)]
 
 
 def find_model(given: str) -> Path:
-    """The file that a command line means: a path, or one of the small models that can be fetched, by its name.
+    """The file that a command line means: a path, a model of the hub (`hf:…`), or one of the small models that can be
+    fetched, by its name.
 
-    Raises `ModelFetchError`, `UsageError`.
+    Raises `ModelFetchError`, `PullError`, `UsageError`.
     """
+    if is_of_hub(given):
+        return Path(pulled(given).path)
     if is_fetched(given):
         with fetching(given) as show:
             return fetch(given, progress=show)
     path = Path(given).expanduser().absolute()
     if "." not in given and "/" not in given and not path.exists():
-        raise UsageError(f"there is no file {given!r}; models that are fetched are {', '.join(MODELS)}")
+        others = f"models that are fetched are {', '.join(MODELS)}, those of the hub hf:owner/repo:Q4_K_M"
+        raise UsageError(f"there is no file {given!r}; {others}")
     return path
 
 

@@ -39,7 +39,8 @@ def run(
     Parameters
     ----------
     model
-        A GGUF file, or the name of a small model that can be fetched: smollm2.
+        A GGUF file; a model of the Hugging Face hub, as hf:owner/repo:Q4_K_M; or the name of a small model that can
+        be fetched: smollm2.
     system
         What the model is to be.
     tokens

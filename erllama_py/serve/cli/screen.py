@@ -17,7 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 import erllama_py as erllama
 
-STAGES = {"hash": "hashing the file", "weights": "loading weights"}
+STAGES = {"download": "downloading", "hash": "hashing the file", "weights": "loading weights"}
 
 
 def out() -> Console:

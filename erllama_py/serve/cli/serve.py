@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 import erllama_py as erllama
 from erllama_py.serve.cli import screen
+from erllama_py.serve.cli.downloads import pulled
 from erllama_py.serve.cli.ending import UsageError
 from erllama_py.serve.cli.model_options import (
     TIER,
@@ -21,7 +22,16 @@ from erllama_py.serve.cli.model_options import (
     model_from,
     weights_options,
 )
-from erllama_py.serve.config import Config, ServedModel, check_allowed, check_names, read_config, sized
+from erllama_py.serve.config import (
+    Config,
+    ServedModel,
+    check_allowed,
+    check_names,
+    is_of_hub,
+    read_config,
+    sized,
+    with_pulled,
+)
 from erllama_py.serve.config.sizing import disk_quota
 from erllama_py.serve.models import default_home
 
@@ -40,7 +50,8 @@ def serve(
     Parameters
     ----------
     models
-        GGUF files, or names of small models that can be fetched: smollm2, gemma3, minilm.
+        GGUF files; models of the Hugging Face hub, as hf:owner/repo:Q4_K_M; or names of small models that can be
+        fetched: smollm2, gemma3, minilm.
     alias
         Another name for the model, such as one that a client insists on; can be repeated. Of several models,
         NAME=MODEL says which is meant, by its name or file.
@@ -84,6 +95,7 @@ def serve(
     from erllama_py.serve.cli.hosting import host as run_server  # starlette and uvicorn are for this command alone
 
     settled = with_cache(with_responses(settled, given_cache=cache), given_cache=cache)
+    settled = with_pulled(settled, lambda reference: pulled(reference).path)
     chosen = sized(settled)
     sized_models = tuple(one.model for one in chosen)
     return run_server(msgspec.structs.replace(settled, models=sized_models), chosen, style=log, level=log_level)
@@ -108,9 +120,9 @@ def settle(
 
 
 def _named(given: str) -> ServedModel:
-    """A model of the command line. One that was fetched is known by its short name too."""
+    """A model of the command line. One that was fetched or pulled is known by the name that it was given by, too."""
     model = model_from(find_model(given))
-    return msgspec.structs.replace(model, aliases=(given,)) if is_fetched(given) else model
+    return msgspec.structs.replace(model, aliases=(given,)) if is_fetched(given) or is_of_hub(given) else model
 
 
 def _in_tier(model: ServedModel, config: Config, tier: str | None) -> ServedModel:

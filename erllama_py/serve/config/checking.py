@@ -14,6 +14,7 @@ import msgspec
 import erllama_py as erllama
 from erllama_py.serve.access import AccessOpts, check_keys
 from erllama_py.serve.config.errors import ConfigError
+from erllama_py.serve.config.of_hub import is_of_hub
 from erllama_py.serve.config.reading import read_tables
 from erllama_py.serve.config.tables import Config, ModelTable, RuntimeTable, ServedModel, Tables
 from erllama_py.serve.core.settings import ListenOpts
@@ -95,7 +96,7 @@ def check_model(
     own = erllama.parse_options(table, ModelTable, place)
     options = {name: value for name, value in table.items() if name not in _OWN}
     if own.path is not None:
-        options["model_path"] = _absolute(own.path, folder, f"{place}.path")
+        options["model_path"] = _file_or_reference(own.path, folder, f"{place}.path")
     elif own.backend == "llama":
         raise erllama.InvalidOption(f"{place}.path", "a model needs the path of its GGUF file")
     name = own.name or (name_of(options["model_path"]) if own.path else own.backend)
@@ -107,7 +108,9 @@ def check_model(
 
 
 def name_of(path: str) -> str:
-    """What a model is called by its file, unless it is given a name."""
+    """What a model is called by its file, or by its name on the hub, unless it is given a name."""
+    if is_of_hub(path):
+        return erllama.HubReference.parse(path).name
     return _PART.sub("", Path(path).name.removesuffix(".gguf")) or "model"
 
 
@@ -161,6 +164,16 @@ def _check_tiers(tables: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[
         if (other := roots.setdefault(str(tier.root), place)) != place:
             raise erllama.InvalidOption(f"{place}.root", f"{other} lies in this directory: each tier needs its own")
     return tiers
+
+
+def _file_or_reference(path: str, folder: Path, place: str) -> str:
+    """The absolute path of a file, or a model of the hub. Raises `InvalidOption`."""
+    if not is_of_hub(path):
+        return _absolute(path, folder, place)
+    try:
+        return str(erllama.HubReference.parse(path))
+    except erllama.InvalidOption as error:
+        raise erllama.InvalidOption(place, error.problem) from None
 
 
 def _absolute(path: str, folder: Path, place: str) -> str:

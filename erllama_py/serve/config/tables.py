@@ -54,7 +54,8 @@ class ModelTable(erllama.ModelConfig, frozen=True, kw_only=True, forbid_unknown_
     """One of `[[models]]`: these, and every option of `ModelConfig`, whose `model_path` is `path` here."""
 
     path: str | None = None
-    """The GGUF file, from the folder of the configuration file; of a model in several files, the first."""
+    """The GGUF file, from the folder of the configuration file; of a model in several files, the first. Or a model of
+    the Hugging Face hub, as `"hf:owner/repo:Q4_K_M"`."""
     name: Name | None = None
     """What requests call it; the name of its file without `.gguf` where it is not given."""
     aliases: tuple[Name, ...] = ()

@@ -1,0 +1,96 @@
+"""All models that were pulled: listed, and removed through huggingface_hub's own deletion. Blocks.
+
+A file that another revision, or another tool's, shares keeps its bytes: the library deletes a blob with its last link.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from erllama_py.errors import ModelInUse, NotPulled
+from erllama_py.hub.border import library, translated
+from erllama_py.hub.cache_folder import CacheFolder
+from erllama_py.hub.choosing import meant
+from erllama_py.hub.naming import models_of
+from erllama_py.hub.pulling import described
+from erllama_py.mapped_files import mapped_by
+from erllama_py.options.hub_reference import HubReference
+from erllama_py.results import PulledModel
+
+
+def list_all() -> list[PulledModel]:
+    """Every pulled model, by name; of one that several revisions share, the newest."""
+    hub = library("the models of the hub")
+    root = Path(hub.constants.HF_HUB_CACHE).expanduser()
+    found: list[PulledModel] = []
+    with suppress(OSError):
+        for folder in sorted(root.glob("models--*--*")):
+            found += _of_repo(folder)
+    return sorted(found, key=lambda one: one.reference.lower())
+
+
+def remove(reference: HubReference) -> int:
+    """Remove a model; how many bytes that frees. Raises `NotPulled`, `ModelInUse`."""
+    hub = library(reference)
+    with translated(reference):
+        folder = CacheFolder(hub.constants.HF_HUB_CACHE, reference.repo)
+        places = {place for one in _meant(folder, reference) for place in one}
+        if pids := mapped_by({os.path.realpath(place) for place in places}):
+            raise ModelInUse(str(reference), tuple(pids))
+        return _delete(hub, folder, places)
+
+
+def _of_repo(path: Path) -> Iterator[PulledModel]:
+    """The models of one repository: those of its main branch, then what other revisions have beside them."""
+    owner, _, name = path.name.removeprefix("models--").partition("--")
+    folder = CacheFolder(path.parent, f"{owner}/{name}")
+    known: set[tuple[str, ...]] = set()
+    for number, commit in enumerate(folder.commits(None)):
+        models = [model for model in models_of(folder.files(commit)) if not model.missing]
+        for model in models:
+            bytes_of = tuple(os.path.realpath(folder.linked(commit, file.path)) for file in model.files)
+            if bytes_of not in known:
+                known.add(bytes_of)
+                yield described(folder, commit, model, models, None if number == 0 else commit)
+
+
+def _meant(folder: CacheFolder, reference: HubReference) -> list[list[Path]]:
+    """The places of the model that is meant, in each revision that it may be of. Raises `NotPulled`."""
+    found: list[list[Path]] = []
+    named = reference.quant is not None or reference.file is not None
+    for commit in folder.commits(reference.revision):
+        models = models_of(folder.files(commit))
+        models = list(meant(reference, models)) if named else models
+        if len(models) > 1:
+            raise _not_pulled(folder, reference, "several are pulled")
+        found += [[folder.linked(commit, file.path) for file in model.files] for model in models]
+    if not found:
+        raise _not_pulled(folder, reference, "it is not pulled")
+    return found
+
+
+def _not_pulled(folder: CacheFolder, reference: HubReference, problem: str) -> NotPulled:
+    there = tuple(one.reference for one in _of_repo(folder.path))
+    return NotPulled(str(reference), f"{problem}; there is {', '.join(there)}" if there else problem, there)
+
+
+def _delete(hub: ModuleType, folder: CacheFolder, places: set[Path]) -> int:
+    """Delete files of a repository, and what has nothing left in it."""
+    cache = hub.scan_cache_dir(folder.path.parent)
+    repo: Any = next((one for one in cache.repos if one.repo_path.name == folder.path.name), None)
+    if repo is None:
+        raise OSError(f"huggingface_hub cannot read {folder.path}")
+    files = {file for revision in repo.revisions for file in revision.files if file.file_path in places}
+    emptied = [one.commit_hash for one in repo.revisions if one.files <= files]
+    kept = [file for one in repo.revisions if one.commit_hash not in emptied for file in one.files]
+    strategies = [cache.delete_files(*(files & set(kept)))] if files & set(kept) else []
+    if emptied:
+        strategies.append(cache.delete_revisions(*emptied))
+    for strategy in strategies:
+        strategy.execute()
+    return sum(strategy.expected_freed_size for strategy in strategies)

@@ -1,0 +1,136 @@
+"""`erllama ls` and `erllama rm`: the models that were pulled and fetched, and their removal."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import time
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+from rich.markup import escape
+
+import erllama_py as erllama
+from erllama_py.serve.cli import screen
+from erllama_py.serve.cli.downloads import reference_of
+from erllama_py.serve.cli.ending import DONE, UsageError
+from erllama_py.serve.models import MODELS, fetched, unfetch
+
+
+class Shelved(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that is on this machine, as `--json` tells of it."""
+
+    name: str
+    size: int
+    """Bytes of its files."""
+    quant: str | None
+    last_used: float | None
+    """Seconds since 1970."""
+    path: str
+    """Its GGUF file, the first of several."""
+
+
+class Removed(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that was removed, as `--json` tells of it."""
+
+    name: str
+    freed: int
+    """Bytes of the disk that are free again."""
+
+
+def ls(*, json: bool = False) -> int:
+    """List the models on this machine that were pulled from the hub, by whatever tool, or fetched.
+
+    Parameters
+    ----------
+    json
+        Print them as JSON.
+    """
+    models = shelved()
+    if json:
+        screen.print_json(models)
+    elif models:
+        _show(models)
+    else:
+        screen.note("there is no model yet: erllama pull hf:owner/repo:Q4_K_M")
+    return DONE
+
+
+def rm(
+    *names: str, yes: Annotated[bool, Parameter(alias="-y")] = False, json: bool = False,
+) -> int:  # fmt: skip
+    """Remove models from this machine, and say how many bytes that frees.
+
+    Bytes that another revision shares stay, and a model that a process has in its memory is refused.
+
+    Parameters
+    ----------
+    names
+        As erllama ls shows them.
+    yes
+        Do not ask first.
+    json
+        Print what was removed as JSON.
+    """
+    if not names:
+        raise UsageError("name a model, as erllama ls shows it; see: erllama rm --help")
+    unknown = [name for name in names if name not in MODELS and not name.lower().startswith("hf:")]
+    if unknown:
+        raise UsageError(f"{unknown[0]!r} is no name of a model; erllama ls shows them")
+    if not yes and not _agreed(names):
+        return DONE
+    removed = [_removed(name) for name in names]
+    if json:
+        screen.print_json(removed)
+    else:
+        for one in removed:
+            print(f"{one.name}: {screen.amount(one.freed)} freed", flush=True)
+    return DONE
+
+
+def shelved() -> list[Shelved]:
+    """All of them: those of the hub, then those that were fetched."""
+    try:
+        pulled = asyncio.run(erllama.list_pulled())
+    except erllama.PullError as error:  # without the extra there may be fetched ones
+        screen.note(f"models of the hub are not listed: {error.problem}")
+        pulled = []
+    listed = [
+        Shelved(name=one.reference, size=one.size, quant=one.quant, last_used=one.last_used, path=one.path)
+        for one in pulled
+    ]
+    for name, path in fetched().items():
+        found, quant = path.stat(), re.split(r"[.-]", path.stem)[-1].upper()
+        listed.append(Shelved(name=name, size=found.st_size, quant=quant, last_used=found.st_atime, path=str(path)))
+    return listed
+
+
+def _show(models: list[Shelved]) -> None:
+    """A line for each, in columns; the path is the last, so that it can be of any length."""
+    rows = [("name", "size", "quant", "last used", "file")]
+    rows += [(one.name, screen.amount(one.size), one.quant or "–", date_of(one.last_used), one.path) for one in models]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    console = screen.out()
+    for number, row in enumerate(rows):
+        line = "  ".join(text.ljust(width) for text, width in zip(row, (*widths, 0), strict=True))
+        console.print(f"[bold]{escape(line)}[/bold]" if number == 0 else escape(screen.visible(line)))
+
+
+def date_of(seconds: float | None) -> str:
+    return "–" if seconds is None else time.strftime("%Y-%m-%d", time.localtime(seconds))
+
+
+def _agreed(names: tuple[str, ...]) -> bool:
+    """Whether the user wants them removed. Raises `UsageError` where nobody can be asked."""
+    if not sys.stdin.isatty():
+        raise UsageError("nobody can be asked here whether to remove it: say --yes")
+    answer = input(f"Remove {', '.join(names)}? [y/N] ")
+    return answer.strip().lower() in ("y", "yes")
+
+
+def _removed(name: str) -> Removed:
+    if name in MODELS:
+        return Removed(name=name, freed=unfetch(name))
+    return Removed(name=name, freed=asyncio.run(erllama.remove_pulled(reference_of(name))))
