@@ -8,6 +8,7 @@ from typing import Self
 import msgspec
 
 from erllama_py.errors import InvalidOption
+from erllama_py.options.check import PathText, absolute_path
 
 PREFIX = "hf:"
 FORMS = "hf:owner/repo, hf:owner/repo:Q4_K_M, hf:owner/repo/file.gguf, each with @revision behind the repository"
@@ -76,6 +77,11 @@ class HubReference(msgspec.Struct, frozen=True):
 def is_hub_reference(path: object) -> bool:
     """Whether a `model_path` names a model on the hub. A local file of such a name is `./hf:…`."""
     return isinstance(path, str) and path[: len(PREFIX)].lower() == PREFIX
+
+
+def settled_path(path: PathText) -> str:
+    """What `model_path` comes to: the absolute path of a file, or a model of the hub. Raises `InvalidOption`."""
+    return str(HubReference.parse(str(path))) if is_hub_reference(path) else absolute_path("model_path", path)
 
 
 def is_file_in_repo(path: str) -> bool:

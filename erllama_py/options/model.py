@@ -22,14 +22,13 @@ from erllama_py.options.check import (
     Count,
     Options,
     PathText,
-    absolute_path,
     check_utf8,
     convert,
     hex_digest,
     not_among,
     plain_path,
 )
-from erllama_py.options.hub_reference import HubReference, is_hub_reference
+from erllama_py.options.hub_reference import settled_path
 from erllama_py.options.names import given_at
 from erllama_py.options.policy import DEFAULT_POLICY, NOT_GIVEN, PolicyOpts, check_policy, filled
 from erllama_py.options.thinking import ClosingMessage, SigningKey, ThinkingMarkers, check_thinking, key_bytes
@@ -208,7 +207,7 @@ class ModelConfig(Options, frozen=True):
     backend: Literal["llama", "stub"] = "llama"
     """What runs the model: llama.cpp, or a deterministic stand-in for tests and drills."""
     model_path: PathText | None = None
-    """The GGUF file, as a str or a path object; needed by llama.cpp. Taken from the working directory at once."""
+    """The GGUF file, as a str or a path object, or a model of the hub (`"hf:owner/repo:Q4_K_M"`); needed by llama.cpp."""
     model_opts: ModelOpts = ModelOpts()
     """How the weights are loaded."""
     context_opts: ContextOpts = ContextOpts()
@@ -283,15 +282,10 @@ def parse_model_config(options: object, policy: PolicyOpts = DEFAULT_POLICY) -> 
     check_policy(config.policy)
     return msgspec.structs.replace(
         config,
-        model_path=None if config.model_path is None else _settled_path(config.model_path),
+        model_path=None if config.model_path is None else settled_path(config.model_path),
         context_opts=_resolve_context(config.context_opts),
         quant_type=None if config.quant_type is None else config.quant_type.lower(),
     )
-
-
-def _settled_path(path: PathText) -> str:
-    """Of a file its absolute path, of a model on the hub its name there. Raises `InvalidOption`."""
-    return str(HubReference.parse(str(path))) if is_hub_reference(path) else absolute_path("model_path", path)
 
 
 def _name_of_tier(given: object) -> object:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from helpers.hub import FakeHub, content
-from helpers.terminal import COMMAND, environment, on_terminal
+from helpers.terminal import COMMAND, environment
 from helpers.tiny_gguf import tiny_gguf
 
 import erllama_py as erllama
@@ -100,7 +102,6 @@ def test_a_small_model_is_pulled_by_its_name(
         ("rm model.gguf", "is no name of a model"),
         ("rm smollm2", "say --yes"),
         ("inspect hf:x/", "names no model of the hub"),
-        ("download x", "here: erllama pull hf:owner/repo:Q4_K_M"),
         ("list", "here: erllama ls"),
         ("run x.gguf --hf-repo x", "a model of the hub stands where a file does: hf:owner/repo:Q4_K_M"),
     ],
@@ -258,21 +259,34 @@ def test_two_processes_that_pull_the_same_download_it_once(full: FakeHub, cache:
     assert full.sent["T-Q4_K_M.gguf"] == len(Q4)
 
 
-@pytest.mark.slow
-def test_on_a_terminal_there_is_a_bar_and_a_removal_asks(
-    full: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+class Tty(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_there_is_a_bar(full: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of lines; it is gone at the end, and what is left says what came."""
+    full.held_after = 1_000_000
+    shown = Tty()
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setenv("TERM", "xterm")
+    full.go_on.set()
+    assert main(["pull", f"hf:{REPO}"]) == 0
+    assert f"hf:{REPO} \x1b[" in shown.getvalue()
+    assert shown.getvalue().endswith(f"hf:{REPO}:Q4_K_M: 2.4 MiB downloaded\n")
+    assert "%" not in shown.getvalue()
+
+
+@pytest.mark.parametrize(("answer", "left"), [("n", 1), ("", 1), ("maybe", 1), ("y", 0), (" YES ", 0)])
+@pytest.mark.usefixtures("home")
+def test_on_a_terminal_a_removal_asks(
+    full: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str, left: int
 ) -> None:
-    """Whatever is not yes is no."""
-    for name, value in full.environment(cache).items():
-        monkeypatch.setenv(name, value)
-    with on_terminal("pull", f"hf:{REPO}:Q8_0") as terminal:
-        terminal.wait_for(f"hf:{REPO}:Q8_0: 2.9 KiB downloaded")
-        assert terminal.process.wait(60) == 0
-    for answer, code_says in (("n", None), ("y", "2.9 KiB freed")):
-        with on_terminal("rm", f"hf:{REPO}:Q8_0") as terminal:
-            terminal.wait_for(f"Remove hf:{REPO}:Q8_0? [y/N] ")
-            terminal.type(f"{answer}\n")
-            if code_says:
-                terminal.wait_for(code_says)
-            assert terminal.process.wait(60) == 0
-        assert len(list(cache.glob("models--*"))) == (0 if code_says else 1)
+    """Whatever is not yes is no; what was asked for and not done is no error."""
+    assert main(["pull", f"hf:{REPO}:Q8_0"]) == 0
+    monkeypatch.setattr(sys, "stdin", Tty(f"{answer}\n"))
+    assert main(["rm", f"hf:{REPO}:Q8_0"]) == 0
+    assert f"Remove hf:{REPO}:Q8_0? [y/N] " in capsys.readouterr().out
+    assert len(shelf.shelved()) == left

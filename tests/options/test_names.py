@@ -88,7 +88,7 @@ def test_a_name_of_another_library_leads_to_the_option_that_it_is_here(
         (loaded, "root", "an option of a tier"), (loaded, "cache_dir", "DiskTier"),
         (loaded, "torch_dtype", "another file"), (loaded, "chat_format", "chat_template"),
         (loaded, "verbose", "logger 'erllama_py'"), (loaded, "lora_path", "merge"), (loaded, "mmproj", "text alone"),
-        (loaded, "repo_id", "nothing is downloaded"), (loaded, "keep_alive", "unload"),
+        (loaded, "repo_id", "model_path=\"hf:owner/repo:Q4_K_M\""), (loaded, "keep_alive", "unload"),
         (loaded, "cont_batching", "n_seq_max"),
         (loaded, "embedding", "model.embed"), (loaded, "id", "load_model(id, config)"),
         (loaded, "clip_model_path", "text alone"), (loaded, "dtype", "type_k"),

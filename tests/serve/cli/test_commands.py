@@ -52,7 +52,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     ("line", "said"),
     [
         ("foo", "Unknown command"),
-        ("pull smollm2", "here: a model is a GGUF file; smollm2, gemma3 and minilm are fetched"),
+        ("download smollm2", "here: erllama pull hf:owner/repo:Q4_K_M"),
         ("chat a.gguf", "here: erllama run MODEL"),
         ("help", "here: erllama --help"),
         ("serve a.gguf --ctx-size 4096", "here it is --context"),
