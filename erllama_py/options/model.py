@@ -207,7 +207,7 @@ class ModelConfig(Options, frozen=True):
     backend: Literal["llama", "stub"] = "llama"
     """What runs the model: llama.cpp, or a deterministic stand-in for tests and drills."""
     model_path: PathText | None = None
-    """The GGUF file, as a str or a path object, or a model of the hub (`"hf:owner/repo:Q4_K_M"`); needed by llama.cpp."""
+    """The GGUF file, as a str or a path object, or a model of the hub, as `"hf:owner/repo:Q4_K_M"`."""
     model_opts: ModelOpts = ModelOpts()
     """How the weights are loaded."""
     context_opts: ContextOpts = ContextOpts()
