@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import ModuleType
 
 from erllama_py.errors import HubUnreachable, InvalidOption, NoRoomToPull, NotOnHub, PullDenied, PullError
+from erllama_py.hub.retrying import AGAIN
 from erllama_py.options.hub_reference import HubReference
 
 INSTALL = 'it needs the extra: pip install "erllama-py[hub]"'
@@ -73,7 +74,7 @@ def _answered(hub: ModuleType, reference: HubReference, error: OSError) -> PullE
         return PullDenied(name, f"the hub refuses to give {repo} ({status}): {TOKEN}")
     if status == 429:
         return HubUnreachable(name, "the hub gets too many requests from here (429): wait some minutes, or log in")
-    if status >= 500:
+    if status in AGAIN or status >= 500:
         return HubUnreachable(name, f"the hub is out of order: it answers {status}")
     return PullError(name, f"the hub answers {status}")
 

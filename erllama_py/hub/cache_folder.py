@@ -53,6 +53,14 @@ class CacheFolder:
         except OSError:
             return False
 
+    def begin(self, commit: str) -> None:
+        """Make room for a revision, so that what scans the cache finds it in order while files come."""
+        (self.path / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
+
+    def partials(self) -> list[Path]:
+        """What downloads that broke off have left, or are writing."""
+        return sorted((self.path / "blobs").glob("*.incomplete"))
+
     def link(self, commit: str, file: RepoFile) -> Path:
         """Give a blob its place in a revision, and return that."""
         place, blob = self.linked(commit, file.path), self.blob(file)

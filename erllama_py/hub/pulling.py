@@ -80,6 +80,7 @@ def _bring_model(hub: ModuleType, asked: Pull, listing: Listing, model: HubModel
     log, progress = get_logger(reference=str(reference)), _Progress(asked, model)
     watch = Watch(asked.wanted, asked.pause, progress)
     downloaded = 0
+    folder.begin(listing.commit)
     for file in model.files:
         if not folder.has(listing.commit, file):
             log.info("pulling a file of the hub", file=file.path, bytes=file.size)

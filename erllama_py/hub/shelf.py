@@ -18,6 +18,7 @@ from erllama_py.hub.cache_folder import CacheFolder
 from erllama_py.hub.choosing import meant
 from erllama_py.hub.naming import models_of
 from erllama_py.hub.pulling import described
+from erllama_py.hub.transfer import LOOK
 from erllama_py.mapped_files import mapped_by
 from erllama_py.options.hub_reference import HubReference
 from erllama_py.results import PulledModel
@@ -35,14 +36,36 @@ def list_all() -> list[PulledModel]:
 
 
 def remove(reference: HubReference) -> int:
-    """Remove a model; how many bytes that frees. Raises `NotPulled`, `ModelInUse`."""
+    """Remove a model; how many bytes that frees. Of a repository as a whole what broke off goes, too.
+
+    Raises `NotPulled`, `ModelInUse`.
+    """
     hub = library(reference)
     with translated(reference):
         folder = CacheFolder(hub.constants.HF_HUB_CACHE, reference.repo)
-        places = {place for one in _meant(folder, reference) for place in one}
+        broken = [] if _names_one(reference) else folder.partials()
+        places = {place for one in _meant(folder, reference, needed=not broken) for place in one}
         if pids := mapped_by({os.path.realpath(place) for place in places}):
             raise ModelInUse(str(reference), tuple(pids))
-        return _delete(hub, folder, places)
+        freed = sum(_drop(hub, folder, partial) for partial in broken)
+        return freed + _delete(hub, folder, places)
+
+
+def _names_one(reference: HubReference) -> bool:
+    return reference.quant is not None or reference.file is not None
+
+
+def _drop(hub: ModuleType, folder: CacheFolder, partial: Path) -> int:
+    """Remove what a download has left, unless it goes on; how many bytes that frees."""
+    from filelock import Timeout
+
+    try:
+        with hub.utils.WeakFileLock(folder.locks / f"{partial.stem}.lock", timeout=LOOK):
+            size = partial.stat().st_size
+            partial.unlink()
+            return size
+    except (Timeout, FileNotFoundError):
+        return 0
 
 
 def _of_repo(path: Path) -> Iterator[PulledModel]:
@@ -59,17 +82,16 @@ def _of_repo(path: Path) -> Iterator[PulledModel]:
                 yield described(folder, commit, model, models, None if number == 0 else commit)
 
 
-def _meant(folder: CacheFolder, reference: HubReference) -> list[list[Path]]:
+def _meant(folder: CacheFolder, reference: HubReference, *, needed: bool) -> list[list[Path]]:
     """The places of the model that is meant, in each revision that it may be of. Raises `NotPulled`."""
     found: list[list[Path]] = []
-    named = reference.quant is not None or reference.file is not None
     for commit in folder.commits(reference.revision):
         models = models_of(folder.files(commit))
-        models = list(meant(reference, models)) if named else models
+        models = list(meant(reference, models)) if _names_one(reference) else models
         if len(models) > 1:
             raise _not_pulled(folder, reference, "several are pulled")
         found += [[folder.linked(commit, file.path) for file in model.files] for model in models]
-    if not found:
+    if not found and needed:
         raise _not_pulled(folder, reference, "it is not pulled")
     return found
 
@@ -83,10 +105,14 @@ def _delete(hub: ModuleType, folder: CacheFolder, places: set[Path]) -> int:
     """Delete files of a repository, and what has nothing left in it."""
     cache = hub.scan_cache_dir(folder.path.parent)
     repo: Any = next((one for one in cache.repos if one.repo_path.name == folder.path.name), None)
+    if repo is None and not places:  # a download broke off before anything was whole
+        return 0
     if repo is None:
         raise OSError(f"huggingface_hub cannot read {folder.path}")
     files = {file for revision in repo.revisions for file in revision.files if file.file_path in places}
     emptied = [one.commit_hash for one in repo.revisions if one.files <= files]
+    if len(emptied) == len(repo.revisions) and folder.partials():
+        emptied = []  # the repository would go as a whole, and with it what comes right now
     kept = [file for one in repo.revisions if one.commit_hash not in emptied for file in one.files]
     strategies = [cache.delete_files(*(files & set(kept)))] if files & set(kept) else []
     if emptied:

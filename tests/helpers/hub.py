@@ -60,6 +60,7 @@ class FakeHub:
         self.closed: dict[str, str] = {}  # repository: the code by which it is refused without a token
         self.changed: set[str] = set()  # paths whose bytes come wrong
         self.ignores_ranges = False
+        self.page: bytes | None = None  # what the API answers in place of a listing
         self.cuts: list[int] = []  # of the next answers with bytes: after how many they break off
         self.answers: list[int] = []  # the next answers with bytes are such a status instead
         self.held_after: int | None = None  # bytes after which answers wait for `go_on`
@@ -168,12 +169,13 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 large = {"sha256": sha256(data), "size": len(data), "pointerSize": 130}
                 entry = {"rfilename": path, "size": len(data), "blobId": git_sha1(data)}
                 siblings.append(entry if path in hub.in_git else {**entry, "lfs": large})
-            body = json.dumps({"id": repo, "modelId": repo, "sha": commit, "private": False, "siblings": siblings})
+            answer = {"id": repo, "modelId": repo, "sha": commit, "private": False, "siblings": siblings}
+            body = json.dumps(answer).encode() if hub.page is None else hub.page
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body.encode())))
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body.encode())
+            self.wfile.write(body)
 
         def _resolve(self, repo: str, revision: str, path: str) -> None:
             if (commit := self._commit(repo, revision)) is None:

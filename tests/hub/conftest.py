@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from helpers.hub import FakeHub
 
+from erllama_py.hub import retrying
+
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
@@ -21,3 +23,9 @@ def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     with FakeHub().running() as running:
         running.patch(monkeypatch, cache)
         yield running
+
+
+@pytest.fixture
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two tries of a download."""
+    monkeypatch.setattr(retrying, "WAITS", (0.0,) * len(retrying.WAITS))

@@ -20,7 +20,8 @@ import erllama_py as erllama
 from erllama_py.serve import models
 from erllama_py.serve.cli import main, shelf
 from erllama_py.serve.cli.downloads import Lines
-from erllama_py.serve.config import ConfigError, name_of, read_config
+from erllama_py.serve.cli.serve import named
+from erllama_py.serve.config import ConfigError, name_of, read_config, with_pulled
 from erllama_py.serve.models import MODELS
 
 REPO = "maker/Tiny-GGUF"
@@ -209,6 +210,27 @@ def test_a_model_of_the_hub_stands_where_a_file_does(
     assert main(["config", "check", str(file), "--json"]) == 0
     assert main(["inspect", "hf:maker/tiny"]) == 0
     assert len(hub.requests("cdn")) == 1
+
+
+def test_a_served_model_is_found_before_the_server_begins(tmp_path: Path) -> None:
+    """Of a stub nothing is pulled; all else of a configuration stays."""
+    file = tmp_path / "erllama.toml"
+    file.write_text(
+        '[[models]]\npath = "hf:maker/Tiny-GGUF:q8_0"\n[[models]]\npath = "a.gguf"\n'
+        '[[models]]\nname = "s"\nbackend = "stub"\npath = "hf:maker/stub"\n'
+    )
+    config, asked = read_config(file), list[str]()
+    found = with_pulled(config, lambda reference: asked.append(reference) or "/there.gguf")
+    paths = [model.options["model_path"] for model in found.models]
+    assert paths == ["/there.gguf", str(tmp_path / "a.gguf"), "hf:maker/stub"]
+    assert [model.name for model in found.models] == ["Tiny-q8_0", "a", "s"]
+    assert asked == ["hf:maker/Tiny-GGUF:q8_0"]
+
+
+def test_a_model_of_the_command_line_answers_to_its_reference(full: FakeHub) -> None:
+    """And to the name of its file."""
+    model = named(f"hf:{REPO}:q8_0")
+    assert (model.name, model.aliases) == ("T-Q8_0", (f"hf:{REPO}:q8_0",))
 
 
 def test_a_reference_in_a_file_is_checked_at_its_place(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import random
 import shutil
@@ -19,17 +20,11 @@ import erllama_py as erllama
 from erllama_py.hub import retrying
 from erllama_py.hub.partial_file import PartialFile
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_waits")]
 
 REPO = "maker/Tiny-GGUF"
 Q4, Q8 = (random.Random(number).randbytes(300_000 + number) for number in (1, 2))
 FILES = {"Tiny-Q4_K_M.gguf": Q4, "Tiny-Q8_0.gguf": Q8, "README.md": b"hello", "mmproj-Tiny-F16.gguf": b"no model"}
-
-
-@pytest.fixture(autouse=True)
-def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two tries."""
-    monkeypatch.setattr(retrying, "WAITS", (0.0,) * len(retrying.WAITS))
 
 
 async def test_a_model_is_pulled_and_then_used_without_the_hub(hub: FakeHub, cache: Path) -> None:
@@ -117,7 +112,7 @@ async def test_a_wrong_checksum_is_refused_and_removed(hub: FakeHub, cache: Path
         await erllama.pull_model(f"hf:{REPO}")
     wrong = sha256(bytes([Q4[0] ^ 1]) + Q4[1:])
     assert (refused.value.file, refused.value.expected, refused.value.found) == ("Tiny-Q4_K_M.gguf", sha256(Q4), wrong)
-    assert names_below(cache, "blobs/*") == names_below(cache, "snapshots/*") == []
+    assert names_below(cache, "blobs/*") == names_below(cache, "*.gguf") == []
     hub.changed.clear()
     assert content((await erllama.pull_model(f"hf:{REPO}")).path) == Q4
 
@@ -283,6 +278,30 @@ async def test_a_hub_that_nobody_answers_for_is_said(monkeypatch: pytest.MonkeyP
     hub.patch(monkeypatch, cache)
     hub.server.server_close()
     with pytest.raises(erllama.HubUnreachable, match=f"{hub.endpoint} cannot be reached: "):
+        await erllama.pull_model(f"hf:{REPO}")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [b"<html>", b"[]", b"{}", b'{"id": "x"}', b'{"id": "x", "sha": "main", "siblings": []}', b'{"id": 3, "sha": 4}'],
+)
+async def test_a_server_that_is_no_hub_is_said(hub: FakeHub, page: bytes) -> None:
+    """A portal of a network, or another service at this address: no error but ours."""
+    hub.add(REPO, FILES)
+    hub.page = page
+    with pytest.raises(erllama.PullError, match=f"{hub.endpoint} does not answer as the hub does"):
+        await erllama.pull_model(f"hf:{REPO}")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"size": None}, {"size": -1}, {"size": "3"}, {"lfs": {"sha256": "../x", "size": 1, "pointerSize": 1}}]
+)
+async def test_a_file_without_size_or_checksum_is_none(hub: FakeHub, wrong: dict[str, Any]) -> None:
+    """It could not be checked, and its name in the cache would be anything."""
+    commit = hub.add(REPO, FILES)
+    entry = {"rfilename": "T.gguf", "size": 3, "blobId": git_sha1(b"abc"), **wrong}
+    hub.page = json.dumps({"id": REPO, "sha": commit, "siblings": [entry]}).encode()
+    with pytest.raises(erllama.NotOnHub, match="no GGUF model"):
         await erllama.pull_model(f"hf:{REPO}")
 
 

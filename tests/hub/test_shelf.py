@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 import os
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from helpers.hub import FakeHub, content, names_below
 from huggingface_hub import constants, hf_hub_download, scan_cache_dir
 
 import erllama_py as erllama
+from erllama_py.hub import retrying
 
 pytestmark = pytest.mark.anyio
 
@@ -115,6 +117,24 @@ async def test_what_others_keep_in_a_repository_stays(hub: FakeHub, monkeypatch:
     await pull(f"hf:{REPO}:Q4_0")
     await erllama.remove_pulled(f"hf:{REPO}:Q4_0")
     assert content(config) == b"{}"
+
+
+async def test_what_broke_off_goes_with_its_repository(hub: FakeHub, cache: Path, no_waits: None) -> None:
+    """By its name as a whole: of which file it is can no longer be told. What comes right now stays."""
+    hub.add(REPO, FILES)
+    hub.cuts = [1000] + [0] * len(retrying.WAITS)
+    with pytest.raises(erllama.HubUnreachable):
+        await erllama.pull_model(f"hf:{REPO}:Q8_0")
+    assert scan_cache_dir(cache).warnings == []
+    with pytest.raises(erllama.NotPulled):
+        await erllama.remove_pulled(f"hf:{REPO}:Q8_0")
+    hub.held_after = 0
+    pulling = asyncio.ensure_future(erllama.pull_model(f"hf:{REPO}:Q4_0"))
+    await asyncio.get_running_loop().run_in_executor(None, hub.held.wait)
+    assert await erllama.remove_pulled(f"hf:{REPO}") == 1000
+    hub.go_on.set()
+    await pulling
+    assert [one.reference for one in await erllama.list_pulled()] == [f"hf:{REPO}:Q4_0"]
 
 
 async def test_what_is_not_pulled_cannot_be_removed(hub: FakeHub) -> None:

@@ -83,7 +83,7 @@ def serve(
     """
     given = read_config(config) if config is not None else Config(models=())
     settled = settle(
-        given, [_named(one) for one in models], aliases=alias, host=host, port=port, cache=cache,
+        given, [named(one) for one in models], aliases=alias, host=host, port=port, cache=cache,
         context_opts=context_options(context=context, sequences=sequences, threads=threads), gpu_layers=gpu_layers,
     )  # fmt: skip
     if insecure:
@@ -119,7 +119,7 @@ def settle(
     return msgspec.structs.replace(config, server=checked, models=tuple(_with_aliases(known, aliases)))
 
 
-def _named(given: str) -> ServedModel:
+def named(given: str) -> ServedModel:
     """A model of the command line. One that was fetched or pulled is known by the name that it was given by, too."""
     model = model_from(find_model(given))
     return msgspec.structs.replace(model, aliases=(given,)) if is_fetched(given) or is_of_hub(given) else model
