@@ -34,10 +34,11 @@ check: env  ## judge the code without running it: style, types, documents, house
 	@$(BIN)/zensical build --clean --strict
 	@$(BIN)/python -m pytest -q tests/house_rules
 
-format: env  ## lay out the code, and write the reference page
+format: env  ## lay out the code, and write the reference page and the dashboard
 	@$(BIN)/ruff check --quiet --fix
 	@$(BIN)/ruff format
 	@$(BIN)/python -m scripts.reference
+	@$(BIN)/python scripts/dashboard.py
 
 bench: env  ## run the benchmarks, one after the other, and write their tables into docs
 	@$(BIN)/python -m erllama_py.serve.models smollm2 minilm >/dev/null

@@ -36,6 +36,14 @@ def defined() -> set[str]:
     return names
 
 
+@cache
+def alerts() -> set[str]:
+    """The alerts that come with the server."""
+    return set(
+        re.findall(r"^ +- alert: (\w+)$", (TOP / "deploy" / "prometheus" / "alerts.yml").read_text(), re.MULTILINE)
+    )
+
+
 def resolves(name: str) -> bool:
     """Whether a dotted name that starts with the package leads somewhere, through modules and then attributes."""
     parts = name.split(".")
@@ -70,7 +78,7 @@ def problem(name: str) -> str | None:
     if match := re.fullmatch(r"(model_opts|context_opts|policy|stub)\.(\w+)", word):
         return None if match[2] in option_names(match[1]) else "no such option"
     if match := re.fullmatch(r"((?:[A-Z]+[a-z0-9]+){2,}|[A-Z]\w*Error)(\.\w+)*", word):
-        known = match[1] in defined() or match[1] in FOREIGN or hasattr(builtins, match[1])
+        known = match[1] in defined() | FOREIGN | alerts() or hasattr(builtins, match[1])
         return None if known else "no such class"
     return None
 
