@@ -258,6 +258,38 @@ def test_methods_are_those_that_are_known() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_websocket_has_one_span_as_long_as_it_is_open() -> None:
+    """It begins as a `GET`, whose status is that of the change of protocols; one that is refused has the refusal's."""
+
+    async def accepts(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": CANARY})
+
+    async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
+
+    async def ignore(message: Message) -> None:
+        assert message
+
+    async def nothing() -> Message:
+        return {"type": "websocket.connect"}
+
+    scope: Scope = {
+        "type": "websocket",
+        "path": f"/{CANARY}",
+        "headers": [(b"traceparent", PARENT.encode())],
+        "scheme": "ws",
+    }
+    with traced() as spans:
+        for app in (accepts, refuses):
+            await Traces(app)(dict(scope), nothing, ignore)
+    told = [(one.name, one.kind, attributes(one)["http.response.status_code"]) for one in spans.below(None)]
+    assert told == [("GET", SpanKind.SERVER, 101), ("GET", SpanKind.SERVER, 403)]
+    assert {attributes(one)["url.scheme"] for one in spans.all()} == {"ws"}
+    assert CANARY not in spans.text()
+
+
+@pytest.mark.anyio
 async def test_what_an_application_raises_is_an_error_of_its_span() -> None:
     """By its class; the span ends all the same."""
 
