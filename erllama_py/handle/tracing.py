@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
-from erllama_py.actors import Raised, Reply, Returned
+from erllama_py.actors import ActorEnded, Raised, Reply, Returned
 from erllama_py.handle.replies import Prepare
 from erllama_py.results import Completion
 from erllama_py.watch.spans import (
@@ -85,12 +85,14 @@ class RequestSpan:
         match reply.outcome:
             case Returned(value):
                 self._complete(value)
-            case Raised(error):
+            case Raised(ActorEnded() as ended):
                 try:
                     with self._translate():
-                        raise error
+                        raise ended
                 except BaseException as known:
                     self._fail(known)
+            case Raised(error):
+                self._fail(error)
 
     def _complete(self, completion: Completion) -> None:
         ended = self._elapsed()
