@@ -1,4 +1,4 @@
-"""The files of `deploy/`: a unit that systemd takes, and a Dockerfile without what its linter warns of."""
+"""The files of `deploy/`: a unit that systemd takes, a Dockerfile without what its linter warns of, a configuration."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 from helpers.project import TOP
 
+from erllama_py.serve.config import check_tables
 from erllama_py.serve.core.settings import ServerOpts
 
-UNIT, DOCKERFILE = TOP / "deploy" / "erllama.service", TOP / "deploy" / "Dockerfile"
+UNIT, DOCKERFILE, EXAMPLE = (TOP / "deploy" / name for name in ("erllama.service", "Dockerfile", "server.toml"))
 
 
 def test_the_unit_fits_the_server() -> None:
@@ -62,3 +64,26 @@ def test_the_container_fits_the_server() -> None:
         command = json.loads(found[1])
         module = command[2].replace(".", "/") + ".py" if command[1:2] == ["-m"] else "erllama_py/serve/cli/__init__.py"
         assert (TOP / module).exists()
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["as it is", "with all that is switched off"])
+def test_the_example_of_a_configuration_is_one(whole: bool) -> None:
+    """Also with the lines that are not in effect; it keeps its files where the unit lets the service write."""
+    text = EXAMPLE.read_text()
+    if whole:
+        text = re.sub(r"^#(?! |$)", "", text, flags=re.MULTILINE)
+        text = text.replace('host = "127.0.0.1"\n', "", 1)
+    config = check_tables(tomllib.loads(text), EXAMPLE)
+    assert [model.name for model in config.models][:2] == ["assistant", "embedder"]
+    assert len(config.access.keys) == (2 if whole else 0)
+    assert config.server.host == ("0.0.0.0" if whole else "127.0.0.1")
+    written = [config.runtime.home, config.server.responses_directory, getattr(config.tiers["disk"], "root", None)]
+    assert all(str(path).startswith("/var/cache/erllama") for path in written)
+    assert config.server.drain_seconds == ServerOpts().drain_seconds
+
+
+def test_the_example_lies_where_the_service_looks_for_it() -> None:
+    """The unit and the container name the same file."""
+    assert "/etc/erllama/server.toml" in EXAMPLE.read_text()
+    assert "--config /etc/erllama/server.toml" in UNIT.read_text()
+    assert '"/etc/erllama/server.toml"' in DOCKERFILE.read_text()
