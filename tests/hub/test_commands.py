@@ -220,7 +220,12 @@ def test_a_served_model_is_found_before_the_server_begins(tmp_path: Path) -> Non
         '[[models]]\nname = "s"\nbackend = "stub"\npath = "hf:maker/stub"\n'
     )
     config, asked = read_config(file), list[str]()
-    found = with_pulled(config, lambda reference: asked.append(reference) or "/there.gguf")
+
+    def pulled(reference: str) -> str:
+        asked.append(reference)
+        return "/there.gguf"
+
+    found = with_pulled(config, pulled)
     paths = [model.options["model_path"] for model in found.models]
     assert paths == ["/there.gguf", str(tmp_path / "a.gguf"), "hf:maker/stub"]
     assert [model.name for model in found.models] == ["Tiny-q8_0", "a", "s"]
