@@ -102,21 +102,21 @@ def _not_pulled(folder: CacheFolder, reference: HubReference, problem: str) -> N
 
 
 def _delete(hub: ModuleType, folder: CacheFolder, places: set[Path]) -> int:
-    """Delete files of a repository, and what has nothing left in it."""
-    cache = hub.scan_cache_dir(folder.path.parent)
-    repo: Any = next((one for one in cache.repos if one.repo_path.name == folder.path.name), None)
-    if repo is None and not places:  # a download broke off before anything was whole
-        return 0
-    if repo is None:
+    """Delete files of a repository, then what has nothing left in it; how many bytes that frees."""
+    cache, revisions = _scanned(hub, folder)
+    files = {file for revision in revisions for file in revision.files if file.file_path in places}
+    if len(files) < len(places):
         raise OSError(f"huggingface_hub cannot read {folder.path}")
-    files = {file for revision in repo.revisions for file in revision.files if file.file_path in places}
-    emptied = [one.commit_hash for one in repo.revisions if one.files <= files]
-    if len(emptied) == len(repo.revisions) and folder.partials():
-        emptied = []  # the repository would go as a whole, and with it what comes right now
-    kept = [file for one in repo.revisions if one.commit_hash not in emptied for file in one.files]
-    strategies = [cache.delete_files(*(files & set(kept)))] if files & set(kept) else []
-    if emptied:
-        strategies.append(cache.delete_revisions(*emptied))
-    for strategy in strategies:
-        strategy.execute()
-    return sum(strategy.expected_freed_size for strategy in strategies)
+    deletion = cache.delete_files(*files)
+    deletion.execute()
+    cache, revisions = _scanned(hub, folder)
+    emptied = [revision.commit_hash for revision in revisions if not revision.files]
+    if len(emptied) < len(revisions) or not folder.partials():  # else what comes right now would go with the folder
+        cache.delete_revisions(*emptied).execute()
+    return int(deletion.expected_freed_size)
+
+
+def _scanned(hub: ModuleType, folder: CacheFolder) -> tuple[Any, list[Any]]:
+    """The cache, and the revisions of one repository, as huggingface_hub sees them."""
+    cache = hub.scan_cache_dir(folder.path.parent)
+    return cache, [one for repo in cache.repos if repo.repo_path.name == folder.path.name for one in repo.revisions]

@@ -80,6 +80,10 @@ _PACKAGE = {
         from_pretrained generate complete completion embed Ollama LlamaCpp ChatLlamaCpp pipeline
         AutoModelForCausalLM AutoTokenizer connect run create stream
     """,
+    'pull_model("hf:owner/repo:Q4_K_M"); load_model takes such a name, too': """
+        pull download fetch hf_hub_download snapshot_download from_hub
+    """,
+    "list_pulled() has the models that were pulled, list_models() of a runtime those that are loaded": "list ls models",
     "`grammar` of a request takes its text": "LlamaGrammar Grammar",
     "options are keywords of each call, or `RequestOptions`": """
         SamplingParams GenerationConfig GenerateParams Options ChatOptions CompletionOptions ModelSettings

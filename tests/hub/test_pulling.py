@@ -9,11 +9,13 @@ import os
 import random
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.hub import TOKEN, FakeHub, content, git_sha1, names_below, sha256
+from helpers.terminal import run_script
 from huggingface_hub import constants, hf_hub_download, scan_cache_dir
 
 import erllama_py as erllama
@@ -45,6 +47,8 @@ async def test_it_lies_in_the_cache_as_huggingface_hub_has_it(hub: FakeHub, cach
     """Other tools find it, and it is not downloaded again by them."""
     hub.add(REPO, FILES)
     pulled = await erllama.pull_model(f"hf:{REPO}")
+    assert find_spec("hf_xet")  # which is not used: no other process could go on with what it has brought
+    assert [path for _, path, _ in hub.asked if "xet" in path] == []
     sent = hub.sent.copy()
     assert hf_hub_download(REPO, "Tiny-Q4_K_M.gguf") == pulled.path
     assert hub.sent == sent
@@ -312,6 +316,12 @@ async def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pyt
         await erllama.pull_model(f"hf:{REPO}")
     with pytest.raises(erllama.PullError, match="needs the extra"):
         await erllama.list_pulled()
+
+
+@pytest.mark.slow
+def test_the_library_is_imported_where_it_is_needed() -> None:
+    """It takes most of a second, and not everybody has it."""
+    run_script("import sys, erllama_py, erllama_py.serve.cli.pull\nassert 'huggingface_hub' not in sys.modules")
 
 
 async def test_a_cancelled_pull_stops_and_is_continued(hub: FakeHub) -> None:

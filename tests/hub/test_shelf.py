@@ -109,6 +109,21 @@ async def test_all_versions_that_a_name_may_mean_go(hub: FakeHub, cache: Path) -
     assert await erllama.list_pulled() == []
 
 
+async def test_bytes_that_two_versions_share_go_with_the_last(
+    hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where one of them has files of others left."""
+    hub.add(REPO, {"T-Q4_0.gguf": FILES["T-Q4_0.gguf"]})
+    await pull(f"hf:{REPO}:Q4_0")
+    hub.add(REPO, FILES)
+    await erllama.pull_model(f"hf:{REPO}:Q4_0", update=True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    hf_hub_download(REPO, "config.json")
+    assert await erllama.remove_pulled(f"hf:{REPO}:Q4_0") == 4000
+    assert used(cache) == len(FILES["config.json"])
+    assert len(names_below(cache, "snapshots/*")) == 1
+
+
 async def test_what_others_keep_in_a_repository_stays(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """A configuration that another tool has fetched is not ours."""
     hub.add(REPO, FILES)

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from helpers.hub import FakeHub, content, sha256
+from huggingface_hub import constants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,7 +32,7 @@ def shared_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
         yield hub
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     cuts=st.lists(st.integers(0, 60_001), max_size=8),
     answers=st.lists(st.sampled_from([408, 429, 500, 502, 503]), max_size=8),
@@ -69,6 +70,20 @@ def test_between_two_tries_it_waits_and_is_told_that_nobody_does_any_more(hub: F
     with pytest.raises(Unwanted):
         pull(asked)
     assert waited == [0.0, 1.0, 2.0]
+
+
+def test_a_hub_that_falls_silent_is_asked_again(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the time that all tools of the hub wait, for the rest alone."""
+    hub.add("o/r", {"f.gguf": DATA})
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.05)
+    hub.held_after = 32 << 10
+
+    def speak(seconds: float) -> None:
+        hub.held_after = None
+        hub.go_on.set()
+
+    assert content(pull(Pull(reference=erllama.HubReference.parse(NAME), pause=speak)).path) == DATA
+    assert [headers.get("range") for _, path, headers in hub.asked if "/cdn/" in path] == [None, "bytes=32768-"]
 
 
 @given(st.lists(st.booleans(), max_size=40))

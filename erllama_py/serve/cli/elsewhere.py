@@ -43,6 +43,13 @@ _COMMANDS = {
 COMMANDS = {name: said for said, names in _COMMANDS.items() for name in names.split()}
 
 
+def of_model(given: str) -> str:
+    """What a model of the hub is called here that is named by its page, or as other programs do; empty where nothing is
+    known."""
+    found = re.fullmatch(r"(?:(?:https?://)?(?:huggingface\.co|hf\.co)/|hf://)?([\w.-]+/[\w.-]+)(:[\w.-]+)?/?", given)
+    return f"; here it is hf:{found[1]}{found[2] or ''}" if found else ""
+
+
 def of_option(message: str, options: Collection[str]) -> str:
     """What to write in place of the option that a message calls unknown, for a command that has these `options`;
     empty where nothing is known."""

@@ -9,8 +9,10 @@ import msgspec
 import erllama_py as erllama
 from erllama_py.serve.cli import screen
 from erllama_py.serve.cli.downloads import pulled, showing
+from erllama_py.serve.cli.elsewhere import of_model
 from erllama_py.serve.cli.ending import DONE, UsageError
 from erllama_py.serve.cli.model_options import is_fetched
+from erllama_py.serve.config import is_of_hub
 from erllama_py.serve.models import MODELS, fetch, fetched
 
 
@@ -66,10 +68,9 @@ def _small(name: str, *, quiet: bool) -> Brought:
 
 
 def _of_hub(given: str, *, quiet: bool) -> Brought:
-    if not given.lower().startswith("hf:"):
-        raise UsageError(
-            f"{given!r} is neither a model of the hub, as hf:owner/repo:Q4_K_M, nor of {', '.join(MODELS)}"
-        )
+    if not is_of_hub(given) or given.startswith("hf://"):
+        known = f"neither a model of the hub, as hf:owner/repo:Q4_K_M, nor one of {', '.join(MODELS)}"
+        raise UsageError(f"{given!r} is {known}{of_model(given)}")
     model = pulled(given, quiet=quiet, update=True)
     return Brought(
         name=model.reference, path=model.path, size=model.size, downloaded=model.downloaded, revision=model.revision

@@ -16,6 +16,7 @@ import erllama_py as erllama
 from erllama_py.serve.cli import screen
 from erllama_py.serve.cli.downloads import reference_of
 from erllama_py.serve.cli.ending import DONE, UsageError
+from erllama_py.serve.config import is_of_hub
 from erllama_py.serve.models import MODELS, fetched, unfetch
 
 
@@ -76,7 +77,7 @@ def rm(
     """
     if not names:
         raise UsageError("name a model, as erllama ls shows it; see: erllama rm --help")
-    unknown = [name for name in names if name not in MODELS and not name.lower().startswith("hf:")]
+    unknown = [name for name in names if name not in MODELS and not is_of_hub(name)]
     if unknown:
         raise UsageError(f"{unknown[0]!r} is no name of a model; erllama ls shows them")
     if not yes and not _agreed(names):
