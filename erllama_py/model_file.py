@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import msgspec
@@ -48,16 +48,16 @@ def inspect_model(
     # Signals are for the main thread, and what they raise in a callback of llama.cpp is lost: Ctrl-C would do nothing.
     threads, unwanted = Threads("inspect", 1), threading.Event()
     try:
-        return threads.call(_inspect, config, context_sizes, lambda: not unwanted.is_set(), leave=unwanted.set)
+        return threads.call(_inspect, config, context_sizes, unwanted, leave=unwanted.set)
     finally:
         threads.close()
 
 
-def _inspect(config: ModelConfig, context_sizes: Sequence[int] | None, wanted: Callable[[], bool]) -> ModelFile:
+def _inspect(config: ModelConfig, context_sizes: Sequence[int] | None, unwanted: threading.Event) -> ModelFile:
     path = str(config.model_path)
     if is_hub_reference(path):
-        path = pull_now(path, wanted)
-    with inspected(path, home_folder() if config.probe else None, wanted) as found:
+        path = pull_now(path, unwanted)
+    with inspected(path, home_folder() if config.probe else None, lambda: not unwanted.is_set()) as found:
         file, model = found.file, found.model
         sizes = default_sizes(model.n_ctx_train) if context_sizes is None else context_sizes
         dialect = _dialect(found, model.chat_template)

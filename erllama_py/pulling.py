@@ -48,7 +48,7 @@ async def pull_model(
             with suppress(RuntimeError):  # the loop has closed
                 loop.call_soon_threadsafe(on_progress, progress)
 
-    asked = hub.Pull(reference=parsed, wanted=lambda: not unwanted.is_set(), pause=unwanted.wait, on_progress=report)
+    asked = _asked(parsed, unwanted, report)
     try:
         return await _on_thread(lambda: hub.pull(asked, update=update, offline=offline))
     finally:
@@ -73,9 +73,9 @@ async def remove_pulled(reference: str | HubReference) -> int:
     return await _on_thread(lambda: hub.remove(parsed))
 
 
-def pull_now(path: str, wanted: Callable[[], bool]) -> str:
-    """The file of a reference, for those who are on a thread already. It blocks."""
-    return hub.pull(hub.Pull(reference=HubReference.parse(path), wanted=wanted)).path
+def pull_now(path: str, unwanted: threading.Event) -> str:
+    """The file of a reference, for those who are on a thread already. It blocks until `unwanted` is set."""
+    return hub.pull(_asked(HubReference.parse(path), unwanted)).path
 
 
 class Pulls:
@@ -116,6 +116,15 @@ class Pulls:
         """The runtime ends."""
         for task in self._tasks:
             task.cancel()
+
+
+def _asked(
+    reference: HubReference, unwanted: threading.Event, on_progress: Callable[[PullProgress], object] | None = None
+) -> hub.Pull:
+    """A pull that ends when it is unwanted."""
+    return hub.Pull(
+        reference=reference, wanted=lambda: not unwanted.is_set(), pause=unwanted.wait, on_progress=on_progress
+    )
 
 
 def _reference(given: str | HubReference) -> HubReference:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 from helpers.hub import FakeHub
 from helpers.tiny_gguf import split_gguf, tiny_gguf
+from huggingface_hub import constants
 
 import erllama_py as erllama
 from erllama_py.engine.stub import StubBackend
@@ -150,3 +154,19 @@ def test_a_file_of_the_hub_is_inspected(tiny: FakeHub) -> None:
     assert erllama.inspect_model(NAME).architecture == "llama"
     with pytest.raises(erllama.NotOnHub):
         erllama.inspect_model("hf:maker/tiny:Q2_K")
+
+
+@pytest.mark.slow
+def test_an_inspection_that_is_interrupted_ends_its_download(tiny: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits no longer than for an answer of the hub, and asks no more."""
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1.0)
+    tiny.held_after = 4096
+
+    def interrupt() -> None:
+        tiny.held.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        erllama.inspect_model(NAME)
+    assert len(tiny.requests("cdn")) == 1
