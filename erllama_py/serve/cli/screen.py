@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 import erllama_py as erllama
+from erllama_py.serve.core.amounts import amount as amount
 
 STAGES = {"download": "downloading", "hash": "hashing the file", "weights": "loading weights"}
 
@@ -77,12 +78,3 @@ def one_line(text: str) -> str:
 def say(text: str) -> None:
     """More of a reply, at once: as it is in a pipe, and made visible on a terminal."""
     print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
-
-
-def amount(nbytes: float) -> str:
-    """A number of bytes to read: `"94 MiB"`, `"22.5 KiB"`."""
-    for unit in ("B", "KiB", "MiB"):
-        if nbytes < 1024:
-            return f"{nbytes:.0f} {unit}" if nbytes >= 100 or nbytes == int(nbytes) else f"{nbytes:.1f} {unit}"
-        nbytes /= 1024
-    return f"{nbytes:.1f} GiB"

@@ -1,0 +1,185 @@
+"""Which models are loaded next and which go first, before any memory is taken. Pure.
+
+    out ──load──► loading ──► in ──unload──► leaving ──► out
+
+Models are loaded in the order in which their oldest requests came, each as soon as there is memory for it; the memory
+that an earlier one waits for is never given to a later one. Where there is too little, models that nobody has go, the
+one that was unused longest first, and no more than are needed. Pinned ones stay.
+
+Where these do not suffice, others are needed that requests have. They go on for a turn, in which they take new requests
+too: `turn_seconds` from when the waiting one began to wait, or from when the last of them was loaded. Then they are
+held: they take no more, and go when nobody has them any more. So a model that is loaded serves all who waited for it;
+of two that do not fit together each gets its turn; and a request waits no longer than for the turns, open requests and
+loads of those before it. A model goes for the sake of a waiting request alone: there are no more swaps than requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+Where = Literal["out", "loading", "in", "leaving"]
+Why = Literal["memory", "idle", "asked", "changed"]
+
+TURN_SECONDS = 5.0  # some replies of a few hundred tokens: a swap takes a second or more
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as the plan sees it. Times are of one clock, in seconds."""
+
+    name: str
+    nbytes: int
+    where: Where = "out"
+    pinned: bool = False
+    open: int = 0
+    """Requests that have it."""
+    waits_since: float | None = None
+    """When the oldest request came that waits for it; `None`: none does."""
+    last_used: float = 0.0
+    """When a request was last given it. Not when one ended: of those that are held that would change who goes."""
+    loaded_at: float = 0.0
+    idle_since: float = 0.0
+    """When the last request ended that had it, or when it was loaded."""
+    keep_alive: float | None = None
+    """Seconds after that when it goes; `None`: not by time."""
+    asked: bool = False
+    """Whether that is because somebody asked, in place of what is configured."""
+    closing: bool = False
+    """Whether it goes as soon as nobody has it: its configuration has changed, or it is served no more."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do now."""
+
+    load: tuple[str, ...] = ()
+    unload: tuple[tuple[str, Why], ...] = ()
+    held: frozenset[str] = frozenset()
+    """Those that are to take no new request."""
+    never: tuple[str, ...] = ()
+    """Those that are waited for and do not fit beside what is pinned."""
+    wake_at: float | None = None
+    """When to look again, though nothing happens."""
+
+
+def plan(places: Sequence[Place], budget: int | None, now: float, turn_seconds: float = TURN_SECONDS) -> Plan:
+    """What to do now with `budget` bytes for all models; `None`: with no bound."""
+    made = _Making(places, budget, now, turn_seconds)
+    wanted = (one for one in places if one.where == "out" and one.waits_since is not None)
+    for one in sorted(wanted, key=_waits_since):
+        made.place(one)
+    held = made.held | {one.name for one in places if one.closing and one.where == "in"}
+    return Plan(
+        load=tuple(made.load), unload=tuple(made.unload.items()), held=held, never=tuple(made.never),
+        wake_at=min(made.times, default=None),
+    )  # fmt: skip
+
+
+def _waits_since(one: Place) -> float:
+    return one.waits_since or 0.0
+
+
+class _Making:
+    """A plan while it is made, model by model."""
+
+    def __init__(self, places: Sequence[Place], budget: int | None, now: float, turn_seconds: float) -> None:
+        self._now, self._turn, self._budget = now, turn_seconds, budget
+        used = sum(one.nbytes for one in places if one.where != "out")
+        self._free = 0 if budget is None else budget - used
+        self._coming = sum(one.nbytes for one in places if one.where == "leaving")
+        self._pinned = sum(one.nbytes for one in places if one.where != "out" and one.pinned)
+        self.load: list[str] = []
+        self.unload: dict[str, Why] = {}
+        self.held = frozenset[str]()
+        self.never: list[str] = []
+        self.times: list[float] = []
+        here = [one for one in places if one.where == "in"]
+        for one in here:
+            if (why := self._reason(one)) is not None:
+                self._let_go(one, why)
+        self._others = [one for one in here if not one.pinned and one.name not in self.unload]
+
+    def _reason(self, one: Place) -> Why | None:
+        """Why a model that is loaded goes, whoever waits."""
+        if one.open or (one.waits_since is not None and not one.closing):
+            return None
+        if one.closing:
+            return "changed"
+        if one.keep_alive is None:
+            return None
+        due = one.idle_since + one.keep_alive
+        if due <= self._now:
+            return "asked" if one.asked else "idle"
+        self.times.append(due)
+        return None
+
+    def _let_go(self, one: Place, why: Why) -> None:
+        self.unload[one.name] = why
+        self._coming += one.nbytes
+
+    def place(self, one: Place) -> None:
+        """Have one loaded, or what it needs for that."""
+        if self._budget is None or one.nbytes <= self._free:
+            self.load.append(one.name)
+            self._free -= 0 if self._budget is None else one.nbytes
+            return
+        if one.nbytes > self._budget - self._pinned:
+            self.never.append(one.name)
+            return
+        lacking = one.nbytes - self._free
+        self._free = 0  # it is this one's now, however long it takes until the rest of it comes
+        self._take(one, lacking)
+
+    def _take(self, one: Place, lacking: int) -> None:
+        """Have memory freed: what is on its way, then of models that nobody has, then of those that are held."""
+        from_coming = min(lacking, self._coming)
+        self._coming -= from_coming
+        lacking -= from_coming
+        if lacking <= 0:
+            return
+        idle = [other for other in self._others if not other.open and other.waits_since is None]
+        busy = [other for other in self._others if other.open or other.waits_since is not None]
+        chosen, missing = _fewest(_by_use(idle), lacking)
+        if missing <= 0:
+            self._claim(chosen)
+            for other in chosen:
+                self._let_go(other, "memory")
+            self._coming -= lacking
+            return
+        chosen, missing = _fewest([*_by_use(idle), *_by_use(busy)], lacking)
+        self._claim(chosen)
+        if missing > 0:  # of what is being loaded, once it is there
+            return
+        turn_ends = max([_waits_since(one), *(other.loaded_at for other in chosen if other in busy)]) + self._turn
+        if turn_ends > self._now:
+            self.times.append(turn_ends)
+            return
+        self.held |= {other.name for other in chosen}
+        for other in chosen:
+            if not other.open:
+                self._let_go(other, "memory")
+                self._coming -= other.nbytes  # it is promised
+
+    def _claim(self, chosen: Iterable[Place]) -> None:
+        names = {other.name for other in chosen}
+        self._others = [other for other in self._others if other.name not in names]
+
+
+def _by_use(places: Iterable[Place]) -> list[Place]:
+    return sorted(places, key=lambda one: (one.last_used, one.name))
+
+
+def _fewest(places: Iterable[Place], lacking: int) -> tuple[list[Place], int]:
+    """Of models the first that free so many bytes, without those that need not go; and how many bytes are missing."""
+    chosen = list[Place]()
+    for one in places:
+        if lacking <= 0:
+            break
+        chosen.append(one)
+        lacking -= one.nbytes
+    for one in list(reversed(chosen)):
+        if lacking + one.nbytes <= 0:
+            chosen.remove(one)
+            lacking += one.nbytes
+    return chosen, lacking
