@@ -11,10 +11,12 @@ the extra `serve`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from os import PathLike
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -24,12 +26,13 @@ from starlette.types import Receive, Scope, Send
 import erllama_py as erllama
 from erllama_py.serve.access import AccessOpts, Doors, KeyAccess
 from erllama_py.serve.anthropic import routes as anthropic
-from erllama_py.serve.config import Config, ServedModel, with_sizes
+from erllama_py.serve.config import Config, read_config, with_sizes
 from erllama_py.serve.core.exchange import new_id
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.served import Loaded
 from erllama_py.serve.core.service import Access, Meters, Service
 from erllama_py.serve.core.settings import ServerOpts
+from erllama_py.serve.demand import Keeper, Load, Reloading, check_fits, settle
 from erllama_py.serve.ollama import routes as ollama
 from erllama_py.serve.openai import routes as openai
 from erllama_py.serve.operations import routes as operations
@@ -40,13 +43,11 @@ from erllama_py.serve.responses.routes import store_of
 from erllama_py.serve.responses.store import Store
 from erllama_py.serve.shapes import api_of
 
-Load = Callable[[erllama.Runtime, ServedModel], Awaitable[object]]
-
 
 class App(Starlette):
-    """The application; `service` is what its requests share."""
+    """The application; `service` is what its requests share, `access` who may use it."""
 
-    def __init__(self, service: Service, doors: AccessOpts, store: Store, config: Config | None = None) -> None:
+    def __init__(self, service: Service, access: AccessOpts, store: Store) -> None:
         handlers = {404: _nothing_there, 405: _nothing_there}
         served = [
             *anthropic.routes(service), *openai.routes(service), *responses.routes(service, store),
@@ -55,11 +56,13 @@ class App(Starlette):
         super().__init__(
             routes=[*served, operations.describing(service, served)],
             exception_handlers=handlers,
-            middleware=[Middleware(Traces), Middleware(Doors, options=doors, api_of=api_of)],
+            middleware=[Middleware(Traces), Middleware(Doors, options=lambda: self.access, api_of=api_of)],
             lifespan=_lifespan,
         )
         self.service = service
-        self._config, self._store = config, store
+        self.access: AccessOpts = access
+        self._store = store
+        self._configured: tuple[Config, Keeper] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request. A slash at the end of its path is none: Litestar puts one there, and so do people."""
@@ -72,18 +75,35 @@ class App(Starlette):
         """While it serves: to be entered once, in the lifespan of a host. At its end no request is let in any more, and
         those that are open have `drain_seconds`.
 
-        An application of a configuration opens its runtime and loads its models here, by `load` where that is given:
-        requests get 503 until they are loaded. Raises what `Runtime` and `load_model` raise.
+        An application of a configuration opens its runtime here, and loads the models that are to be there from the
+        start, by `load` where that is given: requests for those get 503 until they are loaded. Raises what `Runtime`
+        and `load_model` raise, and `DoesNotFit`.
         """
-        if self._config is None:
+        if self._configured is None:
             yield
             await self._drain()
             return
+        config, keeper = self._configured
         async with self.service.runtime as runtime:
-            for model in self._config.models:
-                await (load or _load)(runtime, model)
-            yield
-            await self._drain()
+            memory = await settle(runtime, config)
+            await check_fits(config, memory)
+            try:
+                await keeper.open(memory.budget, memory.reserved, load)
+                yield
+                await self._drain()
+            finally:
+                await keeper.close()
+
+    def configure(self, config: Config, given: Given, reread: Callable[[], Config] | None) -> None:
+        """Have its models from a configuration, once, before it runs; `reread` reads it again."""
+        runtime, server = self.service.runtime, config.server
+        keeper = Keeper(runtime, config.models, server.keep_alive, server.wait_seconds)
+        self._configured = (config, keeper)
+        self.service.served = keeper
+        if reread is not None:
+            self.service.reload = Reloading(
+                runtime, keeper, config, lambda: given.over(reread()), lambda new: given.apply(self, new)
+            )
 
     async def _drain(self) -> None:
         if not self.service.open.draining:  # else whoever did it has waited as long as it wants
@@ -100,37 +120,75 @@ def create_app(
     access: AccessOpts | Access | None = None,
     meters: Meters | None = None,
     responses_directory: str | PathLike[str] | None = None,
+    reread: Callable[[], Config] | None = None,
 ) -> App:
     """The application over a runtime, which may be opened later, or of a configuration: requests get 503 until then.
 
     `aliases` are further names of models, by name; `only` are the ids of those that are served, all by default.
     Without `access` only this machine is served; a host that admits requests by itself gives an `Access` of its own. In
     `responses_directory` answers of `/v1/responses` outlive the process; without one they are kept in memory. Without
-    other `meters` requests are measured for `/metrics`. The files of models whose sizes the configuration leaves open
-    are looked at, which takes some tenths of a second each. Raises `InvalidOption`, and as `inspect_model` does.
+    other `meters` requests are measured for `/metrics`. What is given here goes before a configuration. `reread` gives
+    the configuration that is to hold from then on, where that is read again: by default what its file says. The files
+    of models whose sizes the configuration leaves open, or that share a bound of memory, are looked at, which takes
+    some tenths of a second each. Raises `InvalidOption`, and as `inspect_model` does.
     """
-    config = with_sizes(source) if isinstance(source, Config) else None
-    runtime = source if isinstance(source, erllama.Runtime) else erllama.Runtime(**source.runtime_options())
-    if config is not None:
-        settings = settings or config.server
-        aliases = {**config.aliases(), **(aliases or {})}
-        only = [model.name for model in config.models] if only is None else only
-        access = access or config.access
-        responses_directory = responses_directory or config.server.responses_directory
+    if isinstance(source, Config):
+        given = Given(settings, access, aliases or {}, None if only is None else frozenset(only))
+        config = with_sizes(given.over(source))
+        runtime = erllama.Runtime(**config.runtime_options())
+        where = responses_directory or config.server.responses_directory
+        app = _made(runtime, config.server, given.names(config), None, access or config.access, meters, where)
+        again = reread or (None if source.file is None else partial(read_config, source.file))
+        app.configure(config, given, again)
+        return app
+    return _made(source, settings or ServerOpts(), aliases or {}, only, access, meters, responses_directory)
+
+
+def _made(
+    runtime: erllama.Runtime, settings: ServerOpts, aliases: Mapping[str, str], only: Iterable[str] | None,
+    access: AccessOpts | Access | None, meters: Meters | None, responses_directory: str | PathLike[str] | None,
+) -> App:  # fmt: skip
     doors = AccessOpts() if access is None else access
     if isinstance(doors, AccessOpts):
         admission: Access = KeyAccess(doors)
     else:
         admission, doors = doors, AccessOpts(insecure=True)
     service = Service(
-        runtime, settings or ServerOpts(), aliases=aliases, served=Loaded(runtime, only), access=admission,
+        runtime, settings, aliases=aliases, served=Loaded(runtime, only), access=admission,
         meters=meters or RequestMeters(),
     )  # fmt: skip
-    return App(service, doors, store_of(service.settings, responses_directory), config)
+    return App(service, doors, store_of(settings, responses_directory))
 
 
-async def _load(runtime: erllama.Runtime, model: ServedModel) -> None:
-    await runtime.load_model(model.name, model.config)
+class Given(msgspec.Struct, frozen=True):
+    """What a program says itself: it goes before a configuration, also before one that is read again."""
+
+    settings: ServerOpts | None
+    access: AccessOpts | Access | None
+    aliases: Mapping[str, str]
+    only: frozenset[str] | None
+
+    def over(self, config: Config) -> Config:
+        """A configuration with this before it."""
+        models = tuple(one for one in config.models if self.only is None or one.name in self.only)
+        server = config.server
+        if self.settings is not None:
+            server = msgspec.structs.replace(server, **msgspec.structs.asdict(self.settings))
+        access = self.access if isinstance(self.access, AccessOpts) else config.access
+        return msgspec.structs.replace(config, models=models, server=server, access=access)
+
+    def names(self, config: Config) -> dict[str, str]:
+        """All further names of models."""
+        return {**config.aliases(), **self.aliases}
+
+    def apply(self, app: App, config: Config) -> None:
+        """Make all of a configuration hold that is not about the memory of models."""
+        service = app.service
+        service.settings, service.open.most = config.server, config.server.max_open
+        service.aliases = self.names(config)
+        if isinstance(service.access, KeyAccess):
+            service.access.change(config.access)
+            app.access = config.access
 
 
 @asynccontextmanager

@@ -108,9 +108,10 @@ SERVE_ARROWS: dict[str, set[str]] = {
     "access": {"core"},
     "operations": {"core"},
     "config": {"core", "access"},
-    "running": {"core", "access", "app"},
+    "demand": {"core", "config"},
+    "running": {"core", "access", "app", "demand"},
     "shapes": {"core", "openai", "responses", "anthropic", "ollama"},
-    "app": {"shapes", "core", "openai", "responses", "anthropic", "ollama", "access", "operations", "config"},
+    "app": {"shapes", "core", "openai", "responses", "anthropic", "ollama", "access", "operations", "config", "demand"},
 }
 
 LLAMA_CPP_IMPORTERS = {"engine/llama/native.py"}  # in a child: engine/children/bindings.py, by name

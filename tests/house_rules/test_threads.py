@@ -13,9 +13,10 @@ OUR_THREADS = PACKAGE / "actors" / "threads.py"
 BEGINS_A_THREAD = {PACKAGE / "engine" / "thread.py"}
 # One for a call, which waits for it.
 FOR_A_CALL = {PACKAGE / "stacks.py"}
-# A server's files, whose threads end with it; and a child, whose thread looks for its parent.
+# A server's files, whose threads end with it or with what they read; and a child, whose thread looks for its parent.
 BEGINS_THREADS = {
     PACKAGE / "serve" / "responses" / "directory.py",
+    PACKAGE / "serve" / "demand" / "reading.py",
     PACKAGE / "engine" / "children" / "entry.py",
     PACKAGE / "engine" / "children" / "probe_file.py",
 }

@@ -61,11 +61,24 @@ class KeyAccess:
     """See `Access`. Without keys everybody who gets this far is the one tenant. `clock` gives seconds."""
 
     def __init__(self, options: AccessOpts, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._known = dict[str, tuple[tuple[int | None, ...], Budget]]()
+        self.change(options)
+
+    def change(self, options: AccessOpts) -> None:
+        """Let in others from now on. Whose bounds are as they were has what is left of its budget. Raises
+        `InvalidOption`."""
         if (problem := check_keys(options.keys)) is not None:
             raise erllama.InvalidOption(*problem)
-        self._keys, self._clock = options.keys, clock
+        self._keys = options.keys
         self._tenants = {entry.hash: _tenant(entry, options.secret) for entry in options.keys}
-        self._budgets = {entry.name: Budget(entry, clock()) for entry in options.keys}
+        before, self._known = self._known, {}
+        for entry in options.keys:
+            bounds = (entry.requests_per_minute, entry.tokens_per_minute, entry.tokens_per_day)
+            known = before.get(entry.name)
+            kept = known[1] if known is not None and known[0] == bounds else Budget(entry, self._clock())
+            self._known[entry.name] = (bounds, kept)
+        self._budgets = {name: budget for name, (_, budget) in self._known.items()}
 
     def admit(self, connection: HTTPConnection) -> Tenant:
         """The tenant of the key that a request presents. Raises `Problem`: 401 or, beyond its budget, 429."""

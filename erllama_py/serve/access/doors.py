@@ -24,11 +24,15 @@ AGE_SECONDS = "600"  # how long a browser remembers what a page may do
 class Doors:
     """Turns away who may not ask at all: other machines where there are no keys, unknown names over loopback, pages.
 
-    `api_of` gives the shape of a refusal.
+    `options` gives those that hold now, `api_of` the shape of a refusal.
     """
 
-    def __init__(self, app: ASGIApp, options: AccessOpts, api_of: Callable[[Scope], Api]) -> None:
-        self._app, self._api_of = app, api_of
+    def __init__(self, app: ASGIApp, options: Callable[[], AccessOpts], api_of: Callable[[Scope], Api]) -> None:
+        self._app, self._api_of, self._options = app, api_of, options
+        self._read(options())
+
+    def _read(self, options: AccessOpts) -> None:
+        self._known = options
         self._local_only = not options.keys and not options.insecure
         self._checks_hosts = not options.insecure
         self._hosts = options.allowed_hosts
@@ -40,6 +44,8 @@ class Doors:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if (options := self._options()) is not self._known:
+            self._read(options)
         headers = Headers(scope=scope)
         origin = headers.get("origin")
         if (problem := self._problem(scope, headers, origin)) is not None:

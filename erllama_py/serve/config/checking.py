@@ -17,6 +17,7 @@ from erllama_py.serve.config.errors import ConfigError
 from erllama_py.serve.config.of_hub import is_of_hub
 from erllama_py.serve.config.reading import read_tables
 from erllama_py.serve.config.tables import Config, ModelTable, RuntimeTable, ServedModel, Tables
+from erllama_py.serve.core.amounts import KeepAlive, seconds_of
 from erllama_py.serve.core.settings import ListenOpts
 
 _PART = re.compile(r"-\d{5}-of-\d{5}$")  # how the files of a model in several files end
@@ -53,7 +54,7 @@ def check_tables(tables: Mapping[str, Any], file: Path) -> Config:
         check_names(models)
         return Config(
             models=tuple(models), server=server, access=access, tiers=tiers, policy=policy, pressure=pressure,
-            runtime=runtime,
+            runtime=runtime, file=file,
         )  # fmt: skip
 
 
@@ -74,6 +75,7 @@ def _check_top(tables: Mapping[str, Any]) -> None:
 def _check_server(table: Mapping[str, Any], folder: Path) -> ListenOpts:
     """Where it listens, with the paths of its files."""
     server = erllama.parse_options(table, ListenOpts, "server")
+    _check_stay(server.keep_alive, "server.keep_alive")
     paths = {name: getattr(server, name) for name in ("uds", "tls_cert", "tls_key", "responses_directory")}
     absolute = {name: _absolute(path, folder, f"server.{name}") for name, path in paths.items() if path is not None}
     return msgspec.structs.replace(server, **absolute)
@@ -104,7 +106,21 @@ def check_model(
     if policy:
         options["policy"] = {**policy, **table.get("policy", {})}
     erllama.parse_options(options, erllama.ModelConfig, place)
-    return ServedModel(name=name, options=options, aliases=own.aliases)
+    if own.keep_alive is not None:
+        _check_stay(own.keep_alive, f"{place}.keep_alive")
+        if own.pinned:
+            raise erllama.InvalidOption(f"{place}.keep_alive", "a model that is pinned always stays: leave one out")
+    return ServedModel(
+        name=name, options=options, aliases=own.aliases, load=own.load, keep_alive=own.keep_alive, pinned=own.pinned,
+        memory_bytes=own.memory_bytes,
+    )  # fmt: skip
+
+
+def _check_stay(given: KeepAlive, place: str) -> None:
+    try:
+        seconds_of(given)
+    except ValueError as error:
+        raise erllama.InvalidOption(place, str(error)) from None
 
 
 def name_of(path: str) -> str:

@@ -32,19 +32,28 @@ def sized(config: Config, *, sequences: int | None = None, available: int | None
     Raises the `ModelLoadError`s of `inspect_model`.
     """
     files = [inspected(model) for model in config.models]
-    weights = sum(file.size for file in files if file is not None)
     memory = psutil.virtual_memory().available if available is None else available
-    room = budget(memory, weights, len(files))
-    return [
-        size_model(model, file, room, sequences) for model, file in zip(config.models, files, strict=True)
-    ]  # fmt: skip
+    if config.server.memory_budget_bytes is not None:
+        memory = min(memory, config.server.memory_budget_bytes - config.reserved_bytes(memory))
+    always = [file for model, file in zip(config.models, files, strict=True) if model.load == "start"]
+    beside = sum(file.size for file in always if file is not None)
+    found = []
+    for model, file in zip(config.models, files, strict=True):
+        weights, models = beside, len(always)
+        if model.load == "demand":  # it shares the memory with those that are always there, not with others of its kind
+            weights, models = beside + (file.size if file is not None else 0), models + 1
+        found.append(size_model(model, file, budget(memory, weights, models), sequences))
+    return found
 
 
-def with_sizes(config: Config, *, sequences: int | None = None) -> Config:
-    """A configuration with every size settled, as `sized` does; it looks at no file where nothing is open."""
-    if all(_is_settled(model) for model in config.models):
+def with_sizes(config: Config, *, sequences: int | None = None, available: int | None = None) -> Config:
+    """A configuration with every size settled, as `sized` does. It looks at no file where nothing is open and memory
+    has no bound."""
+    if all(_is_settled(model) for model in config.models) and not config.is_bounded:
         return config
-    models = tuple(one.model for one in sized(config, sequences=sequences))
+    if all(model.file is not None or "model_path" not in model.options for model in config.models):
+        return config  # it was looked at
+    models = tuple(one.model for one in sized(config, sequences=sequences, available=available))
     return msgspec.structs.replace(config, models=models)
 
 
@@ -90,4 +99,5 @@ def size_model(
 
 def _with(model: ServedModel, file: erllama.ModelFile, context: Mapping[str, Any], nbytes: int) -> SizedModel:
     options = {**model.options, "context_opts": dict(context)}
-    return SizedModel(model=msgspec.structs.replace(model, options=options), file=file, context_bytes=nbytes)
+    settled = msgspec.structs.replace(model, options=options, given=model.written, file=file, context_bytes=nbytes)
+    return SizedModel(model=settled, file=file, context_bytes=nbytes)

@@ -7,17 +7,20 @@ checked. A model's options stay a mapping, so that what was not said can still g
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 from msgspec import Meta
 
 import erllama_py as erllama
 from erllama_py.serve.access import AccessOpts
+from erllama_py.serve.core.amounts import KeepAlive, seconds_of
 from erllama_py.serve.core.settings import ListenOpts
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Bytes = Annotated[int, Meta(ge=1 << 20, le=1 << 60)]
+RAM_SHARE = 10  # as `Runtime` has it: a tenth of the free memory is for the tier "ram"
 
 
 class Tables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,6 +63,16 @@ class ModelTable(erllama.ModelConfig, frozen=True, kw_only=True, forbid_unknown_
     """What requests call it; the name of its file without `.gguf` where it is not given."""
     aliases: tuple[Name, ...] = ()
     """Other names for it."""
+    load: Literal["start", "demand"] = "start"
+    """When it is loaded: before the server is ready, or at its first request."""
+    keep_alive: KeepAlive | None = None
+    """How long it stays without a request, as in `[server]`. By default as that says where `load` is `"demand"`, else
+    without end."""
+    pinned: bool = False
+    """Never unload it, neither by time nor to make room."""
+    memory_bytes: Bytes | None = None
+    """What it takes of `memory_budget_bytes` while it is loaded; by default what its file says of its weights and
+    context."""
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +82,28 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     options: dict[str, Any]
     aliases: tuple[str, ...] = ()
+    load: Literal["start", "demand"] = "start"
+    keep_alive: KeepAlive | None = None
+    pinned: bool = False
+    memory_bytes: int | None = None
+    given: dict[str, Any] | None = None
+    """Its options before sizes were settled, once they are."""
+    file: erllama.ModelFile | None = None
+    """What its file says, once that was looked at."""
+    context_bytes: int = 0
+    """What its context takes, then."""
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """Its options as they were given: what the sizes were settled to depends on the memory that was free."""
+        return self.options if self.given is None else self.given
+
+    def stays(self, default: KeepAlive) -> float | None:
+        """Seconds that it stays without a request, with the `default` of the server; `None`: without end."""
+        if self.pinned:
+            return None
+        given = default if self.keep_alive is None and self.load == "demand" else self.keep_alive
+        return None if given is None else seconds_of(given)
 
     @property
     def config(self) -> erllama.ModelConfigDict:
@@ -86,10 +121,23 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     policy: erllama.PolicyOpts | None = None
     pressure: erllama.PressureOpts | None = None
     runtime: RuntimeTable = RuntimeTable()
+    file: Path | None = None
+    """The file itself, where there is one."""
 
     def aliases(self) -> dict[str, str]:
         """The name of a model by each of its other names."""
         return {alias: model.name for model in self.models for alias in model.aliases}
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether models share a bound of memory, so that one may have to go for another."""
+        return self.server.memory_budget_bytes is not None or any(model.load == "demand" for model in self.models)
+
+    def reserved_bytes(self, free: int) -> int:
+        """What tiers in memory and buffers may take, on a machine with so many `free` bytes at the start."""
+        tiers = sum(tier.quota_bytes for tier in self.tiers.values() if tier.kind == "ram_file")
+        ram = free // RAM_SHARE if self.runtime.ram_quota_bytes is None else self.runtime.ram_quota_bytes
+        return tiers + ram + self.runtime.save_buffer_bytes
 
     def runtime_options(self) -> dict[str, Any]:
         """What `Runtime` takes."""

@@ -68,6 +68,21 @@ class ServedState(msgspec.Struct, frozen=True, kw_only=True):
     """What models take, those that are being loaded or unloaded among them."""
 
 
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """What a changed configuration has changed: names of models, and places in the file."""
+
+    added: tuple[str, ...] = ()
+    """Models that are new."""
+    removed: tuple[str, ...] = ()
+    """Models that are served no more: they go once nobody has them."""
+    replaced: tuple[str, ...] = ()
+    """Models that go once nobody has them, and come back as they are configured now."""
+    changed: tuple[str, ...] = ()
+    """What else has changed, and holds at once."""
+    needs_restart: tuple[str, ...] = ()
+    """What has changed and cannot while the server runs: it stays as it was."""
+
+
 class Lease:
     """A request's hold on a loaded model. To release it twice is to release it once."""
 
@@ -88,6 +103,9 @@ class Served(Protocol):
     def infos(self) -> Sequence[erllama.ModelInfo]:
         """What is known of each, loaded or not, whose first load is not awaited. Raises `RuntimeClosed`."""
 
+    def chat_format(self, model_id: str) -> erllama.ChatFormat | None:
+        """How a model that is not loaded writes conversations, as its file says; None where it says that itself."""
+
     def missing(self) -> Iterable[str]:
         """Ids of those that are to be there already and are not."""
 
@@ -100,8 +118,15 @@ class Served(Protocol):
     async def lease(self, model_id: str) -> Lease:
         """A hold on one of `infos`, loaded if it is not. Raises `Problem`, and what a load raises."""
 
-    def keep(self, model_id: str, seconds: float | None) -> None:
-        """Unload it after so long without a request, in place of what is configured, until it is unloaded."""
+    def keep(self, model_id: str, seconds: float | None) -> bool:
+        """Unload it after so long without a request, in place of what is configured, until it is unloaded; whether
+        that may be asked of it."""
+
+    async def load(self, model_id: str) -> None:
+        """Have it loaded. Raises `Problem`, and what a load raises."""
+
+    def unload(self, model_id: str) -> None:
+        """Have it unloaded once nobody has it. Raises `Problem`."""
 
 
 class Loaded:
@@ -114,6 +139,9 @@ class Loaded:
     def infos(self) -> list[erllama.ModelInfo]:
         """See `Served`."""
         return [one for one in self._runtime.list_models() if self._only is None or one.id in self._only]
+
+    def chat_format(self, model_id: str) -> None:
+        """See `Served`: it is loaded."""
 
     def missing(self) -> list[str]:
         """See `Served`."""
@@ -137,8 +165,22 @@ class Loaded:
         """See `Served`."""
         return Lease(model_id)
 
-    def keep(self, model_id: str, seconds: float | None) -> None:
+    def keep(self, model_id: str, seconds: float | None) -> bool:
         """Its host unloads it, or does not."""
+        return False
+
+    async def load(self, model_id: str) -> None:
+        """See `Served`."""
+        raise _of_its_host()
+
+    def unload(self, model_id: str) -> None:
+        """See `Served`."""
+        raise _of_its_host()
+
+
+def _of_its_host() -> Problem:
+    message = "models are loaded and unloaded by the program that has this server in it"
+    return Problem("forbidden", message, code="not_served")
 
 
 def being_loaded() -> Problem:

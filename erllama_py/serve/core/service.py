@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from starlette.requests import HTTPConnection
 
 import erllama_py as erllama
 from erllama_py.serve.core.problems import RETRY_SECONDS, Problem, shutting_down
-from erllama_py.serve.core.served import Loaded, Served, ServedState, being_loaded
+from erllama_py.serve.core.served import Changes, Loaded, Served, ServedState, being_loaded
 from erllama_py.serve.core.settings import ServerOpts
 
 LATEST = ":latest"
@@ -102,7 +102,7 @@ class Open:
     """The requests that are open, and whether new ones are let in."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._hurry: dict[object, Callable[[], None]] = {}
         self._changed = asyncio.Event()
         self.draining = False
@@ -115,8 +115,8 @@ class Open:
         """While a request is open; `hurry` ends it with what it has. Raises `Problem` where none is let in."""
         if self.draining:
             raise shutting_down()
-        if len(self._hurry) >= self._most:
-            message = f"{self._most} requests are open, as many as this server accepts"
+        if len(self._hurry) >= self.most:
+            message = f"{self.most} requests are open, as many as this server accepts"
             raise Problem("overloaded", message, code="too_many_requests", retry_after=RETRY_SECONDS)
         key = object()
         self._hurry[key] = hurry
@@ -174,6 +174,8 @@ class Service:
         self.access: Access = access or Everybody()
         self.meters: Meters = meters or Unmeasured()
         self.open = Open(settings.max_open)
+        self.reload: Callable[[], Awaitable[Changes]] | None = None
+        """Reads the configuration again, where there is one, and applies what has changed."""
         self.started_at = time.time()  # unix time: that of what is served, where a client asks for one
 
     def states(self) -> ServedState:

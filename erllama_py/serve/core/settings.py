@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from erllama_py.serve.core.amounts import KeepAlive
+
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
 
@@ -42,6 +44,19 @@ class ServerOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """A client that has not read from its stream for so long has gone."""
     drain_seconds: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 30.0
     """How long open requests may go on when the server is told to end; then they end with what they have."""
+    memory_budget_bytes: Positive | None = None
+    """What models, tiers in memory and buffers may take together: models that nobody uses are unloaded for others.
+    `None`: nine tenths of the memory that is free at the start, where a model is loaded on demand; else no bound."""
+    keep_alive: KeepAlive = "5m"
+    """How long a model that is loaded on demand stays without a request, unless its own `keep_alive` says: seconds, or
+    a time such as `"1h30m"`; 0: not at all; -1 or `"forever"`: without end."""
+    model_wait_seconds: Seconds = 600.0
+    """How long a request waits until its model is loaded; then it gets 503."""
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long a request waits for its model: no longer than it may take at all."""
+        return min(self.model_wait_seconds, self.deadline_seconds or self.model_wait_seconds)
 
 
 class ListenOpts(ServerOpts, frozen=True, kw_only=True, forbid_unknown_fields=True):

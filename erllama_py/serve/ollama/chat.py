@@ -13,16 +13,21 @@ from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.ollama.lines import LineWriter, Reply, chat_shape
 from erllama_py.serve.ollama.messages import conversation
 from erllama_py.serve.ollama.protocol import ChatRequest, reply_options
+from erllama_py.serve.ollama.staying import is_unload, model_of, unload
 from erllama_py.serve.ollama.thinking import thinking_options
 
 
 async def chat(exchange: Exchange) -> ASGIApp:
-    """Answer a conversation. Without messages: as soon as the model is there."""
+    """Answer a conversation. Without messages: as soon as the model is there, or, to be kept for 0 seconds, goes."""
     request = await exchange.body(ChatRequest)
     exchange.check_count(request.messages or ())
     messages = conversation(request.messages or (), exchange.service.settings)
     given = reply_options(request)
-    model = await exchange.model(request.model)
+    if not messages and is_unload(request):
+        named = unload(exchange, request)
+        reply = Reply(request.model or named, chat_shape, exchange.began, lambda completion: {})
+        return json_response(reply.unloaded())
+    model = await model_of(exchange, request)
     reply = Reply(request.model or model.id, chat_shape, exchange.began, lambda completion: {})
     if not messages:
         return await loaded(exchange, model, reply)

@@ -6,8 +6,9 @@ from typing import Any
 
 import erllama_py as erllama
 from erllama_py.serve.core.service import LATEST
+from erllama_py.serve.ollama.lines import timestamp
 
-# Models are never unloaded by time here; a date that every client can compute with.
+# Of a model that is not unloaded by time: a date that every client can compute with.
 NEVER = "2200-01-01T00:00:00+00:00"
 ALL_LAYERS = 200  # more than any model has
 
@@ -46,13 +47,17 @@ def listed(name: str, info: erllama.ModelInfo, modified: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def running(name: str, info: erllama.ModelInfo) -> dict[str, Any]:
-    """An entry of `/api/ps`. Where some layers are on a GPU, how many bytes of it that takes is not known."""
+def running(name: str, info: erllama.ModelInfo, expires_at: float | None) -> dict[str, Any]:
+    """An entry of `/api/ps`, of a model that goes at a unix time, or never.
+
+    Where some layers are on a GPU, how many bytes of it that takes is not known.
+    """
     layers = info.config.model_opts.n_gpu_layers
     on_gpu = 0 if layers == 0 else info.memory_estimate if layers < 0 or layers >= ALL_LAYERS else None
     return {
         "name": tagged(name), "model": tagged(name), "size": info.memory_estimate, "digest": info.fingerprint,
-        "details": details(info), "expires_at": NEVER, "context_length": info.context_size,
+        "details": details(info), "expires_at": NEVER if expires_at is None else timestamp(expires_at),
+        "context_length": info.context_size,
     } | ({} if on_gpu is None else {"size_vram": on_gpu})  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from erllama_py.serve.core.exchange import JSON, Exchange, json_response
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.ollama.lines import nanoseconds
 from erllama_py.serve.ollama.protocol import EmbeddingsRequest, EmbedRequest
+from erllama_py.serve.ollama.staying import model_of
 
 _encode = msgspec.json.Encoder().encode
 MOST_INPUTS = 2048  # as /v1/embeddings takes
@@ -24,7 +25,7 @@ AT_ONCE = 20_000  # numbers that are written without a look at other requests: a
 async def embed(exchange: Exchange) -> ASGIApp:
     """Vectors of length 1. Texts that are too long are cut, unless `truncate` is false."""
     request = await exchange.body(EmbedRequest)
-    model = await exchange.model(request.model)
+    model = await model_of(exchange, request)
     named = request.model or model.id
     if not request.input:
         await exchange.answer(model.tokenize(""))
@@ -44,7 +45,7 @@ async def embed(exchange: Exchange) -> ASGIApp:
 async def embeddings(exchange: Exchange) -> ASGIApp:
     """The vector of one text, at its own length."""
     request = await exchange.body(EmbeddingsRequest)
-    model = await exchange.model(request.model)
+    model = await model_of(exchange, request)
     if not request.prompt:
         await exchange.answer(model.tokenize(""))
         return json_response({"embedding": []})

@@ -14,6 +14,7 @@ from erllama_py.serve.ollama.chat import loaded
 from erllama_py.serve.ollama.lines import LineWriter, Reply, generate_shape
 from erllama_py.serve.ollama.messages import with_images
 from erllama_py.serve.ollama.protocol import GenerateRequest, reply_options
+from erllama_py.serve.ollama.staying import is_unload, model_of, unload
 from erllama_py.serve.ollama.thinking import of_prompt, thinking_options
 
 
@@ -27,11 +28,15 @@ class Prompt(msgspec.Struct, frozen=True):
 
 
 async def generate(exchange: Exchange) -> ASGIApp:
-    """Answer a prompt. Without one: as soon as the model is there."""
+    """Answer a prompt. Without one: as soon as the model is there, or, to be kept for 0 seconds, goes."""
     request = await exchange.body(GenerateRequest)
     check(request)
     given = reply_options(request)
-    model = await exchange.model(request.model)
+    if not request.prompt and not request.images and is_unload(request):
+        named = unload(exchange, request)
+        reply = Reply(request.model or named, generate_shape, exchange.began, lambda completion: {})
+        return json_response(reply.unloaded())
+    model = await model_of(exchange, request)
     text = with_images(request.prompt or "", request.images, exchange.service.settings, "images")
     prompt = await exchange.answer(_prompt(model, request, text)) if text else Prompt(text)
 

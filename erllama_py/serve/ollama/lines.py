@@ -115,6 +115,10 @@ class Reply:
         """The answer to a request that says nothing: the model is there."""
         return self._head() | self._shape("") | {"done": True, "done_reason": "load"}
 
+    def unloaded(self) -> dict[str, Any]:
+        """The answer to one that says nothing and does not keep the model: it goes."""
+        return self._head() | self._shape("") | {"done": True, "done_reason": "unload"}
+
     def _head(self) -> dict[str, Any]:
         return {"model": self._model, "created_at": timestamp()}
 

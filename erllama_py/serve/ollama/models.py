@@ -27,14 +27,17 @@ async def tags(exchange: Exchange) -> ASGIApp:
 
 
 async def ps(exchange: Exchange) -> ASGIApp:
-    """The same: all of them are in memory."""
-    return json_response({"models": [running(name, info) for name, info in exchange.models().items()]})
+    """Those that are in memory, and until when unless a request comes."""
+    states = {one.name: one for one in exchange.service.states().models if one.state == "loaded"}
+    served = [(name, info, states[info.id]) for name, info in exchange.models().items() if info.id in states]
+    return json_response({"models": [running(name, info, state.expires_at) for name, info, state in served]})
 
 
 async def show(exchange: Exchange) -> ASGIApp:
     """One model."""
     request = await exchange.body(NameRequest)
     name = request.model or request.name
-    model = await exchange.model(name)
-    form = await exchange.answer(model.chat_format())
-    return json_response(shown(name or model.id, model.info, form, timestamp(exchange.service.started_at)))
+    info = exchange.info(name)
+    if (form := exchange.service.served.chat_format(info.id)) is None:
+        form = await exchange.answer((await exchange.model(name)).chat_format())
+    return json_response(shown(name or info.id, info, form, timestamp(exchange.service.started_at)))

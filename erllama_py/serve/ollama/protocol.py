@@ -1,24 +1,22 @@
 """What Ollama's endpoints take, as structs. Source: Ollama's API reference and the types of its clients.
 
 Fields that nothing here can heed are taken and ignored: options of loading such as `num_ctx`, which are said when the
-server starts, `keep_alive`, `truncate`, and those that Ollama itself has given up.
+server starts, `truncate`, and those that Ollama itself has given up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
-from msgspec import Meta
 
+from erllama_py.serve.core.amounts import KeepAlive, seconds_of
 from erllama_py.serve.core.exchange import Api
 from erllama_py.serve.core.problems import Problem
 
 LARGEST_SEED = (1 << 32) - 1
-# Go's form of a duration, or seconds.
 Whole = int | float  # Ollama takes 128.0 where it means 128, and so do its clients
-KeepAlive = Annotated[str, Meta(pattern=r"^-?([0-9.]+(ns|us|µs|ms|s|m|h))+$|^-?[0-9.]+$")] | float
 
 # This library's options by the names that they have in a body.
 SAMPLING = {
@@ -150,6 +148,17 @@ class NameRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     name: str | None = None
     stream: bool | None = None
+
+
+def stay_of(keep_alive: KeepAlive | None) -> tuple[float | None] | None:
+    """How long a model is to stay from now on: seconds, or None for without end, in a tuple; None where a request does
+    not say. Raises `Problem`."""
+    if keep_alive is None or keep_alive == "":
+        return None
+    try:
+        return (seconds_of(keep_alive),)
+    except ValueError as error:
+        raise Problem("invalid", str(error), param="keep_alive") from None
 
 
 def reply_options(request: Replied) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Neither names a model: both are open to everybody.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
@@ -27,22 +28,25 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     """A sentence; `None` where all is well."""
     models: dict[str, int] = {}
-    """How many models there are, by what they do."""
+    """How many models there are, by what they do; `resting`: not loaded, since nobody wants them now."""
 
 
 # The worst first: phases of models, and what is said where one is in them.
 NOT_READY: Mapping[Status, tuple[frozenset[str], str]] = {
-    "failed": (frozenset({"failed"}), "crashed too often, and will not be restarted"),
+    "failed": (frozenset({"failed"}), "crashed too often, or cannot be loaded"),
     "hanging": (frozenset({"hanging"}), "computes far longer than it should"),
     "restarting": (frozenset({"restarting"}), "crashed and is being restarted"),
     "loading": (frozenset({"loading", "unloaded"}), "is being loaded"),
 }
 
 
-def readiness(phases: Mapping[str, int], missing: int, *, draining: bool) -> Health:
-    """How a server is whose runtime is open: its models by phase, those that are to come, and whether it is ending."""
+def readiness(phases: Mapping[str, int], missing: int, *, draining: bool, resting: int = 0) -> Health:
+    """How a server is whose runtime is open: its models by phase, those that are to come, and whether it is ending.
+
+    `resting` are not loaded because nobody wants them: they are in nobody's way.
+    """
     models = {**phases, **({"loading": phases.get("loading", 0) + missing} if missing else {})}
-    total = sum(models.values())
+    total = sum(models.values()) + resting
     if draining:
         return Health(status="draining", reason="the server is shutting down", models=models)
     for status, (among, what) in NOT_READY.items():
@@ -50,24 +54,24 @@ def readiness(phases: Mapping[str, int], missing: int, *, draining: bool) -> Hea
             return Health(status=status, reason=f"of {total} models, {count} {what}", models=models)
     if not total:
         return Health(status="loading", reason="no model is loaded yet")
-    return Health(status="ok", models=models)
+    return Health(status="ok", models=models | ({"resting": resting} if resting else {}))
 
 
 def health_of(service: Service) -> Health:
     """How a server is now."""
     try:
-        served = service.models()
-        missing = len({*service.missing().values()})
+        states = service.states().models
+        missing = {*service.missing().values()}
     except erllama.RuntimeFailed:
         return Health(status="failed", reason="the supervision tree gave up; the log says why")
     except erllama.ErllamaError:
         draining = service.open.draining
         reason = "the server is shutting down" if draining else "the runtime is not open"
         return Health(status="draining" if draining else "starting", reason=reason)
-    phases: dict[str, int] = {}
-    for phase in {info.id: info.phase for info in served.values()}.values():
-        phases[phase] = phases.get(phase, 0) + 1
-    return readiness(phases, missing, draining=service.open.draining)
+    there = [one.phase or "unloaded" for one in states if one.state == "loaded" and one.name not in missing]
+    failed = [one.state for one in states if one.state == "failed" and one.load == "start"]
+    resting = len({one.name for one in states} - missing) - len(there) - len(failed)
+    return readiness(Counter((*there, *failed)), len(missing), draining=service.open.draining, resting=max(0, resting))
 
 
 async def health(exchange: Exchange) -> ASGIApp:

@@ -16,9 +16,10 @@ from typing import Any
 
 import uvicorn
 
-from erllama_py.serve.app import App, Load
+from erllama_py.serve.app import App
 from erllama_py.serve.core.service import Open
 from erllama_py.serve.core.settings import ListenOpts
+from erllama_py.serve.demand import Load
 from erllama_py.serve.running.notify import Systemd
 from erllama_py.serve.running.protocol import bounded
 from erllama_py.serve.running.told import Told, unless
@@ -57,7 +58,7 @@ async def serve(
                     await _first(told.to_end.wait(), answering)
                     phase.now = "ending"
                     systemd.tell("STOPPING=1")
-                    await drain(app.service.open, told, options.drain_seconds)
+                    await drain(app.service.open, told, app.service.settings.drain_seconds)
                     server.should_exit = True
                     await answering
             finally:

@@ -1,0 +1,91 @@
+"""Loads and unloads under way, each in a task of its own: no load waits for another.
+
+They change what a holding says of where its model is, and tell the keeper, which plans again. Models are unloaded by
+`Model.unload`, which saves what they hold: what comes back is warm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import erllama_py as erllama
+from erllama_py.serve.config import ServedModel
+from erllama_py.serve.core.logs import NAME
+from erllama_py.serve.demand.backoff import pause
+from erllama_py.serve.demand.holding import Failure, Holding, Stay
+from erllama_py.serve.demand.plan import Why
+from erllama_py.watch.log import get_logger
+
+Load = Callable[[erllama.Runtime, ServedModel], Awaitable[object]]
+STUCK_SECONDS = 60.0  # until an engine that did not end is looked at again
+
+
+async def load_model(runtime: erllama.Runtime, model: ServedModel) -> None:
+    """Load a model as its configuration says."""
+    await runtime.load_model(model.name, model.config)
+
+
+class Moves:
+    """See the module. `now` is the keeper's clock, `ended` is called with a holding whose load or unload has ended."""
+
+    def __init__(self, runtime: erllama.Runtime, now: Callable[[], float], ended: Callable[[Holding], object]) -> None:
+        self._runtime, self._now, self._ended = runtime, now, ended
+        self._loading, self._unloading = set[asyncio.Task[None]](), set[asyncio.Task[None]]()
+
+    def load(self, one: Holding, how: Load) -> None:
+        """Begin to load a model."""
+        one.where = "loading"
+        self._begin(self._loading, self._load(one, how))
+
+    def unload(self, one: Holding, why: Why) -> None:
+        """Begin to unload a model."""
+        one.where = "leaving"
+        one.unloads[why] += 1
+        get_logger(NAME).info("a model goes", model=one.name, why=why)
+        self._begin(self._unloading, self._unload(one))
+
+    async def close(self) -> None:
+        """Give loads up, and wait for what ends by itself."""
+        for task in self._loading:
+            task.cancel()
+        await asyncio.gather(*self._loading, *self._unloading, return_exceptions=True)
+
+    def _begin(self, tasks: set[asyncio.Task[None]], work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    async def _load(self, one: Holding, how: Load) -> None:
+        try:
+            await how(self._runtime, one.model)
+            one.info = self._runtime.model(one.name).info
+        except Exception as error:  # whatever a load runs into
+            times = one.failure.times + 1 if one.failure is not None else 1
+            one.where, one.failure = "out", Failure(error, times, self._now() + pause(times))
+            one.failed_loads += 1
+            get_logger(NAME).error("a model could not be loaded", model=one.name, times=times, problem=str(error))
+        except BaseException:
+            one.where = "out"
+            raise
+        else:
+            one.where, one.failure = "in", None
+            one.loads += 1
+            one.loaded_at = one.last_used = one.idle_since = self._now()
+        one.wanted_since = None
+        self._ended(one)
+
+    async def _unload(self, one: Holding) -> None:
+        while True:
+            try:
+                with suppress(erllama.ModelNotLoaded):
+                    await self._runtime.model(one.name).unload()
+                break
+            except erllama.ModelStuck as error:
+                get_logger(NAME).error("a model does not let go of its memory", model=one.name, problem=str(error))
+                await asyncio.sleep(STUCK_SECONDS)
+            except erllama.ErllamaError:  # the runtime has ended, and everything with it
+                break
+        one.where, one.asked = "out", Stay(None)
+        self._ended(one)

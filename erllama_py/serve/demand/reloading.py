@@ -1,0 +1,104 @@
+"""A changed configuration, applied to a server that runs: `Reloading`.
+
+    read → compare → settle sizes → check that all fits → apply
+
+All that can go wrong is done before anything is applied: a file with an error changes nothing. No stream is ended:
+models that go, or come back as another one, do so once nobody has them. Reloads are done one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+import psutil
+
+import erllama_py as erllama
+from erllama_py.serve.config import Config, ConfigError, ServedModel, check_allowed, with_sizes
+from erllama_py.serve.core.logs import NAME
+from erllama_py.serve.core.served import Changes, being_loaded
+from erllama_py.serve.demand.changes import changes, merged
+from erllama_py.serve.demand.keeper import Keeper
+from erllama_py.serve.demand.memory import check_fits, settle
+from erllama_py.serve.demand.reading import read_aside
+from erllama_py.watch.log import get_logger
+
+
+class Reloading:
+    """See the module. `reread` reads the configuration again, in a thread: it may block. `apply` makes all of one hold
+    that is not about the memory of models."""
+
+    def __init__(
+        self, runtime: erllama.Runtime, keeper: Keeper, config: Config, reread: Callable[[], Config],
+        apply: Callable[[Config], object],
+    ) -> None:  # fmt: skip
+        self.config = config
+        self._runtime, self._keeper, self._reread, self._apply = runtime, keeper, reread, apply
+        self._one_by_one = asyncio.Lock()
+
+    async def __call__(self) -> Changes:
+        """Read the configuration again, and apply what has changed in it.
+
+        Raises `ConfigError`, `InvalidOption`, `DoesNotFit`, what `inspect_model` and `start_tier` raise, and `Problem`
+        before the models that are to be there from the start are loaded.
+        """
+        async with self._one_by_one:
+            if not self._keeper.is_ready:
+                raise being_loaded()
+            try:
+                found = await self._reload()
+            except erllama.ErllamaError as error:
+                get_logger(NAME).error("a changed configuration is not taken", problem=str(error))
+                raise
+        told = {name: list(places) for name, places in msgspec.structs.asdict(found).items() if places}
+        get_logger(NAME).info("the configuration was read again", **told)
+        return found
+
+    async def _reload(self) -> Changes:
+        read = await read_aside(self._reread)
+        check_changed(self.config, read)
+        found, new = changes(self.config, read), merged(self.config, read)
+        new = await read_aside(partial(self._sized, new, found))
+        free = psutil.virtual_memory().available + self._keeper.taken()
+        memory = await settle(self._runtime, new, free)
+        await check_fits(new, memory)
+        for name in new.tiers.keys() - self.config.tiers.keys():
+            await self._runtime.start_tier(name, new.tiers[name])
+        # In one turn of the loop: no request sees a half of it.
+        self.config = new
+        self._apply(new)
+        self._keeper.budget, self._keeper.reserved = memory.budget, memory.reserved
+        self._keeper.wait_seconds = new.server.wait_seconds
+        self._keeper.configure(new.models, new.server.keep_alive, found.replaced)
+        return found
+
+    def _sized(self, new: Config, found: Changes) -> Config:
+        """The configuration with every size settled. Models that stay have the sizes that they have; others may have
+        what is free, and what those leave that go."""
+        stays = {one.name: one for one in self.config.models if one.name not in (*found.removed, *found.replaced)}
+        models = [_as_it_was(one, stays[one.name]) if one.name in stays else one for one in new.models]
+        freed = self._keeper.taken({*found.removed, *found.replaced})
+        opened = [one for one in models if one.name not in stays or (new.is_bounded and one.file is None)]
+        free = psutil.virtual_memory().available + freed
+        chosen = with_sizes(msgspec.structs.replace(new, models=tuple(opened)), available=free)
+        settled = {one.name: one for one in chosen.models}
+        return msgspec.structs.replace(new, models=tuple(settled.get(one.name, one) for one in models))
+
+
+def check_changed(old: Config, new: Config) -> None:
+    """Raises `ConfigError` where a configuration cannot take the place of another one; `InvalidOption` for keys that
+    name models which are not there."""
+    check_allowed(new)
+    for name, tier in new.tiers.items():
+        before = old.tiers.get(name)
+        if before is not None and before.kind != tier.kind:
+            problem = f"a tier stays of its kind, {before.kind!r}, while the server runs: give the new one another name"
+            raise ConfigError(str(new.file or ""), f"tiers.{name}.kind", problem)
+
+
+def _as_it_was(now: ServedModel, before: ServedModel) -> ServedModel:
+    return msgspec.structs.replace(
+        now, options=before.options, given=before.given, file=before.file, context_bytes=before.context_bytes
+    )

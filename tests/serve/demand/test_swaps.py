@@ -1,0 +1,100 @@
+"""Models that do not fit together, in the same budget of memory."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from helpers.demand import Demanded, config, demanded, stub
+
+pytestmark = pytest.mark.anyio
+# Room for all its chats, and a speed at which it is worth it to read rows: of a model that takes no time none is.
+WIDE: dict[str, Any] = {"context_opts": {"n_ctx": 16_384, "n_seq_max": 4}, "stub": {"seconds_per_token": 0.0002}}
+POLICY = {"min_tokens": 16, "cold_min_tokens": 16, "boundary_align_tokens": 16}
+
+
+class Chat:
+    """One conversation with a model, and what its turns computed a second time."""
+
+    def __init__(self, model: str, number: int) -> None:
+        self.model, self.twice = model, 0
+        self._messages: list[dict[str, Any]] = [{"role": "system", "content": f"chat {number} of {model} " * 4}]
+        self._whole = 0
+
+    async def turn(self, at: Demanded, text: str) -> None:
+        """A question and its answer, which is not refused."""
+        self._messages.append({"role": "user", "content": text})
+        ask = {"model": self.model, "messages": self._messages, "max_tokens": 6, "temperature": 0}
+        answer = await at.client.post("/v1/chat/completions", json=ask)
+        assert answer.status_code == 200, answer.text
+        told = answer.json()
+        self._messages.append({"role": "assistant", "content": told["choices"][0]["message"]["content"]})
+        usage = told["usage"]
+        computed = usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"]
+        if self._whole:  # the last token of a reply is sampled and not computed: that is left for the next turn
+            self.twice += max(0, computed - (usage["prompt_tokens"] - self._whole) - 1)
+        self._whole = usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+async def test_200_requests_for_two_models_of_which_one_fits() -> None:
+    """None fails, the swaps are fewer than the requests, and what comes back computes nothing a second time."""
+    draw = random.Random(17)
+    models = [stub(name, cache_salt=name, policy=POLICY, **WIDE) for name in ("a", "b")]
+    chats = [Chat(model, number) for model in ("a", "b") for number in range(4)]
+    async with demanded(config(*models)) as at:
+
+        async def client(number: int) -> int:
+            mine = chats[number::4]  # one of each model
+            for turn in range(50):
+                await draw.choice(mine).turn(at, f"question {turn}?")
+            return 50
+
+        done = await asyncio.gather(*map(client, range(4)))
+        states = at.app.service.states()
+    swaps = sum(model.unloads.get("memory", 0) for model in states.models)
+    assert sum(done) == 200
+    assert 0 < swaps < 200
+    assert sum(model.loads for model in states.models) == swaps + 1
+    assert sum(chat.twice for chat in chats) == 0
+    assert all(model.failed_loads == 0 for model in states.models)
+
+
+@pytest.fixture
+async def both() -> AsyncIterator[Demanded]:
+    """Two models, one of which fits."""
+    async with demanded(config(stub("a"), stub("b"), server={"model_wait_seconds": 0.05})) as at:
+        yield at
+
+
+async def test_a_model_that_is_in_use_stays(both: Demanded) -> None:
+    """A request for the other one waits, no longer than the server says; then it may come back."""
+    lease = await both.app.service.served.lease("a")
+    refused = await both.chat("b")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_loading")
+    assert refused.headers["retry-after"]
+    assert (both.state("a").open, both.state("b").waiting) == (1, 0)
+    lease.release()
+    assert (await both.chat("b")).status_code == 200
+    assert (both.state("a").state, both.state("b").state) == ("unloaded", "loaded")
+
+
+async def test_a_pinned_model_stays() -> None:
+    """What does not fit beside it is refused at once, and the start says so before that."""
+    models = [stub("a", pinned=True), stub("b")]
+    async with demanded(config(*models)) as at:
+        assert (await at.chat("a")).status_code == 200
+        refused = await at.chat("b")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_does_not_fit")
+        assert at.state("a").state == "loaded"
+
+
+async def test_what_nobody_has_goes_and_no_more_than_needed() -> None:
+    """The one that was unused longest; not the small one that would not make enough room."""
+    async with demanded(config(stub("a", 40), stub("b", 40), stub("c", 10), stub("d", 45), room=100)) as at:
+        for name in ("a", "b", "c", "a", "d"):
+            assert (await at.chat(name)).status_code == 200
+        assert [one.state for one in at.app.service.states().models] == ["loaded", "unloaded", "loaded", "loaded"]
+        assert at.app.service.states().used_bytes == 95 << 20
