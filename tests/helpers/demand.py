@@ -23,14 +23,8 @@ FILE = Path("/nonexistent/server.toml")
 
 def stub(name: str, size: int = 60, **given: Any) -> dict[str, Any]:
     """A model that takes so many MiB, of a configuration; it is loaded on demand."""
-    context = {"n_ctx": 2048, "n_seq_max": 4}
-    return {
-        "name": name,
-        "backend": "stub",
-        "load": "demand",
-        "memory_bytes": size * MIB,
-        "context_opts": context,
-    } | given
+    found = {"name": name, "backend": "stub", "load": "demand", "memory_bytes": size * MIB}
+    return {**found, "context_opts": {"n_ctx": 2048, "n_seq_max": 4}, **given}
 
 
 def tables(*models: dict[str, Any], room: int | None = 100, server: Any = None, **others: Any) -> dict[str, Any]:

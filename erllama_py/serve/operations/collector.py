@@ -11,6 +11,7 @@ import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 import erllama_py as erllama
+from erllama_py.serve.core.served import ServedState
 from erllama_py.serve.operations import series
 from erllama_py.serve.operations.cache_names import labelled
 from erllama_py.serve.operations.histogram import Histogram
@@ -26,6 +27,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     meters: RequestMeters
     open_limit: int
     draining: bool
+    served: ServedState = ServedState(models=())
     models: tuple[tuple[erllama.ModelInfo, erllama.ModelCounters], ...] = ()
     cache: Mapping[str, float] | None = None
     tiers: tuple[erllama.TierInfo, ...] = ()
@@ -37,6 +39,7 @@ def families(reading: Reading) -> Iterator[Metric]:
     """All of `series.ALL`, with their values."""
     yield _family(series.INFO, [((erllama.__version__,), 1)])
     yield from _requests(reading)
+    yield from _served(reading.served)
     yield from _models(reading.models)
     yield from _cache(reading)
     yield from _rest(reading)
@@ -54,6 +57,23 @@ def _requests(reading: Reading) -> Iterator[Metric]:
     yield _family(series.REPLIES, meters.replies.items())
     for one, kind in ((series.PROMPT, "prompt"), (series.CACHED, "cached"), (series.GENERATED, "generated")):
         yield _family(one, (((api, name), n) for (api, name, what), n in meters.tokens.items() if what == kind))
+
+
+def _served(state: ServedState) -> Iterator[Metric]:
+    models = state.models
+    yield _family(series.SERVED, (((one.name, one.state), 1) for one in models))
+    yield _family(series.SERVED_BYTES, (((one.name,), one.memory_bytes) for one in models))
+    yield _family(series.SERVED_OPEN, (((one.name,), one.open) for one in models))
+    yield _family(series.SERVED_WAITING, (((one.name,), one.waiting) for one in models))
+    loads = (
+        (one.name, result, n) for one in models for result, n in (("loaded", one.loads), ("failed", one.failed_loads))
+    )
+    yield _family(series.SERVED_LOADS, (((name, result), count) for name, result, count in loads))
+    gone = ((one.name, why, count) for one in models for why, count in one.unloads.items())
+    yield _family(series.SERVED_UNLOADS, (((name, why), count) for name, why, count in gone))
+    yield _family(series.BUDGET, _once(state.budget_bytes))
+    yield _family(series.BUDGET_RESERVED, _once(state.reserved_bytes if state.budget_bytes is not None else None))
+    yield _family(series.BUDGET_USED, [((), state.used_bytes)])
 
 
 def _models(models: tuple[tuple[erllama.ModelInfo, erllama.ModelCounters], ...]) -> Iterator[Metric]:

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 import erllama_py as erllama
 from erllama_py.serve.core.exchange import Exchange
+from erllama_py.serve.core.served import ServedState
 from erllama_py.serve.core.service import Service
 from erllama_py.serve.operations.collector import Reading, families
 from erllama_py.serve.operations.meters import RequestMeters
@@ -55,14 +56,15 @@ class Metrics(Collector):
     async def _read(self) -> Reading:
         service, runtime = self._service, self._service.runtime
         try:
-            infos = runtime.list_models()
+            infos, states = runtime.list_models(), service.states()
         except erllama.ErllamaError:  # it is not open
-            infos = []
+            infos, states = [], ServedState(models=())
         models = tuple((info, runtime.model(info.id).counters) for info in infos)
         cache, tiers, pressure = runtime.cache.counters(), runtime.cache.tiers(), runtime.pressure()
         counted, tiers_now, pressed = await asyncio.gather(_or_none(cache), _or_none(tiers), _or_none(pressure))
         return Reading(
-            meters=self._meters, open_limit=service.settings.max_open, draining=service.open.draining, models=models,
+            meters=self._meters, open_limit=service.settings.max_open, draining=service.open.draining, served=states,
+            models=models,
             cache=counted, tiers=tuple(tiers_now or ()), pressure=pressed, tree=runtime.tree(),
         )  # fmt: skip
 

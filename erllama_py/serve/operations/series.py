@@ -87,6 +87,17 @@ MODEL: dict[str, Series] = {
 PHASE = _gauge("model_phase", "1 for what the model does now.", "model", "phase")
 WEIGHTS = _gauge("model_weights_bytes", "Bytes of its weights.", "model")
 MEMORY = _gauge("model_memory_bytes", "Estimated bytes of weights and KV cells together.", "model")
+SERVED = _gauge("served_model", "1 for where a model stands, loaded or not.", "model", "state")
+SERVED_BYTES = _gauge("served_model_bytes", "Bytes that it takes while it is loaded, as estimated.", "model")
+SERVED_OPEN = _gauge("served_model_requests", "Requests over HTTP that have it.", "model")
+SERVED_WAITING = _gauge("served_model_requests_waiting", "Requests that wait until it is loaded.", "model")
+SERVED_LOADS = _counter("served_model_loads", "Loads, by how they ended: loaded, failed.", "model", "result")
+SERVED_UNLOADS = _counter(
+    "served_model_unloads", "Unloads by why: memory (a swap), idle, asked, changed.", "model", "why"
+)
+BUDGET = _gauge("memory_budget_bytes", "What models, tiers in memory and buffers may take together.")
+BUDGET_RESERVED = _gauge("memory_reserved_bytes", "Of this, what tiers in memory and buffers may take.")
+BUDGET_USED = _gauge("memory_models_bytes", "What models take of it now.")
 MODELS = _gauge("models_loaded", "Models that are loaded, crashed ones among them.")
 
 # --- the cache: kinds of its counters ------------------------------------------------------------------------
@@ -129,6 +140,7 @@ INFO = _gauge("build_info", "1; the version of erllama_py.", "version")
 
 ALL: tuple[Series, ...] = (
     INFO, REQUESTS, IN_PROGRESS, DURATION, OPEN_LIMIT, DRAINING, FIRST, GAP, REPLIES, PROMPT, CACHED, GENERATED,
-    MODELS, PHASE, WEIGHTS, MEMORY, *MODEL.values(), CACHE_UP, *CACHE.values(), TIER_QUOTA, TIER_USED, TIER_ROWS,
+    SERVED, SERVED_BYTES, SERVED_OPEN, SERVED_WAITING, SERVED_LOADS, SERVED_UNLOADS, BUDGET, BUDGET_RESERVED,
+    BUDGET_USED, MODELS, PHASE, WEIGHTS, MEMORY, *MODEL.values(), CACHE_UP, *CACHE.values(), TIER_QUOTA, TIER_USED, TIER_ROWS,
     TIER_OPENED, TIER_WRITABLE, RESTARTS, UP, PRESSURE_USED, PRESSURE_TOTAL, PRESSURE_EVICTIONS, PRESSURE_BYTES,
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 It listens from the beginning: until all models are loaded requests get 503, and `/health` says why. Told to end, it
 lets no request in, gives those that are open their time, has all saved that is not yet, and returns. Told twice, it
-ends them with what they have.
+ends them with what they have. Told to, by SIGHUP, it reads its configuration again.
 """
 
 from __future__ import annotations
@@ -10,19 +10,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import uvicorn
 
+import erllama_py as erllama
 from erllama_py.serve.app import App
-from erllama_py.serve.core.service import Open
+from erllama_py.serve.core.logs import NAME
+from erllama_py.serve.core.problems import Problem
+from erllama_py.serve.core.service import Open, Service
 from erllama_py.serve.core.settings import ListenOpts
 from erllama_py.serve.demand import Load
 from erllama_py.serve.running.notify import Systemd
 from erllama_py.serve.running.protocol import bounded
 from erllama_py.serve.running.told import Told, unless
+from erllama_py.watch.log import get_logger
 
 BACKLOG = 2048  # connections that wait to be accepted; uvicorn's own default
 HURRY_SECONDS = 3  # for requests that were told to end with what they have, and again for what is sent of them
@@ -55,7 +60,7 @@ async def serve(
                     phase.now = "serving"
                     systemd.tell("READY=1")
                     ready()
-                    await _first(told.to_end.wait(), answering)
+                    await _first(told.to_end.wait(), answering, reloads(app.service, told.to_reload, systemd))
                     phase.now = "ending"
                     systemd.tell("STOPPING=1")
                     await drain(app.service.open, told, app.service.settings.drain_seconds)
@@ -92,6 +97,22 @@ async def drain(requests: Open, told: Told, seconds: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(HURRY_SECONDS):
             await requests.over()
+
+
+async def reloads(service: Service, wanted: asyncio.Event, systemd: Systemd) -> None:
+    """Until cancelled: read the configuration again whenever that is wanted. What is wrong with it is in the log."""
+    while True:
+        await wanted.wait()
+        wanted.clear()
+        systemd.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            if service.reload is None:
+                get_logger(NAME).warning("there is no configuration file to read again")
+            else:
+                await service.reload()
+        except (erllama.ErllamaError, Problem) as error:
+            get_logger(NAME).error("nothing was reloaded", problem=str(error))
+        systemd.tell("READY=1")
 
 
 async def _first(*work: Coroutine[Any, Any, Any] | asyncio.Task[Any]) -> None:

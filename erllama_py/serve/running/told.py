@@ -1,4 +1,5 @@
-"""The signals by which a process is told to end: the first asks, a second hurries."""
+"""The signals by which a process is told to end: the first asks, a second hurries. And the one to read again what it is
+configured by."""
 
 from __future__ import annotations
 
@@ -11,11 +12,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Told:
-    """Whether a process was told to end, and whether to hurry."""
+    """Whether a process was told to end, whether to hurry, and whether to read its configuration again."""
 
     def __init__(self) -> None:
         self.to_end = asyncio.Event()
         self.to_hurry = asyncio.Event()
+        self.to_reload = asyncio.Event()
 
     def tell(self) -> None:
         """What a signal does."""
@@ -25,9 +27,10 @@ class Told:
     def listening(self) -> Iterator[None]:
         """While signals are heard; then they do what they did before."""
         loop = asyncio.get_running_loop()
-        before = {number: signal.getsignal(number) for number in SIGNALS}
-        for number in SIGNALS:
-            loop.add_signal_handler(number, self.tell)
+        acts = {**dict.fromkeys(SIGNALS, self.tell), signal.SIGHUP: self.to_reload.set}
+        before = {number: signal.getsignal(number) for number in acts}
+        for number, act in acts.items():
+            loop.add_signal_handler(number, act)
         try:
             yield
         finally:
