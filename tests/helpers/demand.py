@@ -108,11 +108,17 @@ class _Timer(NamedTuple):
 
 @asynccontextmanager
 async def demanded(
-    source: Config, *, loads: Loads | None = None, clock: Hands | None = None, **given: Any
+    first: Config,
+    *,
+    loads: Loads | None = None,
+    clock: Hands | None = None,
+    source: Callable[[], Config] | None = None,
+    **given: Any,
 ) -> AsyncIterator[Demanded]:
-    """An application of a configuration that runs; all its loads go through `loads`."""
-    changed = [source]
-    app = create_app(source, reread=lambda: changed[-1], **given)
+    """An application of a configuration that runs; all its loads go through `loads`, and it reads again what `source`
+    gives, by default the last of `changed`."""
+    changed = [first]
+    app = create_app(first, reread=source or (lambda: changed[-1]), **given)
     keeper = app.service.served
     assert isinstance(keeper, Keeper)
     keeper.clock = clock

@@ -7,7 +7,7 @@ are loaded, requests get 503.
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.markup import escape
 
@@ -21,11 +21,15 @@ from erllama_py.serve.running import listen, run, serve
 from erllama_py.serve.running.listening import url_of
 
 
-def host(config: Config, sized: Sequence[SizedModel], *, style: Style, level: Level) -> int:
-    """Serve until the process is told to end; the exit code. Raises `CannotListen`, `InsecureHost`, `TlsUnusable`, and
-    what loads raise."""
+def host(
+    config: Config, sized: Sequence[SizedModel], *, reread: Callable[[], Config], style: Style, level: Level
+) -> int:
+    """Serve until the process is told to end; the exit code. `reread` gives what is to hold when it is read again.
+
+    Raises `CannotListen`, `InsecureHost`, `TlsUnusable`, and what loads raise.
+    """
     with listen(config.server, config.access) as listening, configure_logging(style, level):
-        app = create_app(config)
+        app = create_app(config, reread=reread)
         run(serve(app, listening, config.server, load=load, ready=lambda: announce(config, sized, listening)))
     return DONE
 

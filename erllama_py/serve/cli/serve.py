@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +32,7 @@ from erllama_py.serve.config import (
     is_of_hub,
     read_config,
     sized,
+    with_environment,
     with_pulled,
 )
 from erllama_py.serve.config.sizing import disk_quota
@@ -42,6 +45,8 @@ def serve(
     *models: str, alias: tuple[str, ...] = (), host: str | None = None, port: int | None = None,
     cache: str | None = None, config: Path | None = None, context: int | None = None, sequences: int | None = None,
     threads: int | None = None, gpu_layers: Annotated[int | None, Parameter(allow_leading_hyphen=True)] = None,
+    on_demand: bool = False, memory_budget: str | None = None,
+    keep_alive: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     insecure: bool = False, log: Literal["text", "json"] = "text",
     log_level: Literal["debug", "info", "warning", "error"] = "info",
 ) -> int:  # fmt: skip
@@ -74,6 +79,14 @@ def serve(
         CPU threads of each model; by default as many as compute fastest.
     gpu_layers
         Layers of each model on the GPU; -1 for all.
+    on_demand
+        Load each model of the command line at its first request, and unload it when nobody uses it.
+    memory_budget
+        What all models, tiers in memory and buffers may take together, such as 8GiB: models that nobody uses are
+        unloaded for others.
+    keep_alive
+        How long a model that is loaded on demand stays without a request: seconds, or 30s, 5m, 1h; 0 for not at all,
+        -1 or forever for without end. [default: 5m]
     insecure
         Serve other machines without any key.
     log
@@ -81,24 +94,58 @@ def serve(
     log_level
         From which level on. At info each request has a line, which holds nothing of what was asked or answered.
     """
-    given = read_config(config) if config is not None else Config(models=())
-    settled = settle(
-        given, [named(one) for one in models], aliases=alias, host=host, port=port, cache=cache,
-        context_opts=context_options(context=context, sequences=sequences, threads=threads), gpu_layers=gpu_layers,
-    )  # fmt: skip
-    if insecure:
-        settled = msgspec.structs.replace(settled, access=msgspec.structs.replace(settled.access, insecure=True))
-    if not settled.models:
-        raise UsageError("there is no model to serve: name a GGUF file, or a --config with models")
-    check_names(list(settled.models))
-    check_allowed(settled)
+    options = context_options(context=context, sequences=sequences, threads=threads)
+
+    def read() -> Config:
+        """What file, environment and command line come to, now."""
+        given = read_config(config) if config is not None else Config(models=())
+        given = with_environment(given, os.environ)
+        settled = settle(
+            given, [_loaded(named(one), on_demand=on_demand) for one in models], aliases=alias, host=host, port=port,
+            cache=cache, context_opts=options, gpu_layers=gpu_layers,
+        )  # fmt: skip
+        settled = with_memory(settled, memory_budget=memory_budget, keep_alive=keep_alive)
+        if insecure:
+            settled = msgspec.structs.replace(settled, access=msgspec.structs.replace(settled.access, insecure=True))
+        if not settled.models:
+            raise UsageError("there is no model to serve: name a GGUF file, or a --config with models")
+        check_names(list(settled.models))
+        check_allowed(settled)
+        settled = with_responses(settled, given_cache=cache)
+        return with_pulled(settled, lambda reference: pulled(reference).path)
+
     from erllama_py.serve.cli.hosting import host as run_server  # starlette and uvicorn are for this command alone
 
-    settled = with_cache(with_responses(settled, given_cache=cache), given_cache=cache)
-    settled = with_pulled(settled, lambda reference: pulled(reference).path)
-    chosen = sized(settled)
-    sized_models = tuple(one.model for one in chosen)
-    return run_server(msgspec.structs.replace(settled, models=sized_models), chosen, style=log, level=log_level)
+    first = with_cache(read(), given_cache=cache)
+    chosen = sized(first)
+    served = msgspec.structs.replace(first, models=tuple(one.model for one in chosen))
+    reread = partial(_read_again, read, first)
+    return run_server(served, chosen, reread=reread, style=log, level=log_level)
+
+
+def _loaded(model: ServedModel, *, on_demand: bool) -> ServedModel:
+    return msgspec.structs.replace(model, load="demand" if on_demand else "start")
+
+
+def _read_again(read: Callable[[], Config], first: Config) -> Config:
+    """What is to hold from now on. The tier that was made for a server without one stays as it was made: how large it
+    is depends on the disk. Raises `InvalidOption`, where a command line could not be taken."""
+    try:
+        again = read()
+    except UsageError as error:
+        raise erllama.InvalidOption("the command line", str(error)) from None
+    made = first.tiers.get(TIER)
+    return again if made is None or TIER in again.tiers else with_tier(again, made)
+
+
+def with_memory(config: Config, *, memory_budget: str | None, keep_alive: str | None) -> Config:
+    """The configuration with what the command line says of memory. Raises `UsageError`."""
+    given = {"ERLLAMA_MEMORY_BUDGET": memory_budget or "", "ERLLAMA_KEEP_ALIVE": keep_alive or ""}
+    try:
+        return with_environment(config, given)  # they are written in the same way
+    except erllama.InvalidOption as error:
+        option = "--memory-budget" if error.option == "ERLLAMA_MEMORY_BUDGET" else "--keep-alive"
+        raise UsageError(f"{option}: {error.problem}") from None
 
 
 def settle(
@@ -183,12 +230,16 @@ def with_cache(config: Config, *, given_cache: str | None) -> Config:
         table: dict[str, Any] = {"kind": "disk", "root": str(root), "quota_bytes": quota}
     else:
         table = {"kind": "disk", "root": given_cache}
-    tiers = {TIER: erllama.parse_options(table, erllama.TierSpec, "--cache"), **config.tiers}
+    return with_tier(config, erllama.parse_options(table, erllama.TierSpec, "--cache"))
+
+
+def with_tier(config: Config, tier: erllama.TierSpec) -> Config:
+    """The configuration with a tier that all its models save to."""
     models = [
         msgspec.structs.replace(model, options={**model.options, "tier_srv": TIER, "tier": "disk"})
         for model in config.models
     ]
-    return msgspec.structs.replace(config, tiers=tiers, models=tuple(models))
+    return msgspec.structs.replace(config, tiers={TIER: tier, **config.tiers}, models=tuple(models))
 
 
 def with_responses(config: Config, *, given_cache: str | None) -> Config:

@@ -54,7 +54,7 @@ def check_tables(tables: Mapping[str, Any], file: Path) -> Config:
         check_names(models)
         return Config(
             models=tuple(models), server=server, access=access, tiers=tiers, policy=policy, pressure=pressure,
-            runtime=runtime, file=file,
+            runtime=runtime, file=str(file),
         )  # fmt: skip
 
 

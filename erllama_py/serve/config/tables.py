@@ -7,7 +7,6 @@ checked. A model's options stay a mapping, so that what was not said can still g
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
@@ -121,8 +120,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     policy: erllama.PolicyOpts | None = None
     pressure: erllama.PressureOpts | None = None
     runtime: RuntimeTable = RuntimeTable()
-    file: Path | None = None
-    """The file itself, where there is one."""
+    file: str | None = None
+    """The path of the file itself, where there is one."""
 
     def aliases(self) -> dict[str, str]:
         """The name of a model by each of its other names."""

@@ -1,4 +1,4 @@
-"""What a changed configuration means for a server that runs: a comparison of two configurations. Pure.
+"""What a changed configuration means for a server that runs: a comparison of two configurations.
 
 Models are compared as they were written: what sizes were settled to depends on the memory that was free.
 """

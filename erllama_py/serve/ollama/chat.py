@@ -13,7 +13,7 @@ from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.ollama.lines import LineWriter, Reply, chat_shape
 from erllama_py.serve.ollama.messages import conversation
 from erllama_py.serve.ollama.protocol import ChatRequest, reply_options
-from erllama_py.serve.ollama.staying import is_unload, model_of, unload
+from erllama_py.serve.ollama.staying import model_of, unloaded
 from erllama_py.serve.ollama.thinking import thinking_options
 
 
@@ -23,10 +23,8 @@ async def chat(exchange: Exchange) -> ASGIApp:
     exchange.check_count(request.messages or ())
     messages = conversation(request.messages or (), exchange.service.settings)
     given = reply_options(request)
-    if not messages and is_unload(request):
-        named = unload(exchange, request)
-        reply = Reply(request.model or named, chat_shape, exchange.began, lambda completion: {})
-        return json_response(reply.unloaded())
+    if not messages and (gone := unloaded(exchange, request)) is not None:
+        return json_response(Reply(gone, chat_shape, exchange.began, lambda completion: {}).unloaded())
     model = await model_of(exchange, request)
     reply = Reply(request.model or model.id, chat_shape, exchange.began, lambda completion: {})
     if not messages:

@@ -14,7 +14,7 @@ from erllama_py.serve.ollama.chat import loaded
 from erllama_py.serve.ollama.lines import LineWriter, Reply, generate_shape
 from erllama_py.serve.ollama.messages import with_images
 from erllama_py.serve.ollama.protocol import GenerateRequest, reply_options
-from erllama_py.serve.ollama.staying import is_unload, model_of, unload
+from erllama_py.serve.ollama.staying import model_of, unloaded
 from erllama_py.serve.ollama.thinking import of_prompt, thinking_options
 
 
@@ -32,10 +32,8 @@ async def generate(exchange: Exchange) -> ASGIApp:
     request = await exchange.body(GenerateRequest)
     check(request)
     given = reply_options(request)
-    if not request.prompt and not request.images and is_unload(request):
-        named = unload(exchange, request)
-        reply = Reply(request.model or named, generate_shape, exchange.began, lambda completion: {})
-        return json_response(reply.unloaded())
+    if not request.prompt and not request.images and (gone := unloaded(exchange, request)) is not None:
+        return json_response(Reply(gone, generate_shape, exchange.began, lambda completion: {}).unloaded())
     model = await model_of(exchange, request)
     text = with_images(request.prompt or "", request.images, exchange.service.settings, "images")
     prompt = await exchange.answer(_prompt(model, request, text)) if text else Prompt(text)

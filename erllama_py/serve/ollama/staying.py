@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import erllama_py as erllama
 from erllama_py.serve.core.exchange import Exchange
-from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.ollama.protocol import Asked, stay_of
 
 
@@ -20,15 +19,10 @@ async def model_of(exchange: Exchange, request: Asked) -> erllama.Model:
     return model
 
 
-def is_unload(request: Asked) -> bool:
-    """Whether a request that has no text unloads its model. Raises `Problem`."""
-    return stay_of(request.keep_alive) == (0.0,)
-
-
-def unload(exchange: Exchange, request: Asked) -> str:
-    """Have the model unloaded once nobody has it; its id. Raises `Problem`."""
+def unloaded(exchange: Exchange, request: Asked) -> str | None:
+    """The name of the model that a request without a text unloads, once nobody has it; None where it does not, or the
+    model stays whatever requests say. Raises `Problem`."""
+    if stay_of(request.keep_alive) != (0.0,):
+        return None
     info = exchange.info(request.model)
-    if not exchange.service.served.keep(info.id, 0.0):
-        message = "this model stays loaded, whatever requests say: so the server is set up"
-        raise Problem("forbidden", message, param="keep_alive", code="model_stays")
-    return info.id
+    return (request.model or info.id) if exchange.service.served.keep(info.id, 0.0) else None

@@ -65,12 +65,10 @@ def _served(state: ServedState) -> Iterator[Metric]:
     yield _family(series.SERVED_BYTES, (((one.name,), one.memory_bytes) for one in models))
     yield _family(series.SERVED_OPEN, (((one.name,), one.open) for one in models))
     yield _family(series.SERVED_WAITING, (((one.name,), one.waiting) for one in models))
-    loads = (
-        (one.name, result, n) for one in models for result, n in (("loaded", one.loads), ("failed", one.failed_loads))
-    )
-    yield _family(series.SERVED_LOADS, (((name, result), count) for name, result, count in loads))
-    gone = ((one.name, why, count) for one in models for why, count in one.unloads.items())
-    yield _family(series.SERVED_UNLOADS, (((name, why), count) for name, why, count in gone))
+    loads = [((one.name, "loaded"), one.loads) for one in models]
+    loads += [((one.name, "failed"), one.failed_loads) for one in models]
+    yield _family(series.SERVED_LOADS, loads)
+    yield _family(series.SERVED_UNLOADS, (((one.name, why), n) for one in models for why, n in one.unloads.items()))
     yield _family(series.BUDGET, _once(state.budget_bytes))
     yield _family(series.BUDGET_RESERVED, _once(state.reserved_bytes if state.budget_bytes is not None else None))
     yield _family(series.BUDGET_USED, [((), state.used_bytes)])

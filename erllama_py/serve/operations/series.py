@@ -92,9 +92,7 @@ SERVED_BYTES = _gauge("served_model_bytes", "Bytes that it takes while it is loa
 SERVED_OPEN = _gauge("served_model_requests", "Requests over HTTP that have it.", "model")
 SERVED_WAITING = _gauge("served_model_requests_waiting", "Requests that wait until it is loaded.", "model")
 SERVED_LOADS = _counter("served_model_loads", "Loads, by how they ended: loaded, failed.", "model", "result")
-SERVED_UNLOADS = _counter(
-    "served_model_unloads", "Unloads by why: memory (a swap), idle, asked, changed.", "model", "why"
-)
+SERVED_UNLOADS = _counter("served_model_unloads", "Unloads, by why; memory: a swap, for another model.", "model", "why")
 BUDGET = _gauge("memory_budget_bytes", "What models, tiers in memory and buffers may take together.")
 BUDGET_RESERVED = _gauge("memory_reserved_bytes", "Of this, what tiers in memory and buffers may take.")
 BUDGET_USED = _gauge("memory_models_bytes", "What models take of it now.")
@@ -141,6 +139,7 @@ INFO = _gauge("build_info", "1; the version of erllama_py.", "version")
 ALL: tuple[Series, ...] = (
     INFO, REQUESTS, IN_PROGRESS, DURATION, OPEN_LIMIT, DRAINING, FIRST, GAP, REPLIES, PROMPT, CACHED, GENERATED,
     SERVED, SERVED_BYTES, SERVED_OPEN, SERVED_WAITING, SERVED_LOADS, SERVED_UNLOADS, BUDGET, BUDGET_RESERVED,
-    BUDGET_USED, MODELS, PHASE, WEIGHTS, MEMORY, *MODEL.values(), CACHE_UP, *CACHE.values(), TIER_QUOTA, TIER_USED, TIER_ROWS,
-    TIER_OPENED, TIER_WRITABLE, RESTARTS, UP, PRESSURE_USED, PRESSURE_TOTAL, PRESSURE_EVICTIONS, PRESSURE_BYTES,
+    BUDGET_USED, MODELS, PHASE, WEIGHTS, MEMORY, *MODEL.values(), CACHE_UP, *CACHE.values(), TIER_QUOTA, TIER_USED,
+    TIER_ROWS, TIER_OPENED, TIER_WRITABLE, RESTARTS, UP, PRESSURE_USED, PRESSURE_TOTAL, PRESSURE_EVICTIONS,
+    PRESSURE_BYTES,
 )  # fmt: skip

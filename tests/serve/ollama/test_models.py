@@ -183,6 +183,6 @@ async def test_what_lies_on_a_gpu(layers: int, share: float | None) -> None:
     """All, nothing, or what nobody knows."""
     async with served({"model_opts": {"n_gpu_layers": layers}}) as at:
         info = at.model.info
-        told: Any = running("tiny", info).get("size_vram")
+        told: Any = running("tiny", info, None).get("size_vram")
         assert told == (None if share is None else share * info.memory_estimate)
         assert usable_context(info) == info.context_size
