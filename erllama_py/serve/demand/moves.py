@@ -19,6 +19,8 @@ from erllama_py.serve.demand.plan import Why
 from erllama_py.watch.log import get_logger
 
 Load = Callable[[erllama.Runtime, ServedModel], Awaitable[object]]
+# For what it has handed over to be stored: it may be back within milliseconds, and looks for that.
+STORE_SECONDS = 10.0
 STUCK_SECONDS = 60.0  # until an engine that did not end is looked at again
 
 
@@ -81,6 +83,9 @@ class Moves:
             try:
                 with suppress(erllama.ModelNotLoaded):
                     await self._runtime.model(one.name).unload()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(STORE_SECONDS):
+                        await self._runtime.cache.flush()
                 break
             except erllama.ModelStuck as error:
                 get_logger(NAME).error("a model does not let go of its memory", model=one.name, problem=str(error))

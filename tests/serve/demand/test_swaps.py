@@ -12,7 +12,7 @@ from helpers.demand import Demanded, config, demanded, stub
 
 pytestmark = pytest.mark.anyio
 # Room for all its chats, and a speed at which it is worth it to read rows: of a model that takes no time none is.
-WIDE: dict[str, Any] = {"context_opts": {"n_ctx": 16_384, "n_seq_max": 4}, "stub": {"seconds_per_token": 0.0002}}
+WIDE: dict[str, Any] = {"context_opts": {"n_ctx": 16_384, "n_seq_max": 4}, "stub": {"seconds_per_token": 0.0005}}
 POLICY = {"min_tokens": 16, "cold_min_tokens": 16, "boundary_align_tokens": 16}
 
 
@@ -51,7 +51,7 @@ async def test_200_requests_for_two_models_of_which_one_fits() -> None:
         async def client(number: int) -> int:
             mine = chats[number::4]  # one of each model
             for turn in range(50):
-                await draw.choice(mine).turn(at, f"question {turn}?")
+                await draw.choice(mine).turn(at, f"and {turn}?")
             return 50
 
         done = await asyncio.gather(*map(client, range(4)))
