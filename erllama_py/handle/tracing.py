@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING
 from erllama_py.actors import ActorEnded, Raised, Reply, Returned
 from erllama_py.handle.replies import Prepare
 from erllama_py.results import Completion
+from erllama_py.watch.live import Live, failed, live_span
 from erllama_py.watch.spans import (
-    CANCELLED,
     FIRST_TOKEN,
-    Attributes,
     Operation,
     of_completion,
     of_operation,
@@ -32,7 +31,7 @@ from erllama_py.watch.spans import (
 from erllama_py.watch.tracer import tracer
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.trace import Tracer
 
     from erllama_py.handle.replies import Prepared
     from erllama_py.options.request import RequestOptions
@@ -136,40 +135,6 @@ def request_span(operation: Operation, model_id: str, translate: Translate, *, s
     return None if found is None else RequestSpan(found, operation, model_id, translate, streams=streams)
 
 
-class Live:
-    """A span while its work is done; one that is not there takes everything."""
-
-    def __init__(self, span: Span | None) -> None:
-        self._span = span
-
-    def tell(self, attributes: Callable[[], Attributes]) -> None:
-        """What is known of it now; not asked for where nobody records it."""
-        if self._span is not None and self._span.is_recording():
-            self._span.set_attributes(attributes())
-
-    def fail(self, kind: str) -> None:
-        """It failed, and nothing is raised. `kind` is a word of few."""
-        if self._span is not None:
-            _mark(self._span, kind)
-
-
-@contextmanager
-def live_span(name: str, attributes: Callable[[], Attributes]) -> Iterator[Live]:
-    """While it is open, what else makes spans in this task makes them below it."""
-    found = tracer()
-    if found is None:
-        yield Live(None)
-        return
-    with found.start_as_current_span(
-        name, attributes=attributes(), record_exception=False, set_status_on_exception=False
-    ) as span:
-        try:
-            yield Live(span)
-        except BaseException as error:
-            failed(span, error)
-            raise
-
-
 @contextmanager
 def operation_span(operation: Operation, model_id: str) -> Iterator[Live]:
     """`live_span` of an operation of a model."""
@@ -182,18 +147,3 @@ def tool_span(name: str | None) -> Iterator[Live]:
     """`live_span` of a call of a tool; `None` for one that is not there: its name is what the model wrote."""
     with live_span(f"execute_tool {name}" if name else "execute_tool", lambda: of_tool(name)) as span:
         yield span
-
-
-def failed(span: Span, error: BaseException) -> None:
-    """What a span says of an error: its class, and no word of its text, which may quote a prompt."""
-    if isinstance(error, CancelledError):
-        span.set_attributes(CANCELLED)
-    else:
-        _mark(span, type(error).__name__)
-
-
-def _mark(span: Span, kind: str) -> None:
-    from opentelemetry.trace import StatusCode
-
-    span.set_attribute("error.type", kind)
-    span.set_status(StatusCode.ERROR)

@@ -7,7 +7,7 @@ from functools import cache
 
 from helpers.project import TOP
 
-FILES = ("watch/spans.py", "handle/tracing.py", "serve/operations/tracing.py")
+FILES = ("watch/spans.py", "watch/live.py", "handle/tracing.py", "serve/operations/tracing.py")
 NAME = re.compile(r'"((?:gen_ai|erllama|http|url|error)\.[\w.]+)"')
 OF_ASGI = {"http.response.start"}
 PHASES = ("prepare", "queue", "find_prefix", "restore", "prefill", "decode", "save")
