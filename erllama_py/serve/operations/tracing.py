@@ -17,8 +17,9 @@ from erllama_py.watch.tracer import tracer
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
-# What is asked every few seconds, and tells nothing.
-UNTRACED = frozenset({"/health", "/health/live", "/metrics"})
+# What people and monitors look at all the time, streams that last for hours among it.
+LOOKED_AT = frozenset({"/", "/health", "/health/live", "/metrics", "/openapi.json"})
+LOOKED_INTO = ("/erllama/", "/page/")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -31,7 +32,7 @@ class Traces:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, inside its span."""
         found = tracer() if scope["type"] in ("http", "websocket") else None
-        if found is None or scope["path"].removeprefix(scope.get("root_path", "")) in UNTRACED:
+        if found is None or is_looked_at(method_of(scope), scope["path"].removeprefix(scope.get("root_path", ""))):
             await self._app(scope, receive, send)
             return
         await self._traced(found, scope, receive, send)
@@ -72,6 +73,11 @@ def method_of(scope: Mapping[str, Any]) -> str:
     """The method of a request; a WebSocket begins as a `GET`, and one that is not known is the convention's word."""
     method = scope.get("method", "GET")
     return method if method in METHODS else "_OTHER"
+
+
+def is_looked_at(method: str, path: str) -> bool:
+    """Whether a request only looks at the server, and asks for nothing."""
+    return method in ("GET", "HEAD") and (path in LOOKED_AT or path.startswith(LOOKED_INTO))
 
 
 def _tell(span: Span, scope: Scope, status: int | None, raised: str | None) -> None:

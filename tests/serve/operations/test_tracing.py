@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from erllama_py.serve.app import create_app
 from erllama_py.serve.operations.logs import configure_logging
-from erllama_py.serve.operations.tracing import Traces, described, failure, method_of
+from erllama_py.serve.operations.tracing import Traces, described, failure, is_looked_at, method_of
 
 CANARY = "heron-of-Lindau"
 PATH = "/v1/chat/completions"
@@ -183,13 +183,33 @@ async def _ask(
 
 
 @pytest.mark.anyio
-async def test_scrapes_and_health_checks_have_no_spans() -> None:
-    """They come every few seconds."""
+async def test_what_only_looks_at_the_server_has_no_spans() -> None:
+    """Scrapes, health checks and pages come every few seconds."""
     with traced() as spans:
         async with served() as at:
-            for path in ("/health", "/health/live", "/metrics"):
+            for path in (
+                "/",
+                "/health",
+                "/health/live",
+                "/metrics",
+                "/erllama/tree",
+                "/erllama/cache",
+                "/openapi.json",
+            ):
                 assert (await at.client.get(path)).status_code == 200
     assert spans.all() == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "looks"),
+    [
+        ("GET", "/", True), ("HEAD", "/", True), ("GET", "/erllama/live", True), ("POST", "/erllama/reload", False),
+        ("GET", "/v1/models", False), ("POST", "/", False), ("GET", "/erllama", False),
+    ],
+)  # fmt: skip
+def test_what_looks_and_what_asks(method: str, path: str, looks: bool) -> None:
+    """What changes something is traced."""
+    assert is_looked_at(method, path) is looks
 
 
 @pytest.mark.anyio
