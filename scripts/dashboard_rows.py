@@ -108,6 +108,29 @@ MODELS = Row("Models", (
           "In a second."),
 ))  # fmt: skip
 
+DEMAND = Row("Models on demand", (
+    Panel("Where models stand", "none", (
+        Query(f"max by (instance, model, state) (erllama_served_model{{{MODEL}}})", ""),
+    ), "Each, loaded or not.", "table"),
+    Panel("Requests and models", "none", (
+        Query(gauge("erllama_served_model_requests", "model"), "{{model}}, have it"),
+        Query(gauge("erllama_served_model_requests_waiting", "model"), "{{model}}, wait until it is loaded"),
+    ), "Requests over HTTP."),
+    Panel("Loads and unloads", "none", (
+        Query(f"sum by (model, result) (increase(erllama_served_model_loads_total{{{MODEL}}}[{EVERY}])) > 0",
+              "{{model}}, {{result}}"),
+        Query(f"sum by (model, why) (increase(erllama_served_model_unloads_total{{{MODEL}}}[{EVERY}])) > 0",
+              "{{model}}, unloaded: {{why}}"),
+    ), "memory: a swap, for another model."),
+    Panel("The budget of memory", "bytes", (
+        Query(gauge("erllama_memory_models_bytes", "instance", HERE), "{{instance}}, models"),
+        Query(gauge("erllama_memory_reserved_bytes", "instance", HERE), "{{instance}}, tiers and buffers"),
+        Query(gauge("erllama_memory_budget_bytes", "instance", HERE), "{{instance}}, the budget"),
+    ), "No budget: models are not on demand."),
+    Panel("What models take of it", "bytes", (Query(gauge("erllama_served_model_bytes", "model"), "{{model}}"),),
+          "While they are loaded, as it is estimated.", stacked=True),
+))  # fmt: skip
+
 QUEUE = Row("Queue, sequences and KV cells", (
     Panel("Queue", "none", (
         Query(gauge("erllama_model_requests_waiting", "model"), "{{model}}, waiting"),
@@ -254,4 +277,4 @@ PROCESS = Row("Memory and process", (
     ), "The share of those that the process may have; each open stream is one.", thresholds=((0.8, "red"),), most=1),
 ))  # fmt: skip
 
-ROWS = (OVERVIEW, TRAFFIC, LATENCY, MODELS, QUEUE, CACHE, SAVES, TIERS, SUPERVISION, PROCESS)
+ROWS = (OVERVIEW, TRAFFIC, LATENCY, MODELS, DEMAND, QUEUE, CACHE, SAVES, TIERS, SUPERVISION, PROCESS)

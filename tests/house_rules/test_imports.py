@@ -22,7 +22,7 @@ LEAVES = {"options", "errors", "results", "chat", "buffers", "cpus", "home"} | O
 # public names. Four files of `watch` are leaves: all rooms write through `log`, and calls make spans by the others.
 ARROWS: dict[str, set[str]] = {
     "": {"runtime", "model_file", "pulling", "tree", "handle", "cache", "actors"} | LEAVES,
-    "serve": {"", "watch.log", "watch.tracer", "gguf_bytes", "mapped_files"},
+    "serve": {"", "watch.live", "watch.log", "watch.tracer", "gguf_bytes", "mapped_files"},
     "testing": {"engine"},
     "model_file": {"engine", "actors", "pulling"} | LEAVES,
     "pulling": {"hub", "actors"} | LEAVES,

@@ -30,6 +30,7 @@ from erllama_py.serve.core.problems import STATUS, Kind, Problem, problem_of, sh
 from erllama_py.serve.core.served import Lease
 from erllama_py.serve.core.service import Service, Tenant
 from erllama_py.serve.core.streams import Events, Keep, Streamed, Writer, until_gone
+from erllama_py.watch.live import live_span
 
 T = TypeVar("T")
 JSON = "application/json"
@@ -136,8 +137,12 @@ class Exchange:
         if self._lease is None or self._lease.model_id != model_id:
             self._let_go()  # before it waits: two requests that hold what the other waits for would wait for ever
             served = self.service.served
-            self._lease = served.try_lease(model_id) or await self.answer(served.lease(model_id))
+            self._lease = served.try_lease(model_id) or await self.answer(self._wait_for(model_id))
         return self.service.runtime.model(model_id)
+
+    async def _wait_for(self, model_id: str) -> Lease:
+        with live_span("erllama.load", lambda: {"gen_ai.request.model": model_id}):
+            return await self.service.served.lease(model_id)
 
     def info(self, name: str | None) -> erllama.ModelInfo:
         """What is known of the model that it names, loaded or not. Raises `Problem`."""

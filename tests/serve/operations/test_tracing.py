@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from helpers.demand import config, demanded, stub
 from helpers.runtime import slow_stub, until
 from helpers.served import events, served
 from helpers.traces import Spans, attributes, traced
@@ -275,6 +276,19 @@ def test_methods_are_those_that_are_known() -> None:
     assert method_of({"method": "POST"}) == "POST"
     assert method_of({"method": CANARY}) == "_OTHER"
     assert method_of({"type": "websocket"}) == "GET"
+
+
+@pytest.mark.anyio
+async def test_what_a_request_waits_for_a_model_on_demand_is_a_span() -> None:
+    """Of the first one; the next one finds it there."""
+    with traced() as spans:
+        async with demanded(config(stub("tiny"))) as at:
+            for _ in range(2):
+                assert (await at.chat("tiny", CANARY)).status_code == 200
+    first, second = spans.below(None)
+    assert [name for name, _ in spans.tree(first)] == ["erllama.load", "chat tiny"]
+    assert [name for name, _ in spans.tree(second)] == ["chat tiny"]
+    assert attributes(spans.one("erllama.load"))["gen_ai.request.model"] == "tiny"
 
 
 @pytest.mark.anyio
