@@ -46,6 +46,7 @@ bench: env  ## run the benchmarks, one after the other, and write their tables i
 
 judge: env  ## play 40 conversations with tools on JUDGE_MODEL=file.gguf, and try the server with many requests and clients
 	@ERLLAMA_DESCRIBED_EXAMPLES=200 $(BIN)/python -m pytest -q --hypothesis-profile=default tests/serve/operations/test_description.py
+	@ERLLAMA_NEEDS_CHROMIUM=1 $(BIN)/python -m pytest -q tests/serve/page/browser
 	@ERLLAMA_EXAMPLES=10 $(BIN)/python -m pytest -q tests/scheduler/test_any_order.py tests/scheduler/test_preempt.py
 	@$(BIN)/python -m judge.tools "$(JUDGE_MODEL)"
 	@$(BIN)/python -m erllama_py.serve.models minilm >/dev/null

@@ -78,6 +78,7 @@ class ModelCalls:
     list_cached_prefixes = by_id(Model.list_cached_prefixes)
     model_info = probe("info", lambda model: model.info)
     model_counters = probe("counters", lambda model: model.counters)
+    model_sequences = probe("sequences", lambda model: model.sequences)
     phase = probe("phase", lambda model: model.phase)
     pending_len = probe("pending_len", lambda model: model.pending_len)
     last_cache_hit = probe("last_cache_hit", lambda model: model.last_cache_hit)

@@ -26,7 +26,7 @@ from erllama_py.handle.stream import Run, Stream
 from erllama_py.handle.thinking import is_genuine
 from erllama_py.handle.tool_run import Chats, ToolRun
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.counting import counters_of, info_of
+from erllama_py.model.counting import counters_of, info_of, sequences_of
 from erllama_py.options.attributes import OtherNames
 from erllama_py.options.embedding import parse_embed_options, parse_rerank_options
 from erllama_py.options.mappings import EmbedOptionsDict, RequestOptionsDict, RerankOptionsDict, ScoreOptionsDict
@@ -45,6 +45,7 @@ from erllama_py.results import (
     Phase,
     Ranking,
     Scores,
+    SequenceInfo,
 )
 from erllama_py.scheduler.messages import FaultPlace
 from erllama_py.watch.spans import Operation
@@ -234,17 +235,11 @@ class Model(OtherNames):
     # --- requests, sessions, cells -------------------------------------------------------------------------------
 
     def cancel(self, request_id: int) -> None:
-        """Finish a request (`stream.request_id`) with what it has. No effect when it is over; allowed twice.
-
-        Raises `InvalidOption` for what is no id.
-        """
+        """Finish a request (`stream.request_id`) with what it has; allowed when it is over. Raises `InvalidOption`."""
         self._caller.cancel(_checked_id(request_id))
 
     def end_thinking(self, request_id: int) -> None:
-        """Close the block of thinking that a request (`stream.request_id`) is in: see `Stream.end_thinking`.
-
-        Raises `InvalidOption` for what is no id.
-        """
+        """Close the thinking of a request (`stream.request_id`): see `Stream.end_thinking`. Raises `InvalidOption`."""
         self._caller.end_thinking(_checked_id(request_id))
 
     def verify_thinking(self, thinking: str, signature: str) -> bool | None:
@@ -380,8 +375,13 @@ class Model(OtherNames):
 
     @property
     def counters(self) -> ModelCounters:
-        """What it has done since it was loaded, and what it holds now, in numbers: for metrics. Never raises."""
+        """What it has done since it was loaded, and what it holds now, in numbers. Never raises."""
         return counters_of(self._board)
+
+    @property
+    def sequences(self) -> tuple[SequenceInfo, ...]:
+        """Its sequences and what each does now; none while it is not up. Never raises."""
+        return sequences_of(self._board)
 
     @property
     def info(self) -> ModelInfo:

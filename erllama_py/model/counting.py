@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from erllama_py.errors import ModelNotLoaded
 from erllama_py.model.board import ModelBoard
-from erllama_py.results import ModelCounters, ModelInfo
+from erllama_py.results import ModelCounters, ModelInfo, SequenceInfo, SequenceState
 from erllama_py.scheduler import cells
+from erllama_py.scheduler.stages import Following, Looking, Parking, Placed, Restoring, is_prefilled
 from erllama_py.scheduler.state import State
 
 
@@ -61,3 +62,37 @@ def _held(states: Iterable[State]) -> _Held:
         held.cells_in_use += used
         held.cells_kept += used - cells.count(slot.pieces for slot in state.slots if slot.request_id is not None)
     return held
+
+
+def sequences_of(board: ModelBoard) -> tuple[SequenceInfo, ...]:
+    """See `SequenceInfo`; those of the second context come last, and there are none while the model is not up."""
+    return tuple(one for state in board.states for one in _sequences(state))
+
+
+def _sequences(state: State) -> Iterator[SequenceInfo]:
+    placed = {one.allocation.seq_id: one for one in state.placed.values()}
+    for slot in state.slots:
+        one = placed.get(slot.seq_id)
+        request = None if one is None else one.core.request
+        yield SequenceInfo(
+            number=slot.seq_id, doing=_doing(one, kept=slot.is_idle),
+            request_id=None if request is None else request.id,
+            prompt_tokens=0 if request is None else request.n_tokens, cells=cells.count((slot.pieces,)),
+            in_session=(slot.session_id if request is None else request.session_id) is not None,
+            reproducible=state.limits.grid is not None,
+        )  # fmt: skip
+
+
+def _doing(one: Placed | None, *, kept: bool) -> SequenceState:
+    match one:
+        case None:
+            return "kept" if kept else "free"
+        case Following():
+            return "waiting"
+        case Looking():
+            return "looking"
+        case Restoring():
+            return "restoring"
+        case Parking():
+            return "parking"
+    return "generating" if is_prefilled(one) else "prefilling"

@@ -42,6 +42,8 @@ from erllama_py.results.infos import (
     Phase,
     PressureState,
     RowInfo,
+    SequenceInfo,
+    SequenceState,
     TierInfo,
 )
 from erllama_py.results.model_file import ContextMemory, ModelFile
@@ -96,6 +98,8 @@ __all__ = [
     "RunEvent",
     "Score",
     "Scores",
+    "SequenceInfo",
+    "SequenceState",
     "Stats",
     "TextDelta",
     "ThinkingDelta",

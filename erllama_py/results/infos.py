@@ -9,6 +9,9 @@ from erllama_py.results.completion import CacheHitKind
 from erllama_py.results.plain import Result
 
 Phase = Literal["loading", "idle", "prefilling", "generating", "hanging", "restarting", "failed", "unloaded"]
+SequenceState = Literal[
+    "free", "kept", "waiting", "looking", "restoring", "prefilling", "generating", "parking",
+]  # fmt: skip
 
 
 class CachedPrefix(Result, frozen=True):
@@ -219,6 +222,27 @@ class ModelInfo(Result, frozen=True, kw_only=True):
     """How often it came back after a crash."""
     config: ModelConfig
     """The configuration, checked and complete."""
+
+
+class SequenceInfo(Result, frozen=True, kw_only=True):
+    """One sequence of a model's contexts at one moment. Lengths are in tokens, which are cells."""
+
+    number: int
+    """Its number in its context, from 0."""
+    doing: SequenceState
+    """`"free"`: it holds nothing; `"kept"`: cells for a next request; `"waiting"`: for a prompt that another request
+    computes; `"looking"`: for what the cache has; `"restoring"`: rows are put into its cells; `"prefilling"`,
+    `"generating"`; `"parking"`: it is copied out to make room."""
+    request_id: int | None = None
+    """The request that is in it, as `Stream.request_id` has it."""
+    prompt_tokens: int = 0
+    """Length of that request's prompt."""
+    cells: int = 0
+    """Cells that are promised to it or hold something; those that it shares with others count for each."""
+    in_session: bool = False
+    """Whether it is held for a session, or its request is a turn of one."""
+    reproducible: bool = False
+    """Whether it is of the second context, in which reproducible requests are computed."""
 
 
 class PressureState(Result, frozen=True, kw_only=True):

@@ -38,6 +38,7 @@ from erllama_py.serve.openai import routes as openai
 from erllama_py.serve.operations import routes as operations
 from erllama_py.serve.operations.meters import RequestMeters
 from erllama_py.serve.operations.tracing import Traces
+from erllama_py.serve.page import routes as page
 from erllama_py.serve.responses import routes as responses
 from erllama_py.serve.responses.routes import store_of
 from erllama_py.serve.responses.store import Store
@@ -51,7 +52,7 @@ class App(Starlette):
         handlers = {404: _nothing_there, 405: _nothing_there}
         served = [
             *anthropic.routes(service), *openai.routes(service), *responses.routes(service, store),
-            *operations.routes(service), *ollama.routes(service),
+            *operations.routes(service), *page.routes(service), *ollama.routes(service),
         ]  # fmt: skip
         super().__init__(
             routes=[*served, operations.describing(service, served)],
@@ -65,9 +66,11 @@ class App(Starlette):
         self._configured: tuple[Config, Keeper] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request. A slash at the end of its path is none: Litestar puts one there, and so do people."""
-        if scope["type"] == "http" and len(path := scope["path"]) > 1 and path.endswith("/"):
-            scope = {**scope, "path": path.rstrip("/") or "/"}
+        """Answer a request. A slash at the end of its path is none: Litestar puts one there, and so do people. The page
+        has one, also below where it is mounted."""
+        if scope["type"] == "http" and (path := scope["path"]).endswith("/"):
+            root = scope.get("root_path", "")
+            scope = {**scope, "path": path.rstrip("/") if path.removeprefix(root).strip("/") else f"{root}/"}
         await super().__call__(scope, receive, send)
 
     @asynccontextmanager

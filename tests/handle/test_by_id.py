@@ -13,8 +13,8 @@ from erllama_py.handle.by_id import ModelCalls
 
 # A property of a handle, and the method of the runtime that answers for it. The id is what one asks with.
 PROBES = {
-    "info": "model_info", "counters": "model_counters", "phase": "phase", "pending_len": "pending_len",
-    "last_cache_hit": "last_cache_hit",
+    "info": "model_info", "counters": "model_counters", "sequences": "model_sequences", "phase": "phase",
+    "pending_len": "pending_len", "last_cache_hit": "last_cache_hit",
 }  # fmt: skip
 OTHERWISE = {
     "id": "the argument itself",

@@ -345,7 +345,8 @@ RUNTIME_CALLS: dict[str, Call] = {
     "list_models": lambda fuzz, pick: fuzz.runtime.list_models(),
     "pressure": lambda fuzz, pick: fuzz.runtime.pressure(),
 }
-PROBES = ("model", "model_info", "model_counters", "phase", "pending_len", "queue_depth", "last_cache_hit")
+PROBES = ("model", "model_info", "model_counters", "model_sequences", "phase", "pending_len", "queue_depth",
+          "last_cache_hit")  # fmt: skip
 CACHE_CALLS: dict[str, Callable[[Any, random.Random], object]] = {
     "counters": lambda cache, pick: cache.counters(),
     "rows": lambda cache, pick: cache.rows(),

@@ -12,9 +12,9 @@ from starlette.types import ASGIApp
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp) -> AsyncIterator[str]:
+async def listening(app: ASGIApp, port: int = 0) -> AsyncIterator[str]:
     """The address of a server that runs in this loop."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:  # connections wait there until the server has begun
+    with socket.create_server(("127.0.0.1", port)) as listener:  # connections wait there until the server has begun
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
         task = asyncio.create_task(server._serve([listener]))  # `serve` would take the signals of the process
         try:

@@ -53,7 +53,7 @@ def model_calls(model: erllama.Model) -> dict[str, Callable[[], object]]:
 
 def runtime_calls(runtime: erllama.Runtime) -> dict[str, Callable[[], object]]:
     """A call of each public method of a runtime."""
-    probes = ("model", "model_info", "model_counters", "phase", "pending_len", "last_cache_hit")
+    probes = ("model", "model_info", "model_counters", "model_sequences", "phase", "pending_len", "last_cache_hit")
     by_id = {
         name: (lambda name=name: getattr(runtime, name)("m"))
         for name in (*probes, "evict", "unload", "inject_fault", "chat_format")

@@ -109,11 +109,24 @@ SERVE_ARROWS: dict[str, set[str]] = {
     "ollama": {"core"},
     "access": {"core"},
     "operations": {"core"},
+    "page": {"core", "operations"},
     "config": {"core", "access"},
     "demand": {"core", "config"},
     "running": {"core", "access", "app", "demand"},
     "shapes": {"core", "openai", "responses", "anthropic", "ollama"},
-    "app": {"shapes", "core", "openai", "responses", "anthropic", "ollama", "access", "operations", "config", "demand"},
+    "app": {
+        "shapes",
+        "core",
+        "openai",
+        "responses",
+        "anthropic",
+        "ollama",
+        "access",
+        "operations",
+        "page",
+        "config",
+        "demand",
+    },
 }
 
 LLAMA_CPP_IMPORTERS = {"engine/llama/native.py"}  # in a child: engine/children/bindings.py, by name

@@ -7,6 +7,7 @@ answered in the shape of its API; a client that leaves cancels what was done for
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -259,6 +260,7 @@ class Exchange:
     def complete(self, completion: erllama.Completion) -> None:
         """See `Observer`; the counts of all alternatives."""
         self.service.meters.replied(self.api.name, self._model, completion)
+        self.service.recent.replied(self.api.name, self._model, completion, time.time())
         replies = completion.alternatives or (completion,)
         generated = sum(len(one.generated) for one in replies)
         self.service.access.spent(self.tenant, completion.stats.prefill_tokens + generated)

@@ -18,6 +18,7 @@ from starlette.requests import HTTPConnection
 
 import erllama_py as erllama
 from erllama_py.serve.core.problems import RETRY_SECONDS, Problem, shutting_down
+from erllama_py.serve.core.recent import Recent
 from erllama_py.serve.core.served import Changes, Loaded, Served, ServedState, being_loaded
 from erllama_py.serve.core.settings import ServerOpts
 
@@ -106,6 +107,8 @@ class Open:
         self._hurry: dict[object, Callable[[], None]] = {}
         self._changed = asyncio.Event()
         self.draining = False
+        self.ended = asyncio.Event()
+        """Set once it was drained: what goes on until the server ends has to end now."""
 
     def __len__(self) -> int:
         return len(self._hurry)
@@ -138,6 +141,8 @@ class Open:
         except TimeoutError:
             self.hurry()
             return False
+        finally:
+            self.ended.set()
         return True
 
     def hurry(self) -> None:
@@ -176,6 +181,7 @@ class Service:
         self.open = Open(settings.max_open)
         self.reload: Callable[[], Awaitable[Changes]] | None = None
         """Reads the configuration again, where there is one, and applies what has changed."""
+        self.recent = Recent()
         self.started_at = time.time()  # unix time: that of what is served, where a client asks for one
 
     def states(self) -> ServedState:

@@ -42,6 +42,10 @@ class ServerOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Where nothing came for so long, a stream says that it lives, in the APIs whose streams have comments."""
     send_seconds: Seconds = 60.0
     """A client that has not read from its stream for so long has gone."""
+    page: bool = True
+    """Whether browsers get the page at `/`."""
+    drills: bool = True
+    """Whether operators may crash a model on purpose, to see it come back."""
     drain_seconds: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 30.0
     """How long open requests may go on when the server is told to end; then they end with what they have."""
     memory_budget_bytes: Positive | None = None

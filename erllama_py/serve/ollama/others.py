@@ -16,7 +16,8 @@ SET_AT_START = "the models of this server are set when it starts, by its command
 
 
 async def root(exchange: Exchange) -> ASGIApp:
-    """`GET /` and `HEAD /`: whether a server is here. Browsers, which ask for HTML, are told which."""
+    """`GET /` and `HEAD /`: whether a server is here. Browsers, which ask for HTML, get the page; without one they
+    are told which."""
     if "text/html" in exchange.request.headers.get("accept", ""):
         return PlainTextResponse("erllama_py is running. Its APIs are those of OpenAI, Anthropic and Ollama.\n")
     return PlainTextResponse(RUNNING)

@@ -37,7 +37,8 @@ _REF = "#/components/schemas/{name}"
 
 def description(routes: Iterable[BaseRoute]) -> dict[str, Any]:
     """The whole of it."""
-    ours = [(one, one.endpoint) for one in routes if isinstance(one, Route) and isinstance(one.endpoint, Endpoint)]
+    shown = [one for one in routes if isinstance(one, Route) and one.include_in_schema]
+    ours = [(one, one.endpoint) for one in shown if isinstance(one.endpoint, Endpoint)]
     types = [kind for _, one in ours for kind in (one.takes, *one.answers.values()) if kind is not None]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
     known = dict(zip(map(id, types), schemas, strict=True))

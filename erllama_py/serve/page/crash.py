@@ -1,0 +1,63 @@
+"""`POST /erllama/models/{name}/crash`: a drill. The model fails, and its supervisor brings it back as after a fault.
+
+For operators, unless `drills` of the server's settings is off; a few times a minute, so that the model is not given up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+from starlette.types import ASGIApp
+
+from erllama_py.serve.core.exchange import Exchange, json_response
+from erllama_py.serve.core.problems import Problem
+from erllama_py.serve.page.drills import MOST, wait, with_one
+from erllama_py.watch.log import get_logger
+
+UP = frozenset(("idle", "prefilling", "generating"))  # a fault has no effect while a model loads
+
+
+class CrashRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is to fail."""
+
+    where: Literal["actor", "thread", "decode"] = "thread"
+    """The model's actor, its engine thread, or its next decode: see `Model.inject_fault`."""
+
+
+class Crashed(msgspec.Struct, frozen=True, kw_only=True):
+    """A drill that has begun."""
+
+    model: str
+    """The model's id."""
+    where: str
+    restarts: int
+    """How often it had come back before: there will be one more."""
+
+
+class Drills:
+    """The handler, which remembers the last drills. `clock` gives seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._at: dict[str, tuple[float, ...]] = {}
+
+    async def __call__(self, exchange: Exchange) -> ASGIApp:
+        """Crash a model on purpose: its open requests fail as after a real fault, and it is loaded again."""
+        exchange.check_operator()
+        if not exchange.service.settings.drills:
+            raise Problem("forbidden", "drills are switched off on this server", code="drills_off")
+        where = (await exchange.body(CrashRequest)).where
+        info, now = exchange.info(exchange.request.path_params["name"]), self._clock()
+        if info.phase not in UP:
+            raise Problem("conflict", f"the model is {info.phase}: there is nothing to crash", code="not_up")
+        model = exchange.service.runtime.model(info.id)
+        if seconds := wait(self._at.get(model.id, ()), now):
+            message = f"{MOST} drills of a model a minute, so that its supervisor does not give it up"
+            raise Problem("rate_limited", f"{message}; again in {seconds} s", code="drill_limit", retry_after=seconds)
+        model.inject_fault(where)
+        self._at = with_one(self._at, model.id, now)
+        get_logger(model=model.id).warning("a drill: the model is crashed on purpose", where=where)
+        return json_response(Crashed(model=model.id, where=where, restarts=info.restarts))

@@ -1,0 +1,110 @@
+"""The page by keyboard alone: from the key to a reply to the drill, with the focus always in sight."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.paged import SLOW, focused, keys, paged, say, tab_to
+from playwright.async_api import Browser, expect
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+OUTLINE = "() => { const s = getComputedStyle(document.activeElement); return s.outlineStyle + ' ' + s.outlineWidth; }"
+
+
+async def test_from_the_key_to_a_reply_to_the_drill(browser: Browser) -> None:
+    """No pointer: a wrong key is told and may be typed again, Enter sends, the drill is confirmed and watched."""
+    _, operates, access = keys()
+    async with paged(browser, SLOW, access=access) as (page, at, _):
+        assert await focused(page) == "key"
+        await page.keyboard.type("erl_wrong")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#key-problem")).to_contain_text("this API key is not known here")
+        assert await focused(page) == "key"
+        await page.keyboard.type(operates)
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#live-text")).to_have_text("Live")
+        assert await focused(page) == "message"
+        await page.keyboard.type("hello")
+        await page.keyboard.press("Enter")
+        await expect(page.locator(".reply .text .prose")).to_be_visible()
+        await page.keyboard.press("Escape")
+        await expect(page.locator(".reply .end")).to_have_text("Stopped.")
+        assert await focused(page) == "message"
+
+        await tab_to(page, "Crash…", "Shift+Tab")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#drill")).to_be_visible()
+        await page.keyboard.press("Escape")
+        await expect(page.locator("#drill")).to_be_hidden()
+        assert await focused(page) == "Crash…"
+        assert at.model.info.restarts == 0
+        await page.keyboard.press("Enter")
+        await tab_to(page, "Crash it")
+        await page.keyboard.press("Enter")
+        await expect(page.locator(".drill")).to_contain_text("It answers again")
+        await expect(page.locator(".drill")).to_contain_text("It has 1 restart now")
+        await expect(page.locator("[data-name='model:tiny'] .state")).to_contain_text("1 restart")
+        await expect(page.locator("[data-name='model:tiny'] .failure")).to_contain_text("DrillFault")
+
+
+async def test_the_focus_is_in_sight_and_goes_through_all_of_the_page(browser: Browser) -> None:
+    """The skip link is first and leads to the chat; nothing holds the focus; each that has it shows it."""
+    async with paged(browser) as (page, _, _):
+        await expect(page.locator("#live-text")).to_have_text("Live")
+        await page.evaluate("() => document.activeElement.blur()")
+        await page.evaluate("() => { getSelection().removeAllRanges(); window.scrollTo(0, 0); }")
+        await page.locator("h1").click()  # the order begins at the top
+        passed = list[str]()
+        while "Options" not in passed:
+            await page.keyboard.press("Tab")
+            passed.append(await focused(page))
+            style, width = (await page.evaluate(OUTLINE)).split()
+            assert style != "none", passed
+            assert float(width.removesuffix("px")) >= 2
+            assert len(passed) < 40, passed
+        assert passed[0] == "Models"
+        order = [passed.index(one) for one in ("Models", "Crash…", "model", "new-chat", "log", "message", "send")]
+        assert order == sorted(order)
+        await page.keyboard.press("Tab")
+        assert await focused(page) not in passed  # it leaves the page
+
+        await page.evaluate("() => document.querySelector('#skip').focus()")
+        box = await page.locator("#skip").bounding_box()
+        assert box is not None
+        assert box["y"] >= 0
+        await page.keyboard.press("Enter")
+        assert await focused(page) == "message"
+
+
+async def test_a_line_is_broken_by_shift_and_enter(browser: Browser) -> None:
+    """Enter alone sends; nothing but white space is not sent."""
+    async with paged(browser) as (page, _, _):
+        await expect(page.locator("#inside")).to_be_visible()
+        await page.press("#message", "Enter")
+        await page.type("#message", "one")
+        await page.press("#message", "Shift+Enter")
+        await page.type("#message", "two")
+        assert await page.input_value("#message") == "one\ntwo"
+        assert await page.locator(".turn").count() == 0
+        await page.press("#message", "Enter")
+        await expect(page.locator(".user .prose")).to_have_text("one\ntwo")
+
+
+async def test_a_key_is_forgotten_when_it_is_asked_to_be(browser: Browser) -> None:
+    """It was kept in this tab alone: nothing of it in a cookie, in an address or beyond the session."""
+    _, operates, access = keys()
+    async with paged(browser, access=access) as (page, _, _):
+        await page.fill("#key", operates)
+        await page.press("#key", "Enter")
+        await expect(page.locator("#inside")).to_be_visible()
+        await page.reload()
+        await expect(page.locator("#inside")).to_be_visible()
+        assert operates not in await page.evaluate(
+            "() => document.cookie + location.href + JSON.stringify(localStorage)"
+        )
+        await say(page, "hello")
+        await page.click("#forget")
+        await expect(page.locator("#key")).to_be_focused()
+        assert await page.locator(".turn").count() == 0
+        await page.reload()
+        await expect(page.locator("#key")).to_be_focused()
+        await expect(page.locator("#key-problem")).to_have_text("")

@@ -1,0 +1,146 @@
+"""Crashing a model on purpose: who may, how often, and that it comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from helpers.runtime import until
+from helpers.served import served
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.requests import HTTPConnection
+
+import erllama_py as erllama
+from erllama_py.serve.core.service import Tenant
+from erllama_py.serve.page.drills import MOST, SECONDS, wait, with_one
+
+CRASH = "/erllama/models/tiny/crash"
+TIMES = st.lists(st.floats(0.0, 200.0), max_size=12)
+
+
+class Strangers:
+    """An `Access` whose tenants are no operators."""
+
+    def admit(self, connection: HTTPConnection) -> Tenant:
+        return Tenant(name="somebody")
+
+    def spent(self, tenant: Tenant, tokens: int) -> None:
+        pass
+
+
+async def back(model: erllama.Model, restarts: int) -> None:
+    """Wait until it has come back so often, and is up."""
+    await until(lambda: model.info.restarts == restarts and model.phase == "idle")
+
+
+@given(TIMES, st.floats(0.0, 300.0))
+def test_waiting_as_long_as_told_is_enough(at: list[float], now: float) -> None:
+    """And a second less is not, where there was anything to wait for."""
+    told = wait(at, now)
+    assert wait(at, now + told) == 0
+    if told > 1:
+        assert wait(at, now + told - 1) > 0
+
+
+@given(st.lists(st.floats(0.0, 30.0), max_size=40))
+def test_no_minute_has_more_drills_than_the_bound(gaps: list[float]) -> None:
+    """Whenever they are asked for."""
+    drills: dict[str, tuple[float, ...]] = {}
+    now, done = 0.0, list[float]()
+    for gap in gaps:
+        now += gap
+        if wait(drills.get("m", ()), now) == 0:
+            drills = with_one(drills, "m", now)
+            done.append(now)
+    assert all(later - first >= SECONDS for first, later in zip(done, done[MOST:], strict=False))
+    assert len(drills.get("m", ())) <= MOST
+
+
+def test_old_drills_are_forgotten() -> None:
+    """Of all models: names of models that are gone do not pile up."""
+    drills = with_one(with_one({}, "old", 0.0), "new", SECONDS)
+    assert drills == {"new": (SECONDS,)}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("where", ["thread", "actor"])
+async def test_a_drill_crashes_a_model_that_comes_back(where: str) -> None:
+    """With one restart more than was told, and it answers again."""
+    async with served() as at:
+        told = (await at.client.post(CRASH, json={"where": where})).json()
+        assert told == {"model": "tiny", "where": where, "restarts": 0}
+        await until(lambda: at.model.info.restarts == 1)
+        ask: Any = {"model": "tiny", "messages": [{"role": "user", "content": "ping"}], "max_tokens": 1}
+        assert (await at.client.post("/v1/chat/completions", json=ask)).status_code == 200
+
+
+@pytest.mark.anyio
+async def test_an_open_reply_is_cut_by_a_drill() -> None:
+    """With the same error as after a real fault."""
+    async with served({"stub": {"seconds_per_token": 0.001}}) as at:
+        ask: Any = {"model": "tiny", "messages": [{"role": "user", "content": "ping"}], "max_tokens": 2000}
+        open_one = asyncio.create_task(at.client.post("/v1/chat/completions", json=ask | {"ignore_eos": True}))
+        await until(lambda: at.model.phase == "generating")
+        assert (await at.client.post(CRASH, json={"where": "decode"})).status_code == 200
+        answer = await open_one
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_crashed")
+
+
+@pytest.mark.anyio
+async def test_drills_are_few_a_minute() -> None:
+    """Else the model would be given up; when there may be another one is told."""
+    async with served() as at:
+        for number in range(1, MOST + 1):
+            assert (await at.client.post(CRASH, json={})).status_code == 200
+            await back(at.model, number)
+        refused = await at.client.post(CRASH, json={})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "drill_limit")
+        assert 1 <= int(refused.headers["retry-after"]) <= SECONDS
+        assert at.model.phase == "idle"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code"),
+    [
+        ("/erllama/models/nobody/crash", "{}", 404, "model_not_found"),
+        ("/erllama/models/owner/repo/crash", "{}", 404, "model_not_found"),
+        (CRASH, '{"where": "heart"}', 400, None),
+        (CRASH, '{"when": "now"}', 400, None),
+        (CRASH, "", 400, "invalid_json"),
+    ],
+)
+async def test_a_wrong_drill_is_refused_and_crashes_nothing(
+    path: str, body: str, status: int, code: str | None
+) -> None:
+    """With what is wrong in it."""
+    async with served() as at:
+        answer = await at.client.post(path, content=body, headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+        assert (at.model.phase, at.model.info.restarts) == ("idle", 0)
+
+
+@pytest.mark.anyio
+async def test_a_model_that_is_not_up_cannot_be_crashed() -> None:
+    """It is on its way back already: a fault would have no effect."""
+    async with served({"stub": {"fail_decode_after": 0}}) as at:
+        for _ in range(6):
+            await at.client.post("/v1/completions", json={"model": "tiny", "prompt": "x", "max_tokens": 1})
+        await until(lambda: at.model.phase == "failed")
+        answer = await at.client.post(CRASH, json={})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "not_up")
+
+
+@pytest.mark.anyio
+async def test_only_operators_may_and_only_where_it_is_on() -> None:
+    """Both are told so."""
+    async with served(access=Strangers()) as at:
+        answer = await at.client.post(CRASH, json={})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "operators_only")
+    async with served(settings={"drills": False}) as at:
+        answer = await at.client.post(CRASH, json={})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "drills_off")
+        assert at.model.info.restarts == 0
+        assert (await at.client.get("/erllama/live")).json()["server"]["drills"] is False
