@@ -63,7 +63,8 @@ class Card {
       { class: "panel card", "data-model": model.id },
       h("header", {}, h("h3", {}, model.id), this.phase),
       this.about,
-      (this.body = h("div", { class: "body" }, this.#rates(), this.#cells(), this.sequences, this.limits)),
+      (this.body = h("div", { class: "body" }, this.#rates(), this.#cells(), this.sequences)),
+      this.limits,
       h("footer", {}, this.counts, this.crash),
       this.drill,
     );

@@ -132,3 +132,37 @@ async def test_calls_of_tools_are_answered_or_told_what_is_wrong(browser: Browse
     assert all(1 <= number <= 6 for number in told[0]["rolled"])
     assert [("error" in one) for one in told] == [False, True, True, True, True, False, True]
     assert told[5]["time_zone"] == "UTC"
+
+
+# Models that are not loaded, as `ModelState` has them.
+STANDINGS = """async (states) => {
+  const {showModels} = await import('/page/models.js');
+  const parent = document.createElement('div');
+  const usual = {load: 'demand', waiting: 0, loads: 0, pinned: false, expires_at: null, problem: null,
+    memory_bytes: 0};
+  const models = states.map((state, at) => (
+    {id: `m${at}`, aliases: [], work: null, standing: {...usual, ...state}}));
+  showModels(parent, {at: 100, server: {drills: true}, models}, () => {});
+  return [...parent.children].map((card) => ({
+    pill: card.querySelector('.pill').textContent,
+    tone: card.querySelector('.pill').dataset.tone,
+    said: [...card.querySelectorAll('p')].filter((p) => !p.closest('[hidden]')).map((p) => p.textContent).join('|'),
+    crash: !card.querySelector('footer button').hidden,
+  }));
+}"""
+
+
+async def test_models_that_are_not_loaded_say_where_they_stand(browser: Browser) -> None:
+    """What they would take, who waits for them, why they failed; there is nothing to crash."""
+    shown = await run(browser, STANDINGS, [
+        {"state": "unloaded", "memory_bytes": 1 << 30}, {"state": "waiting", "waiting": 2},
+        {"state": "failed", "problem": "m.gguf is torn"}, {"state": "loading", "pinned": True},
+    ])  # fmt: skip
+    assert [(one["pill"], one["tone"], one["crash"]) for one in shown] == [
+        ("unloaded", "rest", False), ("waiting", "warn", False), ("failed", "bad", False), ("loading", "warn", False),
+    ]  # fmt: skip
+    assert "1.00 GiB once loaded" in shown[0]["said"]
+    assert "loaded when it is asked for" in shown[0]["said"]
+    assert "2 requests wait for it" in shown[1]["said"]
+    assert "m.gguf is torn" in shown[2]["said"]
+    assert "pinned" in shown[3]["said"]
