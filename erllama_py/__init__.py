@@ -6,6 +6,8 @@ The public names, all of them. Start with `Runtime`.
 from typing import TYPE_CHECKING
 
 from erllama_py.actors import Raised, RestartLimits, Returned, Stopped, TreeNode
+from erllama_py.build_check import check_build
+from erllama_py.cache.directory import CacheDirectory
 from erllama_py.cache.handle import Cache
 from erllama_py.cache.keys import Identity
 from erllama_py.cache.messages import RowBytes, RowMeta
@@ -109,6 +111,7 @@ from erllama_py.options.scores import ScoreOptions
 from erllama_py.options.tiers import DiskTier, RamFileTier, TierSpec
 from erllama_py.pulling import list_pulled, pull_model, remove_pulled
 from erllama_py.results import (
+    BuildInfo,
     CacheDelta,
     CachedPrefix,
     CacheHit,
@@ -116,11 +119,13 @@ from erllama_py.results import (
     Choice,
     Completion,
     ContextMemory,
+    DeviceInfo,
     Done,
     Embeddings,
     Event,
     ExactTurn,
     Explanation,
+    FileProblem,
     FoundPrefix,
     KeptPrefix,
     LoadProgress,
@@ -135,6 +140,7 @@ from erllama_py.results import (
     Ranking,
     RoundStarted,
     RowInfo,
+    RowsRemoved,
     RunDone,
     RunEvent,
     Score,
@@ -167,8 +173,10 @@ if not TYPE_CHECKING:  # checkers know the names
 
 __all__ = [
     "AlreadyLoaded",
+    "BuildInfo",
     "Cache",
     "CacheDelta",
+    "CacheDirectory",
     "CacheHit",
     "CacheUnavailable",
     "CachedPrefix",
@@ -184,6 +192,7 @@ __all__ = [
     "ContextOverflow",
     "DeadlinePassed",
     "DecodeFailed",
+    "DeviceInfo",
     "DiskTier",
     "Done",
     "EmbedOptions",
@@ -195,6 +204,7 @@ __all__ = [
     "Event",
     "ExactTurn",
     "Explanation",
+    "FileProblem",
     "FingerprintMismatch",
     "FoundPrefix",
     "HubReference",
@@ -262,6 +272,7 @@ __all__ = [
     "RowInfo",
     "RowMeta",
     "RowUnavailable",
+    "RowsRemoved",
     "RunDone",
     "RunEvent",
     "Runtime",
@@ -318,6 +329,7 @@ __all__ = [
     "UnsupportedModel",
     "UnusableBuild",
     "WrongLoop",
+    "check_build",
     "inspect_model",
     "list_pulled",
     "parse_options",

@@ -25,7 +25,7 @@ import erllama_py
 from erllama_py.handle.by_id import ModelCalls
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
-FACES = ["Runtime", "Model", "Session", "Stream", "ToolRun", "Supervised", "Cache"]
+FACES = ["Runtime", "Model", "Session", "Stream", "ToolRun", "Supervised", "Cache", "CacheDirectory"]
 HEAD = """# Reference
 
 Every public name, all of them in `erllama_py`; what is not here is private. `make format` writes this page from the
@@ -232,4 +232,5 @@ def page() -> str:
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
     sys.path.insert(0, str(Path(__file__).parent))  # as tests have it
-    runpy.run_path(str(Path(__file__).with_name("configuration.py")), run_name="__main__")
+    for other in ("configuration.py", "commands.py"):
+        runpy.run_path(str(Path(__file__).with_name(other)), run_name="__main__")

@@ -130,6 +130,8 @@ class CacheActor(Actor[CacheMessage]):
                 self._background.answer(reply, self._flush(self._ask_all(message)))
             case messages.EvictBytes() if reply is not None:
                 self._background.answer(reply, self._removals.evict(message))
+            case messages.Remove(tier, keys) if reply is not None:
+                self._background.answer(reply, self._removals.remove(tier, keys))
             case messages.Gc() if reply is not None:
                 self._background.answer(reply, self._removals.gc())
             case messages.HolderGone(name):
@@ -379,8 +381,7 @@ class CacheActor(Actor[CacheMessage]):
                 return any(map(self.index.losses.has_turn, keys))
             case messages.ReadCounters():
                 return dict(sorted(self.counters.items()))
-            case messages.ListTiers():
-                return tier_infos(self.index)
+        return tier_infos(self.index)
 
     def _name_changed(self, change: NameChange) -> None:
         if change.ref is None and self.ref.exit is None:

@@ -51,6 +51,13 @@ def key(value: object) -> bytes:
     return value
 
 
+def keys(value: object) -> list[object]:
+    """Keys of rows, each to be checked by itself: no text, whose letters would be taken for them."""
+    _need(isinstance(value, Iterable) and not isinstance(value, str | bytes), "keys are a list of keys", value)
+    assert isinstance(value, Iterable)
+    return list(value)
+
+
 def tier(value: object) -> str:
     """The name of a tier, whether it runs or not."""
     return _a(value, str, "a tier is given by its name, a str")

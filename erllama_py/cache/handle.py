@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,8 +16,8 @@ from erllama_py.actors import ActorError, Names
 from erllama_py.cache import checks, messages
 from erllama_py.cache.keys import TOKEN_BYTES, Identity, prefix_keys
 from erllama_py.cache.messages import Hit, RowMeta
-from erllama_py.errors import CacheUnavailable, RowUnavailable
-from erllama_py.results import FoundPrefix, RowInfo, TierInfo
+from erllama_py.errors import CacheUnavailable, RowUnavailable, TierNotFound
+from erllama_py.results import FoundPrefix, RowInfo, RowsRemoved, TierInfo
 from erllama_py.tiers.messages import CACHE, Flush, Get, RowBytes, SaveReason, tier_actor_name
 
 _tickets = itertools.count(1)
@@ -27,8 +27,8 @@ class Cache:
     """The cache that all models share: `runtime.cache`.
 
     All calls raise `RequestError` for arguments that cannot be used, and `CacheUnavailable` while the cache restarts
-    and after the runtime is closed. `evict_bytes`, `gc`, `flush` and `read` raise `TierStuck` where the device of a
-    tier has not answered for a minute; what was asked for goes on.
+    and after the runtime is closed. `evict_bytes`, `remove`, `gc`, `flush` and `read` raise `TierStuck` where the
+    device of a tier has not answered for a minute; what was asked for goes on.
     """
 
     def __init__(self, names: Names) -> None:
@@ -56,6 +56,20 @@ class Cache:
         """
         freed: int = await self._call(messages.EvictBytes(checks.nbytes(nbytes), checks.tiers(tiers)))
         return freed
+
+    async def remove(self, keys: Iterable[bytes | str], tier: str) -> RowsRemoved:
+        """Remove the rows of a tier that have these keys, 32 bytes or 64 hex digits each, and all that extend them.
+
+        Rows that are being read or saved are left, with those that they extend; kept ones go. Keys that are not there
+        are no error. Raises `TierNotFound` for a tier that does not run.
+        """
+        wanted = tuple(map(checks.key, checks.keys(keys)))
+        name = checks.tier(tier)
+        running = sorted(one.name for one in await self.tiers())
+        if name not in running:
+            raise TierNotFound(name, tuple(running))
+        removed: RowsRemoved = await self._call(messages.Remove(name, wanted))
+        return removed
 
     async def gc(self) -> int:
         """Remove rows that nothing can reach and files that were set aside; the bytes freed."""

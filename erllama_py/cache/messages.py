@@ -127,6 +127,13 @@ class EvictBytes(msgspec.Struct, frozen=True):
     tiers: tuple[str, ...]
 
 
+class Remove(msgspec.Struct, frozen=True):
+    """Remove the rows of a tier that have these keys, and those that extend them. Answered with `RowsRemoved`."""
+
+    tier: str
+    keys: tuple[bytes, ...]
+
+
 class Gc(msgspec.Struct, frozen=True):
     """Remove rows that nothing can reach, and what tiers have set aside. Answered with the bytes freed."""
 
@@ -156,6 +163,6 @@ class WaitOver(msgspec.Struct, frozen=True):
 
 
 CacheMessage = (
-    Find | Used | Explain | Save | KeepTurn | FindTurn | HasLostTurn | Skipped | EvictBytes | Gc | ListRows
+    Find | Used | Explain | Save | KeepTurn | FindTurn | HasLostTurn | Skipped | EvictBytes | Remove | Gc | ListRows
     | ReadCounters | ListTiers | HolderGone | WaitOver | Flush | TierReport
 )  # fmt: skip

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from erllama_py.actors import ActorError, Names, Reply
 from erllama_py.cache.book import Book
+from erllama_py.cache.chosen import chosen
 from erllama_py.cache.eviction import Portions, evict_bytes, orphans, surplus
 from erllama_py.cache.index import Index, Loss
 from erllama_py.cache.messages import EvictBytes
@@ -20,6 +21,7 @@ from erllama_py.cache.pace import Pace
 from erllama_py.cache.replaced import replaced
 from erllama_py.cache.reservation import Reservations
 from erllama_py.errors import TierError, TierStuck
+from erllama_py.results import RowsRemoved
 from erllama_py.tiers.messages import Delete, Introduce, Removed, RowMeta, Sweep, tier_actor_name
 from erllama_py.watch.log import get_logger
 
@@ -44,6 +46,20 @@ class Removals:
         books = self._index.books
         tiers = [tier for tier, book in books.items() if tier in wanted.tiers or book.kind in wanted.tiers]
         return await self._remove(evict_bytes(self._index, tiers, wanted.nbytes, self._now()))
+
+    async def remove(self, tier: str, keys: Sequence[bytes]) -> RowsRemoved:
+        """See `Remove`."""
+        taken = list[bytes]()
+
+        def noted() -> Portions:
+            for name, portion in chosen(self._index, tier, keys):
+                taken.extend(portion)
+                yield name, portion
+
+        freed = await self._remove(noted())
+        book = self._index.books.get(tier)
+        left = [] if book is None else [key for key in {*keys, *taken} if key in book.rows or key in book.refused]
+        return RowsRemoved(rows=len(set(taken).difference(left)), nbytes=freed, left=len(left))
 
     async def gc(self) -> int:
         """See `Gc`."""

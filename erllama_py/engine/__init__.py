@@ -1,7 +1,7 @@
 """The room with the threads: one per loaded model, which owns the model's llama.cpp context.
 
 Doors: `backend` (what an inference library must offer), `jobs` (what goes in and comes out), `thread` (the
-thread itself), and `make_backend` and `inspected` here. Everything else is private to the room.
+thread itself), and `make_backend`, `inspected` and `checked_build` here. Everything else is private to the room.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from erllama_py.engine.backend import Backend
 from erllama_py.engine.inspection import Inspection
 from erllama_py.options.model import ModelConfig
+from erllama_py.results import BuildInfo
 
 BackendFactory = Callable[[str, ModelConfig], Backend]
 
@@ -49,3 +50,10 @@ def inspected(
     from erllama_py.engine.llama.inspection import inspected as by_llama
 
     return by_llama(path, home, wanted)
+
+
+def checked_build(wanted: Callable[[], bool] = lambda: True) -> BuildInfo:
+    """Try the build of llama.cpp in children, and ask what it is; blocks for seconds. The bindings are not imported."""
+    from erllama_py.engine.llama.build_check import checked_build as by_llama
+
+    return by_llama(wanted)

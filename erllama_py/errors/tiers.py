@@ -15,7 +15,12 @@ class TierError(ErllamaError):
 
 
 class TierLocked(TierError):
-    """This directory is open already, in another process or in this one; it belongs to one tier at a time."""
+    """This directory is open already, in another process or in this one; it belongs to one tier at a time.
+
+    `holder` is the id of that process, as far as it is known.
+    """
+
+    holder: int | None = None
 
 
 class TierFailed(TierError):

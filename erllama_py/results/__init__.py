@@ -1,5 +1,7 @@
 """What callers get back: completions, the events of a stream, and what is known of a loaded model."""
 
+from erllama_py.results.build import BuildInfo, DeviceInfo
+from erllama_py.results.cached_files import FileProblem, FileProblemKind, RowsRemoved
 from erllama_py.results.chat_format import ChatFormat
 from erllama_py.results.completion import (
     EARLY,
@@ -62,6 +64,7 @@ from erllama_py.results.tool_runs import (
 
 __all__ = [
     "EARLY",
+    "BuildInfo",
     "CacheDelta",
     "CacheHit",
     "CacheHitKind",
@@ -71,12 +74,15 @@ __all__ = [
     "Choice",
     "Completion",
     "ContextMemory",
+    "DeviceInfo",
     "Done",
     "Embeddings",
     "EngineEvent",
     "Event",
     "ExactTurn",
     "Explanation",
+    "FileProblem",
+    "FileProblemKind",
     "FinishReason",
     "FoundPrefix",
     "KeptPrefix",
@@ -93,6 +99,7 @@ __all__ = [
     "Ranking",
     "RoundStarted",
     "RowInfo",
+    "RowsRemoved",
     "RunDone",
     "RunEnd",
     "RunEvent",

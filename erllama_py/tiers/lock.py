@@ -231,7 +231,7 @@ def _taken(tier: str, place: Place) -> TierLocked:
         finally:
             os.close(fd)
     problem = f"{place.root} is open already, by the process {holder}; a directory belongs to one tier at a time"
-    return TierLocked(tier, problem)
+    return TierLocked(tier, problem, int(holder) if holder.isdecimal() else None)
 
 
 def _private_directory(root_fd: int, name: str) -> int:

@@ -32,7 +32,7 @@ def check(tier: str, root: str, root_fd: int) -> None:
     if facts.st_uid != os.geteuid():
         raise TierFailed(tier, f"the directory {root} belongs to another user")
     entries = sorted(set(os.listdir(root_fd)) - IGNORED)
-    if entries and not _is_marked(root_fd):
+    if entries and not is_marked(root_fd):
         names = ", ".join(map(repr, entries[:SHOWN])) + (" …" if len(entries) > SHOWN else "")
         raise TierFailed(
             tier, f"the directory {root} holds {names} and no {MARKER!r}, so it is not a tier's; name one that is "
@@ -51,7 +51,8 @@ def mark(root_fd: int, mode: int) -> None:
             os.close(fd)
 
 
-def _is_marked(root_fd: int) -> bool:
+def is_marked(root_fd: int) -> bool:
+    """Whether the marker is there."""
     try:
         return stat.S_ISREG(os.stat(MARKER, dir_fd=root_fd, follow_symlinks=False).st_mode)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 """Reading a directory: the names and sizes in it, the headers of its rows, and one row whole.
 
-Blocking functions without state, for worker threads. They change nothing but that `take_census` removes the temp files
-of dead writers. What they find wrong with a file is raised as `BadFile`, or handed back in a `Finding`.
+Blocking functions without state, for worker threads. They change nothing but that `take_census` may remove the temp
+files of dead writers. What they find wrong with a file is raised as `BadFile`, or handed back in a `Finding`.
 """
 
 from __future__ import annotations
@@ -99,8 +99,9 @@ def is_passing(error: OSError) -> bool:
     return error.errno in PASSING
 
 
-def take_census(place: Place) -> Census:
-    """Look at all names and sizes; temp files are removed, as their writers are dead. Other names are left alone."""
+def take_census(place: Place, *, remove_temps: bool = True) -> Census:
+    """Look at all names and sizes; temp files are removed, as their writers are dead, or told as `stale`. Other names
+    are left alone."""
     rows: dict[str, int] = {}
     stale: dict[str, int] = {}
     other: Others = {}
@@ -110,7 +111,10 @@ def take_census(place: Place) -> Census:
                 try:
                     size = on_disk(entry.stat(follow_symlinks=False).st_size)
                     if is_temp(entry.name):
-                        _remove(place, entry.name, size, stale)
+                        if remove_temps:
+                            _remove(place, entry.name, size, stale)
+                        else:
+                            stale[entry.name] = size
                         continue
                 except FileNotFoundError:
                     continue

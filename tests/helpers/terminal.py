@@ -69,11 +69,12 @@ class Terminal:
 
 
 @contextmanager
-def on_terminal(*arguments: str) -> Iterator[Terminal]:
-    """Run `erllama` on a terminal of its own."""
+def on_terminal(*arguments: str, **more: str) -> Iterator[Terminal]:
+    """Run `erllama` on a terminal of its own, with `more` in its environment."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment(), start_new_session=True,
+        [*COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment(**more),
+        start_new_session=True,
         preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),
     )  # fmt: skip
     os.close(theirs)

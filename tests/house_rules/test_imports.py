@@ -21,9 +21,10 @@ LEAVES = {"options", "errors", "results", "chat", "buffers", "cpus", "home"} | O
 # Room (or file at the top of the package) -> what it may import apart from itself. "" is the package itself: the
 # public names. Four files of `watch` are leaves: all rooms write through `log`, and calls make spans by the others.
 ARROWS: dict[str, set[str]] = {
-    "": {"runtime", "model_file", "pulling", "tree", "handle", "cache", "actors"} | LEAVES,
+    "": {"runtime", "build_check", "model_file", "pulling", "tree", "handle", "cache", "actors"} | LEAVES,
     "serve": {"", "watch.live", "watch.log", "watch.tracer", "gguf_bytes", "mapped_files"},
     "testing": {"engine"},
+    "build_check": {"engine", "actors", "cpus", "results"},
     "model_file": {"engine", "actors", "pulling"} | LEAVES,
     "pulling": {"hub", "actors"} | LEAVES,
     "hub": {"errors", "results", "options", "watch.log", "mapped_files"},
@@ -90,8 +91,8 @@ DOORS: dict[str, set[str]] = {
     "handle": {"model", "session", "stream", "tool_run", "caller", "by_id", "supervised"},
     "model": {"actor", "board", "companions", "counting", "embedder", "embedders", "registry", "request"},
     "scheduler": {"cells", "machine", "outcomes", "messages", "state", "stages", "reuse"},
-    "cache": {"messages", "client", "handle", "keys", "policy"},
-    "tiers": {"messages", "registry"},
+    "cache": {"messages", "client", "directory", "handle", "keys", "policy"},
+    "tiers": {"messages", "offline", "registry"},
     "watch": {"live", "log", "pressure", "spans", "tracer"},
     "hub": set(),
     "actors": set(),

@@ -22,6 +22,7 @@ class Ended(msgspec.Struct, frozen=True):
     stages: tuple[str, ...]  # what it said it was about to do
     written: str  # the end of what libraries wrote
     seconds: float
+    info: str = ""  # the last of what it told as "info …"
 
     @property
     def last_words(self) -> str:

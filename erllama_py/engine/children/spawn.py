@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ _LOOK_SECONDS = 0.05  # how soon a caller that wants it no more is heard
 _KILL_SECONDS = 5.0  # for the kernel to end a killed child; one that waits for a disk that hangs stays behind
 
 # ggml would start a debugger to show a trace, and initialise GPUs that are not needed.
-_ENVIRONMENT = {
-    "GGML_NO_BACKTRACE": "1",
+_QUIET = {"GGML_NO_BACKTRACE": "1"}
+_NO_DEVICES = {
     "CUDA_VISIBLE_DEVICES": "-1",
     "HIP_VISIBLE_DEVICES": "-1",
     "GGML_VK_VISIBLE_DEVICES": "",
@@ -40,13 +40,15 @@ class CannotSpawn(Exception):
     """No child could be begun; the text says why."""
 
 
-def run_child(task: str, given: Any, *, seconds: float, wanted: Callable[[], bool] = lambda: True) -> Ended:
+def run_child(
+    task: str, given: Any, *, seconds: float, wanted: Callable[[], bool] = lambda: True, devices: bool = False
+) -> Ended:
     """Run a task of this folder in a process of its own, for at most `seconds`, as long as it is `wanted`.
 
-    `given` goes to it as JSON. Raises `CannotSpawn`.
+    `given` goes to it as JSON. GPUs are hidden from it unless it is to see `devices`. Raises `CannotSpawn`.
     """
     began = time.monotonic()
-    process = _begun(task, given)
+    process = _begun(task, given, {**os.environ, **_QUIET, **({} if devices else _NO_DEVICES)})
     try:
         words, written, how = _listen(process, began + seconds, wanted)
     except BaseException:
@@ -57,10 +59,11 @@ def run_child(task: str, given: Any, *, seconds: float, wanted: Callable[[], boo
     seconds_taken = time.monotonic() - began
     said = words.decode(errors="replace").split("\n")[:-1]
     stages = tuple(word.removeprefix("stage ") for word in said if word.startswith("stage "))
+    infos = [word.removeprefix("info ") for word in said if word.startswith("info ")]
     text = written.decode(errors="replace")
     if how is None:
         how, code = how_ended(code, said)
-    return Ended(how, code, _signal_name(code), stages, text, seconds_taken)
+    return Ended(how, code, _signal_name(code), stages, text, seconds_taken, infos[-1] if infos else "")
 
 
 def find_python() -> str:
@@ -83,7 +86,7 @@ def _interpreters(executable: str, frozen: bool) -> Iterator[str]:
             yield os.path.join(prefix, "bin", names[0])
 
 
-def _begun(task: str, given: Any) -> subprocess.Popen[bytes]:
+def _begun(task: str, given: Any, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     entry = _PACKAGE / "engine" / "children" / "entry.py"
     if not entry.is_file():
         raise CannotSpawn(f"{entry} is no file, as where the package lies in an archive")
@@ -93,7 +96,7 @@ def _begun(task: str, given: Any) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, **_ENVIRONMENT},
+            env=environment,
             start_new_session=True,  # Ctrl-C in a terminal is for this process, which ends the child
         )  # fmt: skip
     except (OSError, ValueError, subprocess.SubprocessError) as error:

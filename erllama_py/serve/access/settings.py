@@ -34,7 +34,7 @@ class KeyOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     models: tuple[str, ...] | None = None
     """Names or aliases of the models that it may use; `None`: all."""
     operator: bool = False
-    """Whether it may see what all tenants together do: metrics, the tree, the cache."""
+    """Whether it may see what all tenants together do: metrics, the tree, the cache; and remove what is cached."""
 
 
 class AccessOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,7 +10,10 @@ import erllama_py as erllama
 from erllama_py.serve.cli.ending import USAGE, UsageError
 
 INSTALL = "pip install '.[serve]' in a copy of the repository"
-OTHERS = ("serve", "run", "complete", "inspect", "pull", "ls", "rm", "config", "key")
+OTHERS = (
+    "serve", "run", "complete", "inspect", "pull", "ls", "rm", "config", "key", "bench", "doctor", "top", "tree",
+    "reload", "cache", "completion",
+)  # fmt: skip
 
 
 def dispatch(arguments: Sequence[str], missing: str) -> int:

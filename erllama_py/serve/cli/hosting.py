@@ -6,6 +6,7 @@ are loaded, requests get 503.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Sequence
 
@@ -18,6 +19,7 @@ from erllama_py.serve.cli.model_options import load
 from erllama_py.serve.config import Config, SizedModel
 from erllama_py.serve.operations.logs import Level, Style, configure_logging
 from erllama_py.serve.running import listen, run, serve
+from erllama_py.serve.running.holding import notes
 from erllama_py.serve.running.listening import url_of
 
 
@@ -28,9 +30,19 @@ def host(
 
     Raises `CannotListen`, `InsecureHost`, `TlsUnusable`, and what loads raise.
     """
-    with listen(config.server, config.access) as listening, configure_logging(style, level):
+    with (
+        listen(config.server, config.access) as listening,
+        configure_logging(style, level),
+        notes(config.tiers) as held,
+    ):
         app = create_app(config, reread=reread)
-        run(serve(app, listening, config.server, load=load, ready=lambda: announce(config, sized, listening)))
+
+        def ready() -> None:
+            url = url_of(config.server, listening)
+            held.write(url if "://" in url else os.path.abspath(url))
+            announce(config, sized, listening)
+
+        run(serve(app, listening, config.server, load=load, ready=ready))
     return DONE
 
 

@@ -5,6 +5,7 @@ What goes wrong is one sentence with what to do. Every call blocks, and ends aft
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -62,13 +63,18 @@ class Remote:
     """One server. Paths begin with a slash."""
 
     def __init__(self, client: httpx.Client, address: Address, *, has_key: bool) -> None:
-        self._client, self._socket, self._has_key = client, address.socket, has_key
+        self._client, self._socket = client, address.socket
+        self.has_key = has_key
         self.name = address.shown
         """What people call it."""
 
     def get(self, path: str, **query: str | int | float) -> Any:
         """The JSON that `path` answers with."""
         return self.json("GET", path, params=query or None)
+
+    def text(self, path: str) -> str:
+        """The text that `path` answers with."""
+        return self._read("GET", path, {}).decode("utf-8", "replace")
 
     def post(self, path: str, body: object = None) -> Any:
         """The JSON that comes back for a body, which is any value that msgspec encodes."""
@@ -94,7 +100,7 @@ class Remote:
             limits = httpx.Timeout(timeout, connect=CONNECT_SECONDS)
             with self._client.stream(method, path, timeout=limits, **given) as response:
                 if not response.is_success:
-                    raise self._refusal(path, response.status_code, _first_bytes(response))
+                    raise refusal(self, path, response.status_code, _first_bytes(response))
                 yield response
         except httpx.HTTPError as error:
             raise ServerUnreachable(self.name, problem_of(error, timeout)) from None
@@ -124,29 +130,43 @@ class Remote:
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise ServerRefused(self.name, 200, "what answers there is no server of erllama") from None
 
-    def _refusal(self, path: str, status: int, body: bytes) -> ServerRefused:
-        said, code = message_of(body)
-        return ServerRefused(self.name, status, refused(path, status, said, code, has_key=self._has_key), code)
-
 
 @contextmanager
 def reached(server: str | None = None, key: str | None = None) -> Iterator[Remote]:
     """The server that a command line names, or the default one. Nothing is sent yet. Raises `UsageError`."""
-    try:
-        address = parse_address(server)
-    except BadAddress as error:
-        raise UsageError(f"--server: {error}") from None
+    with httpx.Client(**client_options(server, key)) as client:
+        yield Remote(client, _address(server), has_key=bool(key))
+
+
+def client_options(
+    server: str | None, key: str | None, *, seconds: float = SECONDS, asynchronous: bool = False
+) -> dict[str, Any]:
+    """What a client of httpx is made with. Raises `UsageError`."""
+    address = _address(server)
     if key and not (key.isascii() and key.isprintable() and " " not in key):
         raise UsageError("--key: an API key is letters, digits and signs, without spaces")
-    transport = None if address.socket is None else httpx.HTTPTransport(uds=address.socket)
-    client = httpx.Client(
-        base_url=address.url, transport=transport, timeout=httpx.Timeout(SECONDS, connect=CONNECT_SECONDS),
-        headers={"authorization": f"Bearer {key}"} if key else {},
-        trust_env=not address.is_here,  # no proxy stands between a machine and itself
-        verify=ssl.create_default_context() if address.url.startswith("https") else True,
-    )  # fmt: skip
-    with client:
-        yield Remote(client, address, has_key=bool(key))
+    over = httpx.AsyncHTTPTransport if asynchronous else httpx.HTTPTransport
+    return {
+        "base_url": address.url,
+        "transport": None if address.socket is None else over(uds=address.socket),
+        "timeout": httpx.Timeout(seconds, connect=CONNECT_SECONDS),
+        "headers": {"authorization": f"Bearer {key}"} if key else {},
+        "trust_env": not address.is_here,  # no proxy stands between a machine and itself
+        "verify": ssl.create_default_context() if address.url.startswith("https") else True,
+    }
+
+
+def refusal(remote: Remote, path: str, status: int, body: bytes) -> ServerRefused:
+    """What a server's error comes to."""
+    said, code = message_of(body)
+    return ServerRefused(remote.name, status, refused(path, status, said, code, has_key=remote.has_key), code)
+
+
+def _address(server: str | None) -> Address:
+    try:
+        return parse_address(server)
+    except BadAddress as error:
+        raise UsageError(f"--server: {error}") from None
 
 
 def _as_json(body: object) -> dict[str, Any]:
@@ -207,7 +227,7 @@ def problem_of(error: httpx.HTTPError, seconds: float = SECONDS) -> str:
     if cause is not None:
         return f"TLS fails ({one_line(cause.reason or str(cause))}); a server without a certificate is named by http://"
     if isinstance(error, httpx.ConnectError):
-        return f"{one_line(str(error))[:SHOWN]}; {ELSEWHERE}"
+        return f"{re.sub(r'^.Errno -?[0-9]+. ', '', one_line(str(error)))[:SHOWN]}; {ELSEWHERE}"
     if isinstance(error, httpx.RemoteProtocolError):
         return "the connection was closed, or what came is no HTTP; a server with a certificate is named by https://"
     return one_line(str(error))[:SHOWN] or type(error).__name__

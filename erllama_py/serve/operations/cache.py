@@ -38,6 +38,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that began cold, by the reason."""
     counters: dict[str, float]
     """All counters, by the names that the caching guide lists."""
+    models: dict[str, str] = {}
+    """Names of loaded models by the fingerprint of their rows. Rows of a tenant's own have another."""
 
 
 def summed(rows: Iterable[erllama.RowInfo], into: dict[tuple[str, str], Rows]) -> None:
@@ -54,8 +56,9 @@ def summed(rows: Iterable[erllama.RowInfo], into: dict[tuple[str, str], Rows]) -
 
 
 def report(
-    tiers: Iterable[erllama.TierInfo], rows: Mapping[tuple[str, str], Rows], counters: Mapping[str, float]
-) -> Report:
+    tiers: Iterable[erllama.TierInfo], rows: Mapping[tuple[str, str], Rows], counters: Mapping[str, float],
+    models: Mapping[str, str],
+) -> Report:  # fmt: skip
     """All of it, without folders of the machine."""
     shown = [
         msgspec.structs.replace(one, problem=None if one.problem is None else without_folders(one.problem))
@@ -67,7 +70,14 @@ def report(
         if kind in ("hits", "misses"):
             (hits if kind == "hits" else misses)[label] = int(count)
     known = {without_folders(name): count for name, count in counters.items()}
-    return Report(tiers=shown, rows=[rows[key] for key in sorted(rows)], hits=hits, misses=misses, counters=known)
+    return Report(
+        tiers=shown,
+        rows=[rows[key] for key in sorted(rows)],
+        hits=hits,
+        misses=misses,
+        counters=known,
+        models=dict(models),
+    )
 
 
 async def cache(exchange: Exchange) -> ASGIApp:
@@ -78,4 +88,5 @@ async def cache(exchange: Exchange) -> ASGIApp:
     for start in range(0, len(rows), AT_A_TIME):
         summed(rows[start : start + AT_A_TIME], sums)
         await asyncio.sleep(0)
-    return json_response(report(await handle.tiers(), sums, await handle.counters()))
+    models = {info.fingerprint: info.id for info in exchange.service.runtime.list_models() if info.fingerprint}
+    return json_response(report(await handle.tiers(), sums, await handle.counters(), models))

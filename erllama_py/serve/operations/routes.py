@@ -12,6 +12,7 @@ from erllama_py.serve.core.exchange import JSON, route
 from erllama_py.serve.core.served import Changes, ModelState, ServedState
 from erllama_py.serve.core.service import Service
 from erllama_py.serve.operations.cache import Report, cache
+from erllama_py.serve.operations.cache_rows import LINES, Freed, RemoveBody, VerifyBody, gc, remove, rows, verify
 from erllama_py.serve.operations.health import Health, health, live
 from erllama_py.serve.operations.meters import RequestMeters
 from erllama_py.serve.operations.metrics import Metrics
@@ -35,6 +36,10 @@ def routes(service: Service) -> list[Route]:
         operated("/erllama/reload", reload, answers={200: Changes}),
         watched("/erllama/tree", tree, gives=(JSON, TEXT), answers={200: erllama.TreeNode}),
         watched("/erllama/cache", cache, answers={200: Report}),
+        watched("/erllama/cache/rows", rows, gives=(LINES,)),
+        operated("/erllama/cache/remove", remove, takes=RemoveBody, answers={200: erllama.RowsRemoved}),
+        operated("/erllama/cache/verify", verify, takes=VerifyBody, gives=(LINES,)),
+        operated("/erllama/cache/gc", gc, answers={200: Freed}),
     ]
     if isinstance(service.meters, RequestMeters):
         found.append(watched("/metrics", Metrics(service, service.meters).endpoint, gives=(TEXT,)))

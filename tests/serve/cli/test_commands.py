@@ -21,7 +21,10 @@ from erllama_py.serve.cli.ending import complain, ended
 BUFFERED = {"PYTHONUNBUFFERED": ""}  # output to a file is written when the process ends
 
 
-@pytest.mark.parametrize("command", [*commands.EXAMPLES, "config check"])
+ALL = [*commands.EXAMPLES, *(f"{group} {name}" for group, given in commands.GROUPS.items() for name in given[1])]
+
+
+@pytest.mark.parametrize("command", ALL)
 def test_each_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each option is described, and an example begins with the command."""
     assert main([*command.split(), "--help"]) == 0
@@ -36,7 +39,7 @@ def test_the_top_shows_all_commands_and_the_exit_codes(capsys: pytest.CaptureFix
     """With what each does; plain in a pipe."""
     assert main(["--help"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    for command in (*commands.EXAMPLES, "config"):
+    for command in (*commands.EXAMPLES, *commands.GROUPS):
         assert f" {command}: " in printed
     assert "Exit codes: 0 done; 1 an error; 2 a wrong command line; 130 interrupted" in printed
     assert "╭" not in printed
@@ -75,6 +78,17 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         ("serve a.gguf --gpu-layers -2", "--gpu-layers: expected int >= -1, got -2"),
         ("run a.gguf --threads 0", "--threads: expected int >= 1, got 0"),
         ("config check", "FILE requires an argument"),
+        ("cache foo", "Available commands: ls, show, verify, rm, gc; see: erllama cache --help"),
+        ("cache rm x --foo", "Unknown option: --foo; see: erllama cache rm --help"),
+        ("cache show x", "ROW requires an argument"),
+        ("bench", "MODEL requires an argument"),
+        ("benchmark x", "here: erllama bench MODEL"),
+        ("status", "here: erllama top"),
+        ("top --interval x", "--interval"),
+        ("tree --server ftp://h", "--server: 'ftp://h' is no URL"),
+        ("reload --key a\u00e9", "--key: an API key is letters"),
+        ("doctor --port x", "--port"),
+        ("completion csh", "bash"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,6 +161,21 @@ def test_streams_may_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sys.stdin.read() == ""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         stream.close()
+
+
+@pytest.mark.parametrize("line", ["tree", "reload", "top --once", "bench tiny --server http://127.0.0.1:1", "cache ls"])
+def test_a_server_that_is_not_there_is_an_error_of_one_line(
+    line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the exit code 1, how to start one, and without the key."""
+    monkeypatch.setenv("ERLLAMA_SERVER", "http://127.0.0.1:1")
+    monkeypatch.setenv("ERLLAMA_API_KEY", "sk-secret")
+    assert main(line.split()) == 1
+    printed, complaints = capsys.readouterr()
+    assert printed == ""
+    assert complaints.startswith("erllama: no answer from http://127.0.0.1:1: Connection refused; `erllama serve`")
+    assert complaints.count("\n") == 1
+    assert "sk-secret" not in complaints
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from helpers.terminal import COMMAND, environment
 from helpers.tiny_gguf import tiny_gguf
 
 from erllama_py.serve.models import fetch
+from erllama_py.serve.running.holding import Holder, read_note
 
 pytestmark = pytest.mark.slow
 
@@ -53,8 +54,11 @@ def test_no_more_than_a_file_is_needed(tmp_path: Path) -> None:
         asked = {"model": "gpt", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
         usage = httpx.post(f"{address}/v1/chat/completions", json=asked).json()["usage"]
         assert usage["completion_tokens"] in range(1, 5)  # the model says what it likes
+        note = read_note(tmp_path / "kv")  # by which `erllama cache` finds the server
+        assert note == Holder(pid=child.pid, server=address, tier="cache")
         child.send_signal(signal.SIGTERM)
         assert child.wait(60) == 0
+    assert read_note(tmp_path / "kv") is None
     assert (tmp_path / "kv").is_dir()
 
 

@@ -1,0 +1,29 @@
+"""`check_build`: what the installed llama.cpp is, and whether it decodes here. It blocks and keeps nothing."""
+
+from __future__ import annotations
+
+import threading
+
+import msgspec
+
+from erllama_py.actors import Threads
+from erllama_py.cpus import read_allowance
+from erllama_py.engine import checked_build
+from erllama_py.results import BuildInfo
+
+
+def check_build() -> BuildInfo:
+    """Try the installed build of llama.cpp in a process of its own, and tell what it is and which devices it finds.
+
+    A build that traps on this CPU ends that process and not this one, which does not open the library. It takes a
+    second, with some GPU drivers several, a minute at most, and blocks for that time: from a coroutine call it in a
+    worker thread.
+    """
+    # Signals are for the main thread: Ctrl-C ends the children, too.
+    threads, unwanted = Threads("check build", 1), threading.Event()
+    try:
+        build = threads.call(checked_build, lambda: not unwanted.is_set(), leave=unwanted.set)
+    finally:
+        threads.close()
+    allowed = read_allowance()
+    return msgspec.structs.replace(build, threads=allowed.threads, threads_reason=allowed.why)

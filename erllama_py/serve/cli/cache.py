@@ -1,0 +1,300 @@
+"""`erllama cache ls|show|verify|rm|gc`: what a tier keeps, whether it is whole, and what is to go.
+
+Each works on a directory that nobody has open, which it locks meanwhile, and on one that a server holds, through the
+server.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.markup import escape
+
+import erllama_py as erllama
+from erllama_py.serve.cli import screen
+from erllama_py.serve.cli.cache_places import Place, opened
+from erllama_py.serve.cli.cached_rows import (
+    Chain,
+    Group,
+    NotChosen,
+    chain_of,
+    chosen,
+    extending,
+    found,
+    grouped,
+    parse_age,
+    parse_size,
+)
+from erllama_py.serve.cli.ending import DONE, FAILED, UsageError
+from erllama_py.serve.cli.remote import Key, Server
+
+Directory = Annotated[
+    Path | None, Parameter(help="The directory of a tier, such as the one that `erllama serve --cache` names. It may "
+                           "be left out where a --server is named.")
+]  # fmt: skip
+Tier = Annotated[str | None, Parameter(help="The tier of the server, by its name, where it has several.")]
+SHORT = 16  # hex digits of a key that are shown where a person reads
+
+
+def ls(
+    directory: Directory = None, /, *, rows: bool = False, json: bool = False, tier: Tier = None,
+    server: Server = None, key: Key = None,
+) -> int:  # fmt: skip
+    """List what is kept, by model: rows, tokens, bytes, hits, and how long it was not used.
+
+    A model is named where a server has it loaded; else it is known by its fingerprint.
+
+    Parameters
+    ----------
+    rows
+        List every row, the last used first.
+    json
+        Print it as JSON: groups, or with --rows rows.
+    """
+    with _place(directory, server, key, tier) as place:
+        known, names = _rows(place), place.models()
+    listed = sorted(known, key=lambda row: -row.used_at)
+    groups = grouped(known, names)
+    if json:
+        screen.print_json(listed if rows else groups)
+    elif rows:
+        _show_rows(listed)
+    else:
+        _show_groups(groups, place.name)
+    return DONE
+
+
+def show(
+    directory: Path, row: str, /, *, json: bool = False, tier: Tier = None, server: Server = None, key: Key = None
+) -> int:
+    """Show a row: the chain of rows that leads to it, what extends it, and what each takes.
+
+    Parameters
+    ----------
+    directory
+        The directory of a tier.
+    row
+        The beginning of its key, as `erllama cache ls --rows` shows it.
+    json
+        Print it as JSON.
+    """
+    with _place(directory, server, key, tier) as place, _choosing():
+        known = _rows(place)
+        chain = chain_of(known, found(known, row))
+    if json:
+        screen.print_json(chain)
+    else:
+        _show_chain(chain)
+    return DONE
+
+
+def verify(
+    directory: Directory = None, /, *, json: bool = False, tier: Tier = None, server: Server = None, key: Key = None
+) -> int:
+    """Read every row whole and compare its checksums; the exit code is 1 where anything is wrong.
+
+    Files that are torn, foreign, or were set aside are named; nothing is changed in a directory that nobody has open. A
+    server takes a bad row out of its cache.
+
+    Parameters
+    ----------
+    json
+        Print what is wrong as JSON.
+    """
+    with _place(directory, server, key, tier) as place, screen.counting("reading rows") as progress:
+        problems = place.verify(progress)
+        name = place.name
+    wrong = [problem for problem in problems if problem.kind != "temp"]
+    if json:
+        screen.print_json(problems)
+    else:
+        console = screen.out()
+        for problem in problems:
+            what = f"{problem.kind}: {screen.one_line(problem.name)}: {screen.one_line(problem.problem)}"
+            console.print(escape(what))
+        console.print(escape(f"{name}: {_count(len(wrong), 'problem') if wrong else 'every row is whole'}"))
+    return FAILED if wrong else DONE
+
+
+def rm(
+    directory: Path, /, *rows: str, model: str | None = None, older_than: str | None = None, all: bool = False,
+    yes: bool = False, json: bool = False, tier: Tier = None, server: Server = None, key: Key = None,
+) -> int:  # fmt: skip
+    """Remove rows, and all rows that extend them, which nothing could reach then.
+
+    What is chosen is what all of the options name together. On a terminal it is asked first.
+
+    Parameters
+    ----------
+    directory
+        The directory of a tier.
+    rows
+        Rows, each by the beginning of its key.
+    model
+        Rows of a model: its name, where a server has it loaded, or the beginning of its fingerprint.
+    older_than
+        Rows that were not used for so long, such as 30d, 12h or 90m.
+    all
+        All rows.
+    yes
+        Do not ask.
+    json
+        Print what was removed as JSON.
+    """
+    if all == bool(rows or model or older_than):
+        raise UsageError("say which rows: their keys, --model, --older-than; or --all, alone")
+    with _place(directory, server, key, tier) as place, _choosing():
+        since = None if older_than is None else time.time() - parse_age(older_than)
+        known = _rows(place)
+        picked = chosen(known, keys=rows, model=model, unused_since=since, models=place.models())
+        gone = [*picked, *extending(known, [row.key for row in picked])]
+        if picked and not yes:
+            _ask(gone, place.name)
+        removed = place.remove([row.key for row in picked]) if picked else erllama.RowsRemoved(rows=0, nbytes=0, left=0)
+    return _told(removed, json=json)
+
+
+def gc(
+    directory: Directory = None, /, *, quota: str | None = None, json: bool = False, tier: Tier = None,
+    server: Server = None, key: Key = None,
+) -> int:  # fmt: skip
+    """Remove what is of no use: temp files of writers that were killed, files that were set aside, torn ones, and rows
+    whose parents are gone. What no tier has written stays.
+
+    Parameters
+    ----------
+    quota
+        Remove also the rows that are worth least, until all takes no more than this, such as 20GiB. A server keeps its
+        tiers within their quotas by itself.
+    json
+        Print what was removed as JSON.
+    """
+    with _place(directory, server, key, tier) as place, _choosing():
+        removed = place.gc(None if quota is None else parse_size(quota))
+    return _told(removed, json=json)
+
+
+# --- inside ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _choosing() -> Iterator[None]:
+    """What names no row is a wrong command line."""
+    try:
+        yield
+    except NotChosen as error:
+        raise UsageError(screen.one_line(str(error))) from None
+
+
+def _place(directory: Path | None, server: str | None, key: str | None, tier: str | None) -> Any:
+    return opened(directory, server=server, key=key, tier=tier, said=screen.remark)
+
+
+def _rows(place: Place) -> list[erllama.RowInfo]:
+    with screen.counting("looking at rows") as progress:
+        return place.rows(progress)
+
+
+def _ask(gone: list[erllama.RowInfo], name: str) -> None:
+    """Raises `UsageError` where nobody can be asked, or says no."""
+    if not sys.stdin.isatty():
+        raise UsageError("it would remove rows, and there is no terminal to ask on: --yes does it")
+    size = screen.amount(sum(row.nbytes for row in gone))
+    if not screen.agree(f"Remove {_count(len(gone), 'row')}, {size}, from {screen.one_line(name)}?"):
+        raise UsageError("nothing was removed")
+
+
+def _told(removed: erllama.RowsRemoved, *, json: bool) -> int:
+    """Show what was removed; the exit code."""
+    if json:
+        screen.print_json(removed)
+    else:
+        rows = f"{_count(removed.rows, 'row')}, " if removed.rows else ""
+        screen.out().print(f"removed: {rows}{screen.amount(removed.nbytes)}")
+    if removed.left:
+        left = f"{_count(removed.left, 'row')} left: in use, or their files cannot be removed"
+        raise RowsLeft(left)
+    return DONE
+
+
+class RowsLeft(erllama.ErllamaError):
+    """Rows that were to be removed are still there."""
+
+    problem: str
+
+    text = "{problem}"
+
+
+def _show_groups(groups: list[Group], name: str) -> None:
+    now = time.time()
+    table = screen.table("model", "rows", "tokens", "size", "hits", "not used for", "kept for")
+    for one in groups:
+        model = one.model or one.fingerprint[:SHORT]
+        table.add_row(
+            escape(screen.one_line(model)), f"{one.rows:,}", f"{one.tokens:,}", screen.amount(one.nbytes),
+            f"{one.hits:,}", screen.age(now - one.used_at), screen.age(now - one.created_at),
+        )  # fmt: skip
+    if groups:
+        screen.show(table)
+    total = screen.amount(sum(one.nbytes for one in groups))
+    screen.note(f"{screen.one_line(name)}: {_count(sum(one.rows for one in groups), 'row')}, {total}")
+
+
+def _show_rows(rows: list[erllama.RowInfo]) -> None:
+    table, now = (
+        screen.table("key", "model", "reason", "positions", "size", "hits", "not used for", left=3),
+        time.time(),
+    )
+    for row in rows:
+        table.add_row(*_cells(row, now))
+    screen.show(table)
+
+
+def _cells(row: erllama.RowInfo, now: float) -> tuple[str, ...]:
+    return (
+        row.key[:SHORT], row.fingerprint[:SHORT], row.reason, f"{row.start:,}–{row.end:,}", screen.amount(row.nbytes),
+        f"{row.hits:,}", screen.age(now - row.used_at),
+    )  # fmt: skip
+
+
+def _show_chain(chain: Chain) -> None:
+    row, now, console = chain.row, time.time(), screen.out()
+    facts = {
+        "key": row.key, "model": row.fingerprint, "build": row.build, "tier": row.tier, "saved for": row.reason,
+        "positions": f"{row.start:,} to {row.end:,}: {row.end - row.start:,} tokens",
+        "size": screen.amount(row.nbytes), "hits": f"{row.hits:,}", "saves": f"{row.prefill_seconds:.2f} s a hit",
+        "saved": f"{screen.age(now - row.created_at)} ago", "last used": f"{screen.age(now - row.used_at)} ago",
+        "extended by": f"{_count(chain.below, 'row')}, {screen.amount(chain.below_bytes)}",
+    }  # fmt: skip
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        console.print(f"[bold]{name.ljust(width)}[/bold]  {escape(screen.one_line(value))}")
+    parts: list[tuple[str, tuple[erllama.RowInfo, ...]]] = [
+        ("It extends:", chain.before), ("These extend it:", chain.children)
+    ]  # fmt: skip
+    for title, rows in parts:
+        if rows:
+            console.print(f"\n{title}")
+            _show_rows(list(rows))
+    if not chain.is_whole:
+        console.print("\nThe rows before it are gone, so no prompt can find it: `erllama cache gc` removes it.")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+COMMANDS: dict[str, Callable[..., int]] = {"ls": ls, "show": show, "verify": verify, "rm": rm, "gc": gc}
+EXAMPLES = {
+    "ls": "erllama cache ls /var/lib/erllama/kv",
+    "show": "erllama cache show /var/lib/erllama/kv 3fa9c1",
+    "verify": "erllama cache verify /var/lib/erllama/kv",
+    "rm": "erllama cache rm /var/lib/erllama/kv --older-than 30d",
+    "gc": "erllama cache gc /var/lib/erllama/kv --quota 20GiB",
+}

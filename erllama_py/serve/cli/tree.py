@@ -1,0 +1,34 @@
+"""`erllama tree`: the supervision tree of a running server."""
+
+from __future__ import annotations
+
+import sys
+
+import msgspec
+
+import erllama_py as erllama
+from erllama_py.serve.cli import screen
+from erllama_py.serve.cli.ending import DONE
+from erllama_py.serve.cli.remote import Key, Server, reached
+
+
+def tree(*, json: bool = False, server: Server = None, key: Key = None) -> int:
+    """Draw the supervision tree of a running server: what runs, since when, how often it was restarted, and why.
+
+    Parameters
+    ----------
+    json
+        Print it as JSON.
+    """
+    with reached(server, key) as remote:
+        told = remote.get("/erllama/tree")
+    if json:
+        screen.print_json(told)
+    else:
+        drawn = str(msgspec.convert(told, erllama.TreeNode))
+        sys.stdout.write(_lines(drawn) + "\n")
+    return DONE
+
+
+def _lines(drawn: str) -> str:
+    return screen.visible(drawn) if sys.stdout.isatty() else drawn
