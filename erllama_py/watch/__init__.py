@@ -1,1 +1,1 @@
-"""What operators see: logs, and the pressure on the memory."""
+"""What operators see: logs, spans, and the pressure on the memory."""
