@@ -190,3 +190,28 @@ async def test_a_server_that_ends_waits_for_nobody() -> None:
     answer = await asked
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "shutting_down")
     await source.__aexit__(None, None, None)
+
+
+async def test_metrics_count_loads_and_swaps() -> None:
+    """Of each model, loaded or not, and the memory that they take."""
+    async with demanded(config(stub("a"), stub("b"))) as at:
+        for name in ("a", "b", "a"):
+            assert (await at.chat(name)).status_code == 200
+        page = (await at.client.get("/metrics")).text.splitlines()
+    assert 'erllama_served_model{model="b",state="unloaded"} 1.0' in page
+    assert 'erllama_served_model_loads_total{model="a",result="loaded"} 2.0' in page
+    assert 'erllama_served_model_unloads_total{model="b",why="memory"} 1.0' in page
+    assert "erllama_memory_models_bytes 6.291456e+07" in page
+
+
+async def test_what_is_known_of_a_file_that_is_not_loaded(tmp_path: Path) -> None:
+    """Its size and its template, by the lists and by `/api/show`; nothing is loaded for it."""
+    large = {"name": "a", "path": str(tiny_gguf("dense", tmp_path)), "load": "demand"}
+    async with demanded(config({**large, "context_opts": {"n_ctx": 512, "n_seq_max": 1}})) as at:
+        listed = (await at.client.get("/v1/models/a")).json()["meta"]
+        told = (await at.client.post("/api/show", json={"model": "a"})).json()
+        assert at.state("a").loads == 0
+        assert (await at.chat("a")).status_code == 200
+        assert listed == (await at.client.get("/v1/models/a")).json()["meta"]
+        again = (await at.client.post("/api/show", json={"model": "a"})).json()
+    assert told == again
