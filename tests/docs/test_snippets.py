@@ -1,8 +1,8 @@
 """The Python in the documents runs: page by page, block after block in one namespace, `await` allowed.
 
 Model paths on the pages (`/srv/models/….gguf`) are read as the small model that `make test` fetches, `minilm.gguf` as
-the one for embeddings, and other paths below `/var/lib` as a scratch folder. A local hub has that model under the name
-that the pages call one by. A block that cannot run has a line
+the one for embeddings, and other paths below `/var/lib` as a scratch folder. A local hub has a tiny model under each
+name that a page calls one by. A block that cannot run has a line
 `<!-- not run: the reason -->` above it; there are few of these, and their number is written here. Blocks of
 clients that have `<!-- judged with: packages -->` are run by `make judge`.
 """
@@ -21,6 +21,7 @@ import pytest
 from helpers.hub import FakeHub
 from helpers.loggers import logging_put_back
 from helpers.project import documents, fenced, label
+from helpers.tiny_gguf import tiny_gguf
 from opentelemetry import trace
 from opentelemetry.util._once import Once
 
@@ -49,7 +50,7 @@ def localized(text: str, model: Path, scratch: Path) -> str:
 
 
 @contextmanager
-def hub_of_pages(page: Path, model: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def hub_of_pages(page: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """While a page runs that names models of the hub."""
     names = {HubReference.parse(name) for text, _ in runnable(page) for name in re.findall(r'"(hf:[^"]+)"', text)}
     if not names:
@@ -58,7 +59,7 @@ def hub_of_pages(page: Path, model: Path, scratch: Path, monkeypatch: pytest.Mon
     with FakeHub().running() as hub:
         hub.patch(monkeypatch, scratch / "hub")
         for name in names:
-            hub.add(name.repo, {f"{name.name}.gguf": model.read_bytes()})
+            hub.add(name.repo, {f"{name.name}.gguf": tiny_gguf("dense", scratch).read_bytes()})
         yield
 
 
@@ -99,7 +100,7 @@ async def test_the_snippets_of_a_page_run_in_order(page: Path, tmp_path: Path, m
     model = fetch("smollm2")
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "snippet"}
-    with hub_of_pages(page, model, tmp_path, monkeypatch):
+    with hub_of_pages(page, tmp_path, monkeypatch):
         for text, line in runnable(page):
             await run(localized(text, model, tmp_path), label(page), line, namespace)
 
