@@ -26,6 +26,7 @@ from starlette.types import Receive, Scope, Send
 import erllama_py as erllama
 from erllama_py.serve.access import AccessOpts, Doors, KeyAccess
 from erllama_py.serve.anthropic import routes as anthropic
+from erllama_py.serve.batches import routes as batches
 from erllama_py.serve.config import Config, read_config, with_sizes
 from erllama_py.serve.core.exchange import new_id
 from erllama_py.serve.core.problems import Problem
@@ -48,11 +49,16 @@ from erllama_py.serve.shapes import api_of
 class App(Starlette):
     """The application; `service` is what its requests share, `access` who may use it."""
 
-    def __init__(self, service: Service, access: AccessOpts, store: Store) -> None:
+    def __init__(
+        self, service: Service, access: AccessOpts, store: Store, files_directory: str | PathLike[str] | None = None
+    ) -> None:
         handlers = {404: _nothing_there, 405: _nothing_there}
         served = [
             *anthropic.routes(service), *openai.routes(service), *responses.routes(service, store),
-            *operations.routes(service), *page.routes(service), *ollama.routes(service),
+        ]  # fmt: skip
+        room = batches.Room(service, served, files_directory)
+        served += [
+            *room.routes(), *operations.routes(service), *page.routes(service), *ollama.routes(service),
         ]  # fmt: skip
         super().__init__(
             routes=[*served, operations.describing(service, served)],
@@ -62,7 +68,7 @@ class App(Starlette):
         )
         self.service = service
         self.access: AccessOpts = access
-        self._store = store
+        self._store, self._batches = store, room.batches
         self._configured: tuple[Config, Keeper] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,6 +89,7 @@ class App(Starlette):
         and `load_model` raise, and `DoesNotFit`.
         """
         if self._configured is None:
+            self._batches.resume()
             yield
             await self._drain()
             return
@@ -92,6 +99,7 @@ class App(Starlette):
             await check_fits(config, memory)
             try:
                 await keeper.open(memory.budget, memory.reserved, load)
+                self._batches.resume()
                 yield
                 await self._drain()
             finally:
@@ -111,6 +119,7 @@ class App(Starlette):
     async def _drain(self) -> None:
         if not self.service.open.draining:  # else whoever did it has waited as long as it wants
             await self.service.open.drain(self.service.settings.drain_seconds)
+        await self._batches.close()
         await self._store.close()
 
 
@@ -124,32 +133,44 @@ def create_app(
     meters: Meters | None = None,
     responses_directory: str | PathLike[str] | None = None,
     reread: Callable[[], Config] | None = None,
+    files_directory: str | PathLike[str] | None = None,
 ) -> App:
     """The application over a runtime, which may be opened later, or of a configuration: requests get 503 until then.
 
     `aliases` are further names of models, by name; `only` are the ids of those that are served, all by default.
     Without `access` only this machine is served; a host that admits requests by itself gives an `Access` of its own. In
-    `responses_directory` answers of `/v1/responses` outlive the process; without one they are kept in memory. Without
-    other `meters` requests are measured for `/metrics`. What is given here goes before a configuration. `reread` gives
-    the configuration that is to hold from then on, where that is read again: by default what its file says. The files
-    of models whose sizes the configuration leaves open, or that share a bound of memory, are looked at, which takes
-    some tenths of a second each. Raises `InvalidOption`, and as `inspect_model` does.
+    `responses_directory` answers of `/v1/responses` outlive the process; without one they are kept in memory. In
+    `files_directory` files and batches do; without one they are in a temporary directory, which ends with the process.
+    Without other `meters` requests are measured for `/metrics`. What is given here goes before a configuration.
+    `reread` gives the configuration that is to hold from then on, where that is read again: by default what its file
+    says. The files of models whose sizes the configuration leaves open, or that share a bound of memory, are looked at,
+    which takes some tenths of a second each. Raises `InvalidOption`, and as `inspect_model` does.
     """
     if isinstance(source, Config):
         given = Given(settings, access, aliases or {}, None if only is None else frozenset(only))
         config = with_sizes(given.over(source))
         runtime = erllama.Runtime(**config.runtime_options())
-        where = responses_directory or config.server.responses_directory
+        where = Directories(
+            responses_directory or config.server.responses_directory, files_directory or config.server.files_directory
+        )
         app = _made(runtime, config.server, given.names(config), None, access or config.access, meters, where)
         again = reread or (None if source.file is None else partial(read_config, source.file))
         app.configure(config, given, again)
         return app
-    return _made(source, settings or ServerOpts(), aliases or {}, only, access, meters, responses_directory)
+    where = Directories(responses_directory, files_directory)
+    return _made(source, settings or ServerOpts(), aliases or {}, only, access, meters, where)
+
+
+class Directories(msgspec.Struct, frozen=True):
+    """Where what clients give it to keep outlives the process."""
+
+    responses: str | PathLike[str] | None
+    files: str | PathLike[str] | None
 
 
 def _made(
     runtime: erllama.Runtime, settings: ServerOpts, aliases: Mapping[str, str], only: Iterable[str] | None,
-    access: AccessOpts | Access | None, meters: Meters | None, responses_directory: str | PathLike[str] | None,
+    access: AccessOpts | Access | None, meters: Meters | None, where: Directories,
 ) -> App:  # fmt: skip
     doors = AccessOpts() if access is None else access
     if isinstance(doors, AccessOpts):
@@ -160,7 +181,7 @@ def _made(
         runtime, settings, aliases=aliases, served=Loaded(runtime, only), access=admission,
         meters=meters or RequestMeters(),
     )  # fmt: skip
-    return App(service, doors, store_of(settings, responses_directory))
+    return App(service, doors, store_of(settings, where.responses), where.files)
 
 
 class Given(msgspec.Struct, frozen=True):

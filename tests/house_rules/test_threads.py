@@ -17,6 +17,7 @@ FOR_A_CALL = {PACKAGE / "stacks.py"}
 BEGINS_THREADS = {
     PACKAGE / "serve" / "responses" / "directory.py",
     PACKAGE / "serve" / "demand" / "reading.py",
+    PACKAGE / "serve" / "batches" / "disk.py",
     PACKAGE / "engine" / "children" / "entry.py",
     PACKAGE / "engine" / "children" / "probe_file.py",
 }

@@ -94,6 +94,17 @@ class KeyAccess:
         message = f"{what}: send it as 'Authorization: Bearer …' or as 'x-api-key'"
         raise Problem("unauthenticated", message, code="invalid_api_key")
 
+    def readmit(self, tenant: Tenant) -> Tenant:
+        """See `Readmits`. Keys may have come and gone: those of its name are the same tenant. Raises `Problem`."""
+        if not self._keys:
+            return tenant
+        known = [self._tenants[entry.hash] for entry in self._keys if entry.name == tenant.name]
+        if not known:
+            message = "the API key that asked for this is not known here any more"
+            raise Problem("unauthenticated", message, code="invalid_api_key")
+        self._budgets[tenant.name].admit(self._clock())
+        return next((one for one in known if one.salt == tenant.salt), known[0])
+
     def spent(self, tenant: Tenant, tokens: int) -> None:
         """Charge what was computed and generated to the tenant's budget."""
         if (budget := self._budgets.get(tenant.name)) is not None:

@@ -11,8 +11,8 @@ from erllama_py.serve.cli.ending import USAGE, UsageError
 
 INSTALL = "pip install '.[serve]' in a copy of the repository"
 OTHERS = (
-    "serve", "run", "complete", "inspect", "pull", "ls", "rm", "config", "key", "bench", "doctor", "top", "tree",
-    "reload", "cache", "completion",
+    "serve", "run", "complete", "batch", "inspect", "pull", "ls", "rm", "config", "key", "bench", "doctor", "top",
+    "tree", "reload", "cache", "completion",
 )  # fmt: skip
 
 

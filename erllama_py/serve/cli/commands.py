@@ -17,6 +17,7 @@ from rich.console import Console
 
 import erllama_py as erllama
 from erllama_py.serve.cli import cache
+from erllama_py.serve.cli.batch import batch
 from erllama_py.serve.cli.bench import bench
 from erllama_py.serve.cli.complete import complete
 from erllama_py.serve.cli.config_check import check
@@ -38,6 +39,7 @@ EXAMPLES = {
     "serve": "erllama serve qwen3-4b-q4_k_m.gguf --alias gpt-4o-mini --cache /var/lib/erllama",
     "run": "erllama run smollm2 --system 'You answer in one sentence.'",
     "complete": "git diff | erllama complete qwen3-4b-q4_k_m.gguf - --chat --tokens 200",
+    "batch": "erllama batch requests.jsonl --model qwen3-4b-q4_k_m.gguf",
     "inspect": "erllama inspect qwen3-4b-q4_k_m.gguf --json",
     "pull": "erllama pull hf:bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M",
     "ls": "erllama ls --json",
@@ -70,8 +72,8 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
-    "serve": serve, "run": run, "complete": complete, "inspect": inspect, "pull": pull, "ls": ls, "rm": rm,
-    "key": key, "bench": bench, "doctor": doctor, "top": top, "tree": tree, "reload": reload,
+    "serve": serve, "run": run, "complete": complete, "batch": batch, "inspect": inspect, "pull": pull, "ls": ls,
+    "rm": rm, "key": key, "bench": bench, "doctor": doctor, "top": top, "tree": tree, "reload": reload,
     "completion": completion, "demo": demo,
 }  # fmt: skip
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., int]], Mapping[str, str]]] = {

@@ -67,7 +67,7 @@ def serve(
     cache
         The directory that keeps what was computed over restarts; "none" keeps it in memory alone. By default it is
         kv/PORT in $ERLLAMA_HOME, or in ~/.cache/erllama. Answers of /v1/responses are then kept in responses/PORT
-        there.
+        there, files and batches in files/PORT.
     config
         A TOML file; options of the command line go before what it says.
     context
@@ -243,13 +243,17 @@ def with_tier(config: Config, tier: erllama.TierSpec) -> Config:
 
 
 def with_responses(config: Config, *, given_cache: str | None) -> Config:
-    """The configuration with a directory for the answers of `/v1/responses`, unless it has one or keeps nothing by
-    itself: see `with_cache`."""
+    """The configuration with directories for the answers of `/v1/responses`, and for files and batches, unless it has
+    them or keeps nothing by itself: see `with_cache`."""
     server = config.server
-    if server.responses_directory or given_cache == NO_TIER or (given_cache is None and config.tiers):
+    if given_cache == NO_TIER or (given_cache is None and config.tiers):
         return config
     home = Path(config.runtime.home) if config.runtime.home else default_home()
-    server = msgspec.structs.replace(server, responses_directory=str(home / "responses" / str(server.port)))
+    port = str(server.port)
+    server = msgspec.structs.replace(
+        server, responses_directory=server.responses_directory or str(home / "responses" / port),
+        files_directory=server.files_directory or str(home / "files" / port),
+    )  # fmt: skip
     return msgspec.structs.replace(config, server=server)
 
 

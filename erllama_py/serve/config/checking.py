@@ -22,6 +22,7 @@ from erllama_py.serve.core.settings import ListenOpts
 
 _PART = re.compile(r"-\d{5}-of-\d{5}$")  # how the files of a model in several files end
 _NO_TOML = re.compile(r" or None\b|\ba callable or ")  # what only Python can write
+PATHS = ("uds", "tls_cert", "tls_key", "responses_directory", "files_directory")
 _OWN = frozenset(ModelTable.__struct_fields__) - frozenset(erllama.ModelConfig.__struct_fields__)
 
 # What keys of a model are called in the library, where the id is an argument of its own, and elsewhere.
@@ -76,7 +77,7 @@ def _check_server(table: Mapping[str, Any], folder: Path) -> ListenOpts:
     """Where it listens, with the paths of its files."""
     server = erllama.parse_options(table, ListenOpts, "server")
     _check_stay(server.keep_alive, "server.keep_alive")
-    paths = {name: getattr(server, name) for name in ("uds", "tls_cert", "tls_key", "responses_directory")}
+    paths = {name: getattr(server, name) for name in PATHS}
     absolute = {name: _absolute(path, folder, f"server.{name}") for name, path in paths.items() if path is not None}
     return msgspec.structs.replace(server, **absolute)
 

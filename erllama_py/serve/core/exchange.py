@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from contextvars import Token
 from typing import Any, TypeVar
 
@@ -118,19 +118,26 @@ class Exchange:
 
     async def body(self, kind: type[T]) -> T:
         """Its body as a struct. Raises `Problem`."""
-        settings, loop = self.service.settings, asyncio.get_running_loop()
+        async with self.receiving():
+            data = await read_body(self.request, self.service.settings.max_body_bytes)
+        await check_values(data)
+        return parse(data, kind)
+
+    @asynccontextmanager
+    async def receiving(self) -> AsyncIterator[Callable[[], None]]:
+        """While its body comes, within `body_seconds`. What it gives grants as many seconds again, for a body that is
+        taken part by part. Raises `Problem`."""
+        seconds, loop = self.service.settings.body_seconds, asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(settings.body_seconds) as limit:
+            async with asyncio.timeout(seconds) as limit:
                 self._end_with(lambda: limit.reschedule(loop.time()))
-                data = await read_body(self.request, settings.max_body_bytes)
+                yield lambda: limit.reschedule(loop.time() + seconds)
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise shutting_down() if self._hurried else too_slow(settings.body_seconds) from None
+            raise shutting_down() if self._hurried else too_slow(seconds) from None
         finally:
             self._end = None
-        await check_values(data)
-        return parse(data, kind)
 
     async def model(self, name: str | None) -> erllama.Model:
         """The model that it names, loaded until the exchange is closed. Raises `Problem`, and what a load raises."""

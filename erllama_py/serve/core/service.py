@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 from starlette.requests import HTTPConnection
@@ -50,6 +50,19 @@ class Access(Protocol):
         """A request of a tenant took so many tokens, those that were computed and generated."""
 
 
+@runtime_checkable
+class Readmits(Protocol):
+    """An `Access` that also knows its tenants without a request of theirs, for work that goes on when that is over."""
+
+    def readmit(self, tenant: Tenant) -> Tenant:
+        """A tenant that was admitted before, as it is now, within what it may use. Raises `Problem`."""
+
+
+def readmitted(access: Access, tenant: Tenant) -> Tenant:
+    """The tenant of work that the server does without a request, as it is now. Raises `Problem`."""
+    return access.readmit(tenant) if isinstance(access, Readmits) else tenant
+
+
 class Meters(Protocol):
     """What is measured of requests."""
 
@@ -67,6 +80,23 @@ class Meters(Protocol):
 
     def ended(self, api: str, route: str, status: int, seconds: float) -> None:
         """A request is over; status 499 where its client has left."""
+
+
+class BatchCounts:
+    """What the batches of an application have come to since its start."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        """Batches that are not over."""
+        self.completed = self.failed = 0
+        """Lines."""
+
+    def add(self, *, well: bool) -> None:
+        """One more line is answered."""
+        if well:
+            self.completed += 1
+        else:
+            self.failed += 1
 
 
 class Everybody:
@@ -182,6 +212,7 @@ class Service:
         self.reload: Callable[[], Awaitable[Changes]] | None = None
         """Reads the configuration again, where there is one, and applies what has changed."""
         self.recent = Recent()
+        self.batches = BatchCounts()
         self.started_at = time.time()  # unix time: that of what is served, where a client asks for one
 
     def states(self) -> ServedState:

@@ -33,6 +33,18 @@ class ServerOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Most answers of `/v1/responses` that are stored for a tenant; those that were longest unused go first."""
     max_stored_bytes: Positive = 64 << 20
     """What these may take. The first bound that is reached counts."""
+    max_file_bytes: Positive = 200 << 20
+    """Longest file of `/v1/files`. It goes to the disk as it comes."""
+    max_files: Positive = 1024
+    """Most files that are kept for a tenant; then no other is taken."""
+    max_files_bytes: Positive = 2 << 30
+    """What these may take. What batches leave counts, and is kept in any case."""
+    max_batches: Positive = 1024
+    """Most batches that are known of a tenant; the oldest of those that are over are forgotten."""
+    max_batch_lines: Positive = 50_000
+    """Most lines of a batch."""
+    batch_concurrency: Positive = 8
+    """Lines of batches that are computed side by side, those of all batches together; at most half of `max_open`."""
     deadline_seconds: Seconds | None = None
     """After so long a request ends with what it has."""
     images: Literal["refuse", "note"] = "refuse"
@@ -73,6 +85,8 @@ class ListenOpts(ServerOpts, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The port; 0 takes one that is free."""
     responses_directory: Annotated[str, Meta(min_length=1)] | None = None
     """Where stored answers of `/v1/responses` outlive the process; `None`: in memory."""
+    files_directory: Annotated[str, Meta(min_length=1)] | None = None
+    """Where files and batches outlive the process; `None`: in a temporary directory, which ends with it."""
     uds: Annotated[str, Meta(min_length=1, max_length=107)] | None = None
     """The path of a Unix socket to listen on in place of a port, for its owner and group."""
     tls_cert: str | None = None

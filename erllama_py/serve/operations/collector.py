@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 import erllama_py as erllama
 from erllama_py.serve.core.served import ServedState
+from erllama_py.serve.core.service import BatchCounts
 from erllama_py.serve.operations import series
 from erllama_py.serve.operations.cache_names import labelled
 from erllama_py.serve.operations.histogram import Histogram
@@ -27,6 +28,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     meters: RequestMeters
     open_limit: int
     draining: bool
+    batches: BatchCounts
     served: ServedState = ServedState(models=())
     models: tuple[tuple[erllama.ModelInfo, erllama.ModelCounters], ...] = ()
     cache: Mapping[str, float] | None = None
@@ -57,6 +59,9 @@ def _requests(reading: Reading) -> Iterator[Metric]:
     yield _family(series.REPLIES, meters.replies.items())
     for one, kind in ((series.PROMPT, "prompt"), (series.CACHED, "cached"), (series.GENERATED, "generated")):
         yield _family(one, (((api, name), n) for (api, name, what), n in meters.tokens.items() if what == kind))
+    lines = {("completed",): reading.batches.completed, ("failed",): reading.batches.failed}
+    yield _family(series.BATCHES, [((), reading.batches.open)])
+    yield _family(series.BATCH_LINES, lines.items())
 
 
 def _served(state: ServedState) -> Iterator[Metric]:

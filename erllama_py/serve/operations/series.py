@@ -47,6 +47,9 @@ PROMPT = _counter("http_prompt_tokens", "Tokens of the prompts of these.", "api"
 CACHED = _counter("http_cached_tokens", "Of these, tokens that were not computed.", "api", "model")
 GENERATED = _counter("http_generated_tokens", "Tokens of these replies.", "api", "model")
 
+BATCHES = _gauge("batches_open", "Batches that are not over.")
+BATCH_LINES = _counter("batch_lines", "Lines of batches that are answered; failed: with an error.", "result")
+
 # --- models: fields of `ModelCounters` -----------------------------------------------------------------------
 
 MODEL: dict[str, Series] = {
@@ -138,6 +141,7 @@ INFO = _gauge("build_info", "1; the version of erllama_py.", "version")
 
 ALL: tuple[Series, ...] = (
     INFO, REQUESTS, IN_PROGRESS, DURATION, OPEN_LIMIT, DRAINING, FIRST, GAP, REPLIES, PROMPT, CACHED, GENERATED,
+    BATCHES, BATCH_LINES,
     SERVED, SERVED_BYTES, SERVED_OPEN, SERVED_WAITING, SERVED_LOADS, SERVED_UNLOADS, BUDGET, BUDGET_RESERVED,
     BUDGET_USED, MODELS, PHASE, WEIGHTS, MEMORY, *MODEL.values(), CACHE_UP, *CACHE.values(), TIER_QUOTA, TIER_USED,
     TIER_ROWS, TIER_OPENED, TIER_WRITABLE, RESTARTS, UP, PRESSURE_USED, PRESSURE_TOTAL, PRESSURE_EVICTIONS,

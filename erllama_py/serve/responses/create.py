@@ -12,6 +12,7 @@ import erllama_py as erllama
 from erllama_py.serve.core.exchange import Exchange, json_response
 from erllama_py.serve.core.logs import log_failure
 from erllama_py.serve.core.problems import Problem
+from erllama_py.serve.core.tenants import tenant_key
 from erllama_py.serve.responses.asking import Messages, asked, collect
 from erllama_py.serve.responses.options import INCLUDED, options_of
 from erllama_py.serve.responses.output import Output, Shape
@@ -19,7 +20,7 @@ from erllama_py.serve.responses.protocol import ResponseRequest, Turn
 from erllama_py.serve.responses.resource import begun
 from erllama_py.serve.responses.running import Running
 from erllama_py.serve.responses.store import NotKept, Record, Store, encode
-from erllama_py.serve.responses.turns import Asked, Turns, tenant_key
+from erllama_py.serve.responses.turns import Asked, Turns
 from erllama_py.serve.responses.writer import EventWriter
 
 

@@ -23,12 +23,12 @@ from pathlib import Path
 import msgspec
 from aiofiles.os import wrap
 
+from erllama_py.serve.core.directories import PRIVATE, is_ours, own_directory
 from erllama_py.serve.responses.sealing import KEY_BYTES
 from erllama_py.serve.responses.store import NotKept, Record, Shelf, decode, encode
 
 _NAME = re.compile(r"^resp_[0-9a-f]{32}$")
 _TENANT = re.compile(r"^[0-9a-f]{16,64}$")
-_PRIVATE = 0o700  # conversations are nobody else's
 
 
 class DirectoryStore:
@@ -106,13 +106,10 @@ class DirectoryStore:
 
 def _opened(directory: Path) -> tuple[bytes, list[tuple[str, str, int]]]:
     """The key, and the answers as tenant, id and size, the oldest first. What was left half-written is removed."""
-    directory.mkdir(_PRIVATE, parents=True, exist_ok=True)
-    if not _is_ours(directory.stat()):
-        raise PermissionError(f"the directory {directory} belongs to another user")
-    directory.chmod(_PRIVATE)  # it may have been made by hand
+    own_directory(directory)
     found = list[tuple[float, str, str, int]]()
     for path in directory.glob("*/*"):
-        if path.parent.is_symlink() or not _is_ours(path.lstat()):  # put there while it was open to others
+        if path.parent.is_symlink() or not is_ours(path.lstat()):  # put there while it was open to others
             continue
         if path.suffix == ".part":
             path.unlink(missing_ok=True)
@@ -122,14 +119,10 @@ def _opened(directory: Path) -> tuple[bytes, list[tuple[str, str, int]]]:
     return _key_of(directory / "key"), [one[1:] for one in sorted(found)]
 
 
-def _is_ours(facts: os.stat_result) -> bool:
-    return facts.st_uid == os.geteuid()
-
-
 def _key_of(path: Path) -> bytes:
     with suppress(FileNotFoundError):
         facts = path.lstat()
-        if stat.S_ISREG(facts.st_mode) and _is_ours(facts) and len(key := path.read_bytes()) == KEY_BYTES:
+        if stat.S_ISREG(facts.st_mode) and is_ours(facts) and len(key := path.read_bytes()) == KEY_BYTES:
             return key
     key = secrets.token_bytes(KEY_BYTES)
     _written(path, key)
@@ -137,7 +130,7 @@ def _key_of(path: Path) -> bytes:
 
 
 def _written(path: Path, data: bytes) -> None:
-    path.parent.mkdir(_PRIVATE, exist_ok=True)
+    path.parent.mkdir(PRIVATE, exist_ok=True)
     part = path.with_suffix(".part")
     try:
         part.unlink(missing_ok=True)  # of a process that was killed; nothing is written through a link

@@ -8,9 +8,10 @@ from starlette.types import ASGIApp
 
 from erllama_py.serve.core.exchange import Exchange, json_response
 from erllama_py.serve.core.problems import Problem
+from erllama_py.serve.core.tenants import tenant_key
 from erllama_py.serve.responses.running import Running
 from erllama_py.serve.responses.store import Store
-from erllama_py.serve.responses.turns import Turns, tenant_key
+from erllama_py.serve.responses.turns import Turns
 
 MOST_LISTED = 100
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from functools import partial
 from typing import Any
@@ -12,7 +11,8 @@ import msgspec
 from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.images import image_text
 from erllama_py.serve.core.problems import Problem
-from erllama_py.serve.core.service import Tenant, session_of
+from erllama_py.serve.core.service import session_of
+from erllama_py.serve.core.tenants import tenant_key
 from erllama_py.serve.responses.items import read_items
 from erllama_py.serve.responses.messages import messages_of
 from erllama_py.serve.responses.protocol import Turn
@@ -35,12 +35,6 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """The answer that it goes on from."""
     session: str | None
     """Of its conversation; `None` where nothing was said before, and no key was given."""
-
-
-def tenant_key(tenant: Tenant) -> str:
-    """A tenant as a name that is safe as a file's, and tells nothing. It stays the same where keys change."""
-    told = f"name {tenant.name}" if tenant.name else f"salt {tenant.salt or ''}"
-    return hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
 class Turns:

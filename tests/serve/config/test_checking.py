@@ -35,7 +35,7 @@ def test_paths_begin_at_the_folder_of_the_file(monkeypatch: pytest.MonkeyPatch) 
     """Those of models, tiers and the home; `~` is the home directory, and an absolute path stays."""
     monkeypatch.setenv("HOME", "/users/ada")
     config = checked(
-        server={"responses_directory": "answers"}, runtime={"home": "state"},
+        server={"responses_directory": "answers", "files_directory": "files"}, runtime={"home": "state"},
         tiers={"main": {"kind": "disk", "root": "../kv"}},
         models=[{"path": "a.gguf"}, {"path": "~/b.gguf"}, {"path": "/srv/c.gguf"}],
     )  # fmt: skip
@@ -44,6 +44,7 @@ def test_paths_begin_at_the_folder_of_the_file(monkeypatch: pytest.MonkeyPatch) 
     assert config.tiers["main"].root == "/etc/kv"
     assert config.runtime.home == "/etc/erllama/state"
     assert config.server.responses_directory == "/etc/erllama/answers"
+    assert config.server.files_directory == "/etc/erllama/files"
 
 
 def test_models_save_to_the_first_tier_unless_they_name_one() -> None:

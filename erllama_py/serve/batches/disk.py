@@ -1,0 +1,142 @@
+"""Files as batches use them: read in pieces, grown by whole lines, and replaced whole. All on threads of their own.
+
+What is appended is there or not: where a disk has no room for all of a line, the part that it took is cut off again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiofiles
+from aiofiles.os import wrap
+
+T = TypeVar("T")
+PIECE = 1 << 18  # bytes that are read and looked at in one go: of them a thread holds the interpreter for a millisecond
+SYNC_SECONDS = 1.0
+"""A loss of power costs the answers of so long at most. A process that is killed loses none that was written."""
+
+
+class Disk:
+    """The threads, and what is done on them."""
+
+    def __init__(self) -> None:
+        self.threads = ThreadPoolExecutor(2, thread_name_prefix="erllama-batches")
+
+    async def do(self, work: Callable[..., T], *arguments: Any) -> T:
+        """A plain function, on a thread."""
+        done: T = await wrap(work)(*arguments, executor=self.threads)
+        return done
+
+    async def pieces(self, path: Path) -> AsyncIterator[bytes]:
+        """A file from its beginning. Raises `OSError`."""
+        file = await aiofiles.open(path, "rb", executor=self.threads)
+        try:
+            while piece := await file.read(PIECE):
+                yield piece
+        finally:
+            await file.close()
+
+    def close(self) -> None:
+        """No more work is taken; what is under way ends by itself."""
+        self.threads.shutdown(wait=False)
+
+
+class Growing:
+    """A file that grows by whole lines, and only here."""
+
+    def __init__(self, disk: Disk, file: Any, size: int) -> None:
+        self._disk, self._file, self.size = disk, file, size
+        self._dirty_since: float | None = None
+
+    @classmethod
+    async def open(cls, disk: Disk, path: Path, size: int) -> Growing:
+        """The file, as long as its whole lines; what is torn after them is cut off. It is made where it is not there.
+        Raises `OSError`."""
+        file: Any = await aiofiles.open(path, "ab", buffering=0, opener=_private, executor=disk.threads)
+        try:
+            await file.truncate(size)
+        except BaseException:
+            await file.close()
+            raise
+        return cls(disk, file, size)
+
+    async def append(self, data: bytes) -> None:
+        """Whole lines. Raises `OSError`, and then nothing of them is there."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[await self._file.write(rest) :]
+        except OSError:
+            with suppress(OSError):  # else the next one to open it does
+                await self._file.truncate(self.size)
+            raise
+        self.size += len(data)
+        now = asyncio.get_running_loop().time()
+        if self._dirty_since is None:
+            self._dirty_since = now
+        elif now - self._dirty_since >= SYNC_SECONDS:
+            await self.sync()
+
+    async def sync(self) -> None:
+        """What was appended outlives a loss of power from now on. Raises `OSError`."""
+        await self._disk.do(os.fsync, self._file.fileno())
+        self._dirty_since = None
+
+    async def close(self) -> None:
+        """Allowed twice."""
+        await self._file.close()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+# --- on the threads -------------------------------------------------------------------------------------------------
+
+
+def read_at(path: Path, offset: int, length: int) -> bytes:
+    """A part of a file. Raises `OSError`."""
+    with path.open("rb") as file:
+        return os.pread(file.fileno(), length, offset)
+
+
+def replaced(part: Path, path: Path) -> None:
+    """A file by its own name, once it is whole. Raises `OSError`."""
+    part.replace(path)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """A file that is there as a whole, whatever ends the process. Raises `OSError`."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "wb", opener=_private) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)  # else its name may be lost with the power
+        finally:
+            os.close(folder)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def lock(path: Path) -> int:
+    """Hold a file for this process; the descriptor to close. Raises `BlockingIOError` where another one does."""
+    held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(held)
+        raise
+    return held

@@ -1,0 +1,267 @@
+"""The batches of all tenants: made, listed, cancelled, worked on a few at a time, taken up after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from erllama_py.serve.batches import outputs
+from erllama_py.serve.batches.asking import Endpoints
+from erllama_py.serve.batches.choosing import Open, next_batch, too_many
+from erllama_py.serve.batches.disk import write_whole
+from erllama_py.serve.batches.files import Files, new_file_id
+from erllama_py.serve.batches.journal import Created, State, line_of
+from erllama_py.serve.batches.lines import LineProblem
+from erllama_py.serve.batches.protocol import BatchRequest, shown, window_seconds
+from erllama_py.serve.batches.running import Job, Means, Run
+from erllama_py.serve.batches.shelf import FileFacts
+from erllama_py.serve.batches.uploads import found, no_room
+from erllama_py.serve.core.problems import RETRY_SECONDS, Problem
+from erllama_py.serve.core.service import BatchCounts, Tenant
+from erllama_py.serve.core.tenants import tenant_key
+from erllama_py.watch.log import get_logger
+
+SIDE_BY_SIDE = 4  # batches that are worked on at a time: of each the places of its lines are in memory
+STOP_SECONDS = 5.0  # after which work that does not stop by itself is cancelled
+LOG = "erllama_py.batches"
+
+
+class Held:
+    """A batch, and the work on it while there is any."""
+
+    def __init__(self, batch_id: str, tenant: str, state: State, size: int) -> None:
+        self.id, self.tenant = batch_id, tenant
+        self.size = size
+        """Bytes of its journal that are whole."""
+        self.problem: LineProblem | None = None
+        self.run: Run | None = None
+        self._state = state
+
+    @property
+    def state(self) -> State:
+        """As its journal tells it."""
+        return self._state if self.run is None else self.run.state
+
+    def left(self, run: Run) -> None:
+        """The work on it is over, or cannot go on."""
+        self._state, self.size, self.run = run.state, run.journal_size, None
+
+    def shown(self) -> dict[str, Any]:
+        """As a client sees it: with what holds it up now."""
+        files = self.run.outputs if self.run is not None else None
+        problem = (files.problem if files is not None else None) or self.problem
+        state = self.state
+        if problem is not None and not state.over:
+            state = msgspec.structs.replace(state, problems=(*state.problems, problem))
+        counts = (files.completed, files.failed) if files is not None else (0, 0)
+        return shown(self.id, state, *counts)
+
+
+class Batches:
+    """Owns the batches. `open` is to be called before anything else, and may be called again."""
+
+    def __init__(self, files: Files, endpoints: Endpoints, means: Means, counts: BatchCounts, most: int) -> None:
+        self._files, self._endpoints, self._means, self._counts, self._most = files, endpoints, means, counts, most
+        self._held: dict[str, dict[str, Held]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._leaving = asyncio.Event()
+
+    async def open(self) -> None:
+        """Look through the directory, once, and go on with what is in it. Raises `Problem`."""
+        if self._leaving.is_set():
+            raise Problem("unavailable", "the server is shutting down", code="shutting_down", retry_after=5)
+        try:
+            left = await self._files.open()
+        except BlockingIOError:
+            message = "another process uses the directory of files"
+            raise Problem("unavailable", message, code="files_in_use", retry_after=RETRY_SECONDS) from None
+        except OSError as error:
+            get_logger(LOG).error("the directory of files cannot be used", error=str(error))
+            raise no_room(error) from error
+        for one in left or ():
+            self._held.setdefault(one.tenant, {})[one.id] = Held(one.id, one.tenant, one.state, one.size)
+        if left:
+            self._begin()
+
+    def resume(self) -> None:
+        """Go on with the batches of an earlier process, as soon as the directory can be used."""
+        if self._files.outlives:
+            self._tasks["resuming"] = asyncio.create_task(self._resume())
+
+    async def _resume(self) -> None:
+        while not self._leaving.is_set():
+            with suppress(Problem):
+                await self.open()
+                return
+            await outputs.paused(outputs.RETRY_SECONDS, self._leaving)  # the process before this one may still end
+
+    async def create(self, tenant: Tenant, request: BatchRequest) -> dict[str, Any]:
+        """A new batch. Raises `Problem`."""
+        key, now = tenant_key(tenant), int(self._means.clock())
+        if request.endpoint not in self._endpoints:
+            message = f"endpoint: expected one of {', '.join(self._endpoints.names())}"
+            raise Problem("invalid", message, param="endpoint")
+        seconds = window_seconds(request.completion_window)
+        facts = found(self._files, key, request.input_file_id, "input_file_id")
+        if facts.purpose != "batch":
+            raise Problem("invalid", "input_file_id: the purpose of this file is not batch", param="input_file_id")
+        await self._make_room(key)
+        created = Created(
+            at=now, endpoint=request.endpoint, input_file_id=facts.id, output_file_id=new_file_id(),
+            error_file_id=new_file_id(), completion_window=request.completion_window, expires_at=now + seconds,
+            metadata=request.metadata, tenant=msgspec.to_builtins(tenant),
+        )  # fmt: skip
+        held = await self._written(key, created)
+        self._held.setdefault(key, {})[held.id] = held
+        self._begin()
+        return held.shown()
+
+    def list(self, tenant: Tenant) -> list[dict[str, Any]]:
+        """Those of a tenant, the oldest first."""
+        return [one.shown() for one in self._held.get(tenant_key(tenant), {}).values()]
+
+    def show(self, tenant: Tenant, batch_id: str) -> dict[str, Any]:
+        """One of a tenant's. Raises `Problem`."""
+        return self._one(tenant, batch_id).shown()
+
+    async def cancel(self, tenant: Tenant, batch_id: str) -> dict[str, Any]:
+        """End one with the lines that are answered. Raises `Problem`."""
+        held = self._one(tenant, batch_id)
+        if held.state.over or held.state.status == "finalizing":
+            message = f"the batch is {held.state.status} and cannot be cancelled any more"
+            raise Problem("conflict", message, code="batch_not_cancellable")
+        run = held.run or self._start(held)  # beyond those that are worked on side by side: it ends at once
+        try:
+            await run.cancel()
+        except OSError as error:
+            raise no_room(error) from error
+        return held.shown()
+
+    async def close(self) -> None:
+        """Stop all work where it can be taken up again. Allowed twice."""
+        self._leaving.set()
+        for held in self._all():
+            if held.run is not None:
+                held.run.stop()
+        tasks = list(self._tasks.values())
+        if tasks:
+            await asyncio.wait(tasks, timeout=STOP_SECONDS)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._files.close()
+        self._means.disk.close()
+
+    # --- the work on them ----------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Begin work on those whose turn it is."""
+        open_ = sorted((one for one in self._all() if not one.state.over), key=lambda one: one.state.created.at)
+        self._counts.open = len(open_)
+        while not self._leaving.is_set() and not self._means.draining():
+            now = [Open(one.tenant, one.id, one.run is not None) for one in open_]
+            if (chosen := next_batch(now, SIDE_BY_SIDE)) is None:
+                return
+            self._start(self._held[chosen.tenant][chosen.id])
+
+    def _start(self, held: Held) -> Run:
+        run = self._new_run(held)
+        task = self._tasks[held.id] = asyncio.create_task(self._work(held, run))
+        task.add_done_callback(lambda _: self._tasks.pop(held.id, None))
+        return run
+
+    def _new_run(self, held: Held) -> Run:
+        files, created = self._files, held.state.created
+        job = Job(
+            id=held.id, input=files.path(held.tenant, created.input_file_id),
+            journal=files.path(held.tenant, held.id, "journal"), index=files.path(held.tenant, held.id, "index"),
+            output=files.path(held.tenant, created.output_file_id),
+            errors=files.path(held.tenant, created.error_file_id),
+        )  # fmt: skip
+        ask = self._endpoints.of(msgspec.convert(created.tenant, Tenant))
+        held.run = Run(job, held.state, held.size, ask, self._means, publish=lambda run: self._publish(held, run))
+        return held.run
+
+    async def _work(self, held: Held, run: Run) -> None:
+        """Until it is over, or the process leaves. What cannot be written now is tried again."""
+        get_logger(LOG).info("a batch goes on", batch=held.id, status=held.state.status)
+        while True:
+            await self._gone_on(held, run)
+            held.left(run)
+            if held.state.over or self._leaving.is_set() or self._means.draining():
+                break
+            run = self._new_run(held)
+            await outputs.paused(outputs.RETRY_SECONDS, run.stopping)
+        state = held.state
+        about = {"status": state.status, "completed": state.completed, "failed": state.failed}
+        get_logger(LOG).info("a batch rests", batch=held.id, **about)
+        self._begin()
+
+    async def _gone_on(self, held: Held, run: Run) -> None:
+        """One run, whatever comes of it."""
+        try:
+            await run.go()
+            held.problem = None
+        except OSError as error:
+            get_logger(LOG).error("a batch is held up", batch=held.id, error=str(error))
+            held.problem = LineProblem("disk_error", "the batch is held up and goes on by itself: see the log")
+        except Exception as error:  # a fault of the server's own: the next run would meet it too
+            get_logger(LOG).error("a batch failed", batch=held.id, exc_info=error)
+            with suppress(OSError):
+                await run.fail(LineProblem("internal_error", "the server cannot go on with this batch: see its log"))
+
+    async def _publish(self, held: Held, run: Run) -> None:
+        """The answers of a batch that ends become files of its tenant. Raises `OSError`."""
+        created, files = run.state.created, run.outputs
+        if files is None:
+            return
+        for file_id, size, what in (
+            (created.output_file_id, files.sizes[0], "output"), (created.error_file_id, files.sizes[1], "errors"),
+        ):  # fmt: skip
+            if not size:
+                await self._files.remove(self._files.path(held.tenant, file_id))
+                continue
+            facts = FileFacts(
+                id=file_id, bytes=size, created_at=int(self._means.clock()), filename=f"{held.id}_{what}.jsonl",
+                purpose="batch_output",
+            )  # fmt: skip
+            await self._files.keep(held.tenant, facts)
+        await self._files.remove(self._files.path(held.tenant, held.id, "index"))
+
+    # --- what is held --------------------------------------------------------------------------------------------
+
+    async def _written(self, tenant: str, created: Created) -> Held:
+        """The journal of a new batch, on the disk before its client hears of it. Raises `Problem`."""
+        batch_id, record = f"batch_{uuid.uuid4().hex}", line_of(created)
+        path = self._files.path(tenant, batch_id, "journal")
+        try:
+            await self._means.disk.do(write_whole, path, record)
+        except OSError as error:
+            raise no_room(error) from error
+        return Held(batch_id, tenant, State(created=created, endpoint=created.endpoint), len(record))
+
+    async def _make_room(self, tenant: str) -> None:
+        held = self._held.get(tenant, {})
+        over = [one.id for one in held.values() if one.state.over]
+        open_count = len(held) - len(over)
+        if open_count >= self._most:
+            message = f"{open_count} batches are open, as many as a key may have"
+            raise Problem("rate_limited", message, code="too_many_batches", retry_after=60)
+        for batch_id in too_many(over, open_count, self._most):
+            del held[batch_id]
+            paths = (self._files.path(tenant, batch_id, kind) for kind in ("journal", "index"))
+            await self._files.remove(*paths)
+
+    def _one(self, tenant: Tenant, batch_id: str) -> Held:
+        held = self._held.get(tenant_key(tenant), {}).get(batch_id)
+        if held is None:
+            raise Problem("not_found", f"there is no batch {batch_id[:80]!r}", code="batch_not_found", param="batch_id")
+        return held
+
+    def _all(self) -> Iterator[Held]:
+        return (one for held in self._held.values() for one in held.values())

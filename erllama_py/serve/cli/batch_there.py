@@ -1,0 +1,128 @@
+"""A batch answered by a running server, through `/v1/files` and `/v1/batches`; its answers are fetched when it is over.
+
+The journal beside the output names the batch, so that the same command waits for it again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import monotonic
+from time import sleep as wait
+from typing import Any
+
+import msgspec
+
+from erllama_py.serve.batches.disk import write_whole
+from erllama_py.serve.batches.lines import LineProblem
+from erllama_py.serve.cli import screen
+from erllama_py.serve.cli.batch_files import Files, Show, Summary, There, digest_of
+from erllama_py.serve.cli.ending import UsageError
+from erllama_py.serve.cli.remote import Remote, ServerRefused, ServerUnreachable
+
+LOOK_SECONDS = 1.0
+AWAY_SECONDS = 120.0  # a server that restarts and loads its models does not answer for a while
+OVER = frozenset(("completed", "failed", "cancelled", "expired"))
+LATER = frozenset((429, 503))
+
+
+def answered_there(remote: Remote, files: Files, show: Show) -> Summary:
+    """Begin the batch, or find it again; wait for its end, and fetch what it left.
+
+    Raises `UsageError`, `OSError`, `ServerUnreachable`, `ServerRefused`.
+    """
+    there = _known(remote, files) or _begin(remote, files)
+    try:
+        batch = _over(remote, there, show)
+    except KeyboardInterrupt:
+        screen.note(f"{there.batch} goes on at {there.server}; the same command waits for it again")
+        raise
+    for file_id, path in ((batch["output_file_id"], files.output), (batch["error_file_id"], files.errors)):
+        if file_id is not None:
+            _fetch(remote, file_id, path)
+    for file_id in (there.file, batch["output_file_id"], batch["error_file_id"]):
+        if file_id is not None:
+            remote.json("DELETE", f"/v1/files/{file_id}")
+    files.journal.unlink()
+    return _summary(batch, files)
+
+
+def _known(remote: Remote, files: Files) -> There | None:
+    """The batch of an earlier run. Raises `UsageError` where it is not of this file and server."""
+    if not files.journal.exists():
+        return None
+    try:
+        there = msgspec.json.decode(files.journal.read_bytes(), type=There)
+    except msgspec.DecodeError:
+        raise UsageError(
+            f"{files.journal} is of a batch that a --model answered; give it, or delete that file"
+        ) from None
+    if (there.server, there.digest) != (remote.name, digest_of(files.input)):
+        raise UsageError(f"{files.journal} is about a batch of another file, or at {there.server}; delete that one")
+    return there
+
+
+def _begin(remote: Remote, files: Files) -> There:
+    digest = digest_of(files.input)
+    with files.input.open("rb") as input_:
+        given: Any = {"data": {"purpose": "batch"}, "files": {"file": (files.input.name, input_)}}
+        file = remote.json("POST", "/v1/files", **given)
+    url = _first_url(files.input)
+    ask = {"input_file_id": file["id"], "endpoint": url, "completion_window": "30d"}
+    batch = remote.post("/v1/batches", ask)
+    there = There(server=remote.name, digest=digest, batch=batch["id"], file=file["id"])
+    write_whole(files.journal, msgspec.json.encode(there))
+    return there
+
+
+def _first_url(path: Path) -> str:
+    """The endpoint that the first line names; where it names none, the server says what is wrong with the file."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.strip():
+                try:
+                    url = msgspec.json.decode(line.strip()).get("url")
+                except (msgspec.DecodeError, AttributeError, UnicodeDecodeError):
+                    break
+                return url if isinstance(url, str) else "/v1/chat/completions"
+    return "/v1/chat/completions"
+
+
+def _over(remote: Remote, there: There, show: Show) -> dict[str, Any]:
+    """The batch, once it is over. A server that does not answer for a while is waited for."""
+    answered = monotonic()
+    while True:
+        try:
+            batch: dict[str, Any] = remote.get(f"/v1/batches/{there.batch}")
+        except (ServerUnreachable, ServerRefused) as error:
+            if isinstance(error, ServerRefused) and error.status not in LATER:
+                raise
+            if monotonic() - answered > AWAY_SECONDS:
+                raise
+            show(0, 0, 0, str(error))
+        else:
+            answered, counts = monotonic(), batch["request_counts"]
+            held_up = "" if batch["status"] in OVER or not batch["errors"] else batch["errors"]["data"][0]["message"]
+            show(counts["completed"], counts["failed"], counts["total"], held_up)
+            if batch["status"] in OVER:
+                return batch
+        wait(LOOK_SECONDS)
+
+
+def _fetch(remote: Remote, file_id: str, path: Path) -> None:
+    """A file of the server's, there as a whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    with remote.stream("GET", f"/v1/files/{file_id}/content") as response, part.open("wb") as file:
+        for piece in response.iter_bytes():
+            file.write(piece)
+    part.replace(path)
+
+
+def _summary(batch: dict[str, Any], files: Files) -> Summary:
+    counts, errors = batch["request_counts"], (batch["errors"] or {}).get("data", ())
+    problems = [msgspec.convert(one, LineProblem) for one in errors]
+    return Summary(
+        status=batch["status"], total=counts["total"], completed=counts["completed"], failed=counts["failed"],
+        output=str(files.output) if batch["output_file_id"] else None,
+        errors=str(files.errors) if batch["error_file_id"] else None,
+        problems=tuple(one.at(files.input) for one in problems),
+    )  # fmt: skip

@@ -1,0 +1,78 @@
+"""Whose batches they are: what a key is charged for, what it may have, and whose turn it is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from helpers.batches import CHAT, begin, jsonl, line, results, serving, some, times, until
+from helpers.checkpoints import turns
+
+from erllama_py.serve.access import AccessOpts, KeyOpts, make_key
+
+pytestmark = pytest.mark.anyio
+LINES = [line(number) for number in range(20)]
+SLOW: Any = {"stub": {"seconds_per_token": 0.002}, "context_opts": {"n_ctx": 4096, "n_seq_max": 1}}
+LONG: Any = {"max_tokens": 30, "ignore_eos": True}
+
+
+async def test_a_batch_is_charged_to_its_key() -> None:
+    """Its tokens count; a key that is gone has no lines answered any more."""
+    key, digest = make_key()
+    access = AccessOpts(keys=(KeyOpts(name="a", hash=digest, tokens_per_day=10_000, priority=5),))
+    async with serving(access=access) as at:
+        at.client.headers["authorization"] = f"Bearer {key}"
+        batch = await until(at.client, await begin(at.client, jsonl(LINES)))
+        assert batch["request_counts"]["completed"] == 20
+        budget: Any = at.app.service.access
+        assert budget._budgets["a"].left(time.monotonic())[0] < 9900
+
+
+async def test_a_tenant_without_a_key_is_asked_for_no_more() -> None:
+    """The lines of a batch whose key was taken away are refused as its requests would be."""
+    key, digest = make_key()
+    access = AccessOpts(keys=(KeyOpts(name="a", hash=digest),))
+    async with serving(SLOW, access=access) as at:
+        at.client.headers["authorization"] = f"Bearer {key}"
+        batch = await begin(at.client, jsonl(line(number, **LONG | {"max_tokens": 10}) for number in range(50)))
+        await some(at.client, batch)
+        known: Any = at.app.service.access
+        known.change(AccessOpts(keys=(KeyOpts(name="b", hash=make_key()[1]),)))
+        async with asyncio.timeout(30):
+            while not at.app.service.batches.failed:
+                await turns(1)
+        known.change(access)
+        batch = await until(at.client, batch)
+        done, failed = await results(at.client, batch)
+        assert len(times(done, failed)) == 50
+        assert {one["response"]["status_code"] for one in failed} == {401}
+
+
+async def test_many_batches_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than are worked on at a time; the oldest that are over are forgotten when there are too many."""
+    async with serving(settings={"max_batches": 7}) as at:
+        made = [await begin(at.client, jsonl(LINES[:3])) for _ in range(7)]
+        for one in made:
+            assert (await until(at.client, one))["request_counts"]["completed"] == 3
+        async with asyncio.timeout(30):
+            while at.app.service.batches.open:
+                await turns(1)
+        assert at.app.service.batches.completed == 21
+        last = await begin(at.client, jsonl(LINES[:3]))
+        listed = (await at.client.get("/v1/batches")).json()["data"]
+        assert [one["id"] for one in listed] == [one["id"] for one in [*made[1:], last][::-1]]
+        assert (await at.client.get(f"/v1/batches/{made[0]['id']}")).status_code == 404
+
+
+async def test_a_tenant_has_so_many_open_batches_at_most() -> None:
+    """429 for the next one, until one is over."""
+    async with serving(SLOW, settings={"max_batches": 1}) as at:
+        batch = await begin(at.client, jsonl(line(number, **LONG) for number in range(50)))
+        ask = {"input_file_id": batch["input_file_id"], "endpoint": CHAT, "completion_window": "24h"}
+        refused = await at.client.post("/v1/batches", json=ask)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_batches")
+        await at.client.post(f"/v1/batches/{batch['id']}/cancel")
+        await until(at.client, batch)
+        assert (await at.client.post("/v1/batches", json=ask)).status_code == 200
