@@ -53,7 +53,8 @@ def announce(config: Config, sized: Sequence[SizedModel], listening: socket.sock
         context = one.model.options.get("context_opts", {})
         also = f" ({', '.join(one.model.aliases)})" if one.model.aliases else ""
         size = f"{context['n_ctx']:,} tokens for {context['n_seq_max']} sequences" if "n_seq_max" in context else ""
-        facts = "; ".join(filter(None, (one.file.description if one.file else "stub", size)))
+        when = "loaded on demand" if one.model.load == "demand" else ""
+        facts = "; ".join(filter(None, (one.file.description if one.file else "stub", size, when)))
         console.print(f"[bold]{escape(one.model.name)}[/bold]{escape(also)}: {escape(facts)}")
     for name, tier in config.tiers.items():
         console.print(f"{escape(name)}: up to {screen.amount(tier.quota_bytes)} in {escape(str(tier.root))}")

@@ -22,6 +22,7 @@ from erllama_py.serve.core.amounts import KeepAlive
 from erllama_py.serve.core.problems import Problem, problem_of, shutting_down
 from erllama_py.serve.core.served import LOADING_SECONDS, Lease, ServedState
 from erllama_py.serve.demand.facts import format_of
+from erllama_py.serve.demand.fitting import needed_bytes
 from erllama_py.serve.demand.holding import Failure, Holding, Stay
 from erllama_py.serve.demand.moves import Load, Moves, load_model
 from erllama_py.serve.demand.plan import plan
@@ -185,7 +186,7 @@ class Keeper:
             elif model.name in replaced or one.removed:
                 one.next, one.removed = model, False
             else:
-                one.model = model
+                one.model, one.nbytes = model, needed_bytes(model)
         for name, one in before.items():
             _fail(one, _not_served)
             one.removed, one.wanted_since = True, None

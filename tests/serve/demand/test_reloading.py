@@ -104,6 +104,16 @@ async def test_bounds_and_keys_hold_at_once() -> None:
         assert (await at.chat("a", messages=many)).status_code == 413
 
 
+async def test_what_a_model_takes_can_be_corrected_while_it_is_loaded() -> None:
+    """It counts from then on: another one then fits beside it."""
+    async with demanded(config(stub("a"), stub("b"))) as at:
+        assert (await at.chat("a")).status_code == 200
+        assert (await reload(at, config(stub("a", 40), stub("b")))) == {"changed": ["models.a.memory_bytes"]}
+        assert at.app.service.states().used_bytes == 40 << 20
+        assert (await at.chat("b")).status_code == 200
+        assert [one.state for one in at.app.service.states().models] == ["loaded", "loaded"]
+
+
 async def test_what_is_left_of_a_budget_stays() -> None:
     """Of a key whose bounds are as they were; a key of other bounds begins anew."""
     key, digest = make_key()
