@@ -58,7 +58,7 @@ async def page_of(browser: Browser, address: str, **context: Any) -> AsyncIterat
         await within.close()
     origin = "/".join(address.split("/")[:3])
     assert [url for url in asked if not url.startswith(f"{origin}/")] == []
-    assert complaints == []
+    assert complaints == [], complaints
 
 
 def _tells(text: str) -> bool:

@@ -103,16 +103,17 @@ export class Chat {
   // One turn: replies until one calls no tool. `before` is where the conversation stood before it.
   async #run(options, before) {
     const stop = (this.#stop = new AbortController());
+    const messages = this.#messages; // of this conversation, also where another one begins meanwhile
     this.#failed = null;
     this.#busy(true);
     try {
       for (let round = 0; round < MOST_ROUNDS; round += 1) {
         const last = round === MOST_ROUNDS - 1 && options.tools ? { ...options, tool_choice: "none" } : options;
-        if (!(await this.#reply(last, stop.signal, () => this.#again(options, before)))) {
-          this.#failed = before;
+        if (!(await this.#reply(messages, last, stop.signal, () => this.#again(options, before)))) {
+          if (messages === this.#messages) this.#failed = before;
           return;
         }
-        if (this.#messages.at(-1).role !== "tool") return;
+        if (messages.at(-1).role !== "tool" || stop.signal.aborted) return;
       }
     } finally {
       if (this.#stop === stop) {
@@ -129,7 +130,7 @@ export class Chat {
   }
 
   // One reply, and the results of its calls; whether it came, or was stopped by its reader.
-  async #reply(options, signal, again) {
+  async #reply(messages, options, signal, again) {
     const model = byId("model").value;
     const view = new ReplyView(model, { json: options.response_format !== undefined });
     this.#add(view.node);
@@ -140,35 +141,35 @@ export class Chat {
       this.#keepingUp(() => view.show(reply));
     };
     try {
-      for await (reply of replies(this.api, { model, messages: this.#conversation(), ...options }, signal)) {
+      for await (reply of replies(this.api, { model, messages: this.#with(messages), ...options }, signal)) {
         frame ??= requestAnimationFrame(draw);
       }
     } catch (error) {
       view.show(reply);
       const stopped = error.name === "AbortError";
       this.#keepingUp(() => (stopped ? view.stopped() : view.failed(error, again)));
-      if (stopped && this.log.contains(view.node)) this.#messages.push({ role: "assistant", content: reply.text });
+      if (stopped) messages.push({ role: "assistant", content: reply.text });
       return stopped;
     } finally {
       cancelAnimationFrame(frame);
     }
-    this.#messages.push(message(reply));
+    messages.push(message(reply));
     this.#keepingUp(() => {
       view.done(reply);
-      for (const call of reply.calls) this.#answer(view, call);
+      for (const call of reply.calls) messages.push(this.#answered(view, call));
     });
     return true;
   }
 
-  #answer(view, call) {
+  #answered(view, call) {
     const content = answer(call);
     view.result(call, content);
-    this.#messages.push({ role: "tool", tool_call_id: call.id, content });
+    return { role: "tool", tool_call_id: call.id, content };
   }
 
-  #conversation() {
+  #with(messages) {
     const system = byId("system").value.trim();
-    return system ? [{ role: "system", content: system }, ...this.#messages] : this.#messages;
+    return system ? [{ role: "system", content: system }, ...messages] : messages;
   }
 
   #add(node) {

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from helpers.paged import SLOW, keys, paged, say
+from helpers.runtime import until
 from helpers.scripted import Script
 from playwright.async_api import Browser, expect
 
@@ -108,6 +109,23 @@ async def test_a_reply_is_stopped_with_what_it_has(browser: Browser) -> None:
         await say(page, "again")
         await expect(page.locator(".end").nth(1)).to_contain_text("ended by its length")
         assert at.model.queue_depth == 0
+
+
+async def test_another_chat_begins_while_a_reply_is_under_way(browser: Browser) -> None:
+    """The reply ends, and nothing of it is in the new conversation."""
+    async with paged(browser, SLOW) as (page, at, _):
+        await say(page, "the first question")
+        await expect(page.locator(".reply .text .prose")).to_be_visible()
+        await page.click("#new-chat")
+        await expect(page.locator("#send")).to_be_visible()
+        await expect(page.locator(".turn")).to_have_count(0)
+        before = at.model.counters.prompt_tokens
+        await say(page, "hi")
+        await expect(page.locator(".reply .text .prose")).to_be_visible()
+        await page.keyboard.press("Escape")
+        await expect(page.locator(".end")).to_have_text("Stopped.")
+        await until(lambda: at.model.queue_depth == 0)
+        assert at.model.counters.prompt_tokens - before < 60
 
 
 async def test_an_error_is_shown_as_it_was_said(browser: Browser) -> None:
