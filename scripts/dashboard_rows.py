@@ -58,6 +58,10 @@ TRAFFIC = Row("Traffic", (
           "1 once a server takes no new requests.", thresholds=(BAD,), most=1),
     Panel("Version", "none", (Query(gauge("erllama_build_info", "instance, version", HERE), ""),),
           "What runs.", "table"),
+    Panel("Batches", "none", (Query(gauge("erllama_batches_open", "instance", HERE), "{{instance}}, not over"),),
+          "They wait for live requests on purpose."),
+    Panel("Lines of batches", "ops", (Query(rate("erllama_batch_lines_total", "result", HERE), "{{result}}"),),
+          "That are answered.", stacked=True),
 ))  # fmt: skip
 
 LATENCY = Row("What clients wait for", (
