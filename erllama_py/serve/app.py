@@ -43,6 +43,7 @@ from erllama_py.serve.page import routes as page
 from erllama_py.serve.responses import routes as responses
 from erllama_py.serve.responses.routes import store_of
 from erllama_py.serve.responses.store import Store
+from erllama_py.serve.resuming import routes as resuming
 from erllama_py.serve.shapes import api_of
 
 
@@ -58,7 +59,8 @@ class App(Starlette):
         ]  # fmt: skip
         room = batches.Room(service, served, files_directory)
         served += [
-            *room.routes(), *operations.routes(service), *page.routes(service), *ollama.routes(service),
+            *room.routes(), *resuming.routes(service), *operations.routes(service), *page.routes(service),
+            *ollama.routes(service),
         ]  # fmt: skip
         super().__init__(
             routes=[*served, operations.describing(service, served)],
@@ -74,7 +76,7 @@ class App(Starlette):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request. A slash at the end of its path is none: Litestar puts one there, and so do people. The page
         has one, also below where it is mounted."""
-        if scope["type"] == "http" and (path := scope["path"]).endswith("/"):
+        if scope["type"] in ("http", "websocket") and (path := scope["path"]).endswith("/"):
             root = scope.get("root_path", "")
             scope = {**scope, "path": path.rstrip("/") if path.removeprefix(root).strip("/") else f"{root}/"}
         await super().__call__(scope, receive, send)
@@ -119,6 +121,7 @@ class App(Starlette):
     async def _drain(self) -> None:
         if not self.service.open.draining:  # else whoever did it has waited as long as it wants
             await self.service.open.drain(self.service.settings.drain_seconds)
+        await self.service.lasting.close()
         await self._batches.close()
         await self._store.close()
 
@@ -209,6 +212,7 @@ class Given(msgspec.Struct, frozen=True):
         """Make all of a configuration hold that is not about the memory of models."""
         service = app.service
         service.settings, service.open.most = config.server, config.server.max_open
+        service.lasting.settings = config.server
         service.aliases = self.names(config)
         if isinstance(service.access, KeyAccess):
             service.access.change(config.access)

@@ -41,7 +41,7 @@ class Doors:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or answer it."""
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         if (options := self._options()) is not self._known:
@@ -50,7 +50,7 @@ class Doors:
         origin = headers.get("origin")
         if (problem := self._problem(scope, headers, origin)) is not None:
             await self._refuse(problem, scope, receive, send)
-        elif origin is None:
+        elif origin is None or scope["type"] == "websocket":
             await self._app(scope, receive, send)
         elif scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             await Response(status_code=204, headers=_preflight(origin, headers))(scope, receive, send)
@@ -60,7 +60,11 @@ class Doors:
     async def _refuse(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
         api, request_id = self._api_of(scope), new_id()
         log_refusal(api.name, request_id, problem.status, problem.code)
-        await api.failure(problem, request_id)(scope, receive, send)
+        refused = api.failure(problem, request_id)
+        if scope["type"] == "http" or "websocket.http.response" in scope.get("extensions", {}):
+            await refused(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008, "reason": f"HTTP {refused.status_code}"})
 
     def _problem(self, scope: Scope, headers: Headers, origin: str | None) -> Problem | None:
         client, server = scope.get("client"), scope.get("server")
@@ -79,7 +83,8 @@ class Doors:
         return None
 
     def _may_call(self, origin: str, scope: Scope, headers: Headers) -> bool:
-        own = f"{scope.get('scheme', 'http')}://{headers.get('host', '').lower()}"
+        scheme = scope.get("scheme", "http").replace("ws", "http")
+        own = f"{scheme}://{headers.get('host', '').lower()}"
         return self._any_origin or origin == own or origin in self._origins
 
 

@@ -15,7 +15,7 @@ from erllama_py.serve.core.streams import SSE
 def routes(service: Service) -> list[Route]:
     """Below `/v1`; to be put before those of OpenAI's."""
     return [
-        route(service, API, "/v1/messages", messages, takes=MessagesRequest, gives=(JSON, SSE)),
+        route(service, API, "/v1/messages", messages, takes=MessagesRequest, gives=(JSON, SSE), lasts=True),
         route(service, API, "/v1/messages/count_tokens", count_tokens, takes=Prompt),
         route(service, API, "/v1/models", models, method="GET", header=VERSION),
         route(service, API, "/v1/models/{name:path}", one_model, method="GET", header=VERSION),

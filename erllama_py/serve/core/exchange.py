@@ -18,27 +18,30 @@ import msgspec
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
 import erllama_py as erllama
 from erllama_py.serve.core.admission import Admitted
 from erllama_py.serve.core.bodies import check_values, parse, read_body, too_slow
+from erllama_py.serve.core.header_route import HeaderRoute
 from erllama_py.serve.core.hints import without_idle_structure
+from erllama_py.serve.core.lasting import LastingStream
 from erllama_py.serve.core.logs import log_failure, log_request
 from erllama_py.serve.core.problems import STATUS, Kind, Problem, problem_of, shutting_down
+from erllama_py.serve.core.readers import Connection, take_up
 from erllama_py.serve.core.served import Lease
 from erllama_py.serve.core.service import Service, Tenant
 from erllama_py.serve.core.streams import Events, Keep, Streamed, Writer, until_gone
+from erllama_py.serve.core.taking_up import NAME
 from erllama_py.watch.live import live_span
 
 T = TypeVar("T")
 JSON = "application/json"
 UNASKED = 8192  # tokens of a reply where nobody says: the library's own bound, which a higher one does not lift
 LEFT = 499  # nobody reads the status: its client has left
-FACTS = "erllama.facts"
-"""In the scope of a request that is over: what its line in the log says, for what is around all endpoints."""
+FACTS = "erllama.facts"  # in the scope of a request that is over: its line in the log, for what is around endpoints
 
 
 class Api(msgspec.Struct, frozen=True):
@@ -104,6 +107,7 @@ class Exchange:
         """For the log: what it was about, without any text of it."""
         self.bound: Mapping[str, Token[Any]] = {}
         """What is in all log records of the request beside its id."""
+        self.lasting: LastingStream | None = None  # what answers it, where that can be taken up again
         self.status = LEFT
         self.began = self._last = asyncio.get_running_loop().time()
         self._receive = receive
@@ -113,15 +117,20 @@ class Exchange:
         self._hurried = False
         self._response: Streamed | None = None
         self._lease: Lease | None = None
-
-    # --- what endpoints use --------------------------------------------------------------------------------------
+        self._data: bytes | None = None
 
     async def body(self, kind: type[T]) -> T:
         """Its body as a struct. Raises `Problem`."""
-        async with self.receiving():
-            data = await read_body(self.request, self.service.settings.max_body_bytes)
+        data = await self.data()
         await check_values(data)
         return parse(data, kind)
+
+    async def data(self) -> bytes:
+        """Its body. Raises `Problem`."""
+        if self._data is None:
+            async with self.receiving():
+                self._data = await read_body(self.request, self.service.settings.max_body_bytes)
+        return self._data
 
     @asynccontextmanager
     async def receiving(self) -> AsyncIterator[Callable[[], None]]:
@@ -227,6 +236,8 @@ class Exchange:
         await self.answer(_entered(stream))
         self._end_with(stream.cancel)
         self._response = response
+        if self.lasting is not None:
+            self.lasting.heartbeat = writer.heartbeat
         return response
 
     async def close(self) -> None:
@@ -251,8 +262,6 @@ class Exchange:
         self._hurried = True
         if self._end is not None:
             self._end()
-
-    # --- what becomes of its stream ------------------------------------------------------------------------------
 
     def piece(self) -> None:
         """See `Observer`."""
@@ -298,21 +307,30 @@ class Endpoint:
     """One endpoint of an API, as an ASGI application. Where it is not `counted`, it answers while the server drains.
 
     `takes` is the type of its body, None where it has none; `gives` are the media types of what it answers, `answers`
-    its types by status, as far as they are declared. One for `everybody` needs no key.
+    its types by status, as far as declared. `everybody` needs no key; what `lasts` are streams to be taken up again.
     """
 
     def __init__(
         self, service: Service, api: Api, route: str, handle: Handler, *, takes: Any = None,
         gives: Sequence[str] = (JSON,), answers: Mapping[int, Any] | None = None, counted: bool = True,
-        everybody: bool = False,
+        everybody: bool = False, lasts: bool = False,
     ) -> None:  # fmt: skip
         self.api, self.route, self.handle = api, route, handle
         self.takes, self.gives, self.answers, self.everybody = takes, tuple(gives), dict(answers or {}), everybody
         self._service = service
         self._counted = counted
+        self._lasts = lasts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever comes of it."""
+        if self._lasts and self._service.lasting.enabled and NAME in Headers(scope=scope):
+            connection = Connection(receive, send, self._service.settings.send_seconds)
+            work = self._serve(scope, connection.receive, connection.send, connection)
+            await connection.serve(work, self._service.lasting.tasks)
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, connection: Connection | None = None) -> None:
         exchange = Exchange(self._service, self.api, self.route, scope, receive)
         bound = bind_contextvars(request_id=exchange.id)
         meters = self._service.meters
@@ -325,7 +343,7 @@ class Endpoint:
 
         try:
             try:
-                await self._answer(exchange, scope, receive, tell)
+                await self._answer(exchange, scope, receive, tell, connection)
             finally:
                 await exchange.close()
         finally:
@@ -339,7 +357,9 @@ class Endpoint:
             with suppress(ValueError):  # an API may have named the model in a task of its own, which is over
                 reset_contextvars(**exchange.bound)
 
-    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(
+        self, exchange: Exchange, scope: Scope, receive: Receive, send: Send, connection: Connection | None
+    ) -> None:
         began = exchange.status
         try:
             if not self.everybody:
@@ -349,7 +369,8 @@ class Endpoint:
                 await (await self.handle(exchange))(scope, receive, send)
                 return
             with self._service.open.one(exchange.hurry):
-                await (await self.handle(exchange))(scope, receive, send)
+                reader = None if connection is None else await take_up(exchange, connection, self.api.name)
+                await (reader or await self.handle(exchange))(scope, receive, send)
         except Gone:
             exchange.left()
         except Exception as error:
@@ -364,29 +385,16 @@ class Endpoint:
 def route(
     service: Service, api: Api, path: str, handle: Handler, *, method: str = "POST", takes: Any = None,
     gives: Sequence[str] = (JSON,), answers: Mapping[int, Any] | None = None, counted: bool = True,
-    everybody: bool = False, header: str | None = None,
+    everybody: bool = False, lasts: bool = False, header: str | None = None,
 ) -> Route:  # fmt: skip
     """The route of an endpoint, see `Endpoint`. The description of the application says what it takes and gives.
 
     With `header` only of requests that have one of this name: so can two APIs share a path.
     """
     endpoint = Endpoint(
-        service, api, path, handle, takes=takes, gives=gives, answers=answers, counted=counted, everybody=everybody
-    )
+        service, api, path, handle, takes=takes, gives=gives, answers=answers, counted=counted, everybody=everybody,
+        lasts=lasts,
+    )  # fmt: skip
     if header is None:
         return Route(path, endpoint, methods=[method])
     return HeaderRoute(path, endpoint, methods=[method], header=header)
-
-
-class HeaderRoute(Route):
-    """A route of requests that have a header."""
-
-    def __init__(self, path: str, endpoint: ASGIApp, *, methods: list[str], header: str) -> None:
-        super().__init__(path, endpoint, methods=methods)
-        self._header = header
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """See `Route`."""
-        if scope["type"] == "http" and self._header not in Headers(scope=scope):
-            return Match.NONE, {}
-        return super().matches(scope)

@@ -17,6 +17,7 @@ import msgspec
 from starlette.requests import HTTPConnection
 
 import erllama_py as erllama
+from erllama_py.serve.core.lasting import LastingStreams
 from erllama_py.serve.core.problems import RETRY_SECONDS, Problem, shutting_down
 from erllama_py.serve.core.recent import Recent
 from erllama_py.serve.core.served import Changes, Loaded, Served, ServedState, being_loaded
@@ -135,6 +136,8 @@ class Open:
     def __init__(self, most: int) -> None:
         self.most = most
         self._hurry: dict[object, Callable[[], None]] = {}
+        self.drained: set[Callable[[], None]] = set()
+        """What is called when no request is let in any more."""
         self._changed = asyncio.Event()
         self.draining = False
         self.ended = asyncio.Event()
@@ -159,12 +162,18 @@ class Open:
             del self._hurry[key]
             self._changed.set()
 
+    def _let_none_in(self) -> None:
+        if not self.draining:
+            self.draining = True
+            for drained in list(self.drained):
+                drained()
+
     async def drain(self, seconds: float) -> bool:
         """Let no request in, and wait until all are over; those that take longer end with what they have.
 
         Whether all ended by themselves.
         """
-        self.draining = True
+        self._let_none_in()
         try:
             async with asyncio.timeout(seconds):
                 await self.over()
@@ -177,7 +186,7 @@ class Open:
 
     def hurry(self) -> None:
         """End all requests with what they have."""
-        self.draining = True
+        self._let_none_in()
         for end in list(self._hurry.values()):
             end()
 
@@ -213,6 +222,8 @@ class Service:
         """Reads the configuration again, where there is one, and applies what has changed."""
         self.recent = Recent()
         self.batches = BatchCounts()
+        self.lasting = LastingStreams(settings)
+        self.open.drained.add(self.lasting.drain)
         self.started_at = time.time()  # unix time: that of what is served, where a client asks for one
 
     def states(self) -> ServedState:

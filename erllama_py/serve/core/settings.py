@@ -58,6 +58,20 @@ class ServerOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Whether browsers get the page at `/`."""
     drills: bool = True
     """Whether operators may crash a model on purpose, to see it come back."""
+    resume_seconds: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 300.0
+    """A stream whose request has the header `X-Conversation-Id` goes on for so long when nobody reads it, and can be
+    taken up again; 0: none can."""
+    max_resumable: Positive = 32
+    """Streams of a tenant that can be taken up again. One more takes the place of one that nobody reads, those that are
+    over first, else its request gets 429."""
+    resume_bytes: Positive = 4 << 20
+    """What is kept of one such stream. A reply that outgrows it while nobody reads ends: nobody could have it whole."""
+    max_resume_bytes: Positive = 64 << 20
+    """What is kept of all of them. Beyond that those that nobody reads go, those that are over first."""
+    max_websockets: Positive = 256
+    """WebSockets of `/v1/responses` that are open at a time; the next one gets 429. A message is as long as a body."""
+    websocket_idle_seconds: Seconds = 600.0
+    """One on which no turn was asked for so long is closed."""
     drain_seconds: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 30.0
     """How long open requests may go on when the server is told to end; then they end with what they have."""
     memory_budget_bytes: Positive | None = None

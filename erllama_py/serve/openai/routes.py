@@ -20,9 +20,11 @@ def routes(service: Service) -> list[Route]:
     """Below `/v1`; what is llama-server's own is where its clients look for it."""
     chats, streams = protocol.ChatRequest, (JSON, SSE)
     return [
-        route(service, API, "/v1/chat/completions", chat, takes=chats, gives=streams),
+        route(service, API, "/v1/chat/completions", chat, takes=chats, gives=streams, lasts=True),
         route(service, API, "/v1/chat/completions/input_tokens", tokens.count, takes=chats),
-        route(service, API, "/v1/completions", completions, takes=protocol.CompletionRequest, gives=streams),
+        route(
+            service, API, "/v1/completions", completions, takes=protocol.CompletionRequest, gives=streams, lasts=True
+        ),
         route(service, API, "/v1/embeddings", embeddings, takes=protocol.EmbeddingRequest),
         route(service, API, "/v1/rerank", rerank, takes=protocol.RerankRequest),
         route(service, API, "/rerank", rerank, takes=protocol.RerankRequest),

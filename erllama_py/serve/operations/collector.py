@@ -11,6 +11,7 @@ import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 import erllama_py as erllama
+from erllama_py.serve.core.lasting import LastingStreams
 from erllama_py.serve.core.served import ServedState
 from erllama_py.serve.core.service import BatchCounts
 from erllama_py.serve.operations import series
@@ -29,6 +30,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     open_limit: int
     draining: bool
     batches: BatchCounts
+    lasting: LastingStreams
     served: ServedState = ServedState(models=())
     models: tuple[tuple[erllama.ModelInfo, erllama.ModelCounters], ...] = ()
     cache: Mapping[str, float] | None = None
@@ -62,6 +64,11 @@ def _requests(reading: Reading) -> Iterator[Metric]:
     lines = {("completed",): reading.batches.completed, ("failed",): reading.batches.failed}
     yield _family(series.BATCHES, [((), reading.batches.open)])
     yield _family(series.BATCH_LINES, lines.items())
+    lasting = reading.lasting
+    yield _family(series.LASTING, [((), len(lasting))])
+    yield _family(series.LASTING_BYTES, [((), lasting.nbytes)])
+    for one, counted in ((series.RESUMED, lasting.resumed), (series.EXPIRED, lasting.expired)):
+        yield _family(one, (((api,), n) for api, n in counted.items()))
 
 
 def _served(state: ServedState) -> Iterator[Metric]:

@@ -64,7 +64,7 @@ class Metrics(Collector):
         counted, tiers_now, pressed = await asyncio.gather(_or_none(cache), _or_none(tiers), _or_none(pressure))
         return Reading(
             meters=self._meters, open_limit=service.settings.max_open, draining=service.open.draining, served=states,
-            batches=service.batches, models=models,
+            batches=service.batches, lasting=service.lasting, models=models,
             cache=counted, tiers=tuple(tiers_now or ()), pressure=pressed, tree=runtime.tree(),
         )  # fmt: skip
 

@@ -16,7 +16,8 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 import erllama_py as erllama
-from erllama_py.serve.core.exchange import JSON, Api, Endpoint, Exchange, HeaderRoute
+from erllama_py.serve.core.exchange import JSON, Api, Endpoint, Exchange
+from erllama_py.serve.core.header_route import HeaderRoute
 from erllama_py.serve.core.problems import STATUS, Problem
 
 # What any request may get, beside 408 where a body comes too slowly.

@@ -46,6 +46,10 @@ REPLIES = _counter("replies", "Replies that were sent whole.", "api", "model", "
 PROMPT = _counter("http_prompt_tokens", "Tokens of the prompts of these.", "api", "model")
 CACHED = _counter("http_cached_tokens", "Of these, tokens that were not computed.", "api", "model")
 GENERATED = _counter("http_generated_tokens", "Tokens of these replies.", "api", "model")
+LASTING = _gauge("http_lasting_streams", "Streams that can be taken up again.")
+LASTING_BYTES = _gauge("http_lasting_stream_bytes", "What is kept of these.")
+RESUMED = _counter("http_streams_resumed", "Streams that were taken up again.", "api")
+EXPIRED = _counter("http_streams_expired", "Streams whose client did not come back for the rest in time.", "api")
 
 BATCHES = _gauge("batches_open", "Batches that are not over.")
 BATCH_LINES = _counter("batch_lines", "Lines of batches that are answered; failed: with an error.", "result")
@@ -142,6 +146,7 @@ INFO = _gauge("build_info", "1; the version of erllama_py.", "version")
 ALL: tuple[Series, ...] = (
     INFO, REQUESTS, IN_PROGRESS, DURATION, OPEN_LIMIT, DRAINING, FIRST, GAP, REPLIES, PROMPT, CACHED, GENERATED,
     BATCHES, BATCH_LINES,
+    LASTING, LASTING_BYTES, RESUMED, EXPIRED,
     SERVED, SERVED_BYTES, SERVED_OPEN, SERVED_WAITING, SERVED_LOADS, SERVED_UNLOADS, BUDGET, BUDGET_RESERVED,
     BUDGET_USED, MODELS, PHASE, WEIGHTS, MEMORY, *MODEL.values(), CACHE_UP, *CACHE.values(), TIER_QUOTA, TIER_USED,
     TIER_ROWS, TIER_OPENED, TIER_WRITABLE, RESTARTS, UP, PRESSURE_USED, PRESSURE_TOTAL, PRESSURE_EVICTIONS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ import erllama_py as erllama
 from erllama_py.serve.core.exchange import Exchange, json_response
 from erllama_py.serve.core.logs import log_failure
 from erllama_py.serve.core.problems import Problem
+from erllama_py.serve.core.readers import name_stream
 from erllama_py.serve.core.tenants import tenant_key
 from erllama_py.serve.responses.asking import Messages, asked, collect
 from erllama_py.serve.responses.options import INCLUDED, options_of
@@ -32,11 +33,14 @@ async def model_of(exchange: Exchange, request: Turn, last: Record | None = None
     return await exchange.model(name)
 
 
-class Create:
-    """Makes answers, and keeps them in one store."""
+Remember = Callable[[Sequence[Record], Record], None]
 
-    def __init__(self, store: Store, turns: Turns, running: Running) -> None:
-        self._store, self._turns, self._running = store, turns, running
+
+class Create:
+    """Makes answers, and keeps them in one store; `remember` is given each of them, stored or not, and those before."""
+
+    def __init__(self, store: Store, turns: Turns, running: Running, remember: Remember | None = None) -> None:
+        self._store, self._turns, self._running, self._remember = store, turns, running, remember
 
     async def __call__(self, exchange: Exchange) -> ASGIApp:
         """Answer one request."""
@@ -53,18 +57,23 @@ class Create:
         shape = Shape(summary=response["reasoning"]["summary"] is not None, sealed=sealed)
         work = Work(exchange, model, response, shape, self, turn)
         exchange.facts["response"] = answer
+        name_stream(exchange, answer)
         how = work.streamed if request.stream else work.whole
         return await asked(model, how, turn.messages, given, shorten=request.truncation == "auto")
 
     async def keep(self, exchange: Exchange, turn: Asked, response: dict[str, Any]) -> None:
         """Store an answer, unless its client wants none; where there is no room, the answer says so."""
-        if not response["store"]:
+        if not response["store"] and self._remember is None:
             return
         last, tenant = turn.last, tenant_key(exchange.tenant)
         record = Record(
             id=response["id"], previous=last.id if last else None, session=turn.session or response["id"],
             input=turn.input, response=msgspec.Raw(encode(response)),
         )  # fmt: skip
+        if self._remember is not None:
+            self._remember(turn.before, record)
+        if not response["store"]:
+            return
         try:
             await self._store.put(tenant, record)
         except NotKept as error:

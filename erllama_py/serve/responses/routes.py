@@ -6,7 +6,7 @@ import secrets
 from os import PathLike
 from pathlib import Path
 
-from starlette.routing import Route
+from starlette.routing import BaseRoute, WebSocketRoute
 
 from erllama_py.serve.core.exchange import JSON, route
 from erllama_py.serve.core.service import Service
@@ -19,6 +19,7 @@ from erllama_py.serve.responses.directory import DirectoryStore
 from erllama_py.serve.responses.protocol import API, ResponseRequest, TokensRequest, Turn
 from erllama_py.serve.responses.running import Running
 from erllama_py.serve.responses.sealing import KEY_BYTES
+from erllama_py.serve.responses.socket import Sockets
 from erllama_py.serve.responses.store import MemoryStore, Store
 from erllama_py.serve.responses.stored import Stored
 from erllama_py.serve.responses.turns import Turns
@@ -34,12 +35,13 @@ def store_of(settings: ServerOpts, directory: str | PathLike[str] | None) -> Sto
     return DirectoryStore(Path(directory), *bounds)
 
 
-def routes(service: Service, store: Store) -> list[Route]:
+def routes(service: Service, store: Store) -> list[BaseRoute]:
     """Below `/v1/responses`; answers are kept in the store."""
     turns, running = Turns(store), Running()
     create, stored = Create(store, turns, running), Stored(store, turns, running)
     return [
-        route(service, API, "/v1/responses", create, takes=ResponseRequest, gives=(JSON, SSE)),
+        route(service, API, "/v1/responses", create, takes=ResponseRequest, gives=(JSON, SSE), lasts=True),
+        WebSocketRoute("/v1/responses", Sockets(service, store, running)),
         route(service, API, "/v1/responses/compact", Compact(turns), takes=Turn),
         route(service, API, "/v1/responses/input_tokens", Count(turns), takes=TokensRequest),
         route(service, API, ONE, stored.show, method="GET"),

@@ -8,6 +8,8 @@ from starlette.types import ASGIApp
 
 from erllama_py.serve.core.exchange import Exchange, json_response
 from erllama_py.serve.core.problems import Problem
+from erllama_py.serve.core.readers import stream_key, taken_up
+from erllama_py.serve.core.taking_up import after_of
 from erllama_py.serve.core.tenants import tenant_key
 from erllama_py.serve.responses.running import Running
 from erllama_py.serve.responses.store import Store
@@ -23,11 +25,24 @@ class Stored:
         self._store, self._turns, self._running = store, turns, running
 
     async def show(self, exchange: Exchange) -> ASGIApp:
-        """`GET /v1/responses/{id}`: as it was given."""
-        if exchange.request.query_params.get("stream") in ("true", "1"):
-            raise Problem("invalid", "a stored answer is not streamed again", param="stream")
+        """`GET /v1/responses/{id}`: as it was given. With `stream` the events after `starting_after`, as long as its
+        stream can be taken up again."""
+        asked = exchange.request.query_params
+        if asked.get("stream") in ("true", "1"):
+            return await self._take_up(exchange, after_of(asked.get("starting_after"), "starting_after"))
         record = await self._turns.stored(tenant_key(exchange.tenant), _id(exchange))
         return json_response(record.response)
+
+    async def _take_up(self, exchange: Exchange, starting_after: int | None) -> ASGIApp:
+        key = stream_key(exchange, _id(exchange))
+        if exchange.service.lasting.find(key) is None:
+            await self._turns.stored(tenant_key(exchange.tenant), _id(exchange))
+            message = "this answer is not streamed again: the time is over, or its request had no X-Conversation-Id"
+            raise Problem("invalid", message, param="stream", code="stream_not_found")
+        # Events are numbered from 0 in `sequence_number`, and from 1 in their ids.
+        reader = await taken_up(exchange, key, None, 0 if starting_after is None else starting_after + 1)
+        assert reader is not None  # a request without a body begins nothing
+        return reader
 
     async def forget(self, exchange: Exchange) -> ASGIApp:
         """`DELETE /v1/responses/{id}`: turns that go on from it can then not go on any more."""

@@ -31,10 +31,15 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """All items of the conversation, these last."""
     messages: list[dict[str, Any]]
     """The same as the model's chat template takes them."""
-    last: Record | None
-    """The answer that it goes on from."""
+    before: list[Record]
+    """The answers that it goes on from, the first one first."""
     session: str | None
     """Of its conversation; `None` where nothing was said before, and no key was given."""
+
+    @property
+    def last(self) -> Record | None:
+        """The last one of these."""
+        return self.before[-1] if self.before else None
 
 
 class Turns:
@@ -67,7 +72,7 @@ class Turns:
         session = last.session if last is not None else None
         if request.prompt_cache_key:
             session = session_of(f"{tenant} {request.prompt_cache_key}")
-        return Asked(input=given, items=items, messages=messages, last=last, session=session)
+        return Asked(input=given, items=items, messages=messages, before=before, session=session)
 
     async def before(self, tenant: str, previous: str | None) -> list[Record]:
         """All turns up to an answer, the first one first. Raises `Problem` where not all of them are stored."""

@@ -52,6 +52,10 @@ class EventWriter:
         last = {"type": f"response.{response['status']}", "response": response}
         return self._all(*events, last) + sse(b"[DONE]")
 
+    def completed(self, response: dict[str, Any]) -> bytes:
+        """The end of an answer without items."""
+        return self._all({"type": "response.completed", "response": response}) + sse(b"[DONE]")
+
     def failed(self, problem: Problem) -> bytes:
         """The answer with its error."""
         response = failed(self._response, self._output, API.problem(problem))

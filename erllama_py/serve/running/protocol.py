@@ -3,8 +3,9 @@
 These are the bytes and the time of the head of a request, and of whatever is no body; how many connections there are;
 and how long one is kept whose client reads nothing.
 
-A request may offer to go on in another protocol, as Java's client does in each with HTTP/2 (`Upgrade: h2c`). There is
-no other one here, so the offer is passed over, as RFC 9110 (7.8) allows, and the request is answered.
+A request may offer to go on in another protocol, as Java's client does in each with HTTP/2 (`Upgrade: h2c`). Only
+WebSockets are taken, where there are any; other offers are passed over, as RFC 9110 (7.8) allows, and the request is
+answered.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from erllama_py.serve.core.settings import ListenOpts
+from erllama_py.serve.running.sockets import Unread, readable
 
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+WEBSOCKETS = b"/v1/responses"  # the end of the paths where there are any, whatever stands before it
 OFFERS = (b"upgrade", b"http2-settings", b"connection")
 
 
@@ -37,6 +40,8 @@ class Parser:
                 self._now.feed_data(rest)
                 return
             except httptools.HttpParserUpgrade as upgrade:
+                if self._connection.goes_on_as_websocket():
+                    raise
                 head = self._connection.head_without_offer()
                 rest = rest[upgrade.args[0] :]
                 self._now = httptools.HttpRequestParser(self._connection)
@@ -61,9 +66,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._loose_bytes = 0  # that came since the last piece of a body, or the end of a head
         self._head_over = False
-        self._unread_bytes = 0
         self._answering = list[RequestResponseCycle]()  # several, where a client does not wait for answers
-        self._reader_timer = self.loop.call_later(self.limits.send_seconds, self._look_at_reader)
+        self._upgraded = False
+        self._unread = Unread(self.loop, transport, self.limits.send_seconds)
         super().connection_made(transport)
         self.parser = Parser(self)
         if len(self.connections) > self.limits.max_connections:
@@ -74,7 +79,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`. Every request that is open learns of it, not the last one alone."""
         self._head_came()
-        self._reader_timer.cancel()
+        self._unread.stop()
         for cycle in self._answering:
             if not cycle.response_complete:
                 cycle.disconnected = True
@@ -86,7 +91,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """See `asyncio.Protocol`."""
         self._loose_bytes += len(data)
         super().data_received(data)
-        if self.transport.is_closing():
+        if self._upgraded or self.transport.is_closing():
             return
         if self._loose_bytes > self.limits.max_head_bytes:
             if self._between:  # else an answer is being sent
@@ -110,6 +115,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_came()
         self._loose_bytes, self._head_over = 0, True
         if self.parser.should_upgrade():
+            self.scope["method"] = self.parser.get_method().decode("ascii")
             return
         super().on_headers_complete()
         self._answering = [cycle for cycle in (*self._answering, self.cycle) if not cycle.response_complete]
@@ -127,6 +133,19 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self._between:
             self._loose_bytes = 0
         super().on_message_complete()
+
+    def goes_on_as_websocket(self) -> bool:
+        """Whether the head that has come asks for a WebSocket where there is one."""
+        names = {name for name, _ in self.headers}
+        path = self.url.partition(b"?")[0].rstrip(b"/")
+        asked = self.scope["method"] == "GET" and b"sec-websocket-key" in names and path.endswith(WEBSOCKETS)
+        return asked and self._between and readable(self.url, self.headers) and self._should_upgrade()
+
+    def handle_websocket_upgrade(self) -> None:
+        """See uvicorn's: another protocol has the connection from now on."""
+        self._upgraded = True
+        self._unread.stop()
+        super().handle_websocket_upgrade()
 
     def head_without_offer(self) -> bytes:
         """The head that has come, once more."""
@@ -155,16 +174,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         if not self.transport.is_closing():
             self.transport.close()
-
-    def _look_at_reader(self) -> None:
-        """A connection that is closed, by us or for being idle, still waits until all is sent: for ever, where its
-        client is there and does not read."""
-        unread = self.transport.get_write_buffer_size()
-        if unread and unread == self._unread_bytes:
-            self.transport.abort()
-            return
-        self._unread_bytes = unread
-        self._reader_timer = self.loop.call_later(self.limits.send_seconds, self._look_at_reader)
 
 
 def bounded(limits: ListenOpts) -> type[BoundedProtocol]:

@@ -26,6 +26,7 @@ from erllama_py.serve.core.settings import ListenOpts
 from erllama_py.serve.demand import Load
 from erllama_py.serve.running.notify import Systemd
 from erllama_py.serve.running.protocol import bounded
+from erllama_py.serve.running.sockets import bounded_socket
 from erllama_py.serve.running.told import Told, unless
 from erllama_py.watch.log import get_logger
 
@@ -162,7 +163,9 @@ class Server(uvicorn.Server):
 def config_of(app: App, options: ListenOpts) -> uvicorn.Config:
     """uvicorn's settings."""
     return uvicorn.Config(
-        app, lifespan="off", http=bounded(options), ws="none", log_config=None, access_log=False, server_header=False,
+        app, lifespan="off", http=bounded(options), ws=bounded_socket(options), ws_max_size=options.max_body_bytes,
+        ws_ping_interval=options.heartbeat_seconds, ws_ping_timeout=options.send_seconds,
+        ws_per_message_deflate=False, log_config=None, access_log=False, server_header=False,
         backlog=BACKLOG, timeout_keep_alive=options.keep_alive_seconds, timeout_graceful_shutdown=HURRY_SECONDS,
         proxy_headers=bool(options.trusted_proxies), forwarded_allow_ips=list(options.trusted_proxies),
         root_path=options.root_path, ssl_certfile=options.tls_cert, ssl_keyfile=options.tls_key,

@@ -1,0 +1,230 @@
+"""A stream that lasts, by itself: what its request waits for, when it ends, and what its readers are sent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from helpers.gated import gated
+from helpers.runtime import until
+
+from erllama_py.serve.access import AccessOpts
+from erllama_py.serve.access.keys import make_key
+from erllama_py.serve.access.settings import KeyOpts
+from erllama_py.serve.app import create_app
+from erllama_py.serve.core.lasting import Asked, LastingStream, LastingStreams, Left
+from erllama_py.serve.core.readers import Reader
+from erllama_py.serve.core.settings import ServerOpts
+
+pytestmark = pytest.mark.anyio
+HEAD = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
+END = {"type": "http.response.body", "body": b"", "more_body": False}
+KEY = ("me", "a")
+
+
+def event(text: str) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": f"data: {text}\n\n".encode(), "more_body": True}
+
+
+class Client:
+    """What a reader sends to, until its client stalls or leaves."""
+
+    def __init__(self, stream: LastingStream, after: int = 0, patience: float = 30.0) -> None:
+        self.text, self.whole = b"", False
+        self.reads = asyncio.Event()
+        self.reads.set()
+        self._left = asyncio.Event()
+        self.task = asyncio.create_task(Reader(stream, after, patience)({}, self._receive, self._send))
+
+    def leave(self) -> None:
+        self._left.set()
+
+    async def _receive(self) -> Any:
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        await self.reads.wait()
+        self.text += message.get("body", b"")
+        self.whole = message.get("more_body") is False
+
+
+def begin(ended: Callable[[], None] = lambda: None, **settings: Any) -> tuple[LastingStreams, LastingStream]:
+    streams = LastingStreams(ServerOpts(**settings))
+    return streams, streams.begin(Asked(KEY, b"", "openai", "req_1"), ended)
+
+
+async def test_heartbeats_are_sent_and_not_kept() -> None:
+    """They have no number, and whoever comes later does not get them."""
+    _, stream = begin()
+    stream.heartbeat = b"data: ping\n\n"
+    await stream.send(HEAD)
+    first = Client(stream)
+    await until(lambda: bool(stream._readers))
+    for text in ("1", "ping", "2"):
+        await stream.send(event(text))
+        await until(lambda text=text: text.encode() in first.text)  # type: ignore[misc]  # of a default
+    stream.finish()
+    await first.task
+    second = Client(stream)
+    await second.task
+    assert first.text == b"id: 1\ndata: 1\n\ndata: ping\n\nid: 2\ndata: 2\n\n"
+    assert second.text == b"id: 1\ndata: 1\n\nid: 2\ndata: 2\n\n"
+    assert first.whole
+    assert second.whole
+
+
+async def test_a_reader_that_is_behind_slows_the_request_down() -> None:
+    """The request waits for it, and goes on when it reads again: nothing is lost to it."""
+    _, stream = begin(resume_bytes=100)
+    await stream.send(HEAD)
+    slow = Client(stream)
+    await until(lambda: bool(stream._readers))
+    slow.reads.clear()
+
+    async def request() -> None:
+        for number in range(30):
+            await stream.send(event(str(number)))
+        await stream.send(END)
+        stream.finish()
+
+    sending = asyncio.create_task(request())
+    await until(lambda: stream.replay.nbytes > 80)
+    assert not sending.done()
+    slow.reads.set()
+    await sending
+    await slow.task
+    assert slow.text == b"".join(b"id: %d\ndata: %d\n\n" % (number + 1, number) for number in range(30))
+    assert stream.replay.nbytes <= 100
+
+
+async def test_a_reader_that_does_not_read_is_left() -> None:
+    """After `send_seconds`; then it may come back."""
+    _, stream = begin()
+    await stream.send(HEAD)
+    client = Client(stream, patience=0.05)
+    client.reads.clear()
+    await client.task
+    assert stream.held().left_at is not None
+    assert not client.whole
+
+
+async def test_a_reply_that_nobody_could_have_whole_ends() -> None:
+    """It outgrows its bound while nobody reads; what was sent to a client that left may go, what was not may not."""
+    streams, stream = begin(resume_bytes=100)
+    await stream.send(HEAD)
+    client = Client(stream)
+    await stream.send(event("sent"))
+    await until(lambda: b"sent" in client.text)
+    client.leave()
+    await client.task
+
+    async def request() -> None:
+        for number in range(30):
+            await stream.send(event(str(number)))
+
+    with pytest.raises(Left):
+        await request()
+    assert stream.replay.first == 2
+    assert (await stream.receive())["type"] == "http.disconnect"
+    assert streams.find(KEY) is None
+    with pytest.raises(Left):
+        await stream.send(event("more"))
+
+
+async def test_several_read_at_once() -> None:
+    """Each from its own event on; one that leaves takes nothing from the others."""
+    _, stream = begin()
+    await stream.send(HEAD)
+    await stream.send(event("1"))
+    clients = [Client(stream), Client(stream, after=1), Client(stream)]
+    await until(lambda: b"1" in clients[0].text)
+    clients[2].leave()
+    await clients[2].task
+    await stream.send(event("2"))
+    stream.finish()
+    await asyncio.gather(*(client.task for client in clients))
+    assert [client.whole for client in clients] == [True, True, False]
+    assert clients[1].text == b"id: 2\ndata: 2\n\n"
+
+
+async def test_a_server_that_ends() -> None:
+    """Streams that nobody reads end at once, others when their readers have all, or have left."""
+    streams, stream = begin()
+    other = streams.begin(Asked(("me", "b"), b"", "openai", "req_2"), lambda: None)
+    await stream.send(HEAD)
+    client = Client(stream)
+    await until(lambda: bool(stream._readers))
+    with other.read_by("a reader that leaves", 0):
+        pass
+    streams.drain()
+    assert streams.find(("me", "b")) is None
+    assert (await other.receive())["type"] == "http.disconnect"
+    await stream.send(event("1"))
+    client.leave()
+    await client.task
+    assert (await stream.receive())["type"] == "http.disconnect"
+    await streams.close()
+    assert not len(streams)
+
+
+async def test_a_stream_that_is_stopped_ends_for_its_readers() -> None:
+    """Its request is told to end with what it has; its id is free at once."""
+    ended = asyncio.Event()
+    streams, stream = begin(ended.set)
+    await stream.send(HEAD)
+    client = Client(stream)
+    await until(lambda: bool(stream._readers))
+    stream.stop()
+    assert ended.is_set()
+    assert streams.find(KEY) is None
+    await stream.send(event("last"))
+    stream.finish()
+    await client.task
+    assert client.whole
+    assert b"last" in client.text
+
+
+async def test_a_cut_stream_is_charged_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """As one request that goes on, with its tokens; whoever takes it up is a request that computes nothing."""
+    key, digest = make_key()
+    access = AccessOpts(keys=(KeyOpts(name="me", hash=digest, tokens_per_minute=1000),))
+    async with gated(context={"n_ctx": 4096, "n_seq_max": 2}) as (runtime, model, gate):
+        app = create_app(runtime, access=access)
+        body = b'{"model": "m", "prompt": "hello", "stream": true, "max_tokens": 20, "ignore_eos": true}'
+        headers = [(b"authorization", b"Bearer " + key.encode()), (b"x-conversation-id", b"a"), (b"host", b"localhost")]
+        left, sent = asyncio.Event(), list[Any]()
+        asked = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def receive() -> Any:
+            if (message := next(asked, None)) is not None:
+                return message
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http", "method": "POST", "path": "/v1/completions", "raw_path": b"", "query_string": b"",
+            "headers": headers, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "scheme": "http",
+        }  # fmt: skip
+        with caplog.at_level(logging.INFO, "erllama_py.http"):
+            asking = asyncio.create_task(app(scope, receive, send))
+            await until(lambda: model.queue_depth == 1)
+            left.set()
+            await asking
+            assert not sent
+            assert len(app.service.open) == 1
+            gate.gate.set()
+            await until(lambda: not len(app.service.open))
+        assert model.counters.requests == 1
+        lines = [record for record in caplog.records if "request" in record.getMessage()]
+        assert len(lines) == 1
+        stream = app.service.lasting.find(("me", "a"))
+        assert stream is not None
+        assert stream.over
+        assert stream.replay.last > 20
