@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from helpers.cache import opened
 from helpers.filled_directory import IDENTITY, PAYLOAD, TOKENS, file_of, fill, flip, listing
 
 import erllama_py as erllama
@@ -66,7 +67,7 @@ def test_a_row_is_removed_with_all_that_extends_it(tmp_path: Path) -> None:
 
     async def found() -> int:
         async with erllama.Runtime(tiers={"d": erllama.DiskTier(str(tmp_path))}) as runtime:
-            await runtime.cache.flush()
+            await opened(runtime, "d")
             return (await runtime.cache.find(IDENTITY, list(range(3 * TOKENS)))).tokens
 
     assert asyncio.run(found()) == TOKENS
