@@ -62,6 +62,16 @@ TRAFFIC = Row("Traffic", (
           "They wait for live requests on purpose."),
     Panel("Lines of batches", "ops", (Query(rate("erllama_batch_lines_total", "result", HERE), "{{result}}"),),
           "That are answered.", stacked=True),
+    Panel("Streams that can be taken up again", "none", (
+        Query(gauge("erllama_http_lasting_streams", "instance", HERE), "{{instance}}"),
+    ), "A client that comes back gets the rest."),
+    Panel("What is kept of these", "bytes", (
+        Query(gauge("erllama_http_lasting_stream_bytes", "instance", HERE), "{{instance}}"),
+    ), "In memory, up to a bound."),
+    Panel("Streams taken up again", "reqps", (
+        Query(rate("erllama_http_streams_resumed_total", "api", HERE), "{{api}}"),
+        Query(rate("erllama_http_streams_expired_total", "api", HERE), "{{api}}, never asked for again"),
+    ), "After their connection was cut."),
 ))  # fmt: skip
 
 LATENCY = Row("What clients wait for", (

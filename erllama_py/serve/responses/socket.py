@@ -43,6 +43,7 @@ class Sockets:
 
     def __init__(self, service: Service, store: Store, running: Running, *, life: float = LIFE_SECONDS) -> None:
         self._service, self._store, self._running, self._life = service, store, running, life
+        self.route = "/v1/responses"  # for its span
         self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
