@@ -40,7 +40,9 @@ async def test_a_long_prompt_is_computed_once(name: str) -> None:
         for one in (scores.scores[0], scores.scores[-1]):
             alone = await model.prefill_only([*tokens, *one.token_ids], prompt_logprobs=0, cache_salt="alone")
             told = [each.logprob for each in (alone.prompt_logprobs or ())[len(tokens) :] if each]
-            # How a prompt is cut into decodes changes logits: of Gemma 3, on such a text, by up to 1.4.
-            assert one.token_logprobs == pytest.approx(told, abs=1.5 if name == "gemma3" else 0.3)
+            # How a prompt is cut into decodes, which depends on how long they take, changes logits: of Gemma 3, on such
+            # a text, by up to 1.4, and by 2.1 of a token that it holds for almost impossible (-24).
+            of_value, of_all = (0.15, 1.5) if name == "gemma3" else (0.0, 0.3)
+            assert one.token_logprobs == pytest.approx(told, rel=of_value, abs=of_all)
     own = sum(len(one.token_ids) - 1 for one in scores.scores)
     assert scores.prefill_tokens == len(tokens) + own
