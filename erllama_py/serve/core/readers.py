@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
+from erllama_py.serve.core.bodies import check_values
 from erllama_py.serve.core.lasting import Asked, Key, LastingStream
 from erllama_py.serve.core.service import Service, Tenant
 from erllama_py.serve.core.streams import until_gone
@@ -171,6 +172,7 @@ async def take_up(exchange: Asking, connection: Connection, api: str) -> Reader 
     stream, that lasts from now on. Raises `Problem`."""
     name, after = name_of(exchange.request.headers), after_of(exchange.request.headers.get(AFTER))
     data = await exchange.data()
+    await check_values(data)
     if name is None or not streams(data):
         if after is not None:
             raise no_stream()

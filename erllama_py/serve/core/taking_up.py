@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -26,7 +26,7 @@ class Known(NamedTuple):
 
 
 class _Peek(msgspec.Struct):
-    stream: Any = None
+    stream: msgspec.Raw = msgspec.Raw()  # not made into values: it may be of any size
 
 
 _peek = msgspec.json.Decoder(_Peek).decode
@@ -55,7 +55,7 @@ def after_of(text: str | None, param: str = AFTER) -> int | None:
 def streams(body: bytes) -> bool:
     """Whether a request asks for a stream. What is wrong in it is not said here."""
     try:
-        return _peek(body.removeprefix(b"\xef\xbb\xbf")).stream is True
+        return bytes(_peek(body.removeprefix(b"\xef\xbb\xbf")).stream) == b"true"
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
 

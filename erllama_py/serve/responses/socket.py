@@ -17,8 +17,9 @@ from typing import Any
 
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected, WebSocketState
 
+from erllama_py.serve.core.bodies import check_values
 from erllama_py.serve.core.exchange import Endpoint, Exchange, Handler, new_id
 from erllama_py.serve.core.logs import log_refusal
 from erllama_py.serve.core.problems import RETRY_SECONDS, Problem, shutting_down
@@ -36,6 +37,10 @@ from erllama_py.serve.responses.warming import Warm
 MOST_WAITING = 16  # turns of a connection beside the one that is answered: OpenAI's bound of what may be in flight
 LIFE_SECONDS = 3600.0  # of a connection, as the protocol has it
 GOING_AWAY, NORMAL, TRY_AGAIN = 1012, 1000, 1013  # codes of RFC 6455 and of its registry
+
+
+class ClientLeft(OSError):
+    """What a turn is told that is sent to a client who has left: it is no failure of the turn."""
 
 
 class Sockets:
@@ -86,6 +91,7 @@ class Session:
         self._create, self._warm = self._endpoint(create), self._endpoint(Warm(turns, create))
         self._id = new_id().removeprefix("req_")
         self._asked: asyncio.Queue[Asked] = asyncio.Queue(MOST_WAITING)
+        self._waiting_bytes = 0
         self._turn: TurnOverHttp | None = None
         self._exchange: Exchange | None = None
         self._over_at = asyncio.get_running_loop().time() + life
@@ -117,22 +123,28 @@ class Session:
                 if message["type"] == "websocket.disconnect":
                     return
                 try:
-                    self._take(message.get("text"))
+                    await self._take(message.get("text"))
                 except Problem as problem:
                     await self._refuse(problem)
 
-    def _take(self, text: str | None) -> None:
+    async def _take(self, text: str | None) -> None:
         if text is None:
             raise Problem("invalid", "a message is text: binary ones are not taken", code="binary_message")
-        match read_event(text):
+        data = text.encode(errors="replace")
+        await check_values(data)
+        match read_event(data):
             case Cancel(response_id):
                 self._cancel(response_id)
             case asked:
-                try:
-                    self._asked.put_nowait(asked)
-                except asyncio.QueueFull:
-                    message = f"{MOST_WAITING} turns of this connection wait already"
-                    raise Problem("overloaded", message, code="too_many_turns", retry_after=RETRY_SECONDS) from None
+                self._enqueue(asked)
+
+    def _enqueue(self, asked: Asked) -> None:
+        size, most = len(asked.body), self._service.settings.max_body_bytes
+        if self._asked.full() or (self._waiting_bytes and self._waiting_bytes + size > most):
+            message = f"at most {MOST_WAITING} turns of a connection wait, with {most} bytes together"
+            raise Problem("overloaded", message, code="too_many_turns", retry_after=RETRY_SECONDS)
+        self._waiting_bytes += size
+        self._asked.put_nowait(asked)
 
     def _cancel(self, response_id: str | None) -> None:
         now = None if self._exchange is None else self._exchange.facts.get("response")
@@ -168,6 +180,7 @@ class Session:
                 await self._refuse(Problem("invalid", message, code="websocket_connection_limit_reached"))
                 await self._close(NORMAL, "too old")
             elif asking.done():
+                self._waiting_bytes -= len(asking.result().body)
                 return asking.result()
             else:
                 await self._close(NORMAL, "idle")
@@ -182,7 +195,10 @@ class Session:
 
     async def _send(self, text: str) -> None:
         async with self._sending:
-            await self._socket.send_text(text)
+            try:
+                await self._socket.send_text(text)
+            except (WebSocketDisconnect, WebSocketDisconnected) as error:
+                raise ClientLeft from error
 
     async def _close(self, code: int, reason: str) -> None:
         if self._socket.application_state is WebSocketState.CONNECTED:

@@ -7,14 +7,20 @@ and a message that swells when it is read would have to be bounded twice.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
 from erllama_py.serve.core.settings import ListenOpts
 
 MOST_HEADERS, MOST_LINE = 128, 8192  # that `websockets` reads of a handshake
+
+# uvicorn's of handshakes would have their queries, where some clients put their keys.
+_complaints = logging.getLogger("uvicorn.error.websockets")
+_complaints.setLevel(logging.WARNING)
 
 
 def readable(url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bool:
@@ -52,6 +58,7 @@ class BoundedSocket(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """See `asyncio.Protocol`."""
+        self.logger = _complaints
         super().connection_made(transport)
         self._unread = Unread(self.loop, transport, self.limits.send_seconds)
 
@@ -60,6 +67,19 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True
+
+    def send_receive_event_to_app(self) -> None:
+        """See uvicorn's. Nothing is taken of a client who has closed the connection in the same breath."""
+        if self.conn.state not in (State.CLOSING, State.CLOSED):
+            super().send_receive_event_to_app()
+
+    def handle_ping(self) -> None:
+        """See uvicorn's. While its client does not read, pings are not answered, else they fill the memory: RFC 6455
+        (5.5.3) asks for the answer to the last one alone."""
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
