@@ -11,7 +11,8 @@ MOST_NESTED = 64
 
 _SPACE = re.compile(r"\s*")
 _NAME = re.compile(r"[^\W\d][\w.-]*")
-_NUMBER = re.compile(r"[+-]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][+-]?(?:\d+|\Z))?")  # its exponent may be cut
+_BEGUN = ("+", "-", ".", "+.", "-.")  # numbers that are cut before their first digit
 _BODY = {quote: re.compile(rf"(?:[^{quote}\\\n]|\\.)*", re.DOTALL) for quote in "\"'"}
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(\n)|(.))", re.DOTALL)
 _SHORT = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "0": "\0"}
@@ -111,7 +112,7 @@ class _Reader:
     def _word(self) -> Any:
         found = _NUMBER.match(self.text, self.at) or _NAME.match(self.text, self.at)
         if found is None:
-            if self.text[self.at :].strip() in "+-":
+            if self.text[self.at :] in _BEGUN:
                 self._cut = True
                 return _UNKNOWN
             raise NoCall(f"a value is expected, not {self.text[self.at]!r}")

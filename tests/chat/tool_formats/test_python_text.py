@@ -6,7 +6,7 @@ import ast
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from erllama_py.chat.tool_formats.python_text import NoCall, python_call
@@ -31,6 +31,8 @@ def test_values_are_those_of_python(value: Any) -> None:
 
 
 @given(LITERALS, st.integers(0, 200))
+@example(1e16, 6)
+@example([-2.5e-9], 11)
 def test_what_is_cut_is_read_as_far_as_it_goes(value: Any, cut: int) -> None:
     """The beginning of a call is one too, and what is known of it only grows."""
     text = f"f(a={value!r}, b=1)"
@@ -51,11 +53,13 @@ def test_what_is_cut_is_read_as_far_as_it_goes(value: Any, cut: int) -> None:
         (r"f(a='\ud83d\ude00')", {"a": "😀"}),
         ("f(a=(1, 2), b=-1.5e3, c=1_000)", {"a": [1, 2], "b": -1500.0, "c": 1000}),
         ("f(a={'b': {1: [2]}})", {"a": {"b": {"1": [2]}}}),
+        ("f(a=.5, b=[+1e+3, -.5E-1], c=2.)", {"a": 0.5, "b": [1000.0, -0.05], "c": 2.0}),
     ],
 )
 def test_forms_that_models_write_are_read(text: str, arguments: dict[str, Any]) -> None:
-    """JSON's words, escapes of either language, white space."""
+    """JSON's words, escapes of either language, white space; and as far as they have come."""
     assert python_call(text, 0)[1:] == (arguments, len(text))
+    assert [python_call(text[:cut], 0).end for cut in range(len(text))] == [-1] * len(text)
 
 
 @pytest.mark.parametrize(
