@@ -310,14 +310,20 @@ def test_on_a_terminal_there_is_a_bar(full: FakeHub, monkeypatch: pytest.MonkeyP
     assert "%" not in shown.getvalue()
 
 
-@pytest.mark.parametrize(("answer", "left"), [("n", 1), ("", 1), ("maybe", 1), ("y", 0), (" YES ", 0)])
+@pytest.mark.parametrize(
+    ("answer", "left"), [("n\n", 1), ("\n", 1), ("", 1), ("maybe\n", 1), ("y\n", 0), (" YES \n", 0)]
+)
 @pytest.mark.usefixtures("home")
 def test_on_a_terminal_a_removal_asks(
     full: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str, left: int
 ) -> None:
     """Whatever is not yes is no; what was asked for and not done is no error."""
     assert main(["pull", f"hf:{REPO}:Q8_0"]) == 0
-    monkeypatch.setattr(sys, "stdin", Tty(f"{answer}\n"))
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "stdin", Tty(answer))
     assert main(["rm", f"hf:{REPO}:Q8_0"]) == 0
-    assert f"Remove hf:{REPO}:Q8_0? [y/N] " in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert f"Remove hf:{REPO}:Q8_0? [y/N] " in shown.err
+    assert ("nothing was removed" in shown.err) == bool(left)
+    assert ("freed" in shown.out) == (not left)
     assert len(shelf.shelved()) == left

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from os.path import expanduser
 from urllib.parse import urlsplit
 
+import httpx
 import msgspec
 
 DEFAULT = "http://127.0.0.1:8080"
@@ -35,12 +37,13 @@ def parse_address(given: str | None) -> Address:
     """What `--server` means; the default where it is not given. Raises `BadAddress`."""
     text = (given or DEFAULT).strip()
     if "/" in text and "://" not in text and (text.startswith(("/", "./", "../", "~")) or ":" not in text):
-        return Address("http://localhost", text)
+        return Address("http://localhost", expanduser(text))  # a shell leaves the ~ of --server=~/a.sock as it is
     url = text if "://" in text else f"http://{'127.0.0.1' if text.startswith(':') else ''}{text}"
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError:
+        _ = httpx.URL(url).host  # what has no place in the name of a host
+    except (ValueError, httpx.InvalidURL):
         raise BadAddress(f"{text!r} is no URL, such as {DEFAULT}") from None
     if "@" in parts.netloc:  # it is not shown: it may hold a key
         raise BadAddress("a URL with a user in it; the key is given by --key or $ERLLAMA_API_KEY")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from time import monotonic
 from time import sleep as wait
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -23,6 +23,31 @@ LOOK_SECONDS = 1.0
 AWAY_SECONDS = 120.0  # a server that restarts and loads its models does not answer for a while
 OVER = frozenset(("completed", "failed", "cancelled", "expired"))
 LATER = frozenset((429, 503))
+
+
+class Uploaded(TypedDict):
+    """What a server says of a file."""
+
+    id: str
+
+
+class Counts(TypedDict):
+    """Lines of a batch."""
+
+    total: int
+    completed: int
+    failed: int
+
+
+class Told(TypedDict):
+    """What a server says of a batch."""
+
+    id: str
+    status: str
+    request_counts: Counts
+    output_file_id: str | None
+    error_file_id: str | None
+    errors: dict[str, Any] | None
 
 
 def answered_there(remote: Remote, files: Files, show: Show) -> Summary:
@@ -65,10 +90,10 @@ def _begin(remote: Remote, files: Files) -> There:
     digest = digest_of(files.input)
     with files.input.open("rb") as input_:
         given: Any = {"data": {"purpose": "batch"}, "files": {"file": (files.input.name, input_)}}
-        file = remote.json("POST", "/v1/files", **given)
+        file = remote.shaped(remote.json("POST", "/v1/files", **given), Uploaded)
     url = _first_url(files.input)
     ask = {"input_file_id": file["id"], "endpoint": url, "completion_window": "30d"}
-    batch = remote.post("/v1/batches", ask)
+    batch = remote.shaped(remote.post("/v1/batches", ask), Told)
     there = There(server=remote.name, digest=digest, batch=batch["id"], file=file["id"])
     write_whole(files.journal, msgspec.json.encode(there))
     return there
@@ -87,12 +112,12 @@ def _first_url(path: Path) -> str:
     return "/v1/chat/completions"
 
 
-def _over(remote: Remote, there: There, show: Show) -> dict[str, Any]:
+def _over(remote: Remote, there: There, show: Show) -> Told:
     """The batch, once it is over. A server that does not answer for a while is waited for."""
     answered = monotonic()
     while True:
         try:
-            batch: dict[str, Any] = remote.get(f"/v1/batches/{there.batch}")
+            batch = remote.shaped(remote.get(f"/v1/batches/{there.batch}"), Told)
         except (ServerUnreachable, ServerRefused) as error:
             if isinstance(error, ServerRefused) and error.status not in LATER:
                 raise
@@ -117,7 +142,7 @@ def _fetch(remote: Remote, file_id: str, path: Path) -> None:
     part.replace(path)
 
 
-def _summary(batch: dict[str, Any], files: Files) -> Summary:
+def _summary(batch: Told, files: Files) -> Summary:
     counts, errors = batch["request_counts"], (batch["errors"] or {}).get("data", ())
     problems = [msgspec.convert(one, LineProblem) for one in errors]
     return Summary(

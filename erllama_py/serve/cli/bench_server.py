@@ -6,16 +6,22 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import httpx
 import msgspec
 
 from erllama_py.serve.cli.bench_measures import Answer
-from erllama_py.serve.cli.remote import Remote, ServerRefused, ServerUnreachable, problem_of, refusal
+from erllama_py.serve.cli.remote import Remote, ServerUnreachable, problem_of, refusal
 
 WORDS = ("river", "stone", "lamp", "seven", "green", "walk", "paper", "cloud", "under", "music", "glass", "field")
 TOKENS_SECONDS = 600.0  # until a token comes: another client's prompt may be long
+
+
+class Tokenized(TypedDict):
+    """What `/tokenize` answers."""
+
+    tokens: list[int]
 
 
 class Asked:
@@ -28,9 +34,9 @@ class Asked:
         """See `Target`: those of random words, as the server's model takes them apart."""
         words = " ".join(f"{chance.choice(WORDS)}{chance.randrange(1000)}" for _ in range(count))
         told = self._remote.post("/tokenize", {"content": words, "model": self._model})
-        found = [token for token in told.get("tokens", ()) if isinstance(token, int)]
+        found = self._remote.shaped(told, Tokenized)["tokens"]
         if len(found) < count:
-            raise ServerRefused(self._remote.name, 200, "it does not tokenize as erllama does")
+            raise self._remote.stranger()
         return found[:count]
 
     async def ask(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[Answer]:

@@ -154,8 +154,9 @@ def rm(
         known = _rows(place)
         picked = chosen(known, keys=rows, model=model, unused_since=since, models=place.models())
         gone = [*picked, *extending(known, [row.key for row in picked])]
-        if picked and not yes:
-            _ask(gone, place.name)
+        if picked and not yes and not _agreed(gone, place.name):
+            screen.remark("nothing was removed")
+            return DONE
         removed = place.remove([row.key for row in picked]) if picked else erllama.RowsRemoved(rows=0, nbytes=0, left=0)
     return _told(removed, json=json)
 
@@ -201,13 +202,12 @@ def _rows(place: Place) -> list[erllama.RowInfo]:
         return place.rows(progress)
 
 
-def _ask(gone: list[erllama.RowInfo], name: str) -> None:
-    """Raises `UsageError` where nobody can be asked, or says no."""
+def _agreed(gone: list[erllama.RowInfo], name: str) -> bool:
+    """Whether the user wants them removed. Raises `UsageError` where nobody can be asked."""
     if not sys.stdin.isatty():
         raise UsageError("it would remove rows, and there is no terminal to ask on: --yes does it")
     size = screen.amount(sum(row.nbytes for row in gone))
-    if not screen.agree(f"Remove {_count(len(gone), 'row')}, {size}, from {screen.one_line(name)}?"):
-        raise UsageError("nothing was removed")
+    return screen.agree(f"Remove {_count(len(gone), 'row')}, {size}, from {screen.one_line(name)}?")
 
 
 def _told(removed: erllama.RowsRemoved, *, json: bool) -> int:

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
-import msgspec
-
 import erllama_py as erllama
 from erllama_py.serve.cli.ending import UsageError
 from erllama_py.serve.cli.remote import Remote, reached
@@ -100,13 +98,13 @@ class Served:
     def rows(self, progress: Progress | None) -> list[erllama.RowInfo]:
         """See `Place`."""
         lines = self._remote.lines("GET", f"/erllama/cache/rows?tier={quote(self._tier, safe='')}")
-        return [msgspec.convert(line, erllama.RowInfo) for line in lines]
+        return [self._remote.shaped(line, erllama.RowInfo) for line in lines]
 
     def verify(self, progress: Progress | None) -> list[erllama.FileProblem]:
         """See `Place`. A bad row is out of the cache by then, its file set aside."""
         problems: list[erllama.FileProblem] = []
         for line in self._remote.lines("POST", "/erllama/cache/verify", {"tier": self._tier}, timeout=GC_SECONDS):
-            told = msgspec.convert(line, Checked)
+            told = self._remote.shaped(line, Checked)
             for key, problem in told.bad.items():
                 problems.append(erllama.FileProblem(name=f"rows/{key}.row", kind="flipped", problem=problem, nbytes=0))
             if progress is not None:
@@ -118,7 +116,7 @@ class Served:
         done: list[erllama.RowsRemoved] = []
         for start in range(0, len(keys), KEYS_AT_ONCE):
             body = {"tier": self._tier, "keys": list(keys[start : start + KEYS_AT_ONCE])}
-            done.append(msgspec.convert(self._remote.post("/erllama/cache/remove", body), erllama.RowsRemoved))
+            done.append(self._remote.shaped(self._remote.post("/erllama/cache/remove", body), erllama.RowsRemoved))
         rows, nbytes, left = (sum(getattr(one, name) for one in done) for name in ("rows", "nbytes", "left"))
         return erllama.RowsRemoved(rows=rows, nbytes=nbytes, left=left)
 
@@ -127,7 +125,7 @@ class Served:
         if quota is not None:
             raise UsageError("--quota: a server keeps its tiers within the quota of its configuration")
         answer = self._remote.json("POST", "/erllama/cache/gc", timeout=GC_SECONDS)
-        return erllama.RowsRemoved(rows=0, nbytes=msgspec.convert(answer, Freed).freed, left=0)
+        return erllama.RowsRemoved(rows=0, nbytes=self._remote.shaped(answer, Freed).freed, left=0)
 
 
 @contextmanager
@@ -174,7 +172,7 @@ def _through_server(
 
 def report(remote: Remote) -> Report:
     """What a server says of its cache."""
-    return msgspec.convert(remote.get("/erllama/cache"), Report)
+    return remote.shaped(remote.get("/erllama/cache"), Report)
 
 
 def _tier_of(remote: Remote, tier: str | None) -> str:

@@ -10,7 +10,7 @@ import inspect as inspection
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, TextIO
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
@@ -104,20 +104,26 @@ def application() -> App:
 def dispatch(arguments: Sequence[str]) -> int:
     """Run a command line; the exit code. Raises `UsageError`, and what the command raises."""
     app = application()
-    if not arguments:
-        app.help_print([], console=Console(file=sys.stderr))
+    if not arguments or list(arguments) in [[group] for group in GROUPS]:
+        app.help_print(list(arguments), console=_console(sys.stderr))
         return USAGE
     try:
         code = app(
             list(arguments), exit_on_error=False, print_error=False, result_action="return_value",
-            console=Console(file=sys.stdout), error_console=Console(file=sys.stderr),
+            console=_console(sys.stdout), error_console=_console(sys.stderr),
         )  # fmt: skip
     except CycloptsError as error:
         command = "".join(f" {word}" for word in _named(arguments))
         instead = _instead(arguments[0], str(error))
         problem = re.sub(r"\. Did you mean [^ ]+\?", "", str(error)) if instead else str(error)
+        problem = problem.replace(", ...", " and others")
         raise UsageError(f"{problem.rstrip('.')}{instead}; see: erllama{command} --help") from None
     return code if isinstance(code, int) else DONE
+
+
+def _console(file: TextIO) -> Console:
+    """What help is printed on. In a pipe it comes in lines for 80 columns: none is broken again for its margin."""
+    return Console(file=file) if file.isatty() else Console(file=file, width=80, soft_wrap=True)
 
 
 def _named(arguments: Sequence[str]) -> Sequence[str]:

@@ -43,16 +43,25 @@ def check(file: Path, /, *, json: bool = False) -> int:
     config = read_config(file)
     if not config.models:
         raise ConfigError(str(file), "models", "there is no model to serve")
-    check_allowed(config)
-    check_listening(config.server, config.access)
-    config = with_pulled(config, lambda reference: pulled(reference, offline=True).path)
-    config = with_cache(config, given_cache=None)
-    models = [_checked(one) for one in sized(config)]
+    config, found = servable(config)
+    models = [_checked(one) for one in found]
     if json:
         screen.print_json(models)
     else:
         _show(file, config, models)
     return DONE
+
+
+def servable(config: Config) -> tuple[Config, list[SizedModel]]:
+    """A configuration with the files of its models and a cache, and what its models are. Nothing is downloaded.
+
+    Raises what `erllama serve` would raise.
+    """
+    check_allowed(config)
+    check_listening(config.server, config.access)
+    config = with_pulled(config, lambda reference: pulled(reference, offline=True).path)
+    config = with_cache(config, given_cache=None)
+    return config, list(sized(config))
 
 
 def _checked(one: SizedModel) -> Checked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -9,13 +10,13 @@ from rich.markup import escape
 
 import erllama_py as erllama
 from erllama_py.serve.cli import screen
+from erllama_py.serve.cli.config_check import servable
 from erllama_py.serve.cli.doctor_facts import Machine, Port, folder, gathered, port
 from erllama_py.serve.cli.doctor_judged import Finding, findings, worst
 from erllama_py.serve.cli.ending import DONE, FAILED
-from erllama_py.serve.cli.serve import with_cache
-from erllama_py.serve.config import Config, check_allowed, read_config
+from erllama_py.serve.cli.serve import settle, with_cache
+from erllama_py.serve.config import Config, read_config, with_environment
 from erllama_py.serve.models import default_home
-from erllama_py.serve.running.listening import check_listening
 from erllama_py.serve.running.probe import probe
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -63,17 +64,7 @@ def doctor(
 
 def examine(file: Path | None, *, cache: str | None, host: str | None, number: int | None) -> Machine:
     """Gather the facts. A configuration that cannot be read is one of them."""
-    given, problem = Config(models=()), None
-    if file is not None:
-        try:
-            given = read_config(file)
-            check_allowed(given)
-            check_listening(given.server, given.access)
-        except erllama.ErllamaError as error:
-            problem = str(error)
-    server = given.server
-    settings = {"host": host or server.host, "port": server.port if number is None else number}
-    given = msgspec.structs.replace(given, server=msgspec.structs.replace(server, **settings))
+    given, problem = _given(file, host=host, number=number)
     given = with_cache(given, given_cache=cache)
     folders = [folder("home", Path(given.runtime.home) if given.runtime.home else default_home())]
     folders += [folder(name, Path(str(tier.root)), tier=tier) for name, tier in given.tiers.items()]
@@ -81,6 +72,27 @@ def examine(file: Path | None, *, cache: str | None, host: str | None, number: i
         build=erllama.check_build(), folders=folders, listens=_port(given), config=None if file is None else str(file),
         config_problem=problem,
     )  # fmt: skip
+
+
+def _given(file: Path | None, *, host: str | None, number: int | None) -> tuple[Config, str | None]:
+    """What file, environment and command line come to, as for `erllama serve`, and why that cannot be served, if so.
+
+    Raises `UsageError`.
+    """
+    given, problem = Config(models=()), None
+    try:
+        given = given if file is None else read_config(file)
+        given = with_environment(given, os.environ)
+    except erllama.ErllamaError as error:
+        problem = str(error)
+    given = settle(
+        given, [], aliases=(), host=host, port=number, cache=None, context_opts={}, gpu_layers=None
+    )  # fmt: skip
+    try:
+        servable(given)
+    except erllama.ErllamaError as error:
+        problem = problem or str(error)
+    return given, problem
 
 
 def _port(config: Config) -> Port:

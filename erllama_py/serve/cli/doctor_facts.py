@@ -89,6 +89,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     config: str | None = None
     """The configuration file that was given."""
     config_problem: str | None = None
+    """Why what file, environment and command line come to cannot be served."""
 
 
 def limits() -> dict[str, int | None]:

@@ -163,8 +163,9 @@ def _limits(machine: Machine) -> Iterator[Finding]:
 
 def _config(machine: Machine) -> Iterator[Finding]:
     if machine.config is None:
-        return
-    if machine.config_problem is None:
+        if machine.config_problem is not None:  # of the environment and the command line
+            yield _fail("configuration", machine.config_problem, "see docs/guides/configuration.md")
+    elif machine.config_problem is None:
         yield _ok("configuration", f"{machine.config} can be served")
     else:
         yield _fail("configuration", machine.config_problem, "see docs/guides/configuration.md")

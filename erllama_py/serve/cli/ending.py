@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import signal
@@ -52,6 +53,9 @@ def open_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # open as long as the process
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="strict")  # without a locale Python takes any bytes for text
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be any bytes, and a terminal may lack characters
+        in_unicode = codecs.lookup(sys.stdout.encoding).name.startswith("utf")
+        sys.stdout.reconfigure(errors="surrogateescape" if in_unicode else "replace")
 
 
 def _give_up_output() -> None:
@@ -83,5 +87,6 @@ def heeding_sigterm() -> Iterator[None]:
 
 
 def complain(text: str) -> None:
-    """One line on stderr, whatever the text holds."""
-    print(f"erllama: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    """One line on stderr, whatever the text holds: names of files and of models are no programs for the terminal."""
+    shown = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in " ".join(text.split()))
+    print(f"erllama: {shown}", file=sys.stderr, flush=True)

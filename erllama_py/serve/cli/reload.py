@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 from rich.markup import escape
 
@@ -11,6 +11,12 @@ from erllama_py.serve.cli.ending import DONE
 from erllama_py.serve.cli.remote import Key, Server, reached
 
 SECONDS = 120.0  # the header of each model's file is looked at
+
+
+class Reloaded(TypedDict):
+    """What each answer has, whatever else a newer server tells."""
+
+    added: list[Any]
 
 
 def reload(*, json: bool = False, server: Server = None, key: Key = None) -> int:
@@ -25,6 +31,7 @@ def reload(*, json: bool = False, server: Server = None, key: Key = None) -> int
     """
     with reached(server, key) as remote:
         told = remote.json("POST", "/erllama/reload", timeout=SECONDS)
+        remote.shaped(told, Reloaded)
     if json:
         screen.print_json(told)
     else:
@@ -33,10 +40,8 @@ def reload(*, json: bool = False, server: Server = None, key: Key = None) -> int
     return DONE
 
 
-def lines(told: Any) -> list[str]:
+def lines(told: dict[str, Any]) -> list[str]:
     """What changes, a line for each kind of change that there is. Pure."""
-    if not isinstance(told, dict):
-        return ["read again"]
     shown = []
     for name, value in told.items():
         if value:

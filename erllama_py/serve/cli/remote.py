@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import httpx
 import msgspec
@@ -37,6 +37,8 @@ Key = Annotated[
     Parameter(env_var="ERLLAMA_API_KEY", help="An API key of the server. In the environment variable no other user of "
               "the machine can see it."),
 ]  # fmt: skip
+
+Shape = TypeVar("Shape")
 
 
 class ServerUnreachable(erllama.ErllamaError):
@@ -84,6 +86,17 @@ class Remote:
         """The same of any request; `given` is what `httpx.Client.build_request` takes, such as `files`."""
         return self._decoded(self._read(method, path, given))
 
+    def shaped(self, told: object, shape: type[Shape]) -> Shape:
+        """An answer as what it has to be. Raises `ServerRefused`: a stranger answers with JSON, too."""
+        try:
+            return msgspec.convert(told, shape)
+        except msgspec.ValidationError:
+            raise self.stranger() from None
+
+    def stranger(self) -> ServerRefused:
+        """What answers is something else."""
+        return ServerRefused(self.name, 200, "what answers there is no server of erllama")
+
     def lines(self, method: str, path: str, body: object = None, *, timeout: float = SECONDS) -> Iterator[Any]:
         """The objects of an answer in NDJSON, as they come."""
         given = {} if body is None else _as_json(body)
@@ -128,14 +141,20 @@ class Remote:
         try:
             return msgspec.json.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise ServerRefused(self.name, 200, "what answers there is no server of erllama") from None
+            raise self.stranger() from None
 
 
 @contextmanager
 def reached(server: str | None = None, key: str | None = None) -> Iterator[Remote]:
     """The server that a command line names, or the default one. Nothing is sent yet. Raises `UsageError`."""
-    with httpx.Client(**client_options(server, key)) as client:
-        yield Remote(client, _address(server), has_key=bool(key))
+    address, options = _address(server), client_options(server, key)
+    try:
+        client = httpx.Client(**options)
+    except (httpx.InvalidURL, ImportError, ValueError) as error:  # the address is fine by now
+        proxies = "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY; NO_PROXY names the hosts that need none"
+        raise UsageError(f"a proxy of the environment cannot be used: {one_line(str(error))} ({proxies})") from None
+    with client:
+        yield Remote(client, address, has_key=bool(key))
 
 
 def client_options(

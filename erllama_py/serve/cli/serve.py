@@ -168,6 +168,8 @@ def settle(
 
 def named(given: str) -> ServedModel:
     """A model of the command line. One that was fetched or pulled is known by the name that it was given by, too."""
+    if Path(given).suffix == ".toml":
+        raise UsageError(f"{given}: a configuration file is named by --config")
     model = model_from(find_model(given))
     return msgspec.structs.replace(model, aliases=(given,)) if is_fetched(given) or is_of_hub(given) else model
 

@@ -81,6 +81,7 @@ def rm(
     if unknown:
         raise UsageError(f"{unknown[0]!r} is no name of a model; erllama ls shows them")
     if not yes and not _agreed(names):
+        screen.remark("nothing was removed")
         return DONE
     removed = [_removed(name) for name in names]
     if json:
@@ -127,8 +128,7 @@ def _agreed(names: tuple[str, ...]) -> bool:
     """Whether the user wants them removed. Raises `UsageError` where nobody can be asked."""
     if not sys.stdin.isatty():
         raise UsageError("nobody can be asked here whether to remove it: say --yes")
-    answer = input(f"Remove {', '.join(names)}? [y/N] ")
-    return answer.strip().lower() in ("y", "yes")
+    return screen.agree(f"Remove {', '.join(map(screen.one_line, names))}?")
 
 
 def _removed(name: str) -> Removed:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import msgspec
@@ -22,7 +24,7 @@ from erllama_py.serve.cli.sampled import Sample, View, parse_sample, view
 from erllama_py.serve.cli.top_screen import drawn, waiting
 
 IN_A_PIPE = 140  # columns: nothing is left out
-IN_A_PIPE = 140  # columns: nothing is left out
+HEARD_SECONDS = 1.0  # a signal that comes just before a wait is heard after it
 Seconds = Annotated[float, Parameter(validator=Number(gte=0.05, lte=3600))]
 
 
@@ -68,8 +70,10 @@ class Readings:
         try:
             now = parse_sample(page, self._clock())
         except ValueError:
-            raise ServerRefused(self._remote.name, 200, "what answers there is no server of erllama") from None
+            raise self._remote.stranger() from None
         shown = view(now, self._before)
+        if not shown.version:  # an empty page, or the metrics of something else
+            raise self._remote.stranger()
         self._before = now
         return shown
 
@@ -100,7 +104,7 @@ def _watch(readings: Readings, name: str, interval: float) -> None:
     shown = readings.next()  # what is wrong from the start is an error
     problem: str | None = None
     console = Console(file=sys.stdout, highlight=False)
-    with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
+    with leaving_by_signals(), _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             picture = drawn(shown, name, console.width) if problem is None else waiting(name, problem)
             live.update(picture, refresh=True)
@@ -118,6 +122,21 @@ def _watch(readings: Readings, name: str, interval: float) -> None:
 
 
 @contextmanager
+def leaving_by_signals() -> Iterator[None]:
+    """While SIGTERM and SIGHUP leave by the same way as a key does: the terminal is put back."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def _keys() -> Iterator[Callable[[float], str]]:
     """What waits for a key, so many seconds at most; keys are not shown meanwhile."""
     if not sys.stdin.isatty():
@@ -130,8 +149,12 @@ def _keys() -> Iterator[Callable[[float], str]]:
     before = termios.tcgetattr(descriptor)
 
     def pressed(seconds: float) -> str:
-        ready, _, _ = select.select([descriptor], [], [], seconds)
-        return os.read(descriptor, 64).decode("ascii", "ignore")[:1] if ready else ""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            ready, _, _ = select.select([descriptor], [], [], min(left, HEARD_SECONDS))
+            if ready:  # where nothing is to be read, the terminal is gone
+                return os.read(descriptor, 64).decode("ascii", "ignore")[:1] or "q"
+        return ""
 
     tty.setcbreak(descriptor)
     try:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 
-import msgspec
-
 import erllama_py as erllama
 from erllama_py.serve.cli import screen
 from erllama_py.serve.cli.ending import DONE
@@ -22,10 +20,10 @@ def tree(*, json: bool = False, server: Server = None, key: Key = None) -> int:
     """
     with reached(server, key) as remote:
         told = remote.get("/erllama/tree")
+        drawn = str(remote.shaped(told, erllama.TreeNode))
     if json:
         screen.print_json(told)
     else:
-        drawn = str(msgspec.convert(told, erllama.TreeNode))
         sys.stdout.write(_lines(drawn) + "\n")
     return DONE
 

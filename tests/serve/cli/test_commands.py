@@ -55,6 +55,8 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     ("line", "said"),
     [
         ("foo", "Unknown command"),
+        ("foo", "rm and others; see"),
+        ("serve server.toml", "named by --config"),
         ("download smollm2", "here: erllama pull hf:owner/repo:Q4_K_M"),
         ("chat a.gguf", "here: erllama run MODEL"),
         ("help", "here: erllama --help"),
@@ -201,8 +203,45 @@ def test_a_fault_of_ours_is_not_hidden() -> None:
 
 def test_a_complaint_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever the text holds."""
-    complain("a\n  b\tc")
-    assert capsys.readouterr().err == "erllama: a b c\n"
+    complain("a\n  b\tc\x1b[2J\x9b\u202e")
+    assert capsys.readouterr().err == "erllama: a b c\ufffd[2J\ufffd\ufffd\n"
+
+
+@pytest.mark.parametrize("command", ["", "serve", "cache", "bench"])
+def test_help_in_a_pipe_is_broken_once(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line that goes on is indented as its option is."""
+    assert main([*command.split(), "--help"]) == 0
+    printed = capsys.readouterr().out
+    listed = printed[printed.index("\n  ") : printed.index("Example:")].rstrip()
+    assert [line for line in listed.splitlines() if line and not line.startswith("  ") and not line.endswith(":")] == []
+
+
+@pytest.mark.parametrize("group", commands.GROUPS)
+def test_a_group_alone_is_no_command(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its help goes where errors go, as that of all commands does."""
+    assert main([group]) == 2
+    printed, complaints = capsys.readouterr()
+    assert printed == ""
+    assert complaints.startswith(f"Usage: erllama {group}")
+
+
+@pytest.mark.parametrize(("encoding", "drawn"), [("ascii", b"??? tiers"), ("utf-8", "├── tiers".encode())])
+def test_what_a_terminal_cannot_show_is_no_error(encoding: str, drawn: bytes, tmp_path: Path) -> None:
+    """Names of files that are no text come out as they are where that can be."""
+    script = """
+import sys
+from erllama_py.serve.cli import ending
+ending.open_streams()
+def show():
+    print("├── tiers", "\\udcff")
+    return 0
+sys.exit(ending.ended(show))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == drawn + (b" ?\n" if encoding == "ascii" else b" \xff\n")
 
 
 @pytest.fixture

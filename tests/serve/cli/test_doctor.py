@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -238,6 +239,30 @@ def test_the_tiers_of_a_configuration_are_looked_at(quick: Path, capsys: Capture
     printed = capsys.readouterr().out
     assert "tier mine" in printed
     assert "can be served" in printed
+
+
+def test_it_sees_what_a_server_would_take(quick: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment, the files of models, and who may ask: what `erllama serve` refuses fails here."""
+    file = quick / "erllama.toml"
+    file.write_text(f'[[models]]\nname = "a"\npath = "{quick / "gone.gguf"}"\n[server]\nport = 0\n')
+    assert main(["doctor", "--config", str(file)]) == 1
+    assert re.search("fail  configuration .*gone.gguf", capsys.readouterr().out)
+    assert main(["doctor", "--host", "0.0.0.0", "--port", "0"]) == 1
+    assert re.search("fail  configuration .*give keys", capsys.readouterr().out)
+    monkeypatch.setenv("ERLLAMA_HOST", "192.0.2.1")
+    monkeypatch.setenv("ERLLAMA_PORT", "1234")
+    assert main(["doctor"]) == 1
+    assert "cannot listen on 192.0.2.1 port 1234" in capsys.readouterr().out
+    monkeypatch.setenv("ERLLAMA_PORT", "lots")
+    assert main(["doctor", "--host", "127.0.0.1", "--port", "0"]) == 1
+    assert re.search("fail  configuration .*ERLLAMA_PORT", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("number", ["-1", "65536", "99999"])
+def test_a_port_that_cannot_be_is_a_wrong_command_line(number: str, quick: Path, capsys: Capture) -> None:
+    """As for `erllama serve`; the system would take the rest of a division."""
+    assert main(["doctor", "--port", number]) == 2
+    assert "--port: expected int" in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_ours_or_not(quick: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import erllama_py as erllama
+from erllama_py.serve.cli import main
 from erllama_py.serve.cli.addresses import BadAddress, parse_address
 from erllama_py.serve.cli.ending import UsageError
 from erllama_py.serve.cli.remote import ServerRefused, ServerUnreachable, message_of, problem_of, reached, refused
@@ -32,6 +33,7 @@ SECRET = "sk-erllama-very-secret"
         ("http://[::]:80", "http://[::1]:80", None),
         ("/run/erllama.sock", "http://localhost", "/run/erllama.sock"),
         ("./here.sock", "http://localhost", "./here.sock"),
+        ("~/here.sock", "http://localhost", str(Path.home() / "here.sock")),
     ],
 )
 def test_a_server_is_named_as_people_do(given: str | None, url: str, socket: str | None) -> None:
@@ -41,7 +43,20 @@ def test_a_server_is_named_as_people_do(given: str | None, url: str, socket: str
     assert address.shown == (socket or url)
 
 
-@pytest.mark.parametrize("given", ["ftp://h", "http://", "http://h:x", "http://h:99999", "http://h/?a=1", "a b://"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "ftp://h",
+        "http://",
+        "http://h:x",
+        "http://h:99999",
+        "http://h/?a=1",
+        "a b://",
+        "http://xn--/",
+        "http://\xfc..x",
+        "http://\udcff",
+    ],
+)
 def test_what_is_no_address_is_a_wrong_command_line(given: str) -> None:
     """It is shown as it was given."""
     with pytest.raises(UsageError, match="--server"), reached(given):
@@ -209,6 +224,41 @@ def test_no_proxy_stands_between_a_machine_and_itself(monkeypatch: pytest.Monkey
     monkeypatch.delenv("NO_PROXY", raising=False)
     with threaded(Canned(body=7), lifespan="off") as url, reached(url) as remote:
         assert remote.get("/a") == 7
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "garbage::x", "ftp://127.0.0.1:9"])
+def test_a_proxy_that_cannot_be_used_is_a_sentence(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names where it comes from."""
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(UsageError, match="a proxy of the environment cannot be used"), reached("http://192.0.2.1:1"):
+        pass
+
+
+STRANGERS = (b"{}", b"[1, 2]", b"")
+ASKING = (
+    "tree", "tree --json", "top --once", "reload", "reload --json", "cache ls", "cache verify --tier x",
+    "cache gc --tier x", "bench x", "batch",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ASKING)
+def test_a_stranger_that_answers_is_told_from_a_server(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever it says to everything, be it JSON; nothing is shown as if it were an answer."""
+    monkeypatch.chdir(tmp_path)
+    words = command.split()
+    if words == ["batch"]:
+        Path("asked.jsonl").write_text("{}\n")
+        words.append("asked.jsonl")
+    canned = Canned()
+    with threaded(canned, lifespan="off") as url:
+        for canned.body in STRANGERS:
+            assert main([*words, "--server", url]) == 1
+            shown = capsys.readouterr()
+            assert shown.err == f"erllama: {url}: what answers there is no server of erllama\n"
+            assert shown.out == ""
 
 
 def test_every_error_of_the_client_is_a_sentence() -> None:

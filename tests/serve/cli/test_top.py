@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -180,12 +181,18 @@ def test_on_a_terminal_that_cannot_redraw_one_reading_is_printed() -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_it_and_so_does_a_reader_that_goes() -> None:
-    """With 130 and 141, and the terminal is as it was."""
+def test_ctrl_c_and_signals_end_it_and_so_does_a_reader_that_goes() -> None:
+    """With 130, as shells count signals, and 141; and the terminal is as it was."""
     with threaded(Canned(raw=page().encode()), lifespan="off") as url:
         with on_terminal("top", "--server", url, "--interval", "0.1", TERM="xterm") as terminal:
             terminal.wait_for("tiny")
             assert terminal.end("\x03") == 130
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            with on_terminal("top", "--server", url, "--interval", "60", TERM="xterm") as terminal:
+                terminal.wait_for("misses")
+                terminal.process.send_signal(number)
+                terminal.wait_for("\x1b[?1049l")  # back from the other screen
+                assert terminal.process.wait(60) == 128 + number
         line = [*COMMAND, "top", "--server", url, "--json", "--interval", "0.05"]
         piped = subprocess.Popen(line, stdout=subprocess.PIPE, env=environment())
         assert piped.stdout is not None

@@ -50,11 +50,9 @@ def test_on_a_terminal_a_tree_cannot_draw(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("told", "shown"),
     [
-        ({}, ["nothing changes"]),
         ({"added": [], "removed": []}, ["nothing changes"]),
         ({"added": ["a", "b"], "needs_restart": ["c"], "kept": []}, ["added: a, b", "needs restart: c"]),
         ({"added": [{"name": "a\x1b[2J", "why": "new"}]}, ["added: name=a\ufffd[2J why=new"]),
-        ([1], ["read again"]),
     ],
 )
 def test_what_a_reload_changes_is_a_line_for_each_kind(told: Any, shown: list[str]) -> None:
