@@ -34,14 +34,19 @@ def unanswered(batch: str, place: Place, code: str, message: str) -> bytes:
 
 
 def _line(batch: str, place: Place, response: object, error: object) -> bytes:
-    line_id = f"batch_req_{batch.removeprefix('batch_')}_{place.line}"
+    line_id = _id(batch, place.line)
     return _encode({"id": line_id, "custom_id": place.custom_id, "response": response, "error": error}) + b"\n"
 
 
-class Answered:
-    """Which lines a file of answers has, fed in pieces."""
+def _id(batch: str, line: int | str) -> str:
+    return f"batch_req_{batch.removeprefix('batch_')}_{line}"
 
-    def __init__(self) -> None:
+
+class Answered:
+    """Which lines a file of a batch's answers has, fed in pieces."""
+
+    def __init__(self, batch: str) -> None:
+        self._begin = _id(batch, "")
         self.lines: set[int] = set()
         self.size = 0
         """Bytes of the lines that are whole; what follows them is to be cut off."""
@@ -49,14 +54,17 @@ class Answered:
         self._torn = False
 
     def feed(self, piece: bytes) -> None:
-        """One more piece. After a line that is none nothing counts."""
+        """One more piece. After a line that is none of this batch nothing counts."""
         if self._torn:
             return
         *whole, self._rest = (self._rest + piece).split(b"\n")
         for line in whole:
             try:
-                number = int(_decode(line).id.rpartition("_")[2])
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+                found = _decode(line).id
+                number = int(found.removeprefix(self._begin))
+            except (msgspec.DecodeError, RecursionError, ValueError):
+                number = 0
+            if number <= 0 or found != f"{self._begin}{number}":
                 self._torn = True
                 return
             self.lines.add(number)

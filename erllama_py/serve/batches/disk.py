@@ -54,6 +54,7 @@ class Growing:
     def __init__(self, disk: Disk, file: Any, size: int) -> None:
         self._disk, self._file, self.size = disk, file, size
         self._dirty_since: float | None = None
+        self._torn = False
 
     @classmethod
     async def open(cls, disk: Disk, path: Path, size: int) -> Growing:
@@ -68,21 +69,29 @@ class Growing:
         return cls(disk, file, size)
 
     async def append(self, data: bytes) -> None:
-        """Whole lines. Raises `OSError`, and then nothing of them is there."""
+        """Whole lines. Raises `OSError`, and then nothing of them is there, or will be: what is appended next comes in
+        their place."""
+        now = asyncio.get_running_loop().time()
+        if self._dirty_since is not None and now - self._dirty_since >= SYNC_SECONDS:
+            await self.sync()  # of what came before: a disk that fails here has not taken these lines
+        await self._cut()
         rest = memoryview(data)
+        self._torn = True
         try:
             while rest:
                 rest = rest[await self._file.write(rest) :]
         except OSError:
-            with suppress(OSError):  # else the next one to open it does
-                await self._file.truncate(self.size)
+            with suppress(OSError):  # else who appends next does, or who opens it next
+                await self._cut()
             raise
+        self._torn = False
         self.size += len(data)
-        now = asyncio.get_running_loop().time()
-        if self._dirty_since is None:
-            self._dirty_since = now
-        elif now - self._dirty_since >= SYNC_SECONDS:
-            await self.sync()
+        self._dirty_since = now if self._dirty_since is None else self._dirty_since
+
+    async def _cut(self) -> None:
+        if self._torn:
+            await self._file.truncate(self.size)
+            self._torn = False
 
     async def sync(self) -> None:
         """What was appended outlives a loss of power from now on. Raises `OSError`."""

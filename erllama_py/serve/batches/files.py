@@ -16,6 +16,7 @@ import asyncio
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
 import weakref
@@ -32,11 +33,13 @@ from erllama_py.serve.batches.disk import Disk, Growing, lock, write_whole
 from erllama_py.serve.batches.journal import State
 from erllama_py.serve.batches.shelf import FileFacts, Quota, Shelf
 from erllama_py.serve.core.directories import PRIVATE, is_ours, own_directory
+from erllama_py.watch.log import get_logger
 
 _FILE = re.compile(r"^file-[0-9a-f]{32}$")
 _BATCH = re.compile(r"^batch_[0-9a-f]{32}$")
 _TENANT = re.compile(r"^[0-9a-f]{32}$")
 CHUNK = 1 << 16
+LOG = "erllama_py.batches"
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -101,15 +104,13 @@ class Files:
             raise ValueError("no name of a file is made of this")
         return self._root / tenant / f"{name}.{kind}"
 
-    async def delete(self, tenant: str, file_id: str) -> bool:
-        """Whether it was there."""
-        if self._shelf(tenant).remove(file_id) is None:
-            return False
+    async def delete(self, tenant: str, file_id: str) -> None:
+        """It is not there any more. Raises `OSError`, and then it is."""
         await self.remove(self.path(tenant, file_id, "json"), self.path(tenant, file_id))
-        return True
+        self._shelf(tenant).remove(file_id)
 
     async def remove(self, *paths: Path) -> None:
-        """What these are called, is not there any more."""
+        """What these are called, is not there any more. Raises `OSError`."""
         await self._disk.do(_removed, paths)
 
     async def keep(self, tenant: str, facts: FileFacts) -> None:
@@ -138,7 +139,8 @@ class Files:
                 shelf.coming_bytes -= one.size
                 await one.close()
             if file_id not in shelf.files:
-                await self.remove(path)
+                with suppress(OSError):  # else the next process does
+                    await self.remove(self.path(tenant, file_id, "json"), path)
 
     @asynccontextmanager
     async def content(self, tenant: str, file_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -197,7 +199,8 @@ class Incoming:
 
 
 def _opened(root: Path) -> tuple[int, list[tuple[str, FileFacts]], list[Found]]:
-    """The lock; the files by tenant, and the batches, both the oldest first. What belongs to neither is removed."""
+    """The lock; the files by tenant, and the batches, both the oldest first. What belongs to neither is removed, and
+    what cannot be read is left as it is."""
     own_directory(root)
     held = lock(root / "lock")
     try:
@@ -215,27 +218,45 @@ def _opened(root: Path) -> tuple[int, list[tuple[str, FileFacts]], list[Found]]:
 
 
 def _look_through(folder: Path, files: list[tuple[int, str, FileFacts]], batches: list[tuple[int, Found]]) -> None:
-    known, outputs = set[str](), set[str]()
-    for path in folder.iterdir():
-        made = path.stat().st_mtime_ns
-        if path.suffix == ".json" and _FILE.match(path.stem):
-            with suppress(OSError, msgspec.DecodeError):
-                files.append((made, folder.name, msgspec.json.decode(path.read_bytes(), type=FileFacts)))
-                known.add(path.stem)
-        elif path.suffix == ".journal" and _BATCH.match(path.stem):
-            state, size = journal.read(path.read_bytes())
-            if state is None:  # nobody was told of it
-                path.unlink(missing_ok=True)
-                continue
-            batches.append((made, Found(folder.name, path.stem, state, size)))
-            outputs |= {state.created.output_file_id, state.created.error_file_id}
-    for path in folder.iterdir():
-        stray = path.suffix == ".data" and path.stem not in known | outputs
-        if path.suffix == ".part" or stray:
-            path.unlink(missing_ok=True)
+    there = {path.name: path for path in folder.iterdir() if _is_file(path)}
+    kept, sure = set[str](), True
+    for name, path in there.items():
+        try:
+            if path.suffix == ".json" and _FILE.match(path.stem) and f"{path.stem}.data" in there:
+                kept.add(path.stem)
+                facts = msgspec.json.decode(path.read_bytes(), type=FileFacts)
+                files.append((path.stat().st_mtime_ns, folder.name, facts))
+            elif path.suffix == ".journal" and _BATCH.match(path.stem):
+                found = _batch(folder.name, path)
+                batches.append((path.stat().st_mtime_ns, found))
+                kept |= {found.state.created.output_file_id, found.state.created.error_file_id}
+        except (OSError, ValueError, RecursionError) as error:  # damaged, or of another version
+            sure = sure and path.suffix != ".journal"  # its answers may be any of the files
+            about = f"{folder.name}/{name}"
+            get_logger(LOG).error("a file cannot be read, and is left as it is", file=about, error=str(error))
+    for path in there.values():
+        stray = path.suffix == ".data" and path.stem not in kept and sure
+        alone = path.suffix == ".json" and _FILE.match(path.stem) and f"{path.stem}.data" not in there
+        if path.suffix == ".part" or stray or alone:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _batch(tenant: str, path: Path) -> Found:
+    """Raises `OSError`, `ValueError`."""
+    state, size = journal.read(path.read_bytes())
+    if state is None:
+        raise ValueError("its first record is none")
+    return Found(tenant, path.stem, state, size)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _removed(paths: tuple[Path, ...]) -> None:
     for path in paths:
-        with suppress(OSError):
-            path.unlink()
+        path.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
     validating ─► in_progress ─► finalizing ─► completed, expired
         │              │
         ▼              ▼
-      failed       cancelling ─► cancelled           (cancelling also from validating, failed also from in_progress)
+      failed       cancelling ─► cancelled           (cancelling also from validating, failed also from the others)
 
 Answers are not in it: see `answers`. A record that makes no sense in its state changes nothing, so that a record which
 was written twice, around a crash, counts once.
@@ -11,11 +11,12 @@ was written twice, around a crash, counts once.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from erllama_py.serve.batches.lines import LineProblem
+from erllama_py.serve.core.service import Tenant
 
 Status = Literal[
     "validating", "in_progress", "finalizing", "completed", "failed", "cancelling", "cancelled", "expired"
@@ -35,7 +36,7 @@ class Created(msgspec.Struct, frozen=True, kw_only=True, tag="created"):
     completion_window: str
     expires_at: int | None
     metadata: dict[str, str] | None = None
-    tenant: dict[str, Any] = {}
+    tenant: Tenant = Tenant()
     """Who asked, as it was then."""
 
 
@@ -53,6 +54,8 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
 
     at: int
     problems: tuple[LineProblem, ...]
+    completed: int = 0
+    failed: int = 0
 
 
 class Cancelling(msgspec.Struct, frozen=True, kw_only=True, tag="cancelling"):
@@ -139,8 +142,10 @@ def after(state: State, record: Record) -> State:
                 state, status="in_progress", in_progress_at=at, total=record.total, endpoint=record.endpoint,
                 models=record.models,
             )  # fmt: skip
-        case Refused(at=at, problems=problems) if state.status in ("validating", "in_progress"):
-            return _change(state, status="failed", ended_at=at, problems=problems)
+        case Refused(at=at, problems=problems) if not state.over:
+            return _change(
+                state, status="failed", ended_at=at, problems=problems, completed=record.completed, failed=record.failed
+            )
         case Cancelling(at=at) if state.status in ("validating", "in_progress"):
             return _change(state, status="cancelling", cancelling_at=at)
         case Finalizing(at=at, expired=expired) if state.status == "in_progress":

@@ -40,11 +40,16 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     """What is looked at of a body before its endpoint does."""
 
     model: str | None = None
-    stream: bool | None = None
     instructions: msgspec.Raw = msgspec.Raw()
     messages: list[msgspec.Raw] | None = None
     prompt: msgspec.Raw = msgspec.Raw()
     input: msgspec.Raw = msgspec.Raw()
+
+
+class Streams(msgspec.Struct, frozen=True):
+    """The one option that no line may have. It is looked at alone: what is wrong beside it hides nothing."""
+
+    stream: bool | None = None
 
 
 class Place(msgspec.Struct, frozen=True, array_like=True):
@@ -162,11 +167,24 @@ class Scan:
 
 _decode = msgspec.json.Decoder(Line).decode
 _decode_head = msgspec.json.Decoder(Head).decode
+_decode_streams = msgspec.json.Decoder(Streams).decode
 
 
-def body_of(data: bytes) -> bytes:
-    """The body of a line that was checked. Raises `msgspec.DecodeError` where it is another one by now."""
-    return bytes(_decode(data.removeprefix(BOM).strip()).body)
+def body_of(data: bytes, custom_id: str) -> bytes | None:
+    """The body of a line that was checked; None where it is another one by now."""
+    try:
+        line = _decode(data.removeprefix(BOM).strip())
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return bytes(line.body) if line.custom_id == custom_id else None
+
+
+def streams(body: bytes) -> bool:
+    """Whether a body asks for a stream, whatever else is in it."""
+    try:
+        return bool(_decode_streams(body).stream)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 def head_of(body: bytes | msgspec.Raw) -> Head:

@@ -114,16 +114,16 @@ class Batches:
         created = Created(
             at=now, endpoint=request.endpoint, input_file_id=facts.id, output_file_id=new_file_id(),
             error_file_id=new_file_id(), completion_window=request.completion_window, expires_at=now + seconds,
-            metadata=request.metadata, tenant=msgspec.to_builtins(tenant),
+            metadata=request.metadata, tenant=tenant,
         )  # fmt: skip
         held = await self._written(key, created)
         self._held.setdefault(key, {})[held.id] = held
         self._begin()
         return held.shown()
 
-    def list(self, tenant: Tenant) -> list[dict[str, Any]]:
+    def list(self, tenant: Tenant) -> list[Held]:
         """Those of a tenant, the oldest first."""
-        return [one.shown() for one in self._held.get(tenant_key(tenant), {}).values()]
+        return list(self._held.get(tenant_key(tenant), {}).values())
 
     def show(self, tenant: Tenant, batch_id: str) -> dict[str, Any]:
         """One of a tenant's. Raises `Problem`."""
@@ -183,7 +183,7 @@ class Batches:
             output=files.path(held.tenant, created.output_file_id),
             errors=files.path(held.tenant, created.error_file_id),
         )  # fmt: skip
-        ask = self._endpoints.of(msgspec.convert(created.tenant, Tenant))
+        ask = self._endpoints.of(created.tenant)
         held.run = Run(job, held.state, held.size, ask, self._means, publish=lambda run: self._publish(held, run))
         return held.run
 
@@ -253,9 +253,12 @@ class Batches:
             message = f"{open_count} batches are open, as many as a key may have"
             raise Problem("rate_limited", message, code="too_many_batches", retry_after=60)
         for batch_id in too_many(over, open_count, self._most):
-            del held[batch_id]
             paths = (self._files.path(tenant, batch_id, kind) for kind in ("journal", "index"))
-            await self._files.remove(*paths)
+            try:
+                await self._files.remove(*paths)
+            except OSError as error:
+                raise no_room(error) from error
+            held.pop(batch_id, None)  # another request may have forgotten it meanwhile
 
     def _one(self, tenant: Tenant, batch_id: str) -> Held:
         held = self._held.get(tenant_key(tenant), {}).get(batch_id)

@@ -38,9 +38,10 @@ class Outputs:
         self._writing = asyncio.Lock()
 
     @classmethod
-    async def open(cls, disk: Disk, output: Path, errors: Path, stopping: asyncio.Event) -> Self:
-        """Both files, with what they hold. Raises `OSError`."""
-        known = (await _answered(disk, output), await _answered(disk, errors))
+    async def open(cls, disk: Disk, batch: str, paths: tuple[Path, Path], stopping: asyncio.Event) -> Self:
+        """Both files of a batch, with what they hold. Raises `OSError`."""
+        output, errors = paths
+        known = (await _answered(disk, batch, output), await _answered(disk, batch, errors))
         done = await Growing.open(disk, output, known[0].size)
         return cls(done, await Growing.open(disk, errors, known[1].size), known, stopping)
 
@@ -62,20 +63,21 @@ class Outputs:
             try:
                 await file.append(data)
             except OSError as error:
-                self._held_up(error)
+                await self.held_up(error)
             else:
                 self.problem = None
                 return
-            await paused(RETRY_SECONDS, self._stopping)
-            if self._stopping.is_set():
-                raise Stopped
 
-    def _held_up(self, error: OSError) -> None:
+    async def held_up(self, error: OSError) -> None:
+        """Tell so, and wait until it may go well. Raises `Stopped`."""
         code = "disk_full" if error.errno in FULL else "disk_error"
-        what = "the disk is full" if code == "disk_full" else "the disk cannot be written"
+        what = "the disk is full" if code == "disk_full" else "a file cannot be read or written"
         if self.problem is None:
             get_logger("erllama_py.batches").error("a batch is held up", code=code, error=str(error))
         self.problem = LineProblem(code, f"the batch is held up and goes on by itself: {what}")
+        await paused(RETRY_SECONDS, self._stopping)
+        if self._stopping.is_set():
+            raise Stopped
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -106,8 +108,8 @@ async def paused(seconds: float, unless: asyncio.Event) -> None:
         pass
 
 
-async def _answered(disk: Disk, path: Path) -> Answered:
-    found = Answered()
+async def _answered(disk: Disk, batch: str, path: Path) -> Answered:
+    found = Answered(batch)
     try:
         async for piece in disk.pieces(path):
             await disk.do(found.feed, piece)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -13,6 +14,7 @@ from erllama_py.serve.core.errors import error_body
 from erllama_py.serve.core.exchange import Api, Exchange
 from erllama_py.serve.core.problems import Problem
 
+ItemT = TypeVar("ItemT", bound="Item")
 API = Api("openai", error_body)
 _WINDOW = re.compile(r"^([1-9]\d{0,3})([hd])$")
 _HOURS = {"h": 1, "d": 24}
@@ -62,8 +64,19 @@ def shown(batch_id: str, state: State, completed: int, failed: int) -> dict[str,
     }  # fmt: skip
 
 
-def page(items: list[Any], exchange: Exchange, *, limit: int, most: int) -> dict[str, Any]:
-    """A part of a list of what has an `id`, the oldest first, as `limit`, `order` and `after` ask for it.
+class Item(Protocol):
+    """What is listed."""
+
+    @property
+    def id(self) -> str:
+        """By which a page goes on after it."""
+
+
+def page(
+    items: Sequence[ItemT], exchange: Exchange, shown_as: Callable[[ItemT], Any], *, limit: int, most: int
+) -> dict[str, Any]:
+    """A part of a list, the oldest first, as `limit`, `order` and `after` ask for it. What is not on the page costs
+    next to nothing.
 
     Raises `Problem`.
     """
@@ -74,13 +87,13 @@ def page(items: list[Any], exchange: Exchange, *, limit: int, most: int) -> dict
     if order not in ("asc", "desc"):
         raise Problem("invalid", "order: expected asc or desc", param="order")
     items = items[::-1] if order == "desc" else items
-    ids = [one["id"] for one in items]
     if after is not None:
-        if after not in ids:
+        at = next((at for at, one in enumerate(items) if one.id == after), None)
+        if at is None:
             raise Problem("invalid", "after: nothing in this list has this id", param="after")
-        items = items[ids.index(after) + 1 :]
+        items = items[at + 1 :]
     data = items[: int(said)]
     return {
-        "object": "list", "data": data, "has_more": len(items) > len(data),
-        "first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None,
+        "object": "list", "data": [shown_as(one) for one in data], "has_more": len(items) > len(data),
+        "first_id": data[0].id if data else None, "last_id": data[-1].id if data else None,
     }  # fmt: skip

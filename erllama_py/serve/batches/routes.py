@@ -14,7 +14,7 @@ from erllama_py.serve.batches.asking import Endpoints
 from erllama_py.serve.batches.disk import Disk
 from erllama_py.serve.batches.files import Files
 from erllama_py.serve.batches.lines import Bounds
-from erllama_py.serve.batches.manager import Batches
+from erllama_py.serve.batches.manager import Batches, Held
 from erllama_py.serve.batches.protocol import API, BatchRequest, page
 from erllama_py.serve.batches.running import Means
 from erllama_py.serve.batches.shelf import FileFacts, Quota
@@ -90,7 +90,8 @@ class Room:
     async def list(self, exchange: Exchange) -> ASGIApp:
         """`GET /v1/batches`: the newest first."""
         await self.batches.open()
-        return json_response(page(self.batches.list(exchange.tenant), exchange, limit=LISTED, most=MOST_LISTED))
+        known = self.batches.list(exchange.tenant)
+        return json_response(page(known, exchange, Held.shown, limit=LISTED, most=MOST_LISTED))
 
     async def show(self, exchange: Exchange) -> ASGIApp:
         """`GET /v1/batches/{id}`: how far a batch is."""

@@ -21,7 +21,7 @@ from erllama_py.serve.batches.asking import GONE, Ask
 from erllama_py.serve.batches.checking import check, places
 from erllama_py.serve.batches.disk import Disk, Growing, read_at
 from erllama_py.serve.batches.journal import State, line_of
-from erllama_py.serve.batches.lines import Bounds, LineProblem, Place, Scan, body_of, head_of, with_model
+from erllama_py.serve.batches.lines import Bounds, LineProblem, Place, Scan, body_of, streams, with_model
 from erllama_py.serve.batches.ordering import in_order
 from erllama_py.serve.batches.outputs import Outputs, Stopped, paused
 from erllama_py.serve.batches.verdicts import verdict
@@ -102,7 +102,7 @@ class Run:
         """End it because the server cannot go on with it; after `go`. Raises `OSError`."""
         self._closed = False
         try:
-            await self._record(journal.Refused(at=self._now(), problems=(problem,)))
+            await self._refuse(problem)
         finally:
             await self._close()
 
@@ -138,25 +138,33 @@ class Run:
 
     async def _answer(self) -> None:
         """All lines that have no answer yet."""
-        found = await places(self._means.disk, self._job.index)
-        if found is None:  # it was lost with the power, or deleted: the input has the same lines still
-            scan = Scan(self._means.bounds, self.state.endpoint)
-            await check(self._means.disk, self._job.input, self._job.index, scan, self.stopping)
-            found = await places(self._means.disk, self._job.index)
+        found = await self._places()
+        if found is None and not self.stopping.is_set():
+            await self._refuse(LineProblem("input_file_not_found", "the lines of this batch cannot be read any more"))
         if found is None:
-            problem = LineProblem("input_file_not_found", "the lines of this batch cannot be read any more")
-            await self._record(journal.Refused(at=self._now(), problems=(problem,)))
             return
         outputs = await self._opened()
         todo = await self._means.disk.do(in_order, found, outputs.lines)
+        all_lines = len(outputs.lines) + len(todo)
         todo.reverse()  # taken from its end
         expiring = asyncio.create_task(self._expire())
         try:
             await self._work_through(todo)
         finally:
             expiring.cancel()
-        if len(outputs.lines) == len(found) or self._expired:
-            await self._record(journal.Finalizing(at=self._now(), expired=len(outputs.lines) < len(found)))
+        if len(outputs.lines) == all_lines or self._expired:
+            await self._record(journal.Finalizing(at=self._now(), expired=len(outputs.lines) < all_lines))
+
+    async def _places(self) -> list[Place] | None:
+        """Where the lines are. Without the index, lost with the power or damaged, the input has the same lines still;
+        None where it has not."""
+        means, job, total = self._means, self._job, self.state.total
+        found = await places(means.disk, job.index)
+        if found is None or len(found) != total:
+            bounds = msgspec.structs.replace(means.bounds, lines=max(means.bounds.lines, total))
+            await check(means.disk, job.input, job.index, Scan(bounds, self.state.endpoint), self.stopping)
+            found = await places(means.disk, job.index)
+        return None if found is None or len(found) != total else found
 
     async def _work_through(self, todo: list[Place]) -> None:
         async with asyncio.TaskGroup() as group:
@@ -173,7 +181,7 @@ class Run:
         """What is left unanswered is told where the time was over; then the batch is."""
         outputs = await self._opened()
         if self.state.expired:
-            found = await places(self._means.disk, self._job.index) or []
+            found = await self._places() or []
             left = [place for place in found if place.line not in outputs.lines]
             for start in range(0, len(left), AT_ONCE):
                 part = left[start : start + AT_ONCE]
@@ -184,10 +192,17 @@ class Run:
         ended = journal.Ended(at=self._now(), completed=outputs.completed, failed=outputs.failed)
         await self._record(ended)
 
+    async def _refuse(self, problem: LineProblem) -> None:
+        """It ends with the answers that are there."""
+        outputs = await self._opened()
+        await self._publish(self)
+        done, failed = outputs.completed, outputs.failed
+        await self._record(journal.Refused(at=self._now(), problems=(problem,), completed=done, failed=failed))
+
     # --- one line ------------------------------------------------------------------------------------------------
 
     async def _line(self, place: Place) -> None:
-        job, body = self._job, await self._body(place)
+        job, body = self._job, await self._body(place, await self._opened())
         if not isinstance(body, bytes):
             await self._add(place, answers.unanswered(job.id, place, *body), well=False)
             return
@@ -214,16 +229,19 @@ class Run:
         await (await self._opened()).add(place.line, data, well=well)
         self._means.counts.add(well=well)
 
-    async def _body(self, place: Place) -> bytes | tuple[str, str]:
-        """The body of a line; or why it has none."""
-        try:
-            line = await self._means.disk.do(read_at, self._job.input, place.offset, place.length)
-            body = body_of(line)
-        except FileNotFoundError:
-            return DELETED
-        except (msgspec.DecodeError, OSError):
+    async def _body(self, place: Place, outputs: Outputs) -> bytes | tuple[str, str]:
+        """The body of a line; or why it has none. Raises `Stopped`."""
+        while True:
+            try:
+                line = await self._means.disk.do(read_at, self._job.input, place.offset, place.length)
+                break
+            except FileNotFoundError:
+                return DELETED
+            except OSError as error:  # too many open files, a file system that is away: no fault of the line
+                await outputs.held_up(error)
+        if (body := body_of(line, place.custom_id)) is None:
             return CHANGED
-        if head_of(body).stream:
+        if streams(body):
             return STREAMS
         return with_model(body, self._model) if self._model is not None else body
 
@@ -232,7 +250,7 @@ class Run:
     async def _opened(self) -> Outputs:
         if self.outputs is None:
             job = self._job
-            self.outputs = await Outputs.open(self._means.disk, job.output, job.errors, self.stopping)
+            self.outputs = await Outputs.open(self._means.disk, job.id, (job.output, job.errors), self.stopping)
         return self.outputs
 
     async def _record(self, record: journal.Record) -> None:

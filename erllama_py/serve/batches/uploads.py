@@ -9,9 +9,7 @@ import asyncio
 import errno
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-import msgspec
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -90,8 +88,9 @@ class Uploads:
         await self._opened()
         wanted = exchange.request.query_params.get("purpose")
         found = self._files.list(tenant_key(exchange.tenant))
-        plain: list[Any] = [msgspec.structs.asdict(one) for one in found if wanted in (None, "", one.purpose)]
-        return json_response(page(plain, exchange, limit=MOST_LISTED, most=MOST_LISTED))
+        if wanted:
+            found = [one for one in found if one.purpose == wanted]
+        return json_response(page(found, exchange, lambda one: one, limit=MOST_LISTED, most=MOST_LISTED))
 
     async def show(self, exchange: Exchange) -> ASGIApp:
         """`GET /v1/files/{id}`: what is known of a file."""
@@ -104,7 +103,10 @@ class Uploads:
     async def delete(self, exchange: Exchange) -> ASGIApp:
         """`DELETE /v1/files/{id}`: a batch that still reads it has an error for each line that it has not begun."""
         facts = await self._found(exchange)
-        await self._files.delete(tenant_key(exchange.tenant), facts.id)
+        try:
+            await self._files.delete(tenant_key(exchange.tenant), facts.id)
+        except OSError as error:
+            raise no_room(error) from error
         return json_response({"id": facts.id, "object": "file", "deleted": True})
 
     async def _found(self, exchange: Exchange) -> FileFacts:

@@ -134,14 +134,14 @@ def _ended(files: Files, state: State) -> Summary:
         for path in (files.output, files.errors):
             if path.exists() and not path.stat().st_size:
                 path.unlink()
-    elif not state.failed:
+    if not state.failed:
         files.errors.unlink(missing_ok=True)
     for path in (files.index, files.journal):
         with suppress(FileNotFoundError):
             path.unlink()
     return Summary(
         status=state.status, total=state.total, completed=state.completed, failed=state.failed,
-        output=None if state.status == "failed" else str(files.output),
+        output=str(files.output) if files.output.exists() else None,
         errors=str(files.errors) if state.failed else None,
         problems=tuple(one.at(files.input) for one in state.problems),
     )  # fmt: skip

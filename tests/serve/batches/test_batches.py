@@ -14,6 +14,7 @@ from helpers.listening import listening
 from openai.types import Batch
 
 from erllama_py.serve.batches import asking
+from erllama_py.serve.batches.protocol import shown
 
 pytestmark = pytest.mark.anyio
 LINES = [line(number) for number in range(20)]
@@ -340,3 +341,33 @@ async def test_lines_are_no_latencies_of_live_requests() -> None:
         assert "erllama_batches_open 0.0" in page
         assert 'erllama_batch_lines_total{result="completed"} 20.0' in page
         assert 'erllama_batch_lines_total{result="failed"} 0.0' in page
+
+
+async def test_a_line_that_hides_its_stream_fails_alone() -> None:
+    """What is wrong beside it, in a field that its endpoint does not look at, does not hide it."""
+    body = {"model": "tiny", "input": "hi", "max_output_tokens": 2}
+    asked = [
+        {"custom_id": name, "method": "POST", "url": "/v1/responses", "body": {**body, **more}}
+        for name, more in (("a", {"stream": True, "messages": 5}), ("b", {}))
+    ]
+    async with serving() as at:
+        batch = await until(at.client, await begin(at.client, jsonl(asked), url="/v1/responses"))
+        assert (batch["status"], batch["request_counts"]) == ("completed", {"total": 2, "completed": 1, "failed": 1})
+
+
+async def test_what_is_not_on_a_page_of_batches_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of a thousand batches, each with its problems and metadata, would hold the loop up."""
+    async with serving() as at:
+        file = (await upload(at.client, b"{")).json()["id"]
+        ask = {"input_file_id": file, "endpoint": CHAT, "completion_window": "24h"}
+        made = [(await at.client.post("/v1/batches", json=ask)).json()["id"] for _ in range(5)]
+        looked = list[str]()
+
+        def noted(batch_id: str, *given: Any) -> Any:
+            looked.append(batch_id)
+            return shown(batch_id, *given)
+
+        monkeypatch.setattr("erllama_py.serve.batches.manager.shown", noted)
+        page = (await at.client.get("/v1/batches?limit=2")).json()
+        assert [one["id"] for one in page["data"]] == made[:2:-1] == looked
+        assert (page["has_more"], page["first_id"], page["last_id"]) == (True, made[4], made[3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,6 +100,13 @@ def test_a_batch_that_is_over_stays_as_it_is(records: list[Record]) -> None:
         ),
         (
             [
+                Validated(at=2, total=3, endpoint="/v1/completions"), Finalizing(at=3, expired=False),
+                Refused(at=4, problems=()),
+            ],
+            "failed",
+        ),
+        (
+            [
                 Validated(at=2, total=3, endpoint="/v1/completions"), Finalizing(at=3, expired=True),
                 Ended(at=5, completed=1, failed=2),
             ],
@@ -130,7 +138,7 @@ def test_an_answer_counts_as_soon_as_its_line_is_whole(
     written = b"".join(line for _, line in answers)
     assert written.count(b"\n") == len(answers)
     cut = written[: data.draw(st.integers(0, len(written)))]
-    found = Answered()
+    found = Answered("batch_0a")
     for at in range(0, len(cut), size):
         found.feed(cut[at : at + size])
     count = cut.count(b"\n")
@@ -142,7 +150,17 @@ def test_after_what_is_no_answer_nothing_counts() -> None:
     """A file may have been torn in the middle by a loss of power: what follows is written again."""
     place = Place(7, 0, 0, 0, "a")
     line = answered("batch_0a", place, 200, "r", b"{}")
-    found = Answered()
+    found = Answered("batch_0a")
     found.feed(line + b"\0\0\0\n")
     found.feed(line)
     assert (found.lines, found.size) == ({7}, len(line))
+
+
+@pytest.mark.parametrize(
+    "line_id", ["batch_req_0b_8", "batch_req_0a_-8", "batch_req_0a_08", "batch_req_0a_ 8", "8", ""]
+)
+def test_an_answer_of_another_batch_does_not_count(line_id: str) -> None:
+    """Nor does one whose line no batch has: else a line without an answer would be taken for answered."""
+    found = Answered("batch_0a")
+    found.feed(msgspec.json.encode({"id": f"batch_{line_id}"}) + b"\n")
+    assert (found.lines, found.size) == (set(), 0)

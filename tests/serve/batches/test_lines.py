@@ -48,7 +48,8 @@ def test_the_pieces_of_a_file_change_nothing(lines: list[bytes], end: bytes, clo
     again, found = scanned(data, size)
     assert (found, again.problems, again.total, again.models) == (places, whole.problems, whole.total, whole.models)
     for place in places:
-        body = body_of(data[place.offset : place.offset + place.length])
+        body = body_of(data[place.offset : place.offset + place.length], place.custom_id)
+        assert body is not None
         assert head_of(body).model == "tiny"
         assert lines[place.line - 1].strip() == data[place.offset : place.offset + place.length].strip()
 
@@ -122,7 +123,9 @@ def test_a_byte_order_mark_is_passed_over() -> None:
     data = b"\xef\xbb\xbf" + jsonl([line(1)])
     scan, (place,) = scanned(data)
     assert not scan.problems
-    assert head_of(body_of(data[place.offset : place.offset + place.length])).model == "tiny"
+    body = body_of(data[place.offset : place.offset + place.length], place.custom_id)
+    assert body is not None
+    assert head_of(body).model == "tiny"
 
 
 def test_a_batch_without_an_endpoint_takes_that_of_its_first_line() -> None:
