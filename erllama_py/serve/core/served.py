@@ -52,7 +52,8 @@ class ModelState(msgspec.Struct, frozen=True, kw_only=True):
     failed_loads: int = 0
     """How often that failed."""
     unloads: Mapping[str, int] = {}
-    """How often it was unloaded, by why: `"memory"` for another model, `"idle"`, `"asked"`, `"changed"`."""
+    """How often it was unloaded, by why: `"memory"` for another model, `"idle"`, `"asked"`, `"changed"`; `"failed"`: it
+    crashed too often."""
 
 
 class ServedState(msgspec.Struct, frozen=True, kw_only=True):

@@ -53,8 +53,9 @@ class Holding:
         self.last_used = self.idle_since = self.loaded_at = 0.0
         self.was_used = False
         self.failure: Failure | None = None
+        self.given_up = False
+        """Whether it crashed too often, so that its supervisor does not restart it."""
         self.info = info_of(model)
-        self.nbytes = needed_bytes(model)
         self.loads = self.failed_loads = 0
         self.unloads: Counter[str] = Counter()
 
@@ -76,12 +77,12 @@ class Holding:
     @property
     def taken(self) -> int:
         """Bytes that it takes while it is loaded; where nobody has looked at its file, as its last load says."""
-        return self.nbytes or self.info.memory_estimate
+        return needed_bytes(self.model) or self.info.memory_estimate
 
     def become(self, model: ServedModel) -> None:
         """Be another model of the same name; it is not loaded."""
-        self.model, self.next, self.failure = model, None, None
-        self.info, self.nbytes = info_of(model), needed_bytes(model)
+        self.model, self.next, self.failure, self.given_up = model, None, None, False
+        self.info = info_of(model)
 
     def place(self) -> Place:
         """It, as the plan sees it."""
@@ -91,6 +92,7 @@ class Holding:
             name=self.name, nbytes=self.taken, where=self.where, pinned=pinned, open=self.open,
             waits_since=min(waits, default=None), last_used=self.last_used, loaded_at=self.loaded_at,
             idle_since=self.idle_since, keep_alive=self.stay.seconds, asked=self.stay.asked, closing=self.closing,
+            given_up=self.given_up,
         )  # fmt: skip
 
     def state(self, info: erllama.ModelInfo, now: float, unix: float) -> ModelState:

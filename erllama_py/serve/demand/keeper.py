@@ -21,8 +21,8 @@ from erllama_py.serve.config import ServedModel
 from erllama_py.serve.core.amounts import KeepAlive
 from erllama_py.serve.core.problems import Problem, problem_of, shutting_down
 from erllama_py.serve.core.served import LOADING_SECONDS, Lease, ServedState
+from erllama_py.serve.demand.backoff import MOST_SECONDS
 from erllama_py.serve.demand.facts import format_of
-from erllama_py.serve.demand.fitting import needed_bytes
 from erllama_py.serve.demand.holding import Failure, Holding, Stay
 from erllama_py.serve.demand.moves import Load, Moves, load_model
 from erllama_py.serve.demand.plan import plan
@@ -63,7 +63,7 @@ class Keeper:
         self.loader: Load = load_model
         """What loads a model."""
         self._timer: Timer | None = None
-        self._opened = self._closed = False
+        self._opened = self._started = self._closed = False
 
     def __iter__(self) -> Iterator[Holding]:
         """Those that are served."""
@@ -71,8 +71,8 @@ class Keeper:
 
     @property
     def is_ready(self) -> bool:
-        """Whether all that is to be there from the start is."""
-        return self._opened and not self.missing()
+        """Whether all that was to be there from the start has been."""
+        return self._started
 
     def taken(self, names: Collection[str] | None = None) -> int:
         """Bytes that models take, those that are being loaded or unloaded among them; of some, where they are named."""
@@ -84,7 +84,7 @@ class Keeper:
     def infos(self) -> list[erllama.ModelInfo]:
         """See `Served`."""
         loaded = {info.id: info for info in self._runtime.list_models()}
-        return [_info(one, loaded) for one in self if self._opened and not _is_due(one)]
+        return [_info(one, loaded) for one in self if not self._is_due(one)]
 
     def chat_format(self, model_id: str) -> erllama.ChatFormat | None:
         """See `Served`."""
@@ -93,7 +93,7 @@ class Keeper:
 
     def missing(self) -> list[str]:
         """See `Served`."""
-        return [one.name for one in self if not self._opened or _is_due(one)]
+        return [one.name for one in self if self._is_due(one)]
 
     def state(self) -> ServedState:
         """See `Served`."""
@@ -142,7 +142,7 @@ class Keeper:
         self._opened = True
         for one in [one for one in self if one.model.load == "start"]:
             await self.load(one.name)
-        self.loader = later
+        self.loader, self._started = later, True
 
     async def load(self, model_id: str) -> None:
         """Have a model loaded, however long it takes. Raises `Problem`, and what its load raises."""
@@ -182,11 +182,14 @@ class Keeper:
             is_new = one.removed or one.model.load != "start" or not one.loads
             if one.where == "out":
                 one.become(model)
-                one.wanted_since = self._now() if is_new and model.load == "start" else None
-            elif model.name in replaced or one.removed:
+                if model.load != "start":
+                    one.wanted_since = None
+                elif is_new and one.wanted_since is None:
+                    one.wanted_since = self._now()
+            elif model.name in replaced or one.closing:
                 one.next, one.removed = model, False
             else:
-                one.model, one.nbytes = model, needed_bytes(model)
+                one.model = model
         for name, one in before.items():
             _fail(one, _not_served)
             one.removed, one.wanted_since = True, None
@@ -198,6 +201,11 @@ class Keeper:
 
     def _now(self) -> float:
         return 0.0 if self.clock is None else self.clock.time()
+
+    def _is_due(self, one: Holding) -> bool:
+        """Whether the server is not ready without it. What a changed configuration adds is no such model: requests for
+        it wait, as for one on demand."""
+        return not self._started and not (self._opened and (one.model.load == "demand" or bool(one.loads)))
 
     def _holding(self, model_id: str) -> Holding:
         one = self._holdings.get(model_id)
@@ -220,7 +228,17 @@ class Keeper:
     def _give_back(self, one: Holding) -> None:
         one.open -= 1
         one.idle_since = self._now()
-        self._step()
+        given_up = not one.given_up and self._is_given_up(one)
+        one.given_up |= given_up
+        if given_up or not one.open:  # else the plan is as it was, and each of a thousand requests would make it again
+            self._step()
+
+    def _is_given_up(self, one: Holding) -> bool:
+        """Whether a model on demand crashed too often. One of the start stays as it is: the server's health says so."""
+        try:
+            return one.model.load == "demand" and self._runtime.model(one.name).phase == "failed"
+        except erllama.ErllamaError:
+            return False
 
     async def _wait(self, one: Holding) -> Lease:
         """A hold on a model, in its turn. Raises `Problem`."""
@@ -230,7 +248,8 @@ class Keeper:
             raise _failed(one.failure, self._now())
         waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         one.waiters[waiter] = self._now()
-        self._step()
+        if len(one.waiters) == 1:
+            self._step()
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -238,7 +257,8 @@ class Keeper:
                 waiter.result().release()  # it was given in the same turn of the loop
             raise
         finally:
-            if one.waiters.pop(waiter, None) is not None:
+            is_oldest = waiter is next(iter(one.waiters), None)
+            if one.waiters.pop(waiter, None) is not None and is_oldest:
                 self._step()
 
     def _ended(self, one: Holding) -> None:
@@ -249,7 +269,10 @@ class Keeper:
             elif one.next is not None:
                 one.become(one.next)
                 one.wanted_since = self._now() if one.model.load == "start" else None
-            elif one.failure is not None:
+            elif one.given_up:
+                error = erllama.ModelCrashed(one.name, "too often", gave_up=True)
+                one.failure, one.given_up = Failure(error, 1, self._now() + MOST_SECONDS), False
+            if one.failure is not None:
                 failure = one.failure
                 _fail(one, lambda: _failed(failure, self._now()))
         self._step()
@@ -287,11 +310,6 @@ class Keeper:
         self._timer = None if at is None else self.clock.call_at(at, self._step)
 
 
-def _is_due(one: Holding) -> bool:
-    """Whether it is to be there from the start, and was not yet."""
-    return one.model.load == "start" and not one.loads and one.failure is None
-
-
 def _info(one: Holding, loaded: dict[str, erllama.ModelInfo]) -> erllama.ModelInfo:
     """What is known of a model, loaded or not."""
     if one.where == "in" and one.name in loaded:
@@ -321,5 +339,8 @@ def _failed(failure: Failure, now: float) -> Problem:
     if isinstance(failure.error, erllama.InsufficientMemory):
         known = problem_of(failure.error)
         return Problem(known.kind, known.message, code=known.code, retry_after=seconds)
+    if isinstance(failure.error, erllama.ModelCrashed):
+        message = "the model crashed too often: it is loaded again after a while"
+        return Problem("unavailable", message, code="model_crashed", retry_after=seconds)
     message = "the model could not be loaded; the server's log says why"
     return Problem("unavailable", message, code="model_load_failed", retry_after=seconds)

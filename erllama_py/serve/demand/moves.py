@@ -35,6 +35,7 @@ class Moves:
     def __init__(self, runtime: erllama.Runtime, now: Callable[[], float], ended: Callable[[Holding], object]) -> None:
         self._runtime, self._now, self._ended = runtime, now, ended
         self._loading, self._unloading = set[asyncio.Task[None]](), set[asyncio.Task[None]]()
+        self._closing = asyncio.Event()
 
     def load(self, one: Holding, how: Load) -> None:
         """Begin to load a model."""
@@ -49,7 +50,8 @@ class Moves:
         self._begin(self._unloading, self._unload(one))
 
     async def close(self) -> None:
-        """Give loads up, and wait for what ends by itself."""
+        """Give loads up, and wait for what ends by itself; not for engines that do not end."""
+        self._closing.set()
         for task in self._loading:
             task.cancel()
         await asyncio.gather(*self._loading, *self._unloading, return_exceptions=True)
@@ -79,18 +81,27 @@ class Moves:
         self._ended(one)
 
     async def _unload(self, one: Holding) -> None:
-        while True:
-            try:
-                with suppress(erllama.ModelNotLoaded):
-                    await self._runtime.model(one.name).unload()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(STORE_SECONDS):
-                        await self._runtime.cache.flush()
-                break
-            except erllama.ModelStuck as error:
-                get_logger(NAME).error("a model does not let go of its memory", model=one.name, problem=str(error))
-                await asyncio.sleep(STUCK_SECONDS)
-            except erllama.ErllamaError:  # the runtime has ended, and everything with it
-                break
+        while not await self._has_gone(one):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STUCK_SECONDS):
+                    await self._closing.wait()
+                return  # the runtime gives its engine up, with all that it holds
         one.where, one.asked = "out", Stay(None)
         self._ended(one)
+
+    async def _has_gone(self, one: Holding) -> bool:
+        """Unload a model; whether its memory is free."""
+        try:
+            with suppress(erllama.ModelNotLoaded):
+                await self._runtime.model(one.name).unload()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STORE_SECONDS):
+                    await self._runtime.cache.flush()
+        except erllama.ModelStuck as error:
+            get_logger(NAME).error("a model does not let go of its memory", model=one.name, problem=str(error))
+            return False
+        except erllama.ErllamaError:  # the runtime has ended, and everything with it
+            pass
+        except Exception as error:  # else it would be on its way for good, and whoever waits for its memory with it
+            get_logger(NAME).error("a model was not unloaded as it should be", model=one.name, exc_info=error)
+        return True

@@ -11,6 +11,7 @@ too: `turn_seconds` from when the waiting one began to wait, or from when the la
 held: they take no more, and go when nobody has them any more. So a model that is loaded serves all who waited for it;
 of two that do not fit together each gets its turn; and a request waits no longer than for the turns, open requests and
 loads of those before it. A model goes for the sake of a waiting request alone: there are no more swaps than requests.
+But where models take more than the budget, since that has been lowered, those that nobody has go at once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Literal
 import msgspec
 
 Where = Literal["out", "loading", "in", "leaving"]
-Why = Literal["memory", "idle", "asked", "changed"]
+Why = Literal["memory", "idle", "asked", "changed", "failed"]
 
 TURN_SECONDS = 5.0  # some replies of a few hundred tokens: a swap takes a second or more
 
@@ -48,6 +49,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Whether that is because somebody asked, in place of what is configured."""
     closing: bool = False
     """Whether it goes as soon as nobody has it: its configuration has changed, or it is served no more."""
+    given_up: bool = False
+    """Whether it crashed too often, so that its supervisor does not restart it: it goes as soon as nobody has it."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,11 +72,16 @@ def plan(places: Sequence[Place], budget: int | None, now: float, turn_seconds: 
     wanted = (one for one in places if one.where == "out" and one.waits_since is not None)
     for one in sorted(wanted, key=_waits_since):
         made.place(one)
-    held = made.held | {one.name for one in places if one.closing and one.where == "in"}
+    held = made.held | {one.name for one in places if _is_ending(one) and one.where == "in"}
     return Plan(
         load=tuple(made.load), unload=tuple(made.unload.items()), held=held, never=tuple(made.never),
         wake_at=min(made.times, default=None),
     )  # fmt: skip
+
+
+def _is_ending(one: Place) -> bool:
+    """Whether it takes no request any more."""
+    return one.closing or one.given_up
 
 
 def _waits_since(one: Place) -> float:
@@ -99,13 +107,14 @@ class _Making:
             if (why := self._reason(one)) is not None:
                 self._let_go(one, why)
         self._others = [one for one in here if not one.pinned and one.name not in self.unload]
+        self._keep_to_budget()
 
     def _reason(self, one: Place) -> Why | None:
         """Why a model that is loaded goes, whoever waits."""
-        if one.open or (one.waits_since is not None and not one.closing):
+        if one.open or (one.waits_since is not None and not _is_ending(one)):
             return None
-        if one.closing:
-            return "changed"
+        if _is_ending(one):
+            return "failed" if one.given_up else "changed"
         if one.keep_alive is None:
             return None
         due = one.idle_since + one.keep_alive
@@ -117,6 +126,14 @@ class _Making:
     def _let_go(self, one: Place, why: Why) -> None:
         self.unload[one.name] = why
         self._coming += one.nbytes
+
+    def _keep_to_budget(self) -> None:
+        """Let models go where all of them take more than they may."""
+        if (excess := -self._free - self._coming) > 0:
+            chosen, _ = _fewest(_by_use(other for other in self._others if _is_idle(other)), excess)
+            self._claim(chosen)
+            for other in chosen:
+                self._let_go(other, "memory")
 
     def place(self, one: Place) -> None:
         """Have one loaded, or what it needs for that."""
@@ -138,8 +155,8 @@ class _Making:
         lacking -= from_coming
         if lacking <= 0:
             return
-        idle = [other for other in self._others if not other.open and other.waits_since is None]
-        busy = [other for other in self._others if other.open or other.waits_since is not None]
+        idle = [other for other in self._others if _is_idle(other)]
+        busy = [other for other in self._others if not _is_idle(other)]
         chosen, missing = _fewest(_by_use(idle), lacking)
         if missing <= 0:
             self._claim(chosen)
@@ -164,6 +181,10 @@ class _Making:
     def _claim(self, chosen: Iterable[Place]) -> None:
         names = {other.name for other in chosen}
         self._others = [other for other in self._others if other.name not in names]
+
+
+def _is_idle(one: Place) -> bool:
+    return not one.open and one.waits_since is None
 
 
 def _by_use(places: Iterable[Place]) -> list[Place]:

@@ -1,10 +1,14 @@
-"""Work on files of configurations and models, on a thread of its own: it blocks for as long as a disk takes."""
+"""Work on files of configurations and models, on a thread of its own: it blocks for as long as a disk or a hub takes.
+
+The thread is no reason for the process to go on: a server that is told to end does so while a download stands still.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -15,8 +19,14 @@ async def read_aside(work: Callable[[], T]) -> T:
 
     A caller that is cancelled does not wait for it.
     """
-    threads = ThreadPoolExecutor(1, thread_name_prefix="erllama-reading")
+    read: Future[T] = Future()
+    read.set_running_or_notify_cancel()  # it cannot be cancelled: the thread sets what comes of it in any case
+    threading.Thread(target=_do, args=(work, read), name="erllama-reading", daemon=True).start()
+    return await asyncio.wrap_future(read)
+
+
+def _do(work: Callable[[], T], read: Future[T]) -> None:
     try:
-        return await asyncio.wrap_future(threads.submit(work))
-    finally:
-        threads.shutdown(wait=False)
+        read.set_result(work())
+    except BaseException as error:  # whoever waits gets it
+        read.set_exception(error)

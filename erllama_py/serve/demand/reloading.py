@@ -1,8 +1,9 @@
 """A changed configuration, applied to a server that runs: `Reloading`.
 
-    read → compare → settle sizes → check that all fits → apply
+    read → compare → settle sizes → start new tiers → check that all fits → apply
 
-All that can go wrong is done before anything is applied: a file with an error changes nothing. No stream is ended:
+All that can go wrong is done before anything is applied: a file with an error changes nothing, tiers that were started
+for it are stopped again. No stream is ended:
 models that go, or come back as another one, do so once nobody has them. Reloads are done one after the other.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 
 import msgspec
@@ -62,10 +64,13 @@ class Reloading:
         found, new = changes(self.config, read), merged(self.config, read)
         new = await read_aside(partial(self._sized, new, found))
         free = psutil.virtual_memory().available + self._keeper.taken()
-        memory = await settle(self._runtime, new, free)
-        await check_fits(new, memory)
-        for name in new.tiers.keys() - self.config.tiers.keys():
-            await self._runtime.start_tier(name, new.tiers[name])
+        async with AsyncExitStack() as undo:
+            for name in new.tiers.keys() - self.config.tiers.keys():
+                await self._runtime.start_tier(name, new.tiers[name])
+                undo.push_async_callback(self._runtime.stop_tier, name)
+            memory = await settle(self._runtime, new, free)  # new tiers in memory among them
+            await check_fits(new, memory)
+            undo.pop_all()
         # In one turn of the loop: no request sees a half of it.
         self.config = new
         self._apply(new)

@@ -111,8 +111,12 @@ async def reloads(service: Service, wanted: asyncio.Event, systemd: Systemd) -> 
                 get_logger(NAME).warning("there is no configuration file to read again")
             else:
                 await service.reload()
-        except (erllama.ErllamaError, Problem) as error:
+        except erllama.ErllamaError:
+            pass  # it is in the log
+        except Problem as error:
             get_logger(NAME).error("nothing was reloaded", problem=str(error))
+        except Exception as error:  # whatever reading runs into: the server goes on as it is
+            get_logger(NAME).error("nothing was reloaded", exc_info=error)
         systemd.tell("READY=1")
 
 

@@ -63,6 +63,12 @@ def wanted(name: str, nbytes: int, since: float = 99.0, **given: Any) -> Place:
         ([loaded("a", 1, closing=True)], 10, Plan(unload=(("a", "changed"),), held=frozenset("a"))),
         ([loaded("a", 1, closing=True, open=2)], 10, Plan(held=frozenset("a"))),
         ([loaded("a", 1, closing=True, waits_since=9.0)], 10, Plan(unload=(("a", "changed"),), held=frozenset("a"))),
+        ([loaded("a", 1, given_up=True, waits_since=9.0)], 10, Plan(unload=(("a", "failed"),), held=frozenset("a"))),
+        ([loaded("a", 1, given_up=True, open=2)], 10, Plan(held=frozenset("a"))),
+        ([loaded("a", 6, 8.0), loaded("b", 6, 9.0)], 11, Plan(unload=(("a", "memory"),))),
+        ([loaded("a", 6, 8.0, open=1), loaded("b", 6, 9.0, pinned=True)], 3, Plan()),
+        ([loaded("a", 6), place("b", 2, where="leaving")], 6, Plan()),
+        ([loaded("a", 6, 8.0), loaded("b", 6, 9.0), wanted("c", 5)], 11, Plan(unload=(("a", "memory"),))),
     ],
 )  # fmt: skip
 def test_what_is_done(places: list[Place], budget: int | None, expected: Plan) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.demand import Demanded, config, demanded, stub
+from helpers.demand import Demanded, Loads, config, demanded, stub
 from helpers.runtime import until
 from helpers.served import events
 
@@ -191,3 +191,92 @@ async def test_one_that_was_removed_comes_back() -> None:
         lease.release()
         assert (await asked).status_code == 200
         assert at.state("a").loads == 2
+
+
+async def test_a_model_that_a_change_adds_makes_nobody_wait_but_those_who_ask_for_it() -> None:
+    """One that is to be there from the start is loaded now; the server is ready meanwhile, and reads its file again."""
+    loads = Loads()
+    gate = loads.hold("b")
+    added = stub("b", 30, load="start")
+    async with demanded(config(stub("a", 30)), loads=loads) as at:
+        await reload(at, config(stub("a", 30), added))
+        await until(lambda: at.state("b").state == "loading")
+        assert (await at.client.get("/health")).status_code == 200
+        asked = asyncio.create_task(at.chat("b"))
+        await until(lambda: at.state("b").waiting == 1)
+        assert (await reload(at, config(stub("a", 30), added, stub("c", 30))))["added"] == ["c"]
+        gate.set()
+        assert (await asked).status_code == 200
+
+
+async def test_one_that_finds_no_room_is_taken_out_again() -> None:
+    """Beside one that is pinned: the server is ready, and another change is taken."""
+    models = [stub("a", pinned=True), stub("b", 30)]
+    async with demanded(config(*models)) as at:
+        assert (await at.chat("a")).status_code == 200
+        await reload(at, config(*models, stub("c", load="start")))
+        assert (await at.client.get("/health")).status_code == 200
+        assert (await at.chat("c")).json()["error"]["code"] == "model_does_not_fit"
+        assert (await reload(at, config(*models)))["removed"] == ["c"]
+
+
+async def test_a_change_of_what_is_to_come_holds() -> None:
+    """While a stream has a model, it is replaced, and what is to come is changed again."""
+    later = stub("a", context_opts={"n_ctx": 4096, "n_seq_max": 4})
+    async with demanded(config(stub("a"))) as at:
+        lease = await at.app.service.served.lease("a")
+        await reload(at, config(later))
+        assert (await reload(at, config({**later, "pinned": True})))["changed"] == ["models.a.pinned"]
+        lease.release()
+        assert (await at.chat("a")).status_code == 200
+        assert at.state("a").pinned
+        assert at.app.service.models()["a"].context_size == 4096
+
+
+async def test_one_of_the_start_that_waits_for_memory_still_comes_after_another_change() -> None:
+    """It was replaced, and what it needs is in use."""
+    first, other = stub("a", 60, load="start"), stub("b", 60)
+    later = {**first, "context_opts": {"n_ctx": 4096, "n_seq_max": 4}}
+    async with demanded(config(first, other)) as at:
+        lease = await at.app.service.served.lease("b")
+        await reload(at, config(later, other))
+        assert at.state("a").state == "unloaded"
+        at.app.service.served.unload("a")
+        await reload(at, config({**later, "load": "demand"}, other))
+        await reload(at, config(later, other))
+        assert at.state("a").state == "waiting"
+        await reload(at, config(later, other, server={"max_open": 9}))
+        assert at.state("a").state == "waiting"
+        lease.release()
+        served = at.app.service.served
+        served.unload("b")
+        await until(lambda: at.state("a").state == "loaded")
+
+
+async def test_a_smaller_budget_is_kept_at_once() -> None:
+    """Those that nobody has go; one that is in use goes on."""
+    models = [stub("a", 40), stub("b", 40)]
+    async with demanded(config(*models)) as at:
+        for name in ("b", "a"):
+            assert (await at.chat(name)).status_code == 200
+        lease = await at.app.service.served.lease("b")
+        await reload(at, config(*models, room=50))
+        await until(lambda: at.state("a").state == "unloaded")
+        assert at.state("b").state == "loaded"
+        lease.release()
+
+
+async def test_tiers_of_a_change_that_is_refused_are_stopped_again(tmp_path: Path) -> None:
+    """Else no later change could start them."""
+    (tmp_path / "file").write_text("")
+    good: Any = {"kind": "ram_file", "root": str(tmp_path / "good"), "quota_bytes": 1 << 20}
+    bad: Any = {"kind": "disk", "root": str(tmp_path / "file" / "below")}
+    model = stub("a", tier_srv="ram")
+    async with demanded(config(model)) as at:
+        for tiers in ({"good": good, "bad": bad}, {"good": {**good, "quota_bytes": 200 << 20}}):
+            at.changed.append(config(model, tiers=tiers))
+            assert (await at.client.post("/erllama/reload")).status_code == 400
+            assert [tier.name for tier in await at.app.service.runtime.cache.tiers()] == ["ram"]
+        before = at.app.service.states().reserved_bytes
+        assert (await reload(at, config(model, tiers={"good": good})))["changed"] == ["tiers.good"]
+        assert at.app.service.states().reserved_bytes == before + (1 << 20)
