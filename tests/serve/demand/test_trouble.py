@@ -16,6 +16,7 @@ import erllama_py as erllama
 from erllama_py import tree
 from erllama_py.serve.demand.holding import Holding
 from erllama_py.serve.demand.moves import Moves
+from erllama_py.serve.demand.plan import plan
 
 pytestmark = pytest.mark.anyio
 
@@ -45,8 +46,6 @@ async def test_requests_that_wait_together_plan_once(monkeypatch: pytest.MonkeyP
         nonlocal plans
         plans += 1
         return plan(*given)
-
-    from erllama_py.serve.demand.keeper import plan
 
     monkeypatch.setattr("erllama_py.serve.demand.keeper.plan", counting)
     loads = Loads()
