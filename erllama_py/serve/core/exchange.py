@@ -153,16 +153,14 @@ class Exchange:
         model_id = self.info(name).id
         if self._lease is None or self._lease.model_id != model_id:
             self._let_go()  # before it waits: two requests that hold what the other waits for would wait for ever
-            self._lease = self.service.served.try_lease(model_id)
-            if self._lease is None:
-                await self.answer(self._wait_for(model_id))
+            served = self.service.served
+            self._lease = served.try_lease(model_id) or await self.answer(self._wait_for(model_id))
         return self.service.runtime.model(model_id)
 
-    async def _wait_for(self, model_id: str) -> None:
-        """Have the model. The lease is kept here and not returned: whoever is cancelled does not read what a task gives
-        back, and nobody would release it."""
+    async def _wait_for(self, model_id: str) -> Lease:
         with live_span("erllama.load", lambda: {"gen_ai.request.model": model_id}):
-            self._lease = await self.service.served.lease(model_id)
+            self._lease = await self.service.served.lease(model_id)  # else one who is cancelled now would lose it
+            return self._lease
 
     def info(self, name: str | None) -> erllama.ModelInfo:
         """What is known of the model that it names, loaded or not. Raises `Problem`."""

@@ -19,6 +19,7 @@ import msgspec
 import erllama_py as erllama
 from erllama_py.serve.config import ServedModel
 from erllama_py.serve.core.amounts import KeepAlive
+from erllama_py.serve.core.logs import NAME
 from erllama_py.serve.core.problems import Problem, problem_of, shutting_down
 from erllama_py.serve.core.served import LOADING_SECONDS, Lease, ServedState
 from erllama_py.serve.demand.backoff import MOST_SECONDS
@@ -26,6 +27,7 @@ from erllama_py.serve.demand.facts import format_of
 from erllama_py.serve.demand.holding import Failure, Holding, Stay
 from erllama_py.serve.demand.moves import Load, Moves, load_model
 from erllama_py.serve.demand.plan import plan
+from erllama_py.watch.log import get_logger
 
 
 class Timer(Protocol):
@@ -120,8 +122,9 @@ class Keeper:
         except TimeoutError:
             if not limit.expired():
                 raise
-            busy = sum(other.open > 0 for other in self._holdings.values())
-            message = f"the model was not loaded within {self.wait_seconds:g} s: {busy} others are in use"
+            busy = sum(other.open > 0 for other in self._holdings.values() if other is not one)
+            why = f"; other models that are in use: {busy}" if busy else ""
+            message = f"the model was not loaded within {self.wait_seconds:g} s{why}"
             raise Problem("unavailable", message, code="model_loading", retry_after=LOADING_SECONDS) from None
 
     def keep(self, model_id: str, seconds: float | None) -> bool:
@@ -189,6 +192,8 @@ class Keeper:
             elif model.name in replaced or one.closing:
                 one.next, one.removed = model, False
             else:
+                if model.pinned and not one.model.pinned:
+                    one.asked = Stay(None)  # what a request said before holds no more
                 one.model = model
         for name, one in before.items():
             _fail(one, _not_served)
@@ -285,6 +290,8 @@ class Keeper:
         made = plan([one.place() for one in self._holdings.values()], room, self._now())
         self._held = made.held
         for name in made.never:
+            if self._holdings[name].wanted_since is not None:
+                get_logger(NAME).error("a model does not fit beside those that stay loaded", model=name)
             self._holdings[name].wanted_since = None
             _fail(self._holdings[name], _no_room)
         for name, why in made.unload:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 
 import msgspec
@@ -66,8 +66,8 @@ class Reloading:
         free = psutil.virtual_memory().available + self._keeper.taken()
         async with AsyncExitStack() as undo:
             for name in new.tiers.keys() - self.config.tiers.keys():
+                undo.push_async_callback(self._stop_tier, name)  # it may be there although its start is cancelled
                 await self._runtime.start_tier(name, new.tiers[name])
-                undo.push_async_callback(self._runtime.stop_tier, name)
             memory = await settle(self._runtime, new, free)  # new tiers in memory among them
             await check_fits(new, memory)
             undo.pop_all()
@@ -78,6 +78,10 @@ class Reloading:
         self._keeper.wait_seconds = new.server.wait_seconds
         self._keeper.configure(new.models, new.server.keep_alive, found.replaced)
         return found
+
+    async def _stop_tier(self, name: str) -> None:
+        with suppress(erllama.TierNotFound):
+            await self._runtime.stop_tier(name)
 
     def _sized(self, new: Config, found: Changes) -> Config:
         """The configuration with every size settled. Models that stay have the sizes that they have; others may have

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.demand import Demanded, Loads, config, demanded, stub
+from helpers.demand import Demanded, Hands, Loads, config, demanded, stub
 from helpers.runtime import until
 from helpers.served import events
 
+import erllama_py as erllama
 from erllama_py.serve.access import KeyOpts, make_key
 from erllama_py.serve.app import create_app
 from erllama_py.serve.config import Config, ConfigError, read_config
@@ -280,3 +281,38 @@ async def test_tiers_of_a_change_that_is_refused_are_stopped_again(tmp_path: Pat
         before = at.app.service.states().reserved_bytes
         assert (await reload(at, config(model, tiers={"good": good})))["changed"] == ["tiers.good"]
         assert at.app.service.states().reserved_bytes == before + (1 << 20)
+
+
+async def test_one_that_is_pinned_now_stays_whatever_a_request_said_before() -> None:
+    """Its client wanted it to go at once."""
+    clock = Hands()
+    async with demanded(config(stub("a")), clock=clock) as at:
+        lease = await at.app.service.served.lease("a")
+        at.app.service.served.keep("a", 1.0)
+        await reload(at, config(stub("a", pinned=True)))
+        lease.release()
+        clock.advance(100.0)
+        assert (at.state("a").state, at.state("a").expires_at) == ("loaded", None)
+
+
+async def test_a_reload_that_is_cancelled_leaves_no_tier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one starts the same tier."""
+    tier: Any = {"kind": "disk", "root": str(tmp_path / "tier")}
+    model, start_tier, started = stub("a", tier_srv="ram"), erllama.Runtime.start_tier, asyncio.Event()
+
+    async def starting(runtime: erllama.Runtime, name: str, spec: Any) -> None:
+        await start_tier(runtime, name, spec)
+        started.set()
+        await asyncio.Event().wait()
+
+    async with demanded(config(model)) as at:
+        at.changed.append(config(model, tiers={"t": tier}))
+        assert at.app.service.reload is not None
+        with monkeypatch.context() as patched:
+            patched.setattr(erllama.Runtime, "start_tier", starting)
+            reloading = asyncio.ensure_future(at.app.service.reload())
+            await started.wait()
+            reloading.cancel()
+            await asyncio.gather(reloading, return_exceptions=True)
+        assert [one.name for one in await at.app.service.runtime.cache.tiers()] == ["ram"]
+        assert (await at.client.post("/erllama/reload")).json()["changed"] == ["tiers.t"]
