@@ -29,7 +29,7 @@ from erllama_py.serve.core.header_route import HeaderRoute
 from erllama_py.serve.core.hints import without_idle_structure
 from erllama_py.serve.core.lasting import LastingStream
 from erllama_py.serve.core.logs import log_failure, log_request
-from erllama_py.serve.core.problems import STATUS, Kind, Problem, problem_of, shutting_down
+from erllama_py.serve.core.problems import STATUS, Kind, Problem, problem_of, shutting_down, stopped
 from erllama_py.serve.core.readers import Connection, take_up
 from erllama_py.serve.core.served import Lease
 from erllama_py.serve.core.service import Service, Tenant
@@ -41,6 +41,7 @@ T = TypeVar("T")
 JSON = "application/json"
 UNASKED = 8192  # tokens of a reply where nobody says: the library's own bound, which a higher one does not lift
 LEFT = 499  # nobody reads the status: its client has left
+WORK = "erllama.work"  # in the scope of a request whose client has been answered: the task of one that may go on
 FACTS = "erllama.facts"  # in the scope of a request that is over: its line in the log, for what is around endpoints
 
 
@@ -114,7 +115,7 @@ class Exchange:
         self._pieces = 0
         self._model = ""
         self._end: Callable[[], object] | None = None
-        self._hurried = False
+        self._ended_by: Problem | None = None
         self._response: Streamed | None = None
         self._lease: Lease | None = None
         self._data: bytes | None = None
@@ -144,7 +145,7 @@ class Exchange:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise shutting_down() if self._hurried else too_slow(seconds) from None
+            raise self._ended_by if self._ended_by is not None else too_slow(seconds) from None
         finally:
             self._end = None
 
@@ -212,7 +213,7 @@ class Exchange:
             if not task.done():
                 raise Gone
             if task.cancelled():
-                raise shutting_down()
+                raise self._ended_by or shutting_down()
             result = task.result()
         finally:
             gone.cancel()
@@ -255,12 +256,20 @@ class Exchange:
 
     def _end_with(self, end: Callable[[], object]) -> None:
         self._end = end
-        if self._hurried:
+        if self._ended_by is not None:
             end()
 
     def hurry(self) -> None:
-        """End with what there is."""
-        self._hurried = True
+        """End with what there is, since the server ends."""
+        self._end_now(shutting_down())
+
+    def stop(self) -> None:
+        """End with what there is, since its client wants no more."""
+        self._end_now(stopped())
+
+    def _end_now(self, why: Problem) -> None:
+        if self._ended_by is None:
+            self._ended_by = why
         if self._end is not None:
             self._end()
 
@@ -324,10 +333,13 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever comes of it."""
-        if self._lasts and self._service.lasting.enabled and NAME in Headers(scope=scope):
+        if self._lasts and NAME in Headers(scope=scope):
             connection = Connection(receive, send, self._service.settings.send_seconds)
             work = self._serve(scope, connection.receive, connection.send, connection)
-            await connection.serve(work, self._service.lasting.tasks)
+            try:
+                await connection.serve(work, self._service.lasting.tasks)
+            finally:
+                scope[WORK] = connection.task
         else:
             await self._serve(scope, receive, send)
 

@@ -15,11 +15,14 @@ import msgspec
 from starlette.types import Message
 
 from erllama_py.serve.core.problems import RETRY_SECONDS, Problem
-from erllama_py.serve.core.replay import Held, Replay, given_to_all, leavers, split
+from erllama_py.serve.core.replay import Held, Replay, given_to_all, givers, leavers, split
 from erllama_py.serve.core.settings import ServerOpts
 
 Key = tuple[str, str]
 """The tenant, and the client's id for the stream."""
+
+
+NUMBER_BYTES = 24  # of an event's number in its text, at most
 
 
 class Left(OSError):
@@ -37,11 +40,13 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class LastingStream:
-    """One stream. `room` is asked before it grows; `forget` is told when it cannot be taken up any more."""
+    """One stream. `room` is asked before it grows, and says how many bytes are left for all; `grew` is told by how many
+    it has; `forget` when it cannot be taken up any more."""
 
     def __init__(
         self, asked: Asked, most: int, seconds: float, *, end: Callable[[], None],
-        room: Callable[[LastingStream, int], None], forget: Callable[[LastingStream], None],
+        room: Callable[[LastingStream, int], int], grew: Callable[[LastingStream, int], None],
+        forget: Callable[[LastingStream], None],
     ) -> None:  # fmt: skip
         self.asked, self.end = asked, end
         self.replay = Replay(most)
@@ -57,7 +62,7 @@ class LastingStream:
         self.pulses = 0
         self.news = asyncio.Event()
         """Set at the next change; then there is another one."""
-        self._seconds, self._room, self._forget = seconds, room, forget
+        self._seconds, self._room, self._grew, self._forget = seconds, room, grew, forget
         self._readers: dict[object, int] = {}
         self._sent = 0
         self._gone = asyncio.Event()
@@ -71,6 +76,11 @@ class LastingStream:
     def held(self) -> Held:
         """What it holds now."""
         return Held(key=self.asked.key, nbytes=self.replay.nbytes, over=self.over, left_at=self._left_at)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody reads it."""
+        return self._left_at is not None
 
     # --- the side of its request -----------------------------------------------------------------------------------
 
@@ -94,13 +104,23 @@ class LastingStream:
         self._tell()
 
     async def _keep(self, event: bytes) -> None:
-        self._room(self, len(event))
-        while not self.replay.add(event, given_to_all(self._readers.values(), self._sent)):
+        while True:
+            spare, before = self._room(self, len(event) + NUMBER_BYTES), self.replay.nbytes
+            if self.replay.add(event, self._given(), spare):
+                break
             if not self._readers or self._gone.is_set():
                 self.leave()
                 raise Left
             await self.news.wait()
+        self._grew(self, self.replay.nbytes - before)
         self._tell()
+
+    def shrink(self, excess: int) -> None:
+        """Let go of what all its readers have had, for about so many bytes."""
+        self._grew(self, -self.replay.shrink(excess, self._given()))
+
+    def _given(self) -> int:
+        return given_to_all(self._readers.values(), self._sent)
 
     def finish(self) -> None:
         """Its request is over. What it said is kept for those who come back."""
@@ -190,6 +210,9 @@ class LastingStreams:
     def __init__(self, settings: ServerOpts) -> None:
         self.settings = settings
         self._streams: dict[Key, LastingStream] = {}
+        self._of_tenants: Counter[str] = Counter()
+        self.nbytes = 0
+        """What is kept."""
         self._also: dict[Key, LastingStream] = {}
         self.tasks = set[asyncio.Task[None]]()
         self.resumed: Counter[str] = Counter()
@@ -201,11 +224,6 @@ class LastingStreams:
     def enabled(self) -> bool:
         """Whether streams can be taken up at all."""
         return self.settings.resume_seconds > 0.0
-
-    @property
-    def nbytes(self) -> int:
-        """What is kept."""
-        return sum(one.replay.nbytes for one in self._streams.values())
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -220,13 +238,13 @@ class LastingStreams:
             before.leave()
         mine = [one.held() for one in self._streams.values() if one.asked.key[0] == asked.key[0]]
         excess = len(mine) + 1 - self.settings.max_resumable
-        if len(gone := leavers(mine, count=excess)) < excess:
+        if len(gone := leavers(mine, excess)) < excess:
             message = f"{len(mine)} streams of this client can be taken up, as many as this server keeps"
             raise Problem("overloaded", message, code="too_many_streams", retry_after=RETRY_SECONDS)
         self._drop(gone)
         stream = LastingStream(
             asked, self.settings.resume_bytes, self.settings.resume_seconds, end=end, room=self._make_room,
-            forget=self._forget,
+            grew=self._count, forget=self._forget,
         )  # fmt: skip
         self._streams[asked.key] = stream
         return stream
@@ -246,10 +264,26 @@ class LastingStreams:
             stream.leave()
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
-    def _make_room(self, stream: LastingStream, more: int) -> None:
-        excess = self.nbytes + more - self.settings.max_resume_bytes
-        if excess > 0:
-            self._drop(leavers([one.held() for one in self._streams.values() if one is not stream], excess=excess))
+    def _make_room(self, stream: LastingStream, more: int) -> int:
+        """Make others go for it, see `givers`, or let go of what their readers have had; how many bytes are left."""
+        most, mine = self.settings.max_resume_bytes, stream.asked.key[0]
+        if self.nbytes + more <= most:
+            return most - self.nbytes
+        idle = [one.held() for one in self._streams.values() if one.idle and one is not stream]
+        self._drop(givers(idle, self._of_tenants, self.nbytes + more - most, mine))
+        if self.nbytes + more > most:
+            has = self._of_tenants[mine]
+            richer = [one for one in self._streams.values() if self._of_tenants[one.asked.key[0]] > has]
+            for one in sorted(richer, key=lambda one: one.replay.nbytes, reverse=True):
+                if (excess := self.nbytes + more - most) <= 0:
+                    break
+                one.shrink(excess)
+        return max(most - self.nbytes, 0)
+
+    def _count(self, stream: LastingStream, more: int) -> None:
+        if self._streams.get(stream.asked.key) is stream:
+            self.nbytes += more
+            self._of_tenants[stream.asked.key[0]] += more
 
     def _drop(self, gone: list[Held]) -> None:
         for one in gone:
@@ -257,7 +291,10 @@ class LastingStreams:
 
     def _forget(self, stream: LastingStream) -> None:
         if self._streams.get(stream.asked.key) is stream:
+            self._count(stream, -stream.replay.nbytes)
             del self._streams[stream.asked.key]
+            if not self._of_tenants[stream.asked.key[0]]:
+                del self._of_tenants[stream.asked.key[0]]
             if stream.expired and not stream.was_read:
                 self.expired[stream.asked.api] += 1
         for key in [key for key, one in self._also.items() if one is stream]:

@@ -94,3 +94,9 @@ def problem_of(error: BaseException) -> Problem:
 def shutting_down() -> Problem:
     """What a request is told that comes too late, or is ended with nothing to show."""
     return Problem("unavailable", "the server is shutting down", code="shutting_down", retry_after=5)
+
+
+def stopped() -> Problem:
+    """What a request is told that its own client has stopped, while there was nothing of its reply. Clients ask again
+    after 409 and 503 by themselves, and not after this."""
+    return Problem("invalid", "the request was stopped before its reply began", code="request_stopped")

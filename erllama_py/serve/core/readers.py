@@ -18,7 +18,18 @@ from erllama_py.serve.core.bodies import check_values
 from erllama_py.serve.core.lasting import Asked, Key, LastingStream
 from erllama_py.serve.core.service import Service, Tenant
 from erllama_py.serve.core.streams import until_gone
-from erllama_py.serve.core.taking_up import AFTER, Known, after_of, begins, digest_of, name_of, no_stream, streams
+from erllama_py.serve.core.taking_up import (
+    AFTER,
+    Known,
+    after_of,
+    begins,
+    digest_of,
+    name_of,
+    no_stream,
+    streams,
+    unknown,
+)
+from erllama_py.serve.core.tenants import tenant_key
 
 T = TypeVar("T")
 
@@ -40,8 +51,8 @@ class Asking(Protocol):
     async def answer(self, work: Coroutine[Any, Any, T]) -> T:
         """What comes of work, while its client is there."""
 
-    def hurry(self) -> None:
-        """End with what there is."""
+    def stop(self) -> None:
+        """End with what there is, since its client wants no more."""
 
 
 class Reader:
@@ -105,6 +116,8 @@ class Connection:
         self._receive, self._send, self._patience = receive, send, patience
         self._stream: LastingStream | None = None
         self._lasts = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        """The work, which goes on after `serve` where its stream lasts."""
 
     def lasts(self, stream: LastingStream) -> None:
         """From now on its request speaks to the stream."""
@@ -125,7 +138,7 @@ class Connection:
 
     async def serve(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
         """Answer the client with what the work says; in `tasks` a stream that lasts goes on without the client."""
-        task = asyncio.create_task(self._work(work))
+        task = self.task = asyncio.create_task(self._work(work))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         lasts = asyncio.ensure_future(self._lasts.wait())
@@ -170,7 +183,12 @@ def _is_stream(head: Message) -> bool:
 async def take_up(exchange: Asking, connection: Connection, api: str) -> Reader | None:
     """What answers a request that takes up a stream. None for one that is to be answered by itself; where it asks for a
     stream, that lasts from now on. Raises `Problem`."""
-    name, after = name_of(exchange.request.headers), after_of(exchange.request.headers.get(AFTER))
+    after = after_of(exchange.request.headers.get(AFTER))
+    if not exchange.service.lasting.enabled:
+        if after:
+            raise unknown()  # its client has a part already: the whole would be doubled
+        return None
+    name = name_of(exchange.request.headers)
     data = await exchange.data()
     await check_values(data)
     if name is None or not streams(data):
@@ -181,7 +199,7 @@ async def take_up(exchange: Asking, connection: Connection, api: str) -> Reader 
     if (reader := await taken_up(exchange, key, digest, after)) is not None:
         return reader
     asked = Asked(key, digest, api, exchange.id)
-    exchange.lasting = exchange.service.lasting.begin(asked, exchange.hurry)
+    exchange.lasting = exchange.service.lasting.begin(asked, exchange.stop)
     connection.lasts(exchange.lasting)
     return None
 
@@ -206,7 +224,7 @@ async def taken_up(exchange: Asking, key: Key, digest: bytes | None, after: int 
 
 def stream_key(exchange: Asking, name: str) -> Key:
     """The id of a stream, which is its tenant's alone."""
-    return exchange.tenant.name or exchange.tenant.salt or "", name
+    return tenant_key(exchange.tenant), name
 
 
 def name_stream(exchange: Asking, name: str) -> None:

@@ -7,7 +7,7 @@ connection that breaks may never arrive.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -42,21 +42,32 @@ class Replay:
         """The number of the newest event, 0 before there is one."""
         return self.first + len(self._events) - self._gone - 1
 
-    def add(self, event: bytes, given: int) -> bool:
+    def add(self, event: bytes, given: int, spare: int | None = None) -> bool:
         """Keep an event, with its number. The oldest ones up to `given`, which all readers have had, go where there is
-        no room. False, with nothing changed, where that is not enough."""
+        no room: for it, or beyond the `spare` bytes that are left for all streams. False, with nothing changed, where
+        that is not enough."""
         text = numbered(event, self.last + 1)
-        excess = self.nbytes + len(text) - self._most
-        goes, freed = 0, 0
-        while freed < excess and self.first + goes <= min(given, self.last):
-            freed += len(self._events[self._gone + goes])
-            goes += 1
+        excess = max(self.nbytes + len(text) - self._most, 0 if spare is None else len(text) - spare)
+        goes, freed = self._evictable(excess, given)
         if freed < excess and freed < self.nbytes:
             return False
         self._evict(goes)
         self._events.append(text)
         self.nbytes += len(text)
         return True
+
+    def shrink(self, excess: int, given: int) -> int:
+        """Let go of the oldest events up to `given`, for about so many bytes; how many that were."""
+        goes, freed = self._evictable(excess, given)
+        self._evict(goes)
+        return freed
+
+    def _evictable(self, excess: int, given: int) -> tuple[int, int]:
+        goes, freed = 0, 0
+        while freed < excess and self.first + goes <= min(given, self.last):
+            freed += len(self._events[self._gone + goes])
+            goes += 1
+        return goes, freed
 
     def place(self, after: int) -> Place:
         """Whether a reader that has all events up to `after` can be given the rest."""
@@ -98,16 +109,28 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     """Since when nobody reads it; `None` while somebody does."""
 
 
-def leavers(held: Sequence[Held], *, excess: int = 0, count: int = 0) -> list[Held]:
-    """The streams that go so that `excess` bytes are freed, and `count` streams: those that are over first, then those
-    that nobody reads, the longest left first of each. None that is being read goes, be that enough or not."""
-    idle = [one for one in held if one.left_at is not None]
-    gone = list[Held]()
-    for one in sorted(idle, key=_rank):
-        if excess <= 0 and count <= len(gone):
+def leavers(held: Sequence[Held], count: int) -> list[Held]:
+    """So many streams, which go for others: those that are over first, then those that nobody reads, the longest left
+    first of each. None that is being read goes, be that enough or not."""
+    return sorted((one for one in held if one.left_at is not None), key=_rank)[: max(count, 0)]
+
+
+def givers(held: Sequence[Held], totals: Mapping[str, int], excess: int, grows: str) -> list[Held]:
+    """The streams that go so that one of the tenant `grows` has `excess` bytes more, of the tenants that have as much
+    as this one, by `totals`: always of the one that has most, in the order of `leavers`. So no tenant takes from those
+    that have less."""
+    left, gone = dict(totals), list[Held]()
+    idle = dict[str, list[Held]]()
+    for one in sorted((one for one in held if one.left_at is not None), key=_rank, reverse=True):
+        idle.setdefault(one.key[0], []).append(one)
+    while excess > 0:
+        having = [tenant for tenant, mine in idle.items() if mine and left[tenant] >= left.get(grows, 0)]
+        if not having:
             break
-        gone.append(one)
-        excess -= one.nbytes
+        most = max(having, key=lambda tenant: left[tenant])
+        gone.append(idle[most].pop())
+        left[most] -= gone[-1].nbytes
+        excess -= gone[-1].nbytes
     return gone
 
 

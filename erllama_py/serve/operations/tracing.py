@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from erllama_py.serve.core.exchange import FACTS, LEFT
+from erllama_py.serve.core.exchange import FACTS, LEFT, WORK
 from erllama_py.watch.tracer import tracer
 
 if TYPE_CHECKING:
@@ -39,34 +39,46 @@ class Traces:
 
     async def _traced(self, found: Tracer, scope: Scope, receive: Receive, send: Send) -> None:
         from opentelemetry.propagate import extract
-        from opentelemetry.trace import SpanKind, get_current_span
+        from opentelemetry.trace import SpanKind, get_current_span, use_span
 
         inside = get_current_span().get_span_context().is_valid  # of a host that makes spans of requests itself
         headers = dict[str, list[str]]()
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
-        with found.start_as_current_span(
+        span = found.start_span(
             method_of(scope), None if inside else extract(headers), SpanKind.INTERNAL if inside else SpanKind.SERVER,
             {"http.request.method": method_of(scope), "url.scheme": scope.get("scheme", "http")},
-            record_exception=False, set_status_on_exception=False,
-        ) as span:  # fmt: skip
-            sent: list[int] = []
+        )  # fmt: skip
+        with use_span(span, record_exception=False, set_status_on_exception=False):
+            await self._watched(span, scope, receive, send)
 
-            async def watched(message: Message) -> None:
-                if message["type"] in ("http.response.start", "websocket.http.response.start"):
-                    sent.append(message["status"])
-                elif message["type"] == "websocket.accept":
-                    sent.append(101)
-                await send(message)
+    async def _watched(self, span: Span, scope: Scope, receive: Receive, send: Send) -> None:
+        sent: list[int] = []
 
-            raised = None
-            try:
-                await self._app(scope, receive, watched)
-            except Exception as error:
-                raised = type(error).__name__
-                raise
-            finally:
-                _tell(span, scope, sent[0] if sent else None, raised)
+        async def watched(message: Message) -> None:
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+                sent.append(message["status"])
+            elif message["type"] == "websocket.accept":
+                sent.append(101)
+            await send(message)
+
+        raised = None
+
+        def end(_: object = None) -> None:
+            _tell(span, scope, sent[0] if sent else None, raised)
+            span.end()
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            raised = type(error).__name__
+            raise
+        finally:
+            work = scope.get(WORK)
+            if work is None or work.done():
+                end()
+            else:
+                work.add_done_callback(end)  # its client has left, and may come back: the request goes on
 
 
 def method_of(scope: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from erllama_py.serve.core.streams import SSE
 from erllama_py.serve.core.taking_up import AFTER, after_of
 
 API = Api("streams", error_body)
-ONE = "/v1/stream/{conversation_id}"
+ONE = "/v1/stream/{conversation_id:path}"  # an id may have slashes
 
 
 def routes(service: Service) -> list[Route]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -137,6 +137,23 @@ async def test_a_client_that_leaves_its_stream_ends_its_spans() -> None:
 
 
 @pytest.mark.anyio
+async def test_the_span_of_a_stream_that_is_to_be_taken_up_lasts_as_long_as_its_request() -> None:
+    """Its client has left: it says what the request came to, and its calls lie within it."""
+    gone = asyncio.Event()
+    with traced() as spans:
+        async with served() as at:
+            await _ask(at.app, LONG, gone, at_first=gone.set, headers=[(b"x-conversation-id", b"a")])
+            assert not [span for span in spans.all() if span.name == ROUTE]
+            await until(lambda: not at.app.service.lasting.tasks)
+            await at.client.get("/v1/stream/a")
+    span, call = spans.one(ROUTE), spans.one("chat tiny")
+    assert attributes(span)["erllama.finish_reason"] == "length"
+    assert (span.end_time or 0) >= (call.end_time or 0)
+    assert spans.below(span) == [call]
+    assert spans.one("GET /v1/stream/{conversation_id:path}").parent is None
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_leaves_before_an_answer_has_seen_no_status(stream: bool) -> None:
     """While its request waits, or its prompt is read."""
@@ -157,8 +174,9 @@ async def test_a_client_that_leaves_before_an_answer_has_seen_no_status(stream: 
 
 
 async def _ask(
-    app: ASGIApp, body: dict[str, Any], gone: asyncio.Event | None = None, at_first: Callable[[], object] | None = None
-) -> bytes:
+    app: ASGIApp, body: dict[str, Any], gone: asyncio.Event | None = None, at_first: Callable[[], object] | None = None,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+) -> bytes:  # fmt: skip
     """The body of an answer, to a client that leaves when it is `gone`; `at_first` is called at its first piece."""
     leave, said = gone or asyncio.Event(), bytearray()
     sent = iter([{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}])
@@ -176,8 +194,8 @@ async def _ask(
 
     scope: Scope = {
         "type": "http", "method": "POST", "path": PATH, "raw_path": PATH.encode(), "query_string": b"",
-        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")], "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 80), "scheme": "http", "root_path": "", "http_version": "1.1",
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json"), *headers],
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80), "scheme": "http", "root_path": "", "http_version": "1.1",
     }  # fmt: skip
     await app(scope, receive, send)
     return bytes(said)

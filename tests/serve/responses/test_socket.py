@@ -124,6 +124,18 @@ async def test_a_turn_is_cancelled() -> None:
         assert text_of(ended)
 
 
+async def test_a_prompt_whose_computation_is_cancelled() -> None:
+    """There is nothing of an answer: the error says that it was stopped, and the connection goes on."""
+    async with standing() as (one, gate, model), one.connect() as connection:
+        await say(connection, **ASK | {"model": "m", "generate": False})
+        await until(lambda: model.queue_depth == 1)
+        await say(connection, type="response.cancel")
+        error = (await rest(connection))[-1]
+        assert (error["status"], error["code"]) == (400, "request_stopped")
+        gate.gate.set()
+        assert (await turn(connection, model="m"))[-1]["type"] == "response.incomplete"
+
+
 async def test_a_client_that_leaves_cancels_its_turn() -> None:
     """And nothing of it is left."""
     async with standing() as (one, gate, model):

@@ -17,7 +17,9 @@ from erllama_py.serve.access.settings import KeyOpts
 from erllama_py.serve.app import create_app
 from erllama_py.serve.core.lasting import Asked, LastingStream, LastingStreams, Left
 from erllama_py.serve.core.readers import Reader
+from erllama_py.serve.core.service import Tenant
 from erllama_py.serve.core.settings import ServerOpts
+from erllama_py.serve.core.tenants import tenant_key
 
 pytestmark = pytest.mark.anyio
 HEAD = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
@@ -99,6 +101,58 @@ async def test_a_reader_that_is_behind_slows_the_request_down() -> None:
     await slow.task
     assert slow.text == b"".join(b"id: %d\ndata: %d\n\n" % (number + 1, number) for number in range(30))
     assert stream.replay.nbytes <= 100
+
+
+def kept(streams: LastingStreams) -> int:
+    """The bytes of all."""
+    return sum(one.replay.nbytes for one in streams._streams.values())
+
+
+async def test_all_together_are_bounded_while_they_are_read() -> None:
+    """What all readers of a stream have had goes, and no event is lost to them."""
+    streams = LastingStreams(ServerOpts(resume_bytes=400, max_resume_bytes=1000))
+    several = [streams.begin(Asked((f"{n}", "a"), b"", "openai", "req_1"), lambda: None) for n in range(8)]
+    for one in several:
+        await one.send(HEAD)
+    clients = [Client(one) for one in several]
+    await until(lambda: all(one._readers for one in several))
+    for number in range(40):
+        await asyncio.gather(*(one.send(event(str(number))) for one in several))
+        assert streams.nbytes == kept(streams) <= 1000
+    for one in several:
+        one.finish()
+    await asyncio.gather(*(client.task for client in clients))
+    assert {client.text.count(b"id: ") for client in clients} == {40}
+    await streams.close()
+    assert streams.nbytes == 0
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_tenant_that_has_much_takes_nothing_from_others(reads: bool) -> None:
+    """Its own streams go, and what its readers have had: those of a tenant with little go on, read or not."""
+    streams = LastingStreams(ServerOpts(resume_bytes=400, max_resume_bytes=1000))
+    small = streams.begin(Asked(KEY, b"", "openai", "req_1"), lambda: None)
+    await small.send(HEAD)
+    await small.send(event("first"))
+    with small.read_by("one that leaves", 0) as got:
+        got(1)
+    large, clients = [streams.begin(Asked(("you", n), b"", "openai", "req_2"), lambda: None) for n in "abcd"], []
+    for one in large:
+        await one.send(HEAD)
+        clients.append(client := Client(one))
+        await until(lambda one=one: bool(one._readers))  # type: ignore[misc]  # of a default
+        for _ in range(30):
+            await one.send(event("much"))
+        if not reads:
+            client.leave()
+            await client.task
+    for _ in range(9):
+        await small.send(event("more"))
+        assert streams.nbytes == kept(streams) <= 1000
+    assert streams.find(KEY) is small
+    assert small.replay.first == 1
+    for client in clients:
+        client.task.cancel()
 
 
 async def test_a_reader_that_does_not_read_is_left() -> None:
@@ -224,7 +278,7 @@ async def test_a_cut_stream_is_charged_and_logged_once(caplog: pytest.LogCapture
         assert model.counters.requests == 1
         lines = [record for record in caplog.records if "request" in record.getMessage()]
         assert len(lines) == 1
-        stream = app.service.lasting.find(("me", "a"))
+        stream = app.service.lasting.find((tenant_key(Tenant(name="me")), "a"))
         assert stream is not None
         assert stream.over
         assert stream.replay.last > 20

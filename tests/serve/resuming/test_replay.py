@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from erllama_py.serve.core.replay import Held, Replay, given_to_all, leavers, numbered, split
+from erllama_py.serve.core.replay import Held, Replay, given_to_all, givers, leavers, numbered, split
 
 EVENTS = st.binary(min_size=1, max_size=40).map(lambda data: b"data: " + data.hex().encode() + b"\n\n")
 
@@ -129,23 +129,18 @@ def test_events_are_told_apart(events: list[bytes]) -> None:
 
 
 HELD = st.builds(
-    Held, key=st.tuples(st.just("t"), st.uuids().map(str)), nbytes=st.integers(0, 100), over=st.booleans(),
-    left_at=st.none() | st.floats(0, 1000),
+    Held, key=st.tuples(st.sampled_from("abc"), st.text("xyz", min_size=3, max_size=3)), nbytes=st.integers(1, 50),
+    over=st.booleans(), left_at=st.none() | st.floats(0, 9),
 )  # fmt: skip
 
 
-@given(st.lists(HELD, max_size=12, unique_by=lambda one: one.key), st.integers(-50, 400), st.integers(0, 6))
-def test_who_goes_for_others(held: list[Held], excess: int, count: int) -> None:
+@given(st.lists(HELD, max_size=12, unique_by=lambda one: one.key), st.integers(-2, 6))
+def test_who_goes_for_others(held: list[Held], count: int) -> None:
     """Nobody that is read; no more than are needed; one that is over before one that goes on."""
-    gone = leavers(held, excess=excess, count=count)
+    gone = leavers(held, count)
     assert all(one.left_at is not None for one in gone)
     left = [one for one in held if one.left_at is not None and one not in gone]
-    freed = sum(one.nbytes for one in gone)
-    if left:
-        assert freed >= excess
-        assert len(gone) >= count
-    if gone:
-        assert freed - gone[-1].nbytes < excess or len(gone) - 1 < count
+    assert len(gone) == max(count, 0) or not left
     if any(not one.over for one in gone):
         assert not any(one.over for one in left)
 
@@ -154,3 +149,20 @@ def test_who_goes_for_others(held: list[Held], excess: int, count: int) -> None:
 def test_what_all_have_had(readers: list[int], sent: int, all_had: int) -> None:
     """The slowest reader decides; where there is none, what was sent."""
     assert given_to_all(readers, sent) == all_had
+
+
+@given(st.lists(HELD, max_size=12, unique_by=lambda one: one.key), st.integers(0, 200), st.sampled_from("abcd"))
+def test_no_tenant_takes_from_those_that_have_less(held: list[Held], excess: int, grows: str) -> None:
+    """And it goes on until there is enough, or nobody is left who has as much as itself."""
+    totals = {tenant: sum(one.nbytes for one in held if one.key[0] == tenant) for tenant in "abc"}
+    gone = givers(held, totals, excess, grows)
+    for one in gone:
+        assert one.left_at is not None
+        assert excess > 0
+        assert totals[one.key[0]] >= totals.get(grows, 0)
+        totals[one.key[0]] -= one.nbytes
+        excess -= one.nbytes
+    assert len({one.key for one in gone}) == len(gone)
+    if excess > 0:
+        rest = [one for one in held if one.left_at is not None and one not in gone]
+        assert all(totals[one.key[0]] < totals.get(grows, 0) for one in rest)

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -175,6 +176,23 @@ async def test_where_it_is_turned_off_the_header_says_nothing() -> None:
         answer = await at.client.post(PATH, json=ASK, headers=NAMED)
         assert "id: " not in answer.text
         assert (await at.client.get("/v1/stream/a")).status_code == 404
+        begun = await at.client.post(PATH, json=ASK, headers=NAMED | {"last-event-id": "0"})
+        assert begun.text.endswith("data: [DONE]\n\n")
+        # A client that has a part would take the beginning for the rest.
+        late = await at.client.post(PATH, json=ASK, headers=NAMED | {"last-event-id": "3"})
+        assert (late.status_code, late.json()["error"]["code"]) == (404, "stream_not_found")
+        assert at.model.counters.requests == 2
+
+
+@pytest.mark.parametrize("name", ["a/b", "https://a.example/b?c#d", "a b", "%2F", "~" * 256])
+async def test_whatever_the_header_names_is_found_without_the_request(name: str) -> None:
+    """In the path, as it is quoted there."""
+    async with served() as at:
+        text = (await at.client.post(PATH, json=ASK, headers={"x-conversation-id": name})).text
+        path = f"/v1/stream/{quote(name, safe='')}"
+        assert (await at.client.get(path)).text == text
+        assert (await at.client.delete(path)).json()["id"] == name
+        assert (await at.client.get(path)).status_code == 404
 
 
 async def test_responses_by_their_own_ids() -> None:
@@ -222,6 +240,18 @@ async def test_one_request_for_all_who_ask_the_same_while_it_runs() -> None:
         first, second = await asyncio.gather(*asking)
         assert first.text == second.text
         assert first.headers["x-request-id"] == second.headers["x-request-id"]
+
+
+async def test_a_request_that_its_client_has_stopped_is_not_asked_again() -> None:
+    """While there is nothing of its reply: clients ask again by themselves after 409, 429 and 503."""
+    async with standing() as (client, app, gate):
+        asking = asyncio.create_task(client.post(PATH, json=ASK | {"model": "m"}, headers=NAMED))
+        await until(lambda: any(one._readers for one in app.service.lasting._streams.values()))
+        await client.delete("/v1/stream/a")
+        stopped = await asking
+        assert (stopped.status_code, stopped.json()["error"]["code"]) == (400, "request_stopped")
+        assert "retry-after" not in stopped.headers
+        gate.gate.set()
 
 
 async def test_bounds_of_how_many_there_are() -> None:
