@@ -25,11 +25,12 @@ from structlog.contextvars import bind_contextvars, reset_contextvars
 import erllama_py as erllama
 from erllama_py.serve.core.admission import Admitted
 from erllama_py.serve.core.bodies import check_values, parse, read_body, too_slow
+from erllama_py.serve.core.ending import Ending
 from erllama_py.serve.core.header_route import HeaderRoute
 from erllama_py.serve.core.hints import without_idle_structure
 from erllama_py.serve.core.lasting import LastingStream
 from erllama_py.serve.core.logs import log_failure, log_request
-from erllama_py.serve.core.problems import STATUS, Kind, Problem, problem_of, shutting_down, stopped
+from erllama_py.serve.core.problems import STATUS, Kind, Problem, problem_of, shutting_down
 from erllama_py.serve.core.readers import Connection, take_up
 from erllama_py.serve.core.served import Lease
 from erllama_py.serve.core.service import Service, Tenant
@@ -114,8 +115,7 @@ class Exchange:
         self._receive = receive
         self._pieces = 0
         self._model = ""
-        self._end: Callable[[], object] | None = None
-        self._ended_by: Problem | None = None
+        self.ending = Ending()
         self._response: Streamed | None = None
         self._lease: Lease | None = None
         self._data: bytes | None = None
@@ -140,14 +140,14 @@ class Exchange:
         seconds, loop = self.service.settings.body_seconds, asyncio.get_running_loop()
         try:
             async with asyncio.timeout(seconds) as limit:
-                self._end_with(lambda: limit.reschedule(loop.time()))
+                self.ending.by(lambda: limit.reschedule(loop.time()))
                 yield lambda: limit.reschedule(loop.time() + seconds)
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise self._ended_by if self._ended_by is not None else too_slow(seconds) from None
+            raise (self.ending.why or too_slow(seconds)) from None
         finally:
-            self._end = None
+            self.ending.by(None)
 
     async def model(self, name: str | None) -> erllama.Model:
         """The model that it names, loaded until the exchange is closed. Raises `Problem`, and what a load raises."""
@@ -207,13 +207,13 @@ class Exchange:
     async def answer(self, work: Coroutine[Any, Any, T]) -> T:
         """What comes of work that is done for the client alone; it is cancelled when the client leaves."""
         task, gone = asyncio.ensure_future(work), asyncio.ensure_future(until_gone(self._receive))
-        self._end_with(task.cancel)
+        self.ending.by(task.cancel)
         try:
             await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 raise Gone
             if task.cancelled():
-                raise self._ended_by or shutting_down()
+                raise self.ending.why or shutting_down()
             result = task.result()
         finally:
             gone.cancel()
@@ -236,7 +236,7 @@ class Exchange:
             headers=((self.api.id_header, self.id.encode()),), keep=keep,
         )  # fmt: skip
         await self.answer(_entered(stream))
-        self._end_with(stream.cancel)
+        self.ending.by(stream.cancel)
         self._response = response
         if self.lasting is not None:
             self.lasting.heartbeat = writer.heartbeat
@@ -253,25 +253,6 @@ class Exchange:
     def _let_go(self) -> None:
         if (lease := self.take_lease()) is not None:
             lease.release()
-
-    def _end_with(self, end: Callable[[], object]) -> None:
-        self._end = end
-        if self._ended_by is not None:
-            end()
-
-    def hurry(self) -> None:
-        """End with what there is, since the server ends."""
-        self._end_now(shutting_down())
-
-    def stop(self) -> None:
-        """End with what there is, since its client wants no more."""
-        self._end_now(stopped())
-
-    def _end_now(self, why: Problem) -> None:
-        if self._ended_by is None:
-            self._ended_by = why
-        if self._end is not None:
-            self._end()
 
     def piece(self) -> None:
         """See `Observer`."""
@@ -381,7 +362,7 @@ class Endpoint:
             if not self._counted:
                 await (await self.handle(exchange))(scope, receive, send)
                 return
-            with self._service.open.one(exchange.hurry):
+            with self._service.open.one(exchange.ending.hurry):
                 reader = None if connection is None else await take_up(exchange, connection, self.api.name)
                 await (reader or await self.handle(exchange))(scope, receive, send)
         except Gone:

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from erllama_py.serve.core.bodies import check_values
+from erllama_py.serve.core.ending import Ending
 from erllama_py.serve.core.lasting import Asked, Key, LastingStream
 from erllama_py.serve.core.service import Service, Tenant
 from erllama_py.serve.core.streams import until_gone
@@ -44,15 +45,13 @@ class Asking(Protocol):
     tenant: Tenant
     facts: dict[str, Any]
     lasting: LastingStream | None
+    ending: Ending
 
     async def data(self) -> bytes:
         """Its body."""
 
     async def answer(self, work: Coroutine[Any, Any, T]) -> T:
         """What comes of work, while its client is there."""
-
-    def stop(self) -> None:
-        """End with what there is, since its client wants no more."""
 
 
 class Reader:
@@ -199,7 +198,7 @@ async def take_up(exchange: Asking, connection: Connection, api: str) -> Reader 
     if (reader := await taken_up(exchange, key, digest, after)) is not None:
         return reader
     asked = Asked(key, digest, api, exchange.id)
-    exchange.lasting = exchange.service.lasting.begin(asked, exchange.stop)
+    exchange.lasting = exchange.service.lasting.begin(asked, exchange.ending.stop)
     connection.lasts(exchange.lasting)
     return None
 

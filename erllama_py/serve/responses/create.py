@@ -82,7 +82,7 @@ class Create:
 
     def running(self, exchange: Exchange, response: Mapping[str, Any]) -> Any:
         """While an answer is sent, it can be cancelled by its id."""
-        return self._running.one(tenant_key(exchange.tenant), response["id"], exchange.stop)
+        return self._running.one(tenant_key(exchange.tenant), response["id"], exchange.ending.stop)
 
 
 class Work:

@@ -150,7 +150,7 @@ class Session:
         now = None if self._exchange is None else self._exchange.facts.get("response")
         if self._exchange is None or response_id not in (None, now):
             raise Problem("not_found", "no such response is being sent on this connection", code="response_not_found")
-        self._exchange.stop()
+        self._exchange.ending.stop()
 
     # --- what it is sent -------------------------------------------------------------------------------------------
 
