@@ -154,8 +154,7 @@ class Exchange:
         model_id = self.info(name).id
         if self._lease is None or self._lease.model_id != model_id:
             self._let_go()  # before it waits: two requests that hold what the other waits for would wait for ever
-            served = self.service.served
-            self._lease = served.try_lease(model_id) or await self.answer(self._wait_for(model_id))
+            self._lease = self.service.served.try_lease(model_id) or await self.answer(self._wait_for(model_id))
         return self.service.runtime.model(model_id)
 
     async def _wait_for(self, model_id: str) -> Lease:
