@@ -86,10 +86,12 @@ def batch(
 
 def _checked(file: Path, out: Path | None) -> Files:
     """Raises `UsageError`, `OSError`."""
+    if file.exists() and not (file.is_file() or file.is_dir()):  # opened, a pipe would wait for who writes into it
+        raise UsageError(f"{file} is no file that can be read twice: write the requests to one first")
     with file.open("rb"):  # it is there, and can be read
         files = Files(file, out or file.with_name(f"{file.stem}.out.jsonl"))
-    if files.output.exists() and files.output.samefile(file):
-        raise UsageError("--out: it is the file of the requests")
+    if any(path.exists() and path.samefile(file) for path in files.written()):
+        raise UsageError("--out: the file of the requests would be written over")
     if (files.output.exists() or files.errors.exists()) and not files.journal.exists():
         there = files.output if files.output.exists() else files.errors
         raise UsageError(f"{there} is there already: delete it, or name another file by --out")

@@ -44,6 +44,10 @@ class Files(msgspec.Struct, frozen=True):
         """Where each line of the input lies, until it is over."""
         return self.output.with_name(f"{self.output.name}.index")
 
+    def written(self) -> tuple[Path, ...]:
+        """All that is made of it."""
+        return self.output, self.errors, self.journal, self.index
+
 
 class There(msgspec.Struct, frozen=True, kw_only=True):
     """What the journal of a batch at a server says: which one it is, and where."""
@@ -51,9 +55,14 @@ class There(msgspec.Struct, frozen=True, kw_only=True):
     server: str
     digest: str
     """Of the input."""
-    batch: str
     file: str
     """The input, by its id there."""
+    batch: str | None = None
+    """None where only the file is there so far."""
+    fetched: Summary | None = None
+    """What it came to, once the answers are here; what it left at the server is to be deleted."""
+    left: tuple[str, ...] = ()
+    """That, by the ids of its files."""
 
 
 Show = Callable[[int, int, int, str], None]

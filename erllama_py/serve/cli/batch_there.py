@@ -5,6 +5,7 @@ The journal beside the output names the batch, so that the same command waits fo
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from time import monotonic
 from time import sleep as wait
@@ -23,6 +24,8 @@ LOOK_SECONDS = 1.0
 AWAY_SECONDS = 120.0  # a server that restarts and loads its models does not answer for a while
 OVER = frozenset(("completed", "failed", "cancelled", "expired"))
 LATER = frozenset((429, 503))
+NOT_FOUND = 404
+MOST_LISTED = 100  # batches of a key, the newest first
 
 
 class Uploaded(TypedDict):
@@ -43,6 +46,7 @@ class Told(TypedDict):
     """What a server says of a batch."""
 
     id: str
+    input_file_id: str
     status: str
     request_counts: Counts
     output_file_id: str | None
@@ -50,25 +54,41 @@ class Told(TypedDict):
     errors: dict[str, Any] | None
 
 
+class Listed(TypedDict):
+    """The batches that a server tells of."""
+
+    data: list[Told]
+
+
 def answered_there(remote: Remote, files: Files, show: Show) -> Summary:
     """Begin the batch, or find it again; wait for its end, and fetch what it left.
 
     Raises `UsageError`, `OSError`, `ServerUnreachable`, `ServerRefused`.
     """
-    there = _known(remote, files) or _begin(remote, files)
+    there = _known(remote, files) or _uploaded(remote, files)
+    there = there if there.batch is not None else _begun(remote, there, files)
+    if there.fetched is None:
+        there = _fetched(remote, there, files, show)
+    assert there.fetched is not None
+    for file_id in there.left:
+        _delete(remote, file_id)
+    files.journal.unlink()
+    return there.fetched
+
+
+def _fetched(remote: Remote, there: There, files: Files, show: Show) -> There:
+    """What the journal says once the answers are here. Ended at any moment, the same command goes on."""
     try:
         batch = _over(remote, there, show)
     except KeyboardInterrupt:
         screen.note(f"{there.batch} goes on at {there.server}; the same command waits for it again")
         raise
-    for file_id, path in ((batch["output_file_id"], files.output), (batch["error_file_id"], files.errors)):
+    outputs = ((batch["output_file_id"], files.output), (batch["error_file_id"], files.errors))
+    for file_id, path in outputs:
         if file_id is not None:
             _fetch(remote, file_id, path)
-    for file_id in (there.file, batch["output_file_id"], batch["error_file_id"]):
-        if file_id is not None:
-            remote.json("DELETE", f"/v1/files/{file_id}")
-    files.journal.unlink()
-    return _summary(batch, files)
+    left = (there.file, *(file_id for file_id, _ in outputs if file_id is not None))
+    return _noted(msgspec.structs.replace(there, fetched=_summary(batch, files), left=left), files)
 
 
 def _known(remote: Remote, files: Files) -> There | None:
@@ -86,17 +106,39 @@ def _known(remote: Remote, files: Files) -> There | None:
     return there
 
 
-def _begin(remote: Remote, files: Files) -> There:
+def _uploaded(remote: Remote, files: Files) -> There:
     digest = digest_of(files.input)
     with files.input.open("rb") as input_:
         given: Any = {"data": {"purpose": "batch"}, "files": {"file": (files.input.name, input_)}}
         file = remote.shaped(remote.json("POST", "/v1/files", **given), Uploaded)
-    url = _first_url(files.input)
-    ask = {"input_file_id": file["id"], "endpoint": url, "completion_window": "30d"}
-    batch = remote.shaped(remote.post("/v1/batches", ask), Told)
-    there = There(server=remote.name, digest=digest, batch=batch["id"], file=file["id"])
+    return _noted(There(server=remote.name, digest=digest, file=file["id"]), files)
+
+
+def _begun(remote: Remote, there: There, files: Files) -> There:
+    """The batch of a file that is there. An earlier run may have made it, and been ended before it heard of it."""
+    made = remote.shaped(remote.get("/v1/batches", limit=MOST_LISTED), Listed)["data"]
+    batch = next((one for one in made if one["input_file_id"] == there.file), None)
+    ask = {"input_file_id": there.file, "endpoint": _first_url(files.input), "completion_window": "30d"}
+    try:
+        batch = batch or remote.shaped(remote.post("/v1/batches", ask), Told)
+    except ServerRefused:
+        _delete(remote, there.file)
+        files.journal.unlink()
+        raise
+    return _noted(msgspec.structs.replace(there, batch=batch["id"]), files)
+
+
+def _noted(there: There, files: Files) -> There:
     write_whole(files.journal, msgspec.json.encode(there))
     return there
+
+
+def _delete(remote: Remote, file_id: str) -> None:
+    try:
+        remote.json("DELETE", f"/v1/files/{file_id}")
+    except ServerRefused as error:
+        if error.status != NOT_FOUND:  # an earlier run was ended after it had deleted it
+            raise
 
 
 def _first_url(path: Path) -> str:
@@ -136,9 +178,15 @@ def _over(remote: Remote, there: There, show: Show) -> Told:
 def _fetch(remote: Remote, file_id: str, path: Path) -> None:
     """A file of the server's, there as a whole or not at all."""
     part = path.with_name(f"{path.name}.part")
-    with remote.stream("GET", f"/v1/files/{file_id}/content") as response, part.open("wb") as file:
-        for piece in response.iter_bytes():
-            file.write(piece)
+    try:
+        with remote.stream("GET", f"/v1/files/{file_id}/content") as response, part.open("wb") as file:
+            for piece in response.iter_bytes():
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())  # it is deleted there next
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     part.replace(path)
 
 

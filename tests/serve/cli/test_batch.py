@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from helpers.batches import jsonl, line, times
-from helpers.server_process import Child, child
 from helpers.terminal import COMMAND, environment, on_terminal
 from helpers.tiny_gguf import tiny_gguf
 
 from erllama_py.serve.batches.disk import lock
-from erllama_py.serve.cli import batch_there, main
+from erllama_py.serve.cli import main
 
 ASKED = [line(number, model="gpt-4o", ignore_eos=True) for number in range(12)]
 IDS = {one["custom_id"]: 1 for one in ASKED}
@@ -97,7 +95,7 @@ def test_a_file_that_is_no_batch_is_told_by_line(asked: Path, model: str, capsys
     [
         (["--model", "m.gguf", "--server", "http://127.0.0.1:1"], "give one of them"),
         (["--threads", "2"], "--threads is for a --model"),
-        (["--out", "asked.jsonl", "--model", "m.gguf"], "it is the file of the requests"),
+        (["--out", "asked.jsonl", "--model", "m.gguf"], "would be written over"),
         (["--model", "no-such-model"], "there is no file"),
     ],
 )
@@ -108,6 +106,25 @@ def test_a_command_line_that_makes_no_sense(
     monkeypatch.chdir(asked.parent)
     assert main(["batch", "asked.jsonl", *more]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["out.jsonl.journal", "out.jsonl.index", "out.errors.jsonl"])
+def test_what_is_made_of_an_output_is_not_made_of_the_input(
+    asked: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of requests that is called as what would lie beside the output stays whole."""
+    path = asked.rename(asked.with_name(name))
+    assert main(["batch", str(path), "--model", "m.gguf", "--out", str(path.with_name("out.jsonl"))]) == 2
+    assert "would be written over" in capsys.readouterr().err
+    assert path.read_bytes() == jsonl(ASKED)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The requests are read more than once, which a pipe does not allow: nothing is read of it, and nothing is left."""
+    os.mkfifo(tmp_path / "asked.jsonl")
+    assert main(["batch", str(tmp_path / "asked.jsonl"), "--model", "m.gguf"]) == 2
+    assert "write the requests to one first" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["asked.jsonl"]
 
 
 def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,85 +207,6 @@ def test_a_terminal_has_a_bar(asked: Path, model: str) -> None:
     """It is gone at the end, and what it came to is there."""
     with on_terminal("batch", str(asked), "--model", model, "--threads", "1") as screen:
         screen.wait_for("12 of 12 lines answered")
-
-
-# --- at a server ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Child]:
-    """A server of its own process, whose files outlive it."""
-    folder = tmp_path / "server"
-    folder.mkdir()
-    with child(folder, server={"port": 0, "files_directory": "files"}) as one:
-        one.ready()
-        yield one
-
-
-@pytest.fixture
-def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server is asked again at once."""
-    monkeypatch.setattr(batch_there, "LOOK_SECONDS", 0.01)
-
-
-def tiny(count: int) -> list[dict[str, Any]]:
-    """Lines for the model of the server."""
-    return [line(number) for number in range(count)]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("prompt")
-def test_a_file_is_answered_by_a_server(server: Child, asked: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its answers are here at the end, and nothing is left there."""
-    asked.write_bytes(jsonl([*tiny(12), line(12, model="nothing")]))
-    assert main(["batch", str(asked), "--server", server.url, "--json"]) == 1
-    printed = capsys.readouterr()
-    told = msgspec.json.decode(printed.out)
-    assert (told["total"], told["completed"], told["failed"]) == (13, 12, 1)
-    assert times(answers(Path(told["output"]))) == IDS
-    assert times(answers(Path(told["errors"]))) == {"line-12": 1}
-    assert "1 of 13 lines failed" in printed.err
-    assert server.client.get("/v1/files").json()["data"] == []
-    assert not asked.with_name("asked.out.jsonl.journal").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("prompt")
-def test_a_file_that_a_server_refuses(server: Child, asked: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same words as here."""
-    asked.write_bytes(jsonl(tiny(2)) + b"{\n")
-    assert main(["batch", str(asked), "--server", server.url]) == 1
-    assert f"erllama: {asked}, line 3: the line is no JSON" in capsys.readouterr().err
-    assert os.listdir(asked.parent).count("asked.out.jsonl.journal") == 0
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("prompt")
-def test_the_same_command_waits_again_for_a_server(
-    server: Child, asked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Interrupted, it leaves the batch at work there, and finds it again: it is not made twice."""
-    asked.write_bytes(jsonl(tiny(12)))
-
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(batch_there, "wait", interrupted)
-        with pytest.raises(SystemExit, match="130"):
-            main(["batch", str(asked), "--server", server.url])
-    assert "the same command waits for it again" in capsys.readouterr().err
-    assert main(["batch", str(asked), "--model", "smollm2.gguf"]) in (1, 2)
-    assert main(["batch", str(asked), "--server", server.url]) == 0
-    assert times(answers(asked.with_name("asked.out.jsonl"))) == IDS
-    assert len(server.client.get("/v1/batches").json()["data"]) == 1
-
-
-def test_a_server_that_is_not_there(asked: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line, and nothing is left beside the file."""
-    assert main(["batch", str(asked), "--server", "http://127.0.0.1:1"]) == 1
-    assert "no answer from" in capsys.readouterr().err
-    assert os.listdir(asked.parent) == ["asked.jsonl"]
 
 
 def test_a_progress_is_told_in_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
