@@ -55,6 +55,8 @@ class LastingStream:
         """What says that it lives, to be sent and not kept."""
         self.over = False
         """Its request is over."""
+        self.cut = False
+        """It was given up before its request was over, so its events are not all that there would be."""
         self.was_read = False
         """A reader had all of it."""
         self.expired = False
@@ -173,6 +175,7 @@ class LastingStream:
     def leave(self) -> None:
         """Nobody may take it up any more: its request ends, if it is not over."""
         self._stop_timer()
+        self.cut |= not self.over
         self._gone.set()
         self._settle(False)
         self._forget(self)

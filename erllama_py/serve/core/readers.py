@@ -61,6 +61,11 @@ class Reader:
     def __init__(self, stream: LastingStream, after: int, patience: float) -> None:
         self._stream, self._at, self._patience = stream, after, patience
 
+    @property
+    def has_all(self) -> bool:
+        """Whether its client has all events that there will be."""
+        return self._stream.over and self._at == self._stream.replay.last
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send all of it. Returns when it is over, or its client has left."""
         with self._stream.read_by(self, self._at) as got:
@@ -98,8 +103,9 @@ class Reader:
                     await self._put(send, {"type": "http.response.body", "body": stream.heartbeat, "more_body": True})
                 else:
                     await news.wait()
-            await self._put(send, {"type": "http.response.body", "body": b"", "more_body": False})
-            stream.was_read = True
+            if not stream.cut:  # else its connection breaks, so that no client takes a part for the whole
+                await self._put(send, {"type": "http.response.body", "body": b"", "more_body": False})
+                stream.was_read = True
         except (OSError, TimeoutError):
             return  # it has gone, and may come back
 

@@ -5,6 +5,7 @@ The id is that of `X-Conversation-Id`. The paths are those of llama-server, whos
 
 from __future__ import annotations
 
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -28,14 +29,16 @@ def routes(service: Service) -> list[Route]:
 
 
 async def take_up(exchange: Exchange) -> ASGIApp:
-    """The events of a stream after `Last-Event-ID`, or after the number in the query's `after`; all of them without."""
+    """The events of a stream after `Last-Event-ID`, or after the number in the query's `after`; all of them without.
+
+    A browser's `EventSource` comes again after the end, by itself: 204 tells it that there is no more.
+    """
     asked = exchange.request
-    after = after_of(asked.headers.get(AFTER))
-    if after is None:
-        after = after_of(asked.query_params.get("after"), "after")
+    had = after_of(asked.headers.get(AFTER))
+    after = after_of(asked.query_params.get("after"), "after") if had is None else had
     reader = await taken_up(exchange, _key(exchange), None, after)
     assert reader is not None  # a request without a body begins nothing
-    return reader
+    return Response(status_code=204) if had and reader.has_all else reader
 
 
 async def stop(exchange: Exchange) -> ASGIApp:

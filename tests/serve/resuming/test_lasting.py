@@ -225,6 +225,20 @@ async def test_a_server_that_ends() -> None:
     assert not len(streams)
 
 
+async def test_a_part_does_not_end_as_the_whole_does() -> None:
+    """A request that is given up at the end of its server: who reads it gets no end, so that it knows."""
+    streams, stream = begin()
+    await stream.send(HEAD)
+    client = Client(stream)
+    await stream.send(event("1"))
+    await until(lambda: b"1" in client.text)
+    await streams.close()
+    stream.finish()
+    await client.task
+    assert not client.whole
+    assert not stream.was_read
+
+
 async def test_a_stream_that_is_stopped_ends_for_its_readers() -> None:
     """Its request is told to end with what it has; its id is free at once."""
     ended = asyncio.Event()

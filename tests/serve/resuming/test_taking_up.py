@@ -184,6 +184,18 @@ async def test_where_it_is_turned_off_the_header_says_nothing() -> None:
         assert at.model.counters.requests == 2
 
 
+async def test_a_browser_that_comes_again_after_the_end_is_told_so() -> None:
+    """`EventSource` does so by itself, for ever, until it is told that there is nothing more."""
+    async with served() as at:
+        text = (await at.client.post(PATH, json=ASK, headers=NAMED)).text
+        last = text.count("id: ")
+        ended = await at.client.get("/v1/stream/a", headers={"last-event-id": str(last)})
+        assert (ended.status_code, ended.content) == (204, b"")
+        rest = await at.client.get("/v1/stream/a", headers={"last-event-id": str(last - 1)})
+        assert (rest.status_code, rest.text.count("id: ")) == (200, 1)
+        assert (await at.client.get("/v1/stream/a", params={"after": last})).status_code == 200
+
+
 @pytest.mark.parametrize("name", ["a/b", "https://a.example/b?c#d", "a b", "%2F", "~" * 256])
 async def test_whatever_the_header_names_is_found_without_the_request(name: str) -> None:
     """In the path, as it is quoted there."""
