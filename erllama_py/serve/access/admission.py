@@ -82,12 +82,18 @@ class KeyAccess:
 
     def admit(self, connection: HTTPConnection) -> Tenant:
         """The tenant of the key that a request presents. Raises `Problem`: 401 or, beyond its budget, 429."""
+        tenant = self.known(connection)
+        if self._keys:
+            self._budgets[tenant.name].admit(self._clock())
+        return tenant
+
+    def known(self, connection: HTTPConnection) -> Tenant:
+        """See `Knows`."""
         if not self._keys:  # others come in only where the server is insecure, and are no operators of it
             client, elsewhere = connection.client, is_passed_on(connection.headers)
             return Tenant(operator=not elsewhere and (client is None or is_loopback(client.host)))
         for presented in presented_keys(connection.headers):
             if (entry := find_key(presented, self._keys)) is not None:
-                self._budgets[entry.name].admit(self._clock())
                 return self._tenants[entry.hash]
         said = "authorization" in connection.headers or "x-api-key" in connection.headers
         what = "this API key is not known here" if said else "an API key is needed"

@@ -153,7 +153,7 @@ def _keys() -> Iterator[Callable[[float], str]]:
         while (left := until - time.monotonic()) > 0:
             ready, _, _ = select.select([descriptor], [], [], min(left, HEARD_SECONDS))
             if ready:  # where nothing is to be read, the terminal is gone
-                return os.read(descriptor, 64).decode("ascii", "ignore")[:1] or "q"
+                return os.read(descriptor, 64).decode("latin-1")[:1] or "q"
         return ""
 
     tty.setcbreak(descriptor)

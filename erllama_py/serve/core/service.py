@@ -64,6 +64,22 @@ def readmitted(access: Access, tenant: Tenant) -> Tenant:
     return access.readmit(tenant) if isinstance(access, Readmits) else tenant
 
 
+@runtime_checkable
+class Knows(Protocol):
+    """An `Access` that tells who asks without counting a request of theirs, for answers that go on for long."""
+
+    def known(self, connection: HTTPConnection) -> Tenant:
+        """The tenant of a request, as it is now. Raises `Problem`."""
+
+
+def may_still_operate(access: Access, connection: HTTPConnection) -> bool:
+    """Whether a request that an operator began would be one's now: keys come and go while it is answered."""
+    try:
+        return not isinstance(access, Knows) or access.known(connection).operator
+    except Problem:
+        return False
+
+
 class Meters(Protocol):
     """What is measured of requests."""
 

@@ -1,19 +1,21 @@
 """`GET /erllama/live`: what the server does now, once as JSON or, by `Accept: text/event-stream`, as a stream.
 
 Each event `snapshot` is a `Snapshot`. The stream ends with an event `end` when the server does; with `failed` where no
-snapshot can be made.
+snapshot can be made; with `closed` where the key is no operator's any more.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from erllama_py.serve.core.exchange import Exchange, json_response
 from erllama_py.serve.core.problems import shutting_down
-from erllama_py.serve.core.service import Service
+from erllama_py.serve.core.service import Service, may_still_operate
 from erllama_py.serve.core.streams import HEADERS, SSE, sse, until_gone
 from erllama_py.serve.page.feed import Feed, FeedFailed, Watch
 
@@ -34,15 +36,16 @@ class Live:
         if exchange.service.open.ended.is_set():
             raise shutting_down()
         if EVENT_STREAM in exchange.request.headers.get("accept", ""):
-            return _Stream(self._feed, exchange.service)
+            return _Stream(self._feed, exchange.service, exchange.request)
         return json_response(await self._feed.once())
 
 
 class _Stream:
     """The response of one who watches. One that does not read for `send_seconds` has gone."""
 
-    def __init__(self, feed: Feed, service: Service) -> None:
+    def __init__(self, feed: Feed, service: Service, request: HTTPConnection) -> None:
         self._feed, self._ended = feed, service.open.ended
+        self._may_watch = partial(may_still_operate, service.access, request)
         self._heartbeat, self._patience = service.settings.heartbeat_seconds, service.settings.send_seconds
         self._begun = False  # the status is sent
 
@@ -72,9 +75,10 @@ class _Stream:
                 except TimeoutError:
                     data = HEARTBEAT
                 except FeedFailed:
-                    break
+                    return await self._last(send, b"failed")
+                if not self._may_watch():
+                    return await self._last(send, b"closed")
                 await self._put(send, {"type": "http.response.body", "body": data, "more_body": True})
-            await self._last(send, b"failed")
 
     async def _last(self, send: Send, event: bytes) -> None:
         body = b"event: " + event + b"\ndata: {}\n\n"

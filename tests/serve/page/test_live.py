@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from helpers.runtime import until
 from helpers.served import events, served
 from starlette.requests import HTTPConnection
 
-from erllama_py.serve.access import AccessOpts, KeyOpts, make_key
+from erllama_py.serve.access import AccessOpts, KeyAccess, KeyOpts, make_key
 from erllama_py.serve.core.service import Tenant
 from erllama_py.serve.page.feed import Feed
 from erllama_py.serve.page.live import HEARTBEAT, Live
@@ -112,7 +113,7 @@ class _Operator:
 
     def __init__(self, service: Any) -> None:
         self.service = service
-        self.request = type("Request", (), {"headers": STREAM})
+        self.request = type("Request", (), {"headers": STREAM, "client": None})
 
     def check_operator(self) -> None:
         """It is one."""
@@ -151,6 +152,30 @@ async def test_it_needs_the_key_of_an_operator() -> None:
         ]
         assert statuses == [403, 200, 401]
         assert (await at.client.get(LIVE)).status_code == 401
+
+
+async def test_a_key_that_is_taken_away_sees_no_more() -> None:
+    """Nor does one that is no operator's any more, though its stream was begun before; others go on. To look costs no
+    request of a budget."""
+    keys = [make_key() for _ in range(3)]
+    entries = [
+        KeyOpts(name=name, hash=digest, operator=True, requests_per_minute=1)
+        for name, (_, digest) in zip("abc", keys, strict=True)
+    ]
+    access = KeyAccess(AccessOpts(keys=tuple(entries)))
+    async with served(access=access) as at, AsyncExitStack() as stack:
+        watching = [
+            await stack.enter_async_context(asked(at.app, LIVE, {**STREAM, "authorization": f"Bearer {key}"}))
+            for key, _ in keys
+        ]
+        for one, _ in watching:
+            await next_snapshot(one)
+        access.change(AccessOpts(keys=(msgspec.structs.replace(entries[1], operator=False), entries[2])))
+        for one, task in watching[:2]:
+            await task
+            assert await one.body() == "event: closed\ndata: {}\n\n"
+        await next_snapshot(watching[2][0])
+        assert not watching[2][1].done()
 
 
 async def test_no_snapshot_of_a_reading_that_fails() -> None:
