@@ -24,9 +24,10 @@ from erllama_py.serve.running.listening import url_of
 
 
 def host(
-    config: Config, sized: Sequence[SizedModel], *, reread: Callable[[], Config], style: Style, level: Level
+    config: Config, sized: Sequence[SizedModel], *, reread: Callable[[], Config] | None, style: Style, level: Level
 ) -> int:
-    """Serve until the process is told to end; the exit code. `reread` gives what is to hold when it is read again.
+    """Serve until the process is told to end; the exit code. `reread` gives what is to hold when it is read again;
+    None where there is no file.
 
     Raises `CannotListen`, `InsecureHost`, `TlsUnusable`, and what loads raise.
     """

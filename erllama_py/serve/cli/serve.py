@@ -119,7 +119,7 @@ def serve(
     first = with_cache(read(), given_cache=cache)
     chosen = sized(first)
     served = msgspec.structs.replace(first, models=tuple(one.model for one in chosen))
-    reread = partial(_read_again, read, first)
+    reread = None if config is None else partial(_read_again, read, first)
     return run_server(served, chosen, reread=reread, style=log, level=log_level)
 
 

@@ -2,7 +2,7 @@
 
 It listens from the beginning: until all models are loaded requests get 503, and `/health` says why. Told to end, it
 lets no request in, gives those that are open their time, has all saved that is not yet, and returns. Told twice, it
-ends them with what they have. Told to, by SIGHUP, it reads its configuration again.
+ends them with what they have. Told to, by SIGHUP, it reads its configuration again, where it has one.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ async def serve(
     """
     told, server = Told(), Server(config_of(app, options))
     phase = Phase(app.service.open)
-    with told.listening():
+    with told.listening(reloads=app.service.reload is not None):
         async with _heard(phase) as systemd:
             answering = asyncio.create_task(server.serve([listening]))
             try:

@@ -24,10 +24,13 @@ class Told:
         (self.to_hurry if self.to_end.is_set() else self.to_end).set()
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """While signals are heard; then they do what they did before."""
+    def listening(self, *, reloads: bool = True) -> Iterator[None]:
+        """While signals are heard; then they do what they did before. Where nothing can be read again, SIGHUP says that
+        the terminal was closed: it ends the process, unless that was started by `nohup`."""
         loop = asyncio.get_running_loop()
-        acts = {**dict.fromkeys(SIGNALS, self.tell), signal.SIGHUP: self.to_reload.set}
+        acts = dict.fromkeys(SIGNALS, self.tell)
+        if reloads or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            acts[signal.SIGHUP] = self.to_reload.set if reloads else self.tell
         before = {number: signal.getsignal(number) for number in acts}
         for number, act in acts.items():
             loop.add_signal_handler(number, act)
