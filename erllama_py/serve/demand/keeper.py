@@ -297,7 +297,7 @@ class Keeper:
         for name, why in made.unload:
             self._moves.unload(self._holdings[name], why)
         for name in made.load:
-            self._moves.load(self._holdings[name], self.loader)
+            self._moves.load(self._holdings[name], self.loader, quiet=self._is_due(self._holdings[name]))
         for one in self._holdings.values():
             if one.where == "in" and not one.closing and one.name not in made.held:
                 self._serve(one)

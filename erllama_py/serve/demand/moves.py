@@ -37,10 +37,10 @@ class Moves:
         self._loading, self._unloading = set[asyncio.Task[None]](), set[asyncio.Task[None]]()
         self._closing = asyncio.Event()
 
-    def load(self, one: Holding, how: Load) -> None:
-        """Begin to load a model."""
+    def load(self, one: Holding, how: Load, *, quiet: bool = False) -> None:
+        """Begin to load a model. A `quiet` one that fails is not in the log: whoever waits for it says so."""
         one.where = "loading"
-        self._begin(self._loading, self._load(one, how))
+        self._begin(self._loading, self._load(one, how, quiet))
 
     def unload(self, one: Holding, why: Why) -> None:
         """Begin to unload a model."""
@@ -61,7 +61,7 @@ class Moves:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    async def _load(self, one: Holding, how: Load) -> None:
+    async def _load(self, one: Holding, how: Load, quiet: bool) -> None:
         try:
             await how(self._runtime, one.model)
             one.info = self._runtime.model(one.name).info
@@ -69,7 +69,8 @@ class Moves:
             times = one.failure.times + 1 if one.failure is not None else 1
             one.where, one.failure = "out", Failure(error, times, self._now() + pause(times))
             one.failed_loads += 1
-            get_logger(NAME).error("a model could not be loaded", model=one.name, times=times, problem=str(error))
+            if not quiet:
+                get_logger(NAME).error("a model could not be loaded", model=one.name, times=times, problem=str(error))
         except BaseException:
             one.where = "out"
             raise
