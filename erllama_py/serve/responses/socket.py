@@ -36,7 +36,7 @@ from erllama_py.serve.responses.warming import Warm
 
 MOST_WAITING = 16  # turns of a connection beside the one that is answered: OpenAI's bound of what may be in flight
 LIFE_SECONDS = 3600.0  # of a connection, as the protocol has it
-GOING_AWAY, NORMAL, TRY_AGAIN = 1012, 1000, 1013  # codes of RFC 6455 and of its registry
+GOING_AWAY, NORMAL, TRY_AGAIN, POLICY = 1012, 1000, 1013, 1008  # codes of RFC 6455 and of its registry
 
 
 class ClientLeft(OSError):
@@ -126,6 +126,7 @@ class Session:
                     await self._take(message.get("text"))
                 except Problem as problem:
                     await self._refuse(problem)
+                await asyncio.sleep(0)  # thousands may have come at once, and none of the above has to wait
 
     async def _take(self, text: str | None) -> None:
         if text is None:
@@ -163,6 +164,8 @@ class Session:
                 self._turn = self._exchange = None
                 if turn.failed:
                     self._store.forget(asked.previous)
+                if turn.status == 401:  # its key was taken away meanwhile
+                    return await self._close(POLICY, "the API key is not known any more")
                 if not turn.whole:  # its client does not read
                     return await self._close(TRY_AGAIN, "what was sent was not read in time")
 
@@ -221,7 +224,8 @@ class TurnOverHttp:
         self._send, self._body = send, body
         self._left = asyncio.Event()
         self._begun = False
-        self._status = 0
+        self.status = 0
+        """Of its answer, once that has begun."""
         self._answer = list[bytes]()
         self.failed = False
         """It was answered with an error, or ended with one."""
@@ -245,10 +249,10 @@ class TurnOverHttp:
         if self._left.is_set():
             return
         if message["type"] == "http.response.start":
-            self._status = message["status"]
+            self.status = message["status"]
             return
         data, more = message.get("body", b""), message.get("more_body", False)
-        if self._status == 200:
+        if self.status == 200:
             for text in frames(data):
                 self.failed |= text.startswith('{"type":"response.failed"')
                 await self._send(text)
@@ -257,5 +261,5 @@ class TurnOverHttp:
             self.failed = True
             if not more:
                 error = msgspec.json.decode(b"".join(self._answer))["error"]
-                await self._send(error_event(error, self._status))
+                await self._send(error_event(error, self.status))
         self.whole = not more

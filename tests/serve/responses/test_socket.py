@@ -163,6 +163,23 @@ async def test_keys_and_budgets_are_those_of_requests() -> None:
             assert (error["status"], error["code"]) == (429, "requests_limit")
 
 
+async def test_a_key_that_is_taken_away_has_no_connection_any_more() -> None:
+    """Its next turn is refused, and the connection closed; those of other keys go on."""
+    keys = [make_key() for _ in range(2)]
+    access = AccessOpts(keys=tuple(KeyOpts(name=name, hash=key[1]) for name, key in zip("ab", keys, strict=True)))
+    async with at(access=access) as one:
+        mine, yours = ({"authorization": f"Bearer {key}"} for key, _ in keys)
+        async with one.connect(additional_headers=mine) as gone, one.connect(additional_headers=yours) as stays:
+            assert (await turn(gone))[-1]["type"] == "response.incomplete"
+            one.app.service.access.change(AccessOpts(keys=access.keys[1:]))  # type: ignore[attr-defined]
+            assert (await turn(gone))[-1]["status"] == 401
+            with pytest.raises(ConnectionClosed) as closed:
+                await gone.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1008
+            assert (await turn(stays))[-1]["type"] == "response.incomplete"
+
+
 async def test_pages_and_names_that_are_not_known_are_refused() -> None:
     """A browser lets any page open a WebSocket: the server has to look where it comes from."""
     async with at(access=AccessOpts(origins=("https://ours.example",))) as one:

@@ -88,6 +88,25 @@ async def test_pings_of_a_client_that_does_not_read_do_not_fill_the_memory() -> 
         await (await connection.ping())
 
 
+async def test_messages_that_come_at_once_keep_nobody_else_waiting() -> None:
+    """Between any two of them others have their turn: here a task that counts how often it has."""
+    async with at() as one, one.connect() as connection:
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        connection.transport.write(b"\x81\x82\0\0\0\0{}" * 2000)
+        counting = asyncio.create_task(others())
+        for _ in range(2000):
+            assert json.loads(await connection.recv())["code"] == "missing_required_parameter"
+        counting.cancel()
+        assert turns > 2000
+
+
 async def test_the_log_has_no_query(caplog: pytest.LogCaptureFixture) -> None:
     """Some clients put their key there. What ends in the middle of a word is no failure either."""
     with caplog.at_level(logging.INFO):
