@@ -14,7 +14,7 @@ from helpers.sockets import ASK, at, rest, say, standing, turn
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from erllama_py.serve.access import AccessOpts
+from erllama_py.serve.access import AccessOpts, KeyAccess
 from erllama_py.serve.access.keys import make_key
 from erllama_py.serve.access.settings import KeyOpts
 
@@ -171,7 +171,8 @@ async def test_a_key_that_is_taken_away_has_no_connection_any_more() -> None:
         mine, yours = ({"authorization": f"Bearer {key}"} for key, _ in keys)
         async with one.connect(additional_headers=mine) as gone, one.connect(additional_headers=yours) as stays:
             assert (await turn(gone))[-1]["type"] == "response.incomplete"
-            one.app.service.access.change(AccessOpts(keys=access.keys[1:]))  # type: ignore[attr-defined]
+            assert isinstance(one.app.service.access, KeyAccess)
+            one.app.service.access.change(AccessOpts(keys=access.keys[1:]))
             assert (await turn(gone))[-1]["status"] == 401
             with pytest.raises(ConnectionClosed) as closed:
                 await gone.recv()
