@@ -21,16 +21,18 @@ from erllama_py.serve.batches.asking import GONE, Ask
 from erllama_py.serve.batches.checking import check, places
 from erllama_py.serve.batches.disk import Disk, Growing, read_at
 from erllama_py.serve.batches.journal import State, line_of
-from erllama_py.serve.batches.lines import Bounds, LineProblem, Place, Scan, body_of, streams, with_model
+from erllama_py.serve.batches.lines import Bounds, LineProblem, Place, Scan, body_of, head_of, streams, with_model
 from erllama_py.serve.batches.ordering import in_order
 from erllama_py.serve.batches.outputs import Outputs, Stopped, paused
 from erllama_py.serve.batches.verdicts import verdict
+from erllama_py.serve.batches.waiting import Waiting
 from erllama_py.serve.core.service import BatchCounts
 
 AT_ONCE = 500  # lines without an answer that are written in one go
 DELETED = ("input_file_deleted", "the input file was deleted before this line was begun")
 CHANGED = ("input_file_changed", "the input file is another one than it was")
 EXPIRED = ("batch_expired", "the line was not answered within the completion window")
+MODEL_AWAY = frozenset(("model_load_failed", "model_loading"))
 STREAMS = ("stream_not_supported", "stream: lines of a batch are answered whole")
 
 
@@ -146,7 +148,6 @@ class Run:
         outputs = await self._opened()
         todo = await self._means.disk.do(in_order, found, outputs.lines)
         all_lines = len(outputs.lines) + len(todo)
-        todo.reverse()  # taken from its end
         expiring = asyncio.create_task(self._expire())
         try:
             await self._work_through(todo)
@@ -167,15 +168,16 @@ class Run:
         return None if found is None or len(found) != total else found
 
     async def _work_through(self, todo: list[Place]) -> None:
+        waiting = Waiting(todo)
         async with asyncio.TaskGroup() as group:
             for _ in range(min(self._means.width, len(todo))):
-                group.create_task(self._take(todo))
+                group.create_task(self._take(waiting))
 
-    async def _take(self, todo: list[Place]) -> None:
+    async def _take(self, waiting: Waiting) -> None:
         """One line after another."""
         with suppress(Stopped):
-            while todo and not self.stopping.is_set() and not self._means.draining():
-                await self._line(todo.pop())
+            while not self.stopping.is_set() and not self._means.draining() and (taken := waiting.next()) is not None:
+                await self._line(*taken, waiting)
 
     async def _finish(self) -> None:
         """What is left unanswered is told where the time was over; then the batch is."""
@@ -201,10 +203,16 @@ class Run:
 
     # --- one line ------------------------------------------------------------------------------------------------
 
-    async def _line(self, place: Place) -> None:
+    async def _line(self, place: Place, at: float | None, waiting: Waiting) -> None:
         job, body = self._job, await self._body(place, await self._opened())
         if not isinstance(body, bytes):
             await self._add(place, answers.unanswered(job.id, place, *body), well=False)
+            return
+        model, seconds = head_of(body).model or "", asyncio.get_running_loop().time
+        if at is not None:
+            await paused(max(0.0, at - seconds()), self.stopping)
+        elif waiting.is_away(model):
+            waiting.put_off(place, model)
             return
         tries = crashes = 0
         while not self.stopping.is_set():
@@ -220,8 +228,12 @@ class Run:
             if known.outcome != "again":
                 data = answers.answered(job.id, place, answer.status, answer.request_id, answer.body)
                 await self._add(place, data, well=known.outcome == "done")
+                waiting.is_there(model)
                 return
             if self._means.draining():
+                return
+            if answer.code in MODEL_AWAY:
+                waiting.put_off(place, model, seconds() + known.seconds)
                 return
             await paused(known.seconds, self.stopping)
 

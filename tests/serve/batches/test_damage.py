@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aiofiles
+import msgspec
 import pytest
 from helpers.batch_runs import GOOD, Folder
 from helpers.batches import jsonl, line, times
@@ -158,6 +159,34 @@ async def test_an_input_that_cannot_be_read_now_is_read_later(tmp_path: Path, mo
     monkeypatch.setattr("erllama_py.serve.batches.running.read_at", read_at)
     state = await at.over()
     assert (state.completed, state.failed) == (10, 0)
+
+
+async def test_a_model_that_is_away_holds_no_line_of_another_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lines come after those of models that are there; a few of them are asked at a time, until it is there."""
+    waits = list[float]()
+    away = ["other"]
+
+    async def endpoint(body: bytes, gone: asyncio.Event) -> Answer:
+        if msgspec.json.decode(body)["model"] in away:
+            return Answer(503, b"{}", "r", "model_load_failed", 7.0)
+        return GOOD
+
+    async def paused(seconds: float, unless: asyncio.Event) -> None:
+        waits.append(seconds)
+        assert run.outputs is not None
+        assert run.outputs.completed == 5
+        away.clear()
+
+    monkeypatch.setattr("erllama_py.serve.batches.running.paused", paused)
+    data = jsonl(line(number, model="other" if number < 5 else "tiny") for number in range(10))
+    at = Folder(tmp_path, data, endpoint=endpoint, width=1)
+    run = at.run()
+    assert (await run.go()).completed == 10
+    assert times(at.answers()) == IDS
+    assert at.asked.total() == 11
+    assert 6 < waits[0] <= 7
 
 
 async def test_a_batch_that_fails_half_way_keeps_its_answers(tmp_path: Path) -> None:

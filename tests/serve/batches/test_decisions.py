@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama_py.serve.batches.choosing import Open, next_batch, too_many
+from erllama_py.serve.batches.lines import Place
 from erllama_py.serve.batches.shelf import FileFacts, Quota, Shelf
 from erllama_py.serve.batches.verdicts import MOST_CRASHES, MOST_SECONDS, Verdict, verdict
+from erllama_py.serve.batches.waiting import Waiting
 
 
 @pytest.mark.parametrize(
@@ -103,3 +105,26 @@ def test_the_bytes_of_a_shelf_are_those_of_its_files(steps: list[tuple[bool, str
         else:
             shelf.remove(name)
         assert (shelf.refusal(0) is None) == (sum(one.bytes for one in shelf.files.values()) == 0)
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=12), st.data())
+def test_lines_of_models_that_are_away_wait_and_none_is_lost(models: list[str], data: st.DataObject) -> None:
+    """Each line comes until it is answered; one of a model that is there never waits for one of another."""
+    waiting = Waiting([Place(number, 0, 0, 0, "") for number in range(len(models))])
+    away, done, now = set(data.draw(st.sets(st.sampled_from("abc")))), list[int](), 0.0
+    while (taken := waiting.next()) is not None:
+        place, until = taken
+        model = models[place.line]
+        now += 1
+        if until is not None:
+            assert {models[line] for line in range(len(models)) if line not in done} <= away | {model}
+            away -= {model} if data.draw(st.booleans()) or now > 100 else set()
+        elif waiting.is_away(model):
+            waiting.put_off(place, model)
+            continue
+        if model in away:
+            waiting.put_off(place, model, now)
+        else:
+            done.append(place.line)
+            waiting.is_there(model)
+    assert sorted(done) == list(range(len(models)))
