@@ -84,7 +84,12 @@ class Files:
             if self._given is None and self._temporary is None:
                 self._root = Path(await self._disk.do(tempfile.mkdtemp, None, "erllama-files-"))
                 self._temporary = weakref.finalize(self, shutil.rmtree, self._root, ignore_errors=True)
-            held, files, batches = await self._disk.do(_opened, self._root)
+            opening = asyncio.ensure_future(self._disk.do(_opened, self._root))
+            try:
+                held, files, batches = await asyncio.shield(opening)
+            except asyncio.CancelledError:
+                opening.add_done_callback(_let_go)  # else nobody in this process could open it again
+                raise
             for tenant, facts in files:
                 self._shelf(tenant).add(facts)
             self._lock = held
@@ -167,6 +172,11 @@ class Files:
 
     def _shelf(self, tenant: str) -> Shelf:
         return self._shelves.setdefault(tenant, Shelf(self._quota))
+
+
+def _let_go(opening: asyncio.Future[tuple[int, list[tuple[str, FileFacts]], list[Found]]]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result()[0])
 
 
 class Incoming:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from helpers.batches import begin, jsonl, line, serving, until, upload
+from helpers.checkpoints import turns
+
+from erllama_py.serve.batches import files as files_module
+from erllama_py.serve.batches.disk import Disk
+from erllama_py.serve.batches.shelf import Quota
 
 pytestmark = pytest.mark.anyio
 LINES = jsonl(line(number) for number in range(4))
@@ -96,3 +104,29 @@ async def test_a_file_that_cannot_be_deleted_is_there_still(tmp_path: Path, monk
         assert (answer.status_code, answer.json()["error"]["code"]) == (507, "disk_error")
         assert (await at.client.get("/v1/files")).json()["data"] == [made]
         assert (await at.client.delete(f"/v1/files/{made['id']}")).json()["deleted"]
+
+
+async def test_who_leaves_while_the_directory_is_opened_does_not_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread goes on with what its request does not wait for any more: the lock it takes is let go."""
+    begun, go_on, real = threading.Event(), threading.Event(), files_module._opened
+
+    def opened(root: Path) -> Any:
+        begun.set()
+        go_on.wait()
+        return real(root)
+
+    monkeypatch.setattr(files_module, "_opened", opened)
+    disk = Disk()
+    files = files_module.Files(tmp_path, Quota(9, 9, 9), disk)
+    opening = asyncio.create_task(files.open())
+    await asyncio.to_thread(begun.wait)
+    opening.cancel()
+    await asyncio.gather(opening, return_exceptions=True)
+    go_on.set()
+    await asyncio.to_thread(disk.threads.shutdown)
+    await turns(20)
+    again = Disk()
+    assert await files_module.Files(tmp_path, Quota(9, 9, 9), again).open() == []
+    again.close()
