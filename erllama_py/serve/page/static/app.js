@@ -57,11 +57,17 @@ function open(models) {
   byId("inside").hidden = false;
   byId("parts").hidden = false;
   byId("forget").hidden = !api.hasKey;
-  chat ??= new Chat(api);
+  chat ??= new Chat(api, unknown);
   chat.api = api;
   chat.models(models);
   chat.box.focus({ preventScroll: true });
   watch();
+}
+
+// The key is known no more: another one is asked for.
+function unknown(error) {
+  storeKey(null);
+  showDoor(said(error));
 }
 
 async function watch() {
@@ -71,11 +77,7 @@ async function watch() {
   try {
     await follow(api, { signal, show, tell: tellState });
   } catch (error) {
-    if (error.status === 401) {
-      storeKey(null);
-      showDoor(said(error));
-      return;
-    }
+    if (error.status === 401) return unknown(error);
     closed(said(error));
     tell("rest", "Chat only");
     await refreshModels(signal);
@@ -86,8 +88,9 @@ async function watch() {
 async function refreshModels(signal) {
   while (!signal.aborted) {
     await new Promise((resolve) => setTimeout(resolve, MODELS_SECONDS * 1000));
-    const answer = await api.json("v1/models", { signal }).catch(() => null);
-    if (answer !== null) chat.models(answer.data.map((one) => one.id));
+    const answer = await api.json("v1/models", { signal }).catch((error) => error);
+    if (answer.status === 401) return unknown(answer);
+    if (answer.data) chat.models(answer.data.map((one) => one.id));
   }
 }
 

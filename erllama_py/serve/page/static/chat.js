@@ -31,8 +31,10 @@ export class Chat {
   #stop = null; // of the reply under way
   #failed = null; // how many messages there were before a turn that failed
 
-  constructor(api) {
+  /** `unknown(error)` is called where the server does not know the key any more. */
+  constructor(api, unknown) {
     this.api = api;
+    this.unknown = unknown;
     this.log = byId("log");
     this.box = byId("message");
     byId("composer").addEventListener("submit", (event) => this.#submit(event));
@@ -145,6 +147,10 @@ export class Chat {
         frame ??= requestAnimationFrame(draw);
       }
     } catch (error) {
+      if (error.status === 401) {
+        this.unknown(error);
+        return false;
+      }
       view.show(reply);
       const stopped = error.name === "AbortError";
       this.#keepingUp(() => (stopped ? view.stopped() : view.failed(error, again)));

@@ -97,6 +97,28 @@ async def test_a_server_that_has_another_key_by_now_asks_for_it(browser: Browser
             await within.__aexit__(None, None, None)
 
 
+async def test_a_key_that_is_taken_away_closes_the_page(browser: Browser) -> None:
+    """That of an operator, who watches, and that of a user, who only chats: what was said is gone from the tab."""
+    chats, operates, access = keys()
+    _, _, other = keys()
+    async with served(access=access) as at, listening(at.app) as address:
+        changing: Any = at.app.service.access
+        for key, state in ((operates, "Live"), (chats, "Chat only")):
+            async with page_of(browser, address) as page:
+                await page.fill("#key", key)
+                await page.press("#key", "Enter")
+                await expect(page.locator("#live-text")).to_have_text(state)
+                await say(page, "hello")
+                await expect(page.locator(".reply .end")).to_contain_text("tokens")
+                changing.change(other)
+                if state != "Live":
+                    await say(page, "are you there?")
+                await expect(page.locator("#key-problem")).to_contain_text("not known here")
+                await expect(page.locator(".turn")).to_have_count(0)
+                assert await page.evaluate("sessionStorage.length") == 0
+            changing.change(access)
+
+
 async def test_below_a_prefix_it_works_as_above(browser: Browser) -> None:
     """Files, feed, chat and the links to its parts."""
     async with served() as at:
