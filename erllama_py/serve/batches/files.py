@@ -33,6 +33,7 @@ from erllama_py.serve.batches.disk import Disk, Growing, lock, write_whole
 from erllama_py.serve.batches.journal import State
 from erllama_py.serve.batches.shelf import FileFacts, Quota, Shelf
 from erllama_py.serve.core.directories import PRIVATE, is_ours, own_directory
+from erllama_py.serve.core.service import Tenant
 from erllama_py.watch.log import get_logger
 
 _FILE = re.compile(r"^file-[0-9a-f]{32}$")
@@ -257,6 +258,7 @@ def _batch(tenant: str, path: Path) -> Found:
     state, size = journal.read(path.read_bytes())
     if state is None:
         raise ValueError("its first record is none")
+    msgspec.convert(state.created.tenant, Tenant)  # who asked has to be known, too
     return Found(tenant, path.stem, state, size)
 
 

@@ -11,12 +11,11 @@ was written twice, around a crash, counts once.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from erllama_py.serve.batches.lines import LineProblem
-from erllama_py.serve.core.service import Tenant
 
 Status = Literal[
     "validating", "in_progress", "finalizing", "completed", "failed", "cancelling", "cancelled", "expired"
@@ -36,7 +35,7 @@ class Created(msgspec.Struct, frozen=True, kw_only=True, tag="created"):
     completion_window: str
     expires_at: int | None
     metadata: dict[str, str] | None = None
-    tenant: Tenant = Tenant()
+    tenant: dict[str, Any] = {}
     """Who asked, as it was then."""
 
 

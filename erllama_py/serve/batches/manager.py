@@ -114,7 +114,7 @@ class Batches:
         created = Created(
             at=now, endpoint=request.endpoint, input_file_id=facts.id, output_file_id=new_file_id(),
             error_file_id=new_file_id(), completion_window=request.completion_window, expires_at=now + seconds,
-            metadata=request.metadata, tenant=tenant,
+            metadata=request.metadata, tenant=msgspec.to_builtins(tenant),
         )  # fmt: skip
         held = await self._written(key, created)
         self._held.setdefault(key, {})[held.id] = held
@@ -183,7 +183,7 @@ class Batches:
             output=files.path(held.tenant, created.output_file_id),
             errors=files.path(held.tenant, created.error_file_id),
         )  # fmt: skip
-        ask = self._endpoints.of(created.tenant)
+        ask = self._endpoints.of(msgspec.convert(created.tenant, Tenant))
         held.run = Run(job, held.state, held.size, ask, self._means, publish=lambda run: self._publish(held, run))
         return held.run
 
