@@ -16,7 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 import erllama_py as erllama
-from erllama_py.serve.cli import cache
+from erllama_py.serve.cli import cache, screen
 from erllama_py.serve.cli.batch import batch
 from erllama_py.serve.cli.bench import bench
 from erllama_py.serve.cli.complete import complete
@@ -123,7 +123,7 @@ def dispatch(arguments: Sequence[str]) -> int:
 
 def _console(file: TextIO) -> Console:
     """What help is printed on. In a pipe it comes in lines for 80 columns: none is broken again for its margin."""
-    return Console(file=file) if file.isatty() else Console(file=file, width=80, soft_wrap=True)
+    return screen.Output(file=file) if file.isatty() else screen.Output(file=file, width=80, soft_wrap=True)
 
 
 def _named(arguments: Sequence[str]) -> Sequence[str]:

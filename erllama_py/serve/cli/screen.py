@@ -23,14 +23,22 @@ WIDE = 1000  # columns of what is no terminal: nothing is cut there
 STAGES = {"download": "downloading", "hash": "hashing the file", "weights": "loading weights"}
 
 
+class Output(Console):
+    """A console that tells as any other output that its reader has gone: rich would end the process with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """See `Console`."""
+        raise BrokenPipeError
+
+
 def out() -> Console:
     """For stdout as it is now."""
-    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    return Output(file=sys.stdout, highlight=False, soft_wrap=True)
 
 
 def aside() -> Console:
     """For what is about a result: on stdout where that is a terminal, else on stderr."""
-    return Console(file=sys.stdout if sys.stdout.isatty() else sys.stderr, highlight=False, soft_wrap=True)
+    return Output(file=sys.stdout if sys.stdout.isatty() else sys.stderr, highlight=False, soft_wrap=True)
 
 
 def note(text: str) -> None:
@@ -95,7 +103,7 @@ def table(*columns: str, left: int = 1) -> Table:
 def show(made: Table) -> None:
     """Print a table: as wide as the terminal, and as wide as it is in a pipe."""
     terminal = sys.stdout.isatty()
-    Console(file=sys.stdout, highlight=False, width=None if terminal else WIDE).print(made)
+    Output(file=sys.stdout, highlight=False, width=None if terminal else WIDE).print(made)
 
 
 def agree(question: str) -> bool:

@@ -18,6 +18,7 @@ from cyclopts.validators import Number
 from rich.console import Console
 from rich.live import Live
 
+from erllama_py.serve.cli import screen
 from erllama_py.serve.cli.ending import DONE
 from erllama_py.serve.cli.remote import Key, Remote, Server, ServerRefused, ServerUnreachable, reached
 from erllama_py.serve.cli.sampled import Sample, View, parse_sample, view
@@ -50,7 +51,7 @@ def top(
             _print_lines(readings, interval, once=once)
         elif once or not _can_redraw():
             width = None if sys.stdout.isatty() else IN_A_PIPE
-            console = Console(file=sys.stdout, highlight=False, width=width)
+            console = screen.Output(file=sys.stdout, highlight=False, width=width)
             console.print(drawn(_rated(readings, interval), remote.name, console.width))
         else:
             _watch(readings, remote.name, interval)
@@ -103,7 +104,7 @@ def _watch(readings: Readings, name: str, interval: float) -> None:
     """Draw until q is pressed."""
     shown = readings.next()  # what is wrong from the start is an error
     problem: str | None = None
-    console = Console(file=sys.stdout, highlight=False)
+    console = screen.Output(file=sys.stdout, highlight=False)
     with leaving_by_signals(), _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             picture = drawn(shown, name, console.width) if problem is None else waiting(name, problem)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.terminal import COMMAND, environment
 from helpers.tiny_gguf import tiny_gguf
 
 import erllama_py as erllama
@@ -272,3 +273,16 @@ def test_without_the_extra_it_says_what_to_install(capsys: pytest.CaptureFixture
     assert main(["demo", "--model", "/nowhere/it"]) == 1
     assert "cannot load /nowhere/it" in capsys.readouterr().err
     assert main(["foo"]) == 2
+
+
+@pytest.mark.parametrize("line", ["--help", "inspect FILE"])
+def test_a_reader_that_goes_is_one_exit_code(line: str, tmp_path: Path) -> None:
+    """However the output is printed."""
+    read, write = os.pipe()
+    os.close(read)
+    words = line.replace("FILE", str(tiny_gguf("dense", tmp_path))).split()
+    try:
+        done = subprocess.run([*COMMAND, *words], stdout=write, stderr=subprocess.PIPE, env=environment())
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
