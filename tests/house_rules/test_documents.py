@@ -19,7 +19,7 @@ from msgspec import Struct
 import erllama_py
 
 # Classes of other libraries that the documents speak of.
-FOREIGN = {"FastAPI", "StreamingResponse", "TaskGroup", "CancelScope", "Starlette"}
+FOREIGN = {"EventSource", "FastAPI", "StreamingResponse", "TaskGroup", "CancelScope", "Starlette"}
 ROOTS = ("tests", "docs", "benchmarks", "judge", "scripts", "erllama_py", ".ci")
 
 

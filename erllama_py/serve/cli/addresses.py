@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from os.path import expanduser
 from urllib.parse import urlsplit
 
 import httpx
@@ -36,8 +35,8 @@ class Address(msgspec.Struct, frozen=True):
 def parse_address(given: str | None) -> Address:
     """What `--server` means; the default where it is not given. Raises `BadAddress`."""
     text = (given or DEFAULT).strip()
-    if "/" in text and "://" not in text and (text.startswith(("/", "./", "../", "~")) or ":" not in text):
-        return Address("http://localhost", expanduser(text))  # a shell leaves the ~ of --server=~/a.sock as it is
+    if "/" in text and "://" not in text and (text.startswith(("/", "./", "../")) or ":" not in text):
+        return Address("http://localhost", text)
     url = text if "://" in text else f"http://{'127.0.0.1' if text.startswith(':') else ''}{text}"
     try:
         parts = urlsplit(url)

@@ -5,6 +5,7 @@ What goes wrong is one sentence with what to do. Every call blocks, and ends aft
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import ssl
@@ -183,7 +184,8 @@ def refusal(remote: Remote, path: str, status: int, body: bytes) -> ServerRefuse
 
 def _address(server: str | None) -> Address:
     try:
-        return parse_address(server)
+        # A shell leaves the ~ of --server=~/a.sock as it is.
+        return parse_address(os.path.expanduser(server) if server is not None else None)
     except BadAddress as error:
         raise UsageError(f"--server: {error}") from None
 

@@ -33,7 +33,6 @@ SECRET = "sk-erllama-very-secret"
         ("http://[::]:80", "http://[::1]:80", None),
         ("/run/erllama.sock", "http://localhost", "/run/erllama.sock"),
         ("./here.sock", "http://localhost", "./here.sock"),
-        ("~/here.sock", "http://localhost", str(Path.home() / "here.sock")),
     ],
 )
 def test_a_server_is_named_as_people_do(given: str | None, url: str, socket: str | None) -> None:
@@ -41,6 +40,12 @@ def test_a_server_is_named_as_people_do(given: str | None, url: str, socket: str
     address = parse_address(given)
     assert (address.url, address.socket) == (url, socket)
     assert address.shown == (socket or url)
+
+
+def test_the_home_directory_is_known() -> None:
+    """A shell leaves the `~` of `--server=~/a.sock` as it is."""
+    with reached("~/here.sock") as remote:
+        assert remote.name == str(Path.home() / "here.sock")
 
 
 @pytest.mark.parametrize(
