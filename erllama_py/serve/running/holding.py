@@ -60,10 +60,15 @@ def notes(tiers: Mapping[str, erllama.TierSpec]) -> Iterator[Notes]:
 
 
 def read_note(root: Path) -> Holder | None:
-    """What the note in a directory says; None without one that can be read."""
+    """What the note in a directory says; None without one that can be read.
+
+    One that another user has written is none: the API key of whoever reads it goes to the server that it names.
+    """
     try:
         descriptor = os.open(root / erllama.CacheDirectory.HOLDER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
+            if os.fstat(descriptor).st_uid != os.geteuid():
+                return None
             return msgspec.json.decode(file.read(MOST_BYTES), type=Holder)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None

@@ -47,3 +47,12 @@ def test_a_directory_that_cannot_be_written_has_no_note(tmp_path: Path) -> None:
     with notes({"cache": erllama.DiskTier(str(tmp_path))}):
         path.write_bytes(b'{"pid": 1, "server": "http://127.0.0.1:2", "tier": "cache"}')
     assert path.exists()
+
+
+def test_the_note_of_another_user_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could name any server, and be told the key of whoever looks."""
+    path, mine = tmp_path / erllama.CacheDirectory.HOLDER, os.geteuid()
+    path.write_bytes(b'{"pid": 1, "server": "http://127.0.0.1:2", "tier": "cache"}')
+    assert read_note(tmp_path) is not None
+    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
+    assert read_note(tmp_path) is None
