@@ -67,5 +67,8 @@ def failure_of(error: BaseException, causes: int = MOST_CAUSES) -> Failure:
 
 
 def _sendable(fact: Any) -> Any:
-    """Text may hold what has no UTF-8 form: a lone surrogate of a caller's becomes a question mark."""
+    """Text may hold what has no UTF-8 form: a lone surrogate of a caller's becomes a question mark. A tuple is a list
+    on the way."""
+    if isinstance(fact, tuple):
+        return [*map(_sendable, fact)]
     return fact.encode(errors="replace").decode() if isinstance(fact, str) else fact

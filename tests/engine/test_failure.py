@@ -89,6 +89,13 @@ def test_an_error_keeps_its_class_and_its_facts(kind: Any, data: st.DataObject) 
     assert (type(again), again.args, str(again)) == (kind, error.args, str(error))
 
 
+def test_facts_that_are_several_stay_what_they_are() -> None:
+    """A tuple is one again, and its texts are sent as others are."""
+    failure = failure_of(erllama.TierNotFound("a", ("b", "\ud800")))
+    assert crossed(failure, Failure) == failure
+    assert failure.error().args == ("a", ("b", "?"), None)
+
+
 @given(st.lists(raised, min_size=1, max_size=5))
 def test_an_error_keeps_its_causes(chain: list[BaseException]) -> None:
     """Down to the first; those of other libraries by name and text, however often they cross."""

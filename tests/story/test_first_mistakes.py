@@ -18,7 +18,7 @@ HI = [{"role": "user", "content": "hi"}]
 
 LOADS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda rt: rt.load_model("tiny"), "'tiny' alone is an id: give the file too, as in load_model(\"model.gguf\")"),
-    (lambda rt: rt.load_model("https://a.b/tiny.gguf"), "a path is expected, not an address. Nothing is downloaded"),
+    (lambda rt: rt.load_model("https://a.b/tiny.gguf"), "this is an address; a path of a GGUF file is expected, or"),
     (lambda rt: rt.load_model("m", 3), "expected a mapping, such as"),
     (lambda rt: rt.load_model("tiny.gguf", n_ctx=9), "did you mean 'context_opts.n_ctx'?"),
     (lambda rt: rt.load_model("tiny.gguf", n_gpu_layers=-1), "did you mean 'model_opts.n_gpu_layers'?"),
