@@ -42,7 +42,7 @@ T = TypeVar("T")
 JSON = "application/json"
 UNASKED = 8192  # tokens of a reply where nobody says: the library's own bound, which a higher one does not lift
 LEFT = 499  # nobody reads the status: its client has left
-WORK = "erllama.work"  # in the scope of a request whose client has been answered: the task of one that may go on
+WORK = "erllama_py.work"  # in the scope of a request whose client has been answered: the task of one that may go on
 FACTS = "erllama.facts"  # in the scope of a request that is over: its line in the log, for what is around endpoints
 
 
