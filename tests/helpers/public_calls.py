@@ -93,6 +93,7 @@ def cache_calls(cache: Cache) -> dict[str, Callable[[], object]]:
         "tiers": cache.tiers,
         "evict_bytes": lambda: cache.evict_bytes(1),
         "gc": cache.gc,
+        "remove": lambda: cache.remove([bytes(32)], "ram"),
         "flush": cache.flush,
         "put": lambda: cache.put(IDENTITY, [1, 2], 0, b"bytes"),
         "find": lambda: cache.find(IDENTITY, [1, 2]),
