@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import re
 import signal
 import sys
@@ -102,6 +103,11 @@ def pytest_collection_finish() -> None:
     """Keep what imports and the collection made out of each later search for garbage; many tests ask for one."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test draws the same each time, in whatever order tests run: a reply without a seed may end at any token."""
+    random.seed(item.nodeid)
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:

@@ -217,22 +217,22 @@ class Caller:
         If the deadline passes before there is a request, the result is that of one that still waits in the queue.
         A `"prefill"` has no reply but what was saved.
         """
-        translate, prefill_only = partial(caller_errors, self.board), operation == "prefill"
-        span = request_span(operation, self.model_id, translate, streams=feed is not None)
+        translate, prefill_only, now = partial(caller_errors, self.board), operation == "prefill", time.monotonic()
+        span = request_span(operation, self.model_id, translate, now, streams=feed is not None)
         if span is None:
-            return await self._begin(prepare, options, feed, prefill_only)
+            return await self._begin(prepare, options, feed, now, prefill_only)
         with span.beginning():
-            request_id, reply = await self._begin(span.preparing(prepare), options, feed, prefill_only)
+            request_id, reply = await self._begin(span.preparing(prepare), options, feed, now, prefill_only)
         span.follow(reply)
         return request_id, reply
 
     async def _begin(
-        self, prepare: Prepare, options: Mapping[str, object], feed: Feed | None, prefill_only: bool
+        self, prepare: Prepare, options: Mapping[str, object], feed: Feed | None, now: float, prefill_only: bool
     ) -> tuple[int, Reply[Completion]]:
         self.check_loop()
         self.check_generates()
         loop = asyncio.get_running_loop()
-        called, now, checked = loop.time(), time.monotonic(), parse_request_options(options)
+        called, checked = loop.time(), parse_request_options(options)
         ends_at = None if checked.deadline is None else called + checked.deadline
         try:
             async with asyncio.timeout_at(ends_at) as timeout:

@@ -44,10 +44,10 @@ class RequestSpan:
     """The span of one request. It ends once: when its reply is there, or fails, or nobody waits for it any more."""
 
     def __init__(
-        self, tracer: Tracer, operation: Operation, model_id: str, translate: Translate, *, streams: bool
+        self, tracer: Tracer, operation: Operation, model_id: str, translate: Translate, called: float, *, streams: bool
     ) -> None:
         self._tracer, self._model_id, self._translate, self._streams = tracer, model_id, translate, streams
-        self._called, self._called_ns = time.monotonic(), time.time_ns()
+        self._called, self._called_ns = called, time.time_ns()
         self._prepared: float | None = None
         self._over = False
         self._span = tracer.start_span(
@@ -129,10 +129,15 @@ class RequestSpan:
         return self._called_ns + int(seconds * 1e9)
 
 
-def request_span(operation: Operation, model_id: str, translate: Translate, *, streams: bool) -> RequestSpan | None:
-    """The span of a request that is made now, below the caller's current one; `None` where there are no spans."""
+def request_span(
+    operation: Operation, model_id: str, translate: Translate, called: float, *, streams: bool
+) -> RequestSpan | None:
+    """The span of a request that is made now, below the caller's current one; `None` where there are no spans.
+
+    `called` is now, as `time.monotonic` tells it: the engine's times count from there, and so do those of the phases.
+    """
     found = tracer()
-    return None if found is None else RequestSpan(found, operation, model_id, translate, streams=streams)
+    return None if found is None else RequestSpan(found, operation, model_id, translate, called, streams=streams)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -21,6 +22,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
 
 import erllama_py as erllama
+from erllama_py.handle import caller
 from erllama_py.watch.tracer import tracer
 
 CANARY = "heron-of-Lindau"
@@ -67,6 +69,26 @@ async def test_a_request_has_a_span_below_its_callers_with_its_phases() -> None:
     decode = spans.one("erllama.decode")
     assert seconds(decode) == pytest.approx(done.stats.decode_seconds, abs=1e-5)
     assert abs((span.events[0].timestamp - (decode.start_time or 0)) / 1e9) < 1e-5
+
+
+@pytest.mark.anyio
+async def test_phases_and_the_engines_times_count_from_the_same_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes until the engine's count would begin: no phase is lost, and together they are its wait."""
+    check = caller.Caller.check_generates
+
+    def long(self: caller.Caller) -> None:
+        end = time.monotonic() + 0.02
+        while time.monotonic() < end:
+            pass
+        check(self)
+
+    monkeypatch.setattr(caller.Caller, "check_generates", long)
+    with traced() as spans:
+        async with stub_runtime() as (_, model):
+            done = await model.complete(PROMPT, response_tokens=2, ignore_eos=True)
+    prepare, queue = (spans.one(f"erllama.{name}") for name in ("prepare", "queue"))
+    assert seconds(prepare) > 0.02
+    assert seconds(prepare) + seconds(queue) == pytest.approx(done.stats.queued_seconds, abs=1e-5)
 
 
 @pytest.mark.anyio

@@ -39,7 +39,7 @@ async def test_slow_checks_take_few_threads_and_hold_up_no_other_request(monkeyp
             group.start_soon(ask)
         try:
             await until(lambda: running == caller.CHECKS)
-            assert (await model.complete("x", response_tokens=2)).finish_reason == "length"
+            assert (await model.complete("x", response_tokens=2, ignore_eos=True)).finish_reason == "length"
             late = await model.complete("x", choice=["no"], deadline=0.001)
             assert late.finish_reason == "deadline"
             assert replies == []

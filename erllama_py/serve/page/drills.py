@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -11,13 +12,19 @@ MOST, SECONDS = 3, 60.0
 
 def recent(at: Sequence[float], now: float) -> tuple[float, ...]:
     """Those of the times that still count."""
-    return tuple(one for one in at if one > now - SECONDS)
+    return tuple(one for one in at if now - one < SECONDS)
 
 
 def wait(at: Sequence[float], now: float) -> int:
-    """Whole seconds until there may be another drill after those at these times; 0 where there may be one now."""
+    """Whole seconds until there may be another drill after those at these times; 0 where there may be one now.
+
+    They are tried against `recent`: what is left of the minute by subtraction may round to a second too few.
+    """
     counted = sorted(recent(at, now))
-    return 0 if len(counted) < MOST else max(1, math.ceil(counted[-MOST] + SECONDS - now))
+    if len(counted) < MOST:
+        return 0
+    least = max(1, math.floor(SECONDS - (now - counted[-MOST])))
+    return next(after for after in itertools.count(least) if len(recent(at, now + after)) < MOST)
 
 
 def with_one(drills: Mapping[str, tuple[float, ...]], model: str, now: float) -> dict[str, tuple[float, ...]]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from helpers.runtime import until
 from helpers.served import served
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.requests import HTTPConnection
 
@@ -36,6 +36,8 @@ async def back(model: erllama.Model, restarts: int) -> None:
 
 
 @given(TIMES, st.floats(0.0, 300.0))
+@example([1.0, 1.0, 1.4326524555181886e-213], 0.0)
+@example([0.1, 0.1, 0.1], 0.3)
 def test_waiting_as_long_as_told_is_enough(at: list[float], now: float) -> None:
     """And a second less is not, where there was anything to wait for."""
     told = wait(at, now)
