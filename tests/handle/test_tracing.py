@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from helpers.crowd import crowded, prompts, together
 from helpers.runtime import STUB, slow_stub, stub_runtime, until
 from helpers.scripted import scripted
 from helpers.traces import Spans, attributes, provider_of, traced
@@ -391,16 +392,12 @@ async def test_nothing_is_done_at_a_token(recording: bool) -> None:
 @pytest.mark.anyio
 async def test_a_request_that_is_parked_tells_how_often() -> None:
     """Its cells went to others of a higher rank."""
-    config: Any = {**STUB, "context_opts": {"n_ctx": 256, "n_seq_max": 2}}
     with traced() as spans:
-        async with erllama.Runtime() as runtime:
-            model = await runtime.load_model("m", config)
-            low = asyncio.ensure_future(model.complete("a " * 80, response_tokens=90, ignore_eos=True))
-            await until(lambda: model.phase == "generating")
-            await model.complete("b " * 80, response_tokens=40, ignore_eos=True, priority=5)
-            parks = (await low).stats.parks
-    assert parks > 0
-    assert attributes(spans.named("text_completion m")[0])["erllama.parks"] == parks
+        async with crowded() as (_, model):
+            replies = await together(model, prompts(3), {}, {}, {"priority": 1})
+    parks = sorted(reply.stats.parks for reply in replies)
+    assert parks[-1] > 0
+    assert sorted(attributes(one)["erllama.parks"] for one in spans.named(f"text_completion {model.id}")) == parks
 
 
 def test_spans_are_compared_by_their_begin() -> None:
