@@ -1,4 +1,5 @@
-"""Every async test runs on asyncio and, as one of the slow ones, on uvloop; the longest on both in turn."""
+"""Every async test runs on asyncio and, as one of the slow ones, on uvloop; the longest, and those of rooms above the
+library, on one of the two in turn."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 from helpers.loggers import levels
@@ -20,6 +23,8 @@ from erllama_py.engine import rates
 from erllama_py.serve.models import default_home
 
 MOST_WORKERS = 4
+# What stands on the library and has no loop of its own: half of its tests on each loop show what the other half would.
+IN_TURN = ("hub", "serve")
 # `make quick` looks at 15 examples of each property; `make test` at all that "ci" has.
 settings.register_profile("quick", settings.get_profile("ci"), max_examples=15)
 
@@ -84,17 +89,25 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Each case of a test that is marked `either_loop` stays on one loop. Cases take turns by the parity of the bits of
-    their number: where parameters have two values each, that is a chess board, so each value has both loops."""
+    """Each case of a test that is marked `either_loop` or lies in one of the rooms `IN_TURN` stays on one loop. Which
+    comes first is chosen by the test's name; its cases take turns by the parity of the bits of their number: where
+    parameters have two values each, that is a chess board, so each value has both loops. Without the slow ones, all
+    stay on asyncio."""
+    if "not slow" in config.option.markexpr:
+        return
+    rooms = tuple(Path(__file__).parent / room for room in IN_TURN)
     tests: dict[Any, dict[str, list[pytest.Item]]] = {}
     for item in items:
-        if isinstance(item, pytest.Function) and item.get_closest_marker("either_loop"):
+        if not isinstance(item, pytest.Function):
+            continue
+        if item.get_closest_marker("either_loop") or any(item.path.is_relative_to(room) for room in rooms):
             case = re.sub(r"\b(asyncio|uvloop)\b", "loop", item.name)
             tests.setdefault((item.parent, item.originalname), {}).setdefault(case, []).append(item)
     left_out: set[pytest.Item] = set()
-    for cases in tests.values():
+    for (_, name), cases in tests.items():
+        first = crc32(name.encode())
         for number, loops in enumerate(cases.values()):
-            left_out.update(item for at, item in enumerate(loops) if at != number.bit_count() % len(loops))
+            left_out.update(item for at, item in enumerate(loops) if at != (first + number.bit_count()) % len(loops))
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=list(left_out))
 

@@ -40,7 +40,6 @@ async def held(hub: FakeHub) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.either_loop
 async def test_a_model_is_downloaded_and_loaded_by_its_name(tiny: FakeHub) -> None:
     """Its progress is that of the download first; the next load asks nobody."""
     steps: list[erllama.LoadProgress] = []
@@ -58,7 +57,6 @@ async def test_a_model_is_downloaded_and_loaded_by_its_name(tiny: FakeHub) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.either_loop
 async def test_a_model_in_several_files_is_loaded_whole(hub: FakeHub, tmp_path: Path) -> None:
     """llama.cpp finds the parts side by side, as links to the bytes."""
     hub.add("maker/split", {path.name: path.read_bytes() for path in split_gguf("dense", tmp_path)})

@@ -297,7 +297,6 @@ async def _computed(data: bytes) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.either_loop
 async def test_prompts_that_begin_alike_are_computed_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order of a shuffled file most of what they share would be computed again."""
     asked = []

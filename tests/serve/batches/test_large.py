@@ -26,7 +26,6 @@ def data() -> bytes:
     return jsonl(line(number, text=f"question {number} " + "of many " * 8) for number in range(LINES))
 
 
-@pytest.mark.either_loop
 async def test_a_large_batch_holds_nothing_up(tmp_path: Path, data: bytes) -> None:
     """While it is checked, taken up again, and half of its lines are answered."""
     half = LINES // 50
@@ -48,7 +47,6 @@ async def test_a_large_batch_holds_nothing_up(tmp_path: Path, data: bytes) -> No
     assert [hold for hold in holds if hold.own > MOST_HOLD or hold.seconds > 3 * MOST_HOLD] == []
 
 
-@pytest.mark.either_loop
 async def test_what_is_known_of_a_large_batch_is_bounded(tmp_path: Path, data: bytes) -> None:
     """A few hundred bytes a line, never its text."""
     at = Folder(tmp_path, data)

@@ -40,7 +40,6 @@ class Chat:
 
 
 @pytest.mark.slow
-@pytest.mark.either_loop
 async def test_200_requests_for_two_models_of_which_one_fits() -> None:
     """None fails, the swaps are fewer than the requests, and what comes back computes nothing a second time."""
     draw = random.Random(17)

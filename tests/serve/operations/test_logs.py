@@ -90,7 +90,6 @@ async def everything(at: Served) -> None:
         await until(lambda: at.model.phase == "idle")
 
 
-@pytest.mark.either_loop
 @pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("structured", [False, True])
