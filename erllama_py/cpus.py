@@ -9,11 +9,12 @@ sysfs-devices-system-cpu).
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
 
+from erllama_py.cgroups import cgroups, read_text
 from erllama_py.options.model import MAX_THREADS, ContextOpts
 
 
@@ -93,7 +94,7 @@ def _cores(root: Path, cpus: Collection[int]) -> dict[int, str]:
     found: dict[int, str] = {}
     for cpu in cpus:
         topology = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
-        siblings = _text(topology / "core_cpus_list") or _text(topology / "thread_siblings_list")
+        siblings = read_text(topology / "core_cpus_list") or read_text(topology / "thread_siblings_list")
         if siblings:
             found[cpu] = siblings
     return found
@@ -101,41 +102,16 @@ def _cores(root: Path, cpus: Collection[int]) -> dict[int, str]:
 
 def _quota(root: Path) -> float | None:
     """The least quota of the cgroups that this process is in and of those around them, in CPUs."""
-    quotas = [quota for folder in cgroups(root) if (quota := _quota_of(folder)) is not None]
+    quotas = [quota for folder in cgroups(root, "cpu") if (quota := _quota_of(folder)) is not None]
     return min(quotas, default=None)
 
 
-def cgroups(root: Path) -> Iterator[Path]:
-    """The folders of this process's cgroups up to the top: of version 2, and of version 1's `cpu` controller. In a
-    container they may be mounted at the top under another path than `/proc/self/cgroup` says: the top counts too."""
-    mount = root / "sys/fs/cgroup"
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if controllers == "":
-            tops = [mount, mount / "unified"]
-        elif "cpu" in controllers.split(","):
-            tops = [mount / controllers, mount / "cpu"]
-        else:
-            continue
-        parts = [part for part in path.split("/") if part not in ("", "..")]
-        for top in tops:
-            for length in range(len(parts), -1, -1):
-                yield top.joinpath(*parts[:length])
-
-
 def _quota_of(folder: Path) -> float | None:
-    words = _text(folder / "cpu.max").split()
+    words = read_text(folder / "cpu.max").split()
     if not words:
-        words = [_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")]
+        words = [read_text(folder / "cpu.cfs_quota_us"), read_text(folder / "cpu.cfs_period_us")]
     try:
         quota, period = (int(word) for word in words)
     except ValueError:  # "max", or no such file
         return None
     return quota / period if quota > 0 and period > 0 else None
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text().strip()
-    except (OSError, UnicodeDecodeError):
-        return ""

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import psutil
 
 from erllama_py.actors import Threads
 from erllama_py.cache.keys import ctx_params_hash, reproducible_hash
@@ -19,6 +18,7 @@ from erllama_py.cpus import ThreadChoice, choose_threads, read_allowance
 from erllama_py.engine.backend import Backend, FileFacts, ModelFacts
 from erllama_py.engine.jobs import MOST_TOKENS
 from erllama_py.errors import InsufficientMemory, InvalidOption, ModelLoadError, ModelNotLoaded, QuantMismatch
+from erllama_py.memory import available_memory
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.companion import companion_threads
 from erllama_py.model.fingerprinting import find_fingerprint
@@ -138,7 +138,7 @@ def check_embedder_room(config: ModelConfig, facts: FileFacts, tokens: int = 1) 
     needs none. Raises `InsufficientMemory`."""
     context = msgspec.structs.replace(config.context_opts, n_ctx=min(tokens, config.context_opts.cells))
     needed = _resident_cells(msgspec.structs.replace(config, context_opts=context), facts)
-    _check_room(config, needed, psutil.virtual_memory().available)
+    _check_room(config, needed, available_memory())
 
 
 def settled(config: ModelConfig, facts: FileFacts, available: int) -> ModelConfig:
@@ -164,7 +164,7 @@ async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path, 
     Raises the errors of `Backend.inspect`, `check_file` and `find_fingerprint`.
     """
     loop, wanted = asyncio.get_running_loop(), True
-    available = psutil.virtual_memory().available
+    available = available_memory()
 
     def progress(done: int, total: int) -> bool:
         loop.call_soon_threadsafe(board.progress, LoadProgress("hash", done, total))
@@ -210,7 +210,7 @@ def borrow(backend: Backend, board: ModelBoard) -> Prepared:
         raise ModelNotLoaded(board.model_id)
     backend.use_weights_of(lent.backend)
     prepared = lent.prepared
-    _check_room(board.config, _resident_cells(board.config, prepared.facts), psutil.virtual_memory().available)
+    _check_room(board.config, _resident_cells(board.config, prepared.facts), available_memory())
     return msgspec.structs.replace(prepared, threads=companion_threads(board.config, prepared.threads))
 
 

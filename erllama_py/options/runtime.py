@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import msgspec
-import psutil
 from msgspec import Meta
 
 from erllama_py.errors import InvalidOption
+from erllama_py.memory import available_memory
 from erllama_py.options.check import PathText, convert, not_among, plain_path, under
 from erllama_py.options.model import check_name
 from erllama_py.options.names import given_at
@@ -88,7 +88,7 @@ def parse_runtime_options(tiers: object, policy: object, pressure: object, **pla
     checked = convert(plain, _Plain, home=plain_path)
     quota = checked.ram_quota_bytes
     if quota is None:
-        quota = max(LEAST_QUOTA, int(psutil.virtual_memory().available * RAM_SHARE))
+        quota = max(LEAST_QUOTA, int(available_memory() * RAM_SHARE))
     return RuntimeOptions(
         ram=RamTier(quota),
         tiers=_parse_tiers({} if tiers is None else tiers),

@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 
 from erllama_py.actors import Actor, Answer, Background, Clock, Exit, Reply
+from erllama_py.memory import Reading
 from erllama_py.options.runtime import PressureOpts
 from erllama_py.results import PressureState
 from erllama_py.watch.log import get_logger
-from erllama_py.watch.pressure_sources import Reader, Reading, choose_source
+from erllama_py.watch.pressure_sources import Reader, choose_source
 
 Evict = Callable[[int, tuple[str, ...]], Awaitable[int]]
 

@@ -14,13 +14,13 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 
 from erllama_py.actors import Clock, Threads, wait_any
-from erllama_py.cpus import cgroups
 from erllama_py.errors import InvalidOption
+from erllama_py.memory import Reading, limited
 from erllama_py.options.runtime import PressureOpts
 
 HANG_SECONDS = 10.0  # readings are meant to take far less than one
@@ -29,18 +29,6 @@ QUERY = ("--query-gpu=memory.used,memory.total", "--format=csv,noheader,nounits"
 # A driver that is not kept loaded takes some seconds to answer. Less than `HANG_SECONDS`, so that an nvidia-smi that
 # hangs is killed before its thread is given up.
 NVIDIA_SMI_SECONDS = 8.0
-
-
-class Reading(NamedTuple):
-    """Bytes of one memory."""
-
-    used: int
-    total: int
-
-    @property
-    def share(self) -> float:
-        """The used share, from 0 to 1."""
-        return self.used / self.total
 
 
 class Reader:
@@ -106,24 +94,10 @@ def choose_source(opts: PressureOpts) -> Callable[[], Any] | None:
 
 
 def system_memory(root: Path = Path("/")) -> Reading:
-    """The machine's memory, or that of a control group with a limit around this process, if it is fuller. Version 2
-    alone: https://docs.kernel.org/admin-guide/cgroup-v2.html. `root` is where `proc` and `sys` lie."""
+    """The machine's memory, or that of a cgroup with a limit around this process, if it is fuller. `root` is where
+    `proc` and `sys` lie."""
     machine = psutil.virtual_memory()
-    limited = (reading for folder in cgroups(root) for reading in _group_memory(folder))
-    return fullest([Reading(machine.total - machine.available, machine.total), *limited])
-
-
-def _group_memory(folder: Path) -> list[Reading]:
-    try:
-        limit = (folder / "memory.max").read_text().strip()
-        if limit in ("max", "0"):
-            return []
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        # As in what psutil calls available, pages of files count as free: a mapped model fills any group with them.
-        cached = int(stat["active_file"]) + int(stat["inactive_file"])
-        return [Reading(max(0, int((folder / "memory.current").read_text()) - cached), int(limit))]
-    except (OSError, ValueError, KeyError):
-        return []  # the topmost group has no such files; a group that ends meanwhile has none either
+    return fullest([Reading(machine.total - machine.available, machine.total), *limited(root)])
 
 
 def gpu_memory() -> Reading:

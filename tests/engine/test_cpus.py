@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.kernel_files import kernel_files
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,15 +16,6 @@ from erllama_py.options.model import ContextOpts
 
 sets = st.sets(st.integers(0, 63), max_size=64)
 quotas = st.none() | st.floats(0.01, 100.0)
-
-
-def system(root: Path, files: dict[str, str]) -> Path:
-    """A tree of files as the kernel shows them."""
-    for name, text in files.items():
-        file = root / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-    return root
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +84,7 @@ def first(folder: str, quota: str) -> dict[str, str]:
 ], ids=range(14))  # fmt: skip
 def test_the_narrowest_quota_bounds(tmp_path: Path, files: dict[str, str], threads: int) -> None:
     """Of the process's cgroup and of those around it, in both versions, and as containers see them."""
-    assert read_allowance(system(tmp_path, files)).threads == threads
+    assert read_allowance(kernel_files(tmp_path, files)).threads == threads
 
 
 def test_a_quota_and_the_cores_are_read_together(tmp_path: Path) -> None:
@@ -102,8 +94,8 @@ def test_a_quota_and_the_cores_are_read_together(tmp_path: Path) -> None:
         for cpu in range(8)
     }
     quota = V2 | {"sys/fs/cgroup/app/web/cpu.max": "150000 100000\n"}
-    assert read_allowance(system(tmp_path / "a", topology)).threads == 4
-    allowed = read_allowance(system(tmp_path / "b", topology | quota))
+    assert read_allowance(kernel_files(tmp_path / "a", topology)).threads == 4
+    allowed = read_allowance(kernel_files(tmp_path / "b", topology | quota))
     assert (allowed.threads, allowed.why) == (1, "a quota of 1.5 CPUs (4 cores of 8 usable CPUs)")
 
 

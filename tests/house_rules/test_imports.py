@@ -16,13 +16,13 @@ from helpers.package_imports import dotted, imports
 from helpers.project import PACKAGE, label, sources, syntax
 
 OF_WATCH = {"watch.log", "watch.live", "watch.spans", "watch.tracer"}
-LEAVES = {"options", "errors", "results", "chat", "buffers", "cpus", "home"} | OF_WATCH
+LEAVES = {"options", "errors", "results", "chat", "buffers", "cpus", "memory", "home"} | OF_WATCH
 
 # Room (or file at the top of the package) -> what it may import apart from itself. "" is the package itself: the
 # public names. Four files of `watch` are leaves: all rooms write through `log`, and calls make spans by the others.
 ARROWS: dict[str, set[str]] = {
     "": {"runtime", "build_check", "model_file", "pulling", "tree", "handle", "cache", "actors"} | LEAVES,
-    "serve": {"", "watch.live", "watch.log", "watch.tracer", "gguf_bytes", "mapped_files"},
+    "serve": {"", "watch.live", "watch.log", "watch.tracer", "gguf_bytes", "mapped_files", "memory"},
     "testing": {"engine"},
     "build_check": {"engine", "actors", "cpus", "results"},
     "model_file": {"engine", "actors", "pulling"} | LEAVES,
@@ -51,14 +51,16 @@ ARROWS: dict[str, set[str]] = {
     "tiers": {"actors"} | LEAVES,
     "watch": {"cache", "actors"} | LEAVES,
     "engine": {"chat", "options", "cpus", "errors", "results", "watch.log", "buffers", "stacks", "gguf_bytes"},
-    "cpus": {"options"},
+    "cpus": {"options", "cgroups"},
+    "memory": {"cgroups"},
+    "cgroups": set(),
     "actors": {"stacks"},  # else a library of its own
     "chat": {"errors"},
     "watch.log": {"options", "errors"},
     "watch.live": {"watch.spans", "watch.tracer"},
     "watch.spans": {"options", "results"},
     "watch.tracer": set(),
-    "options": {"errors"},
+    "options": {"errors", "memory"},
     "buffers": set(),
     "results": {"options", "errors"},
     "errors": set(),
@@ -115,7 +117,7 @@ SERVE_ARROWS: dict[str, set[str]] = {
     "page": {"core", "operations"},
     "config": {"core", "access"},
     "demand": {"core", "config"},
-    "running": {"core", "access", "app", "demand"},
+    "running": {"core", "access", "config", "app", "demand"},
     "shapes": {"core", "openai", "responses", "anthropic", "ollama"},
     "app": {
         "shapes",

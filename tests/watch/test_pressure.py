@@ -17,10 +17,11 @@ from helpers.players import running
 
 from erllama_py.actors import ActorEnded, ActorRun, ChildSpec, Names, Returned, Supervisor
 from erllama_py.errors import InvalidOption
+from erllama_py.memory import Reading
 from erllama_py.options.runtime import PressureOpts
 from erllama_py.results import PressureState
 from erllama_py.watch.pressure import GetPressure, PressureMonitor
-from erllama_py.watch.pressure_sources import HANG_SECONDS, Reader, Reading
+from erllama_py.watch.pressure_sources import HANG_SECONDS, Reader
 
 pytestmark = pytest.mark.anyio
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erllama_py.errors import InvalidOption
+from erllama_py.memory import Reading
 from erllama_py.options.runtime import PressureOpts, parse_pressure
 from erllama_py.watch import pressure_sources
 from erllama_py.watch.pressure import plan
 from erllama_py.watch.pressure_sources import (
-    Reading,
     choose_source,
     fullest,
     read_answer,
