@@ -27,8 +27,8 @@ from erllama_py.serve.cli.model_options import (
 from erllama_py.serve.config import (
     Config,
     ServedModel,
-    check_allowed,
-    check_names,
+    check_exposure,
+    check_served,
     is_of_hub,
     read_config,
     sized,
@@ -109,8 +109,7 @@ def serve(
             settled = msgspec.structs.replace(settled, access=msgspec.structs.replace(settled.access, insecure=True))
         if not settled.models:
             raise UsageError("there is no model to serve: name a GGUF file, or a --config with models")
-        check_names(list(settled.models))
-        check_allowed(settled)
+        check_served(settled)
         settled = with_responses(settled, given_cache=cache)
         return with_pulled(settled, lambda reference: pulled(reference).path)
 
@@ -129,11 +128,13 @@ def _loaded(model: ServedModel, *, on_demand: bool) -> ServedModel:
 
 def _read_again(read: Callable[[], Config], first: Config) -> Config:
     """What is to hold from now on. The tier that was made for a server without one stays as it was made: how large it
-    is depends on the disk. Raises `InvalidOption`, where a command line could not be taken."""
+    is depends on the disk. Raises `InvalidOption`, where a command line could not be taken, and `InsecureHost`, also
+    where the server listens until it is started again."""
     try:
         again = read()
     except UsageError as error:
         raise erllama.InvalidOption("the command line", str(error)) from None
+    check_exposure(first.server, again.access)
     made = first.tiers.get(TIER)
     return again if made is None or TIER in again.tiers else with_tier(again, made)
 

@@ -6,14 +6,15 @@ thread.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-import psutil
 
 import erllama_py as erllama
-from erllama_py.serve.config.sizing import MOST_BATCH, budget, choose_size
+from erllama_py.memory import available_memory
+from erllama_py.serve.config.sizing import LEAST_BUDGET, MOST_BATCH, budget, choose_size
 from erllama_py.serve.config.tables import Config, ServedModel
 
 
@@ -31,14 +32,15 @@ def sized(config: Config, *, sequences: int | None = None, available: int | None
 
     Raises the `ModelLoadError`s of `inspect_model`.
     """
-    files = [inspected(model) for model in config.models]
-    memory = psutil.virtual_memory().available if available is None else available
+    stamped = [msgspec.structs.replace(model, stamp=stamp_of(model)) for model in config.models]
+    files = [inspected(model) for model in stamped]
+    memory = available_memory() if available is None else available
     if config.server.memory_budget_bytes is not None:
         memory = min(memory, config.server.memory_budget_bytes - config.reserved_bytes(memory))
-    always = [file for model, file in zip(config.models, files, strict=True) if model.load == "start"]
+    always = [file for model, file in zip(stamped, files, strict=True) if model.load == "start"]
     beside = sum(file.size for file in always if file is not None)
     found = []
-    for model, file in zip(config.models, files, strict=True):
+    for model, file in zip(stamped, files, strict=True):
         weights, models = beside, len(always)
         if model.load == "demand":  # it shares the memory with those that are always there, not with others of its kind
             weights, models = beside + (file.size if file is not None else 0), models + 1
@@ -55,6 +57,31 @@ def with_sizes(config: Config, *, sequences: int | None = None, available: int |
         return config  # it was looked at
     models = tuple(one.model for one in sized(config, sequences=sequences, available=available))
     return msgspec.structs.replace(config, models=models)
+
+
+def stamp_of(model: ServedModel) -> tuple[int, int] | None:
+    """What of the model's file changes when it is replaced; None where it cannot be looked at, or is on the hub."""
+    try:
+        status = os.stat(model.options["model_path"])
+    except (OSError, KeyError):
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def is_replaced(model: ServedModel) -> bool:
+    """Whether the model's file is another one than when it was looked at."""
+    return model.stamp is not None and stamp_of(model) not in (None, model.stamp)
+
+
+def refreshed(model: ServedModel) -> ServedModel:
+    """The model as its file is now, whose context may take what it took before; itself where the file is the same.
+
+    Raises the `ModelLoadError`s of `inspect_model`.
+    """
+    if not is_replaced(model):
+        return model
+    again = msgspec.structs.replace(model, options=model.written, stamp=stamp_of(model))
+    return size_model(again, inspected(again), max(LEAST_BUDGET, model.context_bytes)).model
 
 
 def _is_settled(model: ServedModel) -> bool:

@@ -91,6 +91,8 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """What its file says, once that was looked at."""
     context_bytes: int = 0
     """What its context takes, then."""
+    stamp: tuple[int, int] | None = None
+    """When its file was changed before that, in nanoseconds, and its bytes."""
 
     @property
     def written(self) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import erllama_py as erllama
-from erllama_py.serve.access import AccessOpts, exposure_problem
+from erllama_py.serve.access import AccessOpts
+from erllama_py.serve.config import check_listening
 from erllama_py.serve.core.settings import ListenOpts
 
 
@@ -21,23 +21,6 @@ class CannotListen(erllama.ErllamaError):
     problem: str
 
     text = "cannot listen on {place}: {problem}"
-
-
-class InsecureHost(erllama.ErllamaError):
-    """The server would be open to other machines without any key."""
-
-    host: str
-    problem: str
-
-    text = "{problem}"
-
-
-class TlsUnusable(erllama.ErllamaError):
-    """The certificate, or its key, cannot be used."""
-
-    problem: str
-
-    text = "TLS: {problem}"
 
 
 @contextmanager
@@ -52,29 +35,6 @@ def listen(options: ListenOpts, access: AccessOpts) -> Iterator[socket.socket]:
         if options.uds is not None:
             with suppress(OSError):
                 os.unlink(options.uds)
-
-
-def check_listening(options: ListenOpts, access: AccessOpts) -> None:
-    """What can be known before a socket is taken. Raises `InsecureHost`, `TlsUnusable`."""
-    if options.uds is None:
-        problem = exposure_problem(options.host, keys=bool(access.keys), insecure=access.insecure)
-        if problem is not None:
-            raise InsecureHost(options.host, problem)
-    check_tls(options)
-
-
-def check_tls(options: ListenOpts) -> None:
-    """Raises `TlsUnusable`: else it would be found out after the models are loaded."""
-    cert, key = options.tls_cert, options.tls_key
-    if key is not None and cert is None:
-        raise TlsUnusable("tls_key is given, and tls_cert is not")
-    if cert is None:
-        return
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, lambda: options.tls_key_password or "")
-    except (OSError, ValueError) as error:  # an `SSLError` is an `OSError`
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
-        raise TlsUnusable(f"{cert} with {key or 'its own key'} cannot be used: {reason}") from error
 
 
 def _bound(host: str, port: int) -> socket.socket:

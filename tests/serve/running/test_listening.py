@@ -17,8 +17,9 @@ import pytest
 from helpers.server_process import child
 
 from erllama_py.serve.access import AccessOpts, KeyOpts, make_key
+from erllama_py.serve.config import InsecureHost, TlsUnusable
 from erllama_py.serve.core.settings import ListenOpts
-from erllama_py.serve.running import CannotListen, InsecureHost, TlsUnusable, listen
+from erllama_py.serve.running import CannotListen, listen
 from erllama_py.serve.running import probe as probing
 from erllama_py.serve.running.listening import url_of
 from erllama_py.serve.running.probe import probe
