@@ -24,6 +24,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 import erllama_py as erllama
+from erllama_py.memory import available_memory
 from erllama_py.serve.access import AccessOpts, Doors, KeyAccess
 from erllama_py.serve.anthropic import routes as anthropic
 from erllama_py.serve.batches import routes as batches
@@ -71,7 +72,7 @@ class App(Starlette):
         self.service = service
         self.access: AccessOpts = access
         self._store, self._batches = store, room.batches
-        self._configured: tuple[Config, Keeper] | None = None
+        self._configured: tuple[Config, Keeper, int] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request. A slash at the end of its path is none: Litestar puts one there, and so do people. The page
@@ -95,9 +96,9 @@ class App(Starlette):
             yield
             await self._drain()
             return
-        config, keeper = self._configured
+        config, keeper, free = self._configured
         async with self.service.runtime as runtime:
-            memory = await settle(runtime, config)
+            memory = await settle(runtime, config, free)
             await check_fits(config, memory)
             try:
                 await keeper.open(memory.budget, memory.reserved, load)
@@ -111,11 +112,12 @@ class App(Starlette):
         """Have its models from a configuration, once, before it runs; `reread` reads it again."""
         runtime, server = self.service.runtime, config.server
         keeper = Keeper(runtime, config.models, server.keep_alive, server.wait_seconds)
-        self._configured = (config, keeper)
+        free = available_memory()  # before anything is loaded
+        self._configured = (config, keeper, free)
         self.service.served = keeper
         if reread is not None:
             self.service.reload = Reloading(
-                runtime, keeper, config, lambda: given.over(reread()), lambda new: given.apply(self, new)
+                runtime, keeper, config, free, lambda: given.over(reread()), lambda new: given.apply(self, new)
             )
 
     async def _drain(self) -> None:

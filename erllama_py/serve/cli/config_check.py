@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
-import psutil
 from rich.markup import escape
 
+from erllama_py.memory import available_memory
 from erllama_py.serve.cli import screen
 from erllama_py.serve.cli.downloads import pulled
 from erllama_py.serve.cli.ending import DONE
 from erllama_py.serve.cli.serve import with_cache
-from erllama_py.serve.config import Config, ConfigError, SizedModel, check_allowed, read_config, sized, with_pulled
-from erllama_py.serve.running.listening import check_listening
+from erllama_py.serve.config import Config, ConfigError, SizedModel, check_served, read_config, sized, with_pulled
+from erllama_py.serve.demand.fitting import needed_bytes
+from erllama_py.serve.demand.memory import bound, misfit_of
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,11 +58,14 @@ def servable(config: Config) -> tuple[Config, list[SizedModel]]:
 
     Raises what `erllama serve` would raise.
     """
-    check_allowed(config)
-    check_listening(config.server, config.access)
+    check_served(config)
     config = with_pulled(config, lambda reference: pulled(reference, offline=True).path)
     config = with_cache(config, given_cache=None)
-    return config, list(sized(config))
+    found = sized(config)
+    config = msgspec.structs.replace(config, models=tuple(one.model for one in found))
+    if (misfit := misfit_of(config, bound(config, available_memory()))) is not None:
+        raise misfit
+    return config, found
 
 
 def _checked(one: SizedModel) -> Checked:
@@ -90,9 +94,19 @@ def _show(file: Path, config: Config, models: list[Checked]) -> None:
         )
     for name, tier in config.tiers.items():
         console.print(f"  {escape(name)}: {tier.kind}, {escape(str(tier.root))}, {screen.amount(tier.quota_bytes)}")
-    needed = sum(one.weights_bytes + one.context_bytes for one in models)
-    free = psutil.virtual_memory().available
-    console.print(f"  {screen.amount(needed)} of memory in total; {screen.amount(free)} are free")
+    free = available_memory()
+    console.print(f"  {_memory(config, free)}; {screen.amount(free)} are free")
+
+
+def _memory(config: Config, free: int) -> str:
+    """What its models take: those on demand take turns where the budget has not room for all. Pure."""
+    total = sum(needed_bytes(one) for one in config.models)
+    at_start = sum(needed_bytes(one) for one in config.models if one.load == "start")
+    if at_start == total:
+        return f"{screen.amount(total)} of memory in total"
+    memory = bound(config, free)
+    most = total if memory.budget is None else min(total, memory.budget - memory.reserved)
+    return f"{screen.amount(at_start)} of memory from the start, {screen.amount(most)} at most with models on demand"
 
 
 def _count(number: int, what: str) -> str:

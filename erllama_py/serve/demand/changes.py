@@ -5,7 +5,7 @@ Models are compared as they were written: what sizes were settled to depends on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import msgspec
 
@@ -17,8 +17,8 @@ STORED = ("max_stored_responses", "max_stored_bytes")  # the store of answers wa
 AT_ONCE = frozenset(ServerOpts.__struct_fields__) - frozenset(STORED)
 
 
-def changes(old: Config, new: Config) -> Changes:
-    """What has changed from one configuration to another."""
+def changes(old: Config, new: Config, altered: Collection[str] = ()) -> Changes:
+    """What has changed from one configuration to another; the files of the models that are `altered` have, too."""
     before, now = {one.name: one for one in old.models}, {one.name: one for one in new.models}
     both = [name for name in now if name in before]
     in_place = [
@@ -30,7 +30,7 @@ def changes(old: Config, new: Config) -> Changes:
     return Changes(
         added=tuple(name for name in now if name not in before),
         removed=tuple(name for name in before if name not in now),
-        replaced=tuple(name for name in both if before[name].written != now[name].written),
+        replaced=tuple(name for name in both if name in altered or before[name].written != now[name].written),
         changed=tuple(in_place), needs_restart=tuple(_lasting(old, new)),
     )  # fmt: skip
 

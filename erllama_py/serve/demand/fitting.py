@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import erllama_py as erllama
@@ -31,10 +32,13 @@ class DoesNotFit(erllama.ErllamaError):
     def describe(self) -> str:
         beside = f" beside {', '.join(map(repr, self.beside))}" if self.beside else ""
         left = f"the memory budget leaves {amount(max(0, self.room))} for it{beside}"
-        helps = "a larger memory_budget_bytes, or a smaller model, would help"
-        if self.n_ctx is not None:
-            helps = f"it would fit with context_opts.n_ctx = {self.n_ctx}"
+        helps = helps_by(self.n_ctx) or "a larger memory_budget_bytes, or a smaller model, would help"
         return f"the model {self.model_id!r} takes {amount(self.needed)} and {left}: {helps}"
+
+
+def helps_by(n_ctx: int | None) -> str:
+    """What to say of a context with which a model would fit."""
+    return "" if n_ctx is None else f"it would fit with context_opts.n_ctx = {n_ctx}"
 
 
 def needed_bytes(model: ServedModel) -> int:
@@ -74,3 +78,12 @@ def smaller_context(model: ServedModel, room: int) -> int | None:
     found = erllama.inspect_model(model.file.path, context_opts=given, context_sizes=sizes, probe=False)
     costs = zip(sizes, found.contexts, strict=True)
     return next((n for n, one in costs if model.file.size + one.cell_bytes + one.compute_bytes <= room), None)
+
+
+def explained(model: ServedModel, error: erllama.InsufficientMemory) -> erllama.InsufficientMemory:
+    """The error of a load, with what would help. It blocks as `smaller_context` does."""
+    n_ctx = None
+    with suppress(erllama.ErllamaError):
+        n_ctx = smaller_context(model, needed_bytes(model) - (error.needed - error.available))
+    helps = helps_by(n_ctx) or "a smaller model, or less beside it, would help"
+    return erllama.InsufficientMemory(error.model_path, f"{error.problem}: {helps}", error.needed, error.available)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 
 import msgspec
 
@@ -12,7 +13,7 @@ from erllama_py.serve.config import ServedModel
 from erllama_py.serve.core.served import Lease, ModelState, Standing
 from erllama_py.serve.demand.facts import info_of
 from erllama_py.serve.demand.fitting import needed_bytes
-from erllama_py.serve.demand.plan import Place, Where
+from erllama_py.serve.demand.plan import Place, Where, Why
 
 _STANDING: dict[Where, Standing] = {"out": "unloaded", "loading": "loading", "in": "loaded", "leaving": "unloading"}
 
@@ -46,10 +47,14 @@ class Holding:
         self.removed = False
         self.where: Where = "out"
         self.open = 0
-        self.waiters: dict[asyncio.Future[Lease], float] = {}
-        """Those that wait for it, with when they came: the oldest first."""
+        self.waiters: dict[asyncio.Future[Lease], None] = {}
+        """Requests that wait for it, the oldest first."""
+        self.asked_since: float | None = None
+        """Since when there have been such requests, though those that came first may have left."""
         self.wanted_since: float | None = None
         """Whether it is loaded although no request waits for it, and since when."""
+        self.leaves = False
+        """Whether an operator wants it to go."""
         self.last_used = self.idle_since = self.loaded_at = 0.0
         self.was_used = False
         self.failure: Failure | None = None
@@ -65,9 +70,11 @@ class Holding:
         return self.model.name
 
     @property
-    def closing(self) -> bool:
-        """Whether it goes as soon as nobody has it."""
-        return self.removed or self.next is not None
+    def ending(self) -> Why | None:
+        """Why it takes no request any more and goes as soon as nobody has it, if so."""
+        if self.removed or self.next is not None:
+            return "changed"
+        return "failed" if self.given_up else "asked" if self.leaves else None
 
     @property
     def stay(self) -> Stay:
@@ -84,21 +91,44 @@ class Holding:
         self.model, self.next, self.failure, self.given_up = model, None, None, False
         self.info = info_of(model)
 
+    def find(self, model: ServedModel) -> None:
+        """Its file is another one than when it was looked at: this is what it is. It is not loaded."""
+        self.model, self.failure, self.info = model, None, info_of(model)
+
+    def wait(self, waiter: asyncio.Future[Lease], now: float) -> None:
+        """A request waits for it."""
+        self.asked_since = now if self.asked_since is None else self.asked_since
+        self.waiters[waiter] = None
+
+    def leave(self, waiter: asyncio.Future[Lease]) -> bool:
+        """It waits no more; whether it did, and was the last one."""
+        if waiter not in self.waiters:
+            return False
+        del self.waiters[waiter]
+        self.asked_since = self.asked_since if self.waiters else None
+        return not self.waiters
+
+    def answered(self) -> Iterator[asyncio.Future[Lease]]:
+        """All that wait and have not left: they wait no more."""
+        waiters, self.waiters, self.asked_since = self.waiters, {}, None
+        return (waiter for waiter in waiters if not waiter.done())
+
     def place(self) -> Place:
         """It, as the plan sees it."""
-        waits = [*list(self.waiters.values())[:1], *([self.wanted_since] if self.wanted_since is not None else [])]
-        pinned = self.model.pinned and not self.closing and not self.asked.asked
+        since = (one for one in (self.asked_since, self.wanted_since) if one is not None)
+        pinned = self.model.pinned and self.ending is None and not self.asked.asked
         return Place(
             name=self.name, nbytes=self.taken, where=self.where, pinned=pinned, open=self.open,
-            waits_since=min(waits, default=None), last_used=self.last_used, loaded_at=self.loaded_at,
-            idle_since=self.idle_since, keep_alive=self.stay.seconds, asked=self.stay.asked, closing=self.closing,
-            given_up=self.given_up,
+            waits_since=min(since, default=None), last_used=self.last_used, loaded_at=self.loaded_at,
+            idle_since=self.idle_since, keep_alive=self.stay.seconds, asked=self.stay.asked, ending=self.ending,
         )  # fmt: skip
 
     def state(self, info: erllama.ModelInfo, now: float, unix: float) -> ModelState:
         """It, for those who ask; `unix` is what is added to a time of the keeper's clock."""
         standing = _STANDING[self.where]
-        if self.where == "out" and self.failure is not None and not self.waiters:
+        if self.where == "in" and self.ending is not None:
+            standing = "unloading"
+        elif self.where == "out" and self.failure is not None and not self.waiters:
             standing = "failed"
         elif self.where == "out" and (self.waiters or self.wanted_since is not None):
             standing = "waiting"

@@ -9,7 +9,6 @@ once, with what was wrong with it in the log.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Protocol
@@ -20,13 +19,14 @@ import erllama_py as erllama
 from erllama_py.serve.config import ServedModel
 from erllama_py.serve.core.amounts import KeepAlive
 from erllama_py.serve.core.logs import NAME
-from erllama_py.serve.core.problems import Problem, problem_of, shutting_down
-from erllama_py.serve.core.served import LOADING_SECONDS, Lease, ServedState
+from erllama_py.serve.core.problems import Problem, shutting_down
+from erllama_py.serve.core.served import Lease, ServedState
 from erllama_py.serve.demand.backoff import MOST_SECONDS
 from erllama_py.serve.demand.facts import format_of
 from erllama_py.serve.demand.holding import Failure, Holding, Stay
 from erllama_py.serve.demand.moves import Load, Moves, load_model
-from erllama_py.serve.demand.plan import plan
+from erllama_py.serve.demand.plan import Place, making_room, plan
+from erllama_py.serve.demand.refusals import failed, no_room, not_served, waited
 from erllama_py.watch.log import get_logger
 
 
@@ -61,7 +61,7 @@ class Keeper:
         self._runtime = runtime
         self._holdings = {model.name: Holding(model, model.stays(keep_alive)) for model in models}
         self._held = frozenset[str]()
-        self._moves = Moves(runtime, self._now, self._ended)
+        self._moves = Moves(runtime, self._now, self._ended, self._make_room)
         self.loader: Load = load_model
         """What loads a model."""
         self._timer: Timer | None = None
@@ -80,6 +80,10 @@ class Keeper:
         """Bytes that models take, those that are being loaded or unloaded among them; of some, where they are named."""
         among = (one for one in self._holdings.values() if names is None or one.name in names)
         return sum(one.taken for one in among if one.where != "out")
+
+    def models(self) -> dict[str, ServedModel]:
+        """Those that are served by name: as they are, or as they are to come back."""
+        return {one.name: one.next or one.model for one in self}
 
     # --- what requests ask: see `Served` ---------------------------------------------------------------------------
 
@@ -109,7 +113,7 @@ class Keeper:
     def try_lease(self, model_id: str) -> Lease | None:
         """See `Served`."""
         one = self._holdings.get(model_id)
-        if one is None or one.where != "in" or one.closing or model_id in self._held:
+        if one is None or one.where != "in" or one.ending or model_id in self._held:
             return None
         return self._lend(one)
 
@@ -123,9 +127,7 @@ class Keeper:
             if not limit.expired():
                 raise
             busy = sum(other.open > 0 for other in self._holdings.values() if other is not one)
-            why = f"; other models that are in use: {busy}" if busy else ""
-            message = f"the model was not loaded within {self.wait_seconds:g} s{why}"
-            raise Problem("unavailable", message, code="model_loading", retry_after=LOADING_SECONDS) from None
+            raise waited(self.wait_seconds, busy) from None
 
     def keep(self, model_id: str, seconds: float | None) -> bool:
         """See `Served`; one that is pinned stays as it is."""
@@ -158,8 +160,11 @@ class Keeper:
             raise
 
     def unload(self, model_id: str) -> None:
-        """Have a model unloaded as soon as nobody has it, pinned or not. A request loads it again."""
-        self._ask(model_id, 0.0)
+        """Have a model unloaded as soon as nobody has it, pinned or not. Requests that come meanwhile wait, and load it
+        again."""
+        one = self._holding(model_id)
+        one.leaves = one.where in ("in", "loading")
+        self._step()
 
     async def close(self) -> None:
         """Load nothing any more, and wait for what is being unloaded; the end of the runtime unloads the rest."""
@@ -189,14 +194,14 @@ class Keeper:
                     one.wanted_since = None
                 elif is_new and one.wanted_since is None:
                     one.wanted_since = self._now()
-            elif model.name in replaced or one.closing:
+            elif model.name in replaced or one.ending == "changed":
                 one.next, one.removed = model, False
             else:
                 if model.pinned and not one.model.pinned:
                     one.asked = Stay(None)  # what a request said before holds no more
                 one.model = model
         for name, one in before.items():
-            _fail(one, _not_served)
+            _fail(one, not_served)
             one.removed, one.wanted_since = True, None
             if one.where != "out":
                 self._holdings[name] = one
@@ -215,7 +220,7 @@ class Keeper:
     def _holding(self, model_id: str) -> Holding:
         one = self._holdings.get(model_id)
         if one is None or one.removed:
-            raise _not_served()
+            raise not_served()
         return one
 
     def _ask(self, model_id: str, seconds: float | None) -> None:
@@ -250,9 +255,9 @@ class Keeper:
         if self._closed:
             raise shutting_down()
         if one.failure is not None and one.where == "out" and one.failure.until > self._now():
-            raise _failed(one.failure, self._now())
+            raise failed(one.failure, self._now())
         waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        one.waiters[waiter] = self._now()
+        one.wait(waiter, self._now())
         if len(one.waiters) == 1:
             self._step()
         try:
@@ -262,8 +267,7 @@ class Keeper:
                 waiter.result().release()  # it was given in the same turn of the loop
             raise
         finally:
-            is_oldest = waiter is next(iter(one.waiters), None)
-            if one.waiters.pop(waiter, None) is not None and is_oldest:
+            if one.leave(waiter):
                 self._step()
 
     def _ended(self, one: Holding) -> None:
@@ -279,36 +283,46 @@ class Keeper:
                 one.failure, one.given_up = Failure(error, 1, self._now() + MOST_SECONDS), False
             if one.failure is not None:
                 failure = one.failure
-                _fail(one, lambda: _failed(failure, self._now()))
+                _fail(one, lambda: failed(failure, self._now()))
+        elif one.ending == "asked":
+            self._serve(one)  # they asked before the operator did
         self._step()
+
+    def _make_room(self, lacking: int) -> bool:
+        """Have models unloaded for one that is loaded, if that would do, though the budget has room for all."""
+        names = making_room(self._places(), lacking)
+        for name in names or ():
+            self._moves.unload(self._holdings[name], "memory")
+        return names is not None
+
+    def _places(self) -> list[Place]:
+        return [one.place() for one in self._holdings.values()]
 
     def _step(self) -> None:
         """Plan, and act."""
         if self._closed or not self._opened:
             return
         room = None if self.budget is None else self.budget - self.reserved
-        made = plan([one.place() for one in self._holdings.values()], room, self._now())
+        made = plan(self._places(), room, self._now())
         self._held = made.held
         for name in made.never:
             if self._holdings[name].wanted_since is not None:
                 get_logger(NAME).error("a model does not fit beside those that stay loaded", model=name)
             self._holdings[name].wanted_since = None
-            _fail(self._holdings[name], _no_room)
+            _fail(self._holdings[name], no_room)
         for name, why in made.unload:
             self._moves.unload(self._holdings[name], why)
         for name in made.load:
             self._moves.load(self._holdings[name], self.loader, quiet=self._is_due(self._holdings[name]))
         for one in self._holdings.values():
-            if one.where == "in" and not one.closing and one.name not in made.held:
+            if one.where == "in" and one.name not in made.held:
                 self._serve(one)
         self._look_again(made.wake_at)
 
     def _serve(self, one: Holding) -> None:
         """Give a model to all who wait for it."""
-        waiters, one.waiters = one.waiters, {}
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(self._lend(one))
+        for waiter in one.answered():
+            waiter.set_result(self._lend(one))
 
     def _look_again(self, at: float | None) -> None:
         if self._timer is not None:
@@ -326,28 +340,5 @@ def _info(one: Holding, loaded: dict[str, erllama.ModelInfo]) -> erllama.ModelIn
 
 def _fail(one: Holding, problem: Callable[[], Problem]) -> None:
     """Answer all who wait for a model."""
-    waiters, one.waiters = one.waiters, {}
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_exception(problem())
-
-
-def _not_served() -> Problem:
-    return Problem("not_found", "this model is not served any more", param="model", code="model_not_found")
-
-
-def _no_room() -> Problem:
-    message = "the model does not fit into the memory that models may take beside those that stay loaded"
-    return Problem("unavailable", message, code="model_does_not_fit")
-
-
-def _failed(failure: Failure, now: float) -> Problem:
-    seconds = max(1, math.ceil(failure.until - now))
-    if isinstance(failure.error, erllama.InsufficientMemory):
-        known = problem_of(failure.error)
-        return Problem(known.kind, known.message, code=known.code, retry_after=seconds)
-    if isinstance(failure.error, erllama.ModelCrashed):
-        message = "the model crashed too often: it is loaded again after a while"
-        return Problem("unavailable", message, code="model_crashed", retry_after=seconds)
-    message = "the model could not be loaded; the server's log says why"
-    return Problem("unavailable", message, code="model_load_failed", retry_after=seconds)
+    for waiter in one.answered():
+        waiter.set_exception(problem())

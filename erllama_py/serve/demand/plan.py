@@ -2,9 +2,9 @@
 
     out ──load──► loading ──► in ──unload──► leaving ──► out
 
-Models are loaded in the order in which their oldest requests came, each as soon as there is memory for it; the memory
-that an earlier one waits for is never given to a later one. Where there is too little, models that nobody has go, the
-one that was unused longest first, and no more than are needed. Pinned ones stay.
+Models are loaded in the order in which requests have waited for them, each as soon as there is memory for it; what an
+earlier one waits for is never given to a later one. Where there is too little, models that nobody has go, the one that
+was unused longest first, and no more than are needed. Pinned ones stay.
 
 Where these do not suffice, others are needed that requests have. They go on for a turn, in which they take new requests
 too: `turn_seconds` from when the waiting one began to wait, or from when the last of them was loaded. Then they are
@@ -12,6 +12,10 @@ held: they take no more, and go when nobody has them any more. So a model that i
 of two that do not fit together each gets its turn; and a request waits no longer than for the turns, open requests and
 loads of those before it. A model goes for the sake of a waiting request alone: there are no more swaps than requests.
 But where models take more than the budget, since that has been lowered, those that nobody has go at once.
+
+A stream may go on for hours, and nothing ends it. What is held for `HOLD_TURNS` and still in use takes requests again,
+for as long; then it is held for twice as long, and so on, at most for `LONGEST_HOLDS`. So it takes requests for half of
+the time, and whoever waits for the other model has it soon after the long stream is over.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ Where = Literal["out", "loading", "in", "leaving"]
 Why = Literal["memory", "idle", "asked", "changed", "failed"]
 
 TURN_SECONDS = 5.0  # some replies of a few hundred tokens: a swap takes a second or more
+HOLD_TURNS = 6  # half a minute: most replies end within it
+LONGEST_HOLDS = 8  # four minutes: a request for what is held waits for all of it, and is refused after ten
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +43,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     open: int = 0
     """Requests that have it."""
     waits_since: float | None = None
-    """When the oldest request came that waits for it; `None`: none does."""
+    """Since when some request has waited for it; `None`: none does."""
     last_used: float = 0.0
     """When a request was last given it. Not when one ended: of those that are held that would change who goes."""
     loaded_at: float = 0.0
@@ -47,10 +53,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds after that when it goes; `None`: not by time."""
     asked: bool = False
     """Whether that is because somebody asked, in place of what is configured."""
-    closing: bool = False
-    """Whether it goes as soon as nobody has it: its configuration has changed, or it is served no more."""
-    given_up: bool = False
-    """Whether it crashed too often, so that its supervisor does not restart it: it goes as soon as nobody has it."""
+    ending: Why | None = None
+    """Why it takes no request any more and goes as soon as nobody has it; `None`: it does not."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,16 +76,23 @@ def plan(places: Sequence[Place], budget: int | None, now: float, turn_seconds: 
     wanted = (one for one in places if one.where == "out" and one.waits_since is not None)
     for one in sorted(wanted, key=_waits_since):
         made.place(one)
-    held = made.held | {one.name for one in places if _is_ending(one) and one.where == "in"}
+    held = made.held | {one.name for one in places if one.ending is not None and one.where == "in"}
     return Plan(
         load=tuple(made.load), unload=tuple(made.unload.items()), held=held, never=tuple(made.never),
         wake_at=min(made.times, default=None),
     )  # fmt: skip
 
 
-def _is_ending(one: Place) -> bool:
-    """Whether it takes no request any more."""
-    return one.closing or one.given_up
+def making_room(places: Sequence[Place], lacking: int) -> tuple[str, ...] | None:
+    """Which models go where the machine lacks so many bytes for a load, although the budget has them: of those that
+    nobody has, the ones that were unused longest, and no more than are needed beside those that leave already.
+
+    None: all of them would not suffice.
+    """
+    coming = sum(one.nbytes for one in places if one.where == "leaving")
+    idle = [one for one in places if one.where == "in" and not one.pinned and _is_idle(one)]
+    chosen, missing = _fewest(_by_use(idle), lacking - coming)
+    return tuple(one.name for one in chosen) if missing <= 0 else None
 
 
 def _waits_since(one: Place) -> float:
@@ -111,12 +122,10 @@ class _Making:
 
     def _reason(self, one: Place) -> Why | None:
         """Why a model that is loaded goes, whoever waits."""
-        if one.open or (one.waits_since is not None and not _is_ending(one)):
+        if one.open:
             return None
-        if _is_ending(one):
-            return "failed" if one.given_up else "changed"
-        if one.keep_alive is None:
-            return None
+        if one.ending is not None or one.waits_since is not None or one.keep_alive is None:
+            return one.ending
         due = one.idle_since + one.keep_alive
         if due <= self._now:
             return "asked" if one.asked else "idle"
@@ -169,8 +178,9 @@ class _Making:
         if missing > 0:  # of what is being loaded, once it is there
             return
         turn_ends = max([_waits_since(one), *(other.loaded_at for other in chosen if other in busy)]) + self._turn
-        if turn_ends > self._now:
-            self.times.append(turn_ends)
+        is_held, until = held(turn_ends, self._turn * HOLD_TURNS, self._now)
+        self.times.append(until)
+        if not is_held:
             return
         self.held |= {other.name for other in chosen}
         for other in chosen:
@@ -181,6 +191,19 @@ class _Making:
     def _claim(self, chosen: Iterable[Place]) -> None:
         names = {other.name for other in chosen}
         self._others = [other for other in self._others if other.name not in names]
+
+
+def held(turn_ends: float, first: float, now: float) -> tuple[bool, float]:
+    """Whether models take no request, whose turn ends or has ended then, and when that changes.
+
+    They are held for `first` seconds, and then take requests for as long; then both are twice as long, up to a bound.
+    """
+    is_held, until, length = False, turn_ends, first
+    while until <= now:
+        is_held = not is_held
+        until += length
+        length = length if is_held else min(2 * length, LONGEST_HOLDS * first)
+    return is_held, until
 
 
 def _is_idle(one: Place) -> bool:

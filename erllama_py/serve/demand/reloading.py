@@ -1,6 +1,6 @@
 """A changed configuration, applied to a server that runs: `Reloading`.
 
-    read → compare → settle sizes → start new tiers → check that all fits → apply
+    read → compare, files of models too → settle sizes → start new tiers → check that all fits → apply
 
 All that can go wrong is done before anything is applied: a file with an error changes nothing, tiers that were started
 for it are stopped again. No stream is ended:
@@ -10,15 +10,15 @@ models that go, or come back as another one, do so once nobody has them. Reloads
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 
 import msgspec
-import psutil
 
 import erllama_py as erllama
-from erllama_py.serve.config import Config, ConfigError, ServedModel, check_allowed, with_sizes
+from erllama_py.memory import available_memory
+from erllama_py.serve.config import Config, ConfigError, ServedModel, check_allowed, is_replaced, sized
 from erllama_py.serve.core.logs import NAME
 from erllama_py.serve.core.served import Changes, being_loaded
 from erllama_py.serve.demand.changes import changes, merged
@@ -30,13 +30,13 @@ from erllama_py.watch.log import get_logger
 
 class Reloading:
     """See the module. `reread` reads the configuration again, in a thread: it may block. `apply` makes all of one hold
-    that is not about the memory of models."""
+    that is not about the memory of models. So many bytes were `free` at the start."""
 
     def __init__(
-        self, runtime: erllama.Runtime, keeper: Keeper, config: Config, reread: Callable[[], Config],
+        self, runtime: erllama.Runtime, keeper: Keeper, config: Config, free: int, reread: Callable[[], Config],
         apply: Callable[[Config], object],
     ) -> None:  # fmt: skip
-        self.config = config
+        self.config, self._free = config, free
         self._runtime, self._keeper, self._reread, self._apply = runtime, keeper, reread, apply
         self._one_by_one = asyncio.Lock()
 
@@ -61,14 +61,17 @@ class Reloading:
     async def _reload(self) -> Changes:
         read = await read_aside(self._reread)
         check_changed(self.config, read)
-        found, new = changes(self.config, read), merged(self.config, read)
-        new = await read_aside(partial(self._sized, new, found))
-        free = psutil.virtual_memory().available + self._keeper.taken()
+        before = self._keeper.models()
+        altered = await read_aside(lambda: [name for name, one in before.items() if is_replaced(one)])
+        found, new = changes(self.config, read, altered), merged(self.config, read)
+        freed = self._keeper.taken({*found.removed, *found.replaced})
+        stays = {name: one for name, one in before.items() if name not in (*found.removed, *found.replaced)}
+        new = await read_aside(partial(_sized, new, stays, freed))
         async with AsyncExitStack() as undo:
             for name in new.tiers.keys() - self.config.tiers.keys():
                 undo.push_async_callback(self._stop_tier, name)  # it may be there although its start is cancelled
                 await self._runtime.start_tier(name, new.tiers[name])
-            memory = await settle(self._runtime, new, free)  # new tiers in memory among them
+            memory = await settle(self._runtime, new, self._free)  # new tiers in memory among them
             await check_fits(new, memory)
             undo.pop_all()
         # In one turn of the loop: no request sees a half of it.
@@ -83,18 +86,6 @@ class Reloading:
         with suppress(erllama.TierNotFound):
             await self._runtime.stop_tier(name)
 
-    def _sized(self, new: Config, found: Changes) -> Config:
-        """The configuration with every size settled. Models that stay have the sizes that they have; others may have
-        what is free, and what those leave that go."""
-        stays = {one.name: one for one in self.config.models if one.name not in (*found.removed, *found.replaced)}
-        models = [_as_it_was(one, stays[one.name]) if one.name in stays else one for one in new.models]
-        freed = self._keeper.taken({*found.removed, *found.replaced})
-        opened = [one for one in models if one.name not in stays or (new.is_bounded and one.file is None)]
-        free = psutil.virtual_memory().available + freed
-        chosen = with_sizes(msgspec.structs.replace(new, models=tuple(opened)), available=free)
-        settled = {one.name: one for one in chosen.models}
-        return msgspec.structs.replace(new, models=tuple(settled.get(one.name, one) for one in models))
-
 
 def check_changed(old: Config, new: Config) -> None:
     """Raises `ConfigError` where a configuration cannot take the place of another one; `InvalidOption` for keys that
@@ -107,7 +98,18 @@ def check_changed(old: Config, new: Config) -> None:
             raise ConfigError(str(new.file or ""), f"tiers.{name}.kind", problem)
 
 
+def _sized(new: Config, stays: Mapping[str, ServedModel], freed: int) -> Config:
+    """The configuration with every size settled. Models that stay have the sizes that they have; the files of others
+    are looked at, which may have what is free, and what those leave that go. Raises as `inspect_model` does."""
+    models = [_as_it_was(one, stays[one.name]) if one.name in stays else one for one in new.models]
+    opened = [one for one in models if one.name not in stays or (new.is_bounded and one.file is None)]
+    found = sized(msgspec.structs.replace(new, models=tuple(opened)), available=available_memory() + freed)
+    settled = {one.model.name: one.model for one in found}
+    return msgspec.structs.replace(new, models=tuple(settled.get(one.name, one) for one in models))
+
+
 def _as_it_was(now: ServedModel, before: ServedModel) -> ServedModel:
     return msgspec.structs.replace(
-        now, options=before.options, given=before.given, file=before.file, context_bytes=before.context_bytes
-    )
+        now, options=before.options, given=before.given, file=before.file, context_bytes=before.context_bytes,
+        stamp=before.stamp,
+    )  # fmt: skip

@@ -28,7 +28,7 @@ async def tags(exchange: Exchange) -> ASGIApp:
 
 async def ps(exchange: Exchange) -> ASGIApp:
     """Those that are in memory, and until when unless a request comes."""
-    states = {one.name: one for one in exchange.service.states().models if one.state == "loaded"}
+    states = {one.name: one for one in exchange.service.states().models if one.state in ("loaded", "unloading")}
     served = [(name, info, states[info.id]) for name, info in exchange.models().items() if info.id in states]
     return json_response({"models": [running(name, info, state.expires_at) for name, info, state in served]})
 

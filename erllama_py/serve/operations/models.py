@@ -41,9 +41,10 @@ async def load(exchange: Exchange) -> ASGIApp:
         await exchange.answer(exchange.service.served.load(info.id))
     except erllama.ErllamaError as error:
         known = problem_of(error)
-        if known.kind != "internal":
+        if known.kind != "internal" and not isinstance(error, erllama.InsufficientMemory):
             raise
-        raise Problem("unavailable", without_folders(str(error)), code="model_load_failed", retry_after=1) from error
+        code = known.code or "model_load_failed"
+        raise Problem("unavailable", without_folders(str(error)), code=code, retry_after=1) from error
     return json_response(_one(exchange, info.id))
 
 

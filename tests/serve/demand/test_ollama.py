@@ -87,7 +87,7 @@ async def test_operators_load_and_unload() -> None:
     async with demanded(config(stub("a", aliases=["x"]), stub("b")), loads=loads) as at:
         assert (await at.client.post("/erllama/models/x/load")).json()["state"] == "loaded"
         lease = await at.app.service.served.lease("a")
-        assert (await at.client.post("/erllama/models/a/unload")).json()["state"] == "loaded"
+        assert (await at.client.post("/erllama/models/a/unload")).json()["state"] == "unloading"
         lease.release()
         await until(lambda: at.state("a").state == "unloaded")
         assert (await at.client.post("/erllama/models/no/load")).status_code == 404

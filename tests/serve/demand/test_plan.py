@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import random
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from helpers.examples import examples
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from erllama_py.serve.demand.plan import Place, Plan, plan
+from erllama_py.serve.demand.plan import HOLD_TURNS, LONGEST_HOLDS, Place, Plan, held, making_room, plan
 
 NOW, TURN = 100.0, 5.0
 
@@ -50,21 +51,27 @@ def wanted(name: str, nbytes: int, since: float = 99.0, **given: Any) -> Place:
         ([wanted("a", 6), place("b", 4, where="leaving"), loaded("c", 4), loaded("d", 2, 91.0)], 10,
          Plan(unload=(("c", "memory"),))),
         ([wanted("a", 6), loaded("b", 6, open=1)], 10, Plan(wake_at=104.0)),
-        ([wanted("a", 6, 95.0), loaded("b", 6, open=1)], 10, Plan(held=frozenset("b"))),
+        ([wanted("a", 6, 95.0), loaded("b", 6, open=1)], 10, Plan(held=frozenset("b"), wake_at=130.0)),
+        ([wanted("a", 6, 66.0), loaded("b", 6, open=1)], 10, Plan(held=frozenset("b"), wake_at=101.0)),
+        ([wanted("a", 6, 65.0), loaded("b", 6, open=1)], 10, Plan(wake_at=130.0)),
         ([wanted("a", 6, 1.0), Place(name="b", nbytes=6, where="in", open=1, loaded_at=98.0)], 10,
          Plan(wake_at=103.0)),
-        ([wanted("a", 9, 1.0), loaded("b", 6, open=1), loaded("c", 4)], 10,
-         Plan(held=frozenset("bc"), unload=(("c", "memory"),))),
-        ([wanted("a", 9, 1.0), loaded("b", 9, open=1), wanted("c", 1, 2.0)], 10, Plan(held=frozenset("b"))),
+        ([wanted("a", 9, 95.0), loaded("b", 6, open=1), loaded("c", 4)], 10,
+         Plan(held=frozenset("bc"), unload=(("c", "memory"),), wake_at=130.0)),
+        ([wanted("a", 9, 90.0), loaded("b", 9, open=1), wanted("c", 1, 91.0)], 10,
+         Plan(held=frozenset("b"), wake_at=125.0)),
         ([loaded("a", 1, keep_alive=20.0)], 10, Plan(wake_at=110.0)),
         ([loaded("a", 1, keep_alive=10.0)], 10, Plan(unload=(("a", "idle"),))),
         ([loaded("a", 1, keep_alive=0.0, asked=True)], None, Plan(unload=(("a", "asked"),))),
         ([loaded("a", 1, keep_alive=10.0, open=1)], 10, Plan()),
-        ([loaded("a", 1, closing=True)], 10, Plan(unload=(("a", "changed"),), held=frozenset("a"))),
-        ([loaded("a", 1, closing=True, open=2)], 10, Plan(held=frozenset("a"))),
-        ([loaded("a", 1, closing=True, waits_since=9.0)], 10, Plan(unload=(("a", "changed"),), held=frozenset("a"))),
-        ([loaded("a", 1, given_up=True, waits_since=9.0)], 10, Plan(unload=(("a", "failed"),), held=frozenset("a"))),
-        ([loaded("a", 1, given_up=True, open=2)], 10, Plan(held=frozenset("a"))),
+        ([loaded("a", 1, ending="changed")], 10, Plan(unload=(("a", "changed"),), held=frozenset("a"))),
+        ([loaded("a", 1, ending="changed", open=2)], 10, Plan(held=frozenset("a"))),
+        ([loaded("a", 1, ending="changed", waits_since=9.0)], 10,
+         Plan(unload=(("a", "changed"),), held=frozenset("a"))),
+        ([loaded("a", 1, ending="failed", waits_since=9.0)], 10, Plan(unload=(("a", "failed"),), held=frozenset("a"))),
+        ([loaded("a", 1, ending="failed", open=2)], 10, Plan(held=frozenset("a"))),
+        ([loaded("a", 1, ending="asked", open=2, waits_since=9.0)], 10, Plan(held=frozenset("a"))),
+        ([loaded("a", 1, ending="asked", waits_since=9.0)], 10, Plan(unload=(("a", "asked"),), held=frozenset("a"))),
         ([loaded("a", 6, 8.0), loaded("b", 6, 9.0)], 11, Plan(unload=(("a", "memory"),))),
         ([loaded("a", 6, 8.0, open=1), loaded("b", 6, 9.0, pinned=True)], 3, Plan()),
         ([loaded("a", 6), place("b", 2, where="leaving")], 6, Plan()),
@@ -88,9 +95,14 @@ class Day:
         self.waiting: dict[str, list[tuple[float, float]]] = {name: [] for name in self.places}
         self.events: list[tuple[float, int, str, str]] = []
         self.order = itertools.count()
-        self.waits: list[float] = []
+        self.waited: dict[str, list[float]] = {name: [] for name in self.places}
         self.loads = self.swaps = self.refused = 0
         self.held = frozenset[str]()
+
+    @property
+    def waits(self) -> list[float]:
+        """How long each request waited."""
+        return [seconds for waited in self.waited.values() for seconds in waited]
 
     def change(self, name: str, **given: Any) -> None:
         self.places[name] = msgspec.structs.replace(self.places[name], **given)
@@ -101,7 +113,7 @@ class Day:
     def serve(self, name: str) -> None:
         """Give a model to all who wait for it."""
         for since, takes in self.waiting[name]:
-            self.waits.append(self.now - since)
+            self.waited[name].append(self.now - since)
             self.change(name, open=self.places[name].open + 1, last_used=self.now)
             self.later(takes, "end", name)
         self.waiting[name] = []
@@ -205,3 +217,68 @@ def test_a_steady_stream_of_requests_starves_nobody() -> None:
     assert len(day.waits) == 400
     assert day.loads == 5
     assert max(day.waits) < TURN + 1.0 + 4.0
+
+
+def test_200_random_requests_for_two_that_do_not_fit() -> None:
+    """None is refused. A model goes for one that waits: the more requests a load serves, the fewer swaps there are."""
+    swaps = []
+    for after in (0.2, 2.0, 8.0):  # seconds between requests, which take a second each
+        draw = random.Random(17)
+        day = Day([6, 6], set(), 10, None)
+        day.run([(after, draw.randrange(2), 1.0) for _ in range(200)])
+        assert (len(day.waits), day.refused, day.swaps) == (200, 0, day.loads - 1)
+        swaps.append(day.swaps)
+    turns = 200 * 0.2 / TURN
+    assert swaps[0] <= 2 * turns
+    assert swaps[0] < swaps[1] < swaps[2] < 110
+
+
+@settings(max_examples=examples(50), deadline=None)
+@given(first=st.floats(0.1, 100), turns=st.floats(0, 200))
+def test_holds_leave_half_of_the_time(first: float, turns: float) -> None:
+    """At any time those that are held have taken requests as long as not, but for the hold that there is now."""
+    longest, now, held_for, open_for, at = LONGEST_HOLDS * first, first * turns, 0.0, 0.0, 0.0
+    while at <= now:
+        is_held, until = held(0.0, first, at)
+        assert at < until <= at + longest
+        held_for, open_for = held_for + is_held * (until - at), open_for + (not is_held) * (until - at)
+        assert open_for <= held_for + 1e-6 * now
+        assert held_for - open_for <= longest + 1e-6 * now
+        at = until
+    assert held(0.0, first, -1.0) == (False, 0.0)
+
+
+@settings(max_examples=examples(50), deadline=None)
+@given(endless=st.floats(200, 3000), many=st.integers(20, 100), takes=st.floats(0.1, 100))
+def test_a_stream_that_goes_on_for_hours_closes_no_model(endless: float, many: int, takes: float) -> None:
+    """Others go on using its model, half of the time; whoever waits for another one has that soon after the stream."""
+    day = Day([6, 6], set(), 10, None)
+    after = 2 * endless / many  # they go on coming for as long again
+    day.run([(0.0, 0, endless), (1.0, 1, 1.0), *((after, 0, takes) for _ in range(many))])
+    longest = LONGEST_HOLDS * HOLD_TURNS * TURN
+    assert len(day.waits) == many + 2
+    assert max(day.waited["1"]) <= endless + 2 * longest + takes + TURN
+    assert max(day.waited["0"]) <= longest + takes + TURN + 2.5
+    event(f"holds until it is over: {min(day.waited['1'][0] // longest, 5):.0f}")
+
+
+@pytest.mark.parametrize(
+    ("places", "lacking", "expected"),
+    [
+        ([loaded("a", 6)], 6, ("a",)),
+        ([loaded("a", 6)], 7, None),
+        ([], 1, None),
+        ([loaded("a", 6, 9.0), loaded("b", 6, 8.0)], 6, ("b",)),
+        ([loaded("a", 6, 9.0), loaded("b", 6, 8.0)], 7, ("b", "a")),
+        ([loaded("a", 2, 8.0), loaded("b", 6, 9.0)], 6, ("b",)),
+        ([loaded("a", 6, open=1), loaded("b", 6, pinned=True), loaded("c", 6, waits_since=9.0)], 1, None),
+        ([place("a", 6, where="leaving"), loaded("b", 6)], 6, ()),
+        ([place("a", 6, where="leaving"), loaded("b", 6)], 7, ("b",)),
+        ([place("a", 6, where="loading"), place("b", 6)], 1, None),
+    ],
+)
+def test_who_goes_where_the_machine_has_less_than_the_budget(
+    places: list[Place], lacking: int, expected: tuple[str, ...] | None
+) -> None:
+    """Those that nobody has, if that is enough beside those that leave already."""
+    assert making_room(places, lacking) == expected

@@ -316,3 +316,23 @@ async def test_a_reload_that_is_cancelled_leaves_no_tier(tmp_path: Path, monkeyp
             await asyncio.gather(reloading, return_exceptions=True)
         assert [one.name for one in await at.app.service.runtime.cache.tiers()] == ["ram"]
         assert (await at.client.post("/erllama/reload")).json()["changed"] == ["tiers.t"]
+
+
+async def test_a_budget_that_nobody_gives_stays_as_it_was_at_the_start() -> None:
+    """What models have taken since is theirs, whether it counts as free or not."""
+    async with demanded(config(stub("a"), room=None)) as at:
+        before = at.app.service.states().budget_bytes
+        assert (await at.chat("a")).status_code == 200
+        await reload(at, config(stub("a"), stub("b"), room=None))
+        assert at.app.service.states().budget_bytes == before
+
+
+async def test_a_model_without_a_file_is_refused_though_its_sizes_are_given() -> None:
+    """A start would fail at its load."""
+    given: Any = {"name": "b", "path": "/nowhere/b.gguf", "context_opts": {"n_ctx": 512, "n_seq_max": 1}}
+    first = stub("a", load="start")
+    async with demanded(config(first, room=None)) as at:
+        at.changed.append(config(first, given, room=None))
+        answer = await at.client.post("/erllama/reload")
+        assert (answer.status_code, "b.gguf" in answer.text) == (400, True)
+        assert [one.name for one in at.app.service.states().models] == ["a"]

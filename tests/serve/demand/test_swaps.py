@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from helpers.demand import Demanded, config, demanded, stub
+from helpers.demand import Demanded, Hands, config, demanded, stub
+from helpers.runtime import until
+
+from erllama_py.serve.demand import Keeper
+from erllama_py.serve.demand.plan import HOLD_TURNS, TURN_SECONDS
 
 pytestmark = pytest.mark.anyio
 # Room for all its chats, and a speed at which it is worth it to read rows: of a model that takes no time none is.
@@ -63,23 +66,40 @@ async def test_200_requests_for_two_models_of_which_one_fits() -> None:
     assert all(model.failed_loads == 0 for model in states.models)
 
 
-@pytest.fixture
-async def both() -> AsyncIterator[Demanded]:
-    """Two models, one of which fits."""
-    async with demanded(config(stub("a"), stub("b"), server={"model_wait_seconds": 0.05})) as at:
-        yield at
-
-
-async def test_a_model_that_is_in_use_stays(both: Demanded) -> None:
+async def test_a_model_that_is_in_use_stays() -> None:
     """A request for the other one waits, no longer than the server says; then it may come back."""
-    lease = await both.app.service.served.lease("a")
-    refused = await both.chat("b")
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_loading")
-    assert refused.headers["retry-after"]
-    assert (both.state("a").open, both.state("b").waiting) == (1, 0)
-    lease.release()
-    assert (await both.chat("b")).status_code == 200
-    assert (both.state("a").state, both.state("b").state) == ("unloaded", "loaded")
+    async with demanded(config(stub("a"), stub("b"))) as at:
+        keeper = at.app.service.served
+        assert isinstance(keeper, Keeper)
+        lease = await keeper.lease("a")
+        enough, keeper.wait_seconds = keeper.wait_seconds, 0.01
+        refused = await at.chat("b")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_loading")
+        assert refused.headers["retry-after"]
+        assert (at.state("a").open, at.state("b").waiting) == (1, 0)
+        keeper.wait_seconds = enough
+        lease.release()
+        assert (await at.chat("b")).status_code == 200
+        assert (at.state("a").state, at.state("b").state) == ("unloaded", "loaded")
+
+
+async def test_a_stream_that_does_not_end_closes_its_model_for_no_more_than_a_while() -> None:
+    """A request for the other model waits for it; others go on using it, and wait for a hold at most."""
+    clock = Hands()
+    async with demanded(config(stub("a"), stub("b")), clock=clock) as at:
+        endless = await at.app.service.served.lease("a")
+        other = asyncio.create_task(at.chat("b"))
+        await until(lambda: at.state("b").waiting == 1)
+        clock.advance(TURN_SECONDS)
+        waiting = asyncio.create_task(at.chat("a"))
+        await until(lambda: at.state("a").waiting == 1)
+        clock.advance(TURN_SECONDS * HOLD_TURNS)
+        assert (await waiting).status_code == 200
+        assert (await at.chat("a")).status_code == 200
+        assert at.state("b").waiting == 1
+        endless.release()
+        assert (await other).status_code == 200
+        assert at.state("a").unloads == {"memory": 1}
 
 
 async def test_a_pinned_model_stays() -> None:

@@ -86,7 +86,7 @@ async def test_the_end_waits_for_no_engine_that_hangs() -> None:
     """It is looked at again every minute; the server that ends meanwhile does."""
     runtime: Any = Stuck(erllama.ModelStuck("a"))
     one = Holding(config(stub("a")).models[0], None)
-    moves = Moves(runtime, lambda: 0.0, lambda _: pytest.fail("it has not gone"))
+    moves = Moves(runtime, lambda: 0.0, lambda _: pytest.fail("it has not gone"), lambda _: False)
     moves.unload(one, "asked")
     await runtime.tried.wait()
     async with asyncio.timeout(5):
@@ -98,7 +98,7 @@ async def test_an_unload_that_fails_is_over_all_the_same() -> None:
     """Whoever waits for its memory would wait for good."""
     runtime: Any = Stuck(OSError("the disk is gone"))
     one, ended = Holding(config(stub("a")).models[0], None), asyncio.Event()
-    moves = Moves(runtime, lambda: 0.0, lambda _: ended.set())
+    moves = Moves(runtime, lambda: 0.0, lambda _: ended.set(), lambda _: False)
     moves.unload(one, "asked")
     await ended.wait()
     assert one.where == "out"
