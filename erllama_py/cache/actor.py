@@ -30,7 +30,8 @@ from erllama_py.cache.eviction import PORTION
 from erllama_py.cache.index import Index
 from erllama_py.cache.keeping import Keeping
 from erllama_py.cache.listing import list_rows, tier_infos
-from erllama_py.cache.messages import CacheMessage, Hit, SaveLost
+from erllama_py.cache.look_ups import LookUps
+from erllama_py.cache.messages import CacheMessage, SaveLost
 from erllama_py.cache.pace import Pace
 from erllama_py.cache.removals import Removals
 from erllama_py.cache.reservation import Refused, Reservations, row_bytes
@@ -38,7 +39,6 @@ from erllama_py.cache.sane import sane
 from erllama_py.cache.steps import Steps
 from erllama_py.cache.turns import find_turn, turn_rows
 from erllama_py.cache.waiting import OPENING, Waiter, Waiting, awaited
-from erllama_py.cache.walk import Path, walk_steps
 from erllama_py.errors import TierStuck
 from erllama_py.tiers.messages import (
     CACHE,
@@ -75,7 +75,10 @@ class CacheActor(Actor[CacheMessage]):
         self._keeping = Keeping(self.index, self.counters)
         self._now = self.clock.now
         self._pace = Pace()
-        self._found: dict[tuple[str, int], Hit] = {}  # look-ups that hold pins, by holder and request
+        self._look_ups = LookUps(
+            self.index, self.counters, self._keeping, self.clock, self._pace, self._cast,
+            lambda: self._removals.released(),
+        )  # fmt: skip
         self._settled = deque[Waiter]()  # look-ups that waited and are to be answered
         self._holders: dict[tuple[str, bytes], tuple[str, SaveLost]] = {}  # who is told if a pending row is given up
         self._background = Background("cache")
@@ -96,7 +99,7 @@ class CacheActor(Actor[CacheMessage]):
         await self._background.stop()
 
     def __repr__(self) -> str:
-        return f"<CacheActor {self.index!r}, {len(self._found)} look-ups open, {len(self.reservations)} saves>"
+        return f"<CacheActor {self.index!r}, {len(self._look_ups)} look-ups open, {len(self.reservations)} saves>"
 
     async def handle(self, message: CacheMessage, reply: Reply[Any] | None) -> Answer | None:
         answer = await self._handle(message, reply)
@@ -145,7 +148,7 @@ class CacheActor(Actor[CacheMessage]):
             case messages.ListRows() if reply is not None:
                 self._background.answer(reply, list_rows(self.index, self.clock.unix))
             case messages.Explain():
-                return Answer((await self._walk(message))[0])
+                return Answer((await self._look_ups.walk(message))[0])
             case messages.HasLostTurn() | messages.ReadCounters() | messages.ListTiers():
                 return Answer(self._probe(message))
             case TierUp() | TierRows() | RowStored() | RowLost() | BadFiles() | TierHealth():
@@ -166,72 +169,20 @@ class CacheActor(Actor[CacheMessage]):
     async def _answer(self, find: messages.Find, reply: Reply[Any]) -> None:
         if reply.abandoned:  # the ticket may be that of another look-up by now: its pins are not to be touched
             return
-        hit, path = await self._walk(find)
-        await self._pace.run(self._take(find, hit, path))
+        hit, path = await self._look_ups.walk(find)
+        await self._pace.run(self._look_ups.take(find, hit, path))
         reply.send(hit)
-
-    def _take(self, find: messages.Find, hit: Hit, path: Path) -> Steps[None]:
-        """What was found is pinned until `Used`, which cannot come before this is over; and kept, if that is asked."""
-        ticket = (find.holder, find.request_id)
-        self._found[ticket] = hit
-        for row in hit.chain:
-            self.index.pin([row.meta.key], ticket)
-            yield 1
-        yield from self._keeping.found(find, path, self._now())
-
-    async def _walk(self, find: messages.Find | messages.Explain) -> tuple[Hit, Path]:
-        began = time.perf_counter()
-        steps = walk_steps(self.index, find.identity, find.tokens, cuttable=find.cuttable, tier=find.tier)
-        found = await self._pace.run(steps)
-        if isinstance(find, messages.Find):
-            self.counters["seconds.walk"] += time.perf_counter() - began
-        return found
-
-    def _release(self, ticket: tuple[str, int]) -> Steps[Hit | None]:
-        for _ in self.index.unpin(ticket):
-            yield 1
-        self._removals.released()
-        return self._found.pop(ticket, None)
 
     def _used(self, used: messages.Used) -> Steps[None]:
         self._waiting.leave(used.holder, used.request_id)
-        hit = yield from self._release((used.holder, used.request_id))
-        chain = hit.chain if hit is not None else ()
-        counters = self.counters
-        if used.kind == "cancelled":
-            return
-        if used.kind == "cold":
-            miss = hit.miss if hit is not None else None
-            counters[f"misses.{miss.reason if miss else 'unanswered' if hit is None else 'unreadable'}"] += 1
-        else:
-            counters[f"hits.{used.kind}"] += 1
-            for row in chain:
-                self._keeping.used(row.meta.key, self._now())
-                yield 1
-        for row in used.rows:
-            self._touch(row.meta.key, row.tier)
-            counters["restored.bytes"] += row.nbytes
-            yield 2
-        if used.rows:
-            counters[f"hits.tier.{used.rows[-1].tier}"] += 1
-            counters["restored.rows"] += len(used.rows)
-            counters["restored.tokens"] += used.rows[-1].meta.end - used.rows[0].meta.start
-            counters["seconds.restore"] += used.seconds
-
-    def _touch(self, key: bytes, tier: str) -> None:
-        """A row was used that was read from this tier."""
-        now = self._now()
-        self.index.touch([key], now)
-        if (known := self.index.get(key)) is not None:
-            self._cast(tier_actor_name(tier), Touch(key, known.hits, self.clock.unix(now)))
+        yield from self._look_ups.used(used)
 
     def _holder_gone(self, name: str) -> Steps[None]:
         tier = tier_of_actor(name)
         if tier is not None:
             self._tier_gone(tier)
             self._answer_opened()
-        for ticket in [ticket for ticket in self._found if ticket[0] == name]:
-            yield from self._release(ticket)
+        yield from self._look_ups.holder_gone(name)
 
     # --- turns ---------------------------------------------------------------------------------------------------
 
@@ -247,7 +198,7 @@ class CacheActor(Actor[CacheMessage]):
         if not find.peek:
             self.counters["turns.found" if found is not None else "turns.unknown"] += 1
             if found is not None:
-                self._touch(found.key, found.tier)
+                self._look_ups.touch(found.key, found.tier)
         reply.send(found)
 
     def _keep_turn(self, keep: messages.KeepTurn) -> None:

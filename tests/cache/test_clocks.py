@@ -117,7 +117,7 @@ async def test_a_use_is_told_to_tiers_by_the_machines_clock() -> None:
         await bench.settled()
         times.wall -= DAY
         times.passes(5)
-        bench.actor._touch(row.key, "disk")
+        bench.actor._look_ups.touch(row.key, "disk")
         await bench.settled()
         (touch,) = [one for one in bench.disk.told if isinstance(one, Touch)]
         assert (touch.hits, touch.used_at) == (MOST_HITS, times.wall)
