@@ -23,6 +23,7 @@ import msgspec
 
 import erllama_py
 from erllama_py.handle.by_id import ModelCalls
+from erllama_py.handle.probes import Probes
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 FACES = ["Runtime", "Model", "Session", "Stream", "ToolRun", "Supervised", "Cache", "CacheDirectory"]
@@ -174,7 +175,8 @@ def methods(kind: type) -> Iterator[str]:
         calls = [call(name, method) for name, method in vars(ModelCalls).items() if not name.startswith("_")]
         yield "The methods of `Model`, by handle or id; they raise `ModelNotLoaded` for an id that is not loaded:\n"
         yield fenced(*calls) + "\n"
-    for name, member in vars(kind).items():
+    parts = [one for one in kind.__mro__ if one in (kind, Probes)]
+    for name, member in [item for part in parts for item in vars(part).items()]:
         if name.startswith("_") or not (inspect.isfunction(member) or isinstance(member, property)):
             continue
         yield f"#### `{kind.__name__}.{name}`\n"

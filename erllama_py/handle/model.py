@@ -18,6 +18,7 @@ from erllama_py.handle.explaining import Explainer
 from erllama_py.handle.explanation import cached_prefixes
 from erllama_py.handle.inputs import Input
 from erllama_py.handle.likelihood import by_likelihood
+from erllama_py.handle.probes import Probes
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts, Tools
 from erllama_py.handle.replies import Prepare
 from erllama_py.handle.scores import Continuation, Scoring
@@ -26,7 +27,6 @@ from erllama_py.handle.stream import Run, Stream
 from erllama_py.handle.thinking import is_genuine
 from erllama_py.handle.tool_run import Chats, ToolRun
 from erllama_py.model.board import ModelBoard
-from erllama_py.model.counting import counters_of, info_of, sequences_of
 from erllama_py.options.attributes import OtherNames
 from erllama_py.options.embedding import parse_embed_options, parse_rerank_options
 from erllama_py.options.mappings import EmbedOptionsDict, RequestOptionsDict, RerankOptionsDict, ScoreOptionsDict
@@ -34,24 +34,19 @@ from erllama_py.options.names import checked_names
 from erllama_py.options.request import RequestOptions, merged, parse_request_options
 from erllama_py.results import (
     CachedPrefix,
-    CacheHit,
     ChatFormat,
     Choice,
     Completion,
     Embeddings,
     Explanation,
-    ModelCounters,
-    ModelInfo,
-    Phase,
     Ranking,
     Scores,
-    SequenceInfo,
 )
 from erllama_py.scheduler.messages import FaultPlace
 from erllama_py.watch.spans import Operation
 
 
-class Model(OtherNames):
+class Model(Probes, OtherNames):
     """A loaded model. `runtime.load_model` makes it; `runtime.X(model, …)` is the same as `model.X(…)`."""
 
     def __init__(self, caller: Caller) -> None:
@@ -345,48 +340,6 @@ class Model(OtherNames):
         """The prefixes of `tokens` that are saved, the longest last: a request could start from each."""
         options = parse_request_options({"cache_salt": cache_salt})
         return cached_prefixes(await self._explainer.look(await self._prompts.tokens(tokens), options))
-
-    # --- probes: read from the board, no message is sent -------------------------------------------------------
-
-    @property
-    def id(self) -> str:
-        """The id it was loaded under."""
-        return self._board.model_id
-
-    @property
-    def phase(self) -> Phase:
-        """What it is doing now."""
-        return self._board.phase
-
-    @property
-    def pending_len(self) -> int:
-        """Requests that wait, parked ones among them."""
-        return self._board.pending
-
-    @property
-    def queue_depth(self) -> int:
-        """Requests that run or wait, embeddings among them."""
-        return self._board.pending + self._board.active + self._board.embedding
-
-    @property
-    def last_cache_hit(self) -> CacheHit | None:
-        """How the last request that was started hit; `None` before the first."""
-        return self._board.last_hit
-
-    @property
-    def counters(self) -> ModelCounters:
-        """What it has done since it was loaded, and what it holds now, in numbers. Never raises."""
-        return counters_of(self._board)
-
-    @property
-    def sequences(self) -> tuple[SequenceInfo, ...]:
-        """Its sequences and what each does now; none while it is not up. Never raises."""
-        return sequences_of(self._board)
-
-    @property
-    def info(self) -> ModelInfo:
-        """Everything known of it. Raises `ModelNotLoaded` before the first load has ended."""
-        return info_of(self._board)
 
 
 def _checked_id(request_id: object) -> int:
