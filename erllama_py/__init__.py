@@ -75,6 +75,7 @@ from erllama_py.errors import (
     UnusableBuild,
     WrongLoop,
 )
+from erllama_py.handle.metering import metered
 from erllama_py.handle.model import Model
 from erllama_py.handle.session import Session
 from erllama_py.handle.stream import Stream
@@ -332,6 +333,7 @@ __all__ = [
     "check_build",
     "inspect_model",
     "list_pulled",
+    "metered",
     "parse_options",
     "plain",
     "pull_model",

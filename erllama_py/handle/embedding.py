@@ -17,6 +17,7 @@ from erllama_py.engine.token_array import TokenArray
 from erllama_py.errors import CannotRank, InvalidOption
 from erllama_py.handle.caller import Caller, caller_errors
 from erllama_py.handle.inputs import Cut, Input, Named, as_input, as_inputs, fitted, in_pairs, off_loop, tokens_of
+from erllama_py.handle.metering import of_decodes
 from erllama_py.handle.pairs import Pairs, Scored, pairs_of
 from erllama_py.handle.side_by_side import within
 from erllama_py.handle.tracing import operation_span
@@ -161,10 +162,11 @@ async def _compute(
     ranks: bool,
 ) -> Computed:
     """What is `asked` of the model's embedder, of tokens that are `cut` to what its context takes."""
+    spend = of_decodes()
 
     def fill(tokens: list[TokenArray], longest: int) -> tuple[Embed, tuple[int, ...], tuple[bool, ...]]:
         cuts = cut(tokens, longest)
-        message = msgspec.structs.replace(asked, inputs=[one.tokens for one in cuts])
+        message = msgspec.structs.replace(asked, inputs=[one.tokens for one in cuts], spend=spend)
         return message, tuple(len(one.tokens) for one in cuts), tuple(one.truncated for one in cuts)
 
     place, let_go = await caller.embedder(caller.board, ranks)

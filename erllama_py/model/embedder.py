@@ -9,7 +9,8 @@ only one in it. A decode that fails ends the actor: its calls fail with it, and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -39,6 +40,7 @@ class Embed(msgspec.Struct, frozen=True):
     pooling: Pooling = "last"  # of a ranker, whose only row it is
     normalize: bool = False
     dimensions: int | None = None
+    spend: Callable[[int], object] | None = None  # is told how many of its tokens each decode has computed
 
 
 class _Dropped(msgspec.Struct, frozen=True):
@@ -174,6 +176,8 @@ class EmbedderActor(Actor[Message]):
             done = await self._threads.abandon(self._compute, pieces, calls, left_over)
         finally:
             self._heart.ends(done)
+        if done:
+            _charge(pieces, calls)
         for call, one in calls.items():
             if one.is_over and self._forget(call):
                 self._answer(one)
@@ -242,6 +246,17 @@ class EmbedderActor(Actor[Message]):
             # Without a limit, as an engine: until then the weights stay in memory.
             await self._threads.finish(self._embedder.close)
         self._threads.close()
+
+
+def _charge(pieces: Sequence[Piece], calls: Mapping[int, _Call]) -> None:
+    """Tell who pays for each call what of it a decode has computed, be the call wanted still or not."""
+    computed = Counter[int]()
+    for piece in pieces:
+        if calls[piece.call].error is None:
+            computed[piece.call] += piece.end - piece.start
+    for call, tokens in computed.items():
+        if (spend := calls[call].embed.spend) is not None:
+            spend(tokens)
 
 
 def _take(piece: Piece, call: _Call, rows: Any) -> None:

@@ -90,7 +90,7 @@ DOORS: dict[str, set[str]] = {
         "token_array",
         "work",
     },
-    "handle": {"model", "session", "stream", "tool_run", "caller", "by_id", "supervised"},
+    "handle": {"metering", "model", "session", "stream", "tool_run", "caller", "by_id", "supervised"},
     "model": {"actor", "board", "companions", "counting", "embedder", "embedders", "registry", "request"},
     "scheduler": {"cells", "machine", "outcomes", "messages", "state", "stages", "reuse"},
     "cache": {"messages", "client", "directory", "handle", "keys", "policy"},
