@@ -116,13 +116,14 @@ class Chunks(asyncio.Protocol):
         self.read.put_nowait(-1 if self._refused else 0)
 
 
-def http_pieces(port: int) -> Pieces:
-    """How any client asks."""
+def http_pieces(port: int, name: str | None = None) -> Pieces:
+    """How any client asks; with a `name` for a stream that can be taken up again."""
 
     async def pieces(messages: Messages, count: int) -> AsyncIterator[int]:
         asks = {"model": "model", "messages": messages, "max_tokens": count, "temperature": 0.0, "ignore_eos": True}
         body = msgspec.json.encode(asks | {"stream": True})
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head += f"X-Conversation-Id: {name}\r\n" if name else ""
         loop = asyncio.get_running_loop()
         writing, chunks = await loop.create_connection(Chunks, "127.0.0.1", port)
         try:

@@ -29,7 +29,7 @@ from erllama_py.serve.access import AccessOpts, Doors, KeyAccess
 from erllama_py.serve.anthropic import routes as anthropic
 from erllama_py.serve.batches import routes as batches
 from erllama_py.serve.config import Config, read_config, with_sizes
-from erllama_py.serve.core.exchange import new_id
+from erllama_py.serve.core.api import new_id
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.served import Loaded
 from erllama_py.serve.core.service import Access, Meters, Service
@@ -213,7 +213,7 @@ class Given(msgspec.Struct, frozen=True):
     def apply(self, app: App, config: Config) -> None:
         """Make all of a configuration hold that is not about the memory of models."""
         service = app.service
-        service.settings, service.open.most = config.server, config.server.max_open
+        service.settings, service.open.places.most = config.server, config.server.max_open
         service.lasting.settings = config.server
         service.aliases = self.names(config)
         if isinstance(service.access, KeyAccess):

@@ -6,7 +6,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from erllama_py.serve.anthropic import protocol as anthropic
-from erllama_py.serve.core.exchange import Api
+from erllama_py.serve.core.api import Api
 from erllama_py.serve.ollama import protocol as ollama
 from erllama_py.serve.openai import protocol as openai
 from erllama_py.serve.responses import protocol as responses

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from erllama_py.serve.access.hosts import host_problem, is_loopback, is_passed_on
 from erllama_py.serve.access.settings import AccessOpts
-from erllama_py.serve.core.exchange import Api, new_id
+from erllama_py.serve.core.api import Api, new_id
 from erllama_py.serve.core.logs import log_refusal
 from erllama_py.serve.core.problems import Problem
 

@@ -16,7 +16,8 @@ from erllama_py.serve.anthropic.keeping import keeps
 from erllama_py.serve.anthropic.options import prompt_options, reply_options, shows_thinking
 from erllama_py.serve.anthropic.protocol import MessagesRequest, Prompt
 from erllama_py.serve.anthropic.streaming import EventWriter
-from erllama_py.serve.core.exchange import Exchange, json_response
+from erllama_py.serve.core.api import json_response
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.hints import with_hints, with_loose_tools, without_thinking
 from erllama_py.serve.core.images import image_text
 from erllama_py.serve.core.problems import Problem

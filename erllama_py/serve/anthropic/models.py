@@ -8,7 +8,8 @@ from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp
 
 import erllama_py as erllama
-from erllama_py.serve.core.exchange import Exchange, json_response
+from erllama_py.serve.core.api import json_response
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.problems import Problem
 
 UNKNOWN = "1970-01-01T00:00:00Z"  # what Anthropic's reference says of a date that is not known

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from erllama_py.serve.anthropic.blocks import Block, CacheControl, Text
-from erllama_py.serve.core.exchange import Api
+from erllama_py.serve.core.api import Api
 from erllama_py.serve.core.problems import Kind, Problem
 
 TYPES: dict[Kind, str] = {

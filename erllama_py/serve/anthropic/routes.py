@@ -7,7 +7,8 @@ from starlette.routing import Route
 from erllama_py.serve.anthropic.messages import count_tokens, messages
 from erllama_py.serve.anthropic.models import models, one_model
 from erllama_py.serve.anthropic.protocol import API, VERSION, MessagesRequest, Prompt
-from erllama_py.serve.core.exchange import JSON, route
+from erllama_py.serve.core.api import JSON
+from erllama_py.serve.core.endpoint import route
 from erllama_py.serve.core.service import Service
 from erllama_py.serve.core.streams import SSE
 

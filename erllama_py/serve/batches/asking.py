@@ -17,7 +17,8 @@ from starlette.requests import HTTPConnection
 from starlette.types import Message, Scope
 
 import erllama_py as erllama
-from erllama_py.serve.core.exchange import JSON, Endpoint
+from erllama_py.serve.core.api import JSON
+from erllama_py.serve.core.endpoint import Endpoint
 from erllama_py.serve.core.service import Access, Meters, Service, Tenant, Unmeasured, readmitted
 
 BELOW = 1000  # how far the priority of a line is below that of its tenant's requests

@@ -10,8 +10,9 @@ import msgspec
 from msgspec import Meta
 
 from erllama_py.serve.batches.journal import ENDED, State
+from erllama_py.serve.core.api import Api
 from erllama_py.serve.core.errors import error_body
-from erllama_py.serve.core.exchange import Api, Exchange
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.problems import Problem
 
 ItemT = TypeVar("ItemT", bound="Item")

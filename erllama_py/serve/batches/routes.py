@@ -19,7 +19,9 @@ from erllama_py.serve.batches.protocol import API, BatchRequest, page
 from erllama_py.serve.batches.running import Means
 from erllama_py.serve.batches.shelf import FileFacts, Quota
 from erllama_py.serve.batches.uploads import Uploads
-from erllama_py.serve.core.exchange import Endpoint, Exchange, json_response, route
+from erllama_py.serve.core.api import json_response
+from erllama_py.serve.core.endpoint import Endpoint, route
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.service import Service
 
 URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/rerank")

@@ -17,7 +17,8 @@ from erllama_py.serve.batches.files import Files, Incoming
 from erllama_py.serve.batches.forms import BadForm, Form
 from erllama_py.serve.batches.protocol import page
 from erllama_py.serve.batches.shelf import FileFacts
-from erllama_py.serve.core.exchange import Exchange, Gone, json_response
+from erllama_py.serve.core.api import json_response
+from erllama_py.serve.core.exchange import Exchange, Gone
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.tenants import tenant_key
 

@@ -8,89 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from contextvars import Token
 from typing import Any, TypeVar
 
-import msgspec
-from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bind_contextvars, reset_contextvars
+from starlette.types import Receive, Scope
+from structlog.contextvars import bind_contextvars
 
 import erllama_py as erllama
 from erllama_py.serve.core.admission import Admitted
+from erllama_py.serve.core.api import Api, new_id
 from erllama_py.serve.core.bodies import check_values, parse, read_body, too_slow
 from erllama_py.serve.core.ending import Ending
-from erllama_py.serve.core.header_route import HeaderRoute
 from erllama_py.serve.core.hints import without_idle_structure
 from erllama_py.serve.core.lasting import LastingStream
-from erllama_py.serve.core.logs import log_failure, log_request
-from erllama_py.serve.core.problems import STATUS, Kind, Problem, problem_of, shutting_down
-from erllama_py.serve.core.readers import Connection, take_up
+from erllama_py.serve.core.logs import log_failure
+from erllama_py.serve.core.problems import Problem, problem_of, shutting_down
 from erllama_py.serve.core.served import Lease
 from erllama_py.serve.core.service import Service, Tenant
 from erllama_py.serve.core.streams import Events, Keep, Streamed, Writer, until_gone
-from erllama_py.serve.core.taking_up import NAME
 from erllama_py.watch.live import live_span
 
 T = TypeVar("T")
-JSON = "application/json"
 UNASKED = 8192  # tokens of a reply where nobody says: the library's own bound, which a higher one does not lift
 LEFT = 499  # nobody reads the status: its client has left
-WORK = "erllama_py.work"  # in the scope of a request whose client has been answered: the task of one that may go on
-FACTS = "erllama.facts"  # in the scope of a request that is over: its line in the log, for what is around endpoints
-
-
-class Api(msgspec.Struct, frozen=True):
-    """How one API says what all of them have to say."""
-
-    name: str
-    error: Callable[[Problem, str], Any]
-    """The body of an error, and of its request's id."""
-    params: Mapping[str, str] = {}
-    """What it calls options that this library calls otherwise, for errors: `{"response_tokens": "max_tokens"}`."""
-    id_header: bytes = b"x-request-id"
-    """The header that tells a client the id of its request."""
-    statuses: Mapping[Kind, int] = {}
-    """Where its clients expect another status than `STATUS` has."""
-
-    def problem(self, error: BaseException) -> Problem:
-        """An error in words that its client knows."""
-        problem = problem_of(error)
-        if problem.status == STATUS[problem.kind]:
-            problem.status = self.statuses.get(problem.kind, problem.status)
-        if problem.param is not None:
-            first, dot, rest = problem.param.partition(".")
-            problem.param = self.params.get(first, first) + dot + rest
-        return problem
-
-    def failure(self, error: BaseException, request_id: str) -> Response:
-        """The response to a request that fails."""
-        problem = self.problem(error)
-        headers = {self.id_header.decode(): request_id}
-        if problem.retry_after is not None:
-            headers["retry-after"] = str(problem.retry_after)
-        if problem.status == 408:  # the rest of the body is not waited for
-            headers["connection"] = "close"
-        return json_response(self.error(problem, request_id), problem.status, headers)
-
-
-_encode = msgspec.json.Encoder().encode
-
-
-def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A struct, or plain values, as JSON."""
-    return Response(_encode(value), status, headers, media_type=JSON)
-
-
-def new_id() -> str:
-    """The id of a request, which its client and the log get."""
-    return f"req_{uuid.uuid4().hex}"
 
 
 class Gone(Exception):
@@ -269,7 +212,6 @@ class Exchange:
         self.service.recent.replied(self.api.name, self._model, completion, time.time())
         replies = completion.alternatives or (completion,)
         generated = sum(len(one.generated) for one in replies)
-        self.service.access.spent(self.tenant, completion.stats.prefill_tokens + generated)
         self.facts |= {
             "prompt_tokens": completion.prompt_tokens, "generated_tokens": generated,
             "cached_tokens": completion.cache_delta.read, "finish_reason": completion.finish_reason,
@@ -288,106 +230,3 @@ class Exchange:
 
 async def _entered(stream: Events) -> None:
     await stream.__aenter__()
-
-
-Handler = Callable[[Exchange], Awaitable[ASGIApp]]
-
-
-class Endpoint:
-    """One endpoint of an API, as an ASGI application. Where it is not `counted`, it answers while the server drains.
-
-    `takes` is the type of its body, None where it has none; `gives` are the media types of what it answers, `answers`
-    its types by status, as far as declared. `everybody` needs no key; what `lasts` are streams to be taken up again.
-    """
-
-    def __init__(
-        self, service: Service, api: Api, route: str, handle: Handler, *, takes: Any = None,
-        gives: Sequence[str] = (JSON,), answers: Mapping[int, Any] | None = None, counted: bool = True,
-        everybody: bool = False, lasts: bool = False,
-    ) -> None:  # fmt: skip
-        self.api, self.route, self.handle = api, route, handle
-        self.takes, self.gives, self.answers, self.everybody = takes, tuple(gives), dict(answers or {}), everybody
-        self._service = service
-        self._counted = counted
-        self._lasts = lasts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, whatever comes of it."""
-        if self._lasts and NAME in Headers(scope=scope):
-            connection = Connection(receive, send, self._service.settings.send_seconds)
-            work = self._serve(scope, connection.receive, connection.send, connection)
-            try:
-                await connection.serve(work, self._service.lasting.tasks)
-            finally:
-                scope[WORK] = connection.task
-        else:
-            await self._serve(scope, receive, send)
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, connection: Connection | None = None) -> None:
-        exchange = Exchange(self._service, self.api, self.route, scope, receive)
-        bound = bind_contextvars(request_id=exchange.id)
-        meters = self._service.meters
-        meters.began(self.api.name, self.route)
-
-        async def tell(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                exchange.status = message["status"]
-            await send(message)
-
-        try:
-            try:
-                await self._answer(exchange, scope, receive, tell, connection)
-            finally:
-                await exchange.close()
-        finally:
-            seconds = asyncio.get_running_loop().time() - exchange.began
-            meters.ended(self.api.name, self.route, exchange.status, seconds)
-            about = (self.api.name, exchange.id, self.route, exchange.status, seconds, exchange.facts)
-            known = {"api": self.api.name, "request_id": exchange.id, "status": exchange.status}
-            scope[FACTS] = {**exchange.facts, **known}
-            log_request(*about, quiet=not self._counted)
-            reset_contextvars(**bound)
-            with suppress(ValueError):  # an API may have named the model in a task of its own, which is over
-                reset_contextvars(**exchange.bound)
-
-    async def _answer(
-        self, exchange: Exchange, scope: Scope, receive: Receive, send: Send, connection: Connection | None
-    ) -> None:
-        began = exchange.status
-        try:
-            if not self.everybody:
-                exchange.tenant = self._service.access.admit(exchange.request)
-                exchange.facts |= {"tenant": name} if (name := exchange.tenant.name) else {}
-            if not self._counted:
-                await (await self.handle(exchange))(scope, receive, send)
-                return
-            with self._service.open.one(exchange.ending.hurry):
-                reader = None if connection is None else await take_up(exchange, connection, self.api.name)
-                await (reader or await self.handle(exchange))(scope, receive, send)
-        except Gone:
-            exchange.left()
-        except Exception as error:
-            problem = self.api.problem(error)
-            if problem.status >= 500 and not (isinstance(error, Problem) and error.kind == "unavailable"):
-                exchange.failure(error)
-            if exchange.status == began:  # else it fails while it is sent
-                with suppress(OSError):
-                    await self.api.failure(error, exchange.id)(scope, receive, send)
-
-
-def route(
-    service: Service, api: Api, path: str, handle: Handler, *, method: str = "POST", takes: Any = None,
-    gives: Sequence[str] = (JSON,), answers: Mapping[int, Any] | None = None, counted: bool = True,
-    everybody: bool = False, lasts: bool = False, header: str | None = None,
-) -> Route:  # fmt: skip
-    """The route of an endpoint, see `Endpoint`. The description of the application says what it takes and gives.
-
-    With `header` only of requests that have one of this name: so can two APIs share a path.
-    """
-    endpoint = Endpoint(
-        service, api, path, handle, takes=takes, gives=gives, answers=answers, counted=counted, everybody=everybody,
-        lasts=lasts,
-    )  # fmt: skip
-    if header is None:
-        return Route(path, endpoint, methods=[method])
-    return HeaderRoute(path, endpoint, methods=[method], header=header)

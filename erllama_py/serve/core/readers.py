@@ -7,6 +7,7 @@ Reader       sends a stream to one client, from any event on
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
@@ -17,7 +18,9 @@ from starlette.types import Message, Receive, Scope, Send
 from erllama_py.serve.core.bodies import check_values
 from erllama_py.serve.core.ending import Ending
 from erllama_py.serve.core.lasting import Asked, Key, LastingStream
+from erllama_py.serve.core.replay import Pace
 from erllama_py.serve.core.service import Service, Tenant
+from erllama_py.serve.core.settings import ServerOpts
 from erllama_py.serve.core.streams import until_gone
 from erllama_py.serve.core.taking_up import (
     AFTER,
@@ -56,10 +59,11 @@ class Asking(Protocol):
 
 class Reader:
     """Sends a stream that has begun, from the event after a number: an ASGI application. A client that has not read for
-    `patience` seconds has gone."""
+    `send_seconds` has gone, and so has one that has been behind for `resume_seconds`."""
 
-    def __init__(self, stream: LastingStream, after: int, patience: float) -> None:
-        self._stream, self._at, self._patience = stream, after, patience
+    def __init__(self, stream: LastingStream, after: int, settings: ServerOpts) -> None:
+        self._stream, self._at, self._patience = stream, after, settings.send_seconds
+        self._pace = Pace(settings.resume_seconds)
 
     @property
     def has_all(self) -> bool:
@@ -93,7 +97,8 @@ class Reader:
                 news = stream.news
                 reached, piece = stream.replay.after(self._at)
                 if piece:
-                    await self._put(send, {"type": "http.response.body", "body": piece, "more_body": True})
+                    until = self._pace.until(self._at, stream.replay.last, asyncio.get_running_loop().time())
+                    await self._put(send, {"type": "http.response.body", "body": piece, "more_body": True}, until)
                     self._at = reached
                     got(reached)
                 elif stream.over:
@@ -109,16 +114,16 @@ class Reader:
         except (OSError, TimeoutError):
             return  # it has gone, and may come back
 
-    async def _put(self, send: Send, message: Message) -> None:
-        async with asyncio.timeout(self._patience):
+    async def _put(self, send: Send, message: Message, until: float = math.inf) -> None:
+        async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + self._patience, until)):
             await send(message)
 
 
 class Connection:
-    """A client's, in whose place a stream may be put; `patience` as for `Reader`."""
+    """A client's, in whose place a stream may be put."""
 
-    def __init__(self, receive: Receive, send: Send, patience: float) -> None:
-        self._receive, self._send, self._patience = receive, send, patience
+    def __init__(self, receive: Receive, send: Send, settings: ServerOpts) -> None:
+        self._receive, self._send, self._settings = receive, send, settings
         self._stream: LastingStream | None = None
         self._lasts = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
@@ -150,7 +155,7 @@ class Connection:
         try:
             await asyncio.wait({task, lasts}, return_when=asyncio.FIRST_COMPLETED)
             if (stream := self._stream) is not None:
-                reader = Reader(stream, 0, self._patience)
+                reader = Reader(stream, 0, self._settings)
                 with stream.read_by(reader, 0) as got:  # while it waits for the beginning, too
                     if await self._begun(stream):
                         await reader.read(self._receive, self._send, got)
@@ -213,7 +218,7 @@ async def taken_up(exchange: Asking, key: Key, digest: bytes | None, after: int 
     """What sends the rest of a stream; None where a request begins it. Raises `Problem`."""
     lasting, waited = exchange.service.lasting, False
     while True:
-        found = lasting.find(key)
+        found = lasting.find(key, after)
         place = "kept" if found is None else found.replay.place(after or 0)
         known = None if found is None else Known(found.asked.digest, found.over, place)
         if begins(known, digest, after) or found is None:
@@ -224,7 +229,7 @@ async def taken_up(exchange: Asking, key: Key, digest: bytes | None, after: int 
         after = after or 0  # it has joined this one, be it over by now
     lasting.resumed[found.asked.api] += 1
     exchange.facts |= {"takes_up": found.asked.request_id, "after": after or 0}
-    return Reader(found, after or 0, exchange.service.settings.send_seconds)
+    return Reader(found, after or 0, exchange.service.settings)
 
 
 def stream_key(exchange: Asking, name: str) -> Key:

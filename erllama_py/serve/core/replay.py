@@ -141,3 +141,20 @@ def _rank(one: Held) -> tuple[bool, float]:
 def given_to_all(readers: Iterable[int], sent: int) -> int:
     """Up to which number every reader has been given the events; up to `sent` where there is no reader."""
     return min(readers, default=sent)
+
+
+class Pace:
+    """How long a reader may take: for all that is there `seconds`, then as long for all that has come meanwhile. So one
+    that takes a little now and then does not keep a stream from going for as long as it likes."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._goal = 0
+        self._until = 0.0
+
+    def until(self, given: int, last: int, now: float) -> float:
+        """When it has gone, unless it is given events up to its goal; `given` are those that it has been, `last` is the
+        newest that is there."""
+        if given >= self._goal:
+            self._goal, self._until = last, now + self._seconds
+        return self._until

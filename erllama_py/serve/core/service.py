@@ -1,4 +1,4 @@
-"""What all requests of one application share: the runtime, the names of its models, and how many are open.
+"""What all requests of one application share: the runtime, the names of its models, who may ask, and what is measured.
 
 `Access`, `Meters` are what other rooms put in: who may ask, and what is measured. Without them everybody may, and
 nothing is.
@@ -6,19 +6,19 @@ nothing is.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Protocol, runtime_checkable
 
 import msgspec
 from starlette.requests import HTTPConnection
 
 import erllama_py as erllama
-from erllama_py.serve.core.lasting import LastingStreams
-from erllama_py.serve.core.problems import RETRY_SECONDS, Problem, shutting_down
+from erllama_py.serve.core.lasting_streams import LastingStreams
+from erllama_py.serve.core.open_requests import Open
+from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.recent import Recent
 from erllama_py.serve.core.served import Changes, Loaded, Served, ServedState, being_loaded
 from erllama_py.serve.core.settings import ServerOpts
@@ -144,73 +144,6 @@ class Unmeasured:
 
     def ended(self, api: str, route: str, status: int, seconds: float) -> None:
         """Not counted."""
-
-
-class Open:
-    """The requests that are open, and whether new ones are let in."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._hurry: dict[object, Callable[[], None]] = {}
-        self.drained: set[Callable[[], None]] = set()
-        """What is called when no request is let in any more."""
-        self._changed = asyncio.Event()
-        self.draining = False
-        self.ended = asyncio.Event()
-        """Set once it was drained: what goes on until the server ends has to end now."""
-
-    def __len__(self) -> int:
-        return len(self._hurry)
-
-    @contextmanager
-    def one(self, hurry: Callable[[], None]) -> Iterator[None]:
-        """While a request is open; `hurry` ends it with what it has. Raises `Problem` where none is let in."""
-        if self.draining:
-            raise shutting_down()
-        if len(self._hurry) >= self.most:
-            message = f"{self.most} requests are open, as many as this server accepts"
-            raise Problem("overloaded", message, code="too_many_requests", retry_after=RETRY_SECONDS)
-        key = object()
-        self._hurry[key] = hurry
-        try:
-            yield
-        finally:
-            del self._hurry[key]
-            self._changed.set()
-
-    def _let_none_in(self) -> None:
-        if not self.draining:
-            self.draining = True
-            for drained in list(self.drained):
-                drained()
-
-    async def drain(self, seconds: float) -> bool:
-        """Let no request in, and wait until all are over; those that take longer end with what they have.
-
-        Whether all ended by themselves.
-        """
-        self._let_none_in()
-        try:
-            async with asyncio.timeout(seconds):
-                await self.over()
-        except TimeoutError:
-            self.hurry()
-            return False
-        finally:
-            self.ended.set()
-        return True
-
-    def hurry(self) -> None:
-        """End all requests with what they have."""
-        self._let_none_in()
-        for end in list(self._hurry.values()):
-            end()
-
-    async def over(self) -> None:
-        """Wait until no request is open."""
-        while self._hurry:
-            self._changed.clear()
-            await self._changed.wait()
 
 
 class Service:

@@ -18,13 +18,14 @@ class ServerOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     max_body_bytes: Positive = 8 << 20
     """Longest body of a request. It is parsed on the event loop, which takes about 2 ms for a megabyte. In it are
-    at most 131,072 texts, names, lists and objects, else its request gets 413 too."""
+    at most 131,072 texts, names, lists and objects and 300,000 values, else its request gets 413 too."""
     body_seconds: Seconds = 60.0
     """A body has come after so long, or its request gets 408."""
     max_messages: Positive = 4096
     """Most messages of a conversation."""
     max_open: Positive = 512
-    """Requests that are open at a time, streams among them; the next one gets 429."""
+    """Requests that are open at a time, streams among them; the next one gets 429. One key has at most three quarters
+    of them, and of what others have left."""
     response_tokens: Positive | None = None
     """Most tokens of a reply to a request that does not say; `None`: 8,192. The context bounds it, too."""
     max_response_tokens: Positive | None = None
@@ -60,7 +61,7 @@ class ServerOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Whether operators may crash a model on purpose, to see it come back."""
     resume_seconds: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 300.0
     """A stream whose request has the header `X-Conversation-Id` goes on for so long when nobody reads it, and can be
-    taken up again; 0: none can."""
+    taken up again; 0: none can. A client that takes it up, and is behind for so long, has gone."""
     max_resumable: Positive = 32
     """Streams of a tenant that can be taken up again. One more takes the place of one that nobody reads, those that are
     over first, else its request gets 429."""
@@ -69,7 +70,8 @@ class ServerOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_resume_bytes: Positive = 64 << 20
     """What is kept of all of them. Beyond that those that nobody reads go, those that are over first."""
     max_websockets: Positive = 256
-    """WebSockets of `/v1/responses` that are open at a time; the next one gets 429. A message is as long as a body."""
+    """WebSockets of `/v1/responses` that are open at a time; the next one gets 429. They are shared as `max_open` is. A
+    message is as long as a body."""
     websocket_idle_seconds: Seconds = 600.0
     """One on which no turn was asked for so long is closed."""
     drain_seconds: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 30.0

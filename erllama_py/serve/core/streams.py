@@ -153,7 +153,7 @@ class Streamed:
             await self._stream.__aexit__(None, None, None)
 
     async def _cancelled(self) -> None:
-        """What was computed for nobody counts too: else those who never wait for an end would evade their budget."""
+        """What was computed for nobody is in the metrics and in the log, too."""
         self._stream.cancel()
         with suppress(TimeoutError, erllama.ErllamaError):
             async with asyncio.timeout(CANCEL_SECONDS):

@@ -11,7 +11,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 import erllama_py as erllama
-from erllama_py.serve.core.exchange import JSON, Exchange, json_response
+from erllama_py.serve.core.api import JSON, json_response
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.ollama.lines import nanoseconds
 from erllama_py.serve.ollama.protocol import EmbeddingsRequest, EmbedRequest
@@ -56,7 +57,6 @@ async def embeddings(exchange: Exchange) -> ASGIApp:
 async def _embed(exchange: Exchange, model: erllama.Model, texts: Sequence[str], **options: Any) -> erllama.Embeddings:
     found = await model.embed(texts, deadline=exchange.service.settings.deadline_seconds, **options)
     tokens = sum(found.token_counts)
-    exchange.service.access.spent(exchange.tenant, tokens)
     exchange.facts |= {"inputs": len(found), "prompt_tokens": tokens}
     return found
 

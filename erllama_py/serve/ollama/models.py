@@ -5,7 +5,8 @@ from __future__ import annotations
 from starlette.types import ASGIApp
 
 import erllama_py as erllama
-from erllama_py.serve.core.exchange import Exchange, json_response
+from erllama_py.serve.core.api import json_response
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.ollama.details import listed, running, shown
 from erllama_py.serve.ollama.lines import timestamp
 from erllama_py.serve.ollama.protocol import NameRequest

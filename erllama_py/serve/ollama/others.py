@@ -5,7 +5,8 @@ from __future__ import annotations
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp
 
-from erllama_py.serve.core.exchange import Exchange, json_response
+from erllama_py.serve.core.api import json_response
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.streams import NDJSON
 from erllama_py.serve.ollama.lines import line

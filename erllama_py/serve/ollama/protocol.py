@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from erllama_py.serve.core.amounts import KeepAlive, seconds_of
-from erllama_py.serve.core.exchange import Api
+from erllama_py.serve.core.api import Api
 from erllama_py.serve.core.problems import Problem
 
 LARGEST_SEED = (1 << 32) - 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
-from erllama_py.serve.core.exchange import JSON, Endpoint, route
+from erllama_py.serve.core.api import JSON
+from erllama_py.serve.core.endpoint import Endpoint, route
 from erllama_py.serve.core.service import Service
 from erllama_py.serve.core.streams import NDJSON
 from erllama_py.serve.ollama.chat import chat

@@ -7,7 +7,8 @@ from typing import Any
 from starlette.types import ASGIApp
 
 import erllama_py as erllama
-from erllama_py.serve.core.exchange import Exchange, json_response
+from erllama_py.serve.core.api import json_response
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.hints import Options, with_hints, with_loose_tools, without_session, without_thinking
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.service import session_of

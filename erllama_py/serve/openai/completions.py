@@ -9,8 +9,9 @@ import msgspec
 from starlette.types import ASGIApp
 
 import erllama_py as erllama
+from erllama_py.serve.core.api import json_response
 from erllama_py.serve.core.errors import error_body
-from erllama_py.serve.core.exchange import Exchange, json_response
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.hints import Options, with_hints, without_session
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.service import session_of

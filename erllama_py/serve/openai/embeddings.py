@@ -11,7 +11,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 import erllama_py as erllama
-from erllama_py.serve.core.exchange import JSON, Exchange
+from erllama_py.serve.core.api import JSON
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.openai.protocol import EmbeddingRequest, needed
 
@@ -34,7 +35,6 @@ async def embeddings(exchange: Exchange) -> ASGIApp:
     inputs: Any = request.input
     found = await exchange.answer(model.embed(inputs, **given))
     tokens = sum(found.token_counts)
-    exchange.service.access.spent(exchange.tenant, tokens)
     exchange.facts |= {"inputs": len(found), "prompt_tokens": tokens}
     body = await _body(found, request.model or model.id, request.encoding_format == "base64", tokens)
     return Response(body, headers={"x-request-id": exchange.id}, media_type=JSON)

@@ -7,7 +7,8 @@ from typing import Any
 from starlette.types import ASGIApp
 
 import erllama_py as erllama
-from erllama_py.serve.core.exchange import Exchange, json_response
+from erllama_py.serve.core.api import json_response
+from erllama_py.serve.core.exchange import Exchange
 
 
 async def models(exchange: Exchange) -> ASGIApp:

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from erllama_py.serve.core.api import Api
 from erllama_py.serve.core.errors import error_body
-from erllama_py.serve.core.exchange import Api
 from erllama_py.serve.core.problems import Problem
 
 Count = Annotated[int, Meta(ge=1)]

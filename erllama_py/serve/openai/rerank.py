@@ -7,7 +7,8 @@ from typing import Any
 from starlette.types import ASGIApp
 
 import erllama_py as erllama
-from erllama_py.serve.core.exchange import Exchange, json_response
+from erllama_py.serve.core.api import json_response
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.openai.protocol import RerankRequest
 
@@ -27,7 +28,6 @@ async def rerank(exchange: Exchange) -> ASGIApp:
     given: Any = {name: value for name, value in options.items() if value is not None}
     ranking = await exchange.answer(model.rerank(request.query, documents, **given))
     tokens = sum(one.tokens for one in ranking)
-    exchange.service.access.spent(exchange.tenant, tokens)
     exchange.facts |= {"documents": len(documents), "prompt_tokens": tokens}
     body = {
         "id": f"rerank-{exchange.id[4:]}", "object": "list", "model": request.model or model.id,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
-from erllama_py.serve.core.exchange import JSON, route
+from erllama_py.serve.core.api import JSON
+from erllama_py.serve.core.endpoint import route
 from erllama_py.serve.core.service import Service
 from erllama_py.serve.core.streams import SSE
 from erllama_py.serve.openai import protocol, tokens

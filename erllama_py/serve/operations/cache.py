@@ -9,7 +9,8 @@ import msgspec
 from starlette.types import ASGIApp
 
 import erllama_py as erllama
-from erllama_py.serve.core.exchange import Exchange, json_response
+from erllama_py.serve.core.api import json_response
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.operations.cache_names import labelled
 from erllama_py.serve.operations.protocol import without_folders
 

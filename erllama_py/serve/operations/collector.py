@@ -11,7 +11,7 @@ import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 import erllama_py as erllama
-from erllama_py.serve.core.lasting import LastingStreams
+from erllama_py.serve.core.lasting_streams import LastingStreams
 from erllama_py.serve.core.served import ServedState
 from erllama_py.serve.core.service import BatchCounts
 from erllama_py.serve.operations import series

@@ -13,7 +13,8 @@ import msgspec
 from starlette.types import ASGIApp
 
 import erllama_py as erllama
-from erllama_py.serve.core.exchange import Exchange, json_response
+from erllama_py.serve.core.api import json_response
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.service import Service
 
 Status = Literal["ok", "starting", "loading", "restarting", "hanging", "failed", "draining"]

@@ -16,7 +16,9 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 import erllama_py as erllama
-from erllama_py.serve.core.exchange import JSON, Api, Endpoint, Exchange
+from erllama_py.serve.core.api import JSON, Api
+from erllama_py.serve.core.endpoint import Endpoint
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.header_route import HeaderRoute
 from erllama_py.serve.core.problems import STATUS, Problem
 

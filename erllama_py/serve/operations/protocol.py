@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from erllama_py.serve.core.exchange import Api
+from erllama_py.serve.core.api import Api
 from erllama_py.serve.core.problems import Problem
 
 TEXT = "text/plain"

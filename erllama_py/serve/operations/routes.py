@@ -8,7 +8,8 @@ from functools import partial
 from starlette.routing import BaseRoute, Route
 
 import erllama_py as erllama
-from erllama_py.serve.core.exchange import JSON, route
+from erllama_py.serve.core.api import JSON
+from erllama_py.serve.core.endpoint import route
 from erllama_py.serve.core.served import Changes, ModelState, ServedState
 from erllama_py.serve.core.service import Service
 from erllama_py.serve.operations.cache import Report, cache

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from erllama_py.serve.core.exchange import FACTS, LEFT, WORK
+from erllama_py.serve.core.endpoint import FACTS, WORK
+from erllama_py.serve.core.exchange import LEFT
 from erllama_py.watch.tracer import tracer
 
 if TYPE_CHECKING:

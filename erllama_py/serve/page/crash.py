@@ -12,7 +12,8 @@ from typing import Literal
 import msgspec
 from starlette.types import ASGIApp
 
-from erllama_py.serve.core.exchange import Exchange, json_response
+from erllama_py.serve.core.api import json_response
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.page.drills import MOST, wait, with_one
 from erllama_py.watch.log import get_logger

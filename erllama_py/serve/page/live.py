@@ -13,7 +13,8 @@ from functools import partial
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from erllama_py.serve.core.exchange import Exchange, json_response
+from erllama_py.serve.core.api import json_response
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.problems import shutting_down
 from erllama_py.serve.core.service import Service, may_still_operate
 from erllama_py.serve.core.streams import HEADERS, SSE, sse, until_gone

@@ -9,7 +9,9 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Scope
 
-from erllama_py.serve.core.exchange import JSON, Endpoint, Exchange, route
+from erllama_py.serve.core.api import JSON
+from erllama_py.serve.core.endpoint import Endpoint, route
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.service import Service
 from erllama_py.serve.operations.protocol import API

@@ -12,7 +12,8 @@ from typing import Any
 from starlette.types import ASGIApp
 
 import erllama_py as erllama
-from erllama_py.serve.core.exchange import Exchange, json_response
+from erllama_py.serve.core.api import json_response
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.responses.asking import Messages, asked, collect, cuts, opening, prompt_tokens
 from erllama_py.serve.responses.create import model_of

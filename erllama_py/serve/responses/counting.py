@@ -6,7 +6,8 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from erllama_py.serve.core.exchange import Exchange, json_response
+from erllama_py.serve.core.api import json_response
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.responses.asking import Messages, asked
 from erllama_py.serve.responses.create import model_of
 from erllama_py.serve.responses.options import check_served, shaping

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from erllama_py.serve.core.api import Api
 from erllama_py.serve.core.errors import error_body
-from erllama_py.serve.core.exchange import Api
 
 Count = Annotated[int, Meta(ge=1)]
 ShortText = Annotated[str, Meta(max_length=64)]

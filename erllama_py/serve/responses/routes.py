@@ -8,7 +8,8 @@ from pathlib import Path
 
 from starlette.routing import BaseRoute, WebSocketRoute
 
-from erllama_py.serve.core.exchange import JSON, route
+from erllama_py.serve.core.api import JSON
+from erllama_py.serve.core.endpoint import route
 from erllama_py.serve.core.service import Service
 from erllama_py.serve.core.settings import ServerOpts
 from erllama_py.serve.core.streams import SSE

@@ -19,11 +19,14 @@ import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected, WebSocketState
 
+from erllama_py.serve.core.api import new_id
 from erllama_py.serve.core.bodies import check_values
-from erllama_py.serve.core.exchange import Endpoint, Exchange, Handler, new_id
+from erllama_py.serve.core.endpoint import Endpoint, Handler
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.logs import log_refusal
+from erllama_py.serve.core.places import Places
 from erllama_py.serve.core.problems import RETRY_SECONDS, Problem, shutting_down
-from erllama_py.serve.core.service import Service
+from erllama_py.serve.core.service import Service, Tenant
 from erllama_py.serve.responses.connection_store import ConnectionStore
 from erllama_py.serve.responses.create import Create
 from erllama_py.serve.responses.protocol import API, ResponseRequest
@@ -49,34 +52,31 @@ class Sockets:
     def __init__(self, service: Service, store: Store, running: Running, *, life: float = LIFE_SECONDS) -> None:
         self._service, self._store, self._running, self._life = service, store, running, life
         self.route = "/v1/responses"  # for its span
-        self._open = 0
+        self._places = Places(service.settings.max_websockets, "WebSockets", "too_many_websockets")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection. A client that may not have one gets the answer that it would get over HTTP."""
         socket = WebSocket(scope, receive, send)
         await socket.receive()  # it connects
         try:
-            self._admit(socket)
+            tenant = self._admit(socket)
         except Problem as problem:
             request_id = new_id()
             log_refusal(API.name, request_id, problem.status, problem.code)
             await socket.send_denial_response(API.failure(problem, request_id))
             return
-        self._open += 1
-        try:
+        with self._places.taken(tenant.name):
             await socket.accept()
             store = ConnectionStore(self._store, self._service.settings.max_body_bytes)
             await Session(self._service, socket, store, self._running, self._life).serve()
-        finally:
-            self._open -= 1
 
-    def _admit(self, socket: WebSocket) -> None:
-        self._service.access.admit(socket)
+    def _admit(self, socket: WebSocket) -> Tenant:
+        tenant = self._service.access.admit(socket)
         if self._service.open.draining:
             raise shutting_down()
-        if self._open >= (most := self._service.settings.max_websockets):
-            message = f"{most} WebSockets are open, as many as this server accepts"
-            raise Problem("overloaded", message, code="too_many_websockets", retry_after=RETRY_SECONDS)
+        self._places.most = self._service.settings.max_websockets  # it may have been configured anew
+        self._places.check(tenant.name)
+        return tenant
 
 
 class Session:

@@ -9,8 +9,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from erllama_py.serve.core.api import Api, json_response
+from erllama_py.serve.core.endpoint import route
 from erllama_py.serve.core.errors import error_body
-from erllama_py.serve.core.exchange import Api, Exchange, json_response, route
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.readers import stream_key, taken_up
 from erllama_py.serve.core.service import Service
 from erllama_py.serve.core.streams import SSE
@@ -43,8 +45,7 @@ async def take_up(exchange: Exchange) -> ASGIApp:
 
 async def stop(exchange: Exchange) -> ASGIApp:
     """End a stream with what it has, and forget it. The answer is the same where there is none."""
-    if (stream := exchange.service.lasting.find(_key(exchange))) is not None:
-        stream.stop()
+    exchange.service.lasting.stop(_key(exchange))
     name = exchange.request.path_params["conversation_id"]
     return json_response({"id": name, "object": "stream", "deleted": True})
 

@@ -20,8 +20,9 @@ import uvicorn
 import erllama_py as erllama
 from erllama_py.serve.app import App
 from erllama_py.serve.core.logs import NAME
+from erllama_py.serve.core.open_requests import Open
 from erllama_py.serve.core.problems import Problem
-from erllama_py.serve.core.service import Open, Service
+from erllama_py.serve.core.service import Service
 from erllama_py.serve.core.settings import ListenOpts
 from erllama_py.serve.demand import Load
 from erllama_py.serve.running.notify import Systemd

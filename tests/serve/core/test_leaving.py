@@ -159,7 +159,7 @@ async def test_more_than_the_model_lets_wait(stream: bool) -> None:
 async def test_more_than_the_server_keeps_open() -> None:
     """The same; what is over makes room."""
     async with serving() as at:
-        at.app.service.open.most = 2
+        at.app.service.open.places.most = 2
         writers = [await at.ask(stream=True), await at.ask(stream=True)]
         await until(lambda: len(at.app.service.open) == 2)
         reader, writer = await asyncio.open_connection(*at.address)

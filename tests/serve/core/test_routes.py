@@ -8,7 +8,9 @@ from helpers.served import served
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
-from erllama_py.serve.core.exchange import Api, Exchange, json_response, route
+from erllama_py.serve.core.api import Api, json_response
+from erllama_py.serve.core.endpoint import route
+from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.problems import Problem
 
 API = Api("test", lambda problem, request_id: {"error": problem.message}, statuses={"overloaded": 529})

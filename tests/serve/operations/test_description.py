@@ -10,7 +10,7 @@ from helpers.described import Operation, described, mostly_sound
 from helpers.served import served
 from starlette.routing import Route
 
-from erllama_py.serve.core.exchange import Endpoint
+from erllama_py.serve.core.endpoint import Endpoint
 
 EXAMPLES = int(os.environ.get("ERLLAMA_DESCRIBED_EXAMPLES", "12"))
 

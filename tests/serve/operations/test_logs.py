@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from erllama_py.scheduler.messages import FaultPlace
 from erllama_py.serve.access import AccessOpts
-from erllama_py.serve.core.exchange import Endpoint
+from erllama_py.serve.core.endpoint import Endpoint
 from erllama_py.serve.core.service import Tenant, Unmeasured
 from erllama_py.serve.operations import logs as module
 from erllama_py.serve.operations.logs import Logs, Style, configure_logging

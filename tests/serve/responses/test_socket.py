@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from typing import Any
 
 import openai
@@ -213,6 +214,21 @@ async def test_bounds_of_connections() -> None:
             await connection.recv()
         assert closed.value.rcvd is not None
         assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1000, "idle")
+
+
+async def test_one_key_leaves_connections_for_another() -> None:
+    """It has three quarters of them at most, while there is no other."""
+    keys = [make_key() for _ in range(2)]
+    access = AccessOpts(keys=tuple(KeyOpts(name=name, hash=key[1]) for name, key in zip("ab", keys, strict=True)))
+    async with at(access=access, max_websockets=4) as one, AsyncExitStack() as stack:
+        mine, yours = ({"authorization": f"Bearer {key}"} for key, _ in keys)
+        for _ in range(3):
+            await stack.enter_async_context(one.connect(additional_headers=mine))
+        with pytest.raises(InvalidStatus) as refused:
+            await one.connect(additional_headers=mine)
+        assert json.loads(refused.value.response.body)["error"]["code"] == "too_many_websockets"
+        async with one.connect(additional_headers=yours) as connection:
+            assert (await turn(connection))[-1]["type"] == "response.incomplete"
 
 
 async def test_connections_are_bounded_with_those_of_http() -> None:

@@ -15,8 +15,11 @@ from erllama_py.serve.access import AccessOpts
 from erllama_py.serve.access.keys import make_key
 from erllama_py.serve.access.settings import KeyOpts
 from erllama_py.serve.app import create_app
-from erllama_py.serve.core.lasting import Asked, LastingStream, LastingStreams, Left
+from erllama_py.serve.core.lasting import Asked, LastingStream, Left
+from erllama_py.serve.core.lasting_streams import LastingStreams
+from erllama_py.serve.core.problems import Problem
 from erllama_py.serve.core.readers import Reader
+from erllama_py.serve.core.replay import PIECE_BYTES
 from erllama_py.serve.core.service import Tenant
 from erllama_py.serve.core.settings import ServerOpts
 from erllama_py.serve.core.tenants import tenant_key
@@ -34,12 +37,12 @@ def event(text: str) -> dict[str, Any]:
 class Client:
     """What a reader sends to, until its client stalls or leaves."""
 
-    def __init__(self, stream: LastingStream, after: int = 0, patience: float = 30.0) -> None:
+    def __init__(self, stream: LastingStream, after: int = 0, **settings: Any) -> None:
         self.text, self.whole = b"", False
         self.reads = asyncio.Event()
         self.reads.set()
         self._left = asyncio.Event()
-        self.task = asyncio.create_task(Reader(stream, after, patience)({}, self._receive, self._send))
+        self.task = asyncio.create_task(Reader(stream, after, ServerOpts(**settings))({}, self._receive, self._send))
 
     def leave(self) -> None:
         self._left.set()
@@ -159,11 +162,55 @@ async def test_a_reader_that_does_not_read_is_left() -> None:
     """After `send_seconds`; then it may come back."""
     _, stream = begin()
     await stream.send(HEAD)
-    client = Client(stream, patience=0.05)
+    client = Client(stream, send_seconds=0.05)
     client.reads.clear()
     await client.task
     assert stream.held().left_at is not None
     assert not client.whole
+
+
+async def test_a_reader_that_stays_behind_is_left() -> None:
+    """However it reads a little before each `send_seconds` is over: after `resume_seconds` its stream may go."""
+    _, stream = begin()
+    await stream.send(HEAD)
+    for _ in range(9):
+        await stream.send(event("x" * PIECE_BYTES))
+    stream.finish()
+
+    class Slow(Client):
+        async def _send(self, message: Any) -> None:
+            await super()._send(message)
+            if message.get("body"):
+                self.reads.clear()
+
+    client = Slow(stream, send_seconds=1000, resume_seconds=0.05)
+    await client.task
+    assert client.text.startswith(b"id: 1")
+    assert stream.idle
+    assert not stream.was_read
+
+
+async def test_those_whose_place_a_request_takes_stay_until_it_has_begun() -> None:
+    """It may be refused yet: then they are as they were, and so they are for those who read them meanwhile."""
+    streams = LastingStreams(ServerOpts(max_resumable=1))
+    for name in "ab":
+        old = streams.begin(Asked(("me", name), b"old", "openai", "req_1"), lambda: None)
+        await old.send(HEAD)
+        await old.send(event("kept"))
+        with old.read_by("one that leaves", 0):
+            old.finish()
+        for other in "ab":
+            new = streams.begin(Asked(("me", other), b"new", "openai", "req_2"), lambda: None)
+            assert streams.find(("me", name), after=1) is old
+            assert streams.find(("me", other)) is new
+            new.leave()
+            assert streams.find(("me", name)) is old
+    streams.begin(Asked(("me", "c"), b"", "openai", "req_3"), lambda: None)
+    with pytest.raises(Problem, match="as many as this server keeps"):
+        streams.begin(Asked(("me", "d"), b"", "openai", "req_4"), lambda: None)
+    assert streams.find(("me", "b")) is old
+    streams.stop(("me", "b"))
+    assert streams.find(("me", "b")) is None
 
 
 async def test_a_reply_that_nobody_could_have_whole_ends() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from erllama_py.serve.core.replay import Held, Replay, given_to_all, givers, leavers, numbered, split
+from erllama_py.serve.core.replay import Held, Pace, Replay, given_to_all, givers, leavers, numbered, split
 
 EVENTS = st.binary(min_size=1, max_size=40).map(lambda data: b"data: " + data.hex().encode() + b"\n\n")
 
@@ -166,3 +166,23 @@ def test_no_tenant_takes_from_those_that_have_less(held: list[Held], excess: int
     if excess > 0:
         rest = [one for one in held if one.left_at is not None and one not in gone]
         assert all(totals[one.key[0]] < totals.get(grows, 0) for one in rest)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9), st.floats(0.0, 5.0))), st.floats(0.1, 9.0))
+def test_a_reader_has_so_long_for_what_is_there(steps: list[tuple[int, int, float]], seconds: float) -> None:
+    """Each event is given to it within twice as long from when it was there, or it has gone by then; one that has had
+    all that there was has as long again."""
+    pace, given_, last, now = Pace(seconds), 0, 0, 0.0
+    came = dict[int, float]()
+    for more, sent, passed in steps:
+        came |= {number: now for number in range(last + 1, last + more + 1)}
+        last += more
+        until = pace.until(given_, last, now)
+        assert until <= now + seconds
+        if given_ == last - more:
+            assert until == now + seconds
+        assert all(until <= at + 2 * seconds for number, at in came.items() if number > given_)
+        now += passed
+        if now > until:
+            break
+        given_ = min(last, given_ + sent)

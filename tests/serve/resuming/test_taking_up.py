@@ -125,6 +125,26 @@ async def test_other_requests_with_the_header_are_answered_as_without() -> None:
         assert again.status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"temperature": -1}, 400), ({"model": "other"}, 404), ({"messages": "none"}, 400), ({"stop": [""]}, 400),
+        ({"messages": [{"role": "user", "content": "x" * 5000}]}, 400), ({"stream": False}, 200),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["a", "b"])
+async def test_a_request_that_is_refused_takes_no_stream_away(name: str, body: dict[str, Any], status: int) -> None:
+    """Neither the one of its id nor another one whose place it would have."""
+    async with served(settings={"max_resumable": 1}) as at:
+        text = (await at.client.post(PATH, json=ASK, headers=NAMED)).text
+        refused = await at.client.post(PATH, json=ASK | body, headers={"x-conversation-id": name})
+        assert refused.status_code == status
+        assert (await at.client.get("/v1/stream/a")).text == text
+        rest = await at.client.post(PATH, json=ASK, headers=NAMED | {"last-event-id": "2"})
+        assert text.endswith(rest.text)
+        assert at.model.counters.requests == (2 if status == 200 else 1)
+
+
 async def test_the_same_id_again() -> None:
     """Once the stream is over, another request begins another one, and so does the same one."""
     async with served() as at:
@@ -254,11 +274,24 @@ async def test_one_request_for_all_who_ask_the_same_while_it_runs() -> None:
         assert first.headers["x-request-id"] == second.headers["x-request-id"]
 
 
+async def test_a_request_that_finds_the_queue_full_takes_no_stream_away() -> None:
+    """It is told to come again; until it has, the stream of its id is there."""
+    async with standing() as (client, app, gate):
+        body = ASK | {"model": "m"}
+        gate.gate.set()
+        text = (await client.post(PATH, json=body, headers=NAMED)).text
+        app.service.open.places.most = 0
+        full = await client.post(PATH, json=body, headers=NAMED)
+        assert full.status_code == 429
+        app.service.open.places.most = 9
+        assert (await client.get("/v1/stream/a")).text == text
+
+
 async def test_a_request_that_its_client_has_stopped_is_not_asked_again() -> None:
     """While there is nothing of its reply: clients ask again by themselves after 409, 429 and 503."""
     async with standing() as (client, app, gate):
         asking = asyncio.create_task(client.post(PATH, json=ASK | {"model": "m"}, headers=NAMED))
-        await until(lambda: any(one._readers for one in app.service.lasting._streams.values()))
+        await until(lambda: any(one._readers for one in app.service.lasting._waiting.values()))
         await client.delete("/v1/stream/a")
         stopped = await asking
         assert (stopped.status_code, stopped.json()["error"]["code"]) == (400, "request_stopped")
