@@ -30,7 +30,7 @@ from erllama_py.chat.template import ChatTemplate
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.errors import EmbeddingOnly, ModelCrashed, ModelNotLoaded, TokenizerOnly
 from erllama_py.handle.alternatives import alternative, feed_of, joined, together
-from erllama_py.handle.metering import follow
+from erllama_py.handle.metering import payer
 from erllama_py.handle.reading import asks_nothing, compiles, is_one_token, is_plain, plan_reply
 from erllama_py.handle.replies import FinishedReply, Prepare, Prepared, ReplyPlan, keeps_of
 from erllama_py.handle.token_options import asks_much, by_id, names_tokens
@@ -72,13 +72,6 @@ _tickets = itertools.count(1)  # unique in the process, so that a late cancel ne
 
 def _discard(event: EngineEvent) -> None:
     """Take the events of a request without a stream."""
-
-
-def _submitted(ref: ActorRef[Message], submit: Submit) -> Reply[Completion]:
-    # Unbounded: the state machine counts those that wait, and not the mailbox.
-    reply: Reply[Completion] = ref.begin_call(submit, bounded=False)
-    follow(reply)
-    return reply
 
 
 class Caller:
@@ -329,9 +322,9 @@ class Caller:
         requests = [request]
         if not prefill_only:
             requests += [alternative(request, next(_tickets), index) for index in range(1, plan.options.n)]
-        with caller_errors(self.board):
+        with caller_errors(self.board):  # the state machine counts those that wait, and not the mailbox
             replies = [
-                _submitted(ref, Submit(one, plan.feed(feed_of(feed, index), index)))
+                ref.begin_call(Submit(one, plan.feed(feed_of(feed, index), index), payer()), bounded=False)
                 for index, one in enumerate(requests)
             ]
         if len(replies) == 1:
@@ -349,7 +342,7 @@ class Caller:
         """Submit one request by itself, once the actor can take it; the reply to wait for."""
         ref = await self.actor()
         with caller_errors(self.board):
-            return _submitted(ref, Submit(request))
+            return ref.begin_call(Submit(request, spend=payer()), bounded=False)
 
     async def request(
         self, board: ModelBoard, prepared: Prepared, plan: ReplyPlan, now: float, *, prefill_only: bool

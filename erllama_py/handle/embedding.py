@@ -17,7 +17,7 @@ from erllama_py.engine.token_array import TokenArray
 from erllama_py.errors import CannotRank, InvalidOption
 from erllama_py.handle.caller import Caller, caller_errors
 from erllama_py.handle.inputs import Cut, Input, Named, as_input, as_inputs, fitted, in_pairs, off_loop, tokens_of
-from erllama_py.handle.metering import of_decodes
+from erllama_py.handle.metering import payer
 from erllama_py.handle.pairs import Pairs, Scored, pairs_of
 from erllama_py.handle.side_by_side import within
 from erllama_py.handle.tracing import operation_span
@@ -162,7 +162,7 @@ async def _compute(
     ranks: bool,
 ) -> Computed:
     """What is `asked` of the model's embedder, of tokens that are `cut` to what its context takes."""
-    spend = of_decodes()
+    spend = payer()
 
     def fill(tokens: list[TokenArray], longest: int) -> tuple[Embed, tuple[int, ...], tuple[bool, ...]]:
         cuts = cut(tokens, longest)

@@ -1,7 +1,7 @@
 """What calls compute, told to who pays for it: also that of calls that were cancelled, whose callers get no result.
 
-The meter is the caller's own, found in its context when a call begins. A request tells it once, when the model has
-ended it, be that after its caller has gone; embeddings tell it after each of their decodes.
+The meter is the caller's own, found in its context when a call begins, and goes with the call's messages to the actor
+that computes. That tells it once a request is over in the engine, and after each decode of embeddings.
 """
 
 from __future__ import annotations
@@ -10,9 +10,6 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-
-from erllama_py.actors import Reply, Returned
-from erllama_py.results import Completion
 
 Spend = Callable[[int], object]
 _meter: ContextVar[Spend | None] = ContextVar("erllama_meter", default=None)
@@ -33,21 +30,7 @@ def metered(spend: Callable[[int], object]) -> Iterator[None]:
         _meter.reset(token)
 
 
-def follow(reply: Reply[Completion]) -> None:
-    """Have the caller's meter told of one request, whatever its caller does."""
-    spend = _meter.get()
-    if spend is None:
-        return
-
-    def settled() -> None:
-        match reply.outcome:
-            case Returned(Completion() as completion):
-                spend(completion.stats.prefill_tokens + len(completion.generated))
-
-    reply.on_settled(settled)
-
-
-def of_decodes() -> Spend | None:
-    """What an actor may call with the tokens of each decode; an error of the meter does not reach it."""
+def payer() -> Spend | None:
+    """What an actor may call with a number of tokens, for the caller's meter; an error of that does not reach it."""
     spend = _meter.get()
     return None if spend is None else lambda tokens: asyncio.get_running_loop().call_soon(spend, tokens)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self._remember = remember  # the folder of remembered fingerprints
         self._thread: EngineThread | None = None
         self._open: dict[int, OpenRequest] = {}
+        self._payers: dict[int, Callable[[int], object]] = {}  # told once the engine says what a request came to
         self._undecided = 0  # engine batches that wait in the mailbox
         self._look_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -157,6 +158,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
             request_id = message.request.id
             self._board.tally.requests += 1
             self._open[request_id] = OpenRequest(message, reply)
+            if message.spend is not None:
+                self._payers[request_id] = message.spend
             reply.on_abandoned(lambda: self._abandoned(request_id))
         elif isinstance(message, messages.CancelRequest):
             if one := self._open.get(message.request_id):
@@ -237,16 +240,20 @@ class ModelActor(StateMachine[State, Message, Effect]):
                 self._background.start(self._await_buffers())
             case messages.AnswerSaved(ticket):
                 self._background.answer(self._saves.pop(ticket), self._cache.flush())
-            case messages.Complete(request):
+            case messages.Complete(request, finished=finished):
+                if (spend := self._payers.pop(request.id, None)) is not None and finished is not None:
+                    spend(finished.prefill_tokens + len(finished.token_ids))
                 if one := self._open.pop(request.id, None):
                     self._complete(one, effect, time.monotonic())
             case messages.FailRequest(request_id, failure):
+                self._payers.pop(request_id, None)
                 if one := self._open.pop(request_id, None):
                     self._board.tally.failed += 1
                     error = failure.error()
                     one.reply.fail(error if isinstance(error, errors.ErllamaError) else _told(error))
             case messages.Refuse(request, waiting):
                 self._board.tally.refused += 1
+                self._payers.pop(request.id, None)
                 self._open.pop(request.id).reply.fail(self._refusal(request.session_id or "", waiting))
             case messages.Crash(None):
                 raise DrillFault("the model's actor was told to fail")

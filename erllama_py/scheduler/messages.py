@@ -73,10 +73,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Submit(msgspec.Struct, frozen=True):
-    """Serve a request; the reply is a `Completion`. `feed` gets the events of a stream on the way."""
+    """Serve a request; the reply is a `Completion`. `feed` gets the events of a stream on the way; `spend` is told how
+    many tokens were computed and generated, once the engine has said so, be there a caller or not."""
 
     request: Request
     feed: Feed | None = None
+    spend: Callable[[int], object] | None = None
 
 
 class CancelRequest(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from helpers.gated import arrived, gated
 from helpers.runtime import drain, stub_runtime, until
 
 import erllama_py as erllama
+from erllama_py.model import open_request
 
 pytestmark = pytest.mark.anyio
 ALTERNATIVES = 3
@@ -50,8 +51,13 @@ async def test_calls_that_are_made_of_others_tell_of_each() -> None:
             assert sum(spent) > sum(map(len, TEXTS))
 
 
-async def test_a_call_that_is_cancelled_tells_what_it_had_computed() -> None:
-    """Once the model has ended it, which is after its caller has gone."""
+@pytest.mark.parametrize("engine", ["answers", "is busy"])
+async def test_a_call_that_is_cancelled_tells_what_it_had_computed(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the engine has ended it: after its caller has gone, and after the caller has had an answer without it."""
+    if engine == "is busy":
+        monkeypatch.setattr(open_request, "SETTLE_SECONDS", 0.0)
     spent = list[int]()
     async with gated() as (_, model, gate):
 
@@ -64,6 +70,7 @@ async def test_a_call_that_is_cancelled_tells_what_it_had_computed() -> None:
         await gate.shut(5)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
+        await until(lambda: model.counters.finished.get("cancelled", 0) == (engine == "is busy"))
         assert not spent
         gate.gate.set()
         await until(lambda: bool(spent))

@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 import erllama_py as erllama
 from erllama_py.serve.app import App, create_app
+from erllama_py.serve.core import admission
 from erllama_py.serve.core.settings import ListenOpts
 from erllama_py.serve.running.server import Server, config_of
 from helpers.gated import gated
@@ -62,15 +64,17 @@ async def at(**options: Any) -> AsyncIterator[At]:
 
 @asynccontextmanager
 async def standing(**options: Any) -> AsyncIterator[tuple[At, Any, erllama.Model]]:
-    """A server over a model whose decodes wait for a gate."""
-    async with (
-        gated(context={"n_ctx": 4096, "n_seq_max": 4}) as (runtime, model, gate),
-        serving(runtime, **options) as one,
-    ):
-        try:
-            yield one, gate, model
-        finally:
-            gate.gate.set()
+    """A server over a model whose decodes wait for a gate; it does not wait long for a refusal of theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(admission, "REFUSAL_SECONDS", 0.05)
+        async with (
+            gated(context={"n_ctx": 4096, "n_seq_max": 4}) as (runtime, model, gate),
+            serving(runtime, **options) as one,
+        ):
+            try:
+                yield one, gate, model
+            finally:
+                gate.gate.set()
 
 
 async def say(connection: ClientConnection, **event: Any) -> None:

@@ -26,7 +26,7 @@ class ConnectionStore:
         self._last = [*before, record] if self._nbytes <= self._most else []
 
     def forget(self, response_id: str | None) -> None:
-        """A turn that goes on from this answer has failed."""
+        """A turn that goes on from this answer has begun, and failed: one that is refused takes nothing away."""
         if self._last and self._last[-1].id == response_id:
             self._last = []
 

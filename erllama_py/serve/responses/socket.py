@@ -228,7 +228,7 @@ class TurnOverHttp:
         """Of its answer, once that has begun."""
         self._answer = list[bytes]()
         self.failed = False
-        """It was answered with an error, or ended with one."""
+        """It had begun, and ended with an error."""
         self.whole = False
         """All of it was sent."""
 
@@ -258,7 +258,6 @@ class TurnOverHttp:
                 await self._send(text)
         else:
             self._answer.append(data)
-            self.failed = True
             if not more:
                 error = msgspec.json.decode(b"".join(self._answer))["error"]
                 await self._send(error_event(error, self.status))

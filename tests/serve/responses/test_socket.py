@@ -38,7 +38,7 @@ async def test_events_are_those_of_a_stream() -> None:
 
 
 async def test_what_is_not_stored_is_the_connections_own() -> None:
-    """The last answer alone; another connection does not know it, nor this one after a turn on it has failed."""
+    """The last answer alone; another connection does not know it. A turn that is refused takes it from nobody."""
     async with at() as one, one.connect() as connection, one.connect() as other:
         first = (await turn(connection, store=False))[-1]["response"]["id"]
         for asks in (turn(other, previous_response_id=first), turn(connection, previous_response_id="resp_0")):
@@ -49,9 +49,26 @@ async def test_what_is_not_stored_is_the_connections_own() -> None:
         assert (await turn(connection, previous_response_id=first))[-1]["code"] == "previous_response_not_found"
         wrong = await turn(connection, previous_response_id=second, temperature=9)
         assert wrong[-1]["status"] == 400
-        assert (await turn(connection, previous_response_id=second))[-1]["code"] == "previous_response_not_found"
+        assert (await turn(connection, store=False, previous_response_id=second))[-1]["type"] == "response.incomplete"
         stored = (await turn(connection))[-1]["response"]["id"]
         assert (await turn(other, previous_response_id=stored))[-1]["type"] == "response.incomplete"
+
+
+async def test_a_turn_that_fails_takes_what_it_goes_on_from() -> None:
+    """Once it has begun: what there is of it may be wrong."""
+    async with standing() as (one, gate, _), one.connect() as connection:
+        gate.gate.set()
+        first = (await turn(connection, model="m", store=False))[-1]["response"]["id"]
+        gate.gate.clear()
+        await say(connection, **ASK | {"model": "m", "max_output_tokens": 3000, "previous_response_id": first})
+        await gate.shut(5)
+        gate.fails = lambda part: True
+        gate.gate.set()
+        while json.loads(await connection.recv())["type"] != "response.failed":
+            pass
+        gate.fails = lambda part: False
+        error = (await turn(connection, model="m", previous_response_id=first))[-1]
+        assert error["code"] == "previous_response_not_found"
 
 
 async def test_a_prompt_is_computed_before_its_turn() -> None:
@@ -252,6 +269,7 @@ async def test_a_client_that_is_there_answers_pings() -> None:
         assert await turn(connection)
         connection.transport.pause_reading()
         await until(lambda: not one.server.server_state.connections & first)
+        connection.transport.abort()  # else it waits for the end of a handshake that it does not read
 
 
 async def test_the_server_ends() -> None:

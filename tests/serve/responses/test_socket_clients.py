@@ -71,6 +71,21 @@ async def test_a_turn_whose_client_left_is_counted_and_no_failure(caplog: pytest
         assert app.service.access._budgets["me"].left(time.monotonic())[0] < 9_990
 
 
+async def test_a_prompt_whose_client_left_is_charged() -> None:
+    """`generate: false` has no reply that could be charged instead."""
+    key, digest = make_key()
+    access = AccessOpts(keys=(KeyOpts(name="me", hash=digest, tokens_per_day=10_000),))
+    async with standing(access=access) as (one, gate, model):
+        async with one.connect(additional_headers={"x-api-key": key}) as connection:
+            await say(connection, **ASK | {"model": "m", "generate": False, "input": "x" * 2000})
+            await until(lambda: model.queue_depth == 1)
+            await gate.shut(1)
+        gate.gate.set()
+        assert isinstance(one.app.service.access, KeyAccess)
+        budget = one.app.service.access._budgets["me"]
+        await until(lambda: budget.left(time.monotonic())[0] < 10_000 - 400)
+
+
 async def test_pings_of_a_client_that_does_not_read_do_not_fill_the_memory() -> None:
     """They are answered again when it reads."""
     async with at() as one, one.connect() as connection:
