@@ -48,7 +48,7 @@ class Access(Protocol):
         """The tenant of a request, before its body is read. Raises `Problem`."""
 
     def spent(self, tenant: Tenant, tokens: int) -> None:
-        """A request of a tenant took so many tokens, those that were computed and generated."""
+        """Work for a tenant took so many tokens more, computed or generated; told as it is known, be its client gone."""
 
 
 @runtime_checkable
