@@ -48,7 +48,7 @@ class Access(Protocol):
         """The tenant of a request, before its body is read. Raises `Problem`."""
 
     def spent(self, tenant: Tenant, tokens: int) -> None:
-        """Work for a tenant took so many tokens more, computed or generated; told as it is known, be its client gone."""
+        """Work for a tenant took so many tokens more, computed or generated: also that for a client who has left."""
 
 
 @runtime_checkable
