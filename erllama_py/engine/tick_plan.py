@@ -17,6 +17,9 @@ The laws of a plan, each a property that is tested:
 - **One prompt is finished before the next.** What the first in line leaves goes to those after it if they end with
   it, or if it is a quarter of what prompts had: tiny slices would keep a prompt at the end of the line for good, since
   one that gets a slice no longer counts as waiting.
+- **The background costs the others an eighth.** What is of the lowest priority is planned as all else is while nothing
+  else has tokens to decode. Beside others, which are planned as if it were not there, it gets one token for eight of
+  theirs: each of `n` in the background a token for `8 * n`, prompts in slices of `SLICE`. So it goes on, too.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+
+from erllama_py.options.request import BACKGROUND
 
 # Ticks that a prompt may be skipped for each competing prompt. However many there are, the first has eight ninths of
 # the budget: with a limit that does not grow with them, all of a crowd would be overdue together, and take turns
@@ -33,6 +38,14 @@ PATIENCE = 8
 # A prompt after the first gets at least this part of the room: so less than a quarter of a tick stays unused where
 # one ends in it, and no prompt is cut into tiny slices.
 PART = 4
+
+# Tokens of others for each token of the background beside them. A decode costs at most as much for each token more as
+# for its first, so they lose an eighth of their speed at most; where further rows cost next to nothing, next to nothing.
+OTHERS = 8
+
+# A prompt of the background is read in slices of so many tokens at least, beside others too: in smaller ones each costs
+# nearly as much as a row.
+SLICE = 16
 
 
 class Need(msgspec.Struct, frozen=True):
@@ -58,6 +71,34 @@ def plan_tick(needs: Sequence[Need], n_batch: int, n_ubatch: int, chunk: int | N
 
     `chunk` limits the prompt tokens of a decode that also has a row.
     """
+    behind = [index for index, need in enumerate(needs) if need.priority <= BACKGROUND]
+    ahead = [index for index, need in enumerate(needs) if need.priority > BACKGROUND]
+    if not behind or not ahead:
+        return _plan(needs, n_batch, n_ubatch, chunk)
+    planned = _plan([needs[index] for index in ahead], n_batch, n_ubatch, chunk)
+    portions = [Portion(ahead[portion.index], portion.tokens) for portion in planned]
+    least = SLICE if chunk is None or not any(needs[index].decoding for index in ahead) else min(SLICE, chunk)
+    return portions + _background(needs, behind, n_batch, sum(portion.tokens for portion in portions), least)
+
+
+def _background(needs: Sequence[Need], behind: Sequence[int], n_batch: int, others: int, least: int) -> list[Portion]:
+    """What goes along with `others` tokens: of those that have waited long enough the first, and as many as fit into an
+    eighth. `least` tokens of a prompt, 0 where none is to be read now."""
+    portions, room, share = list[Portion](), n_batch - others, others // OTHERS
+    for index in sorted(behind, key=lambda index: _row(needs[index])):
+        need = needs[index]
+        due = (need.waited + 1) * others // (OTHERS * len(behind))
+        slice_ = 1 if need.decoding else min(need.tokens, least)
+        tokens = min(need.tokens, due, room, max(slice_, share))
+        if 0 < slice_ <= tokens and (not portions or tokens <= share):
+            portions.append(Portion(index, tokens))
+            room -= tokens
+            share -= tokens
+    return portions
+
+
+def _plan(needs: Sequence[Need], n_batch: int, n_ubatch: int, chunk: int | None) -> list[Portion]:
+    """What is planned where all are of one kind."""
     rows = sorted((index for index, need in enumerate(needs) if need.decoding), key=lambda index: _row(needs[index]))
     room = max(0, n_batch - len(rows))
     if rows and chunk is not None:

@@ -30,6 +30,7 @@ MAX_ALTERNATIVES = 64  # each takes a place in the queue, whether there is one o
 # it would be at work for 44 minutes in a context of 131,072 tokens; now for 3.
 DEFAULT_RESPONSE_TOKENS = 8192
 MAX_LOGPROBS = 20  # as in OpenAI's API
+BACKGROUND = -1000  # the lowest priority: see `engine.tick_plan`
 
 # What a reply can follow, at most one of them.
 STRUCTURES = ("json_schema", "regex", "choice", "grammar")
@@ -88,8 +89,9 @@ class RequestOptions(ChatOptions, frozen=True):
     """The conversation that this is a turn of: its sequence is kept for the next one."""
     session_wait: bool = False
     """Wait for a turn of the session that is under way, instead of raising `SessionBusy`."""
-    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
-    """Higher goes first; among equals, the one that came first."""
+    priority: Annotated[int, Meta(ge=BACKGROUND, le=1000)] = 0
+    """Higher goes first; among equals, the one that came first. -1000 is for work in the background: while others
+    compute, it has an eighth of what they have."""
     queue_wait: bool | Annotated[float, Meta(ge=0.0)] = False
     """Seconds that the request waits for room in a full queue instead of raising `QueueFull`; True: until there is."""
     deadline: Deadline | None = None

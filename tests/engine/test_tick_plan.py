@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.engine.tick_plan import PATIENCE, Need, Portion, patience_of, plan_tick
+from erllama_py.engine.tick_plan import OTHERS, PATIENCE, SLICE, Need, Portion, patience_of, plan_tick
+from erllama_py.options.request import BACKGROUND
 
 positions = st.integers(0, 4000)
 priorities = st.integers(-2, 2)
@@ -303,3 +304,65 @@ def test_a_decode_row_waits_at_most_one_tick(random: Random, n_batch: int) -> No
     """With twice as many sequences as a decode has room for, each row is in every second decode at least."""
     row_wait, _ = ticks(random, n_batch, n_batch, 2 * n_batch)
     assert row_wait <= 1
+
+
+# --- the background ----------------------------------------------------------------------------------------------
+
+
+def behind(need: Need) -> Need:
+    """The same in the background."""
+    return msgspec.structs.replace(need, priority=BACKGROUND)
+
+
+@given(structured, structured, batches, batches, chunks, st.randoms(use_true_random=False))
+def test_others_are_planned_as_if_there_were_no_background(
+    wanted: list[Need], low: list[Need], n_batch: int, n_ubatch: int, chunk: int | None, random: Random
+) -> None:
+    """Wherever they stand among the needs. What goes along is an eighth of their tokens, or what one of them may have
+    that has waited for it; and the decode is no longer than any."""
+    marked = [(need, True) for need in wanted] + [(behind(need), False) for need in low]
+    random.shuffle(marked)
+    mixed = [need for need, _ in marked]
+    portions = plan_tick(mixed, n_batch, n_ubatch, chunk)
+    others = [portion for portion in portions if marked[portion.index][1]]
+    alone = plan_tick([need for need in mixed if need.priority > BACKGROUND], n_batch, n_ubatch, chunk)
+    if not wanted:
+        assert portions == plan_tick([need for need, _ in marked], n_batch, n_ubatch, chunk)
+        return
+    assert [(mixed[p.index], p.tokens) for p in others] == [
+        ([need for need in mixed if need.priority > BACKGROUND][p.index], p.tokens) for p in alone
+    ]
+    along = sum(portion.tokens for portion in portions) - sum(portion.tokens for portion in others)
+    assert along <= max(SLICE, sum(portion.tokens for portion in others) // OTHERS)
+    assert sum(portion.tokens for portion in portions) <= n_batch
+
+
+@given(structured, batches, batches, chunks)
+def test_a_background_alone_is_no_background(
+    wanted: list[Need], n_batch: int, n_ubatch: int, chunk: int | None
+) -> None:
+    """With nothing else to decode it has all there is."""
+    low = [behind(need) for need in wanted]
+    assert plan_tick(low, n_batch, n_ubatch, chunk) == plan_tick(
+        [msgspec.structs.replace(need, priority=0) for need in wanted], n_batch, n_ubatch, chunk
+    )
+
+
+@given(st.integers(1, 12), st.lists(st.booleans(), min_size=1, max_size=8), st.none() | st.integers(4, 64))
+def test_the_background_has_an_eighth_and_goes_on(streams: int, kinds: list[bool], chunk: int | None) -> None:
+    """Beside streams that never end: an eighth of their tokens at most, and each row and each prompt advances."""
+    live = [Need(0, 1, True) for _ in range(streams)]
+    waits, had = [0] * len(kinds), [0] * len(kinds)
+    count = 2 * (OTHERS * len(kinds) * SLICE + len(kinds))
+    for _ in range(count):
+        low = [
+            Need(0, 1 if decoding else 10_000, decoding, BACKGROUND, number, waits[number])
+            for number, decoding in enumerate(kinds)
+        ]
+        got = {p.index - streams: p.tokens for p in plan_tick([*live, *low], 512, 512, chunk)[streams:]}
+        for number in range(len(kinds)):
+            had[number] += got.get(number, 0)
+            waits[number] = 0 if number in got else waits[number] + 1
+    assert sum(had) <= count * streams / OTHERS
+    assert all(had)
+    assert sum(had) >= count * streams / OTHERS / 4

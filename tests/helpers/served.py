@@ -29,13 +29,14 @@ class Served(NamedTuple):
 
 @asynccontextmanager
 async def served(
-    config: Any = None, *, settings: Any = None, script: Script | None = None, **given: Any
+    config: Any = None, *, settings: Any = None, script: Script | None = None, make: Any = None, **given: Any
 ) -> AsyncIterator[Served]:
     """An application with one model, `tiny`; its model's configuration over the stub's, and `settings` as a mapping.
 
-    With a `script` the model says what that says.
+    With a `script` the model says what that says; `make` is what makes backends in place of the stub.
     """
-    making: Any = {} if script is None else {"backend_factory": script.backend}
+    make = make if script is None else script.backend
+    making: Any = {} if make is None else {"backend_factory": make}
     async with erllama.Runtime(**making) as runtime:
         model = await runtime.load_model("tiny", STUB | (config or {}))
         app = create_app(runtime, settings=msgspec.convert(settings or {}, ServerOpts), **given)

@@ -1,7 +1,7 @@
 """A line asked of the endpoint that it names, in this process: as a request of its tenant, checked and answered alike.
 
-It differs from a request over HTTP in three things: its priority is far lower, how long it waits is in no histogram of
-latencies, and no deadline of the server's ends it.
+It differs from a request over HTTP in three things: it is computed in the background, whatever its tenant's priority;
+how long it waits is in no histogram of latencies; and no deadline of the server's ends it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from erllama_py.serve.core.api import JSON
 from erllama_py.serve.core.endpoint import Endpoint
 from erllama_py.serve.core.service import Access, Meters, Service, Tenant, Unmeasured, readmitted
 
-BELOW = 1000  # how far the priority of a line is below that of its tenant's requests
-LOWEST = -1000
+BACKGROUND = -1000  # the lowest priority, and at which a model computes in the background
 GONE = 499
 
 
@@ -57,9 +56,8 @@ class _Tenants:
         self._tenant, self._access = tenant, access
 
     def admit(self, connection: HTTPConnection) -> Tenant:
-        """The tenant as it is now, with the priority of a batch. Raises `Problem`."""
-        tenant = readmitted(self._access, self._tenant)
-        return msgspec.structs.replace(tenant, priority=max(LOWEST, tenant.priority - BELOW))
+        """The tenant as it is now, in the background. Raises `Problem`."""
+        return msgspec.structs.replace(readmitted(self._access, self._tenant), priority=BACKGROUND)
 
     def spent(self, tenant: Tenant, tokens: int) -> None:
         """See `Access`."""

@@ -13,7 +13,6 @@ from helpers.checkpoints import turns
 from helpers.listening import listening
 from openai.types import Batch
 
-from erllama_py.serve.batches import asking
 from erllama_py.serve.batches.protocol import shown
 
 pytestmark = pytest.mark.anyio
@@ -212,25 +211,6 @@ async def test_an_input_that_is_deleted_leaves_errors() -> None:
         assert len(times(done, failed)) == len(done) + len(failed) == 100
         assert failed
         assert {one["error"]["code"] for one in failed} == {"input_file_deleted"}
-
-
-async def _beside(monkeypatch: pytest.MonkeyPatch, below: int) -> int:
-    """How many lines were answered while a live request waited for its answer."""
-    monkeypatch.setattr(asking, "BELOW", below)
-    async with serving(SLOW) as at:
-        batch = await begin(at.client, jsonl(line(number, **LONG) for number in range(60)))
-        before: int = (await some(at.client, batch))["request_counts"]["completed"]
-        live = await at.client.post(CHAT, json=line(1)["body"])
-        assert live.status_code == 200
-        after: int = (await at.client.get(f"/v1/batches/{batch['id']}")).json()["request_counts"]["completed"]
-        await at.client.post(f"/v1/batches/{batch['id']}/cancel")
-        return after - before
-
-
-async def test_live_requests_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that comes while lines wait for the only sequence is not behind them; with the same priority it would be."""
-    assert await _beside(monkeypatch, asking.BELOW) <= 2
-    assert await _beside(monkeypatch, 0) >= 5
 
 
 async def test_a_batch_goes_on_after_a_restart(tmp_path: Path) -> None:
