@@ -39,8 +39,8 @@ PATIENCE = 8
 # one ends in it, and no prompt is cut into tiny slices.
 PART = 4
 
-# Tokens of others for each token of the background beside them. A decode costs at most as much for each token more as
-# for its first, so they lose an eighth of their speed at most; where further rows cost next to nothing, next to nothing.
+# Tokens of others for each token of the background beside them. In a decode no token costs more than the first, so they
+# lose an eighth of their speed at most, and hardly any where further rows cost next to nothing.
 OTHERS = 8
 
 # A prompt of the background is read in slices of so many tokens at least, beside others too: in smaller ones each costs

@@ -20,7 +20,7 @@ from aiofiles.os import wrap
 T = TypeVar("T")
 PIECE = 1 << 18  # bytes that are read and looked at in one go: of them a thread holds the interpreter for a millisecond
 SYNC_SECONDS = 1.0
-"""A loss of power costs the answers of so long at most. A process that is killed loses none that was written."""
+"""So long after it was written an answer is synchronised: a loss of power costs no more. A kill costs none."""
 
 
 class Disk:
@@ -48,21 +48,30 @@ class Disk:
         self.threads.shutdown(wait=False)
 
 
+class NotSynced(OSError):
+    """A disk has not taken what it seemed to have. What of it is there is known when the file is read again."""
+
+
 class Growing:
-    """A file that grows by whole lines, and only here."""
+    """A file that grows by whole lines, and only here. What was appended outlives a loss of power a second later."""
 
     def __init__(self, disk: Disk, file: Any, size: int) -> None:
         self._disk, self._file, self.size = disk, file, size
-        self._dirty_since: float | None = None
+        self._synced = size
         self._torn = False
+        self._syncing: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, disk: Disk, path: Path, size: int) -> Growing:
-        """The file, as long as its whole lines; what is torn after them is cut off. It is made where it is not there.
-        Raises `OSError`."""
+        """The file, as long as its whole lines; what is torn after them is cut off. It is made where it is not there,
+        and what there is outlives a loss of power. Raises `OSError`."""
         file: Any = await aiofiles.open(path, "ab", buffering=0, opener=_private, executor=disk.threads)
         try:
             await file.truncate(size)
+            if size:  # a process that was killed may have left it in memory
+                await disk.do(os.fsync, file.fileno())
+            else:
+                await disk.do(sync_folder, path.parent)
         except BaseException:
             await file.close()
             raise
@@ -70,10 +79,10 @@ class Growing:
 
     async def append(self, data: bytes) -> None:
         """Whole lines. Raises `OSError`, and then nothing of them is there, or will be: what is appended next comes in
-        their place."""
-        now = asyncio.get_running_loop().time()
-        if self._dirty_since is not None and now - self._dirty_since >= SYNC_SECONDS:
-            await self.sync()  # of what came before: a disk that fails here has not taken these lines
+        their place. Raises `NotSynced` where what came before may be lost; nothing is to be appended any more."""
+        if self._syncing is not None and self._syncing.done():
+            self._syncing.result()
+            self._syncing = None
         await self._cut()
         rest = memoryview(data)
         self._torn = True
@@ -86,20 +95,41 @@ class Growing:
             raise
         self._torn = False
         self.size += len(data)
-        self._dirty_since = now if self._dirty_since is None else self._dirty_since
+        if self._syncing is None:
+            self._syncing = asyncio.create_task(self._sync_later())
 
     async def _cut(self) -> None:
         if self._torn:
             await self._file.truncate(self.size)
             self._torn = False
 
+    async def _sync_later(self) -> None:
+        while self._synced < self.size:
+            await asyncio.sleep(SYNC_SECONDS)
+            await self._sync()
+
+    async def _sync(self) -> None:
+        size = self.size
+        try:
+            await self._disk.do(os.fsync, self._file.fileno())
+        except OSError as error:
+            raise NotSynced(error.errno, error.strerror) from error
+        self._synced = size
+
     async def sync(self) -> None:
-        """What was appended outlives a loss of power from now on. Raises `OSError`."""
-        await self._disk.do(os.fsync, self._file.fileno())
-        self._dirty_since = None
+        """What was appended outlives a loss of power from now on. Raises `NotSynced`."""
+        if (syncing := self._syncing) is not None:
+            self._syncing = None
+            if syncing.done():
+                syncing.result()
+            syncing.cancel()
+        await self._sync()
 
     async def close(self) -> None:
-        """Allowed twice."""
+        """What was appended is synchronised as far as it can be. Allowed twice."""
+        if self._syncing is not None:
+            with suppress(NotSynced):  # who opens it next reads what is there
+                await self.sync()
         await self._file.close()
 
 
@@ -130,14 +160,19 @@ def write_whole(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)  # else its name may be lost with the power
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError:
         part.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(path: Path) -> None:
+    """The names in a folder outlive a loss of power from now on. Raises `OSError`."""
+    folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def lock(path: Path) -> int:

@@ -39,6 +39,9 @@ class Held:
         self.size = size
         """Bytes of its journal that are whole."""
         self.problem: LineProblem | None = None
+        """What held the work on it up when it rested."""
+        self.counts = (0, 0)
+        """Lines that went well, and that failed, when it did."""
         self.run: Run | None = None
         self._state = state
 
@@ -47,18 +50,20 @@ class Held:
         """As its journal tells it."""
         return self._state if self.run is None else self.run.state
 
-    def left(self, run: Run) -> None:
-        """The work on it is over, or cannot go on."""
-        self._state, self.size, self.run = run.state, run.journal_size, None
+    def left(self, run: Run, problem: LineProblem | None) -> None:
+        """The work on it is over, or cannot go on: because of the problem, where there is one."""
+        self._state, self.size, self.run, self.problem = run.state, run.journal_size, None, problem
+        if (files := run.outputs) is not None:
+            self.counts = files.completed, files.failed
 
     def shown(self) -> dict[str, Any]:
         """As a client sees it: with what holds it up now."""
-        files = self.run.outputs if self.run is not None else None
-        problem = (files.problem if files is not None else None) or self.problem
-        state = self.state
+        files, state = self.run.outputs if self.run is not None else None, self.state
+        counts, problem = self.counts, self.problem
+        if files is not None:
+            counts, problem = (files.completed, files.failed), files.problem
         if problem is not None and not state.over:
             state = msgspec.structs.replace(state, problems=(*state.problems, problem))
-        counts = (files.completed, files.failed) if files is not None else (0, 0)
         return shown(self.id, state, *counts)
 
 
@@ -191,8 +196,7 @@ class Batches:
         """Until it is over, or the process leaves. What cannot be written now is tried again."""
         get_logger(LOG).info("a batch goes on", batch=held.id, status=held.state.status)
         while True:
-            await self._gone_on(held, run)
-            held.left(run)
+            held.left(run, await self._gone_on(held, run))
             if held.state.over or self._leaving.is_set() or self._means.draining():
                 break
             run = self._new_run(held)
@@ -202,18 +206,19 @@ class Batches:
         get_logger(LOG).info("a batch rests", batch=held.id, **about)
         self._begin()
 
-    async def _gone_on(self, held: Held, run: Run) -> None:
-        """One run, whatever comes of it."""
+    async def _gone_on(self, held: Held, run: Run) -> LineProblem | None:
+        """One run, whatever comes of it: what holds it up."""
         try:
             await run.go()
-            held.problem = None
+            return run.outputs.problem if run.outputs is not None else None
         except OSError as error:
             get_logger(LOG).error("a batch is held up", batch=held.id, error=str(error))
-            held.problem = LineProblem("disk_error", "the batch is held up and goes on by itself: see the log")
+            return LineProblem("disk_error", "the batch is held up and goes on by itself: see the log")
         except Exception as error:  # a fault of the server's own: the next run would meet it too
             get_logger(LOG).error("a batch failed", batch=held.id, exc_info=error)
             with suppress(OSError):
                 await run.fail(LineProblem("internal_error", "the server cannot go on with this batch: see its log"))
+            return None
 
     async def _publish(self, held: Held, run: Run) -> None:
         """The answers of a batch that ends become files of its tenant. Raises `OSError`."""

@@ -1,6 +1,7 @@
 """The two files of a batch's answers while they grow: those of lines that went well, and those of lines that did not.
 
-A disk that cannot be written holds a batch up and loses nothing: an answer is kept until there is room.
+A disk that cannot be written holds a batch up and loses nothing: an answer is kept until there is room. One that cannot
+synchronise what it took has maybe lost it: the run stops, and the next one reads what is there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from erllama_py.serve.batches.answers import Answered
-from erllama_py.serve.batches.disk import Disk, Growing
+from erllama_py.serve.batches.disk import Disk, Growing, NotSynced
 from erllama_py.serve.batches.lines import LineProblem
 from erllama_py.watch.log import get_logger
 
@@ -62,6 +63,10 @@ class Outputs:
         while True:
             try:
                 await file.append(data)
+            except NotSynced as error:
+                self._tell(error)
+                self._stopping.set()
+                raise Stopped from error
             except OSError as error:
                 await self.held_up(error)
             else:
@@ -70,14 +75,17 @@ class Outputs:
 
     async def held_up(self, error: OSError) -> None:
         """Tell so, and wait until it may go well. Raises `Stopped`."""
+        self._tell(error)
+        await paused(RETRY_SECONDS, self._stopping)
+        if self._stopping.is_set():
+            raise Stopped
+
+    def _tell(self, error: OSError) -> None:
         code = "disk_full" if error.errno in FULL else "disk_error"
         what = "the disk is full" if code == "disk_full" else "a file cannot be read or written"
         if self.problem is None:
             get_logger("erllama_py.batches").error("a batch is held up", code=code, error=str(error))
         self.problem = LineProblem(code, f"the batch is held up and goes on by itself: {what}")
-        await paused(RETRY_SECONDS, self._stopping)
-        if self._stopping.is_set():
-            raise Stopped
 
     @property
     def sizes(self) -> tuple[int, int]:

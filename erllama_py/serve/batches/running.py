@@ -9,9 +9,10 @@ which lines are answered. The same run by another process goes on from there.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -148,11 +149,8 @@ class Run:
         outputs = await self._opened()
         todo = await self._means.disk.do(in_order, found, outputs.lines)
         all_lines = len(outputs.lines) + len(todo)
-        expiring = asyncio.create_task(self._expire())
-        try:
+        with self._timed():
             await self._work_through(todo)
-        finally:
-            expiring.cancel()
         if len(outputs.lines) == all_lines or self._expired:
             await self._record(journal.Finalizing(at=self._now(), expired=len(outputs.lines) < all_lines))
 
@@ -166,6 +164,19 @@ class Run:
             await check(means.disk, job.input, job.index, Scan(bounds, self.state.endpoint), self.stopping)
             found = await places(means.disk, job.index)
         return None if found is None or len(found) != total else found
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Within its completion window; where that is over already, no line is begun."""
+        seconds = math.inf if (end := self.state.created.expires_at) is None else end - self._means.clock()
+        if seconds <= 0:
+            self._expire()
+        timer = asyncio.get_running_loop().call_later(seconds, self._expire) if 0 < seconds < math.inf else None
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     async def _work_through(self, todo: list[Place]) -> None:
         waiting = Waiting(todo)
@@ -271,26 +282,31 @@ class Run:
                 return
             if self._journal is None:
                 self._journal = await Growing.open(self._means.disk, self._job.journal, self.journal_size)
-            await self._journal.append(line_of(record))
+            try:
+                await self._journal.append(line_of(record))
+                await self._journal.sync()
+            except OSError:
+                await self._let_go()  # opened again, it has what is known to be there
+                raise
             self.journal_size = self._journal.size
-            await self._journal.sync()
             self.state = journal.after(self.state, record)
 
     async def _close(self) -> None:
         async with self._recording:
-            if self._journal is not None:
-                await self._journal.close()
-                self._journal = None
+            await self._let_go()
             self._closed = True
         if self.outputs is not None:
             await self.outputs.close()
 
-    async def _expire(self) -> None:
-        """When its time is over, what is asked is given up."""
-        if (end := self.state.created.expires_at) is not None:
-            await asyncio.sleep(max(0.0, end - self._means.clock()))
-            self._expired = True
-            self.stopping.set()
+    async def _let_go(self) -> None:
+        if self._journal is not None:
+            await self._journal.close()
+            self._journal = None
+
+    def _expire(self) -> None:
+        """Its time is over: what is asked is given up."""
+        self._expired = True
+        self.stopping.set()
 
     def _now(self) -> int:
         return int(self._means.clock())

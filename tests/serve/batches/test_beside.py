@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 from helpers.batches import CHAT, begin, jsonl, line, serving
@@ -96,6 +95,7 @@ async def test_lines_of_the_same_priority_would_take_most_of_it(monkeypatch: pyt
     monkeypatch.setattr(asking, "BACKGROUND", 0)
     own, others = await _beside(2 * WIDTH)
     assert others > 5 * own
+
 
 def test_the_priority_of_lines_is_that_of_the_background() -> None:
     """The number is written twice: what serves sees the public names alone."""

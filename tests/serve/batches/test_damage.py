@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,32 +39,6 @@ def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.sleep(0)
 
     monkeypatch.setattr(outputs, "paused", paused)
-
-
-@pytest.mark.usefixtures("prompt")
-async def test_a_disk_that_cannot_synchronise_doubles_no_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It may say that it is full only then, as over a network. The batch waits for it."""
-    at, calls, real = await checked(Folder(tmp_path, LINES)), 0, os.fsync
-
-    def fsync(file: int) -> None:
-        nonlocal calls
-        calls += 1
-        if calls % 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(file)
-
-    monkeypatch.setattr(disk, "SYNC_SECONDS", 0.0)
-    run = at.run()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fsync)
-        with pytest.raises(OSError, match="No space left"):
-            await run.go()
-    assert calls > 10
-    assert (await at.over()).completed == 10
-    assert times(at.answers()) == IDS
-    assert set(at.asked.values()) == {1}
 
 
 @pytest.mark.usefixtures("prompt")
