@@ -17,6 +17,7 @@ from erllama_py.serve.batches.disk import Disk
 from erllama_py.serve.batches.journal import Created, State, line_of
 from erllama_py.serve.batches.lines import Bounds
 from erllama_py.serve.batches.running import Job, Means, Run
+from erllama_py.serve.batches.slots import Slots
 from erllama_py.serve.core.service import BatchCounts
 from helpers.batches import CHAT
 
@@ -48,8 +49,9 @@ class Folder:
         state, size = journal.read(self.job.journal.read_bytes())
         assert state is not None
         means = Means(
-            disk=self.disk, bounds=Bounds(100_000, 1 << 20), slots=asyncio.Semaphore(self.width), width=self.width,
-            known=lambda url: url == CHAT, counts=self.counts, draining=lambda: self.draining, clock=lambda: self.now,
+            disk=self.disk, slots=Slots(lambda: self.width), width=lambda: self.width,
+            bounds=lambda: Bounds(100_000, 1 << 20), known=lambda url: url == CHAT, counts=self.counts,
+            draining=lambda: self.draining, clock=lambda: self.now,
         )  # fmt: skip
         return Run(self.job, state, size, self._ask, means, **given)
 

@@ -20,7 +20,7 @@ import stat
 import tempfile
 import uuid
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,9 @@ def new_file_id() -> str:
 class Files:
     """Files by tenant. Without a directory they are in a temporary one, which ends with the process."""
 
-    def __init__(self, directory: Path | None, quota: Quota, disk: Disk) -> None:
-        self._given, self._quota, self._disk = directory, quota, disk
+    def __init__(self, directory: Path | None, quota: Callable[[], Quota], disk: Disk) -> None:
+        self.quota = quota
+        self._given, self._disk = directory, disk
         self._temporary: weakref.finalize[..., Files] | None = None
         self._root = directory or Path()
         self._lock: int | None = None
@@ -172,7 +173,7 @@ class Files:
             self._temporary = None
 
     def _shelf(self, tenant: str) -> Shelf:
-        return self._shelves.setdefault(tenant, Shelf(self._quota))
+        return self._shelves.setdefault(tenant, Shelf(self.quota))
 
 
 def _let_go(opening: asyncio.Future[tuple[int, list[tuple[str, FileFacts]], list[Found]]]) -> None:

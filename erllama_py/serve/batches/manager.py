@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from erllama_py.serve.batches import outputs
 from erllama_py.serve.batches.asking import Endpoints
-from erllama_py.serve.batches.choosing import Open, next_batch, too_many
+from erllama_py.serve.batches.choosing import Open, expired, next_batch, next_expiry, too_many
 from erllama_py.serve.batches.disk import write_whole
 from erllama_py.serve.batches.files import Files, new_file_id
 from erllama_py.serve.batches.journal import Created, State, line_of
@@ -27,6 +29,7 @@ from erllama_py.serve.core.tenants import tenant_key
 from erllama_py.watch.log import get_logger
 
 SIDE_BY_SIDE = 4  # batches that are worked on at a time: of each the places of its lines are in memory
+MOST_TENANTS = 16  # of which each has one of its own at work, beyond these
 STOP_SECONDS = 5.0  # after which work that does not stop by itself is cancelled
 LOG = "erllama_py.batches"
 
@@ -50,6 +53,12 @@ class Held:
         """As its journal tells it."""
         return self._state if self.run is None else self.run.state
 
+    @property
+    def in_line(self) -> Open:
+        """As it is among the others."""
+        end = self.state.created.expires_at
+        return Open(self.tenant, self.id, self.run is not None, math.inf if end is None else end)
+
     def left(self, run: Run, problem: LineProblem | None) -> None:
         """The work on it is over, or cannot go on: because of the problem, where there is one."""
         self._state, self.size, self.run, self.problem = run.state, run.journal_size, None, problem
@@ -70,10 +79,13 @@ class Held:
 class Batches:
     """Owns the batches. `open` is to be called before anything else, and may be called again."""
 
-    def __init__(self, files: Files, endpoints: Endpoints, means: Means, counts: BatchCounts, most: int) -> None:
+    def __init__(
+        self, files: Files, endpoints: Endpoints, means: Means, counts: BatchCounts, most: Callable[[], int]
+    ) -> None:
         self._files, self._endpoints, self._means, self._counts, self._most = files, endpoints, means, counts, most
         self._held: dict[str, dict[str, Held]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._leaving = asyncio.Event()
 
     async def open(self) -> None:
@@ -92,6 +104,14 @@ class Batches:
             self._held.setdefault(one.tenant, {})[one.id] = Held(one.id, one.tenant, one.state, one.size)
         if left:
             self._begin()
+            self._tasks["counting"] = asyncio.create_task(self._count())
+
+    async def _count(self) -> None:
+        """How far those are that an earlier process has left, and that wait for their turn."""
+        for held in list(self._all()):
+            if held.run is None and not held.state.over:
+                with suppress(OSError):  # the run that cannot read them says so
+                    held.counts = await outputs.counted(self._means.disk, held.id, self._outputs(held))
 
     def resume(self) -> None:
         """Go on with the batches of an earlier process, as soon as the directory can be used."""
@@ -121,10 +141,14 @@ class Batches:
             error_file_id=new_file_id(), completion_window=request.completion_window, expires_at=now + seconds,
             metadata=request.metadata, tenant=msgspec.to_builtins(tenant),
         )  # fmt: skip
-        held = await self._written(key, created)
-        self._held.setdefault(key, {})[held.id] = held
+        making = asyncio.ensure_future(self._make(key, created))
+        return (await asyncio.shield(making)).shown()  # a client that leaves meanwhile finds it in the list
+
+    async def _make(self, tenant: str, created: Created) -> Held:
+        held = await self._written(tenant, created)
+        self._held.setdefault(tenant, {})[held.id] = held
         self._begin()
-        return held.shown()
+        return held
 
     def list(self, tenant: Tenant) -> list[Held]:
         """Those of a tenant, the oldest first."""
@@ -150,6 +174,8 @@ class Batches:
     async def close(self) -> None:
         """Stop all work where it can be taken up again. Allowed twice."""
         self._leaving.set()
+        if self._timer is not None:
+            self._timer.cancel()
         for held in self._all():
             if held.run is not None:
                 held.run.stop()
@@ -165,14 +191,22 @@ class Batches:
     # --- the work on them ----------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """Begin work on those whose turn it is."""
+        """Begin work on those whose turn it is, and on those whose time is over."""
+        if self._timer is not None:
+            self._timer.cancel()
         open_ = sorted((one for one in self._all() if not one.state.over), key=lambda one: one.state.created.at)
         self._counts.open = len(open_)
         while not self._leaving.is_set() and not self._means.draining():
-            now = [Open(one.tenant, one.id, one.run is not None) for one in open_]
-            if (chosen := next_batch(now, SIDE_BY_SIDE)) is None:
+            now = [one.in_line for one in open_]
+            one = expired(now, self._means.clock()) or next_batch(now, SIDE_BY_SIDE, MOST_TENANTS)
+            if one is None:
+                self._wake_at(next_expiry(now))
                 return
-            self._start(self._held[chosen.tenant][chosen.id])
+            self._start(self._held[one.tenant][one.id])
+
+    def _wake_at(self, end: float) -> None:
+        seconds = max(0.0, end - self._means.clock())
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._begin) if end < math.inf else None
 
     def _start(self, held: Held) -> Run:
         run = self._new_run(held)
@@ -182,15 +216,21 @@ class Batches:
 
     def _new_run(self, held: Held) -> Run:
         files, created = self._files, held.state.created
+        output, errors = self._outputs(held)
         job = Job(
-            id=held.id, input=files.path(held.tenant, created.input_file_id),
+            id=held.id, tenant=held.tenant, input=files.path(held.tenant, created.input_file_id),
             journal=files.path(held.tenant, held.id, "journal"), index=files.path(held.tenant, held.id, "index"),
-            output=files.path(held.tenant, created.output_file_id),
-            errors=files.path(held.tenant, created.error_file_id),
+            output=output, errors=errors,
         )  # fmt: skip
         ask = self._endpoints.of(msgspec.convert(created.tenant, Tenant))
         held.run = Run(job, held.state, held.size, ask, self._means, publish=lambda run: self._publish(held, run))
         return held.run
+
+    def _outputs(self, held: Held) -> tuple[Path, Path]:
+        """What is answered: the lines that went well, and those that failed."""
+        created = held.state.created
+        ids = created.output_file_id, created.error_file_id
+        return self._files.path(held.tenant, ids[0]), self._files.path(held.tenant, ids[1])
 
     async def _work(self, held: Held, run: Run) -> None:
         """Until it is over, or the process leaves. What cannot be written now is tried again."""
@@ -254,10 +294,10 @@ class Batches:
         held = self._held.get(tenant, {})
         over = [one.id for one in held.values() if one.state.over]
         open_count = len(held) - len(over)
-        if open_count >= self._most:
+        if open_count >= (most := self._most()):
             message = f"{open_count} batches are open, as many as a key may have"
             raise Problem("rate_limited", message, code="too_many_batches", retry_after=60)
-        for batch_id in too_many(over, open_count, self._most):
+        for batch_id in too_many(over, open_count, most):
             paths = (self._files.path(tenant, batch_id, kind) for kind in ("journal", "index"))
             try:
                 await self._files.remove(*paths)

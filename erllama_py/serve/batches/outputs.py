@@ -107,6 +107,12 @@ class Outputs:
         return iter(self._files.values())
 
 
+async def counted(disk: Disk, batch: str, paths: tuple[Path, Path]) -> tuple[int, int]:
+    """How many lines of a batch went well, and how many failed, by the files. Raises `OSError`."""
+    output, errors = paths
+    return len((await _answered(disk, batch, output)).lines), len((await _answered(disk, batch, errors)).lines)
+
+
 async def paused(seconds: float, unless: asyncio.Event) -> None:
     """Wait for so long, or until the event comes."""
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -18,11 +17,13 @@ from erllama_py.serve.batches.manager import Batches, Held
 from erllama_py.serve.batches.protocol import API, BatchRequest, page
 from erllama_py.serve.batches.running import Means
 from erllama_py.serve.batches.shelf import FileFacts, Quota
+from erllama_py.serve.batches.slots import Slots
 from erllama_py.serve.batches.uploads import Uploads
 from erllama_py.serve.core.api import json_response
 from erllama_py.serve.core.endpoint import Endpoint, route
 from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.service import Service
+from erllama_py.serve.core.settings import ServerOpts
 
 URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/rerank")
 """The endpoints that lines can name."""
@@ -44,26 +45,32 @@ def endpoints_of(service: Service, routes: Sequence[BaseRoute]) -> Endpoints:
 
 def means_of(service: Service, endpoints: Endpoints, disk: Disk) -> Means:
     """What batches are worked on with."""
-    settings = service.settings
-    width = min(settings.batch_concurrency, max(1, settings.max_open // 2))  # the rest is for live requests
+
+    def width() -> int:
+        settings = service.settings
+        return min(settings.batch_concurrency, max(1, settings.max_open // 2))  # the rest is for live requests
+
     return Means(
-        disk=disk, bounds=Bounds(settings.max_batch_lines, settings.max_body_bytes + AROUND), width=width,
-        slots=asyncio.Semaphore(width), known=endpoints.__contains__, counts=service.batches,
+        disk=disk, bounds=lambda: Bounds(service.settings.max_batch_lines, service.settings.max_body_bytes + AROUND),
+        width=width, slots=Slots(width), known=endpoints.__contains__, counts=service.batches,
         draining=lambda: service.open.draining,
     )  # fmt: skip
+
+
+def quota_of(settings: ServerOpts) -> Quota:
+    """What a tenant may keep."""
+    return Quota(settings.max_files, settings.max_files_bytes, settings.max_file_bytes)
 
 
 class Room:
     """Files and batches of one application, and their routes."""
 
     def __init__(self, service: Service, among: Sequence[BaseRoute], directory: str | PathLike[str] | None) -> None:
-        settings, disk = service.settings, Disk()
-        quota = Quota(settings.max_files, settings.max_files_bytes, settings.max_file_bytes)
-        files = Files(None if directory is None else Path(directory), quota, disk)
-        endpoints = endpoints_of(service, among)
+        disk, endpoints = Disk(), endpoints_of(service, among)
+        files = Files(None if directory is None else Path(directory), lambda: quota_of(service.settings), disk)
         means = means_of(service, endpoints, disk)
-        self.batches = Batches(files, endpoints, means, service.batches, settings.max_batches)
-        self._uploads = Uploads(files, self.batches.open, settings.max_file_bytes)
+        self.batches = Batches(files, endpoints, means, service.batches, lambda: service.settings.max_batches)
+        self._uploads = Uploads(files, self.batches.open)
         self._service = service
 
     def routes(self) -> list[Route]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from erllama_py.serve.batches.journal import State, line_of
 from erllama_py.serve.batches.lines import Bounds, LineProblem, Place, Scan, body_of, head_of, streams, with_model
 from erllama_py.serve.batches.ordering import in_order
 from erllama_py.serve.batches.outputs import Outputs, Stopped, paused
+from erllama_py.serve.batches.slots import Slots
 from erllama_py.serve.batches.verdicts import verdict
 from erllama_py.serve.batches.waiting import Waiting
 from erllama_py.serve.core.service import BatchCounts
@@ -41,6 +43,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A batch as files."""
 
     id: str
+    tenant: str = ""
+    """Whose it is, by a name for it."""
     input: Path
     journal: Path
     index: Path
@@ -52,10 +56,11 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     """What all batches of a process share."""
 
     disk: Disk
-    bounds: Bounds
-    slots: asyncio.Semaphore
+    slots: Slots
     """Lines that are asked at a time."""
-    width: int
+    bounds: Callable[[], Bounds]
+    """Of a file that is checked."""
+    width: Callable[[], int]
     """How many lines one batch has at work at a time, those that wait to be asked again among them."""
     known: Callable[[str], bool]
     """Whether lines can name an endpoint."""
@@ -128,7 +133,7 @@ class Run:
 
     async def _check(self) -> None:
         means, created = self._means, self.state.created
-        scan = Scan(means.bounds, created.endpoint)
+        scan = Scan(means.bounds(), created.endpoint)
         if not await check(means.disk, self._job.input, self._job.index, scan, self.stopping):
             return
         if scan.endpoint is not None and not means.known(scan.endpoint) and not scan.problems:
@@ -160,7 +165,7 @@ class Run:
         means, job, total = self._means, self._job, self.state.total
         found = await places(means.disk, job.index)
         if found is None or len(found) != total:
-            bounds = msgspec.structs.replace(means.bounds, lines=max(means.bounds.lines, total))
+            bounds = Bounds(total, sys.maxsize)  # it was within those that held when it was checked
             await check(means.disk, job.input, job.index, Scan(bounds, self.state.endpoint), self.stopping)
             found = await places(means.disk, job.index)
         return None if found is None or len(found) != total else found
@@ -181,7 +186,7 @@ class Run:
     async def _work_through(self, todo: list[Place]) -> None:
         waiting = Waiting(todo)
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(self._means.width, len(todo))):
+            for _ in range(min(self._means.width(), len(todo))):
                 group.create_task(self._take(waiting))
 
     async def _take(self, waiting: Waiting) -> None:
@@ -227,7 +232,7 @@ class Run:
             return
         tries = crashes = 0
         while not self.stopping.is_set():
-            async with self._means.slots:
+            async with self._means.slots.one(job.tenant):
                 if self.stopping.is_set() or (tries and self._means.draining()):
                     return
                 answer = await self._ask(self.state.endpoint or "", body, self.stopping)

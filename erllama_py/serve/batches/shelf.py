@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 
@@ -28,7 +30,7 @@ class Quota(msgspec.Struct, frozen=True):
 class Shelf:
     """What there is, and what is coming."""
 
-    def __init__(self, quota: Quota) -> None:
+    def __init__(self, quota: Callable[[], Quota]) -> None:
         self.files: dict[str, FileFacts] = {}
         self.coming = 0
         """Files that are being received."""
@@ -50,7 +52,7 @@ class Shelf:
 
     def refusal(self, size: int) -> tuple[str, str] | None:
         """Why `size` bytes of one file that is coming are too many: a code, and a sentence. None where they are not."""
-        quota, used = self._quota, self._nbytes + self.coming_bytes
+        quota, used = self._quota(), self._nbytes + self.coming_bytes
         if size > quota.file_bytes:
             return "file_too_large", f"a file has at most {quota.file_bytes} bytes"
         if len(self.files) + self.coming > quota.files:

@@ -32,10 +32,9 @@ class Uploads:
     """The handlers. Another tenant's file is not there."""
 
     def __init__(
-        self, files: Files, opened: Callable[[], Awaitable[None]], file_bytes: int,
-        clock: Callable[[], float] = time.time,
-    ) -> None:  # fmt: skip
-        self._files, self._opened, self._most, self._clock = files, opened, file_bytes, clock
+        self, files: Files, opened: Callable[[], Awaitable[None]], clock: Callable[[], float] = time.time
+    ) -> None:
+        self._files, self._opened, self._clock = files, opened, clock
 
     async def upload(self, exchange: Exchange) -> ASGIApp:
         """`POST /v1/files`: a form with `purpose`, which is `batch`, and `file`."""
@@ -62,8 +61,9 @@ class Uploads:
     def _check_head(self, exchange: Exchange) -> None:
         """Refuse what is known to be too large before any of it is read."""
         said = exchange.request.headers.get("content-length", "")
-        if said.isdigit() and int(said) > self._most + ROOM_FOR_FORM:
-            raise Problem("too_large", f"a file has at most {self._most} bytes", code="file_too_large")
+        most = self._files.quota().file_bytes
+        if said.isdigit() and int(said) > most + ROOM_FOR_FORM:
+            raise Problem("too_large", f"a file has at most {most} bytes", code="file_too_large")
 
     async def _received(self, exchange: Exchange, coming: Incoming) -> Form:
         try:

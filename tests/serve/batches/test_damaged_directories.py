@@ -119,7 +119,7 @@ async def test_who_leaves_while_the_directory_is_opened_does_not_keep_it(
 
     monkeypatch.setattr(files_module, "_opened", opened)
     disk = Disk()
-    files = files_module.Files(tmp_path, Quota(9, 9, 9), disk)
+    files = files_module.Files(tmp_path, lambda: Quota(9, 9, 9), disk)
     opening = asyncio.create_task(files.open())
     await asyncio.to_thread(begun.wait)
     opening.cancel()
@@ -128,5 +128,5 @@ async def test_who_leaves_while_the_directory_is_opened_does_not_keep_it(
     await asyncio.to_thread(disk.threads.shutdown)
     await turns(20)
     again = Disk()
-    assert await files_module.Files(tmp_path, Quota(9, 9, 9), again).open() == []
+    assert await files_module.Files(tmp_path, lambda: Quota(9, 9, 9), again).open() == []
     again.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.serve.batches.choosing import Open, next_batch, too_many
+from erllama_py.serve.batches.choosing import Open, expired, next_batch, next_expiry, too_many
 from erllama_py.serve.batches.lines import Place
 from erllama_py.serve.batches.shelf import FileFacts, Quota, Shelf
 from erllama_py.serve.batches.verdicts import MOST_CRASHES, MOST_SECONDS, Verdict, verdict
@@ -49,22 +51,37 @@ def test_the_waits_grow_up_to_a_bound(tries: int, retry_after: float) -> None:
     assert retry_after <= now <= then <= max(MOST_SECONDS, retry_after)
 
 
-OPEN = st.lists(st.builds(Open, st.sampled_from("abc"), st.uuids().map(str), st.booleans()), max_size=12)
+OPEN = st.lists(
+    st.builds(
+        Open, st.sampled_from("abcde"), st.uuids().map(str), st.booleans(), st.integers(0, 9) | st.just(math.inf)
+    ),
+    max_size=12,
+)
 
 
-@given(OPEN, st.integers(1, 6))
-def test_the_next_batch_is_of_the_tenant_that_has_the_fewest(open_: list[Open], most: int) -> None:
-    """And its oldest; none where there are as many at work as there may be."""
+@given(OPEN, st.integers(1, 6), st.integers(1, 6))
+def test_the_next_batch_is_of_the_tenant_that_has_the_fewest(open_: list[Open], most: int, tenants: int) -> None:
+    """And its oldest. A tenant that has none at work has one, however many of others are, up to so many tenants."""
     running = [one.tenant for one in open_ if one.running]
     waiting = [one for one in open_ if not one.running]
-    chosen = next_batch(open_, most)
+    chosen = next_batch(open_, most, tenants)
     if chosen is None:
-        assert len(running) >= most or not waiting
+        assert not waiting or len(running) >= most
+        assert not waiting or len(set(running)) >= tenants or {one.tenant for one in waiting} <= set(running)
         return
     assert chosen in waiting
-    assert len(running) < most
+    assert len(running) < most or (chosen.tenant not in running and len(set(running)) < tenants)
     assert all(running.count(chosen.tenant) <= running.count(one.tenant) for one in waiting)
     assert next(one for one in waiting if one.tenant == chosen.tenant) == chosen
+
+
+@given(OPEN, st.integers(0, 9))
+def test_a_batch_expires_though_its_turn_has_not_come(open_: list[Open], now: int) -> None:
+    """As soon as its time is over; until then the next one is known."""
+    one, then = expired(open_, now), next_expiry(open_)
+    assert all(then <= each.expires_at for each in open_ if not each.running)
+    assert (one is not None) == (then <= now)
+    assert one is None or (one in open_ and not one.running and one.expires_at <= now)
 
 
 def test_the_oldest_that_are_over_are_forgotten() -> None:
@@ -80,7 +97,7 @@ def facts(name: str, size: int) -> FileFacts:
 
 def test_a_shelf_counts_what_is_there_and_what_is_coming() -> None:
     """Each bound by itself; what is deleted makes room."""
-    shelf = Shelf(Quota(files=2, nbytes=100, file_bytes=80))
+    shelf = Shelf(lambda: Quota(files=2, nbytes=100, file_bytes=80))
     shelf.coming, shelf.coming_bytes = 1, 81
     assert (shelf.refusal(81) or "")[0] == "file_too_large"
     shelf.add(facts("a", 60))
@@ -98,7 +115,7 @@ def test_a_shelf_counts_what_is_there_and_what_is_coming() -> None:
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from("abc"), st.integers(0, 9)), max_size=20))
 def test_the_bytes_of_a_shelf_are_those_of_its_files(steps: list[tuple[bool, str, int]]) -> None:
     """Whatever is added, replaced and removed."""
-    shelf = Shelf(Quota(files=9, nbytes=0, file_bytes=9))
+    shelf = Shelf(lambda: Quota(files=9, nbytes=0, file_bytes=9))
     for add, name, size in steps:
         if add:
             shelf.add(facts(name, size))

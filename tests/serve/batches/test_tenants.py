@@ -6,8 +6,9 @@ import asyncio
 import time
 from typing import Any
 
+import msgspec
 import pytest
-from helpers.batches import CHAT, begin, jsonl, line, results, serving, some, times, until
+from helpers.batches import CHAT, begin, jsonl, line, results, serving, some, times, until, upload
 from helpers.checkpoints import turns
 
 from erllama_py.serve.access import AccessOpts, KeyOpts, make_key
@@ -76,3 +77,32 @@ async def test_a_tenant_has_so_many_open_batches_at_most() -> None:
         await at.client.post(f"/v1/batches/{batch['id']}/cancel")
         await until(at.client, batch)
         assert (await at.client.post("/v1/batches", json=ask)).status_code == 200
+
+
+async def test_a_batch_of_another_tenant_does_not_wait_for_all_of_one() -> None:
+    """However many one has at work, and however long they are: each tenant has one of its own at work."""
+    keys = [make_key() for _ in range(2)]
+    access = AccessOpts(keys=tuple(KeyOpts(name=f"k{at}", hash=digest) for at, (_, digest) in enumerate(keys)))
+    async with serving(SLOW, access=access) as at:
+        at.client.headers["authorization"] = f"Bearer {keys[0][0]}"
+        long = [await begin(at.client, jsonl(line(number, **LONG) for number in range(500))) for _ in range(4)]
+        await some(at.client, long[0])
+        at.client.headers["authorization"] = f"Bearer {keys[1][0]}"
+        assert (await until(at.client, await begin(at.client, jsonl(LINES[:3]))))["status"] == "completed"
+        at.client.headers["authorization"] = f"Bearer {keys[0][0]}"
+        for one in long:
+            await at.client.post(f"/v1/batches/{one['id']}/cancel")
+            assert (await until(at.client, one))["status"] == "cancelled"
+
+
+async def test_what_a_reloaded_configuration_says_holds_at_once() -> None:
+    """For what is kept, and for how much is done at a time."""
+    async with serving(settings={"max_files": 1}) as at:
+        assert (await upload(at.client, jsonl(LINES))).status_code == 200
+        assert (await upload(at.client, jsonl(LINES))).json()["error"]["code"] == "too_many_files"
+        change = {"max_files": 2, "max_batch_lines": 3, "max_batches": 1, "max_file_bytes": 1 << 20}
+        at.app.service.settings = msgspec.structs.replace(at.app.service.settings, **change)
+        batch = await until(at.client, await begin(at.client, jsonl(LINES)))
+        assert [one["code"] for one in batch["errors"]["data"]] == ["too_many_tasks"]
+        at.app.service.settings = msgspec.structs.replace(at.app.service.settings, max_files=5, max_file_bytes=10)
+        assert (await upload(at.client, jsonl(LINES))).json()["error"]["code"] == "file_too_large"
