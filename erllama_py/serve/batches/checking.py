@@ -1,12 +1,13 @@
 """A batch's input checked line by line, and the index that is made of it: where each line lies.
 
-The index is there as a whole or not at all. With it a batch is taken up again without reading its input, and knows the
-`custom_id` of each line even where that is gone.
+The index is there as a whole or not at all; its last line is a checksum of the others. With it a batch is taken up
+again without reading its input, and knows the `custom_id` of each line even where that is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import zlib
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from erllama_py.serve.batches.lines import LineProblem, Place, Scan
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Place).decode_lines
+SEAL = b"%08x\n"
 MISSING = LineProblem("input_file_not_found", "the input file is not there any more")
 
 
@@ -25,7 +27,7 @@ async def check(disk: Disk, path: Path, index: Path, scan: Scan, stopping: async
     Raises `OSError` where the index cannot be written.
     """
     part = index.with_name(index.name + ".part")
-    growing = await Growing.open(disk, part, 0)
+    growing, checksum = await Growing.open(disk, part, 0), 0
     try:
         try:
             async for piece in disk.pieces(path):
@@ -33,12 +35,13 @@ async def check(disk: Disk, path: Path, index: Path, scan: Scan, stopping: async
                     break
                 if places := await disk.do(_fed, scan, piece):
                     await growing.append(places)
+                    checksum = zlib.crc32(places, checksum)
         except FileNotFoundError:
             scan.problems.append(MISSING)
         if stopping.is_set():
             return False
-        if last := _lines(scan.end()):
-            await growing.append(last)
+        last = _lines(scan.end())
+        await growing.append(last + SEAL % zlib.crc32(last, checksum))
         await growing.sync()
     finally:
         await growing.close()
@@ -47,15 +50,17 @@ async def check(disk: Disk, path: Path, index: Path, scan: Scan, stopping: async
 
 
 async def places(disk: Disk, index: Path) -> list[Place] | None:
-    """The lines of an index; None where there is none that can be read."""
-    found, rest = list[Place](), b""
+    """The lines of an index; None where there is none that is whole and as it was written."""
+    found, rest, checksum = list[Place](), b"", 0
     try:
         async for piece in disk.pieces(index):
-            whole, line_end, rest = (rest + piece).rpartition(b"\n")
-            found += await disk.do(_decode, whole + line_end)
+            rest += piece
+            end = rest.rfind(b"\n", 0, -len(SEAL % 0)) + 1  # of the last line that cannot be the seal
+            found += await disk.do(_decode, rest[:end])
+            checksum, rest = zlib.crc32(rest[:end], checksum), rest[end:]
     except (FileNotFoundError, msgspec.DecodeError):
         return None
-    return None if rest else found
+    return found if rest == SEAL % checksum else None
 
 
 def _fed(scan: Scan, piece: bytes) -> bytes:

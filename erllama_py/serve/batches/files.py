@@ -13,6 +13,7 @@ are known, and no path is made of it.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ import stat
 import tempfile
 import uuid
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Container
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ class Files:
         self._lock: int | None = None
         self._opening = asyncio.Lock()
         self._shelves: dict[str, Shelf] = {}
+        self._next_expiry = math.inf
 
     @property
     def outlives(self) -> bool:
@@ -93,7 +95,7 @@ class Files:
                 opening.add_done_callback(_let_go)  # else nobody in this process could open it again
                 raise
             for tenant, facts in files:
-                self._shelf(tenant).add(facts)
+                self._add(tenant, facts)
             self._lock = held
             return batches
 
@@ -123,7 +125,17 @@ class Files:
     async def keep(self, tenant: str, facts: FileFacts) -> None:
         """A file whose bytes are there becomes one of the tenant's. Raises `OSError`."""
         await self._disk.do(write_whole, self.path(tenant, facts.id, "json"), msgspec.json.encode(facts))
-        self._shelf(tenant).add(facts)
+        self._add(tenant, facts)
+
+    async def expire(self, now: float, but: Container[str]) -> None:
+        """Delete those whose time is over, but some. Raises `OSError`, and then some may be there still."""
+        if now < self._next_expiry:
+            return
+        for tenant, shelf in list(self._shelves.items()):
+            for file_id in shelf.expired(now):
+                if file_id not in but:
+                    await self.delete(tenant, file_id)
+        self._next_expiry = min((shelf.next_expiry() for shelf in self._shelves.values()), default=math.inf)
 
     async def make_room(self, tenant: str) -> None:
         """The folder of a tenant. Raises `OSError`."""
@@ -171,6 +183,10 @@ class Files:
         if self._temporary is not None:
             await self._disk.do(self._temporary)
             self._temporary = None
+
+    def _add(self, tenant: str, facts: FileFacts) -> None:
+        self._shelf(tenant).add(facts)
+        self._next_expiry = min(self._next_expiry, facts.expires_at or math.inf)
 
     def _shelf(self, tenant: str) -> Shelf:
         return self._shelves.setdefault(tenant, Shelf(self.quota))

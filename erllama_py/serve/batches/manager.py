@@ -105,6 +105,12 @@ class Batches:
         if left:
             self._begin()
             self._tasks["counting"] = asyncio.create_task(self._count())
+        with suppress(OSError):  # the next call tries again
+            await self._files.expire(self._means.clock(), self._read())
+
+    def _read(self) -> set[str]:
+        """The inputs of batches that are not over: their lines need them."""
+        return {one.state.created.input_file_id for one in self._all() if not one.state.over}
 
     async def _count(self) -> None:
         """How far those are that an earlier process has left, and that wait for their turn."""
@@ -140,6 +146,7 @@ class Batches:
             at=now, endpoint=request.endpoint, input_file_id=facts.id, output_file_id=new_file_id(),
             error_file_id=new_file_id(), completion_window=request.completion_window, expires_at=now + seconds,
             metadata=request.metadata, tenant=msgspec.to_builtins(tenant),
+            output_seconds=kept.seconds if (kept := request.output_expires_after) is not None else None,
         )  # fmt: skip
         making = asyncio.ensure_future(self._make(key, created))
         return (await asyncio.shield(making)).shown()  # a client that leaves meanwhile finds it in the list
@@ -271,9 +278,10 @@ class Batches:
             if not size:
                 await self._files.remove(self._files.path(held.tenant, file_id))
                 continue
+            now, kept = int(self._means.clock()), created.output_seconds
             facts = FileFacts(
-                id=file_id, bytes=size, created_at=int(self._means.clock()), filename=f"{held.id}_{what}.jsonl",
-                purpose="batch_output",
+                id=file_id, bytes=size, created_at=now, filename=f"{held.id}_{what}.jsonl", purpose="batch_output",
+                expires_at=None if kept is None else now + kept,
             )  # fmt: skip
             await self._files.keep(held.tenant, facts)
         await self._files.remove(self._files.path(held.tenant, held.id, "index"))

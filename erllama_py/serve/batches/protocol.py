@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -22,6 +22,13 @@ _HOURS = {"h": 1, "d": 24}
 MOST_HOURS = 30 * 24
 
 
+class ExpiresAfter(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a file is kept after it has come."""
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Meta(ge=3600, le=30 * 86_400)]
+
+
 class BatchRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a batch is made of."""
 
@@ -32,6 +39,7 @@ class BatchRequest(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)]
         | None
     ) = None
+    output_expires_after: ExpiresAfter | None = None
 
 
 def window_seconds(window: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import msgspec
@@ -17,6 +18,7 @@ class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
     purpose: str
     object: str = "file"
     status: str = "processed"
+    expires_at: int | None = None
 
 
 class Quota(msgspec.Struct, frozen=True):
@@ -49,6 +51,14 @@ class Shelf:
         facts = self.files.pop(file_id, None)
         self._nbytes -= facts.bytes if facts else 0
         return facts
+
+    def expired(self, now: float) -> list[str]:
+        """Those whose time is over."""
+        return [one.id for one in self.files.values() if one.expires_at is not None and one.expires_at <= now]
+
+    def next_expiry(self) -> float:
+        """When the next one's is; infinity: never."""
+        return min((one.expires_at for one in self.files.values() if one.expires_at is not None), default=math.inf)
 
     def refusal(self, size: int) -> tuple[str, str] | None:
         """Why `size` bytes of one file that is coming are too many: a code, and a sentence. None where they are not."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
+import msgspec
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from erllama_py.serve.batches.files import Files, Incoming
 from erllama_py.serve.batches.forms import BadForm, Form
-from erllama_py.serve.batches.protocol import page
+from erllama_py.serve.batches.protocol import ExpiresAfter, page
 from erllama_py.serve.batches.shelf import FileFacts
 from erllama_py.serve.core.api import json_response
 from erllama_py.serve.core.exchange import Exchange, Gone
@@ -47,10 +48,11 @@ class Uploads:
                 if (purpose := form.fields.get("purpose")) != PURPOSE:
                     message = f"purpose: files are taken for {PURPOSE!r}, not {purpose or 'nothing'!r}"
                     raise Problem("invalid", message, param="purpose")
+                seconds, now = _kept_seconds(form.fields), int(self._clock())
                 await coming.sync()
                 facts = FileFacts(
-                    id=coming.id, bytes=coming.size, created_at=int(self._clock()), filename=form.filename or "",
-                    purpose=PURPOSE,
+                    id=coming.id, bytes=coming.size, created_at=now, filename=form.filename or "", purpose=PURPOSE,
+                    expires_at=None if seconds is None else now + seconds,
                 )  # fmt: skip
                 await self._files.keep(tenant, facts)
         except OSError as error:
@@ -113,6 +115,17 @@ class Uploads:
     async def _found(self, exchange: Exchange) -> FileFacts:
         await self._opened()
         return found(self._files, tenant_key(exchange.tenant), exchange.request.path_params["file_id"], "file_id")
+
+
+def _kept_seconds(fields: Mapping[str, str]) -> int | None:
+    """How long the fields of a form say that its file is kept. Raises `Problem`."""
+    given = {name: fields[key] for name in ("anchor", "seconds") if (key := f"expires_after[{name}]") in fields}
+    if not given:
+        return None
+    try:
+        return msgspec.convert(given, ExpiresAfter, strict=False).seconds
+    except msgspec.ValidationError as error:
+        raise Problem("invalid", f"expires_after: {error}", param="expires_after") from None
 
 
 def found(files: Files, tenant: str, file_id: str, param: str) -> FileFacts:

@@ -49,7 +49,8 @@ async def test_the_sdk_makes_lists_and_cancels_batches() -> None:
     ):
         file = await sdk.files.create(file=("in.jsonl", jsonl(LINES)), purpose="batch")
         ask: Any = {"input_file_id": file.id, "endpoint": CHAT, "completion_window": "24h"}
-        made = await sdk.batches.create(**ask, metadata={"of": "me"})
+        hour: Any = {"anchor": "created_at", "seconds": 3600}
+        made = await sdk.batches.create(**ask, metadata={"of": "me"}, output_expires_after=hour)
         assert (made.status, made.metadata, made.object) == ("validating", {"of": "me"}, "batch")
         assert made.expires_at == made.created_at + 86_400
         batch = await sdk.batches.retrieve(made.id)
@@ -60,7 +61,7 @@ async def test_the_sdk_makes_lists_and_cancels_batches() -> None:
         assert moments == sorted(filter(None, moments))
         assert batch.model == "tiny"
         output = await sdk.files.retrieve(batch.output_file_id or "")
-        assert output.purpose == "batch_output"
+        assert (output.purpose, output.expires_at) == ("batch_output", output.created_at + 3600)
         assert batch.error_file_id is None
         assert len((await sdk.files.content(output.id)).text.splitlines()) == 20
         other = await sdk.batches.create(**ask)

@@ -76,8 +76,15 @@ async def test_a_line_that_could_not_be_cut_off_is_cut_off_before_the_next(
 
 @pytest.mark.parametrize(
     "spoil",
-    [lambda data: b"".join(data.splitlines(keepends=True)[:6]), lambda data: data[:-5], lambda data: b"\xff" + data],
-    ids=["cut", "torn", "flipped"],
+    [
+        lambda data: b"".join(data.splitlines(keepends=True)[:6]),
+        lambda data: data[:-5],
+        lambda data: b"\xff" + data,
+        lambda data: data.replace(b"[2,", b"[3,", 1),
+        lambda data: b"".join(data.splitlines(keepends=True)[1:]),
+        lambda data: b"",
+    ],
+    ids=["cut", "torn", "spoilt", "another line", "begins later", "empty"],
 )
 async def test_an_index_that_is_damaged_is_made_again(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
     """Else the lines that it does not name would have no answer, and the batch would be completed."""

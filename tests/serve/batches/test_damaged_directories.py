@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,19 @@ def _spoil_first(path: Path) -> None:
     path.write_bytes(data[:3] + b"\xff" + data[4:])
 
 
+def _change_first(path: Path, **change: Any) -> None:
+    """Another first record, with its checksum."""
+    record, rest = path.read_bytes().split(b"\n", 1)
+    data = msgspec.json.encode({**msgspec.json.decode(record.rpartition(b"\t")[0]), **change})
+    path.write_bytes(data + b"\t%08x\n" % zlib.crc32(data) + rest)
+
+
 def _other_version(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b'"type":"created"', b'"type":"made"'))
+    _change_first(path, type="made")
 
 
 def _other_tenant(path: Path) -> None:
-    record, rest = path.read_bytes().split(b"\n", 1)
-    path.write_bytes(msgspec.json.encode({**msgspec.json.decode(record), "tenant": {"name": 5}}) + b"\n" + rest)
+    _change_first(path, tenant={"name": 5})
 
 
 @pytest.mark.parametrize("spoil", [_spoil_first, _other_version, _other_tenant])

@@ -61,7 +61,9 @@ async def test_the_sdk_uploads_lists_reads_and_deletes() -> None:
         made = await sdk.files.create(file=("a.jsonl", DATA), purpose="batch")
         FileObject.model_validate(made.to_dict(), strict=True)
         assert (made.bytes, made.filename, made.purpose, made.status) == (len(DATA), "a.jsonl", "batch", "processed")
-        other = await sdk.files.create(file=("b.jsonl", b"{}"), purpose="batch")
+        hour: Any = {"anchor": "created_at", "seconds": 3600}
+        other = await sdk.files.create(file=("b.jsonl", b"{}"), purpose="batch", expires_after=hour)
+        assert (made.expires_at, other.expires_at) == (None, other.created_at + 3600)
         assert [one.id async for one in sdk.files.list()] == [other.id, made.id]
         assert [one.id async for one in sdk.files.list(order="asc", limit=1)] == [made.id, other.id]
         assert [one.id async for one in sdk.files.list(purpose="batch_output")] == []
@@ -72,6 +74,10 @@ async def test_the_sdk_uploads_lists_reads_and_deletes() -> None:
             await sdk.files.retrieve(made.id)
         with pytest.raises(openai.BadRequestError, match="purpose"):
             await sdk.files.create(file=("c.jsonl", DATA), purpose="fine-tune")
+        for wrong in ({"seconds": 3599}, {"anchor": "last_active_at"}):
+            never: Any = {**hour, **wrong}
+            with pytest.raises(openai.BadRequestError, match="expires_after"):
+                await sdk.files.create(file=("c.jsonl", DATA), purpose="batch", expires_after=never)
 
 
 async def test_a_file_goes_to_the_disk_as_it_comes(tmp_path: Path) -> None:

@@ -69,6 +69,18 @@ def test_what_a_loss_of_power_leaves_is_cut_off(records: list[Record], rest: byt
     assert (state, size) == journal.read(written) == (of(records[1:]), len(written))
 
 
+@given(HISTORIES, st.data())
+def test_a_record_that_was_changed_is_none(records: list[Record], data: st.DataObject) -> None:
+    """One bit is enough: what stands before it counts, and it is written again."""
+    written = bytearray(b"".join(map(line_of, records)))
+    at = data.draw(st.integers(0, len(written) - 1))
+    before = bytes(written[:at]).count(b"\n")
+    written[at] ^= 1 << data.draw(st.integers(0, 7))
+    state, size = journal.read(bytes(written))
+    assert size == sum(len(line_of(record)) for record in records[:before])
+    assert state == (of(records[1:before]) if before else None)
+
+
 @given(HISTORIES)
 def test_a_batch_that_is_over_stays_as_it_is(records: list[Record]) -> None:
     """A state never goes back, and a record that is written twice counts once."""

@@ -61,12 +61,14 @@ class Managed:
 
         return ask
 
-    async def upload(self) -> str:
+    async def upload(self, expires_at: int | None = None) -> str:
         """A file of requests; its id."""
         async with self.files.incoming(tenant_key(TENANT)) as coming:
             coming.refusal(len(data := jsonl(line(number) for number in range(LINES))))
             await coming.append(data)
-            facts = FileFacts(id=coming.id, bytes=len(data), created_at=1, filename="f", purpose="batch")
+            facts = FileFacts(
+                id=coming.id, bytes=len(data), created_at=1, filename="f", purpose="batch", expires_at=expires_at
+            )
             await self.files.keep(tenant_key(TENANT), facts)
         return facts.id
 
@@ -85,6 +87,11 @@ class Managed:
         """The batch once it has this status."""
         await until(lambda: self.show(batch)["status"] == status)
         return self.show(batch)
+
+
+def found(folder: Path, pattern: str) -> list[Path]:
+    """What there is."""
+    return list(folder.glob(pattern))
 
 
 @asynccontextmanager
@@ -153,3 +160,25 @@ async def test_a_client_that_leaves_has_its_batch_all_the_same(tmp_path: Path, m
         assert making.cancelled()
         at.held.set()
         await at.until(at.batches.list(TENANT)[0].id, "completed")
+
+
+async def test_a_file_is_gone_when_its_time_is_over(tmp_path: Path) -> None:
+    """Also after a restart, and from the disk. One that a batch reads stays until that is over."""
+    key = tenant_key(TENANT)
+    async with managed(tmp_path) as at:
+        kept, read, gone = await at.upload(), await at.upload(2000), await at.upload(2000)
+        batch = await at.begin(read)
+        await at.batches.open()
+        assert [one.id for one in at.files.list(key)] == [kept, read, gone]
+        at.now = 2000.0
+        await at.batches.open()
+        assert [one.id for one in at.files.list(key)] == [kept, read]
+        assert not found(tmp_path, f"*/{gone}.*")
+        at.held.set()
+        await at.until(batch, "completed")
+    async with managed(tmp_path) as at:
+        assert at.files.get(key, read) is not None
+        at.now = 2001.0
+        await at.batches.open()
+        assert at.files.get(key, read) is None
+        assert at.files.get(key, kept) is not None
