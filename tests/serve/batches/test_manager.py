@@ -26,7 +26,7 @@ from erllama_py.serve.batches.slots import Slots
 from erllama_py.serve.core.service import BatchCounts, Tenant
 from erllama_py.serve.core.tenants import tenant_key
 
-pytestmark = [pytest.mark.anyio, pytest.mark.either_loop]
+pytestmark = pytest.mark.anyio
 TENANT = Tenant(name="a")
 LINES = 4
 

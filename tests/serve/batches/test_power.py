@@ -16,7 +16,7 @@ from erllama_py.serve.batches import disk
 from erllama_py.serve.batches.asking import Answer
 from erllama_py.serve.batches.disk import Disk, Growing, NotSynced
 
-pytestmark = [pytest.mark.anyio, pytest.mark.either_loop]
+pytestmark = pytest.mark.anyio
 LINES = jsonl(line(number) for number in range(10))
 IDS = {f"line-{number}": 1 for number in range(10)}
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from erllama_py.serve.batches.slots import Slots
 
-pytestmark = [pytest.mark.anyio, pytest.mark.either_loop]
+pytestmark = pytest.mark.anyio
 STEPS = st.lists(st.tuples(st.sampled_from(["come", "end", "leave"]), st.integers(0, 9)), max_size=40)
 
 
