@@ -60,6 +60,7 @@ class Growing:
         self._synced = size
         self._torn = False
         self._syncing: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
 
     @classmethod
     async def open(cls, disk: Disk, path: Path, size: int) -> Growing:
@@ -80,9 +81,7 @@ class Growing:
     async def append(self, data: bytes) -> None:
         """Whole lines. Raises `OSError`, and then nothing of them is there, or will be: what is appended next comes in
         their place. Raises `NotSynced` where what came before may be lost; nothing is to be appended any more."""
-        if self._syncing is not None and self._syncing.done():
-            self._syncing.result()
-            self._syncing = None
+        self._take_in()
         await self._cut()
         rest = memoryview(data)
         self._torn = True
@@ -95,6 +94,7 @@ class Growing:
             raise
         self._torn = False
         self.size += len(data)
+        self._take_in()  # it may have ended without these lines, meanwhile
         if self._syncing is None:
             self._syncing = asyncio.create_task(self._sync_later())
 
@@ -103,33 +103,39 @@ class Growing:
             await self._file.truncate(self.size)
             self._torn = False
 
+    def _take_in(self) -> None:
+        """What synchronising has come to, if it is over."""
+        if (syncing := self._syncing) is not None and syncing.done():
+            self._syncing = None
+            syncing.result()
+
     async def _sync_later(self) -> None:
         while self._synced < self.size:
-            await asyncio.sleep(SYNC_SECONDS)
-            await self._sync()
-
-    async def _sync(self) -> None:
-        size = self.size
-        try:
-            await self._disk.do(os.fsync, self._file.fileno())
-        except OSError as error:
-            raise NotSynced(error.errno, error.strerror) from error
-        self._synced = size
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SYNC_SECONDS):
+                    await self._hurry.wait()
+            size = self.size
+            try:
+                await self._disk.do(os.fsync, self._file.fileno())
+            except OSError as error:
+                raise NotSynced(error.errno, error.strerror) from error
+            self._synced = size
 
     async def sync(self) -> None:
         """What was appended outlives a loss of power from now on. Raises `NotSynced`."""
-        if (syncing := self._syncing) is not None:
+        if self._syncing is None:
+            return
+        self._hurry.set()
+        try:
+            await self._syncing
+        finally:
             self._syncing = None
-            if syncing.done():
-                syncing.result()
-            syncing.cancel()
-        await self._sync()
+            self._hurry.clear()
 
     async def close(self) -> None:
         """What was appended is synchronised as far as it can be. Allowed twice."""
-        if self._syncing is not None:
-            with suppress(NotSynced):  # who opens it next reads what is there
-                await self.sync()
+        with suppress(NotSynced):  # who opens it next reads what is there
+            await self.sync()
         await self._file.close()
 
 
