@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 from helpers.batches import jsonl, times
 from helpers.served import lines
-from helpers.server_process import Child, child
+from helpers.warm_server import WarmServer, warm_server
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("ERLLAMA_KILLS", "5"))
 TOTAL = 500
 LINE_BYTES = 350  # of an answer, at least
 URL = "/v1/completions"
-STUB: dict[str, Any] = {"context_opts": {"n_ctx": 4096, "n_seq_max": 8}}
 
 
 def line(number: int) -> dict[str, Any]:
@@ -27,7 +26,7 @@ def line(number: int) -> dict[str, Any]:
     return {"custom_id": f"line-{number}", "method": "POST", "url": URL, "body": body}
 
 
-def begin(server: Child, total: int) -> str:
+def begin(server: WarmServer, total: int) -> str:
     """A batch of so many lines; its id."""
     data = jsonl(map(line, range(total)))
     file = server.client.post("/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", data)}).json()
@@ -36,7 +35,7 @@ def begin(server: Child, total: int) -> str:
     return made
 
 
-def over(server: Child, batch: str) -> dict[str, Any]:
+def over(server: WarmServer, batch: str) -> dict[str, Any]:
     """The batch at its end."""
     while True:
         answer = server.client.get(f"/v1/batches/{batch}")
@@ -44,6 +43,7 @@ def over(server: Child, batch: str) -> dict[str, Any]:
         if answer.status_code == 200 and (now := answer.json())["status"] == "completed":
             found: dict[str, Any] = now
             return found
+        server.goes_on()
 
 
 def outputs(folder: Path) -> list[Path]:
@@ -51,10 +51,10 @@ def outputs(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*/*.data") if not path.with_suffix(".json").exists()]
 
 
-def until(folder: Path, count: int) -> None:
+def until(server: WarmServer, folder: Path, count: int) -> None:
     """Wait for so many answers in the output, without asking the server, whose time is short."""
     while sum(path.stat().st_size for path in outputs(folder)) < count * LINE_BYTES:
-        os.sched_yield()
+        server.goes_on()
 
 
 def written(folder: Path) -> bytes:
@@ -65,46 +65,38 @@ def written(folder: Path) -> bytes:
 
 def test_a_batch_is_killed_at_random_and_each_line_is_answered_once(tmp_path: Path) -> None:
     """What was answered before a kill is not asked again: it is the beginning of what is there at the end."""
-    folder, batch = tmp_path / "files", ""
-    chosen = random.Random(17)
-    moments = sorted(chosen.sample(range(1, TOTAL - 50), KILLS))
-    before = b""
+    folder, batch, before = tmp_path / "files", "", b""
     tables: Any = {"server": {"port": 0, "files_directory": str(folder)}}
-    for moment in [*moments, TOTAL + 1]:
-        with child(tmp_path, model=STUB, **tables) as server:
-            server.ready()
+    for moment in sorted(random.Random(17).sample(range(1, TOTAL - 50), KILLS)):
+        with warm_server(tmp_path, **tables) as server:
             batch = batch or begin(server, TOTAL)
-            if moment <= TOTAL:
-                until(folder, moment)
-                server.tell(signal.SIGKILL)
-                assert server.wait() == -signal.SIGKILL
-                now = written(folder)
-                assert now.startswith(before)
-                before = now
-            else:
-                found = over(server, batch)
-                assert found["request_counts"] == {"total": TOTAL, "completed": TOTAL, "failed": 0}
-                content = server.client.get(f"/v1/files/{found['output_file_id']}/content").content
+            until(server, folder, moment)
+            server.process.kill()
+            assert server.ended() == -signal.SIGKILL
+        now = written(folder)
+        assert now.startswith(before)
+        before = now
+    with warm_server(tmp_path, **tables) as server:
+        found = over(server, batch)
+        content = server.client.get(f"/v1/files/{found['output_file_id']}/content").content
+    assert found["request_counts"] == {"total": TOTAL, "completed": TOTAL, "failed": 0}
     assert content.startswith(before)
     assert before
     assert times(lines(content.decode())) == {f"line-{number}": 1 for number in range(TOTAL)}
 
 
 def test_a_batch_goes_on_where_a_server_was_told_to_end(tmp_path: Path) -> None:
-    """The lines at work end, no other is begun, and the process ends by itself with nothing to complain of."""
+    """The lines at work end, no other is begun, and the process ends by itself."""
     folder = tmp_path / "files"
     tables: Any = {"server": {"port": 0, "files_directory": str(folder)}}
-    with child(tmp_path, model=STUB, **tables) as server:
-        server.ready()
+    with warm_server(tmp_path, **tables) as server:
         batch = begin(server, 100)
-        until(folder, 30)
-        server.tell()
-        assert server.wait() == 0
-        assert server.complaints() == ""
+        until(server, folder, 30)
+        server.process.terminate()
+        assert server.ended() == 0
     before = written(folder)
     assert 20 <= before.count(b"\n") < 100
-    with child(tmp_path, model=STUB, **tables) as server:
-        server.ready()
+    with warm_server(tmp_path, **tables) as server:
         found = over(server, batch)
         content = server.client.get(f"/v1/files/{found['output_file_id']}/content").content
     assert content.startswith(before)

@@ -1,0 +1,78 @@
+"""A server in a process of its own that begins at once: it is forked from one that has imported what it needs.
+
+For tests that begin many and kill them. It does not end as an interpreter does: see `server_process` for that.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from helpers.server_process import PATIENCE, STUB
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["erllama_py.serve.app", "erllama_py.serve.config", "erllama_py.serve.running"])
+MOMENT = 0.002  # seconds; a line of a batch takes about as long
+
+
+class WarmServer:
+    """The process, and a client of it."""
+
+    def __init__(self, tables: dict[str, Any], folder: Path) -> None:
+        self._told, tells = CONTEXT.Pipe(duplex=False)
+        self.process = CONTEXT.Process(target=_serve, args=(tables, folder, tells), daemon=True)
+        self.process.start()
+        tells.close()
+        self.client = httpx.Client(base_url=self._hear(), timeout=PATIENCE)
+        assert self._hear() == "ready"
+
+    def _hear(self) -> str:
+        assert self._told.poll(PATIENCE)
+        word: str = self._told.recv()
+        return word
+
+    def goes_on(self) -> None:
+        """Let it have the CPU for a moment, in which it does not end."""
+        self.process.join(MOMENT)
+        assert self.process.is_alive()
+
+    def ended(self) -> int | None:
+        """Its exit code, once it has ended."""
+        self.process.join(PATIENCE)
+        return self.process.exitcode
+
+    def close(self) -> None:
+        """Allowed at any time."""
+        self.client.close()
+        self._told.close()
+        self.process.kill()
+        self.process.join()
+        self.process.close()
+
+
+@contextmanager
+def warm_server(folder: Path, **tables: Any) -> Iterator[WarmServer]:
+    """A server with one stub that answers; `tables` are those of its configuration."""
+    one = WarmServer({"models": [STUB], **tables}, folder)
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+def _serve(tables: dict[str, Any], folder: Path, tells: Connection) -> None:
+    from erllama_py.serve.app import create_app
+    from erllama_py.serve.config import check_tables
+    from erllama_py.serve.running import listen, run, serve
+    from erllama_py.serve.running.listening import url_of
+
+    config = check_tables(tables, folder / "server.toml")
+    with listen(config.server, config.access) as listening:
+        tells.send(url_of(config.server, listening))
+        run(serve(create_app(config), listening, config.server, ready=lambda: tells.send("ready")))
