@@ -38,6 +38,7 @@ def batch(
     sequences: int | None = None,
     threads: int | None = None,
     cache: str | None = None,
+    cancel: bool = False,
     json: bool = False,
 ) -> int:
     """Answer a file of requests, in the form of OpenAI's batches.
@@ -61,6 +62,8 @@ def batch(
         CPU threads; by default as many as compute fastest.
     cache
         A directory that keeps what was computed over restarts.
+    cancel
+        End the batch at the server now, and fetch the answers that are there.
     json
         Print what it came to as JSON.
     """
@@ -72,8 +75,10 @@ def batch(
         from erllama_py.serve.cli.batch_there import answered_there
 
         with reached(server, key) as remote, _shown(files) as show:
-            summary = answered_there(remote, files, show)
+            summary = answered_there(remote, files, show, cancel=cancel)
     else:
+        if cancel:
+            raise UsageError("--cancel is for a batch at a server; one of a --model ends with its command")
         if server is not None and server != os.environ.get("ERLLAMA_SERVER"):
             raise UsageError("--model answers in this process, --server by a server: give one of them")
         from erllama_py.serve.cli.batch_here import answered_here, local_config
@@ -81,7 +86,7 @@ def batch(
         config = local_config(model, context=context, sequences=sequences, threads=threads, cache=cache)
         with _shown(files) as show:
             summary = asyncio.run(answered_here(config, files, show))
-    return _told(summary, json=json)
+    return _told(summary, wanted=("completed", "cancelled") if cancel else ("completed",), json=json)
 
 
 def _checked(file: Path, out: Path | None) -> Files:
@@ -98,7 +103,7 @@ def _checked(file: Path, out: Path | None) -> Files:
     return files
 
 
-def _told(summary: Summary, *, json: bool) -> int:
+def _told(summary: Summary, *, wanted: tuple[str, ...], json: bool) -> int:
     """Print what it came to; the exit code."""
     if json:
         screen.print_json(summary)
@@ -108,9 +113,9 @@ def _told(summary: Summary, *, json: bool) -> int:
         complain(problem)
     if summary.failed:
         complain(f"{summary.failed:,} of {summary.total:,} lines failed: {summary.errors} says why")
-    elif summary.status != "completed" and not summary.problems:
+    elif summary.status not in wanted and not summary.problems:
         complain(f"the batch is {summary.status}: {summary.completed:,} of {summary.total:,} lines were answered")
-    return DONE if summary.status == "completed" and not summary.failed else FAILED
+    return DONE if summary.status in wanted and not summary.failed else FAILED
 
 
 @contextmanager

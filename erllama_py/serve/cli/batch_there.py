@@ -24,7 +24,7 @@ LOOK_SECONDS = 1.0
 AWAY_SECONDS = 120.0  # a server that restarts and loads its models does not answer for a while
 OVER = frozenset(("completed", "failed", "cancelled", "expired"))
 LATER = frozenset((429, 503))
-NOT_FOUND = 404
+NOT_FOUND, OVER_ALREADY = 404, 409
 MOST_LISTED = 100  # batches of a key, the newest first
 
 
@@ -60,13 +60,18 @@ class Listed(TypedDict):
     data: list[Told]
 
 
-def answered_there(remote: Remote, files: Files, show: Show) -> Summary:
-    """Begin the batch, or find it again; wait for its end, and fetch what it left.
+def answered_there(remote: Remote, files: Files, show: Show, *, cancel: bool = False) -> Summary:
+    """Begin the batch, or find it again; wait for its end, or `cancel` it, and fetch what it left.
 
     Raises `UsageError`, `OSError`, `ServerUnreachable`, `ServerRefused`.
     """
-    there = _known(remote, files) or _uploaded(remote, files)
+    known = _known(remote, files)
+    if known is None and cancel:
+        raise UsageError(f"there is no batch to cancel: {files.journal} would name it")
+    there = known or _uploaded(remote, files)
     there = there if there.batch is not None else _begun(remote, there, files)
+    if cancel and there.fetched is None:
+        _cancel(remote, there)
     if there.fetched is None:
         there = _fetched(remote, there, files, show)
     assert there.fetched is not None
@@ -76,12 +81,21 @@ def answered_there(remote: Remote, files: Files, show: Show) -> Summary:
     return there.fetched
 
 
+def _cancel(remote: Remote, there: There) -> None:
+    try:
+        remote.post(f"/v1/batches/{there.batch}/cancel")
+    except ServerRefused as error:
+        if error.status != OVER_ALREADY:
+            raise
+
+
 def _fetched(remote: Remote, there: There, files: Files, show: Show) -> There:
     """What the journal says once the answers are here. Ended at any moment, the same command goes on."""
     try:
         batch = _over(remote, there, show)
     except KeyboardInterrupt:
-        screen.note(f"{there.batch} goes on at {there.server}; the same command waits for it again")
+        goes_on = f"{there.batch} goes on at {there.server}"
+        screen.note(f"{goes_on}; the same command waits for it again, with --cancel it ends it")
         raise
     outputs = ((batch["output_file_id"], files.output), (batch["error_file_id"], files.errors))
     for file_id, path in outputs:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 LINES = [line(number) for number in range(20)]
 IDS = {one["custom_id"]: 1 for one in LINES}
 SLOW: Any = {"stub": {"seconds_per_token": 0.002}, "context_opts": {"n_ctx": 4096, "n_seq_max": 1}}
-LONG: Any = {"max_tokens": 30, "ignore_eos": True}
+LONG: Any = {"max_tokens": 8, "ignore_eos": True}
 
 
 async def test_each_line_is_answered_as_a_request_would_be() -> None:

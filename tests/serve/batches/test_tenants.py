@@ -16,7 +16,7 @@ from erllama_py.serve.access import AccessOpts, KeyOpts, make_key
 pytestmark = pytest.mark.anyio
 LINES = [line(number) for number in range(20)]
 SLOW: Any = {"stub": {"seconds_per_token": 0.002}, "context_opts": {"n_ctx": 4096, "n_seq_max": 1}}
-LONG: Any = {"max_tokens": 30, "ignore_eos": True}
+LONG: Any = {"max_tokens": 8, "ignore_eos": True}
 
 
 async def test_a_batch_is_charged_to_its_key() -> None:
@@ -37,7 +37,7 @@ async def test_a_tenant_without_a_key_is_asked_for_no_more() -> None:
     access = AccessOpts(keys=(KeyOpts(name="a", hash=digest),))
     async with serving(SLOW, access=access) as at:
         at.client.headers["authorization"] = f"Bearer {key}"
-        batch = await begin(at.client, jsonl(line(number, **LONG | {"max_tokens": 10}) for number in range(50)))
+        batch = await begin(at.client, jsonl(LINES))
         await some(at.client, batch)
         known: Any = at.app.service.access
         known.change(AccessOpts(keys=(KeyOpts(name="b", hash=make_key()[1]),)))
@@ -47,7 +47,7 @@ async def test_a_tenant_without_a_key_is_asked_for_no_more() -> None:
         known.change(access)
         batch = await until(at.client, batch)
         done, failed = await results(at.client, batch)
-        assert len(times(done, failed)) == 50
+        assert len(times(done, failed)) == len(LINES)
         assert {one["response"]["status_code"] for one in failed} == {401}
 
 
@@ -85,7 +85,7 @@ async def test_a_batch_of_another_tenant_does_not_wait_for_all_of_one() -> None:
     access = AccessOpts(keys=tuple(KeyOpts(name=f"k{at}", hash=digest) for at, (_, digest) in enumerate(keys)))
     async with serving(SLOW, access=access) as at:
         at.client.headers["authorization"] = f"Bearer {keys[0][0]}"
-        long = [await begin(at.client, jsonl(line(number, **LONG) for number in range(500))) for _ in range(4)]
+        long = [await begin(at.client, jsonl(line(number, **LONG) for number in range(100))) for _ in range(4)]
         await some(at.client, long[0])
         at.client.headers["authorization"] = f"Bearer {keys[1][0]}"
         assert (await until(at.client, await begin(at.client, jsonl(LINES[:3]))))["status"] == "completed"

@@ -95,6 +95,7 @@ def test_a_file_that_is_no_batch_is_told_by_line(asked: Path, model: str, capsys
     [
         (["--model", "m.gguf", "--server", "http://127.0.0.1:1"], "give one of them"),
         (["--threads", "2"], "--threads is for a --model"),
+        (["--model", "m.gguf", "--cancel"], "--cancel is for a batch at a server"),
         (["--out", "asked.jsonl", "--model", "m.gguf"], "would be written over"),
         (["--model", "no-such-model"], "there is no file"),
     ],

@@ -31,20 +31,30 @@ def answers(path: Path) -> list[Any]:
     return [msgspec.json.decode(one) for one in data.splitlines()]
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Child]:
-    """A server of its own process, whose files outlive it."""
-    folder = tmp_path / "server"
-    folder.mkdir()
-    with child(folder, server={"port": 0, "files_directory": "files"}) as one:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    """A server of its own process."""
+    with child(tmp_path_factory.mktemp("server")) as one:
         one.ready()
         yield one
+
+
+@pytest.fixture
+def server(shared: Child) -> Iterator[Child]:
+    """The same, and no file is left there in the end."""
+    yield shared
+    assert shared.client.get("/v1/files").json()["data"] == []
 
 
 @pytest.fixture
 def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server is asked again at once."""
     monkeypatch.setattr(batch_there, "LOOK_SECONDS", 0.01)
+
+
+def batches(server: Child) -> int:
+    """How many it has made."""
+    return len(server.client.get("/v1/batches", params={"limit": 100}).json()["data"])
 
 
 class Killed(BaseException):
@@ -68,7 +78,6 @@ def test_a_file_is_answered_by_a_server(server: Child, asked: Path, capsys: pyte
     assert times(answers(Path(told["output"]))) == IDS
     assert times(answers(Path(told["errors"]))) == {"line-12": 1}
     assert "1 of 13 lines failed" in printed.err
-    assert server.client.get("/v1/files").json()["data"] == []
     assert not asked.with_name("asked.out.jsonl.journal").exists()
 
 
@@ -89,6 +98,7 @@ def test_the_same_command_waits_again_for_a_server(
 ) -> None:
     """Interrupted, it leaves the batch at work there, and finds it again: it is not made twice."""
     asked.write_bytes(jsonl(tiny(12)))
+    before = batches(server)
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -101,7 +111,32 @@ def test_the_same_command_waits_again_for_a_server(
     assert main(["batch", str(asked), "--model", "smollm2.gguf"]) in (1, 2)
     assert main(["batch", str(asked), "--server", server.url]) == 0
     assert times(answers(asked.with_name("asked.out.jsonl"))) == IDS
-    assert len(server.client.get("/v1/batches").json()["data"]) == 1
+    assert batches(server) == before + 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prompt")
+def test_a_batch_at_a_server_is_cancelled(
+    server: Child, asked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ends with the answers that are there, which are fetched. One that is over is fetched as it is."""
+    asked.write_bytes(jsonl(line(number, max_tokens=1000, ignore_eos=True) for number in range(500)))
+    assert main(["batch", str(asked), "--server", server.url, "--cancel"]) == 2
+    assert "there is no batch to cancel" in capsys.readouterr().err
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_there, "wait", interrupted)
+        with pytest.raises(SystemExit, match="130"):
+            main(["batch", str(asked), "--server", server.url])
+    assert "with --cancel it ends it" in capsys.readouterr().err
+    assert main(["batch", str(asked), "--server", server.url, "--cancel", "--json"]) == 0
+    told = msgspec.json.decode(capsys.readouterr().out)
+    assert told["status"] == "cancelled"
+    assert told["completed"] < 500
+    assert not asked.with_name("asked.out.jsonl.journal").exists()
 
 
 def test_a_server_that_is_not_there(asked: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,6 +155,7 @@ def test_a_batch_at_a_server_is_killed_at_each_call(
     """Right after the server has done what was asked. The same command goes on: one batch is made, and each of its
     lines is there once, also where the server has deleted its files already."""
     asked.write_bytes(jsonl(tiny(12)))
+    before = batches(server)
     json, post, kills = Remote.json, Remote.post, 0
     left = {"POST /v1/batches": 1, "DELETE": 2}
 
@@ -141,9 +177,8 @@ def test_a_batch_at_a_server_is_killed_at_each_call(
         break
     assert (code, kills) == (0, 3)
     assert times(answers(asked.with_name("asked.out.jsonl"))) == IDS
-    assert len(server.client.get("/v1/batches").json()["data"]) == 1
-    assert server.client.get("/v1/files").json()["data"] == []
-    assert sorted(os.listdir(asked.parent)) == ["asked.jsonl", "asked.out.jsonl", "server"]
+    assert batches(server) == before + 1
+    assert sorted(os.listdir(asked.parent)) == ["asked.jsonl", "asked.out.jsonl"]
 
 
 @pytest.mark.slow
@@ -155,5 +190,4 @@ def test_a_batch_that_a_server_refuses_leaves_nothing(
     asked.write_bytes(jsonl([line(0, url="/v1/images")]))
     assert main(["batch", str(asked), "--server", server.url]) == 1
     assert "endpoint: expected one of" in capsys.readouterr().err
-    assert server.client.get("/v1/files").json()["data"] == []
-    assert sorted(os.listdir(asked.parent)) == ["asked.jsonl", "server"]
+    assert os.listdir(asked.parent) == ["asked.jsonl"]
