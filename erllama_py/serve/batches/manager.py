@@ -260,7 +260,7 @@ class Batches:
             return run.outputs.problem if run.outputs is not None else None
         except OSError as error:
             get_logger(LOG).error("a batch is held up", batch=held.id, error=str(error))
-            return LineProblem("disk_error", "the batch is held up and goes on by itself: see the log")
+            return outputs.holding_up(error)
         except Exception as error:  # a fault of the server's own: the next run would meet it too
             get_logger(LOG).error("a batch failed", batch=held.id, exc_info=error)
             with suppress(OSError):

@@ -81,11 +81,9 @@ class Outputs:
             raise Stopped
 
     def _tell(self, error: OSError) -> None:
-        code = "disk_full" if error.errno in FULL else "disk_error"
-        what = "the disk is full" if code == "disk_full" else "a file cannot be read or written"
         if self.problem is None:
-            get_logger("erllama_py.batches").error("a batch is held up", code=code, error=str(error))
-        self.problem = LineProblem(code, f"the batch is held up and goes on by itself: {what}")
+            get_logger("erllama_py.batches").error("a batch is held up", error=str(error))
+        self.problem = holding_up(error)
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -105,6 +103,13 @@ class Outputs:
 
     def _both(self) -> Iterator[Growing]:
         return iter(self._files.values())
+
+
+def holding_up(error: OSError) -> LineProblem:
+    """What a client is told of a batch that waits for its disk."""
+    code = "disk_full" if error.errno in FULL else "disk_error"
+    what = "the disk is full" if code == "disk_full" else "a file cannot be read or written"
+    return LineProblem(code, f"the batch is held up and goes on by itself: {what}")
 
 
 async def counted(disk: Disk, batch: str, paths: tuple[Path, Path]) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from helpers.batch_runs import GOOD
 from helpers.batches import CHAT, jsonl, line
 from helpers.runtime import until
 
-from erllama_py.serve.batches import manager
+from erllama_py.serve.batches import files, manager, outputs
 from erllama_py.serve.batches.asking import Answer
 from erllama_py.serve.batches.disk import Disk
 from erllama_py.serve.batches.files import Files
@@ -182,3 +183,22 @@ async def test_a_file_is_gone_when_its_time_is_over(tmp_path: Path) -> None:
         await at.batches.open()
         assert at.files.get(key, read) is None
         assert at.files.get(key, kept) is not None
+
+
+async def test_a_batch_that_cannot_end_on_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancelled, it waits for the room that its files take; that it was is in its journal."""
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(outputs, "RETRY_SECONDS", 0.0)
+    async with managed(tmp_path, free=2) as at:
+        batch = await at.begin()
+        await until(lambda: at.show(batch)["request_counts"]["completed"] == 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "write_whole", full)
+            assert (await at.batches.cancel(TENANT, batch))["status"] == "cancelling"
+            await until(lambda: at.show(batch)["errors"] is not None)
+            assert at.show(batch)["errors"]["data"][0]["code"] == "disk_full"
+        over = await at.until(batch, "cancelled")
+        assert (over["errors"], over["request_counts"]["completed"]) == (None, 2)
