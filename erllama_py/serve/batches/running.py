@@ -297,11 +297,11 @@ class Run:
             self.state = journal.after(self.state, record)
 
     async def _close(self) -> None:
-        async with self._recording:
-            await self._let_go()
-            self._closed = True
         if self.outputs is not None:
             await self.outputs.close()
+        async with self._recording:
+            await self._let_go()
+            self._closed = True  # last: what is recorded until here is told by `state`
 
     async def _let_go(self) -> None:
         if self._journal is not None:

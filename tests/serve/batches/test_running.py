@@ -13,6 +13,7 @@ import aiofiles
 import pytest
 from helpers.batch_runs import GOOD, Folder
 from helpers.batches import jsonl, line, times
+from helpers.runtime import until
 
 from erllama_py.serve.batches import outputs
 from erllama_py.serve.batches.asking import Answer
@@ -143,6 +144,33 @@ async def test_a_cancelled_batch_keeps_its_answers(tmp_path: Path) -> None:
     assert (state.status, state.completed, state.failed) == ("cancelled", 3, 0)
     await run.cancel()  # after its end
     assert (await at.over()).status == "cancelled"
+
+
+async def test_a_batch_is_cancelled_while_its_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever cancels it then is not told so for nothing: the next run ends it."""
+    closing, go_on, close = asyncio.Event(), asyncio.Event(), outputs.Outputs.close
+
+    async def slowly(self: outputs.Outputs) -> None:
+        closing.set()
+        await go_on.wait()
+        await close(self)
+
+    monkeypatch.setattr(outputs.Outputs, "close", slowly)
+    at = Folder(tmp_path, LINES, endpoint=lambda body, gone: _given_up(gone), width=1)
+    run = at.run()
+    work = asyncio.create_task(run.go())
+    await until(lambda: bool(at.asked))
+    run.stop()
+    await closing.wait()
+    await run.cancel()
+    go_on.set()
+    assert (await work).status == "cancelling"
+    assert (await at.over()).status == "cancelled"
+
+
+async def _given_up(gone: asyncio.Event) -> Answer:
+    await gone.wait()
+    return Answer(499, b"")
 
 
 async def test_a_batch_whose_time_is_over_names_its_open_lines(tmp_path: Path) -> None:
