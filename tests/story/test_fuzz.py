@@ -10,7 +10,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from helpers.fuzz import CALLS, ENDS, Fuzz
+from helpers.fuzz import ENDS, Fuzz
+from helpers.fuzz_calls import CALLS
 from helpers.public_calls import public
 from helpers.watched import Watch
 

@@ -97,6 +97,7 @@ def test_the_error_of_a_file_has_the_context_that_fits(tmp_path: Path) -> None:
     assert "it is short: it would fit with context_opts.n_ctx = " in said.problem
     n_ctx = int(said.problem.rpartition("=")[2])
     assert 512 <= n_ctx < 65_536
+    assert model.file is not None
     lost = msgspec.structs.replace(model, file=msgspec.structs.replace(model.file, path="/nowhere.gguf"))
     assert "a smaller model" in explained(lost, erllama.InsufficientMemory("f", "it is short", half, 0)).problem
 
