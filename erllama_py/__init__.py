@@ -110,7 +110,7 @@ from erllama_py.options.request import RequestOptions
 from erllama_py.options.runtime import PressureOpts
 from erllama_py.options.scores import ScoreOptions
 from erllama_py.options.tiers import DiskTier, RamFileTier, TierSpec
-from erllama_py.pulling import list_pulled, pull_model, remove_pulled
+from erllama_py.pulling import list_pulled, list_unfinished, pull_model, remove_pulled
 from erllama_py.results import (
     BuildInfo,
     CacheDelta,
@@ -127,6 +127,7 @@ from erllama_py.results import (
     ExactTurn,
     Explanation,
     FileProblem,
+    FileProblemKind,
     FoundPrefix,
     KeptPrefix,
     LoadProgress,
@@ -160,6 +161,7 @@ from erllama_py.results import (
     ToolRunResult,
     ToolStarted,
     TopLogprob,
+    UnfinishedPull,
     plain,
 )
 from erllama_py.runtime import Runtime
@@ -206,6 +208,7 @@ __all__ = [
     "ExactTurn",
     "Explanation",
     "FileProblem",
+    "FileProblemKind",
     "FingerprintMismatch",
     "FoundPrefix",
     "HubReference",
@@ -327,12 +330,14 @@ __all__ = [
     "TreeNode",
     "TruncatedGGUF",
     "TurnOptionsDict",
+    "UnfinishedPull",
     "UnsupportedModel",
     "UnusableBuild",
     "WrongLoop",
     "check_build",
     "inspect_model",
     "list_pulled",
+    "list_unfinished",
     "metered",
     "parse_options",
     "plain",

@@ -1,4 +1,5 @@
-"""`pull_model`, `list_pulled`, `remove_pulled`: models of the Hugging Face hub here; and the pulls of a runtime.
+"""`pull_model`, `list_pulled`, `list_unfinished`, `remove_pulled`: models of the Hugging Face hub here; and the pulls
+of a runtime.
 
 Each works on a thread of its own, so that the event loop never waits for the network or the disk.
 """
@@ -18,7 +19,7 @@ from erllama_py.actors import Threads
 from erllama_py.errors import AlreadyLoaded, InvalidOption, RuntimeClosed
 from erllama_py.options.hub_reference import HubReference, is_hub_reference
 from erllama_py.options.model import ModelConfig
-from erllama_py.results import LoadProgress, PulledModel, PullProgress
+from erllama_py.results import LoadProgress, PulledModel, PullProgress, UnfinishedPull
 
 T = TypeVar("T")
 
@@ -63,14 +64,23 @@ async def list_pulled() -> list[PulledModel]:
     return await _on_thread(hub.list_all)
 
 
-async def remove_pulled(reference: str | HubReference) -> int:
+async def list_unfinished() -> list[UnfinishedPull]:
+    """What downloads have left in the hub's cache that broke off, or that go on right now. `pull_model` continues them.
+
+    Raises `PullError` where the extra `hub` is not installed.
+    """
+    return await _on_thread(hub.list_unfinished)
+
+
+async def remove_pulled(reference: str | HubReference, *, unfinished: bool = False) -> int:
     """Remove a pulled model; how many bytes of the disk are free again.
 
-    Files that another revision shares stay. Raises `InvalidOption`, `NotPulled`, `ModelInUse` where a process has it in
+    Files that another revision shares stay. With `unfinished` no model is removed, but what downloads of its repository
+    have left that broke off. Raises `InvalidOption`, `NotPulled`, `ModelInUse` where a process has it in
     its memory, as far as the system tells, and `PullError`.
     """
     parsed = _reference(reference)
-    return await _on_thread(lambda: hub.remove(parsed))
+    return await _on_thread(lambda: hub.remove_unfinished(parsed) if unfinished else hub.remove(parsed))
 
 
 def pull_now(path: str, unwanted: threading.Event) -> str:

@@ -5,7 +5,7 @@ from threads of others. huggingface_hub is imported when it is first needed.
 """
 
 from erllama_py.hub.pulling import Pull, pull
-from erllama_py.hub.shelf import list_all, remove
+from erllama_py.hub.shelf import list_all, list_unfinished, remove, remove_unfinished
 from erllama_py.hub.transfer import Unwanted
 
-__all__ = ["Pull", "Unwanted", "list_all", "pull", "remove"]
+__all__ = ["Pull", "Unwanted", "list_all", "list_unfinished", "pull", "remove", "remove_unfinished"]

@@ -57,6 +57,15 @@ def translated(reference: HubReference) -> Iterator[ModuleType]:
         raise PullError(str(reference), problem) from error
 
 
+def may_pass(hub: ModuleType, error: Exception) -> bool:
+    """Whether another try may do where this was raised."""
+    import httpx2
+
+    if isinstance(error, hub.errors.HfHubHTTPError):
+        return error.response.status_code in AGAIN
+    return isinstance(error, httpx2.TransportError)
+
+
 def _answered(hub: ModuleType, reference: HubReference, error: OSError) -> PullError:
     """What an answer of the hub comes to, by its status and by what the library made of it."""
     name, repo, page = str(reference), reference.repo, f"{hub.constants.ENDPOINT}/{reference.repo}"

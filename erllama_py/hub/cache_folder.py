@@ -27,8 +27,17 @@ class CacheFolder:
     """See the module. `cache` is the cache of the hub, `HF_HUB_CACHE`."""
 
     def __init__(self, cache: str | os.PathLike[str], repo: str) -> None:
+        self.repo = repo
         self.path = Path(cache).expanduser() / f"models--{repo.replace('/', '--')}"
         self.locks = self.path.parent / ".locks" / self.path.name
+
+    @classmethod
+    def all(cls, cache: str | os.PathLike[str]) -> Iterator[CacheFolder]:
+        """Every repository of a cache, by name."""
+        with suppress(OSError):
+            for path in sorted(Path(cache).expanduser().glob("models--*--*")):
+                owner, _, name = path.name.removeprefix("models--").partition("--")
+                yield cls(cache, f"{owner}/{name}")
 
     def blob(self, file: RepoFile) -> Path:
         """Where the bytes of a file are, or will be."""

@@ -12,12 +12,13 @@ from types import ModuleType
 import msgspec
 
 from erllama_py.errors import NotPulled
-from erllama_py.hub.border import library, translated
+from erllama_py.hub.border import library, may_pass, translated
 from erllama_py.hub.cache_folder import CacheFolder
 from erllama_py.hub.choosing import choose, meant, name_among
 from erllama_py.hub.listing import Listing, list_repo
 from erllama_py.hub.naming import HubModel, RepoFile, models_of
-from erllama_py.hub.transfer import Source, Watch, bring
+from erllama_py.hub.retrying import LISTINGS, wait_before
+from erllama_py.hub.transfer import Source, Unwanted, Watch, bring
 from erllama_py.options.hub_reference import HubReference
 from erllama_py.results import PulledModel, PullProgress
 from erllama_py.watch.log import get_logger
@@ -44,9 +45,24 @@ def pull(asked: Pull, *, update: bool = False, offline: bool = False) -> PulledM
     if offline:
         raise NotPulled(str(reference), f"it is not pulled: `erllama pull {reference}` does it")
     with translated(reference):
-        listing = list_repo(hub, reference)
+        listing = _listed(hub, asked)
         model = choose(reference, models_of(listing.files))
         return _bring_model(hub, asked, listing, model)
+
+
+def _listed(hub: ModuleType, asked: Pull) -> Listing:
+    """What the repository has; the hub is asked again where it does not answer. Raises what `translated` knows,
+    `Unwanted`."""
+    for failures in range(LISTINGS - 1):
+        try:
+            return list_repo(hub, asked.reference)
+        except Exception as error:
+            if not may_pass(hub, error):
+                raise
+        asked.pause(wait_before(failures) or 0.0)
+        if not asked.wanted():
+            raise Unwanted
+    return list_repo(hub, asked.reference)
 
 
 def find_pulled(hub: ModuleType, reference: HubReference) -> PulledModel | None:
@@ -64,10 +80,9 @@ def described(
     folder: CacheFolder, commit: str, model: HubModel, models: list[HubModel], revision: str | None, downloaded: int = 0
 ) -> PulledModel:  # fmt: skip
     """A model of the cache as callers see it."""
-    owner, _, name = folder.path.name.removeprefix("models--").partition("--")
     paths = [folder.linked(commit, file.path) for file in model.files]
     return PulledModel(
-        reference=str(name_among(model, models, f"{owner}/{name}", revision)),
+        reference=str(name_among(model, models, folder.repo, revision)),
         path=str(paths[0]), files=tuple(file.path for file in model.files),
         size=sum(path.stat().st_size for path in paths), quant=model.quant, revision=commit,
         last_used=max(path.stat().st_atime for path in paths), downloaded=downloaded,

@@ -21,18 +21,39 @@ from erllama_py.hub.pulling import described
 from erllama_py.hub.transfer import LOOK
 from erllama_py.mapped_files import mapped_by
 from erllama_py.options.hub_reference import HubReference
-from erllama_py.results import PulledModel
+from erllama_py.results import PulledModel, UnfinishedPull
 
 
 def list_all() -> list[PulledModel]:
     """Every pulled model, by name; of one that several revisions share, the newest."""
     hub = library("the models of the hub")
-    root = Path(hub.constants.HF_HUB_CACHE).expanduser()
     found: list[PulledModel] = []
-    with suppress(OSError):
-        for folder in sorted(root.glob("models--*--*")):
+    for folder in CacheFolder.all(hub.constants.HF_HUB_CACHE):
+        with suppress(OSError):  # a file that somebody removes meanwhile
             found += _of_repo(folder)
     return sorted(found, key=lambda one: one.reference.lower())
+
+
+def list_unfinished() -> list[UnfinishedPull]:
+    """What downloads have left that broke off, or that go on right now, by repository."""
+    hub = library("the models of the hub")
+    found: list[UnfinishedPull] = []
+    for folder in CacheFolder.all(hub.constants.HF_HUB_CACHE):
+        for partial in folder.partials():
+            with suppress(FileNotFoundError):  # it is whole by now
+                facts = partial.stat()
+                found.append(UnfinishedPull(f"hf:{folder.repo}", str(partial), facts.st_size, facts.st_mtime))
+    return found
+
+
+def remove_unfinished(reference: HubReference) -> int:
+    """Remove what downloads of a repository have left that broke off; how many bytes that frees. Raises `NotPulled`."""
+    hub = library(reference)
+    with translated(reference):
+        folder = CacheFolder(hub.constants.HF_HUB_CACHE, reference.repo)
+        if not (partials := folder.partials()):
+            raise _not_pulled(folder, reference, "no download of it broke off")
+        return sum(_drop(hub, folder, partial) for partial in partials)
 
 
 def remove(reference: HubReference) -> int:
@@ -68,10 +89,8 @@ def _drop(hub: ModuleType, folder: CacheFolder, partial: Path) -> int:
         return 0
 
 
-def _of_repo(path: Path) -> Iterator[PulledModel]:
+def _of_repo(folder: CacheFolder) -> Iterator[PulledModel]:
     """The models of one repository: those of its main branch, then what other revisions have beside them."""
-    owner, _, name = path.name.removeprefix("models--").partition("--")
-    folder = CacheFolder(path.parent, f"{owner}/{name}")
     known: set[tuple[str, ...]] = set()
     for number, commit in enumerate(folder.commits(None)):
         models = [model for model in models_of(folder.files(commit)) if not model.missing]
@@ -97,7 +116,7 @@ def _meant(folder: CacheFolder, reference: HubReference, *, needed: bool) -> lis
 
 
 def _not_pulled(folder: CacheFolder, reference: HubReference, problem: str) -> NotPulled:
-    there = tuple(one.reference for one in _of_repo(folder.path))
+    there = tuple(one.reference for one in _of_repo(folder))
     return NotPulled(str(reference), f"{problem}; there is {', '.join(there)}" if there else problem, there)
 
 

@@ -19,11 +19,11 @@ from types import ModuleType
 import msgspec
 
 from erllama_py.errors import ChecksumMismatch, NoRoomToPull
-from erllama_py.hub.border import FULL
+from erllama_py.hub.border import FULL, may_pass
 from erllama_py.hub.cache_folder import CacheFolder
 from erllama_py.hub.naming import RepoFile
 from erllama_py.hub.partial_file import PartialFile
-from erllama_py.hub.retrying import AGAIN, failures_after, wait_before
+from erllama_py.hub.retrying import failures_after, wait_before
 from erllama_py.options.hub_reference import HubReference
 
 LOOK = 0.2  # seconds between two looks at a lock that another process has, and at whether anybody waits still
@@ -137,12 +137,10 @@ def _fill(source: Source, file: RepoFile, out: PartialFile, watch: Watch) -> Non
         try:
             _receive(source, file, out, watch)
             error: Exception = httpx2.RemoteProtocolError("the answer ended before the file did")
-        except httpx2.TransportError as broken:
-            error = broken
-        except source.hub.errors.HfHubHTTPError as refused:
-            if refused.response.status_code not in AGAIN:
+        except (httpx2.TransportError, source.hub.errors.HfHubHTTPError) as broken:
+            if not may_pass(source.hub, broken):
                 raise
-            error = refused
+            error = broken
         if out.size >= file.size:
             return
         failures = failures_after(failures, out.size - before)

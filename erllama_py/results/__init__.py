@@ -50,7 +50,7 @@ from erllama_py.results.infos import (
 )
 from erllama_py.results.model_file import ContextMemory, ModelFile
 from erllama_py.results.plain import plain
-from erllama_py.results.pulled import PulledModel, PullProgress
+from erllama_py.results.pulled import PulledModel, PullProgress, UnfinishedPull
 from erllama_py.results.scores import Choice, Score, Scores
 from erllama_py.results.tool_runs import (
     RoundStarted,
@@ -120,5 +120,6 @@ __all__ = [
     "ToolRunResult",
     "ToolStarted",
     "TopLogprob",
+    "UnfinishedPull",
     "plain",
 ]

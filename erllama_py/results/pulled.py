@@ -35,3 +35,16 @@ class PulledModel(Result, frozen=True, kw_only=True):
     """When it was last read, in seconds since 1970, as exactly as the file system notes that."""
     downloaded: int = 0
     """Bytes that this call has downloaded; 0 where all was there."""
+
+
+class UnfinishedPull(Result, frozen=True):
+    """A file that a download has left which broke off, or which goes on right now."""
+
+    reference: str
+    """The repository, as `"hf:owner/repo"`."""
+    path: str
+    """Where its bytes are."""
+    size: int
+    """How many have come."""
+    changed: float
+    """When the last of them came, in seconds since 1970."""

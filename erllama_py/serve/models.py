@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from erllama_py import ModelFetchError, ModelInUse
+from erllama_py import ModelFetchError, ModelInUse, NotPulled
 from erllama_py.mapped_files import mapped_by
 from erllama_py.serve.minilm import convert
 
@@ -119,10 +119,12 @@ def fetched(home: Path | None = None) -> dict[str, Path]:
 
 
 def unfetch(name: str, home: Path | None = None) -> int:
-    """Remove a known model that was fetched; how many bytes that frees. Raises `ModelFetchError`, `ModelInUse`."""
-    path = fetched(home).get(name)
+    """Remove a known model that was fetched; how many bytes that frees. Raises `NotPulled`, `ModelInUse`."""
+    there = fetched(home)
+    path = there.get(name)
     if path is None:
-        raise ModelFetchError(name, "it cannot be removed, since it is not there")
+        others = f"; there is {', '.join(there)}" if there else ""
+        raise NotPulled(name, f"it is not here{others}", tuple(there))
     if pids := mapped_by([str(path.resolve())]):
         raise ModelInUse(name, tuple(pids))
     size = path.stat().st_size

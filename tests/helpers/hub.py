@@ -61,6 +61,7 @@ class FakeHub:
         self.changed: set[str] = set()  # paths whose bytes come wrong
         self.ignores_ranges = False
         self.page: bytes | None = None  # what the API answers in place of a listing
+        self.listings: list[int] = []  # the next listings are such a status instead; 0: the connection is closed
         self.cuts: list[int] = []  # of the next answers with bytes: after how many they break off
         self.answers: list[int] = []  # the next answers with bytes are such a status instead
         self.held_after: int | None = None  # bytes after which answers wait for `go_on`
@@ -162,6 +163,9 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             return None
 
         def _list(self, repo: str, revision: str) -> None:
+            if hub.listings and (status := hub.listings.pop(0)) != 200:
+                self.close_connection = True
+                return self._refuse(status, "") if status else None
             if (commit := self._commit(repo, revision)) is None:
                 return
             siblings = []

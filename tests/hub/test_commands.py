@@ -107,7 +107,10 @@ def test_a_small_model_is_pulled_by_its_name(
         ("rm model.gguf", "is no name of a model"),
         ("rm smollm2", "say --yes"),
         ("inspect hf:x/", "names no model of the hub"),
+        ("rm o/r:Q4_0", "here it is hf:o/r:Q4_0"),
         ("list", "here: erllama ls"),
+        ("ps", "here: erllama top"),
+        ("stop", "POST /erllama/models/NAME/unload"),
         ("run x.gguf --hf-repo x", "a model of the hub stands where a file does: hf:owner/repo:Q4_K_M"),
     ],
 )
@@ -172,7 +175,35 @@ def test_a_removal_says_what_it_frees(full: FakeHub, home: Path, capsys: pytest.
     assert main(["rm", f"hf:{REPO}", "-y"]) == 1
     assert capsys.readouterr().err == f"erllama: hf:{REPO}: it is not pulled\n"
     assert main(["rm", "gemma3", "-y"]) == 1
-    assert "cannot be removed, since it is not there" in capsys.readouterr().err
+    assert capsys.readouterr().err == "erllama: gemma3: it is not here\n"
+
+
+def test_a_removal_that_fails_has_told_what_it_did(
+    full: FakeHub, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those before it are gone, and their bytes are said."""
+    assert main(["pull", f"hf:{REPO}:Q8_0"]) == 0
+    capsys.readouterr()
+    assert main(["rm", f"hf:{REPO}:Q8_0", "smollm2", "--yes"]) == 1
+    assert capsys.readouterr() == (f"hf:{REPO}:Q8_0: 2.9 KiB freed\n", "erllama: smollm2: it is not here\n")
+
+
+def test_what_broke_off_is_listed_and_can_go(full: FakeHub, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It takes room, and no model has it."""
+    partial = cache / "models--maker--Tiny-GGUF" / "blobs" / f"{'a' * 64}.incomplete"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"12345")
+    assert main(["ls"]) == 0
+    printed, aside = capsys.readouterr()
+    assert printed.splitlines()[1].split()[:4] == [f"hf:{REPO}", "5", "B", "unfinished"]
+    assert printed.splitlines()[1].endswith(str(partial))
+    assert "erllama rm NAME --unfinished removes it" in aside
+    assert main(["ls", "--json"]) == 0
+    assert [(one["name"], one["whole"]) for one in json.loads(capsys.readouterr().out)] == [(f"hf:{REPO}", False)]
+    assert main(["rm", "smollm2", "--unfinished", "-y"]) == 2
+    assert main(["rm", f"hf:{REPO}", "--unfinished", "-y"]) == 0
+    assert capsys.readouterr().out == f"hf:{REPO}: 5 B freed\n"
+    assert not partial.exists()
 
 
 def test_a_fetched_model_that_is_in_use_stays(

@@ -176,3 +176,28 @@ async def test_a_model_that_a_process_has_in_its_memory_stays(hub: FakeHub) -> N
         assert held.value.pids == (os.getpid(),)
         assert content(path) == FILES["T-Q4_0.gguf"]
     assert await erllama.remove_pulled(f"hf:{REPO}:Q4_0") == 4000
+
+
+def leave(cache: Path, repo: str, name: str, data: bytes) -> Path:
+    """What a download of a file has left that broke off."""
+    partial = cache / f"models--{repo.replace('/', '--')}" / "blobs" / f"{name}.incomplete"
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_bytes(data)
+    return partial
+
+
+async def test_what_broke_off_is_listed_and_removed_by_itself(hub: FakeHub, cache: Path) -> None:
+    """Models of the same repository stay, be there one or several; what goes on right now stays, too."""
+    hub.add(REPO, FILES)
+    assert await erllama.list_unfinished() == []
+    await pull(f"hf:{REPO}:Q8_0", f"hf:{REPO}:Q4_0")
+    left, other = leave(cache, REPO, "a" * 64, b"123"), leave(cache, OTHER, "b" * 64, b"4567")
+    found = await erllama.list_unfinished()
+    assert [(one.reference, one.path, one.size) for one in found] == [
+        (f"hf:{OTHER}", str(other), 4), (f"hf:{REPO}", str(left), 3)
+    ]  # fmt: skip
+    assert await erllama.remove_pulled(f"hf:{REPO}", unfinished=True) == 3
+    assert [one.reference for one in await erllama.list_unfinished()] == [f"hf:{OTHER}"]
+    assert len(await erllama.list_pulled()) == 2
+    with pytest.raises(erllama.NotPulled, match="no download of it broke off; there is"):
+        await erllama.remove_pulled(f"hf:{REPO}", unfinished=True)

@@ -72,6 +72,37 @@ def test_between_two_tries_it_waits_and_is_told_that_nobody_does_any_more(hub: F
     assert waited == [0.0, 1.0, 2.0]
 
 
+@pytest.mark.parametrize(("listings", "waited"), [([0], [0.0]), ([503, 0, 429], [0.0, 1.0, 2.0]), ([200], [])])
+def test_a_hub_that_does_not_list_is_asked_again(hub: FakeHub, listings: list[int], waited: list[float]) -> None:
+    """As it is for the bytes of a file: a connection that is cut ends no pull."""
+    hub.add("o/r", {"f.gguf": DATA})
+    hub.listings = listings
+    paused: list[float] = []
+    assert content(pull(Pull(reference=erllama.HubReference.parse(NAME), pause=paused.append)).path) == DATA
+    assert paused == waited
+
+
+@pytest.mark.parametrize(("status", "asked"), [(0, 4), (503, 4), (403, 1), (400, 1)])
+def test_a_hub_that_never_lists_is_left(hub: FakeHub, status: int, asked: int) -> None:
+    """After some seconds; one that refuses, at once."""
+    hub.add("o/r", {"f.gguf": DATA})
+    hub.listings = [status] * 10
+    with pytest.raises(erllama.PullError):
+        pull(Pull(reference=erllama.HubReference.parse(NAME), pause=lambda seconds: None))
+    assert len(hub.requests("api")) == asked
+
+
+def test_who_waits_for_a_listing_no_longer_is_let_go(hub: FakeHub) -> None:
+    """Between two questions."""
+    hub.add("o/r", {"f.gguf": DATA})
+    hub.listings = [503] * 10
+    waited: list[float] = []
+    asked = Pull(reference=erllama.HubReference.parse(NAME), pause=waited.append, wanted=lambda: len(waited) < 2)
+    with pytest.raises(Unwanted):
+        pull(asked)
+    assert waited == [0.0, 1.0]
+
+
 def test_a_hub_that_falls_silent_is_asked_again(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the time that all tools of the hub wait, for the rest alone."""
     hub.add("o/r", {"f.gguf": DATA})

@@ -32,7 +32,7 @@ _COMMANDS = {
     "erllama serve MODEL": "server start up api",
     "erllama inspect MODEL": "show info describe metadata",
     "erllama bench MODEL": "benchmark perf",
-    "erllama top": "status stats monitor watch",
+    "erllama top": "status stats monitor watch ps",
     "erllama doctor": "check diagnose env",
     "erllama --help": "help",
     "erllama --version": "version",
@@ -40,7 +40,7 @@ _COMMANDS = {
     "erllama rm NAME": "remove delete uninstall",
     "erllama ls": "list models",
     "a model is a GGUF file, as it is": "push create cp",
-    "a server has what it serves at /v1/models": "ps stop",
+    "a server unloads by itself, or by POST /erllama/models/NAME/unload; Ctrl-C ends it": "stop unload",
     "a server embeds: POST /v1/embeddings": "embed embeddings embedding",
 }
 COMMANDS = {name: said for said, names in _COMMANDS.items() for name in names.split()}
