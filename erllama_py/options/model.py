@@ -339,11 +339,13 @@ def with_tier(config: ModelConfig, running: Mapping[str, str]) -> ModelConfig:
 
 def check_name(name: object, option: str = "id") -> str:
     """A name for a model, a tier or a supervised function: 1 to 200 printable characters, so that a line of a log has
-    room for it."""
+    room for it; without `.` and `..` between slashes, so that a URL can name it."""
     if not isinstance(name, str):
         raise InvalidOption(option, f"expected str, got {type(name).__name__}")
     if not 1 <= len(name) <= 200 or not name.isprintable():
         raise InvalidOption(option, "expected 1 to 200 printable characters")
+    if not {".", ".."}.isdisjoint(name.split("/")):
+        raise InvalidOption(option, "expected neither '.' nor '..' between slashes: no URL could name it")
     return name
 
 

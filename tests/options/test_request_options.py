@@ -305,7 +305,7 @@ def test_a_tier_of_another_kind_is_a_mismatch() -> None:
     assert (caught.value.tier_srv, caught.value.asked, caught.value.running) == ("ram", "disk", "ram")
 
 
-@pytest.mark.parametrize("model_id", ["tiny", "Llama 3.1 8B (Q4)", "日本語", "a" * 200])
+@pytest.mark.parametrize("model_id", ["tiny", "Llama 3.1 8B (Q4)", "日本語", "a" * 200, "a/..b", "...", "a..b", "/"])
 def test_a_printable_name_is_an_id(model_id: str) -> None:
     """Blanks and any script are fine."""
     assert check_name(model_id) == model_id
@@ -317,6 +317,13 @@ def test_what_would_break_a_log_line_is_no_id(model_id: object) -> None:
     with pytest.raises(InvalidOption) as caught:
         check_name(model_id)
     assert caught.value.option == "id"
+
+
+@pytest.mark.parametrize("model_id", [".", "..", "a/..", "../a", "a/./b", "a/../b"])
+def test_what_a_url_takes_for_a_way_is_no_id(model_id: str) -> None:
+    """Clients would ask for another path, before any server sees it."""
+    with pytest.raises(InvalidOption, match="no URL could name it"):
+        check_name(model_id)
 
 
 @pytest.mark.anyio

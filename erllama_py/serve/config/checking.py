@@ -22,6 +22,8 @@ from erllama_py.serve.core.settings import ListenOpts
 
 _PART = re.compile(r"-\d{5}-of-\d{5}$")  # how the files of a model in several files end
 _NO_TOML = re.compile(r" or None\b|\ba callable or ")  # what only Python can write
+DOTS = frozenset({".", ".."})  # what URLs take for a way
+MOST_NAME = 200  # as a model's id
 PATHS = ("uds", "tls_cert", "tls_key", "responses_directory", "files_directory")
 _OWN = frozenset(ModelTable.__struct_fields__) - frozenset(erllama.ModelConfig.__struct_fields__)
 
@@ -128,11 +130,13 @@ def name_of(path: str) -> str:
     """What a model is called by its file, or by its name on the hub, unless it is given a name."""
     if is_of_hub(path):
         return erllama.HubReference.parse(path).name
-    return _PART.sub("", Path(path).name.removesuffix(".gguf")) or "model"
+    stem = _PART.sub("", Path(path).name.removesuffix(".gguf"))
+    shown = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in stem)[:MOST_NAME]
+    return "model" if shown in ("", *DOTS) else shown
 
 
 def check_names(models: list[ServedModel]) -> None:
-    """No two models answer to the same name. Raises `InvalidOption`."""
+    """No two models answer to the same name, and a URL can name each. Raises `InvalidOption`."""
     taken: dict[str, str] = {}
     for index, model in enumerate(models):
         named = [(f"models[{index}].name", model.name)]
@@ -140,6 +144,10 @@ def check_names(models: list[ServedModel]) -> None:
         for place, name in named:
             if not name.isprintable():
                 raise erllama.InvalidOption(place, "expected printable characters")
+            if not DOTS.isdisjoint(name.split("/")):
+                raise erllama.InvalidOption(
+                    place, "expected neither '.' nor '..' between slashes: no URL could name it"
+                )
             if name in taken:
                 raise erllama.InvalidOption(place, f"{name!r} is {taken[name]} already: each model needs its own")
             taken[name] = place

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import erllama_py as erllama
-from erllama_py.serve.config import Config, ConfigError, ModelTable, Tables, check_tables, read_config
+from erllama_py.serve.config import Config, ConfigError, ModelTable, Tables, check_tables, name_of, read_config
 
 FILE = Path("/etc/erllama/erllama.toml")
 
@@ -29,6 +29,17 @@ def test_a_file_of_one_model_is_enough() -> None:
     assert model.options == {
         "model_path": "/etc/erllama/tiny-q4_0-00001-of-00003.gguf", "tier_srv": "ram", "tier": "ram",
     }  # fmt: skip
+
+
+@given(st.text(st.characters(exclude_characters="/\0"), min_size=1).filter(lambda name: name not in (".", "..")))
+def test_whatever_a_file_is_called_its_model_can_be_named(file: str) -> None:
+    """By something that is printable, not too long, and no way for a URL; a plain name stays as it is."""
+    name = name_of(f"/srv/{file}.gguf")
+    assert 1 <= len(name) <= 200
+    assert name.isprintable()
+    assert name not in (".", "..")
+    if file.isalnum() and len(file) <= 200:
+        assert name == file
 
 
 def test_paths_begin_at_the_folder_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +110,8 @@ MODEL = {"path": "a.gguf"}
         ({"models": [{**MODEL, "aliases": ["a"]}]}, "models[0].aliases[0]", "'a' is models[0].name already", None),
         ({"models": [MODEL, {"path": "b/a.gguf"}]}, "models[1].name", "'a' is models[0].name already", None),
         ({"models": [{**MODEL, "name": "a\nb"}]}, "models[0].name", "printable", None),
+        ({"models": [{**MODEL, "name": "a/../b"}]}, "models[0].name", "no URL could name it", None),
+        ({"models": [{**MODEL, "aliases": ["a.b", ".."]}]}, "models[0].aliases[1]", "no URL could name it", None),
         ({"models": [{**MODEL, "tier_srv": "x"}]}, "models[0].tier_srv", "there are ram", None),
         ({"models": [{**MODEL, "tier": "disk"}]}, "models[0].tier", "'ram' is a tier of the kind 'ram'", None),
         ({"models": [{**MODEL, "policy": 3}], "policy": {"min_tokens": 1}}, "models[0].policy", "a mapping", None),
