@@ -125,7 +125,7 @@ class Cache:
         try:
             row: RowBytes = await self._names.call(tier_actor_name(tier), Get(key))
         except ActorError as error:
-            raise RowUnavailable(tier, "the tier does not run", key) from error
+            raise RowUnavailable(tier, "the tier does not run", key, "unreadable") from error
         return row
 
     async def _find(self, identity: Identity, tokens: Sequence[int]) -> Hit:

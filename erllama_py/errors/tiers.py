@@ -42,9 +42,10 @@ class TierTaken(TierError):
 
 
 class RowUnavailable(TierError):
-    """The row is gone or was found to be bad; `key` is its key."""
+    """The row is gone or was found to be bad; `key` is its key, `kind` is `"gone"` or that of a `FileProblem`."""
 
     key: bytes = b""
+    kind: str = "gone"
 
 
 class CacheUnavailable(ErllamaError):

@@ -131,18 +131,18 @@ class DirectoryTier(TierActor):
             if await self._writing.finish(self._set_aside, name, bad):
                 self._lose(key, bad.kind)
                 self._log.warning("a bad row was found", file=name, kind=bad.kind, problem=bad.problem)
-            raise RowUnavailable(self.tier, f"the row is bad: {bad.problem}", key) from bad
+            raise RowUnavailable(self.tier, f"the row is bad: {bad.problem}", key, bad.kind) from bad
         except IsADirectoryError as error:  # the row's file is gone, and this is none of ours
             if await self._writing.finish(self.store.forget, name):
                 self._lose(key, "foreign")
-            raise RowUnavailable(self.tier, "the row's name is that of a directory", key) from error
+            raise RowUnavailable(self.tier, "the row's name is that of a directory", key, "foreign") from error
         except OSError as error:
             if is_passing(error):
                 raise TierFailed(self.tier, f"cannot read a row: {words(error)}") from error
             if self._opening is opening and self._meta(key) is known:  # else it was put meanwhile
                 self._lose(key, "unreadable")
                 opening.lost(name)
-            raise RowUnavailable(self.tier, f"the row cannot be read: {words(error)}", key) from error
+            raise RowUnavailable(self.tier, f"the row cannot be read: {words(error)}", key, "unreadable") from error
         except MemoryError as error:  # a shortage of the process, which says nothing about the file
             raise TierFailed(self.tier, "cannot read a row: the process has no memory for it") from error
         return RowBytes(header.meta, payload, logits)

@@ -105,8 +105,9 @@ class Served:
         problems: list[erllama.FileProblem] = []
         for line in self._remote.lines("POST", "/erllama/cache/verify", {"tier": self._tier}, timeout=GC_SECONDS):
             told = self._remote.shaped(line, Checked)
-            for key, problem in told.bad.items():
-                problems.append(erllama.FileProblem(name=f"rows/{key}.row", kind="flipped", problem=problem, nbytes=0))
+            for key, bad in told.bad.items():
+                name = f"rows/{key}.row"
+                problems.append(erllama.FileProblem(name=name, kind=bad.kind, problem=bad.problem, nbytes=0))
             if progress is not None:
                 progress(told.done, told.total)
         return problems
@@ -177,12 +178,13 @@ def report(remote: Remote) -> Report:
 
 def _tier_of(remote: Remote, tier: str | None) -> str:
     """The tier that is meant: the only one that lies in a directory, unless it is named."""
-    names = [one.name for one in report(remote).tiers]
+    tiers = report(remote).tiers
+    names = [one.name for one in tiers]
     if tier is not None:
         if tier not in names:
             raise UsageError(f"--tier: the server has no {tier!r}; it has {', '.join(names)}")
         return tier
-    of_files = [one.name for one in report(remote).tiers if one.kind != "ram"]
+    of_files = [one.name for one in tiers if one.kind != "ram"]
     if len(of_files) != 1:
         raise UsageError(f"--tier says which tier is meant: the server has {', '.join(names) or 'none'}")
     return of_files[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from typing import Annotated
+from typing import Annotated, cast
 
 import msgspec
 from msgspec import Meta
@@ -24,8 +24,6 @@ from erllama_py.serve.operations.protocol import without_folders
 LINES = "application/x-ndjson"
 AT_A_TIME = 500  # rows that are encoded between two turns of the loop: some 2 ms
 TOLD_EVERY = 64  # rows that are checked between two words of progress
-
-GONE = "the row is gone"  # what a tier says of a row that it does not have
 
 TierName = Annotated[str, Meta(min_length=1, max_length=200)]
 RowKey = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -50,13 +48,20 @@ class Freed(msgspec.Struct, frozen=True):
     freed: int
 
 
+class Bad(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wrong with a row."""
+
+    kind: erllama.FileProblemKind
+    problem: str
+
+
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
     """How far a check is. The last one has `done` equal to `total`."""
 
     done: int
     total: int
-    bad: dict[str, str] = {}
-    """Of the rows since the last one, those that are bad: why, by key. They are out of the cache by now."""
+    bad: dict[str, Bad] = {}
+    """Of the rows since the last one, those that are bad, by key. They are out of the cache by now."""
 
 
 async def rows(exchange: Exchange) -> ASGIApp:
@@ -111,24 +116,26 @@ async def _encoded(found: list[erllama.RowInfo], tier: str | None) -> AsyncItera
 
 
 async def _checked(cache: erllama.Cache, tier: str, keys: list[str]) -> AsyncIterator[bytes]:
-    bad: dict[str, str] = {}
+    bad: dict[str, Bad] = {}
     for done, key in enumerate(keys):
         if done % TOLD_EVERY == 0:
             yield _lines([Checked(done=done, total=len(keys), bad=bad)])
             bad = {}
         if (problem := await _problem(cache, tier, key)) is not None:
-            bad[key] = without_folders(problem)
+            bad[key] = problem
     yield _lines([Checked(done=len(keys), total=len(keys), bad=bad)])
 
 
-async def _problem(cache: erllama.Cache, tier: str, key: str) -> str | None:
+async def _problem(cache: erllama.Cache, tier: str, key: str) -> Bad | None:
     """What is wrong with a row, if anything. One that was evicted meanwhile is not."""
     try:
         await cache.read(key, tier)
     except erllama.RowUnavailable as error:
-        return None if error.problem == GONE else error.problem
+        if error.kind == "gone":
+            return None
+        return Bad(kind=cast(erllama.FileProblemKind, error.kind), problem=without_folders(error.problem))
     except erllama.TierError as error:
-        return error.problem
+        return Bad(kind="unreadable", problem=without_folders(error.problem))
     return None
 
 

@@ -185,7 +185,7 @@ def test_a_directory_that_a_server_holds_is_reached_through_it(
     flip(file_of(Path(root), keys[1][2]), 5000)
     assert main(["cache", "verify", root]) == 1
     printed, aside = capsys.readouterr()
-    assert f"{keys[1][2]}.row: the row is bad: the checksum" in printed
+    assert f"flipped: rows/{keys[1][2]}.row: the row is bad: the checksum" in printed
     assert f"is held by the server at {url}" in aside
     assert told(capsys, "rm", root, keys[0][0][:12], "--yes")["rows"] == 3
     assert told(capsys, "gc", root)["nbytes"] > 0

@@ -80,10 +80,34 @@ async def test_a_check_reads_each_row_and_tells_how_far_it_is(tmp_path: Path) ->
         assert {one["total"] for one in told} == {TOLD_EVERY + 2}
         bad = {key: why for one in told for key, why in one["bad"].items()}
         assert set(bad) == {keys[-1]}
-        assert "checksum" in bad[keys[-1]]
+        assert bad[keys[-1]]["kind"] == "flipped"
+        assert "checksum" in bad[keys[-1]]["problem"]
         assert str(tmp_path) not in str(told)
         again = lines((await at.client.post("/erllama/cache/verify", json={"tier": "d"})).text)
         assert again[-1] == {"done": TOLD_EVERY, "total": TOLD_EVERY, "bad": {}}
+
+
+def spoil(root: Path, keys: list[str]) -> None:
+    """A torn file, another row than the name says, a directory, and a bit that is turned over."""
+    torn, renamed, folder, flipped = (file_of(root, key) for key in keys)
+    renamed.write_bytes(torn.read_bytes())
+    torn.write_bytes(torn.read_bytes()[:5000])
+    folder.unlink()
+    folder.mkdir()
+    flip(flipped, 5000)
+
+
+async def test_a_check_says_what_kind_of_fault_each_row_has(tmp_path: Path) -> None:
+    """As one of a directory that nobody has open does; a tier that ends meanwhile has no sound rows."""
+    async with served() as at:
+        keys = await kept(at, tmp_path, 5)
+        spoil(tmp_path, keys[1:])
+        told = lines((await at.client.post("/erllama/cache/verify", json={"tier": "d"})).text)
+        kinds = {key: bad["kind"] for one in told for key, bad in one["bad"].items()}
+        assert kinds == dict(zip(keys[1:], ["torn", "renamed", "foreign", "flipped"], strict=True))
+        with pytest.raises(erllama.RowUnavailable, match="does not run") as caught:
+            await at.runtime.cache.read(keys[0], "none")
+        assert caught.value.kind == "unreadable"
 
 
 async def test_gc_frees_what_was_set_aside(tmp_path: Path) -> None:
