@@ -73,6 +73,8 @@ class App(Starlette):
         self.access: AccessOpts = access
         self._store, self._batches = store, room.batches
         self._configured: tuple[Config, Keeper, int] | None = None
+        self.applied: Callable[[Config], object] = lambda config: None
+        """Called with each configuration that holds from then on, when that was read again."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request. A slash at the end of its path is none: Litestar puts one there, and so do people. The page
@@ -219,6 +221,7 @@ class Given(msgspec.Struct, frozen=True):
         if isinstance(service.access, KeyAccess):
             service.access.change(config.access)
             app.access = config.access
+        app.applied(config)
 
 
 @asynccontextmanager

@@ -34,13 +34,15 @@ def host(
     with (
         listen(config.server, config.access) as listening,
         configure_logging(style, level),
-        notes(config.tiers) as held,
+        notes() as held,
     ):
         app = create_app(config, reread=reread)
 
         def ready() -> None:
             url = url_of(config.server, listening)
-            held.write(url if "://" in url else os.path.abspath(url))
+            address = url if "://" in url else os.path.abspath(url)
+            held.write(address, config.tiers)
+            app.applied = lambda changed: held.write(address, changed.tiers)
             announce(config, sized, listening)
 
         run(serve(app, listening, config.server, load=load, ready=ready))

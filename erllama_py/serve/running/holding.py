@@ -29,12 +29,16 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
 class Notes:
     """The notes of one server; it has written none yet."""
 
-    def __init__(self, roots: Mapping[str, str]) -> None:
-        self._paths = {tier: Path(root) / erllama.CacheDirectory.HOLDER for tier, root in roots.items()}
+    def __init__(self) -> None:
+        self._paths: dict[str, Path] = {}
 
-    def write(self, server: str) -> None:
-        """Once the tiers run. What cannot be written is left out: then a command has to be told the server."""
-        for tier, path in self._paths.items():
+    def write(self, server: str, tiers: Mapping[str, erllama.TierSpec]) -> None:
+        """Once the tiers run; those that have a note keep it. What cannot be written is left out: then a command has to
+        be told the server."""
+        for tier, spec in tiers.items():
+            if tier in self._paths:
+                continue
+            path = self._paths[tier] = Path(str(spec.root)) / erllama.CacheDirectory.HOLDER
             note = Holder(pid=os.getpid(), server=server, tier=tier)
             with suppress(OSError):
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
@@ -50,9 +54,9 @@ class Notes:
 
 
 @contextmanager
-def notes(tiers: Mapping[str, erllama.TierSpec]) -> Iterator[Notes]:
-    """The notes of a server with these tiers, removed at the end."""
-    made = Notes({name: str(tier.root) for name, tier in tiers.items()})
+def notes() -> Iterator[Notes]:
+    """The notes of a server, removed at the end."""
+    made = Notes()
     try:
         yield made
     finally:

@@ -62,6 +62,20 @@ def test_no_more_than_a_file_is_needed(tmp_path: Path) -> None:
     assert (tmp_path / "kv").is_dir()
 
 
+def test_a_tier_that_a_changed_file_adds_is_reached_through_the_server(tmp_path: Path) -> None:
+    """Its note is written when the file is read again."""
+    path, file = tiny_gguf("dense", tmp_path), tmp_path / "erllama.toml"
+    text = f'[tiers.one]\nkind = "disk"\nroot = "one"\n[[models]]\npath = "{path.name}"\ntier_srv = "one"\n'
+    file.write_text(text)
+    with serving("--config", str(file)) as (child, address, _lines):
+        file.write_text(f'[tiers.two]\nkind = "disk"\nroot = "two"\n{text}')
+        httpx.post(f"{address}/erllama/reload", timeout=60).raise_for_status()
+        assert read_note(tmp_path / "two") == Holder(pid=child.pid, server=address, tier="two")
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(60) == 0
+    assert read_note(tmp_path / "two") is None
+
+
 INTERRUPTED = """
 import os, sys
 from erllama_py.serve.cli import main
