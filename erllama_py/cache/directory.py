@@ -21,7 +21,7 @@ from erllama_py.errors import TierFailed
 from erllama_py.options.check import absolute_path, plain_path
 from erllama_py.options.tiers import LEAST_QUOTA
 from erllama_py.results import FileProblem, RowInfo, RowsRemoved
-from erllama_py.tiers.offline import HOLDER, OfflineStore
+from erllama_py.tiers.offline import HOLDER, OfflineStore, refusal
 
 AT_ONCE = 256  # files that are looked at between two words of progress
 OURS = frozenset({"torn", "flipped", "renamed"})  # bad files that were rows once
@@ -48,6 +48,12 @@ class CacheDirectory:
         self._index = Index()
         self._problems: list[FileProblem] = []
         self._looked = False
+
+    @staticmethod
+    def refusal(root: str | os.PathLike[str]) -> str | None:
+        """Why no tier would take this directory, such as one that holds something else; `None` where one would. It is
+        not opened for that, and may be in use."""
+        return refusal(absolute_path("root", str(plain_path(root))))
 
     def __enter__(self) -> CacheDirectory:
         return self

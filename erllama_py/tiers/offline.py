@@ -138,6 +138,25 @@ class OfflineStore:
         return None
 
 
+def refusal(root: str) -> str | None:
+    """Why no tier would take a directory, if so. One that is not there is made, and so it is fine."""
+    try:
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"cannot open the directory {root}: {words(error)}"
+    try:
+        marker.check(root, root, descriptor)
+    except TierFailed as error:
+        return error.problem
+    except OSError as error:
+        return f"cannot read the directory {root}: {words(error)}"
+    finally:
+        os.close(descriptor)
+    return None
+
+
 def _check_marked(tier: str, root: str) -> None:
     """Raises `TierFailed` unless a tier has made this directory: looking at another one must not make it one."""
     try:

@@ -22,6 +22,7 @@ PACKAGES = (
     "erllama-py", "llama-cpp-python", "llguidance", "msgspec", "numpy", "psutil", "xxhash", "starlette", "uvicorn",
     "uvloop", "httptools", "huggingface_hub", "opentelemetry-api",
 )  # fmt: skip
+FULL = (errno.ENOSPC, errno.EDQUOT)
 GPU_NODES = {"/dev/nvidiactl": "NVIDIA", "/dev/kfd": "AMD"}
 LIMITS = {"address space": "RLIMIT_AS", "open files": "RLIMIT_NOFILE", "locked memory": "RLIMIT_MEMLOCK"}
 
@@ -35,6 +36,10 @@ class Folder(msgspec.Struct, frozen=True, kw_only=True):
     exists: bool
     problem: str | None = None
     """Why files cannot be written there, tried; `None` where they can."""
+    full: bool = False
+    """Whether that is for want of room."""
+    refusal: str | None = None
+    """Why no tier would take it, such as one that holds something else."""
     links: bool = True
     """Whether a file can have two names there, tried."""
     file_system: str = ""
@@ -138,12 +143,21 @@ def memory_limit(root: Path = Path("/")) -> int | None:
     return min(found, default=None)
 
 
+def memory() -> tuple[int, int]:
+    """All of it and what is free, in bytes; 0 where the system does not say."""
+    try:
+        found = psutil.virtual_memory()
+    except (OSError, KeyError, ValueError):  # a /proc that is not there, or has less
+        return 0, 0
+    return found.total, found.available
+
+
 def folder(use: str, path: Path, *, tier: erllama.TierSpec | None = None) -> Folder:
     """Look at a directory, and try to write there: where it would be made, in the nearest one that is there."""
     path = path.expanduser().absolute()
     there = next((one for one in (path, *path.parents) if one.exists()), Path("/"))
     exists = there == path
-    problem, links = _tried(there)
+    problem, full, links = _tried(there)
     free = total = 0
     free_files: int | None = None
     with suppress(OSError):
@@ -153,30 +167,39 @@ def folder(use: str, path: Path, *, tier: erllama.TierSpec | None = None) -> Fol
     mode = 0o700
     with suppress(OSError):
         mode = path.stat().st_mode & 0o777
-    holder = None
-    if tier is not None and exists:
-        try:
-            erllama.CacheDirectory(path).close()
-        except erllama.TierLocked as error:
-            holder = error.holder or 0
-        except erllama.TierError:
-            pass  # it is none yet
+    holder = _holder(path) if tier is not None and exists else None
+    refusal = erllama.CacheDirectory.refusal(path) if tier is not None else None
     return Folder(
-        use=use, path=str(path), exists=exists, problem=problem, links=links, file_system=file_system(there), free=free,
-        total=total, free_files=free_files, mode=mode, quota=None if tier is None else tier.quota_bytes,
-        kind=None if tier is None else tier.kind, holder=holder,
+        use=use, path=str(path), exists=exists, problem=problem, full=full, refusal=refusal, links=links,
+        file_system=file_system(there), free=free, total=total, free_files=free_files, mode=mode,
+        quota=None if tier is None else tier.quota_bytes, kind=None if tier is None else tier.kind, holder=holder,
     )  # fmt: skip
+
+
+def _holder(path: Path) -> int | None:
+    """The process that has a tier's directory open; 0 where it says no number."""
+    try:
+        erllama.CacheDirectory(path).close()
+    except erllama.TierLocked as error:
+        return error.holder or 0
+    except erllama.TierError:
+        pass  # it is none yet
+    return None
 
 
 def file_system(path: Path) -> str:
     """The type of the file system that a directory is on; empty where that is not known."""
-    mounted = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
+    try:
+        mounted = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
+    except OSError:  # a /proc that shows less
+        return ""
     resolved = path.resolve()
     return next((mounted[str(one)] for one in (resolved, *resolved.parents) if str(one) in mounted), "")
 
 
-def _tried(path: Path) -> tuple[str | None, bool]:
-    """Why no file can be written in a directory, if so, and whether a file can have a second name there."""
+def _tried(path: Path) -> tuple[str | None, bool, bool]:
+    """Why no file can be written in a directory, if so; whether that is for want of room; whether a file can have a
+    second name there."""
     try:
         with tempfile.TemporaryDirectory(prefix=".erllama-doctor-", dir=path) as made:
             one = Path(made, "one")
@@ -184,10 +207,10 @@ def _tried(path: Path) -> tuple[str | None, bool]:
             try:
                 os.link(one, Path(made, "two"))
             except OSError:
-                return None, False
+                return None, False, False
     except OSError as error:
-        return error.strerror or str(error), True
-    return None, True
+        return error.strerror or str(error), error.errno in FULL, True
+    return None, False, True
 
 
 def port(host: str, number: int) -> Port:
@@ -222,11 +245,11 @@ def gathered(
     config_problem: str | None,
 ) -> Machine:  # fmt: skip
     """Everything, with what was found out already."""
-    memory, (name, flags) = psutil.virtual_memory(), cpu()
+    (total, free), (name, flags) = memory(), cpu()
     return Machine(
         system=system(), python=platform.python_version(), packages=packages(), cpu=name, cpu_flags=flags,
-        cpus=os.cpu_count() or 1, load=load(), build=build, gpus=gpus(), memory_total=memory.total,
-        memory_free=memory.available, memory_limit=memory_limit(), limits=limits(), folders=tuple(folders),
+        cpus=os.cpu_count() or 1, load=load(), build=build, gpus=gpus(), memory_total=total,
+        memory_free=free, memory_limit=memory_limit(), limits=limits(), folders=tuple(folders),
         port=listens, config=config, config_problem=config_problem,
     )  # fmt: skip
 

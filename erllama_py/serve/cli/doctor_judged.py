@@ -29,6 +29,7 @@ LEAST_FILES = 1024  # a connection has a descriptor, and so has every file that 
 LEAST_FREE = 256 << 20
 LEAST_MEMORY = 1 << 30
 LEAST_INODES = 10_000
+SAY_SIZES = "sizes that nobody says are chosen by the machine's memory: give `context_opts` and quotas"
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +130,9 @@ def _gpus(machine: Machine) -> Iterator[Finding]:
 
 def _memory(machine: Machine) -> Iterator[Finding]:
     total, free = machine.memory_total, machine.memory_free
+    if not total:
+        yield _warn("memory", "the system does not say how much there is", SAY_SIZES)
+        return
     limited = machine.memory_limit is not None and machine.memory_limit < total
     said = f"{amount(free)} of {amount(total)} free"
     if limited:
@@ -137,9 +141,7 @@ def _memory(machine: Machine) -> Iterator[Finding]:
     if least < LEAST_MEMORY:
         yield _warn("memory", said, "end what takes it, or take a smaller model: `erllama inspect` says what one takes")
     elif limited:
-        yield _warn(
-            "memory", said, "sizes that nobody says are chosen by the machine's memory: give `context_opts` and quotas"
-        )
+        yield _warn("memory", said, SAY_SIZES)
     else:
         yield _ok("memory", said)
 
@@ -176,7 +178,11 @@ def judge_folder(folder: Folder) -> Iterator[Finding]:
     what = folder.use if folder.use == "home" else f"tier {folder.use}"
     where = folder.path if folder.exists else f"{folder.path} (is made when it is needed)"
     if folder.problem is not None:
-        yield _fail(what, f"{where}: {folder.problem}", "give its user the right to write there, or name another one")
+        do = "free some room" if folder.full else "give its user the right to write there"
+        yield _fail(what, f"{where}: {folder.problem}", f"{do}, or name another one")
+        return
+    if folder.refusal is not None:
+        yield _fail(what, folder.refusal, "name a directory of its own")
         return
     worries = list(_worries(folder))
     facts = f"{where}: {folder.file_system or 'unknown file system'}, {amount(folder.free)} free"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 from helpers.filled_directory import fill
 from helpers.threaded_server import served_here
@@ -115,6 +117,8 @@ def test_each_fact_of_another_machine_has_its_line(
         ({"exists": False}, "ok", "is made when it is needed", ""),
         ({"problem": "Permission denied"}, "fail", "Permission denied", "right to write"),
         ({"problem": "Read-only file system"}, "fail", "Read-only", "name another"),
+        ({"problem": "No space left on device", "full": True}, "fail", "No space", "free some room, or name another"),
+        ({"refusal": "the directory /var/kv holds 'x'"}, "fail", "holds 'x'", "name a directory of its own"),
         ({"file_system": "tmpfs"}, "warn", "empty after a restart", "on a disk"),
         ({"file_system": "tmpfs", "kind": "ram_file"}, "ok", "tmpfs", ""),
         ({"file_system": "tmpfs", "kind": "ram_file", "total": GIB}, "warn", "quota is 20.0 GiB", "fits"),
@@ -180,6 +184,47 @@ def test_a_directory_is_tried(tmp_path: Path) -> None:
     assert (held.exists, held.holder, held.mode) == (True, os.getpid(), 0o700)
     (tmp_path / "file").write_text("")
     assert folder("cache", tmp_path / "file").problem == "Not a directory"
+
+
+def test_a_directory_that_no_tier_would_take_is_told(tmp_path: Path) -> None:
+    """One that holds something else, or that programs share; as a home they are fine, and nothing is made there."""
+    tier = erllama.DiskTier(str(tmp_path), 1 << 30)
+    assert folder("cache", tmp_path, tier=tier).refusal is None
+    (tmp_path / "mine.txt").write_text("x")
+    found = folder("cache", tmp_path, tier=tier)
+    assert "holds 'mine.txt' and no 'erllama-tier.txt'" in str(found.refusal)
+    assert folder("home", tmp_path).refusal is None
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    assert "other programs share" in str(folder("cache", shared, tier=tier).refusal)
+
+
+def test_a_file_system_that_is_full_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What helps there is room, not a right."""
+
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    found = folder("cache", tmp_path)
+    assert (found.problem, found.full) == ("No space left on device", True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_system_that_tells_less_is_looked_at_all_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without mounts, without memory."""
+
+    def hidden(*given: object, **named: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/proc/x")
+
+    monkeypatch.setattr(psutil, "disk_partitions", hidden)
+    monkeypatch.setattr(psutil, "virtual_memory", hidden)
+    assert doctor_facts.file_system(tmp_path) == ""
+    assert doctor_facts.memory() == (0, 0)
+    found = of(msgspec.structs.replace(MACHINE, memory_total=0, memory_free=0), "memory")
+    assert (found.status, found.said) == ("warn", "the system does not say how much there is")
 
 
 def test_what_the_kernel_says_is_read(tmp_path: Path) -> None:
