@@ -13,7 +13,9 @@ from erllama_py.serve.ollama.lines import line
 from erllama_py.serve.ollama.protocol import NameRequest
 
 RUNNING = "Ollama is running"  # to the letter: programs compare it
-SET_AT_START = "the models of this server are set when it starts, by its command or its configuration"
+SET_HERE = (
+    "the models of this server are those of its command and of its configuration, which `erllama reload` reads again"
+)
 
 
 async def root(exchange: Exchange) -> ASGIApp:
@@ -31,7 +33,7 @@ async def pull(exchange: Exchange) -> ASGIApp:
         exchange.info(request.model or request.name)
     except Problem as problem:
         if problem.kind == "not_found":
-            problem.message += f". Nothing is fetched here: {SET_AT_START}"
+            problem.message += f". Nothing is fetched here: {SET_HERE}"
         raise
     if request.stream is False:
         return json_response({"status": "success"})
@@ -40,7 +42,7 @@ async def pull(exchange: Exchange) -> ASGIApp:
 
 async def refused(exchange: Exchange) -> ASGIApp:
     """Making, copying, deleting and publishing models."""
-    raise Problem("forbidden", f"{exchange.route} is not served here: {SET_AT_START}", code="not_served")
+    raise Problem("forbidden", f"{exchange.route} is not served here: {SET_HERE}", code="not_served")
 
 
 async def unknown(exchange: Exchange) -> ASGIApp:
