@@ -2,14 +2,25 @@
 
 const STORED = "erllama.key"; // in this tab alone, until it is closed
 
-/** The key of this tab; null where there is none. */
-export const storedKey = () => sessionStorage.getItem(STORED);
-
-/** Keep a key for this tab, or forget it. */
-export function storeKey(key) {
-  if (key === null) sessionStorage.removeItem(STORED);
-  else sessionStorage.setItem(STORED, key);
+/** The key of this tab; null where there is none, and where the browser keeps nothing. */
+export function storedKey() {
+  try {
+    return sessionStorage.getItem(STORED);
+  } catch {
+    return null;
+  }
 }
+
+/** Keep a key for this tab, or forget it. Where the browser keeps nothing, it is asked for again after a reload. */
+export function storeKey(key) {
+  try {
+    if (key === null) sessionStorage.removeItem(STORED);
+    else sessionStorage.setItem(STORED, key);
+  } catch {} // it is in use all the same
+}
+
+/** Whether a text can be a key: else it could not even be sent. */
+export const couldBeKey = (text) => /^[\x21-\x7e]+$/.test(text);
 
 /** The server said no: its sentence, its word for programs, and the id under which its log has the request. */
 export class Refused extends Error {

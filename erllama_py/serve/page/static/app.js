@@ -1,6 +1,6 @@
 // The page: asks for a key where the server wants one, then shows what it does and lets one chat.
 
-import { Api, Refused, said, storeKey, storedKey } from "./api.js";
+import { Api, Refused, couldBeKey, said, storeKey, storedKey } from "./api.js";
 import { showCache } from "./cache.js";
 import { Chat } from "./chat.js";
 import { byId, setText } from "./dom.js";
@@ -20,6 +20,7 @@ let following = null;
 function showDoor(problem) {
   following?.abort();
   chat?.clear();
+  if (byId("drill").open) byId("drill").close("cancel"); // else the field below could not be reached
   byId("inside").hidden = true;
   byId("parts").hidden = true;
   byId("forget").hidden = true;
@@ -136,6 +137,7 @@ byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const key = byId("key").value.trim();
   if (key === "") return;
+  if (!couldBeKey(key)) return setText(byId("key-problem"), "That is no key: one is letters, digits and signs.");
   api = new Api(key);
   storeKey(key);
   byId("key").value = "";

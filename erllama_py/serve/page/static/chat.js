@@ -30,6 +30,7 @@ export class Chat {
   #messages = [];
   #stop = null; // of the reply under way
   #failed = null; // how many messages there were before a turn that failed
+  #broken = null; // the view of its reply
 
   /** `unknown(error)` is called where the server does not know the key any more. */
   constructor(api, unknown) {
@@ -107,6 +108,8 @@ export class Chat {
     const stop = (this.#stop = new AbortController());
     const messages = this.#messages; // of this conversation, also where another one begins meanwhile
     this.#failed = null;
+    this.#broken?.passed();
+    this.#broken = null;
     this.#busy(true);
     try {
       for (let round = 0; round < MOST_ROUNDS; round += 1) {
@@ -155,6 +158,7 @@ export class Chat {
       const stopped = error.name === "AbortError";
       this.#keepingUp(() => (stopped ? view.stopped() : view.failed(error, again)));
       if (stopped) messages.push({ role: "assistant", content: reply.text });
+      else this.#broken = view;
       return stopped;
     } finally {
       cancelAnimationFrame(frame);
@@ -195,6 +199,6 @@ export class Chat {
     byId("stop").hidden = !is;
     byId("send").hidden = is;
     // What had the focus may be gone.
-    if (document.activeElement === document.body || document.activeElement === byId("send")) this.box.focus();
+    if ([document.body, byId("send"), byId("stop")].includes(document.activeElement)) this.box.focus();
   }
 }

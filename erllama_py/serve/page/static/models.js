@@ -61,7 +61,7 @@ class Card {
     this.node = h(
       "article",
       { class: "panel card", "data-model": model.id },
-      h("header", {}, h("h3", {}, model.id), this.phase),
+      h("header", {}, h("h3", { dir: "auto" }, model.id), this.phase),
       this.about,
       (this.body = h("div", { class: "body" }, this.#rates(), this.#cells(), this.sequences)),
       this.limits,

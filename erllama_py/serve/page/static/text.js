@@ -44,7 +44,7 @@ export function showText(parent, text) {
 
 function makeBlock(first) {
   if (first.kind === "text") {
-    const node = h("p", { class: "prose" });
+    const node = h("p", { class: "prose", dir: "auto" });
     return { node, update: (block) => setText(node, block.text) };
   }
   const code = h("code");

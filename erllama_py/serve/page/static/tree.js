@@ -20,7 +20,7 @@ export function state(node) {
 
 function makeBranch(first) {
   const dot = h("span", { class: "dot", "aria-hidden": "true" });
-  const name = h("span", { class: "name" }, first.name);
+  const name = h("bdi", { class: "name" }, first.name);
   const kind = h("span", { class: "kind muted" });
   const text = h("span", { class: "state muted" });
   const failure = h("p", { class: "failure", hidden: true });

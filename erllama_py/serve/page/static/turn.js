@@ -7,7 +7,7 @@ import { showText } from "./text.js";
 
 /** What the user said. */
 export function userTurn(text) {
-  return h("article", { class: "turn user" }, h("h3", { class: "who" }, "You"), h("p", { class: "prose" }, text));
+  return h("article", { class: "turn user" }, h("h3", { class: "who" }, "You"), h("p", { class: "prose", dir: "auto" }, text));
 }
 
 /** A reply, from the request on. `now` gives seconds. */
@@ -19,14 +19,14 @@ export class ReplyView {
     this.first = null; // when its first piece came
     this.answered = null; // when its text or a call began: until then it thinks
     this.summary = h("summary", {}, "Thinking…");
-    this.thought = h("p", { class: "prose muted" });
+    this.thought = h("p", { class: "prose muted", dir: "auto" });
     this.thinking = h("details", { class: "thinking", hidden: true }, this.summary, this.thought);
     this.text = h("div", { class: "text" });
     this.calls = h("ul", { class: "calls" });
     this.wait = h("p", { class: "muted wait" }, "Waiting for the first token…");
     this.end = h("p", { class: "muted small end" });
     this.problem = h("p", { class: "problem", role: "alert", hidden: true });
-    this.node = h("article", { class: "turn reply", "aria-busy": "true" }, h("h3", { class: "who" }, model), this.wait,
+    this.node = h("article", { class: "turn reply", "aria-busy": "true" }, h("h3", { class: "who", dir: "auto" }, model), this.wait,
       this.thinking, this.text, this.calls, this.end, this.problem);
   }
 
@@ -74,7 +74,13 @@ export class ReplyView {
     this.problem.hidden = false;
     const cut = this.first === null ? "" : "The reply was cut: ";
     setText(this.problem, cut + said(error));
-    this.node.append(h("button", { type: "button", class: "quiet", onclick: again }, "Try again"));
+    this.button = h("button", { type: "button", class: "quiet", onclick: again }, "Try again");
+    this.node.append(this.button);
+  }
+
+  /** Something else was asked since: it cannot be asked again from here. */
+  passed() {
+    this.button?.remove();
   }
 
   #over() {

@@ -75,6 +75,57 @@ async def test_the_focus_is_in_sight_and_goes_through_all_of_the_page(browser: B
         assert await focused(page) == "message"
 
 
+async def test_a_reply_is_stopped_by_the_keys_alone(browser: Browser) -> None:
+    """Where the button that was pressed goes, the focus goes on in the message; so it does after a second try."""
+    async with paged(browser, SLOW) as (page, at, _):
+        await say(page, "hello")
+        await expect(page.locator(".reply .text .prose")).to_be_visible()
+        await tab_to(page, "stop")
+        await page.keyboard.press("Enter")
+        await expect(page.locator(".reply .end")).to_have_text("Stopped.")
+        await expect(page.locator("#message")).to_be_focused()
+
+        await say(page, "again")
+        await expect(page.locator(".reply .text .prose").nth(1)).to_be_visible()
+        at.model.inject_fault("decode")
+        await expect(page.locator(".reply .problem:visible")).to_contain_text("The reply was cut")
+        await tab_to(page, "Try again", "Shift+Tab")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#message")).to_be_focused()
+        await expect(page.locator(".reply .text .prose").nth(2)).to_be_visible()
+        await expect(page.get_by_role("button", name="Try again")).to_have_count(0)
+
+
+async def test_what_can_be_no_key_is_told_at_once(browser: Browser) -> None:
+    """It could not be sent: the server is not to blame, and is not asked."""
+    _, operates, access = keys()
+    async with paged(browser, access=access) as (page, _, _):
+        await expect(page.locator("#key")).to_be_focused()
+        for text in ("ключ", "erl_a b", "erl_\u00a0"):
+            await page.fill("#key", text)
+            await page.press("#key", "Enter")
+            await expect(page.locator("#key-problem")).to_contain_text("That is no key")
+            await expect(page.locator("#live-text")).to_have_text("Closed")
+            await expect(page.locator("#key")).to_be_focused()
+        await page.fill("#key", operates)
+        await page.press("#key", "Enter")
+        await expect(page.locator("#live-text")).to_have_text("Live")
+
+
+async def test_a_browser_that_keeps_nothing_opens_the_page(browser: Browser) -> None:
+    """The key is asked for again after a reload, and that is all."""
+    _, operates, access = keys()
+    forbid = (
+        "Object.defineProperty(window, 'sessionStorage', {get() { throw new DOMException('no', 'SecurityError'); }})"
+    )
+    async with paged(browser, access=access) as (page, _, _):
+        await page.add_init_script(forbid)
+        await page.reload()
+        await page.fill("#key", operates)
+        await page.press("#key", "Enter")
+        await expect(page.locator("#live-text")).to_have_text("Live")
+
+
 async def test_a_line_is_broken_by_shift_and_enter(browser: Browser) -> None:
     """Enter alone sends; nothing but white space is not sent."""
     async with paged(browser) as (page, _, _):

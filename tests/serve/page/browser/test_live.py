@@ -119,6 +119,37 @@ async def test_a_key_that_is_taken_away_closes_the_page(browser: Browser) -> Non
             changing.change(access)
 
 
+async def test_a_key_that_is_taken_away_before_a_drill_closes_the_question_too(browser: Browser) -> None:
+    """Else it would stand over the field that the next key goes into."""
+    _, operates, access = keys()
+    _, _, other = keys()
+    async with paged(browser, access=access) as (page, at, _):
+        await page.fill("#key", operates)
+        await page.press("#key", "Enter")
+        await page.click("[data-model=tiny] footer button")
+        await expect(page.locator("#drill")).to_be_visible()
+        changing: Any = at.app.service.access
+        changing.change(other)
+        await expect(page.locator("#key")).to_be_focused()
+        await expect(page.locator("#drill")).to_be_hidden()
+        assert at.model.info.restarts == 0
+
+
+@pytest.mark.parametrize("name", ["a/b?c#d", "100% & <b>", "..a//b", "שלום/עולם", "x" * 200, "%2e%2e"])
+async def test_a_model_of_any_name_is_drilled_and_answers(browser: Browser, name: str) -> None:
+    """Whatever of it a URL, a sheet of styles or a script would read as its own."""
+    async with paged(browser) as (page, at, _):
+        model = await at.runtime.load_model(name, {"backend": "stub"})
+        card = page.locator("[data-model]").filter(has=page.get_by_role("heading", name=name, exact=True))
+        await card.get_by_role("button").click()
+        await page.click("#drill .danger")
+        await expect(card.locator(".drill")).to_contain_text("restart now")
+        assert model.info.restarts == 1
+        await page.select_option("#model", name)
+        await say(page, "hello")
+        await expect(page.locator(".reply .end")).to_contain_text("tokens")
+
+
 async def test_below_a_prefix_it_works_as_above(browser: Browser) -> None:
     """Files, feed, chat and the links to its parts."""
     async with served() as at:
