@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from helpers.project import TOP
@@ -69,11 +69,11 @@ class Terminal:
 
 
 @contextmanager
-def on_terminal(*arguments: str, **more: str) -> Iterator[Terminal]:
-    """Run `erllama` on a terminal of its own, with `more` in its environment."""
+def on_terminal(*arguments: str, program: Sequence[str] = COMMAND, **more: str) -> Iterator[Terminal]:
+    """Run `erllama`, or another program, on a terminal of its own, with `more` in its environment."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment(**more),
+        [*program, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment(**more),
         start_new_session=True,
         preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),
     )  # fmt: skip

@@ -35,10 +35,11 @@ def bench(
     threads: int | None = None, gpu_layers: GpuLayers = None, json: bool = False, server: OtherServer = None,
     key: Key = None,
 ) -> int:  # fmt: skip
-    """Measure a model: tokens a second of prompts and of replies, and the first token of a prompt that is computed
-    against that of one whose cells come from the cache.
+    """Measure how fast a model reads and writes, and what the cache saves.
 
-    Prompts are random tokens, each new. What is shown is the median of the repeats, and the least and the most.
+    Tokens a second of prompts and of replies, and the first token of a prompt that is computed against that of one
+    whose cells come from the cache. Prompts are random tokens, each new. What is shown is the median of the repeats,
+    and the least and the most.
 
     Parameters
     ----------

@@ -46,9 +46,10 @@ def ls(
     directory: Directory = None, /, *, rows: bool = False, json: bool = False, tier: Tier = None,
     server: Server = None, key: Key = None,
 ) -> int:  # fmt: skip
-    """List what is kept, by model: rows, tokens, bytes, hits, and how long it was not used.
+    """List what is kept, by model.
 
-    A model is named where a server has it loaded; else it is known by its fingerprint.
+    Rows, tokens, bytes, hits, and how long it was not used. A model is named where a server has it loaded; else it is
+    known by its fingerprint.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ def ls(
 def show(
     directory: Path, row: str, /, *, json: bool = False, tier: Tier = None, server: Server = None, key: Key = None
 ) -> int:
-    """Show a row: the chain of rows that leads to it, what extends it, and what each takes.
+    """Show a row, what it extends, and what extends it.
 
     Parameters
     ----------
@@ -97,10 +98,10 @@ def show(
 def verify(
     directory: Directory = None, /, *, json: bool = False, tier: Tier = None, server: Server = None, key: Key = None
 ) -> int:
-    """Read every row whole and compare its checksums; the exit code is 1 where anything is wrong.
+    """Read every row whole and compare its checksums.
 
-    Files that are torn, foreign, or were set aside are named; nothing is changed in a directory that nobody has open. A
-    server takes a bad row out of its cache.
+    The exit code is 1 where anything is wrong. Files that are torn, foreign, or were set aside are named; nothing is
+    changed in a directory that nobody has open. A server takes a bad row out of its cache.
 
     Parameters
     ----------
@@ -126,9 +127,10 @@ def rm(
     directory: Path, /, *rows: str, model: str | None = None, older_than: str | None = None, all: bool = False,
     yes: bool = False, json: bool = False, tier: Tier = None, server: Server = None, key: Key = None,
 ) -> int:  # fmt: skip
-    """Remove rows, and all rows that extend them, which nothing could reach then.
+    """Remove rows, and all rows that extend them.
 
-    What is chosen is what all of the options name together. On a terminal it is asked first.
+    Nothing could reach those then. What is chosen is what all of the options name together. On a terminal it is asked
+    first.
 
     Parameters
     ----------
@@ -165,8 +167,10 @@ def gc(
     directory: Directory = None, /, *, quota: str | None = None, json: bool = False, tier: Tier = None,
     server: Server = None, key: Key = None,
 ) -> int:  # fmt: skip
-    """Remove what is of no use: temp files of writers that were killed, files that were set aside, torn ones, and rows
-    whose parents are gone. What no tier has written stays.
+    """Remove what is of no use.
+
+    That is temp files of writers that were killed, files that were set aside, torn ones, and rows whose parents are
+    gone. What no tier has written stays.
 
     Parameters
     ----------

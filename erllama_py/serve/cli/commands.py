@@ -20,6 +20,7 @@ from erllama_py.serve.cli import cache, screen
 from erllama_py.serve.cli.batch import batch
 from erllama_py.serve.cli.bench import bench
 from erllama_py.serve.cli.complete import complete
+from erllama_py.serve.cli.completing import SHELLS
 from erllama_py.serve.cli.config_check import check
 from erllama_py.serve.cli.demo import demo
 from erllama_py.serve.cli.doctor import doctor
@@ -67,7 +68,8 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
     shell
         The shell: bash, zsh or fish.
     """
-    sys.stdout.write(application().generate_completion(shell=shell).rstrip("\n") + "\n")
+    script = application().generate_completion(shell=shell)
+    sys.stdout.write(SHELLS[shell](script).rstrip("\n") + "\n")
     return DONE
 
 
@@ -115,7 +117,7 @@ def dispatch(arguments: Sequence[str]) -> int:
     except CycloptsError as error:
         command = "".join(f" {word}" for word in _named(arguments))
         instead = _instead(arguments[0], str(error))
-        problem = re.sub(r"\. Did you mean [^ ]+\?", "", str(error)) if instead else str(error)
+        problem = re.sub(r" Did you mean [^ ]+\?", "", str(error)) if instead else str(error)
         problem = problem.replace(", ...", " and others")
         raise UsageError(f"{problem.rstrip('.')}{instead}; see: erllama{command} --help") from None
     return code if isinstance(code, int) else DONE

@@ -86,9 +86,11 @@ def _read(prompt: str) -> str:
     if prompt != "-":
         return prompt
     if sys.stdin.isatty():
-        raise UsageError("there is no prompt: give it as an argument, or through a pipe; see erllama complete --help")
+        raise UsageError("there is no prompt: give it as an argument, or through a pipe; see: erllama complete --help")
     try:
-        return sys.stdin.read()
+        if text := sys.stdin.read():
+            return text
+        raise UsageError("there is no prompt: the standard input is empty; see: erllama complete --help")
     except UnicodeDecodeError as error:
         raise UsageError(f"the standard input is no text: {error.reason} at byte {error.start}") from None
 

@@ -34,10 +34,10 @@ def doctor(
     *, config: Path | None = None, cache: str | None = None, host: str | None = None, port: int | None = None,
     json: bool = False,
 ) -> int:  # fmt: skip
-    """Look at this machine as a server would find it, and say what to do: llama.cpp, tried in a process of its own;
-    CPU, threads, GPU, memory, limits; the directories of tiers; the configuration; the port.
+    """Look at this machine as a server would find it, and say what to do.
 
-    The exit code is 1 where something fails.
+    That is llama.cpp, tried in a process of its own; CPU, threads, GPU, memory, limits; the directories of tiers; the
+    configuration; the port. The exit code is 1 where something fails.
 
     Parameters
     ----------

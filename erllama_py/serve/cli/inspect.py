@@ -25,7 +25,9 @@ def inspect(
     model: str, /, *, sequences: int = SEQUENCES, metadata: bool = False, template: bool = False,
     no_probe: bool = False, json: bool = False,
 ) -> int:  # fmt: skip
-    """Show what a GGUF file is, and the memory that contexts of it take. Its weights are not read.
+    """Show what a GGUF file is, and the memory that it takes.
+
+    Its weights are not read.
 
     Parameters
     ----------

@@ -21,9 +21,10 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def key(name: str, /, *, json: bool = False) -> int:
-    """Make an API key. It is shown once, and kept nowhere: the configuration file holds its hash.
+    """Make an API key, and its entry for the configuration file.
 
-    The entry for the file goes to the standard output, the key to the standard error.
+    It is shown once, and kept nowhere: the file holds its hash. The entry for the file goes to the standard output, the
+    key to the standard error.
 
     Parameters
     ----------

@@ -29,9 +29,10 @@ class Brought(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pull(*models: str, json: bool = False) -> int:
-    """Download models from the Hugging Face hub, and print the paths of their files.
+    """Download models from the Hugging Face hub.
 
-    One that is there is looked for in a newer version. A download that breaks off goes on where it was the next time.
+    The paths of their files are printed. One that is there is looked for in a newer version. A download that breaks off
+    goes on where it was the next time.
 
     Parameters
     ----------

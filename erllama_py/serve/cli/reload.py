@@ -20,9 +20,10 @@ class Reloaded(TypedDict):
 
 
 def reload(*, json: bool = False, server: Server = None, key: Key = None) -> int:
-    """Have a running server read its configuration file again, and show what changes. No stream is dropped.
+    """Have a running server read its configuration again.
 
-    A file that cannot be served is refused, and the server goes on as before.
+    It shows what changes; no stream is dropped. A file that cannot be served is refused, and the server goes on as
+    before.
 
     Parameters
     ----------

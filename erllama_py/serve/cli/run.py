@@ -32,9 +32,10 @@ def run(
     model: str, /, *, system: str = "", tokens: int | None = None, temperature: float | None = None,
     seed: Seed = None, context: int | None = None, threads: int | None = None, cache: str | None = None,
 ) -> int:  # fmt: skip
-    """Chat with a model in the terminal. After each turn it says what the cache has saved.
+    """Chat with a model in the terminal.
 
-    From a pipe, each line is a turn; replies go to the standard output, and everything else to the standard error.
+    After each turn it says what the cache has saved. From a pipe, each line is a turn; replies go to the standard
+    output, and everything else to the standard error.
 
     Parameters
     ----------

@@ -45,8 +45,9 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def ls(*, json: bool = False) -> int:
-    """List the models on this machine that were pulled from the hub, by whatever tool, or fetched; and what downloads
-    have left that broke off.
+    """List the models on this machine.
+
+    Those that were pulled from the hub, by whatever tool, or fetched; and what downloads have left that broke off.
 
     Parameters
     ----------
@@ -66,9 +67,10 @@ def ls(*, json: bool = False) -> int:
 def rm(
     *names: str, unfinished: bool = False, yes: Annotated[bool, Parameter(alias="-y")] = False, json: bool = False,
 ) -> int:  # fmt: skip
-    """Remove models from this machine, and say how many bytes that frees.
+    """Remove models from this machine.
 
-    Bytes that another revision shares stay, and a model that a process has in its memory is refused.
+    It says how many bytes that frees. Bytes that another revision shares stay, and a model that a process has in its
+    memory is refused.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ Seconds = Annotated[float, Parameter(validator=Number(gte=0.05, lte=3600))]
 def top(
     *, interval: Seconds = 1.0, once: bool = False, json: bool = False, server: Server = None, key: Key = None
 ) -> int:
-    """Watch a running server: models, tokens a second, requests that wait, sequences, hits and misses, tiers.
+    """Watch a running server: models, speeds, queues, the cache.
 
     q ends it. A server that is started again is picked up again. In a pipe one reading is printed.
 

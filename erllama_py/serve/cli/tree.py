@@ -11,7 +11,9 @@ from erllama_py.serve.cli.remote import Key, Server, reached
 
 
 def tree(*, json: bool = False, server: Server = None, key: Key = None) -> int:
-    """Draw the supervision tree of a running server: what runs, since when, how often it was restarted, and why.
+    """Draw the supervision tree of a running server.
+
+    What runs, since when, how often it was restarted, and why.
 
     Parameters
     ----------

@@ -78,7 +78,7 @@ class Keyboard(io.StringIO):
     [
         (Keyboard(), [], 2, "there is no prompt"),
         (io.TextIOWrapper(io.BytesIO(b"a\xff"), "utf-8"), ["-"], 2, "is no text"),
-        (io.StringIO(""), ["-"], 1, "no tokens"),
+        (io.StringIO(""), ["-"], 2, "the standard input is empty"),
         (io.StringIO("x" * 5000), ["-", "--context", "64"], 1, "the context holds 64"),
         (io.StringIO("x"), ["--temperature", "-1"], 2, "--temperature"),
         (io.StringIO("x"), ["--tokens", "0"], 2, "--tokens"),
