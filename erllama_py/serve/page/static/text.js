@@ -3,6 +3,7 @@
 
 import { h, keyed, setText } from "./dom.js";
 
+const PIECE = 4000;
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`\n]*)$/;
 
 /** A text as `{kind: "text" | "code", text, language}`; a fence that is not closed yet reaches to the end. */
@@ -42,10 +43,29 @@ export function showText(parent, text) {
   keyed(parent, items, (item) => item.key, makeBlock);
 }
 
+/** A text in pieces of some thousand characters, each but the last with the end of its line left out. */
+export function pieces(text, size = PIECE) {
+  const found = [];
+  let from = 0;
+  for (let end; text.length - from > size && (end = text.indexOf("\n", from + size)) >= 0; from = end + 1) {
+    found.push(text.slice(from, end));
+  }
+  return [...found, text.slice(from)];
+}
+
+// Each piece is an element of its own: a browser lays out an element anew, and as a whole, when its text grows.
+function showPieces(parent, text) {
+  const items = pieces(text).map((piece, index) => ({ piece, index }));
+  keyed(parent, items, (item) => item.index, () => {
+    const node = h("span", { class: "piece" });
+    return { node, update: (item) => setText(node, item.piece) };
+  });
+}
+
 function makeBlock(first) {
   if (first.kind === "text") {
     const node = h("p", { class: "prose", dir: "auto" });
-    return { node, update: (block) => setText(node, block.text) };
+    return { node, update: (block) => showPieces(node, block.text) };
   }
   const code = h("code");
   // Its own region scrolls, not the page; so it can be reached by keys too.
@@ -54,7 +74,7 @@ function makeBlock(first) {
     node,
     update(block) {
       if (block.language) node.dataset.language = block.language.trim();
-      setText(code, block.text);
+      showPieces(code, block.text);
     },
   };
 }

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 from helpers.paged import paged
-from playwright.async_api import Browser
+from playwright.async_api import Browser, Page
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -56,23 +56,24 @@ KEYED = """async () => {
 }"""
 
 
-async def run(browser: Browser, code: str, argument: Any = None) -> Any:
-    """What a piece of code gives on the page."""
+@pytest.fixture(scope="module")
+async def page(browser: Browser) -> AsyncIterator[Page]:
+    """One for all tests: what they call changes nothing of it."""
     async with paged(browser) as (page, _, _):
-        return await page.evaluate(code, argument)
+        yield page
 
 
-async def test_events_are_the_same_however_they_are_cut(browser: Browser) -> None:
+async def test_events_are_the_same_however_they_are_cut(page: Page) -> None:
     """Also between the two characters of a line break; a last event that is not ended is none."""
-    assert await run(browser, SPLITS) == []
+    assert await page.evaluate(SPLITS) == []
 
 
-async def test_lists_keep_their_elements(browser: Browser) -> None:
+async def test_lists_keep_their_elements(page: Page) -> None:
     """What stays is not made again."""
-    assert await run(browser, KEYED) > 12
+    assert await page.evaluate(KEYED) > 12
 
 
-async def test_texts_are_blocks_of_words_and_code(browser: Browser) -> None:
+async def test_texts_are_blocks_of_words_and_code(page: Page) -> None:
     """A fence closes with one as long of its kind; one that is open reaches to the end."""
     cases: list[tuple[str, list[list[str]]]] = [
         ("", []),
@@ -88,21 +89,60 @@ async def test_texts_are_blocks_of_words_and_code(browser: Browser) -> None:
       const {blocks} = await import('/page/text.js');
       return texts.map((text) => blocks(text).map((block) => [block.kind, block.text]));
     }"""
-    assert await run(browser, code, [text for text, _ in cases]) == [wanted for _, wanted in cases]
+    assert await page.evaluate(code, [text for text, _ in cases]) == [wanted for _, wanted in cases]
 
 
-async def test_waits_grow_to_a_bound_and_are_spread(browser: Browser) -> None:
+# A reply that grows by 1,000 characters at a time: how many elements a step changes, beside its whole text at the end.
+GROWING = """async ([kind, line]) => {
+  const {showText} = await import('/page/text.js');
+  const parent = document.createElement('div');
+  let text = kind === 'code' ? '```\\n' : '';
+  const steps = [];
+  const watch = new MutationObserver(() => {});
+  watch.observe(parent, {subtree: true, childList: true, characterData: true});
+  while (text.length < 200000) {
+    text += line.repeat(Math.ceil(1000 / line.length));
+    showText(parent, text);
+    steps.push(watch.takeRecords().length);
+  }
+  const pieces = [...parent.querySelectorAll('.piece')].map((piece) => piece.textContent);
+  return {most: Math.max(...steps), whole: text.trimEnd().endsWith(pieces.join('\\n').trimEnd())};
+}"""
+
+
+@pytest.mark.parametrize("kind", ["text", "code"])
+@pytest.mark.parametrize("line", ["x = 1\n", "many words of a line that is long " * 20 + "\n", "\n", "a\n\n"])
+async def test_a_long_reply_changes_at_its_end_alone(page: Page, kind: str, line: str) -> None:
+    """Else a browser would lay out a megabyte anew for each token."""
+    found = await page.evaluate(GROWING, [kind, line])
+    assert found["most"] <= 6
+    assert found["whole"]
+
+
+async def test_pieces_are_the_text(page: Page) -> None:
+    """With line ends between them, wherever those are; a piece is no smaller than it has to be."""
+    texts = ["", "\n", "a", "a\n", "\n\n\n\n", "ab\ncd\n\nef", "abcdefgh", "abcdef\n", "\nabcdef\ng", "a\nb\nc\nd\ne\n"]
+    code = """async (texts) => {
+      const {pieces} = await import('/page/text.js');
+      return texts.map((text) => pieces(text, 3));
+    }"""
+    for text, found in zip(texts, await page.evaluate(code, texts), strict=True):
+        assert "\n".join(found) == text
+        assert all(len(piece) >= 3 for piece in found[:-1])
+
+
+async def test_waits_grow_to_a_bound_and_are_spread(page: Page) -> None:
     """From half a second to fifteen; never longer, and never nothing."""
     code = """async () => {
       const {backoff} = await import('/page/live.js');
       return [0, 1, 2, 9, 5000].map((failed) => [backoff(failed, 0), backoff(failed, 0.999)]);
     }"""
-    waits = await run(browser, code)
+    waits = await page.evaluate(code)
     assert [most for _, most in waits] == pytest.approx([0.5, 1, 2, 15, 15], rel=0.01)
     assert all(0.3 < least < most for least, most in waits)
 
 
-async def test_numbers_are_written_for_people(browser: Browser) -> None:
+async def test_numbers_are_written_for_people(page: Page) -> None:
     """Sizes, times and rates."""
     code = """async () => {
       const f = await import('/page/format.js');
@@ -112,10 +152,10 @@ async def test_numbers_are_written_for_people(browser: Browser) -> None:
     }"""
     wanted = ["0 B", "1.50 KiB", "20.0 GiB", "59 s", "1 h 2 min", "1 d 1 h", "–", "0", "10", "1,234", "1 row", "0 rows",
               0, 1, "0.21 s", "12.3 s"]  # fmt: skip
-    assert await run(browser, code) == wanted
+    assert await page.evaluate(code) == wanted
 
 
-async def test_calls_of_tools_are_answered_or_told_what_is_wrong(browser: Browser) -> None:
+async def test_calls_of_tools_are_answered_or_told_what_is_wrong(page: Page) -> None:
     """Whatever a model writes as a name or as arguments."""
     code = """async (calls) => {
       const {answer} = await import('/page/tools.js');
@@ -127,7 +167,7 @@ async def test_calls_of_tools_are_answered_or_told_what_is_wrong(browser: Browse
         {"name": "current_time", "arguments": '{"time_zone": "Nowhere/Land"}'},
         {"name": "current_time", "arguments": ""}, {"name": "current_time", "arguments": "null"},
     ]  # fmt: skip
-    told = [json.loads(one) for one in await run(browser, code, calls)]
+    told = [json.loads(one) for one in await page.evaluate(code, calls)]
     assert len(told[0]["rolled"]) == 3
     assert all(1 <= number <= 6 for number in told[0]["rolled"])
     assert [("error" in one) for one in told] == [False, True, True, True, True, False, True]
@@ -152,9 +192,9 @@ STANDINGS = """async (states) => {
 }"""
 
 
-async def test_models_that_are_not_loaded_say_where_they_stand(browser: Browser) -> None:
+async def test_models_that_are_not_loaded_say_where_they_stand(page: Page) -> None:
     """What they would take, who waits for them, why they failed; there is nothing to crash."""
-    shown = await run(browser, STANDINGS, [
+    shown = await page.evaluate(STANDINGS, [
         {"state": "unloaded", "memory_bytes": 1 << 30}, {"state": "waiting", "waiting": 2},
         {"state": "failed", "problem": "m.gguf is torn"}, {"state": "loading", "pinned": True},
     ])  # fmt: skip
