@@ -105,9 +105,7 @@ class Served:
         problems: list[erllama.FileProblem] = []
         for line in self._remote.lines("POST", "/erllama/cache/verify", {"tier": self._tier}, timeout=GC_SECONDS):
             told = self._remote.shaped(line, Checked)
-            for key, bad in told.bad.items():
-                name = f"rows/{key}.row"
-                problems.append(erllama.FileProblem(name=name, kind=bad.kind, problem=bad.problem, nbytes=0))
+            problems += told.bad
             if progress is not None:
                 progress(told.done, told.total)
         return problems

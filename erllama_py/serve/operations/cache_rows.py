@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from typing import Annotated, cast
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -48,20 +48,13 @@ class Freed(msgspec.Struct, frozen=True):
     freed: int
 
 
-class Bad(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wrong with a row."""
-
-    kind: erllama.FileProblemKind
-    problem: str
-
-
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
     """How far a check is. The last one has `done` equal to `total`."""
 
     done: int
     total: int
-    bad: dict[str, Bad] = {}
-    """Of the rows since the last one, those that are bad, by key. They are out of the cache by now."""
+    bad: tuple[erllama.FileProblem, ...] = ()
+    """Of the rows since the last one, those that are bad. They are out of the cache by now."""
 
 
 async def rows(exchange: Exchange) -> ASGIApp:
@@ -88,8 +81,8 @@ async def verify(exchange: Exchange) -> ASGIApp:
     body = await exchange.body(VerifyBody)
     await _check_tier(exchange, body.tier)
     cache = exchange.service.runtime.cache
-    keys = [row.key for row in await cache.rows() if row.tier == body.tier]
-    return StreamingResponse(_checked(cache, body.tier, keys), media_type=LINES)
+    rows = [row for row in await cache.rows() if row.tier == body.tier]
+    return StreamingResponse(_checked(cache, rows), media_type=LINES)
 
 
 async def gc(exchange: Exchange) -> ASGIApp:
@@ -115,27 +108,25 @@ async def _encoded(found: list[erllama.RowInfo], tier: str | None) -> AsyncItera
         await asyncio.sleep(0)
 
 
-async def _checked(cache: erllama.Cache, tier: str, keys: list[str]) -> AsyncIterator[bytes]:
-    bad: dict[str, Bad] = {}
-    for done, key in enumerate(keys):
+async def _checked(cache: erllama.Cache, rows: list[erllama.RowInfo]) -> AsyncIterator[bytes]:
+    bad: list[erllama.FileProblem] = []
+    for done, row in enumerate(rows):
         if done % TOLD_EVERY == 0:
-            yield _lines([Checked(done=done, total=len(keys), bad=bad)])
-            bad = {}
-        if (problem := await _problem(cache, tier, key)) is not None:
-            bad[key] = problem
-    yield _lines([Checked(done=len(keys), total=len(keys), bad=bad)])
+            yield _lines([Checked(done=done, total=len(rows), bad=tuple(bad))])
+            bad = []
+        if (problem := await _problem(cache, row)) is not None:
+            bad.append(problem)
+    yield _lines([Checked(done=len(rows), total=len(rows), bad=tuple(bad))])
 
 
-async def _problem(cache: erllama.Cache, tier: str, key: str) -> Bad | None:
+async def _problem(cache: erllama.Cache, row: erllama.RowInfo) -> erllama.FileProblem | None:
     """What is wrong with a row, if anything. One that was evicted meanwhile is not."""
     try:
-        await cache.read(key, tier)
-    except erllama.RowUnavailable as error:
-        if error.kind == "gone":
-            return None
-        return Bad(kind=cast(erllama.FileProblemKind, error.kind), problem=without_folders(error.problem))
+        await cache.read(row.key, row.tier)
     except erllama.TierError as error:
-        return Bad(kind="unreadable", problem=without_folders(error.problem))
+        kind = error.kind if isinstance(error, erllama.RowUnavailable) else "unreadable"
+        found = {"name": f"rows/{row.key}.row", "kind": kind, "problem": without_folders(error.problem)}
+        return None if kind == "gone" else msgspec.convert(found | {"nbytes": row.nbytes}, erllama.FileProblem)
     return None
 
 

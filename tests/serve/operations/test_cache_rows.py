@@ -78,13 +78,13 @@ async def test_a_check_reads_each_row_and_tells_how_far_it_is(tmp_path: Path) ->
         told = lines((await at.client.post("/erllama/cache/verify", json={"tier": "d"})).text)
         assert [one["done"] for one in told] == [0, TOLD_EVERY, TOLD_EVERY + 2]
         assert {one["total"] for one in told} == {TOLD_EVERY + 2}
-        bad = {key: why for one in told for key, why in one["bad"].items()}
-        assert set(bad) == {keys[-1]}
-        assert bad[keys[-1]]["kind"] == "flipped"
-        assert "checksum" in bad[keys[-1]]["problem"]
+        [bad] = [bad for one in told for bad in one["bad"]]
+        assert (bad["name"], bad["kind"]) == (f"rows/{keys[-1]}.row", "flipped")
+        assert bad["nbytes"] >= 6000
+        assert "checksum" in bad["problem"]
         assert str(tmp_path) not in str(told)
         again = lines((await at.client.post("/erllama/cache/verify", json={"tier": "d"})).text)
-        assert again[-1] == {"done": TOLD_EVERY, "total": TOLD_EVERY, "bad": {}}
+        assert again[-1] == {"done": TOLD_EVERY, "total": TOLD_EVERY, "bad": []}
 
 
 def spoil(root: Path, keys: list[str]) -> None:
@@ -103,8 +103,9 @@ async def test_a_check_says_what_kind_of_fault_each_row_has(tmp_path: Path) -> N
         keys = await kept(at, tmp_path, 5)
         spoil(tmp_path, keys[1:])
         told = lines((await at.client.post("/erllama/cache/verify", json={"tier": "d"})).text)
-        kinds = {key: bad["kind"] for one in told for key, bad in one["bad"].items()}
-        assert kinds == dict(zip(keys[1:], ["torn", "renamed", "foreign", "flipped"], strict=True))
+        kinds = {bad["name"]: bad["kind"] for one in told for bad in one["bad"]}
+        names = [f"rows/{key}.row" for key in keys[1:]]
+        assert kinds == dict(zip(names, ["torn", "renamed", "foreign", "flipped"], strict=True))
         with pytest.raises(erllama.RowUnavailable, match="does not run") as caught:
             await at.runtime.cache.read(keys[0], "none")
         assert caught.value.kind == "unreadable"
