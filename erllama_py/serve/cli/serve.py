@@ -116,6 +116,8 @@ def serve(
     from erllama_py.serve.cli.hosting import host as run_server  # starlette and uvicorn are for this command alone
 
     first = with_cache(read(), given_cache=cache)
+    if cache is None and not first.tiers:
+        screen.note(f"what is computed is kept in memory alone: {why_in_memory(first)}")
     chosen = sized(first)
     served = msgspec.structs.replace(first, models=tuple(one.model for one in chosen))
     reread = None if config is None else partial(_read_again, read, first)
@@ -224,11 +226,9 @@ def with_cache(config: Config, *, given_cache: str | None) -> Config:
     if given_cache == NO_TIER or (given_cache is None and config.tiers):
         return config
     if given_cache is None:
-        home = Path(config.runtime.home) if config.runtime.home else default_home()
-        root = home / "kv" / str(config.server.port)
+        root = _home(config) / "kv" / str(config.server.port)
         quota = disk_quota(_free(root))
-        if quota is None:
-            screen.note(f"what is computed is kept in memory alone: the disk of {root} is almost full")
+        if quota is None or not _is_writable(root):
             return config
         table: dict[str, Any] = {"kind": "disk", "root": str(root), "quota_bytes": quota}
     else:
@@ -248,10 +248,9 @@ def with_tier(config: Config, tier: erllama.TierSpec) -> Config:
 def with_responses(config: Config, *, given_cache: str | None) -> Config:
     """The configuration with directories for the answers of `/v1/responses`, and for files and batches, unless it has
     them or keeps nothing by itself: see `with_cache`."""
-    server = config.server
-    if given_cache == NO_TIER or (given_cache is None and config.tiers):
+    server, home = config.server, _home(config)
+    if given_cache == NO_TIER or (given_cache is None and (config.tiers or not _is_writable(home))):
         return config
-    home = Path(config.runtime.home) if config.runtime.home else default_home()
     port = str(server.port)
     server = msgspec.structs.replace(
         server, responses_directory=server.responses_directory or str(home / "responses" / port),
@@ -260,7 +259,26 @@ def with_responses(config: Config, *, given_cache: str | None) -> Config:
     return msgspec.structs.replace(config, server=server)
 
 
+def why_in_memory(config: Config) -> str:
+    """Why a server that nobody told where to keep it keeps what is computed in memory alone."""
+    home = _home(config)
+    return f"the disk of {home} is almost full" if _is_writable(home) else f"no file can be written in {home}"
+
+
+def _home(config: Config) -> Path:
+    return Path(config.runtime.home) if config.runtime.home else default_home()
+
+
 def _free(root: Path) -> int:
     """Free bytes of the disk that a directory is on, or would be."""
-    there = next((one for one in (root, *root.parents) if one.exists()), Path("/"))
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(_nearest(root)).free
+
+
+def _is_writable(root: Path) -> bool:
+    """Whether files can be made in a directory, or where it would be made."""
+    return os.access(_nearest(root), os.W_OK | os.X_OK)
+
+
+def _nearest(root: Path) -> Path:
+    """A directory, or the nearest one above it that is there."""
+    return next((one for one in (root, *root.parents) if one.exists()), Path("/"))

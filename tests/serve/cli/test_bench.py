@@ -91,6 +91,17 @@ def test_it_says_what_it_did() -> None:
         assert part in text
 
 
+def test_what_is_too_short_to_be_saved_is_not_called_faster() -> None:
+    """The difference is noise then."""
+    one = spread([1.0])
+    found = Measured(
+        what={}, prompt_tokens=16, reply_tokens=4, sequences=1, repeats=1, warm_up_seconds=0.5,
+        prefill=one, decode=one, compute_seconds=one, again_seconds=one, again="the cache", again_reused=0,
+    )  # fmt: skip
+    assert lines(found)[-1].endswith("0 of 16 tokens from the cache: so short a prompt is not saved")
+    assert lines(found)[0].startswith("1 repeat: ")
+
+
 @pytest.mark.slow
 def test_a_file_is_measured_and_its_rows_are_read_again(tmp_path: Path, capsys: Capture) -> None:
     """What was computed in the first load is in the cache of the second."""

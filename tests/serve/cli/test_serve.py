@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import erllama_py as erllama
 from erllama_py.serve.cli import main
 from erllama_py.serve.cli.ending import UsageError
 from erllama_py.serve.cli.model_options import context_options, model_from
-from erllama_py.serve.cli.serve import settle, with_cache
+from erllama_py.serve.cli.serve import settle, why_in_memory, with_cache, with_responses
 from erllama_py.serve.config import Config, check_tables
 
 FILE: dict[str, Any] = {
@@ -87,14 +88,32 @@ def test_rows_go_to_a_directory_of_the_port_by_default(tmp_path: Path) -> None:
     assert both.models[0].options["tier_srv"] == "cache"
 
 
-def test_a_disk_that_is_almost_full_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("free", "writable", "why"), [(1 << 20, True, "almost full"), (1 << 40, False, "no file can")])
+def test_a_home_that_takes_nothing_is_left_alone(
+    free: int, writable: bool, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It says so."""
-    monkeypatch.setattr("erllama_py.serve.cli.serve._free", lambda root: 1 << 20)
+    """A server in a container that cannot write serves all the same; where somebody names a directory, it is that."""
+    monkeypatch.setattr("erllama_py.serve.cli.serve._free", lambda root: free)
+    monkeypatch.setattr(os, "access", lambda path, mode: writable)
     config = settled({"runtime": {"home": str(tmp_path)}}, "/m/a.gguf")
     assert with_cache(config, given_cache=None) == config
-    assert "almost full" in capsys.readouterr().err
+    assert why in why_in_memory(config)
+    kept = with_responses(config, given_cache=None).server
+    assert (kept.responses_directory is None, kept.files_directory is None) == (not writable, not writable)
+    assert with_cache(config, given_cache="/k").tiers["cache"] == erllama.DiskTier("/k")
+
+
+def test_a_server_says_why_it_keeps_rows_in_memory_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once, before the model is loaded; not where that was asked for."""
+    monkeypatch.setattr("erllama_py.serve.cli.serve._free", lambda root: 1 << 20)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        line = ["serve", str(tiny_gguf("dense", tmp_path)), "--port", str(taken.getsockname()[1])]
+        assert main(line) == 1
+        assert capsys.readouterr().err.count("kept in memory alone: the disk of") == 1
+        assert main([*line, "--cache", "none"]) == 1
+        assert "memory alone" not in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_refused_before_anything_is_loaded(
