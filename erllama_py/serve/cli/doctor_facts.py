@@ -17,6 +17,7 @@ import msgspec
 import psutil
 
 import erllama_py as erllama
+from erllama_py.memory import available_memory, memory_limit
 
 PACKAGES = (
     "erllama-py", "llama-cpp-python", "llguidance", "msgspec", "numpy", "psutil", "xxhash", "starlette", "uvicorn",
@@ -86,7 +87,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     memory_total: int
     memory_free: int
     memory_limit: int | None
-    """Of this process's cgroup."""
+    """The least of this process's cgroups."""
     limits: dict[str, int | None]
     """What `ulimit` says, by name; `None`: no bound."""
     folders: tuple[Folder, ...]
@@ -132,24 +133,12 @@ def gpus(root: Path = Path("/")) -> tuple[str, ...]:
     return tuple(maker for node, maker in GPU_NODES.items() if (root / node.lstrip("/")).exists())
 
 
-def memory_limit(root: Path = Path("/")) -> int | None:
-    """The least `memory.max` of the cgroups that this process is in (version 2)."""
-    path = next((line[3:] for line in _text(root / "proc/self/cgroup").splitlines() if line.startswith("0::")), "")
-    mount, found = root / "sys/fs/cgroup", []
-    parts = [part for part in path.split("/") if part not in ("", "..")]
-    for length in range(len(parts), -1, -1):
-        with suppress(ValueError):  # "max", or no such file
-            found.append(int(_text(mount.joinpath(*parts[:length], "memory.max"))))
-    return min(found, default=None)
-
-
 def memory() -> tuple[int, int]:
-    """All of it and what is free, in bytes; 0 where the system does not say."""
+    """The machine's, and what of it this process may still take, in bytes; 0 where the system does not say."""
     try:
-        found = psutil.virtual_memory()
+        return psutil.virtual_memory().total, available_memory()
     except (OSError, KeyError, ValueError):  # a /proc that is not there, or has less
         return 0, 0
-    return found.total, found.available
 
 
 def folder(use: str, path: Path, *, tier: erllama.TierSpec | None = None) -> Folder:

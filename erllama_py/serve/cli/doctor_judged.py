@@ -133,15 +133,11 @@ def _memory(machine: Machine) -> Iterator[Finding]:
     if not total:
         yield _warn("memory", "the system does not say how much there is", SAY_SIZES)
         return
-    limited = machine.memory_limit is not None and machine.memory_limit < total
-    said = f"{amount(free)} of {amount(total)} free"
-    if limited:
-        said += f"; the container may have {amount(machine.memory_limit or 0)}"
-    least = min(free, machine.memory_limit or free)
-    if least < LEAST_MEMORY:
+    limit = machine.memory_limit
+    whole = amount(total) if limit is None or limit >= total else f"the container's {amount(limit)}"
+    said = f"{amount(free)} of {whole} free"
+    if free < LEAST_MEMORY:
         yield _warn("memory", said, "end what takes it, or take a smaller model: `erllama inspect` says what one takes")
-    elif limited:
-        yield _warn("memory", said, SAY_SIZES)
     else:
         yield _ok("memory", said)
 
