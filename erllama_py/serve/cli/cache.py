@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ import erllama_py as erllama
 from erllama_py.serve.cli import screen
 from erllama_py.serve.cli.cache_places import Place, opened
 from erllama_py.serve.cli.cached_rows import (
+    LEAST_PREFIX,
     Chain,
     Group,
     NotChosen,
@@ -59,7 +60,7 @@ def ls(
         Print it as JSON: groups, or with --rows rows.
     """
     with _place(directory, server, key, tier) as place:
-        known, names = _rows(place), place.models()
+        known, names, unsound = _rows(place), place.models(), place.unsound()
     listed = sorted(known, key=lambda row: -row.used_at)
     groups = grouped(known, names)
     if json:
@@ -68,6 +69,8 @@ def ls(
         _show_rows(listed)
     else:
         _show_groups(groups, place.name)
+    if unsound and not json:
+        screen.note(f"{_count(len(unsound), 'file')} no prompt can use: `erllama cache verify` says why")
     return DONE
 
 
@@ -85,7 +88,7 @@ def show(
     json
         Print it as JSON.
     """
-    with _place(directory, server, key, tier) as place, _choosing():
+    with _place(directory, server, key, tier) as place, _choosing(place, [row]):
         known = _rows(place)
         chain = chain_of(known, found(known, row))
     if json:
@@ -151,7 +154,7 @@ def rm(
     """
     if all == bool(rows or model or older_than):
         raise UsageError("say which rows: their keys, --model, --older-than; or --all, alone")
-    with _place(directory, server, key, tier) as place, _choosing():
+    with _place(directory, server, key, tier) as place, _choosing(place, rows):
         since = None if older_than is None else time.time() - parse_age(older_than)
         known = _rows(place)
         picked = chosen(known, keys=rows, model=model, unused_since=since, models=place.models())
@@ -180,7 +183,7 @@ def gc(
     json
         Print what was removed as JSON.
     """
-    with _place(directory, server, key, tier) as place, _choosing():
+    with _place(directory, server, key, tier) as place, _choosing(place):
         removed = place.gc(None if quota is None else parse_size(quota))
     return _told(removed, json=json)
 
@@ -189,11 +192,18 @@ def gc(
 
 
 @contextmanager
-def _choosing() -> Iterator[None]:
-    """What names no row is a wrong command line."""
+def _choosing(place: Place, keys: Sequence[str] = ()) -> Iterator[None]:
+    """What names no row is a wrong command line; where a file has the name, it is said what that is."""
     try:
         yield
     except NotChosen as error:
+        named = tuple(f"rows/{key.lower()}" for key in keys if len(key) >= LEAST_PREFIX)
+        bad = next((one for one in place.unsound() if one.name.startswith(named)), None)
+        if bad is not None and bad.kind != "orphan":
+            said = (
+                f"{bad.name} is no row: {bad.kind}: {bad.problem}; `erllama cache gc` removes what tiers have written"
+            )
+            raise UsageError(screen.one_line(said)) from None
         raise UsageError(screen.one_line(str(error))) from None
 
 

@@ -21,6 +21,7 @@ from erllama_py.serve.running.holding import read_note
 Progress = Callable[[int, int], None]
 KEYS_AT_ONCE = 5_000
 GC_SECONDS = 120.0
+BESIDE = frozenset({"aside", "temp", "unknown"})  # files that have no name of a row
 
 
 class Held(erllama.ErllamaError):
@@ -47,6 +48,9 @@ class Place(Protocol):
     def rows(self, progress: Progress | None) -> list[erllama.RowInfo]:
         """All rows."""
 
+    def unsound(self) -> list[erllama.FileProblem]:
+        """Files of rows that are none, by their headers, as far as they are known."""
+
     def verify(self, progress: Progress | None) -> list[erllama.FileProblem]:
         """What is wrong, every row read whole."""
 
@@ -70,6 +74,10 @@ class Offline:
     def rows(self, progress: Progress | None) -> list[erllama.RowInfo]:
         """See `Place`."""
         return self._directory.rows(progress)
+
+    def unsound(self) -> list[erllama.FileProblem]:
+        """See `Place`."""
+        return [one for one in self._directory.problems() if one.kind not in BESIDE]
 
     def verify(self, progress: Progress | None) -> list[erllama.FileProblem]:
         """See `Place`."""
@@ -99,6 +107,10 @@ class Served:
         """See `Place`."""
         lines = self._remote.lines("GET", f"/erllama/cache/rows?tier={quote(self._tier, safe='')}")
         return [self._remote.shaped(line, erllama.RowInfo) for line in lines]
+
+    def unsound(self) -> list[erllama.FileProblem]:
+        """See `Place`. A server has set them aside when it began."""
+        return []
 
     def verify(self, progress: Progress | None) -> list[erllama.FileProblem]:
         """See `Place`. A bad row is out of the cache by then, its file set aside."""

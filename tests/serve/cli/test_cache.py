@@ -98,6 +98,27 @@ def test_verify_ends_with_1_where_anything_is_wrong(tmp_path: Path, capsys: Capt
     assert listing(tmp_path) == before
 
 
+def test_a_row_that_is_torn_is_told_by_each_command(tmp_path: Path, capsys: Capture) -> None:
+    """It is in no list; who asks for it hears why, and `gc` takes it with what it leaves behind."""
+    first, second, third = fill(tmp_path)[0]
+    torn = file_of(tmp_path, second)
+    torn.write_bytes(torn.read_bytes()[:700])
+    assert len(told(capsys, "ls", str(tmp_path), "--rows")) == 5
+    for more in ([], ["--rows"]):
+        assert main(["cache", "ls", str(tmp_path), *more]) == 0
+        assert "2 files no prompt can use: `erllama cache verify` says why" in capsys.readouterr().err
+    for line in (["show", str(tmp_path), second[:9]], ["rm", str(tmp_path), second[:9], "--yes"]):
+        assert main(["cache", *line]) == 2
+        assert f"rows/{second}.row is no row: torn: 700 bytes instead of" in capsys.readouterr().err
+    assert main(["cache", "show", str(tmp_path), third[:9]]) == 0
+    assert "no prompt can find it" in capsys.readouterr().out
+    assert told(capsys, "gc", str(tmp_path))["rows"] == 1
+    assert not torn.exists()
+    assert main(["cache", "ls", str(tmp_path)]) == 0
+    assert "no prompt can use" not in capsys.readouterr().err
+    assert main(["cache", "show", str(tmp_path), first[:9]]) == 0
+
+
 def test_rm_takes_what_is_named(tmp_path: Path, capsys: Capture) -> None:
     """Keys with what extends them, a model, an age, all."""
     keys = fill(tmp_path, chats=3)
