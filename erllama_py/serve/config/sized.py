@@ -48,14 +48,14 @@ def sized(config: Config, *, sequences: int | None = None, available: int | None
     return found
 
 
-def with_sizes(config: Config, *, sequences: int | None = None, available: int | None = None) -> Config:
+def with_sizes(config: Config, *, sequences: int | None = None) -> Config:
     """A configuration with every size settled, as `sized` does. It looks at no file where nothing is open and memory
     has no bound."""
     if all(_is_settled(model) for model in config.models) and not config.is_bounded:
         return config
     if all(model.file is not None or "model_path" not in model.options for model in config.models):
         return config  # it was looked at
-    models = tuple(one.model for one in sized(config, sequences=sequences, available=available))
+    models = tuple(one.model for one in sized(config, sequences=sequences))
     return msgspec.structs.replace(config, models=models)
 
 

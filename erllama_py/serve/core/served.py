@@ -17,7 +17,8 @@ from erllama_py.serve.core.problems import Problem
 LOADING_SECONDS = 5  # after which a client may ask again for a model that is being loaded
 
 Standing = Literal["unloaded", "waiting", "loading", "loaded", "unloading", "failed"]
-"""`"waiting"`: for memory. `"failed"`: its last load did, and it is not tried again yet."""
+"""`"waiting"`: for memory. `"unloading"`: it takes no request any more, and goes when the last one is over that has it.
+`"failed"`: its last load did, and it is not tried again yet."""
 
 
 class ModelState(msgspec.Struct, frozen=True, kw_only=True):

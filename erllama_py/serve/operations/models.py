@@ -50,7 +50,8 @@ async def load(exchange: Exchange) -> ASGIApp:
 
 
 async def unload(exchange: Exchange) -> ASGIApp:
-    """Unload a model as soon as no request has it, with what it holds saved. What it does now."""
+    """Unload a model as soon as the requests that have it are over, with what it holds saved. Those that come meanwhile
+    wait, and load it again. What it does now."""
     exchange.check_operator()
     info = exchange.info(exchange.request.path_params["name"])
     exchange.service.served.unload(info.id)

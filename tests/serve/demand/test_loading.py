@@ -158,7 +158,7 @@ async def test_what_never_fits_says_what_would(tmp_path: Path, load: Any, beside
     path = str(tiny_gguf("dense", tmp_path))
     context = {"n_ctx": 65_536, "n_seq_max": 1}
     first = stub("first", 1, load=load)
-    large = {"name": "large", "path": path, "load": load, "context_opts": context}
+    large = {"name": "large", "path": path, "load": load, "context_opts": context, "probe": False}
     with pytest.raises(DoesNotFit) as refused:
         async with demanded(config(first, large, room=12)):
             pass
@@ -206,7 +206,7 @@ async def test_metrics_count_loads_and_swaps() -> None:
 
 async def test_what_is_known_of_a_file_that_is_not_loaded(tmp_path: Path) -> None:
     """Its size and its template, by the lists and by `/api/show`; nothing is loaded for it."""
-    large = {"name": "a", "path": str(tiny_gguf("dense", tmp_path)), "load": "demand"}
+    large = {"name": "a", "path": str(tiny_gguf("dense", tmp_path)), "load": "demand", "probe": False}
     async with demanded(config({**large, "context_opts": {"n_ctx": 512, "n_seq_max": 1}})) as at:
         listed = (await at.client.get("/v1/models/a")).json()["meta"]
         told = (await at.client.post("/api/show", json={"model": "a"})).json()

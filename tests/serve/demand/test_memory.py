@@ -79,13 +79,8 @@ async def test_one_that_would_not_help_stays() -> None:
 
 def dense(tmp_path: Path, **given: Any) -> dict[str, Any]:
     """A model of a file, on demand."""
-    context = {"n_ctx": 512, "n_seq_max": 1}
-    return {
-        "name": "file",
-        "path": str(tiny_gguf("dense", tmp_path)),
-        "load": "demand",
-        "context_opts": context,
-    } | given
+    file = {"name": "file", "path": str(tiny_gguf("dense", tmp_path)), "load": "demand", "probe": False}
+    return {**file, "context_opts": {"n_ctx": 512, "n_seq_max": 1}, **given}
 
 
 def test_the_error_of_a_file_has_the_context_that_fits(tmp_path: Path) -> None:

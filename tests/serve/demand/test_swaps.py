@@ -47,11 +47,11 @@ async def test_200_requests_for_two_models_of_which_one_fits() -> None:
     """None fails, the swaps are fewer than the requests, and what comes back computes nothing a second time."""
     draw = random.Random(17)
     models = [stub(name, cache_salt=name, policy=POLICY, **WIDE) for name in ("a", "b")]
-    chats = [Chat(model, number) for model in ("a", "b") for number in range(4)]
+    chats = [Chat(model, number) for model in ("a", "b") for number in range(16)]
     async with demanded(config(*models)) as at:
 
         async def client(number: int) -> int:
-            mine = chats[number::4]  # one of each model
+            mine = chats[number::4]  # four of each model
             for turn in range(50):
                 await draw.choice(mine).turn(at, f"and {turn}?")
             return 50

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from helpers.demand import Hands, Loads, config, demanded, stub
-from helpers.project import TOP
 from helpers.runtime import until
 
 import erllama_py as erllama
 from erllama_py import tree
+from erllama_py.serve.demand import reading
 from erllama_py.serve.demand.holding import Holding
 from erllama_py.serve.demand.moves import Moves
 from erllama_py.serve.demand.plan import plan
@@ -130,8 +130,8 @@ async def test_one_that_crashed_too_often_is_loaded_again(monkeypatch: pytest.Mo
 def test_the_process_does_not_wait_for_what_is_read_for_nobody() -> None:
     """A reload whose download stands still, say: the server that is told to end does."""
     code = (
-        "import asyncio, threading\n"
-        "from erllama_py.serve.demand.reading import read_aside\n"
+        "import asyncio, runpy, sys, threading\n"
+        "read_aside = runpy.run_path(sys.argv[1])['read_aside']\n"  # the file alone: the package takes seconds
         "async def main():\n"
         "    begun = threading.Event()\n"
         "    reading = asyncio.ensure_future(read_aside(lambda: (begun.set(), threading.Event().wait())))\n"
@@ -140,5 +140,6 @@ def test_the_process_does_not_wait_for_what_is_read_for_nobody() -> None:
         "    await asyncio.gather(reading, return_exceptions=True)\n"
         "asyncio.run(main())\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code], cwd=TOP, timeout=30, capture_output=True, text=True)
+    command = [sys.executable, "-c", code, reading.__file__]
+    ended = subprocess.run(command, timeout=30, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")
