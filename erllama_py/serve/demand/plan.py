@@ -76,9 +76,9 @@ def plan(places: Sequence[Place], budget: int | None, now: float, turn_seconds: 
     wanted = (one for one in places if one.where == "out" and one.waits_since is not None)
     for one in sorted(wanted, key=_waits_since):
         made.place(one)
-    held = made.held | {one.name for one in places if one.ending is not None and one.where == "in"}
+    ending = {one.name for one in places if one.ending is not None and one.where == "in"}
     return Plan(
-        load=tuple(made.load), unload=tuple(made.unload.items()), held=held, never=tuple(made.never),
+        load=tuple(made.load), unload=tuple(made.unload.items()), held=made.held | ending, never=tuple(made.never),
         wake_at=min(made.times, default=None),
     )  # fmt: skip
 
