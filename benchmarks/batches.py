@@ -26,9 +26,9 @@ from erllama_py.serve.batches import asking
 from erllama_py.serve.core.settings import ServerOpts
 from erllama_py.serve.models import fetch
 
-WIDTH, TOKENS, ROUNDS = 8, 100, 4
+WIDTH, TOKENS, ROUNDS = 8, 100, 3
 LINE_TOKENS = 2000
-WARM_SECONDS = 4.0  # their prompts are read, and they generate
+WARM_SECONDS = 2.0  # their prompts are read, and they generate
 CHAT = "/v1/chat/completions"
 
 
@@ -56,7 +56,9 @@ async def reply(client: httpx.AsyncClient, number: int) -> Reply:
             if line.startswith("data: {"):
                 moments.append(time.perf_counter())
     gaps = [after - before for before, after in itertools.pairwise(moments)]
-    return Reply(moments[-1] - began, moments[0] - began, max(gaps))
+    told = Reply(moments[-1] - began, moments[0] - began, max(gaps))
+    print(told, flush=True)
+    return told
 
 
 @asynccontextmanager
