@@ -1,7 +1,10 @@
-"""A live reply beside a batch, against the same reply alone: through the application, with SmolLM2.
+"""A live reply beside a batch, against the same reply alone: through the application.
 
-Eight lines of a batch are at work, which never ends by itself. Replies alternate: in the background, where lines of
-batches are, and as the same work would be with the priority of live requests.
+    python benchmarks/batches.py [stub] [smollm2]
+
+Eight lines of a batch are at work, which does not end by itself. Replies alternate: alone, beside lines in the
+background, where batches are, and beside the same lines with the priority of live requests. The stub takes as long for
+each token of a decode, so that company costs the most that it can.
 """
 
 from __future__ import annotations
@@ -9,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import statistics
+import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 import httpx
@@ -30,6 +34,12 @@ WIDTH, TOKENS, ROUNDS = 8, 100, 3
 LINE_TOKENS = 2000
 WARM_SECONDS = 2.0  # their prompts are read, and they generate
 CHAT = "/v1/chat/completions"
+CONTEXT = {"n_ctx": 20_000, "n_seq_max": 2 * WIDTH, "n_threads": N_THREADS}
+MODELS: dict[str, Callable[[], Any]] = {
+    "stub": lambda: {"backend": "stub", "stub": {"seconds_per_token": 0.01}, "context_opts": CONTEXT},
+    "smollm2": lambda: {"model_path": fetch("smollm2"), "context_opts": CONTEXT},
+}
+KINDS = {"alone": None, "beside a batch": -1000, "beside lines of the same priority": 0}
 
 
 class Reply(NamedTuple):
@@ -56,9 +66,7 @@ async def reply(client: httpx.AsyncClient, number: int) -> Reply:
             if line.startswith("data: {"):
                 moments.append(time.perf_counter())
     gaps = [after - before for before, after in itertools.pairwise(moments)]
-    told = Reply(moments[-1] - began, moments[0] - began, max(gaps))
-    print(told, flush=True)
-    return told
+    return Reply(moments[-1] - began, moments[0] - began, max(gaps))
 
 
 @asynccontextmanager
@@ -78,41 +86,43 @@ async def batch(client: httpx.AsyncClient, priority: int) -> AsyncIterator[None]
     await client.post(f"/v1/batches/{made['id']}/cancel")
 
 
-async def main() -> None:
-    """Measure, and write the table."""
-    context = {"n_ctx": 20_000, "n_seq_max": 2 * WIDTH, "n_threads": N_THREADS}
-    rows: dict[str, list[Reply]] = {"alone": [], "beside a batch": [], "beside eight requests of the same priority": []}
+async def measured(config: Any) -> dict[str, list[Reply]]:
+    """The replies of each kind, in rounds."""
+    rows: dict[str, list[Reply]] = {name: [] for name in KINDS}
     async with erllama.Runtime() as runtime:
-        config: Any = {"model_path": fetch("smollm2"), "context_opts": context}
         await runtime.load_model("m", config)
-        app = create_app(runtime, settings=ServerOpts(batch_concurrency=WIDTH))
-        port = free_port()
+        app, port = create_app(runtime, settings=ServerOpts(batch_concurrency=WIDTH)), free_port()
         url = f"http://127.0.0.1:{port}"
-        async with listening(app, port), httpx.AsyncClient(base_url=url, timeout=600) as to:
-            await reply(to, 0)
+        async with listening(app, port), httpx.AsyncClient(base_url=url, timeout=600) as client:
+            await reply(client, 0)
             for number in range(1, ROUNDS + 1):
-                rows["alone"].append(await reply(to, 10 * number))
-                for name, priority in (("beside a batch", -1000), ("beside eight requests of the same priority", 0)):
-                    async with batch(to, priority):
-                        rows[name].append(await reply(to, 10 * number + 1 - priority))
-    publish("batches", shown(rows))
+                for name, priority in KINDS.items():
+                    async with AsyncExitStack() as stack:
+                        if priority is not None:
+                            await stack.enter_async_context(batch(client, priority))
+                        rows[name].append(await reply(client, 10_000 * number + (priority or 1)))
+    return rows
 
 
-def shown(rows: dict[str, list[Reply]]) -> str:
-    """The table; ratios are of the rounds', one by one."""
-    alone = rows["alone"]
+def shown(what: str, rows: dict[str, list[Reply]]) -> list[list[str]]:
+    """Lines of the table; ratios are of the rounds', one by one."""
     told = []
     for name, replies in rows.items():
-        ratio = statistics.median(one.seconds / base.seconds for one, base in zip(replies, alone, strict=True))
-        told.append(
-            [
-                name,
-                *(f"{statistics.median(getattr(one, what) for one in replies):.2f} s" for what in Reply._fields),
-                f"{ratio:.2f}",
-            ]
-        )
-    return table(["a reply of 100 tokens", "time", "first token", "longest gap", "time, against alone"], told)
+        medians = [statistics.median(getattr(one, field) for one in replies) for field in Reply._fields]
+        pairs = zip(replies, rows["alone"], strict=True)
+        ratio = statistics.median(one.seconds / base.seconds for one, base in pairs)
+        told.append([what, name, *(f"{seconds:.2f} s" for seconds in medians), f"{ratio:.2f} ×"])
+    return told
+
+
+async def main(names: list[str]) -> None:
+    """Measure, and write the table."""
+    lines = []
+    for name in names or list(MODELS):
+        lines += shown(name, await measured(MODELS[name]()))
+    head = ["model", f"a reply of {TOKENS} tokens", "time", "first token", "longest gap", "time, against alone"]
+    publish("batches", table(head, lines))
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(sys.argv[1:]))
