@@ -10,6 +10,7 @@ import pytest
 import erllama_py as erllama
 from erllama_py import Model, Runtime
 from erllama_py.handle.by_id import ModelCalls
+from erllama_py.handle.probes import Probes
 
 # A property of a handle, and the method of the runtime that answers for it. The id is what one asks with.
 PROBES = {
@@ -23,8 +24,9 @@ OTHERWISE = {
 
 
 def public(kind: type) -> set[str]:
-    """The names that a class shows, its base classes' left out."""
-    return {name for name in vars(kind) if not name.startswith("_")}
+    """The names that a class shows; those of its base classes count for `Model`, whose probes are one."""
+    kinds = (kind, Probes) if kind is Model else (kind,)
+    return {name for one in kinds for name in vars(one) if not name.startswith("_")}
 
 
 def test_a_runtime_has_every_public_method_of_a_model() -> None:
