@@ -70,7 +70,7 @@ def ls(
     else:
         _show_groups(groups, place.name)
     if unsound and not json:
-        screen.note(f"{_count(len(unsound), 'file')} no prompt can use: `erllama cache verify` says why")
+        screen.note(f"{screen.count(len(unsound), 'file')} no prompt can use: `erllama cache verify` says why")
     return DONE
 
 
@@ -122,7 +122,7 @@ def verify(
         for problem in problems:
             what = f"{problem.kind}: {screen.one_line(problem.name)}: {screen.one_line(problem.problem)}"
             console.print(escape(what))
-        console.print(escape(f"{name}: {_count(len(wrong), 'problem') if wrong else 'every row is whole'}"))
+        console.print(escape(f"{name}: {screen.count(len(wrong), 'problem') if wrong else 'every row is whole'}"))
     return FAILED if wrong else DONE
 
 
@@ -221,7 +221,7 @@ def _agreed(gone: list[erllama.RowInfo], name: str) -> bool:
     if not sys.stdin.isatty():
         raise UsageError("it would remove rows, and there is no terminal to ask on: --yes does it")
     size = screen.amount(sum(row.nbytes for row in gone))
-    return screen.agree(f"Remove {_count(len(gone), 'row')}, {size}, from {screen.one_line(name)}?")
+    return screen.agree(f"Remove {screen.count(len(gone), 'row')}, {size}, from {screen.one_line(name)}?")
 
 
 def _told(removed: erllama.RowsRemoved, *, json: bool) -> int:
@@ -229,10 +229,10 @@ def _told(removed: erllama.RowsRemoved, *, json: bool) -> int:
     if json:
         screen.print_json(removed)
     else:
-        rows = f"{_count(removed.rows, 'row')}, " if removed.rows else ""
+        rows = f"{screen.count(removed.rows, 'row')}, " if removed.rows else ""
         screen.out().print(f"removed: {rows}{screen.amount(removed.nbytes)}")
     if removed.left:
-        left = f"{_count(removed.left, 'row')} left: in use, or their files cannot be removed"
+        left = f"{screen.count(removed.left, 'row')} left: in use, or their files cannot be removed"
         raise RowsLeft(left)
     return DONE
 
@@ -257,7 +257,7 @@ def _show_groups(groups: list[Group], name: str) -> None:
     if groups:
         screen.show(table)
     total = screen.amount(sum(one.nbytes for one in groups))
-    screen.note(f"{screen.one_line(name)}: {_count(sum(one.rows for one in groups), 'row')}, {total}")
+    screen.note(f"{screen.one_line(name)}: {screen.count(sum(one.rows for one in groups), 'row')}, {total}")
 
 
 def _show_rows(rows: list[erllama.RowInfo]) -> None:
@@ -284,7 +284,7 @@ def _show_chain(chain: Chain) -> None:
         "positions": f"{row.start:,} to {row.end:,}: {row.end - row.start:,} tokens",
         "size": screen.amount(row.nbytes), "hits": f"{row.hits:,}", "saves": f"{row.prefill_seconds:.2f} s a hit",
         "saved": f"{screen.age(now - row.created_at)} ago", "last used": f"{screen.age(now - row.used_at)} ago",
-        "extended by": f"{_count(chain.below, 'row')}, {screen.amount(chain.below_bytes)}",
+        "extended by": f"{screen.count(chain.below, 'row')}, {screen.amount(chain.below_bytes)}",
     }  # fmt: skip
     width = max(map(len, facts))
     for name, value in facts.items():
@@ -298,10 +298,6 @@ def _show_chain(chain: Chain) -> None:
             _show_rows(list(rows))
     if not chain.is_whole:
         console.print("\nThe rows before it are gone, so no prompt can find it: `erllama cache gc` removes it.")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 COMMANDS: dict[str, Callable[..., int]] = {"ls": ls, "show": show, "verify": verify, "rm": rm, "gc": gc}

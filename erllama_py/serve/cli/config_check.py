@@ -81,13 +81,16 @@ def _checked(one: SizedModel) -> Checked:
 def _show(file: Path, config: Config, models: list[Checked]) -> None:
     console = screen.out()
     console.print(
-        f"{escape(str(file))} can be served: {_count(len(models), 'model')}, {_count(len(config.tiers), 'tier')}"
+        f"{escape(str(file))} can be served: {screen.count(len(models), 'model')}, "
+        f"{screen.count(len(config.tiers), 'tier')}"
     )
     if config.access.keys:
-        console.print(f"  {_count(len(config.access.keys), 'key')}")
+        console.print(f"  {screen.count(len(config.access.keys), 'key')}")
     for one in models:
         also = f" ({', '.join(one.aliases)})" if one.aliases else ""
-        context = f"{one.n_ctx:,} tokens for {_count(one.n_seq_max, 'sequence')}, {screen.amount(one.context_bytes)}"
+        context = (
+            f"{one.n_ctx:,} tokens for {screen.count(one.n_seq_max, 'sequence')}, {screen.amount(one.context_bytes)}"
+        )
         console.print(
             f"  [bold]{escape(one.name)}[/bold]{escape(also)}: {escape(one.description)}, "
             f"{screen.amount(one.weights_bytes)}; {context}; saves to {escape(one.tier)}"
@@ -107,7 +110,3 @@ def _memory(config: Config, free: int) -> str:
     memory = bound(config, free)
     most = total if memory.budget is None else min(total, memory.budget - memory.reserved)
     return f"{screen.amount(at_start)} of memory from the start, {screen.amount(most)} at most with models on demand"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

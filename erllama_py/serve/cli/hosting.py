@@ -55,7 +55,9 @@ def announce(config: Config, sized: Sequence[SizedModel], listening: socket.sock
     for one in sized:
         context = one.model.options.get("context_opts", {})
         also = f" ({', '.join(one.model.aliases)})" if one.model.aliases else ""
-        size = f"{context['n_ctx']:,} tokens for {context['n_seq_max']} sequences" if "n_seq_max" in context else ""
+        size = ""
+        if "n_seq_max" in context:
+            size = f"{screen.count(context['n_ctx'], 'token')} for {screen.count(context['n_seq_max'], 'sequence')}"
         when = "loaded on demand" if one.model.load == "demand" else ""
         facts = "; ".join(filter(None, (one.file.description if one.file else "stub", size, when)))
         console.print(f"[bold]{escape(one.model.name)}[/bold]{escape(also)}: {escape(facts)}")

@@ -127,6 +127,11 @@ def say(text: str) -> None:
     print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
 
 
+def count(number: int, what: str) -> str:
+    """So many of what: `"1 row"`, `"2,048 rows"`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def age(seconds: float) -> str:
     """A time that has passed, to read: `"45 s"`, `"3 h"`, `"12 d"`."""
     for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):

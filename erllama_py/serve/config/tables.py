@@ -13,13 +13,17 @@ import msgspec
 from msgspec import Meta
 
 import erllama_py as erllama
+from erllama_py.memory import available_memory
 from erllama_py.serve.access import AccessOpts
 from erllama_py.serve.core.amounts import KeepAlive, seconds_of
 from erllama_py.serve.core.settings import ListenOpts
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Bytes = Annotated[int, Meta(ge=1 << 20, le=1 << 60)]
-RAM_SHARE = 10  # as `Runtime` has it: a tenth of the free memory is for the tier "ram"
+RAM_SHARE = (
+    10  # as `Runtime` has it: a tenth of the free memory is for the tier "ram"; here of the budget, if that is less
+)
+LEAST_QUOTA = 1 << 20
 
 
 class Tables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,7 +51,8 @@ class RuntimeTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     home: str | None = None
     """The folder for what outlives the process; `$ERLLAMA_HOME` or `~/.cache/erllama` where it is not given."""
     ram_quota_bytes: Bytes | None = None
-    """Most bytes of the rows that are kept in memory; a tenth of the free memory where it is not given."""
+    """Most bytes of the rows that are kept in memory; where it is not given, a tenth of the free memory, or of
+    `memory_budget_bytes` if that is less."""
     save_buffer_bytes: Bytes = 256 << 20
     """Most bytes of rows that are to be written to tiers."""
 
@@ -137,12 +142,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def reserved_bytes(self, free: int) -> int:
         """What tiers in memory and buffers may take, on a machine with so many `free` bytes at the start."""
         tiers = sum(tier.quota_bytes for tier in self.tiers.values() if tier.kind == "ram_file")
-        ram = free // RAM_SHARE if self.runtime.ram_quota_bytes is None else self.runtime.ram_quota_bytes
-        return tiers + ram + self.runtime.save_buffer_bytes
+        return tiers + self._ram_bytes(free) + self.runtime.save_buffer_bytes
+
+    def _ram_bytes(self, free: int) -> int:
+        if self.runtime.ram_quota_bytes is not None:
+            return self.runtime.ram_quota_bytes
+        budget = self.server.memory_budget_bytes
+        return max(LEAST_QUOTA, (free if budget is None else min(free, budget)) // RAM_SHARE)
 
     def runtime_options(self) -> dict[str, Any]:
         """What `Runtime` takes."""
-        return {
-            "tiers": self.tiers, "policy": self.policy, "pressure": self.pressure,
-            **msgspec.structs.asdict(self.runtime),
-        }  # fmt: skip
+        plain = msgspec.structs.asdict(self.runtime)
+        if self.server.memory_budget_bytes is not None:  # the runtime does not know of it
+            plain["ram_quota_bytes"] = self._ram_bytes(available_memory())
+        return {"tiers": self.tiers, "policy": self.policy, "pressure": self.pressure, **plain}

@@ -214,14 +214,17 @@ async def take_up(exchange: Asking, connection: Connection, api: str) -> Reader 
     return None
 
 
-async def taken_up(exchange: Asking, key: Key, digest: bytes | None, after: int | None) -> Reader | None:
-    """What sends the rest of a stream; None where a request begins it. Raises `Problem`."""
+async def taken_up(
+    exchange: Asking, key: Key, digest: bytes | None, after: int | None, param: str = AFTER
+) -> Reader | None:
+    """What sends the rest of a stream; None where a request begins it. Raises `Problem`; `param` is where
+    the client said `after`."""
     lasting, waited = exchange.service.lasting, False
     while True:
         found = lasting.find(key, after)
         place = "kept" if found is None else found.replay.place(after or 0)
         known = None if found is None else Known(found.asked.digest, found.over, place)
-        if begins(known, digest, after) or found is None:
+        if begins(known, digest, after, param) or found is None:
             return None
         if waited:
             break

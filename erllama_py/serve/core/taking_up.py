@@ -65,11 +65,11 @@ def digest_of(path: str, body: bytes) -> bytes:
     return hashlib.sha256(path.encode() + b"\0" + body).digest()
 
 
-def begins(known: Known | None, digest: bytes | None, after: int | None) -> bool:
+def begins(known: Known | None, digest: bytes | None, after: int | None, param: str = AFTER) -> bool:
     """Whether a request begins a new stream under its id, else it takes up the one that is there. Raises `Problem`.
 
     `digest` is of the request, None of one without a body, which begins nothing. `after` is the last event that its
-    client has: None where it says none, and 0 where it has had none of them yet.
+    client has, as `param` says it: None where it says none, and 0 where it has had none of them yet.
     """
     if known is None:
         if digest is None or after:
@@ -83,11 +83,11 @@ def begins(known: Known | None, digest: bytes | None, after: int | None) -> bool
     if known.over and after is None and digest is not None:
         return True  # its client asks the same once more
     if known.place == "ahead":
-        message = f"{AFTER}: the stream has not come so far"
-        raise Problem("invalid", message, param=AFTER, code="event_id_ahead")
+        message = f"{param}: the stream has not come so far"
+        raise Problem("invalid", message, param=param, code="event_id_ahead")
     if known.place == "evicted":
-        message = f"{AFTER}: what follows this event is not kept any more"
-        raise Problem("not_found", message, param=AFTER, code="events_evicted")
+        message = f"{param}: what follows this event is not kept any more"
+        raise Problem("not_found", message, param=param, code="events_evicted")
     return False
 
 

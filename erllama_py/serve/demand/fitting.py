@@ -19,8 +19,9 @@ LEAST_CELLS = 512  # a smaller context answers nothing
 class DoesNotFit(erllama.ErllamaError):
     """A model takes more memory than models may take: it can never be loaded.
 
-    It takes `needed` bytes, and `room` are left beside models that stay or are loaded from the start, if there are any.
-    With a context of `n_ctx` tokens it would fit; `None`: with none.
+    It takes `needed` bytes, and `room` are left beside models that stay or are loaded from the start, if there are any,
+    and beside the `reserved` ones that tiers in memory and buffers may take. With a context of `n_ctx` tokens it would
+    fit; `None`: with none.
     """
 
     model_id: str
@@ -28,10 +29,11 @@ class DoesNotFit(erllama.ErllamaError):
     room: int
     beside: tuple[str, ...] = ()
     n_ctx: int | None = None
+    reserved: int = 0
 
     def describe(self) -> str:
-        beside = f" beside {', '.join(map(repr, self.beside))}" if self.beside else ""
-        left = f"the memory budget leaves {amount(max(0, self.room))} for it{beside}"
+        beside = ", ".join((f"{amount(self.reserved)} for saved rows and buffers", *map(repr, self.beside)))
+        left = f"the memory budget leaves {amount(max(0, self.room))} for it beside {beside}"
         helps = helps_by(self.n_ctx) or "a larger memory_budget_bytes, or a smaller model, would help"
         return f"the model {self.model_id!r} takes {amount(self.needed)} and {left}: {helps}"
 

@@ -51,5 +51,5 @@ def misfit_of(config: Config, memory: Memory) -> DoesNotFit | None:
     if memory.budget is None or (found := misfit(config.models, memory.budget - memory.reserved)) is None:
         return None
     model = next(one for one in config.models if one.name == found.model_id)
-    found.n_ctx = smaller_context(model, found.room)
+    found.n_ctx, found.reserved = smaller_context(model, found.room), memory.reserved
     return found

@@ -41,7 +41,8 @@ class Stored:
             message = "this answer is not streamed again: the time is over, or its request had no X-Conversation-Id"
             raise Problem("invalid", message, param="stream", code="stream_not_found")
         # Events are numbered from 0 in `sequence_number`, and from 1 in their ids.
-        reader = await taken_up(exchange, key, None, 0 if starting_after is None else starting_after + 1)
+        after = 0 if starting_after is None else starting_after + 1
+        reader = await taken_up(exchange, key, None, after, "starting_after")
         assert reader is not None  # a request without a body begins nothing
         return reader
 

@@ -37,8 +37,9 @@ async def take_up(exchange: Exchange) -> ASGIApp:
     """
     asked = exchange.request
     had = after_of(asked.headers.get(AFTER))
-    after = after_of(asked.query_params.get("after"), "after") if had is None else had
-    reader = await taken_up(exchange, _key(exchange), None, after)
+    param = "after" if had is None else AFTER
+    after = after_of(asked.query_params.get("after"), param) if had is None else had
+    reader = await taken_up(exchange, _key(exchange), None, after, param)
     assert reader is not None  # a request without a body begins nothing
     return Response(status_code=204) if had and reader.has_all else reader
 

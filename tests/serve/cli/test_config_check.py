@@ -47,7 +47,7 @@ def test_it_shows_the_tier_that_serve_makes(folder: Path, capsys: pytest.Capture
         ("", "models: there is no model to serve"),
         (f'[server]\nhost = "0.0.0.0"\n{MODEL}', "without keys only this machine is served"),
         (f'[server]\ntls_cert = "none.pem"\n{MODEL}', "No such file"),
-        (LARGE, "'large' takes 858 MiB and the memory budget leaves 220 MiB"),
+        (LARGE, "'large' takes 858 MiB and the memory budget leaves 220 MiB for it beside 257 MiB for saved rows"),
         (f'{MODEL}{KEY}models = ["dens"]\n', "access.keys[0].models[0]': no model is called 'dens'; there are dense"),
     ],
 )

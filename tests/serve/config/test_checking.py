@@ -183,6 +183,17 @@ def test_no_error_repeats_a_key_that_stands_where_its_hash_belongs() -> None:
     assert "erl_plain" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("runtime", "quota"), [({}, 1 << 30), ({"ram_quota_bytes": 3 << 20}, 3 << 20)])
+def test_rows_in_memory_take_a_tenth_of_the_budget(
+    runtime: dict[str, Any], quota: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not of a larger machine, which would leave nothing of the budget for models."""
+    monkeypatch.setattr("erllama_py.serve.config.tables.available_memory", lambda: 400 << 30)
+    config = checked(models=[{"path": "a.gguf"}], server={"memory_budget_bytes": 10 << 30}, runtime=runtime)
+    assert config.runtime_options()["ram_quota_bytes"] == quota
+    assert config.reserved_bytes(400 << 30) == quota + (256 << 20)
+
+
 @pytest.mark.anyio
 async def test_a_runtime_takes_what_a_file_says(tmp_path: Path) -> None:
     """Each model of it loads, with its tier."""

@@ -108,6 +108,19 @@ async def test_what_is_wrong_is_named(headers: dict[str, str], body: dict[str, A
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
+async def test_an_event_that_is_not_there_is_named_as_it_was_asked_for() -> None:
+    """In a query as in a header: a client that sent no header is told of none."""
+    async with served() as at:
+        await at.client.post(PATH, json=ASK, headers=NAMED)
+        for given, param in (
+            ({"params": {"after": "999"}}, "after"),
+            ({"headers": {"last-event-id": "999"}}, "last-event-id"),
+        ):
+            error = (await at.client.get("/v1/stream/a", **given)).json()["error"]
+            assert error["param"] == param
+            assert error["message"].startswith(f"{param}: ")
+
+
 async def test_other_requests_with_the_header_are_answered_as_without() -> None:
     """A reply that is wanted whole, one that is refused, one that is wrong: nothing of them is kept."""
     async with served() as at:
