@@ -111,7 +111,7 @@ async def test_pulling_what_is_served_is_done_already() -> None:
         whole = await at.client.post("/api/pull", json={"name": "tiny:latest", "stream": False})
         assert whole.json() == {"status": "success"}
         refused = (await at.client.post("/api/pull", json={"model": "x"})).json()["error"]
-        assert "its command or its configuration" in refused
+        assert "those of its command and of its configuration" in refused
 
 
 @pytest.mark.anyio

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from erllama_py.serve.core.endpoint import Endpoint
 
-EXAMPLES = int(os.environ.get("ERLLAMA_DESCRIBED_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("ERLLAMA_DESCRIBED_EXAMPLES", "6"))
 
 
 @pytest.mark.anyio
