@@ -17,6 +17,7 @@ from erllama_py.engine.heartbeat import Heart
 from erllama_py.engine.prompt_scores import as_many_as_fit, most_rows
 from erllama_py.engine.sequence import Running
 from erllama_py.engine.tick_plan import Need
+from erllama_py.options.request import BACKGROUND
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -124,12 +125,15 @@ class Decoder:
 
 
 def with_few_scoring(needs: dict[Running, Need], n_vocab: int) -> dict[Running, Need]:
-    """Of prompts whose logits are all read as many as fit, those that have waited longest: these take memory."""
+    """Of prompts whose logits are all read as many as fit, those that have waited longest: these take memory. Those in
+    the background are chosen apart, for of them a decode takes few tokens beside others."""
     scoring = {running: need for running, need in needs.items() if running.is_scoring(need)}
     if len(scoring) < 2:
         return needs
-    rows = [(running, need.tokens, running.waited) for running, need in scoring.items()]
-    chosen = as_many_as_fit(rows, most_rows(n_vocab))
+    chosen, rows = list[Running](), [(running, need.tokens, running.waited) for running, need in scoring.items()]
+    for behind in (False, True):
+        kind = [entry for entry in rows if (scoring[entry[0]].priority <= BACKGROUND) is behind]
+        chosen += as_many_as_fit(kind, most_rows(n_vocab))
     for running in scoring:
         running.waited += running not in chosen
     return {running: need for running, need in needs.items() if running in chosen or running not in scoring}

@@ -318,12 +318,19 @@ class Finished(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     logprobs: list[TokenLogprob] | None = None  # of all tokens sampled, where they are wanted
     prompt_logprobs: list[TokenLogprob | None] | None = None  # of the prompt's, as far as it was read
 
+    @property
+    def computed(self) -> int:
+        """Tokens of the prompt that were computed, and those of the reply."""
+        return self.prefill_tokens + len(self.token_ids)
+
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """This request cannot go on; the engine can."""
+    """This request cannot go on; the engine can. `computed` are the tokens of it that were, as of one that finished:
+    those of its prompt, and those of its reply."""
 
     request_id: int
     failure: Failure
+    computed: int = 0
 
 
 class Died(msgspec.Struct, frozen=True, tag=True):

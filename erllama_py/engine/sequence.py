@@ -43,7 +43,7 @@ class Running:
         self.asked = False  # for more than `limit`
         self.parking = False  # it is to leave its sequence, and decodes no more there
         self.returning = False  # it was parked, and has not come further than it was
-        self.waited = 0  # ticks since it was last part of a decode
+        self.waited = self.beside = 0  # ticks since it was last part of a decode, see `Need`
         self.tokens: list[int] = []  # sampled so far, the end token left out
         self.finish: FinishReason | None = None
         self._n_ubatch = facts.n_ubatch
@@ -106,7 +106,8 @@ class Running:
             tokens = scores.reach(self.position, tokens)
         if self.finish is not None or self.parking or tokens < 1:
             return None
-        return Need(self.position, tokens, decoding, self.job.priority, self.job.request_id, self.waited)
+        job = self.job
+        return Need(self.position, tokens, decoding, job.priority, job.request_id, self.waited, self.beside)
 
     def is_scoring(self, need: Need) -> bool:
         """Whether all logits of its next slice are to be read, where that is what it needs."""
@@ -130,7 +131,8 @@ class Running:
 
     def resume(self, seq_id: int, keep: int, limit: int) -> None:
         """Go on in a sequence that holds the first `keep` tokens."""
-        self.seq_id, self.position, self.waited, self.reuses = seq_id, keep, 0, keep > 0
+        self.seq_id, self.position, self.reuses = seq_id, keep, keep > 0
+        self.waited = self.beside = 0
         self.returning = True
         self.grant(limit)
 
@@ -228,6 +230,11 @@ class Running:
         """The stop sequence that names this token."""
         name = vocabulary.token_bytes(token, special=True).decode(errors="replace")
         return name if name in self.job.stop_sequences else None
+
+    @property
+    def computed(self) -> int:
+        """Tokens of the prompt that were computed, and those of the reply."""
+        return self._prefill_tokens + len(self.tokens)
 
     def prompt_done(self, now: float) -> None:
         """The prompt is in, and it was all that was wanted: nothing is drawn."""

@@ -19,7 +19,9 @@ The laws of a plan, each a property that is tested:
   one that gets a slice no longer counts as waiting.
 - **The background costs the others an eighth.** What is of the lowest priority is planned as all else is while nothing
   else has tokens to decode. Beside others, which are planned as if it were not there, it gets one token for eight of
-  theirs: each of `n` in the background a token for `8 * n`, prompts in slices of `SLICE`. So it goes on, too.
+  theirs: each of `n` in the background a token for `8 * n`, prompts in slices of `SLICE`.
+- **The background goes on.** Where others' prompts, or forced tokens, fill decode after decode, they leave one of eight
+  to it at most, with the rows of others and no more than it has waited for.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ class Need(msgspec.Struct, frozen=True):
     priority: int = 0  # higher goes first
     arrival: int = 0  # the request's id: the lower came first
     waited: int = 0  # ticks since it was last part of a decode
+    beside: int = 0  # tokens that those who are not in the background had in these ticks
 
 
 class Portion(msgspec.Struct, frozen=True):
@@ -77,21 +80,45 @@ def plan_tick(needs: Sequence[Need], n_batch: int, n_ubatch: int, chunk: int | N
         return _plan(needs, n_batch, n_ubatch, chunk)
     planned = _plan([needs[index] for index in ahead], n_batch, n_ubatch, chunk)
     portions = [Portion(ahead[portion.index], portion.tokens) for portion in planned]
-    least = SLICE if chunk is None or not any(needs[index].decoding for index in ahead) else min(SLICE, chunk)
-    return portions + _background(needs, behind, n_batch, sum(portion.tokens for portion in portions), least)
+    rows = [portion.index for portion in portions if needs[portion.index].decoding][: n_batch - 1]
+    spare = n_batch - len(rows) if chunk is None or not rows else min(n_batch - len(rows), chunk)
+    line = [_Waiting(index, needs[index], len(behind), spare) for index in behind]
+    line.sort(key=lambda one: _row(one.need))
+    others = sum(portion.tokens for portion in portions)
+    if any(one.is_overdue and one.is_due(len(rows)) and n_batch - others < one.slice for one in line):
+        return _rows(needs, rows, 0) + _background(line, len(rows), spare, spare)
+    return portions + _background(line, others, n_batch - others, others // OTHERS)
 
 
-def _background(needs: Sequence[Need], behind: Sequence[int], n_batch: int, others: int, least: int) -> list[Portion]:
-    """What goes along with `others` tokens: of those that have waited long enough the first, and as many as fit into an
-    eighth. `least` tokens of a prompt, 0 where none is to be read now."""
-    portions, room, share = list[Portion](), n_batch - others, others // OTHERS
-    for index in sorted(behind, key=lambda index: _row(needs[index])):
-        need = needs[index]
-        due = (need.waited + 1) * others // (OTHERS * len(behind))
-        slice_ = 1 if need.decoding else min(need.tokens, least)
-        tokens = min(need.tokens, due, room, max(slice_, share))
-        if 0 < slice_ <= tokens and (not portions or tokens <= share):
-            portions.append(Portion(index, tokens))
+class _Waiting:
+    """One of `count` in the background, where a decode has `spare` tokens for prompts."""
+
+    def __init__(self, index: int, need: Need, count: int, spare: int) -> None:
+        self.index, self.need, self._count = index, need, count
+        self.slice = 1 if need.decoding else min(need.tokens, SLICE, spare)  # the least to decode; 0: none of it now
+
+    def due(self, others: int) -> int:
+        """Tokens that it has waited for, once others have had so many in this tick."""
+        return (self.need.beside + others) // (OTHERS * self._count)
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether others' prompts give way for it; not more often than in one tick of eight, whatever `count` is."""
+        return self.need.waited >= OTHERS * self._count
+
+    def is_due(self, others: int) -> bool:
+        """Whether it is to have a slice."""
+        return 0 < self.slice <= self.due(others)
+
+
+def _background(line: Sequence[_Waiting], others: int, room: int, share: int) -> list[Portion]:
+    """What goes along with `others` tokens: of those that have waited long enough the first, and as many as fit into
+    the `share` of all of them."""
+    portions = list[Portion]()
+    for one in line:
+        tokens = min(one.need.tokens, one.due(others), room, max(one.slice, share))
+        if one.is_due(others) and one.slice <= tokens and (not portions or tokens <= share):
+            portions.append(Portion(one.index, tokens))
             room -= tokens
             share -= tokens
     return portions

@@ -28,6 +28,7 @@ from erllama_py.engine.tick_plan import Need, plan_tick
 from erllama_py.engine.work import Work
 from erllama_py.errors import ContextOverflow, DecodeFailed, ErllamaError, SamplerFailed
 from erllama_py.options.model import SaveReason, SchedulerOpts
+from erllama_py.options.request import BACKGROUND
 from erllama_py.watch.log import get_logger
 
 # Ranges copied out for one sequence in one tick, some milliseconds for large models: whatever else is due follows in
@@ -206,9 +207,11 @@ class Worker:
             left = self._scheduler.max_stall_ms / 1000 - (began - self._decoded_at)
             chunk = chunk_size(self._times, sum(need.decoding for need in needs.values()), left, facts.n_batch)
         portions = plan_tick(list(needs.values()), facts.n_batch, facts.n_ubatch, chunk)
+        parts = [Part(rows[portion.index], portion.tokens) for portion in portions]
+        others = sum(part.tokens for part in parts if part.running.job.priority > BACKGROUND)
         for running in rows:
             running.waited += 1
-        parts = [Part(rows[portion.index], portion.tokens) for portion in portions]
+            running.beside += others
         n_rows = sum(1 for part in parts if needs[part.running].decoding)
         tokens = sum(part.tokens for part in parts)
         self.threads.begin(n_rows, tokens - n_rows)
@@ -239,7 +242,7 @@ class Worker:
 
     def _advance(self, part: Part, index: int, fed: Slice) -> None:
         running, job = part.running, part.running.job
-        running.waited = 0
+        running.waited = running.beside = 0
         prefilling, reached = not running.generating, running.reached
         running.decoded(part.tokens)
         if prefilling:
@@ -372,12 +375,12 @@ class Worker:
         running.sampler.close()
         del self._running[running.job.request_id]
         self._backend.remove(running.seq_id, 0, -1)  # for the others, who may need the cells in the next tick
-        self._fail(running.job.request_id, error)
+        self._fail(running.job.request_id, error, running.computed)
 
-    def _fail(self, request_id: int, error: ErllamaError) -> None:
+    def _fail(self, request_id: int, error: ErllamaError, computed: int = 0) -> None:
         if isinstance(error, SpoiledLogits):
             error = SamplerFailed(error.problem)
-        self._outcomes.append(jobs.Failed(request_id, failure_of(error)))
+        self._outcomes.append(jobs.Failed(request_id, failure_of(error), computed))
 
     def _finish_all(self) -> None:
         now, over = self._clock(), [running for running in self._running.values() if running.finish is not None]

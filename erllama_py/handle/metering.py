@@ -1,4 +1,4 @@
-"""What calls compute, told to who pays for it: also that of calls that were cancelled, whose callers get no result.
+"""What calls compute, told to who pays for it: also that of calls that failed or were cancelled, which have no result.
 
 The meter is the caller's own, found in its context when a call begins, and goes with the call's messages to the actor
 that computes. That tells it once a request is over in the engine, and after each decode of embeddings.
@@ -20,8 +20,9 @@ def metered(spend: Callable[[int], object]) -> Iterator[None]:
     """Have calls of models that begin inside the block tell `spend` how many tokens they compute: those of a prompt
     that the cache does not have, and those of a reply.
 
-    Tasks that begin inside count, too. A call that is cancelled tells what was computed until then, within a decode and
-    so perhaps after the block; one that a crash of its model ends tells nothing. `spend` is called on the event loop.
+    Tasks that begin inside count, too. A call that fails, that is cancelled or whose model is unloaded tells what was
+    computed until then, within a decode and so perhaps after the block; one that a crash of its model ends tells
+    nothing. `spend` is called on the event loop.
     """
     token = _meter.set(spend)
     try:

@@ -23,7 +23,7 @@ from erllama_py.cache.client import CacheClient
 from erllama_py.cache.messages import RowBytes, Save, SaveLost, Skipped
 from erllama_py.engine import BackendFactory
 from erllama_py.engine.failure import Failure
-from erllama_py.engine.jobs import DrillFault, Outcome
+from erllama_py.engine.jobs import DrillFault, Failed, Finished, Outcome
 from erllama_py.engine.thread import EngineThread
 from erllama_py.model import open_request
 from erllama_py.model.board import ModelBoard
@@ -151,7 +151,10 @@ class ModelActor(StateMachine[State, Message, Effect]):
     # --- running -------------------------------------------------------------------------------------------
 
     def event_of(self, message: Message, reply: Reply[Any] | None) -> Message:
-        """Keep the reply of a request until its effect answers it; a caller that goes away cancels it."""
+        """Keep the reply of a request until its effect answers it; a caller that goes away cancels it. What the engine
+        has computed of a request is told to its payer, whatever becomes of it."""
+        if isinstance(message, messages.EngineOutcomes):
+            self._charge(message.batch)
         if isinstance(message, SaveLost):
             self._board.tally.lost_rows += 1
         if isinstance(message, messages.Submit) and reply is not None:
@@ -172,6 +175,11 @@ class ModelActor(StateMachine[State, Message, Effect]):
         elif isinstance(message, messages.LeaveSaveAll):
             self._saves.pop(message.ticket, None)
         return message
+
+    def _charge(self, outcomes: Sequence[Outcome]) -> None:
+        for one in outcomes:
+            if isinstance(one, Finished | Failed) and (spend := self._payers.pop(one.request_id, None)) is not None:
+                spend(one.computed)
 
     def _abandoned(self, request_id: int) -> None:
         """Cancel a request that nobody waits for any more; an actor that is ending fails it anyway."""
@@ -240,9 +248,8 @@ class ModelActor(StateMachine[State, Message, Effect]):
                 self._background.start(self._await_buffers())
             case messages.AnswerSaved(ticket):
                 self._background.answer(self._saves.pop(ticket), self._cache.flush())
-            case messages.Complete(request, finished=finished):
-                if (spend := self._payers.pop(request.id, None)) is not None and finished is not None:
-                    spend(finished.prefill_tokens + len(finished.token_ids))
+            case messages.Complete(request):
+                self._payers.pop(request.id, None)  # where the engine never had it
                 if one := self._open.pop(request.id, None):
                     self._complete(one, effect, time.monotonic())
             case messages.FailRequest(request_id, failure):

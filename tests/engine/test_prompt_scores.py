@@ -17,6 +17,7 @@ from erllama_py.engine import prompt_scores
 from erllama_py.engine.backend import Backend, BackendFailure, DecodeStatus, Slice
 from erllama_py.engine.jobs import Cancel, Finished, Park, PromptLogits, Report, Resume, Text
 from erllama_py.errors import SamplerFailed
+from erllama_py.options.request import BACKGROUND
 from erllama_py.results import TokenLogprob
 
 PROMPT = [ord(letter) for letter in "Once upon a time there was a user who"]
@@ -261,6 +262,24 @@ def test_short_ends_are_scored_together(monkeypatch: pytest.MonkeyPatch) -> None
     assert one.decodes == [[(0, 4), (1, 4)], [(2, 4), (3, 4)]]
     for number in range(4):
         assert values(found(one, number + 1)) == values(whole([*prompt(number, 4), 9]))
+
+
+def test_scores_in_the_background_hold_up_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a stream they have an eighth of a decode, and so those of a live request do not wait for their logits."""
+
+    def ticks(*, beside: bool) -> int:
+        one = bench()
+        monkeypatch.setattr(prompt_scores, "ROWS_BYTES", 32 * 4 * one.facts.n_vocab)
+        one.do(generate(1, prompt(1), max_new_tokens=500))
+        if beside:
+            one.do(generate(2, prompt(2, 400), seq_id=1, priority=BACKGROUND, **SCORED))
+        one.tick(3)
+        one.do(generate(3, prompt(3, 200), seq_id=2, **SCORED))
+        while not one.of(Finished, 3):
+            one.tick()
+        return len(one.decodes)
+
+    assert ticks(beside=True) == ticks(beside=False)
 
 
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 9)), min_size=1), st.integers(1, 30))

@@ -47,7 +47,8 @@ def test_it_fails_where_that_does_not_help() -> None:
     many.do(generate(2, prompt(2), seq_id=1))
     sampler = many.script(generate(1, TOKENS, keep=30), [SPOILED, SPOILED])
     many.run()
-    assert many.of(Failed) == [Failed(1, FAILURE)]
+    computed = len(TOKENS) - 30 + len(TOKENS)  # and all of it, once more
+    assert many.of(Failed) == [Failed(1, FAILURE, computed)]
     assert (sampler.closed, len(many.of(Spoiled))) == (True, 1)
     end = many.ended(2)
     assert isinstance(end, Finished)
@@ -59,7 +60,7 @@ def test_a_request_that_began_with_nothing_fails_at_once() -> None:
     many = bench()
     many.script(generate(1, TOKENS), [SPOILED])
     many.run()
-    assert (many.of(Failed), many.of(Spoiled)) == ([Failed(1, FAILURE)], [])
+    assert (many.of(Failed), many.of(Spoiled)) == ([Failed(1, FAILURE, len(TOKENS))], [])
 
 
 @pytest.mark.parametrize("logits", [b"short", struct.pack("<f", math.nan) * 300])

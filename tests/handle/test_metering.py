@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers.embedding import TEXTS, encoder
-from helpers.gated import arrived, gated
+from helpers.gated import UNLUCKY, arrived, gated
 from helpers.runtime import drain, stub_runtime, until
 
 import erllama_py as erllama
@@ -75,6 +75,35 @@ async def test_a_call_that_is_cancelled_tells_what_it_had_computed(
         gate.gate.set()
         await until(lambda: bool(spent))
         assert gate.computed <= spent[0] <= gate.computed + 1  # the last token is not computed any more
+
+
+async def test_a_call_that_fails_tells_what_it_had_computed() -> None:
+    """Its prompt, and the reply as far as it came: whoever pays for the other failures would else ask for free."""
+    spent = list[int]()
+    async with gated() as (_, model, gate):
+        gate.gate.set()
+        with erllama.metered(spent.append), pytest.raises(erllama.SamplerFailed):
+            await model.complete("a prompt that is new", seed=UNLUCKY, temperature=1.0, response_tokens=50)
+        await until(lambda: bool(spent))
+        assert spent == [gate.computed]
+
+
+async def test_calls_whose_model_is_unloaded_tell_what_they_had_computed() -> None:
+    """Its callers learn that it is gone, and pay for what it did for them until then."""
+    spent = list[int]()
+    async with gated() as (_, model, gate):
+        with erllama.metered(spent.append):
+            asking = asyncio.create_task(model.complete("hello", response_tokens=1000, ignore_eos=True))
+            await arrived(model, 1)
+            await gate.shut(5)
+            unloading = asyncio.create_task(model.unload())
+            await until(lambda: model.phase != "ready")
+            gate.gate.set()
+            await unloading
+        with pytest.raises(erllama.ModelNotLoaded):
+            await asking
+    assert len(spent) == 1
+    assert gate.computed <= spent[0] <= gate.computed + 1
 
 
 async def test_embeddings_tell_of_each_decode(tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ async def _beside(sequences: int) -> tuple[int, int]:
     decodes, config = Decodes(), {"context_opts": {"n_ctx": 20_000, "n_seq_max": sequences}}
     async with serving(config, make=decodes.make) as at:
         batch = await begin(at.client, jsonl(LINES))
-        await until(lambda: any(len(some) == min(WIDTH, sequences) for some in decodes.backends[0].decoded))
+        each = [1] * min(WIDTH, sequences)  # no prompt is still to be read
+        await until(lambda: any([len(one.tokens) for one in some] == each for some in decodes.backends[0].decoded))
         live = line(0, text="~", max_tokens=TOKENS, ignore_eos=True)["body"]
         assert (await at.client.post(CHAT, json=live)).status_code == 200
         await at.client.post(f"/v1/batches/{batch['id']}/cancel")
