@@ -25,6 +25,7 @@ from erllama_py.scheduler.stages import (
     Parking,
     Placed,
     Queued,
+    Restoring,
     Waiting,
     Working,
     queue_rank,
@@ -152,6 +153,10 @@ def is_parking(state: State) -> bool:
     return any(isinstance(one, Parking) for one in state.placed.values())
 
 
-def is_starving(state: State) -> bool:
-    """Whether a request at work waits for cells."""
-    return any(isinstance(one, Working) and one.starving for one in state.placed.values())
+def is_starving(state: State, priority: int) -> bool:
+    """Whether a request at work waits for cells: of this priority or a higher one, or until rows are restored, which is
+    soon. One of lower priority may wait until another one comes back, which is not soon beside others."""
+    starving = [one for one in state.placed.values() if isinstance(one, Working) and one.starving]
+    if any(one.core.request.priority >= priority for one in starving):
+        return True
+    return bool(starving) and any(isinstance(one, Restoring) for one in state.placed.values())

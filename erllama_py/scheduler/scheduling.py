@@ -134,10 +134,9 @@ def _park(state: State, working: Working) -> tuple[State, list[Effect]]:
 def _admit(state: State, now: float) -> tuple[State, list[Effect]]:
     """Places for the queue, in its order."""
     effects: list[Effect] = []
-    starving = is_starving(state)
-    while not (state.stopping or starving or is_parking(state)):
+    while not (state.stopping or is_parking(state)):
         one = next_up(state)
-        if one is None:
+        if one is None or is_starving(state, one.core.request.priority):
             break
         state = _unpin(state, one)
         place = placing.place(state, one, now)

@@ -20,8 +20,9 @@ from helpers.states import A, B, C, D, asked, begun, state_with, waiting
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from erllama_py.engine.jobs import Forked
-from erllama_py.scheduler.messages import CancelRequest
+from erllama_py.engine.jobs import Forked, Wants
+from erllama_py.engine.jobs import Park as ParkJob
+from erllama_py.scheduler.messages import CancelRequest, SendJob
 from erllama_py.scheduler.placing import Park, place
 from erllama_py.scheduler.preempt import TURN_SHARE, gives_way, next_turn, next_up, parkable, turn_end
 from erllama_py.scheduler.stages import Open, Parked, Queued, Working, is_prefilled, queue_rank
@@ -169,6 +170,19 @@ def test_a_request_that_comes_back_advances_before_it_gives_way_to_an_equal() ->
     high = working(state, 1)
     high = changed(high, core=changed(high.core, request=changed(high.core.request, priority=1)))
     assert order(with_request(state, high), 1, now=1.0) == [2, 1]
+
+
+@pytest.mark.parametrize("priority", [-1000, 0])
+def test_a_higher_priority_waits_for_no_cells_of_lower_ones(priority: int) -> None:
+    """One of these asks for more than there are, and lets another one come back first, which may take long beside
+    others: an equal waits for both, a higher one takes their places."""
+    first, second = asked(1, A, priority=-1000), asked(2, B, priority=-1000)
+    state = since(begun(state_with(n_cells=132), first, second), 0.0, None)
+    back = working(state, 2)
+    state, _ = run(with_request(state, changed(back, begun=changed(back.begun, parks=1))), Wants(1, 64), Wants(1, 68))
+    assert working(state, 1).starving
+    state, effects = run(state, asked(3, C[:40], priority=priority))
+    assert effects == ([] if priority else [SendJob(ParkJob(2))])
 
 
 # --- how long anybody is parked ------------------------------------------------------------------------------------
