@@ -238,10 +238,22 @@ class Keeper:
     def _give_back(self, one: Holding) -> None:
         one.open -= 1
         one.idle_since = self._now()
-        given_up = not one.given_up and self._is_given_up(one)
-        one.given_up |= given_up
-        if given_up or not one.open:  # else the plan is as it was, and each of a thousand requests would make it again
+        if changes := not one.ending and self._has_ended(one):
+            one.leaves = True
+        elif changes := not one.given_up and self._is_given_up(one):
+            one.given_up = True
+        if changes or not one.open:  # else the plan is as it was, and each of a thousand requests would make it again
             self._step()
+
+    def _has_ended(self, one: Holding) -> bool:
+        """Whether a model is not in the runtime any more, though nobody has asked the keeper: it was unloaded there."""
+        try:
+            self._runtime.model(one.name)
+        except erllama.ModelNotLoaded:
+            return one.where == "in"
+        except erllama.ErllamaError:  # the runtime has ended
+            pass
+        return False
 
     def _is_given_up(self, one: Holding) -> bool:
         """Whether a model on demand crashed too often. One of the start stays as it is: the server's health says so."""

@@ -64,6 +64,17 @@ async def test_requests_that_wait_together_plan_once(monkeypatch: pytest.MonkeyP
     assert plans < 10
 
 
+@pytest.mark.parametrize("load", ["start", "demand"])
+async def test_a_model_that_was_unloaded_in_the_runtime_comes_back(load: str) -> None:
+    """By a host of the application, past the server: a request finds it gone and fails, the next one loads it."""
+    async with demanded(config(stub("a", load=load, pinned=load == "start"))) as at:
+        assert (await at.chat("a")).status_code == 200
+        await at.app.service.runtime.model("a").unload()
+        assert (await at.chat("a")).status_code == 404
+        assert (await at.chat("a")).status_code == 200
+        assert (at.state("a").loads, dict(at.state("a").unloads)) == (2, {"asked": 1})
+
+
 class Stuck:
     """A runtime whose model does not end."""
 
