@@ -46,7 +46,8 @@ class Uploads:
             async with self._files.incoming(tenant) as coming:
                 form = await self._received(exchange, coming)
                 if (purpose := form.fields.get("purpose")) != PURPOSE:
-                    message = f"purpose: files are taken for {PURPOSE!r}, not {purpose or 'nothing'!r}"
+                    given = f", not {purpose!r}" if purpose else ""
+                    message = f"purpose: files are taken for {PURPOSE!r}{given}"
                     raise Problem("invalid", message, param="purpose")
                 seconds, now = _kept_seconds(form.fields), int(self._clock())
                 await coming.sync()

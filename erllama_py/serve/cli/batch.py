@@ -95,6 +95,7 @@ def _checked(file: Path, out: Path | None) -> Files:
         raise UsageError(f"{file} is no file that can be read twice: write the requests to one first")
     with file.open("rb"):  # it is there, and can be read
         files = Files(file, out or file.with_name(f"{file.stem}.out.jsonl"))
+    files.output.parent.stat()  # its error names the folder, not the file that would lie beside the output
     if any(path.exists() and path.samefile(file) for path in files.written()):
         raise UsageError("--out: the file of the requests would be written over")
     if (files.output.exists() or files.errors.exists()) and not files.journal.exists():

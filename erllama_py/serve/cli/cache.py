@@ -18,7 +18,7 @@ from rich.markup import escape
 
 import erllama_py as erllama
 from erllama_py.serve.cli import screen
-from erllama_py.serve.cli.cache_places import Place, opened
+from erllama_py.serve.cli.cache_places import Place, opened, without_directory
 from erllama_py.serve.cli.cached_rows import (
     LEAST_PREFIX,
     Chain,
@@ -75,20 +75,23 @@ def ls(
 
 
 def show(
-    directory: Path, row: str, /, *, json: bool = False, tier: Tier = None, server: Server = None, key: Key = None
-) -> int:
+    directory: Directory = None, row: str | None = None, /, *, json: bool = False, tier: Tier = None,
+    server: Server = None, key: Key = None,
+) -> int:  # fmt: skip
     """Show a row, what it extends, and what extends it.
 
     Parameters
     ----------
-    directory
-        The directory of a tier.
     row
         The beginning of its key, as `erllama cache ls --rows` shows it.
     json
         Print it as JSON.
     """
-    with _place(directory, server, key, tier) as place, _choosing(place, [row]):
+    directory, rows = without_directory(directory, [] if row is None else [row], named=bool(server or tier))
+    if not rows:
+        raise UsageError("say which row, by the beginning of its key: `erllama cache ls --rows` shows them")
+    (row,) = rows
+    with _place(directory, server, key, tier) as place, _choosing(place, rows):
         known = _rows(place)
         chain = chain_of(known, found(known, row))
     if json:
@@ -127,8 +130,8 @@ def verify(
 
 
 def rm(
-    directory: Path, /, *rows: str, model: str | None = None, older_than: str | None = None, all: bool = False,
-    yes: bool = False, json: bool = False, tier: Tier = None, server: Server = None, key: Key = None,
+    directory: Directory = None, /, *rows: str, model: str | None = None, older_than: str | None = None,
+    all: bool = False, yes: bool = False, json: bool = False, tier: Tier = None, server: Server = None, key: Key = None,
 ) -> int:  # fmt: skip
     """Remove rows, and all rows that extend them.
 
@@ -137,8 +140,6 @@ def rm(
 
     Parameters
     ----------
-    directory
-        The directory of a tier.
     rows
         Rows, each by the beginning of its key.
     model
@@ -152,12 +153,13 @@ def rm(
     json
         Print what was removed as JSON.
     """
-    if all == bool(rows or model or older_than):
+    directory, keys = without_directory(directory, rows, named=bool(server or tier))
+    if all == bool(keys or model or older_than):
         raise UsageError("say which rows: their keys, --model, --older-than; or --all, alone")
-    with _place(directory, server, key, tier) as place, _choosing(place, rows):
+    with _place(directory, server, key, tier) as place, _choosing(place, keys):
         since = None if older_than is None else time.time() - parse_age(older_than)
         known = _rows(place)
-        picked = chosen(known, keys=rows, model=model, unused_since=since, models=place.models())
+        picked = chosen(known, keys=keys, model=model, unused_since=since, models=place.models())
         gone = [*picked, *extending(known, [row.key for row in picked])]
         if picked and not yes and not _agreed(gone, place.name):
             screen.remark("nothing was removed")

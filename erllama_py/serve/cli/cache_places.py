@@ -5,6 +5,7 @@ A directory that a server holds is reached through that server: its note beside 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 import erllama_py as erllama
+from erllama_py.serve.cli.cached_rows import LEAST_PREFIX
 from erllama_py.serve.cli.ending import UsageError
 from erllama_py.serve.cli.remote import Remote, reached
 from erllama_py.serve.operations.cache import Report
@@ -21,6 +23,7 @@ from erllama_py.serve.running.holding import read_note
 Progress = Callable[[int, int], None]
 KEYS_AT_ONCE = 5_000
 GC_SECONDS = 120.0
+KEY = re.compile(rf"[0-9a-f]{{{LEAST_PREFIX},64}}", re.IGNORECASE)
 BESIDE = frozenset({"aside", "temp", "unknown"})  # files that have no name of a row
 
 
@@ -162,6 +165,16 @@ def opened(
         return
     with held:
         yield Offline(held)
+
+
+def without_directory(
+    directory: Path | None, keys: Sequence[str], *, named: bool
+) -> tuple[Path | None, tuple[str, ...]]:
+    """The directory and the keys of a command line: where a server is `named` the directory may be left out, so that
+    the first word is a key. What is a path, or is there, is a directory."""
+    if directory is None or not named or not KEY.fullmatch(str(directory)) or directory.exists():
+        return directory, tuple(keys)
+    return None, (str(directory), *keys)
 
 
 @contextmanager

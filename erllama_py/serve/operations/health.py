@@ -35,9 +35,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 # The worst first: phases of models, and what is said where one is in them.
 NOT_READY: Mapping[Status, tuple[frozenset[str], str]] = {
     "failed": (frozenset({"failed"}), "crashed too often, or cannot be loaded"),
-    "hanging": (frozenset({"hanging"}), "computes far longer than it should"),
-    "restarting": (frozenset({"restarting"}), "crashed and is being restarted"),
-    "loading": (frozenset({"loading", "unloaded"}), "is being loaded"),
+    "hanging": (frozenset({"hanging"}), "computing for far too long"),
+    "restarting": (frozenset({"restarting"}), "being restarted after a crash"),
+    "loading": (frozenset({"loading", "unloaded"}), "being loaded"),
 }
 
 
@@ -52,7 +52,7 @@ def readiness(phases: Mapping[str, int], missing: int, *, draining: bool, restin
         return Health(status="draining", reason="the server is shutting down", models=models)
     for status, (among, what) in NOT_READY.items():
         if count := sum(models.get(phase, 0) for phase in among):
-            return Health(status=status, reason=f"of {total} models, {count} {what}", models=models)
+            return Health(status=status, reason=f"models: {count} of {total} {what}", models=models)
     if not total:
         return Health(status="loading", reason="no model is loaded yet")
     return Health(status="ok", models=models | ({"resting": resting} if resting else {}))

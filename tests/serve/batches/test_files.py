@@ -128,7 +128,7 @@ async def test_a_file_goes_to_the_disk_as_it_comes(tmp_path: Path) -> None:
         (b"", BOUNDARY, "ends in the middle"),
         (part("purpose", b"batch") + b"--xyz--\r\n", BOUNDARY, "no file"),
         (part("file", b"a", "a") + form(), BOUNDARY, "one file"),
-        (part("file", b"a", "a") + b"--xyz--\r\n", BOUNDARY, "not 'nothing'"),
+        (part("file", b"a", "a") + b"--xyz--\r\n", BOUNDARY, "purpose: files are taken for 'batch'"),
         (form(purpose=b"assistants"), BOUNDARY, "not 'assistants'"),
         (part("purpose", b"x" * 2000) + form(), BOUNDARY, "at most 1024 bytes"),
         (part("a", b"") * 20 + form(), BOUNDARY, "at most 16 parts"),

@@ -134,6 +134,12 @@ def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "No such file" in capsys.readouterr().err
 
 
+def test_a_folder_that_is_not_there(asked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is named, not a file that nobody has asked for."""
+    assert main(["batch", str(asked), "--model", "m.gguf", "--out", str(tmp_path / "none" / "out.jsonl")]) == 1
+    assert capsys.readouterr().err == f"erllama: {tmp_path / 'none'}: No such file or directory\n"
+
+
 @pytest.mark.slow
 def test_two_processes_do_not_write_one_output(asked: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The second is told so; the work of the first is left alone."""

@@ -228,6 +228,24 @@ def test_a_server_may_be_named_in_place_of_a_directory(
     assert "the server has no 'other'; it has" in capsys.readouterr().err
 
 
+def test_rows_of_a_server_are_named_without_a_directory(
+    held: tuple[str, str, list[list[str]]], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the first word is a key, unless a directory is called so."""
+    _, url, keys = held
+    chain = told(capsys, "show", keys[0][0], "--server", url, kind=Chain)
+    assert chain.row.key == keys[0][0]
+    assert main(["cache", "show", keys[0][0]]) == 2
+    assert "say which row" in capsys.readouterr().err
+    monkeypatch.setenv("ERLLAMA_SERVER", url)
+    assert told(capsys, "rm", keys[0][-1], "--yes")["rows"] == 1
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "feed").mkdir()
+    assert main(["cache", "rm", "feed", "--all", "--yes"]) == 1
+    assert "is not a tier's" in capsys.readouterr().err
+    assert told(capsys, "rm", "--all", "--yes")["rows"] == 5
+
+
 @pytest.mark.parametrize("note", [None, b"{}", b'{"pid": 1, "server": "http://127.0.0.1:1", "tier": "kept"}'])
 def test_a_holder_that_says_no_address_has_to_be_named(note: bytes | None, tmp_path: Path, capsys: Capture) -> None:
     """The note of a server that was killed is not believed."""
