@@ -247,9 +247,10 @@ def with_tier(config: Config, tier: erllama.TierSpec) -> Config:
 
 def with_responses(config: Config, *, given_cache: str | None) -> Config:
     """The configuration with directories for the answers of `/v1/responses`, and for files and batches, unless it has
-    them or keeps nothing by itself: see `with_cache`."""
+    them, or nothing of it is to outlive the process: no cache, or tiers in memory alone."""
     server, home = config.server, _home(config)
-    if given_cache == NO_TIER or (given_cache is None and (config.tiers or not _is_writable(home))):
+    forgets = bool(config.tiers) and all(tier.kind != "disk" for tier in config.tiers.values())
+    if given_cache == NO_TIER or (given_cache is None and (forgets or not _is_writable(home))):
         return config
     port = str(server.port)
     server = msgspec.structs.replace(

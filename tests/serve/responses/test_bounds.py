@@ -27,7 +27,9 @@ def test_a_command_keeps_answers_beside_what_it_computes() -> None:
     assert with_responses(config, given_cache=None).server.responses_directory == str(Path("h", "responses", "8080"))
     assert with_responses(config, given_cache="none") == config
     tiers = msgspec.structs.replace(config, tiers={"d": erllama.DiskTier("/k")})
-    assert with_responses(tiers, given_cache=None) == tiers
+    assert with_responses(tiers, given_cache=None).server == with_responses(config, given_cache=None).server
+    memory = msgspec.structs.replace(config, tiers={"m": erllama.RamFileTier("/dev/shm/k")})
+    assert with_responses(memory, given_cache=None) == memory
     assert with_responses(config, given_cache=None).server.files_directory == str(Path("h", "files", "8080"))
     own = msgspec.structs.replace(config, server=ListenOpts(responses_directory="mine", files_directory="my files"))
     assert with_responses(own, given_cache=None) == own
