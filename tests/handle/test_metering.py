@@ -97,7 +97,7 @@ async def test_calls_whose_model_is_unloaded_tell_what_they_had_computed() -> No
             await arrived(model, 1)
             await gate.shut(5)
             unloading = asyncio.create_task(model.unload())
-            await until(lambda: model.phase != "ready")
+            await until(lambda: model.phase == "unloaded")
             gate.gate.set()
             await unloading
         with pytest.raises(erllama.ModelNotLoaded):

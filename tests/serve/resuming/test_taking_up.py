@@ -112,11 +112,11 @@ async def test_an_event_that_is_not_there_is_named_as_it_was_asked_for() -> None
     """In a query as in a header: a client that sent no header is told of none."""
     async with served() as at:
         await at.client.post(PATH, json=ASK, headers=NAMED)
-        for given, param in (
-            ({"params": {"after": "999"}}, "after"),
-            ({"headers": {"last-event-id": "999"}}, "last-event-id"),
+        for params, headers, param in (
+            ({"after": "999"}, {}, "after"),
+            ({}, {"last-event-id": "999"}, "last-event-id"),
         ):
-            error = (await at.client.get("/v1/stream/a", **given)).json()["error"]
+            error = (await at.client.get("/v1/stream/a", params=params, headers=headers)).json()["error"]
             assert error["param"] == param
             assert error["message"].startswith(f"{param}: ")
 
