@@ -101,8 +101,8 @@ class Read:
 
 
 class Watch:
-    """See the module. `see` is called on the loop with the model's id and each of its new states, `on_park` on the
-    thread that has parked a request. The id of a companion is its name."""
+    """See the module. `see` is called on the loop with the model's id and each of its new states; `on_tick` on the
+    thread after each tick, and `on_park` when it has parked a request. The id of a companion is its name."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.states: dict[str, State] = {}
@@ -112,6 +112,7 @@ class Watch:
         self.ticks = 0
         self.see: Callable[[str, State], None] = lambda model_id, state: None
         self.on_park: Callable[[], object] = lambda: None
+        self.on_tick: Callable[[], object] = lambda: None
         self._waits: list[tuple[Callable[[], bool], anyio.Event]] = []
         self._engines: dict[str, thread.EngineThread] = {}
         watch, transition = self, ModelActor.transition
@@ -133,6 +134,7 @@ class Watch:
                 watch.ticks += 1
                 # A recurrent state is one cell, whatever it has seen.
                 watch.wrong += wrong_in_ticks(self, self._facts.n_ctx)
+                watch.on_tick()
 
             def _park(self, running: Any) -> None:
                 super()._park(running)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -20,6 +22,7 @@ from erllama_py.model import actor
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 DECODE_SECONDS = 0.001
+LOOP_TURNS = 20  # after so many the loop has done what a tick has told it, and what came of that
 FOREVER = {"turn_ms": 3_600_000}
 
 
@@ -59,8 +62,22 @@ async def pauses(
     monkeypatch: pytest.MonkeyPatch, memory: str, asked: Sequence[Sequence[int]], scheduler: dict[str, Any], *,
     length: int = REPLY, **more: Any,
 ) -> Pauses:  # fmt: skip
-    """Of streams that fit one at a time; the machine's clock shows a millisecond a decode."""
-    watch = Watch(monkeypatch)
+    """Of streams that fit one at a time; the machine's clock shows a millisecond a decode. After each the thread waits
+    for the loop: on a busy machine it would else be many decodes ahead of whoever ends a turn."""
+    watch, loop = Watch(monkeypatch), asyncio.get_running_loop()
+
+    def meet(met: threading.Event, turns: int) -> None:
+        if turns:
+            loop.call_soon(meet, met, turns - 1)
+        else:
+            met.set()
+
+    def wait_for_loop() -> None:
+        met = threading.Event()
+        loop.call_soon_threadsafe(meet, met, LOOP_TURNS)
+        met.wait(60)  # for a test gone wrong
+
+    watch.on_tick = wait_for_loop
     clock = SimpleNamespace(
         monotonic=lambda: DECODE_SECONDS * watch.ticks, time=time.time, perf_counter=time.perf_counter
     )
