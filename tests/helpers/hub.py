@@ -147,6 +147,8 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             self.send_header("X-Error-Code", code)
             self.send_header("Content-Length", "0")
+            if self.close_connection:  # said, so that no client sends its next request into a connection that closes
+                self.send_header("Connection", "close")
             self.end_headers()
 
         def _commit(self, repo: str, revision: str) -> str | None:

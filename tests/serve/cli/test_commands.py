@@ -83,7 +83,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         ("config check", "FILE requires an argument"),
         ("cache foo", "Available commands: ls, show, verify, rm, gc; see: erllama cache --help"),
         ("cache rm x --foo", "Unknown option: --foo; see: erllama cache rm --help"),
-        ("cache show x", "ROW requires an argument"),
+        ("cache show x", "say which row, by the beginning of its key"),
         ("bench", "MODEL requires an argument"),
         ("benchmark x", "here: erllama bench MODEL"),
         ("status", "here: erllama top"),
