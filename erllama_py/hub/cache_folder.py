@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -91,7 +92,7 @@ class CacheFolder:
             return
         note = self.path / "refs" / (revision or MAIN)
         note.parent.mkdir(parents=True, exist_ok=True)
-        fresh = note.with_name(f".{note.name}.{os.getpid()}")
+        fresh = note.with_name(f".{note.name}.{uuid.uuid4().hex}")  # another thread may note the same
         fresh.write_text(commit)
         os.replace(fresh, note)
 

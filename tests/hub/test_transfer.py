@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 import erllama_py as erllama
 from erllama_py.hub import Pull, Unwanted, pull
+from erllama_py.hub.cache_folder import CacheFolder
 from erllama_py.hub.naming import RepoFile
 from erllama_py.hub.partial_file import PartialFile
 from erllama_py.hub.retrying import WAITS, failures_after, wait_before
@@ -145,3 +147,18 @@ def test_what_was_left_and_what_comes_are_one_file(pieces: list[bytes], data: st
         assert (size, digest, path.read_bytes()) == (len(whole), file.digest, whole)
         with PartialFile(path, file, lambda: None) as out, pytest.raises(ValueError, match="more bytes"):
             out.append(b"x")
+
+
+def test_two_threads_note_a_revision_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second writes its note while the first has not put its own in place."""
+    folder, replace, commits = CacheFolder(tmp_path, "o/r"), os.replace, ["b" * 40]
+
+    def late(source: Path, target: Path) -> None:
+        if commits:
+            folder.remember(None, commits.pop())
+        replace(source, target)
+
+    monkeypatch.setattr("erllama_py.hub.cache_folder.os.replace", late)
+    folder.remember(None, "a" * 40)
+    assert list(folder.commits(None)) == ["a" * 40]
+    assert [one.name for one in (folder.path / "refs").iterdir()] == ["main"]
