@@ -30,9 +30,8 @@ quick: env  ## run the quick tests: less than a minute in total
 check: env  ## judge the code without running it: style, types, documents, house rules
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet || { echo "not formatted; run: make format" >&2; exit 1; }
-	@$(BIN)/mypy
 	@$(BIN)/zensical build --clean --strict
-	@$(BIN)/python -m pytest -q tests/house_rules
+	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -q tests/house_rules; rules=$$?; wait $$types && exit $$rules
 
 format: env  ## lay out the code, and write the reference page and the dashboard
 	@$(BIN)/ruff check --quiet --fix
